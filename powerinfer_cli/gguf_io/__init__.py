@@ -1,0 +1,23 @@
+"""Reading and writing GGUF files: metadata, tensors, quantised block types. Knows nothing of models."""
+
+from .dequantize import dequantize
+from .failure import GGUFError
+from .metadata import MetaValue
+from .quantize import quantize
+from .reader import GGUFFile, open_gguf
+from .tensor import Tensor
+from .types import BLOCK, GGMLType
+from .writer import write_gguf
+
+__all__ = [
+    "BLOCK",
+    "GGMLType",
+    "GGUFError",
+    "GGUFFile",
+    "MetaValue",
+    "Tensor",
+    "dequantize",
+    "open_gguf",
+    "quantize",
+    "write_gguf",
+]

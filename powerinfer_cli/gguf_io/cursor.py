@@ -1,0 +1,91 @@
+"""A bounded, forward-only reader over the bytes of one file."""
+
+import mmap
+import struct
+from pathlib import Path
+from typing import NoReturn
+
+from .failure import GGUFError, shown_path
+
+__all__ = ["Buffer", "Cursor"]
+
+Buffer = mmap.mmap | bytes
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class Cursor:
+    """Reads little-endian numbers and strings; whatever lies outside the file is a GGUFError."""
+
+    def __init__(self, buffer: Buffer, path: Path) -> None:
+        self.buffer = buffer
+        self.size = len(buffer)
+        self.path = path
+        self.pos = 0
+
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
+        raise GGUFError(f"{shown_path(self.path)}: {message} (at byte {self.pos if at is None else at})")
+
+    def need(self, n_bytes: int, what: str) -> int:
+        """The position of the next `n_bytes`, which are then passed; they must lie inside the file."""
+        start = self.pos
+        if n_bytes > self.size - start:
+            self.fail(
+                f"{what} needs {n_bytes} bytes, but the file ends {self.size - start} bytes further on: cut short?"
+            )
+        self.pos = start + n_bytes
+        return start
+
+    def need_items(self, count: int, item_bytes: int, what: str) -> None:
+        """Refuse a claimed `count` that cannot fit into what is left of the file, before anything is allocated."""
+        left = self.size - self.pos
+        if count > left // item_bytes:
+            self.fail(f"the file claims {count} {what}, but only {left} bytes are left in it")
+
+    def take(self, n_bytes: int, what: str) -> bytes:
+        start = self.need(n_bytes, what)
+        return self.buffer[start : start + n_bytes]
+
+    def u32(self, what: str) -> int:
+        value: int = _U32.unpack_from(self.buffer, self.need(4, what))[0]
+        return value
+
+    def u64(self, what: str) -> int:
+        value: int = _U64.unpack_from(self.buffer, self.need(8, what))[0]
+        return value
+
+    def string(self, what: str, longest: int | None = None) -> str:
+        """A length (u64), then that many bytes of UTF-8."""
+        start = self.pos
+        length = self.u64(f"the length of {what}")
+        if longest is not None and length > longest:
+            self.fail(f"{what} is {length} bytes long, but at most {longest} are allowed", start)
+        raw = self.take(length, what)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            self.fail(f"{what} is not UTF-8", start + 8 + error.start)
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """`count` strings. The loop of a whole vocabulary, so it is written out rather than calling `string`."""
+        self.need_items(count, 8, f"strings in {what}")
+        buffer, size, pos = self.buffer, self.size, self.pos
+        length_at = _U64.unpack_from
+        result: list[str] = []
+        append = result.append
+        try:
+            for _ in range(count):
+                (length,) = length_at(buffer, pos)
+                start = pos + 8
+                end = start + length
+                if end > size:
+                    self.fail(f"string {len(result)} of {what} is {length} bytes long and leaves the file", pos)
+                append(buffer[start:end].decode())
+                pos = end
+        except UnicodeDecodeError as error:
+            self.fail(f"string {len(result)} of {what} is not UTF-8", pos + 8 + error.start)
+        except struct.error:
+            self.fail(f"the file ends before string {len(result)} of {what}: cut short?", pos)
+        self.pos = pos
+        return result

@@ -1,0 +1,147 @@
+"""Opening a GGUF file: its header, its checks, and the parts of a split one.
+
+Format (GGUF specification): four bytes `GGUF` (`PWRI` for a sparse model with predictors), then version (u32), the
+number of tensors (u64), the number of metadata entries (u64), the metadata, the tensor list, padding up to
+`general.alignment`, the tensors' bytes. All little endian.
+"""
+
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Final, TypeVar, final, overload
+
+import numpy as np
+
+from .cursor import Buffer, Cursor
+from .failure import GGUFError, shown, shown_path
+from .magic import check_magic, check_version
+from .metadata import MetaValue, read_metadata
+from .split import merge_parts, part_paths
+from .tensor import Tensor, place_tensors, read_tensor_infos
+from .types import ValueType
+
+__all__ = ["GGUFFile", "open_gguf"]
+
+DEFAULT_ALIGNMENT = 32
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+@final
+class _Missing:
+    """Says that `get` was given no default."""
+
+
+MISSING: Final = _Missing()
+
+
+class GGUFFile:
+    """An open GGUF file. The map is released when the file is closed and the last view of a tensor is gone."""
+
+    def __init__(
+        self, path: Path, sparse: bool, version: int, metadata: Mapping[str, MetaValue], tensors: Mapping[str, Tensor]
+    ) -> None:
+        self.path = path
+        self.sparse = sparse
+        self.version = version
+        self.metadata: Mapping[str, MetaValue] = MappingProxyType(dict(metadata))
+        self._tensors: Mapping[str, Tensor] | None = MappingProxyType(dict(tensors))
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By name, in the file's order."""
+        if self._tensors is None:
+            raise GGUFError(f"{shown_path(self.path)}: the tensors of a closed file were asked for")
+        return self._tensors
+
+    @overload
+    def get(self, key: str, kind: type[T]) -> T: ...
+    @overload
+    def get(self, key: str, kind: type[T], default: D) -> T | D: ...
+    def get(self, key: str, kind: type[T], default: D | _Missing = MISSING) -> T | D:
+        """The value of `key`, which must be of `kind`: bool, int, float, str, list (any array) or np.ndarray."""
+        value = self.metadata.get(key)
+        if value is None:
+            if isinstance(default, _Missing):
+                raise GGUFError(f"{shown_path(self.path)}: the metadata has no {shown(key)}")
+            return default
+        if kind is list and isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+        found = type(value).__name__
+        raise GGUFError(f"{shown_path(self.path)}: the metadata value {shown(key)} is {found}, not {kind.__name__}")
+
+    def close(self) -> None:
+        """Let go of the map. Views that are still in use stay valid; closing twice is fine."""
+        self._tensors = None
+
+    def __enter__(self) -> "GGUFFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: str | Path) -> GGUFFile:
+    """Open a GGUF or PWRI file; any part of a split file opens all of it. GGUFError says what is wrong and where."""
+    path = Path(path)
+    file = _open_one(path)
+    paths = part_paths(path, file.metadata)
+    if paths is None:
+        return file
+    parts = [file if part == path else _open_one(part) for part in paths]
+    first = parts[0]
+    return GGUFFile(first.path, first.sparse, first.version, first.metadata, merge_parts(parts))
+
+
+def _open_one(path: Path) -> GGUFFile:
+    cursor = Cursor(_map(path), path)
+    sparse = check_magic(cursor)
+    version = check_version(cursor)
+    n_tensors = cursor.u64("the number of tensors")
+    n_entries = cursor.u64("the number of metadata entries")
+    metadata, types = read_metadata(cursor, n_entries)
+    alignment = _alignment(cursor, metadata, types)
+    infos = read_tensor_infos(cursor, n_tensors)
+    return GGUFFile(path, sparse, version, metadata, place_tensors(cursor, infos, alignment))
+
+
+def _map(path: Path) -> Buffer:
+    """The file's bytes, mapped. The map outlives the descriptor."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise GGUFError(f"{shown_path(path)}: cannot be opened: {reason}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+            raise GGUFError(f"{shown_path(path)}: is {kind}, not a GGUF file")
+        if status.st_size == 0:
+            raise GGUFError(f"{shown_path(path)}: the file is empty")
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise GGUFError(f"{shown_path(path)}: cannot be mapped into memory: {error}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _alignment(cursor: Cursor, metadata: Mapping[str, MetaValue], types: Mapping[str, ValueType]) -> int:
+    kind = types.get("general.alignment")
+    if kind is None:
+        return DEFAULT_ALIGNMENT
+    alignment = metadata["general.alignment"]
+    if kind is not ValueType.UINT32 or not isinstance(alignment, int):
+        cursor.fail(f"general.alignment must be of type UINT32, but it is {kind.name}")
+    if alignment == 0 or alignment & (alignment - 1):
+        cursor.fail(f"general.alignment is {alignment}, which is not a power of two")
+    return alignment

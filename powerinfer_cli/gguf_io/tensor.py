@@ -1,0 +1,143 @@
+"""A tensor as it lies in the file, and the part of a GGUF file that lists the tensors.
+
+Format (GGUF specification): per tensor a name (string), the number of dimensions (u32), the dimensions (u64
+each, innermost first), the type (u32) and the offset of the bytes from the start of the data part (u64).
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from .cursor import Cursor
+from .dequantize import dequantize
+from .failure import GGUFError, shown
+from .types import BLOCK, REMOVED_TYPES, GGMLType
+
+__all__ = ["LONGEST_NAME", "MOST_DIMENSIONS", "Tensor", "TensorInfo", "place_tensors", "read_tensor_infos"]
+
+LONGEST_NAME = 63
+MOST_DIMENSIONS = 4
+_LARGEST_COUNT = 2**63 - 1
+_SMALLEST_ENTRY = 8 + 4 + 8 + 4 + 8
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor. `data` is a read-only view of the mapped file and keeps the map alive."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    """NumPy order: rows first. (GGUF stores it reversed.)"""
+    data: npt.NDArray[np.uint8]
+    """[nbytes]"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    @property
+    def n_elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one innermost row."""
+        block_size, block_bytes = BLOCK[self.type]
+        return self.shape[-1] // block_size * block_bytes
+
+    def rows(self) -> npt.NDArray[np.uint8]:
+        """[n_rows, row_bytes], all the leading dimensions as one. A view, no copy."""
+        return self.data.reshape(prod(self.shape[:-1]), self.row_bytes)
+
+    def to_float32(self) -> npt.NDArray[np.float32]:
+        """The numbers, in `shape`. GGUFError if the type stores no weights (I8, Q8_K, ...)."""
+        try:
+            return dequantize(self.rows(), self.type).reshape(self.shape)
+        except GGUFError as error:
+            raise GGUFError(f"tensor {shown(self.name)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the file says of a tensor; `start` counts from the data part's first byte."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+def read_tensor_infos(cursor: Cursor, count: int) -> list[TensorInfo]:
+    cursor.need_items(count, _SMALLEST_ENTRY, "tensors")
+    infos: dict[str, TensorInfo] = {}
+    for i in range(count):
+        start = cursor.pos
+        info = _read_info(cursor, i)
+        if info.name in infos:
+            cursor.fail(f"the tensor {shown(info.name)} is there twice", start)
+        infos[info.name] = info
+    return list(infos.values())
+
+
+def _read_info(cursor: Cursor, i: int) -> TensorInfo:
+    name = cursor.string(f"the name of tensor {i}", LONGEST_NAME)
+    what = f"the tensor {shown(name)}"
+    start = cursor.pos
+    n_dims = cursor.u32(f"the number of dimensions of {what}")
+    if not 1 <= n_dims <= MOST_DIMENSIONS:
+        cursor.fail(f"{what} has {n_dims} dimensions, but 1 to {MOST_DIMENSIONS} are possible", start)
+    shape = tuple(cursor.u64(f"a dimension of {what}") for _ in range(n_dims))[::-1]
+    kind = _read_type(cursor, what)
+    block_size, block_bytes = BLOCK[kind]
+    if shape[-1] % block_size:
+        cursor.fail(f"{what} has rows of {shape[-1]}, but {kind.name} comes in blocks of {block_size}", start)
+    nbytes = prod(shape) // block_size * block_bytes
+    # The product of any dimensions must fit, or a single 0 would hide the others.
+    if prod(max(n, 1) for n in shape) > _LARGEST_COUNT or nbytes > _LARGEST_COUNT:
+        cursor.fail(f"{what} has the shape {shape}, which is more than any file can hold", start)
+    return TensorInfo(name, kind, shape, cursor.u64(f"the offset of {what}"), nbytes)
+
+
+def _read_type(cursor: Cursor, what: str) -> GGMLType:
+    start = cursor.pos
+    number = cursor.u32(f"the type of {what}")
+    if number in REMOVED_TYPES:
+        cursor.fail(
+            f"{what} has the type {REMOVED_TYPES[number]}, which ggml has removed: convert the model anew", start
+        )
+    try:
+        return GGMLType(number)
+    except ValueError:
+        cursor.fail(f"{what} has the type {number}, which is none of ggml's", start)
+
+
+def place_tensors(cursor: Cursor, infos: list[TensorInfo], alignment: int) -> dict[str, Tensor]:
+    """Views of the tensors' bytes. They must be aligned, inside the file, and apart from each other."""
+    if not infos:
+        return {}
+    base = -(-cursor.pos // alignment) * alignment
+    _check_places(cursor, infos, base, alignment)
+    file = np.frombuffer(cursor.buffer, np.uint8)
+    return {
+        info.name: Tensor(info.name, info.type, info.shape, file[base + info.start :][: info.nbytes]) for info in infos
+    }
+
+
+def _check_places(cursor: Cursor, infos: list[TensorInfo], base: int, alignment: int) -> None:
+    previous: TensorInfo | None = None
+    for info in sorted(infos, key=lambda info: (info.start, info.nbytes)):
+        what = f"the tensor {shown(info.name)}"
+        start = base + info.start
+        if info.start % alignment:
+            cursor.fail(f"{what} is at offset {info.start}, which is no multiple of the alignment {alignment}", start)
+        # An empty tensor (a layer with no hot neurons has one) may follow the last tensor's padding.
+        room = cursor.size - start if info.nbytes else cursor.size + alignment - start
+        if info.nbytes > room:
+            cursor.fail(f"{what} needs {info.nbytes} bytes, but the file has {cursor.size}: cut short?", start)
+        if previous is not None and previous.start + previous.nbytes > info.start:
+            cursor.fail(f"{what} overlaps the tensor {shown(previous.name)}", start)
+        previous = info
