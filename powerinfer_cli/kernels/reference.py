@@ -1,0 +1,133 @@
+"""Every operation of a layer in plain torch, float32, easy to check by eye. T tokens, H heads, D = head_dim."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from powerinfer_cli.model import Activation, RopeConfig, RopeScaling, RopeStyle
+
+__all__ = [
+    "activate",
+    "attention",
+    "layer_norm",
+    "predict_active",
+    "rms_norm",
+    "rope_frequencies",
+    "rope_magnitude",
+    "rotate",
+    "sparse_ffn",
+]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """ReLU, SiLU, or GELU by the error function."""
+    if activation is Activation.RELU:
+        return torch.relu(x)
+    return F.silu(x) if activation is Activation.SILU else F.gelu(x)
+
+
+def rope_frequencies(rope: RopeConfig, divisors: Tensor | None = None) -> Tensor:
+    """Angle per position of each rotated pair, float64 [n_rot / 2].
+
+    base^(-2i/n_rot), then: divided by llama3's `divisors` [n_rot / 2] where the file has them; linear scaling divides
+    by the factor; YaRN blends scaled (long waves) and unscaled (short waves) by a ramp over the dimensions between
+    `beta_fast` and `beta_slow` turns within the original context (Peng et al. 2023, section 3.2, as in ggml).
+    """
+    pair = torch.arange(rope.n_rot // 2, dtype=torch.float64)
+    unscaled = rope.base ** (-2 * pair / rope.n_rot)
+    if divisors is not None:
+        unscaled = unscaled / divisors.double()
+    scaled = unscaled / rope.factor
+    if rope.scaling is not RopeScaling.YARN:
+        return scaled
+
+    def dimension(turns: float) -> float:
+        """The pair, as a real number, that makes this many turns within the original context."""
+        return rope.n_rot * math.log(rope.n_ctx_original / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
+
+    low = max(0, math.floor(dimension(rope.beta_fast)))
+    high = min(rope.n_rot - 1, math.ceil(dimension(rope.beta_slow)))
+    ramp = ((pair - low) / max(0.001, high - low)).clamp(0, 1)
+    return unscaled * (1 - ramp) + scaled * ramp
+
+
+def rope_magnitude(rope: RopeConfig) -> float:
+    """What YaRN multiplies rotated queries and keys by (section 3.4), times the file's own factor."""
+
+    def scale(multiplier: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * multiplier * math.log(rope.factor) + 1.0
+
+    if rope.scaling is not RopeScaling.YARN:
+        return rope.attn_factor
+    if rope.log_multiplier:  # DeepSeek's variant: the gain over all dimensions is taken out again
+        return rope.attn_factor * scale(1.0) / scale(rope.log_multiplier)
+    return rope.attn_factor * scale(1.0)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
+    """Turn the first n_rot dimensions of each head. x [T, H, D]; cos, sin [T, n_rot / 2]; the rest passes through."""
+    n_rot = 2 * cos.shape[-1]
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # [T, 1, n_rot / 2]
+    turning = x[..., :n_rot]
+    if style is RopeStyle.INTERLEAVED:
+        a, b = turning[..., 0::2], turning[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    else:
+        a, b = turning.chunk(2, -1)
+        turned = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    return turned if n_rot == x.shape[-1] else torch.cat((turned, x[..., n_rot:]), -1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
+
+    H is a multiple of H_kv. Query t sees keys 0 .. S - T + t, scores scaled by 1 / sqrt(D).
+    """
+    n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
+    mask = None
+    if n_token > 1:
+        mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
+    q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (q, k, v))  # [1, H, T or S, D]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return out.squeeze(0).transpose(0, 1).flatten(1)
+
+
+def predict_active(x: Tensor, fc1: Tensor, fc2: Tensor, threshold: float) -> Tensor:
+    """Which neurons the predictor lets through: fc2 @ relu(fc1 @ x) >= threshold. x [T, n_embd] -> bool [T, n_ff]"""
+    return torch.relu(x @ fc1.T) @ fc2.T >= threshold
+
+
+def sparse_ffn(
+    x: Tensor,
+    active: Tensor,
+    gate: Tensor | None,
+    up: Tensor,
+    down_t: Tensor,
+    *,
+    relu_on_up: bool = False,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+) -> Tensor:
+    """A ReLU FFN in which only active neurons count: every neuron computed, the others' activations set to 0.
+
+    x [T, n_embd], active bool [T, n_ff], gate, up and down_t [n_ff, n_embd] -> [T, n_embd].
+    Without a gate the neuron's value is relu(up); with one it is relu(gate) * up, or relu(gate) * relu(up).
+    """
+    value = F.linear(x, up, up_bias)
+    if gate is None:
+        value = torch.relu(value)
+    else:
+        value = torch.relu(F.linear(x, gate, gate_bias)) * (torch.relu(value) if relu_on_up else value)
+    return (value * active) @ down_t

@@ -1,0 +1,188 @@
+"""ModelConfig: a GGUF's metadata, read once. No other file spells a metadata key of a model's sizes."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model.architecture import Activation, Architecture, RopeStyle
+from powerinfer_cli.model.falcon import FALCON
+from powerinfer_cli.model.llama import BAMBOO, LLAMA, QWEN2, QWEN3
+from powerinfer_cli.model.metadata import ArchitectureKeys
+from powerinfer_cli.model.opt import OPT, POSITION_OFFSET
+from powerinfer_cli.model.tensors import Sizes
+
+__all__ = ["ModelConfig", "RopeConfig", "RopeScaling"]
+
+ARCHITECTURES = {a.name: a for a in (LLAMA, BAMBOO, FALCON, OPT, QWEN2, QWEN3)}
+
+MAX_SIZE = 1 << 24  # no width, head count or vocabulary is larger; what claims to be is not a model
+MAX_CONTEXT = 1 << 28
+
+
+class RopeScaling(StrEnum):
+    NONE = "none"
+    LINEAR = "linear"
+    YARN = "yarn"
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding. `factor` stretches positions (linear, YaRN); llama3's factors are a tensor."""
+
+    style: RopeStyle
+    n_rot: int  # leading dimensions of a head that are rotated
+    base: float
+    scaling: RopeScaling
+    factor: float
+    n_ctx_original: int
+    attn_factor: float
+    log_multiplier: float
+    beta_fast: float
+    beta_slow: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and kind of a model. `sparse` means that it has predictors, `n_ctx_train` that it knows positions below."""
+
+    architecture: Architecture
+    name: str
+    sparse: bool
+    sparse_threshold: float
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_vocab: int
+    n_ctx_train: int
+    norm_eps: float
+    activation: Activation
+    rope: RopeConfig | None
+
+    @classmethod
+    def from_gguf(cls, gguf: GGUFFile) -> "ModelConfig":
+        """Read and check a GGUF's sizes.
+
+        Raises:
+            PowerInferError: an unknown architecture, a missing key, or sizes that do not fit together.
+        """
+        arch = _architecture(gguf)
+        keys = ArchitectureKeys(gguf, arch.name)
+        if keys.integer("expert_count", 0):
+            raise PowerInferError(f"{gguf.path}: mixture-of-experts models are not supported (expert_count is not 0)")
+        n_layer = keys.integer("block_count", low=1, high=max(1, len(gguf.tensors)))
+        n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
+        n_head = keys.integer("attention.head_count", low=1, high=MAX_SIZE)
+        n_head_kv = keys.integer("attention.head_count_kv", n_head, low=1, high=n_head)
+        head_dim = _head_dim(keys, n_embd, n_head)
+        if n_head % n_head_kv:
+            keys.fail(f"attention.head_count {n_head} is not a multiple of attention.head_count_kv {n_head_kv}")
+        n_ctx_train = keys.integer("context_length", low=1, high=MAX_CONTEXT)
+        return cls(
+            architecture=arch,
+            name=gguf.get("general.name", str, gguf.path.stem),
+            sparse=gguf.sparse,
+            sparse_threshold=gguf.get("powerinfer.sparse_threshold", float, 0.0),
+            n_layer=n_layer,
+            n_embd=n_embd,
+            n_ff=keys.integer("feed_forward_length", low=1, high=MAX_SIZE),
+            n_head=n_head,
+            n_head_kv=n_head_kv,
+            head_dim=head_dim,
+            n_vocab=_n_vocab(gguf, keys),
+            n_ctx_train=_known_positions(gguf, n_ctx_train) if arch.learned_positions else n_ctx_train,
+            norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
+            activation=_activation(keys, arch, gguf.sparse),
+            rope=_rope(keys, arch, head_dim, n_ctx_train),
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes that tensor shapes are made of."""
+        return Sizes(
+            n_embd=self.n_embd,
+            n_ff=self.n_ff,
+            n_q=self.n_head * self.head_dim,
+            n_kv=self.n_head_kv * self.head_dim,
+            head_dim=self.head_dim,
+            n_rot=self.rope.n_rot if self.rope else 0,
+            n_vocab=self.n_vocab,
+            sparse=self.sparse,
+        )
+
+
+def _architecture(gguf: GGUFFile) -> Architecture:
+    name = gguf.get("general.architecture", str, "")
+    if not name:
+        raise PowerInferError(f"{gguf.path}: general.architecture is missing: the file does not describe a model")
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise PowerInferError(f"{gguf.path}: architecture {name[:60]!r} is not supported (supported: {known})")
+    return ARCHITECTURES[name]
+
+
+def _head_dim(keys: ArchitectureKeys, n_embd: int, n_head: int) -> int:
+    if "attention.key_length" not in keys and n_embd % n_head:
+        keys.fail(f"embedding_length {n_embd} is not a multiple of attention.head_count {n_head}")
+    head_dim = keys.integer("attention.key_length", n_embd // n_head, low=1, high=MAX_SIZE)
+    value_dim = keys.integer("attention.value_length", head_dim, low=1, high=MAX_SIZE)
+    if value_dim != head_dim:
+        keys.fail(f"attention.value_length {value_dim} differs from attention.key_length {head_dim}: not supported")
+    return head_dim
+
+
+def _n_vocab(gguf: GGUFFile, keys: ArchitectureKeys) -> int:
+    """As llama.cpp: the token list counts; the key and the embedding's rows stand in where there is no list."""
+    tokens = gguf.get("tokenizer.ggml.tokens", list, [])
+    if tokens:
+        return len(tokens)
+    embedding = gguf.tensors.get("token_embd.weight")
+    rows = embedding.shape[0] if embedding is not None else None
+    return keys.integer("vocab_size", rows, low=1, high=MAX_SIZE)
+
+
+def _known_positions(gguf: GGUFFile, n_ctx_train: int) -> int:
+    table = gguf.tensors.get("position_embd.weight")
+    rows = table.shape[0] if table is not None else 0
+    if rows <= POSITION_OFFSET:
+        raise PowerInferError(f"{gguf.path}: tensor position_embd.weight is missing or has no positions")
+    return min(n_ctx_train, rows - POSITION_OFFSET)
+
+
+def _activation(keys: ArchitectureKeys, arch: Architecture, sparse: bool) -> Activation:
+    default = arch.sparse_activation if sparse else arch.dense_activation
+    name = keys.text("hidden_activation", default)
+    try:
+        return Activation(name)
+    except ValueError:
+        known = ", ".join(Activation)
+        keys.fail(f"hidden_activation {name!r} is not known (known: {known})")
+
+
+def _rope(keys: ArchitectureKeys, arch: Architecture, head_dim: int, n_ctx_train: int) -> RopeConfig | None:
+    if arch.rope_style is None:
+        return None
+    n_rot = keys.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
+    if n_rot % 2:
+        keys.fail(f"rope.dimension_count {n_rot} is odd")
+    # Files from before 2024 have only rope.scale_linear; 0 means "not scaled" in both.
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0, low=0.0), low=0.0) or 1.0
+    kind = keys.text("rope.scaling.type", "linear")
+    if kind not in list(RopeScaling):
+        keys.fail(f"rope.scaling.type {kind!r} is not supported (supported: {', '.join(RopeScaling)})")
+    scaling = RopeScaling(kind)
+    return RopeConfig(
+        style=arch.rope_style,
+        n_rot=n_rot,
+        base=keys.number("rope.freq_base", 10000.0, low=1e-6),
+        scaling=scaling,
+        factor=1.0 if scaling is RopeScaling.NONE else factor,
+        n_ctx_original=keys.integer("rope.scaling.original_context_length", n_ctx_train, low=1, high=MAX_CONTEXT),
+        attn_factor=keys.number("rope.scaling.attn_factor", 1.0),
+        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+    )

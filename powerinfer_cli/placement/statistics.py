@@ -1,0 +1,106 @@
+"""Activation statistics: how often each neuron was active, kept as `activation/activation_N.pt` beside a model.
+
+Each file is `torch.save` of one 1-D tensor [n_ff] of counts, as the original PowerInfer's tools write and read it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["ActivationStatistics", "LayerActivity", "find_statistics", "load_statistics", "save_statistics"]
+
+FOLDER = "activation"
+_NAME = re.compile(r"activation_(\d{1,6})\.pt")
+MAX_FILE_BYTES = 64 << 20  # a layer of a million neurons in float64 is 8 MiB
+ENOUGH_TOKENS = 10_000  # fewer, and a neuron that was never seen active may well become so
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """What a layer's statistics settle without asking the predictor."""
+
+    always: npt.NDArray[np.bool_]  # [n_ff]
+    undecided: npt.NDArray[np.int64]  # indices of neurons that are neither always nor never active
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """Counts by layer, each [n_ff] float64. How many tokens were counted is not in the files."""
+
+    counts: tuple[npt.NDArray[np.float64], ...]
+
+    def activity(self, layer: int) -> LayerActivity | None:
+        """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell.
+
+        The largest count of all layers stands for the number of tokens: a neuron that reached it was always active.
+        """
+        tokens = max(counts.max(initial=0) for counts in self.counts)
+        if tokens < ENOUGH_TOKENS:
+            return None
+        counts = self.counts[layer]
+        always = counts >= tokens
+        return LayerActivity(always, np.flatnonzero((counts > 0) & ~always))
+
+
+def find_statistics(model: Path) -> Path | None:
+    """The `activation` folder beside a model file, if there is one."""
+    folder = model.resolve().parent / FOLDER
+    return folder if folder.is_dir() else None
+
+
+def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatistics:
+    """Read one file a layer. They are keyed by their number: sorted as text, layer 10 would come before layer 2.
+
+    Raises:
+        PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
+    """
+    try:
+        paths = {int(m[1]): path for path in sorted(folder.iterdir()) if (m := _NAME.fullmatch(path.name))}
+    except OSError as error:
+        raise PowerInferError(f"{folder}: cannot read the activation statistics: {error.strerror}") from error
+    missing = [layer for layer in range(n_layer) if layer not in paths]
+    if missing or len(paths) > n_layer:
+        raise PowerInferError(
+            f"{folder}: activation statistics of another model: {len(paths)} layers, but the model has {n_layer}"
+            + (f" (activation_{missing[0]}.pt is missing)" if missing else "")
+        )
+    return ActivationStatistics(tuple(_load_counts(paths[layer], n_ff) for layer in range(n_layer)))
+
+
+def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
+    import torch
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise PowerInferError(f"{path}: too large for activation counts")
+        counts: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except PowerInferError:
+        raise
+    except Exception as error:  # torch.load raises whatever a damaged or hostile pickle provokes
+        raise PowerInferError(f"{path}: not a saved tensor of activation counts ({type(error).__name__})") from error
+    if not isinstance(counts, torch.Tensor) or counts.shape != (n_ff,) or counts.is_complex():
+        shape = tuple(counts.shape) if isinstance(counts, torch.Tensor) else type(counts).__name__
+        raise PowerInferError(f"{path}: activation counts of another model: {shape} instead of ({n_ff},)")
+    values = counts.detach().double().numpy()
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise PowerInferError(f"{path}: activation counts that are negative or not finite")
+    return values
+
+
+def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:
+    """Write one `activation_N.pt` a layer, each through a temporary file."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer, values in enumerate(counts):
+        path = folder / f"activation_{layer}.pt"
+        partial = path.with_suffix(".pt.partial")
+        torch.save(torch.from_numpy(np.ascontiguousarray(values)), partial)
+        partial.replace(path)

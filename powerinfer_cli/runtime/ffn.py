@@ -1,0 +1,111 @@
+"""The feed-forward part of a layer: dense, or sparse by its predictor."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.cpu import NeuronRows, sparse_ffn_batch, sparse_ffn_token
+from powerinfer_cli.kernels.matrix import Matrix
+from powerinfer_cli.kernels.reference import activate
+from powerinfer_cli.model import Activation
+
+__all__ = ["FFN", "DenseFFN", "SparseFFN", "SparsityStats"]
+
+
+@dataclass
+class SparsityStats:
+    """Counts over all sparse layers and tokens since the last reset: neurons there, predicted active, and non-zero."""
+
+    total: int = 0
+    predicted: int = 0
+    fired: int = 0
+
+    def add(self, total: int, predicted: int, fired: int) -> None:
+        self.total += total
+        self.predicted += predicted
+        self.fired += fired
+
+    def reset(self) -> None:
+        self.total = self.predicted = self.fired = 0
+
+    @property
+    def mean_active(self) -> float | None:
+        """Share of neurons that were non-zero, 0..1; None where nothing sparse has run."""
+        return self.fired / self.total if self.total else None
+
+    @property
+    def mean_predicted(self) -> float | None:
+        """Share of neurons that the predictor let through, 0..1; None where nothing sparse has run."""
+        return self.predicted / self.total if self.total else None
+
+
+class FFN(Protocol):
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x: the normed input; residual: what predictors look at. Both [T, n_embd] -> [T, n_embd]"""
+
+
+@dataclass(frozen=True)
+class DenseFFN:
+    """act(gate) * up, or act(up) without a gate, then down. Every neuron is computed."""
+
+    gate: Matrix | None
+    up: Matrix
+    down: Matrix
+    gate_bias: Tensor | None
+    up_bias: Tensor | None
+    down_bias: Tensor | None
+    activation: Activation
+    relu_on_up: bool
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        value = _linear(self.up, self.up_bias, x)
+        if self.gate is None:
+            value = activate(value, self.activation)
+        else:
+            gate = activate(_linear(self.gate, self.gate_bias, x), self.activation)
+            value = gate * (torch.relu(value) if self.relu_on_up else value)
+        return _linear(self.down, self.down_bias, value)
+
+
+@dataclass(frozen=True)
+class SparseFFN:
+    """ReLU neurons, of which only those that the predictor lets through are computed.
+
+    `ask` lists the neurons the predictor is asked about; `always` [n_ff] marks those that are computed regardless.
+    What is in neither is never computed: its statistics say that it is never active.
+    """
+
+    neurons: NeuronRows
+    fc1: Matrix
+    fc2: Matrix
+    threshold: float
+    down_bias: Tensor | None
+    ask: Tensor | None  # int64 indices; None asks about all
+    always: Tensor | None  # bool [n_ff]
+    stats: SparsityStats = field(default_factory=SparsityStats)
+
+    def predict(self, residual: Tensor) -> Tensor:
+        """bool [T, n_ff]: which neurons to compute for each token."""
+        hidden = torch.relu(self.fc1.matmul(residual))
+        if self.ask is None:
+            mask = self.fc2.matmul(hidden) >= self.threshold
+        else:
+            mask = torch.zeros(len(residual), self.fc2.n_rows, dtype=torch.bool)
+            mask[:, self.ask] = hidden @ self.fc2.rows(self.ask).T >= self.threshold
+        return mask if self.always is None else mask | self.always
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        mask = self.predict(residual)
+        if len(x) == 1:
+            y, fired = sparse_ffn_token(x, mask[0].nonzero()[:, 0], self.neurons)
+        else:
+            y, fired = sparse_ffn_batch(x, mask, self.neurons)
+        self.stats.add(mask.numel(), int(mask.count_nonzero()), fired)
+        return y if self.down_bias is None else y + self.down_bias
+
+
+def _linear(matrix: Matrix, bias: Tensor | None, x: Tensor) -> Tensor:
+    y = matrix.matmul(x)
+    return y if bias is None else y + bias

@@ -1,0 +1,1 @@
+"""From a model to its placement: activation statistics, predictor training, the placement problem."""
