@@ -1,9 +1,9 @@
 """Reading and writing GGUF files: metadata, tensors, quantised block types. Knows nothing of models."""
 
-from .dequantize import dequantize
+from .decoders import dequantize
+from .encoder import quantize
 from .failure import GGUFError
 from .metadata import MetaValue
-from .quantize import quantize
 from .reader import GGUFFile, open_gguf
 from .tensor import Tensor
 from .types import BLOCK, GGMLType

@@ -3,7 +3,6 @@
 import mmap
 import struct
 from pathlib import Path
-from typing import NoReturn
 
 from .failure import GGUFError, shown_path
 
@@ -24,14 +23,15 @@ class Cursor:
         self.path = path
         self.pos = 0
 
-    def fail(self, message: str, at: int | None = None) -> NoReturn:
-        raise GGUFError(f"{shown_path(self.path)}: {message} (at byte {self.pos if at is None else at})")
+    def error(self, message: str, at: int | None = None) -> GGUFError:
+        """The error to raise: the file's name, `message`, and the byte that it is about."""
+        return GGUFError(f"{shown_path(self.path)}: {message} (at byte {self.pos if at is None else at})")
 
     def need(self, n_bytes: int, what: str) -> int:
         """The position of the next `n_bytes`, which are then passed; they must lie inside the file."""
         start = self.pos
         if n_bytes > self.size - start:
-            self.fail(
+            raise self.error(
                 f"{what} needs {n_bytes} bytes, but the file ends {self.size - start} bytes further on: cut short?"
             )
         self.pos = start + n_bytes
@@ -41,7 +41,7 @@ class Cursor:
         """Refuse a claimed `count` that cannot fit into what is left of the file, before anything is allocated."""
         left = self.size - self.pos
         if count > left // item_bytes:
-            self.fail(f"the file claims {count} {what}, but only {left} bytes are left in it")
+            raise self.error(f"the file claims {count} {what}, but only {left} bytes are left in it")
 
     def take(self, n_bytes: int, what: str) -> bytes:
         start = self.need(n_bytes, what)
@@ -60,12 +60,12 @@ class Cursor:
         start = self.pos
         length = self.u64(f"the length of {what}")
         if longest is not None and length > longest:
-            self.fail(f"{what} is {length} bytes long, but at most {longest} are allowed", start)
+            raise self.error(f"{what} is {length} bytes long, but at most {longest} are allowed", start)
         raw = self.take(length, what)
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            self.fail(f"{what} is not UTF-8", start + 8 + error.start)
+            raise self.error(f"{what} is not UTF-8", start + 8 + error.start) from None
 
     def strings(self, count: int, what: str) -> list[str]:
         """`count` strings. The loop of a whole vocabulary, so it is written out rather than calling `string`."""
@@ -80,12 +80,12 @@ class Cursor:
                 start = pos + 8
                 end = start + length
                 if end > size:
-                    self.fail(f"string {len(result)} of {what} is {length} bytes long and leaves the file", pos)
+                    raise self.error(f"string {len(result)} of {what} is {length} bytes long and leaves the file", pos)
                 append(buffer[start:end].decode())
                 pos = end
         except UnicodeDecodeError as error:
-            self.fail(f"string {len(result)} of {what} is not UTF-8", pos + 8 + error.start)
+            raise self.error(f"string {len(result)} of {what} is not UTF-8", pos + 8 + error.start) from None
         except struct.error:
-            self.fail(f"the file ends before string {len(result)} of {what}: cut short?", pos)
+            raise self.error(f"the file ends before string {len(result)} of {what}: cut short?", pos) from None
         self.pos = pos
         return result

@@ -7,6 +7,7 @@ __all__ = ["check_magic", "check_version"]
 DENSE = b"GGUF"
 SPARSE = b"PWRI"
 KNOWN_VERSIONS = (2, 3)
+LONGEST_SAFETENSORS_HEADER = 100_000_000
 
 _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"lmgg", "a GGML file of 2023"),
@@ -25,12 +26,12 @@ def check_magic(cursor: Cursor) -> bool:
     if magic in (DENSE, SPARSE):
         return magic == SPARSE
     head = cursor.buffer[:32]
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= cursor.size:
-        cursor.fail("this is a safetensors file, not GGUF: convert it first", 0)
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < LONGEST_SAFETENSORS_HEADER:
+        raise cursor.error("this is a safetensors file, not GGUF: convert it first", 0)
     for start, name in _OTHER_FORMATS:
         if head.startswith(start):
-            cursor.fail(f"not a GGUF file: it looks like {name}", 0)
-    cursor.fail(f"not a GGUF file: it starts with {magic!r}, not with b'GGUF' or b'PWRI'", 0)
+            raise cursor.error(f"not a GGUF file: it looks like {name}", 0)
+    raise cursor.error(f"not a GGUF file: it starts with {magic!r}, not with b'GGUF' or b'PWRI'", 0)
 
 
 def check_version(cursor: Cursor) -> int:
@@ -39,7 +40,7 @@ def check_version(cursor: Cursor) -> int:
     if version in KNOWN_VERSIONS:
         return version
     if version and version & 0xFFFF == 0:
-        cursor.fail("this is a big-endian GGUF file; only little-endian ones can be read", start)
+        raise cursor.error("this is a big-endian GGUF file; only little-endian ones can be read", start)
     if version == 1:
-        cursor.fail("this is GGUF version 1, which is no longer in use: convert the model anew", start)
-    cursor.fail(f"this is GGUF version {version}; versions 2 and 3 can be read", start)
+        raise cursor.error("this is GGUF version 1, which is no longer in use: convert the model anew", start)
+    raise cursor.error(f"this is GGUF version {version}; versions 2 and 3 can be read", start)

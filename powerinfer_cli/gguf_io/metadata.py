@@ -5,7 +5,7 @@ type, a u64 count, then the items; an array's items may be arrays.
 """
 
 import struct
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from .types import ValueType
 
 __all__ = ["MetaValue", "read_metadata"]
 
-MetaValue: TypeAlias = Union[bool, int, float, str, npt.NDArray[np.generic], list["MetaValue"], list[str]]  # noqa: UP007
+MetaValue: TypeAlias = "bool | int | float | str | npt.NDArray[np.generic] | list[str] | list[MetaValue]"
 
 LONGEST_KEY = 65535
 DEEPEST_ARRAY = 4
@@ -47,9 +47,9 @@ def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, MetaValue], dic
         start = cursor.pos
         key = cursor.string(f"the key of metadata entry {i}", LONGEST_KEY)
         if not key:
-            cursor.fail(f"metadata entry {i} has an empty key", start)
+            raise cursor.error(f"metadata entry {i} has an empty key", start)
         if key in values:
-            cursor.fail(f"the metadata key {shown(key)} is there twice", start)
+            raise cursor.error(f"the metadata key {shown(key)} is there twice", start)
         what = f"the metadata value {shown(key)}"
         types[key] = _read_type(cursor, what)
         values[key] = _read_value(cursor, types[key], what)
@@ -62,7 +62,7 @@ def _read_type(cursor: Cursor, what: str) -> ValueType:
     try:
         return ValueType(number)
     except ValueError:
-        cursor.fail(f"{what} has the type {number}, which GGUF does not know", start)
+        raise cursor.error(f"{what} has the type {number}, which GGUF does not know", start) from None
 
 
 def _read_value(cursor: Cursor, kind: ValueType, what: str) -> MetaValue:
@@ -76,13 +76,13 @@ def _read_value(cursor: Cursor, kind: ValueType, what: str) -> MetaValue:
     if kind is not ValueType.BOOL:
         return value
     if value > 1:
-        cursor.fail(f"{what} is a bool, but its byte is {value}, neither 0 nor 1", start)
+        raise cursor.error(f"{what} is a bool, but its byte is {value}, neither 0 nor 1", start)
     return bool(value)
 
 
 def _read_array(cursor: Cursor, what: str, depth: int) -> MetaValue:
     if depth > DEEPEST_ARRAY:
-        cursor.fail(f"{what} has arrays within arrays more than {DEEPEST_ARRAY} deep")
+        raise cursor.error(f"{what} has arrays within arrays more than {DEEPEST_ARRAY} deep")
     kind = _read_type(cursor, what)
     count = cursor.u64(f"the length of {what}")
     if kind is ValueType.STRING:
@@ -103,5 +103,5 @@ def _read_numbers(cursor: Cursor, kind: ValueType, count: int, what: str) -> npt
         return numbers
     wrong = np.flatnonzero(numbers > 1)
     if wrong.size:
-        cursor.fail(f"{what} is an array of bools, but a byte in it is neither 0 nor 1", start + int(wrong[0]))
+        raise cursor.error(f"{what} is an array of bools, but a byte in it is neither 0 nor 1", start + int(wrong[0]))
     return numbers.view(np.bool_)

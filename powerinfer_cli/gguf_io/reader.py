@@ -141,7 +141,7 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, MetaValue], types: Mapping
         return DEFAULT_ALIGNMENT
     alignment = metadata["general.alignment"]
     if kind is not ValueType.UINT32 or not isinstance(alignment, int):
-        cursor.fail(f"general.alignment must be of type UINT32, but it is {kind.name}")
+        raise cursor.error(f"general.alignment must be of type UINT32, but it is {kind.name}")
     if alignment == 0 or alignment & (alignment - 1):
-        cursor.fail(f"general.alignment is {alignment}, which is not a power of two")
+        raise cursor.error(f"general.alignment is {alignment}, which is not a power of two")
     return alignment

@@ -6,13 +6,14 @@ each, innermost first), the type (u32) and the offset of the bytes from the star
 
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from .cursor import Cursor
-from .dequantize import dequantize
-from .failure import GGUFError, shown
+from .decoders import dequantize
+from .failure import GGUFError, shown, shown_path
 from .types import BLOCK, REMOVED_TYPES, GGMLType
 
 __all__ = ["LONGEST_NAME", "MOST_DIMENSIONS", "Tensor", "TensorInfo", "place_tensors", "read_tensor_infos"]
@@ -33,6 +34,8 @@ class Tensor:
     """NumPy order: rows first. (GGUF stores it reversed.)"""
     data: npt.NDArray[np.uint8]
     """[nbytes]"""
+    path: Path | None = None
+    """The file that it lies in, for messages."""
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +60,8 @@ class Tensor:
         try:
             return dequantize(self.rows(), self.type).reshape(self.shape)
         except GGUFError as error:
-            raise GGUFError(f"tensor {shown(self.name)}: {error}") from error
+            where = "" if self.path is None else f"{shown_path(self.path)}: "
+            raise GGUFError(f"{where}the tensor {shown(self.name)}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_tensor_infos(cursor: Cursor, count: int) -> list[TensorInfo]:
         start = cursor.pos
         info = _read_info(cursor, i)
         if info.name in infos:
-            cursor.fail(f"the tensor {shown(info.name)} is there twice", start)
+            raise cursor.error(f"the tensor {shown(info.name)} is there twice", start)
         infos[info.name] = info
     return list(infos.values())
 
@@ -89,16 +93,16 @@ def _read_info(cursor: Cursor, i: int) -> TensorInfo:
     start = cursor.pos
     n_dims = cursor.u32(f"the number of dimensions of {what}")
     if not 1 <= n_dims <= MOST_DIMENSIONS:
-        cursor.fail(f"{what} has {n_dims} dimensions, but 1 to {MOST_DIMENSIONS} are possible", start)
+        raise cursor.error(f"{what} has {n_dims} dimensions, but 1 to {MOST_DIMENSIONS} are possible", start)
     shape = tuple(cursor.u64(f"a dimension of {what}") for _ in range(n_dims))[::-1]
     kind = _read_type(cursor, what)
     block_size, block_bytes = BLOCK[kind]
     if shape[-1] % block_size:
-        cursor.fail(f"{what} has rows of {shape[-1]}, but {kind.name} comes in blocks of {block_size}", start)
+        raise cursor.error(f"{what} has rows of {shape[-1]}, but {kind.name} comes in blocks of {block_size}", start)
     nbytes = prod(shape) // block_size * block_bytes
     # The product of any dimensions must fit, or a single 0 would hide the others.
     if prod(max(n, 1) for n in shape) > _LARGEST_COUNT or nbytes > _LARGEST_COUNT:
-        cursor.fail(f"{what} has the shape {shape}, which is more than any file can hold", start)
+        raise cursor.error(f"{what} has the shape {shape}, which is more than any file can hold", start)
     return TensorInfo(name, kind, shape, cursor.u64(f"the offset of {what}"), nbytes)
 
 
@@ -106,13 +110,13 @@ def _read_type(cursor: Cursor, what: str) -> GGMLType:
     start = cursor.pos
     number = cursor.u32(f"the type of {what}")
     if number in REMOVED_TYPES:
-        cursor.fail(
+        raise cursor.error(
             f"{what} has the type {REMOVED_TYPES[number]}, which ggml has removed: convert the model anew", start
         )
     try:
         return GGMLType(number)
     except ValueError:
-        cursor.fail(f"{what} has the type {number}, which is none of ggml's", start)
+        raise cursor.error(f"{what} has the type {number}, which is none of ggml's", start) from None
 
 
 def place_tensors(cursor: Cursor, infos: list[TensorInfo], alignment: int) -> dict[str, Tensor]:
@@ -122,9 +126,11 @@ def place_tensors(cursor: Cursor, infos: list[TensorInfo], alignment: int) -> di
     base = -(-cursor.pos // alignment) * alignment
     _check_places(cursor, infos, base, alignment)
     file = np.frombuffer(cursor.buffer, np.uint8)
-    return {
-        info.name: Tensor(info.name, info.type, info.shape, file[base + info.start :][: info.nbytes]) for info in infos
-    }
+    tensors: dict[str, Tensor] = {}
+    for info in infos:
+        data = file[base + info.start :][: info.nbytes]
+        tensors[info.name] = Tensor(info.name, info.type, info.shape, data, cursor.path)
+    return tensors
 
 
 def _check_places(cursor: Cursor, infos: list[TensorInfo], base: int, alignment: int) -> None:
@@ -133,11 +139,13 @@ def _check_places(cursor: Cursor, infos: list[TensorInfo], base: int, alignment:
         what = f"the tensor {shown(info.name)}"
         start = base + info.start
         if info.start % alignment:
-            cursor.fail(f"{what} is at offset {info.start}, which is no multiple of the alignment {alignment}", start)
+            raise cursor.error(
+                f"{what} is at offset {info.start}, which is no multiple of the alignment {alignment}", start
+            )
         # An empty tensor (a layer with no hot neurons has one) may follow the last tensor's padding.
         room = cursor.size - start if info.nbytes else cursor.size + alignment - start
         if info.nbytes > room:
-            cursor.fail(f"{what} needs {info.nbytes} bytes, but the file has {cursor.size}: cut short?", start)
+            raise cursor.error(f"{what} needs {info.nbytes} bytes, but the file has {cursor.size}: cut short?", start)
         if previous is not None and previous.start + previous.nbytes > info.start:
-            cursor.fail(f"{what} overlaps the tensor {shown(previous.name)}", start)
+            raise cursor.error(f"{what} overlaps the tensor {shown(previous.name)}", start)
         previous = info

@@ -3,16 +3,17 @@
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .encoder import quantize
 from .failure import GGUFError, shown, shown_path
 from .magic import SPARSE
 from .metadata import LONGEST_KEY
-from .quantize import quantize
 from .tensor import LONGEST_NAME, MOST_DIMENSIONS
 from .types import BLOCK, GGMLType, ValueType
 
@@ -63,7 +64,7 @@ def write_gguf(
     import gguf
 
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
     writer = gguf.GGUFWriter(None, arch)
     try:
         _add_metadata(writer, arch, metadata)
@@ -77,7 +78,8 @@ def write_gguf(
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"{shown_path(path)}: cannot be written: {reason}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):
+            temporary.unlink()
 
 
 def _write(writer: "gguf.GGUFWriter", temporary: Path, sparse: bool) -> None:
@@ -85,6 +87,7 @@ def _write(writer: "gguf.GGUFWriter", temporary: Path, sparse: bool) -> None:
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
+        assert writer.fout is not None
         out = writer.fout[0]
         if sparse:
             out.seek(0)
@@ -96,12 +99,13 @@ def _write(writer: "gguf.GGUFWriter", temporary: Path, sparse: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make the renaming last through a power failure, where the folder lets itself be opened and synchronised."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _add_metadata(writer: "gguf.GGUFWriter", arch: str, metadata: Mapping[str, WritableValue]) -> None:
@@ -115,7 +119,9 @@ def _add_metadata(writer: "gguf.GGUFWriter", arch: str, metadata: Mapping[str, W
                 raise GGUFError(f"general.architecture is {shown(str(value))}, but the architecture is {shown(arch)}")
             continue
         if key == "general.alignment":
-            writer.add_custom_alignment(int(value))  # type: ignore[arg-type]
+            if not isinstance(value, int | np.integer):
+                raise GGUFError("general.alignment must be an integer")
+            writer.add_custom_alignment(int(value))
             continue
         kind, item_kind, plain = _typed(key, value)
         writer.add_key_value(
@@ -128,6 +134,8 @@ def _typed(key: str, value: WritableValue) -> tuple[ValueType, ValueType | None,
     if isinstance(value, np.ndarray | list):
         item_kind, items = _typed_items(key, value)
         return ValueType.ARRAY, item_kind, items
+    if isinstance(value, str):
+        return ValueType.STRING, None, _encoded(key, value)
     if isinstance(value, np.generic):
         return _from_dtype(key, value.dtype), None, value.item()
     if isinstance(value, bool):
@@ -136,8 +144,6 @@ def _typed(key: str, value: WritableValue) -> tuple[ValueType, ValueType | None,
         return _int_type(key, value), None, value
     if isinstance(value, float):
         return ValueType.FLOAT32, None, _float32(key, value)
-    if isinstance(value, str):
-        return ValueType.STRING, None, _encoded(key, value)
     raise GGUFError(f"the metadata value {shown(key)} is {type(value).__name__}, which GGUF does not know")
 
 

@@ -1,9 +1,9 @@
-"""Taking packed fields out of blocks."""
+"""Taking packed fields out of blocks, and laying scales over runs of numbers."""
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bytes", "Floats", "fields", "half", "nibbles", "split"]
+__all__ = ["Bytes", "Floats", "fields", "half", "nibbles", "over_runs", "split"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -21,7 +21,10 @@ def half(field: Bytes) -> Floats:
 
 
 def fields(packed: Bytes, width: int, run: int) -> Bytes:
-    """Fields of `width` bits: of each `run` bytes first all their lowest fields, then all the next. [n, size * 8 / width]."""
+    """Fields of `width` bits, lowest first: those of `run` bytes' lowest bits, then their next bits, and so on.
+
+    [n, size] -> [n, size * 8 / width]. With `run` 1 the fields come byte by byte.
+    """
     shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
     runs = packed.reshape(len(packed), packed.shape[1] // run, 1, run)
     mask = np.uint8((1 << width) - 1)
@@ -31,3 +34,8 @@ def fields(packed: Bytes, width: int, run: int) -> Bytes:
 def nibbles(packed: Bytes, run: int) -> Bytes:
     """Four-bit fields: of each `run` bytes first the low halves, then the high ones."""
     return fields(packed, 4, run)
+
+
+def over_runs(scales: Floats, run: int) -> Floats:
+    """Each scale `run` times: [n, s] -> [n, s * run]."""
+    return np.repeat(scales, run, axis=1)

@@ -8,13 +8,21 @@ import numpy.typing as npt
 
 from ..failure import GGUFError
 from ..types import BLOCK, GGMLType
-from . import legacy
+from . import few_levels, four_bit_floats, i_quants, k_quants, legacy
 
 __all__ = ["DECODERS", "dequantize"]
 
 Decoder = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
-DECODERS: Mapping[GGMLType, Decoder] = MappingProxyType({**legacy.DECODERS})
+DECODERS: Mapping[GGMLType, Decoder] = MappingProxyType(
+    {
+        **legacy.DECODERS,
+        **k_quants.DECODERS,
+        **i_quants.DECODERS,
+        **four_bit_floats.DECODERS,
+        **few_levels.DECODERS,
+    }
+)
 """Each takes blocks [n, block_bytes] and gives numbers [n, block_size]."""
 
 NUMBERS_AT_ONCE = 1 << 17
