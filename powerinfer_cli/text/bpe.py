@@ -1,0 +1,70 @@
+"""Byte-level BPE (`tokenizer.ggml.model` = gpt2): pre-tokenizer's words, each merged by ranked pairs."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain
+
+from .characters import lenient_text
+from .merging import WordCache, merge_symbols
+from .pretokenizers import PreTokenizer
+from .spm import SPACE, word_cutter
+
+__all__ = ["BpeEncoder", "byte_characters"]
+
+
+@cache
+def byte_characters() -> tuple[str, ...]:
+    """The visible character that stands for each byte in a byte-level vocabulary (GPT-2's table), [256]."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return tuple(chr(byte) if byte in visible else chr(256 + hidden.index(byte)) for byte in range(256))
+
+
+class BpeEncoder:
+    """Encodes fragments of text that hold no special token."""
+
+    def __init__(self, ids: Mapping[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
+        """`merges`: `left right`, best first. A pair that is there twice counts with its first place."""
+        self._ids = ids
+        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        self._pre = pre
+        self._byte_table = str.maketrans(dict(enumerate(byte_characters())))
+        self._cache = WordCache(self.encode_word)
+        if pre.spaces_escaped:
+            self._cut = word_cutter(merge.replace(" ", "") for merge in merges)
+
+    def encode(self, fragment: bytes) -> list[int]:
+        """Ids of `fragment`."""
+        if not self._pre.spaces_escaped:
+            words = self._pre.split(lenient_text(fragment))
+        else:
+            lines = self._pre.split(lenient_text(fragment.replace(b" ", SPACE.encode())))
+            words = list(chain.from_iterable(map(self._cut, lines)))
+        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
+
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Ids of one word. What has no token even as single bytes is left out."""
+        pre = self._pre
+        if pre.byte_level:
+            word = word.encode("utf-8", "surrogatepass").decode("latin-1").translate(self._byte_table)
+        if pre.ignore_merges or (pre.whole_newlines and not word.strip("\n")):
+            whole = self._ids.get(word)
+            if whole is not None:
+                return (whole,)
+        ranks = self._ranks.get
+        ids: list[int] = []
+        for symbol in merge_symbols(list(word), lambda left, right: ranks(f"{left} {right}")):
+            found = self._ids.get(symbol)
+            if found is None:
+                ids.extend(self._byte_ids(symbol))
+            else:
+                ids.append(found)
+        return tuple(ids)
+
+    def _byte_ids(self, symbol: str) -> list[int]:
+        """llama.cpp looks up the single bytes of the symbol's UTF-8; only ASCII ones can be entries."""
+        if self._pre.byte_level:
+            names = [character for character in symbol if character.isascii()]
+        else:
+            names = [f"<0x{byte:02X}>" for byte in symbol.encode("utf-8", "surrogatepass")]
+        return [self._ids[name] for name in names if name in self._ids]

@@ -1,0 +1,133 @@
+"""The tokenizer of a model file: text to ids and back, as llama.cpp does it for the same file."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile, open_gguf
+
+from .bpe import BpeEncoder
+from .characters import to_bytes
+from .metadata import Metadata, flag, string
+from .partition import SpecialText, partition
+from .pieces import clean_spaces, token_pieces
+from .special_tokens import read_special_tokens
+from .spm import SpmEncoder
+from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, read_vocabulary
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    """Made from metadata alone; the file may hold no tensors. Safe to share between threads."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        """`metadata`: a GGUF's keys. PowerInferError names the key that is missing or wrong."""
+        vocabulary = read_vocabulary(metadata)
+        special = read_special_tokens(metadata, vocabulary)
+        self.vocab_size = len(vocabulary.tokens)
+        self.bos_id = special.bos_id
+        self.eos_id = special.eos_id
+        self.eot_id = special.eot_id
+        self.unk_id = special.unk_id
+        self.pad_id = special.pad_id
+        self.eog_ids = special.eog_ids
+        self.add_bos = special.add_bos
+        self.add_eos = special.add_eos
+        self.chat_template = string(metadata, "tokenizer.chat_template")
+        self.notes = vocabulary.notes + special.notes
+        """What the user may want to know about the vocabulary, one line each."""
+        self.add_space_prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", vocabulary.pre is None)
+        self._tokens = vocabulary.tokens
+        self._ids = vocabulary.ids
+        self._kinds = special.kinds
+        self._clean_spaces = vocabulary.pre is not None and vocabulary.pre.clean_spaces
+        self._pieces = list(token_pieces(vocabulary, special.kinds))
+        self._specials = [
+            SpecialText(i, to_bytes(vocabulary.tokens[i]), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
+            for i in special.partition
+        ]
+        self._user_defined = [one for one in self._specials if not self._kinds[one.id] & (CONTROL | UNKNOWN)]
+        self._prefixes_space = vocabulary.pre is None and self.add_space_prefix
+        self._encoder: SpmEncoder | BpeEncoder
+        if vocabulary.pre is None:
+            self._encoder = SpmEncoder(vocabulary.ids, vocabulary.scores, special.unk_id)
+        else:
+            self._encoder = BpeEncoder(vocabulary.ids, vocabulary.merges, vocabulary.pre)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
+        """From a GGUF's keys and values."""
+        return cls(metadata)
+
+    @classmethod
+    def from_gguf(cls, gguf: str | Path | GGUFFile) -> "Tokenizer":
+        """From a model file, open or not. PowerInferError names the file."""
+        file = gguf if isinstance(gguf, GGUFFile) else open_gguf(gguf)
+        try:
+            return cls(file.metadata)
+        except PowerInferError as error:
+            raise PowerInferError(f"{file.path}: {error}") from error
+        finally:
+            if file is not gguf:
+                file.close()
+
+    def encode(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Ids of `text`. Bytes need not be UTF-8.
+
+        `add_special`: with BOS and EOS where the model wants them. `parse_special`: the texts of control tokens in
+        `text` become those tokens; otherwise only user-defined tokens do.
+        """
+        ids: list[int] = []
+        if add_special and self.add_bos and self.bos_id is not None:
+            ids.append(self.bos_id)
+        after_special = True
+        for fragment in partition(to_bytes(text), self._specials if parse_special else self._user_defined):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+                after_special = True
+            else:
+                prefix = b" " if after_special and self._prefixes_space else b""
+                ids += self._encoder.encode(prefix + fragment)
+                after_special = False
+        if add_special and self.add_eos and self.eos_id is not None:
+            ids.append(self.eos_id)
+        return ids
+
+    def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
+        """The text of `ids`; what is not UTF-8 becomes U+FFFD. See `decode_bytes`."""
+        return self.decode_bytes(ids, special=special).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int], *, special: bool = True) -> bytes:
+        """The bytes of `ids`, special tokens as their text where `special`.
+
+        The space that encoding put before the first word goes, and so do spaces before punctuation where the
+        vocabulary asks for that, as in llama.cpp's detokenize.
+        """
+        pieces = [self.piece(i, special=special) for i in ids]
+        if pieces and self.add_space_prefix:
+            pieces[0] = pieces[0].removeprefix(b" ")
+        text = b"".join(pieces)
+        return clean_spaces(text) if self._clean_spaces else text
+
+    def piece(self, id: int, special: bool = False) -> bytes:  # noqa: A002
+        """The bytes of one token, inside a text; control tokens are empty unless `special`."""
+        if not 0 <= id < self.vocab_size:
+            raise PowerInferError(f"token id {id} is not in the vocabulary of {self.vocab_size} tokens")
+        return b"" if not special and self.is_control(id) else self._pieces[id]
+
+    def is_control(self, id: int) -> bool:  # noqa: A002
+        """Whether the token is no text: a control token or the unknown token."""
+        return bool(self._kinds[id] & (CONTROL | UNKNOWN))
+
+    def is_user_defined(self, id: int) -> bool:  # noqa: A002
+        """Whether the token is cut out of every text first."""
+        return bool(self._kinds[id] & USER_DEFINED)
+
+    def text_of(self, id: int | None) -> str:  # noqa: A002
+        """The token as the vocabulary spells it, empty for None."""
+        return "" if id is None else self._tokens[id]
+
+    def id_of(self, text: str) -> int | None:
+        """The token that the vocabulary spells `text`."""
+        return self._ids.get(text)

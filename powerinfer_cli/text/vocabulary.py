@@ -1,0 +1,119 @@
+"""A GGUF's vocabulary: token texts, their kinds and scores, merges, checked on reading.
+
+Keys are those of the GGUF specification under `tokenizer.ggml.`. What a file may leave out, and what stands for it
+then, follows llama.cpp.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+
+from .metadata import Metadata, number_array, string, strings
+from .pretokenizers import PreTokenizer, known_pretokenizers, pretokenizer
+
+__all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "USER_DEFINED", "Vocabulary", "read_vocabulary"]
+
+KNOWN_MODELS = {"llama": "SentencePiece", "gpt2": "byte-level BPE", "gemma4": "BPE with escaped spaces"}
+
+UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = (1 << i for i in range(6))
+"""Kinds of tokens, bits of `Vocabulary.kinds`."""
+
+# GGUF's token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Anything else has no kind.
+_KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the metadata says about tokens, before any token is given a meaning."""
+
+    model: str  # llama, gpt2 or gemma4
+    pre: PreTokenizer | None  # None for SentencePiece
+    pre_name: str
+    name: str  # general.name
+    tokens: tuple[str, ...]
+    ids: Mapping[str, int]  # in the order of tokens
+    kinds: tuple[int, ...]
+    scores: npt.NDArray[np.float32]  # [n_vocab]
+    merges: tuple[str, ...]
+    notes: tuple[str, ...]  # what the user may want to know, one line each
+
+
+def read_vocabulary(metadata: Metadata) -> Vocabulary:
+    """The vocabulary in `metadata`; PowerInferError names the key that is missing or wrong."""
+    model = string(metadata, "tokenizer.ggml.model")
+    if model is None:
+        raise PowerInferError("the metadata has no tokenizer.ggml.model: the file holds no vocabulary")
+    if model not in KNOWN_MODELS:
+        known = ", ".join(f"{name} ({what})" for name, what in KNOWN_MODELS.items())
+        raise PowerInferError(f"unknown tokenizer model {model[:80]!r} in tokenizer.ggml.model; known are {known}")
+    pre_name = string(metadata, "tokenizer.ggml.pre") or ""
+    notes = []
+    if model == "gpt2" and not pre_name:
+        notes.append("the vocabulary names no pre-tokenizer (tokenizer.ggml.pre): using default; the text may suffer")
+    tokens, ids = _tokens(metadata)
+    return Vocabulary(
+        model=model,
+        pre=None if model == "llama" else _pretokenizer("gemma4" if model == "gemma4" else pre_name or "default"),
+        pre_name=pre_name,
+        name=string(metadata, "general.name") or "",
+        tokens=tokens,
+        ids=ids,
+        kinds=_kinds(metadata, len(tokens)),
+        scores=_scores(metadata, len(tokens)),
+        merges=() if model == "llama" else _merges(metadata),
+        notes=tuple(notes),
+    )
+
+
+def _pretokenizer(name: str) -> PreTokenizer:
+    try:
+        return pretokenizer(name)
+    except KeyError:
+        known = ", ".join(known_pretokenizers())
+        message = f"unknown pre-tokenizer {name[:80]!r} in tokenizer.ggml.pre; known are {known}"
+        raise PowerInferError(message) from None
+
+
+def _tokens(metadata: Metadata) -> tuple[tuple[str, ...], dict[str, int]]:
+    tokens = strings(metadata, "tokenizer.ggml.tokens")
+    if not tokens:
+        raise PowerInferError("the metadata has no tokenizer.ggml.tokens: the file holds no vocabulary")
+    if "" in tokens:
+        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) != len(tokens):
+        i, token = next((i, token) for i, token in enumerate(tokens) if ids[token] != i)
+        message = f"tokenizer.ggml.tokens holds {token[:80]!r} twice, as ids {i} and {ids[token]}"
+        raise PowerInferError(message)
+    return tuple(tokens), ids
+
+
+def _kinds(metadata: Metadata, count: int) -> tuple[int, ...]:
+    types = number_array(metadata, "tokenizer.ggml.token_type", count)
+    if types is None:
+        return (NORMAL,) * count
+    if types.dtype.kind == "f":
+        raise PowerInferError("the metadata array tokenizer.ggml.token_type should hold whole numbers")
+    known = (types >= 0) & (types < len(_KIND_OF_TYPE))
+    return tuple(_KIND_OF_TYPE[np.where(known, types, 0).astype(np.int64)].tolist())
+
+
+def _scores(metadata: Metadata, count: int) -> npt.NDArray[np.float32]:
+    scores = number_array(metadata, "tokenizer.ggml.scores", count)
+    if scores is None:
+        return np.zeros(count, dtype=np.float32)
+    scores = scores.astype(np.float32)
+    if np.isnan(scores).any():
+        raise PowerInferError("the metadata array tokenizer.ggml.scores holds a NaN")
+    return scores
+
+
+def _merges(metadata: Metadata) -> tuple[str, ...]:
+    merges = strings(metadata, "tokenizer.ggml.merges")
+    if merges is None:
+        raise PowerInferError("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs")
+    return tuple(merges)
