@@ -142,10 +142,13 @@ def _check_places(cursor: Cursor, infos: list[TensorInfo], base: int, alignment:
             raise cursor.error(
                 f"{what} is at offset {info.start}, which is no multiple of the alignment {alignment}", start
             )
-        # An empty tensor (a layer with no hot neurons has one) may follow the last tensor's padding.
-        room = cursor.size - start if info.nbytes else cursor.size + alignment - start
-        if info.nbytes > room:
-            raise cursor.error(f"{what} needs {info.nbytes} bytes, but the file has {cursor.size}: cut short?", start)
+        # An empty tensor (a layer with no hot neurons has one) may stand behind padding that was never written.
+        room = cursor.size if info.nbytes else cursor.size + alignment
+        if start + info.nbytes > room:
+            end = start + info.nbytes
+            raise cursor.error(
+                f"{what} ends at byte {end}, but the file has only {cursor.size} bytes: cut short?", start
+            )
         if previous is not None and previous.start + previous.nbytes > info.start:
             raise cursor.error(f"{what} overlaps the tensor {shown(previous.name)}", start)
         previous = info
