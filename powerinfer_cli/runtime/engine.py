@@ -94,6 +94,11 @@ class Engine:
         """Tokens in the context so far."""
         return self._cache.n_past
 
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The ids in the context so far."""
+        return self._ids
+
     def prefill(self, ids: Sequence[int], on_batch: Callable[[int, int], None] | None = None) -> Logits:
         """Append ids, n_batch at a time; the logits [n_vocab] that follow the last. `on_batch(done, all)` is progress.
 

@@ -25,7 +25,7 @@ class StreamingDetokenizer:
     def push(self, id: int) -> str:  # noqa: A002
         """The characters that `id` completes."""
         piece = self._tokenizer.piece(id, special=self._special)
-        if self._strip:
+        if self._strip and piece:
             piece = piece.removeprefix(b" ")
             self._strip = False
         return self._decoder.decode(piece)

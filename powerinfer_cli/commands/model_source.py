@@ -1,0 +1,32 @@
+"""Which model file a command runs: -m, -hf, or the bundled one."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from powerinfer_cli.commands.flags import ModelFlags
+from powerinfer_cli.errors import PowerInferError, UsageError
+
+__all__ = ["BUNDLED", "find_model"]
+
+BUNDLED = "storyteller.powerinfer.gguf"
+
+
+def find_model(flags: ModelFlags) -> Path:
+    """The model's path, fetched first where -hf asks for it.
+
+    Raises:
+        PowerInferError: the download fails, or the package has lost its model.
+        UsageError: both -m and -hf.
+    """
+    if flags.model and flags.hf:
+        raise UsageError("-m and -hf exclude each other: give one model")
+    if flags.model:
+        return flags.model
+    if flags.hf:
+        from powerinfer_cli.commands.hub import fetch_model
+
+        return fetch_model(flags.hf, token=flags.hf_token)
+    with as_file(files("powerinfer_cli") / "bundled" / BUNDLED) as path:
+        if not path.is_file():
+            raise PowerInferError(f"{path}: the bundled model is missing: reinstall powerinfer, or give -m FILE")
+        return path

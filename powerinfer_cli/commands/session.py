@@ -1,0 +1,182 @@
+"""A loaded model with its tokenizer and sampler, and the loop that makes text with them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
+from powerinfer_cli.commands.timings import Timings
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile, open_gguf
+from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
+from powerinfer_cli.runtime import Engine, EngineOptions, peak_memory
+from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
+
+__all__ = ["Session", "Stop", "open_session"]
+
+Note = Callable[[str], None]
+
+
+class Stop(StrEnum):
+    """Why a text ended."""
+
+    END = "end of text"
+    LIMIT = "-n tokens written"
+    REVERSE = "reverse prompt"
+    CONTEXT = "context full"
+    INTERRUPT = "interrupted"
+
+
+@dataclass
+class Session:
+    """One context of one model. `n_keep` tokens stay when the context shifts."""
+
+    gguf: GGUFFile
+    tokenizer: Tokenizer
+    engine: Engine
+    sampler: Sampler
+    context_shift: bool
+    n_keep: int = 0
+    timings: Timings = field(default_factory=Timings)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    _pending: int | None = None  # written, but not yet evaluated
+    _logits: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def feed(self, ids: Sequence[int]) -> bool:
+        """Evaluate prompt tokens behind the context. False where Ctrl-C came between two batches.
+
+        Raises:
+            PowerInferError: they do not fit.
+        """
+        for token in ids:
+            self.sampler.accept(token)
+        waiting = ids if self._pending is None else [self._pending, *ids]
+        self._make_room(len(waiting))
+        self._pending = None
+        try:
+            with self.timings.prompt(len(waiting)), self.interrupt:
+                self._logits = self.engine.prefill(waiting, on_batch=lambda done, total: self.interrupt.check())
+        except Interrupted:
+            return False
+        return True
+
+    def rewind(self, n: int) -> None:
+        """Forget all but the context's first n tokens."""
+        self._pending = None
+        self.engine.truncate(n)
+
+    def generate(
+        self,
+        limit: int,
+        detokenizer: StreamingDetokenizer,
+        on_text: Callable[[str], None],
+        reverse_prompts: Sequence[str] = (),
+    ) -> Stop:
+        """Write up to `limit` tokens (negative: no limit) after what was fed, handing text on as it is made."""
+        with self.interrupt:
+            stop = self._generate(limit, detokenizer, on_text, reverse_prompts)
+        on_text(detokenizer.flush())
+        return stop
+
+    def _generate(
+        self,
+        limit: int,
+        detokenizer: StreamingDetokenizer,
+        on_text: Callable[[str], None],
+        reverse_prompts: Sequence[str],
+    ) -> Stop:
+        longest = max((len(text) for text in reverse_prompts), default=0)
+        tail, written = "", 0
+        while written != limit:
+            if self.interrupt.requested:
+                return Stop.INTERRUPT
+            with self.timings.generation():
+                if not self._evaluate_pending():
+                    return Stop.CONTEXT
+                token = self.sampler.sample(self._logits)
+                self.sampler.accept(token)
+                if token in self.tokenizer.eog_ids:
+                    return Stop.END
+                self._pending = token
+                piece = detokenizer.push(token)
+            on_text(piece)
+            written += 1
+            tail += piece
+            if any(text in tail for text in reverse_prompts):
+                return Stop.REVERSE
+            tail = tail[-longest:] if longest else ""
+        return Stop.LIMIT
+
+    def _evaluate_pending(self) -> bool:
+        """Append the last written token to the context. False where there is no room for it."""
+        if self._pending is None:
+            return True
+        if self.engine.n_past >= self.engine.n_ctx and not self._shift():
+            return False
+        self._logits = self.engine.decode(self._pending)
+        self._pending = None
+        return True
+
+    def report(self) -> list[str]:
+        """The closing lines: times, active neurons, memory."""
+        stats = self.engine.stats
+        return self.timings.lines(stats.mean_active, stats.mean_predicted, peak_memory())
+
+    def _shift(self) -> bool:
+        """Drop the older half of what is not kept, as llama.cpp does; False where shifting is off or cannot help."""
+        n_left = self.engine.n_past - self.n_keep
+        if not self.context_shift or n_left < 2:
+            return False
+        self.engine.shift(self.n_keep, n_left // 2)
+        return True
+
+    def _make_room(self, wanted: int) -> None:
+        while self.engine.n_past + wanted > self.engine.n_ctx:
+            if not self._shift():
+                advice = "" if self.context_shift else ", or --ctx-shift"
+                raise PowerInferError(
+                    f"context full: {self.engine.n_past} tokens and {wanted} more do not fit the {self.engine.n_ctx} "
+                    f"of -c: shorten the text, or give a larger -c{advice}"
+                )
+
+
+def open_session(
+    path: Path, engine_options: EngineOptions, sampler_options: SamplerOptions, *, context_shift: bool, note: Note
+) -> Session:
+    """Load a model. Raises PowerInferError."""
+    start = time.perf_counter()
+    gguf = open_gguf(path)
+    tokenizer = Tokenizer.from_gguf(gguf)
+    engine = Engine.load(gguf, engine_options, _statistics(gguf, path, note))
+    sampler = build_sampler(
+        sampler_options,
+        n_vocab=engine.config.n_vocab,
+        n_ctx_train=engine.config.n_ctx_train,
+        eog_ids=tokenizer.eog_ids,
+        encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
+        pieces=lambda: [tokenizer.piece(token, special=True) for token in range(tokenizer.vocab_size)],
+    )
+    session = Session(gguf, tokenizer, engine, sampler, context_shift)
+    session.timings.load_s = time.perf_counter() - start
+    return session
+
+
+def _statistics(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
+    """What lies beside a sparse model. It only saves work, so unusable statistics are noted and left alone."""
+    folder = find_statistics(path) if gguf.sparse else None
+    if folder is None:
+        return None
+    from powerinfer_cli.model import ModelConfig
+
+    config = ModelConfig.from_gguf(gguf)
+    try:
+        return load_statistics(folder, config.n_layer, config.n_ff)
+    except PowerInferError as error:
+        note(f"activation statistics are not used: {error}")
+        return None
