@@ -7,7 +7,7 @@ from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .tensor import Tensor
 from .types import BLOCK, GGMLType
-from .writer import write_gguf
+from .writer import WritableValue, write_gguf
 
 __all__ = [
     "BLOCK",
@@ -16,6 +16,7 @@ __all__ = [
     "GGUFFile",
     "MetaValue",
     "Tensor",
+    "WritableValue",
     "dequantize",
     "open_gguf",
     "quantize",
