@@ -71,6 +71,8 @@ def rope_magnitude(rope: RopeConfig) -> float:
 
     if rope.scaling is not RopeScaling.YARN:
         return rope.attn_factor
+    if rope.yarn_attn_factor is not None:
+        return rope.attn_factor * rope.yarn_attn_factor
     if rope.log_multiplier:  # DeepSeek's variant: the gain over all dimensions is taken out again
         return rope.attn_factor * scale(1.0) / scale(rope.log_multiplier)
     return rope.attn_factor * scale(1.0)

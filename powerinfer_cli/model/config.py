@@ -1,5 +1,6 @@
 """ModelConfig: a GGUF's metadata, read once. No other file spells a metadata key of a model's sizes."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,6 +38,7 @@ class RopeConfig:
     factor: float
     n_ctx_original: int
     attn_factor: float
+    yarn_attn_factor: float | None  # replaces the gain that follows from YaRN's factor
     log_multiplier: float
     beta_fast: float
     beta_slow: float
@@ -85,7 +87,7 @@ class ModelConfig:
             architecture=arch,
             name=gguf.get("general.name", str, gguf.path.stem),
             sparse=gguf.sparse,
-            sparse_threshold=gguf.get("powerinfer.sparse_threshold", float, 0.0),
+            sparse_threshold=_sparse_threshold(gguf),
             n_layer=n_layer,
             n_embd=n_embd,
             n_ff=keys.integer("feed_forward_length", low=1, high=MAX_SIZE),
@@ -152,14 +154,21 @@ def _known_positions(gguf: GGUFFile, n_ctx_train: int) -> int:
     return min(n_ctx_train, rows - POSITION_OFFSET)
 
 
+def _sparse_threshold(gguf: GGUFFile) -> float:
+    threshold = gguf.get("powerinfer.sparse_threshold", float, 0.0)
+    if math.isnan(threshold):
+        raise PowerInferError(f"{gguf.path}: powerinfer.sparse_threshold is not a number")
+    return threshold
+
+
 def _activation(keys: ArchitectureKeys, arch: Architecture, sparse: bool) -> Activation:
     default = arch.sparse_activation if sparse else arch.dense_activation
     name = keys.text("hidden_activation", default)
-    try:
-        return Activation(name)
-    except ValueError:
-        known = ", ".join(Activation)
-        keys.fail(f"hidden_activation {name!r} is not known (known: {known})")
+    known = [Activation.RELU] if sparse else list(Activation)  # a neuron is skipped because ReLU makes it 0
+    if name not in known:
+        kind = "a PowerInfer" if sparse else "a dense"
+        keys.fail(f"hidden_activation {name[:60]!r} is not supported in {kind} model (supported: {', '.join(known)})")
+    return Activation(name)
 
 
 def _rope(keys: ArchitectureKeys, arch: Architecture, head_dim: int, n_ctx_train: int) -> RopeConfig | None:
@@ -168,21 +177,30 @@ def _rope(keys: ArchitectureKeys, arch: Architecture, head_dim: int, n_ctx_train
     n_rot = keys.integer("rope.dimension_count", head_dim, low=2, high=head_dim)
     if n_rot % 2:
         keys.fail(f"rope.dimension_count {n_rot} is odd")
-    # Files from before 2024 have only rope.scale_linear; 0 means "not scaled" in both.
-    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0, low=0.0), low=0.0) or 1.0
     kind = keys.text("rope.scaling.type", "linear")
     if kind not in list(RopeScaling):
-        keys.fail(f"rope.scaling.type {kind!r} is not supported (supported: {', '.join(RopeScaling)})")
+        keys.fail(f"rope.scaling.type {kind[:60]!r} is not supported (supported: {', '.join(RopeScaling)})")
     scaling = RopeScaling(kind)
+    yarn_attn = "rope.scaling.yarn_attn_factor"
     return RopeConfig(
         style=arch.rope_style,
         n_rot=n_rot,
-        base=keys.number("rope.freq_base", 10000.0, low=1e-6),
+        base=keys.number("rope.freq_base", 10000.0, low=1.001),
         scaling=scaling,
-        factor=1.0 if scaling is RopeScaling.NONE else factor,
+        factor=1.0 if scaling is RopeScaling.NONE else _rope_factor(keys),
         n_ctx_original=keys.integer("rope.scaling.original_context_length", n_ctx_train, low=1, high=MAX_CONTEXT),
         attn_factor=keys.number("rope.scaling.attn_factor", 1.0),
-        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0),
-        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
+        yarn_attn_factor=keys.number(yarn_attn, 1.0) if yarn_attn in keys else None,
+        log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=0.0),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-6, high=1e6),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),
     )
+
+
+def _rope_factor(keys: ArchitectureKeys) -> float:
+    """Files from before 2024 have only rope.scale_linear; 0 means "not scaled" in both."""
+    key = "rope.scaling.factor" if "rope.scaling.factor" in keys else "rope.scale_linear"
+    factor = keys.number(key, 0.0, low=0.0, high=1e6) or 1.0
+    if factor < 1e-3:
+        keys.fail(f"{key} is {factor}, which makes no sense")
+    return factor

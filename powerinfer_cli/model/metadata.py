@@ -1,6 +1,5 @@
 """Typed, bounded access to one architecture's metadata keys."""
 
-import math
 from typing import NoReturn
 
 import numpy as np
@@ -9,6 +8,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 
 __all__ = ["ArchitectureKeys"]
+
+LARGEST_NUMBER = 1e30  # well within float32, in which models are computed
 
 
 class ArchitectureKeys:
@@ -45,14 +46,16 @@ class ArchitectureKeys:
             self.fail(f"{key} differs from layer to layer: not supported")
         return values[0]
 
-    def number(self, key: str, default: float | None = None, *, low: float = -math.inf) -> float:
-        """A finite number >= low."""
+    def number(
+        self, key: str, default: float | None = None, *, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER
+    ) -> float:
+        """A number in [low, high]; NaN is in no range."""
         value = self._gguf.metadata.get(f"{self._architecture}.{key}", default)
         if value is None:
             self.fail(f"{key} is missing: the file does not describe a model")
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(f"{key} is not a number")
-        if not math.isfinite(value) or value < low:
+        if not low <= value <= high:
             self.fail(f"{key} is {value}, which makes no sense")
         return float(value)
 
