@@ -1,0 +1,64 @@
+"""Each architecture against transformers: same weights, same logits, however the tokens are fed."""
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.tiny_models import N_VOCAB, PROMPT, TinyModel
+
+TOLERANCE = 1e-4
+
+
+def load(gguf: GGUFFile, n_batch: int = 512) -> Engine:
+    return Engine.load(gguf, EngineOptions(n_ctx=64, n_batch=n_batch, n_threads=1))
+
+
+def assert_close(logits: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_every_position(tiny: TinyModel, gguf: GGUFFile) -> None:
+    logits = load(gguf).logits(PROMPT)
+    assert logits.dtype == np.float32
+    assert tiny.reference.std() > 0.5  # else the tolerance would let anything pass
+    assert_close(logits, tiny.reference)
+
+
+@pytest.mark.parametrize("n_batch", [1, 3, 8, 22])
+def test_prefill_in_batches(tiny: TinyModel, gguf: GGUFFile, n_batch: int) -> None:
+    assert_close(load(gguf, n_batch).prefill(PROMPT), tiny.reference[-1])
+
+
+def test_every_position_in_batches(tiny: TinyModel, gguf: GGUFFile) -> None:
+    assert_close(load(gguf, n_batch=5).logits(PROMPT), tiny.reference)
+
+
+def test_decode_behind_a_prompt(tiny: TinyModel, gguf: GGUFFile) -> None:
+    engine = load(gguf)
+    rows = [engine.prefill(PROMPT[:9]), *map(engine.decode, PROMPT[9:])]
+    assert_close(np.stack(rows), tiny.reference[8:])
+    assert engine.n_past == len(PROMPT)
+
+
+def test_decode_from_the_first_token(tiny: TinyModel, gguf: GGUFFile) -> None:
+    engine = load(gguf)
+    assert_close(np.stack([engine.decode(token) for token in PROMPT]), tiny.reference)
+
+
+def test_truncate_forgets_what_came_after(tiny: TinyModel, gguf: GGUFFile) -> None:
+    engine = load(gguf)
+    engine.prefill(PROMPT[:11] + [(token + 1) % N_VOCAB for token in PROMPT[11:]])
+    engine.truncate(11)
+    assert engine.n_past == 11
+    rows = [engine.decode(PROMPT[11]), engine.prefill(PROMPT[12:])]
+    assert_close(np.stack(rows), tiny.reference[[11, -1]])
+
+
+def test_reset_forgets_everything(tiny: TinyModel, gguf: GGUFFile) -> None:
+    engine = load(gguf)
+    first = engine.prefill(PROMPT)
+    engine.decode(1)
+    engine.reset()
+    assert engine.n_past == 0
+    assert np.array_equal(engine.prefill(PROMPT), first)
