@@ -1,0 +1,140 @@
+"""`powerinfer download`: a model and its activation statistics from the Hugging Face hub."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerinfer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from powerinfer_cli.commands.hub import Fetched, Request
+    from powerinfer_cli.commands.hub_choice import Wish
+
+__all__ = ["app", "download"]
+
+_EPILOG = """Examples:
+
+powerinfer download --list                              models to start from
+
+powerinfer download bamboo-7b --quant q4                4.68 GB, to ./models/Bamboo-base-v0.1-gguf/
+
+powerinfer download prosparse-llama-2-7b --local-dir /data
+
+powerinfer download OWNER/NAME-GGUF:Q4_K_M              any GGUF repository
+
+powerinfer download OWNER/NAME --include '*.json' --exclude 'old/*'
+
+Downloads go on where they were interrupted: run the same command again. HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and
+the usual proxy variables are honoured."""
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.command(epilog=_EPILOG, no_args_is_help=True)
+def download(
+    *,
+    repo: Annotated[
+        str | None,
+        typer.Argument(metavar="REPO_OR_ALIAS[:QUANT]", help="OWNER/NAME on the hub, or a name that --list shows."),
+    ] = None,
+    list_aliases: Annotated[bool, typer.Option("--list", help="Show the aliases, with size and licence.")] = False,
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUANT",
+            help="Which weights: q4, f16, Q4_K_M ... as the files' names say, in any case. f16 also means weights "
+            "whose name says nothing.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Take the files that match instead, all of them; weights bring activation/ along."
+        ),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out the files that match.")] = None,
+    local_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Files go to DIR/NAME/, NAME being the repository's.")
+    ] = Path("models"),
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="A branch, tag or commit instead of the default branch.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN",
+            show_default=False,
+            help="For private and gated repositories. HF_TOKEN or `hf auth login` keep it off the command line.",
+        ),
+    ] = None,
+) -> None:
+    """Fetch a model, and its activation statistics, from the Hugging Face hub.
+
+    The last line, on stdout, is the command that runs it.
+    """
+    if list_aliases:
+        _print_aliases()
+        return
+    if not repo:
+        raise UsageError("which model? name REPO_OR_ALIAS; `powerinfer download --list` shows the aliases")
+    from powerinfer_cli.commands.hub_choice import Wish
+
+    wish = Wish(quant, tuple(include or ()), tuple(exclude or ()))
+    try:
+        _download(_request(repo, wish=wish, local_dir=local_dir, revision=revision, token=token))
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _request(spec: str, *, wish: "Wish", local_dir: Path, revision: str | None, token: str | None) -> "Request":
+    from powerinfer_cli.commands.hub import Request, parse_spec
+
+    repo, named, default = parse_spec(spec)
+    if wish.quant is not None and not wish.quant.strip():
+        raise UsageError("--quant is empty: name one, as in --quant q4")
+    if named and wish.quant and named.lower() != wish.quant.lower():
+        raise UsageError(f"'{spec}' and --quant {wish.quant} disagree: give one of them")
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() and " " not in token):
+        raise UsageError("--token holds characters that no token has: copy it again")
+    return Request(repo, replace(wish, quant=wish.quant or named, default=default), local_dir, revision, token)
+
+
+def _download(request: "Request") -> None:
+    from powerinfer_cli.commands.hub import fetch
+    from powerinfer_cli.commands.hub_progress import make_watch
+
+    with make_watch() as watch:
+        fetched = fetch(request, watch)
+    _report(fetched)
+
+
+def _report(fetched: "Fetched") -> None:
+    from powerinfer_cli.commands.hub_choice import size_text
+
+    count = len(fetched.files)
+    state = "complete" if fetched.new else "complete already"
+    files = f"{count} file{'s' if count != 1 else ''}, {size_text(fetched.size)}"
+    print(f"{fetched.folder}: {state} ({files})", file=sys.stderr)
+    if fetched.models:
+        print("run it with:", file=sys.stderr, flush=True)
+    for model in fetched.models:
+        print(f'powerinfer main -m {shlex.quote(str(model))} -p "Once upon a time"', flush=True)
+
+
+def _print_aliases() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from powerinfer_cli.commands.aliases import ALIASES
+
+    table = Table("alias", "repository", "size", "licence", "note", title="Models to start from", title_justify="left")
+    for alias in ALIASES.values():
+        table.add_row(alias.name, alias.repo, alias.size or "unknown", alias.license or "unknown", alias.note)
+    console = Console(highlight=False)
+    # Cells are not to be cut when the table goes to a file or a pipe, whose width rich can only guess.
+    console.print(table) if console.is_terminal else Console(highlight=False, width=160).print(table)
