@@ -38,8 +38,7 @@ class Sampler:
         self._dry_window = n_ctx if options.dry_penalty_last_n < 0 else options.dry_penalty_last_n
         self._history = History(max(self._penalty_window, self._dry_window))
         self._selector = _selector(options, n_vocab)
-        names = ("temperature",) if options.mirostat else options.samplers
-        self._steps: list[_Step] = [lambda c: bias(c, *biases), *(getattr(self, f"_{name}") for name in names)]
+        self._steps: list[_Step] = [lambda c: bias(c, *biases), *self._chain()]
         self._seed_draws()
 
     def sample(self, logits: NDArray[np.float32]) -> int:
@@ -97,7 +96,24 @@ class Sampler:
                 candidates = step(candidates)
         return candidates
 
-    # One method for each name in `samplers`.
+    def _chain(self) -> list[_Step]:
+        o = self.options
+        if o.mirostat:  # takes the place of every other sampler
+            return [lambda c: temperature(c, o.temp)]
+        steps: dict[str, _Step] = {
+            "penalties": self._penalties,
+            "dry": self._dry,
+            "top_n_sigma": lambda c: truncation.top_n_sigma(c, o.top_n_sigma),
+            "top_k": lambda c: truncation.top_k(c, o.top_k),
+            "tfs_z": lambda c: truncation.tail_free(c, o.tfs_z, o.min_keep),
+            "typ_p": lambda c: truncation.typical(c, o.typ_p, o.min_keep),
+            "top_p": lambda c: truncation.top_p(c, o.top_p, o.min_keep),
+            "min_p": lambda c: truncation.min_p(c, o.min_p, o.min_keep),
+            "xtc": self._xtc,
+            "temperature": lambda c: dynamic_temperature(c, o.temp, o.dynatemp_range, o.dynatemp_exponent),
+        }
+        # adaptive_p chooses the token, so it is the selector wherever it stands.
+        return [steps[name] for name in o.samplers if name != "adaptive_p"]
 
     def _penalties(self, candidates: Candidates) -> Candidates:
         o = self.options
@@ -116,24 +132,6 @@ class Sampler:
             allowed_length=o.dry_allowed_length,
         )
 
-    def _top_n_sigma(self, candidates: Candidates) -> Candidates:
-        return truncation.top_n_sigma(candidates, self.options.top_n_sigma)
-
-    def _top_k(self, candidates: Candidates) -> Candidates:
-        return truncation.top_k(candidates, self.options.top_k)
-
-    def _tfs_z(self, candidates: Candidates) -> Candidates:
-        return truncation.tail_free(candidates, self.options.tfs_z, self.options.min_keep)
-
-    def _typ_p(self, candidates: Candidates) -> Candidates:
-        return truncation.typical(candidates, self.options.typ_p, self.options.min_keep)
-
-    def _top_p(self, candidates: Candidates) -> Candidates:
-        return truncation.top_p(candidates, self.options.top_p, self.options.min_keep)
-
-    def _min_p(self, candidates: Candidates) -> Candidates:
-        return truncation.min_p(candidates, self.options.min_p, self.options.min_keep)
-
     def _xtc(self, candidates: Candidates) -> Candidates:
         o = self.options
         if o.xtc_probability <= 0.0 or o.xtc_threshold > 0.5 or candidates.size < 2:
@@ -141,15 +139,6 @@ class Sampler:
         if self._xtc_draws.single() > o.xtc_probability:
             return candidates
         return truncation.exclude_top_choices(candidates, o.xtc_threshold, o.min_keep)
-
-    def _temperature(self, candidates: Candidates) -> Candidates:
-        o = self.options
-        if o.mirostat:
-            return temperature(candidates, o.temp)
-        return dynamic_temperature(candidates, o.temp, o.dynatemp_range, o.dynatemp_exponent)
-
-    def _adaptive_p(self, candidates: Candidates) -> Candidates:
-        return candidates  # chooses the token, so it is the selector wherever it stands in the chain
 
 
 def _selector(options: SamplerOptions, n_vocab: int) -> Selector:

@@ -11,10 +11,11 @@ from powerinfer_cli.sampling.candidates import Candidates, largest, softmax
 
 def temperature(candidates: Candidates, temp: float) -> Candidates:
     """Divide the logits by `temp`; 0 or less leaves the most likely token alone (greedy)."""
-    if temp <= 0.0:
+    divisor = np.float32(temp)
+    if divisor <= 0.0:
         return largest(candidates, 1)
     with np.errstate(over="ignore"):
-        scaled = candidates.logits / np.float32(temp) if np.float32(temp) > 0.0 else candidates.logits * np.inf
+        scaled = candidates.logits / divisor
     # A temperature near 0 takes float32 past its end: in the limit it is greedy.
     if not np.isfinite(scaled.max()):
         return largest(candidates, 1)
