@@ -1,0 +1,134 @@
+"""Chat messages to a prompt, by the model's own Jinja template or a built-in one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile
+
+from .builtin_templates import BUILTIN_TEMPLATES, TEMPLATE_HINTS
+from .sandbox import TemplateEnvironment
+from .tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate"]
+
+DEFAULT = "alpaca"
+LARGEST_FILE = 1 << 20
+
+
+class ChatTemplate:
+    """A compiled template. Rendering is pure, and safe from several threads."""
+
+    def __init__(self, source: str, origin: str, tokenizer: Tokenizer | None = None) -> None:
+        """`source`: Jinja. `origin`: where it is from, for messages. `tokenizer`: whose BOS and EOS it may use."""
+        self.source = source
+        self.origin = origin
+        self._bos = tokenizer.text_of(tokenizer.bos_id) if tokenizer else ""
+        self._eos = tokenizer.text_of(tokenizer.eos_id) if tokenizer else ""
+        self._drop_bos = bool(tokenizer and tokenizer.add_bos)
+        self._drop_eos = bool(tokenizer and tokenizer.add_eos)
+        self._environment = TemplateEnvironment()
+        try:
+            with self._environment.metered():
+                self._template = self._environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise self._failure(f"line {error.lineno}: {error.message}") from error
+        except Exception as error:  # a template is foreign code, which fails as it likes
+            raise self._failure(_reason(error)) from error
+
+    @staticmethod
+    def builtin_names() -> list[str]:
+        """The names that `named` takes."""
+        return sorted(BUILTIN_TEMPLATES)
+
+    @classmethod
+    def named(cls, name: str, tokenizer: Tokenizer | None = None) -> "ChatTemplate":
+        """A built-in template."""
+        if name not in BUILTIN_TEMPLATES:
+            known = ", ".join(cls.builtin_names())
+            raise PowerInferError(f"no built-in chat template is called {name[:80]!r}; known are {known}")
+        return cls(BUILTIN_TEMPLATES[name], f"built-in {name}", tokenizer)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> "ChatTemplate":
+        """The model's own template; without one, the built-in that its vocabulary hints at. `origin` says which."""
+        if tokenizer.chat_template is not None:
+            return cls(tokenizer.chat_template, "the model's own", tokenizer)
+        for token, name in TEMPLATE_HINTS:
+            if tokenizer.id_of(token) is not None:
+                origin = f"built-in {name} (the model has no chat template, but its vocabulary has {token})"
+                return cls(BUILTIN_TEMPLATES[name], origin, tokenizer)
+        origin = f"built-in {DEFAULT} (the model has no chat template)"
+        return cls(BUILTIN_TEMPLATES[DEFAULT], origin, tokenizer)
+
+    @classmethod
+    def from_gguf(cls, gguf: GGUFFile | Mapping[str, Any]) -> "ChatTemplate":
+        """As `from_tokenizer`, from an open file or its metadata."""
+        tokenizer = Tokenizer.from_gguf(gguf) if isinstance(gguf, GGUFFile) else Tokenizer.from_metadata(gguf)
+        return cls.from_tokenizer(tokenizer)
+
+    @classmethod
+    def from_option(cls, option: str, tokenizer: Tokenizer | None = None) -> "ChatTemplate":
+        """What --chat-template means: a built-in's name, a file, or a template itself (something with {{ or {%)."""
+        if option in BUILTIN_TEMPLATES:
+            return cls.named(option, tokenizer)
+        if "{{" in option or "{%" in option:
+            return cls(option, "the command line", tokenizer)
+        path = Path(option)
+        if not path.is_file():
+            known = ", ".join(cls.builtin_names())
+            raise PowerInferError(f"--chat-template {option[:200]}: neither a file nor a built-in; known are {known}")
+        return cls(_read(path), str(path), tokenizer)
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """The prompt for `messages` (role and content each), to be encoded with special tokens added and parsed.
+
+        BOS and EOS that encoding adds are not in it. `variables` are for the template (tools, enable_thinking, ...).
+        """
+        values = {
+            "messages": [dict(message) for message in messages],
+            "tools": None,
+            "documents": None,
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+            "add_generation_prompt": add_generation_prompt,
+            **variables,
+        }
+        try:
+            with self._environment.metered():
+                prompt = self._template.render(values)
+        except Exception as error:  # a template is foreign code, which fails as it likes
+            raise self._failure(_reason(error)) from error
+        if self._drop_bos:
+            prompt = prompt.removeprefix(self._bos)
+        return prompt.removesuffix(self._eos) if self._drop_eos else prompt
+
+    def _failure(self, reason: str) -> PowerInferError:
+        return PowerInferError(f"the chat template ({self.origin}) failed: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, RecursionError):
+        return "it calls itself without end"
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise PowerInferError(f"--chat-template {path}: the file is larger than {LARGEST_FILE} bytes")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise PowerInferError(f"--chat-template {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PowerInferError(f"--chat-template {path}: not UTF-8 at byte {error.start}") from error
