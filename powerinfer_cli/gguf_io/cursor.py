@@ -10,6 +10,10 @@ __all__ = ["Buffer", "Cursor"]
 
 Buffer = mmap.mmap | bytes
 
+LARGEST_HEADER = 1 << 27
+"""Bytes of metadata and tensor list together. The largest vocabularies take some 20 MB; a file with holes may claim
+terabytes of them and take no room on the disk."""
+
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -20,8 +24,11 @@ class Cursor:
     def __init__(self, buffer: Buffer, path: Path) -> None:
         self.buffer = buffer
         self.size = len(buffer)
+        self.end = min(self.size, LARGEST_HEADER)
         self.path = path
         self.pos = 0
+        self.inner_arrays = 0
+        """Arrays within arrays so far: small on disk, large in memory, so their number is limited."""
 
     def error(self, message: str, at: int | None = None) -> GGUFError:
         """The error to raise: the file's name, `message`, and the byte that it is about."""
@@ -30,18 +37,23 @@ class Cursor:
     def need(self, n_bytes: int, what: str) -> int:
         """The position of the next `n_bytes`, which are then passed; they must lie inside the file."""
         start = self.pos
-        if n_bytes > self.size - start:
-            raise self.error(
-                f"{what} needs {n_bytes} bytes, but the file ends {self.size - start} bytes further on: cut short?"
-            )
+        if n_bytes > self.end - start:
+            raise self.error(f"{what} needs {n_bytes} bytes, but {self._left()}")
         self.pos = start + n_bytes
         return start
 
-    def need_items(self, count: int, item_bytes: int, what: str) -> None:
-        """Refuse a claimed `count` that cannot fit into what is left of the file, before anything is allocated."""
-        left = self.size - self.pos
-        if count > left // item_bytes:
-            raise self.error(f"the file claims {count} {what}, but only {left} bytes are left in it")
+    def need_items(self, count: int, item_bytes: int, what: str, most: int | None = None) -> None:
+        """Refuse a claimed `count` that is beyond reason or what is left of the file, before anything is allocated."""
+        if most is not None and count > most:
+            raise self.error(f"the file claims {count} {what}, but at most {most} are allowed")
+        if count > (self.end - self.pos) // item_bytes:
+            raise self.error(f"the file claims {count} {what}, but {self._left()}")
+
+    def _left(self) -> str:
+        left = self.end - self.pos
+        if self.end == self.size:
+            return f"the file ends {left} bytes further on: cut short?"
+        return f"of the {self.end} that metadata and tensor list may have {left} are left"
 
     def take(self, n_bytes: int, what: str) -> bytes:
         start = self.need(n_bytes, what)
@@ -70,7 +82,7 @@ class Cursor:
     def strings(self, count: int, what: str) -> list[str]:
         """`count` strings. The loop of a whole vocabulary, so it is written out rather than calling `string`."""
         self.need_items(count, 8, f"strings in {what}")
-        buffer, size, pos = self.buffer, self.size, self.pos
+        buffer, limit, pos = self.buffer, self.end, self.pos
         length_at = _U64.unpack_from
         result: list[str] = []
         append = result.append
@@ -79,8 +91,9 @@ class Cursor:
                 (length,) = length_at(buffer, pos)
                 start = pos + 8
                 end = start + length
-                if end > size:
-                    raise self.error(f"string {len(result)} of {what} is {length} bytes long and leaves the file", pos)
+                if end > limit:
+                    self.pos = start
+                    raise self.error(f"string {len(result)} of {what} is {length} bytes long, but {self._left()}", pos)
                 append(buffer[start:end].decode())
                 pos = end
         except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ type, a u64 count, then the items; an array's items may be arrays.
 """
 
 import struct
-from typing import TypeAlias
+from typing import TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from .types import ValueType
 
 __all__ = ["MetaValue", "read_metadata"]
 
-MetaValue: TypeAlias = "bool | int | float | str | npt.NDArray[np.generic] | list[str] | list[MetaValue]"
+MetaValue: TypeAlias = Union[bool, int, float, str, npt.NDArray[np.generic], list[str], "list[MetaValue]"]
 
 LONGEST_KEY = 65535
+MOST_ENTRIES = 1 << 16
 DEEPEST_ARRAY = 4
+MOST_INNER_ARRAYS = 1 << 16
 _SMALLEST_ENTRY = 8 + 1 + 4 + 1
 _SMALLEST_ARRAY = 4 + 8
 
@@ -40,7 +42,7 @@ _SCALARS: dict[ValueType, tuple[struct.Struct, np.dtype[np.generic]]] = {
 
 def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, MetaValue], dict[str, ValueType]]:
     """`count` keys with their values, and with the types that the file gives them."""
-    cursor.need_items(count, _SMALLEST_ENTRY, "metadata entries")
+    cursor.need_items(count, _SMALLEST_ENTRY, "metadata entries", MOST_ENTRIES)
     values: dict[str, MetaValue] = {}
     types: dict[str, ValueType] = {}
     for i in range(count):
@@ -88,7 +90,8 @@ def _read_array(cursor: Cursor, what: str, depth: int) -> MetaValue:
     if kind is ValueType.STRING:
         return cursor.strings(count, what)
     if kind is ValueType.ARRAY:
-        cursor.need_items(count, _SMALLEST_ARRAY, f"arrays in {what}")
+        cursor.need_items(count, _SMALLEST_ARRAY, f"arrays in {what}", MOST_INNER_ARRAYS - cursor.inner_arrays)
+        cursor.inner_arrays += count
         return [_read_array(cursor, what, depth + 1) for _ in range(count)]
     return _read_numbers(cursor, kind, count, what)
 

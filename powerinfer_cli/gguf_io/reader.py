@@ -109,7 +109,8 @@ def _open_one(path: Path) -> GGUFFile:
     n_entries = cursor.u64("the number of metadata entries")
     metadata, types = read_metadata(cursor, n_entries)
     alignment = _alignment(cursor, metadata, types)
-    infos = read_tensor_infos(cursor, n_tensors)
+    index_file = sparse and metadata.get("general.architecture") == "generic.gpu_index"
+    infos = read_tensor_infos(cursor, n_tensors, index_file)
     return GGUFFile(path, sparse, version, metadata, place_tensors(cursor, infos, alignment))
 
 
@@ -119,8 +120,7 @@ def _map(path: Path) -> Buffer:
         # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise GGUFError(f"{shown_path(path)}: cannot be opened: {reason}") from error
+        raise GGUFError(f"{shown_path(path)}: cannot be opened: {_reason(error)}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -130,9 +130,13 @@ def _map(path: Path) -> Buffer:
             raise GGUFError(f"{shown_path(path)}: the file is empty")
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise GGUFError(f"{shown_path(path)}: cannot be mapped into memory: {error}") from error
+        raise GGUFError(f"{shown_path(path)}: cannot be mapped into memory: {_reason(error)}") from error
     finally:
         os.close(descriptor)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _alignment(cursor: Cursor, metadata: Mapping[str, MetaValue], types: Mapping[str, ValueType]) -> int:

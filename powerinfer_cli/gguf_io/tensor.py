@@ -14,13 +14,14 @@ import numpy.typing as npt
 from .cursor import Cursor
 from .decoders import dequantize
 from .failure import GGUFError, shown, shown_path
-from .types import BLOCK, REMOVED_TYPES, GGMLType
+from .types import BLOCK, INDEX_FILE_TYPES, REMOVED_TYPES, GGMLType
 
 __all__ = ["LONGEST_NAME", "MOST_DIMENSIONS", "Tensor", "TensorInfo", "place_tensors", "read_tensor_infos"]
 
 LONGEST_NAME = 63
 MOST_DIMENSIONS = 4
-_LARGEST_COUNT = 2**63 - 1
+MOST_TENSORS = 1 << 18
+_LARGEST_COUNT = 2**60 - 1
 _SMALLEST_ENTRY = 8 + 4 + 8 + 4 + 8
 
 
@@ -75,19 +76,20 @@ class TensorInfo:
     nbytes: int
 
 
-def read_tensor_infos(cursor: Cursor, count: int) -> list[TensorInfo]:
-    cursor.need_items(count, _SMALLEST_ENTRY, "tensors")
+def read_tensor_infos(cursor: Cursor, count: int, index_file: bool) -> list[TensorInfo]:
+    """`count` entries; in an `index_file` (`.gpuidx`) three type numbers have their meaning of 2023."""
+    cursor.need_items(count, _SMALLEST_ENTRY, "tensors", MOST_TENSORS)
     infos: dict[str, TensorInfo] = {}
     for i in range(count):
         start = cursor.pos
-        info = _read_info(cursor, i)
+        info = _read_info(cursor, i, index_file)
         if info.name in infos:
             raise cursor.error(f"the tensor {shown(info.name)} is there twice", start)
         infos[info.name] = info
     return list(infos.values())
 
 
-def _read_info(cursor: Cursor, i: int) -> TensorInfo:
+def _read_info(cursor: Cursor, i: int, index_file: bool) -> TensorInfo:
     name = cursor.string(f"the name of tensor {i}", LONGEST_NAME)
     what = f"the tensor {shown(name)}"
     start = cursor.pos
@@ -95,7 +97,7 @@ def _read_info(cursor: Cursor, i: int) -> TensorInfo:
     if not 1 <= n_dims <= MOST_DIMENSIONS:
         raise cursor.error(f"{what} has {n_dims} dimensions, but 1 to {MOST_DIMENSIONS} are possible", start)
     shape = tuple(cursor.u64(f"a dimension of {what}") for _ in range(n_dims))[::-1]
-    kind = _read_type(cursor, what)
+    kind = _read_type(cursor, what, index_file)
     block_size, block_bytes = BLOCK[kind]
     if shape[-1] % block_size:
         raise cursor.error(f"{what} has rows of {shape[-1]}, but {kind.name} comes in blocks of {block_size}", start)
@@ -106,9 +108,11 @@ def _read_info(cursor: Cursor, i: int) -> TensorInfo:
     return TensorInfo(name, kind, shape, cursor.u64(f"the offset of {what}"), nbytes)
 
 
-def _read_type(cursor: Cursor, what: str) -> GGMLType:
+def _read_type(cursor: Cursor, what: str, index_file: bool) -> GGMLType:
     start = cursor.pos
     number = cursor.u32(f"the type of {what}")
+    if index_file and number in INDEX_FILE_TYPES:
+        return INDEX_FILE_TYPES[number]
     if number in REMOVED_TYPES:
         raise cursor.error(
             f"{what} has the type {REMOVED_TYPES[number]}, which ggml has removed: convert the model anew", start

@@ -84,7 +84,8 @@ def test_arrays_too_deep(tmp_path: Path, depth: int) -> None:
 @pytest.mark.parametrize("count", [2, 2**31, 2**32, 2**61, 2**63, 2**64 - 1])
 def test_array_claims_more_than_the_file_has(tmp_path: Path, kind: int, count: int) -> None:
     with pytest.raises(
-        GGUFError, match=f"claims {count} (numbers|strings|arrays) in the metadata value 'key', but only"
+        GGUFError,
+        match=f"claims {count} (numbers|strings|arrays) in the metadata value 'key', but (the file|at most)",
     ):
         read(tmp_path, raw.entry("key", raw.ARRAY, raw.array(kind, [], count) + b"\1"))
 
@@ -93,7 +94,10 @@ def test_array_claims_more_than_the_file_has(tmp_path: Path, kind: int, count: i
 def test_string_claims_more_than_the_file_has(tmp_path: Path, length: int) -> None:
     with pytest.raises(GGUFError, match=f"value 'key' needs {length} bytes, but the file ends 5 bytes further on"):
         read(tmp_path, raw.entry("key", raw.STRING, raw.u64(length) + b"12345"))
-    with pytest.raises(GGUFError, match=f"string 1 of the metadata value 'key' is {length} bytes long and leaves"):
+    with pytest.raises(
+        GGUFError,
+        match=f"string 1 of the metadata value 'key' is {length} bytes long, but the file ends 5 bytes further on",
+    ):
         read(
             tmp_path,
             raw.entry("key", raw.ARRAY, raw.array(raw.STRING, [raw.string("a"), raw.u64(length) + b"12345"])),
@@ -141,7 +145,9 @@ def test_bad_entries(tmp_path: Path, entries: list[bytes], says: str) -> None:
 
 @pytest.mark.parametrize("count", [2, 2**32, 2**63, raw.HUGE])
 def test_more_entries_claimed_than_fit(tmp_path: Path, count: int) -> None:
-    with pytest.raises(GGUFError, match=f"claims {count} metadata entries, but only 14 bytes are left"):
+    with pytest.raises(
+        GGUFError, match=f"claims {count} metadata entries, but (the file ends 14 bytes further on|at most 65536 are)"
+    ):
         read(tmp_path, raw.entry("a", raw.U8, 1), n_entries=count)
 
 
