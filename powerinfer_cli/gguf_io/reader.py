@@ -40,7 +40,10 @@ MISSING: Final = _Missing()
 
 
 class GGUFFile:
-    """An open GGUF file. The map is released when the file is closed and the last view of a tensor is gone."""
+    """An open GGUF file. The map is released when the file is closed and the last view of a tensor is gone.
+
+    As with every map: a file that another program shortens meanwhile ends this process when the lost part is read.
+    """
 
     def __init__(
         self, path: Path, sparse: bool, version: int, metadata: Mapping[str, MetaValue], tensors: Mapping[str, Tensor]

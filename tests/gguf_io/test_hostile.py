@@ -127,13 +127,13 @@ def test_mutated_files(tmp_path: Path, models: list[bytes], which: int, draw: st
         mutate(data)
     path = raw.write(tmp_path, bytes(data))
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         open_or_refuse(path)
         assert tracemalloc.get_traced_memory()[1] < 4 * MEGABYTE
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -239,18 +239,18 @@ def test_nothing_is_allocated_for_what_a_file_claims(tmp_path: Path) -> None:
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
-        "    started = time.perf_counter()\n"
+        "    started = time.process_time()\n"
         "    try: open_gguf(path)\n"
-        "    except GGUFError as error: print(path.name, time.perf_counter() - started < 1)\n"
+        "    except GGUFError as error: print(path.name, time.process_time() - started < 1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{name} True" for name in sorted(LIARS)]
 
 
 def measured(path: Path) -> tuple[str | None, int, float]:
-    """The message, the peak of memory in bytes and the seconds of opening `path`."""
+    """The message, the peak of memory in bytes and the processor's seconds of opening `path`."""
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         with open_gguf(path):
             message = None
@@ -258,7 +258,7 @@ def measured(path: Path) -> tuple[str | None, int, float]:
         message = str(error)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return message, peak, time.perf_counter() - started
+    return message, peak, time.process_time() - started
 
 
 @pytest.mark.parametrize(
