@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.matrix import to_float32
 from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude, rotate
@@ -33,7 +33,7 @@ class ContextFull(PowerInferError):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run a model. n_ctx 0: the training context, or what fits half of the free memory.
+    """How to run a model. n_ctx 0: the training context, or what fits half of the free memory; n_threads None: all.
 
     `resident`: keep float32 copies of the weights (True), dequantise on use (False), or decide by free memory (None).
     """
@@ -43,6 +43,14 @@ class EngineOptions:
     n_threads: int | None = None
     n_threads_batch: int | None = None
     resident: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError: numbers that make no sense."""
+        least = {"n_ctx": 0, "n_batch": 1, "n_threads": 1, "n_threads_batch": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"{name} is {value}, but must be at least {low}")
 
 
 class Engine:
@@ -125,7 +133,10 @@ class Engine:
         """Append ids; the logits after each of them, [len(ids), n_vocab]. Raises ContextFull."""
         self._check(ids)
         batches = range(0, len(ids), self.options.n_batch)
-        return np.concatenate([self._logits(self._forward(ids[i : i + self.options.n_batch])) for i in batches])
+        none = np.empty((0, self.config.n_vocab), np.float32)
+        return np.concatenate(
+            [none, *(self._logits(self._forward(ids[i : i + self.options.n_batch])) for i in batches)]
+        )
 
     def truncate(self, n: int) -> None:
         """Forget all but the first n tokens."""
