@@ -1,0 +1,120 @@
+"""The context: its size, its end, and ids that are no tokens; determinism."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
+from powerinfer_cli.runtime import engine as engine_module
+from powerinfer_cli.runtime.kv_cache import kv_bytes
+from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.tiny_models import N_VOCAB, PROMPT, tiny_model
+
+
+def test_a_full_context_takes_nothing(tmp_path: Path) -> None:
+    tiny = tiny_model("llama")
+    engine = tiny.file.engine(tmp_path, n_ctx=12, n_batch=4)
+    engine.prefill(PROMPT[:10])
+    for attempt in (engine.prefill, engine.logits):
+        with pytest.raises(ContextFull, match=r"13 tokens do not fit the context of 12"):
+            attempt(PROMPT[10:13])
+        assert engine.n_past == 10
+    engine.decode(PROMPT[10])
+    np.testing.assert_allclose(engine.decode(PROMPT[11]), tiny.reference[11], rtol=0, atol=1e-4)
+    with pytest.raises(ContextFull):
+        engine.decode(PROMPT[12])
+    assert engine.n_past == 12
+
+
+@pytest.mark.parametrize("token", [-1, N_VOCAB, 1 << 40])
+def test_ids_that_are_no_tokens(tmp_path: Path, token: int) -> None:
+    engine = tiny_model("llama").file.engine(tmp_path)
+    engine.prefill(PROMPT[:3])
+    calls = (lambda: engine.decode(token), lambda: engine.prefill([1, token]), lambda: engine.logits([token]))
+    for call in calls:
+        with pytest.raises(PowerInferError, match=f"token id {token} is not in the vocabulary of {N_VOCAB}"):
+            call()
+    assert engine.n_past == 3
+
+
+def test_truncate_refuses_what_is_not_there(tmp_path: Path) -> None:
+    engine = tiny_model("llama").file.engine(tmp_path)
+    engine.prefill(PROMPT[:3])
+    for n in (-1, 4):
+        with pytest.raises(ValueError, match="cannot keep"):
+            engine.truncate(n)
+    engine.truncate(3)
+    assert engine.n_past == 3
+
+
+def test_no_tokens(tmp_path: Path) -> None:
+    engine = tiny_model("llama").file.engine(tmp_path)
+    with pytest.raises(ValueError, match="no tokens"):
+        engine.prefill([])
+    assert engine.logits([]).shape == (0, N_VOCAB)
+
+
+def test_progress_is_told_batch_by_batch(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    tiny_model("llama").file.engine(tmp_path, n_batch=9).prefill(PROMPT, lambda *done: told.append(done))
+    assert told == [(9, 23), (18, 23), (23, 23)]
+
+
+def test_default_context_is_the_training_context(tmp_path: Path) -> None:
+    assert tiny_model("llama").file.engine(tmp_path, n_ctx=0).n_ctx == 128
+    assert tiny_model("falcon-7b").file.engine(tmp_path, n_ctx=0).n_ctx == 2048
+    assert tiny_model("opt").file.engine(tmp_path, n_ctx=0).n_ctx == 128
+
+
+def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = tiny_model("llama").file.with_metadata(context_length=1 << 20).open(tmp_path)
+    one = kv_bytes(Engine.load(gguf, EngineOptions(n_ctx=1)).config, 1)
+    assert one == 2 * 4 * 2 * 2 * 16  # keys and values, float32, layers, heads, dimensions
+    monkeypatch.setattr(engine_module, "available_memory", lambda: 2 * one * 1000)
+    assert Engine.load(gguf, EngineOptions()).n_ctx == 768
+    with pytest.raises(PowerInferError, match=r"-c 2001: the KV cache needs .* GiB"):
+        Engine.load(gguf, EngineOptions(n_ctx=2001))
+
+
+def test_learned_positions_end(tmp_path: Path) -> None:
+    """opt has 130 rows of positions, the first two of which belong to none."""
+    opt = tiny_model("opt")
+    ids = [i % N_VOCAB for i in range(128)]
+    engine = opt.file.engine(tmp_path, n_ctx=128)
+    assert np.isfinite(engine.prefill(ids)).all()
+    with pytest.raises(PowerInferError, match="-c 129: the model knows only 128 positions"):
+        opt.file.engine(tmp_path, n_ctx=129)
+
+
+@pytest.mark.parametrize("changes", [{"n_ctx": -1}, {"n_batch": 0}, {"n_threads": -1}, {"n_threads_batch": -2}])
+def test_options_that_make_no_sense(tmp_path: Path, changes: dict[str, int]) -> None:
+    with pytest.raises(PowerInferError, match=next(iter(changes))):
+        tiny_model("llama").file.engine(tmp_path, **changes)
+
+
+def test_two_runs_are_bitwise_equal(tmp_path: Path) -> None:
+    sparse, _ = exact_sparse(n_embd=128, n_ff=384)
+    gguf = sparse.open(tmp_path)
+
+    def run() -> np.ndarray:
+        engine = Engine.load(gguf, EngineOptions(n_ctx=64, n_threads=2))
+        return np.stack([engine.prefill(list(range(30, 42))), *map(engine.decode, range(10))])
+
+    np.testing.assert_array_equal(run(), run())
+
+
+def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:
+    sparse, _ = exact_sparse(n_embd=128, n_ff=384)
+    gguf = sparse.open(tmp_path)
+
+    def greedy(n_threads: int) -> list[int]:
+        engine = Engine.load(gguf, EngineOptions(n_ctx=64, n_threads=n_threads))
+        ids = [int(engine.prefill([1, 5, 9]).argmax())]
+        for _ in range(20):
+            ids.append(int(engine.decode(ids[-1]).argmax()))
+        return ids
+
+    assert greedy(1) == greedy(2)
+    assert len(set(greedy(1))) > 3
