@@ -15,7 +15,7 @@ __all__ = ["ALIASES", "Alias", "resolve"]
 
 @dataclass(frozen=True)
 class Alias:
-    """`size`: weights as the hub shows them. `default`: the file to take when several are left to choose from."""
+    """`size`: of each file of weights, as the hub shows it. `default`: the file to take when several are left."""
 
     name: str
     repo: str
@@ -26,22 +26,28 @@ class Alias:
 
 
 _LIST = (
-    Alias("bamboo-7b", "PowerInfer/Bamboo-base-v0.1-gguf", "4.68 GB q4, 16 GB f16", "apache-2.0"),
-    Alias("bamboo-7b-dpo", "PowerInfer/Bamboo-DPO-v0.1-gguf", "4.68 GB q4, 16 GB f16", "apache-2.0", "chat"),
+    Alias("bamboo-7b", "PowerInfer/Bamboo-base-v0.1-gguf", "4.68 GB q4\n16 GB f16", "apache-2.0"),
+    Alias("bamboo-7b-dpo", "PowerInfer/Bamboo-DPO-v0.1-gguf", "4.68 GB q4\n16 GB f16", "apache-2.0", "for chat"),
     Alias(
         "prosparse-llama-2-7b",
         "PowerInfer/prosparse-llama-2-7b-gguf",
         "14.5 GB f16",
         "llama2",
-        # The model card: sparser predictions, faster, lower recall.
-        "--include '*clip15*': faster, less exact",
+        # As its model card says: the other predictors find more neurons inactive, at a lower recall.
+        "faster, less exact: --include '*clip15*'",
         default="prosparse-llama-2-7b.gguf",
     ),
     Alias("prosparse-llama-2-13b", "PowerInfer/prosparse-llama-2-13b-gguf", "27.6 GB f16", "llama2"),
     Alias("relullama-7b", "PowerInfer/ReluLLaMA-7B-PowerInfer-GGUF", "15.1 GB f16", "llama2"),
     Alias("relullama-13b", "PowerInfer/ReluLLaMA-13B-PowerInfer-GGUF", "28.3 GB f16", "llama2"),
     Alias("relullama-70b", "PowerInfer/ReluLLaMA-70B-PowerInfer-GGUF", "42.2 GB q4", "llama2"),
-    Alias("relufalcon-40b", "PowerInfer/ReluFalcon-40B-PowerInfer-GGUF", None, None, "gated"),
+    Alias(
+        "relufalcon-40b",
+        "PowerInfer/ReluFalcon-40B-PowerInfer-GGUF",
+        None,
+        None,
+        "gated: accept its terms on the hub first",
+    ),
 )
 
 ALIASES = {alias.name: alias for alias in _LIST}

@@ -99,8 +99,6 @@ def _request(spec: str, *, wish: "Wish", local_dir: Path, revision: str | None, 
         raise UsageError("--quant is empty: name one, as in --quant q4")
     if named and wish.quant and named.lower() != wish.quant.lower():
         raise UsageError(f"'{spec}' and --quant {wish.quant} disagree: give one of them")
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() and " " not in token):
-        raise UsageError("--token holds characters that no token has: copy it again")
     return Request(repo, replace(wish, quant=wish.quant or named, default=default), local_dir, revision, token)
 
 
@@ -127,14 +125,22 @@ def _report(fetched: "Fetched") -> None:
 
 
 def _print_aliases() -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from powerinfer_cli.commands.aliases import ALIASES
 
-    table = Table("alias", "repository", "size", "licence", "note", title="Models to start from", title_justify="left")
+    table = Table(title="Models to start from", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("alias", no_wrap=True)
+    table.add_column("size")
+    table.add_column("licence")
+    table.add_column("repository", overflow="fold")
     for alias in ALIASES.values():
-        table.add_row(alias.name, alias.repo, alias.size or "unknown", alias.license or "unknown", alias.note)
+        note = f"\n{alias.note}" if alias.note else ""
+        table.add_row(alias.name, alias.size or "unknown", alias.license or "unknown", alias.repo + note)
     console = Console(highlight=False)
-    # Cells are not to be cut when the table goes to a file or a pipe, whose width rich can only guess.
-    console.print(table) if console.is_terminal else Console(highlight=False, width=160).print(table)
+    if not console.is_terminal:
+        # A pipe has no width to fit into, and whoever reads it wants whole names.
+        console.width = 120
+    console.print(table, markup=False)

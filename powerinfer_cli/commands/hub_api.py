@@ -4,15 +4,17 @@ The one module that calls huggingface_hub. Its own downloads are not used: since
 file of a random name that is deleted on failure, so that nothing can ever be resumed, and they check no sha256.
 """
 
+import os
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from powerinfer_cli import __version__
 from powerinfer_cli.commands.hub_choice import is_safe
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["Hub", "HubUnreachable", "Listing", "RemoteFile"]
 
@@ -57,6 +59,14 @@ class Hub:
     """The hub at HF_ENDPOINT, asked with `token`, else with the saved login or HF_TOKEN."""
 
     def __init__(self, token: str | None = None) -> None:
+        _check_endpoint(os.environ.get("HF_ENDPOINT"))
+        try:
+            from huggingface_hub import get_token
+        except ValueError as error:
+            raise PowerInferError(f"huggingface_hub does not take one of your HF_ variables: {error}") from error
+        used = get_token() if token is None else token
+        if used is not None and not re.fullmatch(r"[!-~]+", used):
+            raise UsageError("the token (--token, HF_TOKEN or saved) holds characters that no token has: copy it again")
         self.token = token
 
     def listing(self, repo: str, revision: str | None) -> Listing:
@@ -131,6 +141,19 @@ class Hub:
             # Everything: what answers may be a hotel's login page, and the libraries below raise ValueError,
             # KeyError, AttributeError or their own exceptions on an answer that is no hub's.
             raise _explained(error, repo, revision, self.token) from error
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    # huggingface_hub takes any text, and fails at its import or in each request.
+    if endpoint is None:
+        return
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise PowerInferError(f"HF_ENDPOINT is {endpoint!r}: it should be an address such as https://huggingface.co")
 
 
 def _remote(path: Any, size: Any, lfs: Any, blob_id: Any) -> RemoteFile:

@@ -87,6 +87,8 @@ class Bars:
     """A bar for the current file and, when there are several, one for all of them."""
 
     def __init__(self, console: "Console") -> None:
+        from rich.constrain import Constrain
+        from rich.live import Live
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.progress import TransferSpeedColumn as Speed
         from rich.table import Column
@@ -98,21 +100,23 @@ class Bars:
             DownloadColumn(),
             Speed(),
             TimeRemainingColumn(compact=True),
-            # Room for the ^C that the terminal echoes: a wrapped line would not be redrawn.
-            TextColumn("  "),
             console=console,
             expand=True,
+        )
+        # Three columns are left for the ^C that a terminal echoes: on a line of its own it would break the redrawing.
+        self._live = Live(
+            console=console, get_renderable=lambda: Constrain(self._progress.get_renderable(), console.width - 3)
         )
         self._total: TaskID | None = None
         self._file: TaskID | None = None
         self._done = self._at = 0
 
     def __enter__(self) -> "Bars":
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def begin(self, files: int, total: int, done: int) -> None:
         self._done = done

@@ -113,7 +113,7 @@ class Folder:
             return
         saved = {"listing": asdict(self.listing), "stamps": self.stamps}
         draft = self.root / f"{MANIFEST}.new"
-        draft.write_text(json.dumps(saved, indent=1), "utf-8")
+        draft.write_text(json.dumps(saved), "utf-8")
         draft.replace(self.root / MANIFEST)
 
 

@@ -112,8 +112,9 @@ def _receive(hub: Hub, listing: Listing, file: RemoteFile, part: _Part, watch: W
             failures = 1 if part.have > before else failures + 1
             if failures > len(_PAUSES):
                 raise HubUnreachable(f"{file.path}: {error}; run the same command again to go on from here") from error
-            watch.note(f"{file.path}: the connection broke ({error}): trying again")
-            time.sleep(_PAUSES[failures - 1])
+            pause = _PAUSES[failures - 1]
+            watch.note(f"{file.path}: {error}; trying again in {pause:g} s")
+            time.sleep(pause)
 
 
 def _request(hub: Hub, listing: Listing, file: RemoteFile, part: _Part, watch: Watch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from powerinfer_cli.commands import hub_progress
-from powerinfer_cli.commands.hub import Request, Wish, fetch_model
-from powerinfer_cli.commands.hub_api import Listing, RemoteFile
+from powerinfer_cli.commands.hub import Request, Wish, fetch, fetch_model
+from powerinfer_cli.commands.hub_api import Hub, HubUnreachable, Listing, RemoteFile
 from powerinfer_cli.commands.hub_choice import MANIFEST
 from powerinfer_cli.commands.hub_store import Folder
 from powerinfer_cli.errors import PowerInferError
@@ -92,6 +92,24 @@ def test_fetch_model_needs_no_hub_for_what_is_here(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("powerinfer_cli.commands.hub.Hub", None)
     with hub_progress.Lines() as watch:
         assert fetch_model("o/n", local_dir=tmp_path, progress=watch) == tmp_path / "n" / "a.gguf"
+
+
+def test_download_uses_what_is_here_when_no_hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(*_: object) -> Listing:
+        raise HubUnreachable("no hub today")
+
+    monkeypatch.setattr(Hub, "listing", no_answer)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    complete(tmp_path / "n")
+    notes: list[str] = []
+    watch = hub_progress.Lines()
+    monkeypatch.setattr(watch, "note", notes.append)
+    fetched = fetch(Request("o/n", Wish(), tmp_path), watch)
+    assert (fetched.models, fetched.new) == ((tmp_path / "n" / "a.gguf",), 0)
+    assert notes == ["no hub today; all files are here already, from an earlier download"]
+    for request in (Request("o/n", Wish(), tmp_path, revision="v2"), Request("o/n", Wish(include=("*",)), tmp_path)):
+        with pytest.raises(HubUnreachable, match="no hub today"):
+            fetch(request, watch)
 
 
 def test_plain_lines_tell_speed_and_what_is_left(

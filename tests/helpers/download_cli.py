@@ -41,6 +41,8 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
         "HF_HOME": str(home / "hf"),
         "HF_ENDPOINT": endpoint,
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Its default of ten seconds is less than a server on a crowded machine may need.
+        "HF_HUB_DOWNLOAD_TIMEOUT": "60",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "error::ResourceWarning",
         **more,

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -115,6 +116,7 @@ class HubServer:
         self._thread.join()
 
 
+@lru_cache
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
