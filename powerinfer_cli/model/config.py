@@ -142,6 +142,8 @@ def _n_vocab(gguf: GGUFFile, keys: ArchitectureKeys) -> int:
     if tokens:
         return len(tokens)
     embedding = gguf.tensors.get("token_embd.weight")
+    if embedding is None and "vocab_size" not in keys:
+        raise PowerInferError(f"{gguf.path}: tensor token_embd.weight is missing")
     rows = embedding.shape[0] if embedding is not None else None
     return keys.integer("vocab_size", rows, low=1, high=MAX_SIZE)
 

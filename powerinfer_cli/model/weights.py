@@ -119,11 +119,7 @@ def _check(gguf: GGUFFile, name: str, spec: TensorSpec) -> None:
 def _layer(gguf: GGUFFile, config: ModelConfig, index: int) -> LayerWeights:
     prefix = f"blk.{index}."
     names = {name[len(prefix) :]: t for name, t in gguf.tensors.items() if name.startswith(prefix)}
-    fc1, fc2 = names.get("fc1.weight"), names.get("fc2.weight")
-    if fc1 is not None and fc2 is not None and fc1.shape[0] != fc2.shape[1]:
-        raise PowerInferError(
-            f"{gguf.path}: tensors {fc1.name} and {fc2.name} do not fit: ranks {fc1.shape[0]} and {fc2.shape[1]}"
-        )
+    _check_together(gguf, prefix, names)
     attn_q, attn_k, attn_v = _query_key_value(names, config)
     down_t = names.get("ffn_down_t.weight")
     down_bias = names.get("ffn_down_t.bias", names.get("ffn_down.bias"))
@@ -141,9 +137,22 @@ def _layer(gguf: GGUFFile, config: ModelConfig, index: int) -> LayerWeights:
         ffn_up=Linear(names["ffn_up.weight"], names.get("ffn_up.bias")),
         ffn_down=_linear(names, "ffn_down"),
         ffn_down_t=None if down_t is None else Linear(down_t, down_bias),
-        fc1=fc1,
-        fc2=fc2,
+        fc1=names.get("fc1.weight"),
+        fc2=names.get("fc2.weight"),
     )
+
+
+def _check_together(gguf: GGUFFile, prefix: str, names: Mapping[str, Tensor]) -> None:
+    """What the tensors of a layer must agree on among themselves."""
+    fc1, fc2 = names.get("fc1.weight"), names.get("fc2.weight")
+    if fc1 is not None and fc2 is not None and not fc1.shape[0] == fc2.shape[1] > 0:
+        raise PowerInferError(
+            f"{gguf.path}: tensors {fc1.name} and {fc2.name} do not fit: ranks {fc1.shape[0]} and {fc2.shape[1]}"
+        )
+    if "attn_norm_2.bias" in names and "attn_norm_2.weight" not in names:
+        raise PowerInferError(f"{gguf.path}: tensor {prefix}attn_norm_2.weight is missing, but its bias is there")
+    if "ffn_down_t.bias" in names and "ffn_down.bias" in names:
+        raise PowerInferError(f"{gguf.path}: tensors {prefix}ffn_down_t.bias and {prefix}ffn_down.bias exclude another")
 
 
 def _norm(names: Mapping[str, Tensor], name: str) -> Norm | None:

@@ -50,9 +50,9 @@ class ActivationStatistics:
 
 
 def find_statistics(model: Path) -> Path | None:
-    """The `activation` folder beside a model file, if there is one."""
-    folder = model.resolve().parent / FOLDER
-    return folder if folder.is_dir() else None
+    """The `activation` folder beside a model file, or beside what that is a link to, if there is one."""
+    folders = (path.parent / FOLDER for path in (model, model.resolve()))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatistics:
@@ -78,20 +78,22 @@ def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
     import torch
 
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise PowerInferError(f"{path}: too large for activation counts")
-        counts: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except PowerInferError:
-        raise
-    except Exception as error:  # torch.load raises whatever a damaged or hostile pickle provokes
+        size = path.stat().st_size
+        counts: Any = torch.load(path, map_location="cpu", weights_only=True) if size <= MAX_FILE_BYTES else None
+        # Sparse, quantised and storage-less tensors do not convert, and are no counts.
+        real = isinstance(counts, torch.Tensor) and not counts.is_complex()
+        values: Any = counts.detach().double().numpy() if real else None
+    except Exception as error:  # torch raises whatever a damaged or hostile file provokes
         raise PowerInferError(f"{path}: not a saved tensor of activation counts ({type(error).__name__})") from error
-    if not isinstance(counts, torch.Tensor) or counts.shape != (n_ff,) or counts.is_complex():
-        shape = tuple(counts.shape) if isinstance(counts, torch.Tensor) else type(counts).__name__
+    if size > MAX_FILE_BYTES:
+        raise PowerInferError(f"{path}: too large for activation counts")
+    if values is None or values.shape != (n_ff,):
+        shape = type(counts).__name__ if values is None else values.shape
         raise PowerInferError(f"{path}: activation counts of another model: {shape} instead of ({n_ff},)")
-    values = counts.detach().double().numpy()
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise PowerInferError(f"{path}: activation counts that are negative or not finite")
-    return values
+    result: npt.NDArray[np.float64] = values
+    return result
 
 
 def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:
