@@ -1,0 +1,149 @@
+"""Strict loading: a tensor too few, too many or of another shape is one line that names it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.model import ModelConfig, load_weights
+from tests.helpers.model_file import ModelFile
+from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.tiny_models import CASES, RELU_CASES, tiny_model
+
+
+def load(model: ModelFile, folder: Path) -> None:
+    gguf = model.open(folder)
+    load_weights(gguf, ModelConfig.from_gguf(gguf))
+
+
+def refusal(model: ModelFile, folder: Path) -> str:
+    with pytest.raises(PowerInferError) as caught:
+        load(model, folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "model.gguf" in message
+    return message
+
+
+def optional(model: ModelFile, name: str) -> bool:
+    """Without these a file is a valid model still, if another one."""
+    kind = name.split(".")[-2]
+    return (
+        name in ("output.weight", "rope_freqs.weight")
+        or (name.endswith(".bias") and model.arch == "llama")
+        or name.endswith("attn_norm_2.bias")
+        or (kind == "ffn_down_t" and name.endswith(".bias"))
+    )
+
+
+@pytest.mark.parametrize("name", ["llama-llama3", "qwen3", "falcon-40b", "opt", "bamboo"])
+def test_each_tensor_is_needed(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name).file
+    for tensor in model.tensors:
+        smaller = model.with_tensors({tensor: None})
+        if optional(model, tensor):
+            load(smaller, tmp_path)
+        else:
+            assert tensor in refusal(smaller, tmp_path)
+
+
+@pytest.mark.parametrize("name", RELU_CASES)
+def test_each_tensor_of_a_sparse_model_is_needed(tmp_path: Path, name: str) -> None:
+    tiny = tiny_model(name)
+    model = tiny.file.sparsified(random_predictors(tiny))
+    for tensor in model.tensors:
+        if tensor.startswith("blk.1.") and not optional(model, tensor):
+            assert tensor in refusal(model.with_tensors({tensor: None}), tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_shape_is_checked(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name).file
+    for tensor, data in model.tensors.items():
+        if tensor.startswith("blk.1.") or tensor == "position_embd.weight":
+            continue  # as blk.0; and positions may be any number
+        wider = np.zeros((*data.shape[:-1], data.shape[-1] + 1), np.float32)
+        assert f"{tensor} has shape {' x '.join(map(str, wider.shape))}, but" in refusal(
+            model.with_tensors({tensor: wider}), tmp_path
+        )
+
+
+def test_dimensions_are_checked(llama: ModelFile, tmp_path: Path) -> None:
+    for tensor, shape in (("output_norm.weight", (1, 64)), ("blk.0.attn_q.weight", (1, 64, 64))):
+        assert tensor in refusal(llama.with_tensors({tensor: np.zeros(shape, np.float32)}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensor", ["blk.2.attn_q.weight", "blk.0.attn_q.scale", "blk.0.fc1.weight", "blk.00.attn_q.weight", "lm_head", "x"]
+)
+def test_other_tensors_are_refused(llama: ModelFile, tmp_path: Path, tensor: str) -> None:
+    message = refusal(llama.with_tensors({tensor: np.zeros((64, 64), np.float32)}), tmp_path)
+    assert f"unexpected tensor {tensor}" in message
+
+
+@pytest.mark.parametrize("tensor", ["blk.1.attn_rot_embd.weight", "blk.0.attn.rotary_emb.inv_freq"])
+def test_rotary_tables_of_old_files_are_passed_over(llama: ModelFile, tmp_path: Path, tensor: str) -> None:
+    load(llama.with_tensors({tensor: np.zeros(8, np.float32)}), tmp_path)
+
+
+def test_a_dense_file_with_the_sparse_magic_and_the_reverse(
+    llama: ModelFile, sparse_llama: ModelFile, tmp_path: Path
+) -> None:
+    assert "blk.0.ffn_down_t.weight is missing" in refusal(replace(llama, sparse=True), tmp_path)
+    assert "blk.0.ffn_down.weight is missing" in refusal(replace(sparse_llama, sparse=False), tmp_path)
+
+
+def test_predictors_fit_together(sparse_llama: ModelFile, tmp_path: Path) -> None:
+    changed = sparse_llama.with_tensors({"blk.1.fc2.weight": np.zeros((112, 12), np.float32)})
+    message = refusal(changed, tmp_path)
+    assert "blk.1.fc1.weight" in message
+    assert "ranks 13 and 12" in message
+
+
+def test_a_predictor_of_rank_0(sparse_llama: ModelFile, tmp_path: Path) -> None:
+    empty = {"blk.1.fc1.weight": np.zeros((0, 64), np.float32), "blk.1.fc2.weight": np.zeros((112, 0), np.float32)}
+    assert "blk.1.fc1.weight" in refusal(sparse_llama.with_tensors(empty), tmp_path)
+
+
+def test_one_down_bias_at_most(tmp_path: Path) -> None:
+    opt = tiny_model("opt")
+    sparse = opt.file.sparsified(random_predictors(opt))
+    both = sparse.with_tensors({"blk.1.ffn_down.bias": np.zeros(64, np.float32)})
+    message = refusal(both, tmp_path)
+    assert "blk.1.ffn_down.bias" in message
+    assert "blk.1.ffn_down_t.bias" in message
+
+
+@pytest.mark.parametrize("kind", [GGMLType.I8, GGMLType.I32, GGMLType.I64])
+@pytest.mark.parametrize("tensor", ["token_embd.weight", "blk.1.ffn_norm.weight"])
+def test_integers_are_no_weights(llama: ModelFile, tmp_path: Path, kind: GGMLType, tensor: str) -> None:
+    dtype = {GGMLType.I8: np.int8, GGMLType.I32: np.int32, GGMLType.I64: np.int64}[kind]
+    changed = replace(llama.with_tensors({tensor: llama.tensors[tensor].astype(dtype)}), types={tensor: kind})
+    message = refusal(changed, tmp_path)
+    assert tensor in message
+    assert kind.name in message
+
+
+def test_fused_rows_are_queries_keys_values(tmp_path: Path) -> None:
+    gguf = tiny_model("falcon-40b").file.open(tmp_path)
+    layer = load_weights(gguf, ModelConfig.from_gguf(gguf)).layers[0]
+    parts = [linear.weight for linear in (layer.attn_q, layer.attn_k, layer.attn_v)]
+    assert [part.shape for part in parts] == [(64, 64), (32, 64), (32, 64)]
+    whole = gguf.tensors["blk.0.attn_qkv.weight"].to_float32()
+    assert np.array_equal(np.concatenate([part.to_float32() for part in parts]), whole)
+
+
+def test_a_second_norm_is_whole_or_absent(tmp_path: Path) -> None:
+    model = tiny_model("falcon-40b").file
+    parts = {f"blk.{layer}.attn_norm_2.{part}": None for layer in range(2) for part in ("weight", "bias")}
+    load(model.with_tensors(parts), tmp_path)
+    assert "blk.1.attn_norm_2.weight" in refusal(model.with_tensors({"blk.1.attn_norm_2.weight": None}), tmp_path)
+
+
+def test_a_tied_output_is_the_embedding(tmp_path: Path) -> None:
+    gguf = tiny_model("llama-all-kv-heads").file.open(tmp_path)
+    weights = load_weights(gguf, ModelConfig.from_gguf(gguf))
+    assert weights.output.weight is weights.token_embd
