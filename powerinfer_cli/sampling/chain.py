@@ -71,6 +71,12 @@ class Sampler:
         self._history.append(token)
         self._selector.accept(token)
 
+    def replace_history(self, tokens: Sequence[int]) -> None:
+        """The text is `tokens` now, say because a turn was taken back; draws and what was learned go on."""
+        self._history.clear()
+        for token in tokens:
+            self._history.append(token)
+
     def reset(self) -> None:
         """As new, with the same seed."""
         self._history.clear()

@@ -56,6 +56,5 @@ def _initial_key(seed: int) -> NDArray[np.uint32]:
 def pick(probs: Floats, uniform: float) -> int:
     """The index that `uniform` in [0, 1) falls on; never one of probability 0."""
     reached = np.cumsum(probs, dtype=np.float64)
-    index = np.searchsorted(reached, uniform * reached[-1], side="right")
-    last_possible = np.searchsorted(reached, reached[-1])
-    return int(min(index, last_possible))
+    # Even the largest uniform, 1 - 2**-53, rounds the product to less than the sum, so the index is never past the end.
+    return int(np.searchsorted(reached, uniform * reached[-1], side="right"))

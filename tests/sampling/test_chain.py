@@ -223,6 +223,16 @@ def test_draws_are_llama_cpps() -> None:
     assert chosen == [808, 241, 452, 333, 157, 833, 514, 663, 152, 910, 56, 443]
 
 
+def test_a_certain_token_takes_a_draw_as_in_llama_cpp() -> None:
+    certain, level = np.full(1000, -INF, np.float32), np.zeros(1000, np.float32)
+    certain[7] = 0.0
+    plain = sampler(1000, seed=4242, top_k=1000, min_p=0.5)
+    assert [plain.sample(certain), plain.sample(level)] == [7, 241]
+    # Mirostat draws only where there is a choice; its allowance of 20 bits rules out none of the 1000.
+    mirostat = sampler(1000, seed=4242, mirostat=2, mirostat_tau=10.0)
+    assert [mirostat.sample(certain), mirostat.sample(level)] == [7, 808]
+
+
 def test_frequencies_are_the_probabilities() -> None:
     chain = sampler(4)
     counts = np.bincount([chain.sample(FALLING) for _ in range(5000)], minlength=4)

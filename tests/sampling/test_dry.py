@@ -71,6 +71,8 @@ def test_breakers_of_several_tokens() -> None:
     assert penalties_of([8, 9, 0, 8, 9], breakers=breakers) == [0.0] * 10
     # Only the head: 8 is not followed by 9.
     assert penalties_of([1, 8, 0, 1, 8], breakers=breakers)[0] == 1.0
+    # Nothing follows the last 8 yet, whatever the oldest token is.
+    assert penalties_of([9, 1, 8, 0, 1, 8], breakers=breakers)[0] == 1.0
     # The longest tail counts: "8 9 7" leaves "1 2", "8 9" would leave "7 1 2".
     recent = [7, 1, 2, 3, 8, 9, 7, 1, 2]
     assert penalties_of(recent, breakers=breakers)[3] == 1.0
