@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
+from math import inf
 
 from .characters import lenient_text
 from .merging import WordCache, merge_symbols
@@ -53,7 +54,7 @@ class BpeEncoder:
                 return (whole,)
         ranks = self._ranks.get
         ids: list[int] = []
-        for symbol in merge_symbols(list(word), lambda left, right: ranks(f"{left} {right}")):
+        for symbol in merge_symbols(list(word), lambda left, right: ranks(f"{left} {right}", inf)):
             found = self._ids.get(symbol)
             if found is None:
                 ids.extend(self._byte_ids(symbol))

@@ -1,50 +1,72 @@
 """Pairwise merging, which SentencePiece and byte-level BPE share, and the cache of words that makes it fast."""
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
+from math import inf
 
-__all__ = ["WordCache", "merge_symbols"]
+__all__ = ["Rank", "WordCache", "merge_few", "merge_many", "merge_symbols"]
 
 CACHED_WORDS = 1 << 16
 LONGEST_CACHED = 64
 
+FEW = 32
+
+Rank = Callable[[str, str], float]
 _Entry = tuple[float, int, int, int]  # rank, left, right, length of both
 
 
-def merge_symbols(symbols: list[str], rank: Callable[[str, str], float | None]) -> list[str]:
+def merge_symbols(symbols: list[str], rank: Rank) -> list[str]:
     """Merge neighbours, lowest rank first and leftmost among equals, until no pair has a rank.
 
-    `rank(left, right)` is None for a pair that does not merge. Symbols are not empty. Takes O(n log n).
+    `rank(left, right)` is infinite for a pair that does not merge. Symbols are not empty.
     """
+    return (merge_few if len(symbols) <= FEW else merge_many)(symbols, rank)
+
+
+def merge_few(symbols: list[str], rank: Rank) -> list[str]:
+    """By scanning all pairs for the best: quadratic, and the faster way for the length of a word."""
+    symbols = list(symbols)
+    ranks = list(map(rank, symbols, symbols[1:]))
+    ranks.append(inf)
+    while (best := min(ranks)) < inf:
+        i = ranks.index(best)
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+        del ranks[i]
+        if i + 1 < len(symbols):
+            ranks[i] = rank(symbols[i], symbols[i + 1])
+        if i:
+            ranks[i - 1] = rank(symbols[i - 1], symbols[i])
+    return symbols
+
+
+def merge_many(symbols: list[str], rank: Rank) -> list[str]:
+    """By a heap of pairs and a linked list of symbols: O(n log n)."""
     symbols = list(symbols)
     count = len(symbols)
     before = list(range(-1, count - 1))
     after = [*range(1, count), -1]
     heap: list[_Entry] = []
+
+    def consider(left: int, right: int) -> None:
+        found = rank(symbols[left], symbols[right])
+        if found < inf:
+            heappush(heap, (found, left, right, len(symbols[left]) + len(symbols[right])))
+
     for i in range(count - 1):
-        found = rank(symbols[i], symbols[i + 1])
-        if found is not None:
-            heap.append((found, i, i + 1, len(symbols[i]) + len(symbols[i + 1])))
-    heapify(heap)
+        consider(i, i + 1)
     while heap:
         _, left, right, length = heappop(heap)
-        first, second = symbols[left], symbols[right]
         # Symbols only grow or vanish, so the pair is still the one that was ranked if its length is.
-        if not first or not second or len(first) + len(second) != length:
+        if not symbols[left] or not symbols[right] or len(symbols[left]) + len(symbols[right]) != length:
             continue
-        merged = symbols[left] = first + second
+        symbols[left] += symbols[right]
         symbols[right] = ""
         following = after[left] = after[right]
         if following >= 0:
             before[following] = left
-            found = rank(merged, symbols[following])
-            if found is not None:
-                heappush(heap, (found, left, following, length + len(symbols[following])))
-        preceding = before[left]
-        if preceding >= 0:
-            found = rank(symbols[preceding], merged)
-            if found is not None:
-                heappush(heap, (found, preceding, left, len(symbols[preceding]) + length))
+            consider(left, following)
+        if before[left] >= 0:
+            consider(before[left], left)
     return [symbol for symbol in symbols if symbol]
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ class SpmEncoder:
         """Ids of an escaped text, taken as one word whatever it holds."""
         priority = self._priority.get
         ids: list[int] = []
-        for symbol in merge_symbols(list(text), lambda left, right: priority(left + right)):
+        for symbol in merge_symbols(list(text), lambda left, right: priority(left + right, inf)):
             found = self._ids.get(symbol)
             if found is None:
                 ids.extend(map(self._byte_id, bytes_of(symbol)))
