@@ -66,22 +66,25 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Note that `token` is now part of the text; the prompt's tokens count too."""
-        if not 0 <= token < self._n_vocab:
-            raise PowerInferError(f"token {token} is outside the vocabulary (0 to {self._n_vocab - 1})")
-        self._history.append(token)
+        self._remember(token)
         self._selector.accept(token)
 
     def replace_history(self, tokens: Sequence[int]) -> None:
         """The text is `tokens` now, say because a turn was taken back; draws and what was learned go on."""
         self._history.clear()
         for token in tokens:
-            self._history.append(token)
+            self._remember(token)
 
     def reset(self) -> None:
         """As new, with the same seed."""
         self._history.clear()
         self._selector.reset()
         self._seed_draws()
+
+    def _remember(self, token: int) -> None:
+        if not 0 <= token < self._n_vocab:
+            raise PowerInferError(f"token {token} is outside the vocabulary (0 to {self._n_vocab - 1})")
+        self._history.append(token)
 
     def _seed_draws(self) -> None:
         self._draws = Draws(self.seed)

@@ -91,6 +91,16 @@ def test_penalties_look_back_so_far(last_n: int, expected: list[int]) -> None:
     assert penalised(chain) == []
 
 
+def test_history_can_be_replaced() -> None:
+    chain = sampler(10, penalty_present=1.0)
+    for token in (1, 2, 3):
+        chain.accept(token)
+    chain.replace_history([3, 4])
+    assert penalised(chain) == [3, 4]
+    with pytest.raises(PowerInferError, match="token 10 is outside the vocabulary"):
+        chain.replace_history([10])
+
+
 @pytest.mark.parametrize(("field", "factor"), [("penalty_freq", 2.0), ("penalty_present", 1.0)])
 def test_counts_matter_to_the_frequency_alone(field: str, factor: float) -> None:
     chain = sampler(2, **{field: 0.5})

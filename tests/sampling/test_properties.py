@@ -53,7 +53,7 @@ def options(draw: st.DrawFn) -> SamplerOptions:
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(candidates(), options(), st.lists(st.integers(0, 39), max_size=8))
 def test_any_chain_samples_a_possible_token(start: Candidates, chosen: SamplerOptions, said: list[int]) -> None:
     sampler = build_sampler(chosen, n_vocab=start.size, n_ctx_train=6)
