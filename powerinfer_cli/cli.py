@@ -30,8 +30,18 @@ powerinfer download --list                     models to start from
 powerinfer main -m model.gguf -p "Hello" -n 64 any GGUF"""
 
 
+class ReaderGone(Exception):
+    """Nobody reads our output any more, as after `| head -1`. Not an OSError: click would end those with code 1."""
+
+
 class LazyGroup(typer.core.TyperGroup):
     """Knows every command's name and summary; its options only once it is called."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -82,18 +92,36 @@ _ClickError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name_
 
 def run() -> None:
     """The entry point: user errors become one line and an exit code, never a traceback."""
+    _open_closed_streams()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(prog_name="powerinfer", standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except _ClickError as error:
         _fail(error.format_message() or "nothing to do; see `powerinfer --help`", error.exit_code)
     except PowerInferError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader (`| head -1`) has gone: leave quietly, and keep Python from flushing into the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ReaderGone, BrokenPipeError):
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        _drop_output()
+        _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 1)
+
+
+def _open_closed_streams() -> None:
+    """A stream that the caller closed (`<&-`) is None here, and its number would go to the next file that is opened."""
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        # Read-only for stdout: writing to it fails, as it should where text would be lost.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+
+
+def _drop_output() -> None:
+    """Keep Python from flushing, at its end, what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, exit_code: int) -> None:

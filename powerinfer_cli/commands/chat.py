@@ -1,15 +1,17 @@
 """`main -cnv`: a chat by the model's template, with commands that begin with a slash."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from powerinfer_cli.commands.interactive import TurnOptions
 from powerinfer_cli.commands.line_input import LineReader
 from powerinfer_cli.commands.session import Session, Stop
 from powerinfer_cli.commands.terminal import Terminal
+from powerinfer_cli.commands.writing import list_tokens
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer
 
-__all__ = ["chat"]
+__all__ = ["ChatOptions", "Conversation", "chat"]
 
 Message = dict[str, str]
 
@@ -22,38 +24,49 @@ HELP = {
 }
 
 
-def chat(
-    session: Session,
-    terminal: Terminal,
-    options: TurnOptions,
-    *,
-    system: str,
-    first: str,
-    template: str | None,
-    n_keep: int,
-    single_turn: bool,
-) -> None:
-    """Talk until /exit or the end of input. `first` is the user's first message where -p gave one."""
-    form = ChatTemplate.from_option(template) if template else ChatTemplate.from_gguf(session.gguf)
-    terminal.note(f"chat template: {form.name}")
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a chat has beside turns. `first`: what stands for the user's first line, empty where that is to be read."""
+
+    system: str
+    first: str
+    template: str | None
+    n_keep: int
+    verbose: bool
+    single_turn: bool
+
+
+def chat(session: Session, terminal: Terminal, turns: TurnOptions, options: ChatOptions) -> None:
+    """Talk until /exit or the end of input. A message that cannot be answered ends only a chat of a single turn."""
+    tokenizer = session.tokenizer
+    if options.template is None:
+        template = ChatTemplate.from_tokenizer(tokenizer)
+    else:
+        template = ChatTemplate.from_option(options.template, tokenizer)
+    terminal.note(f"chat template: {template.origin}")
     terminal.note("Ctrl-C stops an answer. /help lists the commands.")
-    conversation = Conversation(session, terminal, options, form=form, system=system, n_keep=n_keep)
-    reader = LineReader(terminal, multiline=options.multiline, simple=options.simple_io)
-    if first:
-        conversation.say(first)
-        if single_turn:
-            return
-    while (line := _listen(reader, terminal)) is not None:
-        words = line.strip()
-        if words == "/exit":
-            return
-        if words.startswith("/") and words[1:].isalpha():
-            conversation.command(words)
-            continue
-        if words:
-            conversation.say(options.unescape(line))
-            if single_turn:
-                return
+    conversation = Conversation(session, terminal, turns, options, template)
+    reader = LineReader(terminal, multiline=turns.multiline, simple=turns.simple_io, is_command=_is_command)
+    line = options.first or _listen(reader, terminal)
+    while line is not None and line.strip() != "/exit":
+        try:
+            if _is_command(line):
+                conversation.command(line.strip())
+            elif line.strip():
+                conversation.say(turns.unescape(line))
+                if options.single_turn:
+                    return
+        except PowerInferError as error:
+            if options.single_turn:
+                raise
+            terminal.end_line()
+            terminal.tell(f"error: {' '.join(str(error).split())}")
+        line = _listen(reader, terminal)
+
+
+def _is_command(line: str) -> bool:
+    words = line.strip()
+    return words.startswith("/") and words[1:].isalpha()
 
 
 def _listen(reader: LineReader, terminal: Terminal) -> str | None:
@@ -63,108 +76,108 @@ def _listen(reader: LineReader, terminal: Terminal) -> str | None:
         try:
             return reader.read()
         except KeyboardInterrupt:
-            terminal.note("/exit or Ctrl-D ends the chat")
+            if not reader.at_terminal:
+                raise
+            terminal.end_line()
+            terminal.tell("/exit or Ctrl-D ends the chat")
 
 
 class Conversation:
-    """The messages so far, and the context that holds them."""
+    """The messages so far, and the context that holds them. A turn that fails leaves the messages as they were."""
 
     def __init__(
-        self,
-        session: Session,
-        terminal: Terminal,
-        options: TurnOptions,
-        *,
-        form: ChatTemplate,
-        system: str,
-        n_keep: int,
+        self, session: Session, terminal: Terminal, turns: TurnOptions, options: ChatOptions, template: ChatTemplate
     ) -> None:
         self._session = session
         self._terminal = terminal
+        self._turns = turns
         self._options = options
-        self._form = form
-        self._n_keep = n_keep
-        self._messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._template = template
+        self._messages: list[Message] = []
+        self._clear()
 
     def say(self, words: str) -> None:
-        """The user's message and the model's answer, which is written as it comes."""
-        self._messages.append({"role": "user", "content": self._options.in_prefix + words + self._options.in_suffix})
-        try:
-            self._answer()
-        except PowerInferError as error:
-            # The chat goes on without the message that could not be answered.
-            self._messages.pop()
-            self._terminal.note(f"error: {error}")
+        """The user's message and the model's answer, which is written as it comes.
+
+        Raises:
+            PowerInferError: the template fails, or the conversation does not fit the context.
+        """
+        content = self._turns.in_prefix + words + self._turns.in_suffix
+        self._answer([*self._messages, {"role": "user", "content": content}])
 
     def command(self, words: str) -> None:
+        """What the user asks of the chat itself. Raises what `say` raises."""
+        tell = self._terminal.tell
         if words == "/help":
             for name, meaning in HELP.items():
-                self._terminal.note(f"{name:8} {meaning}")
+                tell(f"{name:8} {meaning}")
         elif words == "/stats":
             for line in self._session.report():
-                self._terminal.note(line)
+                tell(line)
         elif words == "/clear":
-            self._messages = [message for message in self._messages if message["role"] == "system"]
+            self._clear()
             self._session.rewind(0)
-            self._terminal.note("the conversation is forgotten")
+            tell("the conversation is forgotten")
         elif words == "/regen":
-            self._regenerate()
+            if self._messages and self._messages[-1]["role"] == "assistant":
+                self._answer(self._messages[:-1])
+            else:
+                tell("there is no answer yet to write again")
         else:
-            self._terminal.note(f"{words} is no command; /help lists them")
+            tell(f"{words} is no command; /help lists them")
 
-    def _regenerate(self) -> None:
-        if not self._messages or self._messages[-1]["role"] != "assistant":
-            self._terminal.note("there is no answer yet to write again")
-            return
-        self._messages.pop()
-        self._answer()
+    def _clear(self) -> None:
+        system = self._options.system
+        self._messages = [{"role": "system", "content": system}] if system else []
 
-    def _answer(self) -> None:
-        session, terminal = self._session, self._terminal
-        ids = self._ids()
-        session.n_keep = len(ids) if self._n_keep < 0 else min(len(ids), self._n_keep + int(session.tokenizer.add_bos))
+    def _answer(self, messages: list[Message]) -> None:
+        session, terminal, turns = self._session, self._terminal, self._turns
+        messages, ids = self._fitted(messages)
+        session.keep(ids, self._options.n_keep)
         known = _common_prefix(session.engine.tokens, ids[:-1])
         session.rewind(known)
+        if self._options.verbose:
+            terminal.note(f"prompt: {len(ids)} tokens, of which the last {len(ids) - known} are new")
+            list_tokens(session, terminal, ids[known:])
         if not session.feed(ids[known:]):
-            self._messages.pop()
-            terminal.note("[interrupted]")
+            terminal.tell("[interrupted]")
             return
-        detokenizer = StreamingDetokenizer(session.tokenizer, special=self._options.special, strip_first_space=True)
+        detokenizer = StreamingDetokenizer(session.tokenizer, special=turns.special, strip_first_space=True)
         pieces: list[str] = []
 
         def show(piece: str) -> None:
             pieces.append(piece)
             terminal.text(piece)
 
-        stop = session.generate(self._options.n_predict, detokenizer, show, self._options.reverse_prompts)
+        stop = session.generate(turns.n_predict, detokenizer, show, turns.reverse_prompts)
+        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
         terminal.end_line()
         if stop is Stop.CONTEXT:
             terminal.note(f"[context full: {session.engine.n_ctx} tokens; /clear, a larger -c, or --ctx-shift]")
         elif stop is Stop.INTERRUPT:
             terminal.note("[interrupted]")
-        self._messages.append({"role": "assistant", "content": "".join(pieces)})
 
-    def _ids(self) -> list[int]:
-        """The conversation as tokens. With --ctx-shift, its oldest turns are dropped until it fits."""
-        ids = self._render()
-        while len(ids) >= self._session.engine.n_ctx:
-            start = 1 if self._messages[0]["role"] == "system" else 0
-            if not self._session.context_shift or len(self._messages) - start < 3:
+    def _fitted(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
+        """Messages and their tokens. With --ctx-shift, the oldest turns are left out until the rest fits."""
+        n_ctx = self._session.engine.n_ctx
+        ids = self._encode(messages)
+        while len(ids) >= n_ctx:
+            first = 1 if messages[0]["role"] == "system" else 0
+            if not self._session.context_shift or len(messages) - first < 3:
                 raise PowerInferError(
-                    f"the conversation has {len(ids)} tokens, but the context holds {self._session.engine.n_ctx}: "
+                    f"the conversation has {len(ids)} tokens, but the context holds {n_ctx}: "
                     "/clear it, or start with a larger -c" + ("" if self._session.context_shift else " or --ctx-shift")
                 )
-            del self._messages[start : start + 2]
+            messages = messages[:first] + messages[first + 2 :]
             self._terminal.note("[the oldest turn is forgotten: the context is full]")
-            ids = self._render()
-        return ids
+            ids = self._encode(messages)
+        return messages, ids
 
-    def _render(self) -> list[int]:
-        tokenizer = self._session.tokenizer
-        text = self._form.render(self._messages, add_generation_prompt=True)
-        bos = tokenizer.piece(tokenizer.bos_id, special=True).decode() if tokenizer.bos_id is not None else ""
-        # A template that writes the begin-of-text token itself must not get a second one.
-        return tokenizer.encode(text, add_special=not (bos and text.startswith(bos)), parse_special=True)
+    def _encode(self, messages: list[Message]) -> list[int]:
+        ids = self._session.start_ids(self._template.render(messages, add_generation_prompt=True))
+        if not ids:
+            raise PowerInferError(f"the chat template ({self._template.origin}) writes nothing")
+        return ids
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -16,11 +16,13 @@ from powerinfer_cli.sampling.options import (
 
 __all__ = ["ModelFlags", "SamplingFlags"]
 
+MOST_THREADS = 512  # llama.cpp's limit
+
 _D = SamplerOptions()
 
 
-def _model(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="Model and engine")
+def _model(*names: str, help: str, metavar: str | None = None, low: int | None = None, high: int | None = None) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, min=low, max=high, rich_help_panel="Model and engine")
 
 
 def _sampling(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
@@ -49,11 +51,12 @@ class ModelFlags:
         int, _model("-b", "--batch-size", low=1, metavar="N", help="Prompt tokens evaluated at a time.")
     ] = 2048
     threads: Annotated[
-        int | None, _model("-t", "--threads", low=1, metavar="N", help="CPU threads (default: one per core).")
-    ] = None
+        int, _model("-t", "--threads", high=MOST_THREADS, metavar="N", help="CPU threads; -1: one per core.")
+    ] = -1
     threads_batch: Annotated[
-        int | None, _model("-tb", "--threads-batch", low=1, metavar="N", help="CPU threads for prompts (default: -t).")
-    ] = None
+        int,
+        _model("-tb", "--threads-batch", high=MOST_THREADS, metavar="N", help="CPU threads for prompts; -1: as -t."),
+    ] = -1
 
 
 @dataclass(frozen=True)

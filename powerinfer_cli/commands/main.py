@@ -1,5 +1,6 @@
 """`powerinfer main`: write text with a model, from a prompt, in a chat, or in a pipe."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +15,12 @@ from powerinfer_cli.commands.terminal import Style, Terminal
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
-    from powerinfer_cli.commands.session import Session, Stop
+    from powerinfer_cli.commands.session import Session
+    from powerinfer_cli.runtime import EngineOptions
 
-__all__ = ["TextFlags", "app"]
+__all__ = ["app"]
+
+LARGEST_PROMPT = 1 << 26  # bytes
 
 EPILOG = """Examples:
 
@@ -86,13 +90,15 @@ class InteractionFlags:
     instruct: Annotated[bool, _chat("-ins", "--instruct", help="Instructions and answers in the Alpaca manner.")] = (
         False
     )
-    conversation: Annotated[bool, _chat("-cnv", "--conversation", help="A chat by the model's template.")] = False
-    single_turn: Annotated[bool, _chat("-st", "--single-turn", help="End the chat after one answer.")] = False
+    conversation: Annotated[
+        bool, _chat("-cnv/-no-cnv", "--conversation/--no-conversation", help="A chat by the model's template.")
+    ] = False
+    single_turn: Annotated[bool, _chat("-st", "--single-turn", help="A chat of one answer.")] = False
     system_prompt: Annotated[
-        str | None, _chat("-sys", "--system-prompt", metavar="TEXT", help="The chat's system message.")
+        str | None, _chat("-sys", "--system-prompt", metavar="TEXT", help="A chat with this system message.")
     ] = None
     chat_template: Annotated[
-        str | None, _chat("--chat-template", metavar="NAME|FILE", help="Instead of the model's own template.")
+        str | None, _chat("--chat-template", metavar="NAME|FILE", help="A chat by this, not by the model's own.")
     ] = None
     in_prefix: Annotated[str, _chat("--in-prefix", metavar="TEXT", help="Goes before what you type.")] = ""
     in_suffix: Annotated[str, _chat("--in-suffix", metavar="TEXT", help="Goes after what you type.")] = ""
@@ -103,8 +109,17 @@ class InteractionFlags:
     simple_io: Annotated[bool, _chat("--simple-io", help="No line editing; for limited terminals.")] = False
 
     @property
+    def chatting(self) -> bool:
+        """-sys and the like mean nothing but a chat."""
+        return bool(self.conversation or self.system_prompt or self.chat_template or self.single_turn)
+
+    @property
     def taking_turns(self) -> bool:
         return self.interactive or self.interactive_first or self.instruct
+
+    @property
+    def writes_first(self) -> bool:
+        return not (self.interactive_first or self.instruct)
 
 
 def main(model: ModelFlags, text: TextFlags, interaction: InteractionFlags, sampling: SamplingFlags) -> None:
@@ -112,60 +127,85 @@ def main(model: ModelFlags, text: TextFlags, interaction: InteractionFlags, samp
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
-    prompt = unescape(_prompt(text))
+    prompt = _prompt(text)
     terminal = Terminal(color=text.color, quiet=text.log_disable)
+    for flag in _without_effect(interaction):
+        terminal.note(f"warning: {flag} has no effect here")
     path = find_model(model)
 
-    from powerinfer_cli.commands.interactive import TurnOptions, take_turns
     from powerinfer_cli.commands.session import open_session
-    from powerinfer_cli.runtime import EngineOptions
 
-    engine_options = EngineOptions(
-        n_ctx=model.ctx_size,
-        n_batch=model.batch_size,
-        n_threads=model.threads,
-        n_threads_batch=model.threads_batch,
+    session = open_session(
+        path, _engine_options(model), sampler_options, context_shift=text.context_shift, note=terminal.note
     )
-    session = open_session(path, engine_options, sampler_options, context_shift=text.context_shift, note=terminal.note)
     _introduce(terminal, session, path)
-    reverse = [unescape(words) for words in text.reverse_prompt]
+    try:
+        _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)
+    except (PowerInferError, OSError):
+        terminal.quiet()  # no report of a failure, nor to a reader who has gone
+        raise
+    finally:
+        terminal.style(Style.PLAIN)
+        terminal.end_line()
+        for line in session.report():
+            terminal.note(line)
+
+
+def _run(
+    session: "Session",
+    terminal: Terminal,
+    text: TextFlags,
+    interaction: InteractionFlags,
+    *,
+    prompt: str,
+    unescape: Callable[[str], str],
+) -> None:
+    from powerinfer_cli.commands.interactive import TurnOptions, take_turns
+    from powerinfer_cli.commands.writing import start, write
+
+    reverse = [unescape(words) for words in text.reverse_prompt if words]
     turns = TurnOptions(
         n_predict=text.n_predict,
         reverse_prompts=reverse,
         in_prefix=unescape(interaction.in_prefix),
         in_suffix=unescape(interaction.in_suffix),
         in_prefix_bos=interaction.in_prefix_bos,
-        listen_first=interaction.interactive_first or interaction.instruct,
         instruct=interaction.instruct,
         multiline=interaction.multiline_input,
         simple_io=interaction.simple_io,
         special=text.special,
         unescape=unescape,
     )
-    try:
-        if interaction.conversation:
-            from powerinfer_cli.commands.chat import chat
+    if interaction.chatting:
+        from powerinfer_cli.commands.chat import ChatOptions, chat
 
-            chat(
-                session,
-                terminal,
-                turns,
-                system=unescape(interaction.system_prompt or ""),
-                first=prompt,
-                template=interaction.chat_template,
-                n_keep=text.keep,
-                single_turn=interaction.single_turn,
-            )
-        elif interaction.taking_turns:
-            detokenizer = _start(session, terminal, text, prompt)
-            take_turns(session, terminal, detokenizer, turns)
-        else:
-            _write(session, terminal, text, prompt, reverse)
-    finally:
-        terminal.style(Style.PLAIN)
-        terminal.end_line()
-        for line in session.report():
-            terminal.note(line)
+        options = ChatOptions(
+            system=unescape(interaction.system_prompt or ""),
+            first=prompt,
+            template=interaction.chat_template,
+            n_keep=text.keep,
+            verbose=text.verbose_prompt,
+            single_turn=interaction.single_turn,
+        )
+        chat(session, terminal, turns, options)
+        return
+    if interaction.taking_turns:
+        terminal.note("Ctrl-C interrupts the model; Ctrl-C or Ctrl-D ends, where the word is yours.")
+    prompt = unescape(prompt)
+    detokenizer = start(
+        session,
+        terminal,
+        prompt,
+        keep=text.keep,
+        show=text.display_prompt,
+        verbose=text.verbose_prompt,
+        special=text.special,
+    )
+    if interaction.taking_turns:
+        listen_first = not interaction.writes_first or prompt.endswith(tuple(reverse))
+        take_turns(session, terminal, detokenizer, turns, listen_first=listen_first)
+    else:
+        write(session, terminal, detokenizer, text.n_predict, reverse)
 
 
 app.command("main", epilog=EPILOG)(flat(main))
@@ -174,16 +214,10 @@ app.command("main", epilog=EPILOG)(flat(main))
 def _check(text: TextFlags, interaction: InteractionFlags) -> None:
     if text.prompt is not None and text.file is not None:
         raise UsageError("-p and -f exclude each other: give one prompt")
-    if interaction.conversation and interaction.taking_turns:
-        raise UsageError("-cnv excludes -i, -if and -ins: a chat takes turns by its template")
-    if not interaction.conversation:
-        for flag, given in (
-            ("-sys", interaction.system_prompt),
-            ("--chat-template", interaction.chat_template),
-            ("-st", interaction.single_turn),
-        ):
-            if given:
-                raise UsageError(f"{flag} needs a chat: add -cnv")
+    if interaction.chatting and interaction.taking_turns:
+        raise UsageError(
+            "a chat (-cnv, -sys, -st, --chat-template) excludes -i, -if and -ins: its template says whose turn"
+        )
     if text.n_predict < -2:
         raise UsageError(
             f"-n must be -1 (until the text ends), -2 (until the context is full) or more, got {text.n_predict}"
@@ -192,14 +226,42 @@ def _check(text: TextFlags, interaction: InteractionFlags) -> None:
         raise UsageError(f"--keep must be -1 (all) or more, got {text.keep}")
 
 
+def _without_effect(interaction: InteractionFlags) -> list[str]:
+    """Flags that mean nothing beside the others that were given."""
+    given = {
+        "--in-prefix-bos": interaction.in_prefix_bos,
+        "--in-prefix": interaction.in_prefix,
+        "--in-suffix": interaction.in_suffix,
+        "--multiline-input": interaction.multiline_input,
+    }
+    if interaction.taking_turns:
+        return []
+    idle = ["--in-prefix-bos"] if interaction.chatting else list(given)
+    return [flag for flag in idle if given[flag]]
+
+
 def _prompt(text: TextFlags) -> str:
     if text.file is None:
         return text.prompt or ""
     try:
-        content = text.file.read_bytes().decode("utf-8", "surrogateescape")
+        with text.file.open("rb") as file:
+            content = file.read(LARGEST_PROMPT + 1)
     except OSError as error:
         raise PowerInferError(f"{text.file}: cannot read the prompt: {error.strerror}") from error
-    return content.removesuffix("\n")
+    if len(content) > LARGEST_PROMPT:
+        raise PowerInferError(f"{text.file}: more than {LARGEST_PROMPT >> 20} MiB, which no context holds")
+    return content.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+
+def _engine_options(model: ModelFlags) -> "EngineOptions":
+    from powerinfer_cli.runtime import EngineOptions
+
+    return EngineOptions(
+        n_ctx=model.ctx_size,
+        n_batch=model.batch_size,
+        n_threads=model.threads if model.threads > 0 else None,
+        n_threads_batch=model.threads_batch if model.threads_batch > 0 else None,
+    )
 
 
 def _introduce(terminal: Terminal, session: "Session", path: Path) -> None:
@@ -211,58 +273,3 @@ def _introduce(terminal: Terminal, session: "Session", path: Path) -> None:
     if session.engine.n_ctx > config.n_ctx_train:
         terminal.note(f"warning: the model was trained on {config.n_ctx_train} tokens of context only")
     terminal.note()
-
-
-def _start(session: "Session", terminal: Terminal, text: TextFlags, prompt: str) -> Any:
-    """Evaluate and show the prompt; the detokenizer that goes on where it ends."""
-    from powerinfer_cli.text import StreamingDetokenizer
-
-    tokenizer = session.tokenizer
-    ids = tokenizer.encode(prompt, add_special=True, parse_special=True)
-    if not ids:
-        if tokenizer.bos_id is None:
-            raise PowerInferError("nothing to continue: give a prompt with -p or -f")
-        ids = [tokenizer.bos_id]
-    n_bos = int(tokenizer.add_bos)
-    session.n_keep = len(ids) if text.keep < 0 else min(len(ids), text.keep + n_bos)
-    if len(ids) >= session.engine.n_ctx:
-        raise PowerInferError(
-            f"the prompt has {len(ids)} tokens, but the context holds {session.engine.n_ctx}: "
-            "shorten it, or give a larger -c"
-        )
-    if text.verbose_prompt:
-        terminal.note(f"prompt: {len(ids)} tokens, of which {session.n_keep} are kept when the context shifts")
-        for token in ids:
-            piece = tokenizer.piece(token, special=True).decode("utf-8", "replace")
-            terminal.note(f"{token:6d} -> {piece!r}")
-        terminal.note()
-    detokenizer = StreamingDetokenizer(tokenizer, special=text.special, strip_first_space=not prompt.startswith(" "))
-    terminal.style(Style.PROMPT)
-    for token in ids:
-        piece = detokenizer.push(token)
-        if text.display_prompt:
-            terminal.text(piece)
-    terminal.style(Style.PLAIN)
-    if not session.feed(ids):
-        raise KeyboardInterrupt
-    return detokenizer
-
-
-def _write(session: "Session", terminal: Terminal, text: TextFlags, prompt: str, reverse: list[str]) -> None:
-    """The prompt, then the model's words, until something ends them."""
-    from powerinfer_cli.commands.session import Stop
-
-    detokenizer = _start(session, terminal, text, prompt)
-    stop = session.generate(text.n_predict, detokenizer, terminal.text, reverse)
-    terminal.end_line()
-    terminal.note(_why(stop, session))
-    if stop is Stop.INTERRUPT:
-        raise KeyboardInterrupt
-
-
-def _why(stop: "Stop", session: "Session") -> str:
-    from powerinfer_cli.commands.session import Stop
-
-    if stop is Stop.CONTEXT:
-        return f"[context full: {session.engine.n_ctx} tokens; give a larger -c, or --ctx-shift to go on]"
-    return f"[{stop}]"

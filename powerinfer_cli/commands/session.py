@@ -18,9 +18,11 @@ from powerinfer_cli.runtime import Engine, EngineOptions, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
-__all__ = ["Session", "Stop", "open_session"]
+__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
 
 Note = Callable[[str], None]
+
+UNTIL_FULL = -2
 
 
 class Stop(StrEnum):
@@ -48,28 +50,42 @@ class Session:
     _pending: int | None = None  # written, but not yet evaluated
     _logits: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
+    def start_ids(self, text: str) -> list[int]:
+        """`text` as tokens of a new context, which the model is to continue: without the EOS that closes a text."""
+        ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
+        return ids[:-1] if self.tokenizer.add_eos else ids
+
+    def keep(self, ids: Sequence[int], wanted: int) -> None:
+        """Let the first `wanted` (negative: all) of the context's first `ids` stay when it shifts; BOS always does."""
+        self.n_keep = len(ids) if wanted < 0 else min(len(ids), wanted + int(self.tokenizer.add_bos))
+
     def feed(self, ids: Sequence[int]) -> bool:
-        """Evaluate prompt tokens behind the context. False where Ctrl-C came between two batches.
+        """Evaluate prompt tokens behind the context. False where Ctrl-C came between two batches: nothing was fed.
 
         Raises:
             PowerInferError: they do not fit.
         """
-        for token in ids:
-            self.sampler.accept(token)
         waiting = ids if self._pending is None else [self._pending, *ids]
         self._make_room(len(waiting))
-        self._pending = None
+        before = self.engine.n_past
+        start = time.perf_counter()
         try:
-            with self.timings.prompt(len(waiting)), self.interrupt:
+            with self.interrupt:
                 self._logits = self.engine.prefill(waiting, on_batch=lambda done, total: self.interrupt.check())
         except Interrupted:
+            self.engine.truncate(before)
             return False
+        self.timings.prompt(len(waiting), time.perf_counter() - start)
+        self._pending = None
+        for token in ids:
+            self.sampler.accept(token)
         return True
 
     def rewind(self, n: int) -> None:
         """Forget all but the context's first n tokens."""
         self._pending = None
         self.engine.truncate(n)
+        self.sampler.replace_history(self.engine.tokens)
 
     def generate(
         self,
@@ -78,7 +94,10 @@ class Session:
         on_text: Callable[[str], None],
         reverse_prompts: Sequence[str] = (),
     ) -> Stop:
-        """Write up to `limit` tokens (negative: no limit) after what was fed, handing text on as it is made."""
+        """Write up to `limit` tokens after what was fed, handing text on as it is made.
+
+        A negative limit is none, but UNTIL_FULL does not let the context shift.
+        """
         with self.interrupt:
             stop = self._generate(limit, detokenizer, on_text, reverse_prompts)
         on_text(detokenizer.flush())
@@ -91,37 +110,46 @@ class Session:
         on_text: Callable[[str], None],
         reverse_prompts: Sequence[str],
     ) -> Stop:
+        reverse_ids = self._single_tokens(reverse_prompts)
         longest = max((len(text) for text in reverse_prompts), default=0)
         tail, written = "", 0
         while written != limit:
             if self.interrupt.requested:
                 return Stop.INTERRUPT
-            with self.timings.generation():
-                if not self._evaluate_pending():
-                    return Stop.CONTEXT
-                token = self.sampler.sample(self._logits)
-                self.sampler.accept(token)
-                if token in self.tokenizer.eog_ids:
-                    return Stop.END
-                self._pending = token
-                piece = detokenizer.push(token)
+            token = self._next_token(may_shift=limit != UNTIL_FULL)
+            if token is None:
+                return Stop.CONTEXT
+            if token in self.tokenizer.eog_ids:
+                return Stop.END
+            piece = detokenizer.push(token)
             on_text(piece)
             written += 1
             tail += piece
-            if any(text in tail for text in reverse_prompts):
+            if token in reverse_ids or any(text in tail for text in reverse_prompts):
                 return Stop.REVERSE
             tail = tail[-longest:] if longest else ""
         return Stop.LIMIT
 
-    def _evaluate_pending(self) -> bool:
-        """Append the last written token to the context. False where there is no room for it."""
-        if self._pending is None:
-            return True
-        if self.engine.n_past >= self.engine.n_ctx and not self._shift():
-            return False
-        self._logits = self.engine.decode(self._pending)
-        self._pending = None
-        return True
+    def _single_tokens(self, texts: Sequence[str]) -> set[int]:
+        """Those of the texts that are one token: control tokens are not in the written text, but can be a cue."""
+        encoded = [self.tokenizer.encode(text, add_special=False, parse_special=True) for text in texts]
+        return {ids[0] for ids in encoded if len(ids) == 1}
+
+    def _next_token(self, *, may_shift: bool) -> int | None:
+        """Evaluate the last written token and choose what follows it. None where the context has no room for it."""
+        start = time.perf_counter()
+        pending = self._pending
+        if pending is not None:
+            if self.engine.n_past >= self.engine.n_ctx and not (may_shift and self._shift()):
+                return None
+            self._logits = self.engine.decode(pending)
+            self._pending = None
+        token = self.sampler.sample(self._logits)
+        self.sampler.accept(token)
+        self._pending = token
+        if pending is not None:
+            self.timings.generation(time.perf_counter() - start)
+        return token
 
     def report(self) -> list[str]:
         """The closing lines: times, active neurons, memory."""
@@ -137,13 +165,17 @@ class Session:
         return True
 
     def _make_room(self, wanted: int) -> None:
-        while self.engine.n_past + wanted > self.engine.n_ctx:
-            if not self._shift():
-                advice = "" if self.context_shift else ", or --ctx-shift"
-                raise PowerInferError(
-                    f"context full: {self.engine.n_past} tokens and {wanted} more do not fit the {self.engine.n_ctx} "
-                    f"of -c: shorten the text, or give a larger -c{advice}"
-                )
+        n_ctx = self.engine.n_ctx
+        if self.engine.n_past + wanted <= n_ctx:
+            return
+        if not self.context_shift or self.n_keep + 1 + wanted > n_ctx:
+            advice = "" if self.context_shift else ", or --ctx-shift"
+            raise PowerInferError(
+                f"context full: {self.engine.n_past} tokens and {wanted} more do not fit the {n_ctx} "
+                f"of -c: shorten the text, or give a larger -c{advice}"
+            )
+        while self.engine.n_past + wanted > n_ctx:
+            self._shift()
 
 
 def open_session(
@@ -154,6 +186,8 @@ def open_session(
     gguf = open_gguf(path)
     tokenizer = Tokenizer.from_gguf(gguf)
     engine = Engine.load(gguf, engine_options, _statistics(gguf, path, note))
+    for line in tokenizer.notes:
+        note(f"warning: {line}")
     sampler = build_sampler(
         sampler_options,
         n_vocab=engine.config.n_vocab,

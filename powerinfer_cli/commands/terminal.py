@@ -14,13 +14,20 @@ class Style(StrEnum):
     PLAIN = "\x1b[0m"
 
 
+# Control characters but tab, line feed and carriage return, as pictures: a model's text must not steer a terminal.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"}
+_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
 class Terminal:
-    """stdout for text, stderr for notes. `quiet` drops notes; `color` marks prompts and the user's words."""
+    """stdout for text, stderr for notes. `quiet` drops notes; `color` marks prompts and words, at a terminal only."""
 
     def __init__(self, *, color: bool, quiet: bool) -> None:
-        self.color = color
-        self.quiet = quiet
-        self._at_line_start = True
+        self.shows_text = sys.stdout.isatty()
+        self.color = color and self.shows_text
+        self._quiet = quiet
+        self.line = ""
+        """The text so far of the line that is being written."""
         for stream in (sys.stdout, sys.stderr):
             # A terminal or a file in another encoding gets "?" for what it cannot show, not an exception.
             if hasattr(stream, "reconfigure"):
@@ -29,25 +36,47 @@ class Terminal:
     def text(self, piece: str) -> None:
         """Write generated (or echoed) text at once."""
         if piece:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            self._at_line_start = piece.endswith("\n")
+            shown = piece.translate(_PICTURES) if self.shows_text else piece
+            self._write(shown)
+            self.line = (self.line + shown).rpartition("\n")[2]
 
     def style(self, style: Style) -> None:
         if self.color:
-            sys.stdout.write(style)
-            sys.stdout.flush()
+            self._write(style)
+
+    def cue(self, prompt: str) -> None:
+        """Say that the user has the word; not part of the text."""
+        if self.shows_text:
+            self._write(prompt)
+            self.line += prompt
+        else:
+            self.tell(prompt, end="")
 
     def end_line(self) -> None:
         """Finish the line of text that has begun, if one has."""
-        if not self._at_line_start:
+        if self.line:
             self.text("\n")
 
     def line_was_read(self) -> None:
         """The user's Return has moved a terminal to a new line."""
-        self._at_line_start = True
+        self.line = ""
+
+    def quiet(self) -> None:
+        """No notes from now on."""
+        self._quiet = True
 
     def note(self, line: str = "") -> None:
-        """A line for the person at the terminal; not part of the text."""
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+        """A line for the person at the terminal, unless they want none."""
+        if not self._quiet:
+            self.tell(line)
+
+    def tell(self, line: str, end: str = "\n") -> None:
+        """The same for what they asked for, and for errors."""
+        try:
+            print(line, file=sys.stderr, end=end, flush=True)
+        except OSError:
+            self._quiet = True  # nobody reads the notes: no reason to end the text
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

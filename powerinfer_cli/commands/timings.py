@@ -1,8 +1,5 @@
 """What a run took: load, prompt, generation, active neurons, memory."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 __all__ = ["Timings"]
@@ -10,7 +7,7 @@ __all__ = ["Timings"]
 
 @dataclass
 class Timings:
-    """Seconds and tokens by phase. Generation counts tokens that were evaluated, each with its sampling."""
+    """Seconds and tokens by phase. Generation counts tokens that were evaluated, each with the choice of the next."""
 
     load_s: float = 0.0
     prompt_s: float = 0.0
@@ -18,19 +15,13 @@ class Timings:
     generation_s: float = 0.0
     generation_tokens: int = 0
 
-    @contextmanager
-    def prompt(self, tokens: int) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.prompt_s += time.perf_counter() - start
+    def prompt(self, tokens: int, seconds: float) -> None:
         self.prompt_tokens += tokens
+        self.prompt_s += seconds
 
-    @contextmanager
-    def generation(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.generation_s += time.perf_counter() - start
+    def generation(self, seconds: float) -> None:
         self.generation_tokens += 1
+        self.generation_s += seconds
 
     def lines(self, mean_active: float | None, mean_predicted: float | None, peak_bytes: int) -> list[str]:
         """The closing report, a line each."""

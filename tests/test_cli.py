@@ -1,0 +1,146 @@
+"""The program around its commands: help without torch, one line for what is wrong, streams that are not there."""
+
+import errno
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from powerinfer_cli import __version__, cli
+from tests.helpers.main_cli import powerinfer
+from tests.helpers.word_model import ANSWER, word_model
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND_MODULES = [f"powerinfer_cli.commands.{name}" for name in cli.COMMANDS]
+
+
+REPORT = """
+import sys
+from powerinfer_cli.cli import run
+try:
+    run()
+finally:
+    print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+def imported(*args: str) -> set[str]:
+    """What the program has imported at its end, run in a process of its own."""
+    command = [sys.executable, "-c", REPORT, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    assert "Usage: powerinfer" in done.stdout
+    return set(done.stderr.split())
+
+
+def test_help_loads_no_command_and_no_torch() -> None:
+    modules = imported("--help")
+    assert "powerinfer_cli.cli" in modules
+    assert not modules & {"torch", "numpy", *COMMAND_MODULES}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_a_command_loads_no_torch(command: str) -> None:
+    modules = imported(command, "--help")
+    assert f"powerinfer_cli.commands.{command}" in modules
+    assert "torch" not in modules
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_a_module_and_help(command: str) -> None:
+    assert importlib.import_module(f"powerinfer_cli.commands.{command}").app.registered_commands
+    for flag in ("--help", "-h"):
+        result = powerinfer(command, flag)
+        assert (result.code, result.err) == (0, "")
+        assert f"Usage: powerinfer {command} [OPTIONS]" in result.out
+
+
+def test_help_lists_the_commands() -> None:
+    result = powerinfer("--help")
+    assert result.code == 0
+    for name, summary in cli.COMMANDS.items():
+        assert name in result.out
+        assert summary[:40] in result.out
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = powerinfer()
+    assert result.code == 2
+    assert "Usage: powerinfer" in result.out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "powerinfer_cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == (f"powerinfer {__version__}\n", "")
+
+
+def test_version() -> None:
+    result = powerinfer("--version")
+    assert (result.code, result.out, result.err) == (0, f"powerinfer {__version__}\n", "")
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["--nonsense"], ["main", "--nonsense"], ["main", "-n", "x"]])
+def test_wrong_usage_is_one_line(args: list[str]) -> None:
+    result = powerinfer(*args)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == result.error + "\n"
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> str:
+    return str(word_model().write(tmp_path / "words.gguf"))
+
+
+def run_with(stream: str, value: object, *args: str) -> tuple[object, str, str]:
+    """(exit code, stdout, stderr) where one of the streams is `value`."""
+    streams: dict[str, object] = {"stdin": io.StringIO(), "stdout": io.StringIO(), "stderr": io.StringIO()}
+    shown = dict(streams)
+    streams[stream] = value
+    with mock.patch.multiple(sys, argv=["powerinfer", *args], **streams):
+        with pytest.raises(SystemExit) as end:
+            cli.run()
+        opened = getattr(sys, stream)
+        if value is None:
+            opened.close()
+    return end.value.code, shown["stdout"].getvalue(), shown["stderr"].getvalue()  # type: ignore[attr-defined]
+
+
+def test_output_that_cannot_be_written(words: str) -> None:
+    args = ("main", "-m", words, "-t", "1", "-n", "3", "--log-disable")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        code, _, err = run_with("stdout", full, *args)
+    assert (code, err) == (1, "error: cannot write the output: No space left on device\n")
+    code, _, err = run_with("stdout", None, *args)
+    assert (code, err) == (1, "error: cannot write the output: Bad file descriptor\n")
+
+
+def test_closed_stdin_is_the_end_of_input(words: str) -> None:
+    code, out, _ = run_with("stdin", None, "main", "-m", words, "-t", "1", "-cnv", "-p", "hi")
+    assert (code, out) == (0, ANSWER + "\n")
+
+
+def test_notes_that_nobody_reads_are_not_in_the_text(words: str) -> None:
+    args = ("main", "-m", words, "-t", "1", "-n", "1", "-p", "Once")
+    code, out, _ = run_with("stderr", None, *args)
+    assert (code, out) == (0, "Once upon\n")
+    code, out, _ = run_with("stderr", FullDisk(), *args)
+    assert (code, out) == (0, "Once upon\n")
+
+
+def test_a_stream_in_another_encoding_gets_question_marks(words: str) -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), "ascii")
+    code, _, _ = run_with("stdout", ascii_only, "main", "-m", words, "-t", "1", "-p", "The caf")
+    ascii_only.flush()
+    assert (code, ascii_only.buffer.getvalue()) == (0, b"The caf?!\n")  # type: ignore[attr-defined]
