@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from powerinfer_cli.gguf_io import GGMLType, GGUFFile, open_gguf, quantize, write_gguf
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile, open_gguf, quantize, write_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions
 
 
@@ -53,8 +53,9 @@ class ModelFile:
         return replace(self, tensors={name: data for name, data in merged.items() if data is not None})
 
     def stored_as(self, kind: GGMLType) -> "ModelFile":
-        """All matrices in another type, by quantising them; vectors stay as they are."""
-        matrices = [name for name, data in self.tensors.items() if data.ndim == 2]
+        """The matrices in another type, by quantising them; what is not made of whole blocks stays as it is."""
+        size = BLOCK[kind][0]
+        matrices = [name for name, data in self.tensors.items() if data.ndim == 2 and data.shape[1] % size == 0]
         stored = {name: quantize(self.tensors[name], kind) for name in matrices}
         return replace(self.with_tensors(stored), types=dict.fromkeys(matrices, kind))
 
