@@ -1,1 +1,1 @@
-"""From a model to its placement: activation statistics, predictor training, the placement problem."""
+"""Profiling, predictor training and neuron placement."""

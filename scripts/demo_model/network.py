@@ -1,0 +1,119 @@
+"""The ReGLU llama network as trained: relu(gate) * up, interleaved rope, grouped-query attention, untied output."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the network."""
+
+    n_vocab: int
+    n_embd: int = 256
+    n_layer: int = 5
+    n_head: int = 8
+    n_kv: int = 4
+    n_ff: int = 1024
+    n_ctx: int = 512
+    rope_base: float = 10000.0
+    eps: float = 1e-5
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one head."""
+        return self.n_embd // self.n_head
+
+
+def rope_table(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [n_ctx, head_dim / 2]."""
+    half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+    angles = torch.outer(torch.arange(shape.n_ctx, dtype=torch.float32), shape.rope_base**-half)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rope on neighbouring pairs (2i, 2i+1), the order of GGUF's llama; x is [B, T, heads, head_dim]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = cos[: x.shape[1], None].to(x.dtype), sin[: x.shape[1], None].to(x.dtype)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+class Layer(nn.Module):
+    """One transformer layer; attribute names are GGUF's tensor names."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        kv = shape.n_kv * shape.head_dim
+        self.shape = shape
+        self.attn_norm = nn.RMSNorm(shape.n_embd, eps=shape.eps)
+        self.attn_q = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.attn_k = nn.Linear(shape.n_embd, kv, bias=False)
+        self.attn_v = nn.Linear(shape.n_embd, kv, bias=False)
+        self.attn_output = nn.Linear(shape.n_embd, shape.n_embd, bias=False)
+        self.ffn_norm = nn.RMSNorm(shape.n_embd, eps=shape.eps)
+        self.ffn_gate = nn.Linear(shape.n_embd, shape.n_ff, bias=False)
+        self.ffn_up = nn.Linear(shape.n_embd, shape.n_ff, bias=False)
+        self.ffn_down = nn.Linear(shape.n_ff, shape.n_embd, bias=False)
+        self.predictor: nn.Module | None = None  # set for evaluation: residual -> logits
+
+    def attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Causal self-attention of the normed x; [B, T, n_embd]."""
+        b, t, _ = x.shape
+        q = rotate(self.attn_q(x).view(b, t, self.shape.n_head, -1), cos, sin).transpose(1, 2)
+        k = rotate(self.attn_k(x).view(b, t, self.shape.n_kv, -1), cos, sin).transpose(1, 2)
+        v = self.attn_v(x).view(b, t, self.shape.n_kv, -1).transpose(1, 2)
+        groups = self.shape.n_head // self.shape.n_kv
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.attn_output(out.transpose(1, 2).reshape(b, t, -1))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The new residual, the residual before the FFN norm [B, T, n_embd], and relu(gate) [B, T, n_ff]."""
+        x = x + self.attend(self.attn_norm(x), cos, sin)
+        normed = self.ffn_norm(x)
+        active = F.relu(self.ffn_gate(normed))
+        if self.predictor is not None:
+            active = active * (self.predictor(x) >= 0)
+        return x + self.ffn_down(active * self.ffn_up(normed)), x, active
+
+
+class Network(nn.Module):
+    """Ids [B, T] to logits [B, T, n_vocab]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.token_embd = nn.Embedding(shape.n_vocab, shape.n_embd)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layer))
+        self.output_norm = nn.RMSNorm(shape.n_embd, eps=shape.eps)
+        self.output = nn.Linear(shape.n_embd, shape.n_vocab, bias=False)
+        cos, sin = rope_table(shape)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Make the token itself loud in the residual stream and the layers quiet: copying is learned sooner so."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                last = name.endswith(("attn_output.weight", "ffn_down.weight"))
+                nn.init.normal_(parameter, std=0.05 / math.sqrt(2 * self.shape.n_layer) if last else 0.05)
+        nn.init.normal_(self.token_embd.weight, std=0.3)
+        nn.init.normal_(self.output.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits, and per layer the residual before the FFN and relu(gate)."""
+        x = self.token_embd(ids)
+        residuals, actives = [], []
+        for layer in self.layers:
+            x, residual, active = layer(x, self.cos, self.sin)
+            residuals.append(residual)
+            actives.append(active)
+        return self.output(self.output_norm(x)), residuals, actives

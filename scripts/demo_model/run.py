@@ -1,0 +1,192 @@
+"""The whole making of the model: vocabulary, training, predictors, export, card."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from powerinfer_cli.placement import save_statistics
+from scripts.demo_model.chat import CONTROL_TOKENS, END
+from scripts.demo_model.corpus import documents, stories
+from scripts.demo_model.evaluation import (
+    Collected,
+    collect,
+    measure_predictors,
+    perplexity,
+    switch_predictors,
+    token_rows,
+    write_story,
+)
+from scripts.demo_model.export import export, load_exported
+from scripts.demo_model.network import Network, Shape
+from scripts.demo_model.training import Trainer, TrainOptions
+from scripts.demo_model.vocabulary import EOS, Vocabulary, train
+from solver.predictor import PredictorOptions, PredictorReport, TrainedPredictor, train_predictor
+
+MODEL_NAME = "storyteller.powerinfer.gguf"
+OPENINGS = (
+    "Once upon a time",
+    "Once upon a time",
+    "Long ago, there was a shy dragon",
+    "Once upon a time, a clever mouse named Zelda",
+    "Have you heard of",
+    "This is the story of",
+)
+Log: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sizes of one making; `RECIPE` makes the bundled model, `SMOKE` a toy in seconds."""
+
+    steps: int = 1500
+    batch_tokens: int = 1536
+    warmup: int = 50
+    n_vocab: int = 2816
+    n_embd: int = 256
+    n_layer: int = 5
+    n_ff: int = 1024
+    vocabulary_documents: int = 20000
+    predictor_tokens: int = 200_000
+    predictor_rank: int = 64
+    predictor_epochs: int = 10
+    measured_documents: int = 200
+    samples: int = 6
+
+
+RECIPE = Recipe()
+SMOKE = Recipe(
+    steps=3,
+    batch_tokens=512,
+    warmup=1,
+    n_vocab=640,
+    n_embd=64,
+    n_layer=2,
+    n_ff=128,
+    vocabulary_documents=60,
+    predictor_tokens=2000,
+    predictor_rank=32,
+    predictor_epochs=1,
+    measured_documents=3,
+    samples=1,
+)
+
+
+def make_vocabulary(recipe: Recipe, seed: int) -> Vocabulary:
+    """The vocabulary of the first documents of the corpus."""
+    chosen = itertools.islice(documents(seed), recipe.vocabulary_documents)
+    texts = (part for document in chosen for part in document if part not in CONTROL_TOKENS)
+    return train(texts, recipe.n_vocab, CONTROL_TOKENS)
+
+
+def make_trainer(recipe: Recipe, seed: int, device: str, vocabulary: Vocabulary) -> Trainer:
+    """A fresh training run."""
+    torch.manual_seed(seed)
+    shape = Shape(len(vocabulary), recipe.n_embd, recipe.n_layer, n_ff=recipe.n_ff)
+    options = TrainOptions(
+        steps=recipe.steps, seed=seed, batch_tokens=recipe.batch_tokens, warmup=recipe.warmup, device=device
+    )
+    return Trainer(Network(shape), vocabulary, options)
+
+
+@dataclass(frozen=True)
+class Made:
+    """The figures of a finished making."""
+
+    recipe: Recipe
+    shape: Shape
+    parameters: int
+    predictor_parameters: int
+    train_tokens: int
+    train_seconds: float
+    dense_perplexity: float
+    sparse_perplexity: float
+    held_out_documents: int
+    profiled_tokens: int
+    layers: list[PredictorReport]
+    file_bytes: int
+    samples: list[tuple[str, str]]  # (how it was made, text)
+
+
+def make(recipe: Recipe, folder: Path, work: Path, *, seed: int, device: str, resume: bool, log: Log) -> Made:
+    """Make everything: `folder` gets the model, `work` the checkpoint and the log."""
+    vocabulary = make_vocabulary(recipe, seed)
+    log(f"vocabulary: {len(vocabulary)} pieces")
+    trainer = make_trainer(recipe, seed, device, vocabulary)
+    checkpoint = work / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        trainer.load(checkpoint)
+        log(f"resumed at step {trainer.step}")
+    trainer.run(log, checkpoint)
+    return finish(recipe, trainer, folder, seed=seed, log=log)
+
+
+def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Log) -> Made:
+    """Train the predictors of a trained network, export it, and measure the file. Works at any step."""
+    network, vocabulary = trainer.network.cpu().eval(), trainer.vocabulary
+    shape = network.shape
+    rows = token_rows(vocabulary, seed + 1, shape.n_ctx, held_out=False)
+    log("collecting residuals and activations")
+    collected = collect(network, rows, recipe.predictor_tokens)
+    predictors = [_train_one(recipe, collected, number, log) for number in range(shape.n_layer)]
+    path = folder / MODEL_NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    export(path, network, vocabulary, predictors)
+    save_statistics(folder / "activation", [counts.numpy() for counts in collected.profile.counts])
+    held = list(itertools.islice(token_rows(vocabulary, seed, shape.n_ctx, held_out=True), recipe.measured_documents))
+    log("measuring the file")
+    exported, in_file = load_exported(path, shape)
+    reports = measure_predictors(in_file, collect(exported, iter(held), sum(map(len, held))))
+    dense = perplexity(exported, held)
+    switch_predictors(exported, in_file)
+    return Made(
+        recipe=recipe,
+        shape=shape,
+        parameters=sum(p.numel() for p in network.parameters()),
+        predictor_parameters=sum(p.fc1.numel() + p.fc2.numel() for p in predictors),
+        train_tokens=trainer.tokens,
+        train_seconds=trainer.seconds,
+        dense_perplexity=dense,
+        sparse_perplexity=perplexity(exported, held),
+        held_out_documents=len(held),
+        profiled_tokens=collected.profile.tokens,
+        layers=reports,
+        file_bytes=path.stat().st_size,
+        samples=_samples(recipe, vocabulary, path),
+    )
+
+
+def _train_one(recipe: Recipe, collected: Collected, number: int, log: Log) -> TrainedPredictor:
+    options = PredictorOptions(rank=recipe.predictor_rank, epochs=recipe.predictor_epochs, seed=number)
+    trained = train_predictor(collected.residuals[number], collected.activations[number], options)
+    report = trained.report
+    log(
+        f"predictor {number}: recall {report.recall:.4f} predicted density {report.predicted_density:.4f} "
+        f"true density {report.true_density:.4f} positive weight {report.positive_weight:.2f}"
+    )
+    return trained
+
+
+def _samples(recipe: Recipe, vocabulary: Vocabulary, path: Path) -> list[tuple[str, str]]:
+    stop = frozenset({EOS, vocabulary.ids[END]})
+    out = []
+    for number in range(recipe.samples):
+        opening, temperature = OPENINGS[number % len(OPENINGS)], 0.0 if number == 0 else 0.8
+        prompt = vocabulary.encode([opening])
+        new = write_story(path, prompt, stop, seed=number, temperature=temperature)
+        how = "greedy" if temperature == 0 else f"temperature {temperature}, seed {number}"
+        out.append((f'"{opening}", {how}', vocabulary.decode([*prompt, *new])))
+    return out
+
+
+def write_held_out(path: Path, seed: int, size: int = 40_000) -> None:
+    """Write held-out stories, blank lines between them, of about `size` bytes."""
+    chosen: list[str] = []
+    source = stories(seed, held_out=True)
+    while sum(map(len, chosen)) < size:
+        chosen.append(next(source).replace("\n\n", "\n"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(chosen) + "\n", encoding="utf-8")
