@@ -75,7 +75,9 @@ class ModelConfig:
         keys = ArchitectureKeys(gguf, arch.name)
         if keys.integer("expert_count", 0):
             raise PowerInferError(f"{gguf.path}: mixture-of-experts models are not supported (expert_count is not 0)")
-        n_layer = keys.integer("block_count", low=1, high=max(1, len(gguf.tensors)))
+        if not gguf.tensors:
+            raise PowerInferError(f"{gguf.path}: the file holds no tensors, only a vocabulary: it cannot be run")
+        n_layer = keys.integer("block_count", low=1, high=len(gguf.tensors))
         n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
         n_head = keys.integer("attention.head_count", low=1, high=MAX_SIZE)
         n_head_kv = keys.integer("attention.head_count_kv", n_head, low=1, high=n_head)

@@ -126,6 +126,11 @@ def test_sizes_that_make_no_sense(llama: ModelFile, tmp_path: Path, changes: dic
     assert "\n" not in str(caught.value)
 
 
+def test_a_vocabulary_is_no_model(llama: ModelFile, tmp_path: Path) -> None:
+    with pytest.raises(PowerInferError, match=r"model\.gguf: the file holds no tensors"):
+        config(ModelFile("llama", llama.metadata, {}), tmp_path)
+
+
 def test_a_sparse_model_is_a_relu_model(sparse_llama: ModelFile, tmp_path: Path) -> None:
     with pytest.raises(PowerInferError, match="hidden_activation 'silu' is not supported in a PowerInfer model"):
         config(sparse_llama.with_metadata(hidden_activation="silu"), tmp_path)
