@@ -11,13 +11,17 @@ def _model(s: Sizes) -> list[TensorSpec]:
     return [*embeddings(s), TensorSpec("rope_freqs.weight", (s.n_rot // 2,), required=False)]
 
 
-def _layer(s: Sizes, attention_bias: Bias = "optional") -> list[TensorSpec]:
+def _layer(s: Sizes, qkv_bias: Bias = "optional") -> list[TensorSpec]:
     return [
         *norm("attn_norm", s.n_embd),
-        *attention(s, attention_bias),
+        *attention(s, qkv_bias, output_bias="optional"),
         *norm("ffn_norm", s.n_embd),
         *ffn(s, gated=True, bias="optional"),
     ]
+
+
+def _qwen2_layer(s: Sizes) -> list[TensorSpec]:
+    return _layer(s, qkv_bias="required")
 
 
 def _qwen3_layer(s: Sizes) -> list[TensorSpec]:
@@ -28,5 +32,5 @@ def _qwen3_layer(s: Sizes) -> list[TensorSpec]:
 RELU, SILU = Activation.RELU, Activation.SILU
 LLAMA = Architecture("llama", NormKind.RMS, RopeStyle.INTERLEAVED, RELU, SILU, _model, _layer)
 BAMBOO = Architecture("bamboo", NormKind.RMS, RopeStyle.INTERLEAVED, RELU, RELU, _model, _layer, relu_on_up=True)
-QWEN2 = Architecture("qwen2", NormKind.RMS, RopeStyle.NEOX, RELU, SILU, _model, _layer)
+QWEN2 = Architecture("qwen2", NormKind.RMS, RopeStyle.NEOX, RELU, SILU, _model, _qwen2_layer)
 QWEN3 = Architecture("qwen3", NormKind.RMS, RopeStyle.NEOX, RELU, SILU, _model, _qwen3_layer)

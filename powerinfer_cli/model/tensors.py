@@ -52,13 +52,13 @@ def embeddings(s: Sizes, norm_bias: Bias = "none") -> list[TensorSpec]:
     ]
 
 
-def attention(s: Sizes, bias: Bias) -> list[TensorSpec]:
-    """Separate query, key, value and output projections."""
+def attention(s: Sizes, bias: Bias, output_bias: Bias | None = None) -> list[TensorSpec]:
+    """Separate query, key, value and output projections; the output's bias is like the others' unless it is given."""
     return [
         *linear("attn_q", s.n_q, s.n_embd, bias),
         *linear("attn_k", s.n_kv, s.n_embd, bias),
         *linear("attn_v", s.n_kv, s.n_embd, bias),
-        *linear("attn_output", s.n_embd, s.n_q, bias),
+        *linear("attn_output", s.n_embd, s.n_q, output_bias or bias),
     ]
 
 

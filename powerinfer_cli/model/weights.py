@@ -78,6 +78,8 @@ def load_weights(gguf: GGUFFile, config: ModelConfig) -> Weights:
         if name not in specs and not IGNORED.fullmatch(name):
             kind = "PowerInfer " if config.sparse else "dense "
             raise PowerInferError(f"{gguf.path}: unexpected tensor {name} in a {kind}{config.architecture.name} model")
+    layers = tuple(_layer(gguf, config, index) for index in range(config.n_layer))
+    _check_layers_alike(gguf, config)
     tensors = gguf.tensors
     embedding = tensors["token_embd.weight"]
     return Weights(
@@ -86,7 +88,7 @@ def load_weights(gguf: GGUFFile, config: ModelConfig) -> Weights:
         output_norm=Norm(tensors["output_norm.weight"], tensors.get("output_norm.bias")),
         output=Linear(tensors.get("output.weight", embedding), tensors.get("output.bias")),
         rope_freqs=tensors.get("rope_freqs.weight"),
-        layers=tuple(_layer(gguf, config, index) for index in range(config.n_layer)),
+        layers=layers,
     )
 
 
@@ -114,6 +116,17 @@ def _check(gguf: GGUFFile, name: str, spec: TensorSpec) -> None:
         dequantize(tensor.rows()[:0], tensor.type)
     except GGUFError as error:
         raise PowerInferError(f"{gguf.path}: tensor {name} cannot hold weights: {error}") from error
+
+
+def _check_layers_alike(gguf: GGUFFile, config: ModelConfig) -> None:
+    """What a layer may hold or lack, all layers hold or all lack."""
+    optional = [spec.name for spec in config.architecture.layer_tensors(config.sizes) if not spec.required]
+    for name in optional:
+        lacking = [index for index in range(config.n_layer) if f"blk.{index}.{name}" not in gguf.tensors]
+        if 0 < len(lacking) < config.n_layer:
+            raise PowerInferError(
+                f"{gguf.path}: tensor blk.{lacking[0]}.{name} is missing, but other layers have theirs"
+            )
 
 
 def _layer(gguf: GGUFFile, config: ModelConfig, index: int) -> LayerWeights:

@@ -29,7 +29,7 @@ def refusal(model: ModelFile, folder: Path) -> str:
 
 
 def optional(model: ModelFile, name: str) -> bool:
-    """Without these a file is a valid model still, if another one."""
+    """Without these (in every layer) a file is a valid model still, if another one."""
     kind = name.split(".")[-2]
     return (
         name in ("output.weight", "rope_freqs.weight")
@@ -39,15 +39,17 @@ def optional(model: ModelFile, name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["llama-llama3", "qwen3", "falcon-40b", "opt", "bamboo"])
+@pytest.mark.parametrize("name", ["llama-llama3", "qwen2", "qwen3", "falcon-40b", "opt", "bamboo"])
 def test_each_tensor_is_needed(tmp_path: Path, name: str) -> None:
     model = tiny_model(name).file
     for tensor in model.tensors:
-        smaller = model.with_tensors({tensor: None})
         if optional(model, tensor):
-            load(smaller, tmp_path)
+            names = (
+                [tensor] if not tensor.startswith("blk.") else [f"blk.{i}.{tensor[6:]}" for i in range(model.n_layer)]
+            )
+            load(model.with_tensors(dict.fromkeys(names)), tmp_path)
         else:
-            assert tensor in refusal(smaller, tmp_path)
+            assert tensor in refusal(model.with_tensors({tensor: None}), tmp_path)
 
 
 @pytest.mark.parametrize("name", RELU_CASES)
@@ -57,6 +59,20 @@ def test_each_tensor_of_a_sparse_model_is_needed(tmp_path: Path, name: str) -> N
     for tensor in model.tensors:
         if tensor.startswith("blk.1.") and not optional(model, tensor):
             assert tensor in refusal(model.with_tensors({tensor: None}), tmp_path)
+
+
+def test_layers_are_alike(tmp_path: Path) -> None:
+    """What is optional, such as a llama's biases, is there in all layers or in none."""
+    model = tiny_model("llama-biases").file
+    biases = [
+        tensor.removeprefix("blk.0.") for tensor in model.tensors if tensor.startswith("blk.0.") and "bias" in tensor
+    ]
+    assert len(biases) == 7
+    for bias in biases:
+        for layer in (0, 1):
+            message = refusal(model.with_tensors({f"blk.{layer}.{bias}": None}), tmp_path)
+            assert f"blk.{layer}.{bias} is missing" in message
+        load(model.with_tensors({f"blk.{layer}.{bias}": None for layer in (0, 1)}), tmp_path)
 
 
 @pytest.mark.parametrize("name", CASES)
