@@ -214,9 +214,14 @@ class Engine:
     def _use_threads(self, n_tokens: int) -> None:
         options = self.options
         wanted = options.n_threads if n_tokens == 1 else options.n_threads_batch or options.n_threads
-        wanted = wanted or os.cpu_count() or 1
+        wanted = wanted or _usable_cores()
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
+
+
+def _usable_cores() -> int:
+    """How many cores this process may run on: fewer than the machine has where a container or `taskset` says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def context_size(config: ModelConfig, wanted: int) -> int:

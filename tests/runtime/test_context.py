@@ -1,9 +1,11 @@
 """The context: its size, its end, and ids that are no tokens; determinism."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
@@ -103,6 +105,18 @@ def test_two_runs_are_bitwise_equal(tmp_path: Path) -> None:
         return np.stack([engine.prefill(list(range(30, 42))), *map(engine.decode, range(10))])
 
     np.testing.assert_array_equal(run(), run())
+
+
+def test_threads_by_default_are_the_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_model("llama").file.engine(tmp_path, n_threads=None)
+    before = torch.get_num_threads()
+    try:
+        for cores in ({0}, {0, 3}):
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: cores)
+            engine.prefill(PROMPT[:2])
+            assert torch.get_num_threads() == len(cores)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:
