@@ -23,12 +23,24 @@ _LENIENT_SEQUENCE = re.compile(
 )
 _SPM_SYMBOL = re.compile(rb"[\x00-\x7f]+|[\xc0-\xdf].?|[\xe0-\xef].{0,2}|[\xf0-\xff].{0,3}|.", re.DOTALL)
 _WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_ESCAPED_BYTE = re.compile(rb"\xed[\xb2\xb3][\x80-\xbf]")  # U+DC80 to U+DCFF
 _ESCAPE_BASE = 0xDC00
 
 
 def to_bytes(text: str | bytes) -> bytes:
-    """UTF-8. A lone surrogate in a str becomes its three bytes, which no vocabulary holds as a character."""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    """UTF-8. Bytes that Python could not decode (command lines hold them as U+DC80 to U+DCFF) are those bytes again.
+
+    Any other lone surrogate becomes its three bytes, which no vocabulary holds as a character.
+    """
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", "surrogatepass")
+        return _ESCAPED_BYTE.sub(
+            lambda found: found[0].decode("utf-8", "surrogatepass").encode("utf-8", "surrogateescape"), encoded
+        )
 
 
 def lenient_text(data: bytes) -> str:

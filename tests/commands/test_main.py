@@ -104,6 +104,17 @@ def test_a_binary_file_is_a_prompt_too(main: Main, tmp_path: Path) -> None:
     assert result.out.startswith("\x00\x01\x02")
 
 
+def test_a_byte_that_is_not_utf8_is_one_byte(main: Main, tmp_path: Path) -> None:
+    """As the file holds it, as a command line brings it, as an escape writes it."""
+    file = tmp_path / "latin-1.txt"
+    file.write_bytes(b"Once\xfc")
+    for prompt in (["-f", str(file)], ["-p", "Once\udcfc"], ["-p", r"Once\xfc"]):
+        result = main(*prompt, "-n", "0", "--verbose-prompt")
+        assert result.out == "Once\ufffd\n"
+        result.note(r"^prompt: 3 tokens")
+        result.note(rf"^ +{token_id('<0xFC>')} -> ")
+
+
 def test_escapes_and_none(main: Main) -> None:
     assert main("-p", r"Once\x20upon\n", "-n", "0").out == "Once upon\n"
     assert main("-p", r"Once\nupon", "-n", "0", "--no-escape").out == "Once\\nupon\n"
