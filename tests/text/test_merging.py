@@ -1,0 +1,88 @@
+"""Parts of the tokenizers that have a dull twin to be compared with."""
+
+from math import inf
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerinfer_cli.text.merging import CACHED_WORDS, LONGEST_CACHED, Rank, WordCache, merge_few, merge_many
+from powerinfer_cli.text.partition import SpecialText, partition
+from powerinfer_cli.text.spm import SpmEncoder
+from tests.text.vocabularies import sentencepiece
+
+RANKS = st.dictionaries(
+    st.tuples(st.text("ab", min_size=1, max_size=3), st.text("ab", min_size=1, max_size=3)), st.integers(0, 5)
+)
+
+
+def naive_merge(symbols: list[str], rank: Rank) -> list[str]:
+    """The definition: look at all pairs, merge the best, again."""
+    while True:
+        best = min(((rank(*symbols[i : i + 2]), i) for i in range(len(symbols) - 1)), default=(inf, 0))
+        if best[0] == inf:
+            return symbols
+        i = best[1]
+        symbols = [*symbols[:i], symbols[i] + symbols[i + 1], *symbols[i + 2 :]]
+
+
+@given(text=st.text("ab", max_size=40), ranks=RANKS)
+@settings(max_examples=200, deadline=None)
+def test_both_ways_of_merging_follow_the_definition(text: str, ranks: dict[tuple[str, str], int]) -> None:
+    def rank(left: str, right: str) -> float:
+        return ranks.get((left, right), inf)
+
+    expected = naive_merge(list(text), rank)
+    assert merge_many(list(text), rank) == expected
+    if text:
+        assert merge_few(list(text), rank) == expected
+
+
+SPM_WORDS = st.lists(
+    st.sampled_from(["the", " ", "  ", "e t", "\n", "little", " bear", "a", ",", "é", "]", "你", "▁", "?"])
+)
+
+
+@given(parts=SPM_WORDS, bridged=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_cutting_a_text_into_words_changes_no_id(parts: list[str], bridged: bool) -> None:
+    metadata = sentencepiece((",▁", "e▁t", "▁a▁", "]▁", "e▁", "\n▁") if bridged else ())
+    tokens = metadata["tokenizer.ggml.tokens"]
+    encoder = SpmEncoder({token: i for i, token in enumerate(tokens)}, metadata["tokenizer.ggml.scores"], 0)
+    text = "".join(parts)
+    assert tuple(encoder.encode(text.encode())) == encoder.encode_word(text.replace(" ", "▁"))
+
+
+def test_words_are_cut_where_no_piece_can_join_them() -> None:
+    ids = {token: i for i, token in enumerate(["a▁", "a", "b", "▁"])}
+    cut = SpmEncoder(ids, np.zeros(4, dtype=np.float32), 0)._cut
+    assert cut("b▁b▁▁a▁b▁") == ["b", "▁b", "▁▁a▁b", "▁"]
+
+
+def test_the_word_cache_is_bounded() -> None:
+    cache = WordCache(lambda word: (len(word),))
+    for i in range(CACHED_WORDS + 10):
+        assert cache[f"w{i}"] == (len(f"w{i}"),)
+    assert len(cache) == 10
+    assert cache["x" * (LONGEST_CACHED + 1)] == (LONGEST_CACHED + 1,)
+    assert len(cache) == 10
+
+
+def cut(text: bytes, *specials: tuple[bytes, str]) -> list[bytes | int]:
+    return partition(text, [SpecialText(i, s, "l" in strip, "r" in strip) for i, (s, strip) in enumerate(specials)])
+
+
+def test_special_tokens_are_cut_out_in_the_order_given() -> None:
+    assert cut(b"", (b"<a>", "")) == []
+    assert cut(b"<a>", (b"<a>", "")) == [0]
+    assert cut(b"x<a>y<a><a>", (b"<a>", "")) == [b"x", 0, b"y", 0, 0]
+    assert cut(b"<ab>c>", (b"b>c", ""), (b"<ab>", "")) == [b"<a", 0, b">"]
+    assert cut(b"<ab>c>", (b"<ab>", ""), (b"b>c", "")) == [0, b"c>"]
+
+
+def test_special_tokens_swallow_white_space() -> None:
+    assert cut(b"x \n<a> \ty ", (b"<a>", "r")) == [b"x \n", 0, b"y "]
+    assert cut(b"x \n<a> \ty ", (b"<a>", "l")) == [b"x", 0, b" \ty "]
+    assert cut(b" <a> <a> ", (b"<a>", "lr")) == [0, 0]
+    assert cut(b"a\n\nb", (b"\n", "r")) == [b"a", 0, b"b"]
+    assert cut(b"x\xa0<a>", (b"<a>", "l")) == [b"x\xa0", 0]
