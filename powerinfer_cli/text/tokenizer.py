@@ -94,15 +94,19 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
-    def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
-        """The text of `ids`; what is not UTF-8 becomes U+FFFD. See `decode_bytes`."""
-        return self.decode_bytes(ids, special=special).decode("utf-8", "replace")
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text that `encode` made `ids` of; control tokens are left out unless `special`.
+
+        Nothing is tidied but the space that encoding put before the first word. What is not UTF-8 becomes U+FFFD.
+        """
+        text = b"".join(self.piece(i, special=special) for i in ids)
+        return text.removeprefix(b" " if self._prefixes_space else b"").decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, special: bool = True) -> bytes:
-        """The bytes of `ids`, special tokens as their text where `special`.
+        """The bytes that llama.cpp's detokenize makes of `ids`, special tokens as their text where `special`.
 
-        The space that encoding put before the first word goes, and so do spaces before punctuation where the
-        vocabulary asks for that, as in llama.cpp's detokenize.
+        Besides the space before the first word, spaces before punctuation go where the vocabulary asks for that, so
+        that text does not always come back as it was.
         """
         pieces = [self.piece(i, special=special) for i in ids]
         if pieces and self.add_space_prefix:

@@ -65,6 +65,15 @@ def test_sentencepiece_keeps_bad_bytes_and_bpe_replaces_them() -> None:
     assert BPE.decode(BPE.encode(b"\xf4\x90\x80\x80", add_special=False)) == "\ufffd"
 
 
+@pytest.mark.parametrize(
+    "text", ["that . ok ?", " two  spaces ", "", " ", "I 've ' done", "a\n b\t", "né 日本 👩‍👩‍👧"]
+)
+def test_text_comes_back_as_it_was(text: str) -> None:
+    for tokenizer in (SPM, BPE):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+
+
 def test_ids_out_of_range_are_refused() -> None:
     for bad in (-1, SPM.vocab_size):
         with pytest.raises(PowerInferError, match="not in the vocabulary of"):
@@ -73,8 +82,8 @@ def test_ids_out_of_range_are_refused() -> None:
 
 def test_control_tokens_can_be_left_out() -> None:
     ids = SPM.encode("<|im_start|>x<|im_end|>")
-    assert SPM.decode(ids) == "<s><|im_start|> x<|im_end|>"
-    assert SPM.decode(ids, special=False) == " x"
+    assert SPM.decode(ids, special=True) == "<s><|im_start|> x<|im_end|>"
+    assert SPM.decode(ids) == "x"
     assert [i for i in ids if SPM.is_control(i)] == [SPM.bos_id, SPM.id_of("<|im_start|>"), SPM.id_of("<|im_end|>")]
 
 
