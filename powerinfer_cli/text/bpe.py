@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
-from math import inf
 
 from .characters import lenient_text
 from .merging import WordCache, merge_symbols
@@ -32,7 +31,7 @@ class BpeEncoder:
         self._byte_table = str.maketrans(dict(enumerate(byte_characters())))
         self._cache = WordCache(self.encode_word)
         if pre.spaces_escaped:
-            self._cut = word_cutter(merge.replace(" ", "") for merge in merges)
+            self._cut = word_cutter((merge.replace(" ", "") for merge in merges), newlines_merge=True)
 
     def encode(self, fragment: bytes) -> list[int]:
         """Ids of `fragment`."""
@@ -52,9 +51,8 @@ class BpeEncoder:
             whole = self._ids.get(word)
             if whole is not None:
                 return (whole,)
-        ranks = self._ranks.get
         ids: list[int] = []
-        for symbol in merge_symbols(list(word), lambda left, right: ranks(f"{left} {right}", inf)):
+        for symbol in merge_symbols(list(word), self._ranks, separator=" "):
             found = self._ids.get(symbol)
             if found is None:
                 ids.extend(self._byte_ids(symbol))

@@ -1,45 +1,46 @@
 """Pairwise merging, which SentencePiece and byte-level BPE share, and the cache of words that makes it fast."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from itertools import pairwise
 from math import inf
 
-__all__ = ["Rank", "WordCache", "merge_few", "merge_many", "merge_symbols"]
+__all__ = ["WordCache", "merge_few", "merge_many", "merge_symbols"]
 
 CACHED_WORDS = 1 << 16
 LONGEST_CACHED = 64
 
 FEW = 32
 
-Rank = Callable[[str, str], float]
 _Entry = tuple[float, int, int, int]  # rank, left, right, length of both
 
 
-def merge_symbols(symbols: list[str], rank: Rank) -> list[str]:
+def merge_symbols(symbols: list[str], ranks: Mapping[str, float], separator: str) -> list[str]:
     """Merge neighbours, lowest rank first and leftmost among equals, until no pair has a rank.
 
-    `rank(left, right)` is infinite for a pair that does not merge. Symbols are not empty.
+    `ranks`: left + separator + right -> rank, for the pairs that merge. Symbols are not empty.
     """
-    return (merge_few if len(symbols) <= FEW else merge_many)(symbols, rank)
+    return (merge_few if len(symbols) <= FEW else merge_many)(symbols, ranks, separator)
 
 
-def merge_few(symbols: list[str], rank: Rank) -> list[str]:
+def merge_few(symbols: list[str], ranks: Mapping[str, float], separator: str) -> list[str]:
     """By scanning all pairs for the best: quadratic, and the faster way for the length of a word."""
     symbols = list(symbols)
-    ranks = list(map(rank, symbols, symbols[1:]))
-    ranks.append(inf)
-    while (best := min(ranks)) < inf:
-        i = ranks.index(best)
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-        del ranks[i]
+    get = ranks.get
+    found = [get(left + separator + right, inf) for left, right in pairwise(symbols)]
+    found.append(inf)
+    while (best := min(found)) < inf:
+        i = found.index(best)
+        symbols[i] += symbols.pop(i + 1)
+        del found[i]
         if i + 1 < len(symbols):
-            ranks[i] = rank(symbols[i], symbols[i + 1])
+            found[i] = get(symbols[i] + separator + symbols[i + 1], inf)
         if i:
-            ranks[i - 1] = rank(symbols[i - 1], symbols[i])
+            found[i - 1] = get(symbols[i - 1] + separator + symbols[i], inf)
     return symbols
 
 
-def merge_many(symbols: list[str], rank: Rank) -> list[str]:
+def merge_many(symbols: list[str], ranks: Mapping[str, float], separator: str) -> list[str]:
     """By a heap of pairs and a linked list of symbols: O(n log n)."""
     symbols = list(symbols)
     count = len(symbols)
@@ -48,9 +49,9 @@ def merge_many(symbols: list[str], rank: Rank) -> list[str]:
     heap: list[_Entry] = []
 
     def consider(left: int, right: int) -> None:
-        found = rank(symbols[left], symbols[right])
-        if found < inf:
-            heappush(heap, (found, left, right, len(symbols[left]) + len(symbols[right])))
+        rank = ranks.get(symbols[left] + separator + symbols[right])
+        if rank is not None:
+            heappush(heap, (rank, left, right, len(symbols[left]) + len(symbols[right])))
 
     for i in range(count - 1):
         consider(i, i + 1)

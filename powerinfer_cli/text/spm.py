@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +18,20 @@ SPACE = "\u2581"
 """Stands for a space in the vocabulary."""
 
 
-def word_cutter(pieces: Iterable[str]) -> Callable[[str], list[str]]:
+def word_cutter(pieces: Iterable[str], *, newlines_merge: bool) -> Callable[[str], list[str]]:
     """A function that cuts a text into words which no merge into one of `pieces` can join.
 
     A merge across `x|▁` would make a piece that holds `x▁`. So a text may be cut before every ▁ whose predecessor is
-    not such an x, and not ▁ itself; the words then merge on their own as they would in the whole text.
+    not such an x, and not ▁ itself; the words then merge on their own as they would in the whole text. Where newlines
+    do not merge they are words too, so that a word is the same with and without one after it.
     """
     bridges = {match for piece in pieces for match in re.findall(f"(.){SPACE}", piece, re.DOTALL)} - {SPACE}
-    if not bridges:
+    if bridges:
+        no_cut = "".join(re.escape(bridge) for bridge in sorted(bridges))
+        return re.compile(f"(?<=[^{SPACE}{no_cut}])(?={SPACE})").split
+    if newlines_merge:
         return re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+").findall
-    no_cut = "".join(re.escape(bridge) for bridge in sorted(bridges))
-    return re.compile(f"(?<=[^{SPACE}{no_cut}])(?={SPACE})").split
+    return re.compile(f"{SPACE}*[^{SPACE}\\n]+|{SPACE}+|\\n").findall
 
 
 class SpmEncoder:
@@ -38,9 +40,9 @@ class SpmEncoder:
     def __init__(self, ids: Mapping[str, int], scores: npt.NDArray[np.float32], unk_id: int | None) -> None:
         """`ids`: piece -> id, for every piece, in the order of `scores`; `scores`: [n_vocab]."""
         self._ids = ids
-        self._priority = dict(zip(ids, (-scores).tolist(), strict=True))
+        self._ranks = dict(zip(ids, (-scores).tolist(), strict=True))
         self._unk_id = unk_id
-        self._cut = word_cutter(ids)
+        self._cut = word_cutter(ids, newlines_merge=any("\n" in piece and len(piece) > 1 for piece in ids))
         self._cache = WordCache(self.encode_word)
 
     def encode(self, fragment: bytes) -> list[int]:
@@ -50,9 +52,8 @@ class SpmEncoder:
 
     def encode_word(self, text: str) -> tuple[int, ...]:
         """Ids of an escaped text, taken as one word whatever it holds."""
-        priority = self._priority.get
         ids: list[int] = []
-        for symbol in merge_symbols(list(text), lambda left, right: priority(left + right, inf)):
+        for symbol in merge_symbols(list(text), self._ranks, separator=""):
             found = self._ids.get(symbol)
             if found is None:
                 ids.extend(map(self._byte_id, bytes_of(symbol)))

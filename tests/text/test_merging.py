@@ -1,54 +1,53 @@
 """Parts of the tokenizers that have a dull twin to be compared with."""
 
+from itertools import pairwise
 from math import inf
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerinfer_cli.text.merging import CACHED_WORDS, LONGEST_CACHED, Rank, WordCache, merge_few, merge_many
+from powerinfer_cli.text.merging import CACHED_WORDS, LONGEST_CACHED, WordCache, merge_few, merge_many
 from powerinfer_cli.text.partition import SpecialText, partition
 from powerinfer_cli.text.spm import SpmEncoder
 from tests.text.vocabularies import sentencepiece
 
-RANKS = st.dictionaries(
-    st.tuples(st.text("ab", min_size=1, max_size=3), st.text("ab", min_size=1, max_size=3)), st.integers(0, 5)
-)
+PIECES = st.text("ab", min_size=1, max_size=3)
+RANKS = st.dictionaries(st.tuples(PIECES, PIECES), st.integers(0, 5))
 
 
-def naive_merge(symbols: list[str], rank: Rank) -> list[str]:
+def naive_merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     """The definition: look at all pairs, merge the best, again."""
     while True:
-        best = min(((rank(*symbols[i : i + 2]), i) for i in range(len(symbols) - 1)), default=(inf, 0))
-        if best[0] == inf:
+        pairs = [(ranks.get((left, right), inf), i) for i, (left, right) in enumerate(pairwise(symbols))]
+        best, i = min(pairs, default=(inf, 0))
+        if best == inf:
             return symbols
-        i = best[1]
         symbols = [*symbols[:i], symbols[i] + symbols[i + 1], *symbols[i + 2 :]]
 
 
 @given(text=st.text("ab", max_size=40), ranks=RANKS)
 @settings(max_examples=200, deadline=None)
 def test_both_ways_of_merging_follow_the_definition(text: str, ranks: dict[tuple[str, str], int]) -> None:
-    def rank(left: str, right: str) -> float:
-        return ranks.get((left, right), inf)
-
-    expected = naive_merge(list(text), rank)
-    assert merge_many(list(text), rank) == expected
-    if text:
-        assert merge_few(list(text), rank) == expected
+    expected = naive_merge(list(text), ranks)
+    joined = {f"{left} {right}": float(rank) for (left, right), rank in ranks.items()}
+    assert merge_many(list(text), joined, " ") == expected
+    assert merge_few(list(text), joined, " ") == expected
 
 
 SPM_WORDS = st.lists(
-    st.sampled_from(["the", " ", "  ", "e t", "\n", "little", " bear", "a", ",", "é", "]", "你", "▁", "?"])
+    st.sampled_from(["the", " ", "  ", "\n\n", "e t", "\n", "little", " bear", "a", ",", "é", "]", "你", "▁", "?"])
 )
 
 
-@given(parts=SPM_WORDS, bridged=st.booleans())
+@given(parts=SPM_WORDS, bridged=st.booleans(), more=st.sampled_from([(), ("\nt", "e\n")]))
 @settings(max_examples=200, deadline=None)
-def test_cutting_a_text_into_words_changes_no_id(parts: list[str], bridged: bool) -> None:
-    metadata = sentencepiece((",▁", "e▁t", "▁a▁", "]▁", "e▁", "\n▁") if bridged else ())
-    tokens = metadata["tokenizer.ggml.tokens"]
-    encoder = SpmEncoder({token: i for i, token in enumerate(tokens)}, metadata["tokenizer.ggml.scores"], 0)
+def test_cutting_a_text_into_words_changes_no_id(parts: list[str], bridged: bool, more: tuple[str, ...]) -> None:
+    bridges = (",▁", "e▁t", "▁a▁", "]▁", "e▁", "\n▁") if bridged else ()
+    learned = [token for token in sentencepiece()["tokenizer.ggml.tokens"] if "\n" not in token]
+    tokens = [*more, *bridges, *learned, "\n"]
+    scores = -np.arange(len(tokens), dtype=np.float32) // 3
+    encoder = SpmEncoder({token: i for i, token in enumerate(tokens)}, scores, 0)
     text = "".join(parts)
     assert tuple(encoder.encode(text.encode())) == encoder.encode_word(text.replace(" ", "▁"))
 
