@@ -1,9 +1,9 @@
-"""Record what llama.cpp says about the test suite's vocabularies, texts and templates.
+"""Record what llama.cpp says about the test suite's vocabularies and texts.
 
 Usage: python scripts/record_tokenizer_ids.py ORACLE_PYTHON
 
 ORACLE_PYTHON is a Python that has llama-cpp-python. Run it from the repository's root when vocabularies or texts in
-tests/text change; writes tests/text/data/llama_cpp_ids.json.gz and llama_cpp_templates.json.
+tests/text change; writes tests/text/data/llama_cpp_ids.json.gz.
 """
 
 import gzip
