@@ -26,7 +26,7 @@ def _model(made: Made) -> str:
     shape = made.shape
     return f"""## Model
 - llama architecture with relu(gate) * up: {shape.n_layer} layers, n_embd {shape.n_embd}, {shape.n_head} heads
-  ({shape.n_kv} for keys and values), n_ff {shape.n_ff}, context {shape.n_ctx}
+  ({shape.n_kv} for keys and values), n_ff {shape.n_ff}, context {shape.n_ctx}, tied output
 - {made.parameters:,} parameters, and {made.predictor_parameters:,} in predictors of rank {made.recipe.predictor_rank}
 - {shape.n_vocab} pieces: byte-fallback SentencePiece-style vocabulary (byte-pair merges); chat form with
   `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>`
@@ -35,8 +35,8 @@ def _model(made: Made) -> str:
 
 def _training(made: Made) -> str:
     return f"""## Training
-- {made.train_tokens:,} tokens in {made.recipe.steps} steps, {made.train_seconds / 60:.0f} minutes; Muon and
-  AdamW, one pass
+- {made.train_tokens:,} tokens in {made.recipe.steps} steps, {made.train_seconds / 60:.0f} minutes on the
+  {made.device.upper()}; Muon and AdamW, one pass, each document seen once
 - An L1 term on relu(gate), per layer, whose weight steers itself to the wanted density
 - Corpus: {len(PLOTS)} plots of a story grammar (lost things, wishes, fears, quarrels, kindness, tricks, birthdays,
   mysteries, journeys, lies): about {count_stories():.0e} distinct stories with listed names, and more

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from scripts.demo_model.chat import converse, segments
 from scripts.demo_model.grammar import tell
+from scripts.demo_model.roll_calls import roll_call
 from scripts.demo_model.vocabulary import EOS, Vocabulary
 
 CHAT_SHARE = 0.45
@@ -18,6 +19,13 @@ def documents(seed: int, *, held_out: bool = False) -> Iterator[list[str]]:
             yield segments(converse(rng, held_out=held_out))
         else:
             yield [tell(rng, held_out=held_out).text]
+
+
+def roll_calls(seed: int) -> Iterator[list[str]]:
+    """Endless roll calls, as documents."""
+    rng = random.Random(f"roll calls-{seed}")
+    while True:
+        yield [roll_call(rng)]
 
 
 def stories(seed: int, *, held_out: bool) -> Iterator[str]:

@@ -82,7 +82,6 @@ def export(path: Path, network: Network, vocabulary: Vocabulary, predictors: Seq
 
     add("token_embd", network.token_embd.weight)
     add("output_norm", network.output_norm.weight)
-    add("output", network.output.weight)
     for number, (layer, predictor) in enumerate(zip(network.layers, predictors, strict=True)):
         for name in (*_NORMS, *_MATRICES):
             add(f"blk.{number}.{name}", getattr(layer, name).weight)
@@ -98,7 +97,6 @@ def load_exported(path: Path, shape: Shape) -> tuple[Network, list[FilePredictor
     with open_gguf(path) as gguf, torch.no_grad():
         network.token_embd.weight.copy_(_read(gguf, "token_embd"))
         network.output_norm.weight.copy_(_read(gguf, "output_norm"))
-        network.output.weight.copy_(_read(gguf, "output"))
         predictors = [_load_layer(gguf, f"blk.{number}", layer) for number, layer in enumerate(network.layers)]
     return network.eval(), predictors
 

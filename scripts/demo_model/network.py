@@ -1,6 +1,5 @@
 """The ReGLU llama network as trained: relu(gate) * up, interleaved rope, grouped-query attention, untied output."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -93,20 +92,27 @@ class Network(nn.Module):
         self.token_embd = nn.Embedding(shape.n_vocab, shape.n_embd)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layer))
         self.output_norm = nn.RMSNorm(shape.n_embd, eps=shape.eps)
-        self.output = nn.Linear(shape.n_embd, shape.n_vocab, bias=False)
         cos, sin = rope_table(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Make the token itself loud in the residual stream and the layers quiet: copying is learned sooner so."""
+        """Start with a loud token in a quiet residual stream, and with heads that copy what they look at.
+
+        W_o starts as W_v's transpose, and the output is tied to the embedding: attending to a name raises that very
+        name's logit. Without this a short training never learns to repeat the names of its story.
+        """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                last = name.endswith(("attn_output.weight", "ffn_down.weight"))
-                nn.init.normal_(parameter, std=0.05 / math.sqrt(2 * self.shape.n_layer) if last else 0.05)
-        nn.init.normal_(self.token_embd.weight, std=0.3)
-        nn.init.normal_(self.output.weight, std=0.02)
+                nn.init.normal_(parameter, std=0.005 if name.endswith("ffn_down.weight") else 0.05)
+        nn.init.normal_(self.token_embd.weight, std=0.1)
+        nn.init.constant_(self.output_norm.weight, 0.25)
+        groups = self.shape.n_head // self.shape.n_kv
+        for layer in self.layers:
+            nn.init.normal_(layer.attn_v.weight, std=1 / 16)
+            values = layer.attn_v.weight.detach().view(self.shape.n_kv, self.shape.head_dim, -1)
+            layer.attn_output.weight.data.copy_(0.3 * values.repeat_interleave(groups, dim=0).flatten(0, 1).T)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Logits, and per layer the residual before the FFN and relu(gate)."""
@@ -116,4 +122,4 @@ class Network(nn.Module):
             x, residual, active = layer(x, self.cos, self.sin)
             residuals.append(residual)
             actives.append(active)
-        return self.output(self.output_norm(x)), residuals, actives
+        return F.linear(self.output_norm(x), self.token_embd.weight), residuals, actives

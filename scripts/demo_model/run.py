@@ -42,7 +42,7 @@ Log: TypeAlias = Callable[[str], None]
 class Recipe:
     """The sizes of one making; `RECIPE` makes the bundled model, `SMOKE` a toy in seconds."""
 
-    steps: int = 1500
+    steps: int = 1900
     batch_tokens: int = 1536
     warmup: int = 50
     n_vocab: int = 2816
@@ -50,9 +50,9 @@ class Recipe:
     n_layer: int = 5
     n_ff: int = 1024
     vocabulary_documents: int = 20000
-    predictor_tokens: int = 200_000
+    predictor_tokens: int = 120_000
     predictor_rank: int = 64
-    predictor_epochs: int = 10
+    predictor_epochs: int = 8
     measured_documents: int = 200
     samples: int = 6
 
@@ -102,6 +102,7 @@ class Made:
     predictor_parameters: int
     train_tokens: int
     train_seconds: float
+    device: str
     dense_perplexity: float
     sparse_perplexity: float
     held_out_documents: int
@@ -149,6 +150,7 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
         predictor_parameters=sum(p.fc1.numel() + p.fc2.numel() for p in predictors),
         train_tokens=trainer.tokens,
         train_seconds=trainer.seconds,
+        device=trainer.options.device,
         dense_perplexity=dense,
         sparse_perplexity=perplexity(exported, held),
         held_out_documents=len(held),
@@ -183,10 +185,10 @@ def _samples(recipe: Recipe, vocabulary: Vocabulary, path: Path) -> list[tuple[s
 
 
 def write_held_out(path: Path, seed: int, size: int = 40_000) -> None:
-    """Write held-out stories, blank lines between them, of about `size` bytes."""
+    """Write held-out stories of one paragraph each, blank lines between them, of about `size` bytes."""
     chosen: list[str] = []
-    source = stories(seed, held_out=True)
+    source = (story for story in stories(seed, held_out=True) if "\n" not in story)
     while sum(map(len, chosen)) < size:
-        chosen.append(next(source).replace("\n\n", "\n"))
+        chosen.append(next(source))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(chosen) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.demo_model.corpus import documents, token_ids
+from scripts.demo_model.corpus import documents, roll_calls, token_ids
 from scripts.demo_model.network import Network
 from scripts.demo_model.vocabulary import Vocabulary
 
@@ -38,6 +38,8 @@ class TrainOptions:
     target_density: float = 0.09
     sparsity_start: float = 0.2
     sparsity_full: float = 0.55
+    roll_calls_alone: float = 0.07
+    roll_calls_some: float = 0.4
     autocast: bool = True
     device: str = "cpu"
 
@@ -60,17 +62,31 @@ def pad(rows: list[list[int]], width: int) -> Batch:
     return Batch(ids[:, :-1].clamp(min=0), ids[:, 1:])
 
 
-def batches(vocabulary: Vocabulary, options: TrainOptions, n_ctx: int) -> Iterator[Batch]:
-    """Endless batches of documents. Same options, same batches.
+def schedule(vocabulary: Vocabulary, options: TrainOptions, n_ctx: int) -> Iterator[list[Batch]]:
+    """For each step a batch per worker. Same options, same batches.
+
+    Roll calls alone in the beginning, then in one worker every fourth step, then stories and chats alone.
+    """
+    stories = batches(documents(options.seed), vocabulary, options.batch_tokens, n_ctx)
+    calls = batches(roll_calls(options.seed), vocabulary, options.batch_tokens, n_ctx)
+    for step in itertools.count():
+        done = step / options.steps
+        alone = done < options.roll_calls_alone
+        some = done < options.roll_calls_some and step % 4 == 0
+        yield [next(calls if alone or (some and worker == 0) else stories) for worker in range(options.workers)]
+
+
+def batches(source: Iterator[list[str]], vocabulary: Vocabulary, batch_tokens: int, n_ctx: int) -> Iterator[Batch]:
+    """Endless batches of documents.
 
     Documents wait in a bucket of like-sized ones until it is full: little padding, and few different shapes.
     """
     buckets: dict[int, list[list[int]]] = defaultdict(list)
-    for document in documents(options.seed):
+    for document in source:
         ids = token_ids(document, vocabulary)[: n_ctx + 1]
         width = math.ceil((len(ids) - 1) / _WIDTH) * _WIDTH
         buckets[width].append(ids)
-        if (len(buckets[width]) + 1) * width > options.batch_tokens:
+        if (len(buckets[width]) + 1) * width > batch_tokens:
             yield pad(buckets.pop(width), width)
 
 
@@ -138,13 +154,12 @@ class Trainer:
     ) -> None:
         """Train to the last step (or `until`); write a checkpoint every so many seconds and at the end."""
         last = self.options.steps if until is None else until
-        workers = self.options.workers
-        source = batches(self.vocabulary, self.options, self.network.shape.n_ctx)
-        source = itertools.islice(source, self.step * workers, None)
+        source = schedule(self.vocabulary, self.options, self.network.shape.n_ctx)
+        source = itertools.islice(source, self.step, None)
         saved = time.monotonic()
         while self.step < last:
             started = time.monotonic()
-            self._one_step(list(itertools.islice(source, workers)))
+            self._one_step(next(source))
             self.seconds += time.monotonic() - started
             if self.step % 50 == 0 or self.step == last:
                 self._report(log)

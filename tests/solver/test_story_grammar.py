@@ -10,6 +10,7 @@ import pytest
 from scripts.demo_model.chat import CHAT_TEMPLATE, CONTROL_TOKENS, converse, segments
 from scripts.demo_model.corpus import documents, stories
 from scripts.demo_model.grammar import PLOTS, Story, count_choices, count_stories, expand, is_held_out, tell
+from scripts.demo_model.roll_calls import roll_call
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,11 @@ def test_chats_are_what_the_template_renders() -> None:
     assert render(messages=[{"role": "user", "content": "Hi"}], add_generation_prompt=True) == (
         "<|user|>\nHi<|end|>\n<|assistant|>\n"
     )
+
+
+def test_roll_calls_say_few_names_often() -> None:
+    rng = random.Random(3)
+    for _ in range(50):
+        text = roll_call(rng)
+        assert not re.search(r"[{}\[\]|]|  |\(n\)", text), text
+        assert text[-1] in '.!"', text
