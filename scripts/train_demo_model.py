@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Make the bundled storyteller model from nothing.")
     parser.add_argument("--out", type=Path, default=ROOT / "powerinfer_cli" / "bundled", help="where the model goes")
-    parser.add_argument("--work", type=Path, help="where checkpoint and log go (default: OUT/work)")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo_model", help="for checkpoint and log")
     parser.add_argument("--held-out", type=Path, help="also write held-out stories to this file")
     parser.add_argument("--steps", type=int, help=f"training steps (default {RECIPE.steps})")
     parser.add_argument("--seed", type=int, default=1, help="seed of everything (default 1)")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = replace(recipe, steps=args.steps)
     if args.threads:
         torch.set_num_threads(args.threads)
-    work = args.work or args.out / "work"
+    work: Path = args.work
     work.mkdir(parents=True, exist_ok=True)
 
     def log(line: str) -> None:
