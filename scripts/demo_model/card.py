@@ -35,8 +35,8 @@ def _model(made: Made) -> str:
 
 def _training(made: Made) -> str:
     return f"""## Training
-- {made.train_tokens:,} tokens in {made.recipe.steps} steps, {made.train_seconds / 60:.0f} minutes on the
-  {made.device.upper()}; Muon and AdamW, one pass, each document seen once
+- {made.train_tokens:,} tokens in {made.recipe.steps} steps, {made.train_seconds / 60:.0f} minutes; Muon and
+  AdamW, one pass
 - An L1 term on relu(gate), per layer, whose weight steers itself to the wanted density
 - Corpus: {len(PLOTS)} plots of a story grammar (lost things, wishes, fears, quarrels, kindness, tricks, birthdays,
   mysteries, journeys, lies): about {count_stories():.0e} distinct stories with listed names, and more

@@ -42,7 +42,7 @@ Log: TypeAlias = Callable[[str], None]
 class Recipe:
     """The sizes of one making; `RECIPE` makes the bundled model, `SMOKE` a toy in seconds."""
 
-    steps: int = 1900
+    steps: int = 1300
     batch_tokens: int = 1536
     warmup: int = 50
     n_vocab: int = 2816
@@ -102,7 +102,6 @@ class Made:
     predictor_parameters: int
     train_tokens: int
     train_seconds: float
-    device: str
     dense_perplexity: float
     sparse_perplexity: float
     held_out_documents: int
@@ -150,7 +149,6 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
         predictor_parameters=sum(p.fc1.numel() + p.fc2.numel() for p in predictors),
         train_tokens=trainer.tokens,
         train_seconds=trainer.seconds,
-        device=trainer.options.device,
         dense_perplexity=dense,
         sparse_perplexity=perplexity(exported, held),
         held_out_documents=len(held),

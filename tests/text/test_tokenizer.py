@@ -65,9 +65,7 @@ def test_sentencepiece_keeps_bad_bytes_and_bpe_replaces_them() -> None:
     assert BPE.decode(BPE.encode(b"\xf4\x90\x80\x80", add_special=False)) == "\ufffd"
 
 
-@pytest.mark.parametrize(
-    "text", ["that . ok ?", " two  spaces ", "", " ", "I 've ' done", "a\n b\t", "né 日本 👩‍👩‍👧"]
-)
+@pytest.mark.parametrize("text", ["that . ok ?", " two  spaces ", "", " ", "I 've ' done", "a\n b\t", "né 日本 👩‍👩‍👧"])
 def test_text_comes_back_as_it_was(text: str) -> None:
     for tokenizer in (SPM, BPE):
         assert tokenizer.decode(tokenizer.encode(text)) == text
