@@ -3,6 +3,11 @@
 from scripts.demo_model.grammar import HELD_OUT_SHARE, PLOTS, count_stories
 from scripts.demo_model.run import Made
 
+_LIMITS = """## Limits
+- Things change within a story more often than names do: a lost cup may be found as a watch, a fox may become a rat
+- A new character may get a name that is taken (above all with greedy sampling), and an invented or unusual name may be
+  misspelt later on"""
+
 
 def render(made: Made, seed: int) -> str:
     """The card as Markdown."""
@@ -16,6 +21,7 @@ def render(made: Made, seed: int) -> str:
             _model(made),
             _training(made),
             _measured(made),
+            _LIMITS,
             "## Samples",
             *(f"**{how}**\n\n{text}" for how, text in made.samples),
         ]
