@@ -38,6 +38,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Make the model, the activation files, the card, and perhaps the held-out text."""
     args = parse(arguments)
+    if not hasattr(torch.optim, "Muon"):
+        sys.exit("error: training needs torch 2.9 or newer (for torch.optim.Muon); running the model does not")
     recipe = SMOKE if args.smoke else RECIPE
     if args.steps:
         recipe = replace(recipe, steps=args.steps)

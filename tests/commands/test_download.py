@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import random
 import re
 import resource
 import shlex
@@ -18,31 +17,9 @@ import pytest
 
 from powerinfer_cli.commands.hub_api import Hub
 from powerinfer_cli.errors import PowerInferError, UsageError
+from tests.helpers.bamboo_repo import PART, REPO, SIZE, WEIGHTS, bamboo, files_in, folder, some_bytes, wanted
 from tests.helpers.download_cli import Cli, Result, command, environment, run_once
-from tests.helpers.hub_server import HubServer, Repo, sha256
-
-REPO = "PowerInfer/Bamboo-base-v0.1-gguf"
-WEIGHTS = "bamboo-7b-v0.1.Q4_0.powerinfer.gguf"
-SIZE = 3_000_000
-
-
-def some_bytes(seed: int, size: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-# The partial file of WEIGHTS: its name ends in a hash of the content's own.
-PART = f"{WEIGHTS}.{sha256(sha256(some_bytes(1, SIZE)).encode())[:8]}.part"
-
-
-def bamboo() -> Repo:
-    files = {
-        "README.md": b"# Bamboo\n",
-        "config.json": b"{}",
-        WEIGHTS: some_bytes(1, SIZE),
-        "bamboo-7b-v0.1.Q4_0.gguf": some_bytes(2, 100),
-        "bamboo-7b-v0.1.powerinfer.gguf": some_bytes(3, 200),
-    }
-    return Repo(files | {f"activation/activation_{n}.pt": some_bytes(10 + n, 1000 + n) for n in range(3)})
+from tests.helpers.hub_server import HubServer, Repo
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +42,6 @@ def hub(served: tuple[HubServer, Cli]) -> HubServer:
 @pytest.fixture
 def cli(served: tuple[HubServer, Cli]) -> Cli:
     return served[1]
-
-
-def folder(cwd: Path, repo: str = REPO) -> Path:
-    return cwd / "models" / repo.rpartition("/")[2]
-
-
-def files_in(root: Path) -> dict[str, bytes]:
-    """All files under `root` but the manifest."""
-    found = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if name != ".powerinfer-download.json"}
-
-
-def wanted(repo: Repo, *names: str) -> dict[str, bytes]:
-    return {name: data for name, data in repo.files.items() if name in names or name.startswith("activation/")}
 
 
 def test_weights_statistics_and_the_command_to_run(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
