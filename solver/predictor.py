@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+__all__ = ["PredictorOptions", "PredictorReport", "TrainedPredictor", "measure", "predict", "train_predictor"]
+
 _CHUNK = 8192  # tokens per step of a measurement
 
 

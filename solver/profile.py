@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+__all__ = ["Profile", "count_active"]
+
 
 def count_active(activations: Tensor) -> Tensor:
     """How often each neuron was active (> 0) over activations [..., n_ff]; int64 [n_ff]."""

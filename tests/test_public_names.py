@@ -1,0 +1,32 @@
+"""Every module says what it offers, and offers what it says."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import powerinfer_cli
+import solver
+
+MODULES = sorted(
+    module.name
+    for package in (powerinfer_cli, solver)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_names_exist(name: str) -> None:
+    module = importlib.import_module(name)
+    offered = getattr(module, "__all__", [])
+    assert len(set(offered)) == len(offered)
+    for public in offered:
+        assert hasattr(module, public), f"{name}.__all__ names {public}, which is not there"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if hasattr(importlib.import_module(name), "__path__")])
+def test_rooms_say_what_they_offer(name: str) -> None:
+    room = importlib.import_module(name)
+    empty = name in ("powerinfer_cli.commands", "powerinfer_cli.kernels", "powerinfer_cli.bundled")
+    assert bool(getattr(room, "__all__", None)) != empty
