@@ -1,0 +1,82 @@
+"""Weight matrices as kernels see them: rows in a format's layout, described by a small table of numbers."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from powerinfer_cli.kernels.formats import Format
+from powerinfer_cli.kernels.jit import Kernel, helper
+from powerinfer_cli.kernels.simd import calling
+
+__all__ = [
+    "AXPY_ROW",
+    "COLUMNS",
+    "DOT_ROW",
+    "GROUP",
+    "HAS_MIN",
+    "ROWS",
+    "UNPACK_ROW",
+    "WeightRows",
+    "axpy_row",
+    "dot_row",
+    "row_address",
+    "unpack_row",
+]
+
+# The table, int64. REPACK_ROW is 0 for rows that are in their kernels' layout already; else they are as in the file,
+# and each is rearranged on use in the thread's own part of SCRATCH.
+BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN, DOT_ROW, AXPY_ROW, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE = range(
+    12
+)
+
+dot_row = calling(types.float32, types.int64, types.int64, types.int64)
+axpy_row = calling(types.void, types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
+unpack_row = calling(types.void, *[types.int64] * 7)
+_repack_row = calling(types.void, types.int64, types.int64, types.int64)
+
+
+@helper  # type: ignore[untyped-decorator]
+def row_address(rows, i, worker):  # type: ignore[no-untyped-def]
+    """Where row i is, in its kernels' layout. Valid until this worker asks for another row of the same matrix."""
+    if rows[REPACK_ROW] == 0:
+        return rows[BASE] + i * rows[STRIDE]
+    scratch = rows[SCRATCH] + worker * rows[SCRATCH_STRIDE]
+    _repack_row(rows[REPACK_ROW], rows[BASE] + i * rows[STRIDE], scratch, rows[COLUMNS])
+    return scratch
+
+
+@dataclass(frozen=True)
+class WeightRows:
+    """A matrix [n_rows, n_cols]. `data`: its rows, and SLACK bytes behind them if they are repacked."""
+
+    format: Format
+    n_rows: int
+    n_cols: int
+    data: npt.NDArray[np.uint8]
+    stride: int  # bytes from one row to the next
+    scratch: npt.NDArray[np.uint8] | None = None  # [threads, bytes]: rows are as in the file
+    table: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        f, scratch = self.format, self.scratch
+        table = np.zeros(12, np.int64)
+        table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
+        table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
+        table[GROUP], table[HAS_MIN] = f.group, f.has_min
+        table[DOT_ROW], table[AXPY_ROW], table[UNPACK_ROW] = f.dot.address, f.axpy.address, f.unpack.address
+        if scratch is not None and f.repack is not None:
+            table[REPACK_ROW] = f.repack.address
+            table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
+        object.__setattr__(self, "table", table)
+
+    @property
+    def address(self) -> int:
+        """Of the table."""
+        return self.table.ctypes.data
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        f = self.format
+        return (f.dot, f.axpy, f.unpack, *((f.repack,) if f.repack else ()))

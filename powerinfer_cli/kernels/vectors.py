@@ -1,0 +1,41 @@
+"""The vectors that flow through a layer: float32 beside their quantised records, for up to a batch of tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.formats import padded, record_bytes
+
+__all__ = ["N_PAST", "N_TOKENS", "Vectors", "aligned", "make_vectors"]
+
+# Places in the state, an int64 array that every operation can read: tokens in this batch, tokens before it.
+N_TOKENS, N_PAST = 0, 1
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Room for `len(floats)` vectors of n numbers, zeros behind n. Records are laid out as in `formats.format`."""
+
+    n: int
+    floats: npt.NDArray[np.float32]  # [tokens, padded(n)]
+    records: npt.NDArray[np.uint8]  # [tokens, record_bytes(n)], or [0, 0] where nobody wants them
+
+    @property
+    def stride(self) -> int:
+        """float32 from one token to the next."""
+        return self.floats.shape[1]
+
+
+def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
+    """Vectors of zeros."""
+    floats = aligned(n_tokens * padded(n) * 4).view(np.float32).reshape(n_tokens, padded(n))
+    made = aligned(n_tokens * record_bytes(n)).reshape(n_tokens, -1) if records else np.empty((0, 0), np.uint8)
+    return Vectors(n, floats, made)
+
+
+def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeros that begin on a cache line's border. Memory that is never written to costs nothing."""
+    memory = np.zeros(n_bytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + n_bytes]
