@@ -202,6 +202,30 @@ def calling(returns: Any, *arguments: Any) -> Any:
     return intrinsic(scope["call"])
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which may be any: nothing is read from where nothing is."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def reciprocal(typing: Any, x: Any) -> Any:
+    """1 / x, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fdiv(ir.Constant(_V16, [1.0] * 16), args[0])
+
+    return F32x16(F32x16), codegen
+
+
 # --- between threads ---------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,63 @@
+"""exp, and the activations made of it, on 16 lanes."""
+
+import numpy as np
+
+from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.simd import absolute, fma, maximum, nearest, power_of_two, reciprocal, splat, zero
+
+__all__ = ["exp", "gelu", "relu", "silu"]
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
+
+
+@helper
+def minimum(x, y):
+    """The smaller, lane by lane."""
+    return zero() - maximum(zero() - x, zero() - y)
+
+
+@helper
+def exp(x):
+    """e**x, relative error 2e-7, for x within -87..88; beyond, the value at that bound.
+
+    x = n ln 2 + r, |r| <= ln 2 / 2; e**r by the polynomial of Cephes' expf.
+    """
+    x = minimum(maximum(x, splat(np.float32(-87.0))), splat(np.float32(88.0)))
+    n = nearest(x * splat(_LOG2_E))
+    r = fma(n, splat(-_LN2_HIGH), x)
+    r = fma(n, splat(-_LN2_LOW), r)
+    p = splat(np.float32(1.9875691500e-4))
+    p = fma(p, r, splat(np.float32(1.3981999507e-3)))
+    p = fma(p, r, splat(np.float32(8.3334519073e-3)))
+    p = fma(p, r, splat(np.float32(4.1665795894e-2)))
+    p = fma(p, r, splat(np.float32(1.6666665459e-1)))
+    p = fma(p, r, splat(np.float32(5.0000001201e-1)))
+    p = fma(p, r * r, r + splat(np.float32(1.0)))
+    return p * power_of_two(n)
+
+
+@helper
+def relu(x):
+    return maximum(x, zero())
+
+
+@helper
+def silu(x):
+    """x / (1 + e**-x)"""
+    return x * reciprocal(splat(np.float32(1.0)) + exp(zero() - x))
+
+
+@helper
+def gelu(x):
+    """x (1 + erf(x / sqrt 2)) / 2, with erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7."""
+    one = splat(np.float32(1.0))
+    z = absolute(x) * splat(np.float32(0.7071067811865476))
+    t = reciprocal(fma(z, splat(np.float32(0.3275911)), one))
+    p = splat(np.float32(1.061405429))
+    p = fma(p, t, splat(np.float32(-1.453152027)))
+    p = fma(p, t, splat(np.float32(1.421413741)))
+    p = fma(p, t, splat(np.float32(-0.284496736)))
+    p = fma(p, t, splat(np.float32(0.254829592)))
+    tail = p * t * exp(zero() - z * z)  # 1 - erf(z)
+    return splat(np.float32(0.5)) * (x + absolute(x) * (one - tail))

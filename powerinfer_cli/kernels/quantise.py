@@ -1,0 +1,39 @@
+"""From float32 to a quantised record (see `formats.format`)."""
+
+import numpy as np
+
+from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.simd import (
+    absolute,
+    f32,
+    i8,
+    i32,
+    largest,
+    load_f32,
+    maximum,
+    nearest,
+    splat,
+    store_i8,
+    total,
+)
+
+__all__ = ["quantise_groups"]
+
+
+@helper
+def quantise_groups(x, begin, end, record, p):
+    """Quantise x[begin:end] (multiples of 32) into its place of a record whose padded length is p."""
+    q, d = i8(record), f32(record + p)
+    sums, half_sums = i32(record + p + p // 8), i32(record + p + p // 4)
+    for i in range(begin, end, 32):
+        low, high = load_f32(x, i), load_f32(x, i + 16)
+        peak = largest(maximum(absolute(low), absolute(high)))
+        scale = peak / np.float32(127.0)
+        inverse = np.float32(127.0) / peak if peak > np.float32(1e-30) else np.float32(0.0)
+        low, high = nearest(low * splat(inverse)), nearest(high * splat(inverse))
+        store_i8(q, i, low)
+        store_i8(q, i + 16, high)
+        d[i // 32] = scale
+        first, second = np.int32(total(low)), np.int32(total(high))
+        half_sums[i // 16], half_sums[i // 16 + 1] = first, second
+        sums[i // 32] = first + second
