@@ -4,9 +4,8 @@ from scripts.demo_model.grammar import HELD_OUT_SHARE, PLOTS, count_stories
 from scripts.demo_model.run import Made
 
 _LIMITS = """## Limits
-- Things change within a story more often than names do: a lost cup may be found as a watch, a fox may become a rat
-- A new character may get a name that is taken (above all with greedy sampling), and an invented or unusual name may be
-  misspelt later on"""
+- A character's kind may change in what others say of it (a wolf is called "the bravest crab"); names and things rarely do
+- An invented or unusual name may be misspelt later on; with greedy sampling two characters may be of the same kind"""
 
 
 def render(made: Made, seed: int) -> str:

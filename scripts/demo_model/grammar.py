@@ -16,11 +16,14 @@ from scripts.demo_model.plot_type import Plot
 from scripts.demo_model.plots import FIRST_PLOTS
 
 PLOTS: tuple[Plot, ...] = FIRST_PLOTS + SECOND_PLOTS
+# Hero, friend and stranger, and which of the listed names are usually theirs: a small network learns sooner that two
+# characters do not share a name if each role has names of its own.
+_ROLES = {"": slice(0, None, 2), "f": slice(1, None, 4), "o": slice(3, None, 4)}
 HELD_OUT_SHARE = 40  # one (name, kind, plot, place) combination in so many is kept out of training
 
 _ONCE = (
     "Once upon a time, [there was|there lived] {hero_phrase} [named|called] {name}. {He} lived {home}.",
-    "Once upon a time there was {hero_phrase} who lived {home}. {His} name was {name}.",
+    "Once upon a time there was {hero_phrase} who lived {home}, and {name} was {his} name.",
     "Once upon a time, {home}, there lived {hero_phrase} [named|called] {name}.",
     "Once upon a time, {hero_phrase} named {name} lived {home}.",
     "Once upon a time {name}, {hero_phrase}, lived {home}.",
@@ -31,7 +34,7 @@ _OTHER = (
     "This is the story of {name}, {hero_phrase} who lived {home}.",
     "[Far away|In a far-off land], {home}, lived {hero_phrase} [named|called] {name}.",
     "There was once {hero_phrase} called {name}, who lived {home}.",
-    "[Many years ago|One summer|One winter|In the old days], {hero_phrase} lived {home}. {His} name was {name}.",
+    "[Many years ago|One summer|One winter|In the old days], {hero_phrase} lived {home}: {name}.",
     "Have you heard of {name}? {He} was {hero_phrase}, and {he} lived {home}.",
     "The {kind} {name} lived {home}. {He} was [very|a little|always] {trait}.",
 )
@@ -114,11 +117,11 @@ def invented_name(rng: random.Random) -> str:
 
 
 def draw_cast(rng: random.Random, *, invented: float = 0.12) -> dict[str, str]:
-    """Draw three characters with distinct names and kinds, and the props."""
+    """Draw three characters with distinct names and kinds, and the props. `invented`: how often the hero's name is."""
     slots: dict[str, str] = {}
     names: set[str] = set()
     kinds: set[str] = set()
-    for prefix in ("", "f", "o"):
+    for prefix in _ROLES:
         slots.update(_character(rng, prefix, names, kinds, invented))
     slots |= {
         "home": rng.choice(words.HOMES),
@@ -136,14 +139,17 @@ def _character(rng: random.Random, prefix: str, names: set[str], kinds: set[str]
     options = (words.ANIMALS * 2) + words.PEOPLE + 4 * (words.SHE_ONLY if she else words.HE_ONLY)
     kind = rng.choice([option for option in options if option not in kinds])
     known = words.SHE if she else words.HE
-    name = invented_name(rng) if rng.random() < invented else rng.choice(known)
+    usual = known[_ROLES[prefix]]
+    name = rng.choice(known if rng.random() < 0.1 else usual)
+    if rng.random() < (invented if not prefix else invented / 4):
+        name = invented_name(rng)
     while name in names:
-        name = rng.choice(known)
+        name = rng.choice(usual)
     names.add(name)
     kinds.add(kind)
     he, him, his = ("she", "her", "her") if she else ("he", "him", "his")
-    trait, other = rng.sample(words.TRAITS, 2)
-    phrase = f"a(n) {trait} and {other} {kind}" if rng.random() < 0.2 else f"a(n) {trait} {kind}"
+    trait = rng.choice(words.TRAITS)
+    phrase = f"a(n) {trait} {kind}"
     values = {"name": name, "kind": kind, "trait": trait, "he": he, "him": him, "his": his}
     slots = {prefix + key: value for key, value in values.items()}
     slots |= {(prefix + key).capitalize(): values[key].capitalize() for key in ("he", "his")}
@@ -223,7 +229,7 @@ def _count_plot(plot: Plot) -> int:
     sentences = prod(sum(map(count_choices, alternatives)) for alternatives in told)
     names = (len(words.SHE) + len(words.HE)) ** 3
     kinds = (len(words.ANIMALS) + len(words.PEOPLE)) ** 3
-    traits = len(words.TRAITS) ** 2
+    traits = len(words.TRAITS) ** 2  # the hero's and the friend's
     used = "".join(t for beat in plot.beats for t in beat) + "".join(str(r) for r in plot.tables.values())
     sizes = {"{place}": words.PLACES, "{place2}": words.PLACES, "{colour}": words.COLOURS}
     sizes |= {"{treasure}": words.TREASURES, "{food}": words.FOODS}

@@ -42,7 +42,7 @@ TRICK = Plot(
         "{name} was famous for {his} {food}. Everyone near {place} loved it[, and nobody loved it more than {fname}|].",
     ),
     (
-        'But a sly {villain} [was hiding|was waiting] behind a tree. "[Give me that {food}|I smell {food}]!" '
+        'But a sly {villain} [was hiding|was waiting] behind a tree. "[Give me the {food}|I smell {food}]!" '
         '[growled|hissed] the {villain}. "[Give it to me|Hand it over], or I will eat you too!"',
         'Now there was a mean {villain} who lived near {place2}. The {villain} wanted all the {food}. "[Tonight I '
         'will take it all|It will all be mine]," said the {villain}.',

@@ -331,7 +331,7 @@ KINDNESS = Plot(
     (
         "[One day|One morning|One cold day], {name} was walking to {place} when {he} heard a [small|weak] voice. It "
         'was {oname}, a(n) {okind}, {plight}. "[Please help me|Help]!" [said|cried] {oname}.',
-        "On the way to {place}, {name} [saw|met] a(n) {okind} who was {plight}. {Ohis} name was {oname}. [Many "
+        "On the way to {place}, {name} [saw|met] a(n) {okind} who was {plight}. It was {oname}. [Many "
         'others had walked past without stopping.|"Nobody will stop for me," said {oname}.]',
     ),
     (

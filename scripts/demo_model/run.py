@@ -42,7 +42,7 @@ Log: TypeAlias = Callable[[str], None]
 class Recipe:
     """The sizes of one making; `RECIPE` makes the bundled model, `SMOKE` a toy in seconds."""
 
-    steps: int = 1300
+    steps: int = 3200
     batch_tokens: int = 1536
     warmup: int = 50
     n_vocab: int = 2816

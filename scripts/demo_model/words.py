@@ -82,14 +82,16 @@ feeding the birds
 # The beginnings, middles and ends of invented names.
 SYLLABLES = [
     _words("""
-        Ba Be Bi Bo Da De Do Fa Fi Ga Go Ja Jo Ka Ki Ko La Le Lo Lu Ma Me Mo Na Ne No Pa Pe Po Ra Ri Ro Sa Se So
-        Ta Te Ti To Va Ve Vi Wa Wi Ya Zi Zo Zu
+        Ba Be Bi Bo Da De Do Fa Fi Ga Go Ja Jo Ka Ki Ko La Le Lo Lu Ma Me Mo Na Ne No Pa Pe Po Ra Ri Ro Sa Se So Ta
+        Te Ti To Va Ve Vi Wa Wi Ya Zi Zo Zu Al El Il Or Ul An En Ar Bri Cla Dra Fre Gri Ste Tra Zel Sha Chi Tho Mar
+        Ber Kar Sam Ol Ing Hu He Cha Mi Pi Su Tu Nu Bu Xa Qui Glo Spo Wil Ede Um Is
     """),
     _words("""
-        ba be bo da di do fa ga go ka ki la le li lo lu ma mi mo na ne ni no pa po ra re ri ro sa si ta ti to va
-        vi za zo
+        ba be bo da di do fa ga go ka ki la le li lo lu ma mi mo na ne ni no pa po ra re ri ro sa si ta ti to va vi za
+        zo an el in ar ber mel
     """),
     _words("""
-        n l r m x k lin ra na la ko mi to do dor len bert ley zu
+        n l r m x k t lin ra na la ko mi to do dor len bert ley zu da nie vin ron lis sha tta mir bo rid bel dy ry ny
+        co rix gar via thy per
     """),
 ]
