@@ -115,6 +115,43 @@ def _store(builder: Any, value: Any, pointer: Any, offset: Any, align: int = 1) 
     builder.store(value, builder.bitcast(at, value.type.as_pointer()), align=align)
 
 
+def _from_half(builder: Any, bits: Any) -> Any:
+    """16 float16, given as int16, to float32. The lowest rung has no instruction for it."""
+    if RUNG is not Rung.ANY:
+        return builder.fpext(builder.bitcast(bits, ir.VectorType(_HALF, 16)), _V16)
+    wide = builder.zext(bits, I32x16.llvm)
+    size = builder.and_(wide, _constant(_I32, [0x7FFF] * 16))
+    sign = builder.shl(builder.and_(wide, _constant(_I32, [0x8000] * 16)), _constant(_I32, [16] * 16))
+    # The exponent in its new place is 112 too low; the product gets subnormal numbers right as well.
+    number = builder.bitcast(builder.shl(size, _constant(_I32, [13] * 16)), _V16)
+    number = builder.bitcast(builder.fmul(number, ir.Constant(_V16, [2.0**112] * 16)), I32x16.llvm)
+    special = builder.icmp_unsigned(">=", size, _constant(_I32, [0x7C00] * 16))  # infinity and NaN
+    number = builder.select(special, builder.or_(number, _constant(_I32, [0x7F800000] * 16)), number)
+    return builder.bitcast(builder.or_(number, sign), _V16)
+
+
+def _to_half(builder: Any, value: Any) -> Any:
+    """16 float32 to float16 as int16, to the nearest, ties to even."""
+    v16 = ir.VectorType(_I16, 16)
+    if RUNG is not Rung.ANY:
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(_HALF, 16)), v16)
+    bits = builder.bitcast(value, I32x16.llvm)
+    size = builder.and_(bits, _constant(_I32, [0x7FFFFFFF] * 16))
+    sign = builder.and_(builder.lshr(bits, _constant(_I32, [16] * 16)), _constant(_I32, [0x8000] * 16))
+    odd = builder.and_(builder.lshr(size, _constant(_I32, [13] * 16)), _constant(_I32, [1] * 16))
+    normal = builder.add(builder.add(size, odd), _constant(_I32, [0xFFF - (112 << 23)] * 16))
+    normal = builder.lshr(normal, _constant(_I32, [13] * 16))
+    # Next to 0.5 a float32's last bit is worth 2**-24, the least float16: the sum rounds as that one must.
+    small = builder.fadd(builder.bitcast(size, _V16), ir.Constant(_V16, [0.5] * 16))
+    small = builder.sub(builder.bitcast(small, I32x16.llvm), _constant(_I32, [126 << 23] * 16))
+    result = builder.select(builder.icmp_unsigned("<", size, _constant(_I32, [113 << 23] * 16)), small, normal)
+    too_large = builder.icmp_unsigned(">=", size, _constant(_I32, [143 << 23] * 16))
+    result = builder.select(too_large, _constant(_I32, [0x7C00] * 16), result)
+    no_number = builder.icmp_unsigned(">", size, _constant(_I32, [0x7F800000] * 16))
+    result = builder.select(no_number, _constant(_I32, [0x7E00] * 16), result)
+    return builder.trunc(builder.or_(result, sign), v16)
+
+
 # --- addresses ---------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +192,10 @@ def half(typing: Any, pointer: Any, offset: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = builder.load(builder.gep(args[0], [args[1]]), align=1)
-        return builder.fpext(builder.bitcast(bits, _HALF), _F32)
+        if RUNG is not Rung.ANY:
+            return builder.fpext(builder.bitcast(bits, _HALF), _F32)
+        all_lanes = _from_half(builder, _splat(builder, bits, Vector(_I16, 16)))
+        return builder.extract_element(all_lanes, _I32(0))
 
     return types.float32(pointer, types.int64), codegen
 
@@ -165,7 +205,10 @@ def store_half(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """A float32 rounded to float16 into a uint16 pointer."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(builder.fptrunc(args[2], _HALF), _I16)
+        if RUNG is Rung.ANY:
+            bits = builder.extract_element(_to_half(builder, _splat(builder, args[2], F32x16)), _I32(0))
+        else:
+            bits = builder.bitcast(builder.fptrunc(args[2], _HALF), _I16)
         builder.store(bits, builder.gep(args[0], [args[1]]), align=1)
         return context.get_dummy_value()
 
@@ -333,7 +376,7 @@ load_f16 = _loader(
     F32x16,
     "load_f16",
     "16 float16 in a uint16 pointer, widened.",
-    lambda b, v: b.fpext(b.bitcast(v, ir.VectorType(_HALF, _16)), _V16),
+    _from_half,
     ir.VectorType(_I16, _16),
 )
 load_bf16 = _loader(F32x16, "load_bf16", "16 bfloat16, widened.", _from_bfloat, ir.VectorType(_I16, _16))
@@ -354,7 +397,27 @@ def first_f16(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
         limit = _splat(builder, builder.trunc(args[2], _I32), I32x16)
         valid = builder.icmp_signed("<", _constant(_I32, range(16)), limit)
         bits = builder.select(valid, bits, ir.Constant(bits.type, None))
-        return builder.fpext(builder.bitcast(bits, ir.VectorType(_HALF, 16)), _V16)
+        return _from_half(builder, bits)
+
+    return F32x16(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
+    """Of 16 bytes at an offset the first `count` as 2**(byte - 128); 0 in the other lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        e = builder.zext(_load(builder, args[0], args[1], B16.llvm), I32x16.llvm)
+        bits = builder.shl(builder.sub(e, _constant(_I32, [1] * 16)), _constant(_I32, [23] * 16))
+        tiny = builder.select(  # below the least exponent of a normal number
+            builder.icmp_unsigned("==", e, _constant(_I32, [0] * 16)),
+            _constant(_I32, [1 << 21] * 16),
+            _constant(_I32, [1 << 22] * 16),
+        )
+        bits = builder.select(builder.icmp_unsigned("<", e, _constant(_I32, [2] * 16)), tiny, bits)
+        limit = _splat(builder, builder.trunc(args[2], _I32), I32x16)
+        valid = builder.icmp_signed("<", _constant(_I32, range(16)), limit)
+        return builder.bitcast(builder.select(valid, bits, ir.Constant(bits.type, None)), _V16)
 
     return F32x16(pointer, types.int64, types.int64), codegen
 
@@ -387,11 +450,18 @@ store_f32 = _storer(F32x16, "store_f32", "16 float32.")
 store_i32 = _storer(I32x16, "store_i32", "16 int32.")
 store64 = _storer(B64, "store64", "64 bytes.")
 store32 = _storer(B32, "store32", "32 bytes.")
+store16 = _storer(B16, "store16", "16 bytes.")
 store_f16 = _storer(
     F32x16,
     "store_f16",
     "16 float32 rounded to float16.",
-    lambda b, v: b.bitcast(b.fptrunc(v, ir.VectorType(_HALF, _16)), ir.VectorType(_I16, _16)),
+    _to_half,
+)
+store_bits = _storer(
+    B64,
+    "store_bits",
+    "One bit for each of 64 bytes, lowest first: 1 where the byte is not 0. The counterpart of `bits64`.",
+    lambda b, v: b.bitcast(b.icmp_unsigned("!=", v, ir.Constant(B64.llvm, None)), _I64),
 )
 
 
@@ -441,6 +511,25 @@ def splat4(typing: Any, pointer: Any, offset: Any) -> Any:
         return builder.bitcast(_splat(builder, word, I32x16), B64.llvm)
 
     return B64(pointer, types.int64), codegen
+
+
+def table16(values: Sequence[int]) -> Any:
+    """An intrinsic without arguments: these 16 bytes, for `lookup`."""
+
+    def function(typing: Any) -> Any:
+        return B16(), lambda context, builder, sig, args: _constant(_I8, [v & 255 for v in values])
+
+    return intrinsic(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unsigned_f32(typing: Any, value: Any) -> Any:
+    """16 bytes, unsigned, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.sitofp(builder.zext(args[0], I32x16.llvm), _V16)
+
+    return F32x16(B16), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -511,6 +600,18 @@ def power_of_two(typing: Any, n: Any) -> Any:
 def nearest(typing: Any, x: Any) -> Any:
     """The nearest whole number, ties to even."""
     return F32x16(F32x16), lambda context, builder, sig, args: _call(builder, "llvm.nearbyint.v16f32", _V16, args[0])
+
+
+@intrinsic
+def first(typing: Any, x: Any, count: Any) -> Any:
+    """The first `count` lanes, and 0 in the others, whatever was in them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        limit = builder.trunc(args[1], _I32)
+        valid = builder.icmp_signed("<", _constant(_I32, range(16)), _splat(builder, limit, I32x16))
+        return builder.select(valid, args[0], ir.Constant(_V16, None))
+
+    return F32x16(F32x16, types.int64), codegen
 
 
 # --- rearranging -------------------------------------------------------------------------------------------------
