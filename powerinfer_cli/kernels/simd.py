@@ -176,6 +176,12 @@ i32 = _caster("i32", types.int32, "An address as a pointer to int32.")
 i64 = _caster("i64", types.int64, "An address as a pointer to int64.")
 
 
+@intrinsic
+def address_of(typing: Any, pointer: Any) -> Any:
+    """Where a pointer points."""
+    return types.int64(pointer), lambda context, builder, sig, args: builder.ptrtoint(args[0], _I64)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def float_of(typing: Any, bits: Any) -> Any:
     """The float32 whose bits are the low half of an int64: how a float travels among an operation's numbers."""
