@@ -22,7 +22,6 @@ from typing import Any
 
 import llvmlite.binding
 import numba
-from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 
@@ -104,7 +103,7 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="powerinfer-kernels-"))  # what is compiled serves this process only
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFile(IndexDataCacheFile):
     """Numba's files of one cached function, with checksums: a damaged one counts as absent."""
 
     def _dump(self, obj: Any) -> bytes:
@@ -132,7 +131,8 @@ def _checked(data: bytes) -> bytes:
     return data[32:]
 
 
-# error_model: no checks for division by zero. fastmath: a*b+c in one step and sums in vectors, but NaN and infinity stay.
+# error_model: no checks for division by zero.
+# fastmath: a*b+c in one step and sums in vectors, but NaN and infinity stay.
 _OPTIONS: dict[str, Any] = {
     "nopython": True,
     "error_model": "numpy",
@@ -173,7 +173,8 @@ class Kernel:
     def _get(self, *, may_compile: bool) -> bool:
         with self._lock:
             if self._compiled is None:
-                compiled = CFunc(self.function, (self.signature.args, self.signature.return_type), {}, dict(_OPTIONS))
+                signature = self.signature.args, self.signature.return_type
+                compiled: Any = CFunc(self.function, signature, {}, dict(_OPTIONS))
                 compiled._cache = _Cache(self)
                 if not may_compile and not compiled._cache.load_overload(
                     compiled._sig, compiled._targetdescr.target_context
@@ -184,7 +185,7 @@ class Kernel:
             return True
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Files named and keyed by the kernel's name: its folder stands for all sources, and closures are welcome."""
 
     def __init__(self, kernel: "Kernel") -> None:

@@ -10,7 +10,7 @@ from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.team import FIRST, WAIT, WIDTH, Program
 
-__all__ = ["Compiled", "Operation", "Operand", "assemble"]
+__all__ = ["Compiled", "Operand", "Operation", "assemble"]
 
 Operand = int | float | bool | None | np.ndarray | WeightRows
 

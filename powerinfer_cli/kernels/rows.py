@@ -37,8 +37,8 @@ unpack_row = calling(types.void, *[types.int64] * 7)
 _repack_row = calling(types.void, types.int64, types.int64, types.int64)
 
 
-@helper  # type: ignore[untyped-decorator]
-def row_address(rows, i, worker):  # type: ignore[no-untyped-def]
+@helper
+def row_address(rows, i, worker):
     """Where row i is, in its kernels' layout. Valid until this worker asks for another row of the same matrix."""
     if rows[REPACK_ROW] == 0:
         return rows[BASE] + i * rows[STRIDE]

@@ -22,7 +22,7 @@ _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntTyp
 _F32, _HALF = ir.FloatType(), ir.HalfType()
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """n lanes of one LLVM type."""
 
     def __init__(self, lane: ir.Type, n: int) -> None:
@@ -32,7 +32,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm)
 
@@ -60,7 +60,7 @@ def _register_operators() -> None:
 
 
 def _register_operator(symbol: Any, for_floats: str | None, for_integers: str) -> None:
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) != 2 or not isinstance(args[0], Vector):
                 return None
@@ -182,7 +182,7 @@ def address_of(typing: Any, pointer: Any) -> Any:
     return types.int64(pointer), lambda context, builder, sig, args: builder.ptrtoint(args[0], _I64)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_of(typing: Any, bits: Any) -> Any:
     """The float32 whose bits are the low half of an int64: how a float travels among an operation's numbers."""
 
@@ -192,7 +192,7 @@ def float_of(typing: Any, bits: Any) -> Any:
     return types.float32(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def half(typing: Any, pointer: Any, offset: Any) -> Any:
     """The float16 at an element offset of a uint16 pointer, as float32."""
 
@@ -206,7 +206,7 @@ def half(typing: Any, pointer: Any, offset: Any) -> Any:
     return types.float32(pointer, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_half(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """A float32 rounded to float16 into a uint16 pointer."""
 
@@ -221,7 +221,7 @@ def store_half(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     return types.void(pointer, types.int64, types.float32), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def stack_f32(typing: Any, n: Any) -> Any:
     """Room for n float32 until the kernel returns."""
     if not isinstance(n, types.IntegerLiteral):
@@ -251,7 +251,7 @@ def calling(returns: Any, *arguments: Any) -> Any:
     return intrinsic(scope["call"])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(typing: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which may be any: nothing is read from where nothing is."""
 
@@ -259,13 +259,13 @@ def prefetch(typing: Any, address: Any) -> Any:
         pointer = builder.inttoptr(args[0], _I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def reciprocal(typing: Any, x: Any) -> Any:
     """1 / x, lane by lane."""
 
@@ -278,7 +278,7 @@ def reciprocal(typing: Any, x: Any) -> Any:
 # --- between threads ---------------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fetch_add(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """Add to an int64 as one step; what it was before."""
 
@@ -288,7 +288,7 @@ def fetch_add(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     return types.int64(pointer, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_load(typing: Any, pointer: Any, offset: Any) -> Any:
     """An int64 that other threads write."""
 
@@ -298,7 +298,7 @@ def atomic_load(typing: Any, pointer: Any, offset: Any) -> Any:
     return types.int64(pointer, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_store(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """An int64 that other threads read."""
 
@@ -309,7 +309,7 @@ def atomic_store(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     return types.void(pointer, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pause(typing: Any) -> Any:
     """Tell the CPU that this is a waiting loop."""
 
@@ -321,7 +321,7 @@ def pause(typing: Any) -> Any:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def yield_core(typing: Any) -> Any:
     """Let another thread have this core, if one wants it."""
 
@@ -394,7 +394,7 @@ load_u8 = _loader(
 )
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def first_f16(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
     """Of 16 float16 at a pointer's offset the first `count`, widened; 0 in the other lanes, whatever is in memory."""
 
@@ -408,7 +408,17 @@ def first_f16(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
     return F32x16(pointer, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
+def splat_f16(typing: Any, pointer: Any, offset: Any) -> Any:
+    """The float16 at a byte offset of a uint8 pointer, widened, 16 times."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _from_half(builder, _splat(builder, _load(builder, args[0], args[1], _I16), Vector(_I16, 16)))
+
+    return F32x16(pointer, types.int64), codegen
+
+
+@intrinsic
 def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
     """Of 16 bytes at an offset the first `count` as 2**(byte - 128); 0 in the other lanes."""
 
@@ -428,7 +438,7 @@ def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
     return F32x16(pointer, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def bits64(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """The 64 bits at a byte offset, lowest first, as bytes: `value` for a 1, 0 for a 0."""
 
@@ -484,31 +494,31 @@ store_i8 = _storer(
 # --- vectors from numbers, and back ------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero(typing: Any) -> Any:
     """16 times 0.0."""
     return F32x16(), lambda context, builder, sig, args: ir.Constant(_V16, None)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero_i32(typing: Any) -> Any:
     """16 times 0."""
     return I32x16(), lambda context, builder, sig, args: ir.Constant(I32x16.llvm, None)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(typing: Any, value: Any) -> Any:
     """16 times a float32."""
     return F32x16(types.float32), lambda context, builder, sig, args: _splat(builder, args[0], F32x16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat_i32(typing: Any, value: Any) -> Any:
     """16 times an int32."""
     return I32x16(types.int32), lambda context, builder, sig, args: _splat(builder, args[0], I32x16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat4(typing: Any, pointer: Any, offset: Any) -> Any:
     """The four bytes at an offset, 16 times."""
 
@@ -528,7 +538,7 @@ def table16(values: Sequence[int]) -> Any:
     return intrinsic(function)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def unsigned_f32(typing: Any, value: Any) -> Any:
     """16 bytes, unsigned, as float32."""
 
@@ -538,13 +548,13 @@ def unsigned_f32(typing: Any, value: Any) -> Any:
     return F32x16(B16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def to_f32(typing: Any, value: Any) -> Any:
     """int32 lanes as float32."""
     return F32x16(I32x16), lambda context, builder, sig, args: builder.sitofp(args[0], _V16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z."""
 
@@ -579,19 +589,19 @@ total = _reducer("total", "The sum of 16 lanes, always in the same order.", lamb
 largest = _reducer("largest", "The largest of 16 lanes.", _maximum)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def maximum(typing: Any, x: Any, y: Any) -> Any:
     """The larger, lane by lane."""
     return F32x16(F32x16, F32x16), lambda context, builder, sig, args: _maximum(builder, *args)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def absolute(typing: Any, x: Any) -> Any:
     """|x|, lane by lane."""
     return F32x16(F32x16), lambda context, builder, sig, args: _call(builder, "llvm.fabs.v16f32", _V16, args[0])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def power_of_two(typing: Any, n: Any) -> Any:
     """2**n for whole n within -126..127."""
 
@@ -602,7 +612,7 @@ def power_of_two(typing: Any, n: Any) -> Any:
     return F32x16(F32x16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def nearest(typing: Any, x: Any) -> Any:
     """The nearest whole number, ties to even."""
     return F32x16(F32x16), lambda context, builder, sig, args: _call(builder, "llvm.nearbyint.v16f32", _V16, args[0])
@@ -623,7 +633,7 @@ def first(typing: Any, x: Any, count: Any) -> Any:
 # --- rearranging -------------------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def join(typing: Any, low: Any, high: Any) -> Any:
     """Two byte vectors of one length, one behind the other."""
     kind = {B32: B64, B16: B32}[low]
@@ -655,7 +665,7 @@ quarter = _quarter("quarter", "Bytes 16k to 16k+15, signed, as float32.", True)
 quarter_unsigned = _quarter("quarter_unsigned", "Bytes 16k to 16k+15, unsigned, as float32.", False)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def pair(typing: Any, scales: Any, k: Any) -> Any:
     """Lanes 2k and 2k+1, eight times each."""
     if not isinstance(k, types.IntegerLiteral):
@@ -668,7 +678,7 @@ def pair(typing: Any, scales: Any, k: Any) -> Any:
     return F32x16(F32x16, k), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def four(typing: Any, scales: Any, k: Any) -> Any:
     """Lanes 4k to 4k+3, four times each."""
     if not isinstance(k, types.IntegerLiteral):
@@ -681,7 +691,7 @@ def four(typing: Any, scales: Any, k: Any) -> Any:
     return F32x16(F32x16, k), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def halves(typing: Any, low: Any, high: Any) -> Any:
     """One float32 eight times, then the other eight times."""
 
@@ -692,7 +702,7 @@ def halves(typing: Any, low: Any, high: Any) -> Any:
     return F32x16(types.float32, types.float32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def doubled(typing: Any, pointer: Any, offset: Any) -> Any:
     """Eight float32 at an offset, each twice in a row."""
 
@@ -703,7 +713,7 @@ def doubled(typing: Any, pointer: Any, offset: Any) -> Any:
     return F32x16(pointer, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lookup(typing: Any, table: Any, index: Any) -> Any:
     """table[index] for each byte of a B64; table B16, index 0..15."""
 

@@ -48,22 +48,22 @@ _SPINS, _SPINS_BEFORE_SLEEP = 4000, 20000
 _call = calling(types.void, types.int64, types.int64)
 
 
-@helper  # type: ignore[untyped-decorator]
-def take(op):  # type: ignore[no-untyped-def]
+@helper
+def take(op):
     """Claim the next piece of an operation's work; its number."""
     return fetch_add(op, COUNTER, 1)
 
 
-@helper  # type: ignore[untyped-decorator]
-def _wait_a_little(spins):  # type: ignore[no-untyped-def]
+@helper
+def _wait_a_little(spins):
     if spins > _SPINS:
         yield_core()
     else:
         pause()
 
 
-@helper  # type: ignore[untyped-decorator]
-def _meet(control):  # type: ignore[no-untyped-def]
+@helper
+def _meet(control):
     """Wait until all threads of the job are here."""
     generation = atomic_load(control, _GENERATION)
     if fetch_add(control, _ARRIVED, 1) == control[_THREADS] - 1:
@@ -76,8 +76,8 @@ def _meet(control):  # type: ignore[no-untyped-def]
         _wait_a_little(spins)
 
 
-@helper  # type: ignore[untyped-decorator]
-def _carry_out(control, worker):  # type: ignore[no-untyped-def]
+@helper
+def _carry_out(control, worker):
     row = control[_PROGRAM]
     for _ in range(control[_LENGTH]):
         op = i64(row)
@@ -87,8 +87,8 @@ def _carry_out(control, worker):  # type: ignore[no-untyped-def]
         row += WIDTH * 8
 
 
-@helper  # type: ignore[untyped-decorator]
-def _wake(control, address, workers):  # type: ignore[no-untyped-def]
+@helper
+def _wake(control, address, workers):
     for worker in range(1, workers):
         sleeper = _SLEEPERS + worker * 2 * LINE
         if atomic_load(control, sleeper):
@@ -97,13 +97,13 @@ def _wake(control, address, workers):  # type: ignore[no-untyped-def]
 
 
 @kernel(types.void(types.int64, types.int64))
-def set_up(address, workers):  # type: ignore[no-untyped-def]
+def set_up(address, workers):
     for worker in range(workers):
         sem_init(address + (_SLEEPERS + worker * 2 * LINE + LINE) * 8)
 
 
 @kernel(types.void(types.int64))
-def lead(address):  # type: ignore[no-untyped-def]
+def lead(address):
     """Thread 0: start the job that the control block describes, and take part in it until it is done."""
     control = i64(address)
     threads = control[_THREADS]
@@ -118,7 +118,7 @@ def lead(address):  # type: ignore[no-untyped-def]
 
 
 @kernel(types.void(types.int64, types.int64))
-def follow(address, worker):  # type: ignore[no-untyped-def]
+def follow(address, worker):
     """Any other thread: take part in jobs, sleeping when none comes, until it is told to stop."""
     control = i64(address)
     sleeper = _SLEEPERS + worker * 2 * LINE
@@ -146,7 +146,7 @@ def follow(address, worker):  # type: ignore[no-untyped-def]
 
 
 @kernel(types.void(types.int64, types.int64))
-def dismiss(address, workers):  # type: ignore[no-untyped-def]
+def dismiss(address, workers):
     """Tell all threads to end."""
     control = i64(address)
     atomic_store(control, _STOP, 1)

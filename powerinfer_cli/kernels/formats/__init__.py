@@ -1,9 +1,11 @@
 """Weight formats that have kernels of their own."""
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.formats import legacy
+from powerinfer_cli.kernels.formats import codebooks, floats, kquants, legacy
 from powerinfer_cli.kernels.formats.format import SLACK, Format, padded, record_bytes
 
 __all__ = ["FORMATS", "SLACK", "Format", "padded", "record_bytes"]
 
-FORMATS: dict[GGMLType, Format] = {f.type: f for f in legacy.FORMATS}
+FORMATS: dict[GGMLType, Format] = {
+    f.type: f for f in (*floats.FORMATS, *legacy.FORMATS, *kquants.FORMATS, *codebooks.FORMATS)
+}

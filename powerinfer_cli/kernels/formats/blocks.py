@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from powerinfer_cli.kernels.formats.format import AXPY, CHUNK, DOT, UNPACK, padded
+from powerinfer_cli.kernels.formats.format import AXPY, CHUNK, DOT, UNPACK
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.simd import (
     dot_signed,
@@ -18,7 +18,6 @@ from powerinfer_cli.kernels.simd import (
     load_i32,
     pair,
     quarter,
-    quarter_unsigned,
     splat,
     stack_f32,
     store64,
@@ -37,8 +36,8 @@ __all__ = ["make_kernels"]
 Unpacker = Any
 
 
-@helper  # type: ignore[untyped-decorator]
-def _no_mins(row, n, at):  # type: ignore[no-untyped-def]
+@helper
+def _no_mins(row, n, at):
     return zero()
 
 
@@ -69,7 +68,7 @@ def make_kernels(
 
 
 def _dot_32(multiply: Any, quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) -> Any:
-    def dot(row_address, x, n):  # type: ignore[no-untyped-def]
+    def dot(row_address, x, n):
         """512 weights at a time: 8 products of 64 bytes, each into 16 lanes, 8 lanes to a group."""
         row, p = u8(row_address), (n + CHUNK - 1) // CHUNK * CHUNK
         q, d, sums = i8(x), f32(x + p), i32(x + p + p // 8)
@@ -95,7 +94,7 @@ def _dot_32(multiply: Any, quants: Any, scales: Any, mins: Any, has_min: bool, o
 
 
 def _dot_16(multiply: Any, quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) -> Any:
-    def dot(row_address, x, n):  # type: ignore[no-untyped-def]
+    def dot(row_address, x, n):
         """256 weights at a time: 4 products of 64 bytes, each into 16 lanes, 4 lanes to a group."""
         row, p = u8(row_address), (n + CHUNK - 1) // CHUNK * CHUNK
         q, d, sums = i8(x), f32(x + p), i32(x + p + p // 4)
@@ -117,7 +116,7 @@ def _dot_16(multiply: Any, quants: Any, scales: Any, mins: Any, has_min: bool, o
 
 
 def _axpy_32(quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) -> Any:
-    def axpy(row_address, n, begin, end, a, y_address):  # type: ignore[no-untyped-def]
+    def axpy(row_address, n, begin, end, a, y_address):
         row, y = u8(row_address), f32(y_address)
         s, m = stack_f32(16), stack_f32(16)
         for at in range(begin, end, 512):
@@ -141,7 +140,7 @@ def _axpy_32(quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) ->
 
 
 def _axpy_16(quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) -> Any:
-    def axpy(row_address, n, begin, end, a, y_address):  # type: ignore[no-untyped-def]
+    def axpy(row_address, n, begin, end, a, y_address):
         row, y = u8(row_address), f32(y_address)
         s, m = stack_f32(16), stack_f32(16)
         for at in range(begin, end, 256):
@@ -168,7 +167,7 @@ def _axpy_16(quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) ->
 def _unpack(group: int, quants: Any, scales: Any, mins: Any, has_min: bool, offset: int) -> Any:
     step = 16 * group
 
-    def unpack(row_address, n, begin, end, q_address, scales_address, mins_address):  # type: ignore[no-untyped-def]
+    def unpack(row_address, n, begin, end, q_address, scales_address, mins_address):
         row, q, s, m = u8(row_address), i8(q_address), f32(scales_address), f32(mins_address)
         for at in range(begin, end, 64):
             store64(q, at - begin, quants(row, n, at) - offset)

@@ -13,7 +13,6 @@ Kernels read up to 1 KiB behind a row (and use nothing of it): buffers of rows n
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from numba import types
 

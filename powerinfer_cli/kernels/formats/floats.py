@@ -1,0 +1,111 @@
+"""F32, F16 and BF16: rows as they are in the file, of any length. Nothing behind a row's end is read."""
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.formats.format import AXPY, DOT, UNPACK, Format
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.simd import (
+    f32,
+    float_of,
+    fma,
+    half,
+    load_bf16,
+    load_f16,
+    load_f32,
+    splat,
+    store_f32,
+    total,
+    u16,
+    zero,
+)
+
+__all__ = ["FORMATS"]
+
+
+@helper
+def _one_f32(row, i):
+    return row[i]
+
+
+@helper
+def _one_f16(row, i):
+    return half(row, i)
+
+
+@helper
+def _one_bf16(row, i):
+    return float_of(row[i] << 16)
+
+
+def _dot(pointer, load, one):
+    def dot(row_address, x_address, n):
+        row, x = pointer(row_address), f32(x_address)
+        a, b, c, d = zero(), zero(), zero(), zero()
+        i = 0
+        while i + 64 <= n:
+            a = fma(load(row, i), load_f32(x, i), a)
+            b = fma(load(row, i + 16), load_f32(x, i + 16), b)
+            c = fma(load(row, i + 32), load_f32(x, i + 32), c)
+            d = fma(load(row, i + 48), load_f32(x, i + 48), d)
+            i += 64
+        while i + 16 <= n:
+            a = fma(load(row, i), load_f32(x, i), a)
+            i += 16
+        result = total((a + b) + (c + d))
+        while i < n:
+            result += one(row, i) * x[i]
+            i += 1
+        return result
+
+    return dot
+
+
+def _axpy(pointer, load, one):
+    def axpy(row_address, n, begin, end, a, y_address):
+        row, y = pointer(row_address), f32(y_address)
+        i = begin
+        while i + 16 <= end:
+            store_f32(y, i, fma(load(row, i), splat(a), load_f32(y, i)))
+            i += 16
+        while i < end:
+            y[i] += a * one(row, i)
+            i += 1
+
+    return axpy
+
+
+def _unpack(pointer, load, one):
+    def unpack(row_address, n, begin, end, target_address, scales_address, mins_address):
+        row, target = pointer(row_address), f32(target_address)
+        i = begin
+        while i + 16 <= end:
+            store_f32(target, i - begin, load(row, i))
+            i += 16
+        while i < end:
+            target[i - begin] = one(row, i)
+            i += 1
+
+    return unpack
+
+
+def _format(kind, size: int, pointer, load, one):
+    def row_bytes(n: int) -> int:
+        return n * size
+
+    name = kind.name.lower()
+    return Format(
+        kind,
+        0,
+        False,
+        row_bytes,
+        None,
+        kernel(DOT, f"dot_{name}")(_dot(pointer, load, one)),
+        kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
+        kernel(UNPACK, f"unpack_{name}")(_unpack(pointer, load, one)),
+    )
+
+
+FORMATS: tuple[Format, ...] = (
+    _format(GGMLType.F32, 4, f32, load_f32, _one_f32),
+    _format(GGMLType.F16, 2, u16, load_f16, _one_f16),
+    _format(GGMLType.BF16, 2, u16, load_bf16, _one_bf16),
+)
