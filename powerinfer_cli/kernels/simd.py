@@ -259,7 +259,7 @@ def prefetch(typing: Any, address: Any) -> Any:
         pointer = builder.inttoptr(args[0], _I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
+        builder.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

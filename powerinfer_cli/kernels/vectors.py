@@ -1,5 +1,7 @@
 """The vectors that flow through a layer: float32 beside their quantised records, for up to a batch of tokens."""
 
+import contextlib
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +10,8 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.formats import padded, record_bytes
 
 __all__ = ["N_PAST", "N_TOKENS", "Vectors", "aligned", "make_vectors"]
+
+_HUGE_PAGE = 2 << 20
 
 # Places in the state, an int64 array that every operation can read: tokens in this batch, tokens before it.
 N_TOKENS, N_PAST = 0, 1
@@ -24,7 +28,7 @@ class Vectors:
     @property
     def stride(self) -> int:
         """float32 from one token to the next."""
-        return self.floats.shape[1]
+        return int(self.floats.shape[1])
 
 
 def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
@@ -35,7 +39,19 @@ def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
 
 
 def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
-    """Zeros that begin on a cache line's border. Memory that is never written to costs nothing."""
-    memory = np.zeros(n_bytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
+    """Zeros that begin on a cache line's border; large ones on huge pages, where the system has them.
+
+    Memory that is never written to costs nothing. With small pages, rows that are read here and there cost a search
+    through the page tables each: as much as reading them.
+    """
+    if n_bytes < 2 * _HUGE_PAGE:
+        memory = np.zeros(n_bytes + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + n_bytes]
+    pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(pages, np.uint8)
+    start = -memory.ctypes.data % _HUGE_PAGE
     return memory[start : start + n_bytes]

@@ -1,0 +1,220 @@
+"""The sparse FFN for one token. What the token does not need is not read; twin of `reference.sparse_ffn`.
+
+A layer's neurons are cut into PARTS, whatever the number of threads. Whoever takes a part asks the predictor, reads
+the gate rows of the neurons that are let through, the up rows of those whose gate is open, and adds up their down
+rows, from the first to the last, in the part's own sum; rows that will be read next are fetched ahead. At the end the
+parts' sums are added in their order. So a row is read as a whole by one thread, and the result is always the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.formats.format import CHUNK, padded
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.matvec import input_of
+from powerinfer_cli.kernels.program import Operand, Operation
+from powerinfer_cli.kernels.rows import (
+    AXPY_ROW,
+    BASE,
+    COLUMNS,
+    DOT_ROW,
+    ROWS,
+    STRIDE,
+    WeightRows,
+    axpy_row,
+    dot_row,
+    row_address,
+)
+from powerinfer_cli.kernels.simd import (
+    f32,
+    fetch_add,
+    float_of,
+    i32,
+    i64,
+    load_f32,
+    prefetch,
+    store_f32,
+    u8,
+    zero,
+)
+from powerinfer_cli.kernels.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.vectors import Vectors
+
+__all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "sparse_token"]
+
+PARTS = 32
+_COLUMNS = 128  # of the sum that a thread claims at a time
+_AHEAD = 3  # rows that are fetched before they are needed
+
+# What statistics say of a neuron: the predictor's row is read only for those in between.
+NEVER, ASK, ALWAYS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The rows that make a layer's neurons, each matrix [n_ff, n_embd]; biases float32 [n_ff] where there are any."""
+
+    gate: WeightRows | None
+    up: WeightRows
+    down_t: WeightRows
+    gate_bias: npt.NDArray[np.float32] | None
+    up_bias: npt.NDArray[np.float32] | None
+    relu_on_up: bool
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """fc2 [n_ff, rank] over relu(fc1 x). `modes` uint8 [n_ff]: NEVER, ASK or ALWAYS."""
+
+    fc1: WeightRows
+    fc2: WeightRows
+    modes: npt.NDArray[np.uint8]
+    threshold: float
+
+
+def sparse_token(
+    x: Vectors,
+    hidden: Vectors | None,
+    neurons: Neurons,
+    predictor: Predictor | None,
+    out: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+) -> list[Operation]:
+    """out float32 [padded(n_embd)] = the FFN of x's first vector.
+
+    hidden: relu(fc1 x), the input of fc2; without a predictor every neuron is computed. counts [2]: how many neurons
+    are let through, and how many fire, is added to it.
+    """
+    n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
+    chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
+    sums = np.zeros((PARTS, n_embd), np.float32)
+    asked: tuple[Operand, ...] = (None, None, None, 0.0)
+    if predictor is not None and hidden is not None:
+        asked = (predictor.fc2, input_of(predictor.fc2, hidden), predictor.modes, predictor.threshold)
+    gate, up = neurons.gate, neurons.up
+    first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up_bias, None, None, None, False)
+    if gate is not None:
+        first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
+    down = neurons.down_t
+    return [
+        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS))),
+        Operation(_add_parts, (sums, n_embd, out)),
+    ]
+
+
+@helper
+def _fetch_row(rows, i):
+    """Ask for a row's cache lines. (Rows that are rearranged on use come from the file: as well.)"""
+    address = rows[BASE] + i * rows[STRIDE]
+    for at in range(0, rows[STRIDE], 64):
+        prefetch(address + at)
+
+
+@helper
+def _dots(rows, x, bias, chosen, count, out, worker):
+    """out[k] = W[chosen[k]] . x (+ bias)"""
+    for k in range(min(_AHEAD, count)):
+        _fetch_row(rows, np.int64(chosen[k]))
+    for k in range(count):
+        if k + _AHEAD < count:
+            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
+        i = np.int64(chosen[k])
+        value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
+        out[k] = value + f32(bias)[i] if bias else value
+
+
+@helper
+def _let_through(fc2, hidden, modes, threshold, begin, end, chosen, worker):
+    """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many."""
+    count = 0
+    for i in range(begin, end):
+        mode = modes[i]
+        if mode == ASK:
+            logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS])
+            if logit >= threshold:
+                mode = np.uint8(ALWAYS)
+        if mode == ALWAYS:
+            chosen[count] = i
+            count += 1
+    return count
+
+
+@helper
+def _multiply_up(rows, x, bias, relu_on_up, chosen, count, value, worker):
+    """value[k] *= W[chosen[k]] . x (+ bias), or *= relu of that."""
+    for k in range(min(_AHEAD, count)):
+        _fetch_row(rows, np.int64(chosen[k]))
+    for k in range(count):
+        if k + _AHEAD < count:
+            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
+        i = np.int64(chosen[k])
+        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
+        if bias:
+            up += f32(bias)[i]
+        if relu_on_up:
+            up = max(up, np.float32(0.0))
+        value[k] *= up
+
+
+@helper
+def _add_down(rows, chosen, count, values, out_address, worker):
+    """out += values[k] * W[chosen[k]], row after row, beginning with zeros."""
+    n, out = rows[COLUMNS], f32(out_address)
+    for c in range(0, (n + 63) // 64 * 64, 16):
+        store_f32(out, c, zero())
+    for k in range(min(_AHEAD, count)):
+        _fetch_row(rows, np.int64(chosen[k]))
+    for k in range(count):
+        if k + _AHEAD < count:
+            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
+        row = row_address(rows, np.int64(chosen[k]), worker)
+        axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
+
+
+@kernel(OPERATION, "add_neurons")
+def _add_neurons(op_address, worker):
+    op = i64(op_address)
+    fc2, hidden, modes, threshold = op[FIRST], op[FIRST + 1], u8(op[FIRST + 2]), float_of(op[FIRST + 3])
+    first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
+    second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
+    counts, down, sums, size = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], op[FIRST + 16]
+    n_ff, sum_bytes = first[ROWS], (down[COLUMNS] + CHUNK - 1) // CHUNK * CHUNK * 4
+    while True:
+        part = take(op)
+        if part >= PARTS:
+            return
+        begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
+        chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
+        if fc2:
+            count = _let_through(i64(fc2), hidden, modes, threshold, begin, end, chosen, worker)
+        else:
+            count = end - begin
+            for k in range(count):
+                chosen[k] = begin + k
+        _dots(first, first_x, first_bias, chosen, count, values, worker)
+        fired = 0
+        for k in range(count):
+            chosen[fired], values[fired] = chosen[k], values[k]
+            fired += values[k] > np.float32(0.0)
+        if second:
+            _multiply_up(i64(second), second_x, second_bias, relu_on_up, chosen, fired, values, worker)
+        _add_down(down, chosen, fired, values, sums + part * sum_bytes, worker)
+        fetch_add(counts, 0, count)
+        fetch_add(counts, 1, fired)
+
+
+@kernel(OPERATION, "add_parts")
+def _add_parts(op_address, worker):
+    op = i64(op_address)
+    sums, n, out = f32(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2])
+    while True:
+        begin = take(op) * _COLUMNS
+        if begin >= n:
+            return
+        for c in range(begin, begin + _COLUMNS, 16):
+            total = load_f32(sums, c)
+            for part in range(1, PARTS):
+                total = total + load_f32(sums, part * n + c)
+            store_f32(out, c, total)
