@@ -38,13 +38,13 @@ def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
     return Vectors(n, floats, made)
 
 
-def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
-    """Zeros that begin on a cache line's border; large ones on huge pages, where the system has them.
+def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:
+    """Zeros that begin on a cache line's border. Memory that is never written to costs nothing.
 
-    Memory that is never written to costs nothing. With small pages, rows that are read here and there cost a search
-    through the page tables each: as much as reading them.
+    huge: on huge pages, where the system has them, for what is filled as a whole. With small pages, rows that are
+    read here and there cost a search through the page tables each: as much as reading them.
     """
-    if n_bytes < 2 * _HUGE_PAGE:
+    if not huge or n_bytes < 2 * _HUGE_PAGE:
         memory = np.zeros(n_bytes + 64, np.uint8)
         start = -memory.ctypes.data % 64
         return memory[start : start + n_bytes]
