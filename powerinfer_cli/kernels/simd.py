@@ -16,7 +16,7 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
-from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.jit import RUNG, Rung, helper
 
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32, _HALF = ir.FloatType(), ir.HalfType()
@@ -619,15 +619,21 @@ def nearest(typing: Any, x: Any) -> Any:
 
 
 @intrinsic
-def first(typing: Any, x: Any, count: Any) -> Any:
-    """The first `count` lanes, and 0 in the others, whatever was in them."""
+def first_or(typing: Any, x: Any, count: Any, other: Any) -> Any:
+    """The first `count` lanes of x, and of `other` the rest."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         limit = builder.trunc(args[1], _I32)
         valid = builder.icmp_signed("<", _constant(_I32, range(16)), _splat(builder, limit, I32x16))
-        return builder.select(valid, args[0], ir.Constant(_V16, None))
+        return builder.select(valid, args[0], args[2])
 
-    return F32x16(F32x16, types.int64), codegen
+    return F32x16(F32x16, types.int64, F32x16), codegen
+
+
+@helper
+def first(x, count):
+    """The first `count` lanes, and 0 in the others, whatever was in them."""
+    return first_or(x, count, zero())
 
 
 # --- rearranging -------------------------------------------------------------------------------------------------
