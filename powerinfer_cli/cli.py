@@ -17,6 +17,8 @@ __all__ = ["app", "run"]
 COMMANDS = {
     "main": "Write text with a model: from a prompt, in a chat, or in a pipe.",
     "download": "Fetch a model, and its activation statistics, from the Hugging Face hub.",
+    "bench": "Measure how fast models run here, and how near that is to what memory allows.",
+    "perplexity": "Measure how well a model predicts a text.",
 }
 
 EPILOG = """Examples:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from powerinfer_cli.sampling.options import (
     parse_sampler_sequence,
     parse_samplers,
 )
+
+if TYPE_CHECKING:  # imports torch
+    from powerinfer_cli.runtime import EngineOptions
 
 __all__ = ["ModelFlags", "SamplingFlags"]
 
@@ -57,6 +60,17 @@ class ModelFlags:
         int,
         _model("-tb", "--threads-batch", high=MOST_THREADS, metavar="N", help="CPU threads for prompts; -1: as -t."),
     ] = -1
+
+    def engine_options(self) -> "EngineOptions":
+        """As the engine takes them. Raises UsageError."""
+        from powerinfer_cli.runtime import EngineOptions
+
+        return EngineOptions(
+            n_ctx=self.ctx_size,
+            n_batch=self.batch_size,
+            n_threads=self.threads if self.threads > 0 else None,
+            n_threads_batch=self.threads_batch if self.threads_batch > 0 else None,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Style, Terminal
+from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.session import Session
-    from powerinfer_cli.runtime import EngineOptions
 
 __all__ = ["app"]
-
-LARGEST_PROMPT = 1 << 26  # bytes
 
 EPILOG = """Examples:
 
@@ -136,7 +134,7 @@ def main(model: ModelFlags, text: TextFlags, interaction: InteractionFlags, samp
     from powerinfer_cli.commands.session import open_session
 
     session = open_session(
-        path, _engine_options(model), sampler_options, context_shift=text.context_shift, note=terminal.note
+        path, model.engine_options(), sampler_options, context_shift=text.context_shift, note=terminal.note
     )
     _introduce(terminal, session, path)
     try:
@@ -241,27 +239,7 @@ def _without_effect(interaction: InteractionFlags) -> list[str]:
 
 
 def _prompt(text: TextFlags) -> str:
-    if text.file is None:
-        return text.prompt or ""
-    try:
-        with text.file.open("rb") as file:
-            content = file.read(LARGEST_PROMPT + 1)
-    except OSError as error:
-        raise PowerInferError(f"{text.file}: cannot read the prompt: {error.strerror}") from error
-    if len(content) > LARGEST_PROMPT:
-        raise PowerInferError(f"{text.file}: more than {LARGEST_PROMPT >> 20} MiB, which no context holds")
-    return content.decode("utf-8", "surrogateescape").removesuffix("\n")
-
-
-def _engine_options(model: ModelFlags) -> "EngineOptions":
-    from powerinfer_cli.runtime import EngineOptions
-
-    return EngineOptions(
-        n_ctx=model.ctx_size,
-        n_batch=model.batch_size,
-        n_threads=model.threads if model.threads > 0 else None,
-        n_threads_batch=model.threads_batch if model.threads_batch > 0 else None,
-    )
+    return (text.prompt or "") if text.file is None else read_text(text.file)
 
 
 def _introduce(terminal: Terminal, session: "Session", path: Path) -> None:

@@ -18,7 +18,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
-__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
+__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session", "statistics_beside"]
 
 Note = Callable[[str], None]
 
@@ -185,7 +185,7 @@ def open_session(
     start = time.perf_counter()
     gguf = open_gguf(path)
     tokenizer = Tokenizer.from_gguf(gguf)
-    engine = Engine.load(gguf, engine_options, _statistics(gguf, path, note))
+    engine = Engine.load(gguf, engine_options, statistics_beside(gguf, path, note))
     for line in tokenizer.notes:
         note(f"warning: {line}")
     sampler = build_sampler(
@@ -201,7 +201,7 @@ def open_session(
     return session
 
 
-def _statistics(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
+def statistics_beside(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
     """What lies beside a sparse model. It only saves work, so unusable statistics are noted and left alone."""
     folder = find_statistics(path) if gguf.sparse else None
     if folder is None:

@@ -1,0 +1,38 @@
+"""How fast this machine's memory is, measured by reading it."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["measure_bandwidth"]
+
+BUFFER = 512 << 20  # bytes: larger than any cache
+REPEATS = 5
+
+Words = npt.NDArray[np.int64]
+
+
+@numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
+def _total(words: Words) -> int:
+    """The compiler makes vector additions of it, which wait for nothing but memory."""
+    total = 0
+    for word in words:
+        total += word
+    return total
+
+
+def measure_bandwidth(threads: int, size: int = BUFFER) -> float:
+    """Bytes a second that `threads` threads read together, each a part of a buffer of its own; the best of several."""
+    words = np.ones(max(size // 8, threads), np.int64)
+    parts = np.array_split(words, threads)
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            total = sum(pool.map(_total, parts))
+            best = min(best, time.perf_counter() - start)
+            assert total == words.size
+    return words.nbytes / best

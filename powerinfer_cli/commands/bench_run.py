@@ -1,0 +1,105 @@
+"""Running the tests of `powerinfer bench` on an engine."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
+from powerinfer_cli.commands.bench_plan import Setup, Workload
+from powerinfer_cli.commands.bench_result import ModelFacts, Result
+from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
+from powerinfer_cli.commands.interrupts import Interrupt
+from powerinfer_cli.commands.session import statistics_beside
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import load_weights
+from powerinfer_cli.runtime import Engine, EngineOptions
+
+__all__ = ["Bench", "open_bench"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Bench:
+    """A loaded model. `interrupt` is looked at between tokens."""
+
+    setup: Setup
+    facts: ModelFacts
+    traffic: Traffic
+    engine: Engine
+    interrupt: Interrupt
+
+    def run(self, test: Workload, repetitions: int, *, warmup: bool, progress: Say) -> Result:
+        """Time a test. Raises Interrupted."""
+        test_time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ids = self._ids(test)
+        bandwidth = measure_bandwidth(self.setup.n_threads) if self._counts_bytes(test) else None
+        if warmup:
+            progress("warm-up")
+            self.engine.reset()
+            self._evaluate(ids[test.n_depth :], test.n_prompt, min(test.n_gen, 1))
+        self.engine.reset()
+        if test.n_depth:
+            progress("depth")
+            self._prefill(ids[: test.n_depth])
+        self.engine.stats.reset()
+        samples = []
+        for repetition in range(repetitions):
+            progress(f"run {repetition + 1}/{repetitions}")
+            self.engine.truncate(test.n_depth)
+            start = time.perf_counter_ns()
+            self._evaluate(ids[test.n_depth :], test.n_prompt, test.n_gen)
+            samples.append(time.perf_counter_ns() - start)
+        stats = self.engine.stats
+        active, predicted = stats.mean_active, stats.mean_predicted
+        n_bytes = None
+        if self._counts_bytes(test):
+            positions = test.n_depth + (test.n_gen + 1) / 2  # token i attends to those before it, and to itself
+            shares = (1.0, 1.0) if active is None or predicted is None else (predicted, active)
+            n_bytes = self.traffic.per_token(positions, *shares)
+        return Result(
+            self.setup, self.facts, test, test_time, samples, n_bytes, bandwidth, active=active, predicted=predicted
+        )
+
+    @staticmethod
+    def _counts_bytes(test: Workload) -> bool:
+        """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory."""
+        return test.n_prompt == 0
+
+    def _ids(self, test: Workload) -> list[int]:
+        """The same random tokens in every repetition and every run: what fires depends on them."""
+        rng = np.random.default_rng(0)
+        return [int(i) for i in rng.integers(0, self.engine.config.n_vocab, test.n_ctx)]
+
+    def _evaluate(self, ids: Sequence[int], n_prompt: int, n_gen: int) -> None:
+        if n_prompt:
+            self._prefill(ids[:n_prompt])
+        for token in ids[n_prompt : n_prompt + n_gen]:
+            self.engine.decode(token)
+            self.interrupt.check()
+
+    def _prefill(self, ids: Sequence[int]) -> None:
+        self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
+
+
+def open_bench(setup: Setup, n_ctx: int, interrupt: Interrupt, note: Say) -> Bench:
+    """Load a model as `powerinfer main` does. Raises PowerInferError."""
+    gguf = open_gguf(setup.model)
+    statistics = statistics_beside(gguf, setup.model, note)
+    options = EngineOptions(
+        n_ctx=n_ctx,
+        n_batch=setup.n_batch,
+        n_ubatch=setup.n_ubatch,
+        n_threads=setup.n_threads,
+        type_k=setup.type_k,
+        type_v=setup.type_v,
+    )
+    engine = Engine.load(gguf, options, statistics)
+    config = engine.config
+    activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
+    asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
+    traffic = count_traffic(load_weights(gguf, config), config, setup.type_k, setup.type_v, asked)
+    return Bench(setup, ModelFacts.of(gguf, config), traffic, engine, interrupt)
