@@ -1,8 +1,9 @@
 """What a weight format is to the kernels, and the kernels that all block formats share.
 
 A weight is  scale * q + min,  q a small integer, scale (and min, where there is one) per group of 16 or 32 weights.
-At load each GGUF row is rearranged ("repacked") so that 64 neighbouring weights unpack with a few instructions and
-16 scales load as one vector: all quants of the row, then all its scales. No value changes.
+At load each GGUF row is rearranged ("repacked") in chunks of 16 groups, the last of which may be shorter: in each all
+quants, so that 64 neighbouring ones unpack with a few instructions, then the scales, which load as one vector. No value
+changes. A row is read from its front to its end: that is what the processor's own prefetching is made for.
 
 The input of a dot product with block formats is a quantised vector, a record of `record_bytes(n)` bytes: with
 P = n rounded up to 512, int8 q [P], float32 d [P/32], int32 sums of q per 32 [P/32], int32 sums of q per 16 [P/16];
@@ -25,7 +26,7 @@ CHUNK = 512
 SLACK = 1024
 
 # Rows and vectors are addresses; n is the number of weights in the whole row; begin and end are multiples of 64
-# (the end may also be n).
+# (the end may also be n). Quants are written, and y is read and written, in whole 64s.
 DOT = types.float32(types.int64, types.int64, types.int64)  # (row, x, n) -> row . x
 AXPY = types.void(types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
 #    (row, n, begin, end, a, y): y[begin:end] += a * row[begin:end], y float32 [n]
