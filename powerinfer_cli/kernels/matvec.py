@@ -25,10 +25,15 @@ def rows_per_piece(rows: WeightRows) -> int:
 
 
 def matvec(
-    rows: WeightRows, x: Vectors, out: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
+    rows: WeightRows,
+    x: Vectors,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    wait: bool = True,
 ) -> Operation:
     """out[i] = W[i] . x[0] (+ bias[i]). The first of x's vectors; out float32 [n_rows], or the first row of more."""
-    return Operation(_matvec, (rows, input_of(rows, x), out, bias, rows_per_piece(rows)))
+    return Operation(_matvec, (rows, input_of(rows, x), out, bias, rows_per_piece(rows)), wait)
 
 
 @kernel(OPERATION, "matvec")

@@ -54,13 +54,17 @@ NEVER, ASK, ALWAYS = 0, 1, 2
 
 @dataclass(frozen=True)
 class Neurons:
-    """The rows that make a layer's neurons, each matrix [n_ff, n_embd]; biases float32 [n_ff] where there are any."""
+    """The rows that make a layer's neurons, each matrix [n_ff, n_embd].
+
+    Biases, where there are any, float32: [n_ff] of gate and up, [n_embd] of the sum over neurons.
+    """
 
     gate: WeightRows | None
     up: WeightRows
     down_t: WeightRows
     gate_bias: npt.NDArray[np.float32] | None
     up_bias: npt.NDArray[np.float32] | None
+    down_bias: npt.NDArray[np.float32] | None
     relu_on_up: bool
 
 
@@ -68,7 +72,6 @@ class Neurons:
 class Predictor:
     """fc2 [n_ff, rank] over relu(fc1 x). `modes` uint8 [n_ff]: NEVER, ASK or ALWAYS."""
 
-    fc1: WeightRows
     fc2: WeightRows
     modes: npt.NDArray[np.uint8]
     threshold: float
@@ -100,7 +103,7 @@ def sparse_token(
     down = neurons.down_t
     return [
         Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS))),
-        Operation(_add_parts, (sums, n_embd, out)),
+        Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols)),
     ]
 
 
@@ -208,7 +211,7 @@ def _add_neurons(op_address, worker):
 @kernel(OPERATION, "add_parts")
 def _add_parts(op_address, worker):
     op = i64(op_address)
-    sums, n, out = f32(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2])
+    sums, n, out, bias, n_bias = f32(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
     while True:
         begin = take(op) * _COLUMNS
         if begin >= n:
@@ -218,3 +221,6 @@ def _add_parts(op_address, worker):
             for part in range(1, PARTS):
                 total = total + load_f32(sums, part * n + c)
             store_f32(out, c, total)
+        if bias:
+            for c in range(begin, min(begin + _COLUMNS, n_bias)):
+                out[c] += f32(bias)[c]

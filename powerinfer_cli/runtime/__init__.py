@@ -1,7 +1,16 @@
 """The engine: token ids in, logits out. Knows nothing of text."""
 
-from powerinfer_cli.runtime.engine import ContextFull, Engine, EngineOptions
-from powerinfer_cli.runtime.ffn import SparsityStats
+from powerinfer_cli.runtime.engine import ContextFull, Engine
 from powerinfer_cli.runtime.memory import available_memory, peak_memory
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["ContextFull", "Engine", "EngineOptions", "SparsityStats", "available_memory", "peak_memory"]
+__all__ = [
+    "ContextFull",
+    "Engine",
+    "EngineOptions",
+    "LoadEvents",
+    "SparsityStats",
+    "available_memory",
+    "peak_memory",
+]

@@ -14,8 +14,9 @@ from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import layer_norm, rms_norm
 from powerinfer_cli.model import LayerWeights, Linear, ModelConfig, Norm, NormKind, Weights
 from powerinfer_cli.placement.statistics import LayerActivity
-from powerinfer_cli.runtime.ffn import FFN, DenseFFN, SparseFFN, SparsityStats
+from powerinfer_cli.runtime.ffn import FFN, DenseFFN, SparseFFN
 from powerinfer_cli.runtime.layer import Layer, Projection
+from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["Builder", "resident_bytes", "sparse_threshold"]
 
@@ -51,10 +52,10 @@ def resident_bytes(weights: Weights) -> int:
 class Builder:
     """Turns weights into layers; `resident` keeps float32 copies of matrices instead of dequantising on use."""
 
-    def __init__(self, config: ModelConfig, *, resident: bool) -> None:
+    def __init__(self, config: ModelConfig, *, resident: bool, all_active: bool = False) -> None:
         self.config = config
         self.resident = resident
-        self.threshold = sparse_threshold(config)
+        self.threshold = -math.inf if all_active else sparse_threshold(config)
 
     def matrix(self, tensor: Tensor) -> Matrix:
         return Matrix(tensor, resident=self.resident)

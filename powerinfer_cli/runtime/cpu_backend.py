@@ -1,0 +1,149 @@
+"""The CPU backend: a model's operations as two programs, one for a single token, one for a batch, run by a team."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from powerinfer_cli.kernels.gemm import make_workspace
+from powerinfer_cli.kernels.jit import Kernel, prepare
+from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude
+from powerinfer_cli.kernels.rope import Angles
+from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
+from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.placement import ActivationStatistics
+from powerinfer_cli.runtime.backend import Logits
+from powerinfer_cli.runtime.build import sparse_threshold
+from powerinfer_cli.runtime.cpu_program import Writer, make_buffers
+from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.packed_cache import PackedCache
+from powerinfer_cli.runtime.packer import Packer
+from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.threads import default_threads
+
+__all__ = ["CPUBackend"]
+
+COMPILING = "compiling kernels (once)"
+
+
+class CPUBackend:
+    """A team of threads, the packed weights, the KV cache, and the programs over them."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        options: EngineOptions,
+        stats: SparsityStats,
+        statistics: ActivationStatistics | None,
+        n_ctx: int,
+        events: LoadEvents,
+    ) -> None:
+        self.config, self.n_ctx, self._stats, self._events = config, n_ctx, stats, events
+        self._threads = options.n_threads or default_threads(options.cores)
+        self._threads_batch = options.n_threads_batch or self._threads
+        threshold = -math.inf if options.all_active else sparse_threshold(config)
+        predictors = config.sparse and not options.all_active
+        size = max(self._threads, self._threads_batch)
+        self._team = Team(size, options.cores)
+        packer = Packer(
+            self._team,
+            list(matrices(weights, predictors=predictors)),
+            repack=options.repack,
+            lock=options.mlock,
+            events=events,
+        )
+        known = statistics if predictors else None
+        activities = [known.activity(i) if known else None for i in range(config.n_layer)]
+        self._weights = pack_weights(weights, packer, activities, predictors=predictors)
+        self._cache = PackedCache(config, n_ctx, options.type_k, options.type_v)
+        self._set_up_programs(weights, options, threshold)
+
+    def _set_up_programs(self, weights: Weights, options: EngineOptions, threshold: float) -> None:
+        config, n_vocab = self.config, self.config.n_vocab
+        n_tokens = max(1, min(options.n_ubatch, options.n_batch, self.n_ctx))
+        self._one = make_buffers(config, self._weights, 1)
+        self._many = make_buffers(config, self._weights, n_tokens)
+        self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
+        widest = max(config.sizes.n_embd, config.sizes.n_ff, config.sizes.n_q)
+        workspace = make_workspace(self._team.size, n_tokens, widest)
+        one = Writer(config, self._one, self._angles_one, threshold, self._threads, None)
+        many = Writer(config, self._many, self._angles_many, threshold, self._threads_batch, workspace)
+        self._logits = make_vectors(1, n_vocab, records=False)
+        self._many_logits = make_vectors(n_tokens, n_vocab, records=False)
+        token, batch = self._passes(one, many)
+        token[-1] += one.head(self._weights, one.left(self._weights.layers[-1]), self._logits.floats)
+        batch[-1] += many.last_add(many.left(self._weights.layers[-1]))
+        head = one.head(self._weights, (), self._logits.floats)
+        heads = many.head(self._weights, (), self._many_logits.floats)
+        self._prepare(op.kernel for ops in (*token, *batch, head, heads) for op in ops)
+        self._token = assemble([op for ops in token for op in ops])
+        self._batch = [assemble(ops) for ops in batch]
+        self._head, self._heads = assemble(head), assemble(heads)
+
+    def _passes(self, *writers: Writer) -> list[list[list[Operation]]]:
+        """For each writer the operations of each layer, the first with the embedding before it."""
+        passes = []
+        for writer in writers:
+            ops = []
+            adds: tuple[np.ndarray, ...] = ()
+            for index, layer in enumerate(self._weights.layers):
+                ops.append(writer.layer(layer, self._cache.layers[index], adds))
+                adds = writer.left(layer)
+            ops[0] = writer.embedding(self._weights) + ops[0]
+            passes.append(ops)
+        return passes
+
+    def _prepare(self, kernels: Iterable[Kernel]) -> None:
+        prepare(kernels, lambda done, total: self._events.progress(COMPILING, done, total))
+
+    def _angles(self, weights: Weights, n_tokens: int) -> Angles | None:
+        rope = self.config.rope
+        if rope is None:
+            return None
+        from powerinfer_cli.kernels.matrix import to_float32
+
+        divisors = to_float32(weights.rope_freqs) if weights.rope_freqs else None
+        return Angles(n_tokens, rope_frequencies(rope, divisors).numpy(), rope_magnitude(rope))
+
+    def forward(self, ids: Sequence[int], n_past: int) -> None:
+        single = len(ids) == 1
+        buffers, angles = (self._one, self._angles_one) if single else (self._many, self._angles_many)
+        buffers.state[N_TOKENS], buffers.state[N_PAST] = len(ids), n_past
+        buffers.ids[: len(ids)] = ids
+        buffers.counts[:] = 0
+        if angles is not None:
+            angles.fill(n_past, len(ids))
+        if single:
+            self._team.run(self._token.table, self._threads)
+        else:
+            for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
+                self._team.run(part.table, self._threads_batch)
+        self._single, self._n_tokens = single, len(ids)
+        if self.config.sparse:
+            predicted, fired = buffers.counts.tolist()
+            self._stats.add(self.config.n_layer * self.config.sizes.n_ff * len(ids), predicted, fired)
+
+    def last_logits(self) -> Logits:
+        if not self._single:
+            self._one.x.floats[0] = self._many.x.floats[self._n_tokens - 1]
+            self._one.state[N_TOKENS] = 1
+            self._team.run(self._head.table, self._threads)
+            self._single = True
+            self._n_tokens = 1
+        return self._logits.floats[0, : self.config.n_vocab].copy()
+
+    def all_logits(self) -> Logits:
+        if self._single:
+            return self.last_logits()[None]
+        self._team.run(self._heads.table, self._threads_batch)
+        return self._many_logits.floats[: self._n_tokens, : self.config.n_vocab].copy()
+
+    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
+        if self._angles_one is None:
+            return False  # learned positions are inside the keys
+        self._cache.shift(n_past, n_keep, n_discard, self._angles_one.frequencies)
+        return True

@@ -1,0 +1,196 @@
+"""The operations of a forward pass, layer by layer: once for a single token, once for a batch of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.activation import activate
+from powerinfer_cli.kernels.attention import attention
+from powerinfer_cli.kernels.cache import KeysValues
+from powerinfer_cli.kernels.embedding import embed
+from powerinfer_cli.kernels.gemm import Product, Workspace, gemm
+from powerinfer_cli.kernels.matvec import matvec
+from powerinfer_cli.kernels.norm import add, add_norm, quantise
+from powerinfer_cli.kernels.program import Operation
+from powerinfer_cli.kernels.rope import Angles, rope
+from powerinfer_cli.kernels.sparse_token import Neurons, Predictor, sparse_token
+from powerinfer_cli.kernels.vectors import Vectors, make_vectors
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime.cpu_weights import CPULayer, CPUNorm, CPUWeights, Projection
+
+__all__ = ["Buffers", "Writer", "make_buffers"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What flows through a layer, for up to so many tokens. Layers share it."""
+
+    state: Ints  # [2]: tokens in the batch, tokens before it
+    ids: npt.NDArray[np.int32]
+    x: Vectors  # the residual stream, which predictors read
+    normed: Vectors
+    normed_2: Vectors
+    q: Vectors
+    k: Vectors
+    v: Vectors
+    attended: Vectors
+    projected: Vectors
+    hidden: dict[int, Vectors]  # of predictors, by rank
+    asked: Vectors  # its logits
+    gate: Vectors
+    up: Vectors
+    value: Vectors
+    ffn: Vectors
+    counts: Ints  # [2]: neurons let through, neurons that fired
+
+
+def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buffers:
+    s = config.sizes
+    predictors = [layer.predictor for layer in weights.layers if layer.predictor]
+    ranks = {p.fc1.n_rows for p in predictors}
+    sparse, dense = (s.n_ff, 0) if config.sparse else (0, s.n_ff)
+
+    def plain(n: int) -> Vectors:
+        return make_vectors(n_tokens, n, records=False)
+
+    return Buffers(
+        state=np.zeros(2, np.int64),
+        ids=np.zeros(n_tokens, np.int32),
+        x=make_vectors(n_tokens, s.n_embd, records=bool(predictors)),
+        normed=make_vectors(n_tokens, s.n_embd),
+        normed_2=make_vectors(n_tokens, s.n_embd),
+        q=plain(s.n_q),
+        k=plain(s.n_kv),
+        v=plain(s.n_kv),
+        attended=make_vectors(n_tokens, s.n_q),
+        projected=plain(s.n_embd),
+        hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
+        asked=plain(sparse if predictors else 0),
+        gate=plain(dense),
+        up=plain(dense),
+        value=make_vectors(n_tokens, dense),
+        ffn=plain(s.n_embd),
+        counts=np.zeros(2, np.int64),
+    )
+
+
+class Writer:
+    """Writes operations over one set of buffers. `workspace` None: for one token."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        buffers: Buffers,
+        angles: Angles | None,
+        threshold: float,
+        threads: int,
+        workspace: Workspace | None,
+    ) -> None:
+        self.config, self.buffers, self.angles = config, buffers, angles
+        self.threshold, self.threads, self.workspace = threshold, threads, workspace
+
+    def embedding(self, weights: CPUWeights) -> list[Operation]:
+        """x = the embeddings of the ids."""
+        b = self.buffers
+        return [embed(b.state, weights.token_embd, b.ids, b.x, weights.position_embd)]
+
+    def layer(self, layer: CPULayer, cache: KeysValues, adds: tuple[Floats, ...]) -> list[Operation]:
+        """First x += adds, what the layer before has left; then the layer, up to what is to be added next."""
+        b = self.buffers
+        normed = [self._norm(layer.attn_norm, adds, b.normed)]
+        seen = b.normed
+        if layer.attn_norm_2:
+            normed.append(self._norm(layer.attn_norm_2, (), b.normed_2))
+            seen = b.normed_2
+        attended = self._attention(layer, seen, cache)
+        if layer.ffn_norm is None:  # falcon: attention and FFN read the same input
+            return [*normed, *attended, *self._ffn(layer)]
+        return [*normed, *attended, self._norm(layer.ffn_norm, (b.projected.floats,), b.normed), *self._ffn(layer)]
+
+    def left(self, layer: CPULayer) -> tuple[Floats, ...]:
+        """What a layer leaves to be added to x."""
+        b = self.buffers
+        return (b.ffn.floats,) if layer.ffn_norm else (b.projected.floats, b.ffn.floats)
+
+    def last_add(self, adds: tuple[Floats, ...]) -> list[Operation]:
+        """x += what the last layer has left."""
+        return [add(self.buffers.state, self.buffers.x, *adds)]
+
+    def head(self, weights: CPUWeights, adds: tuple[Floats, ...], logits: Floats) -> list[Operation]:
+        """x += adds, the last norm, the logits [T, n_vocab or more]."""
+        b = self.buffers
+        return [self._norm(weights.output_norm, adds, b.normed), *self._multiply(b.normed, [(weights.output, logits)])]
+
+    def _norm(self, norm: CPUNorm, adds: tuple[Floats, ...], out: Vectors) -> Operation:
+        c, b = self.config, self.buffers
+        return add_norm(b.state, b.x, adds, norm.weight, norm.bias, out, c.norm_eps, c.architecture.norm)
+
+    def _multiply(self, x: Vectors, products: Sequence[tuple[Projection, Floats]]) -> list[Operation]:
+        """Several matrices times the same vectors."""
+        if self.workspace is not None:
+            wanted = [Product(p.rows, out, p.bias) for p, out in products]
+            return gemm(self.buffers.state, x, wanted, self.workspace)
+        last = len(products) - 1
+        return [matvec(p.rows, x, out, p.bias, wait=i == last) for i, (p, out) in enumerate(products)]
+
+    def _attention(self, layer: CPULayer, x: Vectors, cache: KeysValues) -> list[Operation]:
+        b, c = self.buffers, self.config
+        projections = [(layer.attn_q, b.q.floats), (layer.attn_k, b.k.floats), (layer.attn_v, b.v.floats)]
+        q_norm = layer.attn_q_norm.weight if layer.attn_q_norm else None
+        k_norm = layer.attn_k_norm.weight if layer.attn_k_norm else None
+        style = c.rope.style if c.rope else None
+        return [
+            *self._multiply(x, projections),
+            rope(b.state, b.q.floats, b.k.floats, b.v.floats, cache, self.angles, style, q_norm, k_norm, c.norm_eps),
+            attention(b.state, b.q.floats, cache, b.attended, self.threads),
+            quantise(b.state, b.attended),
+            *self._multiply(b.attended, [(layer.attn_output, b.projected.floats)]),
+        ]
+
+    def _ffn(self, layer: CPULayer) -> list[Operation]:
+        if layer.ffn_down_t is None:
+            return self._dense_ffn(layer)
+        return self._sparse_ffn(layer, layer.ffn_down_t)
+
+    def _dense_ffn(self, layer: CPULayer) -> list[Operation]:
+        b, c = self.buffers, self.config
+        assert layer.ffn_down is not None  # load_weights lets no other layer through
+        gate = [(layer.ffn_gate, b.gate.floats)] if layer.ffn_gate else []
+        relu_on_up = c.architecture.relu_on_up
+        gate_floats = b.gate.floats if layer.ffn_gate else None
+        return [
+            *self._multiply(b.normed, [*gate, (layer.ffn_up, b.up.floats)]),
+            activate(b.state, gate_floats, b.up.floats, b.value, c.activation, relu_on_up=relu_on_up),
+            *self._multiply(b.value, [(layer.ffn_down, b.ffn.floats)]),
+        ]
+
+    def _sparse_ffn(self, layer: CPULayer, down_t: Projection) -> list[Operation]:
+        b, found = self.buffers, layer.predictor
+        gate = layer.ffn_gate
+        neurons = Neurons(
+            gate.rows if gate else None,
+            layer.ffn_up.rows,
+            down_t.rows,
+            gate.bias if gate else None,
+            layer.ffn_up.bias,
+            down_t.bias,
+            self.config.architecture.relu_on_up,
+        )
+        asking: list[Operation] = []
+        hidden = predictor = None
+        if found is not None:
+            hidden = b.hidden[found.fc1.n_rows]
+            predictor = Predictor(found.fc2, found.modes, self.threshold)
+            asking = self._multiply(b.x, [(Projection(found.fc1, None), hidden.floats)])
+            asking.append(quantise(b.state, hidden, relu=True))
+        if self.workspace is None:
+            return [*asking, *sparse_token(b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts)]
+        return [*asking, *self._sparse_batch(neurons, predictor, hidden)]
+
+    def _sparse_batch(self, neurons, predictor, hidden):
+        return []

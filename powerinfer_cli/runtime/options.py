@@ -1,0 +1,63 @@
+"""How to run a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from powerinfer_cli.errors import UsageError
+
+__all__ = ["CACHE_TYPES", "EngineOptions", "LoadEvents"]
+
+CACHE_TYPES = ("f32", "f16", "q8_0")
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class LoadEvents:
+    """Whom to tell what happens while a model loads: remarks, one line each; and progress (what, done, of how much)."""
+
+    note: Callable[[str], None] = _nothing
+    progress: Progress = _nothing
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run a model.
+
+    n_ctx 0: the training context, or what fits half of the free memory. n_batch: tokens between two reports of
+    progress; n_ubatch: tokens evaluated at a time. n_threads None: one per physical core; n_threads_batch None: as
+    n_threads. type_k, type_v: of the KV cache. repack False: weights stay as they are in the mapped file, which saves
+    memory and costs speed. mlock: keep weights from being paged out. cores: where each thread may run, empty for
+    anywhere. all_active: ask no predictor, compute every neuron. reference: plain float32 arithmetic in torch, slow,
+    to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows).
+    """
+
+    n_ctx: int = 0
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    type_k: str = "f16"
+    type_v: str = "f16"
+    repack: bool = True
+    mlock: bool = False
+    cores: tuple[frozenset[int], ...] = ()
+    all_active: bool = False
+    reference: bool = False
+    resident: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError: numbers that make no sense."""
+        least = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_threads": 1, "n_threads_batch": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"{name} is {value}, but must be at least {low}")
+        for name in ("type_k", "type_v"):
+            if getattr(self, name) not in CACHE_TYPES:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be one of {', '.join(CACHE_TYPES)}")

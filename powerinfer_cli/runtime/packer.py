@@ -1,0 +1,61 @@
+"""Packs a model's matrices, one after the other, and tells how far it is."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.kernels.packing import pack
+from powerinfer_cli.kernels.rows import WeightRows
+from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.runtime.options import LoadEvents
+
+__all__ = ["PACKING", "Packer"]
+
+PACKING = "loading weights"
+
+
+class Packer:
+    """`tensors`: all that will be packed, to know how much there is to do."""
+
+    def __init__(
+        self, team: Team, tensors: Sequence[Tensor], *, repack: bool, lock: bool, events: LoadEvents
+    ) -> None:
+        self._team, self._repack, self._lock, self._events = team, repack, lock, events
+        self._total = sum(tensor.nbytes for tensor in tensors)
+        self._done = 0
+        self._notes: set[str] = set()
+
+    def pack(self, tensor: Tensor) -> WeightRows:
+        """Raises GGUFError: a type that stores no weights."""
+        rows = pack(
+            tensor,
+            self._team,
+            repack=self._repack,
+            on_note=self._note_once,
+            on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
+        )
+        self._done += tensor.nbytes
+        if self._lock and not lock_memory(rows.data):
+            self._lock = False
+            self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
+        return rows
+
+    def _note_once(self, line: str) -> None:
+        if line not in self._notes:
+            self._notes.add(line)
+            self._events.note(line)
+
+
+def lock_memory(data: npt.NDArray[np.uint8]) -> bool:
+    """Keep memory from being paged out. False: the system does not let us."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mlock"):
+        return False
+    page = os.sysconf("SC_PAGE_SIZE")
+    start = data.ctypes.data // page * page
+    size = data.ctypes.data + data.nbytes - start
+    return bool(libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(size)) == 0)

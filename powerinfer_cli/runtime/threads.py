@@ -1,0 +1,104 @@
+"""How many threads to run, and on which cores."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from powerinfer_cli.errors import PowerInferError, UsageError
+
+__all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range", "physical_cores", "usable_cores"]
+
+_CPUS = Path("/sys/devices/system/cpu")
+_NODES = Path("/sys/devices/system/node")
+
+
+def usable_cores() -> frozenset[int]:
+    """The logical cores this process may run on: fewer than the machine has where a container or `taskset` says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def physical_cores(logical: Iterable[int]) -> int:
+    """How many physical cores these logical ones are; as many as given where the system does not say."""
+    found = set()
+    for core in logical:
+        try:
+            found.add((_CPUS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text().strip())
+        except OSError:
+            found.add(str(core))
+    return max(1, len(found))
+
+
+def default_threads(cores: tuple[frozenset[int], ...] = ()) -> int:
+    """One thread per physical core that may be used."""
+    return physical_cores(frozenset().union(*cores) if cores else usable_cores())
+
+
+def parse_cpu_mask(text: str) -> frozenset[int]:
+    """The cores whose bits are set in a hexadecimal mask, as 0xF or f. Raises UsageError."""
+    try:
+        mask = int(text, 16)
+    except ValueError:
+        mask = 0
+    if mask <= 0 or mask.bit_length() > 4096:
+        raise UsageError(f"--cpu-mask {text[:40]}: not a hexadecimal mask with a core in it, as ff or 0x3")
+    return _available(frozenset(i for i in range(mask.bit_length()) if mask >> i & 1), f"--cpu-mask {text}")
+
+
+def parse_cpu_range(text: str) -> frozenset[int]:
+    """The cores of a range as 0-3; a missing end is the first or the last core. Raises UsageError."""
+    low, dash, high = text.partition("-")
+    try:
+        first = int(low) if low else 0
+        last = int(high) if high else max(usable_cores())
+    except ValueError:
+        first, last = 1, 0
+    if not dash or not 0 <= first <= last < 4096:
+        raise UsageError(f"--cpu-range {text[:40]}: not a range of cores, as 0-3")
+    return _available(frozenset(range(first, last + 1)), f"--cpu-range {text}")
+
+
+def _available(cores: frozenset[int], said: str) -> frozenset[int]:
+    missing = sorted(cores - usable_cores())
+    if missing:
+        raise PowerInferError(f"{said}: core {missing[0]} is not there, or not for this process")
+    return cores
+
+
+def numa_cores(mode: str, n_threads: int) -> tuple[frozenset[int], ...]:
+    """Where each thread runs: `distribute` takes the nodes in turn, `isolate` stays on the node where the process is.
+
+    Empty on a machine of one node, where there is nothing to choose. Raises UsageError: another mode.
+    """
+    if mode not in ("distribute", "isolate", "numactl"):
+        raise UsageError(f"--numa {mode[:20]}: must be distribute, isolate or numactl")
+    nodes = _numa_nodes()
+    if mode == "numactl" or len(nodes) < 2:
+        return ()
+    if mode == "distribute":
+        return tuple(nodes[i % len(nodes)] for i in range(n_threads))
+    here = os.sched_getcpu() if hasattr(os, "sched_getcpu") else min(usable_cores())
+    return (next((node for node in nodes if here in node), nodes[0]),)
+
+
+def _numa_nodes() -> list[frozenset[int]]:
+    """The usable cores of each NUMA node that has any."""
+    nodes = []
+    for folder in sorted(_NODES.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
+        try:
+            cores = frozenset(_core_list((folder / "cpulist").read_text())) & usable_cores()
+        except (OSError, ValueError):
+            continue
+        if cores:
+            nodes.append(cores)
+    return nodes
+
+
+def _core_list(text: str) -> list[int]:
+    """ "0-3,8" -> [0, 1, 2, 3, 8] """
+    cores: list[int] = []
+    for part in text.strip().split(","):
+        low, _, high = part.partition("-")
+        cores += range(int(low), int(high or low) + 1)
+    return cores
