@@ -1,0 +1,262 @@
+"""Causal attention over the KV cache, for one token as for many.
+
+A thread takes a kv head and a tile of rows; a row is one token's query for one of the heads that share the kv head.
+It goes through the positions 128 at a time: scores, then the softmax so far (a running maximum and sum, by which what
+was summed before is scaled down when the maximum grows), then the sum of values. A row's result does not depend on
+the rows beside it, so neither tiles nor batches nor threads change a bit of it.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cache import CacheType, KeysValues
+from powerinfer_cli.kernels.functions import exp
+from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, helper, kernel
+from powerinfer_cli.kernels.program import Operation
+from powerinfer_cli.kernels.registers import (
+    add_scaled,
+    columns_f16,
+    columns_f32,
+    columns_i8,
+    load_tile,
+    outer,
+    scaled_by_pairs,
+    store_tile,
+    zero_tile,
+)
+from powerinfer_cli.kernels.simd import (
+    f32,
+    first,
+    first_or,
+    float_of,
+    i8,
+    i64,
+    largest,
+    load_f32,
+    maximum,
+    splat,
+    store_f32,
+    total,
+    u16,
+    zero,
+)
+from powerinfer_cli.kernels.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, Vectors, aligned
+
+__all__ = ["attention"]
+
+_SPAN = 128  # positions at a time
+_LOWEST = np.float32(-1e30)
+# Rows of a tile -> columns in registers: blocks of 16 positions for scores, of 16 dimensions for sums of values.
+# AVX-512 has 32 registers; below, a vector of 16 takes two of 16, or more.
+_TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4), 4: (1, 1)}
+_MOST_ROWS = max(_TILES)
+# The operation's numbers, behind the state.
+_Q, _Q_BYTES, _OUT, _OUT_STRIDE, _GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 1, FIRST + 9)
+_K, _K_SCALES, _V, _V_SCALES, _SCALE, _THREADS, _ROOM, _ROOM_BYTES = range(FIRST + 9, FIRST + 17)
+_POINTER = {CacheType.F32: f32, CacheType.F16: u16, CacheType.Q8_0: i8}
+_COLUMNS = {CacheType.F32: columns_f32, CacheType.F16: columns_f16, CacheType.Q8_0: columns_i8}
+
+
+def attention(
+    state: npt.NDArray[np.int64], q: npt.NDArray[np.float32], cache: KeysValues, out: Vectors, threads: int
+) -> Operation:
+    """out.floats[t] = softmax(q[t] . keys / sqrt(head_dim)) values, over positions 0 to n_past + t, head by head.
+
+    q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
+    """
+    shape = cache.shape
+    room = aligned(threads * _room(shape.value_stride) * 4).view(np.float32).reshape(threads, -1)
+    sizes = (shape.n_head // shape.n_head_kv, shape.n_head_kv, shape.head_dim, shape.n_ctx)
+    stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
+    rows = (q, q.strides[0], out.floats, out.stride)
+    scale = 1 / math.sqrt(shape.head_dim)
+    return Operation(
+        _kernel(cache.type_k, cache.type_v), (state, *rows, *sizes, *stores, scale, threads, room, room.strides[0])
+    )
+
+
+def _room(dims: int) -> int:
+    """float32 that a thread needs: queries, and what `_places` tells."""
+    return -(-_MOST_ROWS * (2 * dims + _SPAN + 2) // 16) * 16
+
+
+@helper
+def _places(room, dims):
+    """Where in a thread's room, behind the queries, are: sums of values, scores, maxima, sums of exponentials."""
+    sums = room + _MOST_ROWS * dims * 4
+    scores = sums + _MOST_ROWS * dims * 4
+    highest = scores + _MOST_ROWS * _SPAN * 4
+    return sums, scores, highest, highest + _MOST_ROWS * 4
+
+
+def _scores(rows: int, columns: int, kind: CacheType) -> Any:
+    pointer, load, grouped, n = _POINTER[kind], _COLUMNS[kind], kind is CacheType.Q8_0, rows * columns
+
+    @helper
+    def scores(q, head_dim, keys_address, block, scales, out):
+        """out[r, 0 : 16 * columns] = q[:, r] . keys of blocks from `block` on; q [head_dim, rows]."""
+        keys, step, at = pointer(keys_address), head_dim * 16, block * head_dim * 16
+        tile = zero_tile(n)
+        if grouped:
+            groups = head_dim // 32
+            for g in range(groups):
+                part = zero_tile(n)
+                for d in range(g * 32, g * 32 + 32):
+                    part = outer(part, load(columns, keys, at + d * 16, step), q, d * rows, 1)
+                tile = add_scaled(tile, part, columns_f16(columns, u16(scales), (block * groups + g) * 16, groups * 16))
+        else:
+            for d in range(head_dim):
+                tile = outer(tile, load(columns, keys, at + d * 16, step), q, d * rows, 1)
+        store_tile(tile, columns, out, 0, _SPAN)
+
+    return scores
+
+
+def _add_values(rows: int, columns: int, kind: CacheType) -> Any:
+    pointer, load, grouped = _POINTER[kind], _COLUMNS[kind], kind is CacheType.Q8_0
+
+    @helper
+    def add_values(p, count, values_address, position, dims, scales, d, out):
+        """out[r, d : d + 16 * columns] += sum of p[r, i] * value of `position` + i, i below count; out [rows, dims]."""
+        values = pointer(values_address)
+        tile = load_tile(rows, columns, out, d, dims)
+        for i in range(count):
+            row = position + i
+            vectors = load(columns, values, row * dims + d, 16)
+            if grouped:
+                vectors = scaled_by_pairs(vectors, u16(scales), row * (dims // 32) + d // 32)
+            tile = outer(tile, vectors, p, i, _SPAN)
+        store_tile(tile, columns, out, d, dims)
+
+    return add_values
+
+
+@helper
+def _soften(scores, count, seen, sums, dims, highest, total_so_far):
+    """Scores to exponentials, 0 from `seen` on, and what was summed so far to the new scale."""
+    peak = splat(_LOWEST)
+    for i in range(0, count, 16):
+        peak = maximum(peak, first_or(load_f32(scores, i), seen - i, splat(_LOWEST)))
+    before = highest[0]
+    now = max(before, largest(peak))
+    total_now = zero()
+    for i in range(0, count, 16):
+        p = first(exp(load_f32(scores, i) - splat(now)), seen - i)
+        store_f32(scores, i, p)
+        total_now = total_now + p
+    highest[0] = now
+    if now == before:
+        total_so_far[0] += total(total_now)
+        return
+    shrink = largest(exp(splat(before - now)))
+    total_so_far[0] = total_so_far[0] * shrink + total(total_now)
+    for d in range(0, dims, 16):
+        store_f32(sums, d, load_f32(sums, d) * splat(shrink))
+
+
+def _tile(rows: int, kinds: tuple[CacheType, CacheType]) -> Any:
+    """All positions for a tile that has room for so many rows."""
+    for_scores, for_values = _TILES[rows]
+    score, add_values = _scores(rows, for_scores, kinds[0]), _add_values(rows, for_values, kinds[1])
+    add_value = _add_values(rows, 1, kinds[1])
+    positions, width = for_scores * 16, for_values * 16
+
+    @helper
+    def tile(op, room, begin, end, head, n_past):
+        group, head_dim, n_ctx = op[_GROUP], op[_HEAD_DIM], op[_N_CTX]
+        dims = (head_dim + 15) // 16 * 16
+        sums, scores, highest, totals = _places(room, dims)
+        limit = n_past + (end - 1) // group + 1
+        for start in range(0, limit, _SPAN):
+            count = min(_SPAN, limit - start)
+            position = head * n_ctx + start
+            for i in range(0, count, positions):
+                score(f32(room), head_dim, op[_K], (position + i) // 16, op[_K_SCALES], f32(scores + i * 4))
+            for r in range(end - begin):
+                row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
+                seen = n_past + (begin + r) // group + 1 - start
+                _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
+            whole = dims // width * width
+            for d in range(0, whole, width):
+                add_values(f32(scores), count, op[_V], position, dims, op[_V_SCALES], d, f32(sums))
+            for d in range(whole, dims, 16):
+                add_value(f32(scores), count, op[_V], position, dims, op[_V_SCALES], d, f32(sums))
+
+    return tile
+
+
+@helper
+def _gather(op, room, begin, end, head, rows):
+    """A tile's queries, scaled, as [head_dim, rows], spare rows repeating the last; sums and maxima at their start."""
+    group, head_dim = op[_GROUP], op[_HEAD_DIM]
+    dims, scale = (head_dim + 15) // 16 * 16, float_of(op[_SCALE])
+    sums, _, highest, totals = _places(room, dims)
+    for r in range(rows):
+        row = min(begin + r, end - 1)
+        x = f32(op[_Q] + row // group * op[_Q_BYTES] + (head * group + row % group) * head_dim * 4)
+        for d in range(head_dim):
+            f32(room)[d * rows + r] = x[d] * scale
+        for d in range(0, dims, 16):
+            store_f32(f32(sums), r * dims + d, zero())
+        f32(highest)[r], f32(totals)[r] = _LOWEST, np.float32(0.0)
+
+
+@helper
+def _finish(op, room, begin, end, head):
+    """A tile's sums of values over its sums of exponentials, and zeros behind a token's last head."""
+    group, head_dim = op[_GROUP], op[_HEAD_DIM]
+    dims = (head_dim + 15) // 16 * 16
+    sums, _, _, totals = _places(room, dims)
+    for row in range(begin, end):
+        r, at = row - begin, (head * group + row % group) * head_dim
+        out, inverse = f32(op[_OUT] + row // group * op[_OUT_STRIDE] * 4), np.float32(1.0) / f32(totals)[row - begin]
+        for d in range(head_dim):
+            out[at + d] = f32(sums)[r * dims + d] * inverse
+        if head == op[_N_HEAD_KV] - 1 and row % group == group - 1:
+            for d in range(at + head_dim, op[_OUT_STRIDE]):
+                out[d] = np.float32(0.0)
+
+
+@helper
+def _rows_of_a_tile(n_rows, n_head_kv, threads):
+    """As many as registers hold, unless threads would find nothing to do."""
+    size = _MOST_ROWS
+    while size > 1 and (n_rows + size - 1) // size * n_head_kv < 2 * threads:
+        size //= 2
+    return size
+
+
+@functools.cache
+def _kernel(type_k: CacheType, type_v: CacheType) -> Kernel:
+    one, few, many = (_tile(rows, (type_k, type_v)) for rows in (1, 4, _MOST_ROWS))
+
+    def attend(op_address, worker):
+        op = i64(op_address)
+        state, group = i64(op[FIRST]), op[_GROUP]
+        n_past, n_rows = state[N_PAST], state[N_TOKENS] * group
+        room = op[_ROOM] + worker * op[_ROOM_BYTES]
+        size = _rows_of_a_tile(n_rows, op[_N_HEAD_KV], op[_THREADS])
+        tiles = (n_rows + size - 1) // size
+        while True:
+            piece = take(op)
+            if piece >= tiles * op[_N_HEAD_KV]:
+                return
+            head, begin = piece // tiles, (tiles - 1 - piece % tiles) * size  # the longest first
+            end = min(begin + size, n_rows)
+            if end - begin == 1:
+                _gather(op, room, begin, end, head, 1)
+                one(op, room, begin, end, head, n_past)
+            elif end - begin <= 4:
+                _gather(op, room, begin, end, head, 4)
+                few(op, room, begin, end, head, n_past)
+            else:
+                _gather(op, room, begin, end, head, _MOST_ROWS)
+                many(op, room, begin, end, head, n_past)
+            _finish(op, room, begin, end, head)
+
+    return kernel(OPERATION, f"attention_{type_k}_{type_v}")(attend)

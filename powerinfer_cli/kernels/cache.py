@@ -1,0 +1,157 @@
+"""The KV cache as kernels see it: the layout of one layer, and how a position's key and value get there.
+
+Keys lie in blocks of 16 positions, [n_head_kv, n_ctx / 16, head_dim, 16], so that 16 scores are 16 lanes and need no
+sum across lanes. Values lie as they come, [n_head_kv, n_ctx, head_dim rounded up to 16], zeros behind head_dim.
+q8_0 holds int8 with a float16 scale for every 32 dimensions of a position: [n_head_kv, n_ctx / 16, head_dim / 32, 16]
+for keys, [n_head_kv, n_ctx, head_dim / 32] for values.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.simd import f32, i8, store_half, u16
+from powerinfer_cli.kernels.vectors import aligned
+
+__all__ = ["BLOCK", "CacheType", "KeysValues", "Shape", "key_store", "value_store"]
+
+BLOCK = 64  # positions that attention reads at a time; n_ctx is a multiple
+GROUP = 32  # dimensions that share a scale in q8_0
+
+
+class CacheType(StrEnum):
+    F32 = "f32"
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype({CacheType.F32: np.float32, CacheType.F16: np.float16, CacheType.Q8_0: np.int8}[self])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of one layer's cache, and of the queries that read it."""
+
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_ctx: int  # positions, a multiple of BLOCK
+
+    @property
+    def value_stride(self) -> int:
+        """Numbers from one position's value to the next."""
+        return -(-self.head_dim // 16) * 16
+
+
+@dataclass(frozen=True)
+class KeysValues:
+    """One layer's cache. Scales are empty where the type has none."""
+
+    shape: Shape
+    type_k: CacheType
+    type_v: CacheType
+    k: npt.NDArray[Any]
+    k_scales: npt.NDArray[np.float16]
+    v: npt.NDArray[Any]
+    v_scales: npt.NDArray[np.float16]
+
+    @classmethod
+    def make(cls, shape: Shape, type_k: CacheType, type_v: CacheType) -> "KeysValues":
+        """Zeros: memory that is not written to costs nothing."""
+        heads, blocks, scales = shape.n_head_kv, shape.n_ctx // 16, shape.head_dim // GROUP
+        return cls(
+            shape,
+            type_k,
+            type_v,
+            _zeros((heads, blocks, shape.head_dim, 16), type_k.dtype),
+            _zeros((heads, blocks, scales if type_k is CacheType.Q8_0 else 0, 16), np.float16),
+            _zeros((heads, shape.n_ctx, shape.value_stride), type_v.dtype),
+            _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
+        )
+
+    def read(self, n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The first n positions' keys and values, float32 [n, n_head_kv, head_dim]."""
+        blocks = -(-n // 16)
+        k = self.k[:, :blocks].astype(np.float32)  # [H, blocks, D, 16]
+        if self.type_k is CacheType.Q8_0:
+            k *= self.k_scales[:, :blocks].astype(np.float32).repeat(GROUP, 2)
+        k = k.transpose(1, 3, 0, 2).reshape(blocks * 16, *k.shape[::2])[:n]
+        v = self.v[:, :n, : self.shape.head_dim].astype(np.float32)  # [H, n, D]
+        if self.type_v is CacheType.Q8_0:
+            v *= self.v_scales[:, :n].astype(np.float32).repeat(GROUP, 2)
+        return k, np.ascontiguousarray(v.transpose(1, 0, 2))
+
+    @property
+    def n_bytes(self) -> int:
+        return self.k.nbytes + self.k_scales.nbytes + self.v.nbytes + self.v_scales.nbytes
+
+
+def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return aligned(size).view(dtype).reshape(shape)
+
+
+# store(numbers, head_dim, target, at, step, scales, scales_at, scales_step): head_dim float32 to every step-th place
+# from `at` on of a target, and their scales likewise.
+
+
+@helper
+def _store_f32(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
+    out = f32(target)
+    for d in range(head_dim):
+        out[at + d * step] = numbers[d]
+
+
+@helper
+def _store_f16(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
+    out = u16(target)
+    for d in range(head_dim):
+        store_half(out, at + d * step, numbers[d])
+
+
+@helper
+def _store_q8_0(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
+    out, d_out = i8(target), u16(scales)
+    for g in range(head_dim // GROUP):
+        peak = np.float32(0.0)
+        for d in range(g * GROUP, (g + 1) * GROUP):
+            peak = max(peak, abs(numbers[d]))
+        store_half(d_out, scales_at + g * scales_step, peak / np.float32(127.0))
+        inverse = np.float32(127.0) / peak if peak > np.float32(1e-30) else np.float32(0.0)
+        for d in range(g * GROUP, (g + 1) * GROUP):
+            scaled = numbers[d] * inverse
+            away = np.float32(0.5) if scaled >= np.float32(0.0) else np.float32(-0.5)
+            out[at + d * step] = np.int8(np.int32(scaled + away))
+
+
+_STORE = {CacheType.F32: _store_f32, CacheType.F16: _store_f16, CacheType.Q8_0: _store_q8_0}
+
+
+def key_store(kind: CacheType) -> Any:
+    """A helper (numbers, head_dim, n_ctx, keys, scales, head, position): put a key into a layer's cache."""
+    store = _STORE[kind]
+
+    @helper
+    def put(numbers, head_dim, n_ctx, keys, scales, head, position):
+        block, lane, groups = head * (n_ctx // 16) + position // 16, position % 16, head_dim // GROUP
+        at, scales_at = block * head_dim * 16 + lane, block * groups * 16 + lane
+        store(numbers, head_dim, keys, at, 16, scales, scales_at, 16)
+
+    return put
+
+
+def value_store(kind: CacheType) -> Any:
+    """A helper (numbers, head_dim, n_ctx, values, scales, head, position): put a value into a layer's cache."""
+    store = _STORE[kind]
+
+    @helper
+    def put(numbers, head_dim, n_ctx, values, scales, head, position):
+        row, stride, groups = head * n_ctx + position, (head_dim + 15) // 16 * 16, head_dim // GROUP
+        store(numbers, head_dim, values, row * stride, 1, scales, row * groups, 1)
+
+    return put
