@@ -4,6 +4,8 @@ Format (GGUF specification): per tensor a name (string), the number of dimension
 each, innermost first), the type (u32) and the offset of the bytes from the start of the data part (u64).
 """
 
+import contextlib
+import mmap
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -56,6 +58,16 @@ class Tensor:
         """[n_rows, row_bytes], all the leading dimensions as one. A view, no copy."""
         return self.data.reshape(prod(self.shape[:-1]), self.row_bytes)
 
+    def drop_pages(self, begin: int, end: int) -> None:
+        """Let the system have back the memory of these bytes of a mapped file; reading them gets them anew."""
+        file = _map_of(self.data)
+        if file is None or end <= begin:
+            return
+        start = self.data.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+        first = (start + begin) // mmap.PAGESIZE * mmap.PAGESIZE
+        with contextlib.suppress(OSError):  # as it is with pages that are locked into memory
+            file.madvise(mmap.MADV_DONTNEED, first, start + end - first)
+
     def to_float32(self) -> npt.NDArray[np.float32]:
         """The numbers, in `shape`. GGUFError if the type stores no weights (I8, Q8_K, ...)."""
         try:
@@ -63,6 +75,16 @@ class Tensor:
         except GGUFError as error:
             where = "" if self.path is None else f"{shown_path(self.path)}: "
             raise GGUFError(f"{where}the tensor {shown(self.name)}: {error}") from error
+
+
+def _map_of(data: npt.NDArray[np.uint8]) -> mmap.mmap | None:
+    """The map that an array is a view of, if any."""
+    owner: object = data
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    return owner if isinstance(owner, mmap.mmap) else None
 
 
 @dataclass(frozen=True)

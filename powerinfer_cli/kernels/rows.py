@@ -11,30 +11,34 @@ from powerinfer_cli.kernels.jit import Kernel, helper
 from powerinfer_cli.kernels.simd import calling
 
 __all__ = [
+    "AXPY4_ROWS",
     "AXPY_ROW",
     "COLUMNS",
     "DOT_ROW",
     "GROUP",
     "HAS_MIN",
+    "REPACK_ROW",
     "ROWS",
     "UNPACK_ROW",
     "WeightRows",
+    "axpy4_rows",
     "axpy_row",
     "dot_row",
+    "repack_row",
     "row_address",
     "unpack_row",
 ]
 
 # The table, int64. REPACK_ROW is 0 for rows that are in their kernels' layout already; else they are as in the file,
 # and each is rearranged on use in the thread's own part of SCRATCH.
-BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN, DOT_ROW, AXPY_ROW, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE = range(
-    12
-)
+BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
+DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE = range(6, 13)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64)
 axpy_row = calling(types.void, types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
+axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)
 unpack_row = calling(types.void, *[types.int64] * 7)
-_repack_row = calling(types.void, types.int64, types.int64, types.int64)
+repack_row = calling(types.void, types.int64, types.int64, types.int64)
 
 
 @helper
@@ -43,7 +47,7 @@ def row_address(rows, i, worker):
     if rows[REPACK_ROW] == 0:
         return rows[BASE] + i * rows[STRIDE]
     scratch = rows[SCRATCH] + worker * rows[SCRATCH_STRIDE]
-    _repack_row(rows[REPACK_ROW], rows[BASE] + i * rows[STRIDE], scratch, rows[COLUMNS])
+    repack_row(rows[REPACK_ROW], rows[BASE] + i * rows[STRIDE], scratch, rows[COLUMNS])
     return scratch
 
 
@@ -61,11 +65,12 @@ class WeightRows:
 
     def __post_init__(self) -> None:
         f, scratch = self.format, self.scratch
-        table = np.zeros(12, np.int64)
+        table = np.zeros(13, np.int64)
         table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
         table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
         table[GROUP], table[HAS_MIN] = f.group, f.has_min
-        table[DOT_ROW], table[AXPY_ROW], table[UNPACK_ROW] = f.dot.address, f.axpy.address, f.unpack.address
+        table[DOT_ROW], table[UNPACK_ROW] = f.dot.address, f.unpack.address
+        table[AXPY_ROW], table[AXPY4_ROWS] = f.axpy.address, f.axpy4.address
         if scratch is not None and f.repack is not None:
             table[REPACK_ROW] = f.repack.address
             table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
@@ -79,4 +84,4 @@ class WeightRows:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         f = self.format
-        return (f.dot, f.axpy, f.unpack, *((f.repack,) if f.repack else ()))
+        return (f.dot, f.axpy, f.axpy4, f.unpack, *((f.repack,) if f.repack else ()))

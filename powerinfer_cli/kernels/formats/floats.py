@@ -1,13 +1,14 @@
 """F32, F16 and BF16: rows as they are in the file, of any length. Nothing behind a row's end is read."""
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.formats.format import AXPY, DOT, UNPACK, Format
+from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, UNPACK, Format
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
     f32,
     float_of,
     fma,
     half,
+    i64,
     load_bf16,
     load_f16,
     load_f32,
@@ -73,6 +74,26 @@ def _axpy(pointer, load, one):
     return axpy
 
 
+def _axpy4(pointer, load, one):
+    def axpy4(rows_address, n, a_address, y_address):
+        rows, a, y = i64(rows_address), f32(a_address), f32(y_address)
+        r0, r1, r2, r3 = pointer(rows[0]), pointer(rows[1]), pointer(rows[2]), pointer(rows[3])
+        a0, a1, a2, a3 = splat(a[0]), splat(a[1]), splat(a[2]), splat(a[3])
+        i = 0
+        while i + 16 <= n:
+            value = fma(load(r1, i), a1, fma(load(r0, i), a0, load_f32(y, i)))
+            store_f32(y, i, fma(load(r3, i), a3, fma(load(r2, i), a2, value)))
+            i += 16
+        while i < n:
+            y[i] += a[0] * one(r0, i)
+            y[i] += a[1] * one(r1, i)
+            y[i] += a[2] * one(r2, i)
+            y[i] += a[3] * one(r3, i)
+            i += 1
+
+    return axpy4
+
+
 def _unpack(pointer, load, one):
     def unpack(row_address, n, begin, end, target_address, scales_address, mins_address):
         row, target = pointer(row_address), f32(target_address)
@@ -100,6 +121,7 @@ def _format(kind, size: int, pointer, load, one):
         None,
         kernel(DOT, f"dot_{name}")(_dot(pointer, load, one)),
         kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
+        kernel(AXPY4, f"axpy4_{name}")(_axpy4(pointer, load, one)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(pointer, load, one)),
     )
 

@@ -20,7 +20,7 @@ from numba import types
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit import Kernel
 
-__all__ = ["AXPY", "CHUNK", "DOT", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
+__all__ = ["AXPY", "AXPY4", "CHUNK", "DOT", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
 
 CHUNK = 512
 SLACK = 1024
@@ -30,6 +30,8 @@ SLACK = 1024
 DOT = types.float32(types.int64, types.int64, types.int64)  # (row, x, n) -> row . x
 AXPY = types.void(types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
 #    (row, n, begin, end, a, y): y[begin:end] += a * row[begin:end], y float32 [n]
+AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
+#    (rows, n, a, y): y += a[k] * row k, one after the other, for four rows; rows int64 [4], a float32 [4]
 UNPACK = types.void(*[types.int64] * 7)
 #    (row, n, begin, end, q, scales, mins): int8 q [end - begin], float32 scales and mins [(end - begin) / group];
 #    for float formats q is float32 [end - begin] and the others are unused
@@ -47,6 +49,7 @@ class Format:
     repack: Kernel | None
     dot: Kernel
     axpy: Kernel
+    axpy4: Kernel
     unpack: Kernel
 
     @property

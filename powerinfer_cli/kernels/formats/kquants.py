@@ -9,6 +9,8 @@ Repacked chunks of one superblock (groups of 16) or two (groups of 32), in this 
   d, dmin                       float16; a group's scale is d * its byte, its minimum -dmin * its byte
 """
 
+from collections.abc import Callable
+
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
 from powerinfer_cli.kernels.formats.format import Format
@@ -210,7 +212,7 @@ def _repack_q6(source, target, m):
     _copy_pair(source, 208, target, 208)
 
 
-def _bytes_of(superblock_bytes):
+def _bytes_of(superblock_bytes: int) -> Callable[[int], int]:
     def chunk_bytes(m: int) -> int:
         return m // 256 * superblock_bytes
 
