@@ -130,7 +130,7 @@ def test_compare_with_every_neuron_active(tmp_path: Path, text: str) -> None:
     one, other = (float(lines[i].split()[4]) for i in (1, 4))
     match = re.fullmatch(r"Ratio, predictor to every neuron: (\S+) \+/- (\S+)", lines[5])
     assert match is not None
-    assert float(match[1]) == pytest.approx(one / other, rel=1e-3)
+    assert float(match[1]) == pytest.approx(one / other, rel=1e-3, abs=1e-5)
     assert abs(one / other - 1) > 0.01  # these neurons are missed
     assert "predicted active: 0.0%" in result.err
 
