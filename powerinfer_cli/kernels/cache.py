@@ -17,7 +17,9 @@ from powerinfer_cli.kernels.jit import helper
 from powerinfer_cli.kernels.simd import f32, i8, store_half, u16
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["BLOCK", "CacheType", "KeysValues", "Shape", "key_store", "value_store"]
+__all__ = ["BLOCK", "GROUP", "CacheType", "KeysValues", "Shape", "key_store", "value_store", "value_stride"]
+
+Floats = npt.NDArray[np.float32]
 
 BLOCK = 64  # positions that attention reads at a time; n_ctx is a multiple
 GROUP = 32  # dimensions that share a scale in q8_0
@@ -32,6 +34,15 @@ class CacheType(StrEnum):
     def dtype(self) -> np.dtype[Any]:
         return np.dtype({CacheType.F32: np.float32, CacheType.F16: np.float16, CacheType.Q8_0: np.int8}[self])
 
+    def position_bytes(self, head_dim: int) -> int:
+        """Of one position of one head."""
+        return head_dim * self.dtype.itemsize + (head_dim // GROUP * 2 if self is CacheType.Q8_0 else 0)
+
+
+def value_stride(head_dim: int) -> int:
+    """Numbers from one position's value to the next."""
+    return -(-head_dim // 16) * 16
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -44,8 +55,7 @@ class Shape:
 
     @property
     def value_stride(self) -> int:
-        """Numbers from one position's value to the next."""
-        return -(-self.head_dim // 16) * 16
+        return value_stride(self.head_dim)
 
 
 @dataclass(frozen=True)
@@ -74,17 +84,31 @@ class KeysValues:
             _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
         )
 
-    def read(self, n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The first n positions' keys and values, float32 [n, n_head_kv, head_dim]."""
-        blocks = -(-n // 16)
-        k = self.k[:, :blocks].astype(np.float32)  # [H, blocks, D, 16]
+    def read(self, begin: int, end: int) -> tuple[Floats, Floats]:
+        """Keys and values of positions begin to end - 1, float32 [end - begin, n_head_kv, head_dim]."""
+        blocks, lanes = np.divmod(np.arange(begin, end), 16)
+        k = self.k[:, blocks, :, lanes].astype(np.float32)
+        v = self.v[:, begin:end, : self.shape.head_dim].astype(np.float32)
         if self.type_k is CacheType.Q8_0:
-            k *= self.k_scales[:, :blocks].astype(np.float32).repeat(GROUP, 2)
-        k = k.transpose(1, 3, 0, 2).reshape(blocks * 16, *k.shape[::2])[:n]
-        v = self.v[:, :n, : self.shape.head_dim].astype(np.float32)  # [H, n, D]
+            k *= self.k_scales[:, blocks, :, lanes].astype(np.float32).repeat(GROUP, 2)
         if self.type_v is CacheType.Q8_0:
-            v *= self.v_scales[:, :n].astype(np.float32).repeat(GROUP, 2)
+            v *= self.v_scales[:, begin:end].astype(np.float32).repeat(GROUP, 2)
         return k, np.ascontiguousarray(v.transpose(1, 0, 2))
+
+    def write_keys(self, begin: int, k: Floats) -> None:
+        """Put keys [n, n_head_kv, head_dim] at positions from `begin` on."""
+        blocks, lanes = np.divmod(np.arange(begin, begin + len(k)), 16)
+        if self.type_k is CacheType.Q8_0:
+            groups = k.reshape(*k.shape[:2], -1, GROUP)
+            scales = np.abs(groups).max(-1) / np.float32(127)
+            self.k_scales[:, blocks, :, lanes] = scales
+            k = np.rint(groups / np.maximum(scales, np.float32(1e-32))[..., None]).reshape(k.shape)
+        self.k[:, blocks, :, lanes] = k
+
+    def move_values(self, begin: int, end: int, to: int) -> None:
+        """Copy the values of positions begin to end - 1 to positions from `to` on."""
+        for part in (self.v, self.v_scales):
+            part[:, to : to + end - begin] = part[:, begin:end].copy()
 
     @property
     def n_bytes(self) -> int:

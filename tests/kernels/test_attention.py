@@ -77,7 +77,7 @@ def test_types(type_k: CacheType, type_v: CacheType, n_token: int, head_dim: int
     out = attend(cache, q, n_past)
     np.testing.assert_allclose(out, wanted(q, k, v), rtol=0, atol=max(TOLERANCE[type_k], TOLERANCE[type_v]))
     # What the cache gives back is what was attended to.
-    read_k, read_v = cache.read(len(k))
+    read_k, read_v = cache.read(0, len(k))
     np.testing.assert_allclose(out, wanted(q, read_k, read_v), rtol=0, atol=2e-6)
 
 

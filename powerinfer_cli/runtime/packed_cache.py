@@ -1,0 +1,55 @@
+"""The KV cache of the CPU backend: every layer's keys and values, in float32, float16 or 8 bits."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cache import BLOCK, GROUP, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.reference import rotate
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime.kv_cache import kv_bytes
+
+__all__ = ["PackedCache"]
+
+
+class PackedCache:
+    """`layers`: what kernels read and write. Which positions are filled is for others to know."""
+
+    def __init__(self, config: ModelConfig, n_ctx: int, type_k: str = "f16", type_v: str = "f16") -> None:
+        """Raises PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32."""
+        for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
+            if kind == CacheType.Q8_0 and config.head_dim % GROUP:
+                raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {config.head_dim}")
+        positions = math.ceil(n_ctx / BLOCK) * BLOCK
+        shape = Shape(config.n_head, config.n_head_kv, config.head_dim, positions)
+        self.config = config
+        try:
+            self.layers = [KeysValues.make(shape, CacheType(type_k), CacheType(type_v)) for _ in range(config.n_layer)]
+        except MemoryError as error:
+            size = kv_bytes(config, positions, type_k, type_v) / 2**30
+            raise PowerInferError(
+                f"no memory for a context of {n_ctx} tokens ({size:.1f} GiB): choose a smaller -c"
+            ) from error
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def shift(self, n_past: int, n_keep: int, n_discard: int, frequencies: npt.NDArray[np.float64]) -> None:
+        """Drop positions [n_keep, n_keep + n_discard) of n_past and move the rest down, its keys turned back.
+
+        frequencies: the angle per position of each rotated pair, [n_rot / 2].
+        """
+        assert self.config.rope is not None  # learned positions cannot be turned back
+        begin = n_keep + n_discard
+        if n_discard == 0 or begin == n_past:
+            return
+        angles = torch.from_numpy(-n_discard * frequencies)[None]
+        cos, sin = angles.cos().float(), angles.sin().float()
+        for layer in self.layers:
+            keys, _ = layer.read(begin, n_past)
+            layer.write_keys(n_keep, rotate(torch.from_numpy(keys), cos, sin, self.config.rope.style).numpy())
+            layer.move_values(begin, n_past, n_keep)
