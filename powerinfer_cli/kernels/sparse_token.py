@@ -13,28 +13,32 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats.format import CHUNK, padded
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.matvec import input_of
+from powerinfer_cli.kernels.matvec import AHEAD_BYTES, fetch, input_of
 from powerinfer_cli.kernels.program import Operand, Operation
 from powerinfer_cli.kernels.rows import (
+    AXPY4_ROWS,
     AXPY_ROW,
     BASE,
     COLUMNS,
     DOT_ROW,
+    REPACK_ROW,
     ROWS,
     STRIDE,
     WeightRows,
+    axpy4_rows,
     axpy_row,
     dot_row,
     row_address,
 )
 from powerinfer_cli.kernels.simd import (
+    address_of,
     f32,
     fetch_add,
     float_of,
     i32,
     i64,
     load_f32,
-    prefetch,
+    stack_f32,
     store_f32,
     u8,
     zero,
@@ -110,9 +114,7 @@ def sparse_token(
 @helper
 def _fetch_row(rows, i):
     """Ask for a row's cache lines. (Rows that are rearranged on use come from the file: as well.)"""
-    address = rows[BASE] + i * rows[STRIDE]
-    for at in range(0, rows[STRIDE], 64):
-        prefetch(address + at)
+    fetch(rows[BASE] + i * rows[STRIDE], rows[STRIDE])
 
 
 @helper
@@ -135,6 +137,7 @@ def _let_through(fc2, hidden, modes, threshold, begin, end, chosen, worker):
     for i in range(begin, end):
         mode = modes[i]
         if mode == ASK:
+            fetch(fc2[BASE] + i * fc2[STRIDE] + AHEAD_BYTES, fc2[STRIDE])
             logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS])
             if logit >= threshold:
                 mode = np.uint8(ALWAYS)
@@ -167,13 +170,22 @@ def _add_down(rows, chosen, count, values, out_address, worker):
     n, out = rows[COLUMNS], f32(out_address)
     for c in range(0, (n + 63) // 64 * 64, 16):
         store_f32(out, c, zero())
-    for k in range(min(_AHEAD, count)):
+    if rows[REPACK_ROW]:  # there is room for one rearranged row only
+        for k in range(count):
+            row = row_address(rows, np.int64(chosen[k]), worker)
+            axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
+        return
+    four, a = i64(address_of(stack_f32(8))), stack_f32(4)
+    for k in range(min(4, count)):
         _fetch_row(rows, np.int64(chosen[k]))
-    for k in range(count):
-        if k + _AHEAD < count:
-            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
-        row = row_address(rows, np.int64(chosen[k]), worker)
-        axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
+    for k in range(0, count, 4):
+        for j in range(4):
+            ahead = min(k + 4 + j, count - 1)
+            _fetch_row(rows, np.int64(chosen[ahead]))
+            here = min(k + j, count - 1)  # behind the last row: nothing of it once more
+            four[j] = rows[BASE] + np.int64(chosen[here]) * rows[STRIDE]
+            a[j] = values[here] if k + j < count else np.float32(0.0)
+        axpy4_rows(rows[AXPY4_ROWS], address_of(four), n, address_of(a), out_address)
 
 
 @kernel(OPERATION, "add_neurons")
