@@ -21,8 +21,7 @@ from powerinfer_cli.kernels.panels import (
     TOKENS,
     multiply,
     multiply_floats,
-    transpose,
-    transpose_quants,
+    transposer,
 )
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rows import COLUMNS, GROUP, UNPACK_ROW, WeightRows, row_address, unpack_row
@@ -38,6 +37,8 @@ PIECE = PANELS * ROWS
 COLUMNS_AT_ONCE = 2048
 FLOAT_COLUMNS_AT_ONCE = 512
 _FEW = 2  # tokens: the tile's part for the last ones
+
+_transpose, _transpose_quants = transposer(16, quants=False), transposer(16, quants=True)
 
 # Bytes of a thread's scratch: staging for 16 unpacked rows, each a little apart from a power of two; then the panels.
 _Q_STRIDE = COLUMNS_AT_ONCE + 64
@@ -171,16 +172,16 @@ def _fill_panel(rows, first, begin, end, scratch, panel, has_min, worker):
                 scratch + _STAGED_M + r * _S_STRIDE,
             )
         for c in range(0, end - begin, 64):
-            transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
+            _transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
         for g in range(0, (end - begin) // group, 16):
-            transpose(
+            _transpose(
                 scratch + _STAGED_S + g * 4,
                 _S_STRIDE,
                 panel + _PANEL_S - _PANEL_Q + (g * ROWS + half * 16) * 4,
                 ROWS * 4,
             )
             if has_min:
-                transpose(
+                _transpose(
                     scratch + _STAGED_M + g * 4,
                     _S_STRIDE,
                     panel + _PANEL_M - _PANEL_Q + (g * ROWS + half * 16) * 4,
@@ -205,7 +206,7 @@ def _fill_float_panel(rows, first, begin, end, scratch, panel, has_min, worker):
             for c in range(end - begin, (end - begin + 15) // 16 * 16):
                 f32(staged)[c] = 0.0
         for c in range(0, end - begin, 16):
-            transpose(scratch + c * 4, _Q_STRIDE, panel + (c * ROWS + half * 16) * 4, ROWS * 4)
+            _transpose(scratch + c * 4, _Q_STRIDE, panel + (c * ROWS + half * 16) * 4, ROWS * 4)
 
 
 @helper

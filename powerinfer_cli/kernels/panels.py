@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from powerinfer_cli.kernels import simd
 from powerinfer_cli.kernels.jit import RUNG, Rung
 
-__all__ = ["BIASES", "BLOCK", "HALF_BIASES", "ROWS", "SCALES", "TOKENS", "multiply", "multiply_floats", "transpose"]
+__all__ = ["BIASES", "BLOCK", "HALF_BIASES", "ROWS", "SCALES", "TOKENS", "multiply", "multiply_floats", "transposer"]
 
 TOKENS, ROWS = 6, 32  # 12 float and 12 integer sums, of 32 registers
 SCALES, BIASES, HALF_BIASES, BLOCK = 192, 216, 256, 320  # bytes
@@ -171,12 +171,16 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _transposer(flip: bool) -> Any:
+def transposer(columns: int, *, quants: bool) -> Any:
+    """transpose(source, stride, target, step), all in bytes: 16 rows, each of `columns` times four bytes and readable
+    for 64, become columns of 16 times four bytes. quants: int8, as panels hold them.
+    """
+
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, stride, target, step = args
         rows = [_at(builder, builder.add(source, builder.mul(stride, _I64(r))), 0, _W) for r in range(16)]
-        for j, column in enumerate(_transposed(builder, rows)):
-            value = builder.xor(column, simd._constant(_I32, [0x80808080] * 16)) if flip else column
+        for j, column in enumerate(_transposed(builder, rows)[:columns]):
+            value = builder.xor(column, simd._constant(_I32, [0x80808080] * 16)) if quants and FLIPPED else column
             where = builder.add(target, builder.mul(step, _I64(j)))
             builder.store(value, builder.inttoptr(where, _W.as_pointer()), align=4)
         return context.get_dummy_value()
@@ -186,8 +190,3 @@ def _transposer(flip: bool) -> Any:
         return types.void(*[types.int64] * 4), codegen
 
     return function
-
-
-# (source, stride, target, step), in bytes: 16 rows of 64 bytes to 16 columns of 16 times four bytes.
-transpose = _transposer(False)
-transpose_quants = _transposer(FLIPPED)  # and int8 to what panels hold

@@ -1,0 +1,262 @@
+"""The sparse FFN for many tokens: each neuron's rows are unpacked once, and used for the tokens that need them only.
+
+(1) Predictor: for each neuron the list of its tokens. (2) Gate (or up, where there is no gate) for each token of the
+list; tokens that the ReLU leaves nothing drop out. (3) Up for the rest. (4) y += value * row of down_t, neuron by
+neuron, in slices of columns: a thread owns a slice, so every number is summed by one thread in the neurons' order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.gemm import Product, Workspace, gemm
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.program import Operand, Operation
+from powerinfer_cli.kernels.rows import COLUMNS, GROUP, HAS_MIN, ROWS, UNPACK_ROW, row_address, unpack_row
+from powerinfer_cli.kernels.simd import (
+    f32,
+    fetch_add,
+    float_of,
+    fma,
+    i8,
+    i32,
+    i64,
+    load_f32,
+    load_i8,
+    splat,
+    store_f32,
+    u8,
+    zero,
+)
+from powerinfer_cli.kernels.sparse_dots import chunk_bytes
+from powerinfer_cli.kernels.sparse_rows import (
+    FIRST_STEP,
+    MULTIPLY,
+    MULTIPLY_RELU,
+    PACK,
+    PRODUCTS,
+    row_scratch_bytes,
+)
+from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Neurons, Predictor
+from powerinfer_cli.kernels.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
+
+__all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch"]
+
+_MARK_PIECE = 64  # neurons: whole cache lines of logits
+_BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
+_ROOM = _BLOCK + 16  # for a token's list of a block's neurons
+
+
+@dataclass(frozen=True)
+class SparseWorkspace:
+    """What the sparse FFN needs besides its operands; operations of one program share it."""
+
+    logits: npt.NDArray[np.float32]  # [tokens, n_ff]
+    counts: npt.NDArray[np.int32]  # [n_ff]: tokens in a neuron's list
+    tokens: npt.NDArray[np.int32]  # [n_ff, tokens or more]: the lists, ascending
+    values: npt.NDArray[np.float32]  # [n_ff, tokens or more]: what the neuron is for them
+    sizes: npt.NDArray[np.int32]  # [blocks of neurons, tokens]: neurons in a token's list
+    chosen: npt.NDArray[np.int32]  # [blocks, tokens, _ROOM]: these lists, ascending, numbered from the block's first
+    factors: npt.NDArray[np.float32]  # [blocks, tokens, _ROOM]: the neurons' values
+    packed: npt.NDArray[np.uint8]  # the batch as `sparse_dots` wants it
+    scratch: npt.NDArray[np.uint8]  # [threads, bytes]
+
+
+def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> SparseWorkspace:
+    """For so many threads, tokens in a batch, and neurons."""
+    down = _SLICE * (tokens + _BLOCK + 1) * 4 + 128
+    size = -(-max(row_scratch_bytes(n_embd), down) // 4096) * 4096 + 192
+    blocks = -(-n_ff // _BLOCK)
+    turned = [aligned(blocks * tokens * _ROOM * 4, huge=True) for _ in range(2)]
+    room = tokens // 32 * 32 + 48  # an odd number of cache lines, or lists would get into each other's way
+    lists = [aligned(n_ff * room * 4, huge=True) for _ in range(2)]
+    return SparseWorkspace(
+        aligned(tokens * n_ff * 4).view(np.float32).reshape(tokens, n_ff),
+        np.zeros(n_ff, np.int32),
+        lists[0].view(np.int32).reshape(n_ff, room),
+        lists[1].view(np.float32).reshape(n_ff, room),
+        np.zeros((blocks, tokens), np.int32),
+        turned[0].view(np.int32).reshape(blocks, tokens, _ROOM),
+        turned[1].view(np.float32).reshape(blocks, tokens, _ROOM),
+        aligned(tokens * padded(n_embd) // 256 * chunk_bytes(16), huge=True),
+        aligned(threads * size, huge=True).reshape(threads, size),
+    )
+
+
+def sparse_batch(
+    state: npt.NDArray[np.int64],
+    x: Vectors,
+    hidden: Vectors | None,
+    neurons: Neurons,
+    predictor: Predictor | None,
+    out: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+    products: Workspace,
+    workspace: SparseWorkspace,
+) -> list[Operation]:
+    """out[t] = the FFN of x[t], for the first state[N_TOKENS] vectors. out float32 [T, any stride >= n_embd].
+
+    hidden: relu(fc1 x), the input of fc2; without a predictor every neuron is computed. counts [2]: how many neurons
+    are let through, and how many fire, over all tokens, is added to it. `products`: a workspace for fc2.
+    """
+    w, capacity = workspace, workspace.tokens.shape[1]
+    operations: list[Operation] = []
+    asked: tuple[Operand, ...] = (None, None, 0.0)
+    if predictor is not None and hidden is not None:
+        operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
+        asked = (w.logits, predictor.modes, predictor.threshold)
+    operations.append(Operation(_mark, (state, *asked, neurons.up.n_rows, w.counts, w.tokens, capacity, counts)))
+    steps = [(neurons.up, neurons.up_bias, FIRST_STEP)]
+    if neurons.gate is not None:
+        second = MULTIPLY_RELU if neurons.relu_on_up else MULTIPLY
+        steps = [(neurons.gate, neurons.gate_bias, FIRST_STEP), (neurons.up, neurons.up_bias, second)]
+    packed_for = 0
+    for rows, bias, step in steps:
+        f = rows.format
+        if f.group not in (0, packed_for):
+            packed_for = f.group
+            operations.append(Operation(PACK[f.group], (state, x.records, x.records.shape[1], x.n, x.stride, w.packed)))
+        given: tuple[Operand, ...] = (x.floats, x.stride * 4)
+        if f.group:
+            given = (w.packed, -(-x.n // (16 * f.group)) * chunk_bytes(f.group))
+        lists = (w.counts, w.tokens, w.values, capacity)
+        scratch = (w.scratch, w.scratch.shape[1])
+        operations.append(Operation(PRODUCTS[f.group, f.has_min], (rows, *given, bias, *lists, step, counts, *scratch)))
+    turned = (w.sizes, w.chosen, w.factors, w.sizes.shape[1])
+    down = (neurons.down_t, w.counts, *turned, out, out.shape[1], neurons.down_bias, w.scratch, w.scratch.shape[1])
+    return [
+        *operations,
+        Operation(_turn, (state, neurons.up.n_rows, w.counts, w.tokens, w.values, capacity, *turned)),
+        Operation(_add_rows, (state, *down)),
+    ]
+
+
+@kernel(OPERATION, "sparse_mark")
+def _mark(op_address, worker):
+    """For each neuron the tokens whose logit lets it through."""
+    op = i64(op_address)
+    state, logits_at, modes, threshold = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], float_of(op[FIRST + 3])
+    n_ff, counts, tokens, capacity = op[FIRST + 4], i32(op[FIRST + 5]), i32(op[FIRST + 6]), op[FIRST + 7]
+    while True:
+        begin = take(op) * _MARK_PIECE
+        if begin >= n_ff:
+            return
+        end = min(begin + _MARK_PIECE, n_ff)
+        for i in range(begin, end):
+            counts[i] = 0
+        for t in range(state[N_TOKENS]):
+            logits = f32(logits_at + t * n_ff * 4)
+            for i in range(begin, end):
+                count = counts[i]
+                tokens[i * capacity + count] = t
+                chosen = logits_at == 0
+                if not chosen:
+                    mode = u8(modes)[i]
+                    chosen = mode == ALWAYS or (mode == ASK and logits[i] >= threshold)
+                counts[i] = count + chosen
+        let_through = 0
+        for i in range(begin, end):
+            let_through += counts[i]
+        fetch_add(i64(op[FIRST + 8]), 0, let_through)
+
+
+@kernel(OPERATION, "sparse_turn")
+def _turn(op_address, worker):
+    """Neurons' lists of tokens to tokens' lists of neurons. A piece is a block of neurons."""
+    op = i64(op_address)
+    state, n_ff, counts, capacity = i64(op[FIRST]), op[FIRST + 1], i32(op[FIRST + 2]), op[FIRST + 5]
+    n_tokens, most = state[N_TOKENS], op[FIRST + 9]
+    while True:
+        block = take(op)
+        if block * _BLOCK >= n_ff:
+            return
+        sizes = i32(op[FIRST + 6] + block * most * 4)
+        chosen = i32(op[FIRST + 7] + block * most * _ROOM * 4)
+        factors = f32(op[FIRST + 8] + block * most * _ROOM * 4)
+        for t in range(n_tokens):
+            sizes[t] = 0
+        for i in range(block * _BLOCK, min(block * _BLOCK + _BLOCK, n_ff)):
+            tokens, values = i32(op[FIRST + 3] + i * capacity * 4), f32(op[FIRST + 4] + i * capacity * 4)
+            for k in range(counts[i]):
+                at = np.int64(tokens[k]) * _ROOM + sizes[tokens[k]]
+                chosen[at], factors[at] = i - block * _BLOCK, values[k]
+                sizes[tokens[k]] += 1
+
+
+@helper
+def _dequantise(rows, neuron, begin, end, scratch, to, worker):
+    """Columns begin..end of a row as float32. What follows in the last 16 is anything."""
+    q, s, m = scratch, scratch + 4 * _SLICE, scratch + 4 * _SLICE + 64
+    group, row = rows[GROUP], row_address(rows, neuron, worker)
+    unpack_row(rows[UNPACK_ROW], row, rows[COLUMNS], begin, end, to if group == 0 else q, s, m)
+    if group == 0:
+        return
+    for c in range(0, end - begin, 16):
+        value = load_i8(i8(q), c) * splat(f32(s)[c // group])
+        if rows[HAS_MIN]:
+            value = value + splat(f32(m)[c // group])
+        store_f32(f32(to), c, value)
+
+
+@helper
+def _add_block(sums, size, chosen, factors, weights):
+    """sums[128] += factors[k] * weights[chosen[k]], in this order."""
+    s0, s1, s2, s3 = load_f32(sums, 0), load_f32(sums, 16), load_f32(sums, 32), load_f32(sums, 48)
+    s4, s5, s6, s7 = load_f32(sums, 64), load_f32(sums, 80), load_f32(sums, 96), load_f32(sums, 112)
+    for k in range(size):
+        at, factor = np.int64(chosen[k]) * _SLICE, splat(factors[k])
+        s0 = fma(load_f32(weights, at), factor, s0)
+        s1 = fma(load_f32(weights, at + 16), factor, s1)
+        s2 = fma(load_f32(weights, at + 32), factor, s2)
+        s3 = fma(load_f32(weights, at + 48), factor, s3)
+        s4 = fma(load_f32(weights, at + 64), factor, s4)
+        s5 = fma(load_f32(weights, at + 80), factor, s5)
+        s6 = fma(load_f32(weights, at + 96), factor, s6)
+        s7 = fma(load_f32(weights, at + 112), factor, s7)
+    store_f32(sums, 0, s0)
+    store_f32(sums, 16, s1)
+    store_f32(sums, 32, s2)
+    store_f32(sums, 48, s3)
+    store_f32(sums, 64, s4)
+    store_f32(sums, 80, s5)
+    store_f32(sums, 96, s6)
+    store_f32(sums, 112, s7)
+
+
+@kernel(OPERATION, "sparse_add_rows")
+def _add_rows(op_address, worker):
+    """out[t] = bias + the sum of value * row over t's neurons. A piece is a slice of columns; its sums, and a block of
+    neurons' weights, stay in the core's cache.
+    """
+    op = i64(op_address)
+    state, rows, counts = i64(op[FIRST]), i64(op[FIRST + 1]), i32(op[FIRST + 2])
+    most, out, stride, bias = op[FIRST + 6], op[FIRST + 7], op[FIRST + 8], op[FIRST + 9]
+    scratch = op[FIRST + 10] + worker * op[FIRST + 11]
+    n, n_tokens = rows[COLUMNS], state[N_TOKENS]
+    weights = scratch + _SLICE * 4 + 128
+    all_sums = weights + _BLOCK * _SLICE * 4
+    while True:
+        begin = take(op) * _SLICE
+        if begin >= n:
+            return
+        end = min(begin + _SLICE, n)
+        for i in range(0, n_tokens * _SLICE, 16):
+            store_f32(f32(all_sums), i, zero())
+        for first in range(0, rows[ROWS], _BLOCK):
+            for i in range(first, min(first + _BLOCK, rows[ROWS])):
+                if counts[i]:
+                    _dequantise(rows, i, begin, end, scratch, weights + (i - first) * _SLICE * 4, worker)
+            lists = first // _BLOCK * most
+            for t in range(n_tokens):
+                at = (lists + t) * _ROOM * 4
+                size = i32(op[FIRST + 3])[lists + t]
+                _add_block(
+                    f32(all_sums + t * _SLICE * 4), size, i32(op[FIRST + 4] + at), f32(op[FIRST + 5] + at), f32(weights)
+                )
+        for t in range(n_tokens):
+            target, sums = f32(out + t * stride * 4), f32(all_sums + t * _SLICE * 4)
+            for c in range(begin, end):
+                target[c] = sums[c - begin] + f32(bias)[c] if bias else sums[c - begin]
