@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from powerinfer_cli.kernels.gemm import make_workspace
 from powerinfer_cli.kernels.jit import Kernel, prepare
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude
@@ -16,7 +15,7 @@ from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.backend import Logits
 from powerinfer_cli.runtime.build import sparse_threshold
-from powerinfer_cli.runtime.cpu_program import Writer, make_buffers
+from powerinfer_cli.runtime.cpu_program import Writer, make_buffers, make_room
 from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.packed_cache import PackedCache
@@ -68,10 +67,9 @@ class CPUBackend:
         self._one = make_buffers(config, self._weights, 1)
         self._many = make_buffers(config, self._weights, n_tokens)
         self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
-        widest = max(config.sizes.n_embd, config.sizes.n_ff, config.sizes.n_q)
-        workspace = make_workspace(self._team.size, n_tokens, widest)
+        room = make_room(config, n_tokens, self._team.size)
         one = Writer(config, self._one, self._angles_one, threshold, self._threads, None)
-        many = Writer(config, self._many, self._angles_many, threshold, self._threads_batch, workspace)
+        many = Writer(config, self._many, self._angles_many, threshold, self._threads_batch, room)
         self._logits = make_vectors(1, n_vocab, records=False)
         self._many_logits = make_vectors(n_tokens, n_vocab, records=False)
         token, batch = self._passes(one, many)

@@ -10,17 +10,18 @@ from powerinfer_cli.kernels.activation import activate
 from powerinfer_cli.kernels.attention import attention
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.embedding import embed
-from powerinfer_cli.kernels.gemm import Product, Workspace, gemm
+from powerinfer_cli.kernels.gemm import Product, Workspace, gemm, make_workspace
 from powerinfer_cli.kernels.matvec import matvec
 from powerinfer_cli.kernels.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
+from powerinfer_cli.kernels.sparse_batch import SparseWorkspace, make_sparse_workspace, sparse_batch
 from powerinfer_cli.kernels.sparse_token import Neurons, Predictor, sparse_token
 from powerinfer_cli.kernels.vectors import Vectors, make_vectors
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime.cpu_weights import CPULayer, CPUNorm, CPUWeights, Projection
 
-__all__ = ["Buffers", "Writer", "make_buffers"]
+__all__ = ["Buffers", "Room", "Writer", "make_buffers", "make_room"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -41,7 +42,6 @@ class Buffers:
     attended: Vectors
     projected: Vectors
     hidden: dict[int, Vectors]  # of predictors, by rank
-    asked: Vectors  # its logits
     gate: Vectors
     up: Vectors
     value: Vectors
@@ -53,7 +53,7 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buf
     s = config.sizes
     predictors = [layer.predictor for layer in weights.layers if layer.predictor]
     ranks = {p.fc1.n_rows for p in predictors}
-    sparse, dense = (s.n_ff, 0) if config.sparse else (0, s.n_ff)
+    dense = 0 if config.sparse else s.n_ff  # what a sparse FFN needs is its own
 
     def plain(n: int) -> Vectors:
         return make_vectors(n_tokens, n, records=False)
@@ -70,7 +70,6 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buf
         attended=make_vectors(n_tokens, s.n_q),
         projected=plain(s.n_embd),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
-        asked=plain(sparse if predictors else 0),
         gate=plain(dense),
         up=plain(dense),
         value=make_vectors(n_tokens, dense),
@@ -79,8 +78,22 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buf
     )
 
 
+@dataclass(frozen=True)
+class Room:
+    """What the products of a batch need besides their operands."""
+
+    products: Workspace
+    sparse: SparseWorkspace | None
+
+
+def make_room(config: ModelConfig, n_tokens: int, threads: int) -> Room:
+    s = config.sizes
+    sparse = make_sparse_workspace(threads, n_tokens, s.n_embd, s.n_ff) if config.sparse else None
+    return Room(make_workspace(threads, n_tokens, max(s.n_embd, s.n_ff, s.n_q)), sparse)
+
+
 class Writer:
-    """Writes operations over one set of buffers. `workspace` None: for one token."""
+    """Writes operations over one set of buffers. `room` None: for one token."""
 
     def __init__(
         self,
@@ -89,10 +102,10 @@ class Writer:
         angles: Angles | None,
         threshold: float,
         threads: int,
-        workspace: Workspace | None,
+        room: Room | None,
     ) -> None:
         self.config, self.buffers, self.angles = config, buffers, angles
-        self.threshold, self.threads, self.workspace = threshold, threads, workspace
+        self.threshold, self.threads, self.room = threshold, threads, room
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
         """x = the embeddings of the ids."""
@@ -132,9 +145,9 @@ class Writer:
 
     def _multiply(self, x: Vectors, products: Sequence[tuple[Projection, Floats]]) -> list[Operation]:
         """Several matrices times the same vectors."""
-        if self.workspace is not None:
+        if self.room is not None:
             wanted = [Product(p.rows, out, p.bias) for p, out in products]
-            return gemm(self.buffers.state, x, wanted, self.workspace)
+            return gemm(self.buffers.state, x, wanted, self.room.products)
         last = len(products) - 1
         return [matvec(p.rows, x, out, p.bias, wait=i == last) for i, (p, out) in enumerate(products)]
 
@@ -188,9 +201,8 @@ class Writer:
             predictor = Predictor(found.fc2, found.modes, self.threshold)
             asking = self._multiply(b.x, [(Projection(found.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
-        if self.workspace is None:
-            return [*asking, *sparse_token(b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts)]
-        return [*asking, *self._sparse_batch(neurons, predictor, hidden)]
-
-    def _sparse_batch(self, neurons, predictor, hidden):
-        return []
+        operands = b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts
+        if self.room is None:
+            return [*asking, *sparse_token(*operands)]
+        assert self.room.sparse is not None  # a sparse layer is of a sparse model
+        return [*asking, *sparse_batch(b.state, *operands, self.room.products, self.room.sparse)]

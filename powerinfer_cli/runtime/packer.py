@@ -21,9 +21,7 @@ PACKING = "loading weights"
 class Packer:
     """`tensors`: all that will be packed, to know how much there is to do."""
 
-    def __init__(
-        self, team: Team, tensors: Sequence[Tensor], *, repack: bool, lock: bool, events: LoadEvents
-    ) -> None:
+    def __init__(self, team: Team, tensors: Sequence[Tensor], *, repack: bool, lock: bool, events: LoadEvents) -> None:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0

@@ -96,7 +96,7 @@ def _numa_nodes() -> list[frozenset[int]]:
 
 
 def _core_list(text: str) -> list[int]:
-    """ "0-3,8" -> [0, 1, 2, 3, 8] """
+    """ "0-3,8" -> [0, 1, 2, 3, 8]"""
     cores: list[int] = []
     for part in text.strip().split(","):
         low, _, high = part.partition("-")

@@ -35,7 +35,10 @@ class ModelFile:
         return open_gguf(self.write(folder / "model.gguf"))
 
     def engine(self, folder: Path, **options: Any) -> Engine:
-        return Engine.load(self.open(folder), EngineOptions(**{"n_ctx": 64, "n_threads": 1} | options))
+        return Engine.load(
+            self.open(folder),
+            EngineOptions(**{"n_ctx": 64, "n_threads": 1, "type_k": "f32", "type_v": "f32"} | options),
+        )
 
     def with_metadata(self, **changes: Any) -> "ModelFile":
         """Keys of the architecture; `__` stands for a dot, None drops a key."""

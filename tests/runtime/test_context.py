@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
+from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
 from powerinfer_cli.runtime.kv_cache import kv_bytes
 from tests.helpers.exact_sparse import exact_sparse
@@ -72,8 +71,8 @@ def test_default_context_is_the_training_context(tmp_path: Path) -> None:
 
 def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = tiny_model("llama").file.with_metadata(context_length=1 << 20).open(tmp_path)
-    one = kv_bytes(Engine.load(gguf, EngineOptions(n_ctx=1)).config, 1)
-    assert one == 2 * 4 * 2 * 2 * 16  # keys and values, float32, layers, heads, dimensions
+    one = kv_bytes(Engine.load(gguf, EngineOptions(n_ctx=1)).config, 1, "f16", "f16")
+    assert one == 2 * 2 * 2 * 2 * 16  # keys and values, float16, layers, heads, dimensions
     monkeypatch.setattr(engine_module, "available_memory", lambda: 2 * one * 1000)
     assert Engine.load(gguf, EngineOptions()).n_ctx == 768
     with pytest.raises(PowerInferError, match=r"-c 2001: the KV cache needs .* GiB"):
@@ -108,15 +107,10 @@ def test_two_runs_are_bitwise_equal(tmp_path: Path) -> None:
 
 
 def test_threads_by_default_are_the_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = tiny_model("llama").file.engine(tmp_path, n_threads=None)
-    before = torch.get_num_threads()
-    try:
-        for cores in ({0}, {0, 3}):
-            monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: cores)
-            engine.prefill(PROMPT[:2])
-            assert torch.get_num_threads() == len(cores)
-    finally:
-        torch.set_num_threads(before)
+    for cores in ({0}, {0, 1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: cores)
+        engine = tiny_model("llama").file.engine(tmp_path, n_threads=None)
+        assert engine._backend._team.size == threads.physical_cores(cores)
 
 
 def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:

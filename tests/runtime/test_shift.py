@@ -32,7 +32,7 @@ def test_one_layer_equals_evaluating_what_is_left(tmp_path: Path, name: str, n_k
 
 def turned_back(keys: torch.Tensor, by: int, engine: Engine) -> torch.Tensor:
     """Keys [N, H, D] turned back by that many positions, pair by pair, as complex numbers."""
-    rope, frequencies = engine.config.rope, engine._frequencies
+    rope, frequencies = engine.config.rope, engine._backend._frequencies
     assert rope is not None
     assert frequencies is not None
     interleaved = rope.style is RopeStyle.INTERLEAVED
@@ -44,9 +44,9 @@ def turned_back(keys: torch.Tensor, by: int, engine: Engine) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["llama-llama3", "llama-yarn-tuned", "qwen3", "falcon-40b"])
 def test_every_layer_moves(tmp_path: Path, name: str) -> None:
-    engine = tiny_model(name).file.engine(tmp_path)
+    engine = tiny_model(name).file.engine(tmp_path, reference=True)
     engine.prefill(PROMPT)
-    cache, n = engine._cache, len(PROMPT)
+    cache, n = engine._backend.cache, len(PROMPT)
     keys, values = cache.k[:, :n].clone(), cache.v[:, :n].clone()
     engine.shift(4, 6)
     for layer in range(2):

@@ -27,7 +27,7 @@ def counts(always: slice, never: slice) -> ActivationStatistics:
 
 def run(tiny: TinyModel, folder: Path, predictors: list, statistics: ActivationStatistics | None) -> np.ndarray:
     gguf = tiny.file.sparsified(predictors).open(folder)
-    engine = Engine.load(gguf, EngineOptions(n_ctx=64, n_threads=1), statistics)
+    engine = Engine.load(gguf, EngineOptions(n_ctx=64, n_threads=1, type_k="f32", type_v="f32"), statistics)
     return np.concatenate([engine.logits(PROMPT[:9]), np.stack([engine.decode(t) for t in PROMPT[9:]])])
 
 
@@ -68,5 +68,6 @@ def test_rows_of_settled_neurons_are_not_read(tiny: TinyModel, tmp_path: Path) -
 
 
 def test_a_dense_model_has_no_use_for_them(tiny: TinyModel, tmp_path: Path) -> None:
-    engine = Engine.load(tiny.file.open(tmp_path), EngineOptions(n_ctx=64), counts(slice(0, 1), slice(1, N_FF)))
+    options = EngineOptions(n_ctx=64, type_k="f32", type_v="f32")
+    engine = Engine.load(tiny.file.open(tmp_path), options, counts(slice(0, 1), slice(1, N_FF)))
     np.testing.assert_allclose(engine.logits(PROMPT), tiny.reference, rtol=0, atol=1e-4)

@@ -27,7 +27,7 @@ def retyped(model: ModelFile, kind: GGMLType) -> tuple[ModelFile, ModelFile]:
 
 
 def logits(model: ModelFile, folder: Path, *, resident: bool) -> np.ndarray:
-    engine = model.engine(folder, resident=resident)
+    engine = model.engine(folder, reference=True, resident=resident)
     return np.concatenate([engine.logits(IDS[:6]), np.stack([engine.decode(i) for i in IDS[6:]])])
 
 
