@@ -64,7 +64,7 @@ def test_shuffled_bytes_are_the_bytes_of_shuffled_numbers(tmp_path: Path, file_t
 
 def test_predictors_are_exact_and_rates_as_asked_for(tmp_path: Path) -> None:
     sparse, _ = twins(tmp_path, SMALL, "F32")
-    engine = Engine.load(sparse, EngineOptions(n_threads=1))
+    engine = Engine.load(sparse, EngineOptions(n_threads=1, reference=True))
     engine.prefill(list(range(5, 60)))
     assert engine.stats.fired == pytest.approx(engine.stats.predicted, rel=1e-3)
     assert engine.stats.mean_active == pytest.approx(0.15, abs=0.02)
