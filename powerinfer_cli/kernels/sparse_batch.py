@@ -36,7 +36,7 @@ from powerinfer_cli.kernels.sparse_rows import (
     MULTIPLY,
     MULTIPLY_RELU,
     PACK,
-    PRODUCTS,
+    multiply_rows,
     row_scratch_bytes,
 )
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Neurons, Predictor
@@ -119,12 +119,11 @@ def sparse_batch(
         if f.group not in (0, packed_for):
             packed_for = f.group
             operations.append(Operation(PACK[f.group], (state, x.records, x.records.shape[1], x.n, x.stride, w.packed)))
-        given: tuple[Operand, ...] = (x.floats, x.stride * 4)
+        given, stride = x.floats.view(np.uint8), x.stride * 4
         if f.group:
-            given = (w.packed, -(-x.n // (16 * f.group)) * chunk_bytes(f.group))
+            given, stride = w.packed, -(-x.n // (16 * f.group)) * chunk_bytes(f.group)
         lists = (w.counts, w.tokens, w.values, capacity)
-        scratch = (w.scratch, w.scratch.shape[1])
-        operations.append(Operation(PRODUCTS[f.group, f.has_min], (rows, *given, bias, *lists, step, counts, *scratch)))
+        operations.append(multiply_rows(state, rows, given, stride, bias, lists, step, counts, w.scratch))
     turned = (w.sizes, w.chosen, w.factors, w.sizes.shape[1])
     down = (neurons.down_t, w.counts, *turned, out, out.shape[1], neurons.down_bias, w.scratch, w.scratch.shape[1])
     return [

@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.panels import transposer
-from powerinfer_cli.kernels.rows import COLUMNS, ROWS, UNPACK_ROW, row_address, unpack_row
+from powerinfer_cli.kernels.program import Operand, Operation
+from powerinfer_cli.kernels.rows import BASE, COLUMNS, ROWS, STRIDE, UNPACK_ROW, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.simd import (
     doubled,
     f32,
@@ -14,6 +16,7 @@ from powerinfer_cli.kernels.simd import (
     i32,
     i64,
     load_f32,
+    prefetch,
     splat,
     store_f32,
     total,
@@ -22,17 +25,19 @@ from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes, dot_floats,
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS
 
-__all__ = ["FIRST_STEP", "MULTIPLY", "MULTIPLY_RELU", "PACK", "PRODUCTS", "row_scratch_bytes"]
+__all__ = ["FIRST_STEP", "MULTIPLY", "MULTIPLY_RELU", "PACK", "multiply_rows", "row_scratch_bytes"]
 
-_PIECE = 16  # neurons that a thread takes at a time
+MOST_ROWS = 32  # that a thread takes at a time
+_ROW_BYTES, _TOKEN_BYTES = 96 << 10, 320 << 10  # of unpacked rows, and of tokens, that a core's cache holds together
 
 # What is done with a product v: drop the token where relu(v) is 0, else keep relu(v); value *= v; value *= relu(v)
 FIRST_STEP, MULTIPLY, MULTIPLY_RELU = 0, 1, 2
 
 
 def row_scratch_bytes(n: int) -> int:
-    """Of one thread: an unpacked row (quants, scales, minima, or floats), then the sums, then the row in chunks."""
-    return _unpacked_bytes(n) + 64 * AT_ONCE + (n // 512 + 1) * 2 * chunk_bytes(16)
+    """Of one thread: an unpacked row (quants, scales, minima), the sums, places and kept of the rows, the rows."""
+    largest = (n // 512 + 1) * 2048
+    return _unpacked_bytes(n) + 64 * AT_ONCE + 16 * MOST_ROWS + max(_ROW_BYTES, largest) + 256
 
 
 def _unpacked_bytes(n: int) -> int:
@@ -73,23 +78,24 @@ PACK = {group: _packing(group) for group in (16, 32)}
 
 
 def _loading(group: int, has_min: bool) -> Any:
-    """load(rows, i, scratch, worker): row i in chunks; where it is."""
+    """load(rows, i, scratch, to, worker): row i in chunks (float formats: float32) to an address."""
     size = chunk_bytes(group) if group else 0
     transpose = transposer(group // 4, quants=True)
 
     @helper
-    def load(rows, i, scratch, worker):
+    def load(rows, i, scratch, to, worker):
         n = rows[COLUMNS]
         row = row_address(rows, i, worker)
+        for at in range(0, rows[STRIDE], 64):
+            prefetch(rows[BASE] + (i + 1) * rows[STRIDE] + at)
         if group == 0:
-            unpack_row(rows[UNPACK_ROW], row, n, 0, n, scratch, 0, 0)
+            unpack_row(rows[UNPACK_ROW], row, n, 0, n, to, 0, 0)
             for c in range(n, (n + 31) // 32 * 32):
-                f32(scratch)[c] = 0.0
-            return scratch
+                f32(to)[c] = 0.0
+            return
         chunks = (n + 16 * group - 1) // (16 * group)
         s = scratch + chunks * 16 * group + 64
         m = s + chunks * 64
-        to = scratch + _unpacked(n) + 64 * AT_ONCE
         unpack_row(rows[UNPACK_ROW], row, n, 0, n, scratch, s, m)
         for g in range(n // group, chunks * 16):
             f32(s)[g] = 0.0
@@ -100,62 +106,115 @@ def _loading(group: int, has_min: bool) -> Any:
             store_f32(rest, 0, load_f32(f32(s), c * 16))
             if has_min:
                 store_f32(rest, 16, load_f32(f32(m), c * 16) * splat(np.float32(-1 / 128)))
-        return to
 
     return load
 
 
-def _products(group: int, has_min: bool) -> Kernel:
-    """Each neuron's row times its tokens, for formats whose scales are for `group` columns; 0: float formats."""
-    load = _loading(group, has_min)
+def _meeting(group: int, has_min: bool) -> Any:
+    """meet(...): a row meets the tokens of its neuron's list, from the i-th to those before `until`."""
     dot = dot_records(group, has_min) if group else dot_floats
-    columns = 16 * group or 32  # of a step of `dot`
+
+    @helper
+    def meet(row, steps, x, x_stride, tokens, values, i, count, until, kept, shift, mode, sums_at):
+        """Where in the list to go on, and how many tokens have been kept."""
+        sums = f32(sums_at)
+        while i < count and tokens[i] < until:
+            x0, x1 = x + tokens[i] * x_stride, x + tokens[min(i + 1, count - 1)] * x_stride
+            x2 = x + tokens[min(i + 2, count - 1)] * x_stride
+            x3 = x + tokens[min(i + 3, count - 1)] * x_stride
+            dot(row, steps, x0, x1, x2, x3, sums_at)
+            for k in range(min(AT_ONCE, count - i)):
+                value = total(load_f32(sums, 16 * k)) + shift
+                if mode == FIRST_STEP:
+                    tokens[kept], values[kept] = tokens[i + k], value
+                    kept += value > np.float32(0.0)
+                else:
+                    if mode == MULTIPLY_RELU:
+                        value = max(value, np.float32(0.0))
+                    values[i + k] *= value
+            i += AT_ONCE
+        return i, kept
+
+    return meet
+
+
+def _products(group: int, has_min: bool) -> Kernel:
+    """Each neuron's row times its tokens, for formats whose scales are for `group` columns; 0: float formats.
+
+    A thread unpacks `piece` rows and then goes over the batch, `block` tokens at a time: both stay in the core's cache.
+    """
+    load, meet = _loading(group, has_min), _meeting(group, has_min)
+    columns = 16 * group or 32  # of a step of the dot product
+    step_bytes = chunk_bytes(group) if group else 128
 
     def products(op_address, worker):
         op = i64(op_address)
-        rows, x, x_stride, bias = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
-        counts, capacity, mode, fired = i32(op[FIRST + 4]), op[FIRST + 7], op[FIRST + 8], i64(op[FIRST + 9])
-        scratch = op[FIRST + 10] + worker * op[FIRST + 11]
-        steps = (rows[COLUMNS] + columns - 1) // columns
-        sums_at = scratch + _unpacked(rows[COLUMNS])
-        sums, n_rows = f32(sums_at), rows[ROWS]
+        state, rows, x, x_stride, bias = i64(op[FIRST]), i64(op[FIRST + 1]), op[FIRST + 2], op[FIRST + 3], op[FIRST + 4]
+        counts, capacity, mode, fired = i32(op[FIRST + 5]), op[FIRST + 8], op[FIRST + 9], i64(op[FIRST + 10])
+        scratch, piece, block = op[FIRST + 11] + worker * op[FIRST + 12], op[FIRST + 13], op[FIRST + 14]
+        n, n_rows, n_tokens = rows[COLUMNS], rows[ROWS], state[N_TOKENS]
+        steps = (n + columns - 1) // columns
+        sums_at = scratch + _unpacked(n)
+        places, kept = i64(sums_at + 64 * AT_ONCE), i64(sums_at + 64 * AT_ONCE + 8 * MOST_ROWS)
+        unpacked = sums_at + 64 * AT_ONCE + 16 * MOST_ROWS
         while True:
-            begin = take(op) * _PIECE
+            begin = take(op) * piece
             if begin >= n_rows:
                 return
-            left = 0
-            for neuron in range(begin, min(begin + _PIECE, n_rows)):
-                count = np.int64(counts[neuron])
-                if count == 0:
-                    continue
-                tokens = i32(op[FIRST + 5] + neuron * capacity * 4)
-                values = f32(op[FIRST + 6] + neuron * capacity * 4)
-                shift = f32(bias)[neuron] if bias else np.float32(0.0)
-                row = load(rows, neuron, scratch, worker)
-                kept = 0
-                for i in range(0, count, AT_ONCE):
-                    x0, x1 = x + tokens[i] * x_stride, x + tokens[min(i + 1, count - 1)] * x_stride
-                    x2 = x + tokens[min(i + 2, count - 1)] * x_stride
-                    x3 = x + tokens[min(i + 3, count - 1)] * x_stride
-                    dot(row, steps, x0, x1, x2, x3, sums_at)
-                    for k in range(AT_ONCE):
-                        if i + k >= count:
-                            break
-                        value = total(load_f32(sums, 16 * k)) + shift
-                        if mode == FIRST_STEP:
-                            tokens[kept], values[kept] = tokens[i + k], value
-                            kept += value > np.float32(0.0)
-                        else:
-                            if mode == MULTIPLY_RELU:
-                                value = max(value, np.float32(0.0))
-                            values[i + k] *= value
-                if mode == FIRST_STEP:
-                    counts[neuron] = kept
-                    left += kept
+            end = min(begin + piece, n_rows)
+            for i in range(begin, end):
+                places[i - begin], kept[i - begin] = 0, 0
+                if counts[i]:
+                    load(rows, i, scratch, unpacked + (i - begin) * steps * step_bytes, worker)
+            for until in range(block, n_tokens + block, block):
+                for i in range(begin, end):
+                    k = i - begin
+                    places[k], kept[k] = meet(
+                        unpacked + k * steps * step_bytes,
+                        steps,
+                        x,
+                        x_stride,
+                        i32(op[FIRST + 6] + i * capacity * 4),
+                        f32(op[FIRST + 7] + i * capacity * 4),
+                        places[k],
+                        np.int64(counts[i]),
+                        until,
+                        kept[k],
+                        f32(bias)[i] if bias else np.float32(0.0),
+                        mode,
+                        sums_at,
+                    )
             if mode == FIRST_STEP:
+                left = 0
+                for i in range(begin, end):
+                    counts[i] = kept[i - begin]
+                    left += kept[i - begin]
                 fetch_add(fired, 1, left)
 
     return kernel(OPERATION, f"sparse_products_{group}{'_min' if has_min else ''}")(products)
 
 
-PRODUCTS = {(g, m): _products(g, m) for g in (16, 32) for m in (False, True)} | {(0, False): _products(0, False)}
+_PRODUCTS = {(g, m): _products(g, m) for g in (16, 32) for m in (False, True)} | {(0, False): _products(0, False)}
+
+
+def multiply_rows(
+    state: npt.NDArray[np.int64],
+    rows: WeightRows,
+    x: npt.NDArray[np.uint8],
+    x_stride: int,
+    bias: npt.NDArray[np.float32] | None,
+    lists: tuple[Operand, ...],
+    step: int,
+    counts: npt.NDArray[np.int64],
+    scratch: npt.NDArray[np.uint8],
+) -> Operation:
+    """Each neuron's row times its tokens. x: packed tokens, `x_stride` bytes each, or float32 for float formats.
+
+    lists: the lists' lengths, tokens, values, and the length that there is room for.
+    """
+    f = rows.format
+    chunk = 16 * f.group or 32
+    row_bytes = -(-rows.n_cols // chunk) * (chunk_bytes(f.group) if f.group else 128)
+    piece, block = min(MOST_ROWS, max(1, _ROW_BYTES // row_bytes)), max(AT_ONCE, _TOKEN_BYTES // x_stride)
+    operands = (state, rows, x, x_stride, bias, *lists, step, counts, scratch, scratch.shape[1], piece, block)
+    return Operation(_PRODUCTS[f.group, f.has_min], operands)
