@@ -491,6 +491,28 @@ store_i8 = _storer(
 )
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def at_least(typing: Any, pointer: Any, offset: Any, limit: Any) -> Any:
+    """Of 16 float32 at a pointer's offset, which are >= limit: bit i for lane i."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = _load(builder, args[0], args[1], _V16)
+        found = builder.fcmp_ordered(">=", values, _splat(builder, args[2], F32x16))
+        return builder.zext(builder.bitcast(found, _I16), _I64)
+
+    return types.int64(pointer, types.int64, types.float32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(typing: Any, bits: Any) -> Any:
+    """The place of the lowest 1 in an int64 that is not 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
 # --- vectors from numbers, and back ------------------------------------------------------------------------------
 
 
@@ -504,6 +526,12 @@ def zero(typing: Any) -> Any:
 def zero_i32(typing: Any) -> Any:
     """16 times 0."""
     return I32x16(), lambda context, builder, sig, args: ir.Constant(I32x16.llvm, None)
+
+
+@intrinsic
+def zero64(typing: Any) -> Any:
+    """64 bytes of 0."""
+    return B64(), lambda context, builder, sig, args: ir.Constant(B64.llvm, None)
 
 
 @intrinsic

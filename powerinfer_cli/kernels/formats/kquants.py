@@ -4,7 +4,8 @@ Repacked chunks of one superblock (groups of 16) or two (groups of 32), in this 
   bits 0-3 (Q4_K, Q5_K, Q6_K)   per 64 weights 32 bytes: the first 32 in the low nibbles, the second 32 in the high ones
   bits 0-1 (Q2_K, Q3_K)         64 bytes: weight 64c + j in bits 2c and 2c + 1 of byte j
   bits 4-5 (Q6_K)               the same
-  the last bit (Q3_K, Q5_K)     per 64 weights 8 bytes, lowest bit first
+  bit 2 (Q3_K)                  per 64 weights 8 bytes, lowest bit first
+  bit 4 (Q5_K)                  64 bytes: weight 64c + j in bit c of byte j
   scales, minima                a byte each (Q2_K: nibbles of one byte; Q3_K, Q6_K: signed)
   d, dmin                       float16; a group's scale is d * its byte, its minimum -dmin * its byte
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
 from powerinfer_cli.kernels.formats.format import Format
-from powerinfer_cli.kernels.formats.legacy import nibbles
+from powerinfer_cli.kernels.formats.legacy import five_bits, nibbles
 from powerinfer_cli.kernels.jit import helper
 from powerinfer_cli.kernels.simd import (
     bits64,
@@ -33,6 +34,7 @@ from powerinfer_cli.kernels.simd import (
     store64,
     store_bits,
     unsigned_f32,
+    zero64,
 )
 
 __all__ = ["FORMATS", "two_d"]
@@ -54,11 +56,6 @@ def _q2_quants(chunk, m, at):
 @helper
 def _q3_quants(chunk, m, at):
     return _two_bits(chunk, 0, at) | bits64(chunk, 64 + (at >> 3), 4)
-
-
-@helper
-def _q5_quants(chunk, m, at):
-    return nibbles(chunk, m, at) | bits64(chunk, (m >> 1) + (at >> 3), 16)
 
 
 @helper
@@ -92,17 +89,17 @@ def two_d(chunk, start, m):
     return pair(first_f16(chunk, start, m >> 8), 0)
 
 
-def _scales_32(quant_bits):
-    """Behind quants of so many bits, for groups of 32: bytes of scales, bytes of minima, d, dmin."""
+def _scales_32(extra):
+    """Behind nibbles and so many bytes, for groups of 32: bytes of scales, bytes of minima, d, dmin."""
 
     @helper
     def scales(chunk, m):
-        start = (m >> 3) * quant_bits
+        start = (m >> 1) + extra
         return load_u8(chunk, start) * two_d(chunk, start + (m >> 4), m)
 
     @helper
     def mins(chunk, m):
-        start = (m >> 3) * quant_bits
+        start = (m >> 1) + extra
         return load_u8(chunk, start + (m >> 5)) * (two_d(chunk, start + (m >> 4) + (m >> 7), m) * splat(-1))
 
     return scales, mins
@@ -140,6 +137,14 @@ def _repack_bits(source, s, target, t):
     for c in range(4):
         both = join((packed >> (2 * c)) & 1, (packed >> (2 * c + 1)) & 1)
         store_bits(target, t + 8 * c, both)
+
+
+@helper
+def _even_bits(packed):
+    """Bits 0, 2, 4 and 6 of each byte next to each other."""
+    packed = packed & 0x55
+    packed = (packed | (packed >> 1)) & 0x33
+    return (packed | (packed >> 2)) & 0x0F
 
 
 @helper
@@ -191,13 +196,16 @@ def _repack_q4(source, target, m):
 @helper
 def _repack_q5(source, target, m):
     """Blocks of 176 bytes: d, dmin, scales and minima [12], fifth bits [32], nibbles [128]."""
-    scales = (m >> 3) * 5
+    scales = (m >> 1) + 64
+    fifth = zero64()
     for b in range(m >> 8):
         s = b * 176
         store64(target, b * 128, load64(source, s + 48))
         store64(target, b * 128 + 64, load64(source, s + 112))
-        _repack_bits(source, s + 16, target, (m >> 1) + b * 32)
+        packed = load32(source, s + 16)
+        fifth = fifth | (join(_even_bits(packed), _even_bits(packed >> 1)) << (4 * b))
         _repack_scales_32(source, s, target, scales, b, m)
+    store64(target, m >> 1, fifth)
 
 
 @helper
@@ -212,9 +220,9 @@ def _repack_q6(source, target, m):
     _copy_pair(source, 208, target, 208)
 
 
-def _bytes_of(superblock_bytes: int) -> Callable[[int], int]:
+def _bytes_of(superblock_bytes: int, extra: int = 0) -> Callable[[int], int]:
     def chunk_bytes(m: int) -> int:
-        return m // 256 * superblock_bytes
+        return m // 256 * superblock_bytes + extra if m else 0
 
     return chunk_bytes
 
@@ -222,7 +230,7 @@ def _bytes_of(superblock_bytes: int) -> Callable[[int], int]:
 FORMATS: tuple[Format, ...] = (
     make_format(GGMLType.Q2_K, 16, _bytes_of(84), _repack_q2, _q2_quants, _q2_scales, _q2_mins),
     make_format(GGMLType.Q3_K, 16, _bytes_of(114), _repack_q3, _q3_quants, _scales_16(96), offset=4),
-    make_format(GGMLType.Q4_K, 32, _bytes_of(148), _repack_q4, nibbles, *_scales_32(4)),
-    make_format(GGMLType.Q5_K, 32, _bytes_of(180), _repack_q5, _q5_quants, *_scales_32(5)),
+    make_format(GGMLType.Q4_K, 32, _bytes_of(148), _repack_q4, nibbles, *_scales_32(0)),
+    make_format(GGMLType.Q5_K, 32, _bytes_of(148, 64), _repack_q5, five_bits, *_scales_32(64)),
     make_format(GGMLType.Q6_K, 16, _bytes_of(210), _repack_q6, _q6_quants, _scales_16(192), offset=32),
 )

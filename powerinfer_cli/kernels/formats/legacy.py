@@ -2,7 +2,7 @@
 
 Repacked chunks of 512 weights, 64 (two blocks) at a time, blocks beyond the row's end left out:
 Q4_0, Q4_1   32 bytes: the first block's weights in the low nibbles, the second's in the high ones
-Q5_0, Q5_1   the same, and behind all of them 64 bits for the fifth bits
+Q5_0, Q5_1   the same, and behind all of them 64 bytes: the fifth bit of weight 64c + j is bit c of byte j
 Q8_0         64 bytes as they are
 then float16 scales [m / 32], then float16 minima [m / 32], m being the weights of the chunk.
 """
@@ -11,9 +11,9 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
 from powerinfer_cli.kernels.formats.format import Format
 from powerinfer_cli.kernels.jit import helper
-from powerinfer_cli.kernels.simd import bits64, first_f16, join, load16, load32, load64, store32
+from powerinfer_cli.kernels.simd import bits64, first_f16, join, load16, load32, load64, store32, store64, zero64
 
-__all__ = ["FORMATS", "copy_halves", "halves_behind", "nibbles", "pairs", "repack_nibbles"]
+__all__ = ["FORMATS", "copy_halves", "five_bits", "halves_behind", "nibbles", "pairs", "repack_nibbles"]
 
 
 @helper
@@ -30,8 +30,9 @@ def nibbles(chunk, m, at):
 
 
 @helper
-def _five_bits(chunk, m, at):
-    return nibbles(chunk, m, at) | bits64(chunk, pairs(m) * 32 + (at >> 3), 16)
+def five_bits(chunk, m, at):
+    """64 five-bit quants: nibbles, and behind all of them 64 bytes of the fifth bits."""
+    return nibbles(chunk, m, at) | (((load64(chunk, pairs(m) * 32) >> (at >> 6)) & 1) << 4)
 
 
 @helper
@@ -39,13 +40,13 @@ def _bytes(chunk, m, at):
     return load64(chunk, at)
 
 
-def halves_behind(pair_bytes, which=0):
-    """scales(chunk, m) of the which-th float16 array behind quants of so many bytes for 64 weights."""
+def halves_behind(pair_bytes, extra=0, which=0):
+    """scales(chunk, m) of the which-th float16 array behind so many bytes for each 64 weights and `extra` ones."""
 
     @helper
     def scales(chunk, m):
         groups = m >> 5
-        return first_f16(chunk, pairs(m) * pair_bytes + which * 2 * groups, groups)
+        return first_f16(chunk, pairs(m) * pair_bytes + extra + which * 2 * groups, groups)
 
     return scales
 
@@ -69,7 +70,20 @@ def copy_halves(source, first, block, target, t, m):
         target[t + 2 * b + 1] = source[first + b * block + 1]
 
 
-def _repack(block, has_min, bits, pair_bytes):
+@helper
+def _repack_fifth_bits(source, first, block, target, t, m):
+    """32 bits at byte `first` of each GGUF block, for up to 16 blocks, to 64 bytes."""
+    store64(target, t, zero64())
+    for b in range(m >> 5):
+        for i in range(4):
+            target[t + 4 * b + i] = source[first + b * block + i]
+    planes = bits64(target, t, 1)
+    for c in range(1, 8):
+        planes = planes | bits64(target, t + 8 * c, 1 << c)
+    store64(target, t, planes)
+
+
+def _repack(block, has_min, bits, pair_bytes, extra):
     """GGUF blocks of so many bytes: scale, [minimum], [fifth bits, 4 bytes], quants."""
     head = 4 if has_min else 2
 
@@ -79,34 +93,33 @@ def _repack(block, has_min, bits, pair_bytes):
             repack_nibbles(source, head, block, target, m)
         if bits == 5:
             repack_nibbles(source, head + 4, block, target, m)
-            for b in range(m >> 5):
-                for i in range(4):
-                    target[pairs(m) * 32 + b * 4 + i] = source[b * block + head + i]
+            _repack_fifth_bits(source, head, block, target, pairs(m) * 32, m)
         if bits == 8:
             for b in range(m >> 5):
                 store32(target, b * 32, load32(source, b * block + head))
-        copy_halves(source, 0, block, target, pairs(m) * pair_bytes, m)
+        scales = pairs(m) * pair_bytes + extra
+        copy_halves(source, 0, block, target, scales, m)
         if has_min:
-            copy_halves(source, 2, block, target, pairs(m) * pair_bytes + (m >> 5) * 2, m)
+            copy_halves(source, 2, block, target, scales + (m >> 5) * 2, m)
 
     return repack
 
 
 def _format(kind, bits, quants, *, offset=0, has_min=False):
-    pair_bytes = {4: 32, 5: 40, 8: 64}[bits]
-    scales, mins = halves_behind(pair_bytes), halves_behind(pair_bytes, 1) if has_min else None
+    pair_bytes, extra = 64 if bits == 8 else 32, 64 if bits == 5 else 0
+    scales, mins = halves_behind(pair_bytes, extra), halves_behind(pair_bytes, extra, 1) if has_min else None
 
     def chunk_bytes(m: int) -> int:
-        return -(-m // 64) * pair_bytes + m // 32 * (4 if has_min else 2)
+        return -(-m // 64) * pair_bytes + extra + m // 32 * (4 if has_min else 2) if m else 0
 
-    repack = _repack(BLOCK[kind][1], has_min, bits, pair_bytes)
+    repack = _repack(BLOCK[kind][1], has_min, bits, pair_bytes, extra)
     return make_format(kind, 32, chunk_bytes, repack, quants, scales, mins, offset, signed=bits == 8)
 
 
 FORMATS: tuple[Format, ...] = (
     _format(GGMLType.Q4_0, 4, nibbles, offset=8),
     _format(GGMLType.Q4_1, 4, nibbles, has_min=True),
-    _format(GGMLType.Q5_0, 5, _five_bits, offset=16),
-    _format(GGMLType.Q5_1, 5, _five_bits, has_min=True),
+    _format(GGMLType.Q5_0, 5, five_bits, offset=16),
+    _format(GGMLType.Q5_1, 5, five_bits, has_min=True),
     _format(GGMLType.Q8_0, 8, _bytes),
 )
