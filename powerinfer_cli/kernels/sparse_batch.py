@@ -16,6 +16,7 @@ from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operand, Operation
 from powerinfer_cli.kernels.rows import COLUMNS, GROUP, HAS_MIN, ROWS, UNPACK_ROW, row_address, unpack_row
 from powerinfer_cli.kernels.simd import (
+    at_least,
     f32,
     fetch_add,
     float_of,
@@ -25,6 +26,7 @@ from powerinfer_cli.kernels.simd import (
     i64,
     load_f32,
     load_i8,
+    lowest_bit,
     splat,
     store_f32,
     u8,
@@ -45,7 +47,6 @@ from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 
 __all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch"]
 
-_MARK_PIECE = 64  # neurons: whole cache lines of logits
 _BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
 _ROOM = _BLOCK + 16  # for a token's list of a block's neurons
 
@@ -74,7 +75,7 @@ def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> 
     room = tokens // 32 * 32 + 48  # an odd number of cache lines, or lists would get into each other's way
     lists = [aligned(n_ff * room * 4, huge=True) for _ in range(2)]
     return SparseWorkspace(
-        aligned(tokens * n_ff * 4).view(np.float32).reshape(tokens, n_ff),
+        aligned(tokens * n_ff * 4 + 256)[:-256].view(np.float32).reshape(tokens, n_ff),  # 64 are read at a time
         np.zeros(n_ff, np.int32),
         lists[0].view(np.int32).reshape(n_ff, room),
         lists[1].view(np.float32).reshape(n_ff, room),
@@ -133,29 +134,45 @@ def sparse_batch(
     ]
 
 
+@helper
+def _bits_of(modes, begin, end, mode):
+    """Which of up to 64 neurons have this mode: bit i for neuron begin + i."""
+    bits = 0
+    for i in range(begin, end):
+        bits |= np.int64(modes[i] == mode) << (i - begin)
+    return bits
+
+
 @kernel(OPERATION, "sparse_mark")
 def _mark(op_address, worker):
-    """For each neuron the tokens whose logit lets it through."""
+    """For each neuron the tokens whose logit lets it through. A piece is 64 neurons."""
     op = i64(op_address)
-    state, logits_at, modes, threshold = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], float_of(op[FIRST + 3])
+    state, logits, modes, threshold = i64(op[FIRST]), f32(op[FIRST + 1]), op[FIRST + 2], float_of(op[FIRST + 3])
     n_ff, counts, tokens, capacity = op[FIRST + 4], i32(op[FIRST + 5]), i32(op[FIRST + 6]), op[FIRST + 7]
     while True:
-        begin = take(op) * _MARK_PIECE
+        begin = take(op) * 64
         if begin >= n_ff:
             return
-        end = min(begin + _MARK_PIECE, n_ff)
+        end = min(begin + 64, n_ff)
         for i in range(begin, end):
             counts[i] = 0
+        always, ask = -1, 0
+        if end - begin < 64:
+            always = (1 << (end - begin)) - 1
+        if modes:
+            always, ask = _bits_of(u8(modes), begin, end, ALWAYS), _bits_of(u8(modes), begin, end, ASK)
         for t in range(state[N_TOKENS]):
-            logits = f32(logits_at + t * n_ff * 4)
-            for i in range(begin, end):
-                count = counts[i]
-                tokens[i * capacity + count] = t
-                chosen = logits_at == 0
-                if not chosen:
-                    mode = u8(modes)[i]
-                    chosen = mode == ALWAYS or (mode == ASK and logits[i] >= threshold)
-                counts[i] = count + chosen
+            bits = always
+            if ask:
+                at = t * n_ff + begin
+                low = at_least(logits, at, threshold) | at_least(logits, at + 16, threshold) << 16
+                high = at_least(logits, at + 32, threshold) | at_least(logits, at + 48, threshold) << 16
+                bits |= (low | high << 32) & ask
+            while bits:
+                i = begin + lowest_bit(bits)
+                tokens[i * capacity + counts[i]] = t
+                counts[i] += 1
+                bits &= bits - 1
         let_through = 0
         for i in range(begin, end):
             let_through += counts[i]
