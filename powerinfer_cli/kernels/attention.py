@@ -6,7 +6,6 @@ was summed before is scaled down when the maximum grows), then the sum of values
 the rows beside it, so neither tiles nor batches nor threads change a bit of it.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import CacheType, KeysValues
 from powerinfer_cli.kernels.functions import exp
-from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, helper, kernel
+from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.registers import (
     add_scaled,
@@ -231,7 +230,7 @@ def _rows_of_a_tile(n_rows, n_head_kv, threads):
     return size
 
 
-@functools.cache
+@family(CacheType, CacheType)
 def _kernel(type_k: CacheType, type_v: CacheType) -> Kernel:
     one, few, many = (_tile(rows, (type_k, type_v)) for rows in (1, 4, _MOST_ROWS))
 

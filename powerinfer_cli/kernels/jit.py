@@ -7,6 +7,7 @@ through their addresses, by each other and by `team`, so that only what a model 
 import functools
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import platform
@@ -25,7 +26,7 @@ import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 
-__all__ = ["RUNG", "RUNG_REASON", "Kernel", "Rung", "cache_folder", "declared", "helper", "kernel", "prepare"]
+__all__ = ["RUNG", "RUNG_REASON", "Kernel", "Rung", "cache_folder", "declared", "family", "helper", "kernel", "prepare"]
 
 RUNG_VARIABLE = "POWERINFER_CPU"
 CACHE_VARIABLE = "POWERINFER_CACHE"
@@ -37,6 +38,11 @@ class Rung(StrEnum):
     VNNI = "vnni"
     AVX2 = "avx2"
     ANY = "any"
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return _NAMES[self]
 
 
 _NEEDS = {
@@ -219,12 +225,34 @@ def kernel(signature: Any, name: str = "") -> Callable[[Callable[..., Any]], Ker
 
 
 def declared() -> list[Kernel]:
-    """Every kernel of the modules that have been imported."""
+    """Every kernel of the modules that have been imported, families included."""
+    for make, domains in _FAMILIES:
+        for arguments in itertools.product(*domains):
+            make(*arguments)
     return list(_DECLARED)
 
 
-# A function that kernels call directly; it becomes part of each.
-helper = numba.njit(**{name: value for name, value in _OPTIONS.items() if name != "nopython"})
+_FAMILIES: list[tuple[Callable[..., Kernel], tuple[Iterable[Any], ...]]] = []
+
+
+def family(*domains: Iterable[Any]) -> Callable[[Callable[..., Kernel]], Callable[..., Kernel]]:
+    """For a function that declares a kernel for its arguments: once each, on demand. `domains`: all they can be."""
+
+    def declare(make: Callable[..., Kernel]) -> Callable[..., Kernel]:
+        made = functools.cache(make)
+        _FAMILIES.append((made, domains))
+        return made
+
+    return declare
+
+
+# A function that kernels call directly; it becomes part of each. Nothing else calls it, so it is spared the wrappers
+# for Python and C, which take a sixth of the time to compile.
+helper = numba.njit(
+    **{name: value for name, value in _OPTIONS.items() if name != "nopython"},
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+)
 
 
 def prepare(wanted: Iterable[Kernel], on_compile: Callable[[int, int], None] | None = None) -> None:

@@ -4,22 +4,22 @@ A slice of rows at a time, and the file's pages behind it are given back: no mor
 memory, and the slice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import GGUFError, Tensor
+from powerinfer_cli.gguf_io import GGMLType, GGUFError, Tensor
 from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format
 from powerinfer_cli.kernels.formats.convert import conversion, convert
-from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.jit import Kernel, kernel
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rows import WeightRows, repack_row
 from powerinfer_cli.kernels.simd import i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["pack"]
+__all__ = ["pack", "packing_kernels"]
 
 SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
 SLICE_NUMBERS = 1 << 20  # converted at once
@@ -41,6 +41,15 @@ def repack_rows(address, worker):
             return
         for i in range(begin, min(begin + ROWS_AT_ONCE, n_rows)):
             repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
+
+
+def packing_kernels(kinds: Iterable[GGMLType]) -> Iterator[Kernel]:
+    """Those that tensors of these types are packed with, and those that read their rows."""
+    yield repack_rows
+    for kind in kinds:
+        format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
+        found = (format_.repack, format_.dot, format_.axpy, format_.axpy4, format_.unpack)
+        yield from (one for one in found if one is not None)
 
 
 def pack(

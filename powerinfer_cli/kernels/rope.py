@@ -1,12 +1,10 @@
 """Turn queries and keys by their positions, and put keys and values into the cache."""
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import CacheType, KeysValues, key_store, value_store
-from powerinfer_cli.kernels.jit import Kernel, helper, kernel
+from powerinfer_cli.kernels.jit import Kernel, family, helper, kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.simd import f32, float_of, i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
@@ -78,7 +76,7 @@ def _turn(x, cos, sin, pairs, apart, step):
         x[i * step + apart] = a * sin[i] + b * cos[i]
 
 
-@functools.cache
+@family(CacheType, CacheType)
 def _kernel(type_k: CacheType, type_v: CacheType) -> Kernel:
     put_key, put_value = key_store(type_k), value_store(type_v)
 

@@ -30,7 +30,7 @@ from powerinfer_cli.kernels.simd import (
     yield_core,
 )
 
-__all__ = ["COUNTER", "FIRST", "OPERATION", "WAIT", "WIDTH", "Program", "Team", "take"]
+__all__ = ["COUNTER", "FIRST", "OPERATION", "TEAM_KERNELS", "WAIT", "WIDTH", "Program", "Team", "take"]
 
 Program: TypeAlias = npt.NDArray[np.int64]
 
@@ -151,6 +151,10 @@ def dismiss(address, workers):
     control = i64(address)
     atomic_store(control, _STOP, 1)
     _wake(control, address, workers)
+
+
+# What a team itself runs.
+TEAM_KERNELS = (set_up, lead, follow, dismiss)
 
 
 class Team:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from powerinfer_cli.kernels.jit import Kernel, prepare
+from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.rope import Angles
-from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
 from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
 from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import ActivationStatistics
@@ -47,10 +48,12 @@ class CPUBackend:
         threshold = -math.inf if options.all_active else sparse_threshold(config)
         predictors = config.sparse and not options.all_active
         size = max(self._threads, self._threads_batch)
+        tensors = list(matrices(weights, predictors=predictors))
+        self._prepare([*TEAM_KERNELS, *packing_kernels({tensor.type for tensor in tensors})])
         self._team = Team(size, options.cores)
         packer = Packer(
             self._team,
-            list(matrices(weights, predictors=predictors)),
+            tensors,
             repack=options.repack,
             lock=options.mlock,
             events=events,

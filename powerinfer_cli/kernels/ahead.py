@@ -1,0 +1,99 @@
+"""Compile every kernel there is before it is needed, in several processes: one alone uses one core."""
+
+import importlib
+import multiprocessing
+import pkgutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+import powerinfer_cli.kernels
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.jit import Kernel, declared
+
+__all__ = ["compile_all", "every_kernel"]
+
+Progress = Callable[[int, int], None]
+
+FEW = 4  # kernels that are compiled sooner than other processes have started
+
+
+def every_kernel() -> list[Kernel]:
+    """For all weight formats, operations and cache types."""
+    for module in pkgutil.walk_packages(powerinfer_cli.kernels.__path__, f"{powerinfer_cli.kernels.__name__}."):
+        importlib.import_module(module.name)
+    return declared()
+
+
+def compile_all(jobs: int, on_compile: Progress) -> tuple[int, int]:
+    """Compile what is not on the disk yet; (how many that was, how many kernels there are).
+
+    Raises:
+        PowerInferError: a process ended before its work was done.
+    """
+    kernels = every_kernel()
+    missing = [one for one in kernels if not one.ready and not one.load()]
+    if not missing:
+        return 0, len(kernels)
+    on_compile(0, len(missing))
+    for done, _ in enumerate(_compiled(missing, jobs), start=1):
+        on_compile(done, len(missing))
+    return len(missing), len(kernels)
+
+
+def _compiled(kernels: Sequence[Kernel], jobs: int) -> Iterator[str]:
+    """The names, as they are done."""
+    jobs = min(jobs, len(kernels) // FEW)
+    if jobs < 2:
+        for one in kernels:
+            _ = one.address
+            yield one.name
+        return
+    try:
+        yield from _by_processes([one.name for one in kernels], jobs)
+    except BrokenProcessPool as error:
+        raise PowerInferError("a process that compiled kernels was ended: is there enough memory?") from error
+
+
+def _by_processes(names: Sequence[str], jobs: int) -> Iterator[str]:
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with _without_interrupts():  # Ctrl-C is for this process, which then ends the others
+            waiting = {pool.submit(_compile, name) for name in names}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile ignore Ctrl-C for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_KNOWN: dict[str, Kernel] = {}
+
+
+def _compile(name: str) -> str:
+    """In another process."""
+    if not _KNOWN:
+        _KNOWN.update((one.name, one) for one in every_kernel())
+    _ = _KNOWN[name].address
+    return name
