@@ -491,7 +491,7 @@ store_i8 = _storer(
 )
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def at_least(typing: Any, pointer: Any, offset: Any, limit: Any) -> Any:
     """Of 16 float32 at a pointer's offset, which are >= limit: bit i for lane i."""
 
@@ -503,7 +503,7 @@ def at_least(typing: Any, pointer: Any, offset: Any, limit: Any) -> Any:
     return types.int64(pointer, types.int64, types.float32), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lowest_bit(typing: Any, bits: Any) -> Any:
     """The place of the lowest 1 in an int64 that is not 0."""
 
