@@ -44,14 +44,15 @@ def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:
     huge: on huge pages, where the system has them, for what is filled as a whole. With small pages, rows that are
     read here and there cost a search through the page tables each: as much as reading them.
     """
-    if not huge or n_bytes < 2 * _HUGE_PAGE:
+    if n_bytes < 2 * _HUGE_PAGE:
         memory = np.zeros(n_bytes + 64, np.uint8)
         start = -memory.ctypes.data % 64
         return memory[start : start + n_bytes]
-    pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    wish = "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE"
+    if hasattr(mmap, wish):
         with contextlib.suppress(OSError):
-            pages.madvise(mmap.MADV_HUGEPAGE)
+            pages.madvise(getattr(mmap, wish))
     memory = np.frombuffer(pages, np.uint8)
     start = -memory.ctypes.data % _HUGE_PAGE
     return memory[start : start + n_bytes]
