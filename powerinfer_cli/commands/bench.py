@@ -13,6 +13,8 @@ from powerinfer_cli.commands.bench_output import Format, printer
 from powerinfer_cli.commands.bench_plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.flags import MOST_THREADS, ModelFlags
 from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import UsageError
@@ -70,8 +72,8 @@ class WhatFlags:
     type_v: Annotated[
         list[str], _test("-ctv", "--cache-type-v", metavar="TYPE,...", help="Of the cached values. Default f16.")
     ] = field(default_factory=list)
-    threads: Annotated[list[str], _test("-t", "--threads", help="CPU threads. Default: one per core.")] = field(
-        default_factory=list
+    threads: Annotated[list[str], _test("-t", "--threads", help="CPU threads. Default: one per physical core.")] = (
+        field(default_factory=list)
     )
 
 
@@ -86,7 +88,7 @@ class RunFlags:
     progress: Annotated[bool, _run("--progress", help="Tell on standard error what is running.")] = False
 
 
-def bench(what: WhatFlags, run: RunFlags) -> None:
+def bench(what: WhatFlags, machine: MachineFlags, run: RunFlags) -> None:
     """Measure tokens per second, bytes read per token, and the share of the memory's bandwidth that is used."""
     plan = workloads(
         parse_numbers("-p", what.n_prompt or ["512"]),
@@ -96,7 +98,7 @@ def bench(what: WhatFlags, run: RunFlags) -> None:
     )
     if not plan:
         raise UsageError("nothing to measure: -p and -n are both 0")
-    _measure(_setups(what), plan, run)
+    _measure(_setups(what), machine, plan, run)
 
 
 app.command("bench", epilog=EPILOG)(flat(bench))
@@ -128,21 +130,23 @@ def _setups(flags: WhatFlags) -> list[Setup]:
     )
 
 
-def _measure(wanted: list[Setup], plan: list[Workload], run: RunFlags) -> None:
-    from powerinfer_cli.commands.bench_run import open_bench
+def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags) -> None:
+    from powerinfer_cli.commands.bench_run import open_bench, options_for
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 
     terminal = Terminal(color=False, quiet=False)
     say = terminal.tell if run.progress else lambda line: None
     out = printer(run.output, _write, _varied(wanted))
     n_ctx = max(test.n_ctx for test in plan)
+    options = [with_machine(options_for(setup, n_ctx), machine) for setup in wanted]
     number, total = 0, len(wanted) * len(plan)
     with Interrupt() as interrupt:
         out.begin()
         try:
-            for setup in wanted:
+            for setup, how in zip(wanted, options, strict=True):
                 say(f"loading {setup.model}, {setup.n_threads} threads")
-                loaded = open_bench(setup, n_ctx, interrupt, terminal.note)
+                with Loading(terminal.note) as events:
+                    loaded = open_bench(setup, how, interrupt, events)
                 for test in plan:
                     interrupt.check()
                     number += 1

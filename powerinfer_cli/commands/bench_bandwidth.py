@@ -1,6 +1,9 @@
 """How fast this machine's memory is, measured by reading it."""
 
+import itertools
+import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -24,12 +27,21 @@ def _total(words: Words) -> int:
     return total
 
 
-def measure_bandwidth(threads: int, size: int = BUFFER) -> float:
-    """Bytes a second that `threads` threads read together, each a part of a buffer of its own; the best of several."""
+def measure_bandwidth(threads: int, size: int = BUFFER, cores: Sequence[frozenset[int]] = ()) -> float:
+    """Bytes a second that `threads` threads read together, each a part of a buffer of its own; the best of several.
+
+    `cores`: where each may run, in turn; empty: where the caller may.
+    """
+    numbers = itertools.count()
+
+    def pin() -> None:
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores[next(numbers) % len(cores)])
+
     words = np.ones(max(size // 8, threads), np.int64)
     parts = np.array_split(words, threads)
     best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, initializer=pin) as pool:
         for _ in range(REPEATS):
             start = time.perf_counter()
             total = sum(pool.map(_total, parts))

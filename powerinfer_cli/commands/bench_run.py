@@ -15,9 +15,9 @@ from powerinfer_cli.commands.interrupts import Interrupt
 from powerinfer_cli.commands.session import statistics_beside
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_weights
-from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
-__all__ = ["Bench", "open_bench"]
+__all__ = ["Bench", "open_bench", "options_for"]
 
 Say = Callable[[str], None]
 
@@ -36,7 +36,7 @@ class Bench:
         """Time a test. Raises Interrupted."""
         test_time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ids = self._ids(test)
-        bandwidth = measure_bandwidth(self.setup.n_threads) if self._counts_bytes(test) else None
+        bandwidth = self._bandwidth() if self._counts_bytes(test) else None
         if warmup:
             progress("warm-up")
             self.engine.reset()
@@ -64,6 +64,9 @@ class Bench:
             self.setup, self.facts, test, test_time, samples, n_bytes, bandwidth, active=active, predicted=predicted
         )
 
+    def _bandwidth(self) -> float:
+        return measure_bandwidth(self.setup.n_threads, cores=self.engine.options.cores)
+
     @staticmethod
     def _counts_bytes(test: Workload) -> bool:
         """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory."""
@@ -85,11 +88,9 @@ class Bench:
         self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
 
 
-def open_bench(setup: Setup, n_ctx: int, interrupt: Interrupt, note: Say) -> Bench:
-    """Load a model as `powerinfer main` does. Raises PowerInferError."""
-    gguf = open_gguf(setup.model)
-    statistics = statistics_beside(gguf, setup.model, note)
-    options = EngineOptions(
+def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
+    """As the engine takes them."""
+    return EngineOptions(
         n_ctx=n_ctx,
         n_batch=setup.n_batch,
         n_ubatch=setup.n_ubatch,
@@ -97,7 +98,13 @@ def open_bench(setup: Setup, n_ctx: int, interrupt: Interrupt, note: Say) -> Ben
         type_k=setup.type_k,
         type_v=setup.type_v,
     )
-    engine = Engine.load(gguf, options, statistics)
+
+
+def open_bench(setup: Setup, options: EngineOptions, interrupt: Interrupt, events: LoadEvents) -> Bench:
+    """Load a model as `powerinfer main` does. Raises PowerInferError."""
+    gguf = open_gguf(setup.model)
+    statistics = statistics_beside(gguf, setup.model, events.note)
+    engine = Engine.load(gguf, options, statistics, events)
     config = engine.config
     activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
     asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]

@@ -1,6 +1,7 @@
 """Flags that several commands share, with llama.cpp's names, meanings and defaults."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,19 @@ from powerinfer_cli.sampling.options import (
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.runtime import EngineOptions
 
-__all__ = ["ModelFlags", "SamplingFlags"]
+__all__ = ["CacheTypeFlag", "ModelFlags", "SamplingFlags"]
 
 MOST_THREADS = 512  # llama.cpp's limit
 
 _D = SamplerOptions()
+
+
+class CacheTypeFlag(StrEnum):
+    """Of keys or values in the cache: the engine's CACHE_TYPES."""
+
+    F32 = "f32"
+    F16 = "f16"
+    Q8_0 = "q8_0"
 
 
 def _model(*names: str, help: str, metavar: str | None = None, low: int | None = None, high: int | None = None) -> Any:  # noqa: A002  # Typer's word
@@ -51,23 +60,31 @@ class ModelFlags:
         _model("-c", "--ctx-size", low=0, metavar="N", help="Context in tokens; 0: the model's own, if memory allows."),
     ] = 0
     batch_size: Annotated[
-        int, _model("-b", "--batch-size", low=1, metavar="N", help="Prompt tokens evaluated at a time.")
+        int, _model("-b", "--batch-size", low=1, metavar="N", help="Prompt tokens between two looks for Ctrl-C.")
     ] = 2048
+    ubatch_size: Annotated[
+        int, _model("-ub", "--ubatch-size", low=1, metavar="N", help="Prompt tokens evaluated at a time.")
+    ] = 512
+    type_k: Annotated[CacheTypeFlag, _model("-ctk", "--cache-type-k", help="Of the cached keys.")] = CacheTypeFlag.F16
+    type_v: Annotated[CacheTypeFlag, _model("-ctv", "--cache-type-v", help="Of the cached values.")] = CacheTypeFlag.F16
     threads: Annotated[
-        int, _model("-t", "--threads", high=MOST_THREADS, metavar="N", help="CPU threads; -1: one per core.")
+        int, _model("-t", "--threads", high=MOST_THREADS, metavar="N", help="CPU threads; -1: one per physical core.")
     ] = -1
     threads_batch: Annotated[
         int,
         _model("-tb", "--threads-batch", high=MOST_THREADS, metavar="N", help="CPU threads for prompts; -1: as -t."),
     ] = -1
 
-    def engine_options(self) -> "EngineOptions":
+    def options(self) -> "EngineOptions":
         """As the engine takes them. Raises UsageError."""
         from powerinfer_cli.runtime import EngineOptions
 
         return EngineOptions(
             n_ctx=self.ctx_size,
             n_batch=self.batch_size,
+            n_ubatch=self.ubatch_size,
+            type_k=self.type_k.value,
+            type_v=self.type_v.value,
             n_threads=self.threads if self.threads > 0 else None,
             n_threads_batch=self.threads_batch if self.threads_batch > 0 else None,
         )

@@ -10,6 +10,8 @@ import typer
 from powerinfer_cli.commands.escapes import process_escapes
 from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Style, Terminal
 from powerinfer_cli.commands.text_file import read_text
@@ -120,7 +122,13 @@ class InteractionFlags:
         return not (self.interactive_first or self.instruct)
 
 
-def main(model: ModelFlags, text: TextFlags, interaction: InteractionFlags, sampling: SamplingFlags) -> None:
+def main(
+    model: ModelFlags,
+    machine: MachineFlags,
+    text: TextFlags,
+    interaction: InteractionFlags,
+    sampling: SamplingFlags,
+) -> None:
     """Write text with a model: from a prompt, in a chat, or in a pipe."""
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
@@ -133,9 +141,9 @@ def main(model: ModelFlags, text: TextFlags, interaction: InteractionFlags, samp
 
     from powerinfer_cli.commands.session import open_session
 
-    session = open_session(
-        path, model.engine_options(), sampler_options, context_shift=text.context_shift, note=terminal.note
-    )
+    options = with_machine(model.options(), machine)
+    with Loading(terminal.note, quiet=text.log_disable) as events:
+        session = open_session(path, options, sampler_options, context_shift=text.context_shift, events=events)
     _introduce(terminal, session, path)
     try:
         _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)
@@ -247,6 +255,7 @@ def _introduce(terminal: Terminal, session: "Session", path: Path) -> None:
     kind = "sparse" if config.sparse else "dense"
     terminal.note(f"model:   {config.name} ({config.architecture.name}, {kind}), {path}")
     terminal.note(f"context: {session.engine.n_ctx} tokens (trained on {config.n_ctx_train})")
+    terminal.note(f"cpu:     {cpu_line(session.engine.options)}")
     terminal.note(f"seed:    {session.sampler.seed}")
     if session.engine.n_ctx > config.n_ctx_train:
         terminal.note(f"warning: the model was trained on {config.n_ctx_train} tokens of context only")

@@ -12,6 +12,8 @@ import typer
 
 from powerinfer_cli.commands.flags import ModelFlags
 from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.commands.text_file import read_text
@@ -77,7 +79,7 @@ class ScoredTextFlags:
     ] = None
 
 
-def perplexity(model: ChunkedModelFlags, text: ScoredTextFlags) -> None:
+def perplexity(model: ChunkedModelFlags, machine: MachineFlags, text: ScoredTextFlags) -> None:
     """Measure how well a model predicts a text.
 
     The text is cut into chunks of -c tokens; the second half of each is scored, so that every token has a context.
@@ -89,13 +91,13 @@ def perplexity(model: ChunkedModelFlags, text: ScoredTextFlags) -> None:
     if 0 < model.ctx_size < LEAST_CONTEXT:
         raise UsageError(f"-c must be at least {LEAST_CONTEXT}, got {model.ctx_size}")
     words = read_text(text.file)
-    _score(find_model(model), model, text, words)
+    _score(find_model(model), model, machine, text, words)
 
 
 app.command("perplexity", epilog=EPILOG)(flat(perplexity))
 
 
-def _score(path: Path, model: ChunkedModelFlags, text: ScoredTextFlags, words: str) -> None:
+def _score(path: Path, model: ChunkedModelFlags, machine: MachineFlags, text: ScoredTextFlags, words: str) -> None:
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
     from powerinfer_cli.commands.perplexity_score import chunks, ratio
     from powerinfer_cli.commands.session import statistics_beside
@@ -110,8 +112,9 @@ def _score(path: Path, model: ChunkedModelFlags, text: ScoredTextFlags, words: s
     tokenizer = Tokenizer.from_gguf(gguf)
     ids = tokenizer.encode(words, add_special=True, parse_special=False)
     ids = ids[:-1] if tokenizer.add_eos else ids
-    options = model.engine_options()
-    engine = Engine.load(gguf, options, statistics_beside(gguf, path, terminal.note))
+    options = with_machine(model.options(), machine)
+    with Loading(terminal.note) as events:
+        engine = Engine.load(gguf, options, statistics_beside(gguf, path, terminal.note), events)
     n_ctx = engine.n_ctx
     if len(ids) < 2 * n_ctx:
         raise PowerInferError(
@@ -129,7 +132,9 @@ def _score(path: Path, model: ChunkedModelFlags, text: ScoredTextFlags, words: s
                 return
             del engine  # or two models are in memory
             print("with every neuron active:")
-            other = _run(Engine.load(gguf, replace(options, all_active=True)), pieces, interrupt)
+            with Loading(terminal.note) as events:
+                dense = Engine.load(gguf, replace(options, all_active=True), None, events)
+            other = _run(dense, pieces, interrupt)
             value, error = ratio(score, other)
             print(f"Ratio, predictor to every neuron: {value:.5f} +/- {error:.5f}")
     except Interrupted as interrupted:

@@ -14,7 +14,7 @@ from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
-from powerinfer_cli.runtime import Engine, EngineOptions, peak_memory
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
@@ -179,15 +179,20 @@ class Session:
 
 
 def open_session(
-    path: Path, engine_options: EngineOptions, sampler_options: SamplerOptions, *, context_shift: bool, note: Note
+    path: Path,
+    engine_options: EngineOptions,
+    sampler_options: SamplerOptions,
+    *,
+    context_shift: bool,
+    events: LoadEvents,
 ) -> Session:
     """Load a model. Raises PowerInferError."""
     start = time.perf_counter()
     gguf = open_gguf(path)
     tokenizer = Tokenizer.from_gguf(gguf)
-    engine = Engine.load(gguf, engine_options, statistics_beside(gguf, path, note))
+    engine = Engine.load(gguf, engine_options, statistics_beside(gguf, path, events.note), events)
     for line in tokenizer.notes:
-        note(f"warning: {line}")
+        events.note(f"warning: {line}")
     sampler = build_sampler(
         sampler_options,
         n_vocab=engine.config.n_vocab,

@@ -53,7 +53,7 @@ def _compiled(kernels: Sequence[Kernel], jobs: int) -> Iterator[str]:
             yield one.name
         return
     try:
-        yield from _by_processes([one.name for one in kernels], jobs)
+        yield from _by_processes([one.name for one in reversed(kernels)], jobs)  # families, which take longest, first
     except BrokenProcessPool as error:
         raise PowerInferError("a process that compiled kernels was ended: is there enough memory?") from error
 

@@ -25,7 +25,7 @@ QUICK = ["-p", "8", "-n", "4", "-r", "2", "-t", "1"]
 
 @pytest.fixture(autouse=True)
 def _quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_run, "measure_bandwidth", lambda threads: threads * 1e10)
+    monkeypatch.setattr(bench_run, "measure_bandwidth", lambda threads, cores: threads * 1e10)
 
 
 def test_a_table_by_default(words: str) -> None:

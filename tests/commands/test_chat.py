@@ -9,7 +9,7 @@ from powerinfer_cli.commands.interactive import TurnOptions
 from powerinfer_cli.commands.session import Session, open_session
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime import EngineOptions
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.text import ChatTemplate
 from tests.helpers.main_cli import Result, powerinfer
@@ -137,7 +137,7 @@ class Talk:
     def __init__(self, model: str, **sampling: float) -> None:
         engine = EngineOptions(n_ctx=100, n_threads=1)
         self.session: Session = open_session(
-            Path(model), engine, SamplerOptions(temp=0.0, **sampling), context_shift=False, note=lambda line: None
+            Path(model), engine, SamplerOptions(temp=0.0, **sampling), context_shift=False, events=LoadEvents()
         )
         turns = TurnOptions(
             n_predict=-1,

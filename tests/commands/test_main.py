@@ -182,25 +182,57 @@ def test_a_random_seed_is_told_and_can_be_used_again(main: Main) -> None:
 
 
 def test_engine_flags_reach_the_engine(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    from powerinfer_cli.kernels.team import Program, Team
     from powerinfer_cli.runtime import Engine
 
-    threads, batches = [], []
-    use_threads, forward = Engine._use_threads, Engine._forward
-
-    def spied_threads(engine: Engine, n_tokens: int) -> None:
-        use_threads(engine, n_tokens)
-        threads.append((n_tokens, engine.options.n_threads, engine.options.n_threads_batch))
+    work: list[int | str] = []
+    forward, run = Engine._forward, Team.run
 
     def spied_forward(engine: Engine, ids: list[int]) -> object:
-        batches.append(len(ids))
+        work.append(f"{len(ids)} tokens")
         return forward(engine, ids)
 
-    monkeypatch.setattr(Engine, "_use_threads", spied_threads)
+    def spied_run(team: Team, program: Program, threads: int = 0) -> None:
+        work.append(threads)
+        run(team, program, threads)
+
     monkeypatch.setattr(Engine, "_forward", spied_forward)
-    result = main("-p", "Once upon a time there", "-n", "2", "-b", "4", "-tb", "2", "-c", "64")
-    assert batches == [4, 2, 1]
-    assert threads == [(4, 1, 2), (2, 1, 2), (1, 1, 2)]
+    monkeypatch.setattr(Team, "run", spied_run)
+    result = main("-p", "Once upon a time there", "-n", "2", "-ub", "4", "-tb", "2", "-c", "64")
+    evaluated = work[work.index("4 tokens") :]
+    n_layer = evaluated.index("2 tokens") - 1
+    assert evaluated == ["4 tokens", *[2] * n_layer, "2 tokens", *[2] * n_layer, 1, "1 tokens", 1]
     result.note(r"^context: 64 tokens \(trained on 128\)$")
+    result.note(r"^cpu:     1 thread \(2 for prompts\), \w+")
+
+
+def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    from powerinfer_cli.runtime import Engine
+
+    batches: list[int] = []
+    forward = Engine._forward
+    monkeypatch.setattr(Engine, "_forward", lambda engine, ids: batches.append(len(ids)) or forward(engine, ids))
+    assert main("-p", "Once upon a time there", "-n", "1", "-b", "3").code == 0
+    assert batches == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-ctk", "f32", "-ctv", "q8_0"],
+        ["--no-repack"],
+        ["-nr", "--mlock"],
+        ["--numa", "isolate"],
+        ["--cpu-strict", "1"],
+        ["--reference"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("movable")
+def test_the_text_is_the_same_however_it_is_computed(main: Main, flags: list[str]) -> None:
+    usual, other = (main("-p", "Once upon a time", "-n", "8", *more) for more in ([], flags))
+    assert (other.code, other.out) == (0, usual.out)
+    assert ("plain float32" in other.err) == ("--reference" in flags)
 
 
 def test_a_context_beyond_the_training_is_warned_of(main: Main) -> None:

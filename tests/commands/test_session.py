@@ -7,14 +7,14 @@ import pytest
 
 from powerinfer_cli.commands.session import Session, Stop, open_session
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime import EngineOptions
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.text import StreamingDetokenizer
 
 
 def opened(words: str, *, n_ctx: int = 16, n_batch: int = 512, shift: bool = True) -> Session:
     engine = EngineOptions(n_ctx=n_ctx, n_batch=n_batch, n_threads=1)
-    return open_session(Path(words), engine, SamplerOptions(temp=0), context_shift=shift, note=lambda line: None)
+    return open_session(Path(words), engine, SamplerOptions(temp=0), context_shift=shift, events=LoadEvents())
 
 
 def write(session: Session, limit: int) -> tuple[Stop, str]:

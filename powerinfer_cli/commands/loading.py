@@ -1,0 +1,89 @@
+"""How far the loading of a model is: a bar on a terminal, and a plain line elsewhere where kernels are compiled."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # these take a while to import, the second one loads torch
+    from rich.progress import Progress, TaskID
+
+    from powerinfer_cli.runtime import LoadEvents
+
+__all__ = ["Loading"]
+
+Note = Callable[[str], None]
+
+PATIENCE = 0.5  # seconds that something may take without a bar
+COMPILING = "compiling"  # what begins so takes seconds, and is worth a word anywhere
+
+
+class Loading:
+    """While entered, shows what the engine tells of its loading. `quiet`: no progress; remarks are up to `note`."""
+
+    def __init__(self, note: Note, *, quiet: bool = False) -> None:
+        self._note, self._quiet = note, quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._began = 0.0
+
+    def __enter__(self) -> "LoadEvents":
+        from powerinfer_cli.runtime import LoadEvents
+
+        return LoadEvents(self._tell, self._ignore if self._quiet else self._progress)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def _ignore(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def _tell(self, line: str) -> None:
+        if self._bar:
+            self._bar.console.print(line, markup=False)
+        else:
+            self._note(line)
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        compiling = what.startswith(COMPILING)
+        if what != self._what:
+            self._close()
+            self._what, self._began = what, time.monotonic()
+            if compiling and not sys.stderr.isatty():
+                self._note(what)
+        if done >= total:
+            self._close()
+        elif sys.stderr.isatty() and (compiling or time.monotonic() - self._began > PATIENCE):
+            self._show(what, done, total)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = _make_bar(what)
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total)
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _close(self) -> None:
+        """The bar goes, and leaves no trace."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = None
+
+
+def _make_bar(what: str) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    count = MofNCompleteColumn() if what.startswith(COMPILING) else DownloadColumn()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        count,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,86 @@
+"""`powerinfer warmup`: compile kernels ahead of their first use, as when an image is built."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.terminal import Terminal
+
+if TYPE_CHECKING:  # imports torch
+    from powerinfer_cli.runtime import LoadEvents
+
+__all__ = ["app"]
+
+EPILOG = """powerinfer warmup                     whatever any model may need
+
+powerinfer warmup -m model.gguf       what this one needs
+
+POWERINFER_CACHE names another folder for compiled kernels than the user's cache."""
+
+COMPILING = "compiling kernels"
+SHORT = 8  # tokens of context: kernels are the same for any
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@dataclass(frozen=True)
+class WarmupFlags:
+    """What is compiled, and by how many."""
+
+    model: Annotated[
+        Path | None, typer.Option("-m", "--model", metavar="FILE", help="Only what this GGUF file needs.")
+    ] = None
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=0, metavar="N", help="Processes that compile; 0: one per core.")
+    ] = 0
+
+
+def warmup(flags: WarmupFlags) -> None:
+    """Compile kernels ahead of their first use. Those that are compiled already stay."""
+    from powerinfer_cli.commands.loading import Loading
+    from powerinfer_cli.kernels.jit import RUNG, RUNG_REASON, cache_folder
+
+    terminal = Terminal(color=False, quiet=False)
+    terminal.tell(f"rung:    {RUNG} ({RUNG_REASON})")
+    start = time.perf_counter()
+    with Loading(terminal.note) as events:
+        compiled, total = _everything(flags.jobs, events) if flags.model is None else _for_model(flags.model, events)
+    seconds = time.perf_counter() - start
+    if compiled:
+        terminal.tell(f"kernels: {compiled} compiled, in {seconds:.1f} s")
+    else:
+        terminal.tell("kernels: nothing to compile" + (f", all {total} are there" if total else ""))
+    terminal.tell(f"cache:   {cache_folder()}")
+
+
+app.command("warmup", epilog=EPILOG)(flat(warmup))
+
+
+def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
+    from powerinfer_cli.kernels.ahead import compile_all
+    from powerinfer_cli.runtime.threads import default_threads
+
+    return compile_all(jobs or default_threads(), lambda done, total: events.progress(COMPILING, done, total))
+
+
+def _for_model(path: Path, events: "LoadEvents") -> tuple[int, int]:
+    """Load it, its weights left in the file, or even a large one takes long; loading compiles all it needs."""
+    from powerinfer_cli.gguf_io import open_gguf
+    from powerinfer_cli.runtime import Engine, EngineOptions
+
+    compiled = 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal compiled
+        events.progress(what, done, total)
+        if what.startswith(COMPILING) and done == 0:
+            compiled += total
+
+    Engine.load(open_gguf(path), EngineOptions(n_ctx=SHORT, repack=False), None, replace(events, progress=progress))
+    return compiled, 0

@@ -1,0 +1,137 @@
+"""`powerinfer warmup` and what is said while kernels are compiled, each with a cache of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.kernels import ahead, jit
+from tests.helpers.main_cli import Process, powerinfer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*args: str, cwd: Path = ROOT, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which has compiled nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "powerinfer_cli", *args],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], **env},
+    )
+    assert done.returncode == code, done
+    return done
+
+
+def test_a_model_is_compiled_for_once(words: str, tmp_path: Path) -> None:
+    cache = {"POWERINFER_CACHE": str(tmp_path / "cache")}
+    first = run("warmup", "-m", words, **cache)
+    assert first.stdout == ""
+    said = first.stderr.splitlines()
+    assert said[0].startswith(f"rung:    {jit.RUNG} (")
+    assert said[1] == "compiling kernels (once)"
+    assert said[2].startswith("kernels: ")
+    assert "compiled, in" in said[2]
+    assert said[3].startswith(f"cache:   {tmp_path / 'cache'}")
+    assert run("warmup", "-m", words, **cache).stderr.splitlines()[1] == "kernels: nothing to compile"
+    text = run("main", "-m", words, "-p", "Once upon a time", "-n", "4", **cache)
+    assert "compiling" not in text.stderr
+
+
+def test_everything_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the kernels as many as there are in a small house."""
+    kernels = [one for one in ahead.every_kernel() if one.name.startswith(("repack_q4", "unpack_q4_0", "unpack_q8_0"))]
+    assert len(kernels) >= 4
+    monkeypatch.setenv("POWERINFER_CACHE", str(tmp_path))
+    monkeypatch.setattr(jit, "_folder", jit.cache_folder)
+    monkeypatch.setattr(ahead, "FEW", 1)
+    fresh = [jit.Kernel(one.function, one.signature, one.name) for one in kernels]
+    monkeypatch.setattr(ahead, "every_kernel", lambda: fresh)
+    told: list[tuple[int, int]] = []
+    assert ahead.compile_all(2, lambda done, total: told.append((done, total))) == (len(fresh), len(fresh))
+    assert told == [(done, len(fresh)) for done in range(len(fresh) + 1)]
+    assert not any(one.ready for one in fresh)  # others compiled them
+    assert ahead.compile_all(2, lambda done, total: None) == (0, len(fresh))
+    assert all(one.ready for one in fresh)
+
+
+def test_every_kernel_of_every_kind() -> None:
+    names = {one.name for one in ahead.every_kernel()}
+    assert {"attention_q8_0_f32", "rope_f16_f16", "dot_iq4_xs", "matvec", "embed", "follow"} <= names
+
+
+def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
+    with Process("warmup", "-j", "2", env={"POWERINFER_CACHE": str(tmp_path)}) as process:
+        process.wait_for("compiling kernels")
+        process.interrupt()
+        result = process.wait()
+    assert result.code == 130
+    assert "Traceback" not in result.err
+
+
+def test_a_bar_at_a_terminal(words: str, tmp_path: Path) -> None:
+    with Process("warmup", "-m", words, terminal=True, env={"POWERINFER_CACHE": str(tmp_path)}) as process:
+        process.wait_for("compiling kernels (once) \u2501")
+        assert process.wait().code == 0
+
+
+def test_nothing_is_said_where_nothing_is_wanted(words: str, tmp_path: Path) -> None:
+    done = run("main", "-m", words, "-n", "1", "--log-disable", POWERINFER_CACHE=str(tmp_path))
+    assert done.stderr == ""
+
+
+def test_a_home_that_cannot_be_written(words: str, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file: not even root makes folders in it")
+    (tmp_path / "tmp").mkdir()
+    done = run("main", "-m", words, "-n", "1", HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
+    assert "compiling kernels (once)" in done.stderr
+    again = run("main", "-m", words, "-n", "1", HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
+    assert "compiling" not in again.stderr
+
+
+def test_a_package_that_cannot_be_written(words: str, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "powerinfer_cli"
+    shutil.copytree(ROOT / "powerinfer_cli", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
+        folder.chmod(0o555)
+    try:
+        before = sorted(package.rglob("*"))
+        cache = {"POWERINFER_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = run("warmup", "-m", words, cwd=package.parent, **cache)
+        assert "compiled, in" in done.stderr
+        assert sorted(package.rglob("*")) == before
+    finally:
+        for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
+            folder.chmod(0o755)
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    result = powerinfer("warmup", "-m", str(tmp_path / "none.gguf"))
+    assert result.code == 1
+    assert "none.gguf" in result.error
+    assert powerinfer("warmup", "-j", "-1").code == 2
+
+
+# --- what is shown of loading --------------------------------------------------------------------------------------
+
+
+def test_elsewhere_than_at_a_terminal_compiling_is_one_line_and_weights_none() -> None:
+    lines: list[str] = []
+    with Loading(lines.append) as events:
+        for done in range(3):
+            events.progress("compiling kernels (once)", done, 3)
+        events.note("IQ1_S converted to Q8_0")
+        for done in range(3):
+            events.progress("loading weights", done, 3)
+    assert lines == ["compiling kernels (once)", "IQ1_S converted to Q8_0"]
+    quiet: list[str] = []
+    with Loading(quiet.append, quiet=True) as events:
+        events.progress("compiling kernels (once)", 0, 3)
+    assert quiet == []
