@@ -22,9 +22,9 @@ class StreamingDetokenizer:
         self._strip = strip_first_space and tokenizer.add_space_prefix
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, id: int) -> str:  # noqa: A002
-        """The characters that `id` completes."""
-        piece = self._tokenizer.piece(id, special=self._special)
+    def push(self, token: int) -> str:
+        """The characters that `token` completes."""
+        piece = self._tokenizer.piece(token, special=self._special)
         if self._strip and piece:
             piece = piece.removeprefix(b" ")
             self._strip = False

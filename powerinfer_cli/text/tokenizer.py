@@ -114,23 +114,23 @@ class Tokenizer:
         text = b"".join(pieces)
         return clean_spaces(text) if self._clean_spaces else text
 
-    def piece(self, id: int, special: bool = False) -> bytes:  # noqa: A002
+    def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of one token, inside a text; control tokens are empty unless `special`."""
-        if not 0 <= id < self.vocab_size:
-            raise PowerInferError(f"token id {id} is not in the vocabulary of {self.vocab_size} tokens")
-        return b"" if not special and self.is_control(id) else self._pieces[id]
+        if not 0 <= token < self.vocab_size:
+            raise PowerInferError(f"token id {token} is not in the vocabulary of {self.vocab_size} tokens")
+        return b"" if not special and self.is_control(token) else self._pieces[token]
 
-    def is_control(self, id: int) -> bool:  # noqa: A002
+    def is_control(self, token: int) -> bool:
         """Whether the token is no text: a control token or the unknown token."""
-        return bool(self._kinds[id] & (CONTROL | UNKNOWN))
+        return bool(self._kinds[token] & (CONTROL | UNKNOWN))
 
-    def is_user_defined(self, id: int) -> bool:  # noqa: A002
+    def is_user_defined(self, token: int) -> bool:
         """Whether the token is cut out of every text first."""
-        return bool(self._kinds[id] & USER_DEFINED)
+        return bool(self._kinds[token] & USER_DEFINED)
 
-    def text_of(self, id: int | None) -> str:  # noqa: A002
+    def text_of(self, token: int | None) -> str:
         """The token as the vocabulary spells it, empty for None."""
-        return "" if id is None else self._tokens[id]
+        return "" if token is None else self._tokens[token]
 
     def id_of(self, text: str) -> int | None:
         """The token that the vocabulary spells `text`."""

@@ -7,30 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests.helpers.result import Result
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that a failing command owes."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert self.code == 1, self
-        assert len(lines) == 1, self
-        assert self.err.endswith(lines[0] + "\n"), self
-        assert "Traceback" not in self.err
-        return lines[0]
 
 
 def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:

@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Httpd
     seen: Seen
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its base's word
         """Keep the tests' output clean."""
 
     def do_HEAD(self) -> None:

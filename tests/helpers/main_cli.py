@@ -4,13 +4,11 @@ import contextlib
 import io
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import termios
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from types import TracebackType
@@ -18,31 +16,9 @@ from typing import Any
 from unittest import mock
 
 from powerinfer_cli.cli import run
+from tests.helpers.result import Result
 
 PATIENCE = 40  # seconds
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that a failing command owes; its last."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self
-        assert self.err.endswith(lines[0] + "\n"), self
-        return lines[0]
-
-    def note(self, pattern: str) -> re.Match[str]:
-        """The line on stderr that matches."""
-        found = re.search(pattern, self.err, re.MULTILINE)
-        assert found is not None, self
-        return found
 
 
 def powerinfer(*args: str, stdin: str | bytes = b"") -> Result:

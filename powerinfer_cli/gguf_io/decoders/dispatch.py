@@ -29,15 +29,15 @@ NUMBERS_AT_ONCE = 1 << 17
 """So many that the temporaries of one piece stay in the processor's cache."""
 
 
-def dequantize(data: npt.NDArray[np.uint8], type: GGMLType) -> npt.NDArray[np.float32]:  # noqa: A002
+def dequantize(data: npt.NDArray[np.uint8], kind: GGMLType) -> npt.NDArray[np.float32]:
     """Rows of bytes [n_rows, row_bytes] to numbers [n_rows, n_cols]."""
-    decode = DECODERS.get(type)
+    decode = DECODERS.get(kind)
     if decode is None:
-        raise GGUFError(f"numbers of type {GGMLType(type).name} cannot be turned into float32")
-    block_size, block_bytes = BLOCK[type]
+        raise GGUFError(f"numbers of type {GGMLType(kind).name} cannot be turned into float32")
+    block_size, block_bytes = BLOCK[kind]
     n_rows, row_bytes = data.shape
     if row_bytes % block_bytes:
-        raise GGUFError(f"rows of {row_bytes} bytes are no whole {type.name} blocks of {block_bytes} bytes")
+        raise GGUFError(f"rows of {row_bytes} bytes are no whole {kind.name} blocks of {block_bytes} bytes")
     blocks = np.ascontiguousarray(data).reshape(-1, block_bytes)
     result = np.empty((len(blocks), block_size), np.float32)
     step = NUMBERS_AT_ONCE // block_size
