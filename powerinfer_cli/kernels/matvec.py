@@ -10,9 +10,9 @@ from powerinfer_cli.kernels.simd import f32, i64, prefetch
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import Vectors
 
-__all__ = ["fetch", "input_of", "matvec", "rows_per_piece"]
+__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec"]
 
-PIECE_BYTES = 48 << 10  # of rows that a thread claims at a time
+_LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
 
 
@@ -21,20 +21,20 @@ def input_of(rows: WeightRows, x: Vectors) -> npt.NDArray[np.generic]:
     return x.floats if rows.format.is_float else x.records
 
 
-def rows_per_piece(rows: WeightRows) -> int:
-    return max(1, PIECE_BYTES // rows.stride)
-
-
 def matvec(
     rows: WeightRows,
     x: Vectors,
     out: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None = None,
     *,
+    threads: int = 1,
     wait: bool = True,
 ) -> Operation:
-    """out[i] = W[i] . x[0] (+ bias[i]). The first of x's vectors; out float32 [n_rows], or the first row of more."""
-    return Operation(_matvec, (rows, input_of(rows, x), out, bias, rows_per_piece(rows)), wait)
+    """out[i] = W[i] . x[0] (+ bias[i]). The first of x's vectors; out float32 [n_rows], or the first row of more.
+
+    threads: for how many the rows are cut into shares; the result is the same for any.
+    """
+    return Operation(_matvec, (rows, input_of(rows, x), out, bias, threads), wait)
 
 
 @helper
@@ -44,15 +44,34 @@ def fetch(address, n_bytes):
         prefetch(address + at)
 
 
+@helper
+def _share(number, threads, n):
+    """Where a share of n rows begins and ends, from the first on; (n, n) behind the last.
+
+    A level is half of what the levels before have left, one share a thread: long runs, which memory likes, at first,
+    and short ones at the end, so that no thread waits long for another.
+    """
+    level, place = number // threads, number % threads
+    if level >= _LEVELS:
+        return n, n
+    begin = n - (n >> level)
+    size = n - begin if level == _LEVELS - 1 else (n >> level) - (n >> (level + 1))
+    return begin + size * place // threads, begin + size * (place + 1) // threads
+
+
 @kernel(OPERATION, "matvec")
 def _matvec(op_address, worker):
     op = i64(op_address)
-    rows, x, out, bias, piece = i64(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
+    rows, x, out, bias, threads = i64(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
+    n, stride = rows[ROWS], rows[STRIDE]
     while True:
-        begin = take(op) * piece
-        if begin >= rows[ROWS]:
+        begin, end = _share(take(op), threads, n)
+        if begin >= n:
             return
-        for i in range(begin, min(begin + piece, rows[ROWS])):
-            fetch(rows[BASE] + i * rows[STRIDE] + AHEAD_BYTES, rows[STRIDE])
+        last = rows[BASE] + end * stride
+        fetch(rows[BASE] + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+        for i in range(begin, end):
+            ahead = rows[BASE] + i * stride + AHEAD_BYTES
+            fetch(ahead, min(stride, last - ahead))
             value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
             out[i] = value + f32(bias)[i] if bias else value

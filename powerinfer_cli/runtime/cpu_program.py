@@ -149,7 +149,10 @@ class Writer:
             wanted = [Product(p.rows, out, p.bias) for p, out in products]
             return gemm(self.buffers.state, x, wanted, self.room.products)
         last = len(products) - 1
-        return [matvec(p.rows, x, out, p.bias, wait=i == last) for i, (p, out) in enumerate(products)]
+        return [
+            matvec(p.rows, x, out, p.bias, threads=self.threads, wait=i == last)
+            for i, (p, out) in enumerate(products)
+        ]
 
     def _attention(self, layer: CPULayer, x: Vectors, cache: KeysValues) -> list[Operation]:
         b, c = self.buffers, self.config
