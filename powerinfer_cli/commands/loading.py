@@ -26,6 +26,7 @@ class Loading:
         self._note, self._quiet = note, quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._told = False  # of the compiling: it comes in two parts, before and after the weights
         self._what = ""
         self._began = 0.0
 
@@ -51,8 +52,9 @@ class Loading:
         if what != self._what:
             self._close()
             self._what, self._began = what, time.monotonic()
-            if compiling and not sys.stderr.isatty():
+            if compiling and not self._told and not sys.stderr.isatty():
                 self._note(what)
+                self._told = True
         if done >= total:
             self._close()
         elif sys.stderr.isatty() and (compiling or time.monotonic() - self._began > PATIENCE):
