@@ -2,8 +2,9 @@
 
 A layer's neurons are cut into PARTS, whatever the number of threads. Whoever takes a part asks the predictor, reads
 the gate rows of the neurons that are let through, the up rows of those whose gate is open, and adds up their down
-rows, from the first to the last, in the part's own sum; rows that will be read next are fetched ahead. At the end the
-parts' sums are added in their order. So a row is read as a whole by one thread, and the result is always the same.
+rows, from the first to the last, in the part's own sum. At the end the parts' sums are added in their order. So a row
+is read as a whole by one thread, and the result is always the same. Rows are scattered over memory: each is asked for
+as soon as it is known to be needed, steps before it is read.
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,6 @@ __all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "sparse_token"]
 
 PARTS = 32
 _COLUMNS = 128  # of the sum that a thread claims at a time
-_AHEAD = 3  # rows that are fetched before they are needed
 
 # What statistics say of a neuron: the predictor's row is read only for those in between.
 NEVER, ASK, ALWAYS = 0, 1, 2
@@ -118,20 +118,7 @@ def _fetch_row(rows, i):
 
 
 @helper
-def _dots(rows, x, bias, chosen, count, out, worker):
-    """out[k] = W[chosen[k]] . x (+ bias)"""
-    for k in range(min(_AHEAD, count)):
-        _fetch_row(rows, np.int64(chosen[k]))
-    for k in range(count):
-        if k + _AHEAD < count:
-            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
-        i = np.int64(chosen[k])
-        value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
-        out[k] = value + f32(bias)[i] if bias else value
-
-
-@helper
-def _let_through(fc2, hidden, modes, threshold, begin, end, chosen, worker):
+def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worker):
     """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many."""
     count = 0
     for i in range(begin, end):
@@ -142,26 +129,51 @@ def _let_through(fc2, hidden, modes, threshold, begin, end, chosen, worker):
             if logit >= threshold:
                 mode = np.uint8(ALWAYS)
         if mode == ALWAYS:
+            _fetch_row(first, i)
             chosen[count] = i
             count += 1
     return count
 
 
 @helper
-def _multiply_up(rows, x, bias, relu_on_up, chosen, count, value, worker):
-    """value[k] *= W[chosen[k]] . x (+ bias), or *= relu of that."""
-    for k in range(min(_AHEAD, count)):
-        _fetch_row(rows, np.int64(chosen[k]))
+def _everything(first, begin, end, chosen):
+    for i in range(begin, end):
+        chosen[i - begin] = i
+    fetch(first[BASE] + begin * first[STRIDE], AHEAD_BYTES)
+    return end - begin
+
+
+@helper
+def _open_neurons(first, x, bias, second, down, chosen, count, values, worker):
+    """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many."""
+    fired = 0
     for k in range(count):
-        if k + _AHEAD < count:
-            _fetch_row(rows, np.int64(chosen[k + _AHEAD]))
+        i = np.int64(chosen[k])
+        if k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
+            fetch(first[BASE] + i * first[STRIDE] + AHEAD_BYTES, first[STRIDE])
+        value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS])
+        if bias:
+            value += f32(bias)[i]
+        if value > np.float32(0.0):
+            if second:
+                _fetch_row(i64(second), i)
+            _fetch_row(down, i)
+            chosen[fired], values[fired] = np.int32(i), value
+            fired += 1
+    return fired
+
+
+@helper
+def _multiply_up(rows, x, bias, relu_on_up, chosen, count, values, worker):
+    """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that."""
+    for k in range(count):
         i = np.int64(chosen[k])
         up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
         if bias:
             up += f32(bias)[i]
         if relu_on_up:
             up = max(up, np.float32(0.0))
-        value[k] *= up
+        values[k] *= up
 
 
 @helper
@@ -175,17 +187,13 @@ def _add_down(rows, chosen, count, values, out_address, worker):
             row = row_address(rows, np.int64(chosen[k]), worker)
             axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
         return
-    four, a = i64(address_of(stack_f32(8))), stack_f32(4)
-    for k in range(min(4, count)):
-        _fetch_row(rows, np.int64(chosen[k]))
+    eight, a = i64(address_of(stack_f32(16))), stack_f32(4)  # four rows, and the four that are next
     for k in range(0, count, 4):
+        for j in range(8):  # behind the last row: nothing of it once more
+            eight[j] = rows[BASE] + np.int64(chosen[min(k + j, count - 1)]) * rows[STRIDE]
         for j in range(4):
-            ahead = min(k + 4 + j, count - 1)
-            _fetch_row(rows, np.int64(chosen[ahead]))
-            here = min(k + j, count - 1)  # behind the last row: nothing of it once more
-            four[j] = rows[BASE] + np.int64(chosen[here]) * rows[STRIDE]
-            a[j] = values[here] if k + j < count else np.float32(0.0)
-        axpy4_rows(rows[AXPY4_ROWS], address_of(four), n, address_of(a), out_address)
+            a[j] = values[k + j] if k + j < count else np.float32(0.0)
+        axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
 
 
 @kernel(OPERATION, "add_neurons")
@@ -203,16 +211,10 @@ def _add_neurons(op_address, worker):
         begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
         chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
         if fc2:
-            count = _let_through(i64(fc2), hidden, modes, threshold, begin, end, chosen, worker)
+            count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
         else:
-            count = end - begin
-            for k in range(count):
-                chosen[k] = begin + k
-        _dots(first, first_x, first_bias, chosen, count, values, worker)
-        fired = 0
-        for k in range(count):
-            chosen[fired], values[fired] = chosen[k], values[k]
-            fired += values[k] > np.float32(0.0)
+            count = _everything(first, begin, end, chosen)
+        fired = _open_neurons(first, first_x, first_bias, second, down, chosen, count, values, worker)
         if second:
             _multiply_up(i64(second), second_x, second_bias, relu_on_up, chosen, fired, values, worker)
         _add_down(down, chosen, fired, values, sums + part * sum_bytes, worker)

@@ -22,6 +22,7 @@ from powerinfer_cli.kernels.simd import (
     load_f32,
     load_i32,
     pair,
+    prefetch,
     quarter,
     splat,
     stack_f32,
@@ -207,7 +208,11 @@ def _axpy4(group, chunk_bytes, quants, scales, mins, has_min, offset):
                 store_f32(m, 32, mins(c2, size) * splat(a[2]))
                 store_f32(m, 48, mins(c3, size) * splat(a[3]))
             for i in range(0, size, 64):
-                g, out = i // group, start + i
+                g, out, ahead = i // group, start + i, at + i * chunk_bytes // chunk
+                prefetch(rows[4] + ahead)
+                prefetch(rows[5] + ahead)
+                prefetch(rows[6] + ahead)
+                prefetch(rows[7] + ahead)
                 y0, y1 = load_f32(y, out), load_f32(y, out + 16)
                 y2, y3 = load_f32(y, out + 32), load_f32(y, out + 48)
                 y0, y1, y2, y3 = add(c0, size, i, s, m, g, y0, y1, y2, y3)
