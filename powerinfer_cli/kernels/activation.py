@@ -32,7 +32,7 @@ def activate(
     gate and up float32 [T, padded(n)], zeros behind n, as `out.floats`.
     """
     return Operation(
-        _activate, (state, gate, up, out.floats, out.records, out.n, out.stride, _CODES[activation], relu_on_up)
+        _activate, (state, gate, up, out.floats, out.records, out.stride, _CODES[activation], relu_on_up)
     )
 
 
@@ -47,7 +47,7 @@ def _apply(x, code):
 def _activate(op_address, worker):
     op = i64(op_address)
     state, gate_address, up_address, floats = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
-    records, n, stride, code, relu_on_up = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
+    records, stride, code, relu_on_up = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6], op[FIRST + 7]
     pieces = stride // _PIECE
     while True:
         piece = take(op)
