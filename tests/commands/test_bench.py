@@ -43,7 +43,7 @@ def test_a_table_by_default(words: str) -> None:
 
 
 def test_a_table_tells_what_varies(words: str) -> None:
-    done = powerinfer("bench", "-m", words, *QUICK, "-ub", "4,512", "-ctk", "q8_0")
+    done = powerinfer("bench", "-m", words, *QUICK, "-ub", "4,512", "-ctk", "f32")
     header = done.out.splitlines()[0]
     assert " n_ubatch " in header
     assert " type_k " in header

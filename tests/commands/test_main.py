@@ -219,7 +219,7 @@ def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest
 @pytest.mark.parametrize(
     "flags",
     [
-        ["-ctk", "f32", "-ctv", "q8_0"],
+        ["-ctk", "f32", "-ctv", "f32"],
         ["--no-repack"],
         ["-nr", "--mlock"],
         ["--numa", "isolate"],

@@ -55,6 +55,7 @@ RUN = [
     (["-p", "Once upon a time there was", "-c", "7"], "the prompt has 7 tokens, but the context holds 7"),
     (["-Cr", "4000-4001"], "--cpu-range 4000-4001: core 4000 is not there"),
     (["-C", "1" + "0" * 500], "is not there"),
+    (["-ctk", "q8_0"], "-ctk q8_0 needs heads of a multiple of 32"),
     (["-c", "1"], "the prompt has 1 tokens, but the context holds 1"),
     (["-c", str(10**15)], "the KV cache needs"),
     (["-cnv", "--chat-template", "nonsense"], "neither a file nor a built-in"),
