@@ -68,10 +68,9 @@ def _matvec(op_address, worker):
         begin, end = _share(take(op), threads, n)
         if begin >= n:
             return
-        last = rows[BASE] + end * stride
         fetch(rows[BASE] + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
         for i in range(begin, end):
-            ahead = rows[BASE] + i * stride + AHEAD_BYTES
-            fetch(ahead, min(stride, last - ahead))
-            value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
+            here = rows[BASE] + i * stride
+            ahead = here + AHEAD_BYTES if here + AHEAD_BYTES < rows[BASE] + end * stride else here
+            value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], ahead)
             out[i] = value + f32(bias)[i] if bias else value

@@ -112,26 +112,36 @@ def sparse_token(
 
 
 @helper
-def _fetch_row(rows, i):
-    """Ask for a row's cache lines. (Rows that are rearranged on use come from the file: as well.)"""
-    fetch(rows[BASE] + i * rows[STRIDE], rows[STRIDE])
+def _row(rows, i):
+    """Where row i lies in memory, to be asked for. (Rows that are rearranged on use come from the file.)"""
+    return rows[BASE] + i * rows[STRIDE]
 
 
 @helper
 def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worker):
-    """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many."""
-    count = 0
+    """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many.
+
+    Their rows of the next step are asked for on the way, a little with each row of fc2.
+    """
+    count = asked = 0
+    done = np.int64(0)  # bytes asked for of the row of chosen[asked]
     for i in range(begin, end):
         mode = modes[i]
         if mode == ASK:
-            fetch(fc2[BASE] + i * fc2[STRIDE] + AHEAD_BYTES, fc2[STRIDE])
-            logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS])
+            ahead = _row(fc2, i) + AHEAD_BYTES
+            if asked < count:
+                ahead = _row(first, np.int64(chosen[asked])) + done
+                done += fc2[STRIDE]
+                if done >= first[STRIDE]:
+                    asked, done = asked + 1, np.int64(0)
+            logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS], ahead)
             if logit >= threshold:
                 mode = np.uint8(ALWAYS)
         if mode == ALWAYS:
-            _fetch_row(first, i)
             chosen[count] = i
             count += 1
+    for k in range(asked, count):
+        fetch(_row(first, np.int64(chosen[k])), first[STRIDE])
     return count
 
 
@@ -139,36 +149,43 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
 def _everything(first, begin, end, chosen):
     for i in range(begin, end):
         chosen[i - begin] = i
-    fetch(first[BASE] + begin * first[STRIDE], AHEAD_BYTES)
+    fetch(_row(first, begin), AHEAD_BYTES)
     return end - begin
 
 
 @helper
 def _open_neurons(first, x, bias, second, down, chosen, count, values, worker):
-    """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many."""
-    fired = 0
+    """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
+
+    Of each that is kept, a row of the next step is asked for while the row after it is read.
+    """
+    following = i64(second) if second else down
+    fired = asked = 0
     for k in range(count):
         i = np.int64(chosen[k])
-        if k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
-            fetch(first[BASE] + i * first[STRIDE] + AHEAD_BYTES, first[STRIDE])
-        value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS])
+        ahead = _row(first, i)
+        if asked < fired:
+            ahead = _row(following, np.int64(chosen[asked]))
+            asked += 1
+        elif k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
+            ahead += AHEAD_BYTES
+        value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
         if bias:
             value += f32(bias)[i]
         if value > np.float32(0.0):
-            if second:
-                _fetch_row(i64(second), i)
-            _fetch_row(down, i)
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
+    for k in range(asked, fired):
+        fetch(_row(following, np.int64(chosen[k])), following[STRIDE])
     return fired
 
 
 @helper
-def _multiply_up(rows, x, bias, relu_on_up, chosen, count, values, worker):
-    """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that."""
+def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker):
+    """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that; the down rows are asked for on the way."""
     for k in range(count):
         i = np.int64(chosen[k])
-        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS])
+        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], _row(down, i))
         if bias:
             up += f32(bias)[i]
         if relu_on_up:
@@ -177,8 +194,8 @@ def _multiply_up(rows, x, bias, relu_on_up, chosen, count, values, worker):
 
 
 @helper
-def _add_down(rows, chosen, count, values, out_address, worker):
-    """out += values[k] * W[chosen[k]], row after row, beginning with zeros."""
+def _add_down(rows, chosen, count, values, out_address, ahead, worker):
+    """out += values[k] * W[chosen[k]], row after row, beginning with zeros. What begins at `ahead` is asked for."""
     n, out = rows[COLUMNS], f32(out_address)
     for c in range(0, (n + 63) // 64 * 64, 16):
         store_f32(out, c, zero())
@@ -187,11 +204,11 @@ def _add_down(rows, chosen, count, values, out_address, worker):
             row = row_address(rows, np.int64(chosen[k]), worker)
             axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
         return
-    eight, a = i64(address_of(stack_f32(16))), stack_f32(4)  # four rows, and the four that are next
+    eight, a = i64(address_of(stack_f32(16))), stack_f32(4)
     for k in range(0, count, 4):
-        for j in range(8):  # behind the last row: nothing of it once more
-            eight[j] = rows[BASE] + np.int64(chosen[min(k + j, count - 1)]) * rows[STRIDE]
-        for j in range(4):
+        for j in range(4):  # behind the last row: nothing of it once more
+            eight[j] = _row(rows, np.int64(chosen[min(k + j, count - 1)]))
+            eight[4 + j] = ahead + (k + j) * rows[STRIDE]
             a[j] = values[k + j] if k + j < count else np.float32(0.0)
         axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
 
@@ -204,10 +221,8 @@ def _add_neurons(op_address, worker):
     second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
     counts, down, sums, size = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], op[FIRST + 16]
     n_ff, sum_bytes = first[ROWS], (down[COLUMNS] + CHUNK - 1) // CHUNK * CHUNK * 4
-    while True:
-        part = take(op)
-        if part >= PARTS:
-            return
+    part = take(op)
+    while part < PARTS:
         begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
         chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
         if fc2:
@@ -216,10 +231,13 @@ def _add_neurons(op_address, worker):
             count = _everything(first, begin, end, chosen)
         fired = _open_neurons(first, first_x, first_bias, second, down, chosen, count, values, worker)
         if second:
-            _multiply_up(i64(second), second_x, second_bias, relu_on_up, chosen, fired, values, worker)
-        _add_down(down, chosen, fired, values, sums + part * sum_bytes, worker)
+            _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
+        following = take(op)
+        ahead = _row(i64(fc2) if fc2 else first, min(following * size, n_ff - 1))
+        _add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
         fetch_add(counts, 0, count)
         fetch_add(counts, 1, fired)
+        part = following
 
 
 @kernel(OPERATION, "add_parts")

@@ -97,7 +97,7 @@ def ranges(n: int) -> list[tuple[int, int]]:
 
 def dot(f: Format, row: npt.NDArray[np.uint8], vector: npt.NDArray[np.uint8], n: int) -> float:
     weights = repacked(f, row, n)
-    return float(f.dot.call(weights.ctypes.data, vector.ctypes.data, n))
+    return float(f.dot.call(weights.ctypes.data, vector.ctypes.data, n, 0))
 
 
 @pytest.mark.parametrize(("kind", "n"), CASES + FLOAT_CASES)

@@ -146,7 +146,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         "from powerinfer_cli.gguf_io import GGMLType\n"
         "from powerinfer_cli.kernels.formats import FORMATS\n"
         "x, y = np.arange(5, dtype=np.float32), np.ones(5, np.float32)\n"
-        "print(FORMATS[GGMLType.F32].dot.call(x.ctypes.data, y.ctypes.data, 5))\n"
+        "print(FORMATS[GGMLType.F32].dot.call(x.ctypes.data, y.ctypes.data, 5, 0))\n"
     )
     environment = os.environ | {"POWERINFER_CACHE": str(tmp_path)}
     both = [

@@ -98,13 +98,16 @@ def _repack(kind, group, chunk_bytes, repack_chunk):
 
 
 def _dot_32(chunk_bytes, multiply, quants, scales, mins, has_min, offset):
-    def dot(row_address, x, n):
+    def dot(row_address, x, n, ahead):
         """A chunk is 8 products of 64 bytes, each into 16 lanes, 8 lanes to a group."""
         p = (n + CHUNK - 1) // CHUNK * CHUNK
         q, d, sums = i8(x), f32(x + p), i32(x + p + p // 8)
         even, odd, rest = zero(), zero(), zero()
         for at in range(0, n, 512):
-            c, m = u8(row_address + (at >> 9) * chunk_bytes), min(n - at, 512)
+            start = (at >> 9) * chunk_bytes
+            c, m = u8(row_address + start), min(n - at, 512)
+            for line in range(0, chunk_bytes, 64):
+                prefetch(ahead + start + line)
             xd = load_f32(d, at >> 5)
             s = scales(c, m) * xd
             if has_min:
@@ -125,13 +128,16 @@ def _dot_32(chunk_bytes, multiply, quants, scales, mins, has_min, offset):
 
 
 def _dot_16(chunk_bytes, multiply, quants, scales, mins, has_min, offset):
-    def dot(row_address, x, n):
+    def dot(row_address, x, n, ahead):
         """A chunk is 4 products of 64 bytes, each into 16 lanes, 4 lanes to a group."""
         p = (n + CHUNK - 1) // CHUNK * CHUNK
         q, d, sums = i8(x), f32(x + p), i32(x + p + p // 4)
         even, odd, rest = zero(), zero(), zero()
         for at in range(0, n, 256):
-            c = u8(row_address + (at >> 8) * chunk_bytes)
+            start = (at >> 8) * chunk_bytes
+            c = u8(row_address + start)
+            for line in range(0, chunk_bytes, 64):
+                prefetch(ahead + start + line)
             xd = doubled(d, at >> 5)
             s = scales(c, 256) * xd
             if has_min:

@@ -12,6 +12,7 @@ from powerinfer_cli.kernels.simd import (
     load_bf16,
     load_f16,
     load_f32,
+    prefetch,
     splat,
     store_f32,
     total,
@@ -37,12 +38,14 @@ def _one_bf16(row, i):
     return float_of(row[i] << 16)
 
 
-def _dot(pointer, load, one):
-    def dot(row_address, x_address, n):
+def _dot(size, pointer, load, one):
+    def dot(row_address, x_address, n, ahead):
         row, x = pointer(row_address), f32(x_address)
         a, b, c, d = zero(), zero(), zero(), zero()
         i = 0
         while i + 64 <= n:
+            for line in range(i * size, (i + 64) * size, 64):
+                prefetch(ahead + line)
             a = fma(load(row, i), load_f32(x, i), a)
             b = fma(load(row, i + 16), load_f32(x, i + 16), b)
             c = fma(load(row, i + 32), load_f32(x, i + 32), c)
@@ -119,7 +122,7 @@ def _format(kind, size: int, pointer, load, one):
         False,
         row_bytes,
         None,
-        kernel(DOT, f"dot_{name}")(_dot(pointer, load, one)),
+        kernel(DOT, f"dot_{name}")(_dot(size, pointer, load, one)),
         kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(pointer, load, one)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(pointer, load, one)),

@@ -27,7 +27,9 @@ SLACK = 1024
 
 # Rows and vectors are addresses; n is the number of weights in the whole row; begin and end are multiples of 64
 # (the end may also be n). Quants are written, and y is read and written, in whole 64s.
-DOT = types.float32(types.int64, types.int64, types.int64)  # (row, x, n) -> row . x
+DOT = types.float32(types.int64, types.int64, types.int64, types.int64)
+#    (row, x, n, ahead) -> row . x; on the way memory is asked for as many bytes from `ahead` on, any address, as the
+#    row has: evenly, for the CPU drops requests that come in bursts
 AXPY = types.void(types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
 #    (row, n, begin, end, a, y): y[begin:end] += a * row[begin:end], y float32 [n]
 AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
