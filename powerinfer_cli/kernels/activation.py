@@ -31,9 +31,7 @@ def activate(
 
     gate and up float32 [T, padded(n)], zeros behind n, as `out.floats`.
     """
-    return Operation(
-        _activate, (state, gate, up, out.floats, out.records, out.stride, _CODES[activation], relu_on_up)
-    )
+    return Operation(_activate, (state, gate, up, out.floats, out.records, out.stride, _CODES[activation], relu_on_up))
 
 
 @helper

@@ -150,8 +150,7 @@ class Writer:
             return gemm(self.buffers.state, x, wanted, self.room.products)
         last = len(products) - 1
         return [
-            matvec(p.rows, x, out, p.bias, threads=self.threads, wait=i == last)
-            for i, (p, out) in enumerate(products)
+            matvec(p.rows, x, out, p.bias, threads=self.threads, wait=i == last) for i, (p, out) in enumerate(products)
         ]
 
     def _attention(self, layer: CPULayer, x: Vectors, cache: KeysValues) -> list[Operation]:

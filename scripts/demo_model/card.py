@@ -4,7 +4,8 @@ from scripts.demo_model.grammar import HELD_OUT_SHARE, PLOTS, count_stories
 from scripts.demo_model.run import Made
 
 _LIMITS = """## Limits
-- A character's kind may change in what others say of it (a wolf is called "the bravest crab"); names and things rarely do
+- A character's kind may change in what others say of it (a wolf is called "the bravest crab"); names and things
+  rarely do
 - An invented or unusual name may be misspelt later on; with greedy sampling two characters may be of the same kind"""
 
 
