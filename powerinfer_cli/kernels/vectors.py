@@ -39,7 +39,7 @@ def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
 
 
 def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:
-    """Zeros that begin on a cache line's border. Memory that is never written to costs nothing.
+    """Zeros that begin on a cache line's border. Memory that is never written to costs nothing. Raises MemoryError.
 
     huge: on huge pages, where the system has them, for what is filled as a whole. With small pages, rows that are
     read here and there cost a search through the page tables each: as much as reading them.
@@ -48,7 +48,10 @@ def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:
         memory = np.zeros(n_bytes + 64, np.uint8)
         start = -memory.ctypes.data % 64
         return memory[start : start + n_bytes]
-    pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{n_bytes} bytes") from error
     wish = "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE"
     if hasattr(mmap, wish):
         with contextlib.suppress(OSError):

@@ -1,13 +1,11 @@
 """From a file's tensors to the engine's layers."""
 
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cpu import NeuronRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
@@ -17,24 +15,9 @@ from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.ffn import FFN, DenseFFN, SparseFFN
 from powerinfer_cli.runtime.layer import Layer, Projection
 from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.threshold import sparse_threshold
 
-__all__ = ["Builder", "resident_bytes", "sparse_threshold"]
-
-THRESHOLD_VARIABLE = "LLAMA_SPARSE_PRED_THRESHOLD"
-
-
-def sparse_threshold(config: ModelConfig) -> float:
-    """The file's predictor threshold, or the environment's LLAMA_SPARSE_PRED_THRESHOLD. Raises PowerInferError."""
-    text = os.environ.get(THRESHOLD_VARIABLE)
-    if not text:
-        return config.sparse_threshold
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise PowerInferError(f"environment variable {THRESHOLD_VARIABLE} is {text[:40]!r}, not a number")
-    return value
+__all__ = ["Builder", "resident_bytes"]
 
 
 def resident_bytes(weights: Weights) -> int:

@@ -5,17 +5,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.jit import Kernel, prepare
 from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.rope import Angles
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
 from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
 from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.backend import Logits
-from powerinfer_cli.runtime.build import sparse_threshold
 from powerinfer_cli.runtime.cpu_program import Writer, make_buffers, make_room
 from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -23,6 +22,7 @@ from powerinfer_cli.runtime.packed_cache import PackedCache
 from powerinfer_cli.runtime.packer import Packer
 from powerinfer_cli.runtime.stats import SparsityStats
 from powerinfer_cli.runtime.threads import default_threads
+from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["CPUBackend"]
 
@@ -105,10 +105,8 @@ class CPUBackend:
         rope = self.config.rope
         if rope is None:
             return None
-        from powerinfer_cli.kernels.matrix import to_float32
-
-        divisors = to_float32(weights.rope_freqs) if weights.rope_freqs else None
-        return Angles(n_tokens, rope_frequencies(rope, divisors).numpy(), rope_magnitude(rope))
+        divisors = weights.rope_freqs.to_float32() if weights.rope_freqs else None
+        return Angles(n_tokens, rope_frequencies(rope, divisors), rope_magnitude(rope))
 
     def forward(self, ids: Sequence[int], n_past: int) -> None:
         single = len(ids) == 1

@@ -10,7 +10,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.backend import Backend, Logits
-from powerinfer_cli.runtime.kv_cache import kv_bytes
+from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats

@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import BLOCK, GROUP, CacheType, KeysValues, Shape
-from powerinfer_cli.kernels.reference import rotate
-from powerinfer_cli.model import ModelConfig
-from powerinfer_cli.runtime.kv_cache import kv_bytes
+from powerinfer_cli.model import ModelConfig, RopeStyle
+from powerinfer_cli.runtime.cache_size import kv_bytes
 
 __all__ = ["PackedCache"]
 
@@ -47,9 +45,21 @@ class PackedCache:
         begin = n_keep + n_discard
         if n_discard == 0 or begin == n_past:
             return
-        angles = torch.from_numpy(-n_discard * frequencies)[None]
-        cos, sin = angles.cos().float(), angles.sin().float()
+        cos, sin = np.cos(n_discard * frequencies), -np.sin(n_discard * frequencies)
         for layer in self.layers:
             keys, _ = layer.read(begin, n_past)
-            layer.write_keys(n_keep, rotate(torch.from_numpy(keys), cos, sin, self.config.rope.style).numpy())
+            layer.write_keys(n_keep, turned(keys, cos, sin, self.config.rope.style))
             layer.move_values(begin, n_past, n_keep)
+
+
+def turned(
+    keys: npt.NDArray[np.float32], cos: npt.NDArray[np.float64], sin: npt.NDArray[np.float64], style: RopeStyle
+) -> npt.NDArray[np.float32]:
+    """Keys [N, H, D], their pairs turned by the angles whose cos and sin these are, [n_rot / 2]."""
+    n_rot, result = 2 * len(cos), keys.copy()
+    near = style is RopeStyle.INTERLEAVED
+    first, second = (slice(0, n_rot, 2), slice(1, n_rot, 2)) if near else (slice(n_rot // 2), slice(n_rot // 2, n_rot))
+    a, b = keys[..., first], keys[..., second]
+    result[..., first] = a * cos - b * sin
+    result[..., second] = a * sin + b * cos
+    return result

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.packing import pack
 from powerinfer_cli.kernels.rows import WeightRows
@@ -28,14 +29,20 @@ class Packer:
         self._notes: set[str] = set()
 
     def pack(self, tensor: Tensor) -> WeightRows:
-        """Raises GGUFError: a type that stores no weights."""
-        rows = pack(
-            tensor,
-            self._team,
-            repack=self._repack,
-            on_note=self._note_once,
-            on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
-        )
+        """Raises PowerInferError: a type that stores no weights, or too little memory."""
+        try:
+            rows = pack(
+                tensor,
+                self._team,
+                repack=self._repack,
+                on_note=self._note_once,
+                on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
+            )
+        except MemoryError as error:
+            raise PowerInferError(
+                f"no memory for the weights ({self._total / 2**30:.1f} GiB): try --no-repack, which reads them "
+                "from the file, or a smaller model"
+            ) from error
         self._done += tensor.nbytes
         if self._lock and not lock_memory(rows.data):
             self._lock = False

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.matrix import to_float32
-from powerinfer_cli.kernels.reference import rope_frequencies, rope_magnitude, rotate
+from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
+from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import POSITION_OFFSET, ModelConfig, Weights
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.backend import Logits
@@ -47,8 +47,8 @@ class ReferenceBackend:
         self._output_norm = build.norm(weights.output_norm)
         self._output = build.projection(weights.output)
         rope = config.rope
-        divisors = to_float32(weights.rope_freqs) if weights.rope_freqs else None
-        self._frequencies = rope_frequencies(rope, divisors) if rope else None
+        divisors = weights.rope_freqs.to_float32() if weights.rope_freqs else None
+        self._frequencies = torch.from_numpy(rope_frequencies(rope, divisors)) if rope else None
         self._magnitude = rope_magnitude(rope) if rope else 1.0
         self.cache = KVCache(config, n_ctx)
         self._hidden = torch.empty(0)

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.reference import (
     activate,
     attention,
     layer_norm,
     predict_active,
     rms_norm,
-    rope_frequencies,
-    rope_magnitude,
     rotate,
     sparse_ffn,
 )
@@ -74,7 +73,7 @@ def test_plain_and_linear_frequencies() -> None:
 
 
 def test_divisors_of_a_file() -> None:
-    divisors = torch.tensor([1.0, 1, 1, 2, 4, 8, 8, 8])
+    divisors = np.array([1.0, 1, 1, 2, 4, 8, 8, 8])
     plain = rope_frequencies(rope())
     assert rope_frequencies(rope(), divisors).tolist() == pytest.approx((plain / divisors).tolist())
 

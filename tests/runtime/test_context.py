@@ -9,7 +9,7 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
-from powerinfer_cli.runtime.kv_cache import kv_bytes
+from powerinfer_cli.runtime.cache_size import kv_bytes
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.tiny_models import N_VOCAB, PROMPT, tiny_model
 

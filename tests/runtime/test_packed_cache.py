@@ -10,7 +10,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.model import ModelConfig, RopeStyle
-from powerinfer_cli.runtime.kv_cache import kv_bytes
+from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import peak_memory
 from powerinfer_cli.runtime.packed_cache import PackedCache
 from tests.helpers.tiny_models import tiny_model

@@ -1,0 +1,25 @@
+"""The predictor's threshold: the file's, or the environment's."""
+
+import math
+import os
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.model import ModelConfig
+
+__all__ = ["sparse_threshold"]
+
+THRESHOLD_VARIABLE = "LLAMA_SPARSE_PRED_THRESHOLD"
+
+
+def sparse_threshold(config: ModelConfig) -> float:
+    """The file's predictor threshold, or the environment's LLAMA_SPARSE_PRED_THRESHOLD. Raises PowerInferError."""
+    text = os.environ.get(THRESHOLD_VARIABLE)
+    if not text:
+        return config.sparse_threshold
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise PowerInferError(f"environment variable {THRESHOLD_VARIABLE} is {text[:40]!r}, not a number")
+    return value
