@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFError, Tensor
+from powerinfer_cli.kernels.arena import Arena, arena_bytes
 from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.jit import Kernel, kernel
@@ -19,7 +20,7 @@ from powerinfer_cli.kernels.simd import i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["pack", "packing_kernels"]
+__all__ = ["pack", "packed_bytes", "packing_kernels"]
 
 SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
 SLICE_NUMBERS = 1 << 20  # converted at once
@@ -52,10 +53,24 @@ def packing_kernels(kinds: Iterable[GGMLType]) -> Iterator[Kernel]:
         yield from (one for one in found if one is not None)
 
 
+def packed_bytes(tensor: Tensor, *, repack: bool = True) -> int:
+    """How much of an arena a tensor takes; 0 if its rows stay in the file. Raises GGUFError: it stores no weights."""
+    format_ = FORMATS.get(tensor.type)
+    if format_ is not None and (format_.repack is None or not repack):
+        return 0
+    if format_ is None:
+        try:
+            format_ = FORMATS[conversion(tensor.type)]
+        except GGUFError as error:
+            raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
+    return arena_bytes(len(tensor.rows()) * format_.row_bytes(tensor.shape[-1]) + SLACK)
+
+
 def pack(
     tensor: Tensor,
     team: Team,
     *,
+    arena: Arena | None = None,
     repack: bool = True,
     on_note: OnNote | None = None,
     on_progress: OnProgress | None = None,
@@ -63,15 +78,17 @@ def pack(
     """The tensor's rows, all leading dimensions as one. `on_progress(bytes done, all bytes)` counts the file's bytes.
 
     Without `repack` they stay in the mapped file and each row is rearranged when it is used, in the team's scratch.
-    Types that have no kernels are converted in any case, and a line for the user goes to `on_note`.
+    Types that have no kernels are converted in any case, and a line for the user goes to `on_note`. `arena`: has
+    `packed_bytes` left for them; None: they get memory of their own. Raises MemoryError.
     """
+    arena = arena or Arena(packed_bytes(tensor, repack=repack))
     format_ = FORMATS.get(tensor.type)
     if format_ is None:
-        rows = _converted(tensor, team, on_note, on_progress)
+        rows = _converted(tensor, team, arena, on_note, on_progress)
     elif format_.repack is None or not repack:
         rows = _as_in_file(tensor, format_, team)
     else:
-        rows = _repacked(tensor, format_, team, on_progress)
+        rows = _repacked(tensor, format_, team, arena, on_progress)
     if on_progress:
         on_progress(tensor.nbytes, tensor.nbytes)
     return rows
@@ -86,9 +103,9 @@ def _as_in_file(tensor: Tensor, format_: Format, team: Team) -> WeightRows:
     return WeightRows(format_, len(source), tensor.shape[-1], tensor.data, tensor.row_bytes, scratch)
 
 
-def _repacked(tensor: Tensor, format_: Format, team: Team, on_progress: OnProgress | None) -> WeightRows:
+def _repacked(tensor: Tensor, format_: Format, team: Team, arena: Arena, on_progress: OnProgress | None) -> WeightRows:
     source, n_cols = tensor.rows(), tensor.shape[-1]
-    target = _Target(format_, len(source), n_cols)
+    target = _Target(format_, len(source), n_cols, arena)
     step = max(1, SLICE_BYTES // max(1, tensor.row_bytes))
     for begin in range(0, len(source), step):
         part = source[begin : begin + step]
@@ -97,13 +114,15 @@ def _repacked(tensor: Tensor, format_: Format, team: Team, on_progress: OnProgre
     return target.rows()
 
 
-def _converted(tensor: Tensor, team: Team, on_note: OnNote | None, on_progress: OnProgress | None) -> WeightRows:
+def _converted(
+    tensor: Tensor, team: Team, arena: Arena, on_note: OnNote | None, on_progress: OnProgress | None
+) -> WeightRows:
     try:
         kind = conversion(tensor.type)
         if on_note:
             on_note(f"{tensor.type.name} converted to {kind.name}")
         source, n_cols = tensor.rows(), tensor.shape[-1]
-        target = _Target(FORMATS[kind], len(source), n_cols)
+        target = _Target(FORMATS[kind], len(source), n_cols, arena)
         step = max(1, SLICE_NUMBERS // max(1, n_cols))
         for begin in range(0, len(source), step):
             part = source[begin : begin + step]
@@ -123,10 +142,10 @@ def _done(tensor: Tensor, begin: int, end: int, on_progress: OnProgress | None) 
 class _Target:
     """Memory for the rows of a matrix in their kernels' layout."""
 
-    def __init__(self, format_: Format, n_rows: int, n_cols: int) -> None:
+    def __init__(self, format_: Format, n_rows: int, n_cols: int, arena: Arena) -> None:
         self._format, self._n_rows, self._n_cols = format_, n_rows, n_cols
         self._stride = format_.row_bytes(n_cols)
-        self._memory = aligned(n_rows * self._stride + SLACK, huge=True)
+        self._memory = arena.take(n_rows * self._stride + SLACK)
 
     def put(self, row: int, part: Bytes, team: Team) -> None:
         """GGUF rows of the target's type, from this row of the target on."""

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.kernels.packing import pack
+from powerinfer_cli.kernels.arena import Arena
+from powerinfer_cli.kernels.packing import pack, packed_bytes
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.runtime.options import LoadEvents
@@ -20,29 +21,33 @@ PACKING = "loading weights"
 
 
 class Packer:
-    """`tensors`: all that will be packed, to know how much there is to do."""
+    """`tensors`: all that will be packed, to know how much there is to do.
+
+    Raises PowerInferError: a type that stores no weights, or too little memory.
+    """
 
     def __init__(self, team: Team, tensors: Sequence[Tensor], *, repack: bool, lock: bool, events: LoadEvents) -> None:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
         self._notes: set[str] = set()
-
-    def pack(self, tensor: Tensor) -> WeightRows:
-        """Raises PowerInferError: a type that stores no weights, or too little memory."""
         try:
-            rows = pack(
-                tensor,
-                self._team,
-                repack=self._repack,
-                on_note=self._note_once,
-                on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
-            )
+            self._arena = Arena(sum(packed_bytes(tensor, repack=repack) for tensor in tensors))
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the weights ({self._total / 2**30:.1f} GiB): try --no-repack, which reads them "
                 "from the file, or a smaller model"
             ) from error
+
+    def pack(self, tensor: Tensor) -> WeightRows:
+        rows = pack(
+            tensor,
+            self._team,
+            arena=self._arena,
+            repack=self._repack,
+            on_note=self._note_once,
+            on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
+        )
         self._done += tensor.nbytes
         if self._lock and not lock_memory(rows.data):
             self._lock = False
