@@ -17,8 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from powerinfer_cli.kernels import simd
 from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.simd import builders, dots
 
 __all__ = ["BIASES", "BLOCK", "HALF_BIASES", "ROWS", "SCALES", "TOKENS", "multiply", "multiply_floats", "transposer"]
 
@@ -28,8 +28,8 @@ FLIPPED = RUNG is Rung.VNNI  # panels hold w + 128
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
-_V = simd.F32x16.llvm
-_W = simd.I32x16.llvm
+_V = builders.F32x16.llvm
+_W = builders.I32x16.llvm
 # Where registers are few, a tile is computed in parts: (tokens, vectors of 16 rows).
 _PARTS = (
     [(range(TOKENS), range(2))] if FLIPPED else [(range(t, t + 2), range(v, v + 1)) for t in (0, 2, 4) for v in (0, 1)]
@@ -42,12 +42,12 @@ def _at(builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
 
 
 def _broadcast(builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
-    vector = simd.F32x16 if kind == _F32 else simd.I32x16
-    return simd._splat(builder, _at(builder, address, offset, kind), vector)
+    vector = builders.F32x16 if kind == _F32 else builders.I32x16
+    return builders.splatted(builder, _at(builder, address, offset, kind), vector)
 
 
 def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    return simd._call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
+    return builders.call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
 
 
 def _part(builder: Any, tile: Any, steps: Any, keys: list[tuple[int, int]], body: Any) -> None:
@@ -71,11 +71,11 @@ def _step(
     tokens, vectors = sorted({t for t, _ in keys}), sorted({v for _, v in keys})
     bias = {t: _broadcast(builder, x["bias"], biases + 4 * t, _I32) for t in tokens} if FLIPPED or mins else {}
     part = {(t, v): bias[t] if FLIPPED else ir.Constant(_W, None) for t, v in keys}
-    multiply = simd._dot_vnni if FLIPPED else simd._dot_signed
+    multiply = dots.dot_vnni if FLIPPED else dots.signed_dot
     for k in range(width // 4):
-        w = {v: _at(builder, panel, k * ROWS * 4 + v * 64, simd.B64.llvm) for v in vectors}
+        w = {v: _at(builder, panel, k * ROWS * 4 + v * 64, builders.B64.llvm) for v in vectors}
         for t in tokens:
-            q = builder.bitcast(_broadcast(builder, x["q"], t * 32 + k * 4, _I32), simd.B64.llvm)
+            q = builder.bitcast(_broadcast(builder, x["q"], t * 32 + k * 4, _I32), builders.B64.llvm)
             for v in vectors:
                 part[t, v] = multiply(builder, part[t, v], w[v], q)
     scale = {v: _at(builder, scales, v * 64, _V) for v in vectors}
@@ -165,8 +165,8 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
         for i in range(16):
             if not i & size:
                 a, b = rows[i], rows[i + size]
-                exchanged[i] = builder.shuffle_vector(a, b, simd._constant(_I32, low))
-                exchanged[i + size] = builder.shuffle_vector(a, b, simd._constant(_I32, high))
+                exchanged[i] = builder.shuffle_vector(a, b, builders.constant(_I32, low))
+                exchanged[i + size] = builder.shuffle_vector(a, b, builders.constant(_I32, high))
         rows = exchanged
     return rows
 
@@ -180,7 +180,7 @@ def transposer(columns: int, *, quants: bool) -> Any:
         source, stride, target, step = args
         rows = [_at(builder, builder.add(source, builder.mul(stride, _I64(r))), 0, _W) for r in range(16)]
         for j, column in enumerate(_transposed(builder, rows)[:columns]):
-            value = builder.xor(column, simd._constant(_I32, [0x80808080] * 16)) if quants and FLIPPED else column
+            value = builder.xor(column, builders.constant(_I32, [0x80808080] * 16)) if quants and FLIPPED else column
             where = builder.add(target, builder.mul(step, _I64(j)))
             builder.store(value, builder.inttoptr(where, _W.as_pointer()), align=4)
         return context.get_dummy_value()

@@ -12,7 +12,7 @@ from numba import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from powerinfer_cli.kernels import simd
+from powerinfer_cli.kernels.simd import builders
 
 __all__ = [
     "add_scaled",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_V = simd.F32x16.llvm
+_V = builders.F32x16.llvm
 
 
 class Tile(types.Type):
@@ -46,7 +46,7 @@ class _TileModel(models.PrimitiveModel):
 
 
 def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    return simd._call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
+    return builders.call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
 
 
 def _collect(builder: Any, tile: Tile, vectors: list[Any]) -> Any:
@@ -79,7 +79,7 @@ def _columns(name: str, doc: str, raw: ir.Type, widen: Callable[[Any, Any], Any]
             _, pointer, at, stride = args
             vectors = []
             for _ in range(tile.n):
-                vectors.append(widen(builder, simd._load(builder, pointer, at, raw)))
+                vectors.append(widen(builder, builders.loaded(builder, pointer, at, raw)))
                 at = builder.add(at, stride)
             return _collect(builder, tile, vectors)
 
@@ -91,13 +91,13 @@ def _columns(name: str, doc: str, raw: ir.Type, widen: Callable[[Any, Any], Any]
 
 columns_f32 = _columns("columns_f32", "n vectors of float32, so many numbers apart.", _V, lambda b, v: v)
 columns_f16 = _columns(
-    "columns_f16", "n vectors of float16, widened, so many numbers apart.", ir.VectorType(_I16, 16), simd._from_half
+    "columns_f16", "n vectors of float16, widened, so many numbers apart.", ir.VectorType(_I16, 16), builders.from_half
 )
 columns_i8 = _columns(
     "columns_i8",
     "n vectors of int8, widened, so many numbers apart.",
-    simd.B16.llvm,
-    lambda b, v: b.sitofp(b.sext(v, simd.I32x16.llvm), _V),
+    builders.B16.llvm,
+    lambda b, v: b.sitofp(b.sext(v, builders.I32x16.llvm), _V),
 )
 
 
@@ -108,8 +108,8 @@ def scaled_by_pairs(typing: Any, columns: Any, scales: Any, offset: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vectors = []
         for i, vector in enumerate(_parts(builder, args[0], columns.n)):
-            bits = simd._load(builder, args[1], builder.add(args[2], _I64(i // 2)), _I16)
-            scale = simd._from_half(builder, simd._splat(builder, bits, simd.Vector(_I16, 16)))
+            bits = builders.loaded(builder, args[1], builder.add(args[2], _I64(i // 2)), _I16)
+            scale = builders.from_half(builder, builders.splatted(builder, bits, builders.Vector(_I16, 16)))
             vectors.append(builder.fmul(vector, scale))
         return _collect(builder, columns, vectors)
 
@@ -124,7 +124,7 @@ def outer(typing: Any, tile: Any, columns: Any, numbers: Any, offset: Any, strid
         sums, (_, columns_value, numbers, at, stride) = _parts(builder, args[0], tile.n), args
         vectors = _parts(builder, columns_value, columns.n)
         for r in range(tile.n // columns.n):
-            number = simd._splat(builder, builder.load(builder.gep(numbers, [at]), align=4), simd.F32x16)
+            number = builders.splatted(builder, builder.load(builder.gep(numbers, [at]), align=4), builders.F32x16)
             for b, vector in enumerate(vectors):
                 i = r * columns.n + b
                 sums[i] = _fma(builder, vector, number, sums[i])
@@ -158,7 +158,7 @@ def load_tile(typing: Any, rows: Any, columns: Any, pointer: Any, offset: Any, s
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         _, _, pointer, offset, stride = args
         places = _places(builder, tile.n, n_columns, offset, stride)
-        return _collect(builder, tile, [simd._load(builder, pointer, at, _V) for at in places])
+        return _collect(builder, tile, [builders.loaded(builder, pointer, at, _V) for at in places])
 
     return tile(rows, columns, pointer, types.int64, types.int64), codegen
 
@@ -174,7 +174,7 @@ def store_tile(typing: Any, tile: Any, columns: Any, pointer: Any, offset: Any, 
         value, _, pointer, offset, stride = args
         places = _places(builder, tile.n, n_columns, offset, stride)
         for vector, at in zip(_parts(builder, value, tile.n), places, strict=True):
-            simd._store(builder, vector, pointer, at)
+            builders.stored(builder, vector, pointer, at)
         return context.get_dummy_value()
 
     return types.void(tile, columns, pointer, types.int64, types.int64), codegen

@@ -13,15 +13,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from powerinfer_cli.kernels import simd
 from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.simd import builders, dots
 
 __all__ = ["AT_ONCE", "chunk_bytes", "dot_floats", "dot_records"]
 
 AT_ONCE = 4  # tokens
 FLIPPED = RUNG is Rung.VNNI
 _I64 = ir.IntType(64)
-_V, _W, _BYTES = simd.F32x16.llvm, simd.I32x16.llvm, simd.B64.llvm
+_V, _W, _BYTES = builders.F32x16.llvm, builders.I32x16.llvm, builders.B64.llvm
 
 
 def chunk_bytes(group: int) -> int:
@@ -35,7 +35,7 @@ def _at(builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
 
 
 def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    return simd._call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
+    return builders.call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
 
 
 def _loop(builder: Any, steps: Any, n_sums: int, target: Any, body: Any) -> None:
@@ -57,7 +57,7 @@ def dot_records(group: int, has_min: bool) -> Any:
     The row's minima must be divided by -128: they meet -128 * sums.
     """
     size, scales = chunk_bytes(group), 16 * group
-    multiply = simd._dot_vnni if FLIPPED else simd._dot_signed
+    multiply = dots.dot_vnni if FLIPPED else dots.signed_dot
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         row, chunks, tokens, target = args[0], args[1], args[2:6], args[6]

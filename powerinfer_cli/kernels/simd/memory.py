@@ -1,0 +1,208 @@
+"""Vectors from and to memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from powerinfer_cli.kernels.simd.builders import (
+    B16,
+    B32,
+    B64,
+    I8,
+    I16,
+    I32,
+    I64,
+    V16,
+    F32x16,
+    I32x16,
+    Vector,
+    constant,
+    from_half,
+    loaded,
+    splatted,
+    stored,
+    to_half,
+    to_nearest,
+)
+
+__all__ = [
+    "at_least",
+    "bits64",
+    "first_f16",
+    "first_powers",
+    "load16",
+    "load32",
+    "load64",
+    "load_bf16",
+    "load_f16",
+    "load_f32",
+    "load_i8",
+    "load_i32",
+    "load_u8",
+    "lowest_bit",
+    "splat_f16",
+    "store16",
+    "store32",
+    "store64",
+    "store_bits",
+    "store_f16",
+    "store_f32",
+    "store_i8",
+    "store_i32",
+]
+
+
+def _loader(kind: Vector, name: str, doc: str, widen: Callable[[Any, Any], Any] | None = None, raw: Any = None) -> Any:
+    def function(typing: Any, pointer: Any, offset: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value = loaded(builder, args[0], args[1], raw or kind.llvm)
+            return widen(builder, value) if widen else value
+
+        return kind(pointer, types.int64), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+def _from_bfloat(builder: Any, bits: Any) -> Any:
+    wide = builder.zext(bits, I32x16.llvm)
+    return builder.bitcast(builder.shl(wide, constant(I32, [16] * 16)), V16)
+
+
+_16 = 16
+load_f32 = _loader(F32x16, "load_f32", "16 float32.")
+load_i32 = _loader(I32x16, "load_i32", "16 int32.")
+load64 = _loader(B64, "load64", "64 bytes.")
+load32 = _loader(B32, "load32", "32 bytes.")
+load16 = _loader(B16, "load16", "16 bytes.")
+load_f16 = _loader(
+    F32x16,
+    "load_f16",
+    "16 float16 in a uint16 pointer, widened.",
+    from_half,
+    ir.VectorType(I16, _16),
+)
+load_bf16 = _loader(F32x16, "load_bf16", "16 bfloat16, widened.", _from_bfloat, ir.VectorType(I16, _16))
+load_i8 = _loader(
+    F32x16, "load_i8", "16 int8, widened to float32.", lambda b, v: b.sitofp(b.sext(v, I32x16.llvm), V16), B16.llvm
+)
+load_u8 = _loader(
+    F32x16, "load_u8", "16 uint8, widened to float32.", lambda b, v: b.sitofp(b.zext(v, I32x16.llvm), V16), B16.llvm
+)
+
+
+@intrinsic
+def first_f16(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
+    """Of 16 float16 at a pointer's offset the first `count`, widened; 0 in the other lanes, whatever is in memory."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = loaded(builder, args[0], args[1], ir.VectorType(I16, 16))
+        limit = splatted(builder, builder.trunc(args[2], I32), I32x16)
+        valid = builder.icmp_signed("<", constant(I32, range(16)), limit)
+        bits = builder.select(valid, bits, ir.Constant(bits.type, None))
+        return from_half(builder, bits)
+
+    return F32x16(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def splat_f16(typing: Any, pointer: Any, offset: Any) -> Any:
+    """The float16 at a byte offset of a uint8 pointer, widened, 16 times."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return from_half(builder, splatted(builder, loaded(builder, args[0], args[1], I16), Vector(I16, 16)))
+
+    return F32x16(pointer, types.int64), codegen
+
+
+@intrinsic
+def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
+    """Of 16 bytes at an offset the first `count` as 2**(byte - 128); 0 in the other lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        e = builder.zext(loaded(builder, args[0], args[1], B16.llvm), I32x16.llvm)
+        bits = builder.shl(builder.sub(e, constant(I32, [1] * 16)), constant(I32, [23] * 16))
+        tiny = builder.select(  # below the least exponent of a normal number
+            builder.icmp_unsigned("==", e, constant(I32, [0] * 16)),
+            constant(I32, [1 << 21] * 16),
+            constant(I32, [1 << 22] * 16),
+        )
+        bits = builder.select(builder.icmp_unsigned("<", e, constant(I32, [2] * 16)), tiny, bits)
+        limit = splatted(builder, builder.trunc(args[2], I32), I32x16)
+        valid = builder.icmp_signed("<", constant(I32, range(16)), limit)
+        return builder.bitcast(builder.select(valid, bits, ir.Constant(bits.type, None)), V16)
+
+    return F32x16(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def bits64(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """The 64 bits at a byte offset, lowest first, as bytes: `value` for a 1, 0 for a 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        mask = builder.bitcast(loaded(builder, args[0], args[1], I64), ir.VectorType(ir.IntType(1), 64))
+        value = splatted(builder, builder.trunc(args[2], I8), B64)
+        return builder.select(mask, value, ir.Constant(B64.llvm, None))
+
+    return B64(pointer, types.int64, types.int64), codegen
+
+
+def _storer(kind: Vector, name: str, doc: str, narrow: Callable[[Any, Any], Any] | None = None) -> Any:
+    def function(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            stored(builder, narrow(builder, args[2]) if narrow else args[2], args[0], args[1])
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64, kind), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+store_f32 = _storer(F32x16, "store_f32", "16 float32.")
+store_i32 = _storer(I32x16, "store_i32", "16 int32.")
+store64 = _storer(B64, "store64", "64 bytes.")
+store32 = _storer(B32, "store32", "32 bytes.")
+store16 = _storer(B16, "store16", "16 bytes.")
+store_f16 = _storer(
+    F32x16,
+    "store_f16",
+    "16 float32 rounded to float16.",
+    to_half,
+)
+store_bits = _storer(
+    B64,
+    "store_bits",
+    "One bit for each of 64 bytes, lowest first: 1 where the byte is not 0. The counterpart of `bits64`.",
+    lambda b, v: b.bitcast(b.icmp_unsigned("!=", v, ir.Constant(B64.llvm, None)), I64),
+)
+
+
+store_i8 = _storer(
+    F32x16, "store_i8", "16 floats within -128..127 as int8, nearest.", lambda b, v: b.trunc(to_nearest(b, v), B16.llvm)
+)
+
+
+@intrinsic
+def at_least(typing: Any, pointer: Any, offset: Any, limit: Any) -> Any:
+    """Of 16 float32 at a pointer's offset, which are >= limit: bit i for lane i."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = loaded(builder, args[0], args[1], V16)
+        found = builder.fcmp_ordered(">=", values, splatted(builder, args[2], F32x16))
+        return builder.zext(builder.bitcast(found, I16), I64)
+
+    return types.int64(pointer, types.int64, types.float32), codegen
+
+
+@intrinsic
+def lowest_bit(typing: Any, bits: Any) -> Any:
+    """The place of the lowest 1 in an int64 that is not 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen

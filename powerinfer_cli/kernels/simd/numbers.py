@@ -1,0 +1,204 @@
+"""Vectors from numbers, arithmetic on lanes, and numbers from vectors."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.simd.builders import (
+    B16,
+    B64,
+    I8,
+    I32,
+    V16,
+    F32x16,
+    I32x16,
+    call,
+    constant,
+    loaded,
+    splatted,
+    to_nearest,
+)
+
+__all__ = [
+    "absolute",
+    "first",
+    "first_or",
+    "fma",
+    "largest",
+    "maximum",
+    "nearest",
+    "power_of_two",
+    "reciprocal",
+    "splat",
+    "splat4",
+    "splat_i32",
+    "table16",
+    "to_f32",
+    "total",
+    "unsigned_f32",
+    "zero",
+    "zero64",
+    "zero_i32",
+]
+
+
+@intrinsic
+def reciprocal(typing: Any, x: Any) -> Any:
+    """1 / x, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fdiv(ir.Constant(V16, [1.0] * 16), args[0])
+
+    return F32x16(F32x16), codegen
+
+
+@intrinsic
+def zero(typing: Any) -> Any:
+    """16 times 0.0."""
+    return F32x16(), lambda context, builder, sig, args: ir.Constant(V16, None)
+
+
+@intrinsic
+def zero_i32(typing: Any) -> Any:
+    """16 times 0."""
+    return I32x16(), lambda context, builder, sig, args: ir.Constant(I32x16.llvm, None)
+
+
+@intrinsic
+def zero64(typing: Any) -> Any:
+    """64 bytes of 0."""
+    return B64(), lambda context, builder, sig, args: ir.Constant(B64.llvm, None)
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """16 times a float32."""
+    return F32x16(types.float32), lambda context, builder, sig, args: splatted(builder, args[0], F32x16)
+
+
+@intrinsic
+def splat_i32(typing: Any, value: Any) -> Any:
+    """16 times an int32."""
+    return I32x16(types.int32), lambda context, builder, sig, args: splatted(builder, args[0], I32x16)
+
+
+@intrinsic
+def splat4(typing: Any, pointer: Any, offset: Any) -> Any:
+    """The four bytes at an offset, 16 times."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = loaded(builder, args[0], args[1], I32)
+        return builder.bitcast(splatted(builder, word, I32x16), B64.llvm)
+
+    return B64(pointer, types.int64), codegen
+
+
+def table16(values: Sequence[int]) -> Any:
+    """An intrinsic without arguments: these 16 bytes, for `lookup`."""
+
+    def function(typing: Any) -> Any:
+        return B16(), lambda context, builder, sig, args: constant(I8, [v & 255 for v in values])
+
+    return intrinsic(function)
+
+
+@intrinsic
+def unsigned_f32(typing: Any, value: Any) -> Any:
+    """16 bytes, unsigned, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.sitofp(builder.zext(args[0], I32x16.llvm), V16)
+
+    return F32x16(B16), codegen
+
+
+@intrinsic
+def to_f32(typing: Any, value: Any) -> Any:
+    """int32 lanes as float32."""
+    return F32x16(I32x16), lambda context, builder, sig, args: builder.sitofp(args[0], V16)
+
+
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return call(builder, "llvm.fmuladd.v16f32", V16, *args, flags=("contract",))
+
+    return F32x16(F32x16, F32x16, F32x16), codegen
+
+
+def _reducer(name: str, doc: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
+    def function(typing: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value, n = args[0], 16
+            while n > 1:
+                n //= 2
+                low = builder.shuffle_vector(value, value, constant(I32, range(n)))
+                high = builder.shuffle_vector(value, value, constant(I32, range(n, 2 * n)))
+                value = combine(builder, low, high)
+            return builder.extract_element(value, I32(0))
+
+        return types.float32(F32x16), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+def _maximum(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+total = _reducer("total", "The sum of 16 lanes, always in the same order.", lambda b, x, y: b.fadd(x, y))
+largest = _reducer("largest", "The largest of 16 lanes.", _maximum)
+
+
+@intrinsic
+def maximum(typing: Any, x: Any, y: Any) -> Any:
+    """The larger, lane by lane."""
+    return F32x16(F32x16, F32x16), lambda context, builder, sig, args: _maximum(builder, *args)
+
+
+@intrinsic
+def absolute(typing: Any, x: Any) -> Any:
+    """|x|, lane by lane."""
+    return F32x16(F32x16), lambda context, builder, sig, args: call(builder, "llvm.fabs.v16f32", V16, args[0])
+
+
+@intrinsic
+def power_of_two(typing: Any, n: Any) -> Any:
+    """2**n for whole n within -126..127."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        exponent = builder.add(to_nearest(builder, args[0]), constant(I32, [127] * 16))
+        return builder.bitcast(builder.shl(exponent, constant(I32, [23] * 16)), V16)
+
+    return F32x16(F32x16), codegen
+
+
+@intrinsic
+def nearest(typing: Any, x: Any) -> Any:
+    """The nearest whole number, ties to even."""
+    return F32x16(F32x16), lambda context, builder, sig, args: call(builder, "llvm.nearbyint.v16f32", V16, args[0])
+
+
+@intrinsic
+def first_or(typing: Any, x: Any, count: Any, other: Any) -> Any:
+    """The first `count` lanes of x, and of `other` the rest."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        limit = builder.trunc(args[1], I32)
+        valid = builder.icmp_signed("<", constant(I32, range(16)), splatted(builder, limit, I32x16))
+        return builder.select(valid, args[0], args[2])
+
+    return F32x16(F32x16, types.int64, F32x16), codegen
+
+
+@helper
+def first(x, count):
+    """The first `count` lanes, and 0 in the others, whatever was in them."""
+    return first_or(x, count, zero())

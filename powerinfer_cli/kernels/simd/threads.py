@@ -1,0 +1,86 @@
+"""What threads need between them: counters, flags, waiting. (The semaphores are libc's.)"""
+
+import platform
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from powerinfer_cli.kernels.simd.builders import I8, I32, call
+
+__all__ = ["atomic_load", "atomic_store", "fetch_add", "pause", "sem_init", "sem_post", "sem_wait", "yield_core"]
+
+
+@intrinsic
+def fetch_add(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """Add to an int64 as one step; what it was before."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
+
+    return types.int64(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing: Any, pointer: Any, offset: Any) -> Any:
+    """An int64 that other threads write."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.gep(args[0], [args[1]]), "seq_cst", 8)
+
+    return types.int64(pointer, types.int64), codegen
+
+
+@intrinsic
+def atomic_store(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """An int64 that other threads read."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tell the CPU that this is a waiting loop."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if platform.machine() in ("x86_64", "AMD64"):
+            call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def yield_core(typing: Any) -> Any:
+    """Let another thread have this core, if one wants it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        call(builder, "sched_yield", I32)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def _libc(name: str, doc: str, *extra: int) -> Any:
+    """A libc function of an address and constant integers."""
+
+    def function(typing: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], I8.as_pointer())
+            call(builder, name, I32, pointer, *(I32(n) for n in extra))
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    function.__name__, function.__doc__ = name, doc
+    return intrinsic(function)
+
+
+sem_init = _libc("sem_init", "Make the 32 bytes at an address a semaphore of this process, at 0.", 0, 0)
+sem_post = _libc("sem_post", "Wake one sleeper at a semaphore, now or as soon as it sleeps.")
+sem_wait = _libc("sem_wait", "Sleep at a semaphore. Can wake for no reason.")
