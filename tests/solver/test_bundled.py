@@ -52,13 +52,12 @@ def test_the_card_keeps_the_promises(card: str) -> None:
     assert float(means[3]) >= 90, "recall"
 
 
-def test_the_engine_finds_the_held_out_stories_as_easy_as_the_card_says(card: str) -> None:
-    """A few held-out stories through the package's own engine: their perplexity is near the card's."""
-    texts = HELD_OUT.read_text(encoding="utf-8").strip().split("\n\n")[:8]
+def perplexity(texts: list[str], options: EngineOptions) -> float:
+    """Of each token after a text's first, over all texts."""
     tokenizer = Tokenizer.from_gguf(MODEL)
     losses: list[float] = []
     with open_gguf(MODEL) as gguf:
-        engine = Engine.load(gguf, EngineOptions())
+        engine = Engine.load(gguf, options)
         for text in texts:
             ids = tokenizer.encode(text)
             engine.reset()
@@ -66,8 +65,25 @@ def test_the_engine_finds_the_held_out_stories_as_easy_as_the_card_says(card: st
             shifted = logits - logits.max(axis=1, keepdims=True)
             log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
             losses += [-log_shares[i, token] for i, token in enumerate(ids[1:])]
+    return float(np.exp(np.mean(losses)))
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[str]:
+    return HELD_OUT.read_text(encoding="utf-8").strip().split("\n\n")[:8]
+
+
+def test_the_engine_finds_the_held_out_stories_as_easy_as_the_card_says(card: str, held_out: list[str]) -> None:
+    """A few held-out stories through the package's own engine: their perplexity is near the card's."""
     promised = float(re.findall(r"\*\*(\d+\.\d+)\*\*", card)[1])
-    assert np.exp(np.mean(losses)) < 1.3 * promised
+    assert perplexity(held_out, EngineOptions()) < 1.3 * promised
+
+
+@pytest.mark.parametrize("type_k_v", ["f16", "q8_0"])
+def test_fast_kernels_leave_its_quality_untouched(held_out: list[str], type_k_v: str) -> None:
+    """Within half a percent of plain float32 arithmetic."""
+    fast = perplexity(held_out, EngineOptions(type_k=type_k_v, type_v=type_k_v))
+    assert fast == pytest.approx(perplexity(held_out, EngineOptions(reference=True)), rel=0.005)
 
 
 def test_it_tells_a_story_and_ends_it() -> None:
