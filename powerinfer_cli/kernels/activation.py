@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.formats import record_bytes
 from powerinfer_cli.kernels.functions import gelu, relu, silu
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operation
@@ -61,4 +62,4 @@ def _activate(op_address, worker):
             else:
                 value = _apply(value, code)
             store_f32(out, i, value)
-        quantise_groups(out, begin, begin + _PIECE, records + t * (stride * 3 // 2), stride)
+        quantise_groups(out, begin, begin + _PIECE, records + t * record_bytes(stride), stride)

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.formats import padded, record_bytes
 from powerinfer_cli.kernels.functions import relu
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operation
@@ -109,7 +109,6 @@ def _add_norm(op_address, worker):
     add1, add2, floats, records = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
     weight, bias, n, stride = f32(op[FIRST + 7]), op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
     eps, code = float_of(op[FIRST + 11]), op[FIRST + 12]
-    record_bytes = stride * 3 // 2
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:
@@ -120,7 +119,7 @@ def _add_norm(op_address, worker):
         if add2:
             _add_row(x, f32(add2 + t * stride * 4), n)
         if x_records:
-            quantise_groups(x, 0, stride, x_records + t * record_bytes, stride)
+            quantise_groups(x, 0, stride, x_records + t * record_bytes(stride), stride)
         if code == _NONE:
             continue
         mean = _mean(x, n) if code == _LAYER else np.float32(0.0)
@@ -132,7 +131,7 @@ def _add_norm(op_address, worker):
                 value = value + load_f32(f32(bias), i)
             store_f32(out, i, value)
         if records:
-            quantise_groups(out, 0, stride, records + t * record_bytes, stride)
+            quantise_groups(out, 0, stride, records + t * record_bytes(stride), stride)
 
 
 @kernel(OPERATION, "quantise")
@@ -154,4 +153,4 @@ def _quantise(op_address, worker):
             for i in range(0, stride, 16):
                 store_f32(x, i, relu(load_f32(x, i)))
         if records:
-            quantise_groups(x, 0, stride, records + t * (stride * 3 // 2), stride)
+            quantise_groups(x, 0, stride, records + t * record_bytes(stride), stride)

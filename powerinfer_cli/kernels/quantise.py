@@ -8,6 +8,8 @@ from powerinfer_cli.kernels.simd import (
     f32,
     i8,
     i32,
+    lanes_of_16,
+    lanes_of_32,
     largest,
     load_f32,
     maximum,
@@ -22,7 +24,7 @@ __all__ = ["quantise_groups"]
 
 @helper
 def quantise_groups(x, begin, end, record, p):
-    """Quantise x[begin:end] (multiples of 32) into its place of a record whose padded length is p."""
+    """Quantise x[begin:end] (multiples of 512) into its place of a record whose padded length is p."""
     q, d = i8(record), f32(record + p)
     sums, half_sums = i32(record + p + p // 8), i32(record + p + p // 4)
     for i in range(begin, end, 32):
@@ -37,3 +39,7 @@ def quantise_groups(x, begin, end, record, p):
         first, second = np.int32(total(low)), np.int32(total(high))
         half_sums[i // 16], half_sums[i // 16 + 1] = first, second
         sums[i // 32] = first + second
+    for i in range(begin, end, 512):
+        lanes_of_32(i8(record + i), i8(record + p * 3 // 2 + i))
+        lanes_of_16(i8(record + i), i8(record + p * 5 // 2 + i))
+        lanes_of_16(i8(record + i + 256), i8(record + p * 5 // 2 + i + 256))

@@ -35,7 +35,7 @@ BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
 DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE = range(6, 13)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
-axpy_row = calling(types.void, types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
+axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
 axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)
 unpack_row = calling(types.void, *[types.int64] * 7)
 repack_row = calling(types.void, types.int64, types.int64, types.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.formats.format import CHUNK, padded
+from powerinfer_cli.kernels.formats.format import padded
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.matvec import AHEAD_BYTES, fetch, input_of
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -50,7 +50,7 @@ from powerinfer_cli.kernels.vectors import Vectors
 __all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "sparse_token"]
 
 PARTS = 32
-_COLUMNS = 128  # of the sum that a thread claims at a time
+_COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
 # What statistics say of a neuron: the predictor's row is read only for those in between.
 NEVER, ASK, ALWAYS = 0, 1, 2
@@ -107,7 +107,7 @@ def sparse_token(
     down = neurons.down_t
     return [
         Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS))),
-        Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols)),
+        Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols, down.format.group)),
     ]
 
 
@@ -195,14 +195,14 @@ def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker)
 
 @helper
 def _add_down(rows, chosen, count, values, out_address, ahead, worker):
-    """out += values[k] * W[chosen[k]], row after row, beginning with zeros. What begins at `ahead` is asked for."""
+    """out = the sum of values[k] * W[chosen[k]], in AXPY's order. What begins at `ahead` is asked for."""
     n, out = rows[COLUMNS], f32(out_address)
-    for c in range(0, (n + 63) // 64 * 64, 16):
+    for c in range(0, padded(n), 16):
         store_f32(out, c, zero())
     if rows[REPACK_ROW]:  # there is room for one rearranged row only
         for k in range(count):
             row = row_address(rows, np.int64(chosen[k]), worker)
-            axpy_row(rows[AXPY_ROW], row, n, 0, n, values[k], out_address)
+            axpy_row(rows[AXPY_ROW], row, n, values[k], out_address)
         return
     eight, a = i64(address_of(stack_f32(16))), stack_f32(4)
     for k in range(0, count, 4):
@@ -220,7 +220,7 @@ def _add_neurons(op_address, worker):
     first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
     second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
     counts, down, sums, size = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], op[FIRST + 16]
-    n_ff, sum_bytes = first[ROWS], (down[COLUMNS] + CHUNK - 1) // CHUNK * CHUNK * 4
+    n_ff, sum_bytes = first[ROWS], padded(down[COLUMNS]) * 4
     part = take(op)
     while part < PARTS:
         begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
@@ -244,6 +244,8 @@ def _add_neurons(op_address, worker):
 def _add_parts(op_address, worker):
     op = i64(op_address)
     sums, n, out, bias, n_bias = f32(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
+    group, lanes = op[FIRST + 5], stack_f32(16)
+    chunk = 16 * group
     while True:
         begin = take(op) * _COLUMNS
         if begin >= n:
@@ -252,7 +254,13 @@ def _add_parts(op_address, worker):
             total = load_f32(sums, c)
             for part in range(1, PARTS):
                 total = total + load_f32(sums, part * n + c)
-            store_f32(out, c, total)
+            if group == 0:
+                store_f32(out, c, total)
+                continue
+            store_f32(lanes, 0, total)
+            first = c // chunk * chunk + c % chunk // 16  # the column of the first lane: see AXPY
+            for j in range(16):
+                out[first + group * j] = lanes[j]
         if bias:
             for c in range(begin, min(begin + _COLUMNS, n_bias)):
                 out[c] += f32(bias)[c]

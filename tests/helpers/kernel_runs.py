@@ -59,7 +59,7 @@ def rows_of(x: np.ndarray, fill: float = 0.0) -> np.ndarray:
 def quants_of(v: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The parts of records: q [T, P], d [T, P/32], sums per 32 [T, P/32], sums per 16 [T, P/16]."""
     p = v.stride
-    parts = np.split(v.records, [p, p + p // 8, p + p // 4], axis=1)
+    parts = np.split(v.records[:, : p * 3 // 2], [p, p + p // 8, p + p // 4], axis=1)
     q, d, sums, half_sums = (np.ascontiguousarray(part) for part in parts)
     return q.view(np.int8), d.view(np.float32), sums.view(np.int32), half_sums.view(np.int32)
 
@@ -74,5 +74,11 @@ def check_records(v: Vectors) -> None:
     assert (error <= peaks[..., None] / 127 * 0.5001).all()
     np.testing.assert_array_equal(sums, q.reshape(groups.shape).sum(-1, dtype=np.int32))
     np.testing.assert_array_equal(half_sums, q.reshape(len(q), -1, 16).sum(-1, dtype=np.int32))
+    p = v.stride
+    for group, at in ((32, p * 3 // 2), (16, p * 5 // 2)):
+        in_lanes = q.view(np.int32).reshape(len(q), -1, 16, group // 4).swapaxes(2, 3)
+        np.testing.assert_array_equal(
+            v.records[:, at : at + p].view(np.int8), in_lanes.reshape(len(q), -1).view(np.int8)
+        )
     assert not v.floats[:, v.n :].any()
     assert not q[:, v.n :].any()

@@ -51,6 +51,16 @@ def repacked(f: Format, row: npt.NDArray[np.uint8], n: int) -> npt.NDArray[np.ui
     return room
 
 
+def in_lanes(x: npt.NDArray[np.generic], group: int, at_once: int) -> npt.NDArray[np.generic]:
+    """[P] -> the order of chunks: of each of 16 groups the first `at_once` numbers, of each the next..."""
+    return x.reshape(-1, 16, group // at_once, at_once).swapaxes(1, 2).ravel()
+
+
+def in_groups(y: npt.NDArray[np.generic], group: int) -> npt.NDArray[np.generic]:
+    """The inverse of in_lanes with single numbers."""
+    return y.reshape(-1, group, 16).swapaxes(1, 2).ravel()
+
+
 def record(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
     """A quantised vector, and the numbers that it stands for."""
     n, p = len(x), padded(len(x))
@@ -63,7 +73,9 @@ def record(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     made[:p] = q.reshape(-1).view(np.uint8)
     made[p : p + p // 8].view(np.float32)[:] = d
     made[p + p // 8 : p + p // 4].view(np.int32)[:] = q.sum(axis=1, dtype=np.int32)
-    made[p + p // 4 :].view(np.int32)[:] = q.reshape(-1, 16).sum(axis=1, dtype=np.int32)
+    made[p + p // 4 : p + p // 2].view(np.int32)[:] = q.reshape(-1, 16).sum(axis=1, dtype=np.int32)
+    made[p * 3 // 2 : p * 5 // 2] = in_lanes(q, 32, 4).view(np.uint8)
+    made[p * 5 // 2 :] = in_lanes(q, 16, 4).view(np.uint8)
     return made, (q * d[:, None].astype(np.float64)).reshape(-1)[:n]
 
 
@@ -126,17 +138,24 @@ def test_dot_takes_the_largest_inputs(kind: GGMLType) -> None:
 @pytest.mark.parametrize(("kind", "n"), CASES + FLOAT_CASES)
 def test_axpy(kind: GGMLType, n: int) -> None:
     f = FORMATS[kind]
-    rng = np.random.default_rng(n)
-    raw = gguf_rows(kind, 1, n, seed=n + 2)
-    weights = dequantize(raw, kind)[0].astype(np.float64)
-    row = repacked(f, raw[0], n)
-    for begin, end in ranges(n) or [(0, n)]:
-        y = rng.standard_normal(padded(n)).astype(np.float32)
-        expected = y.astype(np.float64)
-        expected[begin:end] += 0.75 * weights[begin:end]
-        f.axpy.call(row.ctypes.data, n, begin, end, 0.75, y.ctypes.data)
-        np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6 * np.abs(weights).max())
-        np.testing.assert_array_equal(y[end:], expected[end:].astype(np.float32))
+    raw = gguf_rows(kind, 4, n, seed=n + 2)
+    rows = [repacked(f, row, n) for row in raw]
+    weights, factors = dequantize(raw, kind).astype(np.float64), np.array([0.75, -2, 0.1, 0], np.float32)
+    start = np.zeros(padded(n), np.float32)
+    start[:n] = np.random.default_rng(n).standard_normal(n)
+    for name, used in (("axpy", 1), ("axpy4", 4)):
+        y = in_lanes(start, f.group, 1) if f.group else start.copy()
+        if name == "axpy":
+            f.axpy.call(rows[0].ctypes.data, n, factors[0], y.ctypes.data)
+        else:
+            addresses = np.array([row.ctypes.data for row in rows] + [0, 1, -64, 1 << 40], np.int64)
+            f.axpy4.call(addresses.ctypes.data, n, factors.ctypes.data, y.ctypes.data)
+        found = in_groups(y, f.group) if f.group else y
+        terms = factors[:used, None].astype(np.float64) * weights[:used]
+        limit = 1e-6 * (np.abs(start[:n]) + np.abs(terms).sum(axis=0).max())
+        assert (np.abs(found[:n] - start[:n] - terms.sum(axis=0)) <= limit).all()
+        if not f.group:
+            np.testing.assert_array_equal(found[n:], 0)
 
 
 @pytest.mark.parametrize(("kind", "n"), FLOAT_CASES)

@@ -1,29 +1,34 @@
-"""The kernels of block formats, made from four small functions of each: how to repack a chunk of weights, and how to
-unpack 64 quants, the scales and the minima of a repacked chunk.
+"""The kernels of block formats, made from their layout and a few small functions of each: how to read a chunk of GGUF
+blocks, and the scales and the minima of a repacked chunk.
 """
 
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, CHUNK, DOT, REPACK, UNPACK, Format
+from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, REPACK, UNPACK, Format, padded
+from powerinfer_cli.kernels.formats.layouts import Layout
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
+    address_of,
+    byte,
     dot_signed,
     dot_unsigned,
     doubled,
     f32,
     fma,
-    four,
+    groups_of_16,
+    groups_of_32,
     i8,
     i32,
     i64,
+    lanes_of_16,
+    lanes_of_32,
     load64,
     load_f32,
     load_i32,
-    pair,
     prefetch,
-    quarter,
     splat,
     stack_f32,
     store64,
@@ -32,221 +37,248 @@ from powerinfer_cli.kernels.simd import (
     total,
     u8,
     zero,
+    zero64,
     zero_i32,
 )
 
 __all__ = ["make_format"]
 
-# Of a format: repack(source, target, m) rearranges the GGUF blocks of a chunk of m weights;
-# quants(chunk, m, at) -> 64 quants from weight `at`, a multiple of 64, of a chunk that has m weights;
-# scales(chunk, m) and mins(chunk, m) -> those of the chunk's 16 groups as float32, 0 for groups that it does not have.
-Unpacker = Any
+# Of a format: read(source, q, m) makes bytes of the m quants of a chunk's GGUF blocks;
+# put_scales(source, target, m) puts their scales and minima into a repacked chunk, which holds zeros;
+# scales(chunk) and mins(chunk) -> those of a repacked chunk's 16 groups as float32.
+Part = Any
 
 
 @helper
-def _no_mins(chunk, m):
+def _no_mins(chunk):
     return zero()
 
 
 def make_format(
     kind: GGMLType,
     group: int,
-    chunk_bytes: Callable[[int], int],
-    repack: Unpacker,
-    quants: Unpacker,
-    scales: Unpacker,
-    mins: Unpacker = None,
+    layout: Layout,
+    extra: int,
+    read: Part,
+    put_scales: Part,
+    scales: Part,
+    mins: Part = None,
     offset: int = 0,
     signed: bool = False,
 ) -> Format:
-    """The format whose weights are scale * (q - offset) + min. `chunk_bytes`: of a repacked chunk of m weights.
+    """The format whose weights are scale * (q - offset) + min. `extra`: bytes behind the quants of a repacked chunk.
 
     `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 on the VNNI rung).
     """
-    name, chunk, has_min = kind.name.lower(), 16 * group, mins is not None
-    whole = chunk_bytes(chunk)
+    name, has_min, chunk_bytes = kind.name.lower(), mins is not None, layout.size + extra
 
     def row_bytes(n: int) -> int:
-        return n // chunk * whole + chunk_bytes(n % chunk)
+        return -(-n // (16 * group)) * chunk_bytes
 
-    shape = group, whole
-    math = quants, scales, mins or _no_mins, has_min, offset
-    dot = (_dot_32 if group == 32 else _dot_16)(whole, dot_signed if signed else dot_unsigned, *math)
+    shape = group, chunk_bytes
+    math = layout.quants, scales, mins or _no_mins, has_min, offset, signed
     return Format(
         kind,
         group,
         has_min,
         row_bytes,
-        kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, repack)),
-        kernel(DOT, f"dot_{name}")(dot),
+        kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales)),
+        kernel(DOT, f"dot_{name}")(_dot(*shape, *math)),
         kernel(AXPY, f"axpy_{name}")(_axpy(*shape, *math)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(*shape, *math)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(*shape, *math)),
     )
 
 
-def _repack(kind, group, chunk_bytes, repack_chunk):
+def _repack(kind, group, chunk_bytes, read, pack, put_scales):
     block_weights, block_bytes = BLOCK[kind]
-    chunk = 16 * group
+    chunk, vectors, to_lanes = 16 * group, group // 4, lanes_of_32 if group == 32 else lanes_of_16
 
     def repack(source_address, target_address, n):
+        q = u8(address_of(stack_f32(128)))
         for start in range(0, n, chunk):
             source = u8(source_address + start // block_weights * block_bytes)
-            repack_chunk(source, u8(target_address + start // chunk * chunk_bytes), min(n - start, chunk))
+            target, m = u8(target_address + start // chunk * chunk_bytes), min(n - start, chunk)
+            if m < chunk:
+                for k in range(vectors):
+                    store64(q, 64 * k, zero64())
+                for i in range(chunk_bytes):
+                    target[i] = 0
+            read(source, q, m)
+            to_lanes(q, q)
+            pack(q, target)
+            put_scales(source, target, m)
 
     return repack
 
 
-def _dot_32(chunk_bytes, multiply, quants, scales, mins, has_min, offset):
+def _asking(chunk_bytes, vectors):
+    """ask(address, k): ask for the k-th of as many parts of a chunk as it has vectors."""
+    lines = -(-chunk_bytes // 64)
+
+    @helper
+    def ask(address, k):
+        for line in range(lines * k // vectors, lines * (k + 1) // vectors):
+            prefetch(address + 64 * line)
+
+    return ask
+
+
+def _dot(group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
+    chunk, eight, multiply = 16 * group, group == 32, dot_signed if signed else dot_unsigned
+    ask = _asking(chunk_bytes, group // 4)
+
+    @helper
+    def add(c, x, ahead, k, sums):
+        ask(ahead, k)
+        return multiply(sums, quants(c, k), load64(x, 64 * k))
+
     def dot(row_address, x, n, ahead):
-        """A chunk is 8 products of 64 bytes, each into 16 lanes, 8 lanes to a group."""
-        p = (n + CHUNK - 1) // CHUNK * CHUNK
-        q, d, sums = i8(x), f32(x + p), i32(x + p + p // 8)
-        even, odd, rest = zero(), zero(), zero()
-        for at in range(0, n, 512):
-            start = (at >> 9) * chunk_bytes
-            c, m = u8(row_address + start), min(n - at, 512)
-            for line in range(0, chunk_bytes, 64):
-                prefetch(ahead + start + line)
-            xd = load_f32(d, at >> 5)
-            s = scales(c, m) * xd
+        """Two sums for a chunk, for one would wait for itself."""
+        p = padded(n)
+        d, sums = f32(x + p), i32(x + p + p // (8 if eight else 4))
+        q = x + p * (3 if eight else 5) // 2
+        result, least = zero(), zero()
+        for i in range((n + chunk - 1) // chunk):
+            c, here, there = u8(row_address + i * chunk_bytes), i8(q + i * chunk), ahead + i * chunk_bytes
+            xd = load_f32(d, i * 16) if eight else doubled(d, i * 8)
+            a, b = zero_i32() - load_i32(sums, i * 16) * offset, zero_i32()
+            a, b = add(c, here, there, 0, a), add(c, here, there, 1, b)
+            a, b = add(c, here, there, 2, a), add(c, here, there, 3, b)
+            if eight:
+                a, b = add(c, here, there, 4, a), add(c, here, there, 5, b)
+                a, b = add(c, here, there, 6, a), add(c, here, there, 7, b)
+            result = fma(to_f32(a + b), scales(c) * xd, result)
             if has_min:
-                rest = fma(mins(c, m) * xd, to_f32(load_i32(sums, at >> 5)), rest)
-            if offset:
-                rest = fma(s * splat(-offset), to_f32(load_i32(sums, at >> 5)), rest)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, m, 0), load64(q, at))), pair(s, 0), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, m, 64), load64(q, at + 64))), pair(s, 1), odd)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, m, 128), load64(q, at + 128))), pair(s, 2), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, m, 192), load64(q, at + 192))), pair(s, 3), odd)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, m, 256), load64(q, at + 256))), pair(s, 4), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, m, 320), load64(q, at + 320))), pair(s, 5), odd)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, m, 384), load64(q, at + 384))), pair(s, 6), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, m, 448), load64(q, at + 448))), pair(s, 7), odd)
-        return total(even + odd + rest)
+                least = fma(to_f32(load_i32(sums, i * 16)), mins(c) * xd, least)
+        return total(result + least)
 
     return dot
 
 
-def _dot_16(chunk_bytes, multiply, quants, scales, mins, has_min, offset):
-    def dot(row_address, x, n, ahead):
-        """A chunk is 4 products of 64 bytes, each into 16 lanes, 4 lanes to a group."""
-        p = (n + CHUNK - 1) // CHUNK * CHUNK
-        q, d, sums = i8(x), f32(x + p), i32(x + p + p // 4)
-        even, odd, rest = zero(), zero(), zero()
-        for at in range(0, n, 256):
-            start = (at >> 8) * chunk_bytes
-            c = u8(row_address + start)
-            for line in range(0, chunk_bytes, 64):
-                prefetch(ahead + start + line)
-            xd = doubled(d, at >> 5)
-            s = scales(c, 256) * xd
-            if has_min:
-                rest = fma(mins(c, 256) * xd, to_f32(load_i32(sums, at >> 4)), rest)
-            if offset:
-                rest = fma(s * splat(-offset), to_f32(load_i32(sums, at >> 4)), rest)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, 256, 0), load64(q, at))), four(s, 0), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, 256, 64), load64(q, at + 64))), four(s, 1), odd)
-            even = fma(to_f32(multiply(zero_i32(), quants(c, 256, 128), load64(q, at + 128))), four(s, 2), even)
-            odd = fma(to_f32(multiply(zero_i32(), quants(c, 256, 192), load64(q, at + 192))), four(s, 3), odd)
-        return total(even + odd + rest)
+def _adding(quants, scales, mins, has_min, offset, signed):
+    """For sums of rows: factors(c, a) -> a times the chunk's scales as `add` takes them, and a times what each weight
+    has whatever its quant; add(q, factors, y) adds 64 quants to four vectors.
+    """
+    flip = 128 if signed else 0  # bytes are taken as unsigned
+    below = np.float32(-(offset + flip))
 
-    return dot
+    @helper
+    def factors(c, a):
+        s = scales(c) * splat(a)
+        rest = s * splat(below)
+        if has_min:
+            rest = rest + mins(c) * splat(a)
+        return (s, s * splat(np.float32(2.0**-8)), s * splat(np.float32(2.0**-16))), rest
+
+    @helper
+    def add(c, k, s, y):
+        q = quants(c, k) ^ flip
+        y0, y1 = fma(byte(q, 0), s[0], y[0]), fma(byte(q, 1), s[1], y[1])
+        y2, y3 = fma(byte(q, 2), s[2], y[2]), fma(byte(q, 3), s[0], y[3])
+        return y0, y1, y2, y3
+
+    return factors, add
 
 
-def _axpy(group, chunk_bytes, quants, scales, mins, has_min, offset):
-    chunk = 16 * group
-    second, third, fourth = (1, 2, 3) if group == 16 else (0, 1, 1)  # groups of 64 weights' later quarters
+@helper
+def _load4(y, at, rest):
+    """64 sums, and what each gets whatever the quants."""
+    y0, y1 = load_f32(y, at) + rest, load_f32(y, at + 16) + rest
+    return y0, y1, load_f32(y, at + 32) + rest, load_f32(y, at + 48) + rest
 
-    def axpy(row_address, n, begin, end, a, y_address):
+
+@helper
+def _store4(y, at, values):
+    store_f32(y, at, values[0])
+    store_f32(y, at + 16, values[1])
+    store_f32(y, at + 32, values[2])
+    store_f32(y, at + 48, values[3])
+
+
+def _axpy(group, chunk_bytes, *math):
+    chunk, vectors = 16 * group, group // 4
+    factors, add = _adding(*math)
+
+    def axpy(row_address, n, a, y_address):
         y = f32(y_address)
-        s, m = stack_f32(16), stack_f32(16)
-        for start in range(begin // chunk * chunk, end, chunk):
-            c, size = u8(row_address + start // chunk * chunk_bytes), min(n - start, chunk)
-            store_f32(s, 0, scales(c, size) * splat(a))
-            if has_min:
-                store_f32(m, 0, mins(c, size) * splat(a))
-            for i in range(max(start, begin), min(start + chunk, end), 64):
-                q = quants(c, size, i - start) - offset
-                g = (i - start) // group
-                y0 = fma(quarter(q, 0), splat(s[g]), load_f32(y, i))
-                y1 = fma(quarter(q, 1), splat(s[g + second]), load_f32(y, i + 16))
-                y2 = fma(quarter(q, 2), splat(s[g + third]), load_f32(y, i + 32))
-                y3 = fma(quarter(q, 3), splat(s[g + fourth]), load_f32(y, i + 48))
-                if has_min:
-                    y0, y1 = y0 + splat(m[g]), y1 + splat(m[g + second])
-                    y2, y3 = y2 + splat(m[g + third]), y3 + splat(m[g + fourth])
-                store_f32(y, i, y0)
-                store_f32(y, i + 16, y1)
-                store_f32(y, i + 32, y2)
-                store_f32(y, i + 48, y3)
+        for i in range((n + chunk - 1) // chunk):
+            c = u8(row_address + i * chunk_bytes)
+            s, rest = factors(c, a)
+            for k in range(vectors):
+                at = i * chunk + k * 64
+                _store4(y, at, add(c, k, s, _load4(y, at, rest)))
 
     return axpy
 
 
-def _axpy4(group, chunk_bytes, quants, scales, mins, has_min, offset):
+def _axpy4(group, chunk_bytes, *math):
     """Four rows at a time: a sum is loaded and stored once for the four, which is what a single row's time goes to."""
-    chunk = 16 * group
-    second, third, fourth = (1, 2, 3) if group == 16 else (0, 1, 1)
+    chunk, vectors = 16 * group, group // 4
+    factors, add = _adding(*math)
+    ask = _asking(chunk_bytes, vectors)
 
     @helper
-    def add(c, size, i, s, m, g, y0, y1, y2, y3):
-        q = quants(c, size, i) - offset
-        y0, y1 = fma(quarter(q, 0), splat(s[g]), y0), fma(quarter(q, 1), splat(s[g + second]), y1)
-        y2, y3 = fma(quarter(q, 2), splat(s[g + third]), y2), fma(quarter(q, 3), splat(s[g + fourth]), y3)
-        if has_min:
-            y0, y1 = y0 + splat(m[g]), y1 + splat(m[g + second])
-            y2, y3 = y2 + splat(m[g + third]), y3 + splat(m[g + fourth])
-        return y0, y1, y2, y3
+    def step(c, s, rest, y, at, next_rows, k):
+        ask(next_rows[0], k)
+        ask(next_rows[1], k)
+        ask(next_rows[2], k)
+        ask(next_rows[3], k)
+        values = add(c[1], k, s[1], add(c[0], k, s[0], _load4(y, at + 64 * k, rest)))
+        _store4(y, at + 64 * k, add(c[3], k, s[3], add(c[2], k, s[2], values)))
 
     def axpy4(rows_address, n, a_address, y_address):
         rows, a, y = i64(rows_address), f32(a_address), f32(y_address)
-        s, m = stack_f32(64), stack_f32(64)
-        for start in range(0, n, chunk):
-            at, size = start // chunk * chunk_bytes, min(n - start, chunk)
-            c0, c1, c2, c3 = u8(rows[0] + at), u8(rows[1] + at), u8(rows[2] + at), u8(rows[3] + at)
-            store_f32(s, 0, scales(c0, size) * splat(a[0]))
-            store_f32(s, 16, scales(c1, size) * splat(a[1]))
-            store_f32(s, 32, scales(c2, size) * splat(a[2]))
-            store_f32(s, 48, scales(c3, size) * splat(a[3]))
-            if has_min:
-                store_f32(m, 0, mins(c0, size) * splat(a[0]))
-                store_f32(m, 16, mins(c1, size) * splat(a[1]))
-                store_f32(m, 32, mins(c2, size) * splat(a[2]))
-                store_f32(m, 48, mins(c3, size) * splat(a[3]))
-            for i in range(0, size, 64):
-                g, out, ahead = i // group, start + i, at + i * chunk_bytes // chunk
-                prefetch(rows[4] + ahead)
-                prefetch(rows[5] + ahead)
-                prefetch(rows[6] + ahead)
-                prefetch(rows[7] + ahead)
-                y0, y1 = load_f32(y, out), load_f32(y, out + 16)
-                y2, y3 = load_f32(y, out + 32), load_f32(y, out + 48)
-                y0, y1, y2, y3 = add(c0, size, i, s, m, g, y0, y1, y2, y3)
-                y0, y1, y2, y3 = add(c1, size, i, s, m, g + 16, y0, y1, y2, y3)
-                y0, y1, y2, y3 = add(c2, size, i, s, m, g + 32, y0, y1, y2, y3)
-                y0, y1, y2, y3 = add(c3, size, i, s, m, g + 48, y0, y1, y2, y3)
-                store_f32(y, out, y0)
-                store_f32(y, out + 16, y1)
-                store_f32(y, out + 32, y2)
-                store_f32(y, out + 48, y3)
+        for i in range((n + chunk - 1) // chunk):
+            at, out = i * chunk_bytes, i * chunk
+            c = u8(rows[0] + at), u8(rows[1] + at), u8(rows[2] + at), u8(rows[3] + at)
+            there = rows[4] + at, rows[5] + at, rows[6] + at, rows[7] + at
+            s0, rest0 = factors(c[0], a[0])
+            s1, rest1 = factors(c[1], a[1])
+            s2, rest2 = factors(c[2], a[2])
+            s3, rest3 = factors(c[3], a[3])
+            s, rest = (s0, s1, s2, s3), (rest0 + rest1) + (rest2 + rest3)
+            step(c, s, rest, y, out, there, 0)
+            step(c, s, rest, y, out, there, 1)
+            step(c, s, rest, y, out, there, 2)
+            step(c, s, rest, y, out, there, 3)
+            if vectors == 8:
+                step(c, s, rest, y, out, there, 4)
+                step(c, s, rest, y, out, there, 5)
+                step(c, s, rest, y, out, there, 6)
+                step(c, s, rest, y, out, there, 7)
 
     return axpy4
 
 
-def _unpack(group, chunk_bytes, quants, scales, mins, has_min, offset):
-    chunk = 16 * group
+def _unpack(group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
+    chunk, eight, to_groups = 16 * group, group == 32, groups_of_32 if group == 32 else groups_of_16
+
+    @helper
+    def put(c, k, room):
+        store64(room, 64 * k, quants(c, k) - offset)
 
     def unpack(row_address, n, begin, end, q_address, scales_address, mins_address):
         q, s_out, m_out = i8(q_address), f32(scales_address), f32(mins_address)
-        s, m = stack_f32(16), stack_f32(16)
+        s, m, room = stack_f32(16), stack_f32(16), i8(address_of(stack_f32(128)))
         for start in range(begin // chunk * chunk, end, chunk):
-            c, size = u8(row_address + start // chunk * chunk_bytes), min(n - start, chunk)
+            c = u8(row_address + start // chunk * chunk_bytes)
             first, last = max(start, begin), min(start + chunk, end)
+            put(c, 0, room)
+            put(c, 1, room)
+            put(c, 2, room)
+            put(c, 3, room)
+            if eight:
+                put(c, 4, room)
+                put(c, 5, room)
+                put(c, 6, room)
+                put(c, 7, room)
+            to_groups(room, room)
             for i in range(first, last, 64):
-                store64(q, i - begin, quants(c, size, i - start) - offset)
-            store_f32(s, 0, scales(c, size))
+                store64(q, i - begin, load64(room, i - start))
+            store_f32(s, 0, scales(c))
             if has_min:
-                store_f32(m, 0, mins(c, size))
+                store_f32(m, 0, mins(c))
             for g in range((first - start) // group, (last - start) // group):
                 s_out[(start - begin) // group + g] = s[g]
                 if has_min:

@@ -64,26 +64,31 @@ def _dot(size, pointer, load, one):
 
 
 def _axpy(pointer, load, one):
-    def axpy(row_address, n, begin, end, a, y_address):
+    def axpy(row_address, n, a, y_address):
         row, y = pointer(row_address), f32(y_address)
-        i = begin
-        while i + 16 <= end:
+        i = 0
+        while i + 16 <= n:
             store_f32(y, i, fma(load(row, i), splat(a), load_f32(y, i)))
             i += 16
-        while i < end:
+        while i < n:
             y[i] += a * one(row, i)
             i += 1
 
     return axpy
 
 
-def _axpy4(pointer, load, one):
+def _axpy4(size, pointer, load, one):
     def axpy4(rows_address, n, a_address, y_address):
         rows, a, y = i64(rows_address), f32(a_address), f32(y_address)
         r0, r1, r2, r3 = pointer(rows[0]), pointer(rows[1]), pointer(rows[2]), pointer(rows[3])
         a0, a1, a2, a3 = splat(a[0]), splat(a[1]), splat(a[2]), splat(a[3])
         i = 0
         while i + 16 <= n:
+            if i * size % 64 == 0:
+                prefetch(rows[4] + i * size)
+                prefetch(rows[5] + i * size)
+                prefetch(rows[6] + i * size)
+                prefetch(rows[7] + i * size)
             value = fma(load(r1, i), a1, fma(load(r0, i), a0, load_f32(y, i)))
             store_f32(y, i, fma(load(r3, i), a3, fma(load(r2, i), a2, value)))
             i += 16
@@ -124,7 +129,7 @@ def _format(kind, size: int, pointer, load, one):
         None,
         kernel(DOT, f"dot_{name}")(_dot(size, pointer, load, one)),
         kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
-        kernel(AXPY4, f"axpy4_{name}")(_axpy4(pointer, load, one)),
+        kernel(AXPY4, f"axpy4_{name}")(_axpy4(size, pointer, load, one)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(pointer, load, one)),
     )
 

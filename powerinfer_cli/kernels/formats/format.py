@@ -1,13 +1,18 @@
 """What a weight format is to the kernels, and the kernels that all block formats share.
 
 A weight is  scale * q + min,  q a small integer, scale (and min, where there is one) per group of 16 or 32 weights.
-At load each GGUF row is rearranged ("repacked") in chunks of 16 groups, the last of which may be shorter: in each all
-quants, so that 64 neighbouring ones unpack with a few instructions, then the scales, which load as one vector. No value
-changes. A row is read from its front to its end: that is what the processor's own prefetching is made for.
+At load each GGUF row is rearranged ("repacked") in chunks of 16 groups: in each all quants, then the scales, which load
+as one vector. No value changes. The last chunk is as long as any; groups behind the row's end are zeros.
+
+A lane of a vector belongs to a group: the first four quants of each of the 16 groups come first (64 bytes, a vector of
+quants), then the next four of each... So one instruction multiplies and adds 64 quants into 16 groups' sums, and these
+meet the 16 scales without any exchange between lanes. Column 32j + 4k + b of a chunk of groups of 32 is byte b of word
+16k + j; with groups of 16 it is column 16j + 4k + b. Sums of rows (AXPY) keep that order: y[16 * (4k + b) + j].
 
 The input of a dot product with block formats is a quantised vector, a record of `record_bytes(n)` bytes: with
-P = n rounded up to 512, int8 q [P], float32 d [P/32], int32 sums of q per 32 [P/32], int32 sums of q per 16 [P/16];
-x = d * q, and zeros behind n. For float formats it is float32 [n].
+P = n rounded up to 512, int8 q [P], float32 d [P/32], int32 sums of q per 32 [P/32], int32 sums of q per 16 [P/16],
+q again in the order of chunks of groups of 32 [P] and of 16 [P]; x = d * q, and zeros behind n. For float formats it
+is float32 [n].
 
 Kernels read up to 1 KiB behind a row (and use nothing of it): buffers of rows need `SLACK` bytes at their end.
 """
@@ -16,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from numba import types
+from numba.extending import register_jitable
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit import Kernel
@@ -26,14 +32,14 @@ CHUNK = 512
 SLACK = 1024
 
 # Rows and vectors are addresses; n is the number of weights in the whole row; begin and end are multiples of 64
-# (the end may also be n). Quants are written, and y is read and written, in whole 64s.
+# (the end may also be n). Quants are written in whole 64s, y is read and written in whole chunks.
 DOT = types.float32(types.int64, types.int64, types.int64, types.int64)
 #    (row, x, n, ahead) -> row . x; on the way memory is asked for as many bytes from `ahead` on, any address, as the
 #    row has: evenly, for the CPU drops requests that come in bursts
-AXPY = types.void(types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
-#    (row, n, begin, end, a, y): y[begin:end] += a * row[begin:end], y float32 [n]
+AXPY = types.void(types.int64, types.int64, types.float32, types.int64)  # (row, n, a, y): y += a * row
 AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
-#    (rows, n, a, y): y += a[k] * row k, one after the other, for four rows; rows int64 [4], a float32 [4]
+#    (rows, n, a, y): y += a[k] * row k for the first four of rows, int64 [8]; a float32 [4]. The other four are asked
+#    of memory meanwhile, evenly: requests in bursts are dropped
 UNPACK = types.void(*[types.int64] * 7)
 #    (row, n, begin, end, q, scales, mins): int8 q [end - begin], float32 scales and mins [(end - begin) / group];
 #    for float formats q is float32 [end - begin] and the others are unused
@@ -61,9 +67,13 @@ class Format:
 
 def padded(n: int) -> int:
     """P: n rounded up to whole chunks."""
-    return -(-n // CHUNK) * CHUNK
+    return (n + CHUNK - 1) // CHUNK * CHUNK
 
 
 def record_bytes(n: int) -> int:
     """Bytes of a quantised vector of n numbers."""
-    return padded(n) * 3 // 2
+    return (n + CHUNK - 1) // CHUNK * CHUNK * 7 // 2
+
+
+register_jitable(padded)
+register_jitable(record_bytes)

@@ -1,65 +1,38 @@
 """GGUF's first block formats: 32 weights with a float16 scale (and minimum).  Source: ggml-common.h, ggml-quants.c.
 
-Repacked chunks of 512 weights, 64 (two blocks) at a time, blocks beyond the row's end left out:
-Q4_0, Q4_1   32 bytes: the first block's weights in the low nibbles, the second's in the high ones
-Q5_0, Q5_1   the same, and behind all of them 64 bytes: the fifth bit of weight 64c + j is bit c of byte j
-Q8_0         64 bytes as they are
-then float16 scales [m / 32], then float16 minima [m / 32], m being the weights of the chunk.
+Repacked chunks of 512 weights: quants (see `layouts`), float16 scales [16], float16 minima [16] where there are any.
 """
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
 from powerinfer_cli.kernels.formats.format import Format
+from powerinfer_cli.kernels.formats.layouts import BYTES, BYTES_OFFSET, FIVE, FOUR
 from powerinfer_cli.kernels.jit import helper
-from powerinfer_cli.kernels.simd import bits64, first_f16, join, load16, load32, load64, store32, store64, zero64
+from powerinfer_cli.kernels.simd import (
+    address_of,
+    bits64,
+    load16,
+    load32,
+    load64,
+    load_f16,
+    stack_f32,
+    store16,
+    store32,
+    store64,
+    u8,
+)
 
-__all__ = ["FORMATS", "copy_halves", "five_bits", "halves_behind", "nibbles", "pairs", "repack_nibbles"]
-
-
-@helper
-def pairs(m):
-    """Pairs of blocks that hold m weights; the last may lack its second block."""
-    return (m + 63) >> 6
-
-
-@helper
-def nibbles(chunk, m, at):
-    """64 four-bit quants at the chunk's front."""
-    packed = load32(chunk, at >> 1)
-    return join(packed & 15, packed >> 4)
-
-
-@helper
-def five_bits(chunk, m, at):
-    """64 five-bit quants: nibbles, and behind all of them 64 bytes of the fifth bits."""
-    return nibbles(chunk, m, at) | (((load64(chunk, pairs(m) * 32) >> (at >> 6)) & 1) << 4)
+__all__ = ["FORMATS", "copy_halves", "halves", "nibbles_of_blocks"]
 
 
-@helper
-def _bytes(chunk, m, at):
-    return load64(chunk, at)
-
-
-def halves_behind(pair_bytes, extra=0, which=0):
-    """scales(chunk, m) of the which-th float16 array behind so many bytes for each 64 weights and `extra` ones."""
+def halves(offset):
+    """scales(chunk): 16 float16 from a byte of the chunk on."""
 
     @helper
-    def scales(chunk, m):
-        groups = m >> 5
-        return first_f16(chunk, pairs(m) * pair_bytes + extra + which * 2 * groups, groups)
+    def scales(chunk):
+        return load_f16(chunk, offset)
 
     return scales
-
-
-@helper
-def repack_nibbles(source, first, block, target, m):
-    """The nibbles of GGUF blocks of so many bytes, 16 bytes from byte `first` of each, to the chunk's front."""
-    for i in range(m >> 6):
-        a, b = load16(source, first + 2 * i * block), load16(source, first + (2 * i + 1) * block)
-        store32(target, 32 * i, join((a & 15) | (b << 4), (a >> 4) | (b & 240)))
-    if m & 63:
-        a = load16(source, first + (m >> 6) * 2 * block)
-        store32(target, (m >> 6) * 32, join(a & 15, a >> 4))
 
 
 @helper
@@ -71,55 +44,54 @@ def copy_halves(source, first, block, target, t, m):
 
 
 @helper
-def _repack_fifth_bits(source, first, block, target, t, m):
-    """32 bits at byte `first` of each GGUF block, for up to 16 blocks, to 64 bytes."""
-    store64(target, t, zero64())
+def nibbles_of_blocks(source, first, block, q, m):
+    """The quants of GGUF blocks of so many bytes, which have 16 bytes of nibbles from byte `first` on."""
+    for b in range(m >> 5):
+        packed = load16(source, first + b * block)
+        store16(q, 32 * b, packed & 15)
+        store16(q, 32 * b + 16, packed >> 4)
+
+
+@helper
+def _fifth_bits_of_blocks(source, first, block, q, m):
+    """Adds the quants' fifth bits: 32 bits from byte `first` of each GGUF block on."""
+    bits = u8(address_of(stack_f32(16)))
     for b in range(m >> 5):
         for i in range(4):
-            target[t + 4 * b + i] = source[first + b * block + i]
-    planes = bits64(target, t, 1)
-    for c in range(1, 8):
-        planes = planes | bits64(target, t + 8 * c, 1 << c)
-    store64(target, t, planes)
+            bits[4 * b + i] = source[first + b * block + i]
+    for k in range((m + 63) >> 6):
+        store64(q, 64 * k, load64(q, 64 * k) | bits64(bits, 8 * k, 16))
 
 
-def _repack(block, has_min, bits, pair_bytes, extra):
-    """GGUF blocks of so many bytes: scale, [minimum], [fifth bits, 4 bytes], quants."""
-    head = 4 if has_min else 2
+def _format(kind, layout, *, offset=0, has_min=False):
+    block, head = BLOCK[kind][1], 4 if has_min else 2
+    fifth, whole, start = layout is FIVE, layout is BYTES, layout.size
 
     @helper
-    def repack(source, target, m):
-        if bits == 4:
-            repack_nibbles(source, head, block, target, m)
-        if bits == 5:
-            repack_nibbles(source, head + 4, block, target, m)
-            _repack_fifth_bits(source, head, block, target, pairs(m) * 32, m)
-        if bits == 8:
+    def read(source, q, m):
+        if whole:
             for b in range(m >> 5):
-                store32(target, b * 32, load32(source, b * block + head))
-        scales = pairs(m) * pair_bytes + extra
-        copy_halves(source, 0, block, target, scales, m)
+                store32(q, b * 32, load32(source, b * block + head))
+        else:
+            nibbles_of_blocks(source, head + 4 if fifth else head, block, q, m)
+        if fifth:
+            _fifth_bits_of_blocks(source, head, block, q, m)
+
+    @helper
+    def put_scales(source, target, m):
+        copy_halves(source, 0, block, target, start, m)
         if has_min:
-            copy_halves(source, 2, block, target, scales + (m >> 5) * 2, m)
+            copy_halves(source, 2, block, target, start + 32, m)
 
-    return repack
-
-
-def _format(kind, bits, quants, *, offset=0, has_min=False):
-    pair_bytes, extra = 64 if bits == 8 else 32, 64 if bits == 5 else 0
-    scales, mins = halves_behind(pair_bytes, extra), halves_behind(pair_bytes, extra, 1) if has_min else None
-
-    def chunk_bytes(m: int) -> int:
-        return -(-m // 64) * pair_bytes + extra + m // 32 * (4 if has_min else 2) if m else 0
-
-    repack = _repack(BLOCK[kind][1], has_min, bits, pair_bytes, extra)
-    return make_format(kind, 32, chunk_bytes, repack, quants, scales, mins, offset, signed=bits == 8)
+    mins = halves(start + 32) if has_min else None
+    extra, signed = 64 if has_min else 32, whole and offset == 0
+    return make_format(kind, 32, layout, extra, read, put_scales, halves(start), mins, offset, signed)
 
 
 FORMATS: tuple[Format, ...] = (
-    _format(GGMLType.Q4_0, 4, nibbles, offset=8),
-    _format(GGMLType.Q4_1, 4, nibbles, has_min=True),
-    _format(GGMLType.Q5_0, 5, five_bits, offset=16),
-    _format(GGMLType.Q5_1, 5, five_bits, has_min=True),
-    _format(GGMLType.Q8_0, 8, _bytes),
+    _format(GGMLType.Q4_0, FOUR, offset=8),
+    _format(GGMLType.Q4_1, FOUR, has_min=True),
+    _format(GGMLType.Q5_0, FIVE, offset=16),
+    _format(GGMLType.Q5_1, FIVE, has_min=True),
+    _format(GGMLType.Q8_0, BYTES, offset=BYTES_OFFSET),
 )

@@ -1,5 +1,6 @@
 """Rearranging lanes and bytes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -13,6 +14,7 @@ from powerinfer_cli.kernels.simd.builders import (
     B64,
     F32,
     I32,
+    I64,
     V16,
     F32x16,
     I32x16,
@@ -20,10 +22,10 @@ from powerinfer_cli.kernels.simd.builders import (
     constant,
     loaded,
     part_of,
-    splatted,
+    stored,
 )
 
-__all__ = ["doubled", "four", "halves", "join", "lookup", "pair", "quarter", "quarter_unsigned"]
+__all__ = ["byte", "doubled", "groups_of_16", "groups_of_32", "join", "lanes_of_16", "lanes_of_32", "lookup"]
 
 
 @intrinsic
@@ -37,62 +39,61 @@ def join(typing: Any, low: Any, high: Any) -> Any:
     return kind(low, low), codegen
 
 
-def _quarter(name: str, doc: str, signed: bool) -> Any:
-    def function(typing: Any, value: Any, k: Any) -> Any:
-        if not isinstance(k, types.IntegerLiteral):
-            return None
-        start = 16 * k.literal_value
+@intrinsic(prefer_literal=True)
+def byte(typing: Any, value: Any, k: Any) -> Any:
+    """Byte k of each four, unsigned, times 256**k (but for k = 3, which stays as it is), as float32.
 
+    So each takes two instructions; a factor of 2**-8k, which is exact, belongs to what they are multiplied with.
+    """
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    place = k.literal_value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], I32x16.llvm)
+        if place == 3:
+            words = builder.lshr(words, constant(I32, [24] * 16))
+        else:
+            words = builder.and_(words, constant(I32, [255 << 8 * place] * 16))
+        return builder.sitofp(words, V16)
+
+    return F32x16(B64, k), codegen
+
+
+def _rearranged(builder: Any, vectors: list[Any], pick: Callable[[int], int]) -> list[Any]:
+    """Lanes of vectors of 16: lane i of all of them becomes what was lane pick(i). Two sources for each vector."""
+    made = []
+    for v in range(len(vectors)):
+        lanes = [pick(16 * v + i) for i in range(16)]
+        sources = sorted({lane // 16 for lane in lanes})
+        index = [lane % 16 + 16 * sources.index(lane // 16) for lane in lanes]
+        made.append(builder.shuffle_vector(vectors[sources[0]], vectors[sources[-1]], constant(I32, index)))
+    return made
+
+
+def _turner(name: str, doc: str, group: int, *, back: bool) -> Any:
+    def function(typing: Any, source: Any, target: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            part = part_of(builder, args[0], start, 16)
-            wide = builder.sext(part, I32x16.llvm) if signed else builder.zext(part, I32x16.llvm)
-            return builder.sitofp(wide, V16)
+            n, half = group // 4, 2 * group
+            vectors = [loaded(builder, args[0], I64(64 * v), I32x16.llvm) for v in range(n)]
+            for _ in range(n.bit_length() - 1):  # in each round the lanes' numbers are rotated by one bit
+                vectors = _rearranged(
+                    builder, vectors, lambda i: i // 2 + i % 2 * half if back else i % half * 2 + i // half
+                )
+            for v, vector in enumerate(vectors):
+                stored(builder, vector, args[1], I64(64 * v))
+            return context.get_dummy_value()
 
-        return F32x16(B64, k), codegen
+        return types.void(source, target), codegen
 
     function.__name__, function.__doc__ = name, doc
-    return intrinsic(prefer_literal=True)(function)
+    return intrinsic(function)
 
 
-quarter = _quarter("quarter", "Bytes 16k to 16k+15, signed, as float32.", True)
-quarter_unsigned = _quarter("quarter_unsigned", "Bytes 16k to 16k+15, unsigned, as float32.", False)
-
-
-@intrinsic(prefer_literal=True)
-def pair(typing: Any, scales: Any, k: Any) -> Any:
-    """Lanes 2k and 2k+1, eight times each."""
-    if not isinstance(k, types.IntegerLiteral):
-        return None
-    a = 2 * k.literal_value
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.shuffle_vector(args[0], args[0], constant(I32, [a] * 8 + [a + 1] * 8))
-
-    return F32x16(F32x16, k), codegen
-
-
-@intrinsic(prefer_literal=True)
-def four(typing: Any, scales: Any, k: Any) -> Any:
-    """Lanes 4k to 4k+3, four times each."""
-    if not isinstance(k, types.IntegerLiteral):
-        return None
-    a = 4 * k.literal_value
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.shuffle_vector(args[0], args[0], constant(I32, [a + i // 4 for i in range(16)]))
-
-    return F32x16(F32x16, k), codegen
-
-
-@intrinsic
-def halves(typing: Any, low: Any, high: Any) -> Any:
-    """One float32 eight times, then the other eight times."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        low, high = (splatted(builder, a, F32x16) for a in args)
-        return builder.shuffle_vector(low, high, constant(I32, [*range(8), *range(16, 24)]))
-
-    return F32x16(types.float32, types.float32), codegen
+lanes_of_32 = _turner("lanes_of_32", "16 groups of 32 bytes: word k of group j becomes word 16k + j.", 32, back=False)
+lanes_of_16 = _turner("lanes_of_16", "16 groups of 16 bytes: word k of group j becomes word 16k + j.", 16, back=False)
+groups_of_32 = _turner("groups_of_32", "The inverse of lanes_of_32.", 32, back=True)
+groups_of_16 = _turner("groups_of_16", "The inverse of lanes_of_16.", 16, back=True)
 
 
 @intrinsic

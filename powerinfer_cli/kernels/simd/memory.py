@@ -31,8 +31,6 @@ from powerinfer_cli.kernels.simd.builders import (
 __all__ = [
     "at_least",
     "bits64",
-    "first_f16",
-    "first_powers",
     "load16",
     "load32",
     "load64",
@@ -41,6 +39,7 @@ __all__ = [
     "load_f32",
     "load_i8",
     "load_i32",
+    "load_powers",
     "load_u8",
     "lowest_bit",
     "splat_f16",
@@ -52,6 +51,7 @@ __all__ = [
     "store_f32",
     "store_i8",
     "store_i32",
+    "two_f16",
 ]
 
 
@@ -95,20 +95,6 @@ load_u8 = _loader(
 
 
 @intrinsic
-def first_f16(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
-    """Of 16 float16 at a pointer's offset the first `count`, widened; 0 in the other lanes, whatever is in memory."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = loaded(builder, args[0], args[1], ir.VectorType(I16, 16))
-        limit = splatted(builder, builder.trunc(args[2], I32), I32x16)
-        valid = builder.icmp_signed("<", constant(I32, range(16)), limit)
-        bits = builder.select(valid, bits, ir.Constant(bits.type, None))
-        return from_half(builder, bits)
-
-    return F32x16(pointer, types.int64, types.int64), codegen
-
-
-@intrinsic
 def splat_f16(typing: Any, pointer: Any, offset: Any) -> Any:
     """The float16 at a byte offset of a uint8 pointer, widened, 16 times."""
 
@@ -119,8 +105,8 @@ def splat_f16(typing: Any, pointer: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
-    """Of 16 bytes at an offset the first `count` as 2**(byte - 128); 0 in the other lanes."""
+def load_powers(typing: Any, pointer: Any, offset: Any) -> Any:
+    """16 bytes at an offset as 2**(byte - 128)."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         e = builder.zext(loaded(builder, args[0], args[1], B16.llvm), I32x16.llvm)
@@ -131,11 +117,20 @@ def first_powers(typing: Any, pointer: Any, offset: Any, count: Any) -> Any:
             constant(I32, [1 << 22] * 16),
         )
         bits = builder.select(builder.icmp_unsigned("<", e, constant(I32, [2] * 16)), tiny, bits)
-        limit = splatted(builder, builder.trunc(args[2], I32), I32x16)
-        valid = builder.icmp_signed("<", constant(I32, range(16)), limit)
-        return builder.bitcast(builder.select(valid, bits, ir.Constant(bits.type, None)), V16)
+        return builder.bitcast(bits, V16)
 
-    return F32x16(pointer, types.int64, types.int64), codegen
+    return F32x16(pointer, types.int64), codegen
+
+
+@intrinsic
+def two_f16(typing: Any, pointer: Any, offset: Any) -> Any:
+    """Two float16 at an offset, widened, each eight times."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        two = loaded(builder, args[0], args[1], ir.VectorType(I16, 2))
+        return from_half(builder, builder.shuffle_vector(two, two, constant(I32, [0] * 8 + [1] * 8)))
+
+    return F32x16(pointer, types.int64), codegen
 
 
 @intrinsic
