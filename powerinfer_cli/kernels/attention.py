@@ -7,10 +7,12 @@ the rows beside it, so neither tiles nor batches nor threads change a bit of it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
 from powerinfer_cli.kernels.cache import CacheType, KeysValues
 from powerinfer_cli.kernels.functions import exp
@@ -28,6 +30,7 @@ from powerinfer_cli.kernels.registers import (
     zero_tile,
 )
 from powerinfer_cli.kernels.simd import (
+    calling,
     f32,
     first,
     first_or,
@@ -46,7 +49,7 @@ from powerinfer_cli.kernels.simd import (
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, Vectors, aligned
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_kernels"]
 
 _SPAN = 128  # positions at a time
 _LOWEST = np.float32(-1e30)
@@ -57,6 +60,12 @@ _MOST_ROWS = max(_TILES)
 # The operation's numbers, behind the state.
 _Q, _Q_BYTES, _OUT, _OUT_STRIDE, _GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 1, FIRST + 9)
 _K, _K_SCALES, _V, _V_SCALES, _SCALE, _THREADS, _ROOM, _ROOM_BYTES = range(FIRST + 9, FIRST + 17)
+_SCORES, _SUMS = range(FIRST + 17, FIRST + 19)
+# What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
+# than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
+# many positions, out)
+_PART = types.void(*[types.int64] * 8)
+_part = calling(types.void, *[types.int64] * 8)
 _POINTER = {CacheType.F32: f32, CacheType.F16: u16, CacheType.Q8_0: i8}
 _COLUMNS = {CacheType.F32: columns_f32, CacheType.F16: columns_f16, CacheType.Q8_0: columns_i8}
 
@@ -74,9 +83,14 @@ def attention(
     stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
     rows = (q, q.strides[0], out.floats, out.stride)
     scale = 1 / math.sqrt(shape.head_dim)
-    return Operation(
-        _kernel(cache.type_k, cache.type_v), (state, *rows, *sizes, *stores, scale, threads, room, room.strides[0])
-    )
+    scores, sums = attention_kernels(cache.type_k, cache.type_v)
+    rest = (scale, threads, room, room.strides[0], scores.address, sums.address)
+    return Operation(_attend, (state, *rows, *sizes, *stores, *rest))
+
+
+def attention_kernels(type_k: CacheType, type_v: CacheType) -> tuple[Kernel, Kernel]:
+    """What the operation calls: one for scores, one for sums of values."""
+    return _scores(type_k), _sums(type_v)
 
 
 def _room(dims: int) -> int:
@@ -93,35 +107,56 @@ def _places(room, dims):
     return sums, scores, highest, highest + _MOST_ROWS * 4
 
 
-def _scores(rows: int, columns: int, kind: CacheType) -> Any:
-    pointer, load, grouped, n = _POINTER[kind], _COLUMNS[kind], kind is CacheType.Q8_0, rows * columns
+def _scores_of(rows: int, kind: CacheType) -> Any:
+    columns = _TILES[rows][0]
+    pointer, load, grouped = _POINTER[kind], _COLUMNS[kind], kind is CacheType.Q8_0
+    n, positions = rows * columns, 16 * columns
 
     @helper
-    def scores(q, head_dim, keys_address, block, scales, out):
-        """out[r, 0 : 16 * columns] = q[:, r] . keys of blocks from `block` on; q [head_dim, rows]."""
-        keys, step, at = pointer(keys_address), head_dim * 16, block * head_dim * 16
-        tile = zero_tile(n)
-        if grouped:
-            groups = head_dim // 32
-            for g in range(groups):
-                part = zero_tile(n)
-                for d in range(g * 32, g * 32 + 32):
-                    part = outer(part, load(columns, keys, at + d * 16, step), q, d * rows, 1)
-                tile = add_scaled(tile, part, columns_f16(columns, u16(scales), (block * groups + g) * 16, groups * 16))
-        else:
-            for d in range(head_dim):
-                tile = outer(tile, load(columns, keys, at + d * 16, step), q, d * rows, 1)
-        store_tile(tile, columns, out, 0, _SPAN)
+    def scores(q, head_dim, keys_address, scales, position, count, out):
+        """out[r, i] = q[:, r] . key of `position` + i, i below count, rounded up; q [head_dim, rows]."""
+        keys, step, groups = pointer(keys_address), head_dim * 16, head_dim // 32
+        for i in range(0, count, positions):
+            block = (position + i) // 16
+            at = block * step
+            tile = zero_tile(n)
+            if grouped:
+                for g in range(groups):
+                    part = zero_tile(n)
+                    for d in range(g * 32, g * 32 + 32):
+                        part = outer(part, load(columns, keys, at + d * 16, step), q, d * rows, 1)
+                    factors = columns_f16(columns, u16(scales), (block * groups + g) * 16, groups * 16)
+                    tile = add_scaled(tile, part, factors)
+            else:
+                for d in range(head_dim):
+                    tile = outer(tile, load(columns, keys, at + d * 16, step), q, d * rows, 1)
+            store_tile(tile, columns, out, i, _SPAN)
 
     return scores
 
 
-def _add_values(rows: int, columns: int, kind: CacheType) -> Any:
+def _sums_of(rows: int, kind: CacheType) -> Any:
+    most = _TILES[rows][1]
+    add_most, add_one, width = _sums_of_columns(rows, most, kind), _sums_of_columns(rows, 1, kind), 16 * most
+
+    @helper
+    def sums(p, dims, values, scales, position, count, out):
+        """out[r] += sum of p[r, i] * value of `position` + i, i below count; out [rows, dims]."""
+        whole = dims // width * width
+        for d in range(0, whole, width):
+            add_most(p, dims, values, scales, position, count, d, out)
+        for d in range(whole, dims, 16):
+            add_one(p, dims, values, scales, position, count, d, out)
+
+    return sums
+
+
+def _sums_of_columns(rows: int, columns: int, kind: CacheType) -> Any:
     pointer, load, grouped = _POINTER[kind], _COLUMNS[kind], kind is CacheType.Q8_0
 
     @helper
-    def add_values(p, count, values_address, position, dims, scales, d, out):
-        """out[r, d : d + 16 * columns] += sum of p[r, i] * value of `position` + i, i below count; out [rows, dims]."""
+    def sums(p, dims, values_address, scales, position, count, d, out):
+        """The same for dimensions d to d + 16 * columns - 1."""
         values = pointer(values_address)
         tile = load_tile(rows, columns, out, d, dims)
         for i in range(count):
@@ -132,7 +167,33 @@ def _add_values(rows: int, columns: int, kind: CacheType) -> Any:
             tile = outer(tile, vectors, p, i, _SPAN)
         store_tile(tile, columns, out, d, dims)
 
-    return add_values
+    return sums
+
+
+def _part_kernel(name: str, make: Callable[[int, CacheType], Any], kind: CacheType) -> Kernel:
+    """A kernel of all sizes of tiles."""
+    of_rows = {rows: make(rows, kind) for rows in _TILES}
+    one, few, many = of_rows[1], of_rows[4], of_rows[_MOST_ROWS]
+
+    def part(numbers, rows, dims, data, scales, position, count, out):
+        if rows == 1:
+            one(f32(numbers), dims, data, scales, position, count, f32(out))
+        elif rows == 4:
+            few(f32(numbers), dims, data, scales, position, count, f32(out))
+        else:
+            many(f32(numbers), dims, data, scales, position, count, f32(out))
+
+    return kernel(_PART, f"attention_{name}_{kind}")(part)
+
+
+@family(CacheType)
+def _scores(type_k: CacheType) -> Kernel:
+    return _part_kernel("scores", _scores_of, type_k)
+
+
+@family(CacheType)
+def _sums(type_v: CacheType) -> Kernel:
+    return _part_kernel("sums", _sums_of, type_v)
 
 
 @helper
@@ -158,35 +219,22 @@ def _soften(scores, count, seen, sums, dims, highest, total_so_far):
         store_f32(sums, d, load_f32(sums, d) * splat(shrink))
 
 
-def _tile(rows: int, kinds: tuple[CacheType, CacheType]) -> Any:
-    """All positions for a tile that has room for so many rows."""
-    for_scores, for_values = _TILES[rows]
-    score, add_values = _scores(rows, for_scores, kinds[0]), _add_values(rows, for_values, kinds[1])
-    add_value = _add_values(rows, 1, kinds[1])
-    positions, width = for_scores * 16, for_values * 16
-
-    @helper
-    def tile(op, room, begin, end, head, n_past):
-        group, head_dim, n_ctx = op[_GROUP], op[_HEAD_DIM], op[_N_CTX]
-        dims = (head_dim + 15) // 16 * 16
-        sums, scores, highest, totals = _places(room, dims)
-        limit = n_past + (end - 1) // group + 1
-        for start in range(0, limit, _SPAN):
-            count = min(_SPAN, limit - start)
-            position = head * n_ctx + start
-            for i in range(0, count, positions):
-                score(f32(room), head_dim, op[_K], (position + i) // 16, op[_K_SCALES], f32(scores + i * 4))
-            for r in range(end - begin):
-                row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
-                seen = n_past + (begin + r) // group + 1 - start
-                _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
-            whole = dims // width * width
-            for d in range(0, whole, width):
-                add_values(f32(scores), count, op[_V], position, dims, op[_V_SCALES], d, f32(sums))
-            for d in range(whole, dims, 16):
-                add_value(f32(scores), count, op[_V], position, dims, op[_V_SCALES], d, f32(sums))
-
-    return tile
+@helper
+def _tile(op, room, begin, end, head, rows, n_past):
+    """All positions for a tile that has room for so many rows, of which the first end - begin count."""
+    group, head_dim, n_ctx = op[_GROUP], op[_HEAD_DIM], op[_N_CTX]
+    dims = (head_dim + 15) // 16 * 16
+    sums, scores, highest, totals = _places(room, dims)
+    limit = n_past + (end - 1) // group + 1
+    for start in range(0, limit, _SPAN):
+        count = min(_SPAN, limit - start)
+        position = head * n_ctx + start
+        _part(op[_SCORES], room, rows, head_dim, op[_K], op[_K_SCALES], position, count, scores)
+        for r in range(end - begin):
+            row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
+            seen = n_past + (begin + r) // group + 1 - start
+            _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
+        _part(op[_SUMS], scores, rows, dims, op[_V], op[_V_SCALES], position, count, sums)
 
 
 @helper
@@ -230,32 +278,21 @@ def _rows_of_a_tile(n_rows, n_head_kv, threads):
     return size
 
 
-@family(CacheType, CacheType)
-def _kernel(type_k: CacheType, type_v: CacheType) -> Kernel:
-    one, few, many = (_tile(rows, (type_k, type_v)) for rows in (1, 4, _MOST_ROWS))
-
-    def attend(op_address, worker):
-        op = i64(op_address)
-        state, group = i64(op[FIRST]), op[_GROUP]
-        n_past, n_rows = state[N_PAST], state[N_TOKENS] * group
-        room = op[_ROOM] + worker * op[_ROOM_BYTES]
-        size = _rows_of_a_tile(n_rows, op[_N_HEAD_KV], op[_THREADS])
-        tiles = (n_rows + size - 1) // size
-        while True:
-            piece = take(op)
-            if piece >= tiles * op[_N_HEAD_KV]:
-                return
-            head, begin = piece // tiles, (tiles - 1 - piece % tiles) * size  # the longest first
-            end = min(begin + size, n_rows)
-            if end - begin == 1:
-                _gather(op, room, begin, end, head, 1)
-                one(op, room, begin, end, head, n_past)
-            elif end - begin <= 4:
-                _gather(op, room, begin, end, head, 4)
-                few(op, room, begin, end, head, n_past)
-            else:
-                _gather(op, room, begin, end, head, _MOST_ROWS)
-                many(op, room, begin, end, head, n_past)
-            _finish(op, room, begin, end, head)
-
-    return kernel(OPERATION, f"attention_{type_k}_{type_v}")(attend)
+@kernel(OPERATION, "attention")
+def _attend(op_address, worker):
+    op = i64(op_address)
+    state, group = i64(op[FIRST]), op[_GROUP]
+    n_past, n_rows = state[N_PAST], state[N_TOKENS] * group
+    room = op[_ROOM] + worker * op[_ROOM_BYTES]
+    size = _rows_of_a_tile(n_rows, op[_N_HEAD_KV], op[_THREADS])
+    tiles = (n_rows + size - 1) // size
+    while True:
+        piece = take(op)
+        if piece >= tiles * op[_N_HEAD_KV]:
+            return
+        head, begin = piece // tiles, (tiles - 1 - piece % tiles) * size  # the longest first
+        end = min(begin + size, n_rows)
+        rows = 1 if end - begin == 1 else 4 if end - begin <= 4 else _MOST_ROWS
+        _gather(op, room, begin, end, head, rows)
+        _tile(op, room, begin, end, head, rows, n_past)
+        _finish(op, room, begin, end, head)

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
-from powerinfer_cli.kernels.jit import helper
-from powerinfer_cli.kernels.simd import f32, i8, store_half, u16
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.simd import calling, f32, i8, store_half, u16
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["BLOCK", "GROUP", "CacheType", "KeysValues", "Shape", "key_store", "value_store", "value_stride"]
+__all__ = ["BLOCK", "GROUP", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -120,27 +121,29 @@ def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return aligned(size).view(dtype).reshape(shape)
 
 
-# store(numbers, head_dim, target, at, step, scales, scales_at, scales_step): head_dim float32 to every step-th place
-# from `at` on of a target, and their scales likewise.
+# How numbers get into a cache of a type: (numbers, head_dim, target, at, step, scales, scales_at, scales_step), called
+# by address. head_dim float32 go to every step-th place from `at` on of the target, and their scales likewise.
+_STORE = types.void(*[types.int64] * 8)
+_store = calling(types.void, *[types.int64] * 8)
 
 
-@helper
-def _store_f32(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
-    out = f32(target)
+@kernel(_STORE)
+def store_f32(numbers_address, head_dim, target, at, step, scales, scales_at, scales_step):
+    numbers, out = f32(numbers_address), f32(target)
     for d in range(head_dim):
         out[at + d * step] = numbers[d]
 
 
-@helper
-def _store_f16(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
-    out = u16(target)
+@kernel(_STORE)
+def store_f16(numbers_address, head_dim, target, at, step, scales, scales_at, scales_step):
+    numbers, out = f32(numbers_address), u16(target)
     for d in range(head_dim):
         store_half(out, at + d * step, numbers[d])
 
 
-@helper
-def _store_q8_0(numbers, head_dim, target, at, step, scales, scales_at, scales_step):
-    out, d_out = i8(target), u16(scales)
+@kernel(_STORE)
+def store_q8_0(numbers_address, head_dim, target, at, step, scales, scales_at, scales_step):
+    numbers, out, d_out = f32(numbers_address), i8(target), u16(scales)
     for g in range(head_dim // GROUP):
         peak = np.float32(0.0)
         for d in range(g * GROUP, (g + 1) * GROUP):
@@ -153,29 +156,19 @@ def _store_q8_0(numbers, head_dim, target, at, step, scales, scales_at, scales_s
             out[at + d * step] = np.int8(np.int32(scaled + away))
 
 
-_STORE = {CacheType.F32: _store_f32, CacheType.F16: _store_f16, CacheType.Q8_0: _store_q8_0}
+STORE = {CacheType.F32: store_f32, CacheType.F16: store_f16, CacheType.Q8_0: store_q8_0}
 
 
-def key_store(kind: CacheType) -> Any:
-    """A helper (numbers, head_dim, n_ctx, keys, scales, head, position): put a key into a layer's cache."""
-    store = _STORE[kind]
-
-    @helper
-    def put(numbers, head_dim, n_ctx, keys, scales, head, position):
-        block, lane, groups = head * (n_ctx // 16) + position // 16, position % 16, head_dim // GROUP
-        at, scales_at = block * head_dim * 16 + lane, block * groups * 16 + lane
-        store(numbers, head_dim, keys, at, 16, scales, scales_at, 16)
-
-    return put
+@helper
+def put_key(store, numbers, head_dim, n_ctx, keys, scales, head, position):
+    """Put a key into a layer's cache; `store`: the address of its type's kernel."""
+    block, lane, groups = head * (n_ctx // 16) + position // 16, position % 16, head_dim // GROUP
+    at, scales_at = block * head_dim * 16 + lane, block * groups * 16 + lane
+    _store(store, numbers, head_dim, keys, at, 16, scales, scales_at, 16)
 
 
-def value_store(kind: CacheType) -> Any:
-    """A helper (numbers, head_dim, n_ctx, values, scales, head, position): put a value into a layer's cache."""
-    store = _STORE[kind]
-
-    @helper
-    def put(numbers, head_dim, n_ctx, values, scales, head, position):
-        row, stride, groups = head * n_ctx + position, (head_dim + 15) // 16 * 16, head_dim // GROUP
-        store(numbers, head_dim, values, row * stride, 1, scales, row * groups, 1)
-
-    return put
+@helper
+def put_value(store, numbers, head_dim, n_ctx, values, scales, head, position):
+    """Put a value into a layer's cache; `store` as for keys."""
+    row, stride, groups = head * n_ctx + position, (head_dim + 15) // 16 * 16, head_dim // GROUP
+    _store(store, numbers, head_dim, values, row * stride, 1, scales, row * groups, 1)

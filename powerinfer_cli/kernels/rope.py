@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cache import CacheType, KeysValues, key_store, value_store
-from powerinfer_cli.kernels.jit import Kernel, family, helper, kernel
+from powerinfer_cli.kernels.cache import STORE, KeysValues, put_key, put_value
+from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.simd import f32, float_of, i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
@@ -55,7 +55,8 @@ def rope(
     turn = (cos, sin, n_rot // 2, apart, step, q_norm, k_norm, float(eps))
     sizes = (shape.n_head // shape.n_head_kv, shape.n_head_kv, shape.head_dim, shape.n_ctx)
     stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
-    return Operation(_kernel(cache.type_k, cache.type_v), (state, *rows, *turn, *sizes, *stores))
+    puts = (STORE[cache.type_k].address, STORE[cache.type_v].address)
+    return Operation(_rope, (state, *rows, *turn, *sizes, *stores, *puts))
 
 
 @helper
@@ -76,38 +77,34 @@ def _turn(x, cos, sin, pairs, apart, step):
         x[i * step + apart] = a * sin[i] + b * cos[i]
 
 
-@family(CacheType, CacheType)
-def _kernel(type_k: CacheType, type_v: CacheType) -> Kernel:
-    put_key, put_value = key_store(type_k), value_store(type_v)
-
-    def rope(op_address, worker):
-        op = i64(op_address)
-        state, q, q_stride, k, k_stride = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3], op[FIRST + 4]
-        v, v_stride, cos, sin = op[FIRST + 5], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
-        pairs, apart, step = op[FIRST + 9], op[FIRST + 10], op[FIRST + 11]
-        q_norm, k_norm, eps = op[FIRST + 12], op[FIRST + 13], float_of(op[FIRST + 14])
-        group, n_head_kv, head_dim, n_ctx = op[FIRST + 15], op[FIRST + 16], op[FIRST + 17], op[FIRST + 18]
-        keys, k_scales, values, v_scales = op[FIRST + 19], op[FIRST + 20], op[FIRST + 21], op[FIRST + 22]
-        n_past, n_tokens = state[N_PAST], state[N_TOKENS]
-        while True:  # a piece: a kv head, and those tokens whose keys share a block: no two threads write to one line
-            piece = take(op)
-            head, block = piece % n_head_kv, n_past // 16 + piece // n_head_kv
-            begin, end = max(block * 16 - n_past, 0), min(block * 16 + 16 - n_past, n_tokens)
-            if begin >= n_tokens:
-                return
-            for t in range(begin, end):
-                c, s = f32(cos + t * pairs * 4), f32(sin + t * pairs * 4)
-                for i in range(head * group, (head + 1) * group):
-                    x = f32(q + t * q_stride + i * head_dim * 4)
-                    if q_norm:
-                        _norm_head(x, f32(q_norm), head_dim, eps)
-                    _turn(x, c, s, pairs, apart, step)
-                x = f32(k + t * k_stride + head * head_dim * 4)
-                if k_norm:
-                    _norm_head(x, f32(k_norm), head_dim, eps)
+@kernel(OPERATION, "rope")
+def _rope(op_address, worker):
+    op = i64(op_address)
+    state, q, q_stride, k, k_stride = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3], op[FIRST + 4]
+    v, v_stride, cos, sin = op[FIRST + 5], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
+    pairs, apart, step = op[FIRST + 9], op[FIRST + 10], op[FIRST + 11]
+    q_norm, k_norm, eps = op[FIRST + 12], op[FIRST + 13], float_of(op[FIRST + 14])
+    group, n_head_kv, head_dim, n_ctx = op[FIRST + 15], op[FIRST + 16], op[FIRST + 17], op[FIRST + 18]
+    keys, k_scales, values, v_scales = op[FIRST + 19], op[FIRST + 20], op[FIRST + 21], op[FIRST + 22]
+    store_key, store_value = op[FIRST + 23], op[FIRST + 24]
+    n_past, n_tokens = state[N_PAST], state[N_TOKENS]
+    while True:  # a piece: a kv head, and those tokens whose keys share a block: no two threads write to one line
+        piece = take(op)
+        head, block = piece % n_head_kv, n_past // 16 + piece // n_head_kv
+        begin, end = max(block * 16 - n_past, 0), min(block * 16 + 16 - n_past, n_tokens)
+        if begin >= n_tokens:
+            return
+        for t in range(begin, end):
+            c, s = f32(cos + t * pairs * 4), f32(sin + t * pairs * 4)
+            for i in range(head * group, (head + 1) * group):
+                x = f32(q + t * q_stride + i * head_dim * 4)
+                if q_norm:
+                    _norm_head(x, f32(q_norm), head_dim, eps)
                 _turn(x, c, s, pairs, apart, step)
-                put_key(x, head_dim, n_ctx, keys, k_scales, head, n_past + t)
-                x = f32(v + t * v_stride + head * head_dim * 4)
-                put_value(x, head_dim, n_ctx, values, v_scales, head, n_past + t)
-
-    return kernel(OPERATION, f"rope_{type_k}_{type_v}")(rope)
+            key, value = k + t * k_stride + head * head_dim * 4, v + t * v_stride + head * head_dim * 4
+            x = f32(key)
+            if k_norm:
+                _norm_head(x, f32(k_norm), head_dim, eps)
+            _turn(x, c, s, pairs, apart, step)
+            put_key(store_key, key, head_dim, n_ctx, keys, k_scales, head, n_past + t)
+            put_value(store_value, value, head_dim, n_ctx, values, v_scales, head, n_past + t)
