@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
+from powerinfer_cli.kernels.attention import attention_kernels
+from powerinfer_cli.kernels.cache import STORE, CacheType
 from powerinfer_cli.kernels.jit import Kernel, prepare
 from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
@@ -49,7 +51,9 @@ class CPUBackend:
         predictors = config.sparse and not options.all_active
         size = max(self._threads, self._threads_batch)
         tensors = list(matrices(weights, predictors=predictors))
-        self._prepare([*TEAM_KERNELS, *packing_kernels({tensor.type for tensor in tensors})])
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        parts = (*attention_kernels(*types), *(STORE[kind] for kind in types))
+        self._prepare([*TEAM_KERNELS, *parts, *packing_kernels({tensor.type for tensor in tensors})])
         self._team = Team(size, options.cores)
         packer = Packer(
             self._team,
