@@ -20,10 +20,12 @@ Words = npt.NDArray[np.int64]
 
 @numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
 def _total(words: Words) -> int:
-    """The compiler makes vector additions of it, which wait for nothing but memory."""
-    total = 0
-    for word in words:
-        total += word
+    """In vector additions, which wait for nothing but memory. Four places are read at once: one alone leaves a sixth."""
+    quarter, total = len(words) // 4, 0
+    for i in range(quarter):
+        total += words[i] + words[i + quarter] + words[i + 2 * quarter] + words[i + 3 * quarter]
+    for i in range(4 * quarter, len(words)):
+        total += words[i]
     return total
 
 
