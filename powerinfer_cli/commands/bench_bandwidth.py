@@ -20,7 +20,7 @@ Words = npt.NDArray[np.int64]
 
 @numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
 def _total(words: Words) -> int:
-    """In vector additions, which wait for nothing but memory. Four places are read at once: one alone leaves a sixth."""
+    """In vector additions, which wait for nothing but memory. Four places at once: one alone leaves a sixth unused."""
     quarter, total = len(words) // 4, 0
     for i in range(quarter):
         total += words[i] + words[i + quarter] + words[i + 2 * quarter] + words[i + 3 * quarter]
