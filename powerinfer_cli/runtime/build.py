@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.kernels.cpu import NeuronRows
+from powerinfer_cli.kernels.chosen_rows import NeuronRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import layer_norm, rms_norm
 from powerinfer_cli.model import LayerWeights, Linear, ModelConfig, Norm, NormKind, Weights

@@ -7,7 +7,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import ModelConfig, Weights, load_weights
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.backend import Backend, Logits
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -42,18 +42,25 @@ class Engine:
         self.stats = SparsityStats()
         weights = load_weights(gguf, self.config)
         n_ctx = context_size(self.config, options)
-        self._backend: Backend
-        if options.reference:
+        try:
+            self._backend = self._start(weights, statistics, n_ctx, events or LoadEvents())
+        except MemoryError as error:
+            raise PowerInferError(
+                f"no memory for the model with a context of {n_ctx} tokens and batches of {self._step}: "
+                "choose a smaller -c or -ub"
+            ) from error
+        self._ids: list[int] = []
+
+    def _start(
+        self, weights: Weights, statistics: ActivationStatistics | None, n_ctx: int, events: LoadEvents
+    ) -> Backend:
+        if self.options.reference:
             from powerinfer_cli.runtime.reference_backend import ReferenceBackend
 
-            self._backend = ReferenceBackend(self.config, weights, options, self.stats, statistics, n_ctx)
-        else:
-            from powerinfer_cli.runtime.cpu_backend import CPUBackend
+            return ReferenceBackend(self.config, weights, self.options, self.stats, statistics, n_ctx)
+        from powerinfer_cli.runtime.cpu_backend import CPUBackend
 
-            self._backend = CPUBackend(
-                self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents()
-            )
-        self._ids: list[int] = []
+        return CPUBackend(self.config, weights, self.options, self.stats, statistics, n_ctx, events)
 
     @classmethod
     def load(

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.cpu import NeuronRows, sparse_ffn_batch, sparse_ffn_token
+from powerinfer_cli.kernels.chosen_rows import NeuronRows, sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference import activate
 from powerinfer_cli.model import Activation

@@ -126,3 +126,12 @@ def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:
 
     assert greedy(1) == greedy(2)
     assert len(set(greedy(1))) > 3
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("powerinfer_cli.runtime.cpu_backend.make_buffers", refuse)
+    with pytest.raises(PowerInferError, match="no memory for the model with a context of 64 tokens"):
+        tiny_model("llama").file.engine(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.cpu import NeuronRows, sparse_ffn_batch, sparse_ffn_token
+from powerinfer_cli.kernels.chosen_rows import NeuronRows, sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference import sparse_ffn
 from tests.helpers.matrices import stored

@@ -1,4 +1,4 @@
-"""The sparse FFN over chosen rows: what a token does not need is not read. Twin of `reference.sparse_ffn`."""
+"""The sparse FFN over chosen rows in torch, for the reference engine. Twin of `reference.sparse_ffn`."""
 
 from dataclasses import dataclass
 
