@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.synthetic.model import write_model  # noqa: E402
-from scripts.synthetic.types import FILE_TYPES  # noqa: E402
-from scripts.synthetic.weights import Shape  # noqa: E402
+from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
+from scripts.synthetic.types import FILE_TYPES  # noqa: E402  # after the path is set
+from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
 BLOCK = 32  # numbers in the smallest quantised block
 

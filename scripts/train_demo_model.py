@@ -14,8 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.demo_model.card import render  # noqa: E402
-from scripts.demo_model.run import RECIPE, SMOKE, make, write_held_out  # noqa: E402
+from scripts.demo_model.card import render  # noqa: E402  # after the path is set
+from scripts.demo_model.run import RECIPE, SMOKE, make, write_held_out  # noqa: E402  # after the path is set
 
 CARD = "MODEL_CARD.md"
 

@@ -18,7 +18,7 @@ REPEATS = 5
 Words = npt.NDArray[np.int64]
 
 
-@numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]  # Numba has no types
 def _total(words: Words) -> int:
     """In vector additions, which wait for nothing but memory. Four places at once: one alone leaves a sixth unused."""
     quarter, total = len(words) // 4, 0

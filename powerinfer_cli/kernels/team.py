@@ -40,8 +40,8 @@ COUNTER, WAIT, FIRST = 1, 2, 3  # columns of a row; FIRST is the first of the op
 OPERATION = types.void(types.int64, types.int64)
 
 # The control block, int64, each value on a cache line of its own; behind it a flag and a semaphore for each thread.
-LINE = 8
-_JOB, _ARRIVED, _GENERATION, _THREADS, _PROGRAM, _LENGTH, _STOP, _FINISHED, _SLEEPERS = (LINE * i for i in range(9))
+_LINE = 8
+_JOB, _ARRIVED, _GENERATION, _THREADS, _PROGRAM, _LENGTH, _STOP, _FINISHED, _SLEEPERS = (_LINE * i for i in range(9))
 _MOST_THREADS = 1 << 10  # a job's number is a multiple of this, plus how many threads take part
 _SPINS, _SPINS_BEFORE_SLEEP = 4000, 20000
 
@@ -90,16 +90,16 @@ def _carry_out(control, worker):
 @helper
 def _wake(control, address, workers):
     for worker in range(1, workers):
-        sleeper = _SLEEPERS + worker * 2 * LINE
+        sleeper = _SLEEPERS + worker * 2 * _LINE
         if atomic_load(control, sleeper):
             atomic_store(control, sleeper, 0)
-            sem_post(address + (sleeper + LINE) * 8)
+            sem_post(address + (sleeper + _LINE) * 8)
 
 
 @kernel(types.void(types.int64, types.int64))
 def set_up(address, workers):
     for worker in range(workers):
-        sem_init(address + (_SLEEPERS + worker * 2 * LINE + LINE) * 8)
+        sem_init(address + (_SLEEPERS + worker * 2 * _LINE + _LINE) * 8)
 
 
 @kernel(types.void(types.int64))
@@ -121,7 +121,7 @@ def lead(address):
 def follow(address, worker):
     """Any other thread: take part in jobs, sleeping when none comes, until it is told to stop."""
     control = i64(address)
-    sleeper = _SLEEPERS + worker * 2 * LINE
+    sleeper = _SLEEPERS + worker * 2 * _LINE
     seen = 0
     spins = 0
     while True:
@@ -135,7 +135,7 @@ def follow(address, worker):
                 continue
             atomic_store(control, sleeper, 1)
             if atomic_load(control, _JOB) == seen and not atomic_load(control, _STOP):
-                sem_wait(address + (sleeper + LINE) * 8)
+                sem_wait(address + (sleeper + _LINE) * 8)
             atomic_store(control, sleeper, 0)
         else:
             seen = job
@@ -165,7 +165,7 @@ class Team:
         if not 1 <= size < _MOST_THREADS:
             raise ValueError(f"a team of {size} threads")
         self.size = size
-        memory = np.zeros(_SLEEPERS + (2 * size + 1) * LINE, np.int64)
+        memory = np.zeros(_SLEEPERS + (2 * size + 1) * _LINE, np.int64)
         self._control = memory[-memory.ctypes.data % 64 // 8 :]  # on a cache line's border
         address = self._control.ctypes.data
         set_up.call(address, size)

@@ -178,7 +178,7 @@ def test_every_float16_is_widened_exactly() -> None:
 
 
 @kernel(types.void(types.int64, types.int64, types.int64), "test_store_f16")
-def narrow(x, y, n):  # type: ignore[no-untyped-def]
+def narrow(x, y, n):
     for i in range(0, n, 16):
         store_f16(u16(y), i, load_f32(f32(x), i))
 
@@ -200,12 +200,12 @@ def test_float16_is_rounded_to_the_nearest() -> None:
 
 
 @kernel(types.void(*[types.int64] * 4), "test_dot_unsigned")
-def unsigned(sums, w, x, out):  # type: ignore[no-untyped-def]
+def unsigned(sums, w, x, out):
     store_i32(i32(out), 0, dot_unsigned(load_i32(i32(sums), 0), load64(i8(w), 0), load64(i8(x), 0)))
 
 
 @kernel(types.void(*[types.int64] * 4), "test_dot_signed")
-def signed(sums, w, x, out):  # type: ignore[no-untyped-def]
+def signed(sums, w, x, out):
     store_i32(i32(out), 0, dot_signed(load_i32(i32(sums), 0), load64(i8(w), 0), load64(i8(x), 0)))
 
 
@@ -216,7 +216,7 @@ def signed(sums, w, x, out):  # type: ignore[no-untyped-def]
         (signed, (-128, -127, -1, 0, 1, 127), (-127, -1, 0, 127)),
     ],
 )
-def test_products_of_extreme_bytes(multiply, weights, inputs) -> None:  # type: ignore[no-untyped-def]
+def test_products_of_extreme_bytes(multiply, weights, inputs) -> None:
     rng = np.random.default_rng(0)
     sums = rng.integers(-(2**30), 2**30, 16, dtype=np.int32)
     cases = [(w, x) for w in weights for x in inputs] + [(None, None)] * 20

@@ -74,7 +74,7 @@ def test_private_folder_where_the_cache_cannot_be_written(tmp_path: Path, monkey
 # --- what is in the cache ------------------------------------------------------------------------------------------
 
 
-def triple(x):  # type: ignore[no-untyped-def]
+def triple(x):
     return 3 * x
 
 
@@ -130,7 +130,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_files_are_made_anew(cache: Path, suffix: str, damage) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_files_are_made_anew(cache: Path, suffix: str, damage) -> None:
     made().call(1)
     for path in files(cache, suffix):
         path.write_bytes(damage(path.read_bytes()))

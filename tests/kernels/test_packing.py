@@ -26,7 +26,7 @@ KINDS = [GGMLType.Q4_0, GGMLType.Q5_1, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6
 
 
 @kernel(OPERATION, "test_unpack_rows")
-def unpack_rows(address, worker):  # type: ignore[no-untyped-def]
+def unpack_rows(address, worker):
     op = i64(address)
     rows = i64(op[FIRST])
     n = rows[COLUMNS]

@@ -18,7 +18,6 @@ from powerinfer_cli.kernels.simd.builders import (
     I32x16,
     call,
     constant,
-    loaded,
     splatted,
     to_nearest,
 )
@@ -34,8 +33,6 @@ __all__ = [
     "power_of_two",
     "reciprocal",
     "splat",
-    "splat4",
-    "splat_i32",
     "table16",
     "to_f32",
     "total",
@@ -78,23 +75,6 @@ def zero64(typing: Any) -> Any:
 def splat(typing: Any, value: Any) -> Any:
     """16 times a float32."""
     return F32x16(types.float32), lambda context, builder, sig, args: splatted(builder, args[0], F32x16)
-
-
-@intrinsic
-def splat_i32(typing: Any, value: Any) -> Any:
-    """16 times an int32."""
-    return I32x16(types.int32), lambda context, builder, sig, args: splatted(builder, args[0], I32x16)
-
-
-@intrinsic
-def splat4(typing: Any, pointer: Any, offset: Any) -> Any:
-    """The four bytes at an offset, 16 times."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        word = loaded(builder, args[0], args[1], I32)
-        return builder.bitcast(splatted(builder, word, I32x16), B64.llvm)
-
-    return B64(pointer, types.int64), codegen
 
 
 def table16(values: Sequence[int]) -> Any:
