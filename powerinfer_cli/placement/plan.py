@@ -1,0 +1,100 @@
+"""The placement plan: for every layer its device, and which neurons of its FFN are hot."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAIN_MEMORY", "SOLVERS", "LayerPlacement", "Plan", "all_neurons", "main_memory_plan", "no_neurons"]
+
+MAIN_MEMORY = -1
+SOLVERS = ("milp", "greedy", "frequency", "layers")
+
+Neurons = npt.NDArray[np.int32]
+
+
+def all_neurons(n_ff: int) -> Neurons:
+    """Every neuron of a layer, [n_ff]."""
+    return np.arange(n_ff, dtype=np.int32)
+
+
+def no_neurons() -> Neurons:
+    """None, [0]."""
+    return np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlacement:
+    """Where a layer lies.
+
+    device: the GPU, counted from 0, of its attention, norms, predictor and KV cache; or MAIN_MEMORY.
+    hot: [hot count] ascending; the neurons whose rows lie on that GPU, all others in main memory. Empty where the
+    device is MAIN_MEMORY.
+    Raises ValueError: anything else.
+    """
+
+    device: int
+    hot: Neurons
+
+    def __post_init__(self) -> None:
+        if self.device < MAIN_MEMORY:
+            raise ValueError(f"there is no device {self.device}")
+        if self.hot.ndim != 1 or self.hot.dtype != np.int32:
+            raise ValueError(f"hot neurons are {self.hot.dtype}{list(self.hot.shape)}, but must be a vector of int32")
+        if self.hot.size and (self.hot[0] < 0 or (np.diff(self.hot) <= 0).any()):
+            raise ValueError("hot neurons must be ascending numbers from 0, none of them twice")
+        if self.device == MAIN_MEMORY and self.hot.size:
+            raise ValueError("a layer in main memory has no hot neurons")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Where a model lies.
+
+    budgets: bytes by GPU. output: the GPU of the last norm and the head, or MAIN_MEMORY; the token embedding is always
+    in main memory. solver: what chose the hot neurons, one of SOLVERS; "frequency" is the original PowerInfer's
+    objective, "layers" whole layers as `-ngl` counts them. fingerprint: of the model it was made for.
+    Raises ValueError: a negative budget, a device without one, an unknown solver, no layer.
+    """
+
+    budgets: tuple[int, ...]
+    layers: tuple[LayerPlacement, ...]
+    output: int
+    solver: str
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if any(budget < 0 for budget in self.budgets):
+            raise ValueError("a budget is negative")
+        if not self.layers:
+            raise ValueError("a plan has at least one layer")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"there is no solver {self.solver[:60]!r}")
+        devices = [layer.device for layer in self.layers] + [self.output]
+        if min(devices) < MAIN_MEMORY or max(devices) >= len(self.budgets):
+            raise ValueError(f"a device is none of the {len(self.budgets)} that have a budget")
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that hold anything, ascending."""
+        used = {layer.device for layer in self.layers} | {self.output}
+        return tuple(sorted(used - {MAIN_MEMORY}))
+
+    @property
+    def hot_counts(self) -> tuple[int, ...]:
+        """Hot neurons by layer."""
+        return tuple(layer.hot.size for layer in self.layers)
+
+    def check(self, n_layer: int, n_ff: int) -> None:
+        """Raises ValueError: the plan is for a model of other sizes."""
+        if len(self.layers) != n_layer:
+            raise ValueError(f"it places {len(self.layers)} layers, but the model has {n_layer}")
+        for index, layer in enumerate(self.layers):
+            if layer.hot.size and layer.hot[-1] >= n_ff:
+                raise ValueError(f"it places neuron {layer.hot[-1]} of layer {index}, which has only {n_ff}")
+
+
+def main_memory_plan(n_layer: int, fingerprint: str = "", budgets: tuple[int, ...] = ()) -> Plan:
+    """Everything in main memory: no GPU, or a budget of 0."""
+    layers = tuple(LayerPlacement(MAIN_MEMORY, no_neurons()) for _ in range(n_layer))
+    return Plan(budgets, layers, MAIN_MEMORY, "layers", fingerprint)
