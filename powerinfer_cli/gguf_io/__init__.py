@@ -6,11 +6,12 @@ from .failure import GGUFError
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .tensor import Tensor
-from .types import BLOCK, GGMLType
+from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType
 from .writer import WritableValue, write_gguf
 
 __all__ = [
     "BLOCK",
+    "INDEX_ARCHITECTURE",
     "GGMLType",
     "GGUFError",
     "GGUFFile",

@@ -21,7 +21,7 @@ from .magic import check_magic, check_version
 from .metadata import MetaValue, read_metadata
 from .split import merge_parts, part_paths
 from .tensor import Tensor, place_tensors, read_tensor_infos
-from .types import ValueType
+from .types import INDEX_ARCHITECTURE, ValueType
 
 __all__ = ["GGUFFile", "open_gguf"]
 
@@ -112,7 +112,7 @@ def _open_one(path: Path) -> GGUFFile:
     n_entries = cursor.u64("the number of metadata entries")
     metadata, types = read_metadata(cursor, n_entries)
     alignment = _alignment(cursor, metadata, types)
-    index_file = sparse and metadata.get("general.architecture") == "generic.gpu_index"
+    index_file = sparse and metadata.get("general.architecture") == INDEX_ARCHITECTURE
     infos = read_tensor_infos(cursor, n_tensors, index_file)
     return GGUFFile(path, sparse, version, metadata, place_tensors(cursor, infos, alignment))
 

@@ -5,7 +5,7 @@ Numbers and sizes: ggml's `ggml.h` and `ggml-common.h`, and the GGUF specificati
 
 from enum import IntEnum
 
-__all__ = ["BLOCK", "INDEX_FILE_TYPES", "REMOVED_TYPES", "GGMLType", "ValueType"]
+__all__ = ["BLOCK", "INDEX_ARCHITECTURE", "INDEX_FILE_TYPES", "REMOVED_TYPES", "GGMLType", "ValueType"]
 
 
 class GGMLType(IntEnum):
@@ -98,6 +98,9 @@ REMOVED_TYPES: dict[int, str] = {
     38: "IQ4_NL_8_8",
 }
 """Numbers that ggml once used and no longer reads from files."""
+
+INDEX_ARCHITECTURE = "generic.gpu_index"
+"""What a `.gpuidx` file has for `general.architecture`."""
 
 INDEX_FILE_TYPES: dict[int, GGMLType] = {16: GGMLType.I8, 17: GGMLType.I16, 18: GGMLType.I32}
 """What these numbers mean in a `.gpuidx` file: PowerInfer's ggml is of 2023, before the i-quants took them."""

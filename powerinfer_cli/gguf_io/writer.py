@@ -15,7 +15,7 @@ from .failure import GGUFError, shown, shown_path
 from .magic import SPARSE
 from .metadata import LONGEST_KEY
 from .tensor import LONGEST_NAME, MOST_DIMENSIONS
-from .types import BLOCK, GGMLType, ValueType
+from .types import BLOCK, INDEX_ARCHITECTURE, INDEX_FILE_TYPES, GGMLType, ValueType
 
 if TYPE_CHECKING:
     import gguf
@@ -39,6 +39,7 @@ _BY_DTYPE: dict[str, ValueType] = {
     "int64": ValueType.INT64,
     "float64": ValueType.FLOAT64,
 }
+INDEX_FILE_NUMBERS = {kind: number for number, kind in INDEX_FILE_TYPES.items()}
 _PLAIN_DTYPES: dict[GGMLType, type[np.generic]] = {
     GGMLType.I8: np.int8,
     GGMLType.I16: np.int16,
@@ -58,7 +59,8 @@ def write_gguf(
 ) -> None:
     """Write a file whose magic is `PWRI` if `sparse`, else `GGUF`; an old file stays whole until the new one is.
 
-    Float arrays are stored as the given type; uint8 arrays are that type's bytes already, [..., row_bytes].
+    Float arrays are stored as the given type; uint8 arrays are that type's bytes already, [..., row_bytes]. A sparse
+    file of INDEX_ARCHITECTURE gets the type numbers that the original PowerInfer knows.
     GGUFError names the key, the tensor or the reason; nothing is left behind then.
     """
     import gguf
@@ -68,7 +70,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(None, arch)
     try:
         _add_metadata(writer, arch, metadata)
-        _add_tensors(writer, tensors)
+        _add_tensors(writer, tensors, INDEX_FILE_NUMBERS if sparse and arch == INDEX_ARCHITECTURE else {})
         _write(writer, temporary, sparse)
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -205,7 +207,11 @@ def _encoded(key: str, value: str) -> bytes:
         raise GGUFError(f"the metadata value {shown(key)} cannot be written as UTF-8") from error
 
 
-def _add_tensors(writer: "gguf.GGUFWriter", tensors: Iterable[tuple[str, npt.NDArray[Any], GGMLType]]) -> None:
+def _add_tensors(
+    writer: "gguf.GGUFWriter",
+    tensors: Iterable[tuple[str, npt.NDArray[Any], GGMLType]],
+    numbers: Mapping[GGMLType, int],
+) -> None:
     import gguf
 
     names: set[str] = set()
@@ -219,7 +225,7 @@ def _add_tensors(writer: "gguf.GGUFWriter", tensors: Iterable[tuple[str, npt.NDA
             )
         try:
             stored, shape = _stored(array, kind)
-            raw_type = gguf.GGMLQuantizationType(kind)
+            raw_type = gguf.GGMLQuantizationType(numbers.get(kind, kind))
         except (GGUFError, ValueError) as error:
             raise GGUFError(f"the tensor {shown(name)}: {error}") from error
         writer.add_tensor_info(name, shape, np.dtype(np.void), stored.nbytes, raw_dtype=raw_type)

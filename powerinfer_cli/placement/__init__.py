@@ -1,13 +1,25 @@
-"""Activation statistics, and what follows from them for where neurons go. Pure data, no execution."""
+"""Activation statistics, budgets, and what follows from them for where neurons go. Pure data, no execution."""
 
+from powerinfer_cli.placement.budget import Reservation, parse_budgets, reserve, shown_bytes
+from powerinfer_cli.placement.fingerprint import model_fingerprint, statistics_fingerprint
+from powerinfer_cli.placement.gpuidx import (
+    Conditions,
+    GpuIndex,
+    gpuidx_path,
+    read_gpuidx,
+    stale_reason,
+    write_gpuidx,
+)
 from powerinfer_cli.placement.plan import (
     MAIN_MEMORY,
     LayerPlacement,
+    Neurons,
     Plan,
     all_neurons,
     main_memory_plan,
     no_neurons,
 )
+from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, device_use, hot_bytes
 from powerinfer_cli.placement.statistics import (
     ActivationStatistics,
     LayerActivity,
@@ -19,13 +31,31 @@ from powerinfer_cli.placement.statistics import (
 __all__ = [
     "MAIN_MEMORY",
     "ActivationStatistics",
+    "Conditions",
+    "DeviceUse",
+    "GpuIndex",
     "LayerActivity",
+    "LayerBytes",
     "LayerPlacement",
+    "ModelBytes",
+    "Neurons",
     "Plan",
+    "Reservation",
     "all_neurons",
+    "device_use",
     "find_statistics",
+    "gpuidx_path",
+    "hot_bytes",
     "load_statistics",
     "main_memory_plan",
+    "model_fingerprint",
     "no_neurons",
+    "parse_budgets",
+    "read_gpuidx",
+    "reserve",
     "save_statistics",
+    "shown_bytes",
+    "stale_reason",
+    "statistics_fingerprint",
+    "write_gpuidx",
 ]

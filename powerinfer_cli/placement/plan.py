@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAIN_MEMORY", "SOLVERS", "LayerPlacement", "Plan", "all_neurons", "main_memory_plan", "no_neurons"]
+__all__ = [
+    "MAIN_MEMORY",
+    "SOLVERS",
+    "LayerPlacement",
+    "Neurons",
+    "Plan",
+    "all_neurons",
+    "main_memory_plan",
+    "no_neurons",
+]
 
 MAIN_MEMORY = -1
 SOLVERS = ("milp", "greedy", "frequency", "layers")
