@@ -41,7 +41,7 @@ from powerinfer_cli.kernels.sparse_rows import (
     multiply_rows,
     row_scratch_bytes,
 )
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Neurons, Predictor
+from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Neurons, Predictor, Told
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 
@@ -92,7 +92,7 @@ def sparse_batch(
     x: Vectors,
     hidden: Vectors | None,
     neurons: Neurons,
-    predictor: Predictor | None,
+    predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
     products: Workspace,
@@ -106,7 +106,9 @@ def sparse_batch(
     w, capacity = workspace, workspace.tokens.shape[1]
     operations: list[Operation] = []
     asked: tuple[Operand, ...] = (None, None, 0.0)
-    if predictor is not None and hidden is not None:
+    if isinstance(predictor, Told):
+        asked = (w.logits, predictor.asked, 0.5)
+    elif predictor is not None and hidden is not None:
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
         asked = (w.logits, predictor.modes, predictor.threshold)
     operations.append(Operation(_mark, (state, *asked, neurons.up.n_rows, w.counts, w.tokens, capacity, counts)))

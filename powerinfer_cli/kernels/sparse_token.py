@@ -47,13 +47,14 @@ from powerinfer_cli.kernels.simd import (
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import Vectors
 
-__all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "sparse_token"]
+__all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "Told", "sparse_token"]
 
 PARTS = 32
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
-# What statistics say of a neuron: the predictor's row is read only for those in between.
-NEVER, ASK, ALWAYS = 0, 1, 2
+# What statistics say of a neuron: the predictor's row is read only for those in between. (A mask of 0 and 1 says it
+# of all.)
+NEVER, ALWAYS, ASK = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,23 @@ class Predictor:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Told:
+    """Somebody else asks the predictor, and says who is let through.
+
+    modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. asked uint8 [n_ff]: ASK throughout, for a batch,
+    before which the workspace's logits are written: 1.0 for who is let through, else 0.0.
+    """
+
+    modes: npt.NDArray[np.uint8]
+    asked: npt.NDArray[np.uint8]
+
+
 def sparse_token(
     x: Vectors,
     hidden: Vectors | None,
     neurons: Neurons,
-    predictor: Predictor | None,
+    predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
 ) -> list[Operation]:
@@ -98,7 +111,9 @@ def sparse_token(
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
     sums = np.zeros((PARTS, n_embd), np.float32)
     asked: tuple[Operand, ...] = (None, None, None, 0.0)
-    if predictor is not None and hidden is not None:
+    if isinstance(predictor, Told):
+        asked = (None, None, predictor.modes, 0.0)
+    elif predictor is not None and hidden is not None:
         asked = (predictor.fc2, input_of(predictor.fc2, hidden), predictor.modes, predictor.threshold)
     gate, up = neurons.gate, neurons.up
     first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up_bias, None, None, None, False)
@@ -225,7 +240,7 @@ def _add_neurons(op_address, worker):
     while part < PARTS:
         begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
         chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
-        if fc2:
+        if op[FIRST + 2]:
             count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
         else:
             count = _everything(first, begin, end, chosen)

@@ -1,0 +1,75 @@
+"""Random neurons of a layer for tests of the sparse FFN, and its result, in float64 over each token's own neurons."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER, Neurons, Predictor, Told
+from powerinfer_cli.kernels.vectors import Vectors
+from tests.helpers.kernel_data import Floats, values_for, weight_rows
+
+Q4_0, F32 = GGMLType.Q4_0, GGMLType.F32
+RANK = 64
+
+
+@dataclass
+class SparseLayer:
+    """Neurons, and what their matrices hold, in float64."""
+
+    neurons: Neurons
+    predictor: Predictor | Told | None
+    gate: Floats | None
+    up: Floats
+    down_t: Floats
+    fc2: Floats
+
+
+def sparse_layer(
+    kinds: tuple[GGMLType, GGMLType, GGMLType] = (Q4_0, Q4_0, Q4_0),
+    n_ff: int = 70,
+    n: int = 96,
+    *,
+    gated: bool = True,
+    biases: bool = False,
+    relu_on_up: bool = False,
+    predicted: bool = True,
+    threads: int = 0,
+) -> SparseLayer:
+    rng = np.random.default_rng(5)
+    (gate, w_gate), (up, w_up), (down, w_down) = (
+        weight_rows(kind, n_ff, n, seed=i, scratch_threads=threads) for i, kind in enumerate(kinds)
+    )
+    vectors = [rng.standard_normal(m).astype(np.float32) / 4 for m in (n_ff, n_ff, n)] if biases else [None] * 3
+    fc2, w_fc2 = weight_rows(F32, n_ff, RANK, seed=7)
+    modes = rng.choice(np.array([NEVER, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
+    return SparseLayer(
+        Neurons(gate if gated else None, up, down, *vectors, relu_on_up),
+        Predictor(fc2, modes, 0.1) if predicted else None,
+        w_gate if gated else None,
+        w_up,
+        w_down,
+        w_fc2,
+    )
+
+
+def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tuple[Floats, Floats, list[int]]:
+    """The result, the sums of its terms' absolute values, and the counts."""
+    neurons, n_ff = made.neurons, len(made.up)
+    mask = np.ones((tokens, n_ff), bool)
+    if isinstance(made.predictor, Predictor):
+        modes = made.predictor.modes
+        logits = hidden.floats[:tokens, :RANK].astype(np.float64) @ made.fc2.T
+        mask = (modes == ALWAYS) | ((modes == ASK) & (logits >= made.predictor.threshold))
+    first, rows, bias = made.gate, neurons.gate, neurons.gate_bias
+    if first is None or rows is None:
+        first, rows, bias = made.up, neurons.up, neurons.up_bias
+    value = values_for(rows.format.type, x)[:tokens] @ first.T + (0 if bias is None else bias)
+    value = np.maximum(value, 0) * mask
+    counts = [int(mask.sum()), int((value > 0).sum())]
+    if neurons.gate is not None:
+        up = values_for(neurons.up.format.type, x)[:tokens] @ made.up.T
+        up += 0 if neurons.up_bias is None else neurons.up_bias
+        value *= np.maximum(up, 0) if neurons.relu_on_up else up
+    shift = 0 if neurons.down_bias is None else neurons.down_bias
+    return value @ made.down_t + shift, np.abs(value) @ np.abs(made.down_t) + np.abs(shift), counts
