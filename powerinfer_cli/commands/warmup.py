@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerinfer_cli.commands.flags import CacheTypeFlag
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.terminal import Terminal
 
@@ -36,6 +37,12 @@ class WarmupFlags:
     model: Annotated[
         Path | None, typer.Option("-m", "--model", metavar="FILE", help="Only what this GGUF file needs.")
     ] = None
+    type_k: Annotated[
+        CacheTypeFlag, typer.Option("-ctk", "--cache-type-k", help="With -m: for keys cached as this.")
+    ] = CacheTypeFlag.F16
+    type_v: Annotated[
+        CacheTypeFlag, typer.Option("-ctv", "--cache-type-v", help="With -m: for values cached as this.")
+    ] = CacheTypeFlag.F16
     jobs: Annotated[
         int, typer.Option("-j", "--jobs", min=0, metavar="N", help="Processes that compile; 0: one per core.")
     ] = 0
@@ -50,7 +57,9 @@ def warmup(flags: WarmupFlags) -> None:
     terminal.tell(f"rung:    {RUNG} ({RUNG_REASON})")
     start = time.perf_counter()
     with Loading(terminal.note) as events:
-        compiled, total = _everything(flags.jobs, events) if flags.model is None else _for_model(flags.model, events)
+        compiled, total = (
+            _everything(flags.jobs, events) if flags.model is None else _for_model(flags.model, flags, events)
+        )
     seconds = time.perf_counter() - start
     if compiled:
         terminal.tell(f"kernels: {compiled} compiled, in {seconds:.1f} s")
@@ -69,7 +78,7 @@ def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
     return compile_all(jobs or default_threads(), lambda done, total: events.progress(COMPILING, done, total))
 
 
-def _for_model(path: Path, events: "LoadEvents") -> tuple[int, int]:
+def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[int, int]:
     """Load it, its weights left in the file, or even a large one takes long; loading compiles all it needs."""
     from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.runtime import Engine, EngineOptions
@@ -82,5 +91,6 @@ def _for_model(path: Path, events: "LoadEvents") -> tuple[int, int]:
         if what.startswith(COMPILING) and done == 0:
             compiled += total
 
-    Engine.load(open_gguf(path), EngineOptions(n_ctx=SHORT, repack=False), None, replace(events, progress=progress))
+    options = EngineOptions(n_ctx=SHORT, repack=False, type_k=flags.type_k.value, type_v=flags.type_v.value)
+    Engine.load(open_gguf(path), options, None, replace(events, progress=progress))
     return compiled, 0

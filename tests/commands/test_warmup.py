@@ -61,6 +61,18 @@ def test_a_model_is_compiled_for_once(words: str, tmp_path: Path, cache: dict[st
     assert "compiling" not in text.stderr
 
 
+def test_another_cache_needs_other_kernels(words: str, tmp_path: Path, cache: dict[str, str]) -> None:
+    """Which `main` then does not compile."""
+    for pattern in ("attention_*_f32*", "store_f32*"):
+        for file in tmp_path.rglob(pattern):
+            file.unlink()
+    types = ("-ctk", "f32", "-ctv", "f32")
+    assert "kernels: 1 compiled" in run("warmup", "-m", words, **cache).stderr
+    assert "kernels: 3 compiled" in run("warmup", "-m", words, *types, **cache).stderr
+    text = run("main", "-m", words, "-p", "Once upon a time", "-n", "4", *types, **cache)
+    assert "compiling" not in text.stderr
+
+
 def test_everything_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the kernels as many as there are in a small house."""
     kernels = [one for one in ahead.every_kernel() if one.name.startswith(("repack_q4", "unpack_q4_0", "unpack_q8_0"))]
