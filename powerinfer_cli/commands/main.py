@@ -1,9 +1,8 @@
 """`powerinfer main`: write text with a model, from a prompt, in a chat, or in a pipe."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,12 +11,14 @@ from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.main_flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Style, Terminal
 from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
+    from powerinfer_cli.commands.interactive import TurnOptions
     from powerinfer_cli.commands.session import Session
 
 __all__ = ["app"]
@@ -37,91 +38,6 @@ app = typer.Typer(
 )
 
 
-def _text(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Text")
-
-
-def _chat(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Interaction")
-
-
-@dataclass(frozen=True)
-class TextFlags:
-    """What to write, how much of it, and what is shown."""
-
-    prompt: Annotated[str | None, _text("-p", "--prompt", metavar="TEXT", help="Text to continue.")] = None
-    file: Annotated[Path | None, _text("-f", "--file", metavar="FILE", help="The same, from a file.")] = None
-    n_predict: Annotated[
-        int, _text("-n", "--n-predict", "--predict", metavar="N", help="Tokens to write; -1: until the text ends.")
-    ] = -1
-    keep: Annotated[
-        int, _text("--keep", metavar="N", help="Prompt tokens to keep when the context shifts; -1: all.")
-    ] = 0
-    context_shift: Annotated[
-        bool,
-        _text(
-            "--ctx-shift/--no-ctx-shift",
-            "--context-shift/--no-context-shift",
-            help="Full context: drop the oldest half, go on.",
-        ),
-    ] = False
-    escape: Annotated[bool, _text("-e", "--escape/--no-escape", help=r"Process \n, \t, \xHH and so on.")] = True
-    reverse_prompt: Annotated[
-        list[str],
-        _text(
-            "-r", "--reverse-prompt", metavar="TEXT", help="Stop (or listen, with -i) once this is written; repeatable."
-        ),
-    ] = field(default_factory=list)
-    special: Annotated[bool, _text("-sp", "--special", help="Show special tokens.")] = False
-    verbose_prompt: Annotated[bool, _text("--verbose-prompt", help="List the prompt's tokens first.")] = False
-    display_prompt: Annotated[bool, _text("--display-prompt/--no-display-prompt", help="Show the prompt too.")] = True
-    color: Annotated[bool, _text("-co", "--color", help="Colour the prompt and what you type.")] = False
-    log_disable: Annotated[bool, _text("--log-disable", help="Nothing but the text and errors.")] = False
-
-
-@dataclass(frozen=True)
-class InteractionFlags:
-    """Whether, and how, a person takes part."""
-
-    interactive: Annotated[
-        bool, _chat("-i", "--interactive", help="Take turns: listen after -r, Ctrl-C or the end.")
-    ] = False
-    interactive_first: Annotated[bool, _chat("-if", "--interactive-first", help="The same, listening first.")] = False
-    instruct: Annotated[bool, _chat("-ins", "--instruct", help="Instructions and answers in the Alpaca manner.")] = (
-        False
-    )
-    conversation: Annotated[
-        bool, _chat("-cnv/-no-cnv", "--conversation/--no-conversation", help="A chat by the model's template.")
-    ] = False
-    single_turn: Annotated[bool, _chat("-st", "--single-turn", help="A chat of one answer.")] = False
-    system_prompt: Annotated[
-        str | None, _chat("-sys", "--system-prompt", metavar="TEXT", help="A chat with this system message.")
-    ] = None
-    chat_template: Annotated[
-        str | None, _chat("--chat-template", metavar="NAME|FILE", help="A chat by this, not by the model's own.")
-    ] = None
-    in_prefix: Annotated[str, _chat("--in-prefix", metavar="TEXT", help="Goes before what you type.")] = ""
-    in_suffix: Annotated[str, _chat("--in-suffix", metavar="TEXT", help="Goes after what you type.")] = ""
-    in_prefix_bos: Annotated[bool, _chat("--in-prefix-bos", help="A begin-of-text token before that.")] = False
-    multiline_input: Annotated[
-        bool, _chat("-mli", "--multiline-input", help=r"Lines go on until one ends with \ or /.")
-    ] = False
-    simple_io: Annotated[bool, _chat("--simple-io", help="No line editing; for limited terminals.")] = False
-
-    @property
-    def chatting(self) -> bool:
-        """-sys and the like mean nothing but a chat."""
-        return bool(self.conversation or self.system_prompt or self.chat_template or self.single_turn)
-
-    @property
-    def taking_turns(self) -> bool:
-        return self.interactive or self.interactive_first or self.instruct
-
-    @property
-    def writes_first(self) -> bool:
-        return not (self.interactive_first or self.instruct)
-
-
 def main(
     model: ModelFlags,
     machine: MachineFlags,
@@ -134,7 +50,7 @@ def main(
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
     prompt = _prompt(text)
-    terminal = Terminal(color=text.color, quiet=text.log_disable)
+    terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)
     for flag in _without_effect(interaction):
         terminal.note(f"warning: {flag} has no effect here")
     path = find_model(model)
@@ -166,35 +82,13 @@ def _run(
     prompt: str,
     unescape: Callable[[str], str],
 ) -> None:
-    from powerinfer_cli.commands.interactive import TurnOptions, take_turns
+    turns = _turns(text, interaction, unescape)
+    if interaction.chatting:
+        _chat_with(session, terminal, text, interaction, turns, prompt)
+        return
+    from powerinfer_cli.commands.interactive import take_turns
     from powerinfer_cli.commands.writing import start, write
 
-    reverse = [unescape(words) for words in text.reverse_prompt if words]
-    turns = TurnOptions(
-        n_predict=text.n_predict,
-        reverse_prompts=reverse,
-        in_prefix=unescape(interaction.in_prefix),
-        in_suffix=unescape(interaction.in_suffix),
-        in_prefix_bos=interaction.in_prefix_bos,
-        instruct=interaction.instruct,
-        multiline=interaction.multiline_input,
-        simple_io=interaction.simple_io,
-        special=text.special,
-        unescape=unescape,
-    )
-    if interaction.chatting:
-        from powerinfer_cli.commands.chat import ChatOptions, chat
-
-        options = ChatOptions(
-            system=unescape(interaction.system_prompt or ""),
-            first=prompt,
-            template=interaction.chat_template,
-            n_keep=text.keep,
-            verbose=text.verbose_prompt,
-            single_turn=interaction.single_turn,
-        )
-        chat(session, terminal, turns, options)
-        return
     if interaction.taking_turns:
         terminal.note("Ctrl-C interrupts the model; Ctrl-C or Ctrl-D ends, where the word is yours.")
     prompt = unescape(prompt)
@@ -208,18 +102,54 @@ def _run(
         special=text.special,
     )
     if interaction.taking_turns:
-        listen_first = not interaction.writes_first or prompt.endswith(tuple(reverse))
+        listen_first = not interaction.writes_first or prompt.endswith(tuple(turns.reverse_prompts))
         take_turns(session, terminal, detokenizer, turns, listen_first=listen_first)
     else:
-        write(session, terminal, detokenizer, text.n_predict, reverse)
+        write(session, terminal, detokenizer, text.n_predict, turns.reverse_prompts)
 
 
-app.command("main", epilog=EPILOG)(flat(main))
+def _turns(text: TextFlags, interaction: InteractionFlags, unescape: Callable[[str], str]) -> "TurnOptions":
+    from powerinfer_cli.commands.interactive import TurnOptions
+
+    return TurnOptions(
+        n_predict=text.n_predict,
+        reverse_prompts=[unescape(words) for words in text.reverse_prompt if words],
+        in_prefix=unescape(interaction.in_prefix),
+        in_suffix=unescape(interaction.in_suffix),
+        in_prefix_bos=interaction.in_prefix_bos,
+        instruct=interaction.instruct,
+        multiline=interaction.multiline_input,
+        simple_io=interaction.simple_io,
+        special=text.special,
+        unescape=unescape,
+    )
+
+
+def _chat_with(
+    session: "Session",
+    terminal: Terminal,
+    text: TextFlags,
+    interaction: InteractionFlags,
+    turns: "TurnOptions",
+    first: str,
+) -> None:
+    from powerinfer_cli.commands.chat import ChatOptions, chat
+
+    options = ChatOptions(
+        system=turns.unescape(interaction.system_prompt or ""),
+        first=first,
+        template=interaction.chat_template,
+        n_keep=text.keep,
+        verbose=text.verbose_prompt,
+        single_turn=interaction.single_turn,
+    )
+    chat(session, terminal, turns, options)
+
+
+app.command("main", cls=MainCommand, epilog=EPILOG)(flat(main))
 
 
 def _check(text: TextFlags, interaction: InteractionFlags) -> None:
-    if text.prompt is not None and text.file is not None:
-        raise UsageError("-p and -f exclude each other: give one prompt")
     if interaction.chatting and interaction.taking_turns:
         raise UsageError(
             "a chat (-cnv, -sys, -st, --chat-template) excludes -i, -if and -ins: its template says whose turn"

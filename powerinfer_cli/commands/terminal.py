@@ -20,11 +20,11 @@ _PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 class Terminal:
-    """stdout for text, stderr for notes. `quiet` drops notes; `color` marks prompts and words, at a terminal only."""
+    """stdout for text, stderr for notes. `quiet` drops notes; `color` marks prompts and words."""
 
     def __init__(self, *, color: bool, quiet: bool) -> None:
         self.shows_text = sys.stdout.isatty()
-        self.color = color and self.shows_text
+        self.color = color
         self._quiet = quiet
         self.line = ""
         """The text so far of the line that is being written."""

@@ -96,6 +96,13 @@ def test_prompt_from_a_file(main: Main, tmp_path: Path) -> None:
     assert main("-f", str(file), "-n", "2").out == "Once upon a time\n"
 
 
+def test_of_two_prompts_the_later_counts(main: Main, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("Once upon")
+    assert main("-p", "then", "-f", str(file), "-n", "0").out == "Once upon\n"
+    assert main("-f", str(file), "-p", "then", "-n", "0").out == "then\n"
+
+
 def test_a_binary_file_is_a_prompt_too(main: Main, tmp_path: Path) -> None:
     file = tmp_path / "prompt.bin"
     file.write_bytes(bytes(range(256)) * 4)
@@ -161,8 +168,12 @@ def test_log_disable_leaves_the_text_and_errors(main: Main) -> None:
     )
 
 
-def test_colour_is_for_terminals(main: Main) -> None:
+def test_colour_is_for_terminals_unless_it_is_on(main: Main) -> None:
+    for color in (["--color"], ["-co"], ["--color", "auto"], ["--color=off"], ["-co", "off"]):
+        assert main(*color, "-p", "Once", "-n", "1").out == "Once upon\n"
     assert main("-p", "Once", "-n", "1", "--color").out == "Once upon\n"
+    for color in (["--color", "on"], ["-co", "on"], ["--color=on"]):
+        assert main(*color, "-p", "Once", "-n", "1").out == "\x1b[33mOnce\x1b[0m upon\n\x1b[0m"
 
 
 def test_the_same_seed_writes_the_same_text(main: Main) -> None:

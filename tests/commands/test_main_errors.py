@@ -8,7 +8,7 @@ from tests.helpers.main_cli import powerinfer
 from tests.helpers.word_model import with_metadata, word_model
 
 USAGE = [
-    (["-p", "a", "-f", "b"], "-p and -f exclude each other"),
+    (["--color", "red"], "'red'"),
     (["-cnv", "-i"], "excludes -i"),
     (["-sys", "x", "-ins"], "excludes -i"),
     (["-n", "-3"], "-n must be -1"),
