@@ -2,19 +2,19 @@
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from powerinfer_cli.commands.hub import Fetched, Request
-    from powerinfer_cli.commands.hub_choice import Wish
 
-__all__ = ["app", "download"]
+__all__ = ["app"]
 
 _EPILOG = """Examples:
 
@@ -34,14 +34,15 @@ the usual proxy variables are honoured."""
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command(epilog=_EPILOG, no_args_is_help=True)
-def download(
-    *,
+@dataclass(frozen=True)
+class DownloadFlags:
+    """What is fetched, and where it goes."""
+
     repo: Annotated[
         str | None,
         typer.Argument(metavar="REPO_OR_ALIAS[:QUANT]", help="OWNER/NAME on the hub, or a name that --list shows."),
-    ] = None,
-    list_aliases: Annotated[bool, typer.Option("--list", help="Show the aliases, with size and licence.")] = False,
+    ] = None
+    list_aliases: Annotated[bool, typer.Option("--list", help="Show the aliases, with size and licence.")] = False
     quant: Annotated[
         str | None,
         typer.Option(
@@ -49,20 +50,20 @@ def download(
             help="Which weights: q4, f16, Q4_K_M ... as the files' names say, in any case. f16 also means weights "
             "whose name says nothing.",
         ),
-    ] = None,
+    ] = None
     include: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GLOB", help="Take the files that match instead, all of them; weights bring activation/ along."
         ),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out the files that match.")] = None,
+    ] = None
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave out the files that match.")] = None
     local_dir: Annotated[
         Path, typer.Option(metavar="DIR", help="Files go to DIR/NAME/, NAME being the repository's.")
-    ] = Path("models"),
+    ] = Path("models")
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="A branch, tag or commit instead of the default branch.")
-    ] = None,
+    ] = None
     token: Annotated[
         str | None,
         typer.Option(
@@ -70,36 +71,41 @@ def download(
             show_default=False,
             help="For private and gated repositories. HF_TOKEN or `hf auth login` keep it off the command line.",
         ),
-    ] = None,
-) -> None:
+    ] = None
+
+
+def download(flags: DownloadFlags) -> None:
     """Fetch a model, and its activation statistics, from the Hugging Face hub.
 
     The last line, on stdout, is the command that runs it.
     """
-    if list_aliases:
+    if flags.list_aliases:
         _print_aliases()
         return
-    if not repo:
+    if not flags.repo:
         raise UsageError("which model? name REPO_OR_ALIAS; `powerinfer download --list` shows the aliases")
-    from powerinfer_cli.commands.hub_choice import Wish
-
-    wish = Wish(quant, tuple(include or ()), tuple(exclude or ()))
     try:
-        _download(_request(repo, wish=wish, local_dir=local_dir, revision=revision, token=token))
+        _download(_request(flags.repo, flags))
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
-def _request(spec: str, *, wish: "Wish", local_dir: Path, revision: str | None, token: str | None) -> "Request":
+app.command("download", epilog=_EPILOG, no_args_is_help=True)(flat(download))
+
+
+def _request(spec: str, flags: DownloadFlags) -> "Request":
     from powerinfer_cli.commands.hub import Request, parse_spec
+    from powerinfer_cli.commands.hub_choice import Wish
 
     repo, named, default = parse_spec(spec)
-    if wish.quant is not None and not wish.quant.strip():
+    quant = flags.quant
+    if quant is not None and not quant.strip():
         raise UsageError("--quant is empty: name one, as in --quant q4")
-    if named and wish.quant and named.lower() != wish.quant.lower():
-        raise UsageError(f"'{spec}' and --quant {wish.quant} disagree: give one of them")
-    return Request(repo, replace(wish, quant=wish.quant or named, default=default), local_dir, revision, token)
+    if named and quant and named.lower() != quant.lower():
+        raise UsageError(f"'{spec}' and --quant {quant} disagree: give one of them")
+    wish = Wish(quant or named, tuple(flags.include or ()), tuple(flags.exclude or ()), default=default)
+    return Request(repo, wish, flags.local_dir, flags.revision, flags.token)
 
 
 def _download(request: "Request") -> None:
