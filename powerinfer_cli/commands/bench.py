@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from powerinfer_cli.commands.bench_run import Bench
+    from powerinfer_cli.commands.interrupts import Interrupt
+    from powerinfer_cli.runtime import EngineOptions
 
 __all__ = ["app"]
 
@@ -131,7 +136,7 @@ def _setups(flags: WhatFlags) -> list[Setup]:
 
 
 def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags) -> None:
-    from powerinfer_cli.commands.bench_run import open_bench, options_for
+    from powerinfer_cli.commands.bench_run import options_for
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 
     terminal = Terminal(color=False, quiet=False)
@@ -143,21 +148,40 @@ def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], r
     with Interrupt() as interrupt:
         out.begin()
         try:
-            for setup, how in zip(wanted, options, strict=True):
-                say(f"loading {setup.model}, {setup.n_threads} threads")
-                with Loading(terminal.note) as events:
-                    loaded = open_bench(setup, how, interrupt, events)
+            for loaded in _loaded(wanted, options, interrupt, terminal, say):
                 for test in plan:
                     interrupt.check()
                     number += 1
                     time.sleep(run.delay)
                     progress = _after(f"test {number}/{total}, {test.name}: ", say)
                     out.add(loaded.run(test, run.repetitions, warmup=not run.no_warmup, progress=progress))
-                del loaded  # or two models are in memory while the next one loads
         except Interrupted as interrupted:
             raise KeyboardInterrupt from interrupted
         finally:
             out.end()
+
+
+def _loaded(
+    wanted: Sequence[Setup],
+    options: Sequence["EngineOptions"],
+    interrupt: "Interrupt",
+    terminal: Terminal,
+    say: Callable[[str], None],
+) -> Iterator["Bench"]:
+    """Each setup's model, one at a time in memory; it stays where only the number of threads changes."""
+    from powerinfer_cli.commands.bench_run import open_bench
+
+    loaded: Bench | None = None
+    for setup, how in zip(wanted, options, strict=True):
+        threads = f"{setup.n_threads} thread{'s' if setup.n_threads != 1 else ''}"
+        if loaded is not None and loaded.switch(setup):
+            say(f"now {threads}")
+        else:
+            loaded = None  # or two models are in memory while the next one loads
+            say(f"loading {setup.model}, {threads}")
+            with Loading(terminal.note) as events:
+                loaded = open_bench(setup, how, interrupt, events)
+        yield loaded
 
 
 def _after(head: str, say: Callable[[str], None]) -> Callable[[str], None]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -31,6 +31,14 @@ class Bench:
     traffic: Traffic
     engine: Engine
     interrupt: Interrupt
+
+    def switch(self, setup: Setup) -> bool:
+        """Take another number of threads. False: the setup differs in more, and its model must be loaded."""
+        if replace(setup, n_threads=self.setup.n_threads) != self.setup:
+            return False
+        self.setup = setup
+        self.engine.use_threads(setup.n_threads)
+        return True
 
     def run(self, test: Workload, repetitions: int, *, warmup: bool, progress: Say) -> Result:
         """Time a test. Raises Interrupted."""

@@ -65,8 +65,7 @@ def with_machine(options: "EngineOptions", flags: MachineFlags) -> "EngineOption
         UsageError: flags that exclude each other, or make no sense.
         PowerInferError: cores that are not there.
     """
-    cores = _cores(flags, max(options.n_threads or 0, options.n_threads_batch or 0))
-    wanted = replace(options, repack=flags.repack, mlock=flags.mlock, cores=cores, reference=flags.reference)
+    wanted = replace(options, repack=flags.repack, mlock=flags.mlock, cores=_cores(flags), reference=flags.reference)
     if flags.reference:
         _check_reference(wanted, flags)
     return wanted
@@ -75,23 +74,15 @@ def with_machine(options: "EngineOptions", flags: MachineFlags) -> "EngineOption
 def cpu_line(options: "EngineOptions") -> str:
     """What computes: how many threads, with which instructions."""
     from powerinfer_cli.kernels.jit import RUNG
-    from powerinfer_cli.runtime.threads import default_threads
 
-    count = options.n_threads or default_threads(options.cores)
-    batch = options.n_threads_batch or count
+    count, batch = options.threads
     threads = f"{count} thread{'s' if count != 1 else ''}" + (f" ({batch} for prompts)" if batch != count else "")
     return f"{threads}, {'plain float32 (--reference)' if options.reference else RUNG.label}"
 
 
-def _cores(flags: MachineFlags, n_threads: int) -> tuple[frozenset[int], ...]:
+def _cores(flags: MachineFlags) -> tuple[frozenset[int], ...]:
     """Where each thread runs; empty: anywhere."""
-    from powerinfer_cli.runtime.threads import (
-        default_threads,
-        numa_cores,
-        parse_cpu_mask,
-        parse_cpu_range,
-        usable_cores,
-    )
+    from powerinfer_cli.runtime.threads import numa_cores, parse_cpu_mask, parse_cpu_range, usable_cores
 
     chosen: frozenset[int] = frozenset()
     if flags.cpu_mask is not None:
@@ -102,7 +93,7 @@ def _cores(flags: MachineFlags, n_threads: int) -> tuple[frozenset[int], ...]:
     if flags.numa in (Numa.DISTRIBUTE, Numa.ISOLATE):
         if chosen or strict:
             raise UsageError(f"--numa {flags.numa} chooses the cores, and excludes -C, -Cr and --cpu-strict 1")
-        return numa_cores(flags.numa, n_threads or default_threads())
+        return numa_cores(flags.numa)
     if strict:
         return tuple(frozenset({core}) for core in sorted(chosen or usable_cores()))
     return (chosen,) if chosen else ()

@@ -1,6 +1,6 @@
 """Weight matrices as kernels see them: rows in a format's layout, described by a small table of numbers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ from numba import types
 from powerinfer_cli.kernels.formats import Format
 from powerinfer_cli.kernels.jit import Kernel, helper
 from powerinfer_cli.kernels.simd import calling
+from powerinfer_cli.kernels.vectors import aligned
 
 __all__ = [
     "AXPY4_ROWS",
@@ -75,6 +76,13 @@ class WeightRows:
             table[REPACK_ROW] = f.repack.address
             table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
         object.__setattr__(self, "table", table)
+
+    def for_threads(self, threads: int) -> "WeightRows":
+        """The same rows, with scratch for so many threads where they need any."""
+        if self.scratch is None or len(self.scratch) >= threads:
+            return self
+        stride = self.scratch.shape[1]
+        return replace(self, scratch=aligned(threads * stride).reshape(threads, stride))
 
     @property
     def address(self) -> int:

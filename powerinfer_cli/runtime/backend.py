@@ -1,14 +1,33 @@
 """What an engine needs of whatever does its arithmetic."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Backend", "Logits"]
+from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.placement import ActivationStatistics
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["Backend", "Logits", "Parts"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a backend is made of. `stats`: where it counts neurons; `n_ctx`: positions of its KV cache."""
+
+    config: ModelConfig
+    weights: Weights
+    options: EngineOptions
+    stats: SparsityStats
+    statistics: ActivationStatistics | None
+    n_ctx: int
+    events: LoadEvents
 
 
 class Backend(Protocol):
@@ -27,3 +46,6 @@ class Backend(Protocol):
 
     def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
         """Drop positions [n_keep, n_keep + n_discard) and move the rest down. False: it cannot; evaluate them anew."""
+
+    def use_threads(self, options: EngineOptions) -> None:
+        """Compute with as many threads as these options say from now on; nothing else of them counts."""

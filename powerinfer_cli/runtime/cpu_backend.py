@@ -14,16 +14,13 @@ from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rope import Angles
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
 from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
-from powerinfer_cli.model import ModelConfig, Weights
-from powerinfer_cli.placement import ActivationStatistics
-from powerinfer_cli.runtime.backend import Logits
+from powerinfer_cli.model import Weights
+from powerinfer_cli.runtime.backend import Logits, Parts
 from powerinfer_cli.runtime.cpu_program import Writer, make_buffers, make_room
-from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights
-from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, with_scratch
+from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.packed_cache import PackedCache
 from powerinfer_cli.runtime.packer import Packer
-from powerinfer_cli.runtime.stats import SparsityStats
-from powerinfer_cli.runtime.threads import default_threads
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["CPUBackend"]
@@ -34,51 +31,41 @@ COMPILING = "compiling kernels (once)"
 class CPUBackend:
     """A team of threads, the packed weights, the KV cache, and the programs over them."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        weights: Weights,
-        options: EngineOptions,
-        stats: SparsityStats,
-        statistics: ActivationStatistics | None,
-        n_ctx: int,
-        events: LoadEvents,
-    ) -> None:
-        self.config, self.n_ctx, self._stats, self._events = config, n_ctx, stats, events
-        self._threads = options.n_threads or default_threads(options.cores)
-        self._threads_batch = options.n_threads_batch or self._threads
-        threshold = -math.inf if options.all_active else sparse_threshold(config)
+    def __init__(self, parts: Parts) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.n_ctx, self._stats, self._events = config, parts.n_ctx, parts.stats, parts.events
+        self._cores = options.cores
+        self._threads, self._threads_batch = options.threads
+        self._threshold = -math.inf if options.all_active else sparse_threshold(config)
         predictors = config.sparse and not options.all_active
-        size = max(self._threads, self._threads_batch)
-        tensors = list(matrices(weights, predictors=predictors))
+        tensors = list(matrices(parts.weights, predictors=predictors))
         types = CacheType(options.type_k), CacheType(options.type_v)
-        parts = (*attention_kernels(*types), *(STORE[kind] for kind in types))
-        self._prepare([*TEAM_KERNELS, *parts, *packing_kernels({tensor.type for tensor in tensors})])
-        self._team = Team(size, options.cores)
-        packer = Packer(
-            self._team,
-            tensors,
-            repack=options.repack,
-            lock=options.mlock,
-            events=events,
-        )
-        known = statistics if predictors else None
+        kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
+        self._prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
+        self._team = Team(max(options.threads), options.cores)
+        packer = Packer(self._team, tensors, repack=options.repack, lock=options.mlock, events=parts.events)
+        known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
-        self._weights = pack_weights(weights, packer, activities, predictors=predictors)
-        self._cache = PackedCache(config, n_ctx, options.type_k, options.type_v)
-        self._set_up_programs(weights, options, threshold)
+        self._weights = pack_weights(parts.weights, packer, activities, predictors=predictors)
+        self._cache = PackedCache(config, self.n_ctx, options.type_k, options.type_v)
+        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.n_ctx)))
+        self._write_programs()
 
-    def _set_up_programs(self, weights: Weights, options: EngineOptions, threshold: float) -> None:
-        config, n_vocab = self.config, self.config.n_vocab
-        n_tokens = max(1, min(options.n_ubatch, options.n_batch, self.n_ctx))
+    def _make_buffers(self, weights: Weights, n_tokens: int) -> None:
+        """For one token, and for a batch of up to n_tokens."""
+        config = self.config
         self._one = make_buffers(config, self._weights, 1)
         self._many = make_buffers(config, self._weights, n_tokens)
         self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
-        room = make_room(config, n_tokens, self._team.size)
-        one = Writer(config, self._one, self._angles_one, threshold, self._threads, None)
-        many = Writer(config, self._many, self._angles_many, threshold, self._threads_batch, room)
-        self._logits = make_vectors(1, n_vocab, records=False)
-        self._many_logits = make_vectors(n_tokens, n_vocab, records=False)
+        self._logits = make_vectors(1, config.n_vocab, records=False)
+        self._many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
+
+    def _write_programs(self) -> None:
+        """They depend on how many threads there are."""
+        config = self.config
+        room = make_room(config, len(self._many.ids), self._team.size)
+        one = Writer(config, self._one, self._angles_one, self._threshold, self._threads, None)
+        many = Writer(config, self._many, self._angles_many, self._threshold, self._threads_batch, room)
         token, batch = self._passes(one, many)
         token[-1] += one.head(self._weights, one.left(self._weights.layers[-1]), self._logits.floats)
         batch[-1] += many.last_add(many.left(self._weights.layers[-1]))
@@ -88,6 +75,15 @@ class CPUBackend:
         self._token = assemble([op for ops in token for op in ops])
         self._batch = [assemble(ops) for ops in batch]
         self._head, self._heads = assemble(head), assemble(heads)
+
+    def use_threads(self, options: EngineOptions) -> None:
+        self._threads, self._threads_batch = options.threads
+        size = max(options.threads)
+        if size > self._team.size:
+            self._team.close()
+            self._team = Team(size, self._cores)
+            self._weights = with_scratch(self._weights, size)
+        self._write_programs()
 
     def _passes(self, *writers: Writer) -> list[list[list[Operation]]]:
         """For each writer the operations of each layer, the first with the embedding before it."""

@@ -1,7 +1,8 @@
 """A model's weights in the layout that CPU kernels read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,16 @@ from powerinfer_cli.model import LayerWeights, Linear, Norm, Weights
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.packer import Packer
 
-__all__ = ["CPULayer", "CPUNorm", "CPUPredictor", "CPUWeights", "Projection", "matrices", "pack_weights"]
+__all__ = [
+    "CPULayer",
+    "CPUNorm",
+    "CPUPredictor",
+    "CPUWeights",
+    "Projection",
+    "matrices",
+    "pack_weights",
+    "with_scratch",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -134,6 +144,22 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
         ffn_down_t=linear(layer.ffn_down_t),
         predictor=predictor,
     )
+
+
+def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:
+    """The same weights; rows that each thread rearranges on use have room for so many threads."""
+    changed: CPUWeights = _with_scratch(weights, threads)
+    return changed
+
+
+def _with_scratch(part: Any, threads: int) -> Any:
+    if isinstance(part, WeightRows):
+        return part.for_threads(threads)
+    if isinstance(part, tuple):
+        return tuple(_with_scratch(one, threads) for one in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: _with_scratch(getattr(part, f.name), threads) for f in fields(part)})
+    return part
 
 
 def _modes(activity: LayerActivity | None, n_ff: int) -> npt.NDArray[np.uint8]:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, Weights, load_weights
+from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import ActivationStatistics
-from powerinfer_cli.runtime.backend import Backend, Logits
+from powerinfer_cli.runtime.backend import Backend, Logits, Parts
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -42,8 +43,9 @@ class Engine:
         self.stats = SparsityStats()
         weights = load_weights(gguf, self.config)
         n_ctx = context_size(self.config, options)
+        parts = Parts(self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents())
         try:
-            self._backend = self._start(weights, statistics, n_ctx, events or LoadEvents())
+            self._backend = self._start(parts)
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the model with a context of {n_ctx} tokens and batches of {self._step}: "
@@ -51,16 +53,14 @@ class Engine:
             ) from error
         self._ids: list[int] = []
 
-    def _start(
-        self, weights: Weights, statistics: ActivationStatistics | None, n_ctx: int, events: LoadEvents
-    ) -> Backend:
+    def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
             from powerinfer_cli.runtime.reference_backend import ReferenceBackend
 
-            return ReferenceBackend(self.config, weights, self.options, self.stats, statistics, n_ctx)
+            return ReferenceBackend(parts)
         from powerinfer_cli.runtime.cpu_backend import CPUBackend
 
-        return CPUBackend(self.config, weights, self.options, self.stats, statistics, n_ctx, events)
+        return CPUBackend(parts)
 
     @classmethod
     def load(
@@ -139,6 +139,11 @@ class Engine:
         self.truncate(n_keep)
         if moved:
             self.prefill(moved)
+
+    def use_threads(self, n_threads: int | None = None, n_threads_batch: int | None = None) -> None:
+        """Change how many threads compute, as EngineOptions counts them. Weights, context and results stay the same."""
+        self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
+        self._backend.use_threads(self.options)
 
     @property
     def _step(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.runtime.threads import default_threads
 
 __all__ = ["CACHE_TYPES", "EngineOptions", "LoadEvents"]
 
@@ -61,3 +62,9 @@ class EngineOptions:
         for name in ("type_k", "type_v"):
             if getattr(self, name) not in CACHE_TYPES:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be one of {', '.join(CACHE_TYPES)}")
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """How many compute a single token, and how many a batch."""
+        one = self.n_threads or default_threads(self.cores)
+        return one, self.n_threads_batch or one

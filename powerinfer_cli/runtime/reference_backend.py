@@ -8,15 +8,12 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.reference import rotate
-from powerinfer_cli.model import POSITION_OFFSET, ModelConfig, Weights
-from powerinfer_cli.placement import ActivationStatistics
-from powerinfer_cli.runtime.backend import Logits
+from powerinfer_cli.model import POSITION_OFFSET
+from powerinfer_cli.runtime.backend import Logits, Parts
 from powerinfer_cli.runtime.build import Builder, resident_bytes
 from powerinfer_cli.runtime.kv_cache import KVCache
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.stats import SparsityStats
-from powerinfer_cli.runtime.threads import default_threads
 
 __all__ = ["ReferenceBackend"]
 
@@ -24,25 +21,20 @@ __all__ = ["ReferenceBackend"]
 class ReferenceBackend:
     """Layers over torch tensors, with a float32 KV cache."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        weights: Weights,
-        options: EngineOptions,
-        stats: SparsityStats,
-        statistics: ActivationStatistics | None,
-        n_ctx: int,
-    ) -> None:
-        self.config, self.options, self.n_ctx = config, options, n_ctx
+    def __init__(self, parts: Parts) -> None:
+        config, weights, options = parts.config, parts.weights, parts.options
+        self.config, self.n_ctx = config, parts.n_ctx
+        self.use_threads(options)
         resident = options.resident
         if resident is None:
             resident = resident_bytes(weights) <= available_memory() // 2
         build = Builder(config, resident=resident, all_active=options.all_active)
-        asked = statistics if config.sparse and not options.all_active else None
+        asked = parts.statistics if config.sparse and not options.all_active else None
         self._token_embd = build.matrix(weights.token_embd)
         self._position_embd = build.matrix(weights.position_embd) if weights.position_embd else None
         self._layers = [
-            build.layer(layer, stats, asked.activity(i) if asked else None) for i, layer in enumerate(weights.layers)
+            build.layer(layer, parts.stats, asked.activity(i) if asked else None)
+            for i, layer in enumerate(weights.layers)
         ]
         self._output_norm = build.norm(weights.output_norm)
         self._output = build.projection(weights.output)
@@ -50,12 +42,12 @@ class ReferenceBackend:
         divisors = weights.rope_freqs.to_float32() if weights.rope_freqs else None
         self._frequencies = torch.from_numpy(rope_frequencies(rope, divisors)) if rope else None
         self._magnitude = rope_magnitude(rope) if rope else 1.0
-        self.cache = KVCache(config, n_ctx)
+        self.cache = KVCache(config, parts.n_ctx)
         self._hidden = torch.empty(0)
 
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], n_past: int) -> None:
-        self._use_threads(len(ids))
+        self._set_threads(len(ids))
         self.cache.n_past = n_past
         positions = torch.arange(n_past, n_past + len(ids))
         x = self._token_embd.rows(torch.tensor(ids, dtype=torch.int64))
@@ -99,9 +91,10 @@ class ReferenceBackend:
         logits: Logits = self._output(self._output_norm(hidden)).numpy()
         return logits
 
-    def _use_threads(self, n_tokens: int) -> None:
-        options = self.options
-        wanted = options.n_threads if n_tokens == 1 else options.n_threads_batch or options.n_threads
-        wanted = wanted or default_threads(options.cores)
+    def use_threads(self, options: EngineOptions) -> None:
+        self._threads, self._threads_batch = options.threads
+
+    def _set_threads(self, n_tokens: int) -> None:
+        wanted = self._threads if n_tokens == 1 else self._threads_batch
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)

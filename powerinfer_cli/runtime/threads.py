@@ -66,8 +66,8 @@ def _available(cores: frozenset[int], said: str) -> frozenset[int]:
     return cores
 
 
-def numa_cores(mode: str, n_threads: int) -> tuple[frozenset[int], ...]:
-    """Where each thread runs: `distribute` takes the nodes in turn, `isolate` stays on the node where the process is.
+def numa_cores(mode: str) -> tuple[frozenset[int], ...]:
+    """Where threads run, in turn: `distribute` takes all nodes, `isolate` the one where the process is.
 
     Empty on a machine of one node, where there is nothing to choose. Raises UsageError: another mode.
     """
@@ -77,7 +77,7 @@ def numa_cores(mode: str, n_threads: int) -> tuple[frozenset[int], ...]:
     if mode == "numactl" or len(nodes) < 2:
         return ()
     if mode == "distribute":
-        return tuple(nodes[i % len(nodes)] for i in range(n_threads))
+        return tuple(nodes)
     here = os.sched_getcpu() if hasattr(os, "sched_getcpu") else min(usable_cores())
     return (next((node for node in nodes if here in node), nodes[0]),)
 

@@ -84,6 +84,12 @@ def test_every_model_and_thread_count(words: str, tmp_path: Path) -> None:
     assert found[1]["bandwidth_gb_per_s"] == 20
 
 
+def test_more_threads_are_no_reason_to_load_again(words: str) -> None:
+    done = powerinfer("bench", "-m", words, "-p", "0", "-n", "1", "-r", "1", "-t", "1,3", "-ub", "4,8", "--progress")
+    heads = [line for line in done.err.splitlines() if not line.startswith("test ")]
+    assert heads == [f"loading {words}, 1 thread", "now 3 threads"] * 2
+
+
 def test_depth_costs_the_bytes_of_its_positions(tmp_path: Path) -> None:
     _, dense = exact_sparse(n_layer=3)
     model = str(dense.write(tmp_path / "dense.gguf"))
@@ -103,7 +109,7 @@ def test_progress_goes_to_stderr(words: str) -> None:
     done = powerinfer("bench", "-m", words, *QUICK, "-d", "3", "--progress", "-o", "jsonl")
     steps = ["warm-up", "depth", "run 1/2", "run 2/2"]
     tests = [f"test {i}/2, {name} @ d3: {step}" for i, name in ((1, "pp8"), (2, "tg4")) for step in steps]
-    assert done.err.splitlines() == [f"loading {words}, 1 threads", *tests]
+    assert done.err.splitlines() == [f"loading {words}, 1 thread", *tests]
     quiet = powerinfer("bench", "-m", words, *QUICK, "--progress", "--no-warmup")
     assert "warm-up" not in quiet.err
 

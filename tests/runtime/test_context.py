@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -126,6 +129,57 @@ def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:
 
     assert greedy(1) == greedy(2)
     assert len(set(greedy(1))) > 3
+
+
+@pytest.mark.parametrize("repack", [True, False])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_threads_can_be_changed_between_tokens(tmp_path: Path, sparse: bool, repack: bool) -> None:
+    """What was made with one thread is gone on with by three, and by one again; no bit depends on it."""
+    models = exact_sparse(n_embd=128, n_ff=384)
+    gguf = (models[0] if sparse else models[1]).stored_as(GGMLType.Q4_0).open(tmp_path)
+
+    def run(*counts: tuple[int | None, int | None]) -> np.ndarray:
+        engine = Engine.load(gguf, EngineOptions(n_ctx=128, n_threads=1, repack=repack))
+        made = []
+        for one, batch in counts:
+            engine.use_threads(one, batch)
+            made.append(engine.logits(list(range(30, 42))))
+            made.append(engine.prefill([7, 5])[None])
+            made += [engine.decode(token)[None] for token in range(3)]
+        return np.concatenate(made)
+
+    np.testing.assert_array_equal(run((1, None), (3, 1), (None, 5), (1, 1)), run(*[(1, 1)] * 4))
+
+
+def test_a_batch_has_threads_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny_model("llama").file.engine(tmp_path, n_threads=1, n_threads_batch=3)
+    ran: list[int] = []
+    run = Team.run
+    monkeypatch.setattr(Team, "run", lambda team, program, threads: (ran.append(threads), run(team, program, threads)))
+    for counts in ((1, 3), (2, 1), (2, 2)):
+        engine.use_threads(*counts)
+        engine.reset()
+        engine.logits(PROMPT[:5])
+        assert set(ran) == {counts[1]}
+        ran.clear()
+        engine.decode(PROMPT[5])
+        assert set(ran) == {counts[0]}
+        ran.clear()
+
+
+def test_the_plain_twin_changes_torchs_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        engine = tiny_model("llama").file.engine(tmp_path, reference=True, n_threads=1, n_threads_batch=2)
+        engine.prefill(PROMPT[:5])
+        assert torch.get_num_threads() == 2
+        engine.use_threads(3, 1)
+        engine.prefill(PROMPT[:5])
+        assert torch.get_num_threads() == 1
+        engine.decode(PROMPT[5])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,31 +101,31 @@ def test_a_core_that_is_not_there(machine: Machine) -> None:
 def test_nodes_in_turn(machine: Machine) -> None:
     machine.nodes("0-1,4-5", "2-3,6-7")
     even, odd = frozenset({0, 1, 4, 5}), frozenset({2, 3, 6, 7})
-    assert numa_cores("distribute", 3) == (even, odd, even)
+    assert numa_cores("distribute") == (even, odd)
 
 
 def test_the_node_where_the_process_is(machine: Machine) -> None:
     machine.nodes("0-3", "4-7")
     machine.usable(range(8), here=6)
-    assert numa_cores("isolate", 2) == (frozenset({4, 5, 6, 7}),)
+    assert numa_cores("isolate") == (frozenset({4, 5, 6, 7}),)
 
 
 def test_cores_that_are_not_ours_count_for_no_node(machine: Machine) -> None:
     machine.nodes("0-3", "4-7", "8-11", "")
     machine.usable([1, 2, 7], here=1)
-    assert numa_cores("distribute", 2) == (frozenset({1, 2}), frozenset({7}))
+    assert numa_cores("distribute") == (frozenset({1, 2}), frozenset({7}))
     machine.usable([1, 2], here=1)
-    assert numa_cores("distribute", 2) == ()
+    assert numa_cores("distribute") == ()
 
 
 def test_nothing_to_choose(machine: Machine) -> None:
-    assert numa_cores("isolate", 2) == ()
+    assert numa_cores("isolate") == ()
     machine.nodes("0-7")
-    assert numa_cores("distribute", 2) == ()
+    assert numa_cores("distribute") == ()
     machine.nodes("0-3", "4-7")
-    assert numa_cores("numactl", 2) == ()
+    assert numa_cores("numactl") == ()
     with pytest.raises(UsageError, match="--numa mirror"):
-        numa_cores("mirror", 2)
+        numa_cores("mirror")
 
 
 def allowed(names: Sequence[str]) -> dict[str, set[int]]:
