@@ -1,0 +1,80 @@
+"""One layer's keys and values on a device: [n_head_kv, n_ctx, head_dim], q8_0 with a float16 scale for every 32."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.cache import GROUP, CacheType
+
+__all__ = ["DeviceCache", "cache_bytes", "make_cache", "read_rows", "write_rows"]
+
+_DTYPES = {CacheType.F32: torch.float32, CacheType.F16: torch.float16, CacheType.Q8_0: torch.int8}
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceCache:
+    """Numbers as they are stored; scales [n_head_kv, n_ctx, head_dim / 32] where the type is q8_0, else None."""
+
+    type_k: CacheType
+    type_v: CacheType
+    k: Tensor
+    k_scales: Tensor | None
+    v: Tensor
+    v_scales: Tensor | None
+
+    @property
+    def n_head_kv(self) -> int:
+        return self.k.shape[0]
+
+    @property
+    def n_ctx(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.k, self.k_scales, self.v, self.v_scales) if t is not None)
+
+
+def make_cache(
+    n_head_kv: int, n_ctx: int, head_dim: int, type_k: CacheType, type_v: CacheType, device: torch.device | str
+) -> DeviceCache:
+    """Zeros. head_dim is a multiple of 32 for q8_0."""
+
+    def numbers(kind: CacheType) -> Tensor:
+        return torch.zeros(n_head_kv, n_ctx, head_dim, dtype=_DTYPES[kind], device=device)
+
+    def scales(kind: CacheType) -> Tensor | None:
+        if kind is not CacheType.Q8_0:
+            return None
+        return torch.zeros(n_head_kv, n_ctx, head_dim // GROUP, dtype=torch.float16, device=device)
+
+    return DeviceCache(type_k, type_v, numbers(type_k), scales(type_k), numbers(type_v), scales(type_v))
+
+
+def cache_bytes(n_head_kv: int, n_ctx: int, head_dim: int, type_k: CacheType, type_v: CacheType) -> int:
+    """What `make_cache` takes on the device."""
+    return n_head_kv * n_ctx * (type_k.position_bytes(head_dim) + type_v.position_bytes(head_dim))
+
+
+def read_rows(numbers: Tensor, scales: Tensor | None, begin: int, end: int) -> Tensor:
+    """Keys or values of positions begin to end - 1, float32 [n_head_kv, end - begin, head_dim]."""
+    found = numbers[:, begin:end].float()
+    if scales is None:
+        return found
+    groups = found.view(*found.shape[:2], -1, GROUP) * scales[:, begin:end].float().unsqueeze(-1)
+    return groups.view(found.shape)
+
+
+def write_rows(numbers: Tensor, scales: Tensor | None, positions: Tensor, x: Tensor) -> None:
+    """Put keys or values x float32 [n_head_kv, T, head_dim] at positions int64 [T]."""
+    if scales is not None:
+        groups = x.reshape(*x.shape[:2], -1, GROUP)
+        peaks = groups.abs().amax(-1)
+        scales.index_copy_(1, positions, (peaks / 127).to(scales.dtype))
+        x = (groups * torch.where(peaks > 1e-30, 127 / peaks, 0).unsqueeze(-1)).round().view(x.shape)
+    numbers.index_copy_(1, positions, x.to(numbers.dtype))

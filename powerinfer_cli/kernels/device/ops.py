@@ -1,0 +1,51 @@
+"""Every operation of a layer on a device, and the choice between Triton kernels and their twins in torch.
+
+T tokens, D = head_dim; rows are PlanarRows; vectors are contiguous float32 on the rows' device. With `out` the result
+is put there, and is what is returned. The functions' own docstrings say more (`reference`, `reference_attention`).
+
+    dequantize(rows, dtype=float32) -> [n_rows, n_cols]
+    matvec(rows, x [n_cols], bias=None, out=None) -> [n_rows]
+    matmul(rows, x [T, n_cols], bias=None, out=None) -> [T, n_rows]
+    matmul_t(rows, x [T, n_rows], out=None) -> [T, n_cols]
+    predict(fc1, fc2, x [n_embd] or [T, n_embd], threshold, modes=None, out=None) -> uint8 [n] or [T, n]
+    activated(gate | None, up, activation, *, relu_on_up=False, out=None) -> like up
+    sparse_ffn(x [n_embd], mask uint8 | None, gate | None, up, down_t, *, gate_bias=None, up_bias=None,
+               activation=RELU, relu_on_up=False, neurons=None, out=None) -> (y [n_embd], fired int64 [1])
+    sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])
+    add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None) -> like x, which has the adds added
+    rope_store(q [T, H * D], k, v [T, H_kv * D], cache, n_past int64 [1], cos, sin [n_ctx, n_rot / 2] | None,
+               style | None, *, q_norm=None, k_norm=None, eps=0.0)
+    attention(q [T, H * D], cache, n_past int64 [1], *, limit=None, out=None) -> [T, H * D]
+
+For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
+static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.
+"""
+
+import torch
+
+from powerinfer_cli.kernels.device import reference, reference_attention
+
+__all__ = ["Ops", "ops_for"]
+
+
+class Ops:
+    """The twins in torch. What runs Triton kernels is derived from it."""
+
+    name = "torch"
+
+    dequantize = staticmethod(reference.dequantize)
+    matvec = staticmethod(reference.matvec)
+    matmul = staticmethod(reference.matmul)
+    matmul_t = staticmethod(reference.matmul_t)
+    predict = staticmethod(reference.predict)
+    activated = staticmethod(reference.activated)
+    sparse_ffn = staticmethod(reference.sparse_ffn)
+    sparse_ffn_batch = staticmethod(reference.sparse_ffn_batch)
+    add_norm = staticmethod(reference.add_norm)
+    rope_store = staticmethod(reference_attention.rope_store)
+    attention = staticmethod(reference_attention.attention)
+
+
+def ops_for(device: torch.device | str) -> Ops:
+    """The operations for a device."""
+    return Ops()

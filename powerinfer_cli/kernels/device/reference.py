@@ -1,0 +1,245 @@
+"""The plain twins of the device kernels: products, predictor, FFN and norm in torch, on any device, float32 results.
+
+What decoding uses has static shapes and asks nothing back from the device, so that a CUDA graph can record it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
+from powerinfer_cli.kernels.reference import activate
+from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
+from powerinfer_cli.model import Activation, NormKind
+
+__all__ = [
+    "CHUNK_NUMBERS",
+    "activated",
+    "add_norm",
+    "compute_dtype",
+    "dequantize",
+    "matmul",
+    "matmul_t",
+    "matvec",
+    "predict",
+    "product",
+    "sparse_ffn",
+    "sparse_ffn_batch",
+]
+
+CHUNK_NUMBERS = 1 << 23
+"""Weights that are dequantised at a time."""
+
+_MM_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8: products of halves, summed and kept in float32
+
+
+def dequantize(rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[n_rows, n_cols]"""
+    layout = rows.layout
+    if rows.scales is None:
+        return rows.quants.to(dtype)
+    quants = rows.quants
+    if layout.packed:
+        packed = quants.view(rows.n_rows, rows.n_cols // layout.group, 1, layout.group // 2)
+        quants = torch.cat((packed & 15, packed >> 4), 2)
+    levels = quants.float() - layout.offset if rows.codebook is None else rows.codebook[quants.int()]
+    shape = (rows.n_rows, rows.n_cols // layout.group, layout.group)
+    weights = levels.view(shape) * _over_groups(rows, rows.scales, rows.super_scales)
+    if rows.mins is not None:
+        weights = weights + _over_groups(rows, rows.mins, rows.super_mins)
+    return weights.view(rows.n_rows, rows.n_cols).to(dtype)
+
+
+def _over_groups(rows: PlanarRows, small: Tensor, large: Tensor | None) -> Tensor:
+    """Scales or minima as float32 [n_rows, groups, 1]."""
+    found = small.float()
+    if large is not None:
+        found = found * large.float().repeat_interleave(SUPERBLOCK // rows.layout.group, 1)
+    return found.unsqueeze(-1)
+
+
+def compute_dtype(rows: PlanarRows) -> torch.dtype:
+    """What products of many vectors are computed in: on CUDA a half, unless the weights are float32."""
+    if rows.device.type != "cuda" or rows.kind is GGMLType.F32:
+        return torch.float32
+    return torch.bfloat16 if rows.kind in (GGMLType.BF16, GGMLType.MXFP4) else torch.float16
+
+
+def product(x: Tensor, weights: Tensor) -> Tensor:
+    """x [T, m] float32 @ weights [m, n] of any float type -> float32 [T, n].
+
+    Halves are multiplied as halves: x goes in with each row's largest number at 1, as float16 would overflow.
+    """
+    if weights.dtype == torch.float32:
+        return x @ weights
+    peaks = x.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    halves = (x / peaks).to(weights.dtype)
+    if _MM_OUT_DTYPE and x.is_cuda:
+        return torch.mm(halves, weights, out_dtype=torch.float32) * peaks
+    return (halves @ weights).float() * peaks
+
+
+def matmul(rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """x [T, n_cols] @ rows.T (+ bias [n_rows]) -> [T, n_rows]"""
+    out = _room(out, x, len(x), rows.n_rows)
+    for begin, end in _chunks(rows):
+        out[:, begin:end] = product(x, dequantize(rows.slice(begin, end), compute_dtype(rows)).T)
+    return out if bias is None else out.add_(bias)
+
+
+def matmul_t(rows: PlanarRows, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """x [T, n_rows] @ rows -> [T, n_cols]"""
+    out = _room(out, x, len(x), rows.n_cols).zero_()
+    for begin, end in _chunks(rows):
+        out += product(x[:, begin:end], dequantize(rows.slice(begin, end), compute_dtype(rows)))
+    return out
+
+
+def matvec(rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """rows @ x [n_cols] (+ bias [n_rows]) -> [n_rows], all in float32."""
+    out = _room(out, x, rows.n_rows)
+    for begin, end in _chunks(rows):
+        torch.mv(dequantize(rows.slice(begin, end)), x, out=out[begin:end])
+    return out if bias is None else out.add_(bias)
+
+
+def _chunks(rows: PlanarRows) -> list[tuple[int, int]]:
+    step = max(1, CHUNK_NUMBERS // rows.n_cols)
+    return [(begin, min(begin + step, rows.n_rows)) for begin in range(0, rows.n_rows, step)]
+
+
+def _room(out: Tensor | None, x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, device=x.device) if out is None else out
+
+
+def predict(
+    fc1: PlanarRows,
+    fc2: PlanarRows,
+    x: Tensor,
+    threshold: float,
+    modes: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """fc2 @ relu(fc1 @ x) >= threshold, as 0 or 1. x [n_embd] -> uint8 [n], or [T, n_embd] -> [T, n].
+
+    modes uint8 [n]: where NEVER or ALWAYS, that is the answer.
+    """
+    multiply = matvec if x.ndim == 1 else matmul
+    mask = multiply(fc2, torch.relu(multiply(fc1, x))) >= threshold
+    if modes is not None:
+        mask = mask & (modes == ASK) | (modes == ALWAYS)
+    found = mask.to(torch.uint8)
+    return found if out is None else out.copy_(found)
+
+
+def activated(
+    gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
+    if gate is None:
+        value = activate(up, activation)
+    else:
+        value = activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
+    return value if out is None else out.copy_(value)
+
+
+def sparse_ffn(
+    x: Tensor,
+    mask: Tensor | None,
+    gate: PlanarRows | None,
+    up: PlanarRows,
+    down_t: PlanarRows,
+    *,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: Activation = Activation.RELU,
+    relu_on_up: bool = False,
+    neurons: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `sparse_ffn_batch`, for one token: x [n_embd], mask [n] -> (y [n_embd], fired)."""
+    batch_mask = None if mask is None else mask.unsqueeze(0)
+    y, fired = sparse_ffn_batch(
+        x.unsqueeze(0),
+        batch_mask,
+        gate,
+        up,
+        down_t,
+        gate_bias=gate_bias,
+        up_bias=up_bias,
+        activation=activation,
+        relu_on_up=relu_on_up,
+        neurons=neurons,
+        out=None if out is None else out.unsqueeze(0),
+    )
+    return y[0], fired
+
+
+def sparse_ffn_batch(
+    x: Tensor,
+    mask: Tensor | None,
+    gate: PlanarRows | None,
+    up: PlanarRows,
+    down_t: PlanarRows,
+    *,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: Activation = Activation.RELU,
+    relu_on_up: bool = False,
+    neurons: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The FFN of those neurons that count. x [T, n_embd] -> (y [T, n_embd], how many fired, int64 [1]).
+
+    gate, up and down_t [n, n_embd]; biases [n]. mask uint8 [T, n] of 0 and 1, None: all count; with `neurons` int64
+    [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, for ReLU, its gate (without one its up)
+    is open. T 1 is computed in float32 throughout.
+    """
+    if mask is not None and neurons is not None:
+        mask = mask.index_select(1, neurons)
+    first, first_bias = (up, up_bias) if gate is None else (gate, gate_bias)
+    fires = _linear(first, x, first_bias)
+    counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
+    open_ = counts & (fires > 0) if activation is Activation.RELU else counts
+    if gate is None:
+        value = activated(None, fires, activation)
+    else:
+        value = activated(fires, _linear(up, x, up_bias), activation, relu_on_up=relu_on_up)
+    value = torch.where(open_, value, 0)
+    y = _back(down_t, value)
+    return y if out is None else out.copy_(y), open_.sum().view(1)
+
+
+def _linear(rows: PlanarRows, x: Tensor, bias: Tensor | None) -> Tensor:
+    return matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else matmul(rows, x, bias)
+
+
+def _back(rows: PlanarRows, x: Tensor) -> Tensor:
+    if len(x) > 1:
+        return matmul_t(rows, x)
+    y = torch.zeros(1, rows.n_cols, device=x.device)
+    for begin, end in _chunks(rows):
+        y += x[:, begin:end] @ dequantize(rows.slice(begin, end))
+    return y
+
+
+def add_norm(
+    x: Tensor,
+    adds: tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    kind: NormKind,
+    out: Tensor | None = None,
+) -> Tensor:
+    """x += all of adds, in their order; then x's norm over the last dimension. x and adds [T, n] or [n]."""
+    for add in adds:
+        x.add_(add)
+    if kind is NormKind.RMS:
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+        if bias is not None:
+            normed = normed + bias
+    else:
+        normed = F.layer_norm(x, weight.shape, weight, bias, eps)
+    return normed if out is None else out.copy_(normed)

@@ -1,0 +1,77 @@
+"""The plain twins of the device's attention in torch: rotary positions, the cache, and attention over it.
+
+Where the batch's first token stands, n_past, is a tensor on the device, so that one CUDA graph serves all positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
+from powerinfer_cli.kernels.reference import rms_norm, rotate
+from powerinfer_cli.model import RopeStyle
+
+__all__ = ["attention", "rope_store"]
+
+
+def rope_store(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: DeviceCache,
+    n_past: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    style: RopeStyle | None,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
+) -> None:
+    """Turn q in place; put turned keys, and values, into the cache at positions n_past + t.
+
+    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim] (k may be changed too), n_past int64 [1]; cos and sin
+    float32 [n_ctx, n_rot / 2] by position, None: nothing is turned. With q_norm and k_norm [head_dim] every head is
+    normalised by its root mean square first.
+    """
+    n_token, head_dim = len(q), cache.head_dim
+    positions = n_past + torch.arange(n_token, device=q.device)
+    heads, keys, values = (x.view(n_token, -1, head_dim) for x in (q, k, v))
+    turned = heads if q_norm is None else rms_norm(heads, q_norm, eps)
+    if k_norm is not None:
+        keys = rms_norm(keys, k_norm, eps)
+    if cos is not None and sin is not None and style is not None:
+        cos, sin = cos.index_select(0, positions), sin.index_select(0, positions)
+        turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
+    if turned is not heads:
+        heads.copy_(turned)
+    write_rows(cache.k, cache.k_scales, positions, keys.transpose(0, 1))
+    write_rows(cache.v, cache.v_scales, positions, values.transpose(0, 1))
+
+
+def attention(
+    q: Tensor, cache: DeviceCache, n_past: Tensor, *, limit: int | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Causal attention of T tokens at positions n_past + t. q [T, n_head * head_dim] -> the same shape.
+
+    Token t sees positions 0 to n_past + t, scores scaled by 1 / sqrt(head_dim); n_head is a multiple of n_head_kv.
+    `limit`: a number of positions, at least n_past + T, beyond which nothing is read; for callers that know n_past.
+    """
+    n_token, n_seen, head_dim = len(q), min(limit or cache.n_ctx, cache.n_ctx), cache.head_dim
+    positions = torch.arange(n_seen, device=q.device)
+    visible = positions <= n_past + torch.arange(n_token, device=q.device).unsqueeze(1)  # [T, S]
+    # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
+    queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
+    group = queries.shape[1]
+    k = read_rows(cache.k, cache.k_scales, 0, n_seen)
+    v = read_rows(cache.v, cache.v_scales, 0, n_seen)
+    # What lies behind may be no numbers, and 0 * NaN is NaN.
+    k, v = (torch.where(visible[-1].unsqueeze(1), x, 0) for x in (k, v))
+    found = F.scaled_dot_product_attention(
+        queries.reshape(1, cache.n_head_kv, group * n_token, head_dim),
+        k.unsqueeze(0),
+        v.unsqueeze(0),
+        attn_mask=visible.repeat(group, 1),
+    )
+    found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
+    return found if out is None else out.copy_(found)

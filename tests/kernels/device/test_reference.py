@@ -1,0 +1,212 @@
+"""The torch twins against the plain operations on float64 or float32 weights."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.kernels import reference as plain
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, to_planar
+from powerinfer_cli.kernels.device import reference as twins
+from powerinfer_cli.kernels.device.planar import LAYOUTS
+from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from tests.helpers.weight_rows import gguf_rows
+
+OPS = ops_for("cpu")
+KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def rows_of(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> tuple[PlanarRows, Tensor]:
+    """Random rows, and their numbers."""
+    raw = gguf_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
+    rows = to_planar(torch.from_numpy(raw), kind, n_cols)
+    return rows, twins.dequantize(rows)
+
+
+def f32_rows(numbers: Tensor) -> PlanarRows:
+    return PlanarRows(GGMLType.F32, *numbers.shape, numbers)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_products(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_cols = BLOCK[kind][0] * 2 + (3 if LAYOUTS[kind].is_float else 0)
+    monkeypatch.setattr(twins, "CHUNK_NUMBERS", 4 * n_cols)  # several pieces, the last of one row
+    rows, weights = rows_of(kind, 13, n_cols)
+    x, bias, back = normal(5, n_cols), normal(13, seed=1), normal(5, 13, seed=2)
+    close = {"rtol": 1e-5, "atol": 1e-4 * float(weights.abs().max())}
+    torch.testing.assert_close(OPS.matvec(rows, x[0], bias), weights @ x[0] + bias, **close)
+    torch.testing.assert_close(OPS.matmul(rows, x, bias), x @ weights.T + bias, **close)
+    torch.testing.assert_close(OPS.matmul_t(rows, back), back @ weights, **close)
+    out = torch.full((5, 13), torch.nan)
+    assert OPS.matmul(rows, x, out=out) is out
+    torch.testing.assert_close(out, x @ weights.T, **close)
+    out = torch.full((13,), torch.nan)
+    assert OPS.matvec(rows, x[0], out=out) is out
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(OPS.matmul_t(rows, back, out=torch.full((5, n_cols), torch.nan))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_products_of_halves(dtype: torch.dtype, scale: float) -> None:
+    """As on CUDA: inputs beyond float16's range, or far below, lose no more than a half's rounding."""
+    x, weights = normal(4, 96) * scale, normal(96, 7, seed=1).to(dtype)
+    x[1] = 0
+    wanted = x.double() @ weights.double()
+    error = (twins.product(x, weights) - wanted).abs()
+    assert (error <= torch.finfo(dtype).eps * (x.abs().double() @ weights.abs().double())).all()
+
+
+def test_what_products_are_computed_in() -> None:
+    rows = f32_rows(normal(2, 32))
+    assert twins.compute_dtype(rows) is torch.float32
+    meta = torch.zeros(2, 32, device="meta")
+    assert twins.compute_dtype(PlanarRows(GGMLType.Q4_0, 2, 32, meta)) is torch.float32
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_predictor(threshold: float) -> None:
+    (fc1, w1), (fc2, w2) = rows_of(GGMLType.F16, 9, 31), rows_of(GGMLType.F16, 45, 9, seed=1)
+    x, modes = normal(6, 31, seed=2), torch.from_numpy(np.random.default_rng(3).integers(0, 3, 45).astype(np.uint8))
+    wanted = plain.predict_active(x, w1, w2, threshold)
+    assert torch.equal(OPS.predict(fc1, fc2, x, threshold).bool(), wanted)
+    found = torch.full((45,), 7, dtype=torch.uint8)
+    assert OPS.predict(fc1, fc2, x[2], threshold, out=found) is found
+    assert torch.equal(found, wanted[2].to(torch.uint8))
+    wanted[:, modes == 0] = False
+    wanted[:, modes == 2] = True
+    assert torch.equal(OPS.predict(fc1, fc2, x, threshold, modes).bool(), wanted)
+
+
+@pytest.mark.parametrize(("gated", "relu_on_up"), KINDS)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("picked", [False, True])
+def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) -> None:
+    (gate, wg), (up, wu), (down, wd) = (rows_of(GGMLType.Q8_0, 37, 64, seed) for seed in range(3))
+    gate_bias, up_bias = (normal(37, seed=4), normal(37, seed=5)) if with_bias else (None, None)
+    x, mask = normal(3, 64), normal(3, 90, seed=7) > 0
+    neurons = torch.from_numpy(np.random.default_rng(1).permutation(90)[:37]) if picked else None
+    counted = mask[:, neurons] if picked else mask[:, :37]
+    gates = (wg, gate_bias) if gated else (None, None)
+    wanted = plain.sparse_ffn(x, counted, gates[0], wu, wd, relu_on_up=relu_on_up, gate_bias=gates[1], up_bias=up_bias)
+    first, first_bias = (wg, gate_bias) if gated else (wu, up_bias)
+    fires = counted & (torch.nn.functional.linear(x, first, first_bias) > 0)
+    given = (mask if picked else counted.contiguous()).to(torch.uint8)
+    options = {"gate_bias": gates[1], "up_bias": up_bias, "relu_on_up": relu_on_up, "neurons": neurons}
+    y, fired = OPS.sparse_ffn_batch(x, given, gate if gated else None, up, down, **options)
+    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
+    assert (fired.tolist(), fired.dtype) == ([int(fires.sum())], torch.int64)
+    out = torch.full((64,), torch.nan)
+    y, fired = OPS.sparse_ffn(x[1], given[1], gate if gated else None, up, down, **options, out=out)
+    torch.testing.assert_close(out, wanted[1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(y, out)
+    assert fired.tolist() == [int(fires[1].sum())]
+
+
+@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+@pytest.mark.parametrize("gated", [False, True])
+def test_other_activations_count_every_neuron_of_the_mask(activation: Activation, gated: bool) -> None:
+    gate, up, down_t, x = normal(20, 8), normal(20, 8, seed=1), normal(20, 8, seed=2), normal(2, 8, seed=3)
+    mask = (normal(2, 20, seed=4) > 0).to(torch.uint8)
+    value = plain.activate(x @ (gate if gated else up).T, activation)
+    if gated:
+        value = value * (x @ up.T)
+    rows = (f32_rows(gate) if gated else None, f32_rows(up), f32_rows(down_t))
+    y, fired = OPS.sparse_ffn_batch(x, mask, *rows, activation=activation)
+    torch.testing.assert_close(y, (value * mask) @ down_t, rtol=1e-5, atol=1e-5)
+    assert fired.item() == int(mask.sum())
+    y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=activation)
+    torch.testing.assert_close(y, value @ down_t, rtol=1e-5, atol=1e-5)
+    assert fired.item() == 40
+
+
+def test_no_neurons_are_no_ffn() -> None:
+    """As on a GPU that holds none of a layer's."""
+    none = f32_rows(torch.empty(0, 8))
+    empty = torch.zeros(0, dtype=torch.int64)
+    mask = torch.ones(1, 12, dtype=torch.uint8)
+    y, fired = OPS.sparse_ffn(normal(8), mask[0], none, none, none, neurons=empty)
+    assert (y.tolist(), fired.tolist()) == ([0.0] * 8, [0])
+    y, fired = OPS.sparse_ffn_batch(normal(3, 8), mask.expand(3, 12), none, none, none, neurons=empty)
+    assert (y.abs().sum().item(), fired.tolist()) == (0.0, [0])
+
+
+@pytest.mark.parametrize("kind", NormKind)
+@pytest.mark.parametrize("shape", [(33,), (3, 33)])
+def test_norm_of_a_sum(kind: NormKind, shape: tuple[int, ...]) -> None:
+    x, adds, weight, bias = normal(*shape), (normal(*shape, seed=1), normal(*shape, seed=2)), normal(33), normal(33)
+    total = x + adds[0] + adds[1]
+    wanted = plain.rms_norm(total, weight, 1e-3) + bias
+    if kind is NormKind.LAYER:
+        wanted = plain.layer_norm(total, weight, bias, 1e-3)
+    out = torch.full(shape, torch.nan)
+    assert OPS.add_norm(x, adds, weight, bias, 1e-3, kind, out) is out
+    torch.testing.assert_close(out, wanted)
+    torch.testing.assert_close(x, total)
+    torch.testing.assert_close(OPS.add_norm(x, (), weight, None, 1e-3, NormKind.RMS), plain.rms_norm(x, weight, 1e-3))
+
+
+N_CTX, DIM = 128, 32
+PASTS = [(1, 0), (1, 77), (5, 0), (7, 60)]
+
+
+def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, n_past: int) -> DeviceCache:
+    """A cache of keys and values [S, n_kv * DIM], those from n_past on stored behind the others; NaN beyond them."""
+    cache = make_cache(n_kv, N_CTX, DIM, *types, "cpu")
+    for numbers, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales)):
+        (numbers if scales is None else scales).fill_(torch.nan)
+    for begin, end in ((0, n_past), (n_past, len(k))):
+        if begin < end:
+            q = torch.zeros(end - begin, n_kv * DIM)
+            OPS.rope_store(q, k[begin:end].clone(), v[begin:end], cache, torch.tensor([begin]), None, None, None)
+    return cache
+
+
+@pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16])
+@pytest.mark.parametrize("n_kv", [1, 2, 6])
+def test_attention_over_the_cache(types: tuple[CacheType, CacheType], n_kv: int) -> None:
+    for n_token, n_past in PASTS:
+        seen = n_past + n_token
+        q, k, v = normal(n_token, 6 * DIM), normal(seen, n_kv * DIM, seed=1), normal(seen, n_kv * DIM, seed=2)
+        cache = filled(n_kv, types, k, v, n_past)
+        wanted = plain.attention(*(x.view(len(x), -1, DIM) for x in (q, k, v)))
+        loss = {CacheType.F32: 1e-5, CacheType.F16: 2e-3, CacheType.Q8_0: 4e-2}
+        close = {"rtol": 0, "atol": max(loss[types[0]], loss[types[1]])}
+        out = torch.full_like(q, torch.nan)
+        assert OPS.attention(q, cache, torch.tensor([n_past]), out=out) is out
+        torch.testing.assert_close(out, wanted, **close)
+        torch.testing.assert_close(OPS.attention(q, cache, torch.tensor([n_past]), limit=seen), wanted, **close)
+
+
+@pytest.mark.parametrize("style", RopeStyle)
+@pytest.mark.parametrize("n_rot", [DIM, 10])
+@pytest.mark.parametrize("normed", [False, True])
+def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: bool) -> None:
+    angles = normal(N_CTX, n_rot // 2, seed=9)
+    cos, sin = angles.cos(), angles.sin()
+    q, k, v = normal(3, 4 * DIM), normal(3, 2 * DIM, seed=1), normal(3, 2 * DIM, seed=2)
+    q_norm, k_norm = (normal(DIM, seed=3), normal(DIM, seed=4)) if normed else (None, None)
+    heads, keys = q.view(3, 4, DIM), k.view(3, 2, DIM)
+    if q_norm is not None and k_norm is not None:
+        heads, keys = plain.rms_norm(heads, q_norm, 1e-6), plain.rms_norm(keys, k_norm, 1e-6)
+    wanted_q, wanted_k = (plain.rotate(x, cos[70:73], sin[70:73], style) for x in (heads, keys))
+    cache = make_cache(2, N_CTX, DIM, CacheType.F32, CacheType.F32, "cpu")
+    n_past = torch.tensor([70])
+    OPS.rope_store(q, k.clone(), v, cache, n_past, cos, sin, style, q_norm=q_norm, k_norm=k_norm, eps=1e-6)
+    torch.testing.assert_close(q.view(3, 4, DIM), wanted_q)
+    torch.testing.assert_close(cache.k[:, 70:73], wanted_k.transpose(0, 1))
+    torch.testing.assert_close(cache.v[:, 70:73], v.view(3, 2, DIM).transpose(0, 1))
+    for untouched in (cache.k, cache.v):
+        assert not untouched[:, :70].any()
+        assert not untouched[:, 73:].any()
+
+
+@pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType])
+def test_cache_bytes_are_those_of_the_tensors(types: tuple[CacheType, CacheType]) -> None:
+    assert make_cache(3, 64, 96, *types, "cpu").nbytes == cache_bytes(3, 64, 96, *types)
