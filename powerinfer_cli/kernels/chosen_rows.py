@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.matrix import Matrix
+from powerinfer_cli.kernels.reference import activate, neuron_values
+from powerinfer_cli.model import Activation
 
 __all__ = ["NeuronRows", "sparse_ffn_batch", "sparse_ffn_token"]
 
@@ -20,6 +22,7 @@ class NeuronRows:
     gate_bias: Tensor | None
     up_bias: Tensor | None
     relu_on_up: bool
+    activation: Activation = Activation.RELU
 
 
 def _rows(matrix: Matrix, bias: Tensor | None, indices: Tensor, x: Tensor) -> Tensor:
@@ -31,13 +34,15 @@ def _rows(matrix: Matrix, bias: Tensor | None, indices: Tensor, x: Tensor) -> Te
 def sparse_ffn_token(x: Tensor, active: Tensor, neurons: NeuronRows) -> tuple[Tensor, int]:
     """One token. x [1, n_embd], active int64 indices, ascending -> (y [1, n_embd], neurons that fired).
 
-    The gate's rows of active neurons are read first; a neuron whose gate is 0 costs neither its up nor its down row.
+    The gate's rows of active neurons are read first; under ReLU, a neuron whose gate is 0 costs neither its up nor its
+    down row. Under other activations every active neuron fires.
     """
     first = neurons.up if neurons.gate is None else neurons.gate
     first_bias = neurons.up_bias if neurons.gate is None else neurons.gate_bias
-    value = torch.relu(_rows(first, first_bias, active, x))
-    fired = value[0].nonzero()[:, 0]
-    value, active = value[:, fired], active[fired]
+    value = activate(_rows(first, first_bias, active, x), neurons.activation)
+    if neurons.activation is Activation.RELU:
+        fired = value[0].nonzero()[:, 0]
+        value, active = value[:, fired], active[fired]
     if neurons.gate is not None:
         up = _rows(neurons.up, neurons.up_bias, active, x)
         value = value * (torch.relu(up) if neurons.relu_on_up else up)
@@ -51,11 +56,10 @@ def sparse_ffn_batch(x: Tensor, mask: Tensor, neurons: NeuronRows) -> tuple[Tens
     """
     needed = mask.any(0).nonzero()[:, 0]
     mask = mask[:, needed]
-    first = neurons.up if neurons.gate is None else neurons.gate
-    first_bias = neurons.up_bias if neurons.gate is None else neurons.gate_bias
-    value = torch.relu(_rows(first, first_bias, needed, x)) * mask
-    fired = int(value.count_nonzero())
-    if neurons.gate is not None:
-        up = _rows(neurons.up, neurons.up_bias, needed, x)
-        value = value * (torch.relu(up) if neurons.relu_on_up else up)
-    return value @ neurons.down_t.rows(needed), fired
+    up = _rows(neurons.up, neurons.up_bias, needed, x)
+    gate = None if neurons.gate is None else _rows(neurons.gate, neurons.gate_bias, needed, x)
+    firing = mask
+    if neurons.activation is Activation.RELU:
+        firing = mask & ((up if gate is None else gate) > 0)
+    value = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up)
+    return (value * mask) @ neurons.down_t.rows(needed), int(firing.count_nonzero())

@@ -10,6 +10,7 @@ __all__ = [
     "activate",
     "attention",
     "layer_norm",
+    "neuron_values",
     "predict_active",
     "rms_norm",
     "rotate",
@@ -32,6 +33,13 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     if activation is Activation.RELU:
         return torch.relu(x)
     return F.silu(x) if activation is Activation.SILU else F.gelu(x)
+
+
+def neuron_values(gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False) -> Tensor:
+    """What neurons are: act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate."""
+    if gate is None:
+        return activate(up, activation)
+    return activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
@@ -74,18 +82,14 @@ def sparse_ffn(
     up: Tensor,
     down_t: Tensor,
     *,
+    activation: Activation = Activation.RELU,
     relu_on_up: bool = False,
     gate_bias: Tensor | None = None,
     up_bias: Tensor | None = None,
 ) -> Tensor:
-    """A ReLU FFN in which only active neurons count: every neuron computed, the others' activations set to 0.
+    """An FFN in which only active neurons count: every neuron computed, the others' activations set to 0.
 
     x [T, n_embd], active bool [T, n_ff], gate, up and down_t [n_ff, n_embd] -> [T, n_embd].
-    Without a gate the neuron's value is relu(up); with one it is relu(gate) * up, or relu(gate) * relu(up).
     """
-    value = F.linear(x, up, up_bias)
-    if gate is None:
-        value = torch.relu(value)
-    else:
-        value = torch.relu(F.linear(x, gate, gate_bias)) * (torch.relu(value) if relu_on_up else value)
-    return (value * active) @ down_t
+    gates = None if gate is None else F.linear(x, gate, gate_bias)
+    return (neuron_values(gates, F.linear(x, up, up_bias), activation, relu_on_up=relu_on_up) * active) @ down_t

@@ -45,7 +45,7 @@ from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Neurons, Predictor,
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 
-__all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch"]
+__all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch", "spread_values"]
 
 _BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
 _ROOM = _BLOCK + 16  # for a token's list of a block's neurons
@@ -136,6 +136,12 @@ def sparse_batch(
     ]
 
 
+def spread_values(state: npt.NDArray[np.int64], workspace: SparseWorkspace, out: npt.NDArray[np.float32]) -> Operation:
+    """After `sparse_batch`: out[t, i] = what neuron i was for token t, 0 where it was not. out float32 [T, n_ff]."""
+    w = workspace
+    return Operation(_spread, (state, len(w.counts), w.sizes, w.chosen, w.factors, w.sizes.shape[1], out, out.shape[1]))
+
+
 @helper
 def _bits_of(modes, begin, end, mode):
     """Which of up to 64 neurons have this mode: bit i for neuron begin + i."""
@@ -202,6 +208,25 @@ def _turn(op_address, worker):
                 at = np.int64(tokens[k]) * _ROOM + sizes[tokens[k]]
                 chosen[at], factors[at] = i - block * _BLOCK, values[k]
                 sizes[tokens[k]] += 1
+
+
+@kernel(OPERATION, "sparse_spread")
+def _spread(op_address, worker):
+    """Tokens' lists of neurons to rows of all neurons. A piece is a token."""
+    op = i64(op_address)
+    state, n_ff, most, stride = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 5], op[FIRST + 7]
+    while True:
+        t = take(op)
+        if t >= state[N_TOKENS]:
+            return
+        row = f32(op[FIRST + 6] + t * stride * 4)
+        for i in range(n_ff):
+            row[i] = 0.0
+        for first in range(0, n_ff, _BLOCK):
+            at = first // _BLOCK * most + t
+            chosen, factors = i32(op[FIRST + 3] + at * _ROOM * 4), f32(op[FIRST + 4] + at * _ROOM * 4)
+            for k in range(i32(op[FIRST + 2])[at]):
+                row[first + chosen[k]] = factors[k]
 
 
 @helper

@@ -1,6 +1,6 @@
 """What an engine needs of whatever does its arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -12,9 +12,12 @@ from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Logits", "Parts"]
+__all__ = ["Backend", "Logits", "Parts", "Tap"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
+
+# Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32 and read-only, valid during the call only.
+Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Backend(Protocol):
 
     def forward(self, ids: Sequence[int], n_past: int) -> None:
         """Evaluate tokens behind the first n_past of the context."""
+
+    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+        """As `forward`, with every neuron computed and nothing counted; `tap` is called after each layer, in order."""
 
     def last_logits(self) -> Logits:
         """The logits [n_vocab] that follow the last token of the last `forward`."""

@@ -81,7 +81,7 @@ class Builder:
         assert weights.fc2 is not None
         down_t = self.matrix(weights.ffn_down_t.weight)
         return SparseFFN(
-            neurons=NeuronRows(gate_matrix, up, down_t, gate_bias, up_bias, relu_on_up),
+            neurons=NeuronRows(gate_matrix, up, down_t, gate_bias, up_bias, relu_on_up, self.config.activation),
             fc1=self.matrix(weights.fc1),
             fc2=self.matrix(weights.fc2),
             threshold=self.threshold,

@@ -3,24 +3,23 @@
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.attention import attention_kernels
 from powerinfer_cli.kernels.cache import STORE, CacheType
 from powerinfer_cli.kernels.jit import Kernel, prepare
 from powerinfer_cli.kernels.packing import packing_kernels
-from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.program import assemble
 from powerinfer_cli.kernels.rope import Angles
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
 from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
 from powerinfer_cli.model import Weights
-from powerinfer_cli.runtime.backend import Logits, Parts
-from powerinfer_cli.runtime.cpu_program import Writer, make_buffers, make_room
+from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.cpu_program import Buffers, Writer, make_buffers, make_room
 from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, with_scratch
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.packed_cache import PackedCache
 from powerinfer_cli.runtime.packer import Packer
+from powerinfer_cli.runtime.recording import Recording, write_recording
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["CPUBackend"]
@@ -66,7 +65,8 @@ class CPUBackend:
         room = make_room(config, len(self._many.ids), self._team.size)
         one = Writer(config, self._one, self._angles_one, self._threshold, self._threads, None)
         many = Writer(config, self._many, self._angles_many, self._threshold, self._threads_batch, room)
-        token, batch = self._passes(one, many)
+        caches = self._cache.layers
+        token, batch = one.layers(self._weights, caches), many.layers(self._weights, caches)
         token[-1] += one.head(self._weights, one.left(self._weights.layers[-1]), self._logits.floats)
         batch[-1] += many.last_add(many.left(self._weights.layers[-1]))
         head = one.head(self._weights, (), self._logits.floats)
@@ -75,6 +75,8 @@ class CPUBackend:
         self._token = assemble([op for ops in token for op in ops])
         self._batch = [assemble(ops) for ops in batch]
         self._head, self._heads = assemble(head), assemble(heads)
+        self._batch_writer = many
+        self._recording: Recording | None = None
 
     def use_threads(self, options: EngineOptions) -> None:
         self._threads, self._threads_batch = options.threads
@@ -84,19 +86,6 @@ class CPUBackend:
             self._team = Team(size, self._cores)
             self._weights = with_scratch(self._weights, size)
         self._write_programs()
-
-    def _passes(self, *writers: Writer) -> list[list[list[Operation]]]:
-        """For each writer the operations of each layer, the first with the embedding before it."""
-        passes = []
-        for writer in writers:
-            ops = []
-            adds: tuple[np.ndarray, ...] = ()
-            for index, layer in enumerate(self._weights.layers):
-                ops.append(writer.layer(layer, self._cache.layers[index], adds))
-                adds = writer.left(layer)
-            ops[0] = writer.embedding(self._weights) + ops[0]
-            passes.append(ops)
-        return passes
 
     def _prepare(self, kernels: Iterable[Kernel]) -> None:
         prepare(kernels, lambda done, total: self._events.progress(COMPILING, done, total))
@@ -110,12 +99,8 @@ class CPUBackend:
 
     def forward(self, ids: Sequence[int], n_past: int) -> None:
         single = len(ids) == 1
-        buffers, angles = (self._one, self._angles_one) if single else (self._many, self._angles_many)
-        buffers.state[N_TOKENS], buffers.state[N_PAST] = len(ids), n_past
-        buffers.ids[: len(ids)] = ids
-        buffers.counts[:] = 0
-        if angles is not None:
-            angles.fill(n_past, len(ids))
+        buffers = self._one if single else self._many
+        self._fill(buffers, self._angles_one if single else self._angles_many, ids, n_past)
         if single:
             self._team.run(self._token.table, self._threads)
         else:
@@ -125,6 +110,25 @@ class CPUBackend:
         if self.config.sparse:
             predicted, fired = buffers.counts.tolist()
             self._stats.add(self.config.n_layer * self.config.sizes.n_ff * len(ids), predicted, fired)
+
+    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+        n = len(ids)
+        if self._recording is None:
+            self._recording = write_recording(self._batch_writer, self._weights, self._cache.layers)
+            self._prepare(op.kernel for part in self._recording.parts for op in part.operations)
+        recording = self._recording
+        self._fill(self._many, self._angles_many, ids, n_past)
+        for index, part in enumerate(recording.parts):
+            self._team.run(part.table, self._threads_batch)
+            tap(index, recording.residual[:n], recording.activations[:n])
+
+    @staticmethod
+    def _fill(buffers: Buffers, angles: Angles | None, ids: Sequence[int], n_past: int) -> None:
+        buffers.state[N_TOKENS], buffers.state[N_PAST] = len(ids), n_past
+        buffers.ids[: len(ids)] = ids
+        buffers.counts[:] = 0
+        if angles is not None:
+            angles.fill(n_past, len(ids))
 
     def last_logits(self) -> Logits:
         if not self._single:

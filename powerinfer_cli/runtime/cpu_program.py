@@ -125,6 +125,16 @@ class Writer:
             return [*normed, *attended, *self._ffn(layer)]
         return [*normed, *attended, self._norm(layer.ffn_norm, (b.projected.floats,), b.normed), *self._ffn(layer)]
 
+    def layers(self, weights: CPUWeights, caches: Sequence[KeysValues]) -> list[list[Operation]]:
+        """All layers' operations, each layer's apart; the first has the embedding before it."""
+        passes = []
+        adds: tuple[Floats, ...] = ()
+        for layer, cache in zip(weights.layers, caches, strict=True):
+            passes.append(self.layer(layer, cache, adds))
+            adds = self.left(layer)
+        passes[0] = self.embedding(weights) + passes[0]
+        return passes
+
     def left(self, layer: CPULayer) -> tuple[Floats, ...]:
         """What a layer leaves to be added to x."""
         b = self.buffers

@@ -10,7 +10,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import ActivationStatistics
-from powerinfer_cli.runtime.backend import Backend, Logits, Parts
+from powerinfer_cli.runtime.backend import Backend, Logits, Parts, Tap
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -117,6 +117,22 @@ class Engine:
             self._forward(ids[start : start + self._step])
             found.append(self._backend.all_logits())
         return np.concatenate(found)
+
+    def record(self, ids: Sequence[int], tap: Tap) -> None:
+        """Evaluate ids from an empty context, with every neuron computed, and show what passes through the layers.
+
+        `tap(layer, residual, activations)` is called for each layer of each batch, layers in order: residual
+        [T, n_embd] is what a predictor looks at; activations [T, n_ff] is what meets the down matrix: act(gate) * up,
+        or act(up) where there is no gate. Both are float32, read-only, and valid during the call only. The context
+        is empty before and after; `stats` counts nothing.
+
+        Raises:
+            ContextFull: the context has no room for them.
+        """
+        self.reset()
+        self._check(ids)
+        for start in range(0, len(ids), self._step):
+            self._backend.record(ids[start : start + self._step], start, tap)
 
     def truncate(self, n: int) -> None:
         """Forget all but the first n tokens."""

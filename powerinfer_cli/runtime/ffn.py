@@ -8,7 +8,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.chosen_rows import NeuronRows, sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference import activate
+from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation
 from powerinfer_cli.runtime.stats import SparsityStats
 
@@ -18,6 +18,12 @@ __all__ = ["FFN", "DenseFFN", "SparseFFN"]
 class FFN(Protocol):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x: the normed input; residual: what predictors look at. Both [T, n_embd] -> [T, n_embd]"""
+
+    def values(self, x: Tensor) -> Tensor:
+        """What every neuron is, whatever a predictor says. x [T, n_embd] -> [T, n_ff]"""
+
+    def down_of(self, values: Tensor) -> Tensor:
+        """The FFN's output for such values. [T, n_ff] -> [T, n_embd]"""
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,19 @@ class DenseFFN:
     relu_on_up: bool
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        value = _linear(self.up, self.up_bias, x)
-        if self.gate is None:
-            value = activate(value, self.activation)
-        else:
-            gate = activate(_linear(self.gate, self.gate_bias, x), self.activation)
-            value = gate * (torch.relu(value) if self.relu_on_up else value)
-        return _linear(self.down, self.down_bias, value)
+        return self.down_of(self.values(x))
+
+    def values(self, x: Tensor) -> Tensor:
+        gate = None if self.gate is None else _linear(self.gate, self.gate_bias, x)
+        return neuron_values(gate, _linear(self.up, self.up_bias, x), self.activation, relu_on_up=self.relu_on_up)
+
+    def down_of(self, values: Tensor) -> Tensor:
+        return _linear(self.down, self.down_bias, values)
 
 
 @dataclass(frozen=True)
 class SparseFFN:
-    """ReLU neurons, of which only those that the predictor lets through are computed.
+    """Neurons, of which only those that the predictor lets through are computed.
 
     `ask` lists the neurons the predictor is asked about; `always` [n_ff] marks those that are computed regardless.
     What is in neither is never computed: its statistics say that it is never active.
@@ -77,6 +84,15 @@ class SparseFFN:
         else:
             y, fired = sparse_ffn_batch(x, mask, self.neurons)
         self.stats.add(mask.numel(), int(mask.count_nonzero()), fired)
+        return y if self.down_bias is None else y + self.down_bias
+
+    def values(self, x: Tensor) -> Tensor:
+        n = self.neurons
+        gate = None if n.gate is None else _linear(n.gate, n.gate_bias, x)
+        return neuron_values(gate, _linear(n.up, n.up_bias, x), n.activation, relu_on_up=n.relu_on_up)
+
+    def down_of(self, values: Tensor) -> Tensor:
+        y = values @ self.neurons.down_t.rows(torch.arange(values.shape[1]))
         return y if self.down_bias is None else y + self.down_bias
 
 

@@ -9,11 +9,12 @@ from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference import attention
 from powerinfer_cli.runtime.ffn import FFN
 
-__all__ = ["Layer", "Projection", "Store", "Turn"]
+__all__ = ["Layer", "Projection", "Store", "Turn", "Watch"]
 
 NormFn = Callable[[Tensor], Tensor]
 Turn = Callable[[Tensor], Tensor]  # rotates [T, H, D] by the batch's positions
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new k, v -> all k, v of the layer
+Watch = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the activations [T, n_ff] of the FFN
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,21 @@ class Layer:
     ffn_norm: NormFn | None
     ffn: FFN
 
-    def forward(self, x: Tensor, turn: Turn, store: Store) -> Tensor:
-        """x [T, n_embd] -> [T, n_embd]"""
+    def forward(self, x: Tensor, turn: Turn, store: Store, watch: Watch | None = None) -> Tensor:
+        """x [T, n_embd] -> [T, n_embd]. With `watch` every neuron is computed, and shown to it."""
         normed = self.attn_norm(x)
         attended = self._attention(self.attn_norm_2(x) if self.attn_norm_2 else normed, turn, store)
         if self.ffn_norm is None:
-            return x + attended + self.ffn.forward(normed, residual=x)
+            return x + attended + self._ffn(normed, x, watch)
         x = x + attended
-        return x + self.ffn.forward(self.ffn_norm(x), residual=x)
+        return x + self._ffn(self.ffn_norm(x), x, watch)
+
+    def _ffn(self, x: Tensor, residual: Tensor, watch: Watch | None) -> Tensor:
+        if watch is None:
+            return self.ffn.forward(x, residual)
+        values = self.ffn.values(x)
+        watch(residual, values)
+        return self.ffn.down_of(values)
 
     def _attention(self, x: Tensor, turn: Turn, store: Store) -> Tensor:
         q, k, v = (p(x).view(len(x), -1, self.head_dim) for p in (self.attn_q, self.attn_k, self.attn_v))

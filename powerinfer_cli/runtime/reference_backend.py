@@ -9,7 +9,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import POSITION_OFFSET
-from powerinfer_cli.runtime.backend import Logits, Parts
+from powerinfer_cli.runtime.backend import Logits, Parts, Tap
 from powerinfer_cli.runtime.build import Builder, resident_bytes
 from powerinfer_cli.runtime.kv_cache import KVCache
 from powerinfer_cli.runtime.memory import available_memory
@@ -45,8 +45,14 @@ class ReferenceBackend:
         self.cache = KVCache(config, parts.n_ctx)
         self._hidden = torch.empty(0)
 
-    @torch.inference_mode()
     def forward(self, ids: Sequence[int], n_past: int) -> None:
+        self._run(ids, n_past, None)
+
+    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+        self._run(ids, n_past, tap)
+
+    @torch.inference_mode()
+    def _run(self, ids: Sequence[int], n_past: int, tap: Tap | None) -> None:
         self._set_threads(len(ids))
         self.cache.n_past = n_past
         positions = torch.arange(n_past, n_past + len(ids))
@@ -55,7 +61,7 @@ class ReferenceBackend:
             x = x + self._position_embd.rows(positions + POSITION_OFFSET)
         turn = self._turn(positions)
         for index, layer in enumerate(self._layers):
-            x = layer.forward(x, turn, partial(self.cache.append, index))
+            x = layer.forward(x, turn, partial(self.cache.append, index), tap and partial(_show, tap, index))
         self.cache.n_past += len(ids)
         self._hidden = x
 
@@ -98,3 +104,10 @@ class ReferenceBackend:
         wanted = self._threads if n_tokens == 1 else self._threads_batch
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
+
+
+def _show(tap: Tap, layer: int, residual: Tensor, values: Tensor) -> None:
+    arrays = residual.numpy(), values.numpy()
+    for array in arrays:
+        array.flags.writeable = False
+    tap(layer, *arrays)

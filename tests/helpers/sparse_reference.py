@@ -14,8 +14,9 @@ Predictor = tuple[np.ndarray, np.ndarray]  # fc1 [rank, n_embd], fc2 [n_ff, rank
 Mask = Callable[[int, Tensor], Tensor]  # (layer, predictor input [T, n_embd]) -> [T, n_ff]
 
 _PARTS = {  # the list of layers, and in a layer: attention, up projection, down projection
-    "llama": ("model.layers", "self_attn", "mlp.up_proj", "mlp.down_proj"),
-    "bamboo": ("model.layers", "self_attn", "mlp.up_proj", "mlp.down_proj"),
+    **dict.fromkeys(
+        ("llama", "bamboo", "qwen2", "qwen3"), ("model.layers", "self_attn", "mlp.up_proj", "mlp.down_proj")
+    ),
     "falcon": ("transformer.h", "self_attention", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     "opt": ("model.decoder.layers", "self_attn", "fc1", "fc2"),
 }
@@ -45,11 +46,24 @@ def predictor_mask(predictors: list[Predictor], threshold: float) -> Mask:
 def masked_logits(tiny: TinyModel, ids: list[int], mask: Mask, source: str) -> np.ndarray:
     """Logits [len(ids), n_vocab] when `mask` looks at one of SOURCES: a layer's input, the residual after attention,
     or the normed input of the FFN."""
+    return _run(tiny, ids, mask, source)[0]
+
+
+@torch.no_grad()
+def what_passes(tiny: TinyModel, ids: list[int], source: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each layer one of SOURCES [len(ids), n_embd], and what meets the down projection [len(ids), n_ff]."""
+    n_ff = len(tiny.file.tensors["blk.0.ffn_up.weight"])
+    hooks = _run(tiny, ids, lambda _layer, x: torch.ones(len(x), n_ff), source)[1]
+    return [(layer.seen[source].numpy(), layer.seen["value"].numpy()) for layer in hooks]
+
+
+def _run(tiny: TinyModel, ids: list[int], mask: Mask, source: str) -> tuple[np.ndarray, list["_LayerHooks"]]:
     layers_path, *paths = _PARTS[tiny.file.arch]
-    handles = []
+    handles, all_hooks = [], []
     for index, layer in enumerate(attrgetter(layers_path)(tiny.torch_model)):
         attention, up, down = (attrgetter(path)(layer) for path in paths)
         hooks = _LayerHooks(index, mask, source)
+        all_hooks.append(hooks)
         handles += [
             layer.register_forward_pre_hook(hooks.keep_input, with_kwargs=True),
             attention.register_forward_hook(hooks.keep_attended),
@@ -61,7 +75,7 @@ def masked_logits(tiny: TinyModel, ids: list[int], mask: Mask, source: str) -> n
     finally:
         for handle in handles:
             handle.remove()
-    return logits
+    return logits, all_hooks
 
 
 class _LayerHooks:
@@ -83,4 +97,5 @@ class _LayerHooks:
 
     def switch_off(self, _module: Any, args: tuple[Any, ...]) -> tuple[Tensor]:
         (value,) = args
+        self.seen["value"] = value.flatten(0, -2).clone()
         return (value * self.mask(self.layer, self.seen[self.source]).reshape(value.shape),)

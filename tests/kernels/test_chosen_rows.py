@@ -8,23 +8,30 @@ from torch import Tensor
 from powerinfer_cli.kernels.chosen_rows import NeuronRows, sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference import sparse_ffn
+from powerinfer_cli.model import Activation
 from tests.helpers.matrices import stored
 
-KINDS = [  # gated, relu_on_up, biases
-    (True, False, False),
-    (True, False, True),
-    (True, True, False),
-    (False, False, True),
-    (False, False, False),
+RELU, SILU, GELU = Activation.RELU, Activation.SILU, Activation.GELU
+Kind = tuple[bool, bool, bool, Activation]
+KINDS: list[Kind] = [  # gated, relu_on_up, biases, activation
+    (True, False, False, RELU),
+    (True, False, True, RELU),
+    (True, True, False, RELU),
+    (False, False, True, RELU),
+    (False, False, False, RELU),
+    (True, False, True, SILU),
+    (True, True, False, GELU),
+    (False, False, True, GELU),
+    (False, False, False, SILU),
 ]
 
 
 class Weights:
     """Random neurons, for the reference as tensors and for the kernels as matrices."""
 
-    def __init__(self, n_ff: int, n_embd: int, kind: tuple[bool, bool, bool], seed: int = 0) -> None:
+    def __init__(self, n_ff: int, n_embd: int, kind: Kind, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        gated, self.relu_on_up, biased = kind
+        gated, self.relu_on_up, biased, self.activation = kind
         scale = n_embd**-0.5
         self.gate, self.up, self.down_t = (
             (rng.standard_normal((n_ff, n_embd)) * scale).astype(np.float32) for _ in range(3)
@@ -42,6 +49,7 @@ class Weights:
             gate if self.gated else None,
             up,
             down_t,
+            activation=self.activation,
             relu_on_up=self.relu_on_up,
             gate_bias=self.gate_bias if self.gated else None,
             up_bias=self.up_bias,
@@ -50,10 +58,12 @@ class Weights:
     def rows(self) -> NeuronRows:
         gate, up, down_t = (Matrix(stored(data), resident=True) for data in (self.gate, self.up, self.down_t))
         gates = (gate, self.gate_bias) if self.gated else (None, None)
-        return NeuronRows(gates[0], up, down_t, gates[1], self.up_bias, self.relu_on_up)
+        return NeuronRows(gates[0], up, down_t, gates[1], self.up_bias, self.relu_on_up, self.activation)
 
     def fired(self, x: Tensor, mask: Tensor) -> Tensor:
-        """bool [T, n_ff]: active neurons whose first projection is positive."""
+        """bool [T, n_ff]: active neurons; under ReLU, those whose first projection is positive."""
+        if self.activation is not RELU:
+            return mask
         first, bias = (self.gate, self.gate_bias) if self.gated else (self.up, self.up_bias)
         value = x @ torch.from_numpy(first).T
         return mask & ((value if bias is None else value + bias) > 0)
@@ -68,7 +78,7 @@ def inputs(n_token: int, n_embd: int, n_ff: int, share: float) -> tuple[Tensor, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("n_ff", "n_embd"), [(1, 1), (7, 33), (65, 31), (130, 5)])
-def test_one_token(kind: tuple[bool, bool, bool], share: float, n_ff: int, n_embd: int) -> None:
+def test_one_token(kind: Kind, share: float, n_ff: int, n_embd: int) -> None:
     weights = Weights(n_ff, n_embd, kind)
     x, mask = inputs(1, n_embd, n_ff, share)
     y, fired = sparse_ffn_token(x, mask[0].nonzero()[:, 0], weights.rows())
@@ -80,7 +90,7 @@ def test_one_token(kind: tuple[bool, bool, bool], share: float, n_ff: int, n_emb
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("n_token", [1, 2, 9])
 @pytest.mark.parametrize(("n_ff", "n_embd"), [(1, 1), (65, 31)])
-def test_many_tokens(kind: tuple[bool, bool, bool], share: float, n_token: int, n_ff: int, n_embd: int) -> None:
+def test_many_tokens(kind: Kind, share: float, n_token: int, n_ff: int, n_embd: int) -> None:
     weights = Weights(n_ff, n_embd, kind)
     x, mask = inputs(n_token, n_embd, n_ff, share)
     y, fired = sparse_ffn_batch(x, mask, weights.rows())
@@ -89,13 +99,14 @@ def test_many_tokens(kind: tuple[bool, bool, bool], share: float, n_token: int, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_without_effect_are_not_read(kind: tuple[bool, bool, bool]) -> None:
+def test_rows_without_effect_are_not_read(kind: Kind) -> None:
     """One token: inactive neurons' rows; and the other rows of a neuron whose gate is 0."""
     weights = Weights(40, 12, kind)
     x, mask = inputs(1, 12, 40, 0.5)
     clean, _ = sparse_ffn_token(x, mask[0].nonzero()[:, 0], weights.rows())
     fired = weights.fired(x, mask)[0]
-    assert 0 < fired.sum() < mask.sum() < 40
+    assert 0 < fired.sum() <= mask.sum() < 40
+    assert (fired.sum() == mask.sum()) == (weights.activation is not RELU)
     weights.gate[~mask[0].numpy()] = np.nan
     weights.down_t[~fired.numpy()] = np.nan
     weights.up[~(fired if weights.gated else mask[0]).numpy()] = np.nan
@@ -104,7 +115,7 @@ def test_rows_without_effect_are_not_read(kind: tuple[bool, bool, bool]) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_reads_no_row_that_no_token_needs(kind: tuple[bool, bool, bool]) -> None:
+def test_a_batch_reads_no_row_that_no_token_needs(kind: Kind) -> None:
     weights = Weights(40, 12, kind)
     x, mask = inputs(3, 12, 40, 0.3)
     needed = mask.any(0).numpy()

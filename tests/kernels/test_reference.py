@@ -151,19 +151,28 @@ def test_prediction_compares_the_raw_logit() -> None:
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("relu_on_up", [True, False])
-def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool) -> None:
+@pytest.mark.parametrize("activation", Activation)
+def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: Activation) -> None:
+    act = {
+        Activation.RELU: lambda v: max(v, 0.0),
+        Activation.SILU: lambda v: v / (1 + math.exp(-v)),
+        Activation.GELU: lambda v: v * (1 + math.erf(v / 2**0.5)) / 2,
+    }[activation]
     x, gate, up, down_t = normal(3, 4), normal(7, 4, seed=1), normal(7, 4, seed=2), normal(7, 4, seed=3)
     gate_bias, up_bias = normal(7, seed=4), normal(7, seed=5)
     active = normal(3, 7, seed=6) > 0
     wanted = torch.zeros(3, 4)
     for t in range(3):
         for n in active[t].nonzero()[:, 0].tolist():
-            value = up[n] @ x[t] + up_bias[n]
-            if not gated or relu_on_up:
-                value = max(value, torch.tensor(0.0))
+            value = float(up[n] @ x[t] + up_bias[n])
+            if not gated:
+                value = act(value)
+            elif relu_on_up:
+                value = max(value, 0.0)
             if gated:
-                value = value * max(gate[n] @ x[t] + gate_bias[n], torch.tensor(0.0))
+                value = value * act(float(gate[n] @ x[t] + gate_bias[n]))
             wanted[t] += value * down_t[n]
     gates = (gate, gate_bias) if gated else (None, None)
-    y = sparse_ffn(x, active, gates[0], up, down_t, relu_on_up=relu_on_up, gate_bias=gates[1], up_bias=up_bias)
+    kind = {"activation": activation, "relu_on_up": relu_on_up}
+    y = sparse_ffn(x, active, gates[0], up, down_t, gate_bias=gates[1], up_bias=up_bias, **kind)
     torch.testing.assert_close(y, wanted)
