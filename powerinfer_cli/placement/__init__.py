@@ -16,6 +16,7 @@ from powerinfer_cli.placement.plan import (
     Neurons,
     Plan,
     all_neurons,
+    cold_neurons,
     main_memory_plan,
     no_neurons,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Plan",
     "Reservation",
     "all_neurons",
+    "cold_neurons",
     "device_use",
     "find_statistics",
     "gpuidx_path",

@@ -32,6 +32,11 @@ def no_neurons() -> Neurons:
     return np.empty(0, np.int32)
 
 
+def cold_neurons(hot: Neurons, n_ff: int) -> Neurons:
+    """Those of a layer that are not hot, ascending."""
+    return np.setdiff1d(all_neurons(n_ff), hot, assume_unique=True)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPlacement:
     """Where a layer lies.

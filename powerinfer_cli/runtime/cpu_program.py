@@ -147,6 +147,7 @@ class Writer:
     def head(self, weights: CPUWeights, adds: tuple[Floats, ...], logits: Floats) -> list[Operation]:
         """x += adds, the last norm, the logits [T, n_vocab or more]."""
         b = self.buffers
+        assert weights.output is not None  # who has none here has it on a GPU
         return [self._norm(weights.output_norm, adds, b.normed), *self._multiply(b.normed, [(weights.output, logits)])]
 
     def _norm(self, norm: CPUNorm, adds: tuple[Floats, ...], out: Vectors) -> Operation:

@@ -11,14 +11,16 @@ from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import LayerWeights, Linear, Norm, Weights
+from powerinfer_cli.placement import MAIN_MEMORY, Neurons, Plan, cold_neurons
 from powerinfer_cli.placement.statistics import LayerActivity
-from powerinfer_cli.runtime.packer import Packer
+from powerinfer_cli.runtime.packer import Packer, first_rows
 
 __all__ = [
     "CPULayer",
     "CPUNorm",
     "CPUPredictor",
     "CPUWeights",
+    "ColdLayer",
     "Projection",
     "matrices",
     "pack_weights",
@@ -74,24 +76,47 @@ class CPULayer:
 
 
 @dataclass(frozen=True)
+class ColdLayer:
+    """The cold neurons of a layer that is on a GPU otherwise: gate, up and down_t [n, n_embd], `numbers` [n].
+
+    alone: the matrices have no other rows; else they are all of the layer's, as they lie in the file.
+    """
+
+    gate: Projection | None
+    up: Projection
+    down_t: Projection
+    numbers: Neurons
+    alone: bool
+
+
+@dataclass(frozen=True)
 class CPUWeights:
-    """`output` shares its rows with token_embd where the file has no head of its own."""
+    """`output` shares its rows with token_embd where the file has no head of its own; None: the head is on a GPU.
+
+    layers: those that are in main memory. cold: for each of the model's layers, what it has in main memory else.
+    """
 
     token_embd: WeightRows
     position_embd: WeightRows | None
     output_norm: CPUNorm
-    output: Projection
+    output: Projection | None
     layers: tuple[CPULayer, ...]
+    cold: tuple[ColdLayer | None, ...] = ()
 
 
-def matrices(weights: Weights, *, predictors: bool) -> Iterator[Tensor]:
-    """Every tensor that is to be packed, once."""
+def matrices(weights: Weights, plan: Plan, *, predictors: bool, repack: bool) -> Iterator[Tensor]:
+    """Every tensor that is to be packed, once; where only some rows will be, one as large as these."""
     yield weights.token_embd
     if weights.position_embd is not None:
         yield weights.position_embd
-    if weights.output.weight is not weights.token_embd:
+    if plan.output == MAIN_MEMORY and weights.output.weight is not weights.token_embd:
         yield weights.output.weight
-    for layer in weights.layers:
+    for layer, placed in zip(weights.layers, plan.layers, strict=True):
+        if placed.device != MAIN_MEMORY:
+            n_cold = layer.ffn_up.weight.shape[0] - placed.hot.size
+            parts = (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t) if n_cold else ()
+            yield from (first_rows(part.weight, n_cold) if repack else part.weight for part in parts if part)
+            continue
         linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output, layer.ffn_gate, layer.ffn_up)
         yield from (linear.weight for linear in (*linears, layer.ffn_down, layer.ffn_down_t) if linear)
         if predictors:
@@ -99,21 +124,49 @@ def matrices(weights: Weights, *, predictors: bool) -> Iterator[Tensor]:
 
 
 def pack_weights(
-    weights: Weights, packer: Packer, activities: list[LayerActivity | None], *, predictors: bool
+    weights: Weights,
+    packer: Packer,
+    activities: list[LayerActivity | None],
+    plan: Plan,
+    *,
+    predictors: bool,
+    repack: bool,
 ) -> CPUWeights:
-    """Rearrange all matrices. `predictors`: whether they are wanted; `activities`: what statistics say, by layer."""
+    """Rearrange all matrices that the plan leaves in main memory. `predictors`: whether they are wanted; `activities`:
+    what statistics say, by layer.
+    """
     embedding = packer.pack(weights.token_embd)
-    head = weights.output
-    shared = head.weight is weights.token_embd
-    return CPUWeights(
-        token_embd=embedding,
-        position_embd=packer.pack(weights.position_embd) if weights.position_embd else None,
-        output_norm=_norm(weights.output_norm),
-        output=Projection(embedding if shared else packer.pack(head.weight), _vector(head.bias)),
-        layers=tuple(
-            _layer(layer, packer, activity, predictors)
-            for layer, activity in zip(weights.layers, activities, strict=True)
-        ),
+    position = packer.pack(weights.position_embd) if weights.position_embd else None
+    output, head = None, weights.output
+    if plan.output == MAIN_MEMORY:
+        rows = embedding if head.weight is weights.token_embd else packer.pack(head.weight)
+        output = Projection(rows, _vector(head.bias))
+    layers: list[CPULayer] = []
+    cold: list[ColdLayer | None] = []
+    for layer, activity, placed in zip(weights.layers, activities, plan.layers, strict=True):
+        left = None
+        if placed.device == MAIN_MEMORY:
+            layers.append(_layer(layer, packer, activity, predictors))
+        elif placed.hot.size < layer.ffn_up.weight.shape[0]:
+            left = _cold(layer, cold_neurons(placed.hot, layer.ffn_up.weight.shape[0]), packer, repack)
+        cold.append(left)
+    return CPUWeights(embedding, position, _norm(weights.output_norm), output, tuple(layers), tuple(cold))
+
+
+def _cold(layer: LayerWeights, numbers: Neurons, packer: Packer, alone: bool) -> ColdLayer:
+    chosen = numbers if alone else None
+
+    def rows(linear: Linear) -> Projection:
+        bias = _vector(linear.bias)
+        return Projection(packer.pack(linear.weight, chosen), bias if bias is None or chosen is None else bias[chosen])
+
+    assert layer.ffn_down_t is not None  # only sparse layers are divided
+    return ColdLayer(
+        gate=rows(layer.ffn_gate) if layer.ffn_gate else None,
+        up=rows(layer.ffn_up),
+        down_t=Projection(packer.pack(layer.ffn_down_t.weight, chosen), _vector(layer.ffn_down_t.bias)),
+        numbers=numbers,
+        alone=alone,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_weights
-from powerinfer_cli.placement import ActivationStatistics
+from powerinfer_cli.placement import ActivationStatistics, Plan
 from powerinfer_cli.runtime.backend import Backend, Logits, Parts, Tap
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
@@ -32,8 +32,9 @@ class Engine:
         options: EngineOptions,
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        """Build the layers of a model.
+        """Build the layers of a model, on the options' devices as a plan says; without one, in main memory.
 
         Raises:
             PowerInferError: what `ModelConfig.from_gguf` and `load_weights` raise, or a context that does not fit.
@@ -43,6 +44,7 @@ class Engine:
         self.stats = SparsityStats()
         weights = load_weights(gguf, self.config)
         n_ctx = context_size(self.config, options)
+        self._plan = plan if plan is not None and plan.gpus else None
         parts = Parts(self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents())
         try:
             self._backend = self._start(parts)
@@ -58,6 +60,10 @@ class Engine:
             from powerinfer_cli.runtime.reference_backend import ReferenceBackend
 
             return ReferenceBackend(parts)
+        if self._plan is not None:
+            from powerinfer_cli.runtime.hybrid_backend import HybridBackend
+
+            return HybridBackend(parts, self._plan, self.options.devices)
         from powerinfer_cli.runtime.cpu_backend import CPUBackend
 
         return CPUBackend(parts)
@@ -69,8 +75,9 @@ class Engine:
         options: EngineOptions | None = None,
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
+        plan: Plan | None = None,
     ) -> "Engine":
-        return cls(gguf, options or EngineOptions(), statistics, events)
+        return cls(gguf, options or EngineOptions(), statistics, events, plan)
 
     @property
     def n_ctx(self) -> int:

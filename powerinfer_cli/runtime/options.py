@@ -35,7 +35,8 @@ class EngineOptions:
     n_threads. type_k, type_v: of the KV cache. repack False: weights stay as they are in the mapped file, which saves
     memory and costs speed. mlock: keep weights from being paged out. cores: where each thread may run, empty for
     anywhere. all_active: ask no predictor, compute every neuron. reference: plain float32 arithmetic in torch, slow,
-    to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows).
+    to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows). devices:
+    what a placement plan's GPUs are, as torch names them: "cuda:0"; or "cpu", where the GPU's part is rehearsed.
     """
 
     n_ctx: int = 0
@@ -51,6 +52,7 @@ class EngineOptions:
     all_active: bool = False
     reference: bool = False
     resident: bool | None = None
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError: numbers that make no sense."""

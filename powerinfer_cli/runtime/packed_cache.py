@@ -16,16 +16,23 @@ __all__ = ["PackedCache"]
 class PackedCache:
     """`layers`: what kernels read and write. Which positions are filled is for others to know."""
 
-    def __init__(self, config: ModelConfig, n_ctx: int, type_k: str = "f16", type_v: str = "f16") -> None:
-        """Raises PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32."""
+    def __init__(
+        self, config: ModelConfig, n_ctx: int, type_k: str = "f16", type_v: str = "f16", n_layer: int | None = None
+    ) -> None:
+        """For all layers, or for n_layer of them.
+
+        Raises:
+            PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
+        """
         for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
             if kind == CacheType.Q8_0 and config.head_dim % GROUP:
                 raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {config.head_dim}")
         positions = math.ceil(n_ctx / BLOCK) * BLOCK
         shape = Shape(config.n_head, config.n_head_kv, config.head_dim, positions)
         self.config = config
+        layers = config.n_layer if n_layer is None else n_layer
         try:
-            self.layers = [KeysValues.make(shape, CacheType(type_k), CacheType(type_v)) for _ in range(config.n_layer)]
+            self.layers = [KeysValues.make(shape, CacheType(type_k), CacheType(type_v)) for _ in range(layers)]
         except MemoryError as error:
             size = kv_bytes(config, positions, type_k, type_v) / 2**30
             raise PowerInferError(

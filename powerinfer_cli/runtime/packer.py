@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,14 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.arena import Arena
+from powerinfer_cli.kernels.formats import SLACK
 from powerinfer_cli.kernels.packing import pack, packed_bytes
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.vectors import aligned
 from powerinfer_cli.runtime.options import LoadEvents
 
-__all__ = ["PACKING", "Packer"]
+__all__ = ["PACKING", "Packer", "first_rows"]
 
 PACKING = "loading weights"
 
@@ -39,7 +42,10 @@ class Packer:
                 "from the file, or a smaller model"
             ) from error
 
-    def pack(self, tensor: Tensor) -> WeightRows:
+    def pack(self, tensor: Tensor, chosen: npt.NDArray[np.int32] | None = None) -> WeightRows:
+        """The matrix, or a matrix of its chosen rows alone."""
+        if chosen is not None:
+            tensor = _gathered(tensor, chosen)
         rows = pack(
             tensor,
             self._team,
@@ -58,6 +64,21 @@ class Packer:
         if line not in self._notes:
             self._notes.add(line)
             self._events.note(line)
+
+
+def first_rows(tensor: Tensor, count: int) -> Tensor:
+    """A tensor as large as so many chosen rows, to know how much there is to do."""
+    data = tensor.rows()[:count].reshape(-1)
+    return replace(tensor, shape=(count, tensor.shape[-1]), data=data)
+
+
+def _gathered(tensor: Tensor, chosen: npt.NDArray[np.int32]) -> Tensor:
+    """A copy of the chosen rows; there is room behind them, as kernels read on."""
+    size = len(chosen) * tensor.row_bytes
+    data = aligned(size + SLACK, huge=True)[:size]
+    np.take(tensor.rows(), chosen, axis=0, out=data.reshape(len(chosen), tensor.row_bytes))
+    tensor.drop_pages(0, tensor.nbytes)
+    return replace(tensor, shape=(len(chosen), tensor.shape[-1]), data=data)
 
 
 def lock_memory(data: npt.NDArray[np.uint8]) -> bool:

@@ -5,8 +5,9 @@ import os
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime.options import EngineOptions
 
-__all__ = ["sparse_threshold"]
+__all__ = ["effective_threshold", "sparse_threshold"]
 
 THRESHOLD_VARIABLE = "LLAMA_SPARSE_PRED_THRESHOLD"
 
@@ -23,3 +24,8 @@ def sparse_threshold(config: ModelConfig) -> float:
     if math.isnan(value):
         raise PowerInferError(f"environment variable {THRESHOLD_VARIABLE} is {text[:40]!r}, not a number")
     return value
+
+
+def effective_threshold(config: ModelConfig, options: EngineOptions) -> float:
+    """What a predictor's logits are compared with; every neuron passes where the options want all of them."""
+    return -math.inf if options.all_active else sparse_threshold(config)

@@ -113,7 +113,7 @@ def test_threads_by_default_are_the_cores_that_may_be_used(tmp_path: Path, monke
     for cores in ({0}, {0, 1}):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: cores)
         engine = tiny_model("llama").file.engine(tmp_path, n_threads=None)
-        assert engine._backend._team.size == threads.physical_cores(cores)
+        assert engine._backend.team.size == threads.physical_cores(cores)
 
 
 def test_threads_do_not_change_greedy_text(tmp_path: Path) -> None:

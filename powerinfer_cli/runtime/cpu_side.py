@@ -1,0 +1,130 @@
+"""What a model has in main memory, and the team of threads that computes it: for all of a model, or for a part."""
+
+from collections.abc import Iterable, Sequence
+
+from powerinfer_cli.kernels.angles import rope_magnitude
+from powerinfer_cli.kernels.attention import attention_kernels
+from powerinfer_cli.kernels.cache import STORE, CacheType
+from powerinfer_cli.kernels.jit import Kernel, prepare
+from powerinfer_cli.kernels.packing import packing_kernels
+from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.rope import Angles
+from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
+from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
+from powerinfer_cli.model import Weights
+from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.runtime.backend import Logits, Parts
+from powerinfer_cli.runtime.cpu_program import Buffers, Writer, make_buffers, make_room
+from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, with_scratch
+from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.packed_cache import PackedCache
+from powerinfer_cli.runtime.packer import Packer
+from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.threshold import effective_threshold
+
+__all__ = ["CPUSide"]
+
+COMPILING = "compiling kernels (once)"
+
+
+class CPUSide:
+    """Packed weights, a KV cache for the layers that are here, buffers, and the programs over them.
+
+    `layers`: the numbers in the model of the layers that are here.
+    """
+
+    def __init__(self, parts: Parts, plan: Plan) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.n_ctx, self._events = config, parts.n_ctx, parts.events
+        self._cores = options.cores
+        self.threads, self.threads_batch = options.threads
+        self.threshold = effective_threshold(config, options)
+        self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
+        predictors = config.sparse and not options.all_active
+        tensors = list(matrices(parts.weights, plan, predictors=predictors, repack=options.repack))
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
+        self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
+        self.team = Team(max(options.threads), options.cores)
+        packer = Packer(self.team, tensors, repack=options.repack, lock=options.mlock, events=parts.events)
+        known = parts.statistics if predictors else None
+        activities = [known.activity(i) if known else None for i in range(config.n_layer)]
+        self.weights = pack_weights(
+            parts.weights, packer, activities, plan, predictors=predictors, repack=options.repack
+        )
+        self.cache = PackedCache(config, self.n_ctx, options.type_k, options.type_v, len(self.layers))
+        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.n_ctx)))
+        self.write_programs()
+
+    def _make_buffers(self, weights: Weights, n_tokens: int) -> None:
+        """For one token, and for a batch of up to n_tokens."""
+        config = self.config
+        self.one = make_buffers(config, self.weights, 1)
+        self.many = make_buffers(config, self.weights, n_tokens)
+        self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
+        self.logits = make_vectors(1, config.n_vocab, records=False)
+        self._many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
+
+    def write_programs(self) -> None:
+        """They depend on how many threads there are."""
+        self.room = make_room(self.config, len(self.many.ids), self.team.size)
+        one = Writer(self.config, self.one, self._angles_one, self.threshold, self.threads, None)
+        many = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads_batch, self.room)
+        head: list[Operation] = []
+        heads: list[Operation] = []
+        if self.weights.output is not None:
+            head = one.head(self.weights, (), self.logits.floats)
+            heads = many.head(self.weights, (), self._many_logits.floats)
+        self.prepare(op.kernel for op in (*head, *heads))
+        self._head, self._heads = assemble(head), assemble(heads)
+        self.write_layers(one, many)
+
+    def write_layers(self, one: Writer, many: Writer) -> None:
+        """The programs of those who derive from this: for one token, and for a batch."""
+        raise NotImplementedError
+
+    def use_threads(self, options: EngineOptions) -> None:
+        """Compute with as many threads as these options say from now on."""
+        self.threads, self.threads_batch = options.threads
+        size = max(options.threads)
+        if size > self.team.size:
+            self.team.close()
+            self.team = Team(size, self._cores)
+            self.weights = with_scratch(self.weights, size)
+        self.write_programs()
+
+    def begin(self, ids: Sequence[int], n_past: int, buffers: Buffers) -> None:
+        """Tell the programs over one or many tokens' buffers which tokens are next."""
+        angles = self._angles_one if buffers is self.one else self._angles_many
+        buffers.state[N_TOKENS], buffers.state[N_PAST] = len(ids), n_past
+        buffers.ids[: len(ids)] = ids
+        buffers.counts[:] = 0
+        if angles is not None:
+            angles.fill(n_past, len(ids))
+
+    def head_of_one(self) -> None:
+        """The logits of the one token's x."""
+        self.one.state[N_TOKENS] = 1
+        self.team.run(self._head.table, self.threads)
+
+    def head_of_many(self, n_tokens: int) -> Logits:
+        """The logits [T, n_vocab] of the batch's x."""
+        self.team.run(self._heads.table, self.threads_batch)
+        return self._many_logits.floats[:n_tokens, : self.config.n_vocab].copy()
+
+    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
+        """As a backend's."""
+        if self._angles_one is None:
+            return False  # learned positions are inside the keys
+        self.cache.shift(n_past, n_keep, n_discard, self._angles_one.frequencies)
+        return True
+
+    def prepare(self, kernels: Iterable[Kernel]) -> None:
+        """Compile what is not compiled yet."""
+        prepare(kernels, lambda done, total: self._events.progress(COMPILING, done, total))
+
+    def _angles(self, weights: Weights, n_tokens: int) -> Angles | None:
+        rope, frequencies = self.config.rope, frequencies_of(self.config, weights)
+        if rope is None or frequencies is None:
+            return None
+        return Angles(n_tokens, frequencies, rope_magnitude(rope))

@@ -1,0 +1,110 @@
+"""What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import DeviceCache, make_cache, ops_for
+from powerinfer_cli.kernels.device.cache import read_rows, write_rows
+from powerinfer_cli.kernels.reference import rotate
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
+from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.device_flow import DeviceFlow, RopeTables, rope_tables
+from powerinfer_cli.runtime.device_weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
+from powerinfer_cli.runtime.link import Link
+from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.threshold import effective_threshold
+
+__all__ = ["DeviceSide"]
+
+
+class DeviceSide:
+    """`layers`: by their number in the model. `head`: whether the last norm and the head are here."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        device: torch.device,
+        placed: Mapping[int, LayerPlacement],
+        *,
+        head: bool,
+        n_tokens: int,
+        uploader: Uploader,
+    ) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.device, self.link = config, device, Link(device)
+        predictors = config.sparse and not options.all_active
+        known = parts.statistics if predictors else None
+        self.layers: dict[int, DeviceLayer] = {}
+        self.caches: dict[int, DeviceCache] = {}
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        for index, where in placed.items():
+            assert where.device != MAIN_MEMORY
+            activity = known.activity(index) if known else None
+            self.layers[index] = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
+            self.caches[index] = make_cache(config.n_head_kv, parts.n_ctx, config.head_dim, *types, device)
+        self.output: tuple[DeviceNorm, DeviceLinear] | None = None
+        if head:
+            self.output = uploader.norm(parts.weights.output_norm), uploader.linear(parts.weights.output)
+        self._frequencies = frequencies_of(config, parts.weights)
+        self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.n_ctx, device)
+        ops, threshold = ops_for(device), effective_threshold(config, options)
+        self._counts = torch.zeros(2, dtype=torch.int64, device=device)
+        self.one = DeviceFlow(config, ops, 1, threshold, self._counts, device)
+        self.many = DeviceFlow(config, ops, n_tokens, threshold, self._counts, device)
+        n_logits = config.n_vocab if head else 0
+        self.logits = torch.zeros(1, n_logits, device=device)
+        self.host_logits = self.link.host(1, n_logits)
+        self._host_x = self.link.host(n_tokens, config.n_embd)
+        self._host_counts = self.link.host(2, dtype=torch.int64)
+        self._host_past = self.link.host(1, dtype=torch.int64)
+
+    def begin(self, n_tokens: int, n_past: int) -> DeviceFlow:
+        """Tell the kernels how many tokens are in the context; the buffers that will be used."""
+        flow = self.one if n_tokens == 1 else self.many
+        self._host_past[0] = n_past
+        self.link.copy(flow.n_past, self._host_past)
+        return flow
+
+    def take_x(self, flow: DeviceFlow, x: Tensor) -> None:
+        """The residual stream of T tokens, [T, n_embd] in main memory or on another device."""
+        n = len(x)
+        if x.device.type == "cpu":
+            self._host_x[:n] = x
+            x = self._host_x[:n]
+        self.link.copy(flow.x[:n], x)
+
+    def give_x(self, flow: DeviceFlow, n_tokens: int) -> Tensor:
+        """The residual stream in main memory, [T, n_embd]. Waits."""
+        self.link.copy(self._host_x[:n_tokens], flow.x[:n_tokens])
+        self.link.mark()
+        self.link.wait()
+        return self._host_x[:n_tokens]
+
+    def collect(self) -> tuple[int, int]:
+        """How many neurons were let through, and how many fired here, since the last time. Waits for all work."""
+        self.link.copy(self._host_counts, self._counts)
+        self._counts.zero_()
+        self.link.mark()
+        self.link.wait()
+        predicted, fired = self._host_counts.tolist()
+        return predicted, fired
+
+    def shift(self, n_past: int, n_keep: int, n_discard: int) -> None:
+        """Drop positions [n_keep, n_keep + n_discard) of n_past and move the rest down, its keys turned back."""
+        begin = n_keep + n_discard
+        if n_discard == 0 or begin == n_past:
+            return
+        assert self.config.rope is not None  # learned positions cannot be turned back
+        assert self._frequencies is not None
+        angle = -n_discard * torch.from_numpy(self._frequencies)
+        cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
+        positions = torch.arange(n_keep, n_past - n_discard, device=self.device)
+        for cache in self.caches.values():
+            keys = read_rows(cache.k, cache.k_scales, begin, n_past).transpose(0, 1)
+            turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
+            values = read_rows(cache.v, cache.v_scales, begin, n_past).clone()  # it may be a view
+            write_rows(cache.k, cache.k_scales, positions, turned)
+            write_rows(cache.v, cache.v_scales, positions, values)

@@ -1,0 +1,296 @@
+"""The hybrid backend: layers on GPUs, with their hot neurons; cold neurons, and what else is left, on the CPU.
+
+One token: a GPU's work between two waits is recorded once and replayed. In a layer with cold neurons the GPU sends the
+FFN's input and the mask of the cold neurons, goes on with the hot ones, and adds what comes back. The CPU waits for
+what is sent only: once a layer, and never for a layer that is wholly on one side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.sparse_token import Neurons
+from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
+from powerinfer_cli.runtime.cpu_runs import CPURuns
+from powerinfer_cli.runtime.cpu_weights import ColdLayer
+from powerinfer_cli.runtime.device_flow import DeviceFlow
+from powerinfer_cli.runtime.device_side import DeviceSide
+from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.link import Replay
+from powerinfer_cli.runtime.options import EngineOptions
+
+__all__ = ["HybridBackend"]
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive layers on one side: a GPU's number, or MAIN_MEMORY."""
+
+    side: int
+    layers: tuple[int, ...]
+
+
+def runs_of(plan: Plan) -> list[Run]:
+    """The layers of a plan, those that follow another on the same side together."""
+    numbered = enumerate(placed.device for placed in plan.layers)
+    return [Run(side, tuple(i for i, _ in group)) for side, group in groupby(numbered, key=lambda pair: pair[1])]
+
+
+class HybridBackend:
+    """A model divided by a plan. `devices`: what the plan's GPUs are, as torch names them; "cpu" rehearses."""
+
+    def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.options, self.plan, self.n_ctx = config, options, plan, parts.n_ctx
+        self._stats, self._runs = parts.stats, runs_of(plan)
+        self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
+        n_tokens = len(self._cpu.many.ids)
+        total = _uploaded_bytes(parts, plan)
+        done = 0
+        self._sides: dict[int, DeviceSide] = {}
+        for gpu in plan.gpus:
+            device = torch.device(devices[gpu])
+            uploader = Uploader(device, total, parts.events, done)
+            placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
+            self._sides[gpu] = DeviceSide(
+                parts, device, placed, head=plan.output == gpu, n_tokens=n_tokens, uploader=uploader
+            )
+            done = uploader.done
+        self._make_cold(n_tokens)
+        self._steps = [self._token_steps(run) for run in self._runs]
+        self._record()
+        self._n_tokens, self._single = 0, False
+
+    @property
+    def waits(self) -> int:
+        """How often the CPU has waited for a GPU so far."""
+        return sum(side.link.waits for side in self._sides.values())
+
+    def forward(self, ids: Sequence[int], n_past: int) -> None:
+        n = len(ids)
+        buffers = self._cpu.one if n == 1 else self._cpu.many
+        self._cpu.begin(ids, n_past, buffers)
+        self._cpu.embed(n)
+        flows = {gpu: side.begin(n, n_past) for gpu, side in self._sides.items()}
+        for flow in flows.values():
+            flow.limit = n_past + n
+        at = MAIN_MEMORY
+        for number, run in enumerate(self._runs):
+            self._move(at, run.side, n)
+            at = run.side
+            if at == MAIN_MEMORY:
+                self._cpu.run(run.layers, n)
+            elif n == 1:
+                for step in self._steps[number]:
+                    step()
+            else:
+                self._batch(run, n)
+        self._move(at, self.plan.output, n)
+        self._n_tokens, self._single = n, n == 1
+        if self.config.sparse:
+            self._stats.add(self.config.n_layer * self.config.n_ff * n, *buffers.counts.tolist())
+
+    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+        """Raises PowerInferError: what passes through a layer can be seen in main memory only."""
+        raise PowerInferError("a model that is divided between devices cannot be profiled: use --device cpu")
+
+    def last_logits(self) -> Logits:
+        last = self._n_tokens - 1
+        if self.plan.output == MAIN_MEMORY:
+            self._count()
+            if not self._single:
+                self._cpu.one.x.floats[0] = self._cpu.many.x.floats[last]
+            self._cpu.head_of_one()
+            return self._cpu.logits.floats[0, : self.config.n_vocab].copy()
+        side = self._sides[self.plan.output]
+        flow = side.one if self._single else side.many
+        assert side.output is not None
+        flow.head(*side.output, flow.x[last : last + 1], side.logits)
+        side.link.copy(side.host_logits, side.logits)
+        self._count()
+        found: Logits = side.host_logits.numpy()[0].copy()
+        return found
+
+    def all_logits(self) -> Logits:
+        if self._single:
+            return self.last_logits()[None]
+        n = self._n_tokens
+        if self.plan.output == MAIN_MEMORY:
+            self._count()
+            return self._cpu.head_of_many(n)
+        side = self._sides[self.plan.output]
+        assert side.output is not None
+        logits = torch.empty(n, self.config.n_vocab, device=side.device)
+        side.many.head(*side.output, side.many.x[:n], logits)
+        found: Logits = logits.cpu().numpy()
+        self._count()
+        return found
+
+    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
+        if not self._cpu.shift(n_past, n_keep, n_discard):
+            return False
+        for side in self._sides.values():
+            side.shift(n_past, n_keep, n_discard)
+        return True
+
+    def use_threads(self, options: EngineOptions) -> None:
+        self._cpu.use_threads(options)
+        self._make_cold(len(self._cpu.many.ids))
+        self._steps = [self._token_steps(run) for run in self._runs]
+        self._record()
+
+    def _make_cold(self, n_tokens: int) -> None:
+        """The cold tiers, and what passes between them and the GPUs."""
+        cold = self._cpu.weights.cold
+        counts = [len(layer.numbers) for layer in cold if layer]
+        self._cold: dict[int, ColdTier] = {}
+        if not counts:
+            return
+        host = self._sides[self.plan.gpus[0]].link.host
+        self._buffers = make_cold_buffers(host, n_tokens, self.config.n_embd, max(counts), self._cpu.room)
+        for index, layer in enumerate(cold):
+            if layer is not None:
+                side = self._sides[self.plan.layers[index].device]
+                asked = side.layers[index].predictor is not None
+                neurons = _neurons(layer, self.config.architecture.relu_on_up)
+                numbers = None if layer.alone else layer.numbers
+                self._cold[index] = ColdTier(neurons, numbers, self._buffers, self._cpu.team, asked=asked)
+        self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
+
+    def _record(self) -> None:
+        """Graphs, before anything that recording changes is of use."""
+        pools: dict[torch.device, tuple[int, int] | None] = {}
+        for steps in self._steps:
+            for step in steps:
+                if isinstance(step, Replay):
+                    pools[step.device] = step.record(pools.get(step.device))
+
+    def _token_steps(self, run: Run) -> list[Step]:
+        """What one token needs in a run of layers: recordings, and what the CPU does between them."""
+        if run.side == MAIN_MEMORY:
+            return []
+        side = self._sides[run.side]
+        flow = side.one
+        steps: list[Step] = []
+        work: list[Step] = []
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            work += [
+                partial(flow.attend, layer, side.caches[index], side.tables, adds, 1),
+                partial(flow.predict, layer, 1),
+            ]
+            if layer.n_cold:
+                work.append(partial(self._send, side, flow, index, 1))
+                steps += [Replay(side.device, work), side.link.mark]
+                if layer.n_hot:
+                    steps.append(Replay(side.device, [partial(flow.hot_ffn, layer, 1)]))
+                steps.append(partial(self._compute_cold, side, index, 1))
+                work = [partial(self._receive, side, flow, 1)]
+            else:
+                work.append(partial(flow.hot_ffn, layer, 1))
+            adds = flow.adds(layer)
+        work.append(partial(flow.settle, adds, 1))
+        return [*steps, Replay(side.device, work)]
+
+    def _batch(self, run: Run, n: int) -> None:
+        side = self._sides[run.side]
+        flow = side.many
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            flow.predict(layer, n)
+            if layer.n_cold:
+                self._send(side, flow, index, n)
+                side.link.mark()
+            if layer.n_hot:
+                flow.hot_ffn(layer, n)
+            if layer.n_cold:
+                self._compute_cold(side, index, n)
+                self._receive(side, flow, n)
+            adds = flow.adds(layer)
+        flow.settle(adds, n)
+
+    def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
+        """To the cold tier: the FFN's input, and who of its neurons counts."""
+        side.link.copy(self._buffers.normed[:n], flow.normed[:n])
+        layer = side.layers[index]
+        if layer.predictor is not None:
+            mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
+            side.link.copy(mask, flow.mask[:n, layer.n_hot :].contiguous())
+
+    def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
+        side.link.wait()
+        self._cold[index].run(n, self._cpu.threads if n == 1 else self._cpu.threads_batch)
+
+    def _receive(self, side: DeviceSide, flow: DeviceFlow, n: int) -> None:
+        """From the cold tier: its partial sums."""
+        n_embd = self.config.n_embd
+        side.link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+
+    def _move(self, source: int, target: int, n: int) -> None:
+        """The residual stream, from where it is to where it is needed."""
+        if source == target:
+            return
+        if target == MAIN_MEMORY:
+            side = self._sides[source]
+            found = side.give_x(side.one if n == 1 else side.many, n)
+            self._cpu.x_of(n)[:n] = found.numpy()
+            return
+        there = self._sides[target]
+        flow = there.one if n == 1 else there.many
+        if source == MAIN_MEMORY:
+            there.take_x(flow, torch.from_numpy(self._cpu.x_of(n)[:n]))
+        else:
+            here = self._sides[source]
+            there.take_x(flow, (here.one if n == 1 else here.many).x[:n])
+
+    def _count(self) -> None:
+        """Wait for the GPUs, and add up what they and the cold tiers have counted."""
+        needed = [side for gpu, side in self._sides.items() if self.config.sparse or gpu == self.plan.output]
+        counted = [side.collect() for side in needed]
+        if not self.config.sparse:
+            return
+        fired = 0
+        if self._cold:
+            fired = int(self._buffers.counts[1])
+            self._buffers.counts[:] = 0
+        self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
+
+
+def _neurons(layer: ColdLayer, relu_on_up: bool) -> Neurons:
+    gate = layer.gate
+    return Neurons(
+        gate.rows if gate else None,
+        layer.up.rows,
+        layer.down_t.rows,
+        gate.bias if gate else None,
+        layer.up.bias,
+        layer.down_t.bias,
+        relu_on_up,
+    )
+
+
+def _uploaded_bytes(parts: Parts, plan: Plan) -> int:
+    """How much of the file goes to GPUs."""
+    total = parts.weights.output.weight.nbytes if plan.output != MAIN_MEMORY else 0
+    for layer, placed in zip(parts.weights.layers, plan.layers, strict=True):
+        if placed.device == MAIN_MEMORY:
+            continue
+        linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output)
+        total += sum(linear.weight.nbytes for linear in linears)
+        total += sum(tensor.nbytes for tensor in (layer.fc1, layer.fc2) if tensor)
+        parts_of_neurons = (layer.ffn_gate, layer.ffn_up, layer.ffn_down, layer.ffn_down_t)
+        whole = sum(linear.weight.nbytes for linear in parts_of_neurons if linear)
+        total += whole * placed.hot.size // layer.ffn_up.weight.shape[0]
+    return total

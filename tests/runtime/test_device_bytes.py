@@ -1,0 +1,57 @@
+"""What budget arithmetic counts, against the tensors that are really there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.placement import LayerPlacement, all_neurons
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.device_bytes import allocated, model_bytes
+from powerinfer_cli.runtime.device_flow import flow_bytes
+from powerinfer_cli.runtime.device_side import DeviceSide
+from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.stats import SparsityStats
+from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.tiny_models import tiny_model
+
+
+def tensors_of(part: object, seen: set[int]) -> int:
+    """Bytes of all distinct storages that an object's tensors have, rounded as the allocator rounds."""
+    if isinstance(part, torch.Tensor):
+        storage = part.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return allocated(storage.nbytes())
+    if isinstance(part, dict):
+        return sum(tensors_of(one, seen) for one in part.values())
+    if isinstance(part, tuple | list):
+        return sum(tensors_of(one, seen) for one in part)
+    if hasattr(part, "__dict__") and type(part).__module__.startswith("powerinfer_cli"):
+        return sum(tensors_of(one, seen) for one in vars(part).values())
+    return 0
+
+
+@pytest.mark.parametrize("kind", [GGMLType.Q8_0, GGMLType.Q4_0])
+@pytest.mark.parametrize("case", ["llama-relu", "opt", "falcon-7b-relu"])
+def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType) -> None:
+    tiny = tiny_model(case)
+    gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
+    config = ModelConfig.from_gguf(gguf)
+    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16)
+    parts = Parts(config, weights, options, SparsityStats(), None, 128, LoadEvents())
+    device = torch.device("cpu")
+    placed = {i: LayerPlacement(0, all_neurons(config.n_ff)) for i in range(config.n_layer)}
+    side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
+    sizes = model_bytes(weights, config, options, 128)
+    there = tensors_of([side.layers, side.caches, side.output], set())
+    counted = sizes.total - sizes.scratch
+    assert there <= counted
+    assert counted - there < 64 << 10  # what rounding may add
+    flows = tensors_of([side.one, side.many, side.tables], set())
+    assert flows <= flow_bytes(config, 16, 128) + flow_bytes(config, 1, 128) < flows + (64 << 10)
+    assert sizes.scratch > flows

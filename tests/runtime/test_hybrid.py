@@ -1,0 +1,191 @@
+"""Models divided by a plan, the GPU's part rehearsed on the CPU, against the same models wholly in main memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, all_neurons, no_neurons
+from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime.hybrid_backend import HybridBackend
+from tests.helpers.model_file import ModelFile
+from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
+
+CPUS = ("cpu", "cpu")
+
+
+@pytest.fixture(scope="module", params=RELU_CASES)
+def relu(request: pytest.FixtureRequest) -> TinyModel:
+    return tiny_model(request.param)
+
+
+def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: int, seed: int = 0) -> Plan:
+    """For each layer its device and the share of its neurons that is hot."""
+    n_ff = len(model.tensors["blk.0.ffn_up.weight"])
+    rng = np.random.default_rng(seed)
+    layers = []
+    for device, share in zip(devices, shares, strict=True):
+        count = round(share * n_ff) if device != MAIN_MEMORY else 0
+        hot = np.sort(rng.choice(n_ff, count, replace=False)).astype(np.int32)
+        layers.append(LayerPlacement(device, hot if count else no_neurons()))
+    return Plan((1 << 30, 1 << 30), tuple(layers), output, "greedy", "")
+
+
+def open_engine(model: ModelFile, folder: Path, plan: Plan | None, **options: object) -> Engine:
+    wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32", "devices": CPUS} | options
+    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]
+
+
+def waits_of(engine: Engine) -> int:
+    backend = engine._backend
+    assert isinstance(backend, HybridBackend)
+    return backend.waits
+
+
+def feed(engine: Engine) -> np.ndarray:
+    """Logits of the whole prompt: a batch with all its logits, a batch with its last, and token by token."""
+    first = engine.logits(PROMPT[:6])
+    second = engine.prefill(PROMPT[6:9])[None]
+    return np.concatenate([first, second, np.stack([engine.decode(token) for token in PROMPT[9:]])])
+
+
+def greedy(engine: Engine, count: int = 20) -> list[int]:
+    engine.reset()
+    token = int(engine.prefill(PROMPT[:5]).argmax())
+    found = [token]
+    for _ in range(count):
+        token = int(engine.decode(token).argmax())
+        found.append(token)
+    return found
+
+
+def assert_same(model: ModelFile, folder: Path, plan: Plan, **options: object) -> Engine:
+    """The divided model says what the undivided one says. The divided engine."""
+    whole, divided = (open_engine(model, folder, one, **options) for one in (None, plan))
+    wanted = feed(whole)
+    np.testing.assert_allclose(feed(divided), wanted, rtol=0, atol=1e-4)
+    assert wanted.std() > 0.5
+    assert divided.stats == whole.stats
+    assert greedy(divided) == greedy(whole)
+    return divided
+
+
+HALF = 0.5
+PLANS = {
+    "no neuron hot": ([0, 0], [0, 0], 0),
+    "some hot": ([0, 0], [0.3, 0.7], 0),
+    "all hot": ([0, 0], [1, 1], 0),
+    "all and some": ([0, 0], [1, HALF], MAIN_MEMORY),
+    "first layer in main memory": ([MAIN_MEMORY, 0], [0, HALF], 0),
+    "last layer in main memory": ([0, MAIN_MEMORY], [HALF, 0], MAIN_MEMORY),
+    "head alone": ([MAIN_MEMORY, MAIN_MEMORY], [0, 0], 0),
+    "two devices": ([0, 1], [HALF, HALF], 1),
+    "two devices, head on the first": ([0, 1], [1, 0.2], 0),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan(relu: TinyModel, tmp_path: Path, name: str) -> None:
+    model = relu.file.first_layers(2).sparsified(random_predictors(relu)[:2])
+    assert_same(model, tmp_path, plan_of(model, *PLANS[name]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_hot_sets(tmp_path: Path, seed: int) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
+    assert_same(model, tmp_path, plan_of(model, [0, 0], [0.1, 0.9], 0, seed))
+
+
+@pytest.mark.parametrize("case", ["llama", "llama-biases", "falcon-7b", "opt", "qwen3"])
+@pytest.mark.parametrize("output", [0, MAIN_MEMORY])
+def test_dense_models_by_whole_layers(tmp_path: Path, case: str, output: int) -> None:
+    model = tiny_model(case).file.first_layers(2)
+    assert_same(model, tmp_path, plan_of(model, [MAIN_MEMORY, 0], [0, 1], output))
+
+
+def test_every_neuron_active(tmp_path: Path) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
+    divided = assert_same(model, tmp_path, plan_of(model, [0, 0], [0.5, 0.2], 0), all_active=True)
+    assert divided.stats.mean_predicted == 1.0
+
+
+@pytest.fixture(scope="module")
+def quantised() -> ModelFile:
+    tiny = tiny_model("llama-relu")
+    return tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2]).stored_as(GGMLType.Q8_0)
+
+
+@pytest.mark.parametrize("all_active", [False, True])
+def test_rows_as_in_the_file(quantised: ModelFile, tmp_path: Path, all_active: bool) -> None:
+    plan = plan_of(quantised, [0, 0], [0.5, 0.2], 0)
+    repacked, as_is = (
+        feed(open_engine(quantised, tmp_path, plan, repack=repack, all_active=all_active)) for repack in (True, False)
+    )
+    np.testing.assert_allclose(as_is, repacked, rtol=0, atol=1e-3)
+
+
+def test_quantised_models(quantised: ModelFile, tmp_path: Path) -> None:
+    """On a GPU inputs are not rounded to 8 bits: a model that is all there computes as the plain twin does."""
+    exact = feed(open_engine(quantised, tmp_path, None, reference=True))
+    np.testing.assert_allclose(
+        feed(open_engine(quantised, tmp_path, plan_of(quantised, [0, 0], [1, 1], 0))), exact, rtol=0, atol=1e-4
+    )
+    whole, divided = (
+        np.abs(feed(open_engine(quantised, tmp_path, plan)) - exact).mean()
+        for plan in (None, plan_of(quantised, [0, 0], [0.5, 0.2], 0))
+    )
+    assert 0 < divided < whole
+
+
+def test_one_wait_a_divided_layer_and_none_for_others(tmp_path: Path) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
+    for shares, waits in (([1.0, 1.0], 0), ([1.0, 0.5], 1), ([0.5, 0.0], 2)):
+        engine = open_engine(model, tmp_path, plan_of(model, [0, 0], shares, 0))
+        engine.prefill(PROMPT[:5])
+        before = waits_of(engine)
+        engine.decode(PROMPT[5])
+        assert waits_of(engine) - before == waits + 1  # one for the logits
+
+
+@pytest.mark.parametrize("case", ["llama", "falcon-7b", "opt"])
+def test_shifting_the_context(tmp_path: Path, case: str) -> None:
+    tiny = tiny_model(case)
+    model = tiny.file.first_layers(2)
+    plan = plan_of(model, [0, 0], [1, 1], 0)
+    found = []
+    for one in (None, plan):
+        engine = open_engine(model, tmp_path, one)
+        engine.prefill(PROMPT)
+        engine.shift(2, 5)
+        found.append(engine.decode(7))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4)
+
+
+def test_cache_types(tmp_path: Path) -> None:
+    tiny = tiny_model("qwen3")  # its heads have 32 dimensions
+    model = tiny.file.first_layers(2)
+    plan = plan_of(model, [0, 0], [1, 1], 0)
+    exact = feed(open_engine(model, tmp_path, plan))
+    for kind, tolerance in (("f16", 0.01), ("q8_0", 0.1)):
+        found = feed(open_engine(model, tmp_path, plan, type_k=kind, type_v=kind))
+        assert 0 < np.abs(found - exact).max() < tolerance * exact.std()
+
+
+def test_same_output_for_any_number_of_threads(tmp_path: Path) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
+    engine = open_engine(model, tmp_path, plan_of(model, [0, MAIN_MEMORY], [0.5, 0], 0), n_threads=1)
+    first = feed(engine)
+    for threads in (2, 3):
+        engine.reset()
+        engine.use_threads(threads)
+        np.testing.assert_array_equal(feed(engine), first)
+
+
+def test_all_neurons_are_named() -> None:
+    assert all_neurons(3).tolist() == [0, 1, 2]
