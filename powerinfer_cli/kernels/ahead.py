@@ -2,12 +2,12 @@
 
 import importlib
 import multiprocessing
-import pkgutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 
 import powerinfer_cli.kernels
 from powerinfer_cli.errors import PowerInferError
@@ -21,9 +21,15 @@ FEW = 4  # kernels that are compiled sooner than other processes have started
 
 
 def every_kernel() -> list[Kernel]:
-    """For all weight formats, operations and cache types."""
-    for module in pkgutil.walk_packages(powerinfer_cli.kernels.__path__, f"{powerinfer_cli.kernels.__name__}."):
-        importlib.import_module(module.name)
+    """For all weight formats, operations and cache types.
+
+    What does not import `jit` declares none, and is left alone: some of it takes a second to load torch.
+    """
+    package = powerinfer_cli.kernels
+    folder = Path(package.__path__[0])
+    for path in sorted(folder.rglob("*.py")):
+        if "powerinfer_cli.kernels.jit import" in path.read_text():
+            importlib.import_module(".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts]))
     return declared()
 
 

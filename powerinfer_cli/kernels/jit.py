@@ -26,6 +26,8 @@ import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 
+from powerinfer_cli.kernels.helpers import Helper
+
 __all__ = ["RUNG", "RUNG_REASON", "Kernel", "Rung", "cache_folder", "declared", "family", "helper", "kernel", "prepare"]
 
 RUNG_VARIABLE = "POWERINFER_CPU"
@@ -246,13 +248,9 @@ def family(*domains: Iterable[Any]) -> Callable[[Callable[..., Kernel]], Callabl
     return declare
 
 
-# A function that kernels call directly; it becomes part of each. Nothing else calls it, so it is spared the wrappers
-# for Python and C, which take a sixth of the time to compile.
-helper = numba.njit(
-    **{name: value for name, value in _OPTIONS.items() if name != "nopython"},
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-)
+def helper(function: Callable[..., Any]) -> Helper:
+    """A function that kernels and other helpers call directly."""
+    return Helper(function, _OPTIONS)
 
 
 def prepare(wanted: Iterable[Kernel], on_compile: Callable[[int, int], None] | None = None) -> None:

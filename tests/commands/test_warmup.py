@@ -96,6 +96,12 @@ def test_every_kernel_of_every_kind() -> None:
     assert parts | {"dot_iq4_xs", "matvec", "embed", "follow"} <= names
 
 
+def test_processes_that_compile_load_no_torch() -> None:
+    look = "from powerinfer_cli.kernels.ahead import every_kernel; every_kernel(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {look}"], capture_output=True, check=True, cwd=ROOT)
+    assert done.stdout == b"False\n"
+
+
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     with Process("warmup", "-j", "2", env={"POWERINFER_CACHE": str(tmp_path)}) as process:
         process.wait_for("compiling kernels")

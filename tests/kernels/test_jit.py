@@ -162,3 +162,17 @@ def test_names_are_unique() -> None:
     jit.kernel(types.int64(types.int64), "test_unique")(triple)
     with pytest.raises(ValueError, match="two kernels are named test_unique"):
         jit.kernel(types.int64(types.int64), "test_unique")(triple)
+
+
+def test_a_helper_is_compiled_once_whatever_its_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba would do so for each of them, and make machine code that nobody calls: half of the time in all."""
+    monkeypatch.setattr(jit, "_folder", lambda: tmp_path)
+    add = jit.helper(_add)
+    made = Kernel(lambda n: add(add(n, 1), 2), types.int64(types.int64), "test_three_more")
+    assert made.call(4) == 7
+    (overload,) = add.overloads.values()
+    assert overload.library.get_pointer_to_function(overload.fndesc.mangled_name) == 0
+
+
+def _add(n, more):
+    return n + more
