@@ -1,0 +1,181 @@
+"""What this machine's CPU costs: the engine's own kernels, timed on weights that no cache holds."""
+
+import itertools
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
+from powerinfer_cli.kernels.attention import attention, attention_kernels
+from powerinfer_cli.kernels.cache import CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.jit import prepare
+from powerinfer_cli.kernels.matvec import matvec
+from powerinfer_cli.kernels.norm import add_norm, quantise
+from powerinfer_cli.kernels.packing import pack, packing_kernels
+from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.rows import WeightRows
+from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER, Neurons, Predictor, sparse_token
+from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
+from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
+from powerinfer_cli.model import NormKind
+from powerinfer_cli.runtime.threads import default_threads
+from solver.device_profile import ANY_TYPE, Processor, Rates
+
+__all__ = ["measure_cpu"]
+
+COLUMNS = 4096  # numbers in a row
+WEIGHTS = 192 << 20  # bytes, of each kind of product
+DENSITIES = 0.05, 0.1, 0.2  # shares of active neurons: the slope over them is what a neuron costs
+DRAWS = 8  # of active neurons
+SETS = 3  # layers
+POSITIONS = 2048
+HEADS, HEAD_DIM = 32, 128
+LAYERS = 8  # in a program of small operations
+REPEATS = 15
+TOKEN = 1.5e-4  # seconds: Python between two tokens
+
+
+def measure_cpu(
+    kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
+    threads: int | None = None,
+    cores: Sequence[frozenset[int]] = (),
+    on_step: Callable[[str], None] | None = None,
+) -> Processor:
+    """Time the CPU engine's parts, a second or so for each weight type. The first of `kinds` stands for all others.
+
+    threads: None for one per physical core. cores: where each may run. Raises MemoryError.
+    """
+    team = Team(threads or default_threads(tuple(cores)), cores)
+    say = on_step or (lambda _: None)
+    try:
+        rates, ffn = {}, []
+        for kind in dict.fromkeys(kinds):
+            say(f"CPU: {kind.name}")
+            prepare([*TEAM_KERNELS, *packing_kernels([kind])])
+            scattered, fixed = _scattered(team, kind)
+            rates[kind.name] = Rates(_dense(team, kind), scattered)
+            ffn.append(fixed)
+        say("CPU: attention")
+        return Processor(
+            name=platform.processor() or platform.machine() or "CPU",
+            memory=0,
+            rates=rates | {ANY_TYPE: rates[kinds[0].name]},
+            cache=_cache(team),
+            layer=_layer(team),
+            ffn=statistics.mean(ffn),
+            token=TOKEN,
+        )
+    finally:
+        team.close()
+
+
+def _weights(team: Team, kind: GGMLType, n_rows: int, n_cols: int = COLUMNS) -> WeightRows:
+    """Zeros: how long a product takes does not depend on the numbers."""
+    block_size, block_bytes = BLOCK[kind]
+    data = np.full(n_rows * n_cols // block_size * block_bytes, 0, np.uint8)  # written to, so that pages are there
+    return pack(Tensor("measured", kind, (n_rows, n_cols), data), team)
+
+
+def _row_bytes(kind: GGMLType, n_cols: int = COLUMNS) -> int:
+    block_size, block_bytes = BLOCK[kind]
+    return n_cols // block_size * block_bytes
+
+
+def _timed(team: Team, operations: Sequence[Operation], before: Callable[[], None] = lambda: None) -> float:
+    """Seconds that three of four runs take more than: what other programs do to the others is not the machine's."""
+    prepare(operation.kernel for operation in operations)
+    program = assemble(operations)
+    times = []
+    for _ in range(REPEATS + 1):
+        before()
+        start = time.perf_counter()
+        team.run(program.table)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[REPEATS // 4]
+
+
+def _dense(team: Team, kind: GGMLType) -> float:
+    """Bytes a second of matrices from front to back."""
+    n_rows = WEIGHTS // _row_bytes(kind)
+    x, out = make_vectors(1, COLUMNS), np.zeros(n_rows, np.float32)
+    operation = matvec(_weights(team, kind, n_rows), x, out, threads=team.size)
+    return n_rows * _row_bytes(kind) / _timed(team, [operation])
+
+
+def _scattered(team: Team, kind: GGMLType) -> tuple[float, float]:
+    """Bytes a second of active neurons' rows, and seconds that an FFN costs besides."""
+    n_ff = WEIGHTS // SETS // 3 // _row_bytes(kind)
+    x, hidden, out = make_vectors(1, COLUMNS), make_vectors(1, 32), np.zeros(2 * COLUMNS, np.float32)
+    fires = np.ones(n_ff, np.float32)  # a bias: every neuron that is let through fires
+    asked = _weights(team, GGMLType.F32, n_ff, 32)
+    operations: list[Operation] = []
+    modes = [np.zeros(n_ff, np.uint8) for _ in range(SETS)]
+    for mode in modes:
+        gate, up, down = (_weights(team, kind, n_ff) for _ in range(3))
+        neurons = Neurons(gate, up, down, fires, None, None, False)
+        operations += sparse_token(x, hidden, neurons, Predictor(asked, mode, 0.0), out, np.zeros(2, np.int64))
+    counts = [round(density * n_ff) for density in DENSITIES]
+    seconds = [_timed(team, operations, _drawing(modes, count)) / SETS for count in counts]
+    slope, fixed = np.polyfit([count * 3 * _row_bytes(kind) for count in counts], seconds, 1)
+    if slope <= 0 or fixed < 0:  # what was measured is noise: all of it is the rows'
+        return counts[-1] * 3 * _row_bytes(kind) / seconds[-1], 0.0
+    return 1.0 / float(slope), float(fixed)
+
+
+def _drawing(modes: list[npt.NDArray[np.uint8]], count: int) -> Callable[[], None]:
+    """A function that lets so many neurons of each layer through, others at each call, so that no cache has them."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(DRAWS):
+        masks = [np.full(mode.size, NEVER, np.uint8) for mode in modes]
+        for mask in masks:
+            mask[rng.permutation(mask.size)[:count]] = ALWAYS
+        drawn.append(masks)
+    turns = itertools.cycle(drawn)
+
+    def draw() -> None:
+        for mode, mask in zip(modes, next(turns), strict=True):
+            mode[:] = mask
+
+    return draw
+
+
+def _cache(team: Team) -> float:
+    """Bytes of keys and values a second, in float16."""
+    shape = Shape(HEADS, HEADS, HEAD_DIM, POSITIONS)
+    cache = KeysValues.make(shape, CacheType.F16, CacheType.F16)
+    cache.k[:], cache.v[:] = 0, 0
+    prepare(attention_kernels(CacheType.F16, CacheType.F16))
+    n = HEADS * HEAD_DIM
+    state = np.zeros(2, np.int64)
+    state[N_TOKENS], state[N_PAST] = 1, POSITIONS - 1
+    q, out = make_vectors(1, n, records=False), make_vectors(1, n)
+    return cache.n_bytes / _timed(team, [attention(state, q.floats, cache, out, team.size)])
+
+
+def _layer(team: Team) -> float:
+    """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
+    state = np.zeros(2, np.int64)
+    state[N_TOKENS] = 1
+    x, normed, small = (make_vectors(1, COLUMNS) for _ in range(3))
+    tiny, out = _weights(team, GGMLType.F32, 64, 64), np.zeros(64, np.float32)
+    weight = np.zeros(COLUMNS, np.float32)
+    cache = KeysValues.make(Shape(HEADS, HEADS, HEAD_DIM, 64), CacheType.F16, CacheType.F16)
+    few = make_vectors(1, 64)
+    norm = add_norm(state, x, (), weight, None, normed, 1e-5, NormKind.RMS)
+    product = matvec(tiny, few, out, threads=team.size)
+    operations = [
+        norm,
+        product,
+        attention(state, x.floats, cache, small, team.size),
+        quantise(state, small),
+        product,
+        norm,
+        product,
+        quantise(state, small),
+    ]
+    return _timed(team, operations * LAYERS) / LAYERS
