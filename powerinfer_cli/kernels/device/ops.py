@@ -1,7 +1,7 @@
 """Every operation of a layer on a device, and the choice between Triton kernels and their twins in torch.
 
 T tokens, D = head_dim; rows are PlanarRows; vectors are contiguous float32 on the rows' device. With `out` the result
-is put there, and is what is returned. The functions' own docstrings say more (`reference`, `reference_attention`).
+is put there, and is what is returned. More: `reference.Ops`, `reference_attention`.
 
     dequantize(rows, dtype=float32) -> [n_rows, n_cols]
     matvec(rows, x [n_cols], bias=None, out=None) -> [n_rows]
@@ -21,31 +21,24 @@ For one token (T 1, or no T) every operation but matmul and matmul_t can be reco
 static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.
 """
 
+import os
+
 import torch
 
-from powerinfer_cli.kernels.device import reference, reference_attention
+from powerinfer_cli.kernels.device.reference import Ops
 
 __all__ = ["Ops", "ops_for"]
 
 
-class Ops:
-    """The twins in torch. What runs Triton kernels is derived from it."""
-
-    name = "torch"
-
-    dequantize = staticmethod(reference.dequantize)
-    matvec = staticmethod(reference.matvec)
-    matmul = staticmethod(reference.matmul)
-    matmul_t = staticmethod(reference.matmul_t)
-    predict = staticmethod(reference.predict)
-    activated = staticmethod(reference.activated)
-    sparse_ffn = staticmethod(reference.sparse_ffn)
-    sparse_ffn_batch = staticmethod(reference.sparse_ffn_batch)
-    add_norm = staticmethod(reference.add_norm)
-    rope_store = staticmethod(reference_attention.rope_store)
-    attention = staticmethod(reference_attention.attention)
-
-
 def ops_for(device: torch.device | str) -> Ops:
-    """The operations for a device."""
-    return Ops()
+    """The operations for a device: Triton's kernels on CUDA and, under TRITON_INTERPRET=1, anywhere; else torch's.
+
+    `name` says which. A CUDA device without Triton, as on Windows, has torch's.
+    """
+    if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return Ops()
+    try:
+        from powerinfer_cli.kernels.device.triton_ops import TritonOps
+    except ModuleNotFoundError:
+        return Ops()
+    return TritonOps()

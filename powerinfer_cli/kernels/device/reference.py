@@ -1,4 +1,4 @@
-"""The plain twins of the device kernels: products, predictor, FFN and norm in torch, on any device, float32 results.
+"""The plain twins of the device kernels: every operation in torch, on any device, float32 results.
 
 What decoding uses has static shapes and asks nothing back from the device, so that a CUDA graph can record it.
 """
@@ -9,24 +9,12 @@ from torch import Tensor
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
+from powerinfer_cli.kernels.device.reference_attention import attention, rope_store
 from powerinfer_cli.kernels.reference import activate
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
 from powerinfer_cli.model import Activation, NormKind
 
-__all__ = [
-    "CHUNK_NUMBERS",
-    "activated",
-    "add_norm",
-    "compute_dtype",
-    "dequantize",
-    "matmul",
-    "matmul_t",
-    "matvec",
-    "predict",
-    "product",
-    "sparse_ffn",
-    "sparse_ffn_batch",
-]
+__all__ = ["CHUNK_NUMBERS", "Ops", "compute_dtype", "dequantize", "product"]
 
 CHUNK_NUMBERS = 1 << 23
 """Weights that are dequantised at a time."""
@@ -80,30 +68,6 @@ def product(x: Tensor, weights: Tensor) -> Tensor:
     return (halves @ weights).float() * peaks
 
 
-def matmul(rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """x [T, n_cols] @ rows.T (+ bias [n_rows]) -> [T, n_rows]"""
-    out = _room(out, x, len(x), rows.n_rows)
-    for begin, end in _chunks(rows):
-        out[:, begin:end] = product(x, dequantize(rows.slice(begin, end), compute_dtype(rows)).T)
-    return out if bias is None else out.add_(bias)
-
-
-def matmul_t(rows: PlanarRows, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """x [T, n_rows] @ rows -> [T, n_cols]"""
-    out = _room(out, x, len(x), rows.n_cols).zero_()
-    for begin, end in _chunks(rows):
-        out += product(x[:, begin:end], dequantize(rows.slice(begin, end), compute_dtype(rows)))
-    return out
-
-
-def matvec(rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """rows @ x [n_cols] (+ bias [n_rows]) -> [n_rows], all in float32."""
-    out = _room(out, x, rows.n_rows)
-    for begin, end in _chunks(rows):
-        torch.mv(dequantize(rows.slice(begin, end)), x, out=out[begin:end])
-    return out if bias is None else out.add_(bias)
-
-
 def _chunks(rows: PlanarRows) -> list[tuple[int, int]]:
     step = max(1, CHUNK_NUMBERS // rows.n_cols)
     return [(begin, min(begin + step, rows.n_rows)) for begin in range(0, rows.n_rows, step)]
@@ -113,133 +77,170 @@ def _room(out: Tensor | None, x: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, device=x.device) if out is None else out
 
 
-def predict(
-    fc1: PlanarRows,
-    fc2: PlanarRows,
-    x: Tensor,
-    threshold: float,
-    modes: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """fc2 @ relu(fc1 @ x) >= threshold, as 0 or 1. x [n_embd] -> uint8 [n], or [T, n_embd] -> [T, n].
+class Ops:
+    """Every operation of a layer. Those with faster kernels are overridden where such kernels run."""
 
-    modes uint8 [n]: where NEVER or ALWAYS, that is the answer.
-    """
-    multiply = matvec if x.ndim == 1 else matmul
-    mask = multiply(fc2, torch.relu(multiply(fc1, x))) >= threshold
-    if modes is not None:
-        mask = mask & (modes == ASK) | (modes == ALWAYS)
-    found = mask.to(torch.uint8)
-    return found if out is None else out.copy_(found)
+    name = "torch"
 
+    rope_store = staticmethod(rope_store)
+    attention = staticmethod(attention)
 
-def activated(
-    gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False, out: Tensor | None = None
-) -> Tensor:
-    """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
-    if gate is None:
-        value = activate(up, activation)
-    else:
-        value = activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
-    return value if out is None else out.copy_(value)
+    def dequantize(self, rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[n_rows, n_cols]"""
+        return dequantize(rows, dtype)
 
+    def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """x [T, n_cols] @ rows.T (+ bias [n_rows]) -> [T, n_rows]"""
+        out = _room(out, x, len(x), rows.n_rows)
+        for begin, end in _chunks(rows):
+            out[:, begin:end] = product(x, self.dequantize(rows.slice(begin, end), compute_dtype(rows)).T)
+        return out if bias is None else out.add_(bias)
 
-def sparse_ffn(
-    x: Tensor,
-    mask: Tensor | None,
-    gate: PlanarRows | None,
-    up: PlanarRows,
-    down_t: PlanarRows,
-    *,
-    gate_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: Activation = Activation.RELU,
-    relu_on_up: bool = False,
-    neurons: Tensor | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """As `sparse_ffn_batch`, for one token: x [n_embd], mask [n] -> (y [n_embd], fired)."""
-    batch_mask = None if mask is None else mask.unsqueeze(0)
-    y, fired = sparse_ffn_batch(
-        x.unsqueeze(0),
-        batch_mask,
-        gate,
-        up,
-        down_t,
-        gate_bias=gate_bias,
-        up_bias=up_bias,
-        activation=activation,
-        relu_on_up=relu_on_up,
-        neurons=neurons,
-        out=None if out is None else out.unsqueeze(0),
-    )
-    return y[0], fired
+    def matmul_t(self, rows: PlanarRows, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x [T, n_rows] @ rows -> [T, n_cols]"""
+        out = _room(out, x, len(x), rows.n_cols).zero_()
+        for begin, end in _chunks(rows):
+            out += product(x[:, begin:end], self.dequantize(rows.slice(begin, end), compute_dtype(rows)))
+        return out
 
+    def matvec(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """rows @ x [n_cols] (+ bias [n_rows]) -> [n_rows], all in float32."""
+        out = _room(out, x, rows.n_rows)
+        for begin, end in _chunks(rows):
+            torch.mv(self.dequantize(rows.slice(begin, end)), x, out=out[begin:end])
+        return out if bias is None else out.add_(bias)
 
-def sparse_ffn_batch(
-    x: Tensor,
-    mask: Tensor | None,
-    gate: PlanarRows | None,
-    up: PlanarRows,
-    down_t: PlanarRows,
-    *,
-    gate_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: Activation = Activation.RELU,
-    relu_on_up: bool = False,
-    neurons: Tensor | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The FFN of those neurons that count. x [T, n_embd] -> (y [T, n_embd], how many fired, int64 [1]).
+    def predict(
+        self,
+        fc1: PlanarRows,
+        fc2: PlanarRows,
+        x: Tensor,
+        threshold: float,
+        modes: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """fc2 @ relu(fc1 @ x) >= threshold, as 0 or 1. x [n_embd] -> uint8 [n], or [T, n_embd] -> [T, n].
 
-    gate, up and down_t [n, n_embd]; biases [n]. mask uint8 [T, n] of 0 and 1, None: all count; with `neurons` int64
-    [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, for ReLU, its gate (without one its up)
-    is open. T 1 is computed in float32 throughout.
-    """
-    if mask is not None and neurons is not None:
-        mask = mask.index_select(1, neurons)
-    first, first_bias = (up, up_bias) if gate is None else (gate, gate_bias)
-    fires = _linear(first, x, first_bias)
-    counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
-    open_ = counts & (fires > 0) if activation is Activation.RELU else counts
-    if gate is None:
-        value = activated(None, fires, activation)
-    else:
-        value = activated(fires, _linear(up, x, up_bias), activation, relu_on_up=relu_on_up)
-    value = torch.where(open_, value, 0)
-    y = _back(down_t, value)
-    return y if out is None else out.copy_(y), open_.sum().view(1)
+        modes uint8 [n]: where NEVER or ALWAYS, that is the answer.
+        """
+        multiply = self.matvec if x.ndim == 1 else self.matmul
+        mask = multiply(fc2, torch.relu(multiply(fc1, x))) >= threshold
+        if modes is not None:
+            mask = mask & (modes == ASK) | (modes == ALWAYS)
+        found = mask.to(torch.uint8)
+        return found if out is None else out.copy_(found)
 
+    def activated(
+        self,
+        gate: Tensor | None,
+        up: Tensor,
+        activation: Activation,
+        *,
+        relu_on_up: bool = False,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
+        if gate is None:
+            value = activate(up, activation)
+        else:
+            value = activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
+        return value if out is None else out.copy_(value)
 
-def _linear(rows: PlanarRows, x: Tensor, bias: Tensor | None) -> Tensor:
-    return matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else matmul(rows, x, bias)
+    def sparse_ffn(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        gate: PlanarRows | None,
+        up: PlanarRows,
+        down_t: PlanarRows,
+        *,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+        activation: Activation = Activation.RELU,
+        relu_on_up: bool = False,
+        neurons: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `sparse_ffn_batch`, for one token: x [n_embd], mask [n] -> (y [n_embd], fired)."""
+        batch_mask = None if mask is None else mask.unsqueeze(0)
+        y, fired = self.sparse_ffn_batch(
+            x.unsqueeze(0),
+            batch_mask,
+            gate,
+            up,
+            down_t,
+            gate_bias=gate_bias,
+            up_bias=up_bias,
+            activation=activation,
+            relu_on_up=relu_on_up,
+            neurons=neurons,
+            out=None if out is None else out.unsqueeze(0),
+        )
+        return y[0], fired
 
+    def sparse_ffn_batch(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        gate: PlanarRows | None,
+        up: PlanarRows,
+        down_t: PlanarRows,
+        *,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+        activation: Activation = Activation.RELU,
+        relu_on_up: bool = False,
+        neurons: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The FFN of those neurons that count. x [T, n_embd] -> (y [T, n_embd], how many fired, int64 [1]).
 
-def _back(rows: PlanarRows, x: Tensor) -> Tensor:
-    if len(x) > 1:
-        return matmul_t(rows, x)
-    y = torch.zeros(1, rows.n_cols, device=x.device)
-    for begin, end in _chunks(rows):
-        y += x[:, begin:end] @ dequantize(rows.slice(begin, end))
-    return y
+        gate, up and down_t [n, n_embd]; biases [n]. mask uint8 [T, n] of 0 and 1, None: all count; with `neurons`
+        int64 [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, for ReLU, its gate (without
+        one its up) is open. T 1 is computed in float32 throughout.
+        """
+        if mask is not None and neurons is not None:
+            mask = mask.index_select(1, neurons)
+        first, first_bias = (up, up_bias) if gate is None else (gate, gate_bias)
+        fires = self._linear(first, x, first_bias)
+        counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
+        open_ = counts & (fires > 0) if activation is Activation.RELU else counts
+        if gate is None:
+            value = self.activated(None, fires, activation)
+        else:
+            value = self.activated(fires, self._linear(up, x, up_bias), activation, relu_on_up=relu_on_up)
+        value = torch.where(open_, value, 0)
+        y = self._back(down_t, value)
+        return y if out is None else out.copy_(y), open_.sum().view(1)
 
+    def _linear(self, rows: PlanarRows, x: Tensor, bias: Tensor | None) -> Tensor:
+        return self.matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else self.matmul(rows, x, bias)
 
-def add_norm(
-    x: Tensor,
-    adds: tuple[Tensor, ...],
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    kind: NormKind,
-    out: Tensor | None = None,
-) -> Tensor:
-    """x += all of adds, in their order; then x's norm over the last dimension. x and adds [T, n] or [n]."""
-    for add in adds:
-        x.add_(add)
-    if kind is NormKind.RMS:
-        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-        if bias is not None:
-            normed = normed + bias
-    else:
-        normed = F.layer_norm(x, weight.shape, weight, bias, eps)
-    return normed if out is None else out.copy_(normed)
+    def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return self.matmul_t(rows, x)
+        y = torch.zeros(1, rows.n_cols, device=x.device)
+        for begin, end in _chunks(rows):
+            y += x[:, begin:end] @ self.dequantize(rows.slice(begin, end))
+        return y
+
+    def add_norm(
+        self,
+        x: Tensor,
+        adds: tuple[Tensor, ...],
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        kind: NormKind,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """x += all of adds, in their order; then x's norm over the last dimension. x and adds [T, n] or [n]."""
+        for add in adds:
+            x.add_(add)
+        if kind is NormKind.RMS:
+            normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+            if bias is not None:
+                normed = normed + bias
+        else:
+            normed = F.layer_norm(x, weight.shape, weight, bias, eps)
+        return normed if out is None else out.copy_(normed)

@@ -8,29 +8,15 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
 from powerinfer_cli.kernels.cache import CacheType
-from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, to_planar
+from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
+from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from tests.helpers.weight_rows import gguf_rows
+from tests.helpers.device_data import f32_rows, normal, rows_of
 
 OPS = ops_for("cpu")
 KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def rows_of(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> tuple[PlanarRows, Tensor]:
-    """Random rows, and their numbers."""
-    raw = gguf_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
-    rows = to_planar(torch.from_numpy(raw), kind, n_cols)
-    return rows, twins.dequantize(rows)
-
-
-def f32_rows(numbers: Tensor) -> PlanarRows:
-    return PlanarRows(GGMLType.F32, *numbers.shape, numbers)
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -79,8 +65,8 @@ def test_predictor(threshold: float) -> None:
     found = torch.full((45,), 7, dtype=torch.uint8)
     assert OPS.predict(fc1, fc2, x[2], threshold, out=found) is found
     assert torch.equal(found, wanted[2].to(torch.uint8))
-    wanted[:, modes == 0] = False
-    wanted[:, modes == 2] = True
+    wanted[:, modes == NEVER] = False
+    wanted[:, modes == ALWAYS] = True
     assert torch.equal(OPS.predict(fc1, fc2, x, threshold, modes).bool(), wanted)
 
 

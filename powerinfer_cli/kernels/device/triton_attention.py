@@ -1,0 +1,213 @@
+"""Rotary positions, the cache and a token's attention in Triton. n_past is read from the device's memory."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from powerinfer_cli.kernels.device.cache import DeviceCache
+from powerinfer_cli.kernels.device.triton_rows import launch
+from powerinfer_cli.model import RopeStyle
+
+__all__ = ["attention", "rope_store"]
+
+_BLOCK = 32  # positions that a program reads at a time
+_LOWEST = tl.constexpr(-1e30)  # below every score, and yet a number
+
+
+def rope_store(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: DeviceCache,
+    n_past: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    style: RopeStyle | None,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
+) -> None:
+    """Turn q in place; put turned keys, and values, into the cache at positions n_past + t. See the twin."""
+    dim, n_kv = cache.head_dim, cache.n_head_kv
+    n_head = q.shape[1] // dim
+    n_rot = 0 if cos is None or style is None else 2 * cos.shape[1]
+    launch(
+        _rope_store,
+        (len(q), n_head + 2 * n_kv),
+        *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, cos, sin, q_norm, k_norm, eps),
+        *(n_head, n_kv, cache.n_ctx, dim, n_rot, style is RopeStyle.INTERLEAVED, max(32, triton.next_power_of_2(dim))),
+        warps=1,
+    )
+
+
+def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, out: Tensor | None = None) -> Tensor:
+    """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape.
+
+    The context is cut into parts that are read at the same time; a second kernel puts them together.
+    """
+    out = torch.empty_like(q) if out is None else out
+    dim = cache.head_dim
+    n_head, n_parts = q.shape[1] // dim, min(32, triton.next_power_of_2(triton.cdiv(cache.n_ctx, 8 * _BLOCK)))
+    width = triton.next_power_of_2(dim)
+    sums = torch.empty(n_head, n_parts, dim + 2, device=q.device)  # behind the sums: highest score, sum of weights
+    launch(
+        _attend,
+        (n_head, n_parts),
+        *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, sums, n_head // cache.n_head_kv),
+        *(cache.n_ctx, dim**-0.5, n_parts, dim, width, _BLOCK),
+    )
+    launch(_combine, (n_head,), sums, out, n_parts, dim, width)
+    return out
+
+
+@triton.jit
+def _put(numbers, scales, at, x, d, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """A key or value x [WIDTH], zeros behind DIM, to row `at` of the cache."""
+    if scales is not None:
+        groups = tl.reshape(x, [WIDTH // 32, 32])
+        peak = tl.max(tl.abs(groups), axis=1)
+        g = tl.arange(0, WIDTH // 32)
+        tl.store(scales + at * (DIM // 32) + g, (peak / 127).to(tl.float16), mask=g < DIM // 32)
+        inverse = tl.where(peak > 1e-30, 127 / tl.maximum(peak, 1e-30), 0)
+        scaled = tl.reshape(groups * inverse[:, None], [WIDTH])
+        x = tl.where(scaled < 0, scaled - 0.5, scaled + 0.5).to(tl.int32)  # towards 0: so to the nearest
+    tl.store(numbers + at * DIM + d, x.to(numbers.dtype.element_ty), mask=d < DIM)
+
+
+@triton.jit
+def _turned(source, d, norm, eps, cos, sin, N_ROT: tl.constexpr, INTERLEAVED: tl.constexpr, DIM: tl.constexpr):
+    """A head, normalised and turned by its position: cos and sin [N_ROT / 2]."""
+    inside = d < DIM
+    x = tl.load(source + d, mask=inside, other=0)
+    factor = 1.0
+    if norm is not None:
+        factor = tl.rsqrt(tl.sum(x * x) / DIM + eps)
+        x *= factor * tl.load(norm + d, mask=inside, other=0)
+    if N_ROT > 0:
+        if INTERLEAVED:
+            pair, first = d // 2, d % 2 == 0
+            partner = d ^ 1
+        else:
+            first = d < N_ROT // 2
+            pair = tl.where(first, d, d - N_ROT // 2)
+            partner = tl.where(first, d + N_ROT // 2, d - N_ROT // 2)
+        turning = d < N_ROT
+        other = tl.load(source + partner, mask=turning, other=0)
+        if norm is not None:
+            other *= factor * tl.load(norm + partner, mask=turning, other=0)
+        c, s = tl.load(cos + pair, mask=turning, other=1), tl.load(sin + pair, mask=turning, other=0)
+        x = x * c + tl.where(first, -other, other) * s
+    return x
+
+
+@triton.jit
+def _rope_store(
+    q,
+    k,
+    v,
+    keys,
+    key_scales,
+    values,
+    value_scales,
+    n_past,
+    cos,
+    sin,
+    q_norm,
+    k_norm,
+    eps,
+    n_head,
+    n_kv,
+    n_ctx,
+    DIM: tl.constexpr,
+    N_ROT: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """A program a token's head: first those of q, then of k, then of v."""
+    t, head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
+    position = tl.load(n_past) + t
+    if N_ROT > 0:
+        cos += position * (N_ROT // 2)
+        sin += position * (N_ROT // 2)
+    if head < n_head:
+        source = q + (t * n_head + head) * DIM
+        x = _turned(source, d, q_norm, eps, cos, sin, N_ROT, INTERLEAVED, DIM)
+        tl.debug_barrier()  # all has been read before any of it is written
+        tl.store(source + d, x, mask=d < DIM)
+    elif head < n_head + n_kv:
+        of = head - n_head
+        x = _turned(k + (t * n_kv + of) * DIM, d, k_norm, eps, cos, sin, N_ROT, INTERLEAVED, DIM)
+        _put(keys, key_scales, of.to(tl.int64) * n_ctx + position, x, d, DIM, WIDTH)
+    else:
+        of = head - n_head - n_kv
+        x = tl.load(v + (t * n_kv + of) * DIM + d, mask=d < DIM, other=0)
+        _put(values, value_scales, of.to(tl.int64) * n_ctx + position, x, d, DIM, WIDTH)
+
+
+@triton.jit
+def _get(numbers, scales, row, d, there, DIM: tl.constexpr):
+    """Keys or values of rows [N] of the cache, float32 [N, WIDTH]."""
+    x = tl.load(numbers + row[:, None] * DIM + d[None, :], mask=there, other=0).to(tl.float32)
+    if scales is not None:
+        at = row[:, None] * (DIM // 32) + d[None, :] // 32
+        x *= tl.load(scales + at, mask=there, other=0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def _attend(
+    q,
+    keys,
+    key_scales,
+    values,
+    value_scales,
+    n_past,
+    sums,
+    group,
+    n_ctx,
+    scale,
+    n_parts,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A head over a part of the positions. Every place of a block has a softmax of its own; they meet at the end."""
+    head, part, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
+    n_seen = (tl.load(n_past) + 1).to(tl.int32)
+    size = tl.cdiv(tl.cdiv(n_seen, n_parts), BLOCK) * BLOCK
+    begin = part * size
+    end = tl.minimum(begin + size, n_seen)
+    query = tl.load(q + head * DIM + d, mask=d < DIM, other=0) * scale
+    highest = tl.full([BLOCK], _LOWEST, tl.float32)
+    weights = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for first in range(begin, end, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        seen = position < end
+        there, row = seen[:, None] & (d < DIM)[None, :], head // group * n_ctx + position
+        score = tl.sum(_get(keys, key_scales, row, d, there, DIM) * query[None, :], axis=1)
+        score = tl.where(seen, score, _LOWEST)
+        peak = tl.maximum(highest, score)
+        fade, weight = tl.exp(highest - peak), tl.where(seen, tl.exp(score - peak), 0)
+        weights = weights * fade + weight
+        total = total * fade[:, None] + weight[:, None] * _get(values, value_scales, row, d, there, DIM)
+        highest = peak
+    peak = tl.max(highest, axis=0)
+    fade = tl.exp(highest - peak)
+    at = sums + (head * n_parts + part) * (DIM + 2)
+    tl.store(at + d, tl.sum(total * fade[:, None], axis=0), mask=d < DIM)
+    tl.store(at + DIM, peak)
+    tl.store(at + DIM + 1, tl.sum(weights * fade))
+
+
+@triton.jit
+def _combine(sums, out, N_PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    head, part, d = tl.program_id(0), tl.arange(0, N_PARTS), tl.arange(0, WIDTH)
+    at = sums + (head * N_PARTS + part) * (DIM + 2)
+    highest = tl.load(at + DIM)
+    fade = tl.exp(highest - tl.max(highest, axis=0))
+    weights = tl.sum(tl.load(at + DIM + 1) * fade)
+    total = tl.load(at[:, None] + d[None, :], mask=(d < DIM)[None, :], other=0)
+    tl.store(out + head * DIM + d, tl.sum(total * fade[:, None], axis=0) / weights, mask=d < DIM)

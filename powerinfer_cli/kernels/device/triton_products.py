@@ -1,0 +1,90 @@
+"""Products with weight rows in Triton: all rows, chosen rows, and rows dequantised for torch's matrix products."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from powerinfer_cli.kernels.device import reference
+from powerinfer_cli.kernels.device.planar import PlanarRows
+from powerinfer_cli.kernels.device.triton_rows import (
+    dot_rows,
+    group_scale,
+    group_tile,
+    launch,
+    rows_of,
+    tile_of,
+)
+
+__all__ = ["chosen_rows", "dequantize", "matvec", "rows_at_once"]
+
+
+def rows_at_once(n_rows: int) -> int:
+    """Rows of a program: several share what they read of x, unless that leaves multiprocessors without work."""
+    return 4 if n_rows >= 4096 else 2 if n_rows >= 1024 else 1
+
+
+def matvec(
+    rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, *, relu: bool = False
+) -> Tensor:
+    """rows @ x [n_cols] (+ bias [n_rows]) -> [n_rows]; with `relu` only what is positive of it."""
+    out = torch.empty(rows.n_rows, device=x.device) if out is None else out
+    step, tile = rows_at_once(rows.n_rows), tile_of(rows)
+    grid = (triton.cdiv(rows.n_rows, step),)
+    launch(_matvec, grid, x, bias, out, rows_of(rows), rows.n_rows, relu, step, tile.width, warps=tile.warps)
+    return out
+
+
+def chosen_rows(rows: PlanarRows, x: Tensor, indices: Tensor, out: Tensor | None = None) -> Tensor:
+    """rows[indices] @ x, in the indices' order; indices int64 [n], -1: nothing is read, and the result is 0. -> [n]"""
+    out = torch.empty(len(indices), device=x.device) if out is None else out
+    tile = tile_of(rows)
+    launch(_chosen_rows, (len(indices),), x, indices, out, rows_of(rows), tile.width, warps=tile.warps)
+    return out
+
+
+def dequantize(rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[n_rows, n_cols]"""
+    if rows.scales is None:
+        return reference.dequantize(rows, dtype)
+    out = torch.empty(rows.n_rows, rows.n_cols, dtype=dtype, device=rows.device)
+    tile = tile_of(rows)
+    grid = (rows.n_rows, triton.cdiv(rows.n_cols // rows.layout.group, tile.width))
+    launch(_dequantize, grid, out, rows_of(rows), tile.width, warps=tile.warps)
+    return out
+
+
+@triton.jit
+def _matvec(x, bias, y, w, n_rows, RELU: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    valid = row < n_rows
+    found = dot_rows(w, row, valid, x, R, WIDTH)
+    if bias is not None:
+        found += tl.load(bias + row, mask=valid, other=0)
+    if RELU:
+        found = tl.maximum(found, 0)
+    tl.store(y + row, found, mask=valid)
+
+
+@triton.jit
+def _chosen_rows(x, indices, y, w, WIDTH: tl.constexpr):
+    i = tl.program_id(0) + tl.arange(0, 1)
+    row = tl.load(indices + i)
+    tl.store(y + i, dot_rows(w, row, row >= 0, x, 1, WIDTH))
+
+
+@triton.jit
+def _dequantize(out, w, WIDTH: tl.constexpr):
+    half: tl.constexpr = w.group // 2
+    row = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    g = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    there = (g < w.n_cols // w.group)[None, :]
+    low, high = group_tile(w, row, g, there)
+    scale = group_scale(w.scales, w.super_scales, w, row, g, there)[:, :, None]
+    low, high = low * scale, high * scale
+    if w.mins is not None:
+        minimum = group_scale(w.mins, w.super_mins, w, row, g, there)[:, :, None]
+        low, high = low + minimum, high + minimum
+    at = out + row[:, None, None] * w.n_cols + g[None, :, None] * w.group + tl.arange(0, half)[None, None, :]
+    tl.store(at, low.to(out.dtype.element_ty), mask=there[:, :, None])
+    tl.store(at + half, high.to(out.dtype.element_ty), mask=there[:, :, None])

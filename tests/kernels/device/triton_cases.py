@@ -1,0 +1,313 @@
+"""Triton's kernels against their twins: on a GPU, or under TRITON_INTERPRET=1 (see test_triton.py) on the CPU.
+
+What must not be read is NaN, as is all that is to be written.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
+from powerinfer_cli.kernels.device.planar import LAYOUTS
+from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
+from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from tests.helpers.device_data import f32_rows, normal, rows_of
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+FAST, TWIN = ops_for(DEVICE), Ops()
+KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
+N = 21  # neurons
+BOTH_WAYS = [GGMLType.F32, GGMLType.F16, GGMLType.Q4_0, GGMLType.Q4_K, GGMLType.Q8_0]  # every kind of plane
+
+
+def there(x: Tensor) -> Tensor:
+    return x.to(DEVICE)
+
+
+def rows_there(rows: PlanarRows) -> PlanarRows:
+    planes = {name: value.to(DEVICE) for name, value in vars(rows).items() if isinstance(value, Tensor)}
+    return replace(rows, **planes)
+
+
+def some_rows(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> PlanarRows:
+    return rows_there(rows_of(kind, n_rows, n_cols, seed)[0])
+
+
+def in_nan(x: Tensor) -> Tensor:
+    """A vector with NaN before and behind it."""
+    room = torch.full((x.numel() + 512,), torch.nan, device=DEVICE)
+    part = room[256:-256].view(x.shape)
+    part.copy_(x)
+    return part
+
+
+def nan(*shape: int) -> Tensor:
+    return in_nan(torch.full(shape, torch.nan))
+
+
+def poisoned(rows: PlanarRows, where: Tensor) -> PlanarRows:
+    """Rows whose number of any kind is NaN where told: floats' quants, others' scales."""
+    name = "quants" if rows.scales is None else "super_scales" if rows.super_scales is not None else "scales"
+    plane = getattr(rows, name).clone()
+    plane[where.to(plane.device)] = torch.nan
+    return replace(rows, **{name: plane})
+
+
+def close(found: Tensor, wanted: Tensor, scale: float = 1e-5) -> None:
+    torch.testing.assert_close(found, wanted, rtol=scale, atol=scale * float(wanted.abs().max() + 1e-30))
+
+
+def test_which_kernels_these_are() -> None:
+    assert FAST.name.startswith("Triton")
+    assert TWIN.name == "torch"
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_products_and_numbers(kind: GGMLType) -> None:
+    n_cols = 3 * BLOCK[kind][0] if BLOCK[kind][0] > 1 else 333
+    rows, x, bias = some_rows(kind, 7, n_cols), in_nan(normal(n_cols)), in_nan(normal(7, seed=1))
+    out = nan(7)
+    assert FAST.matvec(rows, x, bias, out) is out
+    close(out, TWIN.matvec(rows, x, bias))
+    torch.testing.assert_close(FAST.dequantize(rows), TWIN.dequantize(rows), rtol=1e-6, atol=0)
+    halves = FAST.dequantize(rows, torch.float16)
+    assert halves.dtype is torch.float16
+    close(halves.float(), TWIN.dequantize(rows), 1e-3)
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS)
+def test_long_rows(kind: GGMLType) -> None:
+    """More of a row than a program reads at a time, and not a whole number of times."""
+    rows, x = some_rows(kind, 3, 256 * 37), in_nan(normal(256 * 37))
+    close(FAST.matvec(rows, x), TWIN.matvec(rows, x))
+
+
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_several_rows_to_a_program(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one left over. Of what lies behind the result, nothing is written."""
+    monkeypatch.setattr(triton_products, "rows_at_once", lambda n_rows: at_once)
+    for kind in (GGMLType.F32, GGMLType.Q4_1):
+        rows, x = some_rows(kind, 9, 96), in_nan(normal(96))
+        room = torch.full((16,), torch.nan, device=DEVICE)
+        FAST.matvec(rows, x, out=room[:9])
+        close(room[:9], TWIN.matvec(rows, x))
+        assert room[9:].isnan().all()
+
+
+def test_rows_at_once_leave_every_multiprocessor_work() -> None:
+    assert [triton_products.rows_at_once(n) for n in (1, 1023, 1024, 4095, 4096, 128000)] == [1, 1, 2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS)
+def test_chosen_rows(kind: GGMLType) -> None:
+    n_cols = 2 * max(BLOCK[kind][0], 20)
+    rows, x = some_rows(kind, 9, n_cols), in_nan(normal(n_cols))
+    indices = torch.tensor([7, -1, 0, 7, 3], device=DEVICE)
+    wanted = TWIN.matvec(rows, x)[indices]
+    wanted[1] = 0
+    unread = torch.ones(9, dtype=torch.bool)
+    unread[[0, 3, 7]] = False
+    close(triton_products.chosen_rows(poisoned(rows, unread), x, indices), wanted)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q4_0])
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_predictor(kind: GGMLType, threshold: float) -> None:
+    fc1, fc2 = some_rows(kind, 32, 96), some_rows(kind, 50, 32, seed=1)
+    x = in_nan(normal(96, seed=2) * (1 if kind is GGMLType.F16 else 100))
+    wanted = TWIN.predict(fc1, fc2, x, threshold)
+    assert 5 < int(wanted.sum()) < 45
+    out = torch.full((50,), 9, dtype=torch.uint8, device=DEVICE)
+    assert FAST.predict(fc1, fc2, x, threshold, out=out) is out
+    assert torch.equal(out, wanted)
+    modes = there(torch.from_numpy(np.random.default_rng(3).choice([NEVER, ASK, ALWAYS], 50).astype(np.uint8)))
+    wanted = TWIN.predict(fc1, fc2, x, threshold, modes)
+    assert torch.equal(FAST.predict(fc1, poisoned(fc2, modes != ASK), x, threshold, modes), wanted)
+
+
+class FFN:
+    """A random FFN."""
+
+    def __init__(self, kind: GGMLType, n_embd: int, *, gated: bool = True, biased: bool = False, n: int = N) -> None:
+        self.gate = some_rows(kind, n, n_embd) if gated else None
+        self.up, self.down_t = some_rows(kind, n, n_embd, 1), some_rows(kind, n, n_embd, 2)
+        self.options: dict[str, object] = {}
+        if biased:
+            self.options = {"up_bias": in_nan(normal(n, seed=4))}
+            if gated:
+                self.options["gate_bias"] = in_nan(normal(n, seed=5))
+
+    def run(self, ops: Ops, x: Tensor, mask: Tensor | None, **more: object) -> tuple[Tensor, int]:
+        y, fired = ops.sparse_ffn(x, mask, self.gate, self.up, self.down_t, **self.options, **more)  # type: ignore
+        assert (fired.dtype, fired.shape) == (torch.int64, (1,))
+        return y, int(fired)
+
+    def check(self, x: Tensor, mask: Tensor | None, **more: object) -> None:
+        (y, fired), (wanted, wanted_fired) = self.run(FAST, x, mask, **more), self.run(TWIN, x, mask, **more)
+        assert fired == wanted_fired
+        close(y, wanted)
+
+
+def some_mask(n: int, share: float = 0.4, seed: int = 8) -> Tensor:
+    return there(torch.from_numpy((np.random.default_rng(seed).random(n) < share).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_ffn_of_every_type(kind: GGMLType) -> None:
+    n_embd = BLOCK[kind][0] * 2 if BLOCK[kind][0] > 1 else 77
+    FFN(kind, n_embd).check(in_nan(normal(n_embd, seed=3)), some_mask(N))
+
+
+@pytest.mark.parametrize(("gated", "relu_on_up"), KINDS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_ffn_of_every_kind(gated: bool, relu_on_up: bool, biased: bool) -> None:
+    ffn, x = FFN(GGMLType.Q8_0, 64, gated=gated, biased=biased), in_nan(normal(64, seed=3))
+    for mask in (some_mask(N), some_mask(N, 0.0), None):
+        ffn.check(x, mask, relu_on_up=relu_on_up)
+    neurons = there(torch.from_numpy(np.random.default_rng(1).permutation(50)[:N]))
+    ffn.check(x, some_mask(50), relu_on_up=relu_on_up, neurons=neurons)
+
+
+@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+@pytest.mark.parametrize("gated", [True, False])
+def test_ffn_of_other_activations(activation: Activation, gated: bool) -> None:
+    ffn, x = FFN(GGMLType.F16, 40, gated=gated), in_nan(normal(40, seed=3))
+    for mask in (some_mask(N), None):
+        ffn.check(x, mask, activation=activation)
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS)
+def test_rows_without_effect_are_not_read(kind: GGMLType) -> None:
+    """Rows of neurons that do not count; and the other rows of those whose gate is closed."""
+    n_embd = max(64, BLOCK[kind][0])
+    ffn, x, mask = FFN(kind, n_embd), in_nan(normal(n_embd, seed=3)), some_mask(N)
+    assert ffn.gate is not None
+    is_open = (TWIN.matvec(ffn.gate, x) > 0) & (mask != 0)
+    assert 0 < int(is_open.sum()) < int(mask.sum())
+    clean = ffn.run(FAST, x, mask)
+    ffn.gate = poisoned(ffn.gate, mask == 0)
+    ffn.up, ffn.down_t = poisoned(ffn.up, ~is_open), poisoned(ffn.down_t, ~is_open)
+    y, fired = ffn.run(FAST, x, mask)
+    assert torch.equal(y, clean[0])
+    assert fired == clean[1] == int(is_open.sum())
+
+
+def test_ffn_of_many_neurons_and_wide_rows() -> None:
+    """Several ranges, several blocks of columns, more listed rows than are read at a time; no neurons at all."""
+    ffn, x = FFN(GGMLType.F16, 1100, n=40), in_nan(normal(1100, seed=3))
+    ffn.check(x, some_mask(40, 0.9))
+    none = f32_rows(there(torch.empty(0, 8)))
+    y, fired = FAST.sparse_ffn(there(normal(8)), some_mask(4), none, none, none, neurons=there(torch.tensor([]).long()))
+    assert (y.tolist(), fired.tolist()) == ([0.0] * 8, [0])
+
+
+def test_ffn_is_put_where_told() -> None:
+    ffn, x, out = FFN(GGMLType.Q4_0, 64), in_nan(normal(64)), nan(64)
+    y, _ = ffn.run(FAST, x, None, out=out)
+    assert y is out
+    close(out, ffn.run(TWIN, x, None)[0])
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize(("gated", "relu_on_up"), KINDS)
+def test_activated(activation: Activation, gated: bool, relu_on_up: bool) -> None:
+    gate, up, out = in_nan(normal(2, 601)) if gated else None, in_nan(normal(2, 601, seed=1) * 5), nan(2, 601)
+    assert FAST.activated(gate, up, activation, relu_on_up=relu_on_up, out=out) is out
+    close(out, TWIN.activated(gate, up, activation, relu_on_up=relu_on_up), 1e-6)
+
+
+@pytest.mark.parametrize("kind", NormKind)
+@pytest.mark.parametrize("n_adds", [0, 1, 2])
+def test_norm_of_a_sum(kind: NormKind, n_adds: int) -> None:
+    for shape in ((2, 77), (300,)):
+        xs = [in_nan(normal(*shape) + 1) for _ in range(2)]
+        adds = tuple(in_nan(normal(*shape, seed=2 + i)) for i in range(n_adds))
+        weight, bias, out = in_nan(normal(shape[-1], seed=9)), in_nan(normal(shape[-1], seed=8)), nan(*shape)
+        for given in (bias, None):
+            xs = [in_nan(normal(*shape) + 1) for _ in range(2)]
+            assert FAST.add_norm(xs[0], adds, weight, given, 1e-3, kind, out) is out
+            close(out, TWIN.add_norm(xs[1], adds, weight, given, 1e-3, kind))
+            assert torch.equal(xs[0], xs[1])
+
+
+def empty_cache(n_kv: int, n_ctx: int, dim: int, types: tuple[CacheType, CacheType]) -> DeviceCache:
+    cache = make_cache(n_kv, n_ctx, dim, *types, DEVICE)
+    for numbers, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales)):
+        (numbers if scales is None else scales).fill_(torch.nan)
+    return cache
+
+
+def past(n: int) -> Tensor:
+    return torch.tensor([n], device=DEVICE)
+
+
+TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
+
+
+@pytest.mark.parametrize("style", [*RopeStyle, None])
+@pytest.mark.parametrize(("dim", "n_rot"), [(64, 64), (96, 20)])
+@pytest.mark.parametrize("normed", [False, True])
+def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: bool) -> None:
+    angles = normal(128, n_rot // 2, seed=9)
+    cos, sin = (in_nan(angles.cos()), in_nan(angles.sin())) if style else (None, None)
+    norms = {"q_norm": in_nan(normal(dim, seed=3)), "k_norm": in_nan(normal(dim, seed=4)), "eps": 1e-6}
+    for types in TYPES if style is RopeStyle.NEOX else TYPES[:1]:
+        results = []
+        for ops in (FAST, TWIN):
+            q, k, v = in_nan(normal(2, 4 * dim)), in_nan(normal(2, 2 * dim, seed=1)), in_nan(normal(2, 2 * dim, seed=2))
+            cache = empty_cache(2, 128, dim, types)
+            ops.rope_store(q, k, v, cache, past(N), cos, sin, style, **(norms if normed else {}))  # type: ignore
+            results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
+        for kind, found, wanted in zip("qkkvv", *results, strict=True):
+            if found is None:
+                continue
+            assert torch.equal(found.isnan(), wanted.isnan())
+            # A byte may be rounded the other way, and so may a half.
+            loss = 1 if found.dtype is torch.int8 else 1e-3 if found.dtype is torch.float16 else 1e-5
+            difference = (found.double() - wanted.double()).nan_to_num().abs()
+            assert float(difference.max()) <= loss * max(
+                1.0, float(wanted.double().nan_to_num().abs().max()) * (loss < 1)
+            ), kind
+            assert float((difference > 0).double().mean()) < 0.01 or loss < 1, kind
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (4, 2, 96)])
+def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n_kv: int, dim: int) -> None:
+    """From the first position to the last of a context in several parts."""
+    n_ctx = 512
+    for n_past in (0, 64, 300, 511):
+        cache = empty_cache(n_kv, n_ctx, dim, types)
+        k, v = normal(n_past + 1, n_kv * dim, seed=1), normal(n_past + 1, n_kv * dim, seed=2)
+        TWIN.rope_store(
+            there(torch.zeros(n_past + 1, n_kv * dim)), there(k), there(v), cache, past(0), None, None, None
+        )
+        q, out = in_nan(normal(1, n_head * dim) * 2), nan(1, n_head * dim)
+        assert FAST.attention(q, cache, past(n_past), out=out) is out
+        close(out, TWIN.attention(q, cache, past(n_past)), 2e-5)
+
+
+def test_attention_of_a_batch() -> None:
+    cache = empty_cache(2, 128, 32, (CacheType.F32, CacheType.F32))
+    q, k, v = in_nan(normal(5, 128)), in_nan(normal(5, 64, seed=1)), in_nan(normal(5, 64, seed=2))
+    FAST.rope_store(q, k, v, cache, past(0), None, None, None)
+    close(FAST.attention(q, cache, past(0), limit=64), TWIN.attention(q, cache, past(0)))
+
+
+@pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])
+def test_batches(kind: GGMLType) -> None:
+    """Many tokens go through torch's products of what Triton dequantised."""
+    gate, up, down_t = (some_rows(kind, 40, 256, seed) for seed in range(3))
+    x, mask = in_nan(normal(3, 256)), torch.stack([some_mask(40, seed=i) for i in range(3)])
+    loss = 1e-5 if INTERPRETED or kind is GGMLType.F32 else 1e-2
+    close(FAST.matmul(gate, x), TWIN.matmul(gate, x), loss)
+    (y, fired), (wanted, wanted_fired) = (ops.sparse_ffn_batch(x, mask, gate, up, down_t) for ops in (FAST, TWIN))
+    close(y, wanted, loss)
+    assert fired == wanted_fired
