@@ -7,6 +7,7 @@ from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import LayerWeights, Linear, ModelConfig, Norm, Weights
 from powerinfer_cli.placement import LayerBytes, ModelBytes
+from powerinfer_cli.runtime.cold_stream import STREAM_BYTES
 from powerinfer_cli.runtime.device_flow import flow_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 
@@ -33,10 +34,11 @@ def scratch_bytes(config: ModelConfig, options: EngineOptions, n_ctx: int) -> in
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     s = config.sizes
     largest = s.n_embd * max(s.n_vocab, s.n_ff, s.n_q)
+    streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if options.stream_from is not None else 0
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = 16 * n_ctx * s.n_kv + n_tokens * n_ctx * (config.n_head // config.n_head_kv)
     values = 4 * n_tokens * (3 * s.n_ff + s.n_embd + s.n_vocab)
-    return flow_bytes(config, n_tokens, n_ctx) + flow_bytes(config, 1, n_ctx) + weights + attention + values
+    return flow_bytes(config, n_tokens, n_ctx) + flow_bytes(config, 1, n_ctx) + weights + attention + values + streamed
 
 
 def allocated(n_bytes: int) -> int:

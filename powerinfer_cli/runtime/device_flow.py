@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.angles import rope_magnitude
-from powerinfer_cli.kernels.device import DeviceCache, Ops
+from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime.device_weights import DeviceFFN, DeviceLayer, DeviceLinear, DeviceNorm
 
@@ -115,6 +115,30 @@ class DeviceFlow:
             self._dense(ffn, n)
         if ffn.down_bias is not None:
             self.hot[:n].add_(ffn.down_bias)
+
+    def add_chunk(
+        self,
+        layer: DeviceLayer,
+        matrices: tuple[PlanarRows | None, PlanarRows, PlanarRows],
+        biases: tuple[Tensor | None, Tensor | None],
+        columns: slice,
+        n: int,
+    ) -> None:
+        """`cold` += what some neurons make of `normed`: gate, up and down_t [m, n_embd]; gate's and up's biases [m];
+        columns: where the mask has them.
+        """
+        c = self.config
+        y, fired = self.ops.sparse_ffn_batch(
+            self.normed[:n],
+            None if layer.predictor is None else self.mask[:n, columns].contiguous(),
+            *matrices,
+            gate_bias=biases[0],
+            up_bias=biases[1],
+            activation=c.activation,
+            relu_on_up=c.architecture.relu_on_up,
+        )
+        self.cold[:n].add_(y)
+        self.counts[1:].add_(fired)
 
     def adds(self, layer: DeviceLayer) -> tuple[Tensor, ...]:
         """What a layer leaves to be added to x."""

@@ -11,6 +11,7 @@ from powerinfer_cli.kernels.device.cache import read_rows, write_rows
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.cold_stream import ColdStream
 from powerinfer_cli.runtime.device_flow import DeviceFlow, RopeTables, rope_tables
 from powerinfer_cli.runtime.device_weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
 from powerinfer_cli.runtime.link import Link
@@ -51,6 +52,7 @@ class DeviceSide:
         self._frequencies = frequencies_of(config, parts.weights)
         self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.n_ctx, device)
         ops, threshold = ops_for(device), effective_threshold(config, options)
+        self.stream: ColdStream | None = None  # made when it is first of use
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(config, ops, 1, threshold, self._counts, device)
         self.many = DeviceFlow(config, ops, n_tokens, threshold, self._counts, device)

@@ -5,6 +5,7 @@ FFN's input and the mask of the cold neurons, goes on with the hot ones, and add
 what is sent only: once a layer, and never for a layer that is wholly on one side.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.sparse_token import Neurons
-from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes
 from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
 from powerinfer_cli.runtime.cpu_weights import ColdLayer
@@ -69,6 +71,8 @@ class HybridBackend:
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
         self._n_tokens, self._single = 0, False
+        self._weights = parts.weights
+        self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
 
     @property
     def waits(self) -> int:
@@ -210,16 +214,26 @@ class HybridBackend:
             layer = side.layers[index]
             flow.attend(layer, side.caches[index], side.tables, adds, n)
             flow.predict(layer, n)
-            if layer.n_cold:
+            streamed = layer.n_cold > 0 and n >= self._stream_from
+            if layer.n_cold and not streamed:
                 self._send(side, flow, index, n)
                 side.link.mark()
             if layer.n_hot:
                 flow.hot_ffn(layer, n)
-            if layer.n_cold:
+            if streamed:
+                self._stream(side, flow, index, n)
+            elif layer.n_cold:
                 self._compute_cold(side, index, n)
                 self._receive(side, flow, n)
             adds = flow.adds(layer)
         flow.settle(adds, n)
+
+    def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
+        """The layer's cold neurons pass through the GPU."""
+        weights, hot = self._weights.layers[index], self.plan.layers[index].hot
+        if side.stream is None:
+            side.stream = ColdStream(side.link, neuron_bytes(self._weights))
+        side.stream.run(weights, cold_neurons(hot, self.config.n_ff), side.layers[index], flow, n)
 
     def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
         """To the cold tier: the FFN's input, and who of its neurons counts."""

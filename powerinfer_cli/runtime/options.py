@@ -37,6 +37,7 @@ class EngineOptions:
     anywhere. all_active: ask no predictor, compute every neuron. reference: plain float32 arithmetic in torch, slow,
     to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows). devices:
     what a placement plan's GPUs are, as torch names them: "cuda:0"; or "cpu", where the GPU's part is rehearsed.
+    stream_from: batches of so many tokens or more have the cold neurons pass through the GPU (None: none have).
     """
 
     n_ctx: int = 0
@@ -53,6 +54,7 @@ class EngineOptions:
     reference: bool = False
     resident: bool | None = None
     devices: tuple[str, ...] = ()
+    stream_from: int | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError: numbers that make no sense."""

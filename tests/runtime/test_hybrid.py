@@ -7,7 +7,7 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, all_neurons, no_neurons
-from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime import Engine, EngineOptions, cold_stream
 from powerinfer_cli.runtime.hybrid_backend import HybridBackend
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
@@ -104,6 +104,16 @@ def test_other_hot_sets(tmp_path: Path, seed: int) -> None:
 def test_dense_models_by_whole_layers(tmp_path: Path, case: str, output: int) -> None:
     model = tiny_model(case).file.first_layers(2)
     assert_same(model, tmp_path, plan_of(model, [MAIN_MEMORY, 0], [0, 1], output))
+
+
+@pytest.mark.parametrize("all_active", [False, True])
+def test_cold_neurons_that_pass_through_the_gpu(
+    relu: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_active: bool
+) -> None:
+    monkeypatch.setattr(cold_stream, "STREAM_BYTES", 16 << 10)  # several chunks
+    model = relu.file.first_layers(2).sparsified(random_predictors(relu)[:2])
+    plan = plan_of(model, [0, 0], [0.3, 0], 0)
+    assert_same(model, tmp_path, plan, stream_from=3, all_active=all_active)
 
 
 def test_every_neuron_active(tmp_path: Path) -> None:
