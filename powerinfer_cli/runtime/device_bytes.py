@@ -19,12 +19,14 @@ DEQUANTISED = 16  # bytes of a weight while it becomes a float
 UNPACKED = 10  # bytes for each of a file's, while they become planes
 
 
-def model_bytes(weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int) -> ModelBytes:
-    """For a context of n_ctx tokens and the options' cache types and batches."""
+def model_bytes(
+    weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int, scratch: int | None = None
+) -> ModelBytes:
+    """For a context of n_ctx tokens and the options' cache types and batches. scratch: as measured, if it was."""
     predictors = config.sparse and not options.all_active
     layers = tuple(_layer(layer, config, options, n_ctx, predictors=predictors) for layer in weights.layers)
     head = _linear(weights.output) + _norm(weights.output_norm)
-    return ModelBytes(layers, head, scratch_bytes(config, options, n_ctx))
+    return ModelBytes(layers, head, scratch_bytes(config, options, n_ctx) if scratch is None else scratch)
 
 
 def scratch_bytes(config: ModelConfig, options: EngineOptions, n_ctx: int) -> int:

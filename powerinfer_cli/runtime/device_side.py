@@ -1,6 +1,7 @@
 """What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.cold_stream import ColdStream
+from powerinfer_cli.runtime.device_bytes import allocated
 from powerinfer_cli.runtime.device_flow import DeviceFlow, RopeTables, rope_tables
 from powerinfer_cli.runtime.device_weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
 from powerinfer_cli.runtime.link import Link
@@ -63,6 +65,11 @@ class DeviceSide:
         self._host_counts = self.link.host(2, dtype=torch.int64)
         self._host_past = self.link.host(1, dtype=torch.int64)
 
+    def kept_bytes(self) -> int:
+        """What weights and KV cache take."""
+        parts = [self.output, *self.layers.values(), *self.caches.values()]
+        return sum(_nbytes(part) for part in parts)
+
     def begin(self, n_tokens: int, n_past: int) -> DeviceFlow:
         """Tell the kernels how many tokens are in the context; the buffers that will be used."""
         flow = self.one if n_tokens == 1 else self.many
@@ -110,3 +117,12 @@ class DeviceSide:
             values = read_rows(cache.v, cache.v_scales, begin, n_past).clone()  # it may be a view
             write_rows(cache.k, cache.k_scales, positions, turned)
             write_rows(cache.v, cache.v_scales, positions, values)
+
+
+def _nbytes(part: object) -> int:
+    """Of all tensors in a piece of weights."""
+    if isinstance(part, Tensor):
+        return allocated(part.nbytes)
+    if isinstance(part, tuple):
+        return sum(map(_nbytes, part))
+    return sum(_nbytes(getattr(part, f.name)) for f in fields(part)) if is_dataclass(part) else 0

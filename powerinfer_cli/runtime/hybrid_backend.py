@@ -25,7 +25,7 @@ from powerinfer_cli.runtime.cpu_weights import ColdLayer
 from powerinfer_cli.runtime.device_flow import DeviceFlow
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
-from powerinfer_cli.runtime.link import Replay
+from powerinfer_cli.runtime.link import Replay, keep_budget
 from powerinfer_cli.runtime.options import EngineOptions
 
 __all__ = ["HybridBackend"]
@@ -61,6 +61,7 @@ class HybridBackend:
         self._sides: dict[int, DeviceSide] = {}
         for gpu in plan.gpus:
             device = torch.device(devices[gpu])
+            keep_budget(device, plan.budgets[gpu])
             uploader = Uploader(device, total, parts.events, done)
             placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
             self._sides[gpu] = DeviceSide(

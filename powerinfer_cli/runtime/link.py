@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Link", "Replay"]
+__all__ = ["Link", "Replay", "keep_budget"]
 
 
 class Link:
@@ -73,3 +73,10 @@ class Replay:
     def _run(self) -> None:
         for piece in self._work:
             piece()
+
+
+def keep_budget(device: torch.device, budget: int) -> None:
+    """From now on torch takes no more of a GPU than so many bytes: it frees what it has kept, or says there is none."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)

@@ -10,10 +10,11 @@ from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.device_bytes import allocated, model_bytes
+from powerinfer_cli.runtime.device_bytes import allocated, model_bytes, scratch_bytes
 from powerinfer_cli.runtime.device_flow import flow_bytes
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.scratch import measure_scratch
 from powerinfer_cli.runtime.stats import SparsityStats
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
@@ -51,7 +52,16 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType) -> 
     there = tensors_of([side.layers, side.caches, side.output], set())
     counted = sizes.total - sizes.scratch
     assert there <= counted
+    assert side.kept_bytes() == there
     assert counted - there < 64 << 10  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
     assert flows <= flow_bytes(config, 16, 128) + flow_bytes(config, 1, 128) < flows + (64 << 10)
     assert sizes.scratch > flows
+
+
+def test_without_a_gpu_scratch_is_counted(tmp_path: Path) -> None:
+    gguf = tiny_model("llama").file.open(tmp_path)
+    config = ModelConfig.from_gguf(gguf)
+    options = EngineOptions(devices=("cpu",))
+    measured = measure_scratch(load_weights(gguf, config), config, options, 64)
+    assert measured == scratch_bytes(config, options, 64) > 0

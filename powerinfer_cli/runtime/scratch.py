@@ -1,0 +1,72 @@
+"""What a GPU needs besides weights and KV cache: buffers, and what comes and goes. Measured there, for one layer."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.placement import LayerPlacement, all_neurons
+from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes
+from powerinfer_cli.runtime.device_bytes import scratch_bytes
+from powerinfer_cli.runtime.device_side import DeviceSide
+from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.link import Replay
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["measure_scratch"]
+
+
+def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int) -> int:
+    """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
+
+    Where the devices are no GPUs, the buffers are counted instead.
+    """
+    device = torch.device(options.devices[0])
+    if device.type != "cuda":
+        return scratch_bytes(config, options, n_ctx)
+    n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+    quiet = replace(options, devices=())
+    parts = Parts(config, weights, quiet, SparsityStats(), None, n_ctx, LoadEvents())
+    last = config.n_layer - 1
+    placed = {last: LayerPlacement(0, all_neurons(config.n_ff))}
+    with torch.cuda.device(device):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        uploader = Uploader(device, 1, LoadEvents())
+        side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader)
+        if options.stream_from is not None:
+            side.stream = ColdStream(side.link, neuron_bytes(weights))
+        _pass(side, last, n_tokens, n_ctx)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        kept = side.kept_bytes()
+        del side
+        torch.cuda.empty_cache()
+    return peak - kept
+
+
+def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
+    layer, cache = side.layers[index], side.caches[index]
+    assert side.output is not None
+    flow = side.begin(n_tokens, n_ctx - n_tokens)
+    flow.limit = n_ctx
+    flow.attend(layer, cache, side.tables, (), n_tokens)
+    flow.predict(layer, n_tokens)
+    flow.hot_ffn(layer, n_tokens)
+    flow.settle(flow.adds(layer), n_tokens)
+    logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
+    flow.head(*side.output, flow.x[:n_tokens], logits)
+    del logits
+    flow = side.begin(1, n_ctx - 1)
+    steps = [
+        partial(flow.attend, layer, cache, side.tables, (), 1),
+        partial(flow.predict, layer, 1),
+        partial(flow.hot_ffn, layer, 1),
+        partial(flow.settle, flow.adds(layer), 1),
+    ]
+    Replay(side.device, steps).record()
+    flow.head(*side.output, flow.x[:1], side.logits)
