@@ -27,7 +27,6 @@ from solver.device_profile import ANY_TYPE, Processor, Rates
 
 __all__ = ["measure_cpu"]
 
-COLUMNS = 4096  # numbers in a row
 WEIGHTS = 192 << 20  # bytes, of each kind of product
 DENSITIES = 0.05, 0.1, 0.2  # shares of active neurons: the slope over them is what a neuron costs
 DRAWS = 8  # of active neurons
@@ -35,19 +34,21 @@ SETS = 3  # layers
 POSITIONS = 2048
 HEADS, HEAD_DIM = 32, 128
 LAYERS = 8  # in a program of small operations
-REPEATS = 15
+LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.2  # of each measurement; seconds
 TOKEN = 1.5e-4  # seconds: Python between two tokens
 
 
 def measure_cpu(
     kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
+    n_embd: int = 4096,
     threads: int | None = None,
     cores: Sequence[frozenset[int]] = (),
     on_step: Callable[[str], None] | None = None,
 ) -> Processor:
     """Time the CPU engine's parts, a second or so for each weight type. The first of `kinds` stands for all others.
 
-    threads: None for one per physical core. cores: where each may run. Raises MemoryError.
+    n_embd: numbers in a row, a whole number of blocks of each type. threads: None for one per physical core. cores:
+    where each may run. Raises MemoryError.
     """
     team = Team(threads or default_threads(tuple(cores)), cores)
     say = on_step or (lambda _: None)
@@ -56,8 +57,8 @@ def measure_cpu(
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
             prepare([*TEAM_KERNELS, *packing_kernels([kind])])
-            scattered, fixed = _scattered(team, kind)
-            rates[kind.name] = Rates(_dense(team, kind), scattered)
+            scattered, fixed = _scattered(team, kind, n_embd)
+            rates[kind.name] = Rates(_dense(team, kind, n_embd), scattered)
             ffn.append(fixed)
         say("CPU: attention")
         return Processor(
@@ -65,7 +66,7 @@ def measure_cpu(
             memory=0,
             rates=rates | {ANY_TYPE: rates[kinds[0].name]},
             cache=_cache(team),
-            layer=_layer(team),
+            layer=_layer(team, n_embd),
             ffn=statistics.mean(ffn),
             token=TOKEN,
         )
@@ -73,14 +74,14 @@ def measure_cpu(
         team.close()
 
 
-def _weights(team: Team, kind: GGMLType, n_rows: int, n_cols: int = COLUMNS) -> WeightRows:
+def _weights(team: Team, kind: GGMLType, n_rows: int, n_cols: int) -> WeightRows:
     """Zeros: how long a product takes does not depend on the numbers."""
     block_size, block_bytes = BLOCK[kind]
     data = np.full(n_rows * n_cols // block_size * block_bytes, 0, np.uint8)  # written to, so that pages are there
     return pack(Tensor("measured", kind, (n_rows, n_cols), data), team)
 
 
-def _row_bytes(kind: GGMLType, n_cols: int = COLUMNS) -> int:
+def _row_bytes(kind: GGMLType, n_cols: int) -> int:
     block_size, block_bytes = BLOCK[kind]
     return n_cols // block_size * block_bytes
 
@@ -89,40 +90,41 @@ def _timed(team: Team, operations: Sequence[Operation], before: Callable[[], Non
     """Seconds that three of four runs take more than: what other programs do to the others is not the machine's."""
     prepare(operation.kernel for operation in operations)
     program = assemble(operations)
-    times = []
-    for _ in range(REPEATS + 1):
+    team.run(program.table)
+    times: list[float] = []
+    while len(times) < LEAST_RUNS or (sum(times) < LONG_ENOUGH and len(times) < MOST_RUNS):
         before()
         start = time.perf_counter()
         team.run(program.table)
         times.append(time.perf_counter() - start)
-    return sorted(times[1:])[REPEATS // 4]
+    return sorted(times)[len(times) // 4]
 
 
-def _dense(team: Team, kind: GGMLType) -> float:
+def _dense(team: Team, kind: GGMLType, n_embd: int) -> float:
     """Bytes a second of matrices from front to back."""
-    n_rows = WEIGHTS // _row_bytes(kind)
-    x, out = make_vectors(1, COLUMNS), np.zeros(n_rows, np.float32)
-    operation = matvec(_weights(team, kind, n_rows), x, out, threads=team.size)
-    return n_rows * _row_bytes(kind) / _timed(team, [operation])
+    n_rows = WEIGHTS // _row_bytes(kind, n_embd)
+    x, out = make_vectors(1, n_embd), np.zeros(n_rows, np.float32)
+    operation = matvec(_weights(team, kind, n_rows, n_embd), x, out, threads=team.size)
+    return n_rows * _row_bytes(kind, n_embd) / _timed(team, [operation])
 
 
-def _scattered(team: Team, kind: GGMLType) -> tuple[float, float]:
+def _scattered(team: Team, kind: GGMLType, n_embd: int) -> tuple[float, float]:
     """Bytes a second of active neurons' rows, and seconds that an FFN costs besides."""
-    n_ff = WEIGHTS // SETS // 3 // _row_bytes(kind)
-    x, hidden, out = make_vectors(1, COLUMNS), make_vectors(1, 32), np.zeros(2 * COLUMNS, np.float32)
+    n_ff = WEIGHTS // SETS // 3 // _row_bytes(kind, n_embd)
+    x, hidden, out = make_vectors(1, n_embd), make_vectors(1, 32), make_vectors(1, n_embd).floats[0]
     fires = np.ones(n_ff, np.float32)  # a bias: every neuron that is let through fires
     asked = _weights(team, GGMLType.F32, n_ff, 32)
     operations: list[Operation] = []
     modes = [np.zeros(n_ff, np.uint8) for _ in range(SETS)]
     for mode in modes:
-        gate, up, down = (_weights(team, kind, n_ff) for _ in range(3))
+        gate, up, down = (_weights(team, kind, n_ff, n_embd) for _ in range(3))
         neurons = Neurons(gate, up, down, fires, None, None, False)
         operations += sparse_token(x, hidden, neurons, Predictor(asked, mode, 0.0), out, np.zeros(2, np.int64))
     counts = [round(density * n_ff) for density in DENSITIES]
     seconds = [_timed(team, operations, _drawing(modes, count)) / SETS for count in counts]
-    slope, fixed = np.polyfit([count * 3 * _row_bytes(kind) for count in counts], seconds, 1)
+    slope, fixed = np.polyfit([count * 3 * _row_bytes(kind, n_embd) for count in counts], seconds, 1)
     if slope <= 0 or fixed < 0:  # what was measured is noise: all of it is the rows'
-        return counts[-1] * 3 * _row_bytes(kind) / seconds[-1], 0.0
+        return counts[-1] * 3 * _row_bytes(kind, n_embd) / seconds[-1], 0.0
     return 1.0 / float(slope), float(fixed)
 
 
@@ -157,13 +159,13 @@ def _cache(team: Team) -> float:
     return cache.n_bytes / _timed(team, [attention(state, q.floats, cache, out, team.size)])
 
 
-def _layer(team: Team) -> float:
+def _layer(team: Team, n_embd: int) -> float:
     """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
     state = np.zeros(2, np.int64)
     state[N_TOKENS] = 1
-    x, normed, small = (make_vectors(1, COLUMNS) for _ in range(3))
-    tiny, out = _weights(team, GGMLType.F32, 64, 64), np.zeros(64, np.float32)
-    weight = np.zeros(COLUMNS, np.float32)
+    x, normed = make_vectors(1, n_embd), make_vectors(1, n_embd)
+    q, attended = (make_vectors(1, HEADS * HEAD_DIM) for _ in range(2))
+    tiny, out, weight = _weights(team, GGMLType.F32, 64, 64), np.zeros(64, np.float32), np.zeros(n_embd, np.float32)
     cache = KeysValues.make(Shape(HEADS, HEADS, HEAD_DIM, 64), CacheType.F16, CacheType.F16)
     few = make_vectors(1, 64)
     norm = add_norm(state, x, (), weight, None, normed, 1e-5, NormKind.RMS)
@@ -171,11 +173,11 @@ def _layer(team: Team) -> float:
     operations = [
         norm,
         product,
-        attention(state, x.floats, cache, small, team.size),
-        quantise(state, small),
+        attention(state, q.floats, cache, attended, team.size),
+        quantise(state, attended),
         product,
         norm,
         product,
-        quantise(state, small),
+        quantise(state, attended),
     ]
     return _timed(team, operations * LAYERS) / LAYERS
