@@ -25,7 +25,7 @@ from powerinfer_cli.model import NormKind
 from powerinfer_cli.runtime.threads import default_threads
 from solver.device_profile import ANY_TYPE, Processor, Rates
 
-__all__ = ["measure_cpu"]
+__all__ = ["DENSITIES", "measure_cpu", "rate_and_fixed"]
 
 WEIGHTS = 192 << 20  # bytes, of each kind of product
 DENSITIES = 0.05, 0.1, 0.2  # shares of active neurons: the slope over them is what a neuron costs
@@ -101,11 +101,12 @@ def _timed(team: Team, operations: Sequence[Operation], before: Callable[[], Non
 
 
 def _dense(team: Team, kind: GGMLType, n_embd: int) -> float:
-    """Bytes a second of matrices from front to back."""
-    n_rows = WEIGHTS // _row_bytes(kind, n_embd)
+    """Bytes a second of matrices from front to back, of about a layer's sizes: each has a beginning and an end."""
+    n_rows = 2 * n_embd
+    n_bytes = n_rows * _row_bytes(kind, n_embd)
     x, out = make_vectors(1, n_embd), np.zeros(n_rows, np.float32)
-    operation = matvec(_weights(team, kind, n_rows, n_embd), x, out, threads=team.size)
-    return n_rows * _row_bytes(kind, n_embd) / _timed(team, [operation])
+    weights = [_weights(team, kind, n_rows, n_embd) for _ in range(max(2, WEIGHTS // n_bytes))]
+    return len(weights) * n_bytes / _timed(team, [matvec(rows, x, out, threads=team.size) for rows in weights])
 
 
 def _scattered(team: Team, kind: GGMLType, n_embd: int) -> tuple[float, float]:
@@ -122,9 +123,14 @@ def _scattered(team: Team, kind: GGMLType, n_embd: int) -> tuple[float, float]:
         operations += sparse_token(x, hidden, neurons, Predictor(asked, mode, 0.0), out, np.zeros(2, np.int64))
     counts = [round(density * n_ff) for density in DENSITIES]
     seconds = [_timed(team, operations, _drawing(modes, count)) / SETS for count in counts]
-    slope, fixed = np.polyfit([count * 3 * _row_bytes(kind, n_embd) for count in counts], seconds, 1)
-    if slope <= 0 or fixed < 0:  # what was measured is noise: all of it is the rows'
-        return counts[-1] * 3 * _row_bytes(kind, n_embd) / seconds[-1], 0.0
+    return rate_and_fixed([count * 3 * _row_bytes(kind, n_embd) for count in counts], seconds)
+
+
+def rate_and_fixed(n_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """Bytes a second, and seconds besides, of a line through what was measured."""
+    slope, fixed = np.polyfit(n_bytes, seconds, 1)
+    if slope <= 0 or fixed < 0:  # noise: all that was measured is the bytes'
+        return n_bytes[-1] / seconds[-1], 0.0
     return 1.0 / float(slope), float(fixed)
 
 

@@ -1,0 +1,104 @@
+"""How long planning takes, and how well decoding times are predicted.
+
+python scripts/bench/placement.py solve [LAYERS NEURONS]     80 x 28,672 unless told otherwise
+python scripts/bench/placement.py decode MODEL.gguf ...      predicted and measured, on this machine's CPU
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes, main_memory_plan
+from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime.device_bytes import model_bytes
+from solver.costs import Activity, always_active
+from solver.device_profile import DeviceProfile, Link, load_profile
+from solver.measure import measure_cpu
+from solver.planning import PlanSettings, make_plan
+from solver.simulate import Work, simulate
+
+GIB = 1 << 30
+N_EMBD = 8192  # of a 70B
+CONTEXT, TOKENS, ROUNDS = 512, 32, 4
+
+
+def solve(n_layer: int, n_ff: int) -> None:
+    """Plans for a model of 70B's shape, Q4_0, one token in ten active."""
+    neuron = 3 * N_EMBD * 18 // 32
+    layer = LayerBytes(attention=85 << 20, predictor=45 << 20, kv=8 << 20, neuron=neuron, neurons=n_ff)
+    sizes = ModelBytes((layer,) * n_layer, head=150 << 20, scratch=300 << 20)
+    rng = np.random.default_rng(0)
+    counts = []
+    for _ in range(n_layer):
+        exponent = rng.uniform(0.3, 0.9)
+        frequencies = np.minimum(1.0, (np.arange(1, n_ff + 1) / n_ff) ** -exponent * 0.1 * (1 - exponent))
+        counts.append(np.round(rng.permutation(frequencies) * 20_000))
+    profile = load_profile("rtx-4090-ddr5")
+    settings = PlanSettings(kind="Q4_0", n_embd=N_EMBD)
+    for budgets in ([24 * GIB], [16 * GIB], [12 * GIB, 12 * GIB], [40 * GIB]):
+        start = time.perf_counter()
+        found = make_plan(sizes, ActivationStatistics(tuple(counts)), budgets, profile, settings)
+        seconds = time.perf_counter() - start
+        others = ", ".join(f"{name} {other.tokens_per_second:.1f}" for name, other in found.others.items())
+        print(
+            f"{' + '.join(f'{b / GIB:g}' for b in budgets):>8} GiB: {seconds:5.1f} s, HiGHS {found.seconds:4.1f} s, "
+            f"{found.prediction.tokens_per_second:5.1f} tok/s within {found.gap:.3%} of the best ({others})",
+            flush=True,
+        )
+
+
+def decode(path: Path) -> None:
+    """Costs and tokens are timed in turn, as the machine's speed wanders; three of four runs take more."""
+    gguf = open_gguf(path)
+    config = ModelConfig.from_gguf(gguf)
+    weights = load_weights(gguf, config)
+    options = EngineOptions(n_ctx=CONTEXT)
+    engine = Engine.load(gguf, options)
+    kind = GGMLType[weights.layers[0].ffn_up.weight.type.name]
+    sizes = model_bytes(weights, config, options, CONTEXT)
+    ids = [int(i) for i in np.random.default_rng(0).integers(0, config.n_vocab, TOKENS)]
+    plan = main_memory_plan(config.n_layer)
+    for _ in range(ROUNDS):
+        cpu = measure_cpu([kind], config.n_embd)
+        profile = DeviceProfile("measured", "", cpu, (), Link(1e9, 0.0))
+        engine.reset()
+        engine.stats.reset()
+        times = []
+        for token in ids:
+            start = time.perf_counter()
+            engine.decode(token)
+            times.append(time.perf_counter() - start)
+        active = engine.stats.mean_active
+        activity = always_active(sizes.layers)
+        if active is not None:
+            activity = Activity(tuple(np.full(config.n_ff, active) for _ in sizes.layers))
+        found = simulate(plan, Work(sizes, activity, kind.name, config.n_embd, TOKENS / 2 / CONTEXT), profile)
+        measured = statistics.quantiles(times, n=4)[0]
+        rates = cpu.rates_for(kind.name)
+        print(
+            f"{path.name}: predicted {found.seconds * 1e3:6.2f} ms, measured {measured * 1e3:6.2f} ms, "
+            f"{found.seconds / measured - 1:+.0%} (weights {rates.dense / 1e9:.1f} GB/s, neurons "
+            f"{rates.scattered / 1e9:.1f} GB/s, a layer {cpu.layer * 1e6:.0f} us, an FFN {cpu.ffn * 1e6:.0f} us)",
+            flush=True,
+        )
+
+
+def main() -> None:
+    command, *rest = sys.argv[1:] or ["solve"]
+    if command == "solve":
+        n_layer, n_ff = map(int, rest) if rest else (80, 28672)
+        solve(n_layer, n_ff)
+    elif command == "decode" and rest:
+        for path in rest:
+            decode(Path(path))
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

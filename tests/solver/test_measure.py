@@ -1,0 +1,79 @@
+"""Measuring: not how fast this machine is, but that figures are made of what was timed."""
+
+import numpy as np
+import pytest
+import torch
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.placement import main_memory_plan
+from solver import measure, measure_gpu
+from solver.costs import always_active
+from solver.device_profile import DeviceProfile, Link, Processor, load_profile, save_profile
+from solver.simulate import Work, simulate
+from tests.helpers.placement_problems import sizes
+
+KINDS = (GGMLType.Q4_0, GGMLType.F16, GGMLType.Q6_K)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little data, few runs: the figures are those of caches."""
+    for module in (measure, measure_gpu):
+        monkeypatch.setattr(module, "WEIGHTS", 1 << 20)
+        monkeypatch.setattr(module, "LONG_ENOUGH", 0.002)
+        monkeypatch.setattr(module, "POSITIONS", 128)
+    monkeypatch.setattr(measure_gpu, "COPY", 1 << 16)
+
+
+def check(found: Processor, kinds: tuple[GGMLType, ...]) -> None:
+    assert set(found.rates) == {*(kind.name for kind in kinds), "any"}
+    assert found.rates["any"] == found.rates[kinds[0].name]
+    rates = [rate for pair in found.rates.values() for rate in (pair.dense, pair.scattered)]
+    assert all(1e6 < rate < 1e14 for rate in [*rates, found.cache])
+    assert all(0 <= seconds < 0.1 for seconds in (found.layer, found.ffn, found.token))
+    assert found.layer > 0
+
+
+def test_cpu(small: None) -> None:
+    steps: list[str] = []
+    found = measure.measure_cpu(KINDS, 256, threads=2, on_step=steps.append)
+    check(found, KINDS)
+    assert steps == ["CPU: Q4_0", "CPU: F16", "CPU: Q6_K", "CPU: attention"]
+
+
+def test_device_without_a_gpu(small: None) -> None:
+    """The same code that times a GPU, on "cpu"."""
+    device = torch.device("cpu")
+    check(measure_gpu.measure_gpu(device, (GGMLType.Q4_0,), 256), (GGMLType.Q4_0,))
+    link = measure_gpu.measure_link(device, 256)
+    assert 1e6 < link.bandwidth < 1e14
+    assert 0 <= link.synchronisation < 0.1
+
+
+def test_measured_profiles_are_files(small: None, tmp_path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(tmp_path, Path)
+    cpu = measure.measure_cpu((GGMLType.Q4_0,), 256, threads=1)
+    profile = DeviceProfile("measured", "here", cpu, (cpu,), Link(1e9, 1e-5))
+    save_profile(tmp_path / "p.json", profile)
+    read = load_profile(str(tmp_path / "p.json"))
+    assert read == profile
+    model = sizes([100, 100])
+    work = Work(model, always_active(model.layers), "Q4_0", 256)
+    assert 0 < simulate(main_memory_plan(2), work, read).seconds < 1
+
+
+def test_a_line_through_what_was_measured() -> None:
+    n_bytes = np.array([1e6, 2e6, 4e6])
+    rate, fixed = measure.rate_and_fixed(n_bytes.tolist(), (n_bytes / 5e9 + 3e-5).tolist())
+    assert rate == pytest.approx(5e9)
+    assert fixed == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize("seconds", [[3e-3, 2e-3, 1e-3], [1e-4, 1e-3, 4e-3], [1e-3, 1e-3, 1e-3]])
+def test_noise_is_no_line(seconds: list[float]) -> None:
+    """Falling, or with less than nothing for no bytes: then all of the time is the bytes'."""
+    rate, fixed = measure.rate_and_fixed([1e6, 2e6, 4e6], seconds)
+    assert rate > 0
+    assert 0 <= fixed <= max(seconds)
