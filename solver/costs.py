@@ -3,40 +3,55 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, Neurons
 from solver.device_profile import DeviceProfile, Link, Processor
 
-__all__ = ["Activity", "Counts", "Floats", "LayerCosts", "activity_from", "always_active", "handover"]
+__all__ = ["Activity", "Counts", "Floats", "LayerCosts", "Together", "activity_from", "always_active", "handover"]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+
+class Together(Protocol):
+    """What a profile knows of neurons that fire together.
+
+    A layer's neurons, the most active first, are cut at the ranks `bounds` [G + 1]; covariance [layers, G, G] is that
+    of how many of each group are active for a token. tokens: that were counted.
+    """
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def bounds(self) -> Counts: ...
+    @property
+    def covariance(self) -> Floats: ...
 
 
 @dataclass(frozen=True)
 class Activity:
     """How often neurons are active: one vector [n_ff] a layer, 0..1.
 
-    dense: all neurons are computed whatever they are, so that rows are read from front to back. dispersion: by layer,
-    the variance of how many neurons are active at a time, over what it would be if they were independent; None where
-    nobody measured it.
+    dense: all neurons are computed whatever they are, so that rows are read from front to back. together: how they fire
+    together; None where nobody measured it, or where it does not matter.
     """
 
     frequencies: tuple[Floats, ...]
     dense: bool = False
-    dispersion: tuple[float, ...] | None = None
+    together: Together | None = None
 
 
-def activity_from(
-    statistics: ActivationStatistics, tokens: int | None = None, dispersion: Sequence[float] | None = None
-) -> Activity:
-    """From counts over so many tokens; None: as many as the largest count, as of a neuron that is always active."""
-    seen = tokens or max((counts.max(initial=0.0) for counts in statistics.counts), default=0.0) or 1.0
-    frequencies = tuple(np.clip(counts / seen, 0.0, 1.0) for counts in statistics.counts)
-    return Activity(frequencies, dispersion=None if dispersion is None else tuple(dispersion))
+def activity_from(statistics: ActivationStatistics, together: Together | None = None) -> Activity:
+    """From counts, over as many tokens as `together` says, or as the largest of them, as of a neuron always active."""
+    largest = max((counts.max(initial=0.0) for counts in statistics.counts), default=0.0)
+    seen = together.tokens if together else largest
+    frequencies = tuple(np.clip(counts / (seen or 1.0), 0.0, 1.0) for counts in statistics.counts)
+    return Activity(frequencies, together=together)
 
 
 def always_active(layers: Sequence[LayerBytes]) -> Activity:
@@ -54,13 +69,14 @@ class LayerCosts:
     """An FFN's times, in seconds, with the first n neurons of `order` hot.
 
     order [n_ff]: the most frequent first, of equal ones the lower. mass [n_ff + 1]: how many of the first n neurons
-    are expected to be active; spread: their variance, all 0 where it is not known. gpu, cpu: seconds for one active
-    neuron. gpu_fixed, cpu_fixed: seconds for any. handover: seconds, once both are used.
+    are expected to be active. deviation [n_ff + 1]: how far, from token to token, the GPU's time less the CPU's is from
+    its mean; 0 where nobody knows. gpu, cpu: seconds for one active neuron. gpu_fixed, cpu_fixed: seconds for any.
+    handover: seconds, once both are used.
     """
 
     order: Counts
     mass: Floats
-    spread: Floats
+    deviation: Floats
     neuron: int
     gpu: float
     cpu: float
@@ -75,34 +91,36 @@ class LayerCosts:
         """Of one layer that lies on a GPU, with weights of a type."""
         frequencies = activity.frequencies[index]
         order = np.argsort(-frequencies, kind="stable")
-        factor = activity.dispersion[index] if activity.dispersion else 0.0
 
         def seconds(processor: Processor) -> float:
             rates = processor.rates_for(kind)
             return layer.neuron / (rates.dense if activity.dense else rates.scattered)
 
         processor = profile.gpu(gpu)
+        times = seconds(processor), seconds(profile.cpu)
         return cls(
             order=order,
             mass=_running(frequencies[order]),
-            spread=_running(factor * frequencies[order] * (1 - frequencies[order])),
+            deviation=_deviation(activity.together, index, layer.neurons, *times),
             neuron=layer.neuron,
-            gpu=seconds(processor),
-            cpu=seconds(profile.cpu),
+            gpu=times[0],
+            cpu=times[1],
             gpu_fixed=processor.ffn,
             cpu_fixed=profile.cpu.ffn,
             handover=handover(profile.link, n_embd),
         )
 
     def with_hot(self, hot: Neurons) -> "LayerCosts":
-        """With these neurons first, and then all others."""
+        """With these neurons first, and then all others. Of how others than the most frequent vary nothing is known."""
+        if np.array_equal(np.sort(self.order[: hot.size]), hot):
+            return self
         cold = np.ones(self.n_ff, np.bool_)
         cold[hot] = False
         order = np.concatenate([hot.astype(np.int64), np.flatnonzero(cold)])
-        back = np.empty(self.n_ff, np.int64)
-        back[self.order] = np.arange(self.n_ff)
-        mass, spread = (_running(np.diff(total)[back[order]]) for total in (self.mass, self.spread))
-        return replace(self, order=order, mass=mass, spread=spread)
+        place = np.empty(self.n_ff, np.int64)
+        place[self.order] = np.arange(self.n_ff)
+        mass = _running(np.diff(self.mass)[place[order]])
+        return replace(self, order=order, mass=mass, deviation=np.zeros(self.n_ff + 1))
 
     @property
     def n_ff(self) -> int:
@@ -121,9 +139,8 @@ class LayerCosts:
         """Until both are done and the sum is there, for each number of hot neurons."""
         gpu, cpu = self.gpu_time(hot), self.cpu_time(hot)
         both = np.maximum(gpu, cpu)
-        if self.spread[-1] > 0:
-            deviations = self.spread[hot] * self.gpu**2 + (self.spread[-1] - self.spread[hot]) * self.cpu**2
-            both = _expected_maximum(gpu, cpu, np.sqrt(deviations))
+        if self.deviation.any():
+            both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), cpu)
         return np.where(hot < self.n_ff, both + self.handover, gpu)
 
 
@@ -132,11 +149,27 @@ def _running(values: Floats) -> Floats:
     return np.concatenate([[0.0], np.cumsum(values)])
 
 
+def _deviation(together: Together | None, layer: int, n_ff: int, gpu: float, cpu: float) -> Floats:
+    """Of the GPU's time for the first n neurons less the CPU's for the others, [n_ff + 1]."""
+    if together is None:
+        return np.zeros(n_ff + 1)
+    bounds, covariance = together.bounds, together.covariance
+    groups = bounds.size - 1
+    fits = groups > 0 and covariance.shape[1:] == (groups, groups) and layer < len(covariance)
+    if not fits or bounds[0] != 0 or bounds[-1] != n_ff or (np.diff(bounds) <= 0).any():
+        raise PowerInferError("the profile says how another model's neurons fire together: make it anew")
+    variances = []
+    for cut in range(groups + 1):
+        weights = np.where(np.arange(groups) < cut, gpu, -cpu)
+        variances.append(float(weights @ covariance[layer] @ weights))
+    return np.sqrt(np.interp(np.arange(n_ff + 1), bounds, np.maximum(variances, 0.0)))
+
+
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _expected_maximum(a: Floats, b: Floats, deviation: Floats) -> Floats:
-    """Of two independent normal numbers with means a and b; `deviation`: of their difference (Clark, 1961)."""
+    """Of two normal numbers with means a and b; `deviation`: of their difference (Clark, 1961)."""
     safe = np.maximum(deviation, 1e-300)
     z = np.clip((a - b) / safe, -30.0, 30.0)
     share = 0.5 * (1.0 + _ERF(z / math.sqrt(2.0)))

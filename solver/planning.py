@@ -19,7 +19,7 @@ from powerinfer_cli.placement import (
     reserve,
 )
 from powerinfer_cli.placement.plan import SOLVERS
-from solver.costs import Counts, activity_from, always_active
+from solver.costs import Counts, Together, activity_from, always_active
 from solver.device_profile import DeviceProfile
 from solver.greedy import fill_up, solve_greedy
 from solver.milp import solve_milp
@@ -36,9 +36,9 @@ class PlanSettings:
     kind: ggml's name of the FFN's weight type. n_embd: width of the residual stream. fingerprint: of the model.
     margin: bytes of each GPU that stay free. max_layers: as `-ngl`, None for no cap. shares: as `--tensor-split`.
     solver: "milp", "greedy", "frequency" (most activations on the GPU, the original PowerInfer's objective) or "layers"
-    (whole layers). least_hot: for "frequency", how many neurons of a layer are hot if any are. tokens, dispersion: what
-    a profile knows besides its counts. depth: the share of the context that a token attends to. time_limit: seconds
-    for HiGHS.
+    (whole layers). least_hot: for "frequency", how many neurons of a layer are hot if any are. together: what a
+    profile knows besides its counts. depth: the share of the context that a token attends to. time_limit: seconds for
+    HiGHS.
     """
 
     kind: str
@@ -49,8 +49,7 @@ class PlanSettings:
     shares: Sequence[float] | None = None
     solver: str = "milp"
     least_hot: int = 0
-    tokens: int | None = None
-    dispersion: Sequence[float] | None = None
+    together: Together | None = None
     depth: float = 0.0
     time_limit: float = 10.0
 
@@ -92,12 +91,11 @@ def make_plan(
     """Place a model. statistics: None for a dense model, or where nobody made any; then whole layers are placed.
 
     Raises:
-        UsageError: a negative budget, shares that cannot be.
+        UsageError: a negative budget, shares that cannot be, a budget for a machine without a GPU.
     """
-    if statistics is None:
-        activity = always_active(sizes.layers)
-    else:
-        activity = activity_from(statistics, settings.tokens, settings.dispersion)
+    if any(budgets) and not profile.gpus:
+        raise UsageError(f"a budget of GPU memory, but the device profile of {profile.cpu.name[:60]} has no GPU")
+    activity = always_active(sizes.layers) if statistics is None else activity_from(statistics, settings.together)
     work = Work(sizes, activity, settings.kind, settings.n_embd, settings.depth)
     maker = _Maker(work, tuple(budgets), profile, settings)
     solver = "layers" if statistics is None else settings.solver

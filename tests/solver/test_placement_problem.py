@@ -1,12 +1,13 @@
 """The placement problem: known best answers, other solvers' answers, bounds that hold."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy import optimize, sparse
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.placement import LayerBytes, ModelBytes, reserve
 from solver.costs import Activity, LayerCosts
 from solver.greedy import fill_up, solve_greedy
@@ -218,15 +219,49 @@ def test_options_are_only_those_worth_their_bytes() -> None:
     assert (np.diff(options.cost) < 0).all()
 
 
+@dataclass(frozen=True)
+class Fired:
+    """What a profile says of neurons that fire together."""
+
+    tokens: int
+    bounds: np.ndarray
+    covariance: np.ndarray
+
+
 def test_the_mean_of_the_larger_is_more_than_the_larger_mean() -> None:
-    """With a dispersion, times are those of numbers that vary: as drawn."""
-    layer = LayerBytes(0, 0, 0, NEURON, 400)
-    activity = Activity((np.full(400, 0.2),), dispersion=(4.0,))
-    costs = LayerCosts.of(layer, activity, 0, profile(gpu=1e9, cpu=1e9), 0, "any", 0)
+    """Of numbers that vary, and not alone: as drawn."""
     rng = np.random.default_rng(0)
-    for hot in (100, 190, 200, 300):
-        counts = [rng.normal(n * 0.2, np.sqrt(4.0 * n * 0.16), 200_000) for n in (hot, 400 - hot)]
-        drawn = np.maximum(*counts).mean() * NEURON / 1e9
-        assert costs.time(np.array([hot]))[0] == pytest.approx(drawn, rel=2e-3)
-        if hot in (190, 200):
-            assert drawn > 1.02 * max(hot, 400 - hot) * 0.2 * NEURON / 1e9
+    bounds = np.array([0, 100, 200, 400])
+    mixed = rng.normal(size=(3, 3)) * 6
+    together = Fired(1, bounds, (mixed @ mixed.T)[None])
+    layer = LayerBytes(0, 0, 0, NEURON, 400)
+    costs = LayerCosts.of(layer, Activity((np.full(400, 0.2),), together=together), 0, profile(2e9, 1e9), 0, "any", 0)
+    drawn = rng.multivariate_normal(np.diff(bounds) * 0.2, together.covariance[0], 400_000)
+    for groups, hot in enumerate(bounds):
+        gpu, cpu = drawn[:, :groups].sum(1) * NEURON / 2e9, drawn[:, groups:].sum(1) * NEURON / 1e9
+        wanted = gpu.mean() if groups == 3 else np.maximum(gpu, cpu).mean()
+        assert costs.time(np.array([hot]))[0] == pytest.approx(wanted, rel=3e-3)
+    sure = LayerCosts.of(layer, Activity((np.full(400, 0.2),)), 0, profile(2e9, 1e9), 0, "any", 0)
+    assert costs.time(np.array([267]))[0] > 1.02 * sure.time(np.array([267]))[0]
+
+
+def test_neurons_of_which_nothing_is_known() -> None:
+    """Others than the most frequent: their own mass, and no deviation."""
+    frequencies = np.array([0.1, 0.5, 0.3, 0.7])
+    together = Fired(1, np.array([0, 2, 4]), np.eye(2)[None])
+    layer, activity = LayerBytes(0, 0, 0, NEURON, 4), Activity((frequencies,), together=together)
+    costs = LayerCosts.of(layer, activity, 0, profile(), 0, "any", 0)
+    assert costs.with_hot(np.array([1, 3], np.int32)) is costs
+    other = costs.with_hot(np.array([0, 1], np.int32))
+    assert other.mass.tolist() == pytest.approx([0, 0.1, 0.6, 0.9, 1.6])
+    assert not other.deviation.any()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "shape"),
+    [([0, 2, 5], (1, 2, 2)), ([0, 2, 4], (1, 3, 3)), ([0, 4, 2], (1, 2, 2)), ([0, 2, 4], (0, 2, 2))],
+)
+def test_the_profile_of_another_model(bounds: list[int], shape: tuple[int, ...]) -> None:
+    activity = Activity((np.full(4, 0.5),), together=Fired(1, np.array(bounds), np.zeros(shape)))
+    with pytest.raises(PowerInferError, match="another model"):
+        LayerCosts.of(LayerBytes(0, 0, 0, NEURON, 4), activity, 0, profile(), 0, "any", 0)

@@ -1,6 +1,6 @@
 """From statistics and budgets to a plan."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -142,6 +142,26 @@ def test_without_statistics_whole_layers() -> None:
     assert "layers 0 to 2 stay" in found.remarks[-1]
 
 
+def test_no_budget_needs_no_gpu(statistics: ActivationStatistics) -> None:
+    assert make_plan(LARGE, statistics, [0], replace(PROFILE, gpus=()), SETTINGS).plan.gpus == ()
+
+
+def test_what_fires_together(statistics: ActivationStatistics) -> None:
+    """All neurons of a layer at once, or none: the CPU waits for the GPU or the GPU for the CPU, but both at once."""
+
+    @dataclass(frozen=True)
+    class Together:
+        tokens = TOKENS
+        bounds = np.array([0, N_FF // 8, N_FF])
+        covariance = np.tile(np.array([[60.0, 60.0], [60.0, 60.0]]) ** 2, (N_LAYER, 1, 1))
+
+    budget = FIXED + N_LAYER * N_FF * 600_000 // 4
+    found = plan(statistics, budget, together=Together())
+    assert within(found.plan)
+    assert found.gap < 0.01
+    assert found.prediction.seconds > plan(statistics, budget).prediction.seconds * 1.01
+
+
 def test_the_same_plan_every_time(statistics: ActivationStatistics) -> None:
     budget = FIXED + N_LAYER * N_FF * 200_000
     one, two = (plan(statistics, budget).plan for _ in range(2))
@@ -154,5 +174,7 @@ def test_impossible_settings(statistics: ActivationStatistics) -> None:
         PlanSettings(kind="Q4_0", n_embd=1, solver="dice")
     with pytest.raises(UsageError, match="negative"):
         plan(statistics, -1)
+    with pytest.raises(UsageError, match="has no GPU"):
+        make_plan(LARGE, statistics, [10], replace(PROFILE, gpus=()), SETTINGS)
     with pytest.raises(UsageError, match="tensor-split"):
         plan(statistics, 10, shares=(1, 2))
