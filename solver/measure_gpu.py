@@ -29,13 +29,14 @@ def measure_gpu(
     device: torch.device,
     kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
     n_embd: int = 4096,
+    budget: int | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Processor:
     """Time a device's parts. The first of `kinds` stands for all others. Any device will do, "cpu" to rehearse.
 
-    n_embd: numbers in a row. Raises torch.OutOfMemoryError: WEIGHTS do not fit.
+    n_embd: numbers in a row. budget: bytes; about half of them are used at most. Raises torch.OutOfMemoryError.
     """
-    bench = _Bench(device, n_embd)
+    bench = _Bench(device, n_embd, WEIGHTS if budget is None else min(WEIGHTS, budget // 2))
     rates, ffn = {}, []
     for kind in dict.fromkeys(kinds):
         if on_step:
@@ -57,7 +58,7 @@ def measure_gpu(
 
 def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
     """Time copies to and from a device, and what a layer that is divided does between its two sides."""
-    bench = _Bench(device, n_embd)
+    bench = _Bench(device, n_embd, 0)
     there, here = torch.zeros(COPY, dtype=torch.uint8, device=device), bench.way.host(COPY, dtype=torch.uint8)
     copied = bench.seconds([lambda: bench.way.copy(there, here), lambda: bench.way.copy(here, there)], graph=False)
     bandwidth = 2 * COPY / copied
@@ -78,20 +79,22 @@ def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
 
 
 class _Bench:
-    def __init__(self, device: torch.device, n_embd: int) -> None:
-        self.device, self.n_embd = device, n_embd
+    """weights: bytes, of each kind of product."""
+
+    def __init__(self, device: torch.device, n_embd: int, weights: int) -> None:
+        self.device, self.n_embd, self.weights = device, n_embd, weights
         self.ops: Ops = ops_for(device)
         self.way = Way(device)
 
     def dense(self, kind: GGMLType) -> float:
         """Bytes a second of matrices from front to back."""
-        n_rows = max(1, WEIGHTS // planar_bytes(kind, 1, self.n_embd))
+        n_rows = max(1, self.weights // planar_bytes(kind, 1, self.n_embd))
         rows, x, out = self._weights(kind, n_rows), self._zeros(self.n_embd), self._zeros(n_rows)
         return planar_bytes(kind, n_rows, self.n_embd) / self.seconds([lambda: self.ops.matvec(rows, x, out=out)])
 
     def scattered(self, kind: GGMLType) -> tuple[float, float]:
         """Bytes a second of active neurons' rows, and seconds that an FFN costs besides."""
-        n_ff = max(32, WEIGHTS // 3 // planar_bytes(kind, 1, self.n_embd))
+        n_ff = max(32, self.weights // 3 // planar_bytes(kind, 1, self.n_embd))
         gate, up, down = (self._weights(kind, n_ff) for _ in range(3))
         x, out, fires = self._zeros(self.n_embd), self._zeros(self.n_embd), torch.ones(n_ff, device=self.device)
         drawn = torch.randperm(n_ff, generator=torch.Generator().manual_seed(0))
@@ -153,8 +156,8 @@ class _Bench:
         """Zeros: how long a product takes does not depend on the numbers."""
         n_cols = n_cols or self.n_embd
         size, n_bytes = BLOCK[kind]
-        raw = torch.zeros(n_rows, n_cols // size * n_bytes, dtype=torch.uint8, device=self.device)
-        return to_planar(raw, kind, n_cols)
+        row = torch.zeros(1, n_cols // size * n_bytes, dtype=torch.uint8, device=self.device)
+        return to_planar(row.expand(n_rows, -1), kind, n_cols)  # one row for all, which become many there
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device)

@@ -1,14 +1,18 @@
 """Measuring: not how fast this machine is, but that figures are made of what was timed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import main_memory_plan
-from solver import measure, measure_gpu
+from solver import machine, measure, measure_gpu
 from solver.costs import always_active
-from solver.device_profile import DeviceProfile, Link, Processor, load_profile, save_profile
+from solver.device_profile import Processor, load_profile, save_profile
+from solver.machine import measure_machine
 from solver.simulate import Work, simulate
 from tests.helpers.placement_problems import sizes
 
@@ -50,18 +54,32 @@ def test_device_without_a_gpu(small: None) -> None:
     assert 0 <= link.synchronisation < 0.1
 
 
-def test_measured_profiles_are_files(small: None, tmp_path: object) -> None:
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
-    cpu = measure.measure_cpu((GGMLType.Q4_0,), 256, threads=1)
-    profile = DeviceProfile("measured", "here", cpu, (cpu,), Link(1e9, 1e-5))
+def test_measured_profiles_are_files(small: None, tmp_path: Path) -> None:
+    profile = measure_machine(["cpu", "cpu"], (GGMLType.Q4_0,), 256, budgets=[1 << 18, 1 << 20], threads=1)
+    assert profile.source == "measured"
+    assert len(profile.gpus) == 2
     save_profile(tmp_path / "p.json", profile)
     read = load_profile(str(tmp_path / "p.json"))
     assert read == profile
     model = sizes([100, 100])
     work = Work(model, always_active(model.layers), "Q4_0", 256)
     assert 0 < simulate(main_memory_plan(2), work, read).seconds < 1
+
+
+def test_a_machine_without_gpus(small: None) -> None:
+    profile = measure_machine((), (GGMLType.F16,), 64, threads=1)
+    assert profile.gpus == ()
+    assert profile.link.bandwidth > 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(machine, "measure_cpu", fail)
+    with pytest.raises(PowerInferError, match=r"^no memory to measure this machine: .*--device-profile$"):
+        measure_machine()
 
 
 def test_a_line_through_what_was_measured() -> None:
