@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats import record_bytes
-from powerinfer_cli.kernels.functions import gelu, relu, silu
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated, relu
+from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.quantise import quantise_groups
 from powerinfer_cli.kernels.simd import f32, i64, load_f32, store_f32
@@ -15,7 +15,6 @@ from powerinfer_cli.model import Activation
 
 __all__ = ["activate"]
 
-_CODES = {Activation.RELU: 0, Activation.SILU: 1, Activation.GELU: 2}
 _PIECE = 512  # numbers
 
 
@@ -32,14 +31,8 @@ def activate(
 
     gate and up float32 [T, padded(n)], zeros behind n, as `out.floats`.
     """
-    return Operation(_activate, (state, gate, up, out.floats, out.records, out.stride, _CODES[activation], relu_on_up))
-
-
-@helper
-def _apply(x, code):
-    if code == 0:
-        return relu(x)
-    return silu(x) if code == 1 else gelu(x)
+    code = ACTIVATION_CODES[activation]
+    return Operation(_activate, (state, gate, up, out.floats, out.records, out.stride, code, relu_on_up))
 
 
 @kernel(OPERATION, "activate")
@@ -58,8 +51,8 @@ def _activate(op_address, worker):
         for i in range(begin, begin + _PIECE, 16):
             value = load_f32(up, i)
             if gate_address:
-                value = _apply(load_f32(gate, i), code) * (relu(value) if relu_on_up else value)
+                value = activated(load_f32(gate, i), code) * (relu(value) if relu_on_up else value)
             else:
-                value = _apply(value, code)
+                value = activated(value, code)
             store_f32(out, i, value)
         quantise_groups(out, begin, begin + _PIECE, records + t * record_bytes(stride), stride)

@@ -3,9 +3,23 @@
 import numpy as np
 
 from powerinfer_cli.kernels.jit import helper
-from powerinfer_cli.kernels.simd import absolute, fma, maximum, nearest, power_of_two, reciprocal, splat, zero
+from powerinfer_cli.kernels.simd import (
+    absolute,
+    first,
+    fma,
+    maximum,
+    nearest,
+    power_of_two,
+    reciprocal,
+    splat,
+    total,
+    zero,
+)
+from powerinfer_cli.model import Activation
 
-__all__ = ["exp", "gelu", "relu", "silu"]
+__all__ = ["ACTIVATION_CODES", "activated", "activated_number", "exp", "gelu", "relu", "silu"]
+
+ACTIVATION_CODES = {Activation.RELU: 0, Activation.SILU: 1, Activation.GELU: 2}
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
@@ -61,3 +75,17 @@ def gelu(x):
     p = fma(p, t, splat(np.float32(0.254829592)))
     tail = p * t * exp(zero() - z * z)  # 1 - erf(z)
     return splat(np.float32(0.5)) * (x + absolute(x) * (one - tail))
+
+
+@helper
+def activated(x, code):
+    """The activation of this code."""
+    if code == 0:
+        return relu(x)
+    return silu(x) if code == 1 else gelu(x)
+
+
+@helper
+def activated_number(x, code):
+    """The same of a single number."""
+    return total(first(activated(splat(x), code), 1))

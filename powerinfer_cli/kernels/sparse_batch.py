@@ -1,7 +1,7 @@
 """The sparse FFN for many tokens: each neuron's rows are unpacked once, and used for the tokens that need them only.
 
 (1) Predictor: for each neuron the list of its tokens. (2) Gate (or up, where there is no gate) for each token of the
-list; tokens that the ReLU leaves nothing drop out. (3) Up for the rest. (4) y += value * row of down_t, neuron by
+list; tokens that a ReLU leaves nothing drop out. (3) Up for the rest. (4) y += value * row of down_t, neuron by
 neuron, in slices of columns: a thread owns a slice, so every number is summed by one thread in the neurons' order.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.functions import ACTIVATION_CODES
 from powerinfer_cli.kernels.gemm import Product, Workspace, gemm
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -34,7 +35,6 @@ from powerinfer_cli.kernels.simd import (
 )
 from powerinfer_cli.kernels.sparse_dots import chunk_bytes
 from powerinfer_cli.kernels.sparse_rows import (
-    FIRST_STEP,
     MULTIPLY,
     MULTIPLY_RELU,
     PACK,
@@ -112,10 +112,11 @@ def sparse_batch(
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
         asked = (w.logits, predictor.modes, predictor.threshold)
     operations.append(Operation(_mark, (state, *asked, neurons.up.n_rows, w.counts, w.tokens, capacity, counts)))
-    steps = [(neurons.up, neurons.up_bias, FIRST_STEP)]
+    first = ACTIVATION_CODES[neurons.activation]
+    steps = [(neurons.up, neurons.up_bias, first)]
     if neurons.gate is not None:
         second = MULTIPLY_RELU if neurons.relu_on_up else MULTIPLY
-        steps = [(neurons.gate, neurons.gate_bias, FIRST_STEP), (neurons.up, neurons.up_bias, second)]
+        steps = [(neurons.gate, neurons.gate_bias, first), (neurons.up, neurons.up_bias, second)]
     packed_for = 0
     for rows, bias, step in steps:
         f = rows.format

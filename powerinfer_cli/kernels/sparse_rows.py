@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.panels import transposer
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -24,14 +25,23 @@ from powerinfer_cli.kernels.simd import (
 from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes, dot_floats, dot_records
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS
+from powerinfer_cli.model import Activation
 
-__all__ = ["FIRST_STEP", "MULTIPLY", "MULTIPLY_RELU", "PACK", "multiply_rows", "row_scratch_bytes"]
+__all__ = [
+    "MULTIPLY",
+    "MULTIPLY_RELU",
+    "PACK",
+    "multiply_rows",
+    "row_scratch_bytes",
+]
 
 MOST_ROWS = 32  # that a thread takes at a time
 _ROW_BYTES, _TOKEN_BYTES = 96 << 10, 320 << 10  # of unpacked rows, and of tokens, that a core's cache holds together
 
-# What is done with a product v: drop the token where relu(v) is 0, else keep relu(v); value *= v; value *= relu(v)
-FIRST_STEP, MULTIPLY, MULTIPLY_RELU = 0, 1, 2
+# What is done with a product v. An activation's code: keep act(v), but under ReLU drop the token where that is 0.
+# Others: value *= v; value *= relu(v).
+RELU = ACTIVATION_CODES[Activation.RELU]
+MULTIPLY, MULTIPLY_RELU = 3, 4
 
 
 def row_scratch_bytes(n: int) -> int:
@@ -125,9 +135,11 @@ def _meeting(group: int, has_min: bool) -> Any:
             dot(row, steps, x0, x1, x2, x3, sums_at)
             for k in range(min(AT_ONCE, count - i)):
                 value = total(load_f32(sums, 16 * k)) + shift
-                if mode == FIRST_STEP:
+                if mode == RELU:
                     tokens[kept], values[kept] = tokens[i + k], value
                     kept += value > np.float32(0.0)
+                elif mode < MULTIPLY:
+                    values[i + k] = value
                 else:
                     if mode == MULTIPLY_RELU:
                         value = max(value, np.float32(0.0))
@@ -136,6 +148,13 @@ def _meeting(group: int, has_min: bool) -> Any:
         return i, kept
 
     return meet
+
+
+@helper
+def activate_all(values, count, mode):
+    """The values of a list, in place; there is room behind them."""
+    for k in range(0, count, 16):
+        store_f32(values, k, activated(load_f32(values, k), mode))
 
 
 def _products(group: int, has_min: bool) -> Kernel:
@@ -184,12 +203,16 @@ def _products(group: int, has_min: bool) -> Kernel:
                         mode,
                         sums_at,
                     )
-            if mode == FIRST_STEP:
-                left = 0
-                for i in range(begin, end):
+            if mode >= MULTIPLY:
+                continue
+            left = 0
+            for i in range(begin, end):
+                if mode == RELU:
                     counts[i] = kept[i - begin]
-                    left += kept[i - begin]
-                fetch_add(fired, 1, left)
+                else:
+                    activate_all(f32(op[FIRST + 7] + i * capacity * 4), counts[i], mode)
+                left += counts[i]
+            fetch_add(fired, 1, left)
 
     return kernel(OPERATION, f"sparse_products_{group}{'_min' if has_min else ''}")(products)
 

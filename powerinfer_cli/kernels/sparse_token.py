@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats.format import padded
+from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated_number
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.matvec import AHEAD_BYTES, fetch, input_of
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -46,6 +47,7 @@ from powerinfer_cli.kernels.simd import (
 )
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.model import Activation
 
 __all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "Told", "sparse_token"]
 
@@ -71,6 +73,7 @@ class Neurons:
     up_bias: npt.NDArray[np.float32] | None
     down_bias: npt.NDArray[np.float32] | None
     relu_on_up: bool
+    activation: Activation = Activation.RELU
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,9 @@ def sparse_token(
     first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up_bias, None, None, None, False)
     if gate is not None:
         first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
-    down = neurons.down_t
+    down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
     return [
-        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS))),
+        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS), code)),
         Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols, down.format.group)),
     ]
 
@@ -169,9 +172,10 @@ def _everything(first, begin, end, chosen):
 
 
 @helper
-def _open_neurons(first, x, bias, second, down, chosen, count, values, worker):
+def _open_neurons(code, first, x, bias, second, down, chosen, count, values, worker):
     """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
 
+    Only ReLU closes gates: under other activations, by their code, all are kept.
     Of each that is kept, a row of the next step is asked for while the row after it is read.
     """
     following = i64(second) if second else down
@@ -187,7 +191,9 @@ def _open_neurons(first, x, bias, second, down, chosen, count, values, worker):
         value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
         if bias:
             value += f32(bias)[i]
-        if value > np.float32(0.0):
+        if code:
+            value = activated_number(value, code)
+        if code or value > np.float32(0.0):
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
     for k in range(asked, fired):
@@ -235,7 +241,7 @@ def _add_neurons(op_address, worker):
     first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
     second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
     counts, down, sums, size = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], op[FIRST + 16]
-    n_ff, sum_bytes = first[ROWS], padded(down[COLUMNS]) * 4
+    n_ff, sum_bytes, code = first[ROWS], padded(down[COLUMNS]) * 4, op[FIRST + 17]
     part = take(op)
     while part < PARTS:
         begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
@@ -244,7 +250,7 @@ def _add_neurons(op_address, worker):
             count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
         else:
             count = _everything(first, begin, end, chosen)
-        fired = _open_neurons(first, first_x, first_bias, second, down, chosen, count, values, worker)
+        fired = _open_neurons(code, first, first_x, first_bias, second, down, chosen, count, values, worker)
         if second:
             _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
         following = take(op)

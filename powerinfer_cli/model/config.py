@@ -99,7 +99,7 @@ class ModelConfig:
             n_vocab=_n_vocab(gguf, keys),
             n_ctx_train=_known_positions(gguf, n_ctx_train) if arch.learned_positions else n_ctx_train,
             norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
-            activation=_activation(keys, arch, gguf.sparse),
+            activation=_activation(gguf, keys, arch),
             rope=_rope(keys, arch, head_dim, n_ctx_train),
         )
 
@@ -165,13 +165,18 @@ def _sparse_threshold(gguf: GGUFFile) -> float:
     return threshold
 
 
-def _activation(keys: ArchitectureKeys, arch: Architecture, sparse: bool) -> Activation:
-    default = arch.sparse_activation if sparse else arch.dense_activation
-    name = keys.text("hidden_activation", default)
-    known = [Activation.RELU] if sparse else list(Activation)  # a neuron is skipped because ReLU makes it 0
-    if name not in known:
-        kind = "a PowerInfer" if sparse else "a dense"
-        keys.fail(f"hidden_activation {name[:60]!r} is not supported in {kind} model (supported: {', '.join(known)})")
+def _activation(gguf: GGUFFile, keys: ArchitectureKeys, arch: Architecture) -> Activation:
+    """A PowerInfer file's neurons have ReLU, unless it says by a key of ours that they were cut by size."""
+    own = gguf.get("powerinfer.activation", str, "") if gguf.sparse else ""
+    if own and own not in list(Activation):
+        known = ", ".join(Activation)
+        raise PowerInferError(f"{gguf.path}: powerinfer.activation {own[:60]!r} is not supported (supported: {known})")
+    name = keys.text("hidden_activation", own or (arch.sparse_activation if gguf.sparse else arch.dense_activation))
+    supported = [own or Activation.RELU] if gguf.sparse else list(Activation)
+    if name not in supported:
+        kind = f"a PowerInfer model{f' of {own} neurons' if own else ''}" if gguf.sparse else "a dense model"
+        names = ", ".join(supported)
+        keys.fail(f"hidden_activation {name[:60]!r} is not supported in {kind} (supported: {names})")
     return Activation(name)
 
 

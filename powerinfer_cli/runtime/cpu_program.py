@@ -206,6 +206,7 @@ class Writer:
             layer.ffn_up.bias,
             down_t.bias,
             self.config.architecture.relu_on_up,
+            self.config.activation,
         )
         asking: list[Operation] = []
         hidden = predictor = None

@@ -1,12 +1,14 @@
 """Random neurons of a layer for tests of the sparse FFN, and its result, in float64 over each token's own neurons."""
 
 from dataclasses import dataclass
+from math import erf
 
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER, Neurons, Predictor, Told
 from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.model import Activation
 from tests.helpers.kernel_data import Floats, values_for, weight_rows
 
 Q4_0, F32 = GGMLType.Q4_0, GGMLType.F32
@@ -34,6 +36,7 @@ def sparse_layer(
     biases: bool = False,
     relu_on_up: bool = False,
     predicted: bool = True,
+    activation: Activation = Activation.RELU,
     threads: int = 0,
 ) -> SparseLayer:
     rng = np.random.default_rng(5)
@@ -44,13 +47,20 @@ def sparse_layer(
     fc2, w_fc2 = weight_rows(F32, n_ff, RANK, seed=7)
     modes = rng.choice(np.array([NEVER, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
     return SparseLayer(
-        Neurons(gate if gated else None, up, down, *vectors, relu_on_up),
+        Neurons(gate if gated else None, up, down, *vectors, relu_on_up, activation),
         Predictor(fc2, modes, 0.1) if predicted else None,
         w_gate if gated else None,
         w_up,
         w_down,
         w_fc2,
     )
+
+
+def activated(x: Floats, activation: Activation) -> Floats:
+    if activation is Activation.RELU:
+        return np.maximum(x, 0)
+    gates = 1 / (1 + np.exp(-x)) if activation is Activation.SILU else (1 + np.vectorize(erf)(x / 2**0.5)) / 2
+    return x * gates
 
 
 def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tuple[Floats, Floats, list[int]]:
@@ -65,8 +75,9 @@ def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tu
     if first is None or rows is None:
         first, rows, bias = made.up, neurons.up, neurons.up_bias
     value = values_for(rows.format.type, x)[:tokens] @ first.T + (0 if bias is None else bias)
-    value = np.maximum(value, 0) * mask
-    counts = [int(mask.sum()), int((value > 0).sum())]
+    value = activated(value, neurons.activation) * mask
+    fired = value > 0 if neurons.activation is Activation.RELU else mask
+    counts = [int(mask.sum()), int(fired.sum())]
     if neurons.gate is not None:
         up = values_for(neurons.up.format.type, x)[:tokens] @ made.up.T
         up += 0 if neurons.up_bias is None else neurons.up_bias

@@ -1,5 +1,7 @@
 """The sparse FFN of many tokens, against float64 sums over each token's own neurons."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,8 +14,9 @@ from powerinfer_cli.kernels.sparse_batch import make_sparse_workspace, sparse_ba
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Predictor, Told
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.model import Activation
 from tests.helpers.kernel_data import pass_on_rung, random_vectors
-from tests.helpers.sparse_layers import RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 
 TEAM = Team(3)
 
@@ -51,7 +54,8 @@ def check(made: SparseLayer, tokens: int = 9, room: int = 9, threads: int = 2) -
     assert counts == wanted_counts
     assert np.abs(out - wanted).max(initial=0) <= 3e-6 * max(1, size.max(initial=0))
     if tokens > 3:
-        assert 0 < counts[1] < counts[0]
+        assert 0 < counts[1] <= counts[0]
+        assert (counts[1] < counts[0]) == (made.neurons.activation is Activation.RELU)
         assert np.abs(wanted).max() > 0.01
 
 
@@ -81,6 +85,15 @@ def test_odd_sizes(tokens: int, n_ff: int) -> None:
 @pytest.mark.parametrize("predicted", [True, False])
 def test_kinds_of_ffn(gated: bool, relu_on_up: bool, predicted: bool) -> None:
     check(sparse_layer(gated=gated, relu_on_up=relu_on_up, predicted=predicted, biases=True))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+def test_without_relu_every_neuron_that_is_let_through_counts(gated: bool, activation: Activation) -> None:
+    for kinds in ((Q4_0, Q4_0, Q4_0), (F32, F32, F32)):
+        made = sparse_layer(kinds, n_ff=1100, gated=gated, activation=activation, biases=True)
+        check(made)
+        check(replace(made, predictor=None))
 
 
 def test_matrices_of_several_types() -> None:

@@ -1,5 +1,7 @@
 """The sparse FFN of one token, against float64 sums over its own neurons, with buffers poisoned by NaN."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,8 +12,9 @@ from powerinfer_cli.kernels.program import assemble
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Predictor, Told, sparse_token
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import Vectors, aligned
+from powerinfer_cli.model import Activation
 from tests.helpers.kernel_data import pass_on_rung, random_vectors
-from tests.helpers.sparse_layers import RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 
 TEAM = Team(3)
 
@@ -52,6 +55,15 @@ def test_odd_sizes(n_ff: int) -> None:
 @pytest.mark.parametrize("predicted", [True, False])
 def test_kinds_of_ffn(gated: bool, relu_on_up: bool, predicted: bool) -> None:
     check(sparse_layer(gated=gated, relu_on_up=relu_on_up, predicted=predicted, biases=True))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+def test_without_relu_every_neuron_that_is_let_through_counts(gated: bool, activation: Activation) -> None:
+    for kinds in ((Q4_0, Q4_0, Q4_0), (F32, F32, F32)):
+        made = sparse_layer(kinds, n_ff=1100, gated=gated, activation=activation, biases=True)
+        check(made)
+        check(replace(made, predictor=None))
 
 
 def test_matrices_of_several_types() -> None:

@@ -1,5 +1,6 @@
 """Sizes from metadata: what real files say is understood, what makes no sense is refused in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,26 @@ def test_a_vocabulary_is_no_model(llama: ModelFile, tmp_path: Path) -> None:
 def test_a_sparse_model_is_a_relu_model(sparse_llama: ModelFile, tmp_path: Path) -> None:
     with pytest.raises(PowerInferError, match="hidden_activation 'silu' is not supported in a PowerInfer model"):
         config(sparse_llama.with_metadata(hidden_activation="silu"), tmp_path)
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_a_sparse_model_may_name_its_activation(
+    sparse_llama: ModelFile, tmp_path: Path, activation: Activation
+) -> None:
+    named = replace(sparse_llama, metadata={**sparse_llama.metadata, "powerinfer.activation": str(activation)})
+    assert config(named, tmp_path).activation is activation
+    assert config(named.with_metadata(hidden_activation=str(activation)), tmp_path).activation is activation
+    with pytest.raises(PowerInferError, match=f"'tanh' is not supported in a PowerInfer model of {activation} neurons"):
+        config(named.with_metadata(hidden_activation="tanh"), tmp_path)
+
+
+def test_an_activation_that_is_none(sparse_llama: ModelFile, llama: ModelFile, tmp_path: Path) -> None:
+    for value in ("tanh", 3, ["silu"]):
+        named = replace(sparse_llama, metadata={**sparse_llama.metadata, "powerinfer.activation": value})
+        with pytest.raises(PowerInferError, match=r"powerinfer\.activation"):
+            config(named, tmp_path)
+    dense = replace(llama, metadata={**llama.metadata, "powerinfer.activation": "relu"})
+    assert config(dense, tmp_path).activation is Activation.SILU
 
 
 def test_a_threshold_that_is_no_number(sparse_llama: ModelFile, tmp_path: Path) -> None:
