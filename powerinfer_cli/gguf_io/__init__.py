@@ -3,6 +3,7 @@
 from .decoders import dequantize
 from .encoder import quantize
 from .failure import GGUFError
+from .made import MadeTensor, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .tensor import Tensor
@@ -15,11 +16,14 @@ __all__ = [
     "GGMLType",
     "GGUFError",
     "GGUFFile",
+    "MadeTensor",
     "MetaValue",
     "Tensor",
     "WritableValue",
     "dequantize",
     "open_gguf",
     "quantize",
+    "retyped",
+    "transposed",
     "write_gguf",
 ]

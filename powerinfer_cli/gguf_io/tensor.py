@@ -49,14 +49,23 @@ class Tensor:
         return prod(self.shape)
 
     @property
+    def n_rows(self) -> int:
+        """All the leading dimensions as one."""
+        return prod(self.shape[:-1])
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one innermost row."""
         block_size, block_bytes = BLOCK[self.type]
         return self.shape[-1] // block_size * block_bytes
 
     def rows(self) -> npt.NDArray[np.uint8]:
-        """[n_rows, row_bytes], all the leading dimensions as one. A view, no copy."""
-        return self.data.reshape(prod(self.shape[:-1]), self.row_bytes)
+        """[n_rows, row_bytes]. A view, no copy."""
+        return self.data.reshape(self.n_rows, self.row_bytes)
+
+    def kept(self) -> "Tensor":
+        """The same, with bytes that are there once for all: see MadeTensor."""
+        return self
 
     def drop_pages(self, begin: int, end: int) -> None:
         """Let the system have back the memory of these bytes of a mapped file; reading them gets them anew."""

@@ -30,6 +30,7 @@ class Matrix:
     """
 
     def __init__(self, tensor: Tensor, *, resident: bool) -> None:
+        tensor = tensor.kept()
         self.n_rows, self.n_cols = tensor.shape
         self._bytes = tensor.rows()
         self._type = tensor.type

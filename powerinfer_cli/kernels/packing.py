@@ -63,7 +63,7 @@ def packed_bytes(tensor: Tensor, *, repack: bool = True) -> int:
             format_ = FORMATS[conversion(tensor.type)]
         except GGUFError as error:
             raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
-    return arena_bytes(len(tensor.rows()) * format_.row_bytes(tensor.shape[-1]) + SLACK)
+    return arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
 
 
 def pack(
@@ -82,6 +82,7 @@ def pack(
     `packed_bytes` left for them; None: they get memory of their own. Raises MemoryError.
     """
     arena = arena or Arena(packed_bytes(tensor, repack=repack))
+    tensor = tensor.kept()
     format_ = FORMATS.get(tensor.type)
     if format_ is None:
         rows = _converted(tensor, team, arena, on_note, on_progress)

@@ -74,7 +74,7 @@ def _layer(
 
 
 def _rows(tensor: Tensor) -> int:
-    return planar_bytes(tensor.type, len(tensor.rows()), tensor.shape[-1])
+    return planar_bytes(tensor.type, tensor.n_rows, tensor.shape[-1])
 
 
 def _matrix(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import ModelConfig, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Plan
 from powerinfer_cli.runtime.backend import Backend, Logits, Parts, Tap
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -33,16 +33,19 @@ class Engine:
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
         plan: Plan | None = None,
+        *,
+        predictors: Predictors | None = None,
     ) -> None:
         """Build the layers of a model, on the options' devices as a plan says; without one, in main memory.
 
+        `predictors` make a dense model sparse, and replace those of a sparse one.
+
         Raises:
-            PowerInferError: what `ModelConfig.from_gguf` and `load_weights` raise, or a context that does not fit.
+            PowerInferError: what `load_model` raises, or a context that does not fit.
         """
-        self.config = ModelConfig.from_gguf(gguf)
+        self.config, weights = load_model(gguf, predictors)
         self.options = options
         self.stats = SparsityStats()
-        weights = load_weights(gguf, self.config)
         n_ctx = context_size(self.config, options)
         self._plan = plan if plan is not None and plan.gpus else None
         parts = Parts(self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents())
@@ -76,8 +79,10 @@ class Engine:
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
         plan: Plan | None = None,
+        *,
+        predictors: Predictors | None = None,
     ) -> "Engine":
-        return cls(gguf, options or EngineOptions(), statistics, events, plan)
+        return cls(gguf, options or EngineOptions(), statistics, events, plan, predictors=predictors)
 
     @property
     def n_ctx(self) -> int:

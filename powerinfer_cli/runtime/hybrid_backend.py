@@ -16,6 +16,7 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.sparse_token import Neurons
+from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Logits, Parts, Tap
 from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes
@@ -166,7 +167,7 @@ class HybridBackend:
             if layer is not None:
                 side = self._sides[self.plan.layers[index].device]
                 asked = side.layers[index].predictor is not None
-                neurons = _neurons(layer, self.config.architecture.relu_on_up)
+                neurons = _neurons(layer, self.config)
                 numbers = None if layer.alone else layer.numbers
                 self._cold[index] = ColdTier(neurons, numbers, self._buffers, self._cpu.team, asked=asked)
         self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
@@ -283,7 +284,7 @@ class HybridBackend:
         self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
 
 
-def _neurons(layer: ColdLayer, relu_on_up: bool) -> Neurons:
+def _neurons(layer: ColdLayer, config: ModelConfig) -> Neurons:
     gate = layer.gate
     return Neurons(
         gate.rows if gate else None,
@@ -292,7 +293,8 @@ def _neurons(layer: ColdLayer, relu_on_up: bool) -> Neurons:
         gate.bias if gate else None,
         layer.up.bias,
         layer.down_t.bias,
-        relu_on_up,
+        config.architecture.relu_on_up,
+        config.activation,
     )
 
 

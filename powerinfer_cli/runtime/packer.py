@@ -3,13 +3,12 @@
 import ctypes
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.gguf_io import MadeTensor, Tensor
 from powerinfer_cli.kernels.arena import Arena
 from powerinfer_cli.kernels.formats import SLACK
 from powerinfer_cli.kernels.packing import pack, packed_bytes
@@ -68,8 +67,7 @@ class Packer:
 
 def first_rows(tensor: Tensor, count: int) -> Tensor:
     """A tensor as large as so many chosen rows, to know how much there is to do."""
-    data = tensor.rows()[:count].reshape(-1)
-    return replace(tensor, shape=(count, tensor.shape[-1]), data=data)
+    return MadeTensor(tensor.name, tensor.type, (count, tensor.shape[-1]), lambda: tensor.rows()[:count], tensor.path)
 
 
 def _gathered(tensor: Tensor, chosen: npt.NDArray[np.int32]) -> Tensor:
@@ -78,7 +76,7 @@ def _gathered(tensor: Tensor, chosen: npt.NDArray[np.int32]) -> Tensor:
     data = aligned(size + SLACK, huge=True)[:size]
     np.take(tensor.rows(), chosen, axis=0, out=data.reshape(len(chosen), tensor.row_bytes))
     tensor.drop_pages(0, tensor.nbytes)
-    return replace(tensor, shape=(len(chosen), tensor.shape[-1]), data=data)
+    return Tensor(tensor.name, tensor.type, (len(chosen), tensor.shape[-1]), data, tensor.path)
 
 
 def lock_memory(data: npt.NDArray[np.uint8]) -> bool:

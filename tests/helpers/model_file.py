@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile, open_gguf, quantize, write_gguf
+from powerinfer_cli.model import Predictors
 from powerinfer_cli.runtime import Engine, EngineOptions
 
 
@@ -34,10 +35,11 @@ class ModelFile:
         """The model, by way of a file in `folder`."""
         return open_gguf(self.write(folder / "model.gguf"))
 
-    def engine(self, folder: Path, **options: Any) -> Engine:
+    def engine(self, folder: Path, predictors: Predictors | None = None, **options: Any) -> Engine:
         return Engine.load(
             self.open(folder),
             EngineOptions(**{"n_ctx": 64, "n_threads": 1, "type_k": "f32", "type_v": "f32"} | options),
+            predictors=predictors,
         )
 
     def with_metadata(self, **changes: Any) -> "ModelFile":

@@ -1,0 +1,105 @@
+"""Tensors that no file holds: their bytes are made of another tensor's when they are asked for."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .decoders import dequantize
+from .encoder import quantize
+from .failure import GGUFError, shown, shown_path
+from .tensor import Tensor
+from .types import BLOCK, GGMLType
+
+__all__ = ["MadeTensor", "retyped", "transposed"]
+
+AT_ONCE = 1 << 20  # numbers that a thread turns at a time
+MOST_THREADS = 8
+_UNITS: dict[GGMLType, type[Any]] = {GGMLType.F32: np.uint32, GGMLType.F16: np.uint16, GGMLType.BF16: np.uint16}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class MadeTensor(Tensor):
+    """Its `data` is made whenever it is asked for, and not kept: a model's worth of them takes no memory by itself.
+
+    Who reads the bytes more than once reads those of `kept()`.
+    """
+
+    def __init__(
+        self, name: str, kind: GGMLType, shape: tuple[int, ...], make: Callable[[], Bytes], path: Path | None = None
+    ) -> None:
+        """`make`: the bytes, of any shape. `path`: of the file that they are made of, for messages."""
+        self.__dict__.update(name=name, type=kind, shape=shape, path=path, _make=make)
+
+    @property
+    def data(self) -> Bytes:
+        try:
+            made: Bytes = self.__dict__["_make"]().reshape(-1)
+        except GGUFError as error:
+            where = "" if self.path is None else f"{shown_path(self.path)}: "
+            raise GGUFError(f"{where}the tensor {shown(self.name)}: {error}") from error
+        assert made.nbytes == self.nbytes
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+    def kept(self) -> Tensor:
+        return Tensor(self.name, self.type, self.shape, self.data, self.path)
+
+    def drop_pages(self, begin: int, end: int) -> None:
+        """There are none."""
+
+    def __repr__(self) -> str:
+        return f"MadeTensor({self.name!r}, {self.type.name}, {self.shape})"
+
+
+def retyped(tensor: Tensor, kind: GGMLType) -> MadeTensor:
+    """The same numbers in another type. Making it raises GGUFError where that cannot hold them."""
+
+    def make() -> Bytes:
+        return tensor.data.copy() if kind is tensor.type else quantize(tensor.to_float32(), kind)
+
+    return MadeTensor(tensor.name, kind, tensor.shape, make, tensor.path)
+
+
+def transposed(tensor: Tensor, name: str, kind: GGMLType) -> MadeTensor:
+    """A matrix [n, m] of any type as [m, n] of another, turned by several threads, a part at a time.
+
+    Making it raises GGUFError where `kind` cannot hold a number.
+    """
+    n_rows, n_cols = tensor.shape
+    return MadeTensor(name, kind, (n_cols, n_rows), partial(_transpose, tensor, kind), tensor.path)
+
+
+def _transpose(tensor: Tensor, kind: GGMLType) -> Bytes:
+    n_rows, n_cols = tensor.shape
+    block_size, block_bytes = BLOCK[kind]
+    out = np.empty((n_cols, n_rows // block_size * block_bytes), np.uint8)
+    unit = _UNITS.get(kind) if kind is tensor.type else None
+    own_size, own_bytes = BLOCK[tensor.type]
+    step = max(1, AT_ONCE // max(1, n_rows) // own_size) * own_size
+    source = tensor.rows()
+
+    def turn(begin: int) -> None:
+        end = min(begin + step, n_cols)
+        part = source[:, begin // own_size * own_bytes : end // own_size * own_bytes]
+        if unit is not None:
+            out[begin:end].view(unit)[:] = part.view(unit).T
+        else:
+            values = dequantize(part, tensor.type)
+            out[begin:end] = quantize(np.ascontiguousarray(values.T), kind)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(MOST_THREADS, cores)) as pool:
+        for done in [pool.submit(turn, begin) for begin in range(0, n_cols, step)]:
+            done.result()
+    tensor.drop_pages(0, tensor.nbytes)
+    return out
