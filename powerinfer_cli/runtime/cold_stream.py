@@ -17,7 +17,7 @@ from powerinfer_cli.runtime.device_flow import DeviceFlow
 from powerinfer_cli.runtime.device_weights import DeviceLayer
 from powerinfer_cli.runtime.link import Link
 
-__all__ = ["STREAM_BYTES", "ColdStream", "neuron_bytes"]
+__all__ = ["STREAM_BYTES", "ColdStream", "neuron_bytes", "streamable"]
 
 STREAM_BYTES = 8 << 20
 """Of a slot: a chunk has as many neurons as fit."""
@@ -32,6 +32,12 @@ def neuron_bytes(weights: Weights) -> int:
         linears = (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t)
         found.append(sum(linear.weight.row_bytes for linear in linears if linear))
     return max(found)
+
+
+def streamable(weights: Weights) -> bool:
+    """Whether neurons' rows lie in the file. Rows that are made of it would be made anew for each chunk."""
+    turned = (layer.ffn_down_t.weight for layer in weights.layers if layer.ffn_down_t)
+    return not any(isinstance(tensor, gguf_io.MadeTensor) for tensor in turned)
 
 
 class ColdStream:

@@ -19,7 +19,7 @@ from powerinfer_cli.kernels.sparse_token import Neurons
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Logits, Parts, Tap
-from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes
+from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes, streamable
 from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
 from powerinfer_cli.runtime.cpu_weights import ColdLayer
@@ -75,6 +75,12 @@ class HybridBackend:
         self._n_tokens, self._single = 0, False
         self._weights = parts.weights
         self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
+        if options.stream_from is not None and not streamable(parts.weights):
+            self._stream_from = math.inf
+            parts.events.note(
+                "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
+                "streamed (powerinfer solve --merge makes one)"
+            )
 
     @property
     def waits(self) -> int:

@@ -12,7 +12,7 @@ from powerinfer_cli.gguf_io import GGMLType, GGUFFile, Tensor
 from powerinfer_cli.gguf_io import made as made_file
 from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Plan
-from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import everything, save_predictors
@@ -190,12 +190,15 @@ def test_a_model_divided_between_devices(tmp_path: Path, case: str, repack: bool
     hot = np.arange(0, n_ff, 3, dtype=np.int32)
     plan = Plan((1 << 30,), (LayerPlacement(0, hot), LayerPlacement(0, hot[1:] - 1)), 0, "greedy", "")
     exact = {"n_ctx": 64, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    notes: list[str] = []
     engine = Engine.load(
         tiny.file.open(tmp_path),
-        EngineOptions(devices=("cpu",), repack=repack, **exact),
+        EngineOptions(devices=("cpu",), repack=repack, stream_from=2, **exact),
+        events=LoadEvents(note=notes.append),
         plan=plan,
         predictors=Predictors.of(pairs, 0.1),
     )
+    assert ["rows that can be streamed" in note for note in notes] == [True]
     assert_close(feed(engine), wanted)
 
 
