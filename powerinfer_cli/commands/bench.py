@@ -16,6 +16,7 @@ from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import UsageError
 
@@ -93,7 +94,7 @@ class RunFlags:
     progress: Annotated[bool, _run("--progress", help="Tell on standard error what is running.")] = False
 
 
-def bench(what: WhatFlags, machine: MachineFlags, run: RunFlags) -> None:
+def bench(what: WhatFlags, predictor: PredictorFlags, machine: MachineFlags, run: RunFlags) -> None:
     """Measure tokens per second, bytes read per token, and the share of the memory's bandwidth that is used."""
     plan = workloads(
         parse_numbers("-p", what.n_prompt or ["512"]),
@@ -103,7 +104,7 @@ def bench(what: WhatFlags, machine: MachineFlags, run: RunFlags) -> None:
     )
     if not plan:
         raise UsageError("nothing to measure: -p and -n are both 0")
-    _measure(_setups(what), machine, plan, run)
+    _measure(_setups(what), machine, plan, run, predictor.predictor_path)
 
 
 app.command("bench", epilog=EPILOG)(flat(bench))
@@ -135,7 +136,9 @@ def _setups(flags: WhatFlags) -> list[Setup]:
     )
 
 
-def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags) -> None:
+def _measure(
+    wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags, predictor_path: Path | None
+) -> None:
     from powerinfer_cli.commands.bench_run import options_for
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 
@@ -148,7 +151,7 @@ def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], r
     with Interrupt() as interrupt:
         out.begin()
         try:
-            for loaded in _loaded(wanted, options, interrupt, terminal, say):
+            for loaded in _loaded(wanted, options, predictor_path, interrupt, terminal, say):
                 for test in plan:
                     interrupt.check()
                     number += 1
@@ -164,6 +167,7 @@ def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], r
 def _loaded(
     wanted: Sequence[Setup],
     options: Sequence["EngineOptions"],
+    predictor_path: Path | None,
     interrupt: "Interrupt",
     terminal: Terminal,
     say: Callable[[str], None],
@@ -180,7 +184,7 @@ def _loaded(
             loaded = None  # or two models are in memory while the next one loads
             say(f"loading {setup.model}, {threads}")
             with Loading(terminal.note) as events:
-                loaded = open_bench(setup, how, interrupt, events)
+                loaded = open_bench(setup, how, interrupt, events, predictor_path)
         yield loaded
 
 

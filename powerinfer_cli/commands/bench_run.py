@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench_plan import Setup, Workload
 from powerinfer_cli.commands.bench_result import ModelFacts, Result
 from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
+from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt
-from powerinfer_cli.commands.session import statistics_beside
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
 __all__ = ["Bench", "open_bench", "options_for"]
@@ -108,13 +109,20 @@ def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
     )
 
 
-def open_bench(setup: Setup, options: EngineOptions, interrupt: Interrupt, events: LoadEvents) -> Bench:
+def open_bench(
+    setup: Setup,
+    options: EngineOptions,
+    interrupt: Interrupt,
+    events: LoadEvents,
+    predictor_path: Path | None = None,
+) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
     gguf = open_gguf(setup.model)
-    statistics = statistics_beside(gguf, setup.model, events.note)
-    engine = Engine.load(gguf, options, statistics, events)
-    config = engine.config
+    beside = find_companions(gguf, setup.model, predictor_path, events.note)
+    statistics = beside.statistics
+    engine = Engine.load(gguf, options, statistics, events, predictors=beside.predictors)
+    config, weights = load_model(gguf, beside.predictors)
     activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
     asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
-    traffic = count_traffic(load_weights(gguf, config), config, setup.type_k, setup.type_v, asked)
+    traffic = count_traffic(weights, config, setup.type_k, setup.type_v, asked)
     return Bench(setup, ModelFacts.of(gguf, config), traffic, engine, interrupt)

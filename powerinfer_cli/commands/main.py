@@ -13,6 +13,7 @@ from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.main_flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Style, Terminal
 from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
@@ -31,7 +32,9 @@ powerinfer main -cnv                            a chat; /help lists its commands
 
 powerinfer main -m model.gguf -f notes.txt -n 64 -s 1 --temp 0 > out.txt
 
-powerinfer main -hf PowerInfer/Bamboo-base-v0.1-gguf -p "Hello" -n 64"""
+powerinfer main -hf PowerInfer/Bamboo-base-v0.1-gguf -p "Hello" -n 64
+
+powerinfer main -m dense.gguf --predictor-path predictors -p "Hello" -n 64"""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -40,6 +43,7 @@ app = typer.Typer(
 
 def main(
     model: ModelFlags,
+    predictor: PredictorFlags,
     machine: MachineFlags,
     text: TextFlags,
     interaction: InteractionFlags,
@@ -59,8 +63,15 @@ def main(
 
     options = with_machine(model.options(), machine)
     with Loading(terminal.note, quiet=text.log_disable) as events:
-        session = open_session(path, options, sampler_options, context_shift=text.context_shift, events=events)
-    _introduce(terminal, session, path)
+        session = open_session(
+            path,
+            options,
+            sampler_options,
+            context_shift=text.context_shift,
+            events=events,
+            predictor_path=predictor.predictor_path,
+        )
+    _introduce(terminal, session, path, predictor.predictor_path)
     try:
         _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)
     except (PowerInferError, OSError):
@@ -180,10 +191,12 @@ def _prompt(text: TextFlags) -> str:
     return (text.prompt or "") if text.file is None else read_text(text.file)
 
 
-def _introduce(terminal: Terminal, session: "Session", path: Path) -> None:
+def _introduce(terminal: Terminal, session: "Session", path: Path, predictors: Path | None) -> None:
     config = session.engine.config
-    kind = "sparse" if config.sparse else "dense"
+    kind = "sparse" if session.gguf.sparse else "dense"
     terminal.note(f"model:   {config.name} ({config.architecture.name}, {kind}), {path}")
+    if predictors is not None:
+        terminal.note(f"predictors: {predictors} (threshold {config.sparse_threshold:g})")
     terminal.note(f"context: {session.engine.n_ctx} tokens (trained on {config.n_ctx_train})")
     terminal.note(f"cpu:     {cpu_line(session.engine.options)}")
     terminal.note(f"seed:    {session.sampler.seed}")

@@ -15,6 +15,7 @@ from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
@@ -34,7 +35,9 @@ powerinfer perplexity -m model.gguf -f wiki.test.raw
 
 powerinfer perplexity -m model.gguf -f text.txt -c 2048 --chunks 8
 
-powerinfer perplexity -m sparse.gguf -f text.txt --compare dense    what the predictors cost"""
+powerinfer perplexity -m sparse.gguf -f text.txt --compare dense    what the predictors cost
+
+powerinfer perplexity -m dense.gguf --predictor-path predictors -f text.txt --compare dense"""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -79,7 +82,9 @@ class ScoredTextFlags:
     ] = None
 
 
-def perplexity(model: ChunkedModelFlags, machine: MachineFlags, text: ScoredTextFlags) -> None:
+def perplexity(
+    model: ChunkedModelFlags, predictor: PredictorFlags, machine: MachineFlags, text: ScoredTextFlags
+) -> None:
     """Measure how well a model predicts a text.
 
     The text is cut into chunks of -c tokens; the second half of each is scored, so that every token has a context.
@@ -91,30 +96,40 @@ def perplexity(model: ChunkedModelFlags, machine: MachineFlags, text: ScoredText
     if 0 < model.ctx_size < LEAST_CONTEXT:
         raise UsageError(f"-c must be at least {LEAST_CONTEXT}, got {model.ctx_size}")
     words = read_text(text.file)
-    _score(find_model(model), model, machine, text, words)
+    _score(find_model(model), model, predictor.predictor_path, machine, text, words)
 
 
 app.command("perplexity", epilog=EPILOG)(flat(perplexity))
 
 
-def _score(path: Path, model: ChunkedModelFlags, machine: MachineFlags, text: ScoredTextFlags, words: str) -> None:
+def _score(
+    path: Path,
+    model: ChunkedModelFlags,
+    predictor_path: Path | None,
+    machine: MachineFlags,
+    text: ScoredTextFlags,
+    words: str,
+) -> None:
+    from powerinfer_cli.commands.companions import find_companions
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
     from powerinfer_cli.commands.perplexity_score import chunks, ratio
-    from powerinfer_cli.commands.session import statistics_beside
     from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.text import Tokenizer
 
     terminal = Terminal(color=False, quiet=False)
     gguf = open_gguf(path)
-    if text.compare and not gguf.sparse:
-        raise UsageError(f"--compare dense: {path} is a dense model, whose neurons are all active")
+    if text.compare and not gguf.sparse and predictor_path is None:
+        raise UsageError(
+            f"--compare dense: {path} is a dense model, whose neurons are all active without --predictor-path"
+        )
     tokenizer = Tokenizer.from_gguf(gguf)
     ids = tokenizer.encode(words, add_special=True, parse_special=False)
     ids = ids[:-1] if tokenizer.add_eos else ids
     options = with_machine(model.options(), machine)
     with Loading(terminal.note) as events:
-        engine = Engine.load(gguf, options, statistics_beside(gguf, path, terminal.note), events)
+        beside = find_companions(gguf, path, predictor_path, terminal.note)
+        engine = Engine.load(gguf, options, beside.statistics, events, predictors=beside.predictors)
     n_ctx = engine.n_ctx
     if len(ids) < 2 * n_ctx:
         raise PowerInferError(

@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
-from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
-__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session", "statistics_beside"]
-
-Note = Callable[[str], None]
+__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
 
 UNTIL_FULL = -2
 
@@ -185,12 +183,14 @@ def open_session(
     *,
     context_shift: bool,
     events: LoadEvents,
+    predictor_path: Path | None = None,
 ) -> Session:
-    """Load a model. Raises PowerInferError."""
+    """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
     start = time.perf_counter()
     gguf = open_gguf(path)
     tokenizer = Tokenizer.from_gguf(gguf)
-    engine = Engine.load(gguf, engine_options, statistics_beside(gguf, path, events.note), events)
+    beside = find_companions(gguf, path, predictor_path, events.note)
+    engine = Engine.load(gguf, engine_options, beside.statistics, events, predictors=beside.predictors)
     for line in tokenizer.notes:
         events.note(f"warning: {line}")
     sampler = build_sampler(
@@ -204,18 +204,3 @@ def open_session(
     session = Session(gguf, tokenizer, engine, sampler, context_shift)
     session.timings.load_s = time.perf_counter() - start
     return session
-
-
-def statistics_beside(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
-    """What lies beside a sparse model. It only saves work, so unusable statistics are noted and left alone."""
-    folder = find_statistics(path) if gguf.sparse else None
-    if folder is None:
-        return None
-    from powerinfer_cli.model import ModelConfig
-
-    config = ModelConfig.from_gguf(gguf)
-    try:
-        return load_statistics(folder, config.n_layer, config.n_ff)
-    except PowerInferError as error:
-        note(f"activation statistics are not used: {error}")
-        return None

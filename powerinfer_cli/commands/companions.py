@@ -1,0 +1,48 @@
+"""What a model is run with beside its own file: activation statistics, and predictors from a directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
+from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
+
+__all__ = ["Companions", "find_companions"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Of one model."""
+
+    statistics: ActivationStatistics | None
+    predictors: Predictors | None
+
+
+def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, note: Note) -> Companions:
+    """The predictors of a directory, if one is given, and the statistics that lie beside the model.
+
+    Statistics only save work, so unusable ones are noted and left alone; a dense model without predictors has no use
+    for them. Raises PowerInferError: predictors that are none, or another model's.
+    """
+    predictors = None
+    if predictor_path is not None:
+        config = ModelConfig.from_gguf(gguf)
+        predictors = load_predictors(predictor_path, config.n_layer, config.n_embd, config.n_ff)
+    sparse = gguf.sparse or predictors is not None
+    return Companions(_statistics(gguf, path, note) if sparse else None, predictors)
+
+
+def _statistics(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
+    folder = find_statistics(path)
+    if folder is None:
+        return None
+    config = ModelConfig.from_gguf(gguf)
+    try:
+        return load_statistics(folder, config.n_layer, config.n_ff)
+    except PowerInferError as error:
+        note(f"activation statistics are not used: {error}")
+        return None
