@@ -39,7 +39,7 @@ def measure_machine(
             gpu, link = _device(torch.device(name), kinds, n_embd, budgets[index] if budgets else None, on_step)
             gpus.append(gpu)
             links.append(link)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         raise PowerInferError(
             "no memory to measure this machine: close other programs, or give --device-profile"
         ) from error

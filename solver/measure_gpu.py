@@ -34,7 +34,7 @@ def measure_gpu(
 ) -> Processor:
     """Time a device's parts. The first of `kinds` stands for all others. Any device will do, "cpu" to rehearse.
 
-    n_embd: numbers in a row. budget: bytes; about half of them are used at most. Raises torch.OutOfMemoryError.
+    n_embd: numbers in a row. budget: bytes; about half of them are used at most. Raises torch.cuda.OutOfMemoryError.
     """
     bench = _Bench(device, n_embd, WEIGHTS if budget is None else min(WEIGHTS, budget // 2))
     rates, ffn = {}, []
