@@ -63,14 +63,16 @@ class PlanSettings:
 class PlanResult:
     """plan, and what it leads one to expect.
 
-    bound: seconds for a token that no plan with these layers on these GPUs goes below. others: what other solvers'
-    plans lead one to expect, by their names, at the same budgets. seconds: that the search took. remarks: what stayed
-    in main memory, and why.
+    bound: seconds for a token that no plan with these layers on these GPUs goes below; by HiGHS, of plans of whole
+    groups of neurons, where it was asked. relaxation: the same by linear relaxation, of any numbers of neurons. others:
+    what other solvers' plans lead one to expect, by their names, at the same budgets. seconds: that the search took.
+    remarks: what stayed in main memory, and why.
     """
 
     plan: Plan
     prediction: Prediction
     bound: float
+    relaxation: float
     others: Mapping[str, Prediction]
     seconds: float
     remarks: tuple[str, ...]
@@ -103,18 +105,21 @@ def make_plan(
     others = {}
     if statistics is not None and made.plan.gpus:
         others = {name: maker.make(name)[1] for name in SOLVERS if name not in (solver, "milp")}
-    bound = prediction.seconds if made.bound is None else prediction.seconds - made.time + made.bound
-    return PlanResult(made.plan, prediction, bound, others, made.seconds, made.remarks)
+    rest = prediction.seconds - made.time
+    return PlanResult(
+        made.plan, prediction, rest + made.bound, rest + made.relaxation, others, made.seconds, made.remarks
+    )
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A plan. time: of its FFNs on GPUs; bound: the least that they can take, None where nothing was to choose."""
+    """A plan. time: of the FFNs for which there was a choice; bound, relaxation: the least that they can take."""
 
     plan: Plan
     remarks: tuple[str, ...]
     time: float = 0.0
-    bound: float | None = None
+    bound: float = 0.0
+    relaxation: float = 0.0
     seconds: float = 0.0
 
 
@@ -144,7 +149,9 @@ class _Maker:
         solution, counts = self._solve(problem, solver)
         chosen = {i: problem.layers[i].order[:count] for i, count in counts.items()}
         plan = self._plan(found, chosen, solver)
-        return _Made(plan, found.remarks, problem.time(counts), lower_bound(problem), solution.seconds)
+        time, relaxation = problem.time(counts), lower_bound(problem)
+        bound = max(relaxation, min(solution.bound, time)) if solver == "milp" else relaxation
+        return _Made(plan, found.remarks, time, bound, relaxation, solution.seconds)
 
     def _reserve(self, whole: bool) -> Reservation:
         s = self.settings
