@@ -5,6 +5,7 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
 
     dequantize(rows, dtype=float32) -> [n_rows, n_cols]
     matvec(rows, x [n_cols], bias=None, out=None) -> [n_rows]
+    chosen_rows(rows, x [n_cols], indices int64 [n] or -1, out=None) -> [n]
     matmul(rows, x [T, n_cols], bias=None, out=None) -> [T, n_rows]
     matmul_t(rows, x [T, n_rows], out=None) -> [T, n_cols]
     predict(fc1, fc2, x [n_embd] or [T, n_embd], threshold, modes=None, out=None) -> uint8 [n] or [T, n]
@@ -19,6 +20,7 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
 
 For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
 static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.
+Run what is to be recorded once before: kernels are compiled when they are first called.
 """
 
 import os

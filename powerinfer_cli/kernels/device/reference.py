@@ -110,6 +110,12 @@ class Ops:
             torch.mv(self.dequantize(rows.slice(begin, end)), x, out=out[begin:end])
         return out if bias is None else out.add_(bias)
 
+    def chosen_rows(self, rows: PlanarRows, x: Tensor, indices: Tensor, out: Tensor | None = None) -> Tensor:
+        """rows[indices] @ x [n_cols]; indices int64 [n], in any order; -1: the result is 0. -> [n]"""
+        found = self.matvec(rows, x).index_select(0, indices.clamp(min=0))
+        found = torch.where(indices >= 0, found, 0)
+        return found if out is None else out.copy_(found)
+
     def predict(
         self,
         fc1: PlanarRows,

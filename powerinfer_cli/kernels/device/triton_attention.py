@@ -50,7 +50,7 @@ def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, out: Tensor | None 
     out = torch.empty_like(q) if out is None else out
     dim = cache.head_dim
     n_head, n_parts = q.shape[1] // dim, min(32, triton.next_power_of_2(triton.cdiv(cache.n_ctx, 8 * _BLOCK)))
-    width = triton.next_power_of_2(dim)
+    width = max(32, triton.next_power_of_2(dim))
     sums = torch.empty(n_head, n_parts, dim + 2, device=q.device)  # behind the sums: highest score, sum of weights
     launch(
         _attend,
@@ -147,12 +147,15 @@ def _rope_store(
 
 
 @triton.jit
-def _get(numbers, scales, row, d, there, DIM: tl.constexpr):
-    """Keys or values of rows [N] of the cache, float32 [N, WIDTH]."""
+def _get(numbers, scales, row, d, seen, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Keys or values of rows [N] of the cache, float32 [N, WIDTH]; 0 where not seen [N] and behind DIM."""
+    there = seen[:, None] & (d < DIM)[None, :]
     x = tl.load(numbers + row[:, None] * DIM + d[None, :], mask=there, other=0).to(tl.float32)
     if scales is not None:
-        at = row[:, None] * (DIM // 32) + d[None, :] // 32
-        x *= tl.load(scales + at, mask=there, other=0).to(tl.float32)
+        g = tl.arange(0, WIDTH // 32)
+        there = seen[:, None] & (g < DIM // 32)[None, :]
+        scale = tl.load(scales + row[:, None] * (DIM // 32) + g[None, :], mask=there, other=0).to(tl.float32)
+        x = tl.reshape(tl.reshape(x, [seen.shape[0], WIDTH // 32, 32]) * scale[:, :, None], x.shape)
     return x
 
 
@@ -186,13 +189,13 @@ def _attend(
     for first in range(begin, end, BLOCK):
         position = first + tl.arange(0, BLOCK)
         seen = position < end
-        there, row = seen[:, None] & (d < DIM)[None, :], head // group * n_ctx + position
-        score = tl.sum(_get(keys, key_scales, row, d, there, DIM) * query[None, :], axis=1)
+        row = head // group * n_ctx + position
+        score = tl.sum(_get(keys, key_scales, row, d, seen, DIM, WIDTH) * query[None, :], axis=1)
         score = tl.where(seen, score, _LOWEST)
         peak = tl.maximum(highest, score)
         fade, weight = tl.exp(highest - peak), tl.where(seen, tl.exp(score - peak), 0)
         weights = weights * fade + weight
-        total = total * fade[:, None] + weight[:, None] * _get(values, value_scales, row, d, there, DIM)
+        total = total * fade[:, None] + weight[:, None] * _get(values, value_scales, row, d, seen, DIM, WIDTH)
         highest = peak
     peak = tl.max(highest, axis=0)
     fade = tl.exp(highest - peak)

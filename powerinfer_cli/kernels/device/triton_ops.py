@@ -1,5 +1,6 @@
-"""The operations of a layer with Triton's kernels where there are any: one token's, and dequantising for batches."""
+"""The operations of a layer with Triton's kernels: all of one token's, and dequantising for batches."""
 
+import torch
 import triton
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from powerinfer_cli.kernels.device.reference import Ops
 from powerinfer_cli.kernels.device.reference_attention import attention
 
 __all__ = ["TritonOps"]
+
+FEW = 4  # tokens
 
 
 def _attention(
@@ -27,11 +30,21 @@ class TritonOps(Ops):
 
     dequantize = staticmethod(triton_products.dequantize)
     matvec = staticmethod(triton_products.matvec)
+    chosen_rows = staticmethod(triton_products.chosen_rows)
     activated = staticmethod(triton_sparse.activated)
     sparse_ffn = staticmethod(triton_sparse.sparse_ffn)
     add_norm = staticmethod(triton_norm.add_norm)
     rope_store = staticmethod(triton_attention.rope_store)
     attention = staticmethod(_attention)
+
+    def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """For a few tokens each by itself: that reads quantised rows less often than dequantising them would."""
+        if len(x) > FEW or rows.scales is None:
+            return super().matmul(rows, x, bias, out)
+        out = torch.empty(len(x), rows.n_rows, device=x.device) if out is None else out
+        for t in range(len(x)):
+            self.matvec(rows, x[t], bias, out[t])
+        return out
 
     def predict(
         self,

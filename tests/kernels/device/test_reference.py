@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
@@ -36,6 +37,14 @@ def test_products(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert OPS.matvec(rows, x[0], out=out) is out
     assert torch.isfinite(out).all()
     assert torch.isfinite(OPS.matmul_t(rows, back, out=torch.full((5, n_cols), torch.nan))).all()
+
+
+def test_chosen_rows() -> None:
+    rows, weights = rows_of(GGMLType.Q5_1, 9, 64)
+    x, out = normal(64), torch.full((4,), torch.nan)
+    assert OPS.chosen_rows(rows, x, torch.tensor([8, -1, 0, 8]), out) is out
+    wanted = weights @ x
+    torch.testing.assert_close(out, torch.stack([wanted[8], torch.tensor(0.0), wanted[0], wanted[8]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -136,6 +145,40 @@ def test_norm_of_a_sum(kind: NormKind, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(out, wanted)
     torch.testing.assert_close(x, total)
     torch.testing.assert_close(OPS.add_norm(x, (), weight, None, 1e-3, NormKind.RMS), plain.rms_norm(x, weight, 1e-3))
+
+
+class Asked(TorchDispatchMode):
+    """Fails where an operation's result has to come back from the device: a CUDA graph cannot record that."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func.name() not in {"aten::nonzero", "aten::_local_scalar_dense", "aten::masked_select", "aten::equal"}
+        indices = args[1] if func.name() == "aten::index.Tensor" else ()
+        assert all(i is None or i.dtype is not torch.bool for i in indices)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q4_K, GGMLType.IQ4_NL])
+def test_one_token_asks_nothing_of_the_device(kind: GGMLType) -> None:
+    (fc1, _), (fc2, _), (up, _) = rows_of(kind, 256, 256), rows_of(kind, 60, 256), rows_of(kind, 60, 256)
+    x, modes = normal(256), torch.ones(60, dtype=torch.uint8)
+    cos, n_past, neurons = normal(N_CTX, DIM // 2), torch.tensor([5]), torch.arange(60)
+    with Asked():
+        mask = OPS.predict(fc1, fc2, x, 0.1, modes)
+        for activation in (Activation.RELU, Activation.SILU):
+            OPS.sparse_ffn(x, mask, up, up, up, neurons=neurons, activation=activation)
+        OPS.chosen_rows(up, x, neurons)
+        OPS.add_norm(x, (x.clone(),), x, None, 1e-5, NormKind.RMS)
+        for kind_of_cache in CacheType:
+            cache = make_cache(4, N_CTX, DIM, kind_of_cache, kind_of_cache, "cpu")
+            q = x.view(1, 256)
+            OPS.rope_store(q, q[:, :128].clone(), q[:, 128:], cache, n_past, cos, cos, RopeStyle.NEOX)
+            OPS.attention(q, cache, n_past)
+
+
+def test_the_check_for_questions_finds_them() -> None:
+    for ask in (lambda: torch.ones(3).nonzero(), lambda: torch.ones(1).item(), lambda: normal(3)[normal(3) > 0]):
+        with Asked(), pytest.raises(AssertionError):
+            ask()
 
 
 N_CTX, DIM = 128, 32

@@ -1,8 +1,10 @@
-"""The tests of Triton's kernels under its interpreter, which is chosen when Triton is imported: in a new process."""
+"""Triton's kernels under its interpreter, and compiled. Which of the two is settled when Triton is imported, so each
+has a process of its own; they run side by side."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +12,47 @@ import torch
 
 from powerinfer_cli.kernels.device import ops_for
 
+ROOT = Path(__file__).parents[3]
 CASES = Path(__file__).with_name("triton_cases.py")
+KERNELS = "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine"
+WAIT = 600
+
+Process = subprocess.Popen[str]
 
 
-@pytest.mark.timeout(700)
-def test_kernels_under_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+def start(arguments: list[str], **environment: str) -> Process:
+    command = [sys.executable, "-m", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process]]:
+    """One that interprets, one that compiles: for Turing, the oldest that Triton knows."""
+    cache = str(tmp_path_factory.mktemp("triton"))
+    interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)], TRITON_INTERPRET="1")
+    compiling = start(["tests.helpers.compile_kernels", "75"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
+    yield interpreting, compiling
+    for process in (interpreting, compiling):
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.timeout(WAIT + 60)
+def test_kernels_compile_for_a_gpu(processes: tuple[Process, Process]) -> None:
+    """The interpreter takes what the compiler does not."""
+    out, errors = processes[1].communicate(timeout=WAIT)
+    assert processes[1].returncode == 0, errors[-3000:]
+    compiled = [line.split() for line in out.splitlines()]
+    assert {name for name, _ in compiled} == {f"_{name}" for name in KERNELS.split()}
+    assert max(int(shared) for _, shared in compiled) <= 48 << 10  # what any GPU has
+
+
+@pytest.mark.timeout(WAIT + 60)
+def test_kernels_under_the_interpreter(processes: tuple[Process, Process]) -> None:
+    out, errors = processes[0].communicate(timeout=WAIT)
+    assert processes[0].returncode == 0, out[-3000:] + errors[-1000:]
+    assert " passed" in out
 
 
 def test_the_cpu_has_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:

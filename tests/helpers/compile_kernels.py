@@ -1,0 +1,79 @@
+"""Compile every Triton kernel for a GPU that need not be here; print names and bytes of shared memory. Runs none.
+In a process of its own: what it tells Triton about the machine stays told.
+
+    python -m tests.helpers.compile_kernels COMPUTE_CAPABILITY    (as 75 for a card of 2018)
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import make_cache, triton_attention, triton_norm, triton_products, triton_sparse
+from powerinfer_cli.kernels.device.triton_ops import TritonOps
+from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from tests.helpers.device_data import rows_of
+
+N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
+
+
+class AbsentGPU:
+    """What Triton asks of a driver when it compiles."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", int(sys.argv[1]), 32)
+
+
+def compile_only(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4) -> None:
+    compiled = kernel.warmup(*args, grid=grid, num_warps=warps, enable_fp_fusion=True)
+    assert compiled.asm["cubin"]
+    print(kernel.__name__, compiled.metadata.shared, flush=True)
+
+
+def ffn(ops: TritonOps, kind: GGMLType) -> None:
+    (rows, _), (fc1, _), (fc2, _) = (rows_of(kind, *shape) for shape in ((N, N_EMBD), (RANK, N_EMBD), (N, RANK)))
+    x, mask = torch.ones(N_EMBD), torch.ones(N, dtype=torch.uint8)
+    ops.matvec(rows, x)
+    ops.chosen_rows(rows, x, torch.arange(3))
+    ops.dequantize(rows, torch.float16)
+    ops.predict(fc1, fc2, x, 0.5, mask)
+    ops.sparse_ffn(x, mask, rows, rows, rows, neurons=torch.arange(N))
+    ops.sparse_ffn(x, None, None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU)
+
+
+def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
+    cache = make_cache(2, 1024, HEAD, kind, kind, "cpu")
+    q, k, norm = torch.ones(1, 4 * HEAD), torch.ones(1, 2 * HEAD), torch.ones(HEAD)
+    angles: Tensor | None = torch.ones(1024, HEAD // 2) if style else None
+    n_past = torch.zeros(1, dtype=torch.int64)
+    ops.rope_store(q, k, k, cache, n_past, angles, angles, style, q_norm=norm, k_norm=norm)
+    ops.attention(q, cache, n_past)
+
+
+def main() -> None:
+    driver.set_active(AbsentGPU())
+    for module in (triton_attention, triton_norm, triton_products, triton_sparse):
+        module.launch = compile_only  # type: ignore[attr-defined]
+    ops, x = TritonOps(), torch.ones(N_EMBD)
+    for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
+        ffn(ops, kind)
+    ops.activated(x, x, Activation.SILU, relu_on_up=True)
+    ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
+    ops.add_norm(x, (), x, x, 1e-5, NormKind.LAYER)
+    for cache_type, style in zip(CacheType, (RopeStyle.NEOX, RopeStyle.INTERLEAVED, None), strict=True):
+        attention(ops, cache_type, style)
+
+
+if __name__ == "__main__":
+    main()
