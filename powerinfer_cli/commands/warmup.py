@@ -10,6 +10,7 @@ import typer
 from powerinfer_cli.commands.flags import CacheTypeFlag
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.terminal import Terminal
+from powerinfer_cli.errors import PowerInferError
 
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.runtime import LoadEvents
@@ -49,9 +50,13 @@ class WarmupFlags:
 
 
 def warmup(flags: WarmupFlags) -> None:
-    """Compile kernels ahead of their first use. Those that are compiled already stay."""
+    """Compile kernels ahead of their first use. Those that are compiled already stay.
+
+    Raises:
+        PowerInferError: they could not be kept on the disk, or what loading the model raises.
+    """
     from powerinfer_cli.commands.loading import Loading
-    from powerinfer_cli.kernels.jit import RUNG, RUNG_REASON, cache_folder
+    from powerinfer_cli.kernels.jit import RUNG, RUNG_REASON, cache_folder, not_kept
 
     terminal = Terminal(color=False, quiet=False)
     terminal.tell(f"rung:    {RUNG} ({RUNG_REASON})")
@@ -60,6 +65,9 @@ def warmup(flags: WarmupFlags) -> None:
         compiled, total = (
             _everything(flags.jobs, events) if flags.model is None else _for_model(flags.model, flags, events)
         )
+    lost = not_kept()
+    if lost is not None:
+        raise PowerInferError(f"compiled kernels cannot be kept ({lost})")
     seconds = time.perf_counter() - start
     if compiled:
         terminal.tell(f"kernels: {compiled} compiled, in {seconds:.1f} s")

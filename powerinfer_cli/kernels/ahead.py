@@ -11,7 +11,7 @@ from pathlib import Path
 
 import powerinfer_cli.kernels
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.jit import Kernel, declared
+from powerinfer_cli.kernels.jit import Kernel, declared, not_kept
 
 __all__ = ["compile_all", "every_kernel"]
 
@@ -37,7 +37,7 @@ def compile_all(jobs: int, on_compile: Progress) -> tuple[int, int]:
     """Compile what is not on the disk yet; (how many that was, how many kernels there are).
 
     Raises:
-        PowerInferError: a process ended before its work was done.
+        PowerInferError: a process ended before its work was done, or could not keep it.
     """
     kernels = every_kernel()
     missing = [one for one in kernels if not one.ready and not one.load()]
@@ -94,8 +94,11 @@ _KNOWN: dict[str, Kernel] = {}
 
 
 def _compile(name: str) -> str:
-    """In another process."""
+    """In another process. Raises PowerInferError: what is not kept on the disk is lost."""
     if not _KNOWN:
         _KNOWN.update((one.name, one) for one in every_kernel())
     _ = _KNOWN[name].address
+    lost = not_kept()
+    if lost is not None:
+        raise PowerInferError(f"compiled kernels cannot be kept ({lost})")
     return name

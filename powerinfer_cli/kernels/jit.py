@@ -16,67 +16,32 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.ccallback import CFunc
 
 from powerinfer_cli.kernels.helpers import Helper
+from powerinfer_cli.kernels.rung import RUNG, RUNG_REASON, Rung
 
-__all__ = ["RUNG", "RUNG_REASON", "Kernel", "Rung", "cache_folder", "declared", "family", "helper", "kernel", "prepare"]
+__all__ = [
+    "RUNG",
+    "RUNG_REASON",
+    "Kernel",
+    "Rung",
+    "cache_folder",
+    "declared",
+    "family",
+    "helper",
+    "kernel",
+    "not_kept",
+    "prepare",
+]
 
-RUNG_VARIABLE = "POWERINFER_CPU"
 CACHE_VARIABLE = "POWERINFER_CACHE"
-
-
-class Rung(StrEnum):
-    """Instruction sets, best first. `any` is plain LLVM vectors."""
-
-    VNNI = "vnni"
-    AVX2 = "avx2"
-    ANY = "any"
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return _NAMES[self]
-
-
-_NEEDS = {
-    Rung.VNNI: ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
-    Rung.AVX2: ("avx2", "fma", "f16c"),
-    Rung.ANY: (),
-}
-_NAMES = {Rung.VNNI: "AVX-512 VNNI", Rung.AVX2: "AVX2", Rung.ANY: "neither AVX-512 VNNI nor AVX2"}
-# For a rung below the CPU's best: a CPU that has no more, or LLVM would use the better instructions wherever it can.
-_LOWER_CPU = {Rung.AVX2: "haswell", Rung.ANY: "x86-64"}
-
-
-def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, str]:
-    """The best rung that the CPU has, or the one asked for if the CPU has it; and why, in words to print."""
-    possible = [rung for rung, needs in _NEEDS.items() if all(features.get(f) for f in needs)]
-    best = possible[0], f"the CPU has {_NAMES[possible[0]]}"
-    if not forced:
-        return best
-    if forced not in possible:
-        return best[0], f"{best[1]}; {RUNG_VARIABLE}={forced[:20]} is not one of {', '.join(possible)}"
-    return Rung(forced), f"{RUNG_VARIABLE}={forced}"
-
-
-def _set_up_numba() -> tuple[Rung, str]:
-    features = dict(llvmlite.binding.get_host_cpu_features())
-    rung, reason = choose_rung(features, os.environ.get(RUNG_VARIABLE))
-    if rung is not choose_rung(features, None)[0] and platform.machine() in ("x86_64", "AMD64"):
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = _LOWER_CPU[rung], ""
-    return rung, reason
-
-
-RUNG, RUNG_REASON = _set_up_numba()
 
 
 def _sources() -> str:
@@ -183,7 +148,7 @@ class Kernel:
             if self._compiled is None:
                 signature = self.signature.args, self.signature.return_type
                 compiled: Any = CFunc(self.function, signature, {}, dict(_OPTIONS))
-                compiled._cache = _Cache(self)
+                compiled._cache = _cache_of(self)
                 if not may_compile and not compiled._cache.load_overload(
                     compiled._sig, compiled._targetdescr.target_context
                 ):
@@ -203,6 +168,30 @@ class _Cache(FunctionCache):
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return sig, codegen.magic_tuple()
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Without a file for it, what was compiled serves this process."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _FAILURES.append(f"{_folder()}: {error.strerror or error}")
+
+
+def _cache_of(kernel: "Kernel") -> Any:
+    """Its files; none where there is no folder for any."""
+    try:
+        return _Cache(kernel)
+    except (OSError, RuntimeError) as error:  # the latter is Numba's
+        _FAILURES.append(str(error))
+        return NullCache()
+
+
+_FAILURES: list[str] = []
+
+
+def not_kept() -> str | None:
+    """Why compiled kernels could not be kept on the disk, the first time that this happened in this process."""
+    return _FAILURES[0] if _FAILURES else None
 
 
 @functools.cache

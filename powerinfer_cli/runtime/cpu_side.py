@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from powerinfer_cli.kernels.angles import rope_magnitude
 from powerinfer_cli.kernels.attention import attention_kernels
 from powerinfer_cli.kernels.cache import STORE, CacheType
-from powerinfer_cli.kernels.jit import Kernel, prepare
+from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rope import Angles
@@ -120,8 +120,12 @@ class CPUSide:
         return True
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
-        """Compile what is not compiled yet."""
+        """Compile what is not compiled yet. A full disk is worth a word."""
+        before = not_kept()
         prepare(kernels, lambda done, total: self._events.progress(COMPILING, done, total))
+        after = not_kept()
+        if after is not None and before is None:
+            self._events.note(f"warning: compiled kernels cannot be kept ({after}): they serve this run only")
 
     def _angles(self, weights: Weights, n_tokens: int) -> Angles | None:
         rope, frequencies = self.config.rope, frequencies_of(self.config, weights)

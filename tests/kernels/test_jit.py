@@ -1,5 +1,6 @@
 """Which instructions are used, and the cache of compiled kernels: shared, private, damaged, written by two at once."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from numba import types
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels import jit
-from powerinfer_cli.kernels.jit import Kernel, Rung, cache_folder, choose_rung, prepare
+from powerinfer_cli.kernels.jit import Kernel, Rung, cache_folder, prepare
+from powerinfer_cli.kernels.rung import choose_rung
 
 AVX2 = {"avx2": True, "fma": True, "f16c": True}
 VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"), True) | AVX2
@@ -22,23 +25,52 @@ VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni
         (VNNI, None, Rung.VNNI),
         (VNNI, "", Rung.VNNI),
         (VNNI, "avx2", Rung.AVX2),
-        (VNNI, "any", Rung.ANY),
+        (VNNI, "AVX2", Rung.AVX2),
+        (VNNI, " Any ", Rung.ANY),
         (VNNI | {"avx512vnni": False}, None, Rung.AVX2),
         (AVX2, None, Rung.AVX2),
-        (AVX2, "vnni", Rung.AVX2),
         (AVX2 | {"f16c": False}, None, Rung.ANY),
         ({}, None, Rung.ANY),
-        ({}, "avx2", Rung.ANY),
-        (AVX2, "sse9", Rung.AVX2),
     ],
 )
 def test_rung(features: dict[str, bool], forced: str | None, rung: Rung) -> None:
     chosen, reason = choose_rung(features, forced)
     assert chosen is rung
-    assert "\n" not in reason
-    assert (reason == f"POWERINFER_CPU={forced}") == (forced == rung)
-    if forced and forced != rung:
-        assert f"POWERINFER_CPU={forced} is not one of" in reason
+    assert reason == (f"POWERINFER_CPU={rung}" if forced else f"the CPU has {rung.label}")
+
+
+@pytest.mark.parametrize(
+    ("features", "forced", "reason"),
+    [
+        (VNNI, "sse9", "unknown; choose vnni, avx2, any"),
+        (VNNI, "avx2,any", "unknown"),
+        (AVX2, "VNNI", "not what this CPU has; choose avx2, any"),
+        ({}, "avx2", "not what this CPU has; choose any"),
+    ],
+)
+def test_a_rung_that_is_not_there_is_an_error(features: dict[str, bool], forced: str, reason: str) -> None:
+    with pytest.raises(PowerInferError) as error:
+        choose_rung(features, forced)
+    assert str(error.value).startswith(f"POWERINFER_CPU={forced}: {reason}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["main", "bench", "perplexity", "warmup"])
+def test_commands_refuse_an_unknown_rung(command: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 600)
+    flags = {"main": ["-p", "a", "-n", "1"], "perplexity": ["-f", str(text)]}.get(command, [])
+    done = subprocess.run(
+        [sys.executable, "-m", "powerinfer_cli", command, *flags],
+        env=os.environ | {"POWERINFER_CPU": "nonsense"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: POWERINFER_CPU=nonsense: unknown; choose")
+    assert done.stdout == ""
 
 
 # --- where compiled kernels are kept -------------------------------------------------------------------------------
@@ -138,6 +170,40 @@ def test_damaged_files_are_made_anew(cache: Path, suffix: str, damage) -> None:
     assert not kernel.load()
     assert kernel.call(5) == 15
     assert made().load()
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_not_fatal(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_FAILURES", [])
+    monkeypatch.setattr(jit.IndexDataCacheFile, "_save_data", full)
+    assert jit.not_kept() is None
+    kernel = made()
+    assert kernel.call(14) == 42
+    assert kernel.ready
+    assert jit.not_kept() == f"{cache}: No space left on device"
+    monkeypatch.undo()
+    assert not made().load()  # an index that names a file which is not there
+
+
+def test_a_file_that_cannot_be_replaced_is_not_fatal(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_FAILURES", [])
+    assert made().call(14) == 42
+    (index,) = files(cache, ".nbi")
+    index.unlink()
+    index.mkdir()
+    assert made().call(14) == 42
+    assert jit.not_kept() == f"{cache}: Is a directory"
+    assert not [path for path in cache.iterdir() if ".tmp." in path.name]
+
+
+def test_no_folder_at_all_is_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_FAILURES", [])
+    monkeypatch.setattr(jit, "_folder", full)
+    assert made().call(14) == 42
+    assert "No space left on device" in str(jit.not_kept())
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
