@@ -1,19 +1,22 @@
 """Models divided by a plan, the GPU's part rehearsed on the CPU, against the same models wholly in main memory."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, all_neurons, no_neurons
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, no_neurons
 from powerinfer_cli.runtime import Engine, EngineOptions, cold_stream
 from powerinfer_cli.runtime.hybrid_backend import HybridBackend
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
-CPUS = ("cpu", "cpu")
+DEVICES = (os.environ.get("POWERINFER_TEST_DEVICE", "cpu"),) * 2  # scripts/gpu_check says "cuda:0"
 
 
 @pytest.fixture(scope="module", params=RELU_CASES)
@@ -34,7 +37,7 @@ def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: i
 
 
 def open_engine(model: ModelFile, folder: Path, plan: Plan | None, **options: object) -> Engine:
-    wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32", "devices": CPUS} | options
+    wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
     return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]
 
 
@@ -197,5 +200,22 @@ def test_same_output_for_any_number_of_threads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(feed(engine), first)
 
 
-def test_all_neurons_are_named() -> None:
-    assert all_neurons(3).tolist() == [0, 1, 2]
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run again by the test below")
+def test_triton_kernels(tmp_path: Path) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(1).sparsified(random_predictors(tiny)[:1])
+    found = []
+    for plan in (None, plan_of(model, [0], [0.5], 0)):
+        engine = open_engine(model, tmp_path, plan, n_ctx=8)
+        found.append(np.stack([engine.prefill(PROMPT[:2]), engine.decode(PROMPT[2])]))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is it")
+def test_triton_kernels_interpreted() -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "test_triton_kernels"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "1 passed" in done.stdout
