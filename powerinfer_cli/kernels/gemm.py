@@ -7,11 +7,13 @@ columns in their order, whatever the threads and the other tokens of the batch a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
+from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of
 from powerinfer_cli.kernels.panels import (
     BIASES,
     BLOCK,
@@ -24,9 +26,10 @@ from powerinfer_cli.kernels.panels import (
     transposer,
 )
 from powerinfer_cli.kernels.program import Operation
-from powerinfer_cli.kernels.rows import COLUMNS, GROUP, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.rows import COLUMNS, UNPACK_ROW, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.rows import ROWS as N_ROWS
 from powerinfer_cli.kernels.simd import f32, i8, i32, i64, load32, load_f32, splat, store32, store_f32, zero
+from powerinfer_cli.kernels.simd.dots import offset_of
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 
@@ -38,7 +41,7 @@ COLUMNS_AT_ONCE = 2048
 FLOAT_COLUMNS_AT_ONCE = 512
 _FEW = 2  # tokens: the tile's part for the last ones
 
-_transpose, _transpose_quants = transposer(16, quants=False), transposer(16, quants=True)
+_transpose = transposer(16)
 
 # Bytes of a thread's scratch: staging for 16 unpacked rows, each a little apart from a power of two; then the panels.
 _Q_STRIDE = COLUMNS_AT_ONCE + 64
@@ -98,7 +101,7 @@ def _packing(state: npt.NDArray[np.int64], x: Vectors, workspace: Workspace, is_
 def _product(state: npt.NDArray[np.int64], p: Product, workspace: Workspace, wait: bool) -> Operation:
     f = p.matrix.format
     return Operation(
-        _GEMM_FLOAT if f.is_float else _GEMM[f.group, f.has_min],
+        _GEMM[kind_of(f)],
         (state, p.matrix, workspace.packed, p.out, p.out.shape[1], p.bias, workspace.scratch),
         wait,
     )
@@ -152,49 +155,42 @@ def _pack_floats(op_address, worker):
                 store32(i8(packed), ((tile * blocks + b) * TOKENS + t) * 32, load32(row, b * 32))
 
 
-@helper
-def _fill_panel(rows, first, begin, end, scratch, panel, has_min, worker):
-    """Unpack columns begin..end of the rows from `first` on. Lanes of rows that are not there hold anything."""
-    group = rows[GROUP]
-    for half in range(2):
-        row = first + half * 16
-        if row >= rows[N_ROWS]:
-            break
-        for r in range(min(16, rows[N_ROWS] - row)):
-            unpack_row(
-                rows[UNPACK_ROW],
-                row_address(rows, row + r, worker),
-                rows[COLUMNS],
-                begin,
-                end,
-                scratch + r * _Q_STRIDE,
-                scratch + _STAGED_S + r * _S_STRIDE,
-                scratch + _STAGED_M + r * _S_STRIDE,
-            )
-        for c in range(0, end - begin, 64):
-            _transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
-        for g in range(0, (end - begin) // group, 16):
-            _transpose(
-                scratch + _STAGED_S + g * 4,
-                _S_STRIDE,
-                panel + _PANEL_S - _PANEL_Q + (g * ROWS + half * 16) * 4,
-                ROWS * 4,
-            )
-            if has_min:
-                _transpose(
-                    scratch + _STAGED_M + g * 4,
-                    _S_STRIDE,
-                    panel + _PANEL_M - _PANEL_Q + (g * ROWS + half * 16) * 4,
-                    ROWS * 4,
-                )
-    if has_min:
-        mins = f32(panel + _PANEL_M - _PANEL_Q)
-        for i in range(0, (end - begin) // group * ROWS, 16):
-            store_f32(mins, i, load_f32(mins, i) * splat(np.float32(-1 / 128)))
+def _filling(kind: Kind) -> Any:
+    """fill(rows, first, begin, end, scratch, panel, worker): unpack columns begin..end of the rows from `first` on.
+
+    Lanes of rows that are not there hold anything.
+    """
+    group, has_min, bits = kind
+    transpose_quants = transposer(16, offset_of(bits, has_min))
+
+    @helper
+    def fill(rows, first, begin, end, scratch, panel, worker):
+        scales, mins = panel + _PANEL_S - _PANEL_Q, panel + _PANEL_M - _PANEL_Q
+        for half in range(2):
+            row = first + half * 16
+            if row >= rows[N_ROWS]:
+                break
+            for r in range(min(16, rows[N_ROWS] - row)):
+                staged = scratch + r * _Q_STRIDE
+                s, m = scratch + _STAGED_S + r * _S_STRIDE, scratch + _STAGED_M + r * _S_STRIDE
+                address = row_address(rows, row + r, worker)
+                unpack_row(rows[UNPACK_ROW], address, rows[COLUMNS], begin, end, staged, s, m)
+            for c in range(0, end - begin, 64):
+                transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
+            for g in range(0, (end - begin) // group, 16):
+                at = (g * ROWS + half * 16) * 4
+                _transpose(scratch + _STAGED_S + g * 4, _S_STRIDE, scales + at, ROWS * 4)
+                if has_min:
+                    _transpose(scratch + _STAGED_M + g * 4, _S_STRIDE, mins + at, ROWS * 4)
+        if has_min:
+            for i in range(0, (end - begin) // group * ROWS, 16):
+                store_f32(f32(mins), i, load_f32(f32(mins), i) * splat(np.float32(-1 / 128)))
+
+    return fill
 
 
 @helper
-def _fill_float_panel(rows, first, begin, end, scratch, panel, has_min, worker):
+def _fill_float_panel(rows, first, begin, end, scratch, panel, worker):
     """The same for float formats; weights behind the last column are 0."""
     for half in range(2):
         row = first + half * 16
@@ -239,71 +235,68 @@ def _end_tile(tile, out, stride, tokens, first, rows):
                 out[at + i] = tile[t * ROWS + i]
 
 
-def _make(group: int, has_min: bool) -> Kernel:
-    """The product for formats whose scales are for `group` columns; 0: float formats."""
-    many, few = (
-        (multiply_floats(TOKENS), multiply_floats(_FEW))
-        if group == 0
-        else (multiply(TOKENS, group, has_min), multiply(_FEW, group, has_min))
-    )
-    at_once = COLUMNS_AT_ONCE if group else FLOAT_COLUMNS_AT_ONCE
+def _stepping(kind: Kind) -> Any:
+    """step(x, begin, end, tokens, panel, tile): tile += packed tokens times columns begin..end, unpacked in a panel."""
+    group = kind[0]
+    many, few = (multiply(n, *kind) if group else multiply_floats(n) for n in (TOKENS, _FEW))
 
     @helper
     def step(x, begin, end, tokens, panel, tile):
-        if group:
-            block, scales, mins = x + begin // 32 * BLOCK, panel + _PANEL_S - _PANEL_Q, panel + _PANEL_M - _PANEL_Q
-            if tokens > _FEW:
-                many(block, panel, scales, mins, (end - begin) // 32, tile)
-            else:
-                few(block, panel, scales, mins, (end - begin) // 32, tile)
+        block, scales, mins = x + begin // 32 * BLOCK, panel + _PANEL_S - _PANEL_Q, panel + _PANEL_M - _PANEL_Q
+        if tokens > _FEW:
+            many(block, panel, scales, mins, (end - begin) // 32, tile)
         else:
-            block = x + begin * TOKENS * 4
-            if tokens > _FEW:
-                many(block, panel, (end - begin + 7) // 8, tile)
-            else:
-                few(block, panel, (end - begin + 7) // 8, tile)
+            few(block, panel, scales, mins, (end - begin) // 32, tile)
 
-    fill = _fill_panel if group else _fill_float_panel
-    block_bytes = BLOCK if group else 32 * TOKENS * 4
+    @helper
+    def step_floats(x, begin, end, tokens, panel, tile):
+        block = x + begin * TOKENS * 4
+        if tokens > _FEW:
+            many(block, panel, (end - begin + 7) // 8, tile)
+        else:
+            few(block, panel, (end - begin + 7) // 8, tile)
+
+    return step if group else step_floats
+
+
+def _make(kind: Kind) -> Kernel:
+    is_float = kind[0] == 0
+    fill, step = _fill_float_panel if is_float else _filling(kind), _stepping(kind)
+    at_once = FLOAT_COLUMNS_AT_ONCE if is_float else COLUMNS_AT_ONCE
+    block_bytes = 32 * TOKENS * 4 if is_float else BLOCK
+
+    @helper
+    def add_tile(x, begin, end, tokens, panel, tile, out, stride, row, rows, bias):
+        """Tokens' products with columns begin..end of a panel's rows, added to `out`."""
+        _begin_tile(f32(tile), out, stride, tokens, row, rows, bias, begin)
+        step(x, begin, end, tokens, panel, tile)
+        _end_tile(f32(tile), out, stride, tokens, row, rows)
 
     def product(op_address, worker):
         op = i64(op_address)
         state, rows, packed = i64(op[FIRST]), i64(op[FIRST + 1]), op[FIRST + 2]
         out, stride, bias = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
         scratch = op[FIRST + 6] + worker * _SCRATCH
-        tile = f32(scratch + _TILE)
         n, blocks = rows[COLUMNS], (rows[COLUMNS] + 31) // 32
         while True:
             first = take(op) * PIECE
             if first >= rows[N_ROWS]:
                 return
-            panels = min(PANELS, (rows[N_ROWS] - first + ROWS - 1) // ROWS)
+            last = min(first + PIECE, rows[N_ROWS])
             for begin in range(0, n, at_once):
                 end = min(begin + at_once, n)
-                for p in range(panels):
-                    fill(
-                        rows,
-                        first + p * ROWS,
-                        begin,
-                        end,
-                        scratch,
-                        scratch + _PANEL_Q + p * _PANEL_BYTES,
-                        has_min,
-                        worker,
-                    )
+                panel = scratch + _PANEL_Q
+                for row in range(first, last, ROWS):
+                    fill(rows, row, begin, end, scratch, panel + (row - first) // ROWS * _PANEL_BYTES, worker)
                 for t in range(0, state[N_TOKENS], TOKENS):
                     tokens = min(TOKENS, state[N_TOKENS] - t)
-                    x = packed + t // TOKENS * blocks * block_bytes
-                    for p in range(panels):
-                        row = first + p * ROWS
-                        here = min(ROWS, rows[N_ROWS] - row)
-                        target = f32(out + t * stride * 4)
-                        _begin_tile(tile, target, stride, tokens, row, here, bias, begin)
-                        step(x, begin, end, tokens, scratch + _PANEL_Q + p * _PANEL_BYTES, scratch + _TILE)
-                        _end_tile(tile, target, stride, tokens, row, here)
+                    x, target = packed + t // TOKENS * blocks * block_bytes, f32(out + t * stride * 4)
+                    for row in range(first, last, ROWS):
+                        here = panel + (row - first) // ROWS * _PANEL_BYTES
+                        count = min(ROWS, last - row)
+                        add_tile(x, begin, end, tokens, here, scratch + _TILE, target, stride, row, count, bias)
 
-    return kernel(OPERATION, f"gemm_{group}{'_min' if has_min else ''}")(product)
+    return kernel(OPERATION, f"gemm_{kind_name(kind)}")(product)
 
 
-_GEMM: dict[tuple[int, bool], Kernel] = {(g, m): _make(g, m) for g in (16, 32) for m in (False, True)}
-_GEMM_FLOAT = _make(0, False)
+_GEMM: dict[Kind, Kernel] = {kind: _make(kind) for kind in KINDS}

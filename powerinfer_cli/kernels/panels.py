@@ -7,92 +7,98 @@ instruction for 16 rows of one token, and nothing has to be summed across lanes.
 Packed tokens, int: for each 32 columns BLOCK bytes:
   int8 q [TOKENS][32]; float32 d [TOKENS]; int32 -128 * sums of q [TOKENS]; the same per half: int32 [2][TOKENS]
 Packed tokens, float: for each 8 columns float32 [TOKENS][8].
-The multipliers of AVX-512 VNNI take one unsigned side: there panels hold w + 128, and sums start at -128 * sum of q.
+Multipliers of bytes take one unsigned side: panels hold w + offset (see `offset_of`), and sums start at
+-offset * sum of q.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.jit import RUNG, Rung
-from powerinfer_cli.kernels.simd import builders, dots
+from powerinfer_cli.kernels.simd import builders
+from powerinfer_cli.kernels.simd.dots import group_products, start_of
+from powerinfer_cli.kernels.sums import load_at, summed
 
 __all__ = ["BIASES", "BLOCK", "HALF_BIASES", "ROWS", "SCALES", "TOKENS", "multiply", "multiply_floats", "transposer"]
 
 TOKENS, ROWS = 6, 32  # 12 float and 12 integer sums, of 32 registers
 SCALES, BIASES, HALF_BIASES, BLOCK = 192, 216, 256, 320  # bytes
-FLIPPED = RUNG is Rung.VNNI  # panels hold w + 128
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
 _V = builders.F32x16.llvm
 _W = builders.I32x16.llvm
-# Where registers are few, a tile is computed in parts: (tokens, vectors of 16 rows).
-_PARTS = (
-    [(range(TOKENS), range(2))] if FLIPPED else [(range(t, t + 2), range(v, v + 1)) for t in (0, 2, 4) for v in (0, 1)]
-)
+_SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.AVX2: 6, Rung.ANY: 2}[RUNG]  # of 16 rows each, as registers allow
 
 
-def _at(builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
-    pointer = builder.inttoptr(builder.add(address, _I64(offset)), kind.as_pointer())
-    return builder.load(pointer, align=1)
+def _parts(tokens: int) -> list[list[tuple[int, int]]]:
+    """The sums (token, vector of 16 rows) of a tile, in parts of as many as are computed at a time."""
+    n_vectors = max(1, min(ROWS // 16, _SUMS_AT_ONCE // tokens))
+    n_tokens = min(tokens, _SUMS_AT_ONCE // n_vectors)
+    return [
+        [(t + i, v + j) for i in range(min(n_tokens, tokens - t)) for j in range(n_vectors)]
+        for t in range(0, tokens, n_tokens)
+        for v in range(0, ROWS // 16, n_vectors)
+    ]
 
 
 def _broadcast(builder: Any, address: Any, offset: int, kind: ir.Type) -> Any:
     vector = builders.F32x16 if kind == _F32 else builders.I32x16
-    return builders.splatted(builder, _at(builder, address, offset, kind), vector)
+    return builders.splatted(builder, load_at(builder, address, offset, kind), vector)
 
 
-def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    return builders.call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
+def _places(builder: Any, tile: Any, keys: list[tuple[int, int]]) -> dict[tuple[int, int], Any]:
+    """The addresses of a tile's sums."""
+    return {(t, v): builder.add(tile, _I64((t * ROWS + v * 16) * 4)) for t, v in keys}
 
 
-def _part(builder: Any, tile: Any, steps: Any, keys: list[tuple[int, int]], body: Any) -> None:
-    """Sums from the tile, `steps` times body(i, sums), sums to the tile."""
-    rooms = {}
-    for t, v in keys:
-        rooms[t, v] = cgutils.alloca_once_value(builder, _at(builder, tile, (t * ROWS + v * 16) * 4, _V))
-    with cgutils.for_range(builder, steps) as loop:
-        sums = body(loop.index, {key: builder.load(room) for key, room in rooms.items()})
-        for key, room in rooms.items():
-            builder.store(sums[key], room)
-    for t, v in keys:
-        where = builder.inttoptr(builder.add(tile, _I64((t * ROWS + v * 16) * 4)), _V.as_pointer())
-        builder.store(builder.load(rooms[t, v]), where, align=4)
+@dataclass(frozen=True)
+class _Group:
+    """Addresses of a group of columns' operands."""
+
+    q: Any  # the first token's bytes
+    block: Any  # where the packed tokens' scales and sums are counted from
+    biases: int  # behind `block`
+    weights: Any
+    scales: Any
+    mins: Any  # None: there are none
 
 
-def _step(
-    builder: Any, x: Any, panel: Any, scales: Any, mins: Any, keys: Any, sums: Any, biases: int, width: int
-) -> Any:
-    """One group of `width` columns: integer products, then scaled and added to the float sums."""
-    tokens, vectors = sorted({t for t, _ in keys}), sorted({v for _, v in keys})
-    bias = {t: _broadcast(builder, x["bias"], biases + 4 * t, _I32) for t in tokens} if FLIPPED or mins else {}
-    part = {(t, v): bias[t] if FLIPPED else ir.Constant(_W, None) for t, v in keys}
-    multiply = dots.dot_vnni if FLIPPED else dots.signed_dot
-    for k in range(width // 4):
-        w = {v: _at(builder, panel, k * ROWS * 4 + v * 64, builders.B64.llvm) for v in vectors}
-        for t in tokens:
-            q = builder.bitcast(_broadcast(builder, x["q"], t * 32 + k * 4, _I32), builders.B64.llvm)
-            for v in vectors:
-                part[t, v] = multiply(builder, part[t, v], w[v], q)
-    scale = {v: _at(builder, scales, v * 64, _V) for v in vectors}
-    low = {v: _at(builder, mins, v * 64, _V) for v in vectors} if mins else {}
+def _add_group(builder: Any, at: _Group, sums: dict[tuple[int, int], Any], group: int, bits: int) -> Any:
+    """Integer products of a group of columns, then scaled and added to the float sums."""
+    tokens, vectors = sorted({t for t, _ in sums}), sorted({v for _, v in sums})
+    has_min = at.mins is not None
+    bias = {t: _broadcast(builder, at.block, at.biases + 4 * t, _I32) for t in tokens}
+    start = {t: start_of(builder, bias[t], bits, has_min) for t in tokens}
+
+    def weights(v: int, k: Any) -> Any:
+        step = builder.add(at.weights, builder.mul(k, _I64(ROWS * 4)))
+        return load_at(builder, step, v * 64, builders.B64.llvm)
+
+    def inputs(t: int, k: Any) -> Any:
+        step = builder.add(at.q, builder.mul(k, _I64(4)))
+        return builder.bitcast(_broadcast(builder, step, t * 32, _I32), builders.B64.llvm)
+
+    part = group_products(builder, {(t, v): start[t] for t, v in sums}, group // 4, weights, inputs, bits)
+    scale = {v: load_at(builder, at.scales, v * 64, _V) for v in vectors}
+    low = {v: load_at(builder, at.mins, v * 64, _V) for v in vectors} if has_min else {}
     result = {}
     for t in tokens:
-        d = _broadcast(builder, x["bias"], SCALES + 4 * t, _F32)
+        d = _broadcast(builder, at.block, SCALES + 4 * t, _F32)
+        shift = builder.fmul(builder.sitofp(bias[t], _V), d) if has_min else None
         for v in vectors:
-            result[t, v] = _fma(builder, builder.sitofp(part[t, v], _V), builder.fmul(scale[v], d), sums[t, v])
-        if mins:
-            shift = builder.fmul(builder.sitofp(bias[t], _V), d)
-            for v in vectors:
-                result[t, v] = _fma(builder, low[v], shift, result[t, v])
+            value = builder.sitofp(part[t, v], _V)
+            result[t, v] = builders.fused(builder, value, builder.fmul(scale[v], d), sums[t, v])
+            if has_min:
+                result[t, v] = builders.fused(builder, low[v], shift, result[t, v])
     return result
 
 
-def multiply(tokens: int, group: int, has_min: bool) -> Any:
+def multiply(tokens: int, group: int, has_min: bool, bits: int) -> Any:
     """multiply(x, panel, scales, mins, blocks, tile): tile float32 [TOKENS][ROWS] += 32 * blocks columns' products, for
     the first `tokens` tokens. `mins` must be divided by -128: they meet the biases, which are -128 * sums.
     """
@@ -100,24 +106,26 @@ def multiply(tokens: int, group: int, has_min: bool) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         x, panel, scales, mins, blocks, tile = args
-        for part_tokens, vectors in _PARTS:
-            keys = [(t, v) for t in part_tokens for v in vectors if t < tokens]
 
-            def body(i: Any, sums: Any, keys: Any = keys) -> Any:
-                block = builder.add(x, builder.mul(i, _I64(BLOCK)))
-                weights = builder.add(panel, builder.mul(i, _I64(32 * ROWS)))
-                step = builder.mul(i, _I64(per_block * ROWS * 4))
-                s, m = builder.add(scales, step), builder.add(mins, step)
-                for half in range(per_block):
-                    columns = {"q": builder.add(block, _I64(half * group)), "bias": block}
-                    biases = BIASES if group == 32 else HALF_BIASES + half * TOKENS * 4
-                    w = builder.add(weights, _I64(half * group * ROWS))
-                    here = [builder.add(a, _I64(half * ROWS * 4)) for a in (s, m)]
-                    sums = _step(builder, columns, w, here[0], here[1] if has_min else None, keys, sums, biases, group)
-                return sums
+        def body(i: Any, sums: Any) -> Any:
+            block = builder.add(x, builder.mul(i, _I64(BLOCK)))
+            weights = builder.add(panel, builder.mul(i, _I64(32 * ROWS)))
+            step = builder.mul(i, _I64(per_block * ROWS * 4))
+            for half in range(per_block):
+                behind = _I64(half * ROWS * 4)
+                at = _Group(
+                    builder.add(block, _I64(half * group)),
+                    block,
+                    BIASES if group == 32 else HALF_BIASES + half * TOKENS * 4,
+                    builder.add(weights, _I64(half * group * ROWS)),
+                    builder.add(builder.add(scales, step), behind),
+                    builder.add(builder.add(mins, step), behind) if has_min else None,
+                )
+                sums = _add_group(builder, at, sums, group, bits)
+            return sums
 
-            if keys:
-                _part(builder, tile, blocks, keys, body)
+        for keys in _parts(tokens):
+            summed(builder, blocks, _places(builder, tile, keys), body)
         return context.get_dummy_value()
 
     @intrinsic
@@ -132,20 +140,18 @@ def multiply_floats(tokens: int) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         x, panel, steps, tile = args
-        for part_tokens, vectors in _PARTS:
-            keys = [(t, v) for t in part_tokens for v in vectors if t < tokens]
 
-            def body(i: Any, sums: Any, keys: Any = keys, vectors: Any = vectors) -> Any:
-                block = builder.add(x, builder.mul(i, _I64(TOKENS * 32)))
-                weights = builder.add(panel, builder.mul(i, _I64(8 * ROWS * 4)))
-                for k in range(8):
-                    w = {v: _at(builder, weights, (k * ROWS + v * 16) * 4, _V) for v in vectors}
-                    values = {t: _broadcast(builder, block, (t * 8 + k) * 4, _F32) for t in {t for t, _ in keys}}
-                    sums = {(t, v): _fma(builder, w[v], values[t], sums[t, v]) for t, v in keys}
-                return sums
+        def body(i: Any, sums: Any) -> Any:
+            block = builder.add(x, builder.mul(i, _I64(TOKENS * 32)))
+            weights = builder.add(panel, builder.mul(i, _I64(8 * ROWS * 4)))
+            for k in range(8):
+                w = {v: load_at(builder, weights, (k * ROWS + v * 16) * 4, _V) for v in {v for _, v in sums}}
+                values = {t: _broadcast(builder, block, (t * 8 + k) * 4, _F32) for t in {t for t, _ in sums}}
+                sums = {(t, v): builders.fused(builder, w[v], values[t], one) for (t, v), one in sums.items()}
+            return sums
 
-            if keys:
-                _part(builder, tile, steps, keys, body)
+        for keys in _parts(tokens):
+            summed(builder, steps, _places(builder, tile, keys), body)
         return context.get_dummy_value()
 
     @intrinsic
@@ -171,18 +177,19 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def transposer(columns: int, *, quants: bool) -> Any:
+def transposer(columns: int, offset: int = 0) -> Any:
     """transpose(source, stride, target, step), all in bytes: 16 rows, each of `columns` times four bytes and readable
-    for 64, become columns of 16 times four bytes. quants: int8, as panels hold them.
+    for 64, become columns of 16 times four bytes. `offset` is added to each byte.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, stride, target, step = args
-        rows = [_at(builder, builder.add(source, builder.mul(stride, _I64(r))), 0, _W) for r in range(16)]
+        rows = [load_at(builder, builder.add(source, builder.mul(stride, _I64(r))), 0, _W) for r in range(16)]
         for j, column in enumerate(_transposed(builder, rows)[:columns]):
-            value = builder.xor(column, builders.constant(_I32, [0x80808080] * 16)) if quants and FLIPPED else column
+            value = builder.bitcast(column, builders.B64.llvm)
+            value = builder.add(value, builders.constant(builders.I8, [offset] * 64)) if offset else value
             where = builder.add(target, builder.mul(step, _I64(j)))
-            builder.store(value, builder.inttoptr(where, _W.as_pointer()), align=4)
+            builder.store(value, builder.inttoptr(where, value.type.as_pointer()), align=4)
         return context.get_dummy_value()
 
     @intrinsic

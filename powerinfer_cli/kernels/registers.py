@@ -45,10 +45,6 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
-def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    return builders.call(builder, "llvm.fmuladd.v16f32", _V, x, y, z, flags=("contract",))
-
-
 def _collect(builder: Any, tile: Tile, vectors: list[Any]) -> Any:
     result = ir.Constant(tile.llvm, ir.Undefined)
     for i, vector in enumerate(vectors):
@@ -127,7 +123,7 @@ def outer(typing: Any, tile: Any, columns: Any, numbers: Any, offset: Any, strid
             number = builders.splatted(builder, builder.load(builder.gep(numbers, [at]), align=4), builders.F32x16)
             for b, vector in enumerate(vectors):
                 i = r * columns.n + b
-                sums[i] = _fma(builder, vector, number, sums[i])
+                sums[i] = builders.fused(builder, vector, number, sums[i])
             at = builder.add(at, stride)
         return _collect(builder, tile, sums)
 
@@ -141,7 +137,10 @@ def add_scaled(typing: Any, tile: Any, part: Any, scales: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         sums, parts = _parts(builder, args[0], tile.n), _parts(builder, args[1], tile.n)
         factors = _parts(builder, args[2], scales.n)
-        sums = [_fma(builder, p, factors[i % scales.n], s) for i, (p, s) in enumerate(zip(parts, sums, strict=True))]
+        sums = [
+            builders.fused(builder, p, factors[i % scales.n], s)
+            for i, (p, s) in enumerate(zip(parts, sums, strict=True))
+        ]
         return _collect(builder, tile, sums)
 
     return tile(tile, part, scales), codegen

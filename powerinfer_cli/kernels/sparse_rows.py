@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
+from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of
 from powerinfer_cli.kernels.panels import transposer
 from powerinfer_cli.kernels.program import Operand, Operation
 from powerinfer_cli.kernels.rows import BASE, COLUMNS, ROWS, STRIDE, UNPACK_ROW, WeightRows, row_address, unpack_row
@@ -22,6 +23,7 @@ from powerinfer_cli.kernels.simd import (
     store_f32,
     total,
 )
+from powerinfer_cli.kernels.simd.dots import offset_of
 from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes, dot_floats, dot_records
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS
@@ -60,7 +62,7 @@ _unpacked = helper(_unpacked_bytes)
 def _packing(group: int) -> Kernel:
     """Records to chunks; a piece is a token."""
     size = chunk_bytes(group)
-    transpose = transposer(group // 4, quants=False)
+    transpose = transposer(group // 4)
 
     def pack(op_address, worker):
         op = i64(op_address)
@@ -87,10 +89,11 @@ def _packing(group: int) -> Kernel:
 PACK = {group: _packing(group) for group in (16, 32)}
 
 
-def _loading(group: int, has_min: bool) -> Any:
+def _loading(kind: Kind) -> Any:
     """load(rows, i, scratch, to, worker): row i in chunks (float formats: float32) to an address."""
+    group, has_min, bits = kind
     size = chunk_bytes(group) if group else 0
-    transpose = transposer(group // 4, quants=True)
+    transpose = transposer(group // 4, offset_of(bits, has_min))
 
     @helper
     def load(rows, i, scratch, to, worker):
@@ -120,9 +123,9 @@ def _loading(group: int, has_min: bool) -> Any:
     return load
 
 
-def _meeting(group: int, has_min: bool) -> Any:
+def _meeting(kind: Kind) -> Any:
     """meet(...): a row meets the tokens of its neuron's list, from the i-th to those before `until`."""
-    dot = dot_records(group, has_min) if group else dot_floats
+    dot = dot_records(*kind) if kind[0] else dot_floats
 
     @helper
     def meet(row, steps, x, x_stride, tokens, values, i, count, until, kept, shift, mode, sums_at):
@@ -157,12 +160,12 @@ def activate_all(values, count, mode):
         store_f32(values, k, activated(load_f32(values, k), mode))
 
 
-def _products(group: int, has_min: bool) -> Kernel:
-    """Each neuron's row times its tokens, for formats whose scales are for `group` columns; 0: float formats.
+def _products(kind: Kind) -> Kernel:
+    """Each neuron's row times its tokens.
 
     A thread unpacks `piece` rows and then goes over the batch, `block` tokens at a time: both stay in the core's cache.
     """
-    load, meet = _loading(group, has_min), _meeting(group, has_min)
+    load, meet, group = _loading(kind), _meeting(kind), kind[0]
     columns = 16 * group or 32  # of a step of the dot product
     step_bytes = chunk_bytes(group) if group else 128
 
@@ -214,10 +217,10 @@ def _products(group: int, has_min: bool) -> Kernel:
                 left += counts[i]
             fetch_add(fired, 1, left)
 
-    return kernel(OPERATION, f"sparse_products_{group}{'_min' if has_min else ''}")(products)
+    return kernel(OPERATION, f"sparse_products_{kind_name(kind)}")(products)
 
 
-_PRODUCTS = {(g, m): _products(g, m) for g in (16, 32) for m in (False, True)} | {(0, False): _products(0, False)}
+_PRODUCTS = {kind: _products(kind) for kind in KINDS}
 
 
 def multiply_rows(
@@ -240,4 +243,4 @@ def multiply_rows(
     row_bytes = -(-rows.n_cols // chunk) * (chunk_bytes(f.group) if f.group else 128)
     piece, block = min(MOST_ROWS, max(1, _ROW_BYTES // row_bytes)), max(AT_ONCE, _TOKEN_BYTES // x_stride)
     operands = (state, rows, x, x_stride, bias, *lists, step, counts, scratch, scratch.shape[1], piece, block)
-    return Operation(_PRODUCTS[f.group, f.has_min], operands)
+    return Operation(_PRODUCTS[kind_of(f)], operands)

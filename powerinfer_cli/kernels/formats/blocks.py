@@ -81,6 +81,7 @@ def make_format(
         kind,
         group,
         has_min,
+        layout.bits,
         row_bytes,
         kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales)),
         kernel(DOT, f"dot_{name}")(_dot(*shape, *math)),

@@ -27,17 +27,17 @@ E2M1_OFFSET = 12
 _SCALES = FOUR.size
 
 
-def _layout(numbers, offset):
+def _layout(numbers, offset, bits):
     table, indices = table16([q + offset for q in numbers]), FOUR.quants
 
     @helper
     def quants(chunk, k):
         return lookup(table(), indices(chunk, k))
 
-    return Layout(FOUR.size, quants, FOUR.pack)
+    return Layout(FOUR.size, bits, quants, FOUR.pack)
 
 
-_IQ4, _E2M1 = _layout(IQ4, IQ4_OFFSET), _layout(E2M1_DOUBLED, E2M1_OFFSET)
+_IQ4, _E2M1 = _layout(IQ4, IQ4_OFFSET, 8), _layout(E2M1_DOUBLED, E2M1_OFFSET, 5)
 
 
 @helper

@@ -125,6 +125,7 @@ def _format(kind, size: int, pointer, load, one):
         kind,
         0,
         False,
+        size * 8,
         row_bytes,
         None,
         kernel(DOT, f"dot_{name}")(_dot(size, pointer, load, one)),

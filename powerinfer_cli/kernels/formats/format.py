@@ -48,11 +48,15 @@ REPACK = types.void(types.int64, types.int64, types.int64)  # (GGUF row, repacke
 
 @dataclass(frozen=True)
 class Format:
-    """One weight format. `group` weights share a scale (0: a float format, whose rows stay as they are in the file)."""
+    """One weight format. `group` weights share a scale (0: a float format, whose rows stay as they are in the file).
+
+    bits: of quants as they are unpacked: within -2**(bits - 1)..2**(bits - 1) - 1, or with minima 0..2**bits - 1.
+    """
 
     type: GGMLType
     group: int
     has_min: bool
+    bits: int
     row_bytes: Callable[[int], int]  # of a repacked row of n weights
     repack: Kernel | None
     dot: Kernel

@@ -21,9 +21,10 @@ BYTES_OFFSET = 128 if RUNG is Rung.VNNI else 0
 
 @dataclass(frozen=True)
 class Layout:
-    """`size`: bytes of a chunk's quants."""
+    """`size`: bytes of a chunk's quants; `bits`: of each, once it is unpacked."""
 
     size: int
+    bits: int
     quants: Any
     pack: Any
 
@@ -121,5 +122,6 @@ def _pack_six(q, target):
     _pack_fields(q, 4, target, 128)
 
 
-FOUR, FIVE, BYTES = Layout(256, _four, _pack_four), Layout(320, _five, _pack_five), Layout(512, _bytes, _pack_bytes)
-TWO, THREE, SIX = Layout(64, _two, _pack_two), Layout(96, _three, _pack_three), Layout(192, _six, _pack_six)
+FOUR, FIVE = Layout(256, 4, _four, _pack_four), Layout(320, 5, _five, _pack_five)
+TWO, THREE, SIX = Layout(64, 2, _two, _pack_two), Layout(96, 3, _three, _pack_three), Layout(192, 6, _six, _pack_six)
+BYTES = Layout(512, 8, _bytes, _pack_bytes)

@@ -1,7 +1,7 @@
 """What operations on vectors are built of: the vector types, and LLVM code for loads, stores, calls, conversions."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -31,8 +31,10 @@ __all__ = [
     "call",
     "constant",
     "from_half",
+    "fused",
     "loaded",
     "part_of",
+    "rolled",
     "splatted",
     "stored",
     "to_half",
@@ -122,8 +124,40 @@ def call(builder: Any, name: str, returns: Any, *args: Any, flags: tuple[str, ..
     return builder.call(function, args, fastmath=flags)
 
 
+def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z of 16 float32, rounded once where the CPU can."""
+    return call(builder, "llvm.fmuladd.v16f32", V16, x, y, z, flags=("contract",))
+
+
 def part_of(builder: Any, v: Any, start: int, n: int) -> Any:
     return builder.shuffle_vector(v, v, constant(I32, range(start, start + n)))
+
+
+def rolled(builder: Any, n: int, values: dict[Any, Any], body: Callable[[Any, dict[Any, Any]], dict[Any, Any]]) -> Any:
+    """values = body(k, values) for all k < n, n > 0, as a loop that LLVM does not unroll: it would mix the steps, and
+    need more registers than there are.
+    """
+    before, inside, behind = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(inside)
+    builder.position_at_end(inside)
+    k, current = builder.phi(I64), {key: builder.phi(value.type) for key, value in values.items()}
+    result = body(k, current)
+    following = builder.add(k, I64(1))
+    branch = builder.cbranch(builder.icmp_signed("<", following, I64(n)), inside, behind)
+    branch.set_metadata("llvm.loop", _not_unrolled(builder.module))
+    for phi, first, later in [(k, I64(0), following), *((current[key], values[key], result[key]) for key in values)]:
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, builder.block)
+    builder.position_at_end(behind)
+    return result
+
+
+def _not_unrolled(module: Any) -> Any:
+    """A loop's metadata, which begin with themselves."""
+    wish = module.add_metadata(["llvm.loop.unroll.disable"])
+    made = module.add_metadata([wish, wish])
+    made.operands = (made, wish)
+    return made
 
 
 def loaded(builder: Any, pointer: Any, offset: Any, kind: ir.Type, align: int = 1) -> Any:

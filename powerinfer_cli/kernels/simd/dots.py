@@ -1,4 +1,8 @@
-"""Dot products of bytes: the one place where the rungs differ."""
+"""Dot products of bytes: the one place where the rungs differ.
+
+AVX-512 VNNI multiplies unsigned by signed bytes and adds four products to a sum of 32 bits in one step. The other
+rungs add pairs of products in 16 bits, which would overflow if they were large, and widen such sums in a second step.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,55 +11,63 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.jit import RUNG, Rung
-from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I32x16, call, constant, part_of
+from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I64, I32x16, call, constant, part_of, rolled
 
-__all__ = ["dot_signed", "dot_unsigned", "dot_vnni", "signed_dot", "unsigned_dot"]
+__all__ = ["dot_signed", "dot_unsigned", "group_products", "offset_of", "start_of"]
+
+_LARGEST = 127  # of an input's absolute values
+_W16 = ir.VectorType(I16, 32)
+Key = tuple[int, int]
 
 
-def dot_vnni(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+def _dot_vnni(builder: Any, sums: Any, w: Any, x: Any) -> Any:
     """sums + w . x in groups of four; w 0..255, x signed."""
     i = I32x16.llvm  # the older of the two signatures that LLVM has had: newer LLVMs understand both
     return call(builder, "llvm.x86.avx512.vpdpbusd.512", i, sums, builder.bitcast(w, i), builder.bitcast(x, i))
 
 
-def _dot_avx2(builder: Any, sums: Any, w: Any, x: Any) -> Any:
-    """The same for w 0..127 (or 128 with |x| <= 127): pairs of products fit 16 bits."""
-    v16, v8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
-    parts = []
-    for start in (0, 32):
-        a, b = (part_of(builder, v, start, 32) for v in (w, x))
-        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", v16, a, b)
-        parts.append(call(builder, "llvm.x86.avx2.pmadd.wd", v8, pairs, constant(I16, [1] * 16)))
-    return builder.add(sums, builder.shuffle_vector(*parts, constant(I32, range(16))))
+def _pairs_avx2(builder: Any, w: Any, x: Any) -> Any:
+    """w . x in pairs, 16 bits each; w 0..127 (or 128 with |x| <= 127)."""
+    v16 = ir.VectorType(I16, 16)
+    parts = [
+        call(builder, "llvm.x86.avx2.pmadd.ub.sw", v16, *(part_of(builder, v, at, 32) for v in (w, x)))
+        for at in (0, 32)
+    ]
+    return builder.shuffle_vector(*parts, constant(I32, range(32)))
 
 
-def _dot_any(builder: Any, sums: Any, w: Any, x: Any, *, signed: bool = False) -> Any:
-    wide = ir.VectorType(I16, 64)
-    products = builder.mul(builder.sext(w, wide) if signed else builder.zext(w, wide), builder.sext(x, wide))
-    products = builder.sext(products, ir.VectorType(I32, 64))
-    for part in range(4):
-        lanes = constant(I32, range(part, 64, 4))
-        sums = builder.add(sums, builder.shuffle_vector(products, products, lanes))
-    return sums
+def _pairs_any(builder: Any, w: Any, x: Any, *, signed: bool = False) -> Any:
+    """The same, but the pairs are bytes 0 and 2, 1 and 3. `signed`: w -128..127, |x| <= 127."""
+    eight = constant(I16, [8] * 32)
+    w, x = builder.bitcast(w, _W16), builder.bitcast(x, _W16)
+    shift = builder.ashr if signed else builder.lshr
+    even = builder.mul(shift(builder.shl(w, eight), eight), builder.ashr(builder.shl(x, eight), eight))
+    return builder.add(even, builder.mul(shift(w, eight), builder.ashr(x, eight)))
 
 
-def _absolute_bytes(builder: Any, v: Any) -> Any:
-    kind = v.type
-    negative = builder.icmp_signed("<", v, ir.Constant(kind, None))
-    return builder.select(negative, builder.sub(ir.Constant(kind, None), v), v)
+_pairs = _pairs_avx2 if RUNG is Rung.AVX2 else _pairs_any
 
 
-def unsigned_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
-    build = {Rung.VNNI: dot_vnni, Rung.AVX2: _dot_avx2, Rung.ANY: _dot_any}[RUNG]
-    return build(builder, sums, w, x)
+def _widened(builder: Any, pairs: Any) -> Any:
+    """Sums of two neighbours each. LLVM sees the one instruction that x86 has for it."""
+    wide = builder.sext(pairs, ir.VectorType(I32, 32))
+    even, odd = (builder.shuffle_vector(wide, wide, constant(I32, range(first, 32, 2))) for first in (0, 1))
+    return builder.add(even, odd)
 
 
-def signed_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+def _unsigned_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+    if RUNG is Rung.VNNI:
+        return _dot_vnni(builder, sums, w, x)
+    return builder.add(sums, _widened(builder, _pairs(builder, w, x)))
+
+
+def _signed_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
     if RUNG is Rung.ANY:
-        return _dot_any(builder, sums, w, x, signed=True)
-    negative = builder.icmp_signed("<", w, ir.Constant(w.type, None))
-    turned = builder.select(negative, builder.sub(ir.Constant(x.type, None), x), x)
-    return unsigned_dot(builder, sums, _absolute_bytes(builder, w), turned)
+        return builder.add(sums, _widened(builder, _pairs_any(builder, w, x, signed=True)))
+    zero = ir.Constant(w.type, None)
+    negative = builder.icmp_signed("<", w, zero)
+    size, turned = (builder.select(negative, builder.sub(zero, v), v) for v in (w, x))
+    return _unsigned_dot(builder, sums, size, turned)
 
 
 def _dotter(name: str, doc: str, build: Callable[..., Any]) -> Any:
@@ -66,5 +78,82 @@ def _dotter(name: str, doc: str, build: Callable[..., Any]) -> Any:
     return intrinsic(function)
 
 
-dot_unsigned = _dotter("dot_unsigned", "sums + w . x, four bytes a lane; w within 0..127, x signed.", unsigned_dot)
-dot_signed = _dotter("dot_signed", "sums + w . x, four bytes a lane; w signed, x within -127..127.", signed_dot)
+dot_unsigned = _dotter("dot_unsigned", "sums + w . x, four bytes a lane; w within 0..127, x signed.", _unsigned_dot)
+dot_signed = _dotter("dot_signed", "sums + w . x, four bytes a lane; w signed, x within -127..127.", _signed_dot)
+
+
+def offset_of(bits: int, has_min: bool) -> int:
+    """What `group_products` wants added to quants: to signed ones of so many bits, or (has_min) to unsigned ones."""
+    if RUNG is Rung.VNNI:
+        return 128
+    return 0 if has_min else 1 << (bits - 1)
+
+
+def start_of(builder: Any, bias: Any, bits: int, has_min: bool) -> Any:
+    """Where sums of `group_products` start to undo the offset. bias: -128 * the sum of the inputs."""
+    offset = offset_of(bits, has_min)
+    if offset == 0:
+        return ir.Constant(I32x16.llvm, None)
+    return builder.ashr(bias, constant(I32, [8 - offset.bit_length()] * 16))
+
+
+def group_products(
+    builder: Any, starts: dict[Key, Any], steps: int, weights: Callable[..., Any], inputs: Callable[..., Any], bits: int
+) -> dict[Key, Any]:
+    """starts[t, v] + the sum over k < steps of weights(v, k) . inputs(t, k), four bytes a lane, for all keys (t, v).
+
+    weights: quants plus `offset_of` them, which are unsigned and have so many bits. inputs: within -127..127.
+    """
+    if RUNG is not Rung.VNNI:
+        return _narrow_products(builder, starts, steps, weights, inputs, bits)
+    sums = dict(starts)
+    for k in map(I64, range(steps)):
+        w = {v: weights(v, k) for v in _vectors(starts)}
+        for t in _tokens(starts):
+            x = inputs(t, k)
+            for v, value in w.items():
+                sums[t, v] = _dot_vnni(builder, sums[t, v], value, x)
+    return sums
+
+
+def _tokens(keys: dict[Key, Any]) -> list[int]:
+    return sorted({t for t, _ in keys})
+
+
+def _vectors(keys: dict[Key, Any]) -> list[int]:
+    return sorted({v for _, v in keys})
+
+
+def _narrow_products(
+    builder: Any, starts: dict[Key, Any], steps: int, weights: Callable[..., Any], inputs: Callable[..., Any], bits: int
+) -> dict[Key, Any]:
+    """Sums of 16 bits for as many steps as they hold. Bytes are too large for it: first their low halves, then the
+    high ones, whose products count 16 times.
+    """
+    sums, halves = dict(starts), bits == 8
+    used = 4 if halves else bits
+    at_once = min(steps, 32767 // (2 * _LARGEST * ((1 << used) - 1)))
+    for shift in (0, 4) if halves else (0,):
+        for begin in range(0, steps, at_once):
+
+            def step(k: Any, narrow: dict[Key, Any], begin: int = begin, shift: int = shift) -> dict[Key, Any]:
+                k = builder.add(k, I64(begin))
+                w = {v: weights(v, k) for v in _vectors(starts)}
+                if halves:
+                    w = {v: _half_of_bytes(builder, value, shift) for v, value in w.items()}
+                result = {}
+                for t in _tokens(starts):
+                    x = inputs(t, k)
+                    for v, value in w.items():
+                        result[t, v] = builder.add(narrow[t, v], _pairs(builder, value, x))
+                return result
+
+            zeros = {key: ir.Constant(_W16, None) for key in starts}
+            for key, pairs in rolled(builder, min(at_once, steps - begin), zeros, step).items():
+                wide = builder.shl(_widened(builder, pairs), constant(I32, [shift] * 16))
+                sums[key] = builder.add(sums[key], wide)
+    return sums
+
+
+def _half_of_bytes(builder: Any, value: Any, shift: int) -> Any:
+    return builder.and_(builder.lshr(value, constant(B64.lane, [shift] * 64)), constant(B64.lane, [15] * 64))

@@ -13,6 +13,7 @@ from powerinfer_cli.kernels.simd.builders import (
     B32,
     B64,
     F32,
+    I8,
     I32,
     I64,
     V16,
@@ -22,6 +23,7 @@ from powerinfer_cli.kernels.simd.builders import (
     constant,
     loaded,
     part_of,
+    splatted,
     stored,
 )
 
@@ -107,6 +109,22 @@ def doubled(typing: Any, pointer: Any, offset: Any) -> Any:
     return F32x16(pointer, types.int64), codegen
 
 
+def _lookup_any(builder: Any, table: Any, index: Any) -> Any:
+    """Without an instruction for it: each bit of an index chooses between neighbours, from the lowest on."""
+    entries = [splatted(builder, builder.extract_element(table, I32(i)), B16) for i in range(16)]
+    found = []
+    for at in range(0, 64, 16):  # as registers may be: all at a time would not fit into them
+        here, left = part_of(builder, index, at, 16), entries
+        for bit in range(4):
+            chosen = builder.and_(here, constant(I8, [1 << bit] * 16))
+            mask = builder.sext(builder.icmp_unsigned("!=", chosen, constant(I8, [0] * 16)), B16.llvm)
+            pairs = zip(left[::2], left[1::2], strict=True)
+            left = [builder.xor(a, builder.and_(mask, builder.xor(a, b))) for a, b in pairs]
+        found.append(left[0])
+    low, high = (builder.shuffle_vector(*two, constant(I32, range(32))) for two in (found[:2], found[2:]))
+    return builder.shuffle_vector(low, high, constant(I32, range(64)))
+
+
 @intrinsic
 def lookup(typing: Any, table: Any, index: Any) -> Any:
     """table[index] for each byte of a B64; table B16, index 0..15."""
@@ -114,11 +132,7 @@ def lookup(typing: Any, table: Any, index: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         table, index = args
         if RUNG is Rung.ANY:
-            result = ir.Constant(B64.llvm, ir.Undefined)
-            for lane in range(64):
-                entry = builder.extract_element(table, builder.zext(builder.extract_element(index, I32(lane)), I32))
-                result = builder.insert_element(result, entry, I32(lane))
-            return result
+            return _lookup_any(builder, table, index)
         n = 64 if RUNG is Rung.VNNI else 32
         name = "llvm.x86.avx512.pshuf.b.512" if RUNG is Rung.VNNI else "llvm.x86.avx2.pshuf.b"
         tables = builder.shuffle_vector(table, table, constant(I32, [i % 16 for i in range(n)]))

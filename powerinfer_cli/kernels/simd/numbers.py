@@ -18,6 +18,7 @@ from powerinfer_cli.kernels.simd.builders import (
     I32x16,
     call,
     constant,
+    fused,
     splatted,
     to_nearest,
 )
@@ -105,11 +106,7 @@ def to_f32(typing: Any, value: Any) -> Any:
 @intrinsic
 def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return call(builder, "llvm.fmuladd.v16f32", V16, *args, flags=("contract",))
-
-    return F32x16(F32x16, F32x16, F32x16), codegen
+    return F32x16(F32x16, F32x16, F32x16), lambda context, builder, sig, args: fused(builder, *args)
 
 
 def _reducer(name: str, doc: str, combine: Callable[[Any, Any, Any], Any]) -> Any:

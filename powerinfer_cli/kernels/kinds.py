@@ -1,0 +1,24 @@
+"""Formats that the same products of batches serve: a kind is what such a kernel must know as it is compiled."""
+
+from powerinfer_cli.kernels.formats import FORMATS, Format
+from powerinfer_cli.kernels.jit import RUNG, Rung
+
+__all__ = ["KINDS", "Kind", "kind_name", "kind_of"]
+
+Kind = tuple[int, bool, int]  # columns that share a scale (0: float formats), are there minima, bits of a quant
+
+
+def kind_of(f: Format) -> Kind:
+    """Bits matter only where products are added in 16 bits."""
+    if f.is_float:
+        return 0, False, 32
+    return f.group, f.has_min, 8 if RUNG is Rung.VNNI else f.bits
+
+
+def kind_name(kind: Kind) -> str:
+    """For kernels' names."""
+    group, has_min, bits = kind
+    return f"{group}{'_min' if has_min else ''}_{bits}"
+
+
+KINDS: tuple[Kind, ...] = tuple(sorted({kind_of(f) for f in FORMATS.values()}))
