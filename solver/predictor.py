@@ -2,36 +2,49 @@
 
 The predictor is `fc2 @ relu(fc1 @ x)`, without biases, as PowerInfer's files hold it. Without biases it is positively
 homogeneous: scaling x scales the logits and leaves their signs alone. So training sees every token at unit RMS,
-whatever the residual's scale, and the threshold that works for every token and layer is 0. What a per-layer threshold
-would do is done by the weight of the positives: the logit that minimises the weighted loss is log(weight * p / (1 -
-p)), so moving the threshold by t equals multiplying the weight by exp(-t). The trainer moves the weight until "logit
->= 0" has the recall that was asked for.
+whatever the residual's scale, and the threshold that works for every token and layer is 0. What a threshold would do
+is done by a part of the hidden layer that says about 1 for every token: a multiple of it is taken off all logits, until
+"logit >= 0" has the recall that was asked for.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["PredictorOptions", "PredictorReport", "TrainedPredictor", "measure", "predict", "train_predictor"]
+from solver.samples import Samples
+from solver.start import Start, linear_start, rows_from_labels
 
-_CHUNK = 8192  # tokens per step of a measurement
+__all__ = [
+    "PredictorOptions",
+    "PredictorReport",
+    "TrainedPredictor",
+    "calibrate",
+    "fit",
+    "measure",
+    "predict",
+    "train_predictor",
+]
+
+CHUNK = 1024  # tokens per step of a measurement
+WARM_UP = 30  # steps
+LARGE = 1 << 20  # numbers in fc2 from which on bfloat16 products pay
+LEAST_CONSTANT = 0.05  # what of "about 1 for every token" is trusted
 
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How to train: `recall` is the target on held-back tokens; `rounds` bounds the moves of the positives' weight."""
+    """How to train. `recall` is the target on other text; `margin` is added to it on held-back tokens."""
 
     rank: int = 64
-    recall: float = 0.97
-    tolerance: float = 0.003
-    epochs: int = 10
-    rounds: int = 6
-    batch: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
+    recall: float = 0.95
+    margin: float = 0.005
+    steps: int = 500
+    batch: int = 512
+    positive_weight: float = 6.0
     validation_share: float = 0.05
     seed: int = 0
     device: str = "cpu"
@@ -41,16 +54,20 @@ class PredictorOptions:
 class PredictorReport:
     """Measured on the held-back tokens; all shares are in 0..1.
 
-    recall: predicted among the active; mass: the same, each neuron weighted by its activation; predicted_density and
-    true_density: predicted / active among all neurons.
+    recall: predicted among the active; mass: the same, each neuron weighted by its activation's size (only where
+    activations were given, not a mask of them); predicted_density and true_density: predicted / active among all.
     """
 
     recall: float
     mass: float
     predicted_density: float
     true_density: float
-    positive_weight: float
     rank: int
+
+    @property
+    def excess(self) -> float:
+        """Predicted density over true density."""
+        return self.predicted_density / self.true_density if self.true_density else math.inf
 
 
 @dataclass(frozen=True)
@@ -68,18 +85,17 @@ def predict(fc1: Tensor, fc2: Tensor, inputs: Tensor) -> Tensor:
 
 
 def measure(
-    fc1: Tensor, fc2: Tensor, inputs: Tensor, activations: Tensor, *, threshold: float = 0.0, weight: float = math.nan
+    fc1: Tensor, fc2: Tensor, inputs: Tensor, activations: Tensor, *, threshold: float = 0.0
 ) -> PredictorReport:
-    """Report a predictor on residuals [N, n_embd] and activations [N, n_ff] (active: > 0; bool counts as 0 and 1)."""
+    """Report a predictor on residuals [N, n_embd] and activations [N, n_ff] (active: not 0; bool counts as 0 and 1)."""
     hits = mass = total_mass = predicted = active = 0.0
-    for start in range(0, len(inputs), _CHUNK):
-        values = activations[start : start + _CHUNK].to(fc1.device)
+    for start in range(0, len(inputs), CHUNK):
+        values = activations[start : start + CHUNK].to(fc1.device).float().abs()
         truth = values > 0
-        said = predict(fc1, fc2, inputs[start : start + _CHUNK].to(fc1.device, torch.float32)) >= threshold
-        kept = values.float().clamp(min=0)
+        said = predict(fc1, fc2, inputs[start : start + CHUNK].to(fc1.device, torch.float32)) >= threshold
         hits += (said & truth).sum().item()
-        mass += (kept * said).sum().item()
-        total_mass += kept.sum().item()
+        mass += (values * said).sum().item()
+        total_mass += values.sum().item()
         predicted += said.sum().item()
         active += truth.sum().item()
     count = max(1, activations.numel())
@@ -88,108 +104,82 @@ def measure(
         mass=mass / total_mass if total_mass else 1.0,
         predicted_density=predicted / count,
         true_density=active / count,
-        positive_weight=weight,
         rank=fc1.shape[0],
     )
 
 
-def train_predictor(inputs: Tensor, activations: Tensor, options: PredictorOptions) -> TrainedPredictor:
-    """Train one layer's predictor on residuals [N, n_embd] and activations [N, n_ff] (or a bool mask of them).
+def train_predictor(
+    inputs: Tensor, activations: Tensor, options: PredictorOptions, rows: Tensor | None = None
+) -> TrainedPredictor:
+    """Train one layer's predictor on residuals [N, n_embd] and activations [N, n_ff] (or a mask of them).
 
-    The last `validation_share` of the tokens is held back for the report and for steering. The result is the candidate
-    with the least predicted density among those that meet the recall target, or the best recall if none does.
-    Raises ValueError when there are too few tokens to hold any back.
+    `rows` [n_ff, n_embd]: the linear map behind the neurons, where it is known. `validation_share` of the tokens is
+    held back for threshold and report. Raises ValueError: too few tokens to hold any back.
     """
-    held = math.ceil(len(inputs) * options.validation_share)
-    if len(inputs) != len(activations) or held < 1 or held >= len(inputs):
-        raise ValueError(f"cannot split {len(inputs)} residuals and {len(activations)} activations for validation")
-    fit = _Fit(inputs[:-held], activations[:-held], options)
-    checks = (inputs[-held:], activations[-held:])
-    best: TrainedPredictor | None = None
-    for turn in range(options.rounds + 1):
-        fit.epochs(options.epochs if turn == 0 else 1 + options.epochs // 5)
-        found = fit.result(*checks)
-        best = _better(best, found, options)
-        if turn and abs(found.report.recall - options.recall) <= options.tolerance:
-            break
-        fit.weight *= math.exp(-fit.threshold_for_recall(*checks))
-    assert best is not None  # the loop ran at least once
-    return best
+    train, held = Samples.of(inputs, activations).to(options.device).split(options.validation_share)
+    unit = train.unit_inputs()
+    map_rows = rows_from_labels(unit, train.labels()) if rows is None else rows
+    start = linear_start(unit, map_rows, min(options.rank, train.n_embd), options.seed)
+    return fit(train, held, start, options)
 
 
-def _better(old: TrainedPredictor | None, new: TrainedPredictor, options: PredictorOptions) -> TrainedPredictor:
-    if old is None:
-        return new
-    wanted = options.recall - options.tolerance
-    enough = [candidate for candidate in (old, new) if candidate.report.recall >= wanted]
-    if enough:
-        return min(enough, key=lambda candidate: candidate.report.predicted_density)
-    return max((old, new), key=lambda candidate: candidate.report.recall)
+def fit(
+    train: Samples,
+    held: Samples,
+    start: Start,
+    options: PredictorOptions,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> TrainedPredictor:
+    """Train from a start, set the threshold on `held`, and report on it. `on_step(done, of all)` is progress."""
+    fc1, fc2 = start.predictor(options.rank)
+    if options.steps:
+        fc1, fc2 = _optimise(fc1.to(options.device), fc2.to(options.device), train, options, on_step)
+    fc2 = calibrate(fc1, fc2, train, held, min(1.0, options.recall + options.margin))
+    return TrainedPredictor(fc1.cpu(), fc2.cpu(), measure(fc1, fc2, held.unit_inputs(), held.labels()))
 
 
-class _Fit:
-    """The optimisation of one predictor; `weight` multiplies the loss of the active neurons."""
-
-    def __init__(self, inputs: Tensor, activations: Tensor, options: PredictorOptions) -> None:
-        self.options = options
-        self.inputs, self.activations = inputs, activations
-        self.generator = torch.Generator().manual_seed(options.seed)
-        n_embd, n_ff = inputs.shape[1], activations.shape[1]
-        self.fc1 = self._matrix(options.rank, n_embd)
-        self.fc2 = self._matrix(n_ff, options.rank)
-        density = (activations > 0).float().mean().item()
-        self.weight = (1 - density) / max(density, 1e-3)
-        # One factor for all tokens, so that the exported predictor's logits have the size that training saw.
-        self.scale = 1.0 / max(_rms(inputs.float()).mean().item(), 1e-12)
-        self.optimizer = torch.optim.AdamW(
-            [self.fc1, self.fc2], lr=options.learning_rate, weight_decay=options.weight_decay
-        )
-
-    def _matrix(self, rows: int, columns: int) -> Tensor:
-        values = torch.randn(rows, columns, generator=self.generator) * math.sqrt(2.0 / columns)
-        return values.to(self.options.device).requires_grad_()
-
-    def epochs(self, count: int) -> None:
-        """Pass over the tokens `count` times, the learning rate falling to a tenth."""
-        steps = count * math.ceil(len(self.inputs) / self.options.batch)
-        step = 0
-        for _ in range(count):
-            order = torch.randperm(len(self.inputs), generator=self.generator)
-            for start in range(0, len(order), self.options.batch):
-                rate = self.options.learning_rate * (0.1 + 0.9 * (1 - step / steps))
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                self._step(order[start : start + self.options.batch])
-                step += 1
-
-    def _step(self, chosen: Tensor) -> None:
-        x = self.inputs[chosen].to(self.options.device, torch.float32)
-        labels = (self.activations[chosen].to(self.options.device) > 0).float()
-        logits = predict(self.fc1, self.fc2, x / _rms(x))
-        weight = torch.tensor(self.weight, device=logits.device)
-        # Divided by the weight's size, so that the step does not depend on how strongly the positives count.
-        loss = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight) / (1 + self.weight)
-        self.optimizer.zero_grad(set_to_none=True)
+def _optimise(
+    fc1: Tensor, fc2: Tensor, train: Samples, options: PredictorOptions, on_step: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor]:
+    """AdamW with a learning rate that falls to 0; each matrix has one that fits the size of its numbers."""
+    fc1, fc2 = fc1.clone().requires_grad_(), fc2.clone().requires_grad_()
+    rates = (0.1 / math.sqrt(fc1.shape[1]), 0.06 / math.sqrt(fc2.shape[1]))
+    groups = [{"params": [w], "lr": rate, "full": rate} for w, rate in zip((fc1, fc2), rates, strict=True)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(options.seed)
+    weight = torch.tensor(options.positive_weight, device=fc1.device)
+    device = fc1.device.type
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * min(1.0, (step + 1) / WARM_UP) * (1 - step / options.steps)
+        batch = train[torch.randint(len(train), (options.batch,), generator=generator).to(train.inputs.device)]
+        with torch.autocast(device, torch.bfloat16, enabled=fc2.numel() >= LARGE):
+            logits = predict(fc1, fc2, batch.unit_inputs())
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.labels().float(), pos_weight=weight)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    def threshold_for_recall(self, inputs: Tensor, activations: Tensor) -> float:
-        """The logit (at unit RMS) that the wanted share of active neurons reaches, bounded for one move to +-2."""
-        x = inputs[:_CHUNK].to(self.options.device, torch.float32)
-        with torch.no_grad():
-            logits = predict(self.fc1, self.fc2, x / _rms(x)).cpu()
-        reached = logits[activations[:_CHUNK].cpu() > 0]
-        if not len(reached):
-            return 0.0
-        rank = min(len(reached), max(1, round((1 - self.options.recall) * len(reached))))
-        return max(-2.0, min(2.0, reached.kthvalue(rank).values.item()))
-
-    def result(self, inputs: Tensor, activations: Tensor) -> TrainedPredictor:
-        """The predictor as it stands, measured."""
-        fc1, fc2 = (self.fc1.detach() * self.scale).cpu(), self.fc2.detach().cpu().clone()
-        return TrainedPredictor(fc1, fc2, measure(fc1, fc2, inputs, activations, weight=self.weight))
+        optimizer.step()
+        on_step(step + 1, options.steps)
+    return fc1.detach(), fc2.detach()
 
 
-def _rms(x: Tensor) -> Tensor:
-    """Root mean square of each row, [N, 1]."""
-    return x.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+def calibrate(fc1: Tensor, fc2: Tensor, train: Samples, held: Samples, recall: float) -> Tensor:
+    """fc2, less the multiple of "about 1" with which just `recall` of the held tokens' active neurons reach 0."""
+    hidden = F.relu(F.linear(train[: 4 * CHUNK].unit_inputs(), fc1))
+    gram = hidden.T @ hidden
+    gram.diagonal().add_(1e-5 * gram.diagonal().mean() + 1e-12)
+    one: Tensor = torch.linalg.solve(gram, hidden.sum(dim=0))  # hidden @ one is about 1
+    reached = []
+    for start in range(0, len(held), CHUNK):
+        part = held[start : start + CHUNK]
+        hidden = F.relu(F.linear(part.unit_inputs(), fc1))
+        logits = F.linear(hidden, fc2) / (hidden @ one).clamp(min=LEAST_CONSTANT)[:, None]
+        reached.append(logits[part.labels()])
+    values = torch.cat(reached)
+    if not len(values):
+        return fc2
+    rank = min(len(values), max(1, math.floor((1 - recall) * len(values))))
+    # A hair lower, so that rounding on the way to a file does not lose the neuron at the threshold itself.
+    threshold: Tensor = values.kthvalue(rank).values - 1e-4
+    shifted: Tensor = fc2 - threshold * one
+    return shifted

@@ -9,8 +9,8 @@ __all__ = ["Profile", "count_active"]
 
 
 def count_active(activations: Tensor) -> Tensor:
-    """How often each neuron was active (> 0) over activations [..., n_ff]; int64 [n_ff]."""
-    return (activations > 0).flatten(0, -2).sum(dim=0, dtype=torch.int64)
+    """How often each neuron was active (not 0) over activations [..., n_ff]; int64 [n_ff]."""
+    return (activations != 0).flatten(0, -2).sum(dim=0, dtype=torch.int64)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from .failure import GGUFError
 from .made import MadeTensor, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
+from .rewrite import StreamedTensor, rewrite_gguf, streamed
 from .tensor import Tensor
 from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType
 from .writer import WritableValue, write_gguf
@@ -18,12 +19,15 @@ __all__ = [
     "GGUFFile",
     "MadeTensor",
     "MetaValue",
+    "StreamedTensor",
     "Tensor",
     "WritableValue",
     "dequantize",
     "open_gguf",
     "quantize",
     "retyped",
+    "rewrite_gguf",
+    "streamed",
     "transposed",
     "write_gguf",
 ]

@@ -5,6 +5,7 @@ type, a u64 count, then the items; an array's items may be arrays.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import TypeAlias, Union
 
 import numpy as np
@@ -14,7 +15,7 @@ from .cursor import Cursor
 from .failure import shown
 from .types import ValueType
 
-__all__ = ["MetaValue", "read_metadata"]
+__all__ = ["MetaValue", "read_entries", "read_metadata"]
 
 MetaValue: TypeAlias = Union[bool, int, float, str, npt.NDArray[np.generic], list[str], "list[MetaValue]"]
 
@@ -42,20 +43,28 @@ _SCALARS: dict[ValueType, tuple[struct.Struct, np.dtype[np.generic]]] = {
 
 def read_metadata(cursor: Cursor, count: int) -> tuple[dict[str, MetaValue], dict[str, ValueType]]:
     """`count` keys with their values, and with the types that the file gives them."""
-    cursor.need_items(count, _SMALLEST_ENTRY, "metadata entries", MOST_ENTRIES)
     values: dict[str, MetaValue] = {}
     types: dict[str, ValueType] = {}
+    for key, kind, value in read_entries(cursor, count):
+        values[key], types[key] = value, kind
+    return values, types
+
+
+def read_entries(cursor: Cursor, count: int) -> Iterator[tuple[str, ValueType, MetaValue]]:
+    """The entries one by one: while one is at hand, the cursor stands behind it."""
+    cursor.need_items(count, _SMALLEST_ENTRY, "metadata entries", MOST_ENTRIES)
+    seen: set[str] = set()
     for i in range(count):
         start = cursor.pos
         key = cursor.string(f"the key of metadata entry {i}", LONGEST_KEY)
         if not key:
             raise cursor.error(f"metadata entry {i} has an empty key", start)
-        if key in values:
+        if key in seen:
             raise cursor.error(f"the metadata key {shown(key)} is there twice", start)
+        seen.add(key)
         what = f"the metadata value {shown(key)}"
-        types[key] = _read_type(cursor, what)
-        values[key] = _read_value(cursor, types[key], what)
-    return values, types
+        kind = _read_type(cursor, what)
+        yield key, kind, _read_value(cursor, kind, what)
 
 
 def _read_type(cursor: Cursor, what: str) -> ValueType:

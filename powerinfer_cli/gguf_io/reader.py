@@ -18,12 +18,12 @@ import numpy as np
 from .cursor import Buffer, Cursor
 from .failure import GGUFError, shown, shown_path
 from .magic import check_magic, check_version
-from .metadata import MetaValue, read_metadata
+from .metadata import MetaValue, read_entries, read_metadata
 from .split import merge_parts, part_paths
 from .tensor import Tensor, place_tensors, read_tensor_infos
 from .types import INDEX_ARCHITECTURE, ValueType
 
-__all__ = ["GGUFFile", "open_gguf"]
+__all__ = ["GGUFFile", "open_gguf", "raw_entries"]
 
 DEFAULT_ALIGNMENT = 32
 
@@ -115,6 +115,20 @@ def _open_one(path: Path) -> GGUFFile:
     index_file = sparse and metadata.get("general.architecture") == INDEX_ARCHITECTURE
     infos = read_tensor_infos(cursor, n_tensors, index_file)
     return GGUFFile(path, sparse, version, metadata, place_tensors(cursor, infos, alignment))
+
+
+def raw_entries(path: Path) -> list[tuple[str, bytes]]:
+    """The metadata of one file: each key, and the bytes of its entry, key and type and value. Raises GGUFError."""
+    cursor = Cursor(_map(path), path)
+    check_magic(cursor)
+    check_version(cursor)
+    cursor.u64("the number of tensors")
+    count = cursor.u64("the number of metadata entries")
+    found, start = [], cursor.pos
+    for key, _, _ in read_entries(cursor, count):
+        found.append((key, bytes(cursor.buffer[start : cursor.pos])))
+        start = cursor.pos
+    return found
 
 
 def _map(path: Path) -> Buffer:

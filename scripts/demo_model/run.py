@@ -52,7 +52,8 @@ class Recipe:
     vocabulary_documents: int = 20000
     predictor_tokens: int = 120_000
     predictor_rank: int = 64
-    predictor_epochs: int = 8
+    predictor_recall: float = 0.97
+    predictor_steps: int = 1000
     measured_documents: int = 200
     samples: int = 6
 
@@ -69,7 +70,7 @@ SMOKE = Recipe(
     vocabulary_documents=60,
     predictor_tokens=2000,
     predictor_rank=32,
-    predictor_epochs=1,
+    predictor_steps=20,
     measured_documents=3,
     samples=1,
 )
@@ -160,12 +161,14 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
 
 
 def _train_one(recipe: Recipe, collected: Collected, number: int, log: Log) -> TrainedPredictor:
-    options = PredictorOptions(rank=recipe.predictor_rank, epochs=recipe.predictor_epochs, seed=number)
+    options = PredictorOptions(
+        rank=recipe.predictor_rank, recall=recipe.predictor_recall, steps=recipe.predictor_steps, seed=number
+    )
     trained = train_predictor(collected.residuals[number], collected.activations[number], options)
     report = trained.report
     log(
         f"predictor {number}: recall {report.recall:.4f} predicted density {report.predicted_density:.4f} "
-        f"true density {report.true_density:.4f} positive weight {report.positive_weight:.2f}"
+        f"true density {report.true_density:.4f}"
     )
     return trained
 

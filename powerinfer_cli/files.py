@@ -1,0 +1,50 @@
+"""Writing files all or nothing: an old file stays whole until the new one is."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["make_folder", "replacing"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` for what is written in the block, which then takes the place of `path`.
+
+    Raises:
+        PowerInferError: an OSError in the block (a full disk, a folder without write permission); nothing is left.
+    """
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
+    try:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+        with suppress(OSError):  # a folder that does not let itself be opened
+            _to_disk(path.parent)
+    except OSError as error:
+        raise PowerInferError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """Make what was written last through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made with those above it where they are missing. Raises PowerInferError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PowerInferError(f"{path}: cannot be made a folder: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,129 @@
+"""A changed copy of a GGUF file: its metadata byte by byte, its tensors piece by piece, never the whole in memory."""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.files import replacing
+
+from .failure import GGUFError, shown
+from .magic import DENSE, SPARSE
+from .metadata import LONGEST_KEY, MOST_ENTRIES
+from .reader import GGUFFile, raw_entries
+from .tensor import LONGEST_NAME, MOST_TENSORS, Tensor
+from .types import BLOCK, GGMLType, ValueType
+
+__all__ = ["AddedValue", "StreamedTensor", "rewrite_gguf", "streamed"]
+
+AddedValue = str | float
+VERSION = 3
+PIECE = 1 << 24  # bytes of an unchanged tensor written at a time
+
+
+@dataclass(frozen=True)
+class StreamedTensor:
+    """A tensor of the new file; `pieces` makes its bytes, in order, when they are written. `shape` is rows first."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[npt.NDArray[np.uint8]]]
+
+    @property
+    def nbytes(self) -> int:
+        block_size, block_bytes = BLOCK[self.type]
+        return prod(self.shape) // block_size * block_bytes
+
+
+def streamed(tensor: Tensor) -> StreamedTensor:
+    """A tensor as it is."""
+
+    def pieces() -> Iterator[npt.NDArray[np.uint8]]:
+        for start in range(0, tensor.nbytes, PIECE):
+            yield tensor.data[start : start + PIECE]
+            tensor.drop_pages(start, min(start + PIECE, tensor.nbytes))
+
+    return StreamedTensor(tensor.name, tensor.type, tensor.shape, pieces)
+
+
+def rewrite_gguf(
+    source: GGUFFile,
+    path: Path,
+    *,
+    dropped: tuple[str, ...],
+    added: Mapping[str, AddedValue],
+    tensors: Sequence[StreamedTensor],
+    sparse: bool,
+    on_bytes: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write `path` with the metadata of `source`, less keys that begin with one of `dropped`, and with `tensors`.
+
+    Values in `added` are stored as strings or FLOAT32, and take the place of those with the same key. An old file
+    stays whole until the new one is. `on_bytes(done, of all)` tells of tensors' bytes.
+
+    Raises:
+        PowerInferError: the file cannot be written, or would not be one that can be read.
+    """
+    away = (*dropped, "split.")
+    entries = [raw for key, raw in raw_entries(source.path) if not key.startswith(away) and key not in added]
+    entries += [_entry(key, value) for key, value in added.items()]
+    _check(entries, tensors)
+    alignment = source.get("general.alignment", int, 32)
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
+    with replacing(path) as temporary, temporary.open("wb") as out:
+        out.write(SPARSE if sparse else DENSE)
+        out.write(struct.pack("<IQQ", VERSION, len(tensors), len(entries)))
+        out.writelines(entries)
+        out.writelines(_infos(tensors, alignment))
+        for tensor in tensors:
+            _pad(out, alignment)
+            start = out.tell()
+            for piece in tensor.pieces():
+                out.write(np.ascontiguousarray(piece).data)
+                done += piece.nbytes
+                on_bytes(done, total)
+            if out.tell() - start != tensor.nbytes:
+                raise GGUFError(f"the tensor {shown(tensor.name)} came with {out.tell() - start} bytes")
+        _pad(out, alignment)
+
+
+def _check(entries: Sequence[bytes], tensors: Sequence[StreamedTensor]) -> None:
+    names = {tensor.name for tensor in tensors}
+    if len(names) != len(tensors) or len(tensors) > MOST_TENSORS or len(entries) > MOST_ENTRIES:
+        raise GGUFError("the new file would have a tensor twice, or more tensors or metadata than a file may")
+    for tensor in tensors:
+        if len(tensor.name.encode()) > LONGEST_NAME:
+            raise GGUFError(f"the tensor name {shown(tensor.name)} is longer than {LONGEST_NAME} bytes")
+        if tensor.shape[-1] % BLOCK[tensor.type][0]:
+            raise GGUFError(f"the tensor {shown(tensor.name)} has no rows of whole {tensor.type.name} blocks")
+
+
+def _entry(key: str, value: AddedValue) -> bytes:
+    assert len(key.encode()) <= LONGEST_KEY
+    if isinstance(value, str):
+        return _string(key) + struct.pack("<I", ValueType.STRING) + _string(value)
+    return _string(key) + struct.pack("<If", ValueType.FLOAT32, value)
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _infos(tensors: Iterable[StreamedTensor], alignment: int) -> Iterator[bytes]:
+    offset = 0
+    for tensor in tensors:
+        dims = tensor.shape[::-1]
+        layout = f"<I{len(dims)}QIQ"
+        yield _string(tensor.name) + struct.pack(layout, len(dims), *dims, tensor.type, offset)
+        offset += -(-tensor.nbytes // alignment) * alignment
+
+
+def _pad(out: BinaryIO, alignment: int) -> None:
+    out.write(bytes(-out.tell() % alignment))
