@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, GGUFFile, StreamedTensor, Tensor, rewrite_gguf, streamed
+from powerinfer_cli.gguf_io import GGMLType, GGUFFile, StreamedTensor, Tensor, rewrite_gguf, streamed, transposed
 from powerinfer_cli.model import ModelConfig
-from solver.transpose import storable, transposed
+from solver.merge import storable
 
 __all__ = ["write_dense"]
 
@@ -42,5 +42,5 @@ def _turned(tensor: Tensor, down_type: GGMLType | None) -> StreamedTensor:
         return streamed(tensor)
     name = tensor.name.replace(".ffn_down_t.", ".ffn_down.")
     if len(tensor.shape) == 1:
-        return StreamedTensor(name, tensor.type, tensor.shape, lambda: [tensor.data])
-    return transposed(tensor, name, down_type or storable(tensor.type, tensor.shape[0]))
+        return streamed(tensor, name)
+    return streamed(transposed(tensor, name, down_type or storable(tensor.type, tensor.shape[0])))

@@ -41,7 +41,7 @@ class PredictorOptions:
 
     rank: int = 64
     recall: float = 0.95
-    margin: float = 0.005
+    margin: float = 0.01
     steps: int = 500
     batch: int = 512
     positive_weight: float = 6.0

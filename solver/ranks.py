@@ -60,18 +60,18 @@ def train_at_best_rank(
     options: PredictorOptions,
     choice: RankOptions,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    compare: bool = False,
 ) -> TrainedPredictor:
     """Train at the cheapest rank whose predicted density is within `most_excess` of the true one.
 
     Ranks are compared by where training starts from, and by what training takes off. Where the trained predictor
-    misses the limit all the same, larger ranks are tried. `rows`: as for `train_predictor`.
+    misses the limit all the same, larger ranks are tried. `rows`: as for `train_predictor`; with `compare` they are
+    weighed against a start from the labels alone.
     """
     train, held = samples.to(options.device).split(options.validation_share)
-    unit = train.unit_inputs()
     most = choice.rank or most_rank(samples.n_embd, samples.n_ff)
-    map_rows = rows_from_labels(unit, train.labels()) if rows is None else rows
-    start = linear_start(unit, map_rows, most, options.seed)
-    del unit
+    start = _start(train, held, rows, most, options, compare=compare)
     if choice.rank:
         return fit(train, held, start, replace(options, rank=choice.rank), on_step)
     ranks = candidates(most)
@@ -88,6 +88,17 @@ def train_at_best_rank(
         chosen = choose(left, densities[-len(left) :], true, costs, choice.most_excess, samples.n_ff, gained)
     assert best is not None  # there is at least one try
     return best
+
+
+def _start(
+    train: Samples, held: Samples, rows: torch.Tensor | None, most: int, options: PredictorOptions, *, compare: bool
+) -> Start:
+    unit = train.unit_inputs()
+    maps = [] if rows is None else [rows]
+    if rows is None or compare:
+        maps.append(rows_from_labels(unit, train.labels()))
+    starts = [linear_start(unit, one, most, options.seed) for one in maps]
+    return min(starts, key=lambda start: start_densities(start, held, [most], options.recall)[0][0])
 
 
 def start_densities(start: Start, held: Samples, ranks: list[int], recall: float) -> tuple[list[float], float]:

@@ -22,8 +22,8 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.interrupts import Interrupt
-    from powerinfer_cli.commands.perplexity_score import Score
     from powerinfer_cli.runtime import Engine
+    from powerinfer_cli.runtime.perplexity import Score
 
 __all__ = ["app"]
 
@@ -112,9 +112,9 @@ def _score(
 ) -> None:
     from powerinfer_cli.commands.companions import find_companions
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
-    from powerinfer_cli.commands.perplexity_score import chunks, ratio
     from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.runtime import Engine
+    from powerinfer_cli.runtime.perplexity import chunks, ratio
     from powerinfer_cli.text import Tokenizer
 
     terminal = Terminal(color=False, quiet=False)
@@ -158,7 +158,7 @@ def _score(
 
 def _run(engine: "Engine", pieces: Sequence[Sequence[int]], interrupt: "Interrupt") -> "Score":
     """Score the chunks, telling the value after each, and the final one."""
-    from powerinfer_cli.commands.perplexity_score import Score, chunk_losses
+    from powerinfer_cli.runtime.perplexity import Score, chunk_losses
 
     score = Score()
     try:

@@ -41,15 +41,16 @@ class StreamedTensor:
         return prod(self.shape) // block_size * block_bytes
 
 
-def streamed(tensor: Tensor) -> StreamedTensor:
-    """A tensor as it is."""
+def streamed(tensor: Tensor, name: str | None = None) -> StreamedTensor:
+    """A tensor as it is, under another name perhaps. One that is to be made is made when it is written."""
 
     def pieces() -> Iterator[npt.NDArray[np.uint8]]:
-        for start in range(0, tensor.nbytes, PIECE):
-            yield tensor.data[start : start + PIECE]
-            tensor.drop_pages(start, min(start + PIECE, tensor.nbytes))
+        data = tensor.data
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE]
+            tensor.drop_pages(start, min(start + PIECE, len(data)))
 
-    return StreamedTensor(tensor.name, tensor.type, tensor.shape, pieces)
+    return StreamedTensor(name or tensor.name, tensor.type, tensor.shape, pieces)
 
 
 def rewrite_gguf(

@@ -1,10 +1,12 @@
 """Activation statistics: how often each neuron was active, kept as `activation/activation_N.pt` beside a model.
 
 Each file is `torch.save` of one 1-D tensor [n_ff] of counts, as the original PowerInfer's tools write and read it.
+Of how many tokens they are is in a file of ours beside the folder (`group_activity`), where we made them.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.placement.group_activity import load_group_activity
 
 __all__ = ["ActivationStatistics", "LayerActivity", "find_statistics", "load_statistics", "save_statistics"]
 
@@ -32,16 +36,18 @@ class LayerActivity:
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """Counts by layer, each [n_ff] float64. How many tokens were counted is not in the files."""
+    """Counts by layer, each [n_ff] float64, over `tokens`; None where the files' maker did not tell."""
 
     counts: tuple[npt.NDArray[np.float64], ...]
+    tokens: int | None = None
 
     def activity(self, layer: int) -> LayerActivity | None:
         """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell.
 
-        The largest count of all layers stands for the number of tokens: a neuron that reached it was always active.
+        Where the number of tokens is not known, the largest count of all layers stands for it: no count is larger,
+        and a neuron that reached it was always active, or is at least the most active one that there is.
         """
-        tokens = max(counts.max(initial=0) for counts in self.counts)
+        tokens = self.tokens or max(counts.max(initial=0) for counts in self.counts)
         if tokens < ENOUGH_TOKENS:
             return None
         counts = self.counts[layer]
@@ -71,7 +77,9 @@ def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatisti
             f"{folder}: activation statistics of another model: {len(paths)} layers, but the model has {n_layer}"
             + (f" (activation_{missing[0]}.pt is missing)" if missing else "")
         )
-    return ActivationStatistics(tuple(_load_counts(paths[layer], n_ff) for layer in range(n_layer)))
+    counts = tuple(_load_counts(paths[layer], n_ff) for layer in range(n_layer))
+    known = load_group_activity(folder.parent, counts)
+    return ActivationStatistics(counts, known.tokens if known else None)
 
 
 def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
@@ -97,12 +105,16 @@ def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
 
 
 def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:
-    """Write one `activation_N.pt` a layer, each through a temporary file."""
+    """Write one `activation_N.pt` a layer; old ones are replaced when all new ones are written.
+
+    Raises:
+        PowerInferError: they cannot be written; the old ones are still there.
+    """
     import torch
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for layer, values in enumerate(counts):
-        path = folder / f"activation_{layer}.pt"
-        partial = path.with_suffix(".pt.partial")
-        torch.save(torch.from_numpy(np.ascontiguousarray(values)), partial)
-        partial.replace(path)
+    make_folder(folder)
+    with ExitStack() as whole:  # leaves the files from the last to the first: renames them, or removes all
+        for layer, values in enumerate(counts):
+            temporary = whole.enter_context(replacing(folder / f"activation_{layer}.pt"))
+            with temporary.open("wb") as out:
+                torch.save(torch.from_numpy(np.ascontiguousarray(values)), out)

@@ -12,6 +12,7 @@ from powerinfer_cli.model import POSITION_OFFSET
 from powerinfer_cli.runtime.backend import Logits, Parts, Tap
 from powerinfer_cli.runtime.build import Builder, resident_bytes
 from powerinfer_cli.runtime.kv_cache import KVCache
+from powerinfer_cli.runtime.layer import Watch
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 
@@ -49,10 +50,18 @@ class ReferenceBackend:
         self._run(ids, n_past, None)
 
     def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
-        self._run(ids, n_past, tap)
+        self._run(ids, n_past, lambda layer: partial(_show, tap, layer))
+
+    def forward_changed(self, ids: Sequence[int], n_past: int, change: Callable[[Tensor], Tensor]) -> None:
+        """As `forward`, with every neuron computed; what meets the down matrices is change(values [T, n_ff])."""
+
+        def watch(_: Tensor, values: Tensor) -> None:
+            values.copy_(change(values))
+
+        self._run(ids, n_past, lambda layer: watch)
 
     @torch.inference_mode()
-    def _run(self, ids: Sequence[int], n_past: int, tap: Tap | None) -> None:
+    def _run(self, ids: Sequence[int], n_past: int, watch: Callable[[int], Watch] | None) -> None:
         self._set_threads(len(ids))
         self.cache.n_past = n_past
         positions = torch.arange(n_past, n_past + len(ids))
@@ -61,7 +70,7 @@ class ReferenceBackend:
             x = x + self._position_embd.rows(positions + POSITION_OFFSET)
         turn = self._turn(positions)
         for index, layer in enumerate(self._layers):
-            x = layer.forward(x, turn, partial(self.cache.append, index), tap and partial(_show, tap, index))
+            x = layer.forward(x, turn, partial(self.cache.append, index), watch and watch(index))
         self.cache.n_past += len(ids)
         self._hidden = x
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.commands.perplexity_score import Score, chunk_losses, chunks, losses, ratio
+from powerinfer_cli.runtime.perplexity import Score, chunk_losses, chunks, losses, ratio
 from tests.helpers.main_cli import Process, Result, powerinfer
 from tests.helpers.model_file import ModelFile
 from tests.helpers.tiny_models import reference_logits, tiny_model
@@ -80,7 +80,7 @@ def test_long_chunks_are_scored_piece_by_piece(tmp_path: Path, monkeypatch: pyte
     engine = tiny_model("llama").file.engine(tmp_path, reference=True)
     ids = [int(i) for i in np.random.default_rng(2).integers(0, 96, 40)]
     whole = chunk_losses(engine, ids, lambda: None)
-    monkeypatch.setattr("powerinfer_cli.commands.perplexity_score.ROWS", 3)
+    monkeypatch.setattr("powerinfer_cli.runtime.perplexity.ROWS", 3)
     np.testing.assert_allclose(chunk_losses(engine, ids, lambda: None), whole, rtol=1e-4)
 
 

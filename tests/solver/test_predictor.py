@@ -145,7 +145,7 @@ def test_a_layer_that_never_fires_is_trained_and_measured() -> None:
 
 @pytest.mark.parametrize(("inputs", "activations"), [(1, 1), (0, 0), (10, 9)])
 def test_too_few_tokens_are_refused(inputs: int, activations: int) -> None:
-    with pytest.raises(ValueError, match="cannot split|do not belong together"):
+    with pytest.raises(ValueError, match=r"cannot split|do not belong together"):
         train_predictor(torch.ones(inputs, 4), torch.ones(activations, 4), OPTIONS)
 
 

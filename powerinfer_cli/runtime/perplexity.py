@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.runtime import Engine
+from powerinfer_cli.runtime.engine import Engine
 
-__all__ = ["Score", "chunk_losses", "chunks", "losses", "ratio"]
+__all__ = ["Floats", "Score", "chunk_losses", "chunks", "losses", "ratio"]
 
 Floats = npt.NDArray[np.float64]
 

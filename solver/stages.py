@@ -1,0 +1,233 @@
+"""The stages before the plan, as `powerinfer solve` runs them: alone or one after the other, each only where needed.
+
+What a stage has made is recorded in `solver.json` beside it, with what it was made of; a later run keeps what still
+fits, and makes anew what does not.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Activation, ModelConfig, load_predictors
+from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics, model_fingerprint
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver.active import ActiveRule
+from solver.collect import collect
+from solver.density import DensityChoice, DensityMeter, find_density
+from solver.predictor import PredictorReport
+from solver.profile import made_of, profile_text
+from solver.quality import Quality, compare, score
+from solver.recording import CHUNK, Chunks, chunks_of, held_out
+from solver.state import SolverState, read_state
+from solver.training import TrainOptions, train_layers
+
+__all__ = [
+    "Place",
+    "SolverModel",
+    "density_stage",
+    "predictor_stage",
+    "profile_stage",
+    "quality_stage",
+    "text_chunks",
+]
+
+ACTIVATION, PREDICTOR = "activation", "predictor"
+BUFFER_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Place:
+    """`folder` gets the outputs: `activation/`, `activation.npz`, `predictor/`, `solver.json`."""
+
+    folder: Path
+
+    @property
+    def work(self) -> Path:
+        """What is not finished."""
+        return self.folder / ".solver-work"
+
+    @property
+    def statistics(self) -> Path:
+        return self.folder / ACTIVATION
+
+    @property
+    def predictor(self) -> Path:
+        return self.folder / PREDICTOR
+
+
+class SolverModel:
+    """A model's file, and its engine once a stage needs it, with every neuron active."""
+
+    def __init__(self, gguf: GGUFFile, options: EngineOptions, events: LoadEvents) -> None:
+        self.gguf, self.events = gguf, events
+        self.config = ModelConfig.from_gguf(gguf)
+        self.n_ctx = min(CHUNK, self.config.n_ctx_train)
+        self.options = options
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return model_fingerprint(self.gguf)
+
+    def engine_options(self, **changes: Any) -> EngineOptions:
+        from dataclasses import replace
+
+        return replace(self.options, n_ctx=self.n_ctx, **changes)
+
+    def open_engine(self) -> Engine:
+        return self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events)
+
+    def forget_engine(self) -> None:
+        """Give its memory back."""
+        self.__dict__.pop("_engine", None)
+
+
+def text_chunks(model: SolverModel, ids: list[int], bos: int | None) -> list[list[int]]:
+    """A text's tokens in chunks that the model's context holds. Raises PowerInferError: less than one chunk."""
+    return chunks_of(ids, model.n_ctx, bos)
+
+
+def profile_stage(
+    model: SolverModel, chunks: Chunks, place: Place, rule: ActiveRule, *, force: bool = False
+) -> ActivationStatistics:
+    """The model's activation statistics: those that are there, or came with the model, if they fit; else made.
+
+    force: statistics of which nobody knows what text they are of do not do. Raises PowerInferError.
+    """
+    events, config = model.events, model.config
+    made_with = {"model": model.fingerprint, "text": made_of(chunks), "active": rule.name}
+    state = read_state(place.folder)
+    kept = _kept_statistics(model, place, state, made_with, force=force)
+    if kept is not None:
+        return kept
+    profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events)
+    found = {"tokens": profile.tokens, "density": profile.density()}
+    state.with_stage(ACTIVATION, made_with, found)
+    _clear(place.work)
+    return load_statistics(place.statistics, config.n_layer, config.n_ff)
+
+
+def _kept_statistics(
+    model: SolverModel, place: Place, state: SolverState, made_with: dict[str, str], *, force: bool
+) -> ActivationStatistics | None:
+    """Statistics that need not be made, if there are any; a note says which, or why not."""
+    note, config = model.events.note, model.config
+    own = find_statistics(model.gguf.path)
+    folder = place.statistics if place.statistics.is_dir() else own
+    if folder is None:
+        return None
+    recorded = ACTIVATION in state.stages and folder == place.statistics
+    stale = state.stale(ACTIVATION, made_with) if recorded else None
+    if stale or (force and not recorded):
+        note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
+        return None
+    try:
+        statistics = load_statistics(folder, config.n_layer, config.n_ff)
+    except PowerInferError as error:
+        note(f"made anew: {error}")
+        return None
+    tokens = f"{statistics.tokens} tokens" if statistics.tokens else "number of tokens unknown"
+    note(f"{folder}: activation statistics kept ({tokens})")
+    return statistics
+
+
+def predictor_stage(
+    model: SolverModel,
+    chunks: Chunks,
+    place: Place,
+    rule: ActiveRule,
+    options: TrainOptions,
+    *,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> list[PredictorReport]:
+    """Train the model's predictors on those chunks that are not held out, unless those that are there fit.
+
+    They are in `place.predictor`. Raises PowerInferError.
+    """
+    config, events = model.config, model.events
+    train, _ = held_out(chunks)
+    made_with: dict[str, Any] = {
+        "model": model.fingerprint,
+        "text": made_of(train),
+        "active": rule.name,
+        "options": {**asdict(options.predictor), **asdict(options.ranks)},
+    }
+    made_with["options"].pop("device")
+    state = read_state(place.folder)
+    kept = _kept_predictors(model, place, state, made_with)
+    if kept is not None:
+        return kept
+    work = place.work / PREDICTOR
+    collected = {key: made_with[key] for key in ("model", "text", "active")}
+    buffer = collect(
+        config, model.open_engine, train, work / "buffer", rule, collected, events, most_bytes=buffer_bytes
+    )
+    model.forget_engine()
+    reports = train_layers(model.gguf, buffer, work, place.predictor, options, made_with, events)
+    state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
+    shutil.rmtree(work, ignore_errors=True)
+    _clear(place.work)
+    return reports
+
+
+def _kept_predictors(
+    model: SolverModel, place: Place, state: SolverState, made_with: dict[str, Any]
+) -> list[PredictorReport] | None:
+    if not place.predictor.is_dir():
+        return None
+    note, config = model.events.note, model.config
+    stale = state.stale(PREDICTOR, made_with)
+    if stale or PREDICTOR not in state.stages:
+        note(f"{place.predictor}: made anew ({f'another {stale}' if stale else 'of what they are is not known'})")
+        return None
+    try:
+        load_predictors(place.predictor, config.n_layer, config.n_embd, config.n_ff)
+        reports = [PredictorReport(**report) for report in state.found(PREDICTOR)["reports"]]
+    except (PowerInferError, KeyError, TypeError) as error:
+        note(f"made anew: {error}")
+        return None
+    note(f"{place.predictor}: predictors kept")
+    return reports
+
+
+def density_stage(model: SolverModel, chunks: Chunks, density: float | None, most_loss: float | None) -> DensityChoice:
+    """How many neurons of a SiLU or GELU model to keep: `density`, or the lowest that costs at most `most_loss`.
+
+    Either is measured on the held-out chunks. Raises PowerInferError: a ReLU model, whose neurons say so themselves.
+    """
+    if model.config.activation is Activation.RELU:
+        raise PowerInferError(
+            f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
+        )
+    meter = DensityMeter(model.gguf, held_out(chunks)[1], model.options.n_threads)
+    if density is not None:
+        rule = ActiveRule(density)
+        loss = meter.loss(density)
+        return DensityChoice(density, loss, ((rule.density or 1.0, loss),))
+    return find_density(meter, 0.05 if most_loss is None else most_loss, model.events)
+
+
+def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
+    """What the predictors in `folder` cost on the held-out chunks. Raises PowerInferError."""
+    config, events = model.config, model.events
+    _, held = held_out(chunks)
+    predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
+    dense = score(model.open_engine(), held, "perplexity with every neuron", events)
+    model.forget_engine()
+    sparse = Engine.load(model.gguf, model.engine_options(), None, events, predictors=predictors)
+    return compare(dense, score(sparse, held, "perplexity with predictors", events), sparse)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder if nothing is left in it."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return
