@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.program import Compiled, Operation, assemble
 from powerinfer_cli.placement import Plan
-from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.cpu_program import Writer
+from powerinfer_cli.runtime.backend import Parts, Tap
+from powerinfer_cli.runtime.cpu_program import Buffers, Writer
 from powerinfer_cli.runtime.cpu_side import CPUSide
+from powerinfer_cli.runtime.cpu_weights import CPUWeights
+from powerinfer_cli.runtime.recording import Recording, all_active, recording_of
 
 __all__ = ["CPURuns"]
 
@@ -33,22 +35,45 @@ class CPURuns(CPUSide):
         self._embed_one, self._embed_many = assemble(embed_one), assemble(embed_many)
         self._tokens = {layers: assemble([op for ops in run for op in ops]) for layers, run in tokens.items()}
         self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
+        self._batch_writer = many
+        self._recordings: dict[Layers, tuple[Recording, Compiled]] = {}
 
     def _operations(self, writer: Writer, layers: Layers) -> list[list[Operation]]:
         """Layer by layer."""
+        found = self._halted(writer, self.weights, layers)
+        found[-1] += self._end(writer, layers)
+        return found
+
+    def _halted(self, writer: Writer, weights: CPUWeights, layers: Layers) -> list[list[Operation]]:
+        """Layer by layer, without what the last one adds to x."""
         found = []
         adds: tuple[npt.NDArray[np.float32], ...] = ()
         for number in layers:
             index = self.layers.index(number)
-            layer = self.weights.layers[index]
-            found.append(writer.layer(layer, self.cache.layers[index], adds))
-            adds = writer.left(layer)
-        found[-1] += writer.last_add(adds)
+            found.append(writer.layer(weights.layers[index], self.cache.layers[index], adds))
+            adds = writer.left(weights.layers[index])
         return found
 
-    def embed(self, n_tokens: int) -> None:
+    def _end(self, writer: Writer, layers: Layers) -> list[Operation]:
+        return writer.last_add(writer.left(self.weights.layers[self.layers.index(layers[-1])]))
+
+    def record(self, layers: Layers, n_tokens: int, tap: Tap) -> None:
+        """A batch's x through these layers, every neuron computed; `tap` is called after each."""
+        if layers not in self._recordings:
+            writer = self._batch_writer
+            made = recording_of(writer, self._halted(writer, all_active(self.weights), layers))
+            end = assemble(self._end(writer, layers))
+            self.prepare(op.kernel for part in (*made.parts, end) for op in part.operations)
+            self._recordings[layers] = made, end
+        made, end = self._recordings[layers]
+        for number, part in zip(layers, made.parts, strict=True):
+            self.team.run(part.table, self.threads_batch)
+            tap(number, made.residual[:n_tokens], made.activations[:n_tokens])
+        self.team.run(end.table, self.threads_batch)
+
+    def embed(self, buffers: Buffers) -> None:
         """x = the embeddings of the tokens that `begin` told of."""
-        if n_tokens == 1:
+        if buffers is self.one:
             self.team.run(self._embed_one.table, self.threads)
         else:
             self.team.run(self._embed_many.table, self.threads_batch)
@@ -61,7 +86,6 @@ class CPURuns(CPUSide):
         for part in self._batches[layers]:
             self.team.run(part.table, self.threads_batch)
 
-    def x_of(self, n_tokens: int) -> npt.NDArray[np.float32]:
+    def x_of(self, buffers: Buffers) -> npt.NDArray[np.float32]:
         """The residual stream [tokens, n_embd], of one token or of a batch."""
-        buffers = self.one if n_tokens == 1 else self.many
         return buffers.x.floats[:, : self.config.n_embd]

@@ -95,8 +95,7 @@ class DeviceFlow:
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons."""
-        if layer.ffn_norm is not None:
-            self._norm(layer.ffn_norm, (self.projected,), self.normed, n)
+        self.enter_ffn(layer, n)
         if layer.predictor is None:
             self.counts[0].add_(n * (layer.n_hot + layer.n_cold))
             return
@@ -104,6 +103,25 @@ class DeviceFlow:
         x, mask = (self.x[0], self.mask[0]) if n == 1 else (self.x[:n], self.mask[:n])
         self.ops.predict(p.fc1, p.fc2, x, self.threshold, p.modes, out=mask)
         self.counts[0].add_(mask.sum())
+
+    def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
+        """The FFN's input in `normed`; x is what a predictor looks at."""
+        if layer.ffn_norm is not None:
+            self._norm(layer.ffn_norm, (self.projected,), self.normed, n)
+
+    def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
+        """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]; and `hot` of that."""
+        ffn, c = layer.ffn, self.config
+        assert ffn is not None
+        x = self.normed[:n]
+        up = self.ops.matmul(ffn.up.rows, x, ffn.up.bias)
+        gate = None if ffn.gate is None else self.ops.matmul(ffn.gate.rows, x, ffn.gate.bias)
+        value = self.ops.activated(gate, up, c.activation, relu_on_up=c.architecture.relu_on_up)
+        multiply = self.ops.matmul_t if ffn.transposed else self.ops.matmul
+        multiply(ffn.down, value, out=self.hot[:n])
+        if ffn.down_bias is not None:
+            self.hot[:n].add_(ffn.down_bias)
+        return value
 
     def hot_ffn(self, layer: DeviceLayer, n: int) -> None:
         """`hot`: what the neurons on the device make of `normed`."""

@@ -70,9 +70,8 @@ class DeviceSide:
         parts = [self.output, *self.layers.values(), *self.caches.values()]
         return sum(_nbytes(part) for part in parts)
 
-    def begin(self, n_tokens: int, n_past: int) -> DeviceFlow:
-        """Tell the kernels how many tokens are in the context; the buffers that will be used."""
-        flow = self.one if n_tokens == 1 else self.many
+    def begin(self, flow: DeviceFlow, n_past: int) -> DeviceFlow:
+        """Tell the kernels over one or many tokens' buffers how many tokens are in the context. The buffers."""
         self._host_past[0] = n_past
         self.link.copy(flow.n_past, self._host_past)
         return flow

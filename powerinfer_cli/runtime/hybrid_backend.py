@@ -91,10 +91,9 @@ class HybridBackend:
         n = len(ids)
         buffers = self._cpu.one if n == 1 else self._cpu.many
         self._cpu.begin(ids, n_past, buffers)
-        self._cpu.embed(n)
-        flows = {gpu: side.begin(n, n_past) for gpu, side in self._sides.items()}
-        for flow in flows.values():
-            flow.limit = n_past + n
+        self._cpu.embed(buffers)
+        for side in self._sides.values():
+            side.begin(_flow(side, n), n_past).limit = n_past + n
         at = MAIN_MEMORY
         for number, run in enumerate(self._runs):
             self._move(at, run.side, n)
@@ -112,8 +111,38 @@ class HybridBackend:
             self._stats.add(self.config.n_layer * self.config.n_ff * n, *buffers.counts.tolist())
 
     def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
-        """Raises PowerInferError: what passes through a layer can be seen in main memory only."""
-        raise PowerInferError("a model that is divided between devices cannot be profiled: use --device cpu")
+        """Raises PowerInferError: a layer is divided."""
+        if self._cold:
+            raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
+        n = len(ids)
+        self._cpu.begin(ids, n_past, self._cpu.many)
+        self._cpu.embed(self._cpu.many)
+        x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
+        for run in self._runs:
+            if run.side == MAIN_MEMORY:
+                x_here = self._cpu.x_of(self._cpu.many)
+                x_here[:n] = x.cpu().numpy()
+                self._cpu.record(run.layers, n, tap)
+                x = torch.from_numpy(x_here[:n])
+            else:
+                x = self._record_there(run, x, n_past, tap)
+
+    def _record_there(self, run: Run, x: Tensor, n_past: int, tap: Tap) -> Tensor:
+        """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
+        side, n = self._sides[run.side], len(x)
+        flow = side.begin(side.many, n_past)
+        flow.limit = n_past + n
+        side.take_x(flow, x)
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            flow.enter_ffn(layer, n)
+            values = flow.every_neuron(layer, n)
+            tap(index, flow.x[:n].cpu().numpy(), values.cpu().numpy())
+            adds = flow.adds(layer)
+        flow.settle(adds, n)
+        return flow.x[:n]
 
     def last_logits(self) -> Logits:
         last = self._n_tokens - 1
@@ -264,18 +293,14 @@ class HybridBackend:
         """The residual stream, from where it is to where it is needed."""
         if source == target:
             return
+        cpu_x = self._cpu.x_of(self._cpu.one if n == 1 else self._cpu.many)
         if target == MAIN_MEMORY:
             side = self._sides[source]
-            found = side.give_x(side.one if n == 1 else side.many, n)
-            self._cpu.x_of(n)[:n] = found.numpy()
+            cpu_x[:n] = side.give_x(_flow(side, n), n).numpy()
             return
+        x = torch.from_numpy(cpu_x[:n]) if source == MAIN_MEMORY else _flow(self._sides[source], n).x[:n]
         there = self._sides[target]
-        flow = there.one if n == 1 else there.many
-        if source == MAIN_MEMORY:
-            there.take_x(flow, torch.from_numpy(self._cpu.x_of(n)[:n]))
-        else:
-            here = self._sides[source]
-            there.take_x(flow, (here.one if n == 1 else here.many).x[:n])
+        there.take_x(_flow(there, n), x)
 
     def _count(self) -> None:
         """Wait for the GPUs, and add up what they and the cold tiers have counted."""
@@ -288,6 +313,10 @@ class HybridBackend:
             fired = int(self._buffers.counts[1])
             self._buffers.counts[:] = 0
         self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
+
+
+def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:
+    return side.one if n_tokens == 1 else side.many
 
 
 def _neurons(layer: ColdLayer, config: ModelConfig) -> Neurons:

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import KeysValues
-from powerinfer_cli.kernels.program import Compiled, assemble
+from powerinfer_cli.kernels.program import Compiled, Operation, assemble
 from powerinfer_cli.kernels.sparse_batch import spread_values
 from powerinfer_cli.runtime.cpu_program import Writer
 from powerinfer_cli.runtime.cpu_weights import CPUWeights
 
-__all__ = ["Recording", "write_recording"]
+__all__ = ["Recording", "all_active", "recording_of", "write_recording"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,11 +27,20 @@ class Recording:
 
 
 def write_recording(writer: Writer, weights: CPUWeights, caches: Sequence[KeysValues]) -> Recording:
-    """`writer`: of batches. A layer adds to the residual only after its predictor has looked, in the next one's part:
-    so what the predictor saw is still there when the part ends."""
+    """`writer`: of batches. All layers, the embedding before them."""
+    return recording_of(writer, writer.layers(all_active(weights), caches))
+
+
+def all_active(weights: CPUWeights) -> CPUWeights:
+    """The same weights without predictors."""
+    return replace(weights, layers=tuple(replace(layer, predictor=None) for layer in weights.layers))
+
+
+def recording_of(writer: Writer, parts: Sequence[list[Operation]]) -> Recording:
+    """`parts`: each layer's operations. A layer adds to the residual only after its predictor has looked, in the next
+    one's part: so what the predictor saw is still there when the part ends.
+    """
     b, sizes = writer.buffers, writer.config.sizes
-    everything = replace(weights, layers=tuple(replace(layer, predictor=None) for layer in weights.layers))
-    parts = writer.layers(everything, caches)
     activations = b.value.floats
     if writer.room is not None and writer.room.sparse is not None:
         activations = np.zeros((len(b.ids), sizes.n_ff), np.float32)

@@ -52,7 +52,7 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
 def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
     layer, cache = side.layers[index], side.caches[index]
     assert side.output is not None
-    flow = side.begin(n_tokens, n_ctx - n_tokens)
+    flow = side.begin(side.many, n_ctx - n_tokens)
     flow.limit = n_ctx
     flow.attend(layer, cache, side.tables, (), n_tokens)
     flow.predict(layer, n_tokens)
@@ -61,7 +61,7 @@ def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(*side.output, flow.x[:n_tokens], logits)
     del logits
-    flow = side.begin(1, n_ctx - 1)
+    flow = side.begin(side.one, n_ctx - 1)
     steps = [
         partial(flow.attend, layer, cache, side.tables, (), 1),
         partial(flow.predict, layer, 1),

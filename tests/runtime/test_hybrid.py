@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, no_neurons
 from powerinfer_cli.runtime import Engine, EngineOptions, cold_stream
@@ -187,6 +188,35 @@ def test_cache_types(tmp_path: Path) -> None:
     for kind, tolerance in (("f16", 0.01), ("q8_0", 0.1)):
         found = feed(open_engine(model, tmp_path, plan, type_k=kind, type_v=kind))
         assert 0 < np.abs(found - exact).max() < tolerance * exact.std()
+
+
+@pytest.mark.parametrize("case", ["llama", "falcon-7b-relu"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_recording(tmp_path: Path, case: str, sparse: bool) -> None:
+    tiny = tiny_model(case)
+    model = tiny.file.first_layers(2)
+    if sparse:
+        model = model.sparsified(random_predictors(tiny)[:2])
+    seen: list[list[np.ndarray]] = []
+    for devices in (None, [MAIN_MEMORY, 0], [0, MAIN_MEMORY], [0, 1]):
+        plan = None if devices is None else plan_of(model, devices, [1, 1], 0)
+        found: list[np.ndarray] = []
+        engine = open_engine(model, tmp_path, plan, n_batch=9)
+        engine.record(
+            PROMPT[:19], lambda layer, x, y, found=found: found.extend((np.full(1, layer), x.copy(), y.copy()))
+        )
+        seen.append(found)
+    for other in seen[1:]:
+        for ours, theirs in zip(other, seen[0], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_divided_layer_shows_nothing(tmp_path: Path) -> None:
+    tiny = tiny_model("llama-relu")
+    model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
+    engine = open_engine(model, tmp_path, plan_of(model, [0, 0], [1, 0.5], 0))
+    with pytest.raises(PowerInferError, match="divided"):
+        engine.record(PROMPT[:5], lambda *_: None)
 
 
 def test_same_output_for_any_number_of_threads(tmp_path: Path) -> None:
