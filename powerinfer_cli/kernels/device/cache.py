@@ -35,6 +35,11 @@ class DeviceCache:
     def head_dim(self) -> int:
         return self.k.shape[2]
 
+    def heads(self, part: slice) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+        """Keys and values of some heads, each with their scales; no copies."""
+        scales = [None if s is None else s[part] for s in (self.k_scales, self.v_scales)]
+        return (self.k[part], scales[0]), (self.v[part], scales[1])
+
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (self.k, self.k_scales, self.v, self.v_scales) if t is not None)

@@ -35,12 +35,12 @@ __all__ = ["Ops", "ops_for"]
 def ops_for(device: torch.device | str) -> Ops:
     """The operations for a device: Triton's kernels on CUDA and, under TRITON_INTERPRET=1, anywhere; else torch's.
 
-    `name` says which. A CUDA device without Triton, as on Windows, has torch's.
+    `name` says which. A CUDA device without Triton (as on Windows), or with one from before 3.3, has torch's.
     """
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return Ops()
     try:
         from powerinfer_cli.kernels.device.triton_ops import TritonOps
-    except ModuleNotFoundError:
+    except ImportError:
         return Ops()
     return TritonOps()

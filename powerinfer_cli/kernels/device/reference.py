@@ -212,10 +212,11 @@ class Ops:
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
         open_ = counts & (fires > 0) if activation is Activation.RELU else counts
         if gate is None:
-            value = self.activated(None, fires, activation)
+            value = self.activated(None, fires, activation, out=fires)
         else:
-            value = self.activated(fires, self._linear(up, x, up_bias), activation, relu_on_up=relu_on_up)
-        value = torch.where(open_, value, 0)
+            value = self._linear(up, x, up_bias)
+            value = self.activated(fires, value, activation, relu_on_up=relu_on_up, out=value)
+        value = value.masked_fill_(~open_, 0)  # also what is no number
         y = self._back(down_t, value)
         return y if out is None else out.copy_(y), open_.sum().view(1)
 

@@ -11,7 +11,10 @@ from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_ro
 from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import RopeStyle
 
-__all__ = ["attention", "rope_store"]
+__all__ = ["SCRATCH_NUMBERS", "attention", "rope_store"]
+
+SCRATCH_NUMBERS = 1 << 22
+"""Keys, and as many values, that are read at a time: heads of long contexts come one after the other."""
 
 
 def rope_store(
@@ -63,15 +66,15 @@ def attention(
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
     queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
-    k = read_rows(cache.k, cache.k_scales, 0, n_seen)
-    v = read_rows(cache.v, cache.v_scales, 0, n_seen)
-    # What lies behind may be no numbers, and 0 * NaN is NaN.
-    k, v = (torch.where(visible[-1].unsqueeze(1), x, 0) for x in (k, v))
-    found = F.scaled_dot_product_attention(
-        queries.reshape(1, cache.n_head_kv, group * n_token, head_dim),
-        k.unsqueeze(0),
-        v.unsqueeze(0),
-        attn_mask=visible.repeat(group, 1),
-    )
+    queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)
+    found = torch.empty_like(queries)
+    step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim))
+    for begin in range(0, cache.n_head_kv, step):
+        heads = slice(begin, begin + step)
+        k, v = (read_rows(*part, 0, n_seen) for part in cache.heads(heads))
+        # What lies behind may be no numbers, and 0 * NaN is NaN.
+        k, v = (torch.where(visible[-1].unsqueeze(1), x, 0).unsqueeze(0) for x in (k, v))
+        mask = visible.repeat(group, 1)
+        found[heads] = F.scaled_dot_product_attention(queries[heads].unsqueeze(0), k, v, attn_mask=mask).squeeze(0)
     found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
     return found if out is None else out.copy_(found)

@@ -13,6 +13,10 @@ from powerinfer_cli.kernels.device.reference_attention import attention
 __all__ = ["TritonOps"]
 
 FEW = 4  # tokens
+OLDEST = (3, 3)  # its kernels take tuples
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
+    raise ImportError(f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}")
 
 
 def _attention(

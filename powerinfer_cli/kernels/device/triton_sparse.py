@@ -69,14 +69,14 @@ def sparse_ffn(
     n, device = up.n_rows, x.device
     values = torch.empty(n, device=device)
     opened = torch.empty(n, dtype=torch.uint8, device=device)
-    tile = tile_of(up) if gate is None else min(tile_of(gate), tile_of(up), key=lambda t: t.warps)
+    gate_tile, up_tile = tile_of(gate or up), tile_of(up)
     launch(
         _values,
         (n,),
-        *(x, mask, neurons, None if gate is None else rows_of(gate), gate_bias, rows_of(up), up_bias),
-        *(values, opened, ACTIVATIONS[activation], relu_on_up),
-        *(tile.width if gate is None else tile_of(gate).width, tile_of(up).width),
-        warps=tile.warps,
+        *(x, mask, neurons, rows_of(gate or up), gate_bias, rows_of(up), up_bias),
+        *(values, opened, gate is not None, ACTIVATIONS[activation], relu_on_up),
+        *(gate_tile.width, up_tile.width),
+        warps=max(gate_tile.warps, up_tile.warps),
     )
     size = max(16, triton.next_power_of_2(triton.cdiv(n, RANGES)))
     n_ranges = triton.cdiv(n, size)
@@ -154,6 +154,7 @@ def _values(
     up_bias,
     values,
     opened,
+    GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
     GATE_WIDTH: tl.constexpr,
@@ -166,14 +167,11 @@ def _values(
     if mask is not None:
         is_open = tl.load(mask + (row if neurons is None else tl.load(neurons + row))) != 0
     if is_open:
-        if gate is None:
-            value = _one_dot(up, row, up_bias, x, UP_WIDTH)
-        else:
-            value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH)
+        value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
         if ACTIVATION == 0:
             is_open = value > 0
         value = activate(value, ACTIVATION)
-        if gate is not None:  # noqa: SIM102 - known when it is compiled
+        if GATED:  # noqa: SIM102 - known when it is compiled
             if is_open:
                 factor = _one_dot(up, row, up_bias, x, UP_WIDTH)
                 if RELU_ON_UP:

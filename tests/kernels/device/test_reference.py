@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
 from powerinfer_cli.kernels.cache import CacheType
-from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for
+from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, reference_attention
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER
@@ -199,7 +199,11 @@ def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, 
 
 @pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16])
 @pytest.mark.parametrize("n_kv", [1, 2, 6])
-def test_attention_over_the_cache(types: tuple[CacheType, CacheType], n_kv: int) -> None:
+def test_attention_over_the_cache(
+    types: tuple[CacheType, CacheType], n_kv: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one, and with heads one or two at a time."""
+    monkeypatch.setattr(reference_attention, "SCRATCH_NUMBERS", 2 * 70 * DIM)
     for n_token, n_past in PASTS:
         seen = n_past + n_token
         q, k, v = normal(n_token, 6 * DIM), normal(seen, n_kv * DIM, seed=1), normal(seen, n_kv * DIM, seed=2)
