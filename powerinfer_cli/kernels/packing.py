@@ -4,7 +4,7 @@ A slice of rows at a time, and the file's pages behind it are given back: no mor
 memory, and the slice.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from powerinfer_cli.kernels.simd import i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["pack", "packed_bytes", "packing_kernels"]
+__all__ = ["pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
 
 SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
 SLICE_NUMBERS = 1 << 20  # converted at once
@@ -55,15 +55,8 @@ def packing_kernels(kinds: Iterable[GGMLType]) -> Iterator[Kernel]:
 
 def packed_bytes(tensor: Tensor, *, repack: bool = True) -> int:
     """How much of an arena a tensor takes; 0 if its rows stay in the file. Raises GGUFError: it stores no weights."""
-    format_ = FORMATS.get(tensor.type)
-    if format_ is not None and (format_.repack is None or not repack):
-        return 0
-    if format_ is None:
-        try:
-            format_ = FORMATS[conversion(tensor.type)]
-        except GGUFError as error:
-            raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
-    return arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
+    format_ = _packed_format(tensor, repack)
+    return 0 if format_ is None else arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
 
 
 def pack(
@@ -81,18 +74,66 @@ def pack(
     Types that have no kernels are converted in any case, and a line for the user goes to `on_note`. `arena`: has
     `packed_bytes` left for them; None: they get memory of their own. Raises MemoryError.
     """
-    arena = arena or Arena(packed_bytes(tensor, repack=repack))
-    tensor = tensor.kept()
-    format_ = FORMATS.get(tensor.type)
+    format_ = _packed_format(tensor, repack)
     if format_ is None:
-        rows = _converted(tensor, team, arena, on_note, on_progress)
-    elif format_.repack is None or not repack:
-        rows = _as_in_file(tensor, format_, team)
-    else:
-        rows = _repacked(tensor, format_, team, arena, on_progress)
-    if on_progress:
-        on_progress(tensor.nbytes, tensor.nbytes)
-    return rows
+        rows = _as_in_file(tensor.kept(), FORMATS[tensor.type], team)
+        if on_progress:
+            on_progress(tensor.nbytes, tensor.nbytes)
+        return rows
+    arena = arena or Arena(packed_bytes(tensor, repack=repack))
+    n_rows, stride = tensor.n_rows, format_.row_bytes(tensor.shape[-1])
+    target = WeightRows(format_, n_rows, tensor.shape[-1], arena.take(n_rows * stride + SLACK), stride)
+    _fill(target, tensor, team, on_note, on_progress)
+    return target
+
+
+def pack_side_by_side(
+    tensors: Sequence[Tensor],
+    team: Team,
+    *,
+    arena: Arena | None = None,
+    repack: bool = True,
+    on_note: OnNote | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[WeightRows]:
+    """As `pack`, for matrices of equally many rows: first row 0 of each, one behind the other, then row 1 of each...
+
+    Where the rows of one stay in the file, so that nothing can be beside them, each matrix is packed for itself.
+    """
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
+
+    def progress(part: int, _: int) -> None:
+        if on_progress:
+            on_progress(done + part, total)
+
+    formats = [_packed_format(tensor, repack) for tensor in tensors]
+    sizes = [f.row_bytes(tensor.shape[-1]) for f, tensor in zip(formats, tensors, strict=True) if f]
+    memory, stride, place, packed = np.empty(0, np.uint8), sum(sizes), 0, []
+    together = len(sizes) == len(tensors)
+    if together:
+        n_rows = tensors[0].n_rows
+        arena = arena or Arena(arena_bytes(n_rows * stride + SLACK))
+        memory = arena.take(n_rows * stride + SLACK)
+    for format_, tensor in zip(formats, tensors, strict=True):
+        if format_ is None or not together:
+            packed.append(pack(tensor, team, arena=arena, repack=repack, on_note=on_note, on_progress=progress))
+        else:
+            packed.append(WeightRows(format_, n_rows, tensor.shape[-1], memory[place:], stride))
+            _fill(packed[-1], tensor, team, on_note, progress)
+            place += format_.row_bytes(tensor.shape[-1])
+        done += tensor.nbytes
+    return packed
+
+
+def _packed_format(tensor: Tensor, repack: bool) -> Format | None:
+    """What a tensor's rows become in memory; None: they stay in the file. Raises GGUFError: it stores no weights."""
+    format_ = FORMATS.get(tensor.type)
+    if format_ is not None:
+        return format_ if format_.repack is not None and repack else None
+    try:
+        return FORMATS[conversion(tensor.type)]
+    except GGUFError as error:
+        raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
 
 
 def _as_in_file(tensor: Tensor, format_: Format, team: Team) -> WeightRows:
@@ -104,58 +145,35 @@ def _as_in_file(tensor: Tensor, format_: Format, team: Team) -> WeightRows:
     return WeightRows(format_, len(source), tensor.shape[-1], tensor.data, tensor.row_bytes, scratch)
 
 
-def _repacked(tensor: Tensor, format_: Format, team: Team, arena: Arena, on_progress: OnProgress | None) -> WeightRows:
-    source, n_cols = tensor.rows(), tensor.shape[-1]
-    target = _Target(format_, len(source), n_cols, arena)
-    step = max(1, SLICE_BYTES // max(1, tensor.row_bytes))
+def _fill(
+    target: WeightRows, tensor: Tensor, team: Team, on_note: OnNote | None, on_progress: OnProgress | None
+) -> None:
+    """Put all rows into their place, slice by slice, converted where the target's format is not the tensor's."""
+    tensor = tensor.kept()
+    source, converted = tensor.rows(), tensor.type != target.format.type
+    if converted and on_note:
+        on_note(f"{tensor.type.name} converted to {target.format.type.name}")
+    step = SLICE_NUMBERS // max(1, target.n_cols) if converted else SLICE_BYTES // max(1, tensor.row_bytes)
+    step = max(1, step)
     for begin in range(0, len(source), step):
         part = source[begin : begin + step]
-        target.put(begin, part, team)
+        _put(target, begin, convert(part, tensor.type) if converted else part, team)
         _done(tensor, begin, begin + len(part), on_progress)
-    return target.rows()
+    if on_progress:
+        on_progress(tensor.nbytes, tensor.nbytes)
 
 
-def _converted(
-    tensor: Tensor, team: Team, arena: Arena, on_note: OnNote | None, on_progress: OnProgress | None
-) -> WeightRows:
-    try:
-        kind = conversion(tensor.type)
-        if on_note:
-            on_note(f"{tensor.type.name} converted to {kind.name}")
-        source, n_cols = tensor.rows(), tensor.shape[-1]
-        target = _Target(FORMATS[kind], len(source), n_cols, arena)
-        step = max(1, SLICE_NUMBERS // max(1, n_cols))
-        for begin in range(0, len(source), step):
-            part = source[begin : begin + step]
-            target.put(begin, convert(part, tensor.type), team)
-            _done(tensor, begin, begin + len(part), on_progress)
-    except GGUFError as error:
-        raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
-    return target.rows()
+def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
+    """GGUF rows of the target's type, from this row of the target on."""
+    place = target.data[row * target.stride :]
+    if target.format.repack is None:
+        np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
+        return
+    operands = part, part.shape[1], place, target.stride, len(part), target.n_cols, target.format.repack.address
+    team.run(assemble([Operation(repack_rows, operands)]).table)
 
 
 def _done(tensor: Tensor, begin: int, end: int, on_progress: OnProgress | None) -> None:
     tensor.drop_pages(begin * tensor.row_bytes, end * tensor.row_bytes)
     if on_progress:
         on_progress(end * tensor.row_bytes, tensor.nbytes)
-
-
-class _Target:
-    """Memory for the rows of a matrix in their kernels' layout."""
-
-    def __init__(self, format_: Format, n_rows: int, n_cols: int, arena: Arena) -> None:
-        self._format, self._n_rows, self._n_cols = format_, n_rows, n_cols
-        self._stride = format_.row_bytes(n_cols)
-        self._memory = arena.take(n_rows * self._stride + SLACK)
-
-    def put(self, row: int, part: Bytes, team: Team) -> None:
-        """GGUF rows of the target's type, from this row of the target on."""
-        place = self._memory[row * self._stride :]
-        if self._format.repack is None:
-            place[: part.size] = part.ravel()
-            return
-        operands = part, part.shape[1], place, self._stride, len(part), self._n_cols, self._format.repack.address
-        team.run(assemble([Operation(repack_rows, operands)]).table)
-
-    def rows(self) -> WeightRows:
-        return WeightRows(self._format, self._n_rows, self._n_cols, self._memory, self._stride)

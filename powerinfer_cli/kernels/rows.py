@@ -20,6 +20,7 @@ __all__ = [
     "HAS_MIN",
     "REPACK_ROW",
     "ROWS",
+    "ROW_BYTES",
     "UNPACK_ROW",
     "WeightRows",
     "axpy4_rows",
@@ -31,9 +32,10 @@ __all__ = [
 ]
 
 # The table, int64. REPACK_ROW is 0 for rows that are in their kernels' layout already; else they are as in the file,
-# and each is rearranged on use in the thread's own part of SCRATCH.
+# and each is rearranged on use in the thread's own part of SCRATCH. ROW_BYTES of a row lie together; STRIDE is more
+# where rows of other matrices are between.
 BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
-DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE = range(6, 13)
+DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, ROW_BYTES = range(6, 14)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
 axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
@@ -60,18 +62,19 @@ class WeightRows:
     n_rows: int
     n_cols: int
     data: npt.NDArray[np.uint8]
-    stride: int  # bytes from one row to the next
+    stride: int  # bytes from one row to the next; other matrices' rows may lie between
     scratch: npt.NDArray[np.uint8] | None = None  # [threads, bytes]: rows are as in the file
     table: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         f, scratch = self.format, self.scratch
-        table = np.zeros(13, np.int64)
+        table = np.zeros(14, np.int64)
         table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
         table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
         table[GROUP], table[HAS_MIN] = f.group, f.has_min
         table[DOT_ROW], table[UNPACK_ROW] = f.dot.address, f.unpack.address
         table[AXPY_ROW], table[AXPY4_ROWS] = f.axpy.address, f.axpy4.address
+        table[ROW_BYTES] = f.row_bytes(self.n_cols) if scratch is None else self.stride
         if scratch is not None and f.repack is not None:
             table[REPACK_ROW] = f.repack.address
             table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]

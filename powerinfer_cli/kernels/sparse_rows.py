@@ -10,7 +10,17 @@ from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of
 from powerinfer_cli.kernels.panels import transposer
 from powerinfer_cli.kernels.program import Operand, Operation
-from powerinfer_cli.kernels.rows import BASE, COLUMNS, ROWS, STRIDE, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.rows import (
+    BASE,
+    COLUMNS,
+    ROW_BYTES,
+    ROWS,
+    STRIDE,
+    UNPACK_ROW,
+    WeightRows,
+    row_address,
+    unpack_row,
+)
 from powerinfer_cli.kernels.simd import (
     doubled,
     f32,
@@ -99,7 +109,7 @@ def _loading(kind: Kind) -> Any:
     def load(rows, i, scratch, to, worker):
         n = rows[COLUMNS]
         row = row_address(rows, i, worker)
-        for at in range(0, rows[STRIDE], 64):
+        for at in range(0, rows[ROW_BYTES], 64):
             prefetch(rows[BASE] + (i + 1) * rows[STRIDE] + at)
         if group == 0:
             unpack_row(rows[UNPACK_ROW], row, n, 0, n, to, 0, 0)

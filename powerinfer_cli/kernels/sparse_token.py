@@ -1,6 +1,6 @@
 """The sparse FFN for one token. What the token does not need is not read; twin of `reference.sparse_ffn`.
 
-A layer's neurons are cut into PARTS, whatever the number of threads. Whoever takes a part asks the predictor, reads
+A layer's neurons are cut into parts, the same for any number of threads. Whoever takes a part asks the predictor, reads
 the gate rows of the neurons that are let through, the up rows of those whose gate is open, and adds up their down
 rows, from the first to the last, in the part's own sum. At the end the parts' sums are added in their order. So a row
 is read as a whole by one thread, and the result is always the same. Rows are scattered over memory: each is asked for
@@ -24,7 +24,7 @@ from powerinfer_cli.kernels.rows import (
     COLUMNS,
     DOT_ROW,
     REPACK_ROW,
-    ROWS,
+    ROW_BYTES,
     STRIDE,
     WeightRows,
     axpy4_rows,
@@ -51,7 +51,10 @@ from powerinfer_cli.model import Activation
 
 __all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "Told", "sparse_token"]
 
-PARTS = 32
+# How much of the neurons each part has: small ones at the end, so that no thread waits long for another.
+_SHARES = np.array([3] * 8 + [1] * 8)
+_PARTS = len(_SHARES)
+_ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
 # What statistics say of a neuron: the predictor's row is read only for those in between. (A mask of 0 and 1 says it
@@ -112,7 +115,8 @@ def sparse_token(
     """
     n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
-    sums = np.zeros((PARTS, n_embd), np.float32)
+    sums = np.zeros((_PARTS, n_embd), np.float32)
+    borders = n_ff * np.cumsum([0, *_SHARES]) // _SHARES.sum()  # int64 [_PARTS + 1]
     asked: tuple[Operand, ...] = (None, None, None, 0.0)
     if isinstance(predictor, Told):
         asked = (None, None, predictor.modes, 0.0)
@@ -124,7 +128,7 @@ def sparse_token(
         first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
     down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
     return [
-        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, -(-n_ff // PARTS), code)),
+        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders, code)),
         Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols, down.format.group)),
     ]
 
@@ -149,8 +153,8 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
             ahead = _row(fc2, i) + AHEAD_BYTES
             if asked < count:
                 ahead = _row(first, np.int64(chosen[asked])) + done
-                done += fc2[STRIDE]
-                if done >= first[STRIDE]:
+                done += fc2[ROW_BYTES]
+                if done >= first[ROW_BYTES]:
                     asked, done = asked + 1, np.int64(0)
             logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS], ahead)
             if logit >= threshold:
@@ -159,7 +163,7 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
             chosen[count] = i
             count += 1
     for k in range(asked, count):
-        fetch(_row(first, np.int64(chosen[k])), first[STRIDE])
+        fetch(_row(first, np.int64(chosen[k])), first[ROW_BYTES])
     return count
 
 
@@ -167,7 +171,8 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
 def _everything(first, begin, end, chosen):
     for i in range(begin, end):
         chosen[i - begin] = i
-    fetch(_row(first, begin), AHEAD_BYTES)
+    for i in range(begin, min(begin + _ROWS_AHEAD, end)):
+        fetch(_row(first, i), first[ROW_BYTES])
     return end - begin
 
 
@@ -187,7 +192,7 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
             ahead = _row(following, np.int64(chosen[asked]))
             asked += 1
         elif k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
-            ahead += AHEAD_BYTES
+            ahead = _row(first, i + _ROWS_AHEAD)
         value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
         if bias:
             value += f32(bias)[i]
@@ -197,7 +202,7 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
     for k in range(asked, fired):
-        fetch(_row(following, np.int64(chosen[k])), following[STRIDE])
+        fetch(_row(following, np.int64(chosen[k])), following[ROW_BYTES])
     return fired
 
 
@@ -229,7 +234,7 @@ def _add_down(rows, chosen, count, values, out_address, ahead, worker):
     for k in range(0, count, 4):
         for j in range(4):  # behind the last row: nothing of it once more
             eight[j] = _row(rows, np.int64(chosen[min(k + j, count - 1)]))
-            eight[4 + j] = ahead + (k + j) * rows[STRIDE]
+            eight[4 + j] = ahead + (k + j) * rows[ROW_BYTES]
             a[j] = values[k + j] if k + j < count else np.float32(0.0)
         axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
 
@@ -240,11 +245,11 @@ def _add_neurons(op_address, worker):
     fc2, hidden, modes, threshold = op[FIRST], op[FIRST + 1], u8(op[FIRST + 2]), float_of(op[FIRST + 3])
     first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
     second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
-    counts, down, sums, size = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], op[FIRST + 16]
-    n_ff, sum_bytes, code = first[ROWS], padded(down[COLUMNS]) * 4, op[FIRST + 17]
+    counts, down, sums, borders = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], i64(op[FIRST + 16])
+    sum_bytes, code = padded(down[COLUMNS]) * 4, op[FIRST + 17]
     part = take(op)
-    while part < PARTS:
-        begin, end = min(part * size, n_ff), min(part * size + size, n_ff)
+    while part < _PARTS:
+        begin, end = borders[part], borders[part + 1]
         chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
         if op[FIRST + 2]:
             count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
@@ -254,7 +259,7 @@ def _add_neurons(op_address, worker):
         if second:
             _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
         following = take(op)
-        ahead = _row(i64(fc2) if fc2 else first, min(following * size, n_ff - 1))
+        ahead = _row(i64(fc2) if fc2 else first, borders[min(following, _PARTS)])
         _add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
         fetch_add(counts, 0, count)
         fetch_add(counts, 1, fired)
@@ -273,7 +278,7 @@ def _add_parts(op_address, worker):
             return
         for c in range(begin, begin + _COLUMNS, 16):
             total = load_f32(sums, c)
-            for part in range(1, PARTS):
+            for part in range(1, _PARTS):
                 total = total + load_f32(sums, part * n + c)
             if group == 0:
                 store_f32(out, c, total)

@@ -181,6 +181,7 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
     if predictors and layer.fc1 is not None and layer.fc2 is not None:
         fc1, fc2 = packer.pack(layer.fc1), packer.pack(layer.fc2)
         predictor = CPUPredictor(fc1, fc2, _modes(activity, fc2.n_rows))
+    gate, up, down_t = _neurons(layer, packer, together=predictor is not None)
     return CPULayer(
         attn_norm=_norm(layer.attn_norm),
         attn_norm_2=_norm(layer.attn_norm_2) if layer.attn_norm_2 else None,
@@ -191,12 +192,27 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
         attn_k_norm=_norm(layer.attn_k_norm) if layer.attn_k_norm else None,
         attn_output=sure(layer.attn_output),
         ffn_norm=_norm(layer.ffn_norm) if layer.ffn_norm else None,
-        ffn_gate=linear(layer.ffn_gate),
-        ffn_up=sure(layer.ffn_up),
+        ffn_gate=gate,
+        ffn_up=up,
         ffn_down=linear(layer.ffn_down),
-        ffn_down_t=linear(layer.ffn_down_t),
+        ffn_down_t=down_t,
         predictor=predictor,
     )
+
+
+def _neurons(
+    layer: LayerWeights, packer: Packer, *, together: bool
+) -> tuple[Projection | None, Projection, Projection | None]:
+    """Gate, up, down_t. `together`: a neuron's rows side by side. Where few are read, here and there, memory delivers
+    a few long pieces faster than many short ones; where all are, it likes each matrix for itself.
+    """
+    linears = [one for one in (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t) if one]
+    if together:
+        packed = packer.pack_side_by_side([one.weight for one in linears])
+    else:
+        packed = [packer.pack(one.weight) for one in linears]
+    made = {id(one): Projection(rows, _vector(one.bias)) for one, rows in zip(linears, packed, strict=True)}
+    return made.get(id(layer.ffn_gate)), made[id(layer.ffn_up)], made.get(id(layer.ffn_down_t))
 
 
 def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:

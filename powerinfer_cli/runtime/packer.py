@@ -11,7 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import MadeTensor, Tensor
 from powerinfer_cli.kernels.arena import Arena
 from powerinfer_cli.kernels.formats import SLACK
-from powerinfer_cli.kernels.packing import pack, packed_bytes
+from powerinfer_cli.kernels.packing import pack_side_by_side, packed_bytes
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import aligned
@@ -43,21 +43,24 @@ class Packer:
 
     def pack(self, tensor: Tensor, chosen: npt.NDArray[np.int32] | None = None) -> WeightRows:
         """The matrix, or a matrix of its chosen rows alone."""
-        if chosen is not None:
-            tensor = _gathered(tensor, chosen)
-        rows = pack(
-            tensor,
+        return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
+
+    def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
+        """Row 0 of each, then row 1 of each..."""
+        packed = pack_side_by_side(
+            tensors,
             self._team,
             arena=self._arena,
             repack=self._repack,
             on_note=self._note_once,
             on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
         )
-        self._done += tensor.nbytes
-        if self._lock and not lock_memory(rows.data):
-            self._lock = False
-            self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
-        return rows
+        self._done += sum(tensor.nbytes for tensor in tensors)
+        for rows in packed:
+            if self._lock and not lock_memory(rows.data):
+                self._lock = False
+                self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
+        return packed
 
     def _note_once(self, line: str) -> None:
         if line not in self._notes:

@@ -14,7 +14,7 @@ from powerinfer_cli.kernels import packing
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.jit import kernel
-from powerinfer_cli.kernels.packing import pack
+from powerinfer_cli.kernels.packing import pack, pack_side_by_side
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rows import COLUMNS, ROWS, UNPACK_ROW, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.simd import i64
@@ -135,6 +135,43 @@ def test_float64_becomes_float32(team: Team) -> None:
     np.testing.assert_array_equal(numbers(pack(tensor, team), team), x.astype(np.float32))
 
 
+def test_rows_side_by_side(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SLICE_BYTES", 3000)
+    monkeypatch.setattr(packing, "SLICE_NUMBERS", 1500)
+    kinds = [GGMLType.Q4_0, GGMLType.Q6_K, GGMLType.IQ3_S]
+    tensors = [written(tmp_path / kind.name, kind, 37, 512) for kind in kinds]
+    doubles = np.random.default_rng(0).standard_normal((37, 65))
+    tensors.append(Tensor("x", GGMLType.F64, (37, 65), doubles.reshape(-1).view(np.uint8)))
+    expected = [tensor.to_float32() for tensor in tensors]
+    seen: list[tuple[int, int]] = []
+    packed = pack_side_by_side(tensors, team, on_progress=lambda done, total: seen.append((done, total)))
+    place = packed[0].data.ctypes.data
+    for rows, numbers_there, tensor in zip(packed, expected, tensors, strict=True):
+        assert rows.data.ctypes.data == place
+        place += rows.format.row_bytes(rows.n_cols)
+        exact = tensor.type is not GGMLType.IQ3_S  # which becomes Q8_0
+        alone = numbers_there if exact else numbers(pack(tensor, team), team)
+        np.testing.assert_allclose(numbers(rows, team), alone, rtol=1e-6, atol=1e-7)
+    assert {rows.stride for rows in packed} == {place - packed[0].data.ctypes.data}
+    total = sum(tensor.nbytes for tensor in tensors)
+    assert seen == sorted(seen)
+    assert {every for _, every in seen} == {total}
+    assert seen[-1] == (total, total)
+    assert len(seen) > 8
+
+
+def test_rows_that_stay_in_the_file_have_none_beside_them(team: Team, tmp_path: Path) -> None:
+    blocks = written(tmp_path / "blocks.gguf", GGMLType.Q4_0, 5, 64)
+    floats = written(tmp_path / "floats.gguf", GGMLType.F16, 5, 64)
+    apart = pack_side_by_side([blocks, floats], team)
+    assert np.shares_memory(apart[1].data, floats.data)
+    in_file = pack_side_by_side([blocks, blocks], team, repack=False)
+    assert all(np.shares_memory(rows.data, blocks.data) for rows in in_file)
+    for rows, tensor in zip([*apart, *in_file], [blocks, floats, blocks, blocks], strict=True):
+        assert rows.stride in (tensor.row_bytes, rows.format.row_bytes(64))
+        np.testing.assert_allclose(numbers(rows, team), tensor.to_float32(), rtol=1e-6, atol=1e-7)
+
+
 def test_what_stores_no_weights_is_refused() -> None:
     tensor = Tensor("counts", GGMLType.I32, (2, 4), np.zeros(32, np.uint8))
     with pytest.raises(GGUFError, match="the tensor 'counts': numbers of type I32 are no weights"):
@@ -156,7 +193,7 @@ def test_progress(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
 MEMORY = """
 import sys
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.kernels.packing import pack
+from powerinfer_cli.kernels.packing import pack, pack_side_by_side
 from powerinfer_cli.kernels.team import Team
 
 def resident():

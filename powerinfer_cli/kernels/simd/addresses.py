@@ -38,6 +38,8 @@ __all__ = [
     "u16",
 ]
 
+_SECOND_CACHE = 2  # LLVM's word for it; 3 is the first, 0 none
+
 
 def _caster(name: str, element: Any, doc: str) -> Any:
     def function(typing: Any, address: Any) -> Any:
@@ -137,13 +139,16 @@ def calling(returns: Any, *arguments: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which may be any: nothing is read from where nothing is."""
+    """Ask for the cache line at an address, which may be any: nothing is read from where nothing is.
+
+    It comes to the second cache of the core: that one waits for more lines at a time than the first, which would stall.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+        builder.call(function, [pointer, I32(0), I32(_SECOND_CACHE), I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
