@@ -61,16 +61,23 @@ def _share(number, threads, n):
 
 @kernel(OPERATION, "matvec")
 def _matvec(op_address, worker):
+    """The next share is claimed when the first byte of it is to be asked for. Behind the last share that is what lies
+    behind the matrix: where weights lie in the order of their use, it is wanted next.
+    """
     op = i64(op_address)
     rows, x, out, bias, threads = i64(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
-    n, stride = rows[ROWS], rows[STRIDE]
-    while True:
-        begin, end = _share(take(op), threads, n)
-        if begin >= n:
-            return
-        fetch(rows[BASE] + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
+    begin, end = _share(take(op), threads, n)
+    fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    while begin < n:
+        claimed, next_begin, next_end = False, end, end
         for i in range(begin, end):
-            here = rows[BASE] + i * stride
-            ahead = here + AHEAD_BYTES if here + AHEAD_BYTES < rows[BASE] + end * stride else here
+            beyond = (i - end) * stride + AHEAD_BYTES  # the end of this share
+            if beyond >= 0 and not claimed:
+                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+            ahead = base + next_begin * stride + beyond
             value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], ahead)
             out[i] = value + f32(bias)[i] if bias else value
+        if not claimed:
+            next_begin, next_end = _share(take(op), threads, n)
+        begin, end = next_begin, next_end

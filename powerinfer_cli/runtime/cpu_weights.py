@@ -177,6 +177,8 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
     def sure(one: Linear) -> Projection:
         return Projection(packer.pack(one.weight), _vector(one.bias))
 
+    # In the order of their use: while a matrix is read to its end, memory is asked for what lies behind it.
+    q, k, v, output = sure(layer.attn_q), sure(layer.attn_k), sure(layer.attn_v), sure(layer.attn_output)
     predictor = None
     if predictors and layer.fc1 is not None and layer.fc2 is not None:
         fc1, fc2 = packer.pack(layer.fc1), packer.pack(layer.fc2)
@@ -185,12 +187,12 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
     return CPULayer(
         attn_norm=_norm(layer.attn_norm),
         attn_norm_2=_norm(layer.attn_norm_2) if layer.attn_norm_2 else None,
-        attn_q=sure(layer.attn_q),
-        attn_k=sure(layer.attn_k),
-        attn_v=sure(layer.attn_v),
+        attn_q=q,
+        attn_k=k,
+        attn_v=v,
         attn_q_norm=_norm(layer.attn_q_norm) if layer.attn_q_norm else None,
         attn_k_norm=_norm(layer.attn_k_norm) if layer.attn_k_norm else None,
-        attn_output=sure(layer.attn_output),
+        attn_output=output,
         ffn_norm=_norm(layer.ffn_norm) if layer.ffn_norm else None,
         ffn_gate=gate,
         ffn_up=up,

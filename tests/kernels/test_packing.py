@@ -142,7 +142,7 @@ def test_rows_side_by_side(team: Team, tmp_path: Path, monkeypatch: pytest.Monke
     tensors = [written(tmp_path / kind.name, kind, 37, 512) for kind in kinds]
     doubles = np.random.default_rng(0).standard_normal((37, 65))
     tensors.append(Tensor("x", GGMLType.F64, (37, 65), doubles.reshape(-1).view(np.uint8)))
-    expected = [tensor.to_float32() for tensor in tensors]
+    expected = [*(tensor.to_float32() for tensor in tensors[:-1]), doubles.astype(np.float32)]
     seen: list[tuple[int, int]] = []
     packed = pack_side_by_side(tensors, team, on_progress=lambda done, total: seen.append((done, total)))
     place = packed[0].data.ctypes.data
