@@ -66,34 +66,37 @@ def sparse_ffn(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The FFN of those neurons that count, for one token. x [n_embd] -> (y [n_embd], how many fired, int64 [1])."""
-    n, device = up.n_rows, x.device
-    values = torch.empty(n, device=device)
-    opened = torch.empty(n, dtype=torch.uint8, device=device)
+    values = torch.empty(up.n_rows, device=x.device)
+    opened = torch.empty(up.n_rows, dtype=torch.uint8, device=x.device)
     gate_tile, up_tile = tile_of(gate or up), tile_of(up)
     launch(
         _values,
-        (n,),
+        (up.n_rows,),
         *(x, mask, neurons, rows_of(gate or up), gate_bias, rows_of(up), up_bias),
         *(values, opened, gate is not None, ACTIVATIONS[activation], relu_on_up),
         *(gate_tile.width, up_tile.width),
         warps=max(gate_tile.warps, up_tile.warps),
     )
+    return _weighted_sum(down_t, values, opened, out)
+
+
+def _weighted_sum(rows: PlanarRows, values: Tensor, opened: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum of those rows whose value [n_rows] is not 0, each times its value; and how many are open."""
+    n, n_cols, device = rows.n_rows, rows.n_cols, rows.device
     size = max(16, triton.next_power_of_2(triton.cdiv(n, RANGES)))
     n_ranges = triton.cdiv(n, size)
-    indices, kept = (
-        torch.empty(n_ranges, size, dtype=torch.int32, device=device),
-        torch.empty(n_ranges, size, device=device),
-    )
-    counts = torch.empty(n_ranges, 2, dtype=torch.int32, device=device)
+    indices = torch.empty(n_ranges, size, dtype=torch.int32, device=device)
+    kept = torch.empty(n_ranges, size, device=device)
+    counts = torch.empty(n_ranges, 2, dtype=torch.int32, device=device)  # listed, open
     launch(_list, (n_ranges,), values, opened, indices, kept, counts, n, size)
-    sums = torch.empty(n_ranges, up.n_cols, device=device)
-    unit = down_t.layout.group or 1
-    width = triton.next_power_of_2(min(_DOWN_COLUMNS, up.n_cols) // unit)
-    grid = (triton.cdiv(up.n_cols, width * unit), n_ranges)
-    launch(_down, grid, indices, kept, counts, sums, rows_of(down_t), size, _DOWN_ROWS, width)
-    y = torch.empty(up.n_cols, device=device) if out is None else out
+    sums = torch.empty(n_ranges, n_cols, device=device)
+    unit = rows.layout.group or 1
+    width = triton.next_power_of_2(min(_DOWN_COLUMNS, n_cols) // unit)
+    grid = (triton.cdiv(n_cols, width * unit), n_ranges)
+    launch(_down, grid, indices, kept, counts, sums, rows_of(rows), size, _DOWN_ROWS, width)
+    y = torch.empty(n_cols, device=device) if out is None else out
     fired = torch.empty(1, dtype=torch.int64, device=device)
-    launch(_total, (triton.cdiv(up.n_cols, 256),), sums, counts, y, fired, n_ranges, up.n_cols, RANGES, 256)
+    launch(_total, (triton.cdiv(n_cols, 256),), sums, counts, y, fired, n_ranges, n_cols, RANGES, 256)
     return y, fired
 
 
