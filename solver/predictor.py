@@ -132,8 +132,9 @@ def fit(
 ) -> TrainedPredictor:
     """Train from a start, set the threshold on `held`, and report on it. `on_step(done, of all)` is progress."""
     fc1, fc2 = start.predictor(options.rank)
+    fc1, fc2 = fc1.to(options.device), fc2.to(options.device)
     if options.steps:
-        fc1, fc2 = _optimise(fc1.to(options.device), fc2.to(options.device), train, options, on_step)
+        fc1, fc2 = _optimise(fc1, fc2, train, options, on_step)
     fc2 = calibrate(fc1, fc2, train, held, min(1.0, options.recall + options.margin))
     return TrainedPredictor(fc1.cpu(), fc2.cpu(), measure(fc1, fc2, held.unit_inputs(), held.labels()))
 

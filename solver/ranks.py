@@ -10,11 +10,20 @@ from solver.predictor import PredictorOptions, TrainedPredictor, fit
 from solver.samples import Samples
 from solver.start import Start, linear_start, rows_from_labels
 
-__all__ = ["Costs", "RankOptions", "candidates", "most_rank", "train_at_best_rank"]
+__all__ = [
+    "Costs",
+    "RankOptions",
+    "candidates",
+    "choose",
+    "most_rank",
+    "start_densities",
+    "train_at_best_rank",
+]
 
 MOST = 1280  # directions that are looked at; released predictors of 13B models have no more
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
 GAINED = 0.75  # what training leaves of the start's falsely predicted neurons (NOTES, "Predictors")
+SETTLED = 1.05  # of the true density: a start that lets no more through is not trained
 HELD = 2048  # tokens on which starts are compared
 TRIES = 3
 
@@ -79,7 +88,8 @@ def train_at_best_rank(
     chosen = choose(ranks, densities, true, costs, choice.most_excess, samples.n_ff)
     best: TrainedPredictor | None = None
     for _ in range(TRIES):
-        found = fit(train, held, start, replace(options, rank=chosen), on_step)
+        settled = densities[ranks.index(chosen)] <= SETTLED * true
+        found = fit(train, held, start, replace(options, rank=chosen, steps=0 if settled else options.steps), on_step)
         best = _better(best, found, choice.most_excess)
         left = [rank for rank in ranks if rank > chosen]
         if found.report.excess <= choice.most_excess or not left:
