@@ -12,8 +12,10 @@ __all__ = ["make_folder", "replacing"]
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` for what is written in the block, which then takes the place of `path`.
+
+    durable: wait until it would outlast a power failure, which may take long on a busy disk.
 
     Raises:
         PowerInferError: an OSError in the block (a full disk, a folder without write permission); nothing is left.
@@ -21,10 +23,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
     try:
         yield temporary
-        _to_disk(temporary)
+        if durable:
+            _to_disk(temporary)
         temporary.replace(path)
-        with suppress(OSError):  # a folder that does not let itself be opened
-            _to_disk(path.parent)
+        if durable:
+            with suppress(OSError):  # a folder that does not let itself be opened
+                _to_disk(path.parent)
     except OSError as error:
         raise PowerInferError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -33,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    """Make what was written last through a power failure."""
+    """Wait until it is there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

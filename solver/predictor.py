@@ -118,7 +118,7 @@ def train_predictor(
     """
     train, held = Samples.of(inputs, activations).to(options.device).split(options.validation_share)
     unit = train.unit_inputs()
-    map_rows = rows_from_labels(unit, train.labels()) if rows is None else rows
+    map_rows = rows_from_labels(unit, train) if rows is None else rows
     start = linear_start(unit, map_rows, min(options.rank, train.n_embd), options.seed)
     return fit(train, held, start, options)
 

@@ -106,7 +106,7 @@ def _start(
     unit = train.unit_inputs()
     maps = [] if rows is None else [rows]
     if rows is None or compare:
-        maps.append(rows_from_labels(unit, train.labels()))
+        maps.append(rows_from_labels(unit, train))
     starts = [linear_start(unit, one, most, options.seed) for one in maps]
     return min(starts, key=lambda start: start_densities(start, held, [most], options.recall)[0][0])
 

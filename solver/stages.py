@@ -5,10 +5,12 @@ fits, and makes anew what does not.
 """
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
@@ -73,8 +75,6 @@ class SolverModel:
         return model_fingerprint(self.gguf)
 
     def engine_options(self, **changes: Any) -> EngineOptions:
-        from dataclasses import replace
-
         return replace(self.options, n_ctx=self.n_ctx, **changes)
 
     def open_engine(self) -> Engine:
@@ -170,6 +170,7 @@ def predictor_stage(
         config, model.open_engine, train, work / "buffer", rule, collected, events, most_bytes=buffer_bytes
     )
     model.forget_engine()
+    torch.set_num_threads(model.options.threads[1])
     reports = train_layers(model.gguf, buffer, work, place.predictor, options, made_with, events)
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solver.samples import Samples
+
 __all__ = ["Start", "linear_start", "rows_from_labels"]
 
 SHIFT = 3.0  # of hidden neurons, in standard deviations
@@ -22,6 +24,7 @@ GAIN = 4.0  # of logits: where the loss is neither flat nor all in a few tokens
 RIDGE = 1e-4  # of the mean variance: directions in which residuals hardly spread
 EXTRA = 16  # directions of the random sketch beyond those wanted
 PASSES = 3  # of the sketch over the map
+CHUNK = 4096  # tokens whose labels are numbers at a time
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,17 @@ def _largest(matrix: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor, Tens
     return basis @ left[:, :most], values[:most], right[:most]
 
 
-def rows_from_labels(inputs: Tensor, labels: Tensor) -> Tensor:
+def rows_from_labels(unit: Tensor, samples: Samples) -> Tensor:
     """The map to start from where the layer's weights say nothing: labels regressed on inputs, [n_ff, n_embd].
 
-    For residuals that are spread evenly about their centre it has the direction of the true map.
+    unit: the samples' inputs at RMS 1. For residuals that are spread evenly about their centre the result has the
+    direction of the true map.
     """
-    second = inputs.T @ inputs / len(inputs)
+    second = unit.T @ unit / len(unit)
     second.diagonal().add_(1e-2 * second.diagonal().mean())
-    target = labels.float() - 0.5
-    solved: Tensor = torch.linalg.solve(second, inputs.T @ target / len(inputs))
+    together = torch.zeros(unit.shape[1], samples.n_ff, device=unit.device)
+    for begin in range(0, len(unit), CHUNK):  # labels as numbers are many
+        part = slice(begin, begin + CHUNK)
+        together += unit[part].T @ (samples[part].labels().float() - 0.5)
+    solved: Tensor = torch.linalg.solve(second, together / len(unit))
     return solved.T.contiguous()

@@ -22,10 +22,11 @@ def write_all(paths: list[Path], error: BaseException) -> None:
         raise error
 
 
-def test_a_new_file_takes_the_old_ones_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_new_file_takes_the_old_ones_place(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -77,7 +77,7 @@ def rewrite_gguf(
     _check(entries, tensors)
     alignment = source.get("general.alignment", int, 32)
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    with replacing(path) as temporary, temporary.open("wb") as out:
+    with replacing(path, durable=True) as temporary, temporary.open("wb") as out:
         out.write(SPARSE if sparse else DENSE)
         out.write(struct.pack("<IQQ", VERSION, len(tensors), len(entries)))
         out.writelines(entries)

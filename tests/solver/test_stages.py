@@ -10,6 +10,7 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.model import load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver import training
 from solver.active import ActiveRule
@@ -20,6 +21,8 @@ from solver.ranks import RankOptions
 from solver.stages import Place, SolverModel, predictor_stage, profile_stage, quality_stage, text_chunks
 from solver.training import TrainOptions
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.tiny_models import PROMPT, tiny_model
 
 OPTIONS = TrainOptions(PredictorOptions(steps=40, batch=128), RankOptions())
 ENGINE = EngineOptions(n_threads=1, reference=True)
@@ -173,7 +176,7 @@ def test_the_loss_is_measured(made: Place, dense: Path) -> None:
     assert abs(quality.loss) < 0.02
     assert quality.predicted is not None
     assert quality.active is not None
-    assert 0.05 < quality.active < quality.predicted < 0.3
+    assert 0.05 < quality.active <= quality.predicted < 0.3
 
 
 def test_a_merged_file_is_the_model_with_its_predictors(made: Place, dense: Path, tmp_path: Path) -> None:
@@ -244,3 +247,26 @@ def test_what_cannot_be_merged_is_one_line(made: Place, dense: Path, tmp_path: P
         merge(source, folder, target, LoadEvents())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "merged.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-relu", "bamboo", "falcon-7b-relu", "falcon-40b-relu", "opt", "qwen2", "llama-biases"]
+)
+def test_every_architecture_merges(name: str, tmp_path: Path) -> None:
+    """A merged file computes what its dense model does with the same predictors beside it."""
+    tiny = tiny_model(name)
+    pairs = [tuple(matrix.astype(np.float16).astype(np.float32) for matrix in pair) for pair in random_predictors(tiny)]
+    folder = tmp_path / "predictor"
+    folder.mkdir()
+    for layer, (fc1, fc2) in enumerate(pairs):
+        torch.save({"fc1.weight": torch.tensor(fc1), "fc2.weight": torch.tensor(fc2)}, folder / f"model_{layer}.pt")
+    (folder / "config.json").write_text('{"sparse_threshold": 0.25}')
+    source = tiny.file.open(tmp_path)
+    merge(source, folder, tmp_path / "merged.gguf", LoadEvents())
+    options = replace(ENGINE, n_ctx=64)
+    merged = Engine.load(open_gguf(tmp_path / "merged.gguf"), options)
+    beside = Engine.load(
+        source, options, predictors=load_predictors(folder, 2, 64, tiny.file.tensors["blk.0.ffn_up.weight"].shape[0])
+    )
+    np.testing.assert_allclose(merged.logits(PROMPT), beside.logits(PROMPT), atol=1e-4)
+    assert merged.stats.predicted == beside.stats.predicted < merged.stats.total
