@@ -186,6 +186,6 @@ def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("powerinfer_cli.runtime.cpu_backend.make_buffers", refuse)
+    monkeypatch.setattr("powerinfer_cli.runtime.cpu_side.make_buffers", refuse)
     with pytest.raises(PowerInferError, match="no memory for the model with a context of 64 tokens"):
         tiny_model("llama").file.engine(tmp_path)
