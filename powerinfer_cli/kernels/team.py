@@ -161,16 +161,21 @@ class Team:
     """`size` threads, the caller's among them. Others spin for a moment between jobs, then sleep."""
 
     def __init__(self, size: int, cores: Sequence[frozenset[int]] = ()) -> None:
-        """`cores`: which cores each thread may run on, the caller's first; empty: any."""
+        """`cores`: which cores each thread may run on, the caller's first; empty: any.
+
+        No more threads take part than there are cores, whatever the size: a thread that waits would hold the core
+        that the one it waits for needs, and every operation would take a scheduler's turn or two.
+        """
         if not 1 <= size < _MOST_THREADS:
             raise ValueError(f"a team of {size} threads")
         self.size = size
+        self._most = min(size, len(frozenset().union(*cores) if cores else _usable_cores()))
         memory = np.zeros(_SLEEPERS + (2 * size + 1) * _LINE, np.int64)
         self._control = memory[-memory.ctypes.data % 64 // 8 :]  # on a cache line's border
         address = self._control.ctypes.data
         set_up.call(address, size)
         work = follow.call
-        for worker in range(1, size):
+        for worker in range(1, self._most):
             where = cores[worker % len(cores)] if cores else None
             threading.Thread(
                 target=_serve, args=(work, self._control, worker, where), name=f"powerinfer-{worker}", daemon=True
@@ -180,10 +185,10 @@ class Team:
         self._end = weakref.finalize(self, _dismiss, self._control, size)
 
     def run(self, program: Program, threads: int = 0) -> None:
-        """Carry out a program with so many threads (0: all)."""
+        """Carry out a program with so many threads (0: all), or with as many as there are cores."""
         program[:, COUNTER] = 0
         control = self._control
-        control[_THREADS] = min(threads or self.size, self.size)
+        control[_THREADS] = min(threads or self.size, self._most)
         control[_PROGRAM], control[_LENGTH] = program.ctypes.data, len(program)
         lead.call(control.ctypes.data)
 
@@ -200,6 +205,13 @@ def _serve(work: Any, control: Program, worker: int, cores: frozenset[int] | Non
 
 def _dismiss(control: Program, size: int) -> None:
     dismiss.call(control.ctypes.data, size)
+
+
+def _usable_cores() -> frozenset[int]:
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
 
 
 def _pin(cores: frozenset[int]) -> None:

@@ -1,0 +1,153 @@
+"""A team: every piece of every operation is done once, in the program's order, by however many threads."""
+
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from powerinfer_cli.kernels import team
+from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.simd import fetch_add, i64
+from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
+from tests.helpers.kernel_data import pass_on_rung
+
+Ints = npt.NDArray[np.int64]
+
+
+@kernel(OPERATION, "test_turned_about")
+def _turned_about(address, worker):
+    """out[i] += source[n - 1 - i] + 1, so that who does not wait for the others reads what is not there yet."""
+    op = i64(address)
+    source, out, n = i64(op[FIRST]), i64(op[FIRST + 1]), op[FIRST + 2]
+    while True:
+        i = take(op)
+        if i >= n:
+            return
+        fetch_add(out, i, source[n - 1 - i] + 1)
+        fetch_add(i64(op[FIRST + 3]), worker, 1)
+
+
+class Chain:
+    """`length` operations, each over what the one before it has left; all have the same n pieces."""
+
+    def __init__(self, n: int = 101, length: int = 40) -> None:
+        self.rows = np.zeros((length + 1, n), np.int64)
+        self.done = np.zeros(64, np.int64)
+        steps = [
+            Operation(_turned_about, (self.rows[i], self.rows[i + 1], n, self.done), wait=True) for i in range(length)
+        ]
+        self.program = assemble(steps)
+
+    def run(self, by: Team, threads: int = 0) -> None:
+        self.rows[:] = 0
+        self.rows[0] = np.arange(self.rows.shape[1])
+        self.done[:] = 0
+        by.run(self.program.table, threads)
+
+    def check(self) -> None:
+        length, n = self.rows.shape
+        last = np.arange(n) if length % 2 else np.arange(n)[::-1]
+        np.testing.assert_array_equal(self.rows[-1], last + length - 1)
+        assert self.done.sum() == n * (length - 1)
+
+
+def others() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+@pytest.fixture
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than this machine may have."""
+    monkeypatch.setattr(team, "_usable_cores", lambda: frozenset(range(8)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_every_piece_is_done_once_and_in_order(size: int, many_cores: None) -> None:
+    chain, by = Chain(), Team(size)
+    for _ in range(5):
+        chain.run(by)
+        chain.check()
+        assert not chain.done[size:].any()
+    by.close()
+
+
+def test_fewer_threads_than_the_team_has(many_cores: None) -> None:
+    chain, by = Chain(), Team(4)
+    for threads in (1, 3, 2, 4, 1, 9):
+        chain.run(by, threads)
+        chain.check()
+        assert not chain.done[threads:].any()
+    by.close()
+
+
+def test_threads_that_sleep_are_woken(many_cores: None) -> None:
+    chain, by = Chain(n=5000, length=2), Team(3)
+    for _ in range(3):
+        chain.run(by)
+        chain.check()
+        time.sleep(0.1)  # far longer than they look for work
+        before = time.thread_time()
+        time.sleep(0.05)
+        assert time.thread_time() - before < 0.04  # this thread waits for none of them
+    by.close()
+
+
+def test_no_more_threads_take_part_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "_usable_cores", lambda: frozenset({0, 5}))
+    before = others()
+    chain, by = Chain(), Team(6)
+    assert by.size == 6
+    assert len(others() - before) == 1
+    chain.run(by, 5)
+    chain.check()
+    assert not chain.done[2:].any()
+    by.close()
+
+
+def test_cores_that_threads_are_kept_on_are_counted() -> None:
+    before = others()
+    here = team._usable_cores()
+    one = frozenset({min(here)})
+    by = Team(5, (one, one))
+    try:
+        assert not others() - before
+        chain = Chain()
+        chain.run(by)
+        chain.check()
+        assert team._usable_cores() == one
+    finally:
+        by.close()
+        team._pin(here)
+
+
+def test_close_ends_the_threads(many_cores: None) -> None:
+    before = others()
+    by = Team(5)
+    assert len(others() - before) == 4
+    Chain().run(by)
+    by.close()
+    by.close()
+    until = time.monotonic() + 20
+    while others() - before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not others() - before
+
+
+def test_a_program_without_operations_ends(many_cores: None) -> None:
+    by = Team(3)
+    by.run(assemble([]).table)
+    by.close()
+
+
+@pytest.mark.parametrize("size", [0, -1, 1 << 10])
+def test_sizes_that_make_no_sense(size: int) -> None:
+    with pytest.raises(ValueError, match="a team of"):
+        Team(size)
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung)
