@@ -53,7 +53,9 @@ _ROOM = _BLOCK + 16  # for a token's list of a block's neurons
 
 @dataclass(frozen=True)
 class SparseWorkspace:
-    """What the sparse FFN needs besides its operands; operations of one program share it."""
+    """What the sparse FFN needs besides its operands; operations of one program share it. Values lie where logits
+    were.
+    """
 
     logits: npt.NDArray[np.float32]  # [tokens, n_ff]
     counts: npt.NDArray[np.int32]  # [n_ff]: tokens in a neuron's list
@@ -73,12 +75,13 @@ def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> 
     blocks = -(-n_ff // _BLOCK)
     turned = [aligned(blocks * tokens * _ROOM * 4, huge=True) for _ in range(2)]
     room = tokens // 32 * 32 + 48  # an odd number of cache lines, or lists would get into each other's way
-    lists = [aligned(n_ff * room * 4, huge=True) for _ in range(2)]
+    tokens_of, logits = aligned(n_ff * room * 4, huge=True), tokens * n_ff * 4
+    values = aligned(max(n_ff * room * 4, logits + 256), huge=True)  # for logits: 64 are read at a time
     return SparseWorkspace(
-        aligned(tokens * n_ff * 4 + 256)[:-256].view(np.float32).reshape(tokens, n_ff),  # 64 are read at a time
+        values[:logits].view(np.float32).reshape(tokens, n_ff),
         np.zeros(n_ff, np.int32),
-        lists[0].view(np.int32).reshape(n_ff, room),
-        lists[1].view(np.float32).reshape(n_ff, room),
+        tokens_of.view(np.int32).reshape(n_ff, room),
+        values[: n_ff * room * 4].view(np.float32).reshape(n_ff, room),
         np.zeros((blocks, tokens), np.int32),
         turned[0].view(np.int32).reshape(blocks, tokens, _ROOM),
         turned[1].view(np.float32).reshape(blocks, tokens, _ROOM),

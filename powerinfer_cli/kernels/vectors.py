@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats import padded, record_bytes
 
-__all__ = ["N_PAST", "N_TOKENS", "Vectors", "aligned", "make_vectors"]
+__all__ = ["N_PAST", "N_TOKENS", "Vectors", "aligned", "make_records", "make_vectors"]
 
 _HUGE_PAGE = 2 << 20
 
@@ -34,8 +34,12 @@ class Vectors:
 def make_vectors(n_tokens: int, n: int, *, records: bool = True) -> Vectors:
     """Vectors of zeros."""
     floats = aligned(n_tokens * padded(n) * 4).view(np.float32).reshape(n_tokens, padded(n))
-    made = aligned(n_tokens * record_bytes(n)).reshape(n_tokens, -1) if records else np.empty((0, 0), np.uint8)
-    return Vectors(n, floats, made)
+    return Vectors(n, floats, make_records(n_tokens, n) if records else np.empty((0, 0), np.uint8))
+
+
+def make_records(n_tokens: int, n: int) -> npt.NDArray[np.uint8]:
+    """[tokens, record_bytes(n)] zeros."""
+    return aligned(n_tokens * record_bytes(n)).reshape(n_tokens, -1)
 
 
 def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """The operations of a forward pass, layer by layer: once for a single token, once for a batch of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
 from powerinfer_cli.kernels.sparse_batch import SparseWorkspace, make_sparse_workspace, sparse_batch
 from powerinfer_cli.kernels.sparse_token import Neurons, Predictor, sparse_token
-from powerinfer_cli.kernels.vectors import Vectors, make_vectors
+from powerinfer_cli.kernels.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime.cpu_weights import CPULayer, CPUNorm, CPUWeights, Projection
 
@@ -29,7 +29,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Buffers:
-    """What flows through a layer, for up to so many tokens. Layers share it."""
+    """What flows through a layer, for up to so many tokens. Layers share it.
+
+    Of a batch, what is never needed at the same time shares memory: q, projected and ffn; normed and attended; up and
+    value.
+    """
 
     state: Ints  # [2]: tokens in the batch, tokens before it
     ids: npt.NDArray[np.int32]
@@ -58,22 +62,32 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buf
     def plain(n: int) -> Vectors:
         return make_vectors(n_tokens, n, records=False)
 
+    def alias(made: Vectors, n: int) -> bool:
+        return n_tokens > 1 and made.n == n
+
+    # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
+    parallel = any(layer.ffn_norm is None for layer in weights.layers)
+    q, normed, up = plain(s.n_q), make_vectors(n_tokens, s.n_embd), plain(dense)
+    projected = q if alias(q, s.n_embd) else plain(s.n_embd)
+    ffn = projected if alias(projected, s.n_embd) and not parallel else plain(s.n_embd)
+    attended = normed if alias(normed, s.n_q) and not parallel else make_vectors(n_tokens, s.n_q)
+    value = replace(up, records=make_records(n_tokens, dense)) if n_tokens > 1 else make_vectors(n_tokens, dense)
     return Buffers(
         state=np.zeros(2, np.int64),
         ids=np.zeros(n_tokens, np.int32),
         x=make_vectors(n_tokens, s.n_embd, records=bool(predictors)),
-        normed=make_vectors(n_tokens, s.n_embd),
+        normed=normed,
         normed_2=make_vectors(n_tokens, s.n_embd),
-        q=plain(s.n_q),
+        q=q,
         k=plain(s.n_kv),
         v=plain(s.n_kv),
-        attended=make_vectors(n_tokens, s.n_q),
-        projected=plain(s.n_embd),
+        attended=attended,
+        projected=projected,
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
         gate=plain(dense),
-        up=plain(dense),
-        value=make_vectors(n_tokens, dense),
-        ffn=plain(s.n_embd),
+        up=up,
+        value=value,
+        ffn=ffn,
         counts=np.zeros(2, np.int64),
     )
 

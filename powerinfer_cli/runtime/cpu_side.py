@@ -14,8 +14,10 @@ from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
 from powerinfer_cli.model import Weights
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Logits, Parts
+from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu_program import Buffers, Writer, make_buffers, make_room
-from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, with_scratch
+from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.packed_cache import PackedCache
 from powerinfer_cli.runtime.packer import Packer
@@ -46,7 +48,15 @@ class CPUSide:
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
         self.team = Team(max(options.threads), options.cores)
-        packer = Packer(self.team, tensors, repack=options.repack, lock=options.mlock, events=parts.events)
+        packer = Packer(
+            self.team,
+            tensors,
+            tables=tables(parts.weights),
+            besides=kv_bytes(config, self.n_ctx, *types, n_layer=len(self.layers)),
+            repack=options.repack,
+            lock=options.mlock,
+            events=parts.events,
+        )
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
         self.weights = pack_weights(
@@ -121,8 +131,12 @@ class CPUSide:
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is not compiled yet. A full disk is worth a word."""
+        wanted = list(kernels)
+        if all(kernel.ready for kernel in wanted):
+            return
         before = not_kept()
-        prepare(kernels, lambda done, total: self._events.progress(COMPILING, done, total))
+        prepare(wanted, lambda done, total: self._events.progress(COMPILING, done, total))
+        forget_code("llvmlite")  # 50 MB that are not used again
         after = not_kept()
         if after is not None and before is None:
             self._events.note(f"warning: compiled kernels cannot be kept ({after}): they serve this run only")

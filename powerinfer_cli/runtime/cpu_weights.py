@@ -24,6 +24,7 @@ __all__ = [
     "Projection",
     "matrices",
     "pack_weights",
+    "tables",
     "with_scratch",
 ]
 
@@ -121,6 +122,12 @@ def matrices(weights: Weights, plan: Plan, *, predictors: bool, repack: bool) ->
         yield from (linear.weight for linear in (*linears, layer.ffn_down, layer.ffn_down_t) if linear)
         if predictors:
             yield from (tensor for tensor in (layer.fc1, layer.fc2) if tensor is not None)
+
+
+def tables(weights: Weights) -> list[Tensor]:
+    """Of which a token needs one row: embeddings, unless they are the head's weights as well."""
+    found = [] if weights.output.weight is weights.token_embd else [weights.token_embd]
+    return found if weights.position_embd is None else [*found, weights.position_embd]
 
 
 def pack_weights(

@@ -46,8 +46,9 @@ class Engine:
         self.config, weights = load_model(gguf, predictors)
         self.options = options
         self.stats = SparsityStats()
-        n_ctx = context_size(self.config, options)
         self._plan = plan if plan is not None and plan.gpus else None
+        packed = options.repack and not options.reference and self._plan is None
+        n_ctx = context_size(self.config, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
         parts = Parts(self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents())
         try:
             self._backend = self._start(parts)
@@ -192,8 +193,9 @@ class Engine:
         self._ids += ids
 
 
-def context_size(config: ModelConfig, options: EngineOptions) -> int:
-    """Positions to keep: what was asked for, or the training context, or what fits half of the free memory.
+def context_size(config: ModelConfig, options: EngineOptions, weights: int) -> int:
+    """Positions to keep: what was asked for, or the training context, or what fits half of the memory that so many
+    bytes of weights leave.
 
     Raises:
         PowerInferError: more than memory holds, or than a model with learned positions knows.
@@ -201,7 +203,7 @@ def context_size(config: ModelConfig, options: EngineOptions) -> int:
     free, wanted = available_memory(), options.n_ctx
     types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
     if wanted == 0:
-        fitting = free // 2 // kv_bytes(config, 1, *types)
+        fitting = max(0, free - weights) // 2 // kv_bytes(config, 1, *types)
         return max(1, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
     if config.rope is None and wanted > config.n_ctx_train:
         raise PowerInferError(f"-c {wanted}: the model knows only {config.n_ctx_train} positions")

@@ -15,6 +15,7 @@ from powerinfer_cli.kernels.packing import pack_side_by_side, packed_bytes
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import aligned
+from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import LoadEvents
 
 __all__ = ["PACKING", "Packer", "first_rows"]
@@ -23,18 +24,32 @@ PACKING = "loading weights"
 
 
 class Packer:
-    """`tensors`: all that will be packed, to know how much there is to do.
+    """`tensors`: all that will be packed, to know how much there is to do. `tables`: those of which a token needs one
+    row, not all; they stay in the file where their type has kernels. `besides`: bytes that will be needed, too.
 
     Raises PowerInferError: a type that stores no weights, or too little memory.
     """
 
-    def __init__(self, team: Team, tensors: Sequence[Tensor], *, repack: bool, lock: bool, events: LoadEvents) -> None:
+    def __init__(
+        self,
+        team: Team,
+        tensors: Sequence[Tensor],
+        *,
+        tables: Sequence[Tensor] = (),
+        besides: int = 0,
+        repack: bool,
+        lock: bool,
+        events: LoadEvents,
+    ) -> None:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
+        self._tables = {tensor.name for tensor in tables}
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
         self._notes: set[str] = set()
+        needed = sum(packed_bytes(tensor, repack=self._repacks(tensor)) for tensor in tensors)
+        _check_memory(needed, besides, advise_file=repack)
         try:
-            self._arena = Arena(sum(packed_bytes(tensor, repack=repack) for tensor in tensors))
+            self._arena = Arena(needed)
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the weights ({self._total / 2**30:.1f} GiB): try --no-repack, which reads them "
@@ -46,12 +61,12 @@ class Packer:
         return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
 
     def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
-        """Row 0 of each, then row 1 of each..."""
+        """Row 0 of each, then row 1 of each... A table comes alone."""
         packed = pack_side_by_side(
             tensors,
             self._team,
             arena=self._arena,
-            repack=self._repack,
+            repack=self._repacks(tensors[0]),
             on_note=self._note_once,
             on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
         )
@@ -62,10 +77,29 @@ class Packer:
                 self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
         return packed
 
+    def _repacks(self, tensor: Tensor) -> bool:
+        return self._repack and tensor.name not in self._tables
+
     def _note_once(self, line: str) -> None:
         if line not in self._notes:
             self._notes.add(line)
             self._events.note(line)
+
+
+def _check_memory(weights: int, besides: int, *, advise_file: bool) -> None:
+    """Raises PowerInferError: the system would end the process before all of it is filled."""
+    free = available_memory()
+    if weights + besides <= free:
+        return
+    advice = "--no-repack, which leaves weights in the file, " if advise_file else ""
+    raise PowerInferError(
+        f"the weights need {_size(weights)} and the context {_size(besides)}, but only {_size(free)} are free: "
+        f"try {advice}a smaller -c or a smaller model"
+    )
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
 
 
 def first_rows(tensor: Tensor, count: int) -> Tensor:

@@ -76,10 +76,11 @@ def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatc
     gguf = tiny_model("llama").file.with_metadata(context_length=1 << 20).open(tmp_path)
     one = kv_bytes(Engine.load(gguf, EngineOptions(n_ctx=1)).config, 1, "f16", "f16")
     assert one == 2 * 2 * 2 * 2 * 16  # keys and values, float16, layers, heads, dimensions
-    monkeypatch.setattr(engine_module, "available_memory", lambda: 2 * one * 1000)
+    weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
+    monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * one * 1000)
     assert Engine.load(gguf, EngineOptions()).n_ctx == 768
-    with pytest.raises(PowerInferError, match=r"-c 2001: the KV cache needs .* GiB"):
-        Engine.load(gguf, EngineOptions(n_ctx=2001))
+    with pytest.raises(PowerInferError, match=r"-c 99999: the KV cache needs .* GiB"):
+        Engine.load(gguf, EngineOptions(n_ctx=99999))
 
 
 def test_learned_positions_end(tmp_path: Path) -> None:
