@@ -1,5 +1,6 @@
 """`powerinfer bench`: how fast models run here, and how near that is to what memory allows."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from powerinfer_cli.commands.bench_plan import Setup, Workload, parse_numbers, p
 from powerinfer_cli.commands.flags import MOST_THREADS, ModelFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
-from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
+from powerinfer_cli.commands.machine_flags import MachineFlags, Strict, with_machine
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Terminal
@@ -144,7 +145,7 @@ def _measure(
 
     terminal = Terminal(color=False, quiet=False)
     say = terminal.tell if run.progress else lambda line: None
-    out = printer(run.output, _write, _varied(wanted))
+    out = printer(run.output, _write, _varied(wanted) | _chosen(machine))
     n_ctx = max(test.n_ctx for test in plan)
     options = [with_machine(options_for(setup, n_ctx), machine) for setup in wanted]
     number, total = 0, len(wanted) * len(plan)
@@ -196,6 +197,20 @@ def _varied(wanted: Sequence[Setup]) -> set[str]:
     """What a table's reader must be told of the setups: fields that differ, and those that were chosen."""
     default = {"n_batch": "2048", "n_ubatch": "512", "type_k": "f16", "type_v": "f16"}
     return {name for name, usual in default.items() if {str(getattr(s, name)) for s in wanted} != {usual}}
+
+
+def _chosen(machine: MachineFlags) -> set[str]:
+    """The same of the machine and of the instructions."""
+    pinned = machine.cpu_mask is not None or machine.cpu_range is not None or machine.numa is not None
+    chosen = {
+        "rung": bool(os.environ.get("POWERINFER_CPU")),
+        "cpu_mask": pinned,
+        "cpu_strict": machine.cpu_strict is Strict.ON,
+        "repack": not machine.repack,
+        "mlock": machine.mlock,
+        "reference": machine.reference,
+    }
+    return {name for name, differs in chosen.items() if differs}
 
 
 def _write(text: str) -> None:

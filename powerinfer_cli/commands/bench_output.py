@@ -81,6 +81,12 @@ _COLUMNS: list[tuple[str, int, Callable[[Result], str]]] = [
     ("n_ubatch", 8, lambda r: str(r.setup.n_ubatch)),
     ("type_k", 6, lambda r: r.setup.type_k),
     ("type_v", 6, lambda r: r.setup.type_v),
+    ("rung", -4, lambda r: r.how["rung"]),
+    ("cpu_mask", 8, lambda r: r.how["cpu_mask"]),
+    ("cpu_strict", 10, lambda r: str(int(r.how["cpu_strict"]))),
+    ("repack", 6, lambda r: str(int(r.how["repack"]))),
+    ("mlock", 5, lambda r: str(int(r.how["mlock"]))),
+    ("reference", 9, lambda r: str(int(r.how["reference"]))),
     ("test", 15, lambda r: r.test.name),
     ("t/s", 20, lambda r: f"{r.avg_ts:.2f} \u00b1 {r.stddev_ts:.2f}"),
     ("MB/token", 8, lambda r: _number(r.bytes_per_token, 1e-6, ".1f")),
@@ -92,13 +98,26 @@ _COLUMNS: list[tuple[str, int, Callable[[Result], str]]] = [
 ]
 
 
+_OPTIONAL = {
+    "n_batch",
+    "n_ubatch",
+    "type_k",
+    "type_v",
+    "rung",
+    "cpu_mask",
+    "cpu_strict",
+    "repack",
+    "mlock",
+    "reference",
+}
+
+
 class _Markdown(Printer):
     """`optional` columns are left out unless named: they are the same in every row."""
 
     def __init__(self, write: Write, optional: set[str]) -> None:
         super().__init__(write)
-        left_out = {"n_batch", "n_ubatch", "type_k", "type_v"} - optional
-        self._columns = [column for column in _COLUMNS if column[0] not in left_out]
+        self._columns = [column for column in _COLUMNS if column[0] not in _OPTIONAL - optional]
 
     def begin(self) -> None:
         self.write(self._line([_padded(heading, width) for heading, width, _ in self._columns]))

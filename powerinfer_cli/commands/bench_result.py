@@ -1,7 +1,7 @@
 """What one test of `powerinfer bench` found, by llama-bench's field names where it has them."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,9 +47,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. Shares are 0..1; None where there is nothing to tell (prompts, dense models)."""
+    """One test. Shares are 0..1; None where there is nothing to tell (prompts, dense models). `how`: `how_run`'s."""
 
     setup: Setup
+    how: Mapping[str, Any]
     facts: ModelFacts
     test: Workload
     test_time: str
@@ -83,7 +84,7 @@ class Result:
         return self.bytes_per_second / self.bandwidth
 
     def fields(self) -> dict[str, Any]:
-        """For CSV and JSON; the last ones are llama-bench's own no more."""
+        """For CSV and JSON; from `rung` on they are not llama-bench's any more."""
         setup, test = self.setup, self.test
         return {
             "cpu_info": cpu_info(),
@@ -96,9 +97,12 @@ class Result:
             "n_batch": setup.n_batch,
             "n_ubatch": setup.n_ubatch,
             "n_threads": setup.n_threads,
+            "cpu_mask": self.how["cpu_mask"],
+            "cpu_strict": self.how["cpu_strict"],
             "type_k": setup.type_k,
             "type_v": setup.type_v,
             "n_gpu_layers": 0,
+            "use_mmap": self.how["use_mmap"],
             "n_prompt": test.n_prompt,
             "n_gen": test.n_gen,
             "n_depth": test.n_depth,
@@ -107,6 +111,10 @@ class Result:
             "stddev_ns": round(_stddev(self.samples_ns)),
             "avg_ts": self.avg_ts,
             "stddev_ts": self.stddev_ts,
+            "rung": self.how["rung"],
+            "repack": self.how["repack"],
+            "mlock": self.how["mlock"],
+            "reference": self.how["reference"],
             "bytes_per_token": None if self.bytes_per_token is None else round(self.bytes_per_token),
             "gb_per_s": _giga(self.bytes_per_second),
             "bandwidth_gb_per_s": _giga(self.bandwidth),

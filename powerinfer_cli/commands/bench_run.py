@@ -1,10 +1,11 @@
 """Running the tests of `powerinfer bench` on an engine."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
@@ -28,6 +30,7 @@ class Bench:
     """A loaded model. `interrupt` is looked at between tokens."""
 
     setup: Setup
+    how: Mapping[str, Any]
     facts: ModelFacts
     traffic: Traffic
     engine: Engine
@@ -70,7 +73,16 @@ class Bench:
             shares = (1.0, 1.0) if active is None or predicted is None else (predicted, active)
             n_bytes = self.traffic.per_token(positions, *shares)
         return Result(
-            self.setup, self.facts, test, test_time, samples, n_bytes, bandwidth, active=active, predicted=predicted
+            self.setup,
+            self.how,
+            self.facts,
+            test,
+            test_time,
+            samples,
+            n_bytes,
+            bandwidth,
+            active=active,
+            predicted=predicted,
         )
 
     def _bandwidth(self) -> float:
@@ -109,6 +121,25 @@ def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
     )
 
 
+def how_run(options: EngineOptions) -> dict[str, Any]:
+    """What a figure depends on besides the tests: cores and instructions, and where weights are read from.
+
+    cpu_mask is 0x0 where threads may run on any core; with --numa it has the cores of the chosen nodes.
+    """
+    cores: frozenset[int] = frozenset().union(*options.cores)
+    strict = bool(options.cores) and all(len(group) == 1 for group in options.cores)
+    in_file = not options.repack and not options.reference
+    return {
+        "cpu_mask": hex(sum(1 << core for core in cores)),
+        "cpu_strict": strict,
+        "use_mmap": in_file,
+        "rung": "" if options.reference else str(RUNG),
+        "repack": not in_file and not options.reference,
+        "mlock": options.mlock,
+        "reference": options.reference,
+    }
+
+
 def open_bench(
     setup: Setup,
     options: EngineOptions,
@@ -125,4 +156,4 @@ def open_bench(
     activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
     asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
     traffic = count_traffic(weights, config, setup.type_k, setup.type_v, asked)
-    return Bench(setup, ModelFacts.of(gguf, config), traffic, engine, interrupt)
+    return Bench(setup, how_run(options), ModelFacts.of(gguf, config), traffic, engine, interrupt)

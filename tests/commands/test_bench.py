@@ -2,21 +2,24 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from powerinfer_cli.commands import bench_run
+from powerinfer_cli.kernels.jit import RUNG
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.main_cli import Process, powerinfer
 
 LLAMA_BENCH = [
     *("cpu_info", "gpu_info", "backends", "model_filename", "model_type", "model_size", "model_n_params"),
-    *("n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "n_gpu_layers"),
+    *("n_batch", "n_ubatch", "n_threads", "cpu_mask", "cpu_strict", "type_k", "type_v", "n_gpu_layers", "use_mmap"),
     *("n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts"),
 ]
 OURS = [
+    *("rung", "repack", "mlock", "reference"),
     *("bytes_per_token", "gb_per_s", "bandwidth_gb_per_s", "percent_of_bandwidth"),
     *("active_neurons", "predicted_neurons"),
 ]
@@ -49,6 +52,34 @@ def test_a_table_tells_what_varies(words: str) -> None:
     assert " type_k " in header
     assert " n_batch " not in header
     assert len(done.out.splitlines()) == 2 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], {"cpu_mask": "0x0", "cpu_strict": False, "use_mmap": False, "repack": True, "reference": False}),
+        (["--no-repack"], {"use_mmap": True, "repack": False, "rung": str(RUNG)}),
+        (["-C", "0x1", "--cpu-strict", "1"], {"cpu_mask": "0x1", "cpu_strict": True}),
+        (["--mlock"], {"mlock": True}),
+        (["--reference"], {"reference": True, "repack": False, "use_mmap": False, "rung": ""}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_rows_tell_how_they_were_measured(words: str, flags: list[str], told: dict[str, object]) -> None:
+    before = os.sched_getaffinity(0)
+    command = ["bench", "-m", words, "-p", "0", "-n", "1", "-r", "1", "-t", "1", *flags]
+    try:
+        (line,) = powerinfer(*command, "-o", "jsonl").out.splitlines()
+        table = powerinfer(*command).out
+    finally:
+        os.sched_setaffinity(0, before)
+    row = json.loads(line)
+    assert {name: row[name] for name in told} == told
+    header = [cell.strip() for cell in table.splitlines()[0].split("|")]
+    optional = {"cpu_mask", "cpu_strict", "repack", "mlock", "reference"}
+    usual = {"cpu_mask": "0x0", "cpu_strict": False, "repack": True, "mlock": False, "reference": False}
+    shown = {name for name in optional if row[name] != usual[name]} - ({"repack"} if "--reference" in flags else set())
+    assert optional & set(header) == shown
 
 
 def test_json_has_llama_benchs_fields(words: str) -> None:

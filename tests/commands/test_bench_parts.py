@@ -9,10 +9,12 @@ import pytest
 from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench_plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.bench_result import ModelFacts, Result
+from powerinfer_cli.commands.bench_run import how_run
 from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.runtime import EngineOptions
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
 
@@ -124,6 +126,7 @@ def test_a_tied_head_is_read_whole(tmp_path: Path) -> None:
 def result(**changes: object) -> Result:
     values = {
         "setup": Setup(Path("m.gguf"), 2048, 512, "f16", "f16", 2),
+        "how": how_run(EngineOptions()),
         "facts": ModelFacts("llama 1.1B Q4_0", 1 << 30, 1_100_000_000),
         "test": Workload(0, 10, 0),
         "test_time": "2026-01-01T00:00:00Z",
