@@ -68,9 +68,10 @@ def values_for(kind: GGMLType, x: Vectors) -> Floats:
     return (q * d.repeat(32, axis=1))[:, : x.n]
 
 
-def pass_on_rung(path: str, rung: str) -> None:
-    """Run a test file's tests again on a lower rung, but for those that do so themselves."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", "not rung"]
+def pass_on_rung(path: str, rung: str, which: str = "") -> None:
+    """Run a test file's tests again on a lower rung, or some of them, as -k says; not those that do so themselves."""
+    chosen = f"not rung and ({which})" if which else "not rung"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", chosen]
     done = subprocess.run(
         command, env=os.environ | {"POWERINFER_CPU": rung}, capture_output=True, text=True, check=False, timeout=600
     )

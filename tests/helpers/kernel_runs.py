@@ -6,8 +6,8 @@ import numpy as np
 
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import Vectors, make_vectors
+from tests.helpers.teams import team_of
 
 
 def state_of(n_tokens: int, n_past: int = 0) -> np.ndarray:
@@ -17,7 +17,7 @@ def state_of(n_tokens: int, n_past: int = 0) -> np.ndarray:
 def run(*operations: Operation, threads: int = 1) -> None:
     """Carry out operations one after the other."""
     program = assemble(operations)
-    team = Team(threads)
+    team = team_of(threads)
     team.run(program.table)
     team.close()
 

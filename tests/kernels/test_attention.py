@@ -10,6 +10,7 @@ from powerinfer_cli.kernels.cache import BLOCK, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.rope import rope
 from powerinfer_cli.kernels.vectors import Vectors
+from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of
 
 TOLERANCE = {CacheType.F32: 2e-6, CacheType.F16: 2e-3, CacheType.Q8_0: 3e-2}
@@ -123,3 +124,9 @@ def test_a_long_context() -> None:
     cache = poisoned(shape_of(2, 1, 16, n), CacheType.F32, CacheType.F32)
     fill(cache, k, v)
     np.testing.assert_allclose(attend(cache, q, n - 2), wanted(q, k, v), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "test_types or change_no_bit or far_apart")

@@ -10,6 +10,7 @@ from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.vectors import aligned
 from powerinfer_cli.model import POSITION_OFFSET
+from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, poisoned_vectors, run, state_of
 from tests.helpers.matrices import random_rows
 
@@ -60,3 +61,9 @@ def test_odd_widths(kind: GGMLType) -> None:
     run(embed(state_of(2), rows, np.array([4, 1], np.int32), out))
     np.testing.assert_array_equal(out.floats[:, :75], numbers[[4, 1]])
     assert not out.floats[:, 75:].any()
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "odd_widths or learned_positions")

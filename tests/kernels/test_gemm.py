@@ -9,11 +9,11 @@ from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.gemm import Product, gemm, make_workspace
 from powerinfer_cli.kernels.program import assemble
 from powerinfer_cli.kernels.rows import WeightRows
-from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import Vectors
 from tests.helpers.kernel_data import pass_on_rung, random_vectors, values_for, weight_rows
+from tests.helpers.teams import team_of
 
-TEAM = Team(3)
+TEAM = team_of(3)
 F32 = npt.NDArray[np.float32]
 
 

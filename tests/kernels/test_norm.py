@@ -8,6 +8,7 @@ from powerinfer_cli.kernels import reference
 from powerinfer_cli.kernels.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.model import NormKind
+from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import check_records, on_any_team, poisoned_vectors, rows_of, run, state_of, vectors_of
 
 SIZES = [1, 15, 100, 512, 1000, 2048]
@@ -109,3 +110,9 @@ def test_quantise(n: int, relu: bool) -> None:
     on_any_team(make)
     np.testing.assert_array_equal(results[0].floats[:, :n], np.maximum(x, 0) if relu else x)
     check_records(results[0])
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "add_norm or quantise")

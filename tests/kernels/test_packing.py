@@ -19,7 +19,9 @@ from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rows import COLUMNS, ROWS, UNPACK_ROW, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.simd import i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
+from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.matrices import random_rows, stored, weight_types
+from tests.helpers.teams import team_of
 
 CONVERTED = [kind for kind in weight_types() if kind not in FORMATS]
 KINDS = [GGMLType.Q4_0, GGMLType.Q5_1, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.MXFP4, GGMLType.F16]
@@ -64,7 +66,7 @@ def written(path: Path, kind: GGMLType, n_rows: int, n: int) -> Tensor:
 
 @pytest.fixture(params=[1, 3])
 def team(request: pytest.FixtureRequest) -> Team:
-    return Team(request.param)
+    return team_of(request.param)
 
 
 @pytest.mark.parametrize("repack", [True, False])
@@ -218,3 +220,9 @@ def test_memory_stays_below_a_quarter_more_than_the_file(tmp_path: Path) -> None
     command = [sys.executable, "-c", MEMORY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert 1 <= float(done.stdout) < 1.25 + packing.SLICE_BYTES / n_bytes
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "part_of_a_tensor or side_by_side or test_conversion")

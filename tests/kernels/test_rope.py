@@ -9,6 +9,7 @@ from powerinfer_cli.kernels.cache import BLOCK, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
 from powerinfer_cli.model import RopeStyle
+from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, rows_of, run, state_of
 
 EPS = 1e-6
@@ -94,3 +95,9 @@ def test_what_storing_loses(kind: CacheType, most: float) -> None:
         scale = np.abs(groups) if kind is CacheType.F16 else np.abs(groups).max(-1, keepdims=True)
         error = np.abs(stored[9:].reshape(groups.shape) - groups)
         assert (error <= scale * (most + 2**-11 * (kind is CacheType.Q8_0))).all()
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "test_rope or storing_loses")

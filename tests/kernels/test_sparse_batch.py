@@ -12,13 +12,13 @@ from powerinfer_cli.kernels.gemm import make_workspace
 from powerinfer_cli.kernels.program import assemble
 from powerinfer_cli.kernels.sparse_batch import make_sparse_workspace, sparse_batch
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, Predictor, Told
-from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import Vectors
 from powerinfer_cli.model import Activation
 from tests.helpers.kernel_data import pass_on_rung, random_vectors
 from tests.helpers.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.teams import team_of
 
-TEAM = Team(3)
+TEAM = team_of(3)
 
 
 def run(

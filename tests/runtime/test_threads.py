@@ -144,11 +144,11 @@ def test_threads_stay_where_they_are_put() -> None:
     try:
         deadline = threading.Event()
         for _ in range(200):
-            found = allowed(["powerinfer-1", "powerinfer-2"])
-            if found == {"powerinfer-1": where[1], "powerinfer-2": where[0]}:
+            found = allowed(["powerinfer-1"])
+            if found == {"powerinfer-1": where[1]}:
                 break
             deadline.wait(0.02)  # the threads pin themselves once they run
-        assert found == {"powerinfer-1": where[1], "powerinfer-2": where[0]}
+        assert found == {"powerinfer-1": where[1]}
         assert os.sched_getaffinity(0) == where[0]
     finally:
         team.close()

@@ -1,0 +1,14 @@
+"""Teams for tests: of as many threads as asked for, though this machine may have fewer cores."""
+
+from unittest import mock
+
+from powerinfer_cli.kernels import team
+from powerinfer_cli.kernels.team import Team
+
+__all__ = ["team_of"]
+
+
+def team_of(size: int) -> Team:
+    """All of its threads take part."""
+    with mock.patch.object(team, "_usable_cores", return_value=frozenset(range(size))):
+        return Team(size)
