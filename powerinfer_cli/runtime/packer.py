@@ -91,10 +91,14 @@ def _check_memory(weights: int, besides: int, *, advise_file: bool) -> None:
     free = available_memory()
     if weights + besides <= free:
         return
-    advice = "--no-repack, which leaves weights in the file, " if advise_file else ""
+    ways, context = ["a smaller model"], ""
+    if advise_file:
+        ways.insert(0, "--no-repack, which leaves weights in the file,")
+    if weights <= free:
+        ways.insert(0, "a smaller -c")
+        context = f" and the context {_size(besides)}"
     raise PowerInferError(
-        f"the weights need {_size(weights)} and the context {_size(besides)}, but only {_size(free)} are free: "
-        f"try {advice}a smaller -c or a smaller model"
+        f"the weights need {_size(weights)}{context}, but only {_size(free)} are free: try {' or '.join(ways)}"
     )
 
 

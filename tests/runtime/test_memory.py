@@ -84,14 +84,17 @@ def test_a_machine_that_says_nothing(machine: Machine) -> None:
 
 def test_weights_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = tiny_model("llama").file.stored_as(GGMLType.Q8_0).open(tmp_path)
-    monkeypatch.setattr(packer, "available_memory", lambda: 1000)
-    with pytest.raises(PowerInferError) as error:
-        Engine.load(gguf, EngineOptions(n_ctx=8))
-    said = str(error.value)
-    assert "are free: try --no-repack, which leaves weights in the file, a smaller -c or a smaller model" in said
-    assert "\n" not in said
-    with pytest.raises(PowerInferError, match="are free: try a smaller -c or a smaller model"):
-        Engine.load(gguf, EngineOptions(n_ctx=1024, repack=False))
+    for free, repack, advice in (
+        (1000, True, "try --no-repack, which leaves weights in the file, or a smaller model"),
+        (MIB, True, "try a smaller -c or --no-repack, which leaves weights in the file, or a smaller model"),
+        (1000, False, "try a smaller -c or a smaller model"),
+    ):
+        monkeypatch.setattr(packer, "available_memory", lambda free=free: free)
+        with pytest.raises(PowerInferError) as error:
+            Engine.load(gguf, EngineOptions(n_ctx=1 << 14, repack=repack))
+        assert str(error.value).endswith(f" are free: {advice}")
+        assert "\n" not in str(error.value)
+        assert ("and the context" in str(error.value)) == ("-c" in advice.split())
 
 
 def test_code_that_is_dropped_comes_back() -> None:
