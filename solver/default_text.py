@@ -25,7 +25,7 @@ __all__ = ["default_chunks", "own_text", "well_known"]
 NAME = "solver-text.npz"
 PROBE = 64  # tokens of a chunk by which it is judged
 FOREIGN = 0.7  # of the loss of a model that knows nothing, from which on a chunk is foreign
-MOST_OWN, LEAST_OWN = 16384, 1024  # tokens that a model writes
+MOST_OWN, LEAST_OWN = 16384, 512  # tokens that a model writes
 OWN_BYTES = 2 << 40  # weights read for that: a minute or two
 SEED = 20231216
 

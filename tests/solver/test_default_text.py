@@ -54,4 +54,4 @@ def test_what_a_model_does_not_know_is_left_out(
 def test_small_models_write_more() -> None:
     assert own_size(6 << 20) == 16384
     assert 2000 < own_size(640 << 20) < 5000
-    assert own_size(40 << 30) == 1024
+    assert own_size(40 << 30) == 512

@@ -1,0 +1,73 @@
+"""From a model without zeros to predictors that are good enough."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from solver import sparsify as module
+from solver.density import DensityChoice
+from solver.predictor import PredictorOptions
+from solver.ranks import RankOptions
+from solver.sparsify import Wanted, sparsify
+from solver.stages import Place, SolverModel, text_chunks
+from solver.training import TrainOptions
+from tests.helpers.tiny_models import N_VOCAB, tiny_model
+
+ENGINE = EngineOptions(n_threads=1, reference=True)
+IDS = [int(i) for i in np.random.default_rng(4).integers(0, N_VOCAB, 6 * 128)]
+OPTIONS = TrainOptions(PredictorOptions(steps=5, batch=64), RankOptions(rank=32))
+
+
+def model_of(name: str, folder: Path, notes: list[str]) -> SolverModel:
+    path = tiny_model(name).file.write(folder / "model.gguf")
+    return SolverModel(open_gguf(path), ENGINE, LoadEvents(note=notes.append))
+
+
+def test_a_given_density_is_kept_and_everything_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    model = model_of("llama", tmp_path, notes)
+    chunks = text_chunks(model, IDS, None)
+    first = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(density=0.5), OPTIONS)
+    assert first.rule.density == 0.5
+    assert first.choice is not None
+    assert first.choice.density == 0.5
+    assert first.quality.sparse != first.quality.dense
+    for stage in ("density_stage", "quality_stage"):
+        monkeypatch.setattr(module, stage, None)
+    again = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(density=0.5), OPTIONS)
+    assert again == first
+    assert notes[-1].endswith("predictors kept")
+
+
+def test_a_relu_model_needs_no_density(tmp_path: Path) -> None:
+    notes: list[str] = []
+    model = model_of("llama-relu", tmp_path, notes)
+    found = sparsify(model, text_chunks(model, IDS, None), Place(tmp_path / "out"), Wanted(), OPTIONS)
+    assert found.choice is None
+    assert found.rule.density is None
+    assert found.quality.active is not None
+
+
+@pytest.mark.parametrize(
+    ("losses", "densities"), [([0.01], [0.3]), ([0.2, 0.01], [0.3, 0.4]), ([0.2] * 5, [0.3, 0.4, 0.5])]
+)
+def test_predictors_that_cost_too_much_are_made_for_a_higher_density(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], densities: list[float]
+) -> None:
+    notes: list[str] = []
+    model = model_of("llama", tmp_path, notes)
+    chunks = text_chunks(model, IDS, None)
+    measured = iter(losses)
+    real = module.quality_stage
+    monkeypatch.setattr(module, "density_stage", lambda *_: DensityChoice(0.3, 0.04, ((0.3, 0.04), (1.0, 0.0))))
+    monkeypatch.setattr(module, "quality_stage", lambda *given: replace(real(*given), loss=next(measured)))
+    found = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(), OPTIONS)
+    assert found.rule.density == pytest.approx(densities[-1])
+    tried = [note for note in notes if note.startswith("density")]
+    assert len(tried) == len(densities) - 1
+    if tried:
+        assert tried[0] == "density 30%: perplexity +20.0% with predictors, but +5.0% is allowed: trying 40%"
