@@ -4,6 +4,12 @@ Lanes are rows. A panel of bytes holds for each four columns the ROWS rows' four
 weights lie as [column or group][ROWS]. A token's four bytes (or float) are broadcast to all lanes, so a step is one
 instruction for 16 rows of one token, and nothing has to be summed across lanes.
 
+What the builders here make, in NumPy. With a row's weights s * w + m and a token's numbers d * q, in G groups of
+columns: w [ROWS, G, group] and q [TOKENS, G, group] integers, s and m [ROWS, G], d [TOKENS, G],
+  multiply:         tile += np.einsum("tg,rg,tgc,rgc->tr", d, s, q, w) + (d * q.sum(axis=2)) @ m.T
+  multiply_floats:  tile += x @ panel                  # x [TOKENS, n], panel [n, ROWS]
+  transposer:       target[:columns] = source[:16].T + offset
+
 Packed tokens, int: for each 32 columns BLOCK bytes:
   int8 q [TOKENS][32]; float32 d [TOKENS]; int32 -128 * sums of q [TOKENS]; the same per half: int32 [2][TOKENS]
 Packed tokens, float: for each 8 columns float32 [TOKENS][8].

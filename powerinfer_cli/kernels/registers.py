@@ -2,6 +2,12 @@
 
 A tile of R rows and B columns has R * B vectors, row by row. Its size is part of its type, so that loops over it are
 unrolled as they are compiled. Sizes given to functions are constants.
+
+In NumPy, a tile is float32 [R, B, 16], and columns are [B, 16]:
+  columns_*:        columns = numbers[offset + stride * np.arange(B)[:, None] + np.arange(16)]
+  scaled_by_pairs:  columns * scales[offset + np.arange(B) // 2, None]
+  outer:            tile + numbers[offset + stride * np.arange(R)][:, None, None] * columns
+  add_scaled:       tile + part * scales             # scales [B, 16]
 """
 
 from collections.abc import Callable

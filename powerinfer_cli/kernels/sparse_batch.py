@@ -1,8 +1,9 @@
 """The sparse FFN for many tokens: each neuron's rows are unpacked once, and used for the tokens that need them only.
 
 (1) Predictor: for each neuron the list of its tokens. (2) Gate (or up, where there is no gate) for each token of the
-list; tokens that a ReLU leaves nothing drop out. (3) Up for the rest. (4) y += value * row of down_t, neuron by
-neuron, in slices of columns: a thread owns a slice, so every number is summed by one thread in the neurons' order.
+list; tokens that a ReLU leaves nothing drop out. (3) Up for the rest. (4) The lists are turned: for each token and each
+block of neurons, the list of its neurons. (5) y += value * row of down_t, in slices of columns: a thread owns a slice,
+unpacks a block's part of it, and goes over the tokens, so each number is summed by one thread in the neurons' order.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,10 @@
 Lanes are groups of columns: the chunk of 16 groups of a row or token is stored as (BYTES as int8 for integer formats)
   q [group / 4][16 groups][4 bytes]; float32 scales (d) [16]; float32 minima, or int32 -128 * sums of q, [16]
 so group / 4 instructions leave 16 groups' sums side by side, and no sum across lanes is needed but the last.
+In NumPy, with s, m, w of a row and d, q of token t as in `panels`, but in the shape [chunks, 16 groups(, group)]:
+  dot_records:  sums[t] = (d[t] * (s * (q[t] * w).sum(axis=2) + m * q[t].sum(axis=2))).sum(axis=0)  # float32 [16]
+  dot_floats:   sums[t] = (x[t] * row).reshape(-1, 16).sum(axis=0)
+and row . x[t] is sums[t].sum().
 As in `panels`, rows hold w + `offset_of` the format, and sums start at -offset * sum of q.
 """
 
