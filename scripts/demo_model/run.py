@@ -132,7 +132,7 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
     rows = token_rows(vocabulary, seed + 1, shape.n_ctx, held_out=False)
     log("collecting residuals and activations")
     collected = collect(network, rows, recipe.predictor_tokens)
-    predictors = [_train_one(recipe, collected, number, log) for number in range(shape.n_layer)]
+    predictors = [_train_one(recipe, collected, network, number, log) for number in range(shape.n_layer)]
     path = folder / MODEL_NAME
     folder.mkdir(parents=True, exist_ok=True)
     export(path, network, vocabulary, predictors)
@@ -160,11 +160,13 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
     )
 
 
-def _train_one(recipe: Recipe, collected: Collected, number: int, log: Log) -> TrainedPredictor:
+def _train_one(recipe: Recipe, collected: Collected, network: Network, number: int, log: Log) -> TrainedPredictor:
+    layer = network.layers[number]
+    rows = (layer.ffn_gate.weight * layer.ffn_norm.weight).detach()
     options = PredictorOptions(
         rank=recipe.predictor_rank, recall=recipe.predictor_recall, steps=recipe.predictor_steps, seed=number
     )
-    trained = train_predictor(collected.residuals[number], collected.activations[number], options)
+    trained = train_predictor(collected.residuals[number], collected.activations[number], options, rows)
     report = trained.report
     log(
         f"predictor {number}: recall {report.recall:.4f} predicted density {report.predicted_density:.4f} "

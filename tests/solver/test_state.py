@@ -1,6 +1,8 @@
 """The record of what was made how, and the directories that it speaks of."""
 
 import json
+import pickletools
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,16 @@ def test_a_missing_layer_leaves_the_old_directory(tmp_path: Path) -> None:
         publish(tmp_path, tmp_path / "out", 2, {"new": True})
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"old": True}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model_0.pt"]
+
+
+def test_the_originals_unpickler_knows_all_that_a_layers_file_names(tmp_path: Path) -> None:
+    """convert.py unpickles with a short list of its own, and wants one pickle in the archive."""
+    write_layer(tmp_path, 0, trained(3))
+    with zipfile.ZipFile(tmp_path / "model_0.pt") as archive:
+        pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+        assert len(pickles) == 1
+        raw = archive.read(pickles[0])
+    named = {value for op, value, _ in pickletools.genops(raw) if op.name in ("GLOBAL", "STACK_GLOBAL")}
+    known = {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict"}
+    assert named <= known
+    assert "torch._utils _rebuild_tensor_v2" in named
