@@ -11,7 +11,7 @@ from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
 from powerinfer_cli.model import NormKind
 from powerinfer_cli.runtime.link import Link as Way
-from powerinfer_cli.runtime.link import Replay
+from powerinfer_cli.runtime.link import Recorder, Replay
 from solver.device_profile import ANY_TYPE, Link, Processor, Rates
 from solver.measure import DENSITIES, rate_and_fixed
 
@@ -64,7 +64,7 @@ def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
     bandwidth = 2 * COPY / copied
     x, seen = torch.zeros(n_embd, device=device), bench.way.host(n_embd)
     work = Replay(device, [_silent(lambda: x.mul_(1.0))])
-    work.record()
+    Recorder(device).record(work)
 
     def divided() -> None:
         """As the hybrid backend: the layer's input goes out, is waited for, and a part of the sum comes back."""
@@ -142,7 +142,7 @@ class _Bench:
         pieces = [_silent(piece) for piece in work] * ROUNDS
         replay = Replay(self.device, pieces)
         if graph:
-            replay.record()
+            Recorder(self.device).record(replay)
         times: list[float] = []
         while len(times) <= LEAST_RUNS or sum(times) < LONG_ENOUGH:
             start = time.perf_counter()

@@ -107,6 +107,7 @@ class _Slot:
         self._used: torch.cuda.Event | None = None
         if link.device.type == "cuda":
             self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.release()  # whoever had this memory before may still be reading it
 
     def wait(self) -> None:
         """Until the last copy from `host` is done."""

@@ -33,10 +33,9 @@ class ColdBuffers:
     result: Tensor  # float32 [tokens * padded(n_embd)], to the device: of T tokens [T, n_embd]
     one: Vectors
     many: Vectors
-    room: Room
 
 
-def make_cold_buffers(host: Host, n_tokens: int, n_embd: int, most_cold: int, room: Room) -> ColdBuffers:
+def make_cold_buffers(host: Host, n_tokens: int, n_embd: int, most_cold: int) -> ColdBuffers:
     """`host` makes tensors that a device reaches."""
     import torch
 
@@ -48,7 +47,6 @@ def make_cold_buffers(host: Host, n_tokens: int, n_embd: int, most_cold: int, ro
         result=host(n_tokens * padded(n_embd)),
         one=make_vectors(1, n_embd),
         many=make_vectors(n_tokens, n_embd),
-        room=room,
     )
 
 
@@ -60,7 +58,14 @@ class ColdTier:
     """
 
     def __init__(
-        self, neurons: Neurons, numbers: npt.NDArray[np.int32] | None, buffers: ColdBuffers, team: Team, *, asked: bool
+        self,
+        neurons: Neurons,
+        numbers: npt.NDArray[np.int32] | None,
+        buffers: ColdBuffers,
+        room: Room,
+        team: Team,
+        *,
+        asked: bool,
     ) -> None:
         self._buffers, self._team, self._asked, self._numbers = buffers, team, asked, numbers
         b, n = buffers, neurons.up.n_rows
@@ -68,9 +73,9 @@ class ColdTier:
         result = b.result.numpy()
         self.n_cold = n if numbers is None else len(numbers)
         told = Told(self._modes, np.full(n, ASK, np.uint8)) if asked or numbers is not None else None
-        workspace = self._workspace(n)
+        workspace = _workspace(room, n)
         self._logits = workspace.logits
-        products = b.room.products
+        products = room.products
         n_embd = b.one.n
         out = result[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
         one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], b.counts)]
@@ -116,9 +121,10 @@ class ColdTier:
         elif self._asked:
             self._logits[:n_tokens] = mask
 
-    def _workspace(self, n: int) -> SparseWorkspace:
-        """The shared one, its logits in rows of n."""
-        shared = self._buffers.room.sparse
-        assert shared is not None  # only sparse models have cold neurons
-        flat = shared.logits.reshape(-1)
-        return replace(shared, logits=flat[: len(shared.logits) * n].reshape(-1, n))
+
+def _workspace(room: Room, n: int) -> SparseWorkspace:
+    """The shared one, its logits in rows of n."""
+    shared = room.sparse
+    assert shared is not None  # only sparse models have cold neurons
+    flat = shared.logits.reshape(-1)
+    return replace(shared, logits=flat[: len(shared.logits) * n].reshape(-1, n))

@@ -12,7 +12,7 @@ from powerinfer_cli.kernels.device.cache import read_rows, write_rows
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.cold_stream import ColdStream
+from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes, streamable
 from powerinfer_cli.runtime.device_bytes import allocated
 from powerinfer_cli.runtime.device_flow import DeviceFlow, RopeTables, rope_tables
 from powerinfer_cli.runtime.device_weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
@@ -21,6 +21,8 @@ from powerinfer_cli.runtime.rope import frequencies_of
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["DeviceSide"]
+
+SHIFTED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
 
 
 class DeviceSide:
@@ -54,7 +56,9 @@ class DeviceSide:
         self._frequencies = frequencies_of(config, parts.weights)
         self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.n_ctx, device)
         ops, threshold = ops_for(device), effective_threshold(config, options)
-        self.stream: ColdStream | None = None  # made when it is first of use
+        self.stream: ColdStream | None = None
+        if options.stream_from is not None and streamable(parts.weights):
+            self.stream = ColdStream(self.link, neuron_bytes(parts.weights))
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(config, ops, 1, threshold, self._counts, device)
         self.many = DeviceFlow(config, ops, n_tokens, threshold, self._counts, device)
@@ -72,17 +76,16 @@ class DeviceSide:
 
     def begin(self, flow: DeviceFlow, n_past: int) -> DeviceFlow:
         """Tell the kernels over one or many tokens' buffers how many tokens are in the context. The buffers."""
-        self._host_past[0] = n_past
-        self.link.copy(flow.n_past, self._host_past)
+        self.link.send(flow.n_past, self._host_past, torch.tensor([n_past]))
         return flow
 
     def take_x(self, flow: DeviceFlow, x: Tensor) -> None:
         """The residual stream of T tokens, [T, n_embd] in main memory or on another device."""
         n = len(x)
         if x.device.type == "cpu":
-            self._host_x[:n] = x
-            x = self._host_x[:n]
-        self.link.copy(flow.x[:n], x)
+            self.link.send(flow.x[:n], self._host_x[:n], x)
+        else:
+            self.link.copy(flow.x[:n], x)
 
     def give_x(self, flow: DeviceFlow, n_tokens: int) -> Tensor:
         """The residual stream in main memory, [T, n_embd]. Waits."""
@@ -109,13 +112,15 @@ class DeviceSide:
         assert self._frequencies is not None
         angle = -n_discard * torch.from_numpy(self._frequencies)
         cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
-        positions = torch.arange(n_keep, n_past - n_discard, device=self.device)
         for cache in self.caches.values():
-            keys = read_rows(cache.k, cache.k_scales, begin, n_past).transpose(0, 1)
-            turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
-            values = read_rows(cache.v, cache.v_scales, begin, n_past).clone()  # it may be a view
-            write_rows(cache.k, cache.k_scales, positions, turned)
-            write_rows(cache.v, cache.v_scales, positions, values)
+            for first in range(begin, n_past, SHIFTED):
+                last = min(first + SHIFTED, n_past)
+                positions = torch.arange(first - n_discard, last - n_discard, device=self.device)
+                keys = read_rows(cache.k, cache.k_scales, first, last).transpose(0, 1)
+                turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
+                values = read_rows(cache.v, cache.v_scales, first, last).clone()  # it may be a view
+                write_rows(cache.k, cache.k_scales, positions, turned)
+                write_rows(cache.v, cache.v_scales, positions, values)
 
 
 def _nbytes(part: object) -> int:

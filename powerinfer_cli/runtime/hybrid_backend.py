@@ -19,14 +19,15 @@ from powerinfer_cli.kernels.sparse_token import Neurons
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Logits, Parts, Tap
-from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes, streamable
+from powerinfer_cli.runtime.cold_stream import streamable
 from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
 from powerinfer_cli.runtime.cpu_weights import ColdLayer
 from powerinfer_cli.runtime.device_flow import DeviceFlow
+from powerinfer_cli.runtime.device_memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
-from powerinfer_cli.runtime.link import Replay, keep_budget
+from powerinfer_cli.runtime.link import Recorder, Replay
 from powerinfer_cli.runtime.options import EngineOptions
 
 __all__ = ["HybridBackend"]
@@ -54,6 +55,7 @@ class HybridBackend:
     def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
         config, options = parts.config, parts.options
         self.config, self.options, self.plan, self.n_ctx = config, options, plan, parts.n_ctx
+        _check(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
         self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
         n_tokens = len(self._cpu.many.ids)
@@ -65,11 +67,13 @@ class HybridBackend:
             keep_budget(device, plan.budgets[gpu])
             uploader = Uploader(device, total, parts.events, done)
             placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
-            self._sides[gpu] = DeviceSide(
-                parts, device, placed, head=plan.output == gpu, n_tokens=n_tokens, uploader=uploader
-            )
+            with told_when_full(device, plan.budgets[gpu]):
+                self._sides[gpu] = DeviceSide(
+                    parts, device, placed, head=plan.output == gpu, n_tokens=n_tokens, uploader=uploader
+                )
             done = uploader.done
-        self._make_cold(n_tokens)
+        self._make_buffers(n_tokens)
+        self._make_cold()
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
         self._n_tokens, self._single = 0, False
@@ -100,11 +104,13 @@ class HybridBackend:
             at = run.side
             if at == MAIN_MEMORY:
                 self._cpu.run(run.layers, n)
-            elif n == 1:
-                for step in self._steps[number]:
-                    step()
-            else:
-                self._batch(run, n)
+                continue
+            with self._sides[at].link.current():
+                if n == 1:
+                    for step in self._steps[number]:
+                        step()
+                else:
+                    self._batch(run, n)
         self._move(at, self.plan.output, n)
         self._n_tokens, self._single = n, n == 1
         if self.config.sparse:
@@ -125,7 +131,8 @@ class HybridBackend:
                 self._cpu.record(run.layers, n, tap)
                 x = torch.from_numpy(x_here[:n])
             else:
-                x = self._record_there(run, x, n_past, tap)
+                with self._sides[run.side].link.current():
+                    x = self._record_there(run, x, n_past, tap)
 
     def _record_there(self, run: Run, x: Tensor, n_past: int, tap: Tap) -> Tensor:
         """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
@@ -155,7 +162,8 @@ class HybridBackend:
         side = self._sides[self.plan.output]
         flow = side.one if self._single else side.many
         assert side.output is not None
-        flow.head(*side.output, flow.x[last : last + 1], side.logits)
+        with side.link.current():
+            flow.head(*side.output, flow.x[last : last + 1], side.logits)
         side.link.copy(side.host_logits, side.logits)
         self._count()
         found: Logits = side.host_logits.numpy()[0].copy()
@@ -171,7 +179,8 @@ class HybridBackend:
         side = self._sides[self.plan.output]
         assert side.output is not None
         logits = torch.empty(n, self.config.n_vocab, device=side.device)
-        side.many.head(*side.output, side.many.x[:n], logits)
+        with side.link.current():
+            side.many.head(*side.output, side.many.x[:n], logits)
         found: Logits = logits.cpu().numpy()
         self._count()
         return found
@@ -180,40 +189,45 @@ class HybridBackend:
         if not self._cpu.shift(n_past, n_keep, n_discard):
             return False
         for side in self._sides.values():
-            side.shift(n_past, n_keep, n_discard)
+            with side.link.current():
+                side.shift(n_past, n_keep, n_discard)
         return True
 
     def use_threads(self, options: EngineOptions) -> None:
+        """What GPUs do stays recorded: steps look for the cold tier when they need it."""
         self._cpu.use_threads(options)
-        self._make_cold(len(self._cpu.many.ids))
-        self._steps = [self._token_steps(run) for run in self._runs]
-        self._record()
+        self._make_cold()
 
-    def _make_cold(self, n_tokens: int) -> None:
-        """The cold tiers, and what passes between them and the GPUs."""
-        cold = self._cpu.weights.cold
-        counts = [len(layer.numbers) for layer in cold if layer]
-        self._cold: dict[int, ColdTier] = {}
-        if not counts:
-            return
+    def _make_buffers(self, n_tokens: int) -> None:
+        """What passes between the cold tiers and the GPUs."""
+        most = max((len(layer.numbers) for layer in self._cpu.weights.cold if layer), default=0)
         host = self._sides[self.plan.gpus[0]].link.host
-        self._buffers = make_cold_buffers(host, n_tokens, self.config.n_embd, max(counts), self._cpu.room)
-        for index, layer in enumerate(cold):
+        self._buffers = make_cold_buffers(host, n_tokens, self.config.n_embd, most)
+
+    def _make_cold(self) -> None:
+        """The cold tiers, for as many threads as there are."""
+        self._cold: dict[int, ColdTier] = {}
+        for index, layer in enumerate(self._cpu.weights.cold):
             if layer is not None:
                 side = self._sides[self.plan.layers[index].device]
                 asked = side.layers[index].predictor is not None
                 neurons = _neurons(layer, self.config)
                 numbers = None if layer.alone else layer.numbers
-                self._cold[index] = ColdTier(neurons, numbers, self._buffers, self._cpu.team, asked=asked)
+                self._cold[index] = ColdTier(
+                    neurons, numbers, self._buffers, self._cpu.room, self._cpu.team, asked=asked
+                )
         self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
 
     def _record(self) -> None:
         """Graphs, before anything that recording changes is of use."""
-        pools: dict[torch.device, tuple[int, int] | None] = {}
-        for steps in self._steps:
-            for step in steps:
-                if isinstance(step, Replay):
-                    pools[step.device] = step.record(pools.get(step.device))
+        for gpu, side in self._sides.items():
+            recorder = Recorder(side.device)
+            with told_when_full(side.device, self.plan.budgets[gpu]):
+                for run, steps in zip(self._runs, self._steps, strict=True):
+                    for step in steps:
+                        if run.side == gpu and isinstance(step, Replay):
+                            recorder.record(step)
+            side.collect()  # recording has counted
 
     def _token_steps(self, run: Run) -> list[Step]:
         """What one token needs in a run of layers: recordings, and what the CPU does between them."""
@@ -268,8 +282,7 @@ class HybridBackend:
     def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
         """The layer's cold neurons pass through the GPU."""
         weights, hot = self._weights.layers[index], self.plan.layers[index].hot
-        if side.stream is None:
-            side.stream = ColdStream(side.link, neuron_bytes(self._weights))
+        assert side.stream is not None  # it was made for batches of this size
         side.stream.run(weights, cold_neurons(hot, self.config.n_ff), side.layers[index], flow, n)
 
     def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
@@ -313,6 +326,20 @@ class HybridBackend:
             fired = int(self._buffers.counts[1])
             self._buffers.counts[:] = 0
         self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
+
+
+def _check(plan: Plan, parts: Parts) -> None:
+    """Raises PowerInferError: the plan is for other sizes, or divides a layer that cannot be divided."""
+    n_ff = parts.config.n_ff
+    try:
+        plan.check(parts.config.n_layer, n_ff)
+    except ValueError as error:
+        raise PowerInferError(f"the placement plan is not for this model: {error}") from error
+    divided = any(placed.device != MAIN_MEMORY and placed.hot.size < n_ff for placed in plan.layers)
+    if divided and not parts.config.sparse:
+        raise PowerInferError(
+            "the placement plan divides layers of a dense model: it can only be placed by whole layers"
+        )
 
 
 def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:

@@ -1,11 +1,13 @@
 """Between main memory and one device: pinned buffers, copies that nobody waits for, and waits, which are counted."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Link", "Replay", "keep_budget"]
+__all__ = ["Link", "Recorder", "Replay"]
 
 
 class Link:
@@ -14,8 +16,14 @@ class Link:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.waits = 0
-        self._cuda = device.type == "cuda"
-        self._event = torch.cuda.Event() if self._cuda else None  # type: ignore[no-untyped-call]
+        cuda = device.type == "cuda"
+        self._cuda = cuda
+        self._event = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._sent = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+
+    def current(self) -> AbstractContextManager[Any]:
+        """While entered, kernels are launched on this device."""
+        return torch.cuda.device(self.device) if self._cuda else nullcontext()
 
     def host(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Zeros in main memory, which the device can reach by itself."""
@@ -25,6 +33,15 @@ class Link:
     def copy(target: Tensor, source: Tensor) -> None:
         """In the device's order; both contiguous. Who reads `target` in main memory, waits first."""
         target.copy_(source, non_blocking=True)
+
+    def send(self, target: Tensor, host: Tensor, values: Tensor) -> None:
+        """target = values, by way of a buffer that `host` made. It is not written to before its last copy is done."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        host.copy_(values)
+        self.copy(target, host)
+        if self._sent is not None:
+            self._sent.record(torch.cuda.current_stream(self.device))
 
     def mark(self) -> None:
         """Remember this point of the device's work."""
@@ -39,44 +56,49 @@ class Link:
 
 
 class Replay:
-    """Work on one device that is the same for every token: on CUDA a graph, which costs one launch.
-
-    `record` runs the work once or twice, so it is called before anything that the work changes is of use.
-    """
+    """Work on one device that is the same for every token: on CUDA a graph, which costs one launch."""
 
     def __init__(self, device: torch.device, work: Sequence[Callable[[], None]]) -> None:
         self.device, self._work = device, work
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def record(self, pool: "tuple[int, int] | None" = None) -> "tuple[int, int] | None":
-        """Make the graph. Its memory is from `pool`, or a new one; it is returned, for what runs after it to share."""
-        if self.device.type != "cuda":
-            return None
-        with torch.cuda.device(self.device):
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self._run()  # compiles kernels, which must not happen while recording
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
-                self._run()
-        self._graph = graph
-        return graph.pool()
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        if self._graph is not None:
-            self._graph.replay()
+        if self.graph is not None:
+            self.graph.replay()
         else:
-            self._run()
+            self.run()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """As it is, without a graph."""
         for piece in self._work:
             piece()
 
 
-def keep_budget(device: torch.device, budget: int) -> None:
-    """From now on torch takes no more of a GPU than so many bytes: it frees what it has kept, or says there is none."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
+class Recorder:
+    """Makes graphs on one device, which share memory: they run one after the other.
+
+    Recording runs the work, so it comes before anything that the work changes is of use. The stream is this device's
+    own: torch's is made once for the process, on whatever device was first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def record(self, replay: Replay) -> None:
+        """On CUDA, make the graph."""
+        if self._stream is None:
+            return
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                replay.run()  # compiles kernels, which must not happen while recording
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                replay.run()
+            self._pool = graph.pool()
+        replay.graph = graph

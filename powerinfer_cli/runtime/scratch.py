@@ -1,6 +1,5 @@
 """What a GPU needs besides weights and KV cache: buffers, and what comes and goes. Measured there, for one layer."""
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,15 +7,17 @@ import torch
 from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes
 from powerinfer_cli.runtime.device_bytes import scratch_bytes
+from powerinfer_cli.runtime.device_memory import lift_budget
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
-from powerinfer_cli.runtime.link import Replay
+from powerinfer_cli.runtime.link import Recorder, Replay
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["measure_scratch"]
+
+STREAMED = 256  # neurons
 
 
 def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int) -> int:
@@ -28,28 +29,30 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
     if device.type != "cuda":
         return scratch_bytes(config, options, n_ctx)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
-    quiet = replace(options, devices=())
-    parts = Parts(config, weights, quiet, SparsityStats(), None, n_ctx, LoadEvents())
+    parts = Parts(config, weights, options, SparsityStats(), None, n_ctx, LoadEvents())
     last = config.n_layer - 1
-    placed = {last: LayerPlacement(0, all_neurons(config.n_ff))}
+    hot = all_neurons(config.n_ff)
+    if config.sparse:
+        hot = hot[: -min(STREAMED, config.n_ff // 2)]
+    lift_budget(device)
     with torch.cuda.device(device):
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_reserved()
         uploader = Uploader(device, 1, LoadEvents())
-        side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader)
-        if options.stream_from is not None:
-            side.stream = ColdStream(side.link, neuron_bytes(weights))
-        _pass(side, last, n_tokens, n_ctx)
+        side = DeviceSide(
+            parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
+        )
+        _pass(side, weights, last, n_tokens, n_ctx)
         torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() - before
+        peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()
         del side
         torch.cuda.empty_cache()
     return peak - kept
 
 
-def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
+def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, n_ctx: int) -> None:
+    """All that a GPU is ever asked to do, where it takes most."""
     layer, cache = side.layers[index], side.caches[index]
     assert side.output is not None
     flow = side.begin(side.many, n_ctx - n_tokens)
@@ -57,6 +60,10 @@ def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
     flow.attend(layer, cache, side.tables, (), n_tokens)
     flow.predict(layer, n_tokens)
     flow.hot_ffn(layer, n_tokens)
+    if side.stream is not None:
+        side.stream.run(
+            weights.layers[index], all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens
+        )
     flow.settle(flow.adds(layer), n_tokens)
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(*side.output, flow.x[:n_tokens], logits)
@@ -68,5 +75,7 @@ def _pass(side: DeviceSide, index: int, n_tokens: int, n_ctx: int) -> None:
         partial(flow.hot_ffn, layer, 1),
         partial(flow.settle, flow.adds(layer), 1),
     ]
-    Replay(side.device, steps).record()
+    Recorder(side.device).record(Replay(side.device, steps))
     flow.head(*side.output, flow.x[:1], side.logits)
+    if side.config.rope is not None:
+        side.shift(n_ctx, 0, max(1, n_ctx // 2))

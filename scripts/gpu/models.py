@@ -75,5 +75,5 @@ def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, profi
 def plan_for(case: Case, budgets: Sequence[int], solver: str = "milp") -> Plan:
     """What the solver makes of so many bytes on each device."""
     kind = case.weights.layers[0].ffn_up.weight.type.name
-    settings = PlanSettings(kind=kind, n_embd=case.config.n_embd, solver=solver, tokens=PROFILED)
+    settings = PlanSettings(kind=kind, n_embd=case.config.n_embd, solver=solver)
     return make_plan(case.sizes, case.statistics, budgets, case.profile, settings).plan

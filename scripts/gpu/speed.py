@@ -8,6 +8,7 @@ import torch
 
 from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.runtime.device_memory import lift_budget
 from scripts.gpu.models import Case, plan_for, tokens
 
 __all__ = ["Speed", "bandwidths", "compare", "timeline"]
@@ -36,6 +37,7 @@ def bandwidths(device: torch.device, threads: int) -> tuple[float, float]:
     cpu = measure_bandwidth(threads)
     if device.type != "cuda":
         return cpu, cpu
+    lift_budget(device)
     source = torch.empty(4 * GIB, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = float("inf")

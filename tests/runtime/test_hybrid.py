@@ -211,6 +211,16 @@ def test_recording(tmp_path: Path, case: str, sparse: bool) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+def test_plans_that_do_not_fit(tmp_path: Path) -> None:
+    model = tiny_model("llama").file.first_layers(2)
+    for plan, said in (
+        (plan_of(model, [0, 0], [0.5, 1], 0), "dense model"),
+        (plan_of(model, [0, 0, 0], [1, 1, 1], 0), "not for this model: it places 3 layers"),
+    ):
+        with pytest.raises(PowerInferError, match=said):
+            open_engine(model, tmp_path, plan)
+
+
 def test_a_divided_layer_shows_nothing(tmp_path: Path) -> None:
     tiny = tiny_model("llama-relu")
     model = tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
