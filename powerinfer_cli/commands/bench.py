@@ -17,6 +17,7 @@ from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, Strict, with_machine
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import UsageError
@@ -36,6 +37,8 @@ powerinfer bench                                     the bundled model
 powerinfer bench -m a.gguf,b.gguf -p 128,512 -n 64 -t 1,2
 
 powerinfer bench -m model.gguf -p 0 -n 64 -d 0-2048+512 -o jsonl"""
+
+Extras = tuple[Path | None, PlacementFlags]  # where predictors are, and what goes to GPUs
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -95,7 +98,9 @@ class RunFlags:
     progress: Annotated[bool, _run("--progress", help="Tell on standard error what is running.")] = False
 
 
-def bench(what: WhatFlags, predictor: PredictorFlags, machine: MachineFlags, run: RunFlags) -> None:
+def bench(
+    what: WhatFlags, predictor: PredictorFlags, machine: MachineFlags, placement: PlacementFlags, run: RunFlags
+) -> None:
     """Measure tokens per second, bytes read per token, and the share of the memory's bandwidth that is used."""
     plan = workloads(
         parse_numbers("-p", what.n_prompt or ["512"]),
@@ -105,7 +110,7 @@ def bench(what: WhatFlags, predictor: PredictorFlags, machine: MachineFlags, run
     )
     if not plan:
         raise UsageError("nothing to measure: -p and -n are both 0")
-    _measure(_setups(what), machine, plan, run, predictor.predictor_path)
+    _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement))
 
 
 app.command("bench", epilog=EPILOG)(flat(bench))
@@ -137,9 +142,7 @@ def _setups(flags: WhatFlags) -> list[Setup]:
     )
 
 
-def _measure(
-    wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags, predictor_path: Path | None
-) -> None:
+def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags, extras: Extras) -> None:
     from powerinfer_cli.commands.bench_run import options_for
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 
@@ -152,7 +155,7 @@ def _measure(
     with Interrupt() as interrupt:
         out.begin()
         try:
-            for loaded in _loaded(wanted, options, predictor_path, interrupt, terminal, say):
+            for loaded in _loaded(wanted, options, extras, interrupt, terminal, say):
                 for test in plan:
                     interrupt.check()
                     number += 1
@@ -168,7 +171,7 @@ def _measure(
 def _loaded(
     wanted: Sequence[Setup],
     options: Sequence["EngineOptions"],
-    predictor_path: Path | None,
+    extras: Extras,
     interrupt: "Interrupt",
     terminal: Terminal,
     say: Callable[[str], None],
@@ -185,7 +188,7 @@ def _loaded(
             loaded = None  # or two models are in memory while the next one loads
             say(f"loading {setup.model}, {threads}")
             with Loading(terminal.note) as events:
-                loaded = open_bench(setup, how, interrupt, events, predictor_path)
+                loaded = open_bench(setup, how, interrupt, events, *extras)
         yield loaded
 
 

@@ -75,7 +75,7 @@ _COLUMNS: list[tuple[str, int, Callable[[Result], str]]] = [
     ("model", -28, lambda r: r.facts.model_type),
     ("size", 10, lambda r: _size(r.facts.model_size)),
     ("params", 10, lambda r: _params(r.facts.model_n_params)),
-    ("backend", -7, lambda r: "CPU"),
+    ("backend", -7, lambda r: r.where.backends),
     ("threads", 7, lambda r: str(r.setup.n_threads)),
     ("n_batch", 7, lambda r: str(r.setup.n_batch)),
     ("n_ubatch", 8, lambda r: str(r.setup.n_ubatch)),

@@ -11,7 +11,7 @@ from powerinfer_cli.commands.bench_plan import Setup, Workload
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 
-__all__ = ["ModelFacts", "Result", "cpu_info"]
+__all__ = ["ModelFacts", "Result", "Where", "cpu_info"]
 
 
 @cache
@@ -46,12 +46,22 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Where:
+    """What computes. n_gpu_layers: as `-ngl` counts them, with the head."""
+
+    backends: str = "CPU"
+    gpu_info: str = ""
+    n_gpu_layers: int = 0
+
+
+@dataclass(frozen=True)
 class Result:
     """One test. Shares are 0..1; None where there is nothing to tell (prompts, dense models). `how`: `how_run`'s."""
 
     setup: Setup
     how: Mapping[str, Any]
     facts: ModelFacts
+    where: Where
     test: Workload
     test_time: str
     samples_ns: Sequence[int]
@@ -88,8 +98,8 @@ class Result:
         setup, test = self.setup, self.test
         return {
             "cpu_info": cpu_info(),
-            "gpu_info": "",
-            "backends": "CPU",
+            "gpu_info": self.where.gpu_info,
+            "backends": self.where.backends,
             "model_filename": str(setup.model),
             "model_type": self.facts.model_type,
             "model_size": self.facts.model_size,
@@ -101,7 +111,7 @@ class Result:
             "cpu_strict": self.how["cpu_strict"],
             "type_k": setup.type_k,
             "type_v": setup.type_v,
-            "n_gpu_layers": 0,
+            "n_gpu_layers": self.where.n_gpu_layers,
             "use_mmap": self.how["use_mmap"],
             "n_prompt": test.n_prompt,
             "n_gen": test.n_gen,

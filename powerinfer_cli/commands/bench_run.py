@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench_plan import Setup, Workload
-from powerinfer_cli.commands.bench_result import ModelFacts, Result
+from powerinfer_cli.commands.bench_result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt
+from powerinfer_cli.commands.placement_flags import PlacementFlags
+from powerinfer_cli.commands.placing import Placed, place
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.model import load_model
+from powerinfer_cli.placement import MAIN_MEMORY
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
 __all__ = ["Bench", "open_bench", "options_for"]
@@ -35,6 +39,7 @@ class Bench:
     traffic: Traffic
     engine: Engine
     interrupt: Interrupt
+    where: Where
 
     def switch(self, setup: Setup) -> bool:
         """Take another number of threads. False: the setup differs in more, and its model must be loaded."""
@@ -76,6 +81,7 @@ class Bench:
             self.setup,
             self.how,
             self.facts,
+            self.where,
             test,
             test_time,
             samples,
@@ -88,10 +94,10 @@ class Bench:
     def _bandwidth(self) -> float:
         return measure_bandwidth(self.setup.n_threads, cores=self.engine.options.cores)
 
-    @staticmethod
-    def _counts_bytes(test: Workload) -> bool:
-        """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory."""
-        return test.n_prompt == 0
+    def _counts_bytes(self, test: Workload) -> bool:
+        """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory. With a GPU, there are
+        two memories."""
+        return test.n_prompt == 0 and not self.where.n_gpu_layers
 
     def _ids(self, test: Workload) -> list[int]:
         """The same random tokens in every repetition and every run: what fires depends on them."""
@@ -146,14 +152,28 @@ def open_bench(
     interrupt: Interrupt,
     events: LoadEvents,
     predictor_path: Path | None = None,
+    placement: PlacementFlags | None = None,
 ) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
     gguf = open_gguf(setup.model)
     beside = find_companions(gguf, setup.model, predictor_path, events.note)
     statistics = beside.statistics
-    engine = Engine.load(gguf, options, statistics, events, predictors=beside.predictors)
+    placed = place(gguf, setup.model, options, placement or PlacementFlags(), beside, events)
+    for line in placed.lines:
+        events.note(f"gpu: {line}")
+    engine = Engine.load(gguf, placed.options, statistics, events, placed.plan, predictors=beside.predictors)
     config, weights = load_model(gguf, beside.predictors)
     activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
     asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
     traffic = count_traffic(weights, config, setup.type_k, setup.type_v, asked)
-    return Bench(setup, how_run(options), ModelFacts.of(gguf, config), traffic, engine, interrupt)
+    return Bench(setup, how_run(options), ModelFacts.of(gguf, config), traffic, engine, interrupt, _where(placed))
+
+
+def _where(placed: Placed) -> Where:
+    plan, devices = placed.plan, placed.options.devices
+    if plan is None or not plan.gpus:
+        return Where()
+    count = sum(layer.device != MAIN_MEMORY for layer in plan.layers) + (plan.output != MAIN_MEMORY)
+    if devices[0] == "cpu":
+        return Where("CPU, GPU rehearsed", "", count)
+    return Where("CUDA", ", ".join(torch.cuda.get_device_name(devices[gpu]) for gpu in plan.gpus), count)

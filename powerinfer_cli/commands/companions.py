@@ -8,6 +8,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
+from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 
 __all__ = ["Companions", "find_companions"]
 
@@ -16,10 +17,11 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Companions:
-    """Of one model."""
+    """Of one model. together: what its profile knows of neurons that fire together."""
 
     statistics: ActivationStatistics | None
     predictors: Predictors | None
+    together: GroupActivity | None = None
 
 
 def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, note: Note) -> Companions:
@@ -33,16 +35,20 @@ def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, not
         config = ModelConfig.from_gguf(gguf)
         predictors = load_predictors(predictor_path, config.n_layer, config.n_embd, config.n_ff)
     sparse = gguf.sparse or predictors is not None
-    return Companions(_statistics(gguf, path, note) if sparse else None, predictors)
+    statistics, together = _statistics(gguf, path, note) if sparse else (None, None)
+    return Companions(statistics, predictors, together)
 
 
-def _statistics(gguf: GGUFFile, path: Path, note: Note) -> ActivationStatistics | None:
+def _statistics(
+    gguf: GGUFFile, path: Path, note: Note
+) -> tuple[ActivationStatistics, GroupActivity | None] | tuple[None, None]:
     folder = find_statistics(path)
     if folder is None:
-        return None
+        return None, None
     config = ModelConfig.from_gguf(gguf)
     try:
-        return load_statistics(folder, config.n_layer, config.n_ff)
+        statistics = load_statistics(folder, config.n_layer, config.n_ff)
+        return statistics, load_group_activity(folder.parent, statistics.counts)
     except PowerInferError as error:
         note(f"activation statistics are not used: {error}")
-        return None
+        return None, None

@@ -13,6 +13,7 @@ from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.main_flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Style, Terminal
 from powerinfer_cli.commands.text_file import read_text
@@ -34,7 +35,9 @@ powerinfer main -m model.gguf -f notes.txt -n 64 -s 1 --temp 0 > out.txt
 
 powerinfer main -hf PowerInfer/Bamboo-base-v0.1-gguf -p "Hello" -n 64
 
-powerinfer main -m dense.gguf --predictor-path predictors -p "Hello" -n 64"""
+powerinfer main -m dense.gguf --predictor-path predictors -p "Hello" -n 64
+
+powerinfer main -m sparse.gguf --vram-budget 8 -p "Hello"    hot neurons on the GPU, within 8 GiB"""
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -45,6 +48,7 @@ def main(
     model: ModelFlags,
     predictor: PredictorFlags,
     machine: MachineFlags,
+    placement: PlacementFlags,
     text: TextFlags,
     interaction: InteractionFlags,
     sampling: SamplingFlags,
@@ -70,6 +74,7 @@ def main(
             context_shift=text.context_shift,
             events=events,
             predictor_path=predictor.predictor_path,
+            placement=placement,
         )
     _introduce(terminal, session, path, predictor.predictor_path)
     try:
@@ -198,6 +203,8 @@ def _introduce(terminal: Terminal, session: "Session", path: Path, predictors: P
     if predictors is not None:
         terminal.note(f"predictors: {predictors} (threshold {config.sparse_threshold:g})")
     terminal.note(f"context: {session.engine.n_ctx} tokens (trained on {config.n_ctx_train})")
+    for line in session.gpus:
+        terminal.note(f"gpu:     {line}")
     terminal.note(f"cpu:     {cpu_line(session.engine.options)}")
     terminal.note(f"seed:    {session.sampler.seed}")
     if session.engine.n_ctx > config.n_ctx_train:

@@ -6,7 +6,7 @@ from pathlib import Path
 from powerinfer_cli.commands.flags import ModelFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 
-__all__ = ["BUNDLED", "find_model"]
+__all__ = ["BUNDLED", "find_model", "is_bundled"]
 
 BUNDLED = "storyteller.powerinfer.gguf"
 
@@ -30,3 +30,9 @@ def find_model(flags: ModelFlags) -> Path:
         if not path.is_file():
             raise PowerInferError(f"{path}: the bundled model is missing: reinstall powerinfer, or give -m FILE")
         return path
+
+
+def is_bundled(path: Path) -> bool:
+    """Does the file lie in the package itself?"""
+    with as_file(files("powerinfer_cli") / "bundled") as folder:
+        return path.resolve().parent == folder.resolve()

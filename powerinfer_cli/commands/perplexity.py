@@ -15,6 +15,7 @@ from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.commands.text_file import read_text
@@ -83,7 +84,11 @@ class ScoredTextFlags:
 
 
 def perplexity(
-    model: ChunkedModelFlags, predictor: PredictorFlags, machine: MachineFlags, text: ScoredTextFlags
+    model: ChunkedModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    text: ScoredTextFlags,
 ) -> None:
     """Measure how well a model predicts a text.
 
@@ -96,7 +101,7 @@ def perplexity(
     if 0 < model.ctx_size < LEAST_CONTEXT:
         raise UsageError(f"-c must be at least {LEAST_CONTEXT}, got {model.ctx_size}")
     words = read_text(text.file)
-    _score(find_model(model), model, predictor.predictor_path, machine, text, words)
+    _score(find_model(model), model, predictor.predictor_path, machine, placement, text, words)
 
 
 app.command("perplexity", epilog=EPILOG)(flat(perplexity))
@@ -107,11 +112,13 @@ def _score(
     model: ChunkedModelFlags,
     predictor_path: Path | None,
     machine: MachineFlags,
+    placement: PlacementFlags,
     text: ScoredTextFlags,
     words: str,
 ) -> None:
     from powerinfer_cli.commands.companions import find_companions
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
+    from powerinfer_cli.commands.placing import place
     from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import chunks, ratio
@@ -129,7 +136,10 @@ def _score(
     options = with_machine(model.options(), machine)
     with Loading(terminal.note) as events:
         beside = find_companions(gguf, path, predictor_path, terminal.note)
-        engine = Engine.load(gguf, options, beside.statistics, events, predictors=beside.predictors)
+        placed = place(gguf, path, options, placement, beside, events)
+        engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
+    for line in placed.lines:
+        terminal.note(f"gpu: {line}")
     n_ctx = engine.n_ctx
     if len(ids) < 2 * n_ctx:
         raise PowerInferError(
@@ -148,7 +158,8 @@ def _score(
             del engine  # or two models are in memory
             print("with every neuron active:")
             with Loading(terminal.note) as events:
-                dense = Engine.load(gguf, replace(options, all_active=True), None, events)
+                plan = placed.plan if gguf.sparse else None  # of dense layers all neurons are on one side
+                dense = Engine.load(gguf, replace(placed.options, all_active=True), None, events, plan)
             other = _run(dense, pieces, interrupt)
             value, error = ratio(score, other)
             print(f"Ratio, predictor to every neuron: {value:.5f} +/- {error:.5f}")

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
+from powerinfer_cli.commands.placement_flags import PlacementFlags
+from powerinfer_cli.commands.placing import place
 from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
@@ -35,13 +37,14 @@ class Stop(StrEnum):
 
 @dataclass
 class Session:
-    """One context of one model. `n_keep` tokens stay when the context shifts."""
+    """One context of one model. `n_keep` tokens stay when the context shifts. gpus: what lies where, a line each."""
 
     gguf: GGUFFile
     tokenizer: Tokenizer
     engine: Engine
     sampler: Sampler
     context_shift: bool
+    gpus: tuple[str, ...] = ()
     n_keep: int = 0
     timings: Timings = field(default_factory=Timings)
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -184,13 +187,15 @@ def open_session(
     context_shift: bool,
     events: LoadEvents,
     predictor_path: Path | None = None,
+    placement: PlacementFlags | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
     start = time.perf_counter()
     gguf = open_gguf(path)
     tokenizer = Tokenizer.from_gguf(gguf)
     beside = find_companions(gguf, path, predictor_path, events.note)
-    engine = Engine.load(gguf, engine_options, beside.statistics, events, predictors=beside.predictors)
+    placed = place(gguf, path, engine_options, placement or PlacementFlags(), beside, events)
+    engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
     for line in tokenizer.notes:
         events.note(f"warning: {line}")
     sampler = build_sampler(
@@ -201,6 +206,6 @@ def open_session(
         encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
         pieces=lambda: [tokenizer.piece(token, special=True) for token in range(tokenizer.vocab_size)],
     )
-    session = Session(gguf, tokenizer, engine, sampler, context_shift)
+    session = Session(gguf, tokenizer, engine, sampler, context_shift, placed.lines)
     session.timings.load_s = time.perf_counter() - start
     return session

@@ -8,7 +8,7 @@ import pytest
 
 from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench_plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
-from powerinfer_cli.commands.bench_result import ModelFacts, Result
+from powerinfer_cli.commands.bench_result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench_run import how_run
 from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
 from powerinfer_cli.errors import UsageError
@@ -128,6 +128,7 @@ def result(**changes: object) -> Result:
         "setup": Setup(Path("m.gguf"), 2048, 512, "f16", "f16", 2),
         "how": how_run(EngineOptions()),
         "facts": ModelFacts("llama 1.1B Q4_0", 1 << 30, 1_100_000_000),
+        "where": Where(),
         "test": Workload(0, 10, 0),
         "test_time": "2026-01-01T00:00:00Z",
         "samples_ns": [10**9, 2 * 10**9],

@@ -1,0 +1,100 @@
+"""Which GPUs a model may use, and how much of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from powerinfer_cli.commands.placement_flags import DeviceFlag, PlacementFlags, parse_shares
+from powerinfer_cli.errors import UsageError
+from powerinfer_cli.placement import parse_budgets, shown_bytes
+
+__all__ = ["Target", "find_target"]
+
+Note = Callable[[str], None]
+
+LEAST_SPARE = 256 << 20  # bytes that a default budget leaves to others
+SPARE = 0.04  # of what is free
+
+
+@dataclass(frozen=True)
+class Target:
+    """devices: as torch names them. budgets: bytes of each; None where as much may be used as the model needs, on the
+    CPU that rehearses. free: the budgets are what happened to be free.
+    """
+
+    devices: tuple[str, ...]
+    budgets: tuple[int, ...] | None
+    shares: tuple[float, ...] | None = None
+    free: bool = False
+
+    @property
+    def rehearsed(self) -> bool:
+        return self.devices[0] == "cpu"
+
+
+def find_target(flags: PlacementFlags, note: Note) -> Target | None:
+    """None: everything runs on the CPU; a line says so to those who asked for a GPU that is not there.
+
+    Raises:
+        UsageError: budgets, shares or a GPU that cannot be.
+    """
+    shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)
+    wanted = None if flags.vram_budget is None else parse_budgets(flags.vram_budget)
+    if flags.device is DeviceFlag.CPU:
+        return _rehearsal(flags, wanted, shares, note)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        if flags.given:
+            note(
+                f"no CUDA GPU: {' and '.join(flags.given)} {'has' if len(flags.given) == 1 else 'have'} no effect, "
+                "everything runs on the CPU"
+            )
+        return None
+    return _on_cuda(flags, shares, count, note)
+
+
+def _rehearsal(
+    flags: PlacementFlags, wanted: tuple[int, ...] | None, shares: tuple[float, ...] | None, note: Note
+) -> Target | None:
+    if wanted is None and flags.gpu_layers is None:
+        if flags.given:
+            note(
+                f"{' and '.join(flags.given)}: no effect with --device cpu alone; add --vram-budget or -ngl to rehearse"
+            )
+        return None
+    count = len(wanted or shares or (0,))
+    note("the GPU's part is rehearsed on the CPU: slow, and only good for trying plans out")
+    return Target(("cpu",) * count, wanted, shares)
+
+
+def _on_cuda(flags: PlacementFlags, shares: tuple[float, ...] | None, count: int, note: Note) -> Target:
+    first = flags.main_gpu or 0
+    if first >= count:
+        raise UsageError(f"-mg {first}: there are {count} GPUs, counted from 0")
+    order = [first, *(gpu for gpu in range(count) if gpu != first)]
+    cards = [torch.cuda.get_device_properties(gpu).total_memory for gpu in order]
+    given = flags.vram_budget is not None
+    if flags.vram_budget is not None:
+        budgets = parse_budgets(flags.vram_budget, cards)
+        order = order[: len(budgets)]
+        _warn_of_others(order, budgets, note)
+    else:
+        number = len(shares) if shares is not None else 1 if flags.main_gpu is not None else count
+        if number > count:
+            raise UsageError(f"-ts names {number} GPUs, but there are {count}")
+        order = order[:number]
+        budgets = tuple(_free(gpu) for gpu in order)
+    return Target(tuple(f"cuda:{gpu}" for gpu in order), budgets, shares, free=not given)
+
+
+def _warn_of_others(order: Sequence[int], budgets: Sequence[int], note: Note) -> None:
+    for gpu, budget in zip(order, budgets, strict=True):
+        free, _ = torch.cuda.mem_get_info(gpu)
+        if budget > free:
+            note(f"warning: other programs leave {shown_bytes(free)} of GPU {gpu}, less than its budget")
+
+
+def _free(gpu: int) -> int:
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return max(0, free - max(LEAST_SPARE, int(SPARE * free)))

@@ -1,0 +1,99 @@
+"""What of a model goes to GPUs, for every command that runs one."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from powerinfer_cli.errors import UsageError
+
+__all__ = ["DeviceFlag", "PlacementFlags", "parse_shares"]
+
+
+class DeviceFlag(StrEnum):
+    """Where a model may run."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+def _gpu(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="GPU")
+
+
+@dataclass(frozen=True)
+class PlacementFlags:
+    """The names are those of llama.cpp and of the original PowerInfer, and so are the meanings."""
+
+    vram_budget: Annotated[
+        str | None,
+        _gpu(
+            "--vram-budget",
+            metavar="GiB,...",
+            help="GPU memory to use, a number for each GPU; 0: none. Without: what is free, less a margin.",
+        ),
+    ] = None
+    gpu_layers: Annotated[
+        int | None,
+        _gpu(
+            "-ngl",
+            "--gpu-layers",
+            "--n-gpu-layers",
+            metavar="N",
+            low=-1,
+            help="Whole layers go to the GPU, the last N at most, as far as the budget goes; -1: all that fit.",
+        ),
+    ] = None
+    main_gpu: Annotated[
+        int | None,
+        _gpu("-mg", "--main-gpu", metavar="N", low=0, help="First GPU to use; without budgets and -ts, the only one."),
+    ] = None
+    tensor_split: Annotated[
+        str | None,
+        _gpu(
+            "-ts", "--tensor-split", metavar="N,...", help="How layers are divided among GPUs, as 3,1; else by budget."
+        ),
+    ] = None
+    device: Annotated[
+        DeviceFlag | None,
+        _gpu(
+            "--device", help="cpu: no GPU; with --vram-budget or -ngl, the GPU's part is rehearsed on the CPU, slowly."
+        ),
+    ] = None
+    reset_gpu_index: Annotated[
+        bool, _gpu("--reset-gpu-index", help="Plan anew, and replace the plan that is kept (MODEL.generated.gpuidx).")
+    ] = False
+    disable_gpu_index: Annotated[
+        bool, _gpu("--disable-gpu-index", help="Plan anew, and neither read nor write the plan that is kept.")
+    ] = False
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the flags that ask for a GPU, or say something about one."""
+        flags = {
+            "--device cuda": self.device is DeviceFlag.CUDA,
+            "--vram-budget": self.vram_budget is not None,
+            "-ngl": self.gpu_layers is not None,
+            "-mg": self.main_gpu is not None,
+            "-ts": self.tensor_split is not None,
+            "--reset-gpu-index": self.reset_gpu_index,
+            "--disable-gpu-index": self.disable_gpu_index,
+        }
+        return tuple(name for name, given in flags.items() if given)
+
+    @property
+    def max_layers(self) -> int | None:
+        """As `placement.reserve` takes it."""
+        return None if self.gpu_layers in (None, -1) else self.gpu_layers
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """The numbers of -ts, by commas or slashes. Raises UsageError."""
+    try:
+        shares = tuple(float(part) for part in text.replace("/", ",").split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 <= share < float("inf") for share in shares) or not sum(shares):
+        raise UsageError(f"-ts {text[:40]!r}: must be numbers from 0 on, one for each GPU, not all 0, as 3,1")
+    return shares

@@ -1,0 +1,145 @@
+"""Planning for one model, one way to run it and one set of GPUs: what a plan is made of, and for."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from powerinfer_cli.commands.companions import Companions
+from powerinfer_cli.commands.gpus import Target
+from powerinfer_cli.commands.plan_files import GIVEN, cache_root
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import ModelConfig, Weights, load_model
+from powerinfer_cli.placement import (
+    Conditions,
+    ModelBytes,
+    Reservation,
+    model_fingerprint,
+    reserve,
+    statistics_fingerprint,
+)
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.device_bytes import model_bytes
+from powerinfer_cli.runtime.engine import context_size
+from powerinfer_cli.runtime.scratch import measure_scratch
+from solver.device_profile import DeviceProfile, load_profile
+from solver.planning import PlanResult, PlanSettings, make_plan
+
+__all__ = ["STAND_IN", "PlanJob"]
+
+STAND_IN = "rtx-3060-12gb-ddr4"  # a profile whose GPU stands for one where there is none
+MARGIN, MOST_MARGIN = 1 / 32, 256 << 20  # of a GPU's budget, which stays free: the allocator's rounding; bytes
+
+
+@dataclass(frozen=True)
+class PlanJob:
+    """options: with the GPUs and the number of positions that the plan is for."""
+
+    path: Path
+    config: ModelConfig
+    weights: Weights
+    fingerprint: str
+    options: EngineOptions
+    target: Target
+    beside: Companions
+    max_layers: int | None
+
+    @classmethod
+    def of(
+        cls,
+        gguf: GGUFFile,
+        path: Path,
+        options: EngineOptions,
+        target: Target,
+        beside: Companions,
+        max_layers: int | None = None,
+    ) -> "PlanJob":
+        """Raises PowerInferError: no model that can be run, or a context that does not fit."""
+        config, weights = load_model(gguf, beside.predictors)
+        chosen = replace(options, n_ctx=context_size(config, options, 0), devices=target.devices)
+        fingerprint = model_fingerprint(gguf)
+        if beside.predictors:  # their ranks are bytes on the GPU
+            fingerprint += "".join(f"-{layer.fc1.shape[0]:x}" for layer in beside.predictors.layers)
+        return cls(path, config, weights, fingerprint, chosen, target, beside, max_layers)
+
+    @cached_property
+    def sizes(self) -> ModelBytes:
+        """Bytes of everything; scratch is measured on the GPU."""
+        n_ctx = self.options.n_ctx
+        scratch = measure_scratch(self.weights, self.config, self.options, n_ctx)
+        return model_bytes(self.weights, self.config, self.options, n_ctx, scratch)
+
+    @cached_property
+    def budgets(self) -> tuple[int, ...]:
+        """Bytes by GPU."""
+        if self.target.budgets is not None:
+            return self.target.budgets
+        return (self.sizes.total,) * len(self.target.devices)
+
+    @property
+    def margin(self) -> int:
+        """Bytes of each GPU that stay free."""
+        return 0 if self.target.rehearsed else min(MOST_MARGIN, int(MARGIN * max(self.budgets, default=0)))
+
+    def reservation(self) -> Reservation:
+        """What must lie on the GPUs before any neuron does, and what of it does not fit."""
+        return reserve(
+            self.sizes, self.budgets, margin=self.margin, max_layers=self.max_layers, shares=self.target.shares
+        )
+
+    @property
+    def kind(self) -> str:
+        """ggml's name of the FFN's weight type."""
+        return self.weights.layers[0].ffn_up.weight.type.name
+
+    def conditions(self, profile: str) -> Conditions:
+        """What a plan is for. profile: what names the costs."""
+        statistics = self.beside.statistics
+        return Conditions(
+            fingerprint=self.fingerprint,
+            budgets=self.budgets,
+            n_ctx=self.options.n_ctx,
+            type_k=self.options.type_k,
+            type_v=self.options.type_v,
+            scratch=self.sizes.scratch,
+            max_layers=self.max_layers,
+            shares=self.target.shares,
+            statistics=statistics_fingerprint(statistics) if statistics else "",
+            profile=profile,
+        )
+
+    def make(self, profile: DeviceProfile, solver: str = "milp") -> PlanResult:
+        """Raises UsageError: budgets or shares that cannot be."""
+        settings = PlanSettings(
+            kind=self.kind,
+            n_embd=self.config.n_embd,
+            fingerprint=self.fingerprint,
+            margin=self.margin,
+            max_layers=self.max_layers,
+            shares=self.target.shares,
+            solver=solver,
+            together=self.beside.together,
+        )
+        statistics = self.beside.statistics if self.config.sparse else None
+        return make_plan(self.sizes, statistics, self.budgets, profile, settings)
+
+    def whole_layers(self) -> PlanResult:
+        """Of it only the plan counts: no costs are weighed where there is nothing to choose."""
+        return self.make(load_profile(STAND_IN), "layers")
+
+    def costs(self, events: LoadEvents) -> tuple[DeviceProfile, str]:
+        """Of this machine, and what names them; of a data sheet where the GPUs are rehearsed only."""
+        if self.target.rehearsed:
+            return load_profile(STAND_IN), f"{GIVEN}{STAND_IN}"
+        from solver.kept_costs import this_machine
+
+        profile = this_machine(
+            self.target.devices,
+            self.weights.layers[0].ffn_up.weight.type,
+            self.config.n_embd,
+            cache_root() / "costs",
+            budgets=self.budgets,
+            threads=self.options.n_threads,
+            cores=self.options.cores,
+            on_step=lambda what: events.progress(f"measuring {what}", 0, 1),
+        )
+        return profile, profile.note

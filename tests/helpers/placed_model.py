@@ -1,0 +1,62 @@
+"""A sparse model of two layers that writes, with activation statistics beside it, and budgets that fit parts of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from powerinfer_cli.commands.companions import find_companions
+from powerinfer_cli.commands.gpus import Target
+from powerinfer_cli.commands.plan_job import PlanJob
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.placement import ModelBytes, save_statistics
+from powerinfer_cli.runtime import EngineOptions
+from tests.helpers.model_file import ModelFile
+from tests.helpers.word_model import word_model
+
+N_LAYER = 2
+
+
+def placed_model() -> ModelFile:
+    """The model of known words with a second layer as its first."""
+    model = word_model()
+    second = {name.replace("blk.0.", "blk.1."): data for name, data in model.tensors.items() if "blk.0." in name}
+    return replace(model.with_tensors(second), metadata={**model.metadata, "llama.block_count": N_LAYER})
+
+
+def dense_model(activation: str = "silu") -> ModelFile:
+    """The same without predictors."""
+    model = placed_model()
+    changes: dict[str, np.ndarray | None] = {}
+    for layer in range(N_LAYER):
+        prefix = f"blk.{layer}."
+        down = np.ascontiguousarray(model.tensors[prefix + "ffn_down_t.weight"].T)
+        changes |= {prefix + "ffn_down_t.weight": None, prefix + "ffn_down.weight": down}
+        changes |= {prefix + "fc1.weight": None, prefix + "fc2.weight": None}
+    dense = replace(model.with_tensors(changes), sparse=False)
+    return dense.with_metadata(hidden_activation=activation)
+
+
+def write_placed(folder: Path, *, statistics: bool = True, model: ModelFile | None = None) -> Path:
+    """In a folder of its own."""
+    made = model or placed_model()
+    path = made.write(folder / "model.gguf")
+    if statistics:
+        n_ff = len(made.tensors["blk.0.ffn_up.weight"])
+        rng = np.random.default_rng(1)
+        save_statistics(folder / "activation", [rng.integers(1, 100, n_ff) for _ in range(N_LAYER)])
+    return path
+
+
+def sizes_of(path: Path, n_ctx: int = 0) -> ModelBytes:
+    """What it takes on a GPU."""
+    gguf = open_gguf(path)
+    beside = find_companions(gguf, path, None, print)
+    return PlanJob.of(gguf, path, EngineOptions(n_ctx=n_ctx), Target(("cpu",), None), beside).sizes
+
+
+def budget(path: Path, share: float = 0.5, n_ctx: int = 0) -> str:
+    """For --vram-budget: everything but neurons, and this share of them."""
+    sizes = sizes_of(path, n_ctx)
+    neurons = sum(layer.ffn for layer in sizes.layers)
+    return f"{(sizes.total - (1 - share) * neurons) / 2**30:.12f}"
