@@ -19,6 +19,7 @@ COMMANDS = {
     "download": "Fetch a model, and its activation statistics, from the Hugging Face hub.",
     "bench": "Measure how fast models run here, and how near that is to what memory allows.",
     "perplexity": "Measure how well a model predicts a text.",
+    "solve": "Profile a model, train its predictors if it has none, and plan which neurons go to the GPU.",
     "warmup": "Compile the kernels ahead, so that no first run has to.",
 }
 

@@ -15,7 +15,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Activation, ModelConfig, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics, model_fingerprint
+from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.active import ActiveRule
 from solver.collect import collect
@@ -62,10 +62,10 @@ class Place:
 
 
 class SolverModel:
-    """A model's file, and its engine once a stage needs it, with every neuron active."""
+    """A model's file, and its engine once a stage needs it, with every neuron active. plan: whole layers on GPUs."""
 
-    def __init__(self, gguf: GGUFFile, options: EngineOptions, events: LoadEvents) -> None:
-        self.gguf, self.events = gguf, events
+    def __init__(self, gguf: GGUFFile, options: EngineOptions, events: LoadEvents, plan: Plan | None = None) -> None:
+        self.gguf, self.events, self.plan = gguf, events, plan
         self.config = ModelConfig.from_gguf(gguf)
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
@@ -82,7 +82,7 @@ class SolverModel:
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events)
+        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events, self.plan)
 
     def forget_engine(self) -> None:
         """Give its memory back."""

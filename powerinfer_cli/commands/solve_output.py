@@ -1,0 +1,122 @@
+"""What `powerinfer solve` has found: tables for people, JSON for programs, a page with figures."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from powerinfer_cli.commands.solve_flags import ReportFlags
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.placement import model_fingerprint, shown_bytes
+from solver.costs import activity_from
+from solver.report import Planned, report_data
+from solver.report_figures import PARTS
+from solver.report_html import report_page, write_page
+from solver.run import Made
+
+__all__ = ["show"]
+
+WIDTH = 110  # where there is no terminal
+
+
+def show(
+    gguf: GGUFFile,
+    made: Made,
+    planned: Planned | None,
+    merged: Path | None,
+    told: ReportFlags,
+    write: Callable[[str], object],
+) -> None:
+    """Raises PowerInferError: the page cannot be written."""
+    data = report_data(gguf, ModelConfig.from_gguf(gguf), model_fingerprint(gguf), made, planned, merged)
+    if told.report:
+        frequencies = activity_from(made.statistics, made.together).frequencies if made.statistics else None
+        write_page(told.report, report_page(data, frequencies))
+    if told.json:
+        write(json.dumps(data, indent=2) + "\n")
+    else:
+        _show_tables(data)
+
+
+def _show_tables(data: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    if data["profile"]:
+        seen = data["profile"]["tokens"]
+        tokens = f"{seen:,} tokens" if seen else "an unknown number of tokens"
+        console.print(f"profile: {data['profile']['density']:.1%} of the neurons active, over {tokens}")
+    _show_predictors(console, data)
+    plan = data["plan"]
+    if plan is None:
+        return
+    for remark in plan["remarks"]:
+        console.print(remark)
+    console.print(_devices(plan))
+    console.print(_layers(plan))
+    others = ", ".join(f"{name} {speed:.1f}" for name, speed in plan["others"].items())
+    source = "measured costs" if plan["machine"]["source"] == "measured" else "data sheets, not measured"
+    console.print(
+        f"predicted: {plan['tokens_per_second']:.1f} tokens/s ({source}), within {plan['gap']:.2%} of the best"
+        + (f"; {others}" if others else "")
+    )
+    if plan["file"]:
+        console.print(f"plan: {plan['file']} (found in {plan['seconds']:.1f} s)", soft_wrap=True)
+
+
+def _show_predictors(console: Console, data: dict[str, Any]) -> None:
+    found = data["predictors"]
+    if data["density"]:
+        console.print(
+            f"density: {data['density']['density']:.0%} of the neurons are kept, "
+            f"which costs {data['density']['loss']:+.2%} in perplexity"
+        )
+    if found and found["layers"]:
+        console.print(
+            f"predictors: recall {found['recall']:.1%}, predicted {found['predicted_density']:.1%} "
+            f"for {found['true_density']:.1%} active, ranks {min(r['rank'] for r in found['layers'])} to "
+            f"{max(r['rank'] for r in found['layers'])}; {found['folder']}",
+            soft_wrap=True,
+        )
+    quality = data["quality"]
+    if quality:
+        console.print(
+            f"quality: perplexity {quality['perplexity']:.4f} with predictors, {quality['perplexity_dense']:.4f} "
+            f"with every neuron: {quality['loss']:+.2%} +/- {quality['error']:.2%}, "
+            f"on {quality['tokens']:,} held-out tokens",
+            soft_wrap=True,
+        )
+
+
+def _devices(plan: dict[str, Any]) -> Table:
+    table = Table(title="Memory", title_justify="left")
+    table.add_column("device")
+    for label in (*PARTS.values(), "total", "budget"):
+        table.add_column(label, justify="right")
+    for device in plan["devices"]:
+        budget = "" if device["budget"] is None else shown_bytes(device["budget"])
+        sizes = [shown_bytes(device[name]) if device[name] else "-" for name in (*PARTS, "total")]
+        table.add_row(device["name"], *sizes, budget)
+    return table
+
+
+def _layers(plan: dict[str, Any]) -> Table:
+    table = Table(title="Layers (times: predicted, for one token)", title_justify="left")
+    for label in ("layer", "on", "hot", "of neurons", "activations covered", "GPU ms", "CPU ms", "all ms"):
+        table.add_column(label, justify="right")
+    for layer in plan["layers"]:
+        table.add_row(
+            str(layer["layer"]),
+            "memory" if layer["device"] < 0 else f"GPU {layer['device']}",
+            f"{layer['hot']:,}",
+            f"{layer['hot'] / layer['neurons']:.1%}",
+            f"{layer['covered']:.1%}",
+            f"{layer['gpu_ms']:.3f}",
+            f"{layer['cpu_ms']:.3f}",
+            f"{layer['total_ms']:.3f}",
+        )
+    return table

@@ -1,0 +1,242 @@
+"""`powerinfer solve`: from a model to statistics, predictors, a plan and a report, each kept where it fits."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import solver.run
+from powerinfer_cli.commands import plan_files
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.placement import gpuidx_path, read_gpuidx
+from tests.helpers.main_cli import powerinfer
+from tests.helpers.placed_model import N_LAYER, budget, dense_model, placed_model, write_placed
+from tests.helpers.result import Result
+
+N_FF = 32
+STORY = "Once upon a time there was one fox.\n"
+QUICK = ("--steps", "5", "--rank", "8", "-t", "1")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(plan_files, "cache_root", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text(STORY * 60)
+    return str(path)
+
+
+def solve(path: Path, *flags: str) -> Result:
+    return powerinfer("solve", "-m", str(path), *flags)
+
+
+def data_of(result: Result) -> dict[str, Any]:
+    assert result.code == 0, result
+    found: dict[str, Any] = json.loads(result.out)
+    return found
+
+
+def test_a_dense_model_becomes_sparse_and_is_placed(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
+    out, page, merged = tmp_path / "out", tmp_path / "plan.html", tmp_path / "merged.gguf"
+    flags = ("-f", text, "-o", str(out), "--vram-budget", "1", "--json", *QUICK)
+    data = data_of(solve(path, *flags, "--report", str(page), "--merge", str(merged)))
+    assert [layer["rank"] for layer in data["predictors"]["layers"]] == [8] * N_LAYER
+    assert data["profile"]["tokens"] > 500
+    assert data["quality"]["perplexity_dense"] == pytest.approx(data["quality"]["perplexity"], rel=0.05)
+    plan = data["plan"]
+    assert [layer["hot"] for layer in plan["layers"]] == [N_FF] * N_LAYER
+    assert plan["devices"][0]["total"] <= plan["devices"][0]["budget"] == 1 << 30
+    assert plan["machine"]["source"] == "data sheet"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "activation",
+        "activation.npz",
+        "model.gguf.generated.gpuidx",
+        "predictor",
+        "solver.json",
+    ]
+    assert open_gguf(merged).sparse
+    sparse = powerinfer("main", "-m", str(merged), "-p", "Once", "-n", "4", "--temp", "0", "-t", "1")
+    assert sparse.out == "Once upon a time there\n"
+    assert_page(page)
+    again = solve(path, *flags)
+    again.note("activation statistics kept")
+    again.note("predictors kept")
+    assert data_of(again)["predictors"] == data["predictors"]
+    again.note(f"^run it: powerinfer main -m {path} --predictor-path {out}/predictor$")
+
+
+def assert_page(path: Path) -> None:
+    """It stands alone, and shows what it should."""
+    page = path.read_text()
+    assert set(re.findall(r"(?:https?:)?//[^\"' <)]+", page)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"<(?:script|link|img|iframe)|url\(|@import", page)
+    assert page.count("<svg") == 3
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_plan_is_made_in_a_second_and_used(tmp_path: Path) -> None:
+    path = write_placed(tmp_path)
+    half = budget(path)
+    result = solve(path, "--vram-budget", half)
+    assert result.code == 0, result
+    result.note("activation statistics kept")
+    for words in ("Memory", "KV cache", "main memory", "activations covered", "data sheets, not measured"):
+        assert words in result.out
+    index = gpuidx_path(path)
+    assert sum(read_gpuidx(index, N_LAYER, N_FF).plan.hot_counts) == N_FF
+    run = ("main", "-m", str(path), "-p", "Once", "-n", "2", "--device", "cpu", "--vram-budget", half, "-t", "1")
+    powerinfer(*run).note(f"^plan: {index}$")
+
+
+def test_a_plan_for_another_machine_is_used_as_it_is(tmp_path: Path) -> None:
+    path, file = write_placed(tmp_path), tmp_path / "own.gpuidx"
+    flags = ("--plan-only", "--device-profile", "rtx-4090-ddr5", "--json")
+    data = data_of(solve(path, *flags, "--solver", "frequency", "-ngl", "1", "-o", str(file)))
+    assert [layer["hot"] for layer in data["plan"]["layers"]] == [0, N_FF]
+    assert data["plan"]["solver"] == "frequency"
+    assert data["plan"]["budgets"][0] < 24 << 30
+    assert data["plan"]["file"] == str(file)
+    index = read_gpuidx(file, N_LAYER, N_FF)
+    assert index.conditions is not None
+    assert (index.conditions.profile, index.conditions.max_layers) == ("given: rtx-4090-ddr5", 1)
+
+
+def test_stages_alone(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False)
+    assert "no activation statistics to plan by" in solve(path, "--plan-only", "--vram-budget", "1").error
+    result = solve(path, "--profile-only", "-f", text, "-t", "1")
+    assert re.search(r"^profile: [\d.]+% of the neurons active, over [\d,]+ tokens$", result.out, re.MULTILINE)
+    assert sorted(p.name for p in (tmp_path / "activation").iterdir()) == ["activation_0.pt", "activation_1.pt"]
+    assert not gpuidx_path(path).exists()
+    data = data_of(solve(path, "--train-only", "-f", text, "--json", *QUICK))
+    assert data["plan"] is None
+    assert len(data["predictors"]["layers"]) == N_LAYER
+
+
+def test_what_is_interrupted_goes_on(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
+    flags = ("-f", text, "--vram-budget", "1", "--json", *QUICK)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(solver.run, "sparsify", interrupted)
+        result = solve(path, *flags)
+    assert result.code == 130
+    result.note("^interrupted: the same command goes on where this stopped$")
+    result = solve(path, *flags)
+    result.note("activation statistics kept")
+    assert data_of(result)["plan"]["file"] == str(gpuidx_path(path))
+
+
+def test_the_density_of_a_silu_model(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    result = solve(path, "-f", text, "--density", "0.5", "--vram-budget", "1", "--json", *QUICK)
+    data = data_of(result)
+    assert data["density"]["density"] == 0.5
+    assert data["profile"]["density"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_by_the_name_and_flags_of_existing_guides(tmp_path: Path) -> None:
+    path = write_placed(tmp_path)
+    flags = [
+        "--model",
+        str(path),
+        "--output",
+        str(tmp_path / "out"),
+        "--target-gpu-layers",
+        "1",
+        "--gpu-memory-gb",
+        "1",
+    ]
+    command = [sys.executable, str(ROOT / "solver" / "solve.py"), *flags, "--plan-only", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    data = json.loads(done.stdout)
+    assert [layer["device"] for layer in data["plan"]["layers"]] == [-1, 0]
+    assert data["plan"]["file"] == str(tmp_path / "out" / "model.gguf.generated.gpuidx")
+
+
+def test_the_names_of_machines() -> None:
+    result = powerinfer("solve", "--device-profile", "list")
+    assert re.search("^rtx-3060-12gb-ddr4 +NVIDIA GeForce RTX 3060", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--vram-budget", "-1"], 2, "must be a number from 0 on"),
+        (["--vram-budget", "nan"], 2, "must be a number from 0 on"),
+        (["--vram-budget", "13", "--device-profile", "rtx-3060-12gb-ddr4"], 2, "is more than GPU 0 has"),
+        (["--device-profile", "abacus"], 1, "abacus: cannot read the device profile"),
+        (["--plan-only", "--train-only"], 2, "exclude each other"),
+        (["--recall", "1"], 2, "--recall must be between 0 and 1"),
+        (["--density", "0"], 2, "--density must be above 0"),
+        (["--density", "0.5", "--max-quality-loss", "0.1"], 2, "exclude each other"),
+        (["--merge", "x.gguf"], 2, "has predictors already"),
+        (["-f", "absent.txt"], 1, "absent.txt: cannot read"),
+        (["--profile-only", "--force", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
+        (["--plan-only", "--vram-budget", "1", "-o", "{short}/x"], 1, "{short}/x"),
+        (["--plan-only", "--vram-budget", "1", "--predictor-path", "{short}"], 1, "cannot read the predictors"),
+        (["--plan-only", "--vram-budget", "1", "--report", "{short}/r.html"], 1, "r.html: cannot be written"),
+    ],
+)
+def test_what_cannot_be(tmp_path: Path, flags: list[str], code: int, says: str) -> None:
+    path, short = write_placed(tmp_path), tmp_path / "short.txt"
+    short.write_text(STORY)
+    result = solve(path, *(flag.format(short=short) for flag in flags), "-t", "1")
+    assert says.format(short=short) in result.error
+    assert result.code == code
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in {".tmp", ".partial"}]
+
+
+class Trap:
+    """A pickle that would leave a file behind, if anybody executed it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("damage", ["other sizes", "other layers", "a pickle"])
+def test_statistics_of_another_model(tmp_path: Path, text: str, damage: str) -> None:
+    path, trap = write_placed(tmp_path), tmp_path / "trap"
+    file = tmp_path / "activation" / "activation_1.pt"
+    if damage == "other sizes":
+        torch.save(torch.ones(N_FF + 1), file)
+    elif damage == "other layers":
+        torch.save(torch.ones(N_FF), file.with_name("activation_2.pt"))
+    else:
+        torch.save(Trap(trap), file)
+    error = solve(path, "--plan-only", "--vram-budget", "1").error
+    assert "activation" in error
+    assert not trap.exists()
+    assert not gpuidx_path(path).exists()
+
+
+def test_a_predictor_of_the_wrong_shape(tmp_path: Path) -> None:
+    path, folder = write_placed(tmp_path, model=dense_model("relu")), tmp_path / "predictor"
+    folder.mkdir()
+    for layer in range(N_LAYER):
+        torch.save({"fc1.weight": torch.ones(4, 8), "fc2.weight": torch.ones(N_FF, 4)}, folder / f"model_{layer}.pt")
+    error = solve(path, "--plan-only", "--vram-budget", "1").error
+    assert "a predictor of another model" in error
+
+
+def test_the_sparse_model_needs_no_predictor(tmp_path: Path) -> None:
+    path = write_placed(tmp_path, model=placed_model())
+    assert data_of(solve(path, "--vram-budget", "1", "--json"))["predictors"] is None
