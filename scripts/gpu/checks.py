@@ -35,7 +35,8 @@ class Finding:
 
 def suites(device: str) -> Iterator[Finding]:
     """The tests of the hybrid runtime and of its kernels, on the device."""
-    environment = os.environ | {"POWERINFER_TEST_DEVICE": device}
+    second = f",cuda:{torch.cuda.device_count() - 1}" if torch.cuda.device_count() > 1 else ""
+    environment = os.environ | {"POWERINFER_TEST_DEVICE": device + second}
     if torch.device(device).type != "cuda":
         environment["TRITON_INTERPRET"] = "1"
     for path in ("tests/kernels/device/triton_cases.py", "tests/runtime/test_hybrid.py"):

@@ -17,7 +17,8 @@ from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
-DEVICES = (os.environ.get("POWERINFER_TEST_DEVICE", "cpu"),) * 2  # scripts/gpu_check says "cuda:0"
+NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
+DEVICES = (NAMED[0], NAMED[-1])
 
 
 @pytest.fixture(scope="module", params=RELU_CASES)
