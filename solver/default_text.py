@@ -6,13 +6,14 @@ by itself, each token drawn by its probability, is its own kind of text.
 """
 
 import math
-import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.number_files import load_arrays
 from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.perplexity import losses
 from powerinfer_cli.text import Tokenizer
@@ -23,6 +24,7 @@ from solver.stages import SolverModel
 __all__ = ["default_chunks", "own_text", "well_known"]
 
 NAME = "solver-text.npz"
+MOST_BYTES = 64 << 20  # of that file
 PROBE = 64  # tokens of a chunk by which it is judged
 FOREIGN = 0.7  # of the loss of a model that knows nothing, from which on a chunk is foreign
 MOST_OWN, LEAST_OWN = 16384, 512  # tokens that a model writes
@@ -101,10 +103,11 @@ def _save(path: Path, fingerprint: str, chunks: Sequence[Sequence[int]]) -> None
 
 def _load(path: Path, fingerprint: str) -> list[list[int]] | None:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            if str(file["model"]) != fingerprint:
-                return None
-            ends = np.cumsum(file["lengths"])
-            return [part.tolist() for part in np.split(file["ids"], ends[:-1])] if len(ends) else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        file = load_arrays(path, ("model", "ids", "lengths"), MOST_BYTES, "a text of ids")
+    except PowerInferError:
         return None
+    model, ids, lengths = file.values()
+    vectors = ids.ndim == lengths.ndim == 1 and ids.dtype.kind == lengths.dtype.kind == "i"
+    if str(model) != fingerprint or not vectors or not lengths.size or (lengths < 0).any() or lengths.sum() != ids.size:
+        return None
+    return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]

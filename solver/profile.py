@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.number_files import load_arrays
 from powerinfer_cli.placement import save_statistics
 from powerinfer_cli.placement.group_activity import group_activity, save_group_activity
 from powerinfer_cli.runtime import LoadEvents
@@ -28,6 +29,7 @@ __all__ = ["Profile", "count_active", "made_of", "profile_text"]
 SAMPLED = 256  # tokens whose active sets are kept for the groups' covariance
 SAVE_SECONDS = 2.0  # between two savings of what is done so far
 PARTIAL = "profile-partial.npz"
+OVERHEAD = 1 << 20  # bytes of that file besides its numbers
 
 
 def count_active(activations: Tensor) -> Tensor:
@@ -159,11 +161,14 @@ def _save(path: Path, tally: _Tally, key: str) -> None:
 
 def _resume(path: Path, empty: _Tally, key: str) -> _Tally:
     """What an interrupted call has left, if it was made of the same."""
+    most = empty.counts.nbytes + empty.bits.nbytes + OVERHEAD
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = _Tally(file["counts"], file["bits"], int(file["done"]))
-            same = str(file["key"]) == key
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        file = load_arrays(path, ("key", "counts", "bits", "done"), most, "a part of a profile")
+    except PowerInferError:
         return empty
-    fits = found.counts.shape == empty.counts.shape and found.bits.shape == empty.bits.shape
-    return found if same and fits and found.counts.dtype == np.int64 and found.bits.dtype == np.uint8 else empty
+    key_found, counts, bits, done = file.values()
+    same = str(key_found) == key and counts.dtype == np.int64 and bits.dtype == np.uint8
+    fits = counts.shape == empty.counts.shape and bits.shape == empty.bits.shape and done.shape == ()
+    if not same or not fits or done.dtype.kind != "i" or done < 0:
+        return empty
+    return _Tally(counts, bits, int(done))

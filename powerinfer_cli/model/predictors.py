@@ -6,8 +6,6 @@ PowerInfer's tools write and read it. The matrices stay in their files until the
 
 import json
 import math
-import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, Tensor, dequantize
+from powerinfer_cli.number_files import is_whole, layer_files, load_torch
 
 __all__ = ["LayerPredictor", "Predictors", "load_predictors"]
 
@@ -25,7 +24,6 @@ CONFIG = "config.json"
 FC1, FC2 = "fc1.weight", "fc2.weight"
 MOST_RANK = 1 << 14
 LARGEST = 65504.0  # a float16: predictors are stored in types that have such scales
-_NAME = re.compile(r"model_(\d{1,6})\.pt")
 _OVERHEAD = 1 << 20  # bytes of a file that are not numbers
 _CONFIG_BYTES = 1 << 20
 _CHECKED_AT_ONCE = 1 << 22
@@ -67,17 +65,8 @@ def load_predictors(folder: Path, n_layer: int, n_embd: int, n_ff: int) -> Predi
         PowerInferError: a layer without its file, a predictor of another model, numbers that are none, or files that
             are not what they should be; the message names the file.
     """
-    try:
-        paths = {int(m[1]): path for path in sorted(folder.iterdir()) if (m := _NAME.fullmatch(path.name))}
-    except OSError as error:
-        raise PowerInferError(f"{folder}: cannot read the predictors: {error.strerror}") from error
-    missing = [layer for layer in range(n_layer) if layer not in paths]
-    if missing or len(paths) > n_layer:
-        raise PowerInferError(
-            f"{folder}: predictors of another model: {len(paths)} layers, but the model has {n_layer}"
-            + (f" (model_{missing[0]}.pt is missing)" if missing else "")
-        )
-    layers = tuple(_load_layer(paths[layer], n_embd, n_ff) for layer in range(n_layer))
+    paths = layer_files(folder, "model", n_layer, "predictors")
+    layers = tuple(_load_layer(path, n_embd, n_ff) for path in paths)
     return Predictors(layers, _threshold(folder / CONFIG))
 
 
@@ -118,21 +107,7 @@ def _load_layer(path: Path, n_embd: int, n_ff: int) -> LayerPredictor:
 
 def _load_matrices(path: Path, most_bytes: int) -> dict[str, Any]:
     """Of the file's dictionary; its numbers are left in the file, mapped into memory."""
-    import torch
-
-    try:
-        size = path.stat().st_size
-        if size > most_bytes:
-            raise PowerInferError(f"{path}: too large for a predictor of this model")
-        with zipfile.ZipFile(path) as archive:
-            inflated = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
-        found: Any = None if inflated else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except PowerInferError:
-        raise
-    except OSError as error:
-        raise PowerInferError(f"{path}: cannot read the predictor: {error.strerror or error}") from error
-    except Exception as error:  # torch raises whatever a damaged or hostile file provokes
-        raise PowerInferError(f"{path}: not a saved predictor ({type(error).__name__})") from error
+    found = load_torch(path, most_bytes, "a saved predictor of this model")
     if not isinstance(found, dict) or set(found) != {FC1, FC2}:
         raise PowerInferError(f"{path}: not a saved predictor: it must hold {FC1} and {FC2}, and nothing else")
     return found
@@ -143,10 +118,7 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
     import torch
 
     types = {torch.float16: GGMLType.F16, torch.bfloat16: GGMLType.BF16, torch.float32: GGMLType.F32}
-    usable = isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-    # Sizes are those of what is really there: no strides make many numbers of one.
-    usable = usable and value.is_floating_point() and value.ndim == 2
-    if not usable or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    if not is_whole(value) or not value.is_floating_point() or value.ndim != 2:
         raise PowerInferError(f"{path}: {name} is not a matrix of floating-point numbers")
     value = value if value.dtype in types else value.float()
     data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -6,9 +6,8 @@ device learns how much the others' work varies from token to token. It lies besi
 the original PowerInfer takes every file in there for a layer's.
 """
 
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,15 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import replacing
+from powerinfer_cli.number_files import load_arrays
 
 __all__ = ["GROUPS", "GroupActivity", "group_activity", "load_group_activity", "save_group_activity"]
 
 GROUPS = 32
 NAME = "activation.npz"
 MAX_FILE_BYTES = 64 << 20
+MOST_TOKENS, MOST_NEURONS = 1 << 62, 1 << 31
+LARGEST = 1e30  # of what is counted, or its square
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,26 +77,35 @@ def load_group_activity(folder: Path, counts: Sequence[Floats]) -> GroupActivity
     path = folder / NAME
     if not path.is_file():
         return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_FILE_BYTES:
-                raise ValueError("too large")
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = GroupActivity(
-                int(file["tokens"]), *(file[name] for name in ("sums", "bounds", "mean", "covariance"))
-            )
-        _check(found)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise PowerInferError(f"{path}: not the group activity of a profile ({type(error).__name__})") from error
+    what = "the group activity of a profile"
+    found = load_arrays(path, (field.name for field in fields(GroupActivity)), MAX_FILE_BYTES, what)
+    wrong = _wrong(found)
+    if wrong:
+        raise PowerInferError(f"{path}: not {what}: {wrong}")
     sums = np.array([values.sum() for values in counts])
-    same = sums.shape == found.sums.shape and np.allclose(sums, found.sums)
-    return found if same and max(values.max(initial=0) for values in counts) <= found.tokens else None
+    tokens = int(found["tokens"])
+    same = sums.shape == found["sums"].shape and np.allclose(sums, found["sums"])
+    same = same and found["bounds"][-1] == counts[0].size
+    if not same or max(values.max(initial=0) for values in counts) > tokens:
+        return None
+    mean, covariance = (found[name].astype(np.float64) for name in ("mean", "covariance"))
+    return GroupActivity(tokens, sums, found["bounds"].astype(np.int64), mean, covariance)
 
 
-def _check(found: GroupActivity) -> None:
-    n_layer, groups = len(found.sums), len(found.bounds) - 1
-    shapes = found.sums.shape == (n_layer,) and found.mean.shape == (n_layer, groups)
-    if not shapes or found.covariance.shape != (n_layer, groups, groups) or found.tokens < 1:
-        raise ValueError("shapes")
-    if not all(np.isfinite(values).all() for values in (found.sums, found.mean, found.covariance)):
-        raise ValueError("not finite")
+def _wrong(found: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    """What is wrong with the arrays of a file, if anything."""
+    tokens, sums, bounds = found["tokens"], found["sums"], found["bounds"]
+    if tokens.shape != () or tokens.dtype.kind not in "iu" or not 1 <= int(tokens) <= MOST_TOKENS:
+        return "tokens is not a number of tokens"
+    if bounds.ndim != 1 or bounds.dtype.kind not in "iu" or bounds.size < 2 or bounds[0] != 0:
+        return "bounds are not ranks from 0 on"
+    if (bounds[1:] <= bounds[:-1]).any() or bounds[-1] > MOST_NEURONS:
+        return "bounds do not rise"
+    layers, groups = sums.size, bounds.size - 1
+    shapes = {"sums": (layers,), "mean": (layers, groups), "covariance": (layers, groups, groups)}
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            return f"the shape of {name}"
+        if found[name].dtype.kind != "f" or not (np.abs(found[name]) <= LARGEST).all():
+            return f"{name} has what is no number"
+    return None

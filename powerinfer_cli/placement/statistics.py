@@ -4,7 +4,6 @@ Each file is `torch.save` of one 1-D tensor [n_ff] of counts, as the original Po
 Of how many tokens they are is in a file of ours beside the folder (`group_activity`), where we made them.
 """
 
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.number_files import is_whole, layer_files, load_torch
 from powerinfer_cli.placement.group_activity import load_group_activity
 
 __all__ = ["ActivationStatistics", "LayerActivity", "find_statistics", "load_statistics", "save_statistics"]
 
 FOLDER = "activation"
-_NAME = re.compile(r"activation_(\d{1,6})\.pt")
 MAX_FILE_BYTES = 64 << 20  # a layer of a million neurons in float64 is 8 MiB
 ENOUGH_TOKENS = 10_000  # fewer, and a neuron that was never seen active may well become so
 
@@ -62,46 +61,29 @@ def find_statistics(model: Path) -> Path | None:
 
 
 def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatistics:
-    """Read one file a layer. They are keyed by their number: sorted as text, layer 10 would come before layer 2.
+    """Read one file a layer, by its number.
 
     Raises:
         PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
     """
-    try:
-        paths = {int(m[1]): path for path in sorted(folder.iterdir()) if (m := _NAME.fullmatch(path.name))}
-    except OSError as error:
-        raise PowerInferError(f"{folder}: cannot read the activation statistics: {error.strerror}") from error
-    missing = [layer for layer in range(n_layer) if layer not in paths]
-    if missing or len(paths) > n_layer:
-        raise PowerInferError(
-            f"{folder}: activation statistics of another model: {len(paths)} layers, but the model has {n_layer}"
-            + (f" (activation_{missing[0]}.pt is missing)" if missing else "")
-        )
-    counts = tuple(_load_counts(paths[layer], n_ff) for layer in range(n_layer))
+    paths = layer_files(folder, "activation", n_layer, "activation statistics")
+    counts = tuple(_load_counts(path, n_ff) for path in paths)
     known = load_group_activity(folder.parent, counts)
     return ActivationStatistics(counts, known.tokens if known else None)
 
 
 def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
-    import torch
-
-    try:
-        size = path.stat().st_size
-        counts: Any = torch.load(path, map_location="cpu", weights_only=True) if size <= MAX_FILE_BYTES else None
-        # Sparse, quantised and storage-less tensors do not convert, and are no counts.
-        real = isinstance(counts, torch.Tensor) and not counts.is_complex()
-        values: Any = counts.detach().double().numpy() if real else None
-    except Exception as error:  # torch raises whatever a damaged or hostile file provokes
-        raise PowerInferError(f"{path}: not a saved tensor of activation counts ({type(error).__name__})") from error
-    if size > MAX_FILE_BYTES:
-        raise PowerInferError(f"{path}: too large for activation counts")
-    if values is None or values.shape != (n_ff,):
-        shape = type(counts).__name__ if values is None else values.shape
-        raise PowerInferError(f"{path}: activation counts of another model: {shape} instead of ({n_ff},)")
+    what = "a saved tensor of activation counts"
+    counts = load_torch(path, MAX_FILE_BYTES, what)
+    if not is_whole(counts):
+        raise PowerInferError(f"{path}: not {what} ({type(counts).__name__})")
+    if counts.shape != (n_ff,):
+        raise PowerInferError(f"{path}: activation counts of another model: {tuple(counts.shape)} instead of ({n_ff},)")
+    # A copy: the file may be replaced while this is in use.
+    values: npt.NDArray[np.float64] = np.array(counts.detach().resolve_neg().double().numpy())
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise PowerInferError(f"{path}: activation counts that are negative or not finite")
-    result: npt.NDArray[np.float64] = values
-    return result
+    return values
 
 
 def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:

@@ -67,3 +67,60 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, damage: str) -> None:
     with pytest.raises(PowerInferError, match=r"activation\.npz: not the group activity of a profile") as caught:
         load_group_activity(tmp_path, [row.astype(float) for row in COUNTS])
     assert "\n" not in str(caught.value)
+
+
+ROWS = [row.astype(float) for row in COUNTS]
+
+
+def test_any_byte_may_be_wrong(tmp_path: Path) -> None:
+    """What zlib, zipfile and NumPy raise is never a traceback; what is read nevertheless is as whole as any."""
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+    refused, rng = 0, np.random.default_rng(3)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            found = load_group_activity(tmp_path, ROWS)
+        except PowerInferError:
+            refused += 1
+        else:
+            assert found is None or found.bounds.tolist() == [0, 1, 2, 3, 4]
+    assert refused > len(whole) // 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tokens": np.inf},
+        {"tokens": "7"},
+        {"tokens": True},
+        {"tokens": 0},
+        {"tokens": 2**63},
+        {"tokens": [20000]},
+        {"bounds": np.array([0, 1.5, 2, 3, 4])},
+        {"bounds": np.array([0, 3, 2, 1, 4])},
+        {"bounds": np.array([1, 2, 3, 4, 5])},
+        {"bounds": np.array(4)},
+        {"sums": np.array(3.0)},
+        {"sums": np.array(["a", "b"])},
+        {"mean": np.full((2, 4), np.nan)},
+        {"covariance": np.zeros((2, 4, 4), complex)},
+        {"covariance": np.full((2, 4, 4), 1e300)},
+    ],
+    ids=str,
+)
+def test_arrays_that_are_none_of_a_profile(tmp_path: Path, changed: dict[str, object]) -> None:
+    path = saved(tmp_path)
+    with np.load(path) as file:
+        np.savez(path.with_suffix(""), **(dict(file) | changed))
+    with pytest.raises(PowerInferError, match=r"activation\.npz: not the group activity of a profile"):
+        load_group_activity(tmp_path, ROWS)
+
+
+def test_of_other_neurons_it_is_left_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with np.load(path) as file:
+        np.savez(path.with_suffix(""), **(dict(file) | {"bounds": np.array([0, 1, 2, 3, 5])}))
+    assert load_group_activity(tmp_path, ROWS) is None

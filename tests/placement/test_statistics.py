@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,38 @@ def test_what_is_no_vector_of_counts(tmp_path: Path, content: object) -> None:
     folder = folder_of(tmp_path, 2)
     torch.save(content, folder / "activation_1.pt")
     assert "activation_1.pt: " in refusal(folder)
+
+
+def test_one_number_that_says_it_is_many_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, 1)
+    torch.save(torch.zeros(1).expand(10**9), folder / "activation_0.pt")
+    assert (folder / "activation_0.pt").stat().st_size < 4096
+
+    def allocate(*_: object) -> torch.Tensor:
+        raise AssertionError("before its size was known to be there")
+
+    monkeypatch.setattr(torch.Tensor, "double", allocate)
+    assert "activation_0.pt: not a saved tensor" in refusal(folder, 1)
+
+
+def test_a_slice_of_all_layers_counts_and_what_would_inflate(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 2)
+    torch.save(torch.arange(2 * N_FF).view(2, N_FF)[1], folder / "activation_1.pt")
+    assert load_statistics(folder, 2, N_FF).counts[1].tolist() == [6, 7, 8, 9, 10, 11]
+    with zipfile.ZipFile(folder / "activation_1.pt") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "activation_1.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert "activation_1.pt: not a saved tensor" in refusal(folder)
+
+
+def test_what_is_read_outlives_its_file(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 2)
+    counts = load_statistics(folder, 2, N_FF).counts[1]
+    with (folder / "activation_1.pt").open("r+b") as file:
+        file.truncate(0)
+    assert counts.tolist() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a pickle", b"\x80\x04" * 50])

@@ -107,7 +107,7 @@ def test_it_goes_on_after_the_last_whole_chunk(tmp_path: Path, failure: BaseExce
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole.files)
 
 
-@pytest.mark.parametrize("damage", ["another text", "truncated"])
+@pytest.mark.parametrize("damage", ["another text", "truncated", "a wrong byte"])
 def test_what_does_not_fit_is_begun_anew(tmp_path: Path, damage: str) -> None:
     broken = FakeEngine(fail_at=4)
     with pytest.raises(KeyboardInterrupt):
@@ -115,6 +115,11 @@ def test_what_does_not_fit_is_begun_anew(tmp_path: Path, damage: str) -> None:
     if damage == "truncated":
         partial = tmp_path / "work" / "profile-partial.npz"
         partial.write_bytes(partial.read_bytes()[:-40])
+    if damage == "a wrong byte":
+        partial = tmp_path / "work" / "profile-partial.npz"
+        content = bytearray(partial.read_bytes())
+        content[content.index(b"PK\x01\x02") + 8] |= 1  # says that it is encrypted
+        partial.write_bytes(content)
     again = broken.whole()
     profile(tmp_path, again, text="b" if damage == "another text" else "a")
     assert again.recorded == CHUNKS
