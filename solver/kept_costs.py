@@ -29,11 +29,12 @@ def this_machine(
     budgets: Sequence[int] = (),
     threads: int | None = None,
     cores: Sequence[frozenset[int]] = (),
+    anew: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> DeviceProfile:
     """Costs of this CPU and of these devices for weights of a type: some seconds, unless they lie in the folder `kept`.
 
-    Its note names the processors. Raises PowerInferError: too little memory.
+    anew: what lies there is replaced. Its note names the processors. Raises PowerInferError: too little memory.
     """
     packed = kind if kind in FORMATS else conversion(kind)
     width = max(LEAST_WIDTH, n_embd)
@@ -41,10 +42,11 @@ def this_machine(
     machine = machine_name(devices)
     asked = f"{machine}, {packed.name}, {width}, {threads}, {sorted(map(sorted, cores))}"
     path = kept / f"{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
-    try:
-        return load_profile(str(path))
-    except PowerInferError:
-        pass  # not measured yet, or damaged: either way it is measured now
+    if not anew:
+        try:
+            return load_profile(str(path))
+        except PowerInferError:
+            pass  # not measured yet, or damaged: either way it is measured now
     measured = measure_machine(devices, [packed], width, budgets=budgets, threads=threads, cores=cores, on_step=on_step)
     profile = replace(measured, note=f"Measured: {machine}")
     try:

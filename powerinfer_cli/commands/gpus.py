@@ -19,8 +19,8 @@ SPARE = 0.04  # of what is free
 
 @dataclass(frozen=True)
 class Target:
-    """devices: as torch names them. budgets: bytes of each; None where as much may be used as the model needs, on the
-    CPU that rehearses. free: the budgets are what happened to be free.
+    """devices: as torch names them, none for the CPU alone. budgets: bytes of each; None where as much may be used as
+    the model needs, on the CPU that rehearses. free: the budgets are what happened to be free.
     """
 
     devices: tuple[str, ...]
@@ -30,7 +30,7 @@ class Target:
 
     @property
     def rehearsed(self) -> bool:
-        return self.devices[0] == "cpu"
+        return "cpu" in self.devices
 
 
 def find_target(flags: PlacementFlags, note: Note) -> Target | None:

@@ -65,7 +65,8 @@ class PlanJob:
     def sizes(self) -> ModelBytes:
         """Bytes of everything; scratch is measured on the GPU."""
         n_ctx = self.options.n_ctx
-        scratch = measure_scratch(self.weights, self.config, self.options, n_ctx)
+        devices = self.target.devices
+        scratch = measure_scratch(self.weights, self.config, self.options, n_ctx) if devices else None
         return model_bytes(self.weights, self.config, self.options, n_ctx, scratch)
 
     @cached_property
@@ -126,8 +127,11 @@ class PlanJob:
         """Of it only the plan counts: no costs are weighed where there is nothing to choose."""
         return self.make(load_profile(STAND_IN), "layers")
 
-    def costs(self, events: LoadEvents) -> tuple[DeviceProfile, str]:
-        """Of this machine, and what names them; of a data sheet where the GPUs are rehearsed only."""
+    def costs(self, events: LoadEvents, *, anew: bool = False) -> tuple[DeviceProfile, str]:
+        """Of this machine, and what names them; of a data sheet where the GPUs are rehearsed only.
+
+        anew: measured now, whatever was measured before: other programs may have been at work then.
+        """
         if self.target.rehearsed:
             return load_profile(STAND_IN), f"{GIVEN}{STAND_IN}"
         from solver.kept_costs import this_machine
@@ -140,6 +144,7 @@ class PlanJob:
             budgets=self.budgets,
             threads=self.options.n_threads,
             cores=self.options.cores,
+            anew=anew,
             on_step=lambda what: events.progress(f"measuring {what}", 0, 1),
         )
         return profile, profile.note

@@ -56,7 +56,7 @@ def plan_stage(
     job = PlanJob.of(gguf, path, options, machine.target, beside, flags.placement().max_layers)
     if not machine.target.rehearsed and machine.target.devices and streamable(job.weights):
         job = replace(job, options=replace(job.options, stream_from=options.n_ubatch))
-    profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events)
+    profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
     result = job.make(profile, flags.solver.value)
     kept = None
     if result.plan.gpus:

@@ -14,6 +14,8 @@ import solver.run
 from powerinfer_cli.commands import plan_files
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
+from solver import kept_costs
+from solver.device_profile import load_profile
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placed_model import N_LAYER, budget, dense_model, placed_model, write_placed
 from tests.helpers.result import Result
@@ -240,3 +242,13 @@ def test_a_predictor_of_the_wrong_shape(tmp_path: Path) -> None:
 def test_the_sparse_model_needs_no_predictor(tmp_path: Path) -> None:
     path = write_placed(tmp_path, model=placed_model())
     assert data_of(solve(path, "--vram-budget", "1", "--json"))["predictors"] is None
+
+
+def test_without_a_gpu_or_a_budget_the_cpu_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_costs, "this_machine", lambda *_, **__: load_profile("rtx-3090-ddr5"))
+    path = write_placed(tmp_path)
+    plan = data_of(solve(path, "--json"))["plan"]
+    assert [device["name"] for device in plan["devices"]] == ["main memory"]
+    assert plan["tokens_per_second"] > 0
+    assert plan["file"] is None
+    assert not gpuidx_path(path).exists()
