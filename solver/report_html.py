@@ -91,7 +91,7 @@ def _headline(plan: dict[str, Any]) -> str:
         "tokens a second, predicted": f"{plan['tokens_per_second']:.1f}",
         "of the neurons on the GPU": f"{hot / neurons:.0%}",
         "of the activations there": f"{covered / active:.0%}",
-        "above the least time, at most": f"{plan['gap']:.1%}",
+        "above the least time for these layers": f"{plan['gap']:.1%}",
     }
     others = ", ".join(f"{escape(name)} {speed:.1f}" for name, speed in plan["others"].items())
     lines = [f"<div><b>{value}</b>{label}</div>" for label, value in figures.items()]

@@ -61,8 +61,9 @@ def _show_tables(data: dict[str, Any]) -> None:
     others = ", ".join(f"{name} {speed:.1f}" for name, speed in plan["others"].items())
     source = "measured costs" if plan["machine"]["source"] == "measured" else "data sheets, not measured"
     console.print(
-        f"predicted: {plan['tokens_per_second']:.1f} tokens/s ({source}), within {plan['gap']:.2%} of the best"
-        + (f"; {others}" if others else "")
+        f"predicted: {plan['tokens_per_second']:.1f} tokens/s ({source}), within {plan['gap']:.2%} of the best for "
+        "these layers" + (f"; {others}" if others else ""),
+        soft_wrap=True,
     )
     if plan["file"]:
         console.print(f"plan: {plan['file']} (found in {plan['seconds']:.1f} s)", soft_wrap=True)
