@@ -23,8 +23,9 @@ def solve_milp(
     """One option for each layer, within each GPU's room, at the least cost.
 
     The result is proven to be within `gap` of the best (a share), unless the time limit ends the search: then it is
-    the best that was found, no worse than the greedy one, with the bound that was reached. One thread and a fixed
-    seed: the same problem has the same answer.
+    the best that was found, no worse than the greedy one, with the bound that was reached. All of it holds for these
+    options; filled up neuron by neuron, the greedy one may still become the better. One thread and a fixed seed: the
+    same problem has the same answer.
     """
     start = time.perf_counter()
     fallback = solve_greedy(problem, options)

@@ -20,7 +20,16 @@ from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Reservation
 from solver.costs import Activity, Counts, Floats, LayerCosts
 from solver.device_profile import DeviceProfile
 
-__all__ = ["Options", "Problem", "Solution", "build_problem", "lower_bound", "options_by_frequency", "options_by_time"]
+__all__ = [
+    "Options",
+    "Problem",
+    "Solution",
+    "build_problem",
+    "lower_bound",
+    "options_by_frequency",
+    "options_by_time",
+    "priced_bound",
+]
 
 GROUPS = 128  # a layer's neurons are cut into about so many
 BISECTIONS = 100
@@ -106,12 +115,13 @@ def lower_bound(problem: Problem) -> float:
     for gpu, room in enumerate(problem.room):
         here = [problem.layers[i] for i, device in problem.devices.items() if device == gpu]
         curves = [layer.time(np.arange(layer.n_ff + 1)) for layer in here]
-        total += _priced_bound(curves, [layer.neuron for layer in here], room)
+        weights = [np.arange(layer.n_ff + 1, dtype=np.float64) * layer.neuron for layer in here]
+        total += priced_bound(curves, weights, room)
     return total
 
 
-def _priced_bound(curves: Sequence[Floats], neuron: Sequence[int], room: int) -> float:
-    weights = [np.arange(curve.size) * float(size) for curve, size in zip(curves, neuron, strict=True)]
+def priced_bound(curves: Sequence[Floats], weights: Sequence[Floats], room: int) -> float:
+    """What no choice of one point of each curve goes below, if their weights together are at most `room`."""
 
     def at(price: float) -> tuple[float, float]:
         """The bound, and the bytes that are chosen at this price."""
@@ -124,7 +134,8 @@ def _priced_bound(curves: Sequence[Floats], neuron: Sequence[int], room: int) ->
         return bound, used
 
     best, used = at(0.0)
-    low, high = 0.0, max((curve.max(initial=0.0) for curve in curves), default=0.0) / min(neuron, default=1)
+    smallest = min((float(weight[weight > 0].min(initial=np.inf)) for weight in weights), default=np.inf)
+    low, high = 0.0, max((float(curve.max(initial=0.0)) for curve in curves), default=0.0) / smallest
     for _ in range(BISECTIONS if used > room else 0):
         price = (low + high) / 2
         bound, used = at(price)

@@ -8,7 +8,7 @@ from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, Mo
 from solver.costs import Activity, LayerCosts, handover
 from solver.device_profile import DeviceProfile, Processor
 
-__all__ = ["LayerTime", "Prediction", "Work", "simulate"]
+__all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_time", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def simulate(plan: Plan, work: Work, profile: DeviceProfile) -> Prediction:
     where = MAIN_MEMORY  # the embedding
     for index, placed in enumerate(plan.layers):
         moved = handover(profile.link, work.n_embd) / 2 if placed.device != where else 0.0
-        layers.append(_layer(index, placed, work, profile, moved))
+        layers.append(layer_time(index, placed, work, profile, moved))
         where = placed.device
     on = _processor(profile, plan.output)
     head = work.sizes.head / on.rates_for(work.kind).dense
@@ -84,10 +84,11 @@ def _processor(profile: DeviceProfile, device: int) -> Processor:
     return profile.cpu if device == MAIN_MEMORY else profile.gpu(device)
 
 
-def _layer(index: int, placed: LayerPlacement, work: Work, profile: DeviceProfile, moved: float) -> LayerTime:
+def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DeviceProfile, moved: float = 0.0) -> LayerTime:
+    """Of one layer. moved: seconds that its input takes from where the layer before it lies."""
     sizes = work.sizes.layers[index]
     on = _processor(profile, placed.device)
-    before = _before(sizes, on, work)
+    before = before_ffn(sizes, on, work)
     frequencies = work.activity.frequencies[index]
     expected = float(frequencies.sum())
     covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
@@ -103,6 +104,7 @@ def _layer(index: int, placed: LayerPlacement, work: Work, profile: DeviceProfil
     return LayerTime(before, gpu, cpu, both - given, given + moved, covered)
 
 
-def _before(sizes: LayerBytes, on: Processor, work: Work) -> float:
+def before_ffn(sizes: LayerBytes, on: Processor, work: Work) -> float:
+    """Seconds of a layer's attention, norms, predictor and KV cache."""
     weights = (sizes.attention + sizes.predictor) / on.rates_for(work.kind).dense
     return weights + work.depth * sizes.kv / on.cache + on.layer
