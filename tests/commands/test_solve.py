@@ -97,7 +97,7 @@ def test_a_plan_is_made_in_a_second_and_used(tmp_path: Path) -> None:
     for words in ("Memory", "KV cache", "main memory", "activations covered", "data sheets, not measured"):
         assert words in result.out
     index = gpuidx_path(path)
-    assert sum(read_gpuidx(index, N_LAYER, N_FF).plan.hot_counts) == N_FF
+    assert N_FF <= sum(read_gpuidx(index, N_LAYER, N_FF).plan.hot_counts) <= N_LAYER * N_FF
     run = ("main", "-m", str(path), "-p", "Once", "-n", "2", "--device", "cpu", "--vram-budget", half, "-t", "1")
     powerinfer(*run).note(f"^plan: {index}$")
 
