@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import replacing
 
 __all__ = ["DeviceProfile", "Link", "Processor", "Rates", "bundled_profiles", "load_profile", "save_profile"]
 
@@ -111,13 +112,8 @@ def save_profile(path: Path, profile: DeviceProfile) -> None:
         "gpus": [_written(gpu) for gpu in profile.gpus],
         "link": {"bandwidth": profile.link.bandwidth, "synchronisation": profile.link.synchronisation},
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise PowerInferError(f"{path}: cannot write the device profile: {error.strerror}") from error
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _written(processor: Processor) -> dict[str, Any]:

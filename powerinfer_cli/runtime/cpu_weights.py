@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.rows import WeightRows
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import LayerWeights, Linear, Norm, Weights
 from powerinfer_cli.placement import MAIN_MEMORY, Neurons, Plan, cold_neurons
 from powerinfer_cli.placement.statistics import LayerActivity
+from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.packer import Packer, first_rows
 
 __all__ = [
@@ -189,7 +189,7 @@ def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, 
     predictor = None
     if predictors and layer.fc1 is not None and layer.fc2 is not None:
         fc1, fc2 = packer.pack(layer.fc1), packer.pack(layer.fc2)
-        predictor = CPUPredictor(fc1, fc2, _modes(activity, fc2.n_rows))
+        predictor = CPUPredictor(fc1, fc2, modes_of(activity, fc2.n_rows))
     gate, up, down_t = _neurons(layer, packer, together=predictor is not None)
     return CPULayer(
         attn_norm=_norm(layer.attn_norm),
@@ -238,15 +238,6 @@ def _with_scratch(part: Any, threads: int) -> Any:
     if is_dataclass(part) and not isinstance(part, type):
         return replace(part, **{f.name: _with_scratch(getattr(part, f.name), threads) for f in fields(part)})
     return part
-
-
-def _modes(activity: LayerActivity | None, n_ff: int) -> npt.NDArray[np.uint8]:
-    modes = np.full(n_ff, ASK, np.uint8)
-    if activity is not None:
-        modes[:] = NEVER
-        modes[activity.undecided] = ASK
-        modes[activity.always] = ALWAYS
-    return modes
 
 
 def _norm(norm: Norm) -> CPUNorm:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows, planar_type, to_planar
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import LayerWeights, Linear, Norm
 from powerinfer_cli.placement import LayerPlacement, cold_neurons
 from powerinfer_cli.placement.statistics import LayerActivity
+from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.options import LoadEvents
 
 __all__ = ["DeviceFFN", "DeviceLayer", "DeviceLinear", "DeviceNorm", "DevicePredictor", "Uploader"]
@@ -97,7 +97,7 @@ class Uploader:
         predictor = None
         if predictors and layer.fc1 is not None and layer.fc2 is not None:
             order = np.concatenate((placed.hot, cold))
-            modes = torch.from_numpy(_modes(activity, n_ff)[order]).to(self.device)
+            modes = torch.from_numpy(modes_of(activity, n_ff)[order]).to(self.device)
             predictor = DevicePredictor(self.rows(layer.fc1), self.rows(layer.fc2, order), modes)
         return DeviceLayer(
             attn_norm=self.norm(layer.attn_norm),
@@ -161,15 +161,6 @@ class Uploader:
         values = tensor.to_float32()
         found = np.array(values if chosen is None else values[chosen], np.float32)
         return torch.from_numpy(found).to(self.device)
-
-
-def _modes(activity: LayerActivity | None, n_ff: int) -> npt.NDArray[np.uint8]:
-    modes = np.full(n_ff, ASK, np.uint8)
-    if activity is not None:
-        modes[:] = NEVER
-        modes[activity.undecided] = ASK
-        modes[activity.always] = ALWAYS
-    return modes
 
 
 def _as_torch(raw: npt.NDArray[np.uint8]) -> Tensor:
