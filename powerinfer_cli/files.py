@@ -1,14 +1,16 @@
 """Writing files all or nothing: an old file stays whole until the new one is."""
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["make_folder", "replacing"]
+__all__ = ["make_folder", "replacing", "write_torch"]
 
 
 @contextmanager
@@ -52,3 +54,12 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise PowerInferError(f"{path}: cannot be made a folder: {error.strerror or error}") from error
     return path
+
+
+def write_torch(path: Path, value: Any) -> None:
+    """As `torch.save`; but torch makes RuntimeErrors of a full disk, so that it does not write to the file itself."""
+    import torch
+
+    made = io.BytesIO()
+    torch.save(value, made)
+    path.write_bytes(made.getbuffer())

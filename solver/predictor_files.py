@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.files import make_folder, replacing, write_torch
 from solver.predictor import TrainedPredictor
 
 __all__ = ["layer_file", "publish", "write_layer"]
@@ -28,8 +28,8 @@ def write_layer(folder: Path, layer: int, predictor: TrainedPredictor) -> None:
     weights = {"fc1.weight": predictor.fc1.contiguous(), "fc2.weight": predictor.fc2.contiguous()}
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise PowerInferError(f"the predictor of layer {layer} is not finite: its samples are damaged")
-    with replacing(layer_file(folder, layer)) as temporary, temporary.open("wb") as out:
-        torch.save(weights, out)
+    with replacing(layer_file(folder, layer)) as temporary:
+        write_torch(temporary, weights)
 
 
 def publish(work: Path, folder: Path, n_layer: int, config: dict[str, object]) -> None:

@@ -97,7 +97,10 @@ class _Run:
             loss = MOST_LOSS if wanted.most_loss is None else wanted.most_loss
             made = sparsify(self.model, self.chunks, self.place, Wanted(wanted.density, loss), wanted.options)
         if not wanted.profile:
-            statistics = self._found()
+            try:
+                statistics = self._found()
+            except PowerInferError as error:
+                raise PowerInferError(f"{error}: leave --plan-only out, and they are made anew") from error
         elif not relu:
             statistics = self._statistics(made.rule if made else self._rule(), trains)
         folder = self._predictors(trained=made is not None)

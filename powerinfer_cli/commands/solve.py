@@ -122,6 +122,8 @@ def _place(path: Path, output: Path | None) -> "tuple[Place, Path | None]":
         return Place(path.parent), None
     if output.suffix == ".gpuidx":
         return Place(output.parent), output
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"-o {output} is a file: give a folder, or a plan's name that ends in .gpuidx")
     return Place(output), output / gpuidx_path(path).name
 
 

@@ -43,8 +43,8 @@ def find_machine(flags: PlanFlags, note: Note) -> Machine:
         return Machine(target)
     shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)
     if flags.device_profile is None and flags.vram_budget is None:
-        if flags.gpu_layers or shares:
-            note("no CUDA GPU: -ngl and -ts need --vram-budget, or --device-profile, to plan for one")
+        if flags.gpu_layers or shares or flags.main_gpu:
+            note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
         return Machine(Target((), ()))
     name = flags.device_profile or STAND_IN
     profile = load_profile(name)

@@ -19,7 +19,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
-        raise PowerInferError(f"{path}: cannot read the prompt: {error.strerror}") from error
+        raise PowerInferError(f"{path}: cannot read the text: {error.strerror}") from error
     if len(content) > LARGEST:
         raise PowerInferError(f"{path}: more than {LARGEST >> 20} MiB, which no context holds")
     return content.decode("utf-8", "surrogateescape").removesuffix("\n")

@@ -17,6 +17,7 @@ from powerinfer_cli.placement.sizes import ModelBytes
 __all__ = ["Reservation", "parse_budgets", "reserve", "shown_bytes"]
 
 GIB = 1 << 30
+MOST_GIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def _bytes(text: str) -> int:
         gib = float(text)
     except ValueError:
         raise UsageError(f"--vram-budget has {text[:60]!r}, but must be GiB for each GPU: numbers and commas") from None
-    if not 0 <= gib < 1 << 20:  # which also refuses NaN
-        raise UsageError(f"a budget of {text.strip()[:60]} GiB makes no sense: it must be a number from 0 on")
+    if not 0 <= gib <= MOST_GIB:  # which also refuses NaN
+        raise UsageError(f"a budget of {text.strip()[:60]} GiB makes no sense: it must be a number from 0 to {MOST_GIB}")
     return round(gib * GIB)
 
 

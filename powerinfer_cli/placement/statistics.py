@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.files import make_folder, replacing, write_torch
 from powerinfer_cli.number_files import is_whole, layer_files, load_torch
 from powerinfer_cli.placement.group_activity import load_group_activity
 
@@ -98,5 +98,4 @@ def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:
     with ExitStack() as whole:  # leaves the files from the last to the first: renames them, or removes all
         for layer, values in enumerate(counts):
             temporary = whole.enter_context(replacing(folder / f"activation_{layer}.pt"))
-            with temporary.open("wb") as out:
-                torch.save(torch.from_numpy(np.ascontiguousarray(values)), out)
+            write_torch(temporary, torch.from_numpy(np.ascontiguousarray(values)))

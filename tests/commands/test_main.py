@@ -164,7 +164,7 @@ def test_log_disable_leaves_the_text_and_errors(main: Main) -> None:
     assert (result.code, result.out, result.err) == (0, "Once upon\n", "")
     assert (
         main("-f", "/nowhere", "--log-disable").err
-        == "error: /nowhere: cannot read the prompt: No such file or directory\n"
+        == "error: /nowhere: cannot read the text: No such file or directory\n"
     )
 
 

@@ -49,8 +49,8 @@ def test_wrong_usage(words: str, args: list[str], message: str) -> None:
 
 
 RUN = [
-    (["-f", "/nowhere/at/all"], "/nowhere/at/all: cannot read the prompt: No such file or directory"),
-    (["-f", "/"], "/: cannot read the prompt: Is a directory"),
+    (["-f", "/nowhere/at/all"], "/nowhere/at/all: cannot read the text: No such file or directory"),
+    (["-f", "/"], "/: cannot read the text: Is a directory"),
     (["-f", "/dev/zero"], "/dev/zero: more than 64 MiB"),
     (["-p", "Once upon a time there was", "-c", "7"], "the prompt has 7 tokens, but the context holds 7"),
     (["-Cr", "4000-4001"], "--cpu-range 4000-4001: core 4000 is not there"),

@@ -140,9 +140,9 @@ def test_a_bad_plan_is_made_anew(path: Path, tmp_path: Path, damage: str) -> Non
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--vram-budget", "-1"], "must be a number from 0 on"),
-        (["--vram-budget", "nan"], "must be a number from 0 on"),
-        (["--vram-budget", "inf"], "must be a number from 0 on"),
+        (["--vram-budget", "-1"], "must be a number from 0 to 1048576"),
+        (["--vram-budget", "nan"], "must be a number from 0 to 1048576"),
+        (["--vram-budget", "inf"], "must be a number from 0 to 1048576"),
         (["--vram-budget", "much"], "--vram-budget has 'much', but must be GiB"),
         (["-ts", "1,x"], "-ts '1,x': must be numbers"),
         (["-ts", "0,0"], "-ts '0,0': must be numbers"),

@@ -179,8 +179,8 @@ def test_the_names_of_machines() -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "says"),
     [
-        (["--vram-budget", "-1"], 2, "must be a number from 0 on"),
-        (["--vram-budget", "nan"], 2, "must be a number from 0 on"),
+        (["--vram-budget", "-1"], 2, "must be a number from 0 to 1048576"),
+        (["--vram-budget", "nan"], 2, "must be a number from 0 to 1048576"),
         (["--vram-budget", "13", "--device-profile", "rtx-3060-12gb-ddr4"], 2, "is more than GPU 0 has"),
         (["--device-profile", "abacus"], 1, "abacus: cannot read the device profile"),
         (["--plan-only", "--train-only"], 2, "exclude each other"),
