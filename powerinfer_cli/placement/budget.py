@@ -55,7 +55,9 @@ def _bytes(text: str) -> int:
     except ValueError:
         raise UsageError(f"--vram-budget has {text[:60]!r}, but must be GiB for each GPU: numbers and commas") from None
     if not 0 <= gib <= MOST_GIB:  # which also refuses NaN
-        raise UsageError(f"a budget of {text.strip()[:60]} GiB makes no sense: it must be a number from 0 to {MOST_GIB}")
+        raise UsageError(
+            f"a budget of {text.strip()[:60]} GiB makes no sense: it must be a number from 0 to {MOST_GIB}"
+        )
     return round(gib * GIB)
 
 

@@ -191,6 +191,7 @@ def test_the_names_of_machines() -> None:
         (["-f", "absent.txt"], 1, "absent.txt: cannot read"),
         (["--profile-only", "--force", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
         (["--plan-only", "--vram-budget", "1", "-o", "{short}/x"], 1, "{short}/x"),
+        (["--plan-only", "--vram-budget", "1", "-o", "{short}"], 2, "is a file: give a folder"),
         (["--plan-only", "--vram-budget", "1", "--predictor-path", "{short}"], 1, "cannot read the predictors"),
         (["--plan-only", "--vram-budget", "1", "--report", "{short}/r.html"], 1, "r.html: cannot be written"),
     ],
