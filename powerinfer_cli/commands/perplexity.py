@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.interrupts import Interrupt
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import Score
+    from powerinfer_cli.text import Tokenizer
 
 __all__ = ["app"]
 
@@ -131,8 +132,7 @@ def _score(
             f"--compare dense: {path} is a dense model, whose neurons are all active without --predictor-path"
         )
     tokenizer = Tokenizer.from_gguf(gguf)
-    ids = tokenizer.encode(words, add_special=True, parse_special=False)
-    ids = ids[:-1] if tokenizer.add_eos else ids
+    ids = _ids(tokenizer, words)
     options = with_machine(model.options(), machine)
     with Loading(terminal.note) as events:
         beside = find_companions(gguf, path, predictor_path, terminal.note)
@@ -141,13 +141,9 @@ def _score(
     for line in placed.lines:
         terminal.note(f"gpu: {line}")
     n_ctx = engine.n_ctx
-    if len(ids) < 2 * n_ctx:
-        raise PowerInferError(
-            f"{text.file}: {len(ids)} tokens, but chunks of {n_ctx} need at least {2 * n_ctx}: "
-            "give a longer text, or a smaller -c"
-        )
-    pieces = list(chunks(ids, n_ctx, tokenizer.bos_id if tokenizer.add_bos else None))
-    pieces = list(islice(pieces, None if text.n_chunks < 0 else text.n_chunks))
+    _check_length(text.file, len(ids), n_ctx)
+    bos_id = tokenizer.bos_id if tokenizer.add_bos else None
+    pieces = list(islice(chunks(ids, n_ctx, bos_id), None if text.n_chunks < 0 else text.n_chunks))
     terminal.note(f"{len(pieces)} chunks of {n_ctx} tokens")
     try:
         with Interrupt() as interrupt:
@@ -165,6 +161,20 @@ def _score(
             print(f"Ratio, predictor to every neuron: {value:.5f} +/- {error:.5f}")
     except Interrupted as interrupted:
         raise KeyboardInterrupt from interrupted
+
+
+def _ids(tokenizer: "Tokenizer", words: str) -> list[int]:
+    """Without the EOS that closes a text."""
+    ids = tokenizer.encode(words, add_special=True, parse_special=False)
+    return ids[:-1] if tokenizer.add_eos else ids
+
+
+def _check_length(file: Path | None, n_ids: int, n_ctx: int) -> None:
+    if n_ids < 2 * n_ctx:
+        raise PowerInferError(
+            f"{file}: {n_ids} tokens, but chunks of {n_ctx} need at least {2 * n_ctx}: "
+            "give a longer text, or a smaller -c"
+        )
 
 
 def _run(engine: "Engine", pieces: Sequence[Sequence[int]], interrupt: "Interrupt") -> "Score":

@@ -49,7 +49,7 @@ class ColdStream:
         self._link, self._size = link, size
         self._slots = [_Slot(link, size) for _ in range(2)]
         cuda = link.device.type == "cuda"
-        self._copies = torch.cuda.Stream(link.device) if cuda else None  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(link.device) if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def run(self, weights: LayerWeights, numbers: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int) -> None:
         """flow.cold [T, n_embd] = what the cold neurons, `numbers`, make of flow.normed, down's bias included."""
@@ -106,7 +106,7 @@ class _Slot:
         self._copied: torch.cuda.Event | None = None
         self._used: torch.cuda.Event | None = None
         if link.device.type == "cuda":
-            self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it so
             self.release()  # whoever had this memory before may still be reading it
 
     def wait(self) -> None:

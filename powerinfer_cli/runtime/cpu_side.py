@@ -1,5 +1,6 @@
 """What a model has in main memory, and the team of threads that computes it: for all of a model, or for a part."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from powerinfer_cli.kernels.angles import rope_magnitude
@@ -29,7 +30,7 @@ __all__ = ["CPUSide"]
 COMPILING = "compiling kernels (once)"
 
 
-class CPUSide:
+class CPUSide(ABC):
     """Packed weights, a KV cache for the layers that are here, buffers, and the programs over them.
 
     `layers`: the numbers in the model of the layers that are here.
@@ -89,9 +90,9 @@ class CPUSide:
         self._head, self._heads = assemble(head), assemble(heads)
         self.write_layers(one, many)
 
+    @abstractmethod
     def write_layers(self, one: Writer, many: Writer) -> None:
         """The programs of those who derive from this: for one token, and for a batch."""
-        raise NotImplementedError
 
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on."""

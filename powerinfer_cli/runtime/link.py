@@ -18,8 +18,8 @@ class Link:
         self.waits = 0
         cuda = device.type == "cuda"
         self._cuda = cuda
-        self._event = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
-        self._sent = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._event = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
+        self._sent = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def current(self) -> AbstractContextManager[Any]:
         """While entered, kernels are launched on this device."""
@@ -86,7 +86,7 @@ class Recorder:
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def record(self, replay: Replay) -> None:
         """On CUDA, make the graph."""

@@ -96,9 +96,9 @@ def _speeds(args: argparse.Namespace, profile: DeviceProfile, stem: Path) -> Ite
 
 
 def _case(args: argparse.Namespace, shape: str, kind: str, profile: DeviceProfile) -> Case:
-    exact = {"type_k": "f32", "type_v": "f32"} if kind == "F32" else {}
+    cache = "f32" if kind == "F32" else "f16"
     n_ctx = min(512, SHAPES[shape].ctx)
-    options = EngineOptions(n_ctx=n_ctx, n_ubatch=256, devices=(args.device,), **exact)  # type: ignore[arg-type]
+    options = EngineOptions(n_ctx=n_ctx, n_ubatch=256, type_k=cache, type_v=cache, devices=(args.device,))
     return open_case(args.models, shape, kind, options, profile)
 
 

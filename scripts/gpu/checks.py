@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -125,19 +126,17 @@ def _run(engine: Engine, ids: list[int]) -> tuple[np.ndarray, list[int]]:
     return np.concatenate(rows), written
 
 
-class _no_other_synchronisation:  # noqa: N801  # used as a context
+@contextmanager
+def _no_other_synchronisation(device: torch.device) -> Iterator[None]:
     """On CUDA: what makes the CPU wait without saying so is an error. (Waiting for an event says so.)"""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-
-    def __enter__(self) -> None:
-        if self._cuda:
-            torch.cuda.set_sync_debug_mode("error")
-
-    def __exit__(self, *_: object) -> None:
-        if self._cuda:
-            torch.cuda.set_sync_debug_mode("default")
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _free(device: torch.device) -> None:

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from powerinfer_cli.commands import plan_job, solve_target
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.gpus import Target
-from powerinfer_cli.commands.plan_job import PlanJob
+from powerinfer_cli.commands.plan_job import STAND_IN, PlanJob
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import ModelBytes, save_statistics
 from powerinfer_cli.runtime import EngineOptions
+from solver.device_profile import Link, Rates, load_profile
 from tests.helpers.model_file import ModelFile
 from tests.helpers.word_model import word_model
 
@@ -60,3 +63,15 @@ def budget(path: Path, share: float = 0.5, n_ctx: int = 0) -> str:
     sizes = sizes_of(path, n_ctx)
     neurons = sum(layer.ffn for layer in sizes.layers)
     return f"{(sizes.total - (1 - share) * neurons) / 2**30:.12f}"
+
+
+def bytes_alone_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in for a GPU hands over for nothing, beside a CPU that is slow by the byte.
+
+    By its data sheet handing over would cost more than all bytes of so small a model, and no layer would be divided.
+    """
+    sheet = load_profile(STAND_IN)
+    slow = replace(sheet.cpu, rates={"any": Rates(1e6, 1e6)})
+    profile = replace(sheet, cpu=slow, link=Link(bandwidth=1e15, synchronisation=0.0))
+    for module in (plan_job, solve_target):
+        monkeypatch.setattr(module, "load_profile", lambda _name: profile)

@@ -174,7 +174,7 @@ def _values(
         if ACTIVATION == 0:
             is_open = value > 0
         value = activate(value, ACTIVATION)
-        if GATED:  # noqa: SIM102 - known when it is compiled
+        if GATED:  # noqa: SIM102  # known when it is compiled
             if is_open:
                 factor = _one_dot(up, row, up_bias, x, UP_WIDTH)
                 if RELU_ON_UP:
