@@ -18,11 +18,11 @@ from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import calling, f32, i8, store_half, u16
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["BLOCK", "GROUP", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
+__all__ = ["PAGE", "GROUP", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
 
 Floats = npt.NDArray[np.float32]
 
-BLOCK = 64  # positions that attention reads at a time; n_ctx is a multiple
+PAGE = 128  # positions that attention reads at a time; n_ctx is a multiple
 GROUP = 32  # dimensions that share a scale in q8_0
 
 
@@ -52,7 +52,7 @@ class Shape:
     n_head: int
     n_head_kv: int
     head_dim: int
-    n_ctx: int  # positions, a multiple of BLOCK
+    n_ctx: int  # positions, a multiple of PAGE
 
     @property
     def value_stride(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cache import BLOCK, GROUP, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import PAGE, GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import ModelConfig, RopeStyle
 from powerinfer_cli.runtime.cache_size import kv_bytes
 
@@ -27,7 +27,7 @@ class PackedCache:
         for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
             if kind == CacheType.Q8_0 and config.head_dim % GROUP:
                 raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {config.head_dim}")
-        positions = math.ceil(n_ctx / BLOCK) * BLOCK
+        positions = math.ceil(n_ctx / PAGE) * PAGE
         shape = Shape(config.n_head, config.n_head_kv, config.head_dim, positions)
         self.config = config
         layers = config.n_layer if n_layer is None else n_layer

@@ -6,7 +6,7 @@ import torch
 
 from powerinfer_cli.kernels import reference
 from powerinfer_cli.kernels.attention import attention
-from powerinfer_cli.kernels.cache import BLOCK, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.rope import rope
 from powerinfer_cli.kernels.vectors import Vectors
@@ -48,7 +48,7 @@ def attend(cache: KeysValues, q: np.ndarray, n_past: int, threads: int = 2) -> n
 
 
 def shape_of(n_head: int, n_head_kv: int, head_dim: int, positions: int) -> Shape:
-    return Shape(n_head, n_head_kv, head_dim, -(-positions // BLOCK) * BLOCK)
+    return Shape(n_head, n_head_kv, head_dim, -(-positions // PAGE) * PAGE)
 
 
 def wanted(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:

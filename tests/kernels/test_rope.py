@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from powerinfer_cli.kernels import reference
-from powerinfer_cli.kernels.cache import BLOCK, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
 from powerinfer_cli.model import RopeStyle
@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def cache_of(n_head: int, n_head_kv: int, head_dim: int, kind: CacheType = CacheType.F32) -> KeysValues:
-    cache = KeysValues.make(Shape(n_head, n_head_kv, head_dim, 2 * BLOCK), kind, kind)
+    cache = KeysValues.make(Shape(n_head, n_head_kv, head_dim, 2 * PAGE), kind, kind)
     for part in (cache.k, cache.v, cache.k_scales, cache.v_scales):
         part[:] = 99
     return cache
@@ -58,7 +58,7 @@ def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past:
         heads = [reference.rms_norm(x, torch.from_numpy(w), EPS) for x, w in zip(heads, weights, strict=True)]
     wanted_q, wanted_k = (reference.rotate(x, cos, sin, style).numpy() for x in heads)
     np.testing.assert_allclose(turned[:, : 6 * head_dim].reshape(q.shape), wanted_q, rtol=1e-5, atol=3e-6)
-    stored_k, stored_v = cache.read(0, 2 * BLOCK)
+    stored_k, stored_v = cache.read(0, 2 * PAGE)
     np.testing.assert_allclose(stored_k[n_past : n_past + n_token], wanted_k, rtol=1e-5, atol=3e-6)
     np.testing.assert_array_equal(stored_v[n_past : n_past + n_token], v)
     for stored in (stored_k, stored_v):  # other positions are as they were

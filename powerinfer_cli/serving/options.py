@@ -1,0 +1,44 @@
+"""How to serve."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerinfer_cli.sampling import SamplerOptions
+
+__all__ = ["ServerOptions"]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to serve.
+
+    n_predict: the default of requests, negative for no limit. api_keys: any of them opens the door; none: no door.
+    timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
+    /metrics answer. pooling: of embeddings, "none", "mean", "cls" or "last"; None is the model's own. queue: requests
+    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request. reasoning_format:
+    "none", "deepseek" or "auto". page: a folder to serve instead of the page that is built in.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    alias: str | None = None
+    sampler: SamplerOptions = SamplerOptions()
+    n_predict: int = -1
+    api_keys: frozenset[str] = frozenset()
+    timeout_s: float = 600.0
+    metrics: bool = False
+    slots: bool = True
+    props: bool = False
+    embedding: bool = False
+    pooling: str | None = None
+    chat_template: str | None = None
+    reasoning_format: str = "auto"
+    ui: bool = True
+    page: Path | None = None
+    slot_save_path: Path | None = None
+    context_shift: bool = False
+    cache_prompt: bool = True
+    cors_origins: tuple[str, ...] = ("*",)
+    queue: int = 512
+    body_bytes: int = 64 << 20
+    log_json: bool = False
