@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import calling, f32, i8, store_half, u16
 from powerinfer_cli.kernels.vectors import aligned
 
-__all__ = ["PAGE", "GROUP", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
+__all__ = ["GROUP", "PAGE", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
 
 Floats = npt.NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cache import PAGE, GROUP, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import GROUP, PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.model import ModelConfig, RopeStyle
 from powerinfer_cli.runtime.cache_size import kv_bytes
 

@@ -1,6 +1,6 @@
 """Which pages of the KV cache hold which sequence's positions.
 
-A page is PAGE positions of every layer. A sequence's position p lies in cell pages[p // PAGE] * PAGE + p % PAGE, so that
+A page is PAGE positions of every layer. Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, so that
 sequences grow and shrink without moving, and share one budget where they may.
 """
 
@@ -68,4 +68,5 @@ class PageTable:
     def cells(self, sequence: int, begin: int, end: int) -> npt.NDArray[np.int64]:
         """Where positions begin to end - 1 of a sequence lie, [end - begin]."""
         positions = np.arange(begin, end)
-        return self.tables[sequence, positions // PAGE].astype(np.int64) * PAGE + positions % PAGE
+        found: npt.NDArray[np.int64] = self.tables[sequence, positions // PAGE].astype(np.int64) * PAGE
+        return found + positions % PAGE

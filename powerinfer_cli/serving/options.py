@@ -1,6 +1,6 @@
 """How to serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from powerinfer_cli.sampling import SamplerOptions
@@ -22,7 +22,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     alias: str | None = None
-    sampler: SamplerOptions = SamplerOptions()
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
     n_predict: int = -1
     api_keys: frozenset[str] = frozenset()
     timeout_s: float = 600.0
