@@ -1,7 +1,7 @@
 """Which pages of the KV cache hold which sequence's positions.
 
-A page is PAGE positions of every layer. Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, so that
-sequences grow and shrink without moving, and share one budget where they may.
+A page is PAGE positions of every layer. Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, so
+that sequences grow and shrink without moving, and share one budget where they may.
 """
 
 import math
