@@ -1,0 +1,137 @@
+"""Server-sent events: answers that are told while they come."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from powerinfer_cli.serving.errors import APIError
+from powerinfer_cli.serving.replies import Opener, Replies, while_connected
+from powerinfer_cli.serving.tasks import Event, Task
+
+__all__ = ["DONE", "JSONAnswer", "error_event", "event_stream", "json_bytes", "sse"]
+
+DONE = b"data: [DONE]\n\n"
+_PING = b":\n\n"  # a comment, which clients pass over
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: proxies shall not collect events
+PING_S = 30.0
+
+
+def json_bytes(data: Any) -> bytes:
+    """UTF-8; a lone surrogate, which JSON can ask for and UTF-8 cannot hold, becomes "?"."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """One event that carries `data` as JSON; `event`: its name, where the protocol has names."""
+    name = b"" if event is None else b"event: %s\n" % event.encode()
+    return b"%sdata: %s\n\n" % (name, json_bytes(data))
+
+
+def error_event(error: APIError) -> bytes:
+    """What went wrong after the first event was sent, as llama-server tells it."""
+    return sse(error.body())
+
+
+class JSONAnswer(Response):
+    """Any data as JSON, surrogates included."""
+
+    media_type = "application/json; charset=utf-8"
+
+    def render(self, content: Any) -> bytes:
+        return json_bytes(content)
+
+
+async def event_stream(
+    receive: Receive,
+    service: Opener,
+    tasks: Sequence[Task],
+    write: Callable[[int, Event], bytes],
+    *,
+    end: Callable[[], bytes] = lambda: b"",
+    error: Callable[[APIError], bytes] = error_event,
+    ping_s: float = PING_S,
+    timeout_s: float = 600.0,
+) -> Response:
+    """Have tasks done, and send what `write` makes of (index of the task, event); then what `end` makes.
+
+    Headers are sent with the first event, so an APIError before it is raised here and answered with its status; later
+    ones are sent as `error` words them and end the stream. A client that goes cancels all tasks.
+    ping_s: silence after which a comment is sent, negative for never. timeout_s: of a client that does not read.
+    """
+    async with AsyncExitStack() as stack:
+        replies = await stack.enter_async_context(Replies(service, tasks))
+        events = await stack.enter_async_context(aclosing(replies.events()))
+        first = await while_connected(receive, anext(events))
+        return EventStream(stack.pop_all(), events, write(*first), write, end, error, ping_s, timeout_s)
+
+
+class EventStream(Response):
+    """What `event_stream` returns; it owns the tasks from then on."""
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        events: AsyncGenerator[tuple[int, Event], None],
+        first: bytes,
+        write: Callable[[int, Event], bytes],
+        end: Callable[[], bytes],
+        error: Callable[[APIError], bytes],
+        ping_s: float,
+        timeout_s: float,
+    ) -> None:
+        self.status_code, self.background = 200, None
+        self.media_type = "text/event-stream"
+        self.init_headers(_HEADERS)
+        self._stack, self._events, self._first = stack, events, first
+        self._write, self._end, self._error = write, end, error
+        self._ping_s, self._timeout_s = ping_s, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            try:
+                await while_connected(receive, self._send_all(send))
+            except (APIError, TimeoutError, OSError):
+                return  # nobody is there to be told
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        sender = _Sender(send, self._timeout_s)
+        pings = asyncio.create_task(sender.ping(self._ping_s)) if self._ping_s > 0 else None
+        try:
+            await sender.send(self._first)
+            async for index, event in self._events:
+                await sender.send(self._write(index, event))
+            await sender.send(self._end())
+        except APIError as error:
+            await sender.send(self._error(error))
+        finally:
+            if pings is not None:
+                pings.cancel()
+                await asyncio.gather(pings, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Sender:
+    """Sends parts of a body, and a comment after each long silence."""
+
+    def __init__(self, send: Send, timeout_s: float) -> None:
+        self._send, self._timeout_s = send, timeout_s
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def send(self, body: bytes) -> None:
+        """TimeoutError where the client does not read."""
+        if body:
+            async with asyncio.timeout(self._timeout_s):
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            self._sent_at = asyncio.get_running_loop().time()
+
+    async def ping(self, silence_s: float) -> None:
+        """Until cancelled."""
+        while True:
+            left_s = self._sent_at + silence_s - asyncio.get_running_loop().time()
+            await (self.send(_PING) if left_s <= 0 else asyncio.sleep(left_s))
