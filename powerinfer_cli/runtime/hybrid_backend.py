@@ -6,11 +6,13 @@ what is sent only: once a layer, and never for a layer that is wholly on one sid
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.sparse_token import Neurons
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
-from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cold_stream import streamable
 from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
@@ -54,7 +57,7 @@ class HybridBackend:
 
     def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
         config, options = parts.config, parts.options
-        self.config, self.options, self.plan, self.n_ctx = config, options, plan, parts.n_ctx
+        self.config, self.options, self.plan = config, options, plan
         _check(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
         self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
@@ -91,10 +94,10 @@ class HybridBackend:
         """How often the CPU has waited for a GPU so far."""
         return sum(side.link.waits for side in self._sides.values())
 
-    def forward(self, ids: Sequence[int], n_past: int) -> None:
-        n = len(ids)
+    def forward(self, batch: Batch) -> None:
+        n, n_past = len(batch), batch.segments[0].n_past
         buffers = self._cpu.one if n == 1 else self._cpu.many
-        self._cpu.begin(ids, n_past, buffers)
+        self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
         for side in self._sides.values():
             side.begin(_flow(side, n), n_past).limit = n_past + n
@@ -116,12 +119,12 @@ class HybridBackend:
         if self.config.sparse:
             self._stats.add(self.config.n_layer * self.config.n_ff * n, *buffers.counts.tolist())
 
-    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+    def record(self, batch: Batch, tap: Tap) -> None:
         """Raises PowerInferError: a layer is divided."""
         if self._cold:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
-        n = len(ids)
-        self._cpu.begin(ids, n_past, self._cpu.many)
+        n, n_past = len(batch), batch.segments[0].n_past
+        self._cpu.begin(batch, self._cpu.many)
         self._cpu.embed(self._cpu.many)
         x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
         for run in self._runs:
@@ -151,14 +154,28 @@ class HybridBackend:
         flow.settle(adds, n)
         return flow.x[:n]
 
+    def hidden_at(self, rows: slice) -> Hidden:
+        raise PowerInferError("hidden states of a model on GPUs cannot be had yet")
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        raise PowerInferError("the context of a model on GPUs cannot be saved yet")
+
+    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        raise PowerInferError("the context of a model on GPUs cannot be restored yet")
+
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        if len(rows) == 1 and rows[0] == self._n_tokens - 1:
+            return self.last_logits()[None]
+        return self.all_logits()[list(rows)]
+
     def last_logits(self) -> Logits:
         last = self._n_tokens - 1
         if self.plan.output == MAIN_MEMORY:
             self._count()
             if not self._single:
                 self._cpu.one.x.floats[0] = self._cpu.many.x.floats[last]
-            self._cpu.head_of_one()
-            return self._cpu.logits.floats[0, : self.config.n_vocab].copy()
+            last_here: Logits = self._cpu.head_of_one()[0]
+            return last_here
         side = self._sides[self.plan.output]
         flow = side.one if self._single else side.many
         assert side.output is not None
@@ -175,7 +192,7 @@ class HybridBackend:
         n = self._n_tokens
         if self.plan.output == MAIN_MEMORY:
             self._count()
-            return self._cpu.head_of_many(n)
+            return self._cpu.head_of(range(n))
         side = self._sides[self.plan.output]
         assert side.output is not None
         logits = torch.empty(n, self.config.n_vocab, device=side.device)
@@ -185,8 +202,8 @@ class HybridBackend:
         self._count()
         return found
 
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
-        if not self._cpu.shift(n_past, n_keep, n_discard):
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
+        if not self._cpu.shift(sequence, n_past, n_keep, n_discard):
             return False
         for side in self._sides.values():
             with side.link.current():

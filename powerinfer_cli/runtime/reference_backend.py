@@ -1,15 +1,20 @@
 """The plain twin of the fast backends: every operation in torch, float32, on weights as they are or as copies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import POSITION_OFFSET
-from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.build import Builder, resident_bytes
 from powerinfer_cli.runtime.kv_cache import KVCache
 from powerinfer_cli.runtime.layer import Watch
@@ -24,7 +29,7 @@ class ReferenceBackend:
 
     def __init__(self, parts: Parts) -> None:
         config, weights, options = parts.config, parts.weights, parts.options
-        self.config, self.n_ctx = config, parts.n_ctx
+        self.config = config
         self.use_threads(options)
         resident = options.resident
         if resident is None:
@@ -46,26 +51,27 @@ class ReferenceBackend:
         self.cache = KVCache(config, parts.n_ctx)
         self._hidden = torch.empty(0)
 
-    def forward(self, ids: Sequence[int], n_past: int) -> None:
-        self._run(ids, n_past, None)
+    def forward(self, batch: Batch) -> None:
+        self._run(batch, None)
 
-    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
-        self._run(ids, n_past, lambda layer: partial(_show, tap, layer))
+    def record(self, batch: Batch, tap: Tap) -> None:
+        self._run(batch, lambda layer: partial(_show, tap, layer))
 
-    def forward_changed(self, ids: Sequence[int], n_past: int, change: Callable[[Tensor], Tensor]) -> None:
+    def forward_changed(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> None:
         """As `forward`, with every neuron computed; what meets the down matrices is change(values [T, n_ff])."""
 
         def watch(_: Tensor, values: Tensor) -> None:
             values.copy_(change(values))
 
-        self._run(ids, n_past, lambda layer: watch)
+        self._run(batch, lambda layer: watch)
 
     @torch.inference_mode()
-    def _run(self, ids: Sequence[int], n_past: int, watch: Callable[[int], Watch] | None) -> None:
+    def _run(self, batch: Batch, watch: Callable[[int], Watch] | None) -> None:
+        ids, n_past = batch.ids, batch.segments[0].n_past
         self._set_threads(len(ids))
         self.cache.n_past = n_past
         positions = torch.arange(n_past, n_past + len(ids))
-        x = self._token_embd.rows(torch.tensor(ids, dtype=torch.int64))
+        x = self._token_embd.rows(torch.from_numpy(ids.astype(np.int64)))
         if self._position_embd is not None:
             x = x + self._position_embd.rows(positions + POSITION_OFFSET)
         turn = self._turn(positions)
@@ -74,15 +80,22 @@ class ReferenceBackend:
         self.cache.n_past += len(ids)
         self._hidden = x
 
-    def last_logits(self) -> Logits:
-        last: Logits = self._logits(self._hidden[-1:])[0]
-        return last
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        return self._logits(self._hidden[list(rows)])
 
-    def all_logits(self) -> Logits:
-        return self._logits(self._hidden)
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        raise PowerInferError("the context of --reference cannot be saved yet")
+
+    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        raise PowerInferError("the context of --reference cannot be restored yet")
 
     @torch.inference_mode()
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
+    def hidden_at(self, rows: slice) -> Hidden:
+        found: Hidden = self._output_norm(self._hidden[rows]).numpy()
+        return found
+
+    @torch.inference_mode()
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         rope = self.config.rope
         if rope is None or self._frequencies is None:
             return False  # learned positions are inside the keys

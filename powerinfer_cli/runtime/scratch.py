@@ -13,6 +13,7 @@ from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
 from powerinfer_cli.runtime.link import Recorder, Replay
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["measure_scratch"]
@@ -29,7 +30,7 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
     if device.type != "cuda":
         return scratch_bytes(config, options, n_ctx)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
-    parts = Parts(config, weights, options, SparsityStats(), None, n_ctx, LoadEvents())
+    parts = Parts(config, weights, options, SparsityStats(), None, PageTable(n_ctx), LoadEvents())
     last = config.n_layer - 1
     hot = all_neurons(config.n_ff)
     if config.sparse:

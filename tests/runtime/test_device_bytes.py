@@ -14,6 +14,7 @@ from powerinfer_cli.runtime.device_bytes import allocated, model_bytes, scratch_
 from powerinfer_cli.runtime.device_flow import flow_bytes
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.scratch import measure_scratch
 from powerinfer_cli.runtime.stats import SparsityStats
 from tests.helpers.sparse_reference import random_predictors
@@ -44,7 +45,7 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType) -> 
     gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
     config = ModelConfig.from_gguf(gguf)
     weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16)
-    parts = Parts(config, weights, options, SparsityStats(), None, 128, LoadEvents())
+    parts = Parts(config, weights, options, SparsityStats(), None, PageTable(128), LoadEvents())
     device = torch.device("cpu")
     placed = {i: LayerPlacement(0, all_neurons(config.n_ff)) for i in range(config.n_layer)}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
