@@ -36,9 +36,9 @@ class DensityMeter:
         config = ModelConfig.from_gguf(gguf)
         n_ctx = max(map(len, chunks))
         options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads, reference=True, all_active=True)
-        parts = Parts(
-            config, load_weights(gguf, config), options, SparsityStats(), None, PageTable(n_ctx), LoadEvents()
-        )
+        pages = PageTable(n_ctx)
+        pages.resize(0, n_ctx)
+        parts = Parts(config, load_weights(gguf, config), options, SparsityStats(), None, pages, LoadEvents())
         self._backend = ReferenceBackend(parts)
         self._chunks = chunks
         self._dense = self._score(1.0)

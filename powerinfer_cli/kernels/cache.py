@@ -117,7 +117,8 @@ class KeysValues:
         """What is in these cells, as it is stored: arrays [n, n_head_kv, ...] by part."""
         blocks, lanes = np.divmod(cells, 16)
         keys = {"k": self.k[:, blocks, :, lanes], "k_scales": self.k_scales[:, blocks, :, lanes]}
-        values = {"v": self.v[:, cells].swapaxes(0, 1), "v_scales": self.v_scales[:, cells].swapaxes(0, 1)}
+        v = self.v[:, cells, : self.shape.head_dim]
+        values = {"v": v.swapaxes(0, 1), "v_scales": self.v_scales[:, cells].swapaxes(0, 1)}
         return {name: np.ascontiguousarray(part) for name, part in (keys | values).items() if part.size}
 
     def store(self, cells: Cells, parts: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -131,7 +132,7 @@ class KeysValues:
             if name.startswith("k"):
                 getattr(self, name)[:, blocks, :, lanes] = part
             else:
-                getattr(self, name)[:, cells] = part.swapaxes(0, 1)
+                getattr(self, name)[:, cells, : part.shape[2]] = part.swapaxes(0, 1)
 
     @property
     def n_bytes(self) -> int:
