@@ -16,6 +16,7 @@ __all__ = ["app", "run"]
 
 COMMANDS = {
     "main": "Write text with a model: from a prompt, in a chat, or in a pipe.",
+    "server": "Serve a model over HTTP to several people at once, as llama-server does.",
     "download": "Fetch a model, and its activation statistics, from the Hugging Face hub.",
     "bench": "Measure how fast models run here, and how near that is to what memory allows.",
     "perplexity": "Measure how well a model predicts a text.",
@@ -28,6 +29,8 @@ EPILOG = """Examples:
 powerinfer main -p "Once upon a time"          a story from the bundled model
 
 powerinfer main -cnv                           a chat with it
+
+powerinfer server                              a server, with a page to chat on
 
 powerinfer download --list                     models to start from
 

@@ -50,10 +50,16 @@ class ModelFlags:
     ] = None
     hf: Annotated[
         str | None,
-        _model("-hf", "--hf-repo", metavar="REPO[:QUANT]", help="Fetch the model from the Hugging Face hub, then run."),
+        _model(
+            "-hf",
+            "-hfr",
+            "--hf-repo",
+            metavar="REPO[:QUANT]",
+            help="Fetch the model from the Hugging Face hub, then run.",
+        ),
     ] = None
     hf_token: Annotated[
-        str | None, _model("--hf-token", metavar="TOKEN", help="Hub access token (default: HF_TOKEN).")
+        str | None, _model("-hft", "--hf-token", metavar="TOKEN", help="Hub access token (default: HF_TOKEN).")
     ] = None
     ctx_size: Annotated[
         int,

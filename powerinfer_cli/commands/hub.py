@@ -1,6 +1,7 @@
 """From a repository's name to files on this machine: what `powerinfer download` and `main -hf` share."""
 
 import errno
+import glob
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -63,19 +64,30 @@ def parse_spec(spec: str) -> tuple[str, str | None, str | None]:
 
 
 def fetch_model(
-    spec: str, *, token: str | None = None, local_dir: Path = LOCAL_DIR, progress: Watch | None = None
+    spec: str,
+    *,
+    token: str | None = None,
+    local_dir: Path = LOCAL_DIR,
+    progress: Watch | None = None,
+    file: str | None = None,
 ) -> Path:
-    """The first GGUF file of REPO_OR_ALIAS[:QUANT], downloaded unless it is already complete under `local_dir`.
+    """The first GGUF file of REPO_OR_ALIAS[:QUANT], or the one called `file`, downloaded unless it is already
+    complete under `local_dir`.
 
     The hub is not asked when it is, so this works offline then. Raises PowerInferError.
     """
     repo, quant, default = parse_spec(spec)
     wish = Wish(quant=quant, default=default, fallbacks=_USUAL_QUANTS)
+    if file is not None:
+        wish = Wish(include=(glob.escape(file),))
     request = Request(repo, wish, Path(local_dir), token=token)
     with progress or make_watch() as watch:
         with _disk_errors(request.folder):
             here = _already_here(request, Folder.open(request.folder, repo), watch)
-        return (here or fetch(request, watch)).models[0]
+        fetched = here or fetch(request, watch)
+        if not fetched.models:
+            raise PowerInferError(f"{file} of {repo} is no GGUF file")
+        return fetched.models[0]
 
 
 def fetch(request: Request, watch: Watch) -> Fetched:

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
+from powerinfer_cli.commands.opening import open_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
-from powerinfer_cli.commands.placing import place
 from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGUFFile, open_gguf
+from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
@@ -191,13 +190,8 @@ def open_session(
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
     start = time.perf_counter()
-    gguf = open_gguf(path)
-    tokenizer = Tokenizer.from_gguf(gguf)
-    beside = find_companions(gguf, path, predictor_path, events.note)
-    placed = place(gguf, path, engine_options, placement or PlacementFlags(), beside, events)
-    engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
-    for line in tokenizer.notes:
-        events.note(f"warning: {line}")
+    opened = open_model(path, engine_options, events, predictor_path=predictor_path, placement=placement)
+    tokenizer, engine = opened.tokenizer, opened.engine
     sampler = build_sampler(
         sampler_options,
         n_vocab=engine.config.n_vocab,
@@ -206,6 +200,6 @@ def open_session(
         encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
         pieces=lambda: [tokenizer.piece(token, special=True) for token in range(tokenizer.vocab_size)],
     )
-    session = Session(gguf, tokenizer, engine, sampler, context_shift, placed.lines)
+    session = Session(opened.gguf, tokenizer, engine, sampler, context_shift, opened.gpus)
     session.timings.load_s = time.perf_counter() - start
     return session

@@ -38,15 +38,18 @@ class Sampler:
         self._dry_window = n_ctx if options.dry_penalty_last_n < 0 else options.dry_penalty_last_n
         self._history = History(max(self._penalty_window, self._dry_window))
         self._selector = _selector(options, n_vocab)
-        self._steps: list[_Step] = [lambda c: bias(c, *biases), *self._chain()]
+        self._biases = biases
+        self._steps = self._chain()
         self._seed_draws()
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
+    def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token for `logits` [n_vocab], which are left as they are. Does not accept it.
 
+        allowed: the tokens that it may be [n_vocab], at least one; they are all that the samplers see. Where biases
+        rule out every one of these, the biases are not applied.
         Raises PowerInferError for logits of another shape, NaN or infinite ones, or when no token is possible.
         """
-        before = self._shape(logits)
+        before = self._shape(logits, allowed)
         after = self._selector.narrow(before)
         probs = softmax(after)
         index = 0
@@ -90,7 +93,7 @@ class Sampler:
         self._draws = Draws(self.seed)
         self._xtc_draws = Draws(self.seed)  # its own stream, so that XTC does not move the other draws
 
-    def _shape(self, logits: NDArray[np.float32]) -> Candidates:
+    def _shape(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> Candidates:
         """The candidates that the chain leaves of `logits`."""
         if logits.shape != (self._n_vocab,):
             raise PowerInferError(f"the sampler got logits of shape {logits.shape}, expected ({self._n_vocab},)")
@@ -99,7 +102,12 @@ class Sampler:
         if not np.isfinite(peak):
             found = "every logit is -inf" if peak == -np.inf else "the logits hold NaN or infinity"
             raise PowerInferError(f"the model gave no usable logits: {found}; the model file may be damaged")
-        candidates = from_logits(values)
+        plain = from_logits(values)
+        candidates = bias(plain, *self._biases)
+        if allowed is not None:
+            candidates = candidates.where(allowed)
+            if candidates.logits.max(initial=-np.inf) == -np.inf:
+                candidates = plain.where(allowed)
         with np.errstate(over="ignore"):
             for step in self._steps:
                 candidates = step(candidates)

@@ -1,21 +1,115 @@
-"""Constrained output: what a grammar or a JSON schema lets the next token be."""
+"""Constrained output: what a grammar or a JSON schema lets the next token be. llguidance does the matching.
 
-from typing import Protocol
+llguidance rather than xgrammar: it needs nothing but itself (xgrammar brings torch extensions and transformers), knows
+more of JSON schema, compiles in milliseconds for any vocabulary, and bounds what a hostile grammar may cost.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Constraint"]
+from powerinfer_cli.sampling.gbnf import gbnf_to_lark
+from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.sampling.json_schema import ANY_OBJECT, lark_of_schema
+from powerinfer_cli.sampling.matching import Compiled, Vocabulary
+from powerinfer_cli.sampling.tagged import lark_of_tagged
+
+__all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint"]
+
+_MOST_KEPT = 64  # compiled grammars; a client that asks again and again sends the same few
+_LONGEST_TEXT = 1 << 20  # characters of a grammar
 
 
 class Constraint(Protocol):
-    """The state of one text that must match. Tokens that end a text are allowed where it may end."""
+    """The state of one text that must match. Tokens that end a text are allowed where it may end.
+
+    Any call may raise GrammarError: matching became more expensive than its limits allow, or no token of the
+    vocabulary can write what must follow. That ends this text, and nothing else.
+    """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete and nothing can follow: only tokens that end it are allowed from here.
+
+        A vocabulary may have none of these; then allowed() is all False, and the caller must look here first.
+        """
 
     def allows(self, token: int) -> bool:
         """Whether the text may go on with this token."""
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens the text may go on with, [n_vocab]; at least one."""
+        """Which tokens the text may go on with, [n_vocab]; at least one unless `finished`."""
 
     def accept(self, token: int) -> None:
         """The text has gone on with this token, which was allowed."""
+
+
+NewConstraint: TypeAlias = Callable[[], Constraint]
+"""Makes the state of a text that has not begun. May be called in any thread; each state belongs to one."""
+
+
+class Grammars:
+    """Grammars for one vocabulary. May be used by several threads.
+
+    What comes back is compiled and known to match something; GrammarError says in one line what is wrong. The most
+    recent ones are kept.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], eog_ids: frozenset[int], control: Mapping[int, bytes]) -> None:
+        """Cheap: the vocabulary's trie is built when the first grammar comes.
+
+        pieces: each token's bytes in a text; those of control tokens are not looked at. eog_ids: the tokens that end a
+        text. control: the tokens that are no text, with their names; no text matches these, nor any end-of-text token.
+        """
+        self._vocabulary = Vocabulary(pieces, eog_ids, control)
+        self._kept: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def gbnf(self, text: str) -> NewConstraint:
+        """A grammar as llama.cpp writes them. Left recursion is fine too."""
+        return self._get("grammar", text, lambda: gbnf_to_lark(text, self._vocabulary.id_of, self._vocabulary.no_text))
+
+    def json_schema(self, schema: Any) -> NewConstraint:
+        """JSON that a schema describes; see `lark_of_schema` for what is made of it."""
+        lark = lark_of_schema(schema)
+        return self._get("JSON schema", lark, lambda: lark)
+
+    def json_object(self) -> NewConstraint:
+        """Any JSON object."""
+        return self.json_schema(ANY_OBJECT)
+
+    def lark(self, text: str) -> NewConstraint:
+        """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens."""
+        return self._get("Lark grammar", text, lambda: text)
+
+    def tagged(
+        self, begin: str, schema: Any, end: str, *, at_least: int = 0, at_most: int | None = None, free_text: bool
+    ) -> NewConstraint:
+        """JSON between two markers, as tool calls are written: `begin` JSON `end`, several times.
+
+        begin, end: text; a control token's name in it stands for that token. `begin` must not be empty where there is
+        free text, for it is what ends that: from its last character on, only JSON can follow. free_text: any text may
+        stand before, between and behind these, without `begin` in it; otherwise only white space between them.
+        at_least, at_most: how many; None for any number.
+        """
+        lark = lark_of_tagged(begin, schema, end, at_least, at_most, free_text, self._vocabulary.control_names)
+        return self._get("tool grammar", lark, lambda: lark)
+
+    def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
+        with self._lock:
+            found = self._kept.get((kind, key))
+            if found is not None:
+                self._kept.move_to_end((kind, key))
+                return found.new
+        if len(key) > _LONGEST_TEXT:
+            raise GrammarError(f"the {kind} is too long: {len(key)} characters, {_LONGEST_TEXT} are the limit")
+        compiled = Compiled(self._vocabulary, kind, lark())
+        with self._lock:
+            self._kept[(kind, key)] = compiled
+            if len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return compiled.new

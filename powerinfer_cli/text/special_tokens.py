@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .metadata import Metadata, flag, token_id
 from .vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
-__all__ = ["SpecialTokens", "read_special_tokens"]
+__all__ = ["FillTokens", "SpecialTokens", "read_special_tokens"]
 
 _EOT_TEXTS = (
     "<|eot_id|>",
@@ -69,6 +69,17 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
+class FillTokens:
+    """Ids that mark the parts of a text with a gap; None for those a vocabulary lacks. repository, file: names of."""
+
+    prefix: int | None
+    suffix: int | None
+    middle: int | None
+    repository: int | None
+    file: int | None
+
+
+@dataclass(frozen=True)
 class SpecialTokens:
     """Ids of the tokens with a meaning, None for those a vocabulary lacks."""
 
@@ -77,6 +88,7 @@ class SpecialTokens:
     eot_id: int | None
     unk_id: int | None
     pad_id: int | None
+    fill: FillTokens
     eog_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
@@ -107,6 +119,7 @@ def read_special_tokens(metadata: Metadata, vocabulary: Vocabulary) -> SpecialTo
         eot_id=roles["eot"],
         unk_id=roles["unk"],
         pad_id=roles["pad"],
+        fill=FillTokens(*(roles.get(role) for role in ("fim_pre", "fim_suf", "fim_mid", "fim_rep", "fim_sep"))),
         eog_ids=eog_ids,
         add_bos=add_bos,
         add_eos=add_eos,

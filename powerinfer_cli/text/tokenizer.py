@@ -31,6 +31,8 @@ class Tokenizer:
         self.eot_id = special.eot_id
         self.unk_id = special.unk_id
         self.pad_id = special.pad_id
+        self.fill = special.fill
+        """The tokens of fill-in-the-middle."""
         self.eog_ids = special.eog_ids
         self.add_bos = special.add_bos
         self.add_eos = special.add_eos

@@ -41,7 +41,13 @@ def powerinfer(*args: str, stdin: str | bytes = b"") -> Result:
 
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.helpers.main_cli", "powerinfer_cli.commands.chat"])
+_SERVER.set_forkserver_preload(
+    [
+        "tests.helpers.main_cli",
+        "powerinfer_cli.commands.chat",
+        "powerinfer_cli.serving.lifecycle",
+    ]
+)
 
 
 class Process:
@@ -101,9 +107,20 @@ class Process:
         os.close(fd)
         del self._read[fd]
 
-    def interrupt(self) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGINT)
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def interrupt(self) -> None:
+        self.signal(signal.SIGINT)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def wait_for_editor(self, times: int) -> None:
         """Until line editing has begun so many times: it turns bracketed paste on."""

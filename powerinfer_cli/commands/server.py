@@ -1,0 +1,112 @@
+"""`powerinfer server`: one model for several people at once, over HTTP."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from powerinfer_cli.commands.escapes import process_escapes
+from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
+from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.placement_flags import PlacementFlags
+from powerinfer_cli.commands.predictor_flags import PredictorFlags
+from powerinfer_cli.commands.server_command import ServerCommand
+from powerinfer_cli.commands.server_flags import AnswerFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server_options import listed, server_options
+from powerinfer_cli.errors import UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from powerinfer_cli.runtime import EngineOptions
+    from powerinfer_cli.serving.logs import Log
+    from powerinfer_cli.serving.options import ServerOptions
+    from powerinfer_cli.serving.service import ServedModel
+
+__all__ = ["app"]
+
+EPILOG = """Examples:
+
+powerinfer server                                the bundled model, on http://127.0.0.1:8080
+
+powerinfer server -m model.gguf --host 0.0.0.0 --port 8000 --api-key KEY
+
+powerinfer server -m model.gguf -c 16384 -np 8 --vram-budget 8 --metrics
+
+powerinfer server -hf PowerInfer/Bamboo-DPO-v0.1-gguf --alias bamboo
+
+LLAMA_ARG_CTX_SIZE=8192 powerinfer server        each flag is a variable, too, as llama.cpp names them"""
+
+AUTO_SLOTS = 4
+REQUESTS = 3  # llama-server's verbosity from which it tells of what goes well
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+def server(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    door: DoorFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    sampling: SamplingFlags,
+) -> None:
+    """Serve a model over HTTP, as llama-server and OpenAI's services do."""
+    if not slots.cont_batching:
+        raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
+    options = server_options(door, slots, answers, sampling.options(process_escapes))
+    options = replace(options, n_batch=model.batch_size)
+    quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
+
+    from powerinfer_cli.serving.lifecycle import bind, serve
+    from powerinfer_cli.serving.logs import Log
+
+    log = Log(as_json=options.log_json, quiet=quiet)
+    sockets = bind(listed(door.host), door.port)
+    engine_options = with_slots(with_machine(model.options(), machine), slots)
+
+    def load() -> "tuple[ServedModel, Any]":
+        return _load(model, answers.hf_file, predictor, placement, engine_options, options, log, quiet=quiet)
+
+    serve(options, sockets, load, log)
+
+
+def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":
+    """Room for so many texts; -1: llama-server's way, four that share the context."""
+    if slots.parallel == 0:
+        raise UsageError("-np must be at least 1, or -1")
+    automatic = slots.parallel < 0
+    unified = automatic if slots.kv_unified is None else slots.kv_unified
+    wanted: dict[str, Any] = {"n_sequences": AUTO_SLOTS if automatic else slots.parallel, "unified": unified}
+    return replace(options, **{name: value for name, value in wanted.items() if hasattr(options, name)})
+
+
+def _load(
+    model: ModelFlags,
+    hf_file: str | None,
+    predictor: PredictorFlags,
+    placement: PlacementFlags,
+    engine_options: "EngineOptions",
+    options: "ServerOptions",
+    log: "Log",
+    *,
+    quiet: bool,
+) -> "tuple[ServedModel, Any]":
+    """In a thread of its own, beside the server that says so."""
+    from powerinfer_cli.commands.opening import open_model
+    from powerinfer_cli.serving.loaded import served_model
+
+    path = find_model(model, hf_file)
+    with Loading(log.note, quiet=quiet or options.log_json) as events:
+        opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
+    for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
+        log.note(line)
+    return served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus), None
+
+
+app.command("server", cls=ServerCommand, epilog=EPILOG)(flat(server))

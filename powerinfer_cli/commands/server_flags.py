@@ -1,0 +1,141 @@
+"""The flags of `powerinfer server` beside those that several commands share, with llama-server's names."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["AnswerFlags", "DoorFlags", "Pooling", "SlotFlags"]
+
+
+class Pooling(StrEnum):
+    """How the vectors of a text's tokens become one."""
+
+    NONE = "none"
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+
+
+class ReasoningFormat(StrEnum):
+    """Where thoughts go."""
+
+    NONE = "none"
+    DEEPSEEK = "deepseek"
+    LEGACY = "deepseek-legacy"
+    AUTO = "auto"
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+def _flag(panel: str) -> Any:
+    def option(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
+        return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel=panel)
+
+    return option
+
+
+_door, _slot, _answer = _flag("Server"), _flag("Slots"), _flag("Answers")
+
+
+@dataclass(frozen=True)
+class DoorFlags:
+    """Where the server listens, to whom, and what it tells of itself."""
+
+    host: Annotated[str, _door("--host", metavar="HOST,...", help="Addresses to listen on; 0.0.0.0: all.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, _door("--port", metavar="N", low=0, help="Port to listen on; 0: any free one.")] = 8080
+    api_key: Annotated[
+        str | None, _door("--api-key", metavar="KEY,...", help="Keys, one of which a client must have.")
+    ] = None
+    api_key_file: Annotated[
+        Path | None, _door("--api-key-file", metavar="FILE", help="The same, one a line; # begins a comment.")
+    ] = None
+    timeout: Annotated[
+        int, _door("-to", "--timeout", metavar="N", low=1, help="Seconds to wait for a client to write, or to read.")
+    ] = 3600
+    cors_origins: Annotated[
+        str,
+        _door("--cors-origins", metavar="ORIGIN,...", help="Whose web pages may use it; localhost: this machine's."),
+    ] = "*"
+    metrics: Annotated[bool, _door("--metrics/--no-metrics", help="Answer /metrics, for Prometheus.")] = False
+    props: Annotated[bool, _door("--props/--no-props", help="Allow POST /props.")] = False
+    ui: Annotated[bool, _door("--ui/--no-ui", "--webui/--no-webui", help="Serve the web page at /.")] = True
+    path: Annotated[Path | None, _door("--path", metavar="DIR", help="Serve these files instead of the web page.")] = (
+        None
+    )
+    log_format: Annotated[LogFormat, _door("--log-format", help="json: an object a line.")] = LogFormat.TEXT
+    log_disable: Annotated[bool, _door("--log-disable", help="No log, only errors.")] = False
+    verbose: Annotated[bool, _door("-v", "--verbose", "--log-verbose", help="Log each thing that happens.")] = False
+    verbosity: Annotated[
+        int,
+        _door("-lv", "--verbosity", "--log-verbosity", metavar="N", low=0, help="1: errors; 3: requests; 5: all."),
+    ] = 3
+
+
+@dataclass(frozen=True)
+class SlotFlags:
+    """How many are served at once, and what is kept of each."""
+
+    parallel: Annotated[
+        int, _slot("-np", "--parallel", metavar="N", low=-1, help="Slots; -1: 4, which share the context.")
+    ] = -1
+    cont_batching: Annotated[
+        bool, _slot("-cb/-nocb", "--cont-batching/--no-cont-batching", help="Requests join those that run.")
+    ] = True
+    kv_unified: Annotated[
+        bool | None,
+        _slot("-kvu/-no-kvu", "--kv-unified/--no-kv-unified", help="Slots share -c, instead of a part for each."),
+    ] = None
+    queue: Annotated[
+        int, _slot("--queue", metavar="N", low=0, help="Requests that may wait for a slot; more are told 503.")
+    ] = 512
+    slots: Annotated[bool, _slot("--slots/--no-slots", help="Answer /slots.")] = True
+    slot_save_path: Annotated[
+        Path | None, _slot("--slot-save-path", metavar="DIR", help="Where slots are saved by POST /slots/N.")
+    ] = None
+    cache_prompt: Annotated[
+        bool, _slot("--cache-prompt/--no-cache-prompt", help="Read only what differs from a slot's last text.")
+    ] = True
+    context_shift: Annotated[
+        bool,
+        _slot(
+            "--context-shift/--no-context-shift",
+            "--ctx-shift/--no-ctx-shift",
+            help="Full context: drop the oldest half, go on.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class AnswerFlags:
+    """What answers are like where a request does not say."""
+
+    alias: Annotated[str | None, _answer("-a", "--alias", metavar="NAME,...", help="What clients call the model.")] = (
+        None
+    )
+    tags: Annotated[str | None, _answer("--tags", metavar="TAG,...", help="Shown with the model; no more.")] = None
+    hf_file: Annotated[
+        str | None, _answer("-hff", "--hf-file", metavar="FILE", help="Which file of -hf's repository to serve.")
+    ] = None
+    n_predict: Annotated[
+        int, _answer("-n", "--predict", "--n-predict", metavar="N", low=-1, help="Most tokens to write; -1: no limit.")
+    ] = -1
+    embedding: Annotated[bool, _answer("--embedding", "--embeddings", help="Answer /embeddings, too.")] = False
+    pooling: Annotated[Pooling | None, _answer("--pooling", help="Of embeddings; without: the model's own.")] = None
+    chat_template: Annotated[
+        str | None, _answer("--chat-template", metavar="NAME|JINJA", help="For chats, not the model's own.")
+    ] = None
+    chat_template_file: Annotated[
+        Path | None, _answer("--chat-template-file", metavar="FILE", help="The same, from a file.")
+    ] = None
+    jinja: Annotated[bool, _answer("--jinja/--no-jinja", help="Without: no tools in chats.")] = True
+    reasoning_format: Annotated[
+        ReasoningFormat, _answer("--reasoning-format", help="Thoughts apart from the answer, or none: as written.")
+    ] = ReasoningFormat.AUTO

@@ -1,0 +1,102 @@
+"""From the flags of `powerinfer server` to how it serves."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from powerinfer_cli.commands.server_flags import AnswerFlags, DoorFlags, SlotFlags
+from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.files import make_folder
+from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.options import ServerOptions
+
+__all__ = ["listed", "server_options"]
+
+LARGEST_KEY_FILE = 1 << 20
+
+
+def server_options(door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, sampler: SamplerOptions) -> ServerOptions:
+    """Everything that a flag can say wrongly is found here.
+
+    Raises:
+        UsageError: flags that make no sense.
+        PowerInferError: files and folders that cannot be used.
+    """
+    if door.path is not None and not door.path.is_dir():
+        raise PowerInferError(f"--path {door.path}: not a folder")
+    if answers.chat_template is not None and answers.chat_template_file is not None:
+        raise UsageError("--chat-template and --chat-template-file exclude each other")
+    template = answers.chat_template
+    if answers.chat_template_file is not None:
+        template = str(answers.chat_template_file.absolute())
+    if slots.slot_save_path is not None:
+        _check_writable(slots.slot_save_path)
+    names = listed(answers.alias)
+    return ServerOptions(
+        host=door.host,
+        port=door.port,
+        alias=min(names) if names else None,
+        names=tuple(sorted(names)),
+        tags=tuple(sorted(listed(answers.tags))),
+        sampler=sampler,
+        n_predict=answers.n_predict,
+        api_keys=_keys(door),
+        timeout_s=float(door.timeout),
+        metrics=door.metrics,
+        slots=slots.slots,
+        props=door.props,
+        embedding=answers.embedding,
+        pooling=answers.pooling,
+        chat_template=template,
+        jinja=answers.jinja,
+        reasoning_format=answers.reasoning_format,
+        ui=door.ui,
+        page=door.path,
+        slot_save_path=slots.slot_save_path,
+        context_shift=slots.context_shift,
+        cache_prompt=slots.cache_prompt,
+        cors_origins=tuple(listed(door.cors_origins)),
+        queue=slots.queue,
+        log_json=door.log_format == "json",
+    )
+
+
+def listed(text: str | None) -> list[str]:
+    """The parts between commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _keys(door: DoorFlags) -> frozenset[str]:
+    keys = set(listed(door.api_key))
+    if door.api_key is not None and not keys:
+        raise UsageError("--api-key is empty: anybody could come in")
+    if door.api_key_file is not None:
+        keys |= _keys_of(door.api_key_file)
+    return frozenset(keys)
+
+
+def _keys_of(path: Path) -> set[str]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_KEY_FILE + 1).decode("utf-8")
+    except OSError as error:
+        raise PowerInferError(f"--api-key-file {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PowerInferError(f"--api-key-file {path}: not UTF-8 at byte {error.start}") from error
+    if len(text) > LARGEST_KEY_FILE:
+        raise PowerInferError(f"--api-key-file {path}: larger than {LARGEST_KEY_FILE} bytes")
+    lines = (line.strip() for line in text.splitlines())
+    keys = {line for line in lines if line and not line.startswith("#")}
+    if not keys:
+        raise PowerInferError(f"--api-key-file {path}: holds no key: anybody could come in")
+    return keys
+
+
+def _check_writable(folder: Path) -> None:
+    make_folder(folder)
+    try:
+        number, name = tempfile.mkstemp(dir=folder)
+        os.close(number)
+        Path(name).unlink()
+    except OSError as error:
+        raise PowerInferError(f"--slot-save-path {folder}: cannot be written to: {error.strerror}") from error

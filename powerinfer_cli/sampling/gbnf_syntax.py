@@ -1,0 +1,76 @@
+"""What a GBNF grammar consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Alt", "Chars", "Node", "Ref", "Repeat", "Rules", "Seq", "Tokens", "complement", "literal"]
+
+_LAST = 0x10FFFF
+_SURROGATES = (0xD800, 0xDFFF)  # no text holds these
+
+
+@dataclass(frozen=True)
+class Chars:
+    """One character out of these ranges, which ascend, do not touch, and hold no surrogates."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """This one token, or any other."""
+
+    token: int
+    negated: bool
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A rule by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Seq:
+    """One after another; of none, the empty text."""
+
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Alt:
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`low` to `high` times; high None for no limit."""
+
+    item: Node
+    low: int
+    high: int | None
+
+
+Node: TypeAlias = Chars | Tokens | Ref | Seq | Alt | Repeat
+Rules: TypeAlias = Mapping[str, Node]
+
+
+def literal(text: str) -> Node:
+    items = tuple(Chars(((ord(c), ord(c)),)) for c in text)
+    return items[0] if len(items) == 1 else Seq(items)
+
+
+def complement(ranges: Iterable[tuple[int, int]]) -> Chars:
+    """Every character that is not in `ranges`, which come in any order; done twice, it puts them in order."""
+    free, result = 0, []
+    for low, high in sorted([*ranges, _SURROGATES]):
+        if low > free:
+            result.append((free, low - 1))
+        free = max(free, high + 1)
+    if free <= _LAST:
+        result.append((free, _LAST))
+    return Chars(tuple(result))

@@ -1,0 +1,188 @@
+"""llguidance at work: a vocabulary's trie, compiled grammars, and the state of one text."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from powerinfer_cli.sampling.grammar_error import GrammarError
+
+__all__ = ["Compiled", "Matching", "Vocabulary"]
+
+_NAMED = b"\xff"  # what llguidance puts before the names of special tokens; no text holds this byte
+# llguidance else narrows the mask to one way of cutting forced text into tokens, which needs the real tokenizer.
+_HEAD = '%llguidance {"no_forcing": true}\n'
+
+
+def _limits() -> LLParserLimits:
+    """Some tens of milliseconds a step and about 100 MB a grammar, at worst."""
+    return LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False)
+
+
+class Vocabulary:
+    """The tokens as llguidance wants them. The last is one of our own, which stands for the end of the text."""
+
+    def __init__(self, pieces: Sequence[bytes], eog_ids: frozenset[int], control: Mapping[int, bytes]) -> None:
+        self.n_vocab = len(pieces)
+        self.eog_ids = eog_ids
+        self.eog = np.array(sorted(eog_ids), np.intp)
+        self._pieces = pieces
+        self._control = {**{i: pieces[i] for i in eog_ids}, **control}
+        self._lock = threading.Lock()
+        self._made: LLTokenizer | None = None
+
+    @property
+    def tokenizer(self) -> LLTokenizer:
+        """Built once, at the first call."""
+        with self._lock:
+            if self._made is None:
+                self._made = LLTokenizer(_Tokens(self._pieces, self._control))  # type: ignore[arg-type]  # duck-typed
+            return self._made
+
+    @cached_property
+    def silent(self) -> NDArray[np.intp]:
+        """Tokens that write nothing, and so never bring a text further."""
+        found = [i for i, piece in enumerate(self._pieces) if not piece and i not in self._control]
+        return np.array(found, np.intp)
+
+    @cached_property
+    def silent_ids(self) -> frozenset[int]:
+        return frozenset(self.silent.tolist())
+
+    @cached_property
+    def control_names(self) -> dict[str, int]:
+        """Control tokens by name, longest first."""
+        names = {name.decode("utf-8", "replace"): i for i, name in self._control.items() if name}
+        return dict(sorted(names.items(), key=lambda item: -len(item[0])))
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {piece: i for i, piece in reversed(list(enumerate(self._pieces)))} | {
+            name: i for i, name in self._control.items()
+        }
+
+    def id_of(self, name: str) -> int | None:
+        """The token that is written so."""
+        return self._ids.get(name.encode("utf-8", "surrogatepass"))
+
+    @cached_property
+    def no_text(self) -> tuple[int, ...]:
+        """Tokens that match only where a grammar names them, our own for the end included."""
+        return (*sorted(self._control), self.n_vocab)
+
+
+class _Tokens:
+    """What LLTokenizer reads."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, pieces: Sequence[bytes], control: Mapping[int, bytes]) -> None:
+        tokens = list(pieces)
+        for i, name in control.items():
+            tokens[i] = _NAMED + (name or b"[%d]" % i)
+        self.eos_token_id = len(tokens)
+        self.tokens = [*tokens, _NAMED + b"end of text"]
+        self.special_token_ids = [*sorted(control), self.eos_token_id]
+
+    def __call__(self, _text: bytes | str) -> list[int]:
+        """Only forced text would be tokenized, and forcing is off."""
+        return []
+
+
+class Compiled:
+    """A grammar that is known to match something."""
+
+    def __init__(self, vocabulary: Vocabulary, kind: str, lark: str) -> None:
+        self._vocabulary = vocabulary
+        self._kind = kind
+        self._lock = threading.Lock()  # llguidance's objects refuse a second caller
+        grammar = LLMatcher.grammar_from_lark(_HEAD + lark)
+        self._matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=_limits())
+        if self._matcher.is_error():
+            raise GrammarError(f"bad {kind}: {_one_line(self._matcher.get_error())}")
+        if not self._possible():
+            raise GrammarError(f"bad {kind}: no text of this vocabulary matches it")
+
+    def _possible(self) -> bool:
+        """Whether a text can begin, or be empty."""
+        first = self.new()
+        try:
+            return first.may_end or bool(first.allowed().any())
+        except GrammarError:
+            return False
+
+    def new(self) -> Matching:
+        with self._lock:
+            return Matching(self._vocabulary, self._matcher.deep_copy(), self._kind)
+
+
+class Matching:
+    """A Constraint: one text against a compiled grammar."""
+
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher, kind: str) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+        self._kind = kind
+        self._ended = False
+
+    @property
+    def finished(self) -> bool:
+        return self._ended or self._matcher.is_stopped()
+
+    def allows(self, token: int) -> bool:
+        if self._continues(token):
+            return True
+        return token in self._vocabulary.eog_ids and self.may_end
+
+    def allowed(self) -> NDArray[np.bool_]:
+        n_vocab = self._vocabulary.n_vocab
+        flags = np.zeros(n_vocab, np.bool_)
+        if not self.finished:
+            words = np.zeros(n_vocab // 32 + 1, np.int32)
+            self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            self._check()
+            flags = np.unpackbits(words.view(np.uint8), count=n_vocab, bitorder="little").view(np.bool_)
+            flags[self._vocabulary.silent] = False
+        if self.may_end:
+            flags[self._vocabulary.eog] = True
+        return flags
+
+    def accept(self, token: int) -> None:
+        if self._continues(token):
+            self._matcher.consume_token(token)
+            self._check()
+        elif self.allows(token):
+            self._ended = True
+        else:
+            raise GrammarError(f"token {token} does not fit the {self._kind}")
+
+    @property
+    def may_end(self) -> bool:
+        return self.finished or self._matcher.is_accepting()
+
+    def _continues(self, token: int) -> bool:
+        if self.finished or token in self._vocabulary.silent_ids:
+            return False
+        fits = self._matcher.validate_tokens([token]) == 1
+        self._check()
+        return fits
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"the {self._kind} cannot be followed: {_one_line(self._matcher.get_error())}")
+
+
+def _one_line(message: str) -> str:
+    """llguidance's own words without its excerpts and positions of what we have put around the grammar."""
+    first, *rest = message.strip().split("\n")
+    if first.endswith("regex parse error:"):  # the reason stands below an excerpt
+        first = f"{first} {rest[-1].strip().removeprefix('error: ')}" if rest else first
+    first = re.sub(r"^at \d+\(\d+\): (?=failed to compile JSON)", "", first)
+    return first.removeprefix("failed to compile JSON schema: ")[:300]

@@ -1,0 +1,14 @@
+"""Answers: what the engine's thread told, in the words of each protocol."""
+
+from .probs import completion_logprobs, probabilities, token_text
+from .timings import SYSTEM_FINGERPRINT, completion_id, timings_body, usage_body
+
+__all__ = [
+    "SYSTEM_FINGERPRINT",
+    "completion_id",
+    "completion_logprobs",
+    "probabilities",
+    "timings_body",
+    "token_text",
+    "usage_body",
+]

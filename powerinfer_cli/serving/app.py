@@ -1,0 +1,40 @@
+"""The application: routes, what requests pass on their way to them, and how failures are told."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from powerinfer_cli import __version__
+from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.document import RESPONSES, describe
+from powerinfer_cli.serving.failures import handle_failures
+from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.middleware import Access, Bodies, Gate
+from powerinfer_cli.serving.routes import ROUTERS
+from powerinfer_cli.serving.service import Service
+
+__all__ = ["make_app"]
+
+PAGE = frozenset({"/"})
+
+
+def make_app(service: Service, log: Log) -> ASGIApp:
+    """All of it, as uvicorn takes it."""
+    app = FastAPI(
+        title="powerinfer",
+        version=__version__,
+        summary="One model for several people at once, as llama-server and OpenAI's services answer.",
+        docs_url=None,  # these pages would fetch their scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=Answer,
+        responses=RESPONSES,
+    )
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    handle_failures(app)
+    describe(app)
+    inner: Any = Bodies(app, service.options)
+    return Access(Gate(inner, service.options, lambda: service.state == "ready", PAGE.__contains__), log)

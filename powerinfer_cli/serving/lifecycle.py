@@ -1,0 +1,143 @@
+"""From an open port to the end: the model loads in a thread, signals end the server, requests are answered between."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.app import make_app
+from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.protocol import protocol
+from powerinfer_cli.serving.service import ServedModel, Service
+
+__all__ = ["bind", "serve"]
+
+FINISHING_S = 2.5  # how long requests may go on after the first signal
+STOPPING_S = 1.0  # how long the engine's thread may take for its step
+BACKLOG = 1024
+
+Load = Callable[[], tuple[ServedModel, Any]]
+
+
+def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """A socket for each address; port 0: any free one. Raises PowerInferError."""
+    if port == 0 and len(hosts) > 1:
+        raise PowerInferError("--port 0 needs a single --host")
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            sockets.append(_bind(host, port, only_v6=len(hosts) > 1))
+    except PowerInferError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def _bind(host: str, port: int, *, only_v6: bool) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise PowerInferError(f"--host {host[:80]}: no such address: {error}") from error
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and only_v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return sock
+
+
+def serve(options: ServerOptions, sockets: Sequence[socket.socket], load: Load, log: Log) -> None:
+    """Until a signal ends it. `load` is called in a thread; it gives the model, and the engine's thread, running.
+
+    Raises:
+        PowerInferError: the model cannot be loaded.
+    """
+    _Lifecycle(options, list(sockets), load, log).run()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: uvicorn would end by the signal itself, and not with code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Lifecycle:
+    def __init__(self, options: ServerOptions, sockets: list[socket.socket], load: Load, log: Log) -> None:
+        self._sockets, self._load, self._log = sockets, load, log
+        self._service = Service(options)
+        logging.getLogger("uvicorn.error").disabled = True  # our log tells what is to be told
+        self._server = _Server(
+            uvicorn.Config(
+                make_app(self._service, log),
+                http=protocol(options.timeout_s),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                headers=[("server", "powerinfer")],
+                backlog=BACKLOG,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=FINISHING_S,  # type: ignore[arg-type]  # seconds, as asyncio takes them
+            )
+        )
+        self._signals = 0
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signal)
+        loader = threading.Thread(target=self._loading, name="loader", daemon=True)
+        loader.start()
+        for sock in self._sockets:
+            self._log.note(f"server is listening on {_url(sock)}")
+        asyncio.run(self._server.serve(sockets=self._sockets))
+        if self._failure is not None:
+            raise self._failure
+        if loader.is_alive():
+            os._exit(0)  # nothing stops it, and nothing is lost with it
+        stopped = self._service.thread.stop(STOPPING_S)
+        if stopped is False:
+            os._exit(0)
+
+    def _loading(self) -> None:
+        try:
+            model, thread = self._load()
+        except BaseException as error:  # the main thread tells of it
+            self._failure = error
+            self._server.should_exit = True
+            return
+        self._service.ready(model, thread)
+        self._log.note(f"model loaded: {model.name}")
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(1)
+        self._server.should_exit = True
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

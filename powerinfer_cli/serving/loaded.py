@@ -1,0 +1,43 @@
+"""What is told of a model once it is loaded."""
+
+from collections import Counter
+
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.runtime import Engine
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.service import ServedModel
+from powerinfer_cli.text import ChatTemplate, Tokenizer
+
+__all__ = ["served_model"]
+
+
+def served_model(
+    gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...]
+) -> ServedModel:
+    """Raises PowerInferError: a chat template that cannot be."""
+    template = (
+        ChatTemplate.from_tokenizer(tokenizer)
+        if options.chat_template is None
+        else ChatTemplate.from_option(options.chat_template, tokenizer)
+    )
+    name = options.alias or str(gguf.path)
+    tensors = gguf.tensors.values()
+    bytes_of: Counter[str] = Counter()
+    for tensor in tensors:
+        bytes_of[tensor.type.name] += tensor.nbytes
+    return ServedModel(
+        name=name,
+        names=options.names or (name,),
+        tags=options.tags,
+        path=gguf.path,
+        metadata=gguf.metadata,
+        config=engine.config,
+        tokenizer=tokenizer,
+        template=template,
+        n_ctx_slot=getattr(engine, "n_ctx_sequence", engine.n_ctx),
+        n_slots=getattr(engine, "n_sequences", 1),
+        n_params=sum(tensor.n_elements for tensor in tensors),
+        size=sum(tensor.nbytes for tensor in tensors),
+        file_type=bytes_of.most_common(1)[0][0] if bytes_of else "",
+        lines=lines,
+    )

@@ -1,0 +1,58 @@
+"""One line for each thing that happened, to stderr: plain, or a JSON object. Never a prompt, never a key."""
+
+import json
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Safe to use from any thread: a line is written at once."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self._json, self._quiet = as_json, quiet
+
+    def note(self, text: str, **values: Any) -> None:
+        """What is going on."""
+        if self._json:
+            self._write(json.dumps({"event": "note", "text": text, **values}))
+        else:
+            self._write(text)
+
+    def request(self, values: Mapping[str, Any]) -> None:
+        """A request has ended."""
+        if self._json:
+            self._write(json.dumps({"event": "request", **values}))
+            return
+        head = f"{values['method']} {_printable(values['path'])} {values['status']} {values['ms']:.1f} ms"
+        if "slot" not in values:
+            self._write(head)
+            return
+        self._write(
+            f"{head}, slot {values['slot']}: {values['prompt']} prompt tokens and {values['cached']} cached, "
+            f"{values['predicted']} written at {values['tokens_per_s']} tokens/s"
+        )
+
+    def failure(self, error: Exception) -> None:
+        """What nobody expected: where it happened. Not its message, which may hold what a client has sent."""
+        frames = traceback.extract_tb(error.__traceback__)[-6:]
+        where = " < ".join(f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in reversed(frames))
+        self.note(f"failure: {type(error).__name__} in {where}")
+
+    def _write(self, line: str) -> None:
+        if self._quiet:
+            return
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self._quiet = True  # nobody reads it: no reason not to serve
+
+
+def _printable(path: str) -> str:
+    """A path is a stranger's: no line of the log may be one, nor a terminal be steered."""
+    return "".join(character if character.isprintable() else "?" for character in path[:200])

@@ -1,0 +1,211 @@
+"""What every request passes before its handler, and its answer behind it. Plain ASGI: it costs next to nothing."""
+
+import asyncio
+import hmac
+import re
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from powerinfer_cli.serving.bodies import error_answer
+from powerinfer_cli.serving.errors import APIError, authentication_error, invalid_request, unavailable
+from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.requests import Record, current
+
+__all__ = ["Access", "Bodies", "Gate", "allowed_origin"]
+
+PUBLIC = frozenset({"/health", "/v1/health"})
+UNLOGGED = PUBLIC | {"/metrics", "/props", "/models", "/v1/models", "/slots"}  # asked for again and again
+LINGER = 2.0  # seconds in which the rest of a body that nobody wants may still come
+BEARER = b"Bearer "
+
+
+class Access:
+    """Mends the path, and writes the log's line when the answer has gone, or nobody waits for it any more."""
+
+    def __init__(self, app: ASGIApp, log: Log) -> None:
+        self._app, self._log = app, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = re.sub("//+", "/", scope["path"])
+        scope = {**scope, "path": path, "raw_path": path.encode("utf-8", "replace")}
+        record = Record(scope["method"], path)
+        token = current.set(record)
+
+        complete = False
+
+        async def sent(message: Message) -> None:
+            nonlocal complete
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+            else:
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except Exception as error:
+            self._log.failure(error)
+            if not complete:
+                raise  # uvicorn closes the connection
+        finally:
+            current.reset(token)
+            if path not in UNLOGGED or record.status not in (200, 503):
+                self._log.request(record.values())
+
+
+class Gate:
+    """Who may come in, and when: CORS, the model that loads, API keys."""
+
+    def __init__(
+        self, app: ASGIApp, options: ServerOptions, ready: Callable[[], bool], page: Callable[[str], bool]
+    ) -> None:
+        """page: whether a path is of the web page, which needs neither key nor model."""
+        self._app, self._ready, self._page = app, ready, page
+        self._origins = options.cors_origins
+        self._keys = [key.encode() for key in options.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        origin = allowed_origin(headers.get(b"origin", b"").decode("latin-1"), self._origins)
+        cors = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")] if origin else []
+
+        async def sent(message: Message) -> None:
+            if cors and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *cors]}
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await _answer_options(sent)
+            return
+        error = self._refusal(scope["path"], headers)
+        if error is not None:
+            await error_answer(error)(scope, receive, sent)
+            return
+        await self._app(scope, receive, sent)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> APIError | None:
+        if self._page(path):
+            return None
+        if not self._ready():
+            return unavailable("Loading model")
+        if self._keys and path not in PUBLIC and not self._has_key(headers):
+            return authentication_error()
+        return None
+
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        given = (headers.get(b"authorization") or headers.get(b"x-api-key", b"")).removeprefix(BEARER)
+        # All are compared, each in constant time: how long it takes tells nothing.
+        return any([hmac.compare_digest(given, key) for key in self._keys])  # noqa: C419  # any() of a generator stops
+
+
+async def _answer_options(send: Send) -> None:
+    headers = [
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
+        (b"access-control-allow-headers", b"*"),
+        (b"content-type", b"text/html"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def allowed_origin(origin: str, allowed: Iterable[str]) -> str:
+    """What Access-Control-Allow-Origin says to a page of `origin`; empty: nothing. "*" allows all, with credentials,
+    for which the name must be said; "localhost" those of this machine.
+    """
+    allowed = tuple(allowed)
+    if "*" in allowed:
+        return origin or "*"
+    if origin in allowed or ("localhost" in allowed and _is_local(origin)):
+        return origin
+    return ""
+
+
+def _is_local(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False
+
+
+class Bodies:
+    """Reads a request's body, which may neither be too large nor take too long, before its handler is called."""
+
+    def __init__(self, app: ASGIApp, options: ServerOptions) -> None:
+        self._app, self._most, self._timeout = app, options.body_bytes, options.timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            await self._app({**scope, "method": "GET"}, receive, send)  # who asks for the head gets it from uvicorn
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._read(dict(scope["headers"]), receive)
+        except APIError as error:
+            await _refuse(error, receive, send)
+            return
+        except TimeoutError:
+            await _refuse(APIError(408, "invalid_request_error", "the request took too long"), receive, send)
+            return
+        if body is None:
+            return
+        # llama-server reads JSON whatever the header calls it: curl's -d calls it a form.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        headers.append((b"content-type", b"application/json"))
+        given = False
+
+        async def received() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app({**scope, "headers": headers}, received, send)
+
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        """None where the client has gone. Raises APIError."""
+        declared = headers.get(b"content-length", b"0")
+        parts: list[bytes] = []
+        size = int(declared) if declared.isdigit() else 0
+        if size > self._most:
+            raise self._too_large()
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._most:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self) -> APIError:
+        error = invalid_request(f"the request is larger than {self._most} bytes")
+        error.status = 413
+        return error
+
+
+async def _refuse(error: APIError, receive: Receive, send: Send) -> None:
+    """Answer before all is read, and close; but read on for a moment, or the client would see a broken connection."""
+    answer = error_answer(error)
+    headers = [*answer.raw_headers, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    try:
+        async with asyncio.timeout(LINGER):
+            message = await receive()
+            while message["type"] != "http.disconnect" and message.get("more_body"):
+                message = await receive()
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b""})

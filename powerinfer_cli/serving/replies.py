@@ -1,0 +1,168 @@
+"""Several tasks of one request: all their events in one stream, and no work for a client that has gone."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from starlette.types import Receive
+
+from powerinfer_cli.serving.errors import APIError
+from powerinfer_cli.serving.tasks import (
+    CompletionTask,
+    Event,
+    Finished,
+    Stop,
+    Task,
+    TextPiece,
+    Timings,
+    TokenChances,
+    Vectors,
+)
+
+__all__ = ["Opener", "Outcome", "Replies", "collect", "while_connected"]
+
+T = TypeVar("T")
+
+
+class Opener(Protocol):
+    """`Service`, as far as tasks are concerned."""
+
+    def open(self, task: Task) -> Any:
+        """The task's Reply."""
+
+
+class Replies:
+    """The events of tasks as (index of the task, event), as they come; used as `async with`.
+
+    Entering submits all tasks, or none where one is refused (APIError); leaving cancels what still runs. A task that
+    fails ends the iteration with its APIError.
+    """
+
+    def __init__(self, service: Opener, tasks: Sequence[Task]) -> None:
+        self._service, self._tasks = service, tasks
+        self._stack = AsyncExitStack()
+        self._replies: list[AsyncIterator[Event]] = []
+
+    async def __aenter__(self) -> "Replies":
+        async with AsyncExitStack() as stack:
+            for task in self._tasks:
+                if isinstance(task, CompletionTask) and not task.prompt:
+                    self._replies.append(_nothing())
+                else:
+                    self._replies.append(await stack.enter_async_context(self._service.open(task)))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        """Iterate once, and close it (contextlib.aclosing)."""
+        if len(self._replies) == 1:
+            async for event in self._replies[0]:
+                yield 0, event
+            return
+        arrived: asyncio.Queue[tuple[int, Event] | APIError | None] = asyncio.Queue()
+        pumps = [asyncio.create_task(_pump(i, reply, arrived)) for i, reply in enumerate(self._replies)]
+        try:
+            left = len(pumps)
+            while left:
+                item = await arrived.get()
+                if isinstance(item, APIError):
+                    raise item
+                if item is None:
+                    left -= 1
+                else:
+                    yield item
+        finally:
+            for pump in pumps:
+                pump.cancel()
+
+
+async def _pump(index: int, reply: AsyncIterator[Event], arrived: "asyncio.Queue[Any]") -> None:
+    try:
+        async for event in reply:
+            arrived.put_nowait((index, event))
+    except APIError as error:
+        arrived.put_nowait(error)
+    else:
+        arrived.put_nowait(None)
+
+
+async def _nothing() -> AsyncIterator[Event]:
+    """What llama-server makes of a prompt without tokens: nothing, and no error."""
+    yield Finished(
+        stop=Stop.LIMIT,
+        stopping_word="",
+        truncated=False,
+        timings=Timings(cache_n=0, prompt_n=0, prompt_ms=0.0, predicted_n=0, predicted_ms=0.0),
+        id_slot=-1,
+        n_prompt=0,
+        tokens_cached=0,
+        seed=-1,
+    )
+
+
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client goes: APIError 499 then, which nobody will read.
+
+    receive: the request's, whose body has been read.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise APIError(499, "client_closed_request", "the client has gone")
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@dataclass
+class Outcome:
+    """All that one task told. vectors: of an embedding, [T, n_embd]."""
+
+    finished: Finished | None = None
+    vectors: Vectors | None = None
+    tokens: list[int] = field(default_factory=list)
+    chances: list[TokenChances] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def take(self, event: Event) -> None:
+        """One event more."""
+        if isinstance(event, TextPiece):
+            self.pieces.append(event.text)
+            self.tokens += event.tokens
+            self.chances += event.chances
+        elif isinstance(event, Finished):
+            self.finished = event
+        elif isinstance(event, Vectors):
+            self.vectors = event
+
+
+async def collect(receive: Receive, service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
+    """Have all tasks done. Raises APIError, also when the client has gone, which cancels them."""
+    return await while_connected(receive, _collect(service, tasks))
+
+
+async def _collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
+    outcomes = [Outcome() for _ in tasks]
+    async with Replies(service, tasks) as replies, aclosing(replies.events()) as events:
+        async for index, event in events:
+            outcomes[index].take(event)
+    return outcomes

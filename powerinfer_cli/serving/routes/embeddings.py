@@ -1,0 +1,56 @@
+"""Vectors of texts: llama-server's /embedding and OpenAI's /v1/embeddings."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from powerinfer_cli.serving.answers.embeddings import native_embeddings, openai_embeddings, pooled
+from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.errors import invalid_request, not_supported
+from powerinfer_cli.serving.replies import Outcome, collect
+from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
+from powerinfer_cli.serving.service import Service
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["embeddings"])
+
+
+@router.post("/embedding")
+@router.post("/embeddings", include_in_schema=False)
+async def embedding(body: EmbeddingRequest, request: Request) -> Response:
+    """Vectors in llama-server's own form; of every token where the server does not pool."""
+    return await _answer(body, request, openai=False)
+
+
+@router.post("/v1/embeddings")
+async def text_embedding(body: EmbeddingRequest, request: Request) -> Response:
+    """Vectors in OpenAI's form, or in llama-server's for `content`."""
+    return await _answer(body, request, openai=True)
+
+
+async def _answer(body: EmbeddingRequest, request: Request, *, openai: bool) -> Response:
+    service: Service = request.app.state.service
+    if not service.options.embedding:
+        raise not_supported("This server does not support embeddings. Start it with `--embeddings`")
+    pooling = pooling_of(service)
+    if openai and pooling == "none":
+        raise invalid_request("Pooling type 'none' is not OAI compatible. Please use a different pooling type")
+    tasks = await embedding_tasks(body, service)
+    outcomes = await collect(request.receive, service, tasks)
+    n_tokens = sum(len(task.prompt) for task in tasks)
+    openai = openai and "input" in body.model_fields_set
+    # Vectors of many tokens are megabytes of digits.
+    return await asyncio.to_thread(_body, body, outcomes, n_tokens, pooling, service.model.name if openai else None)
+
+
+def _body(
+    body: EmbeddingRequest, outcomes: list[Outcome], n_tokens: int, pooling: str, openai_model: str | None
+) -> Response:
+    kind = 2 if body.embd_normalize is None else body.embd_normalize
+    vectors = [pooled(one.vectors.rows, pooling, kind) for one in outcomes if one.vectors is not None]
+    if openai_model is None:
+        return Answer(native_embeddings(vectors))
+    as_base64 = body.encoding_format == "base64"
+    return Answer(openai_embeddings(vectors, n_tokens, body.model or openai_model, as_base64=as_base64))

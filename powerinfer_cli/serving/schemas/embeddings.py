@@ -1,0 +1,95 @@
+"""What /embedding and OpenAI's /v1/embeddings take."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from powerinfer_cli.serving.errors import APIError, invalid_request
+from powerinfer_cli.serving.prompts import Prompt, is_costly, prompt_list, tokenize_prompts
+from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.tasks import EmbeddingTask
+
+from .fields import FromMinusOne, RequestFields
+
+__all__ = ["EmbeddingRequest", "embedding_tasks", "pooling_of"]
+
+_POOLINGS = ("none", "mean", "cls", "last")  # by their number in a GGUF
+
+
+class EmbeddingRequest(RequestFields):
+    """Texts whose vectors are wanted. content: input's name in llama-server's own form."""
+
+    input: Prompt | None = None
+    content: Prompt | None = None
+    model: str | None = Field(None, description="any: one model is served")
+    encoding_format: Literal["float", "base64"] | None = None
+    embd_normalize: FromMinusOne | None = Field(None, description="-1: not, 0: largest, 1: sum, 2: euclidean, else p")
+
+    @property
+    def texts(self) -> Any:
+        """APIError 400 where there are none."""
+        if "input" in self.model_fields_set:
+            return self.input
+        if "content" in self.model_fields_set:
+            return self.content
+        raise invalid_request('"input" or "content" must be provided')
+
+
+def pooling_of(service: Service) -> str:
+    """How a text's vectors become one: as the server was started, or as the model says, or not at all."""
+    if service.options.pooling is not None:
+        return service.options.pooling
+    metadata: Mapping[str, Any] = service.model.metadata
+    number = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    return _POOLINGS[number] if isinstance(number, int) and 0 <= number < len(_POOLINGS) else "none"
+
+
+async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[EmbeddingTask]:
+    """One for each text. Raises APIError 400."""
+    texts = request.texts
+    if is_costly(texts):
+        return await asyncio.to_thread(_tasks, texts, service)
+    return _tasks(texts, service)
+
+
+def _tasks(texts: Any, service: Service) -> list[EmbeddingTask]:
+    model = service.model
+    most = service.options.queue + model.n_slots
+    value = [_joined(one) for one in prompt_list(texts)]
+    # A list whose elements are tokens is one prompt: it must not become several.
+    prompts = tokenize_prompts(value, model.tokenizer, most=most, field="input")
+    for prompt in prompts:
+        if not prompt:
+            raise invalid_request("Input content cannot be empty")
+        if len(prompt) > model.n_ctx_slot:
+            raise _too_large(len(prompt), model.n_ctx_slot)
+    return [EmbeddingTask(prompt) for prompt in prompts]
+
+
+def _joined(value: Any) -> Any:
+    """Content parts, as in {"content": [{"type": "text", "text": ...}]}, as one text; anything else as it is."""
+    if not isinstance(value, dict) or "content" not in value:
+        return value
+    if not isinstance(value["content"], list):
+        raise invalid_request('"content" must be an array')
+    return "".join(_part_text(part) for part in value["content"])
+
+
+def _part_text(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("image_url", "input_audio", "input_video"):
+        raise invalid_request(f"{str(kind).removeprefix('input_').removesuffix('_url')} input is not supported")
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise invalid_request('unsupported content[].type: must be {"type": "text", "text": string}')
+    return str(part["text"])
+
+
+def _too_large(n_tokens: int, n_ctx: int) -> APIError:
+    return APIError(
+        400,
+        "exceed_context_size_error",
+        f"input ({n_tokens} tokens) is too large to process. increase the context size (current: {n_ctx} tokens)",
+        extra={"n_prompt_tokens": n_tokens, "n_ctx": n_ctx},
+    )

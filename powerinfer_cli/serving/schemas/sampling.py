@@ -1,0 +1,293 @@
+"""The fields that every endpoint which generates text shares: how much, how sampled, how constrained, how told."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
+
+from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.sampling import SamplerOptions, parse_sampler_sequence, parse_samplers
+from powerinfer_cli.sampling.grammar import Constraint
+from powerinfer_cli.serving.errors import invalid_request
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.tasks import CompletionTask
+from powerinfer_cli.text import Tokenizer
+
+from .fields import FromMinusOne, Integer, Natural, Number, RequestFields, Switch, TextOrTexts, Texts, whole
+from .logit_bias import LogitBias, read_logit_bias
+
+__all__ = ["SamplingFields", "Serving", "StreamOptions"]
+
+# Request's field -> SamplerOptions' where they differ.
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "temperature": "temp",
+        "typical_p": "typ_p",
+        "repeat_last_n": "penalty_last_n",
+        "repeat_penalty": "penalty_repeat",
+        "frequency_penalty": "penalty_freq",
+        "presence_penalty": "penalty_present",
+    }
+)
+_SAME = (
+    *("seed", "min_keep", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "tfs_z", "dynatemp_range"),
+    *("dynatemp_exponent", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+    *("adaptive_target", "adaptive_decay", "mirostat", "top_n_sigma", "mirostat_tau", "mirostat_eta", "ignore_eos"),
+)
+# SamplerOptions tells of flags; flag -> request's field where they differ by more than dashes.
+_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "--temp": "temperature",
+        "--typical": "typical_p",
+        "--tfs": "tfs_z",
+        "--top-nsigma": "top_n_sigma",
+        "--dynatemp-exp": "dynatemp_exponent",
+        "--mirostat-ent": "mirostat_tau",
+        "--mirostat-lr": "mirostat_eta",
+    }
+)
+# llama-server takes the nearest value inside.
+_CLAMPED: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "top_k": (0, 2**31 - 1),
+        "top_p": (0.0, 1.0),
+        "min_p": (0.0, 1.0),
+        "xtc_probability": (0.0, 1.0),
+        "xtc_threshold": (0.0, 1.0),
+        "temperature": (0.0, float("inf")),
+        "mirostat": (0, 2),
+        "adaptive_target": (float("-inf"), 1.0),
+    }
+)
+_RANDOM_SEED = 2**32 - 1  # -1 in llama.cpp's 32 bits
+
+
+class _Grammars(Protocol):
+    def gbnf(self, text: str) -> Callable[[], Constraint]: ...
+
+    def json_schema(self, schema: dict[str, Any]) -> Callable[[], Constraint]: ...
+
+
+class _Model(Protocol):
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def grammars(self) -> _Grammars: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_slots(self) -> int: ...
+
+
+class Serving(Protocol):
+    """What a task is made with; `Service` has it."""
+
+    @property
+    def options(self) -> ServerOptions: ...
+
+    @property
+    def model(self) -> _Model: ...
+
+
+class StreamOptions(RequestFields):
+    include_usage: Switch | None = None
+
+
+class SamplingFields(RequestFields):
+    """llama-server's fields under its names; what is absent is the server's default."""
+
+    stream: Switch | None = None
+    stream_options: StreamOptions | None = None
+    n_predict: FromMinusOne | None = Field(None, description="most tokens to write; -1 for no limit")
+    max_completion_tokens: FromMinusOne | None = Field(None, description="n_predict's name in OpenAI's chat")
+    max_tokens: FromMinusOne | None = Field(None, description="n_predict's name in OpenAI's completions")
+    n_keep: FromMinusOne | None = None
+    n_discard: Natural | None = None
+    n_indent: Natural | None = None
+    n_cmpl: Annotated[int, Field(strict=True, ge=1, le=1024), whole] | None = None
+    n: Annotated[int, Field(strict=True, ge=1, le=1024), whole] | None = Field(
+        None, description="n_cmpl's name in OpenAI's"
+    )
+    t_max_predict_ms: Annotated[int, Field(strict=True, ge=-1, le=2**63 - 1), whole] | None = None
+    stop: TextOrTexts | None = None
+    cache_prompt: Switch | None = None
+    id_slot: Integer | None = None
+    return_tokens: Switch | None = None
+    return_progress: Switch | None = None
+    timings_per_token: Switch | None = None
+    sse_ping_interval: FromMinusOne | None = Field(None, description="seconds of silence that end with a comment")
+    post_sampling_probs: Switch | None = None
+    n_probs: Natural | None = None
+    logprobs: Natural | Switch | None = Field(None, description="n_probs' name in OpenAI's completions")
+    lora: list[Any] | None = Field(None, max_length=0, description="no adapters are loaded")
+    response_fields: Texts | None = None
+    preserved_tokens: Texts | None = None
+    grammar: str | None = Field(None, description="GBNF")
+    json_schema: dict[str, Any] | None = None
+
+    seed: Annotated[int, Field(strict=True, ge=-1, le=_RANDOM_SEED), whole] | None = None
+    temperature: Number | None = None
+    dynatemp_range: Number | None = None
+    dynatemp_exponent: Number | None = None
+    top_k: Integer | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    top_n_sigma: Number | None = None
+    xtc_probability: Number | None = None
+    xtc_threshold: Number | None = None
+    typical_p: Number | None = None
+    tfs_z: Number | None = None
+    repeat_last_n: FromMinusOne | None = None
+    repeat_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    dry_multiplier: Number | None = None
+    dry_base: Number | None = None
+    dry_allowed_length: Natural | None = None
+    dry_penalty_last_n: FromMinusOne | None = None
+    dry_sequence_breakers: Annotated[Texts, Field(min_length=1)] | None = None
+    mirostat: Integer | None = None
+    mirostat_tau: Number | None = None
+    mirostat_eta: Number | None = None
+    adaptive_target: Number | None = None
+    adaptive_decay: Annotated[Number, Field(ge=0.0, le=0.99)] | None = None
+    min_keep: Natural | None = None
+    ignore_eos: Switch | None = None
+    samplers: list[str] | str | None = Field(None, description="names in their order, or a string of their letters")
+    logit_bias: LogitBias | None = None
+
+    @property
+    def copies(self) -> int:
+        """How many texts are wanted of one prompt."""
+        return self.n_cmpl or self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def ping_s(self) -> float:
+        """Seconds of silence in a stream after which a comment is sent; 0 or less for never."""
+        return 30.0 if self.sse_ping_interval is None else float(self.sse_ping_interval)
+
+    def limit(self, options: ServerOptions) -> int:
+        """The most tokens to write, negative for no limit."""
+        for value in (self.n_predict, self.max_completion_tokens, self.max_tokens):
+            if value is not None:
+                return value if value >= 0 else options.n_predict
+        return options.n_predict
+
+    def probs(self) -> int:
+        """How many likely tokens to tell with each; 0 for none."""
+        return int(self.n_probs if self.n_probs is not None else self.logprobs or 0)
+
+    def task(
+        self,
+        prompt: tuple[int, ...],
+        service: Serving,
+        *,
+        copy: int = 0,
+        n_predict: int | None = None,
+        n_probs: int | None = None,
+        constraint: Callable[[], Constraint] | None = None,
+        stop: tuple[str, ...] = (),
+        preserved: frozenset[int] = frozenset(),
+        special: bool = False,
+        strip_first_space: bool = False,
+        label: str = "completion",
+    ) -> CompletionTask:
+        """The task for one prompt. Raises APIError 400, naming the field.
+
+        copy: which of n texts, each with a seed of its own. n_predict, n_probs, constraint: instead of the fields'.
+        stop, preserved: besides the fields'.
+        """
+        options = service.options
+        return CompletionTask(
+            prompt=prompt,
+            sampler=self.sampler(service, copy),
+            n_predict=self.limit(options) if n_predict is None else n_predict,
+            n_keep=self.n_keep or 0,
+            n_discard=self.n_discard or 0,
+            stop=(*(word for word in self.stop or () if word), *stop),
+            n_probs=self.probs() if n_probs is None else n_probs,
+            post_sampling_probs=bool(self.post_sampling_probs),
+            cache_prompt=options.cache_prompt if self.cache_prompt is None else self.cache_prompt,
+            # One slot cannot hold two texts at once.
+            id_slot=-1 if self.id_slot is None or copy else self.id_slot,
+            t_max_predict_ms=-1 if self.t_max_predict_ms is None else self.t_max_predict_ms,
+            n_indent=self.n_indent or 0,
+            constraint=self.constraint(service) if constraint is None else constraint,
+            special=special,
+            strip_first_space=strip_first_space,
+            preserved=preserved | self._preserved(service.model.tokenizer),
+            return_progress=bool(self.return_progress and self.stream),
+            label=label,
+        )
+
+    def sampler(self, service: Serving, copy: int = 0) -> SamplerOptions:
+        """The server's sampler with this request's fields. Raises APIError 400, naming the field."""
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in (*_SAME, *_NAMES)}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        for name, (smallest, largest) in _CLAMPED.items():
+            if name in chosen:
+                chosen[name] = min(max(chosen[name], smallest), largest)
+        # llama-server takes its own base for one that it cannot use.
+        if chosen.get("dry_base", 1.0) < 1.0:
+            del chosen["dry_base"]
+        changes = {_NAMES.get(name, name): value for name, value in chosen.items()}
+        if self.dry_sequence_breakers is not None:
+            changes["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
+        if self.samplers is not None:
+            changes["samplers"] = _samplers(self.samplers)
+        if self.logit_bias is not None:
+            changes["logit_bias"] = read_logit_bias(self.logit_bias, service.model.tokenizer)
+        defaults = service.options.sampler
+        changes["seed"] = _seed(changes.get("seed", defaults.seed), copy)
+        # Not dataclasses.replace: mypy cannot check its keys either, and this names what is wrong.
+        try:
+            return SamplerOptions(**{**vars(defaults), **changes})
+        except UsageError as error:
+            raise invalid_request(_by_field(str(error))) from error
+
+    def constraint(self, service: Serving) -> Callable[[], Constraint] | None:
+        """What `grammar` asks for, or else `json_schema`; an empty schema is any object, as with llama-server."""
+        name = "grammar" if self.grammar else "json_schema"
+        try:
+            if self.grammar:
+                return service.model.grammars.gbnf(self.grammar)
+            if self.json_schema is not None:
+                return service.model.grammars.json_schema(self.json_schema or {"type": "object"})
+        except PowerInferError as error:
+            raise invalid_request(f"Field '{name}': {error}") from error
+        return None
+
+    def _preserved(self, tokenizer: Tokenizer) -> frozenset[int]:
+        found = [tokenizer.encode(text, add_special=False) for text in self.preserved_tokens or ()]
+        return frozenset(ids[0] for ids in found if len(ids) == 1)
+
+
+def _seed(seed: int, copy: int) -> int:
+    return -1 if seed in {-1, _RANDOM_SEED} else (seed + copy) % _RANDOM_SEED
+
+
+def _samplers(value: list[str] | str) -> tuple[str, ...]:
+    """Those that are known: clients send llama.cpp's whole list, old and new, and llama-server passes over the rest."""
+    parse = parse_sampler_sequence if isinstance(value, str) else parse_samplers
+    names: tuple[str, ...] = ()
+    for one in value:
+        try:
+            names += parse(one)
+        except UsageError:
+            continue
+    return names
+
+
+def _by_field(message: str) -> str:
+    """SamplerOptions' words with the request's field instead of the command line's flag."""
+    flag, _, rest = message.partition(" ")
+    flag, colon = flag.rstrip(":"), ":" * flag.endswith(":")
+    return f"Field '{_FLAGS.get(flag, flag.removeprefix('--').replace('-', '_'))}'{colon} {rest}"

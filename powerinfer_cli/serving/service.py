@@ -1,0 +1,176 @@
+"""What handlers have of the server: the model once it is loaded, and a way to give the engine's thread work."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.serving.errors import APIError, unavailable
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.requests import current, note_events
+from powerinfer_cli.serving.tasks import Emit, Event, Failed, Finished, SlotDone, Task, Vectors
+from powerinfer_cli.text import ChatTemplate, Tokenizer
+
+__all__ = ["Reply", "ServedModel", "Service", "Worker"]
+
+MOST_EVENTS = 1 << 16  # that may wait for a reader; one comes with each token
+FINAL = (Finished, Vectors, SlotDone, Failed)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model that is served. name: its id for clients; names: all that they may call it. lines: what lies on GPUs.
+
+    n_ctx_slot: the most tokens that one slot holds. size: of its tensors, bytes. metadata: of the GGUF.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    tags: tuple[str, ...]
+    path: Path
+    metadata: Mapping[str, Any]
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    n_ctx_slot: int
+    n_slots: int
+    n_params: int
+    size: int
+    file_type: str = ""
+    lines: tuple[str, ...] = ()
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Worker(Protocol):
+    """The engine's thread."""
+
+    def submit(self, task: Task, emit: Emit) -> int:
+        """Queue a task; its id. Raises APIError."""
+
+    def cancel(self, task_id: int) -> None:
+        """Idempotent; nothing is emitted for the task any more, soon."""
+
+
+class Service:
+    """One for the whole server; `request.app.state.service`."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.started = time.time()
+        self._model: ServedModel | None = None
+        self._thread: Any = None
+        self._inbox: Inbox | None = None
+
+    @property
+    def state(self) -> str:
+        """ "loading" or "ready"; a server whose model cannot be loaded ends."""
+        return "loading" if self._model is None else "ready"
+
+    @property
+    def model(self) -> ServedModel:
+        """Raises APIError while it loads."""
+        if self._model is None:
+            raise unavailable("Loading model")
+        return self._model
+
+    @property
+    def thread(self) -> Any:
+        """The engine's. Raises APIError while the model loads."""
+        if self._thread is None:
+            raise unavailable("Loading model")
+        return self._thread
+
+    def ready(self, model: ServedModel, thread: Any) -> None:
+        """From now on requests are served."""
+        self._thread, self._model = thread, model
+
+    def open(self, task: Task) -> "Reply":
+        """Have a task done; called in the event loop. Raises APIError."""
+        if self._inbox is None:
+            self._inbox = Inbox(asyncio.get_running_loop())
+        return Reply(self.thread, self._inbox, task)
+
+
+class Inbox:
+    """Carries events from the engine's thread into the event loop, which is woken once for all that are there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Reply, Sequence[Event]]] = []
+
+    def put(self, reply: "Reply", events: Sequence[Event]) -> None:
+        """Called by any thread."""
+        with self._lock:
+            self._waiting.append((reply, events))
+            asleep = len(self._waiting) == 1
+        if asleep and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for reply, events in waiting:
+            reply.take(events)
+
+
+class Reply:
+    """The events of one task: `async with service.open(task) as reply: async for event in reply`.
+
+    Leaving the block cancels what still runs. Raises APIError for a task that failed.
+    """
+
+    def __init__(self, thread: Worker, inbox: Inbox, task: Task) -> None:
+        self._thread = thread
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._done = False
+        self._record = current.get()
+        self.id = thread.submit(task, lambda events: inbox.put(self, events))
+
+    async def __aenter__(self) -> "Reply":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody wants the rest."""
+        if not self._done:
+            self._done = True
+            self._thread.cancel(self.id)
+            self._arrived.set()
+
+    def take(self, events: Sequence[Event]) -> None:
+        """In the event loop: these have come."""
+        if self._done:
+            return
+        self._events.extend(events)
+        self._done = isinstance(self._events[-1], FINAL)
+        if len(self._events) > MOST_EVENTS:
+            self.cancel()
+            self._events.append(Failed(APIError(503, "unavailable_error", "the reader does not read")))
+        note_events(self._record, events)
+        self._arrived.set()
+
+    def __aiter__(self) -> "Reply":
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._done:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if isinstance(event, Failed):
+            raise event.error
+        return event

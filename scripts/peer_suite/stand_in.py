@@ -1,0 +1,56 @@
+"""A small model for llama.cpp's own server tests, in place of those that they would download."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.commands.model_source import BUNDLED
+from powerinfer_cli.gguf_io import GGMLType, Tensor, WritableValue, open_gguf, write_gguf
+
+__all__ = ["write_stand_in"]
+
+SHARPNESS = 64.0  # silu(64 x) / 64 is relu(x) but for a few thousandths: other programs know SiLU only in a llama
+CONTEXT = 2048
+POOLING = 1  # embeddings are means, as a completion model's own choice is none
+FILL_IN_THE_MIDDLE = {"fim_pre": 259, "fim_suf": 260, "fim_mid": 261}  # the bundled model's role tokens
+
+
+def write_stand_in(path: Path) -> None:
+    """The bundled story model as an ordinary llama in F32 that any program runs, with no chat template of its own.
+
+    It has a longer context than it was trained for, and tokens to fill in the middle, both as the tests expect.
+    """
+    source = open_gguf(Path(str(files("powerinfer_cli") / "bundled" / BUNDLED)))
+    away = ("general.architecture", "general.file_type", "powerinfer.", "tokenizer.chat_template")
+    metadata: dict[str, WritableValue] = {
+        key: plain(value) for key, value in source.metadata.items() if not key.startswith(away)
+    }
+    metadata["llama.context_length"] = CONTEXT
+    metadata["llama.pooling_type"] = POOLING
+    metadata |= {f"tokenizer.ggml.{name}_token_id": token for name, token in FILL_IN_THE_MIDDLE.items()}
+    tensors = [dense(tensor) for tensor in source.tensors.values() if ".fc1." not in tensor.name]
+    write_gguf(
+        path,
+        arch="llama",
+        metadata=metadata,
+        tensors=[(name, values, GGMLType.F32) for name, values in tensors if ".fc2." not in name],
+        sparse=False,
+    )
+
+
+def plain(value: Any) -> WritableValue:
+    """Metadata as the writer takes it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def dense(tensor: Tensor) -> tuple[str, npt.NDArray[np.float32]]:
+    """Name and numbers of the tensor in an ordinary llama."""
+    values = np.array(tensor.to_float32(), np.float32).reshape(tensor.shape)
+    if ".ffn_gate." in tensor.name:
+        return tensor.name, values * np.float32(SHARPNESS)
+    if ".ffn_down_t." in tensor.name:
+        return tensor.name.replace("ffn_down_t", "ffn_down"), np.ascontiguousarray(values.T) / np.float32(SHARPNESS)
+    return tensor.name, values

@@ -1,0 +1,139 @@
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from powerinfer_cli.serving.errors import APIError, server_error
+from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.sse import DONE, event_stream, sse
+from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, TextPiece
+from tests.serving.fake_service import FakeService, finished, piece
+
+
+class Client:
+    """The other end of an ASGI response: what it got, and when it goes."""
+
+    def __init__(self, *, goes: bool = False) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.goes = goes
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.goes:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.got.append(message)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.got)
+
+
+def write(index: int, event: Event) -> bytes:
+    return sse({"i": index, "text": event.text}) if isinstance(event, TextPiece) else b""
+
+
+def run(client: Client, scripts: Sequence[Iterable[Event | None]], **options: Any) -> tuple[FakeService, list[bytes]]:
+    """Stream tasks, one for each script, to `client`."""
+    waiting = iter(scripts)
+    service = FakeService(lambda task: next(waiting))
+
+    async def main() -> None:
+        tasks = [CompletionTask((1,)) for _ in scripts]
+        response = await event_stream(client.receive, service, tasks, write, end=lambda: DONE, **options)
+        await response({"type": "http"}, client.receive, client.send)
+
+    asyncio.run(main())
+    return service, [part + b"\n\n" for part in client.body.split(b"\n\n")[:-1]]
+
+
+def test_an_event_in_bytes() -> None:
+    assert sse({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
+    assert sse({}, "ping") == b"event: ping\ndata: {}\n\n"
+    assert sse("\ud800") == b'data: "?"\n\n'
+
+
+def test_events_in_their_order_and_the_end() -> None:
+    client = Client()
+    service, parts = run(client, [[piece("a"), piece("b"), finished()]])
+    assert parts == [sse({"i": 0, "text": "a"}), sse({"i": 0, "text": "b"}), DONE]
+    assert dict(client.got[0]["headers"])[b"content-type"].startswith(b"text/event-stream")
+    assert client.got[-1]["more_body"] is False
+    assert service.replies[0].left
+
+
+def test_several_tasks_by_their_index() -> None:
+    _, parts = run(Client(), [[piece("a"), piece("b"), finished()], [piece("c"), finished()]])
+    assert sorted(parts[:-1]) == [sse({"i": i, "text": text}) for i, text in [(0, "a"), (0, "b"), (1, "c")]]
+    assert parts[-1] == DONE
+
+
+def test_an_error_before_the_first_event_is_raised() -> None:
+    with pytest.raises(APIError, match="broken"):
+        run(Client(), [[Failed(server_error("broken"))]])
+
+
+def test_an_error_later_is_an_event_and_the_last() -> None:
+    service, parts = run(Client(), [[piece("a"), None], [piece("c"), Failed(server_error("broken"))]])
+    assert parts[-1] == sse(server_error("broken").body())
+    assert DONE not in parts
+    assert all(reply.left for reply in service.replies)
+
+
+def test_one_task_that_is_refused_leaves_the_others() -> None:
+    service = FakeService(lambda task: [None], most=2)
+    with pytest.raises(APIError, match="too many"):
+        asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 3))
+    assert [reply.left for reply in service.replies] == [True, True]
+
+
+@pytest.mark.parametrize("script", [[None], [piece("a"), None]])
+def test_a_client_that_goes_leaves_its_tasks(script: list[Event | None]) -> None:
+    client = Client(goes=True)
+    service = FakeService(lambda task: script)
+
+    async def main() -> None:
+        response = await event_stream(client.receive, service, [CompletionTask((1,))], write)
+        await response({"type": "http"}, client.receive, client.send)
+
+    if script[0] is None:  # before the headers
+        with pytest.raises(APIError) as caught:
+            asyncio.run(main())
+        assert caught.value.status == 499
+    else:
+        asyncio.run(main())
+    assert service.replies[0].left
+
+
+def test_a_client_that_goes_while_all_is_collected() -> None:
+    service = FakeService(lambda task: [piece("a"), None])
+    with pytest.raises(APIError, match="gone"):
+        asyncio.run(collect(Client(goes=True).receive, service, [CompletionTask((1,))] * 2))
+    assert [reply.left for reply in service.replies] == [True, True]
+
+
+def test_silence_is_broken_by_comments() -> None:
+    _, parts = run(Client(goes=True), [[piece("a"), None]], ping_s=0.005)
+    assert parts[0] == sse({"i": 0, "text": "a"})
+    assert len(parts) > 1
+    assert set(parts[1:]) == {b":\n\n"}
+
+
+def test_a_prompt_without_tokens_gives_nothing() -> None:
+    service = FakeService(lambda task: [finished()])
+    (outcome,) = asyncio.run(collect(Client().receive, service, [CompletionTask(())]))
+    assert (outcome.text, outcome.tokens, service.tasks) == ("", [], [])
+    assert outcome.finished is not None
+    assert outcome.finished.stop == Stop.LIMIT
+
+
+def test_everything_is_collected_by_task() -> None:
+    scripts = iter([[piece("a", 5), piece("b", 6, 7), finished()], [piece("c", 8), finished(Stop.WORD)]])
+    service = FakeService(lambda task: next(scripts))
+    first, second = asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 2))
+    assert (first.text, first.tokens, second.text, second.tokens) == ("ab", [5, 6, 7], "c", [8])
+    assert second.finished is not None
+    assert second.finished.stop == Stop.WORD
