@@ -9,6 +9,8 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.runtime import EngineOptions, LoadEvents, SparsityStats
 from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.perplexity import Floats, Score, losses, ratio
 from powerinfer_cli.runtime.reference_backend import ReferenceBackend
 from solver.active import largest
@@ -34,7 +36,9 @@ class DensityMeter:
         config = ModelConfig.from_gguf(gguf)
         n_ctx = max(map(len, chunks))
         options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads, reference=True, all_active=True)
-        parts = Parts(config, load_weights(gguf, config), options, SparsityStats(), None, n_ctx, LoadEvents())
+        pages = PageTable(n_ctx)
+        pages.resize(0, n_ctx)
+        parts = Parts(config, load_weights(gguf, config), options, SparsityStats(), None, pages, LoadEvents())
         self._backend = ReferenceBackend(parts)
         self._chunks = chunks
         self._dense = self._score(1.0)
@@ -56,12 +60,13 @@ class DensityMeter:
 
     def _losses(self, chunk: Sequence[int], density: float) -> Floats:
         """Of the tokens behind the first of the second half, as in `runtime.perplexity`."""
+        batch = Batch.of([(0, chunk, 0)])
         if density >= 1:
-            self._backend.forward(chunk, 0)
+            self._backend.forward(batch)
         else:
-            self._backend.forward_changed(chunk, 0, lambda values: values * largest(values, density))
+            self._backend.forward_changed(batch, lambda values: values * largest(values, density))
         first = len(chunk) // 2
-        return losses(self._backend.all_logits()[first:-1], chunk[first + 1 :])
+        return losses(self._backend.logits_at(range(first, len(chunk) - 1)), chunk[first + 1 :])
 
 
 def find_density(meter: DensityMeter, most_loss: float, events: LoadEvents) -> DensityChoice:

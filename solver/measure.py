@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.kernels.attention import attention, attention_kernels
-from powerinfer_cli.kernels.cache import CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.matvec import matvec
 from powerinfer_cli.kernels.norm import add_norm, quantise
 from powerinfer_cli.kernels.packing import pack, packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rows import WeightRows
+from powerinfer_cli.kernels.segments import make_state
 from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER, Neurons, Predictor, sparse_token
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
-from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
+from powerinfer_cli.kernels.vectors import make_vectors
 from powerinfer_cli.model import NormKind
 from powerinfer_cli.runtime.threads import default_threads
 from solver.device_profile import ANY_TYPE, Processor, Rates
@@ -159,20 +160,19 @@ def _cache(team: Team) -> float:
     cache.k[:], cache.v[:] = 0, 0
     prepare(attention_kernels(CacheType.F16, CacheType.F16))
     n = HEADS * HEAD_DIM
-    state = np.zeros(2, np.int64)
-    state[N_TOKENS], state[N_PAST] = 1, POSITIONS - 1
+    state = make_state(1, POSITIONS - 1, np.arange(POSITIONS // PAGE, dtype=np.int32))
     q, out = make_vectors(1, n, records=False), make_vectors(1, n)
-    return cache.n_bytes / _timed(team, [attention(state, q.floats, cache, out, team.size)])
+    return cache.n_bytes / _timed(team, [attention(state.numbers, q.floats, cache, out, team.size)])
 
 
 def _layer(team: Team, n_embd: int) -> float:
     """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
-    state = np.zeros(2, np.int64)
-    state[N_TOKENS] = 1
+    alone = make_state(1, 0, np.zeros(1, np.int32))
+    state = alone.numbers
     x, normed = make_vectors(1, n_embd), make_vectors(1, n_embd)
     q, attended = (make_vectors(1, HEADS * HEAD_DIM) for _ in range(2))
     tiny, out, weight = _weights(team, GGMLType.F32, 64, 64), np.zeros(64, np.float32), np.zeros(n_embd, np.float32)
-    cache = KeysValues.make(Shape(HEADS, HEADS, HEAD_DIM, 64), CacheType.F16, CacheType.F16)
+    cache = KeysValues.make(Shape(HEADS, HEADS, HEAD_DIM, PAGE), CacheType.F16, CacheType.F16)
     few = make_vectors(1, 64)
     norm = add_norm(state, x, (), weight, None, normed, 1e-5, NormKind.RMS)
     product = matvec(tiny, few, out, threads=team.size)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
 from powerinfer_cli.model import NormKind
 from powerinfer_cli.runtime.link import Link as Way
@@ -117,20 +117,21 @@ class _Bench:
         """Bytes of keys and values a second, in float16."""
         cache = make_cache(HEADS, POSITIONS, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
         q, last = self._zeros(1, HEADS * HEAD_DIM), torch.tensor([POSITIONS - 1], device=self.device)
-        return cache.nbytes / self.seconds([lambda: self.ops.attention(q, cache, last)])
+        pages = torch.arange(POSITIONS // PAGE, device=self.device)
+        return cache.nbytes / self.seconds([lambda: self.ops.attention(q, cache, last, pages)])
 
     def layer(self) -> float:
         """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
         ops, tiny = self.ops, self._weights(GGMLType.F32, 64, 64)
-        cache = make_cache(HEADS, 64, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
+        cache = make_cache(HEADS, PAGE, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
         q, past = self._zeros(1, HEADS * HEAD_DIM), torch.tensor([0], device=self.device)
         x, weight, few = self._zeros(self.n_embd), self._zeros(self.n_embd), self._zeros(64)
         return self.seconds(
             [
                 lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
                 *[lambda: ops.matvec(tiny, few)] * 3,
-                lambda: ops.rope_store(q, q, q, cache, past, None, None, None),
-                lambda: ops.attention(q, cache, past),
+                lambda: ops.rope_store(q, q, q, cache, past, past, None, None, None),
+                lambda: ops.attention(q, cache, past, past),
                 lambda: ops.matvec(tiny, few),
                 lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
                 lambda: ops.predict(tiny, tiny, few, 0.0),

@@ -18,7 +18,7 @@ from powerinfer_cli.placement import (
     statistics_fingerprint,
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.device_bytes import model_bytes
+from powerinfer_cli.runtime.device_bytes import model_bytes, pages_of
 from powerinfer_cli.runtime.engine import context_size
 from powerinfer_cli.runtime.scratch import measure_scratch
 from solver.device_profile import DeviceProfile, load_profile
@@ -106,6 +106,7 @@ class PlanJob:
             shares=self.target.shares,
             statistics=statistics_fingerprint(statistics) if statistics else "",
             profile=profile,
+            n_cells=pages_of(self.options, self.options.n_ctx).n_cells,
         )
 
     def make(self, profile: DeviceProfile, solver: str = "milp") -> PlanResult:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from powerinfer_cli.kernels.cache import CacheType, KeysValues
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues
 from powerinfer_cli.kernels.functions import exp
 from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel
 from powerinfer_cli.kernels.program import Operation
@@ -29,6 +29,7 @@ from powerinfer_cli.kernels.registers import (
     store_tile,
     zero_tile,
 )
+from powerinfer_cli.kernels.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
 from powerinfer_cli.kernels.simd import (
     calling,
     f32,
@@ -47,11 +48,11 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
-from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, Vectors, aligned
+from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 
 __all__ = ["attention", "attention_kernels"]
 
-_SPAN = 128  # positions at a time
+_SPAN = PAGE  # positions at a time
 _LOWEST = np.float32(-1e30)
 # Rows of a tile -> columns in registers: blocks of 16 positions for scores, of 16 dimensions for sums of values.
 # AVX-512 has 32 registers; below, a vector of 16 takes two of 16, or more.
@@ -73,7 +74,8 @@ _COLUMNS = {CacheType.F32: columns_f32, CacheType.F16: columns_f16, CacheType.Q8
 def attention(
     state: npt.NDArray[np.int64], q: npt.NDArray[np.float32], cache: KeysValues, out: Vectors, threads: int
 ) -> Operation:
-    """out.floats[t] = softmax(q[t] . keys / sqrt(head_dim)) values, over positions 0 to n_past + t, head by head.
+    """out.floats[t] = softmax(q[t] . keys / sqrt(head_dim)) values, head by head, over a token's own position and those
+    before it in its sequence.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     """
@@ -220,15 +222,15 @@ def _soften(scores, count, seen, sums, dims, highest, total_so_far):
 
 
 @helper
-def _tile(op, room, begin, end, head, rows, n_past):
+def _tile(op, segment, room, begin, end, head, rows):
     """All positions for a tile that has room for so many rows, of which the first end - begin count."""
-    group, head_dim, n_ctx = op[_GROUP], op[_HEAD_DIM], op[_N_CTX]
+    group, head_dim, n_past = op[_GROUP], op[_HEAD_DIM], segment[PAST]
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
     for start in range(0, limit, _SPAN):
         count = min(_SPAN, limit - start)
-        position = head * n_ctx + start
+        position = head * op[_N_CTX] + cell_of(segment, start)
         _part(op[_SCORES], room, rows, head_dim, op[_K], op[_K_SCALES], position, count, scores)
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
@@ -238,14 +240,15 @@ def _tile(op, room, begin, end, head, rows, n_past):
 
 
 @helper
-def _gather(op, room, begin, end, head, rows):
+def _gather(op, segment, room, begin, end, head, rows):
     """A tile's queries, scaled, as [head_dim, rows], spare rows repeating the last; sums and maxima at their start."""
     group, head_dim = op[_GROUP], op[_HEAD_DIM]
     dims, scale = (head_dim + 15) // 16 * 16, float_of(op[_SCALE])
     sums, _, highest, totals = _places(room, dims)
     for r in range(rows):
         row = min(begin + r, end - 1)
-        x = f32(op[_Q] + row // group * op[_Q_BYTES] + (head * group + row % group) * head_dim * 4)
+        token = segment[START] + row // group
+        x = f32(op[_Q] + token * op[_Q_BYTES] + (head * group + row % group) * head_dim * 4)
         for d in range(head_dim):
             f32(room)[d * rows + r] = x[d] * scale
         for d in range(0, dims, 16):
@@ -254,14 +257,15 @@ def _gather(op, room, begin, end, head, rows):
 
 
 @helper
-def _finish(op, room, begin, end, head):
+def _finish(op, segment, room, begin, end, head):
     """A tile's sums of values over its sums of exponentials, and zeros behind a token's last head."""
     group, head_dim = op[_GROUP], op[_HEAD_DIM]
     dims = (head_dim + 15) // 16 * 16
     sums, _, _, totals = _places(room, dims)
     for row in range(begin, end):
         r, at = row - begin, (head * group + row % group) * head_dim
-        out, inverse = f32(op[_OUT] + row // group * op[_OUT_STRIDE] * 4), np.float32(1.0) / f32(totals)[row - begin]
+        token, inverse = segment[START] + row // group, np.float32(1.0) / f32(totals)[row - begin]
+        out = f32(op[_OUT] + token * op[_OUT_STRIDE] * 4)
         for d in range(head_dim):
             out[at + d] = f32(sums)[r * dims + d] * inverse
         if head == op[_N_HEAD_KV] - 1 and row % group == group - 1:
@@ -281,18 +285,22 @@ def _rows_of_a_tile(n_rows, n_head_kv, threads):
 @kernel(OPERATION, "attention")
 def _attend(op_address, worker):
     op = i64(op_address)
-    state, group = i64(op[FIRST]), op[_GROUP]
-    n_past, n_rows = state[N_PAST], state[N_TOKENS] * group
+    state, group, n_head_kv = i64(op[FIRST]), op[_GROUP], op[_N_HEAD_KV]
     room = op[_ROOM] + worker * op[_ROOM_BYTES]
-    size = _rows_of_a_tile(n_rows, op[_N_HEAD_KV], op[_THREADS])
-    tiles = (n_rows + size - 1) // size
+    size = _rows_of_a_tile(state[N_TOKENS] * group, n_head_kv, op[_THREADS])
     while True:
-        piece = take(op)
-        if piece >= tiles * op[_N_HEAD_KV]:
-            return
+        piece, i = take(op), 0
+        segment = segment_at(state, 0)
+        tiles = (segment[COUNT] * group + size - 1) // size
+        while piece >= tiles * n_head_kv:
+            piece, i = piece - tiles * n_head_kv, i + 1
+            if i >= state[N_SEGMENTS]:
+                return
+            segment = segment_at(state, i)
+            tiles = (segment[COUNT] * group + size - 1) // size
         head, begin = piece // tiles, (tiles - 1 - piece % tiles) * size  # the longest first
-        end = min(begin + size, n_rows)
+        end = min(begin + size, segment[COUNT] * group)
         rows = 1 if end - begin == 1 else 4 if end - begin <= 4 else _MOST_ROWS
-        _gather(op, room, begin, end, head, rows)
-        _tile(op, room, begin, end, head, rows, n_past)
-        _finish(op, room, begin, end, head)
+        _gather(op, segment, room, begin, end, head, rows)
+        _tile(op, segment, room, begin, end, head, rows)
+        _finish(op, segment, room, begin, end, head)

@@ -6,6 +6,7 @@ q8_0 holds int8 with a float16 scale for every 32 dimensions of a position: [n_h
 for keys, [n_head_kv, n_ctx, head_dim / 32] for values.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -21,6 +22,7 @@ from powerinfer_cli.kernels.vectors import aligned
 __all__ = ["GROUP", "PAGE", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
 
 Floats = npt.NDArray[np.float32]
+Cells = npt.NDArray[np.int64]
 
 PAGE = 128  # positions that attention reads at a time; n_ctx is a multiple
 GROUP = 32  # dimensions that share a scale in q8_0
@@ -52,7 +54,7 @@ class Shape:
     n_head: int
     n_head_kv: int
     head_dim: int
-    n_ctx: int  # positions, a multiple of PAGE
+    n_ctx: int  # cells, each for a position; a multiple of PAGE
 
     @property
     def value_stride(self) -> int:
@@ -85,20 +87,20 @@ class KeysValues:
             _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
         )
 
-    def read(self, begin: int, end: int) -> tuple[Floats, Floats]:
-        """Keys and values of positions begin to end - 1, float32 [end - begin, n_head_kv, head_dim]."""
-        blocks, lanes = np.divmod(np.arange(begin, end), 16)
+    def read(self, cells: Cells) -> tuple[Floats, Floats]:
+        """Keys and values in these cells, float32 [n, n_head_kv, head_dim]."""
+        blocks, lanes = np.divmod(cells, 16)
         k = self.k[:, blocks, :, lanes].astype(np.float32)
-        v = self.v[:, begin:end, : self.shape.head_dim].astype(np.float32)
+        v = self.v[:, cells, : self.shape.head_dim].astype(np.float32)
         if self.type_k is CacheType.Q8_0:
             k *= self.k_scales[:, blocks, :, lanes].astype(np.float32).repeat(GROUP, 2)
         if self.type_v is CacheType.Q8_0:
-            v *= self.v_scales[:, begin:end].astype(np.float32).repeat(GROUP, 2)
+            v *= self.v_scales[:, cells].astype(np.float32).repeat(GROUP, 2)
         return k, np.ascontiguousarray(v.transpose(1, 0, 2))
 
-    def write_keys(self, begin: int, k: Floats) -> None:
-        """Put keys [n, n_head_kv, head_dim] at positions from `begin` on."""
-        blocks, lanes = np.divmod(np.arange(begin, begin + len(k)), 16)
+    def write_keys(self, cells: Cells, k: Floats) -> None:
+        """Put keys [n, n_head_kv, head_dim] into these cells."""
+        blocks, lanes = np.divmod(cells, 16)
         if self.type_k is CacheType.Q8_0:
             groups = k.reshape(*k.shape[:2], -1, GROUP)
             scales = np.abs(groups).max(-1) / np.float32(127)
@@ -106,10 +108,31 @@ class KeysValues:
             k = np.rint(groups / np.maximum(scales, np.float32(1e-32))[..., None]).reshape(k.shape)
         self.k[:, blocks, :, lanes] = k
 
-    def move_values(self, begin: int, end: int, to: int) -> None:
-        """Copy the values of positions begin to end - 1 to positions from `to` on."""
+    def move_values(self, cells: Cells, to: Cells) -> None:
+        """Copy the values of cells to others, which may be among them."""
         for part in (self.v, self.v_scales):
-            part[:, to : to + end - begin] = part[:, begin:end].copy()
+            part[:, to] = part[:, cells]
+
+    def stored(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """What is in these cells, as it is stored: arrays [n, n_head_kv, ...] by part."""
+        blocks, lanes = np.divmod(cells, 16)
+        keys = {"k": self.k[:, blocks, :, lanes], "k_scales": self.k_scales[:, blocks, :, lanes]}
+        v = self.v[:, cells, : self.shape.head_dim]
+        values = {"v": v.swapaxes(0, 1), "v_scales": self.v_scales[:, cells].swapaxes(0, 1)}
+        return {name: np.ascontiguousarray(part) for name, part in (keys | values).items() if part.size}
+
+    def store(self, cells: Cells, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `stored` gave. Raises ValueError: other parts, shapes or types."""
+        wanted = {name: (part.shape, part.dtype) for name, part in self.stored(cells).items()}
+        given = {name: (part.shape, part.dtype) for name, part in parts.items()}
+        if given != wanted:
+            raise ValueError(f"{given} instead of {wanted}")
+        blocks, lanes = np.divmod(cells, 16)
+        for name, part in parts.items():
+            if name.startswith("k"):
+                getattr(self, name)[:, blocks, :, lanes] = part
+            else:
+                getattr(self, name)[:, cells, : part.shape[2]] = part.swapaxes(0, 1)
 
     @property
     def n_bytes(self) -> int:

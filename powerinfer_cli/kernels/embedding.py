@@ -6,6 +6,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rows import COLUMNS, GROUP, HAS_MIN, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.segments import PAST, START, segment_of
 from powerinfer_cli.kernels.simd import (
     address_of,
     f32,
@@ -22,7 +23,7 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
-from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, Vectors
+from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors
 from powerinfer_cli.model import POSITION_OFFSET
 
 __all__ = ["embed"]
@@ -37,7 +38,9 @@ def embed(
     out: Vectors,
     positions: WeightRows | None = None,
 ) -> Operation:
-    """out.floats[t] = rows[ids[t]], + positions[n_past + t + POSITION_OFFSET] where there are learned positions."""
+    """out.floats[t] = rows[ids[t]], + positions[p + POSITION_OFFSET] for a token at position p of its sequence, where
+    there are learned positions.
+    """
     return Operation(_embed, (state, rows, ids, out.floats, out.stride, positions, POSITION_OFFSET))
 
 
@@ -74,4 +77,6 @@ def _embed(op_address, worker):
         out = f32(floats + t * stride * 4)
         _fetch(rows, ids[t], worker, out, stride, room, False)
         if positions:
-            _fetch(i64(positions), state[N_PAST] + t + offset, worker, out, stride, room, True)
+            segment = segment_of(state, t)
+            position = segment[PAST] + t - segment[START]
+            _fetch(i64(positions), position + offset, worker, out, stride, room, True)

@@ -6,9 +6,9 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.cache import STORE, KeysValues, put_key, put_value
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operation
+from powerinfer_cli.kernels.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
 from powerinfer_cli.kernels.simd import f32, float_of, i64
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
-from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS
 from powerinfer_cli.model import RopeStyle
 
 __all__ = ["Angles", "rope"]
@@ -24,9 +24,9 @@ class Angles:
         self.frequencies, self.magnitude = frequencies, magnitude
         self.cos, self.sin = (np.zeros((n_tokens, len(frequencies)), np.float32) for _ in range(2))
 
-    def fill(self, n_past: int, n_tokens: int) -> None:
-        """For positions n_past to n_past + n_tokens - 1."""
-        angles = np.arange(n_past, n_past + n_tokens, dtype=np.float64)[:, None] * self.frequencies
+    def fill(self, positions: npt.NDArray[np.int64]) -> None:
+        """For the batch's positions, [T]."""
+        n_tokens, angles = len(positions), positions[:, None] * self.frequencies
         self.cos[:n_tokens] = self.magnitude * np.cos(angles)
         self.sin[:n_tokens] = self.magnitude * np.sin(angles)
 
@@ -43,7 +43,7 @@ def rope(
     k_norm: Floats | None = None,
     eps: float = 0.0,
 ) -> Operation:
-    """Turn the heads of q in place; store turned k, and v, at positions n_past + t.
+    """Turn the heads of q in place; store turned k, and v, in the cells of their positions.
 
     q, k, v float32 [T, at least heads * head_dim] (k is changed too). Where there are q_norm and k_norm [head_dim],
     every head is normalised by its root mean square first. Without angles nothing is turned.
@@ -77,6 +77,12 @@ def _turn(x, cos, sin, pairs, apart, step):
         x[i * step + apart] = a * sin[i] + b * cos[i]
 
 
+@helper
+def _blocks_of(segment):
+    """Blocks of 16 positions that a segment's tokens lie in."""
+    return (segment[PAST] + segment[COUNT] - 1) // 16 - segment[PAST] // 16 + 1
+
+
 @kernel(OPERATION, "rope")
 def _rope(op_address, worker):
     op = i64(op_address)
@@ -87,17 +93,24 @@ def _rope(op_address, worker):
     group, n_head_kv, head_dim, n_ctx = op[FIRST + 15], op[FIRST + 16], op[FIRST + 17], op[FIRST + 18]
     keys, k_scales, values, v_scales = op[FIRST + 19], op[FIRST + 20], op[FIRST + 21], op[FIRST + 22]
     store_key, store_value = op[FIRST + 23], op[FIRST + 24]
-    n_past, n_tokens = state[N_PAST], state[N_TOKENS]
-    while True:  # a piece: a kv head, and those tokens whose keys share a block: no two threads write to one line
-        piece = take(op)
+    while True:
+        # A piece: a kv head, and those tokens of a segment whose keys share a block: no two threads write to one line.
+        piece, i = take(op), 0
+        segment = segment_at(state, 0)
+        pieces = _blocks_of(segment) * n_head_kv
+        while piece >= pieces:
+            piece, i = piece - pieces, i + 1
+            if i >= state[N_SEGMENTS]:
+                return
+            segment = segment_at(state, i)
+            pieces = _blocks_of(segment) * n_head_kv
+        n_past, first = segment[PAST], segment[START]
         head, block = piece % n_head_kv, n_past // 16 + piece // n_head_kv
-        begin, end = max(block * 16 - n_past, 0), min(block * 16 + 16 - n_past, n_tokens)
-        if begin >= n_tokens:
-            return
-        for t in range(begin, end):
+        begin, end = max(block * 16 - n_past, 0), min(block * 16 + 16 - n_past, segment[COUNT])
+        for t in range(first + begin, first + end):
             c, s = f32(cos + t * pairs * 4), f32(sin + t * pairs * 4)
-            for i in range(head * group, (head + 1) * group):
-                x = f32(q + t * q_stride + i * head_dim * 4)
+            for j in range(head * group, (head + 1) * group):
+                x = f32(q + t * q_stride + j * head_dim * 4)
                 if q_norm:
                     _norm_head(x, f32(q_norm), head_dim, eps)
                 _turn(x, c, s, pairs, apart, step)
@@ -106,5 +119,6 @@ def _rope(op_address, worker):
             if k_norm:
                 _norm_head(x, f32(k_norm), head_dim, eps)
             _turn(x, c, s, pairs, apart, step)
-            put_key(store_key, key, head_dim, n_ctx, keys, k_scales, head, n_past + t)
-            put_value(store_value, value, head_dim, n_ctx, values, v_scales, head, n_past + t)
+            cell = cell_of(segment, n_past + t - first)
+            put_key(store_key, key, head_dim, n_ctx, keys, k_scales, head, cell)
+            put_value(store_value, value, head_dim, n_ctx, values, v_scales, head, cell)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats import padded, record_bytes
 
-__all__ = ["N_PAST", "N_TOKENS", "Vectors", "aligned", "make_records", "make_vectors"]
+__all__ = ["N_TOKENS", "Vectors", "aligned", "make_records", "make_vectors"]
 
 _HUGE_PAGE = 2 << 20
 
-# Places in the state, an int64 array that every operation can read: tokens in this batch, tokens before it.
-N_TOKENS, N_PAST = 0, 1
+# Place in the state, an int64 array that every operation can read: tokens in this batch. `segments` has the others.
+N_TOKENS = 0
 
 
 @dataclass(frozen=True)

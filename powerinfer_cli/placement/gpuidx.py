@@ -31,7 +31,8 @@ class Conditions:
     """What a plan was made for; where one of them is another now, the plan is stale.
 
     fingerprint: of the model. budgets: bytes by GPU. max_layers, shares: of `-ngl` and `--tensor-split`. scratch: bytes
-    on each GPU. statistics: their fingerprint, empty without any. profile: what names the measured costs.
+    on each GPU. statistics: their fingerprint, empty without any. profile: what names the measured costs. n_cells:
+    positions of the KV cache, which are more than n_ctx where sequences share it; 0: not known.
     """
 
     fingerprint: str
@@ -44,6 +45,7 @@ class Conditions:
     shares: tuple[float, ...] | None = None
     statistics: str = ""
     profile: str = ""
+    n_cells: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +166,7 @@ def _conditions(gguf: GGUFFile) -> Conditions:
         shares=None if shares is None else tuple(shares),
         statistics=gguf.get(OURS + "statistics", str),
         profile=gguf.get(OURS + "profile", str),
+        n_cells=gguf.get(OURS + "n_cells", int, 0),
     )
 
 
@@ -195,6 +198,7 @@ _TOLD = {
     "shares": "it was made for a tensor split of {old}, and now it is {new}",
     "statistics": "it was made from other activation statistics",
     "profile": "it was made from other measured costs",
+    "n_cells": "it was made for a KV cache of {old} positions, and now they are {new}",
 }
 
 

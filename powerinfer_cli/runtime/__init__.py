@@ -4,13 +4,17 @@ from powerinfer_cli.runtime.engine import ContextFull, Engine
 from powerinfer_cli.runtime.memory import available_memory, peak_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
 __all__ = [
+    "Answer",
     "ContextFull",
     "Engine",
     "EngineOptions",
     "LoadEvents",
+    "Piece",
     "SparsityStats",
+    "Wanted",
     "available_memory",
     "peak_memory",
 ]

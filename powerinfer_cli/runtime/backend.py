@@ -1,20 +1,24 @@
 """What an engine needs of whatever does its arithmetic."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import ActivationStatistics
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Logits", "Parts", "Tap"]
+__all__ = ["Backend", "Cells", "Hidden", "Logits", "Parts", "Tap"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
+Hidden: TypeAlias = npt.NDArray[np.float32]
+Cells: TypeAlias = npt.NDArray[np.int64]
 
 # Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32 and read-only, valid during the call only.
 Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], None]
@@ -22,36 +26,47 @@ Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a backend is made of. `stats`: where it counts neurons; `n_ctx`: positions of its KV cache."""
+    """What a backend is made of. `stats`: where it counts neurons; `pages`: which cells of its KV cache are whose."""
 
     config: ModelConfig
     weights: Weights
     options: EngineOptions
     stats: SparsityStats
     statistics: ActivationStatistics | None
-    n_ctx: int
+    pages: PageTable
     events: LoadEvents
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the KV cache has to hold."""
+        return self.pages.n_ctx
 
 
 class Backend(Protocol):
-    """One model's layers and one KV cache."""
+    """One model's layers and one KV cache, which several sequences share."""
 
-    n_ctx: int
+    def forward(self, batch: Batch) -> None:
+        """Evaluate tokens behind those that their sequences have already. Their pages are in the table."""
 
-    def forward(self, ids: Sequence[int], n_past: int) -> None:
-        """Evaluate tokens behind the first n_past of the context."""
-
-    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+    def record(self, batch: Batch, tap: Tap) -> None:
         """As `forward`, with every neuron computed and nothing counted; `tap` is called after each layer, in order."""
 
-    def last_logits(self) -> Logits:
-        """The logits [n_vocab] that follow the last token of the last `forward`."""
+    def hidden_at(self, rows: slice) -> Hidden:
+        """The hidden states [n, n_embd], behind the last norm, of these tokens of the last `forward`."""
 
-    def all_logits(self) -> Logits:
-        """The logits [T, n_vocab] that follow each token of the last `forward`."""
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        """The logits [len(rows), n_vocab] that follow these tokens, ascending, of the last `forward`; once for each."""
 
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
-        """Drop positions [n_keep, n_keep + n_discard) and move the rest down. False: it cannot; evaluate them anew."""
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
+        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down; its pages stay as they are.
+        False: it cannot; evaluate them anew.
+        """
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """What the KV cache holds in these cells, as it is stored: arrays [len(cells), ...] by layer and part."""
+
+    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `read_cells` gave. Raises PowerInferError: it is not for such a cache."""
 
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on; nothing else of them counts."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from powerinfer_cli.kernels.program import assemble
 from powerinfer_cli.placement import main_memory_plan
-from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cpu_program import Writer
 from powerinfer_cli.runtime.cpu_side import CPUSide
 from powerinfer_cli.runtime.recording import Recording, write_recording
@@ -30,40 +31,37 @@ class CPUBackend(CPUSide):
         self._batch_writer = many
         self._recording: Recording | None = None
 
-    def forward(self, ids: Sequence[int], n_past: int) -> None:
-        single = len(ids) == 1
+    def forward(self, batch: Batch) -> None:
+        single = len(batch) == 1
         buffers = self.one if single else self.many
-        self.begin(ids, n_past, buffers)
+        self.begin(batch, buffers)
         if single:
             self.team.run(self._token.table, self.threads)
         else:
             for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
                 self.team.run(part.table, self.threads_batch)
-        self._single, self._n_tokens = single, len(ids)
+        self._single = single
         if self.config.sparse:
             predicted, fired = buffers.counts.tolist()
-            self._stats.add(self.config.n_layer * self.config.sizes.n_ff * len(ids), predicted, fired)
+            self._stats.add(self.config.n_layer * self.config.sizes.n_ff * len(batch), predicted, fired)
 
-    def last_logits(self) -> Logits:
-        if not self._single:
-            self.one.x.floats[0] = self.many.x.floats[self._n_tokens - 1]
-            self.head_of_one()
-            self._single = True
-            self._n_tokens = 1
-        return self.logits.floats[0, : self.config.n_vocab].copy()
-
-    def all_logits(self) -> Logits:
+    def hidden_at(self, rows: slice) -> Hidden:
         if self._single:
-            return self.last_logits()[None]
-        return self.head_of_many(self._n_tokens)
+            return self.one.normed.floats[rows, : self.config.n_embd].copy()
+        return self.hidden_of(rows)
 
-    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
-        n = len(ids)
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        if self._single:
+            return self.logits.floats[:, : self.config.n_vocab].copy()
+        return self.head_of(rows)
+
+    def record(self, batch: Batch, tap: Tap) -> None:
+        n = len(batch)
         if self._recording is None:
             self._recording = write_recording(self._batch_writer, self.weights, self.cache.layers)
             self.prepare(op.kernel for part in self._recording.parts for op in part.operations)
         recording = self._recording
-        self.begin(ids, n_past, self.many)
+        self.begin(batch, self.many)
         for index, part in enumerate(recording.parts):
             self.team.run(part.table, self.threads_batch)
             tap(index, recording.residual[:n], recording.activations[:n])

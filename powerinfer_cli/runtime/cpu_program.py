@@ -15,6 +15,7 @@ from powerinfer_cli.kernels.matvec import matvec
 from powerinfer_cli.kernels.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
+from powerinfer_cli.kernels.segments import State
 from powerinfer_cli.kernels.sparse_batch import SparseWorkspace, make_sparse_workspace, sparse_batch
 from powerinfer_cli.kernels.sparse_token import Neurons, Predictor, sparse_token
 from powerinfer_cli.kernels.vectors import Vectors, make_records, make_vectors
@@ -35,7 +36,7 @@ class Buffers:
     value.
     """
 
-    state: Ints  # [2]: tokens in the batch, tokens before it
+    segments: State
     ids: npt.NDArray[np.int32]
     x: Vectors  # the residual stream, which predictors read
     normed: Vectors
@@ -52,8 +53,14 @@ class Buffers:
     ffn: Vectors
     counts: Ints  # [2]: neurons let through, neurons that fired
 
+    @property
+    def state(self) -> Ints:
+        """What operations are told of the batch."""
+        return self.segments.numbers
 
-def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buffers:
+
+def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int, n_sequences: int) -> Buffers:
+    """For up to so many tokens of up to so many sequences."""
     s = config.sizes
     predictors = [layer.predictor for layer in weights.layers if layer.predictor]
     ranks = {p.fc1.n_rows for p in predictors}
@@ -73,7 +80,7 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int) -> Buf
     attended = normed if alias(normed, s.n_q) and not parallel else make_vectors(n_tokens, s.n_q)
     value = replace(up, records=make_records(n_tokens, dense)) if n_tokens > 1 else make_vectors(n_tokens, dense)
     return Buffers(
-        state=np.zeros(2, np.int64),
+        segments=State(n_sequences),
         ids=np.zeros(n_tokens, np.int32),
         x=make_vectors(n_tokens, s.n_embd, records=bool(predictors)),
         normed=normed,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.program import Compiled, Operation, assemble
 from powerinfer_cli.placement import Plan
-from powerinfer_cli.runtime.backend import Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
 from powerinfer_cli.runtime.cpu_program import Buffers, Writer
 from powerinfer_cli.runtime.cpu_side import CPUSide
 from powerinfer_cli.runtime.cpu_weights import CPUWeights
@@ -85,6 +85,11 @@ class CPURuns(CPUSide):
             return
         for part in self._batches[layers]:
             self.team.run(part.table, self.threads_batch)
+
+    def hidden_of_one(self) -> Hidden:
+        """The hidden state [1, n_embd], behind the last norm, of the one token's x."""
+        self.head_of_one()
+        return self.one.normed.floats[:, : self.config.n_embd].copy()
 
     def x_of(self, buffers: Buffers) -> npt.NDArray[np.float32]:
         """The residual stream [tokens, n_embd], of one token or of a batch."""

@@ -1,8 +1,12 @@
 """What a model has in main memory, and the team of threads that computes it: for all of a model, or for a part."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.angles import rope_magnitude
 from powerinfer_cli.kernels.attention import attention_kernels
 from powerinfer_cli.kernels.cache import STORE, CacheType
@@ -11,10 +15,11 @@ from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rope import Angles
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
-from powerinfer_cli.kernels.vectors import N_PAST, N_TOKENS, make_vectors
+from powerinfer_cli.kernels.vectors import N_TOKENS, make_vectors
 from powerinfer_cli.model import Weights
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
-from powerinfer_cli.runtime.backend import Logits, Parts
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu_program import Buffers, Writer, make_buffers, make_room
 from powerinfer_cli.runtime.cpu_weights import matrices, pack_weights, tables, with_scratch
@@ -38,7 +43,7 @@ class CPUSide(ABC):
 
     def __init__(self, parts: Parts, plan: Plan) -> None:
         config, options = parts.config, parts.options
-        self.config, self.n_ctx, self._events = config, parts.n_ctx, parts.events
+        self.config, self.pages, self._events = config, parts.pages, parts.events
         self._cores = options.cores
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
@@ -53,7 +58,7 @@ class CPUSide(ABC):
             self.team,
             tensors,
             tables=tables(parts.weights),
-            besides=kv_bytes(config, self.n_ctx, *types, n_layer=len(self.layers)),
+            besides=kv_bytes(config, self.pages.n_cells, *types, n_layer=len(self.layers)),
             repack=options.repack,
             lock=options.mlock,
             events=parts.events,
@@ -63,15 +68,15 @@ class CPUSide(ABC):
         self.weights = pack_weights(
             parts.weights, packer, activities, plan, predictors=predictors, repack=options.repack
         )
-        self.cache = PackedCache(config, self.n_ctx, options.type_k, options.type_v, len(self.layers))
-        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.n_ctx)))
+        self.cache = PackedCache(config, self.pages.n_cells, options.type_k, options.type_v, len(self.layers))
+        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.pages.n_ctx)))
         self.write_programs()
 
     def _make_buffers(self, weights: Weights, n_tokens: int) -> None:
         """For one token, and for a batch of up to n_tokens."""
         config = self.config
-        self.one = make_buffers(config, self.weights, 1)
-        self.many = make_buffers(config, self.weights, n_tokens)
+        self.one = make_buffers(config, self.weights, 1, 1)
+        self.many = make_buffers(config, self.weights, n_tokens, self.pages.n_sequences)
         self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
         self.logits = make_vectors(1, config.n_vocab, records=False)
         self._many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
@@ -87,7 +92,7 @@ class CPUSide(ABC):
             head = one.head(self.weights, (), self.logits.floats)
             heads = many.head(self.weights, (), self._many_logits.floats)
         self.prepare(op.kernel for op in (*head, *heads))
-        self._head, self._heads = assemble(head), assemble(heads)
+        self._head, self._heads, self._norm = assemble(head), assemble(heads), assemble(heads[:1])
         self.write_layers(one, many)
 
     @abstractmethod
@@ -104,31 +109,67 @@ class CPUSide(ABC):
             self.weights = with_scratch(self.weights, size)
         self.write_programs()
 
-    def begin(self, ids: Sequence[int], n_past: int, buffers: Buffers) -> None:
+    def begin(self, batch: Batch, buffers: Buffers) -> None:
         """Tell the programs over one or many tokens' buffers which tokens are next."""
-        angles = self._angles_one if buffers is self.one else self._angles_many
-        buffers.state[N_TOKENS], buffers.state[N_PAST] = len(ids), n_past
-        buffers.ids[: len(ids)] = ids
+        angles, tables = self._angles_one if buffers is self.one else self._angles_many, self.pages.tables
+        buffers.segments.fill([(s.n_tokens, s.n_past, tables[s.sequence]) for s in batch.segments])
+        buffers.ids[: len(batch)] = batch.ids
         buffers.counts[:] = 0
         if angles is not None:
-            angles.fill(n_past, len(ids))
+            angles.fill(batch.positions)
 
-    def head_of_one(self) -> None:
-        """The logits of the one token's x."""
+    def head_of_one(self) -> Logits:
+        """The logits [1, n_vocab] of the one token's x."""
         self.one.state[N_TOKENS] = 1
         self.team.run(self._head.table, self.threads)
+        return self.logits.floats[:, : self.config.n_vocab].copy()
 
-    def head_of_many(self, n_tokens: int) -> Logits:
-        """The logits [T, n_vocab] of the batch's x."""
+    def head_of(self, rows: Sequence[int]) -> Logits:
+        """The logits [len(rows), n_vocab] of these rows, ascending, of the batch's x, which go to its first places."""
+        if len(rows) == 1:
+            self.one.x.floats[0] = self.many.x.floats[rows[0]]
+            return self.head_of_one()
+        for to, row in enumerate(rows):
+            if to != row:
+                self.many.x.floats[to] = self.many.x.floats[row]
+        self.many.state[N_TOKENS] = len(rows)
         self.team.run(self._heads.table, self.threads_batch)
-        return self._many_logits.floats[:n_tokens, : self.config.n_vocab].copy()
+        return self._many_logits.floats[: len(rows), : self.config.n_vocab].copy()
 
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
+    def hidden_of(self, rows: slice) -> Hidden:
+        """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""
+        self.team.run(self._norm.table, self.threads_batch)
+        return self.many.normed.floats[rows, : self.config.n_embd].copy()
+
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         """As a backend's."""
         if self._angles_one is None:
             return False  # learned positions are inside the keys
-        self.cache.shift(n_past, n_keep, n_discard, self._angles_one.frequencies)
+        cells = self.pages.cells(sequence, n_keep + n_discard, n_past)
+        to = self.pages.cells(sequence, n_keep, n_past - n_discard)
+        self.cache.shift(cells, to, n_discard, self._angles_one.frequencies)
         return True
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """As a backend's, for the layers that are here."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        for number, layer in zip(self.layers, self.cache.layers, strict=True):
+            found |= {f"{number}.{name}": part for name, part in layer.stored(cells).items()}
+        return found
+
+    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        """As a backend's, for the layers that are here; nothing is written where anything is wrong."""
+        parts: dict[int, dict[str, npt.NDArray[Any]]] = {number: {} for number in self.layers}
+        for name, part in stored.items():
+            place, _, kind = name.partition(".")
+            if not place.isdecimal() or int(place) not in parts:
+                raise PowerInferError(f"a saved context has {name}, which this model has not")
+            parts[int(place)][kind] = part
+        try:
+            for number, layer in zip(self.layers, self.cache.layers, strict=True):
+                layer.store(cells, parts[number])
+        except ValueError as error:
+            raise PowerInferError(f"a saved context is not for this model and these cache types: {error}") from error
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is not compiled yet. A full disk is worth a word."""

@@ -9,26 +9,28 @@ from torch import Tensor
 from powerinfer_cli.kernels.angles import rope_magnitude
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime.device_places import Places, places_numbers
 from powerinfer_cli.runtime.device_weights import DeviceFFN, DeviceLayer, DeviceLinear, DeviceNorm
+from powerinfer_cli.runtime.pages import PageTable
 
 __all__ = ["DeviceFlow", "RopeTables", "flow_bytes", "rope_tables"]
 
 
 @dataclass(frozen=True, eq=False)
 class RopeTables:
-    """cos and sin, float32 [n_ctx, n_rot / 2] by position."""
+    """cos and sin, float32 [positions of a sequence, n_rot / 2]."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rope_tables(
-    config: ModelConfig, frequencies: "np.ndarray | None", n_ctx: int, device: torch.device
+    config: ModelConfig, frequencies: "np.ndarray | None", n_positions: int, device: torch.device
 ) -> RopeTables | None:
     """frequencies: the angle per position of each rotated pair, float64 [n_rot / 2]; None: nothing is turned."""
     if config.rope is None or frequencies is None:
         return None
-    angles = torch.arange(n_ctx, dtype=torch.float64)[:, None] * torch.from_numpy(frequencies)
+    angles = torch.arange(n_positions, dtype=torch.float64)[:, None] * torch.from_numpy(frequencies)
     gain = rope_magnitude(config.rope)
     return RopeTables((gain * angles.cos()).float().to(device), (gain * angles.sin()).float().to(device))
 
@@ -41,12 +43,18 @@ class DeviceFlow:
     """
 
     def __init__(
-        self, config: ModelConfig, ops: Ops, n_tokens: int, threshold: float, counts: Tensor, device: torch.device
+        self,
+        config: ModelConfig,
+        ops: Ops,
+        n_tokens: int,
+        pages: PageTable,
+        threshold: float,
+        counts: Tensor,
+        device: torch.device,
     ) -> None:
         """counts int64 [2]: neurons let through, and neurons that fired, are added to it."""
         self.config, self.ops, self.threshold, self.counts = config, ops, threshold, counts
-        self.limit: int | None = None  # positions that are filled, if known
-        self._recorded = n_tokens == 1 and device.type == "cuda"
+        self.places = Places(n_tokens, pages, device)
         s = config.sizes
 
         def room(n: int) -> Tensor:
@@ -57,7 +65,6 @@ class DeviceFlow:
         self.projected, self.hot, self.cold = room(s.n_embd), room(s.n_embd), room(s.n_embd)
         self.gate, self.up, self.value = (room(0 if config.sparse else s.n_ff) for _ in range(3))
         self.mask = torch.zeros(n_tokens, s.n_ff if config.sparse else 0, dtype=torch.uint8, device=device)
-        self.n_past = torch.zeros(1, dtype=torch.int64, device=device)
 
     def attend(
         self,
@@ -81,7 +88,8 @@ class DeviceFlow:
             self.k[:n],
             self.v[:n],
             cache,
-            self.n_past,
+            self.places.positions[:n],
+            self.places.cells[:n],
             tables.cos if tables else None,
             tables.sin if tables else None,
             c.rope.style if c.rope else None,
@@ -89,8 +97,9 @@ class DeviceFlow:
             k_norm=layer.attn_k_norm.weight if layer.attn_k_norm else None,
             eps=c.norm_eps,
         )
-        limit = None if self._recorded else self.limit
-        self.ops.attention(self.q[:n], cache, self.n_past, limit=limit, out=self.attended[:n])
+        for own in self.places.segments:
+            part = slice(own.begin, own.end)
+            self.ops.attention(self.q[part], cache, own.n_past, own.pages, limit=own.limit, out=self.attended[part])
         self._multiply(layer.attn_output, self.attended, self.projected, n)
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
@@ -169,9 +178,14 @@ class DeviceFlow:
         for add in adds:
             self.x[:n].add_(add[:n])
 
+    def last_norm(self, norm: DeviceNorm, x: Tensor) -> Tensor:
+        """x [T, n_embd] behind the last norm; x stays as it is."""
+        c = self.config
+        return self.ops.add_norm(x, (), norm.weight, norm.bias, c.norm_eps, c.architecture.norm)
+
     def head(self, norm: DeviceNorm, output: DeviceLinear, x: Tensor, logits: Tensor) -> None:
         """Logits [T, n_vocab] of x [T, n_embd], which stays as it is; T 1 as for one token."""
-        normed = self.ops.add_norm(x, (), norm.weight, norm.bias, self.config.norm_eps, self.config.architecture.norm)
+        normed = self.last_norm(norm, x)
         if len(x) == 1:
             self.ops.matvec(output.rows, normed[0], output.bias, out=logits[0])
         else:
@@ -219,9 +233,9 @@ class DeviceFlow:
         self.counts[1:].add_(fired)
 
 
-def flow_bytes(config: ModelConfig, n_tokens: int, n_ctx: int) -> int:
+def flow_bytes(config: ModelConfig, n_tokens: int, pages: PageTable) -> int:
     """What a DeviceFlow for so many tokens, and its tables, take."""
     s = config.sizes
     ffn = s.n_ff if config.sparse else 4 * 3 * s.n_ff
-    tables = 2 * 4 * n_ctx * (s.n_rot // 2)
+    tables = 2 * 4 * pages.n_ctx_sequence * (s.n_rot // 2) + 8 * places_numbers(n_tokens, pages)
     return n_tokens * (4 * (7 * s.n_embd + 2 * s.n_q + 2 * s.n_kv) + ffn) + tables + (16 << 10)

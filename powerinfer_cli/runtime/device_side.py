@@ -1,8 +1,10 @@
 """What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,13 +13,15 @@ from powerinfer_cli.kernels.device import DeviceCache, make_cache, ops_for
 from powerinfer_cli.kernels.device.cache import read_rows, write_rows
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
-from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.backend import Cells, Parts
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cold_stream import ColdStream, neuron_bytes, streamable
 from powerinfer_cli.runtime.device_bytes import allocated
 from powerinfer_cli.runtime.device_flow import DeviceFlow, RopeTables, rope_tables
 from powerinfer_cli.runtime.device_weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
 from powerinfer_cli.runtime.link import Link
 from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["DeviceSide"]
@@ -39,7 +43,7 @@ class DeviceSide:
         uploader: Uploader,
     ) -> None:
         config, options = parts.config, parts.options
-        self.config, self.device, self.link = config, device, Link(device)
+        self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
         known = parts.statistics if predictors else None
         self.layers: dict[int, DeviceLayer] = {}
@@ -49,34 +53,35 @@ class DeviceSide:
             assert where.device != MAIN_MEMORY
             activity = known.activity(index) if known else None
             self.layers[index] = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
-            self.caches[index] = make_cache(config.n_head_kv, parts.n_ctx, config.head_dim, *types, device)
+            self.caches[index] = make_cache(config.n_head_kv, parts.pages.n_cells, config.head_dim, *types, device)
         self.output: tuple[DeviceNorm, DeviceLinear] | None = None
         if head:
             self.output = uploader.norm(parts.weights.output_norm), uploader.linear(parts.weights.output)
         self._frequencies = frequencies_of(config, parts.weights)
-        self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.n_ctx, device)
+        self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.pages.n_ctx_sequence, device)
         ops, threshold = ops_for(device), effective_threshold(config, options)
         self.stream: ColdStream | None = None
         if options.stream_from is not None and streamable(parts.weights):
             self.stream = ColdStream(self.link, neuron_bytes(parts.weights))
         self._counts = torch.zeros(2, dtype=torch.int64, device=device)
-        self.one = DeviceFlow(config, ops, 1, threshold, self._counts, device)
-        self.many = DeviceFlow(config, ops, n_tokens, threshold, self._counts, device)
+        self.one = DeviceFlow(config, ops, 1, parts.pages, threshold, self._counts, device)
+        self.many = DeviceFlow(config, ops, n_tokens, parts.pages, threshold, self._counts, device)
         n_logits = config.n_vocab if head else 0
-        self.logits = torch.zeros(1, n_logits, device=device)
-        self.host_logits = self.link.host(1, n_logits)
+        self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
+        self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
         self._host_counts = self.link.host(2, dtype=torch.int64)
-        self._host_past = self.link.host(1, dtype=torch.int64)
+        self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
 
     def kept_bytes(self) -> int:
         """What weights and KV cache take."""
         parts = [self.output, *self.layers.values(), *self.caches.values()]
         return sum(_nbytes(part) for part in parts)
 
-    def begin(self, flow: DeviceFlow, n_past: int) -> DeviceFlow:
-        """Tell the kernels over one or many tokens' buffers how many tokens are in the context. The buffers."""
-        self.link.send(flow.n_past, self._host_past, torch.tensor([n_past]))
+    def begin(self, flow: DeviceFlow, batch: Batch) -> DeviceFlow:
+        """Tell the kernels over one or many tokens' buffers whose the next tokens are. The buffers."""
+        places = flow.places
+        self.link.send(places.numbers, self._host_places[: len(places.numbers)], places.of(batch))
         return flow
 
     def take_x(self, flow: DeviceFlow, x: Tensor) -> None:
@@ -94,6 +99,27 @@ class DeviceSide:
         self.link.wait()
         return self._host_x[:n_tokens]
 
+    def logits_of(self, flow: DeviceFlow, rows: Sequence[int]) -> Tensor:
+        """The logits [n, n_vocab] of these rows of the residual stream, in main memory; for no more rows than there are
+        sequences nobody waits, and they are there after the next wait.
+        """
+        assert self.output is not None
+        n, first = len(rows), rows[0]
+        together = rows[-1] - first + 1 == n
+        x = flow.x[first : first + n] if together else torch.cat([flow.x[row : row + 1] for row in rows])
+        if n > len(self._logits):
+            logits = torch.empty(n, self.config.n_vocab, device=self.device)
+            flow.head(*self.output, x, logits)
+            return logits.cpu()
+        flow.head(*self.output, x, self._logits[:n])
+        self.link.copy(self._host_logits[:n], self._logits[:n])
+        return self._host_logits[:n]
+
+    def hidden_of(self, flow: DeviceFlow, rows: slice) -> Tensor:
+        """These rows [n, n_embd] of the residual stream behind the last norm, on the device."""
+        assert self.output is not None
+        return flow.last_norm(self.output[0], flow.x[rows])
+
     def collect(self) -> tuple[int, int]:
         """How many neurons were let through, and how many fired here, since the last time. Waits for all work."""
         self.link.copy(self._host_counts, self._counts)
@@ -103,8 +129,33 @@ class DeviceSide:
         predicted, fired = self._host_counts.tolist()
         return predicted, fired
 
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> None:
-        """Drop positions [n_keep, n_keep + n_discard) of n_past and move the rest down, its keys turned back."""
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """As a backend's, for the layers that are here."""
+        where = torch.from_numpy(cells).to(self.device)
+        return {
+            f"{index}.{name}": part.index_select(1, where).transpose(0, 1).cpu().contiguous().numpy()
+            for index, cache in self.caches.items()
+            for name, part in cache.parts.items()
+        }
+
+    def share_of(self, cells: Cells, stored: Stored) -> dict[str, npt.NDArray[Any]]:
+        """What of a saved context goes here. Raises PowerInferError: it is not for such layers and caches."""
+        found = {}
+        for index, cache in self.caches.items():
+            for name, part in cache.parts.items():
+                key, shape = f"{index}.{name}", (len(cells), part.shape[0], part.shape[2])
+                found[key] = saved_part(stored, key, shape, str(part.dtype).removeprefix("torch."))
+        return found
+
+    def write_cells(self, cells: Cells, stored: Stored) -> None:
+        """Put back what `share_of` has found."""
+        where = torch.from_numpy(cells).to(self.device)
+        for index, cache in self.caches.items():
+            for name, part in cache.parts.items():
+                part.index_copy_(1, where, torch.from_numpy(stored[f"{index}.{name}"]).to(self.device).transpose(0, 1))
+
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
+        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, its keys turned back."""
         begin = n_keep + n_discard
         if n_discard == 0 or begin == n_past:
             return
@@ -115,12 +166,15 @@ class DeviceSide:
         for cache in self.caches.values():
             for first in range(begin, n_past, SHIFTED):
                 last = min(first + SHIFTED, n_past)
-                positions = torch.arange(first - n_discard, last - n_discard, device=self.device)
-                keys = read_rows(cache.k, cache.k_scales, first, last).transpose(0, 1)
+                source, target = (
+                    torch.from_numpy(self.pages.cells(sequence, first - by, last - by)).to(self.device)
+                    for by in (0, n_discard)
+                )
+                keys = read_rows(cache.k, cache.k_scales, source).transpose(0, 1)
                 turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
-                values = read_rows(cache.v, cache.v_scales, first, last).clone()  # it may be a view
-                write_rows(cache.k, cache.k_scales, positions, turned)
-                write_rows(cache.v, cache.v_scales, positions, values)
+                values = read_rows(cache.v, cache.v_scales, source)
+                write_rows(cache.k, cache.k_scales, target, turned)
+                write_rows(cache.v, cache.v_scales, target, values)
 
 
 def _nbytes(part: object) -> int:

@@ -1,30 +1,36 @@
-"""Engine: prefill and decode over one model and one KV cache."""
+"""Engine: prefill and decode over one model and one KV cache, for one sequence of tokens or for several at once."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.model import ModelConfig, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Plan
 from powerinfer_cli.runtime.backend import Backend, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.pages import PageTable, pages_needed
+from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.step import Piece, answers
 
 __all__ = ["ContextFull", "Engine"]
 
 
-class ContextFull(PowerInferError):
-    """More tokens than the KV cache holds."""
-
-
 class Engine:
-    """Appends tokens to its context and tells the logits of what may come next."""
+    """Appends tokens to its context and tells the logits of what may come next.
+
+    `step` serves several sequences; calls that name none are about sequence 0.
+    """
 
     def __init__(
         self,
@@ -49,15 +55,16 @@ class Engine:
         self._plan = plan if plan is not None and plan.gpus else None
         packed = options.repack and not options.reference and self._plan is None
         n_ctx = context_size(self.config, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
-        parts = Parts(self.config, weights, options, self.stats, statistics, n_ctx, events or LoadEvents())
+        self._pages = PageTable(n_ctx, options.n_sequences, unified=options.unified)
+        parts = Parts(self.config, weights, options, self.stats, statistics, self._pages, events or LoadEvents())
         try:
             self._backend = self._start(parts)
         except MemoryError as error:
             raise PowerInferError(
-                f"no memory for the model with a context of {n_ctx} tokens and batches of {self._step}: "
+                f"no memory for the model with a context of {n_ctx} tokens and batches of {self.most_tokens}: "
                 "choose a smaller -c or -ub"
             ) from error
-        self._ids: list[int] = []
+        self._sequences = Sequences(self._pages, self.config.n_vocab)
 
     def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
@@ -87,17 +94,60 @@ class Engine:
 
     @property
     def n_ctx(self) -> int:
-        return self._backend.n_ctx
+        """Tokens that the KV cache holds, of all sequences together."""
+        return self._pages.n_ctx
+
+    @property
+    def n_sequences(self) -> int:
+        return self._pages.n_sequences
+
+    @property
+    def n_ctx_sequence(self) -> int:
+        """The most tokens of one sequence."""
+        return self._pages.n_ctx_sequence
+
+    @property
+    def most_tokens(self) -> int:
+        """Of one step."""
+        return max(1, min(self.options.n_batch, self.options.n_ubatch, self.n_ctx))
 
     @property
     def n_past(self) -> int:
         """Tokens in the context so far."""
-        return len(self._ids)
+        return len(self.tokens)
 
     @property
     def tokens(self) -> Sequence[int]:
         """The ids in the context so far."""
-        return self._ids
+        return self.tokens_of(0)
+
+    @property
+    def n_free(self) -> int:
+        """Tokens that the KV cache still has room for, though not all of them for one sequence."""
+        return self.n_ctx - self._pages.n_used
+
+    def tokens_of(self, sequence: int) -> Sequence[int]:
+        """The ids of a sequence so far."""
+        return self._sequences.ids[sequence]
+
+    def room(self, sequence: int) -> int:
+        """How many tokens more a sequence may get now."""
+        return self._pages.room(sequence)
+
+    def step(self, pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32] | None]:
+        """Append tokens to several sequences in one pass over the weights; what each piece wants to be told.
+
+        At most one piece for a sequence, and `most_tokens` tokens in all. A token's result is the same, up to
+        rounding, whatever comes with it.
+
+        Raises:
+            ContextFull: a sequence has no room for its tokens (nothing was appended).
+        """
+        parts = [(piece.sequence, piece.ids) for piece in pieces]
+        if not all(ids for _, ids in parts) or len({sequence for sequence, _ in parts}) < len(parts):
+            raise ValueError("each piece needs tokens and a sequence of its own")
+        batch = self._forward(parts)
+        return answers(pieces, batch.segments, self._backend.hidden_at, self._backend.logits_at)
 
     def prefill(self, ids: Sequence[int], on_batch: Callable[[int, int], None] | None = None) -> Logits:
         """Append ids, a batch at a time; the logits [n_vocab] that follow the last. `on_batch(done, all)` is progress.
@@ -107,28 +157,29 @@ class Engine:
         """
         if not ids:
             raise ValueError("no tokens to evaluate")
-        self._check(ids)
-        step = self._step
-        for start in range(0, len(ids), step):
-            batch = ids[start : start + step]
-            self._forward(batch)
+        self._sequences.check([(0, ids)])
+        done = 0
+        for batch in batched(ids, self.most_tokens):
+            self._forward([(0, batch)])
+            done += len(batch)
             if on_batch:
-                on_batch(start + len(batch), len(ids))
-        return self._backend.last_logits()
+                on_batch(done, len(ids))
+        last: Logits = self._backend.logits_at([len(batch) - 1])[0]
+        return last
 
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""
-        self._check([token])
-        self._forward([token])
-        return self._backend.last_logits()
+        self._forward([(0, [token])])
+        following: Logits = self._backend.logits_at([0])[0]
+        return following
 
     def logits(self, ids: Sequence[int]) -> Logits:
         """Append ids; the logits after each of them, [len(ids), n_vocab]. Raises ContextFull."""
-        self._check(ids)
+        self._sequences.check([(0, ids)])
         found = [np.empty((0, self.config.n_vocab), np.float32)]
-        for start in range(0, len(ids), self._step):
-            self._forward(ids[start : start + self._step])
-            found.append(self._backend.all_logits())
+        for batch in batched(ids, self.most_tokens):
+            self._forward([(0, batch)])
+            found.append(self._backend.logits_at(range(len(batch))))
         return np.concatenate(found)
 
     def record(self, ids: Sequence[int], tap: Tap) -> None:
@@ -143,59 +194,81 @@ class Engine:
             ContextFull: the context has no room for them.
         """
         self.reset()
-        self._check(ids)
-        for start in range(0, len(ids), self._step):
-            self._backend.record(ids[start : start + self._step], start, tap)
+        self._sequences.check([(0, ids)])
+        try:
+            for batch in batched(ids, self.most_tokens):
+                self._backend.record(self._sequences.batch([(0, batch)]), tap)
+                self._sequences.note([(0, batch)])
+        finally:
+            self.reset()
 
-    def truncate(self, n: int) -> None:
-        """Forget all but the first n tokens."""
-        if not 0 <= n <= self.n_past:
-            raise ValueError(f"cannot keep {n} of {self.n_past} tokens")
-        del self._ids[n:]
+    def truncate(self, n: int, sequence: int = 0) -> None:
+        """Forget all but a sequence's first n tokens."""
+        self._sequences.truncate(sequence, n)
 
     def reset(self) -> None:
         """Forget the whole context."""
         self.truncate(0)
 
-    def shift(self, n_keep: int, n_discard: int) -> None:
-        """Drop tokens [n_keep, n_keep + n_discard) and move the rest down to their place."""
-        if n_keep < 0 or n_discard < 0 or n_keep + n_discard > self.n_past:
-            raise ValueError(f"cannot drop {n_discard} tokens after {n_keep} of {self.n_past}")
-        moved = self._ids[n_keep + n_discard :]
-        if self._backend.shift(self.n_past, n_keep, n_discard):
-            self._ids[n_keep:] = moved
+    def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None:
+        """Drop a sequence's tokens [n_keep, n_keep + n_discard) and move the rest down to their place."""
+        held = list(self.tokens_of(sequence))
+        if n_keep < 0 or n_discard < 0 or n_keep + n_discard > len(held):
+            raise ValueError(f"cannot drop {n_discard} tokens after {n_keep} of {len(held)}")
+        moved = held[n_keep + n_discard :]
+        if self._backend.shift(sequence, len(held), n_keep, n_discard):
+            self._sequences.replace(sequence, [*held[:n_keep], *moved])
             return
-        self.truncate(n_keep)
-        if moved:
-            self.prefill(moved)
+        self.truncate(n_keep, sequence)
+        for batch in batched(moved, self.most_tokens):
+            self._forward([(sequence, batch)])
+
+    def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
+        """What `restore` needs besides a sequence's tokens: the contents of its part of the KV cache."""
+        held = len(self.tokens_of(sequence))
+        return self._backend.read_cells(self._pages.cells(sequence, 0, held))
+
+    def restore(self, sequence: int, ids: Sequence[int], stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Let a sequence be the tokens that it was when `save` gave `stored`, in this engine or one like it.
+
+        Raises:
+            ContextFull: it has no room for them.
+            PowerInferError: `stored` is not of so many tokens, or of another model or cache; nothing is left then.
+        """
+        self.truncate(0, sequence)
+        self._sequences.check([(sequence, ids)])
+        self._sequences.batch([(sequence, ids)])
+        try:
+            self._backend.write_cells(self._pages.cells(sequence, 0, len(ids)), stored)
+            self._sequences.note([(sequence, ids)])
+        finally:
+            self._sequences.give_back()
 
     def use_threads(self, n_threads: int | None = None, n_threads_batch: int | None = None) -> None:
         """Change how many threads compute, as EngineOptions counts them. Weights, context and results stay the same."""
         self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
         self._backend.use_threads(self.options)
 
-    @property
-    def _step(self) -> int:
-        return min(self.options.n_batch, self.options.n_ubatch)
+    def _forward(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:
+        """Append (sequence, ids)."""
+        self._sequences.check(parts)
+        batch = self._sequences.batch(parts)
+        try:
+            self._backend.forward(batch)
+            self._sequences.note(parts)
+        finally:
+            self._sequences.give_back()
+        return batch
 
-    def _check(self, ids: Sequence[int]) -> None:
-        bad = next((i for i in ids if not 0 <= i < self.config.n_vocab), None)
-        if bad is not None:
-            raise PowerInferError(f"token id {bad} is not in the vocabulary of {self.config.n_vocab}")
-        if self.n_past + len(ids) > self.n_ctx:
-            raise ContextFull(
-                f"{self.n_past + len(ids)} tokens do not fit the context of {self.n_ctx}: "
-                "shorten the prompt or give a larger -c"
-            )
 
-    def _forward(self, ids: Sequence[int]) -> None:
-        self._backend.forward(ids, self.n_past)
-        self._ids += ids
+def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """ids, so many at a time."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 def context_size(config: ModelConfig, options: EngineOptions, weights: int) -> int:
-    """Positions to keep: what was asked for, or the training context, or what fits half of the memory that so many
-    bytes of weights leave.
+    """Tokens of all sequences together: what was asked for, or the training context, or what fits half of the memory
+    that so many bytes of weights leave.
 
     Raises:
         PowerInferError: more than memory holds, or than a model with learned positions knows.
@@ -204,10 +277,14 @@ def context_size(config: ModelConfig, options: EngineOptions, weights: int) -> i
     types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
     if wanted == 0:
         fitting = max(0, free - weights) // 2 // kv_bytes(config, 1, *types)
-        return max(1, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
-    if config.rope is None and wanted > config.n_ctx_train:
+        return max(options.n_sequences, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
+    if wanted < options.n_sequences:
+        raise PowerInferError(f"-c {wanted}: too few tokens for {options.n_sequences} sequences (-np)")
+    longest = wanted if options.unified else wanted // options.n_sequences
+    if config.rope is None and longest > config.n_ctx_train:
         raise PowerInferError(f"-c {wanted}: the model knows only {config.n_ctx_train} positions")
-    needed = kv_bytes(config, wanted, *types)
+    pages = pages_needed(wanted, options.n_sequences, unified=options.unified)
+    needed = kv_bytes(config, pages * PAGE, *types)
     if needed > free:
         raise PowerInferError(
             f"-c {wanted}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"

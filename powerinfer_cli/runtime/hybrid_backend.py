@@ -7,10 +7,10 @@ what is sent only: once a layer, and never for a layer that is wholly on one sid
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.sparse_token import Neurons
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
-from powerinfer_cli.runtime.backend import Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cold_stream import streamable
 from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
@@ -27,26 +28,14 @@ from powerinfer_cli.runtime.device_flow import DeviceFlow
 from powerinfer_cli.runtime.device_memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
+from powerinfer_cli.runtime.division import Run, check_plan, runs_of, uploaded_bytes
 from powerinfer_cli.runtime.link import Recorder, Replay
 from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.saved import Stored
 
 __all__ = ["HybridBackend"]
 
 Step = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive layers on one side: a GPU's number, or MAIN_MEMORY."""
-
-    side: int
-    layers: tuple[int, ...]
-
-
-def runs_of(plan: Plan) -> list[Run]:
-    """The layers of a plan, those that follow another on the same side together."""
-    numbered = enumerate(placed.device for placed in plan.layers)
-    return [Run(side, tuple(i for i, _ in group)) for side, group in groupby(numbered, key=lambda pair: pair[1])]
 
 
 class HybridBackend:
@@ -54,12 +43,12 @@ class HybridBackend:
 
     def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
         config, options = parts.config, parts.options
-        self.config, self.options, self.plan, self.n_ctx = config, options, plan, parts.n_ctx
-        _check(plan, parts)
+        self.config, self.options, self.plan = config, options, plan
+        check_plan(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
         self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
         n_tokens = len(self._cpu.many.ids)
-        total = _uploaded_bytes(parts, plan)
+        total = uploaded_bytes(parts, plan)
         done = 0
         self._sides: dict[int, DeviceSide] = {}
         for gpu in plan.gpus:
@@ -91,13 +80,13 @@ class HybridBackend:
         """How often the CPU has waited for a GPU so far."""
         return sum(side.link.waits for side in self._sides.values())
 
-    def forward(self, ids: Sequence[int], n_past: int) -> None:
-        n = len(ids)
+    def forward(self, batch: Batch) -> None:
+        n = len(batch)
         buffers = self._cpu.one if n == 1 else self._cpu.many
-        self._cpu.begin(ids, n_past, buffers)
+        self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
         for side in self._sides.values():
-            side.begin(_flow(side, n), n_past).limit = n_past + n
+            side.begin(_flow(side, n), batch)
         at = MAIN_MEMORY
         for number, run in enumerate(self._runs):
             self._move(at, run.side, n)
@@ -116,12 +105,12 @@ class HybridBackend:
         if self.config.sparse:
             self._stats.add(self.config.n_layer * self.config.n_ff * n, *buffers.counts.tolist())
 
-    def record(self, ids: Sequence[int], n_past: int, tap: Tap) -> None:
+    def record(self, batch: Batch, tap: Tap) -> None:
         """Raises PowerInferError: a layer is divided."""
         if self._cold:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
-        n = len(ids)
-        self._cpu.begin(ids, n_past, self._cpu.many)
+        n = len(batch)
+        self._cpu.begin(batch, self._cpu.many)
         self._cpu.embed(self._cpu.many)
         x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
         for run in self._runs:
@@ -132,13 +121,12 @@ class HybridBackend:
                 x = torch.from_numpy(x_here[:n])
             else:
                 with self._sides[run.side].link.current():
-                    x = self._record_there(run, x, n_past, tap)
+                    x = self._record_there(run, x, batch, tap)
 
-    def _record_there(self, run: Run, x: Tensor, n_past: int, tap: Tap) -> Tensor:
+    def _record_there(self, run: Run, x: Tensor, batch: Batch, tap: Tap) -> Tensor:
         """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
         side, n = self._sides[run.side], len(x)
-        flow = side.begin(side.many, n_past)
-        flow.limit = n_past + n
+        flow = side.begin(side.many, batch)
         side.take_x(flow, x)
         adds: tuple[Tensor, ...] = ()
         for index in run.layers:
@@ -151,47 +139,49 @@ class HybridBackend:
         flow.settle(adds, n)
         return flow.x[:n]
 
-    def last_logits(self) -> Logits:
-        last = self._n_tokens - 1
+    def logits_at(self, rows: Sequence[int]) -> Logits:
         if self.plan.output == MAIN_MEMORY:
             self._count()
-            if not self._single:
-                self._cpu.one.x.floats[0] = self._cpu.many.x.floats[last]
-            self._cpu.head_of_one()
-            return self._cpu.logits.floats[0, : self.config.n_vocab].copy()
+            return self._cpu.head_of_one() if self._single else self._cpu.head_of(rows)
         side = self._sides[self.plan.output]
-        flow = side.one if self._single else side.many
-        assert side.output is not None
         with side.link.current():
-            flow.head(*side.output, flow.x[last : last + 1], side.logits)
-        side.link.copy(side.host_logits, side.logits)
+            found = side.logits_of(_flow(side, self._n_tokens), rows)
         self._count()
-        found: Logits = side.host_logits.numpy()[0].copy()
-        return found
+        return found.numpy().copy()
 
-    def all_logits(self) -> Logits:
-        if self._single:
-            return self.last_logits()[None]
-        n = self._n_tokens
+    def hidden_at(self, rows: slice) -> Hidden:
         if self.plan.output == MAIN_MEMORY:
             self._count()
-            return self._cpu.head_of_many(n)
+            return self._cpu.hidden_of_one() if self._single else self._cpu.hidden_of(rows)
         side = self._sides[self.plan.output]
-        assert side.output is not None
-        logits = torch.empty(n, self.config.n_vocab, device=side.device)
         with side.link.current():
-            side.many.head(*side.output, side.many.x[:n], logits)
-        found: Logits = logits.cpu().numpy()
+            found: Hidden = side.hidden_of(_flow(side, self._n_tokens), rows).cpu().numpy()
         self._count()
         return found
 
-    def shift(self, n_past: int, n_keep: int, n_discard: int) -> bool:
-        if not self._cpu.shift(n_past, n_keep, n_discard):
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
+        if not self._cpu.shift(sequence, n_past, n_keep, n_discard):
             return False
         for side in self._sides.values():
             with side.link.current():
-                side.shift(n_past, n_keep, n_discard)
+                side.shift(sequence, n_past, n_keep, n_discard)
         return True
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        found = self._cpu.read_cells(cells)
+        for side in self._sides.values():
+            with side.link.current():
+                found |= side.read_cells(cells)
+        return found
+
+    def write_cells(self, cells: Cells, stored: Stored) -> None:
+        """Nothing is written where anything is wrong."""
+        shares = [side.share_of(cells, stored) for side in self._sides.values()]
+        theirs = {name for share in shares for name in share}
+        self._cpu.write_cells(cells, {name: part for name, part in stored.items() if name not in theirs})
+        for side, share in zip(self._sides.values(), shares, strict=True):
+            with side.link.current():
+                side.write_cells(cells, share)
 
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""
@@ -328,20 +318,6 @@ class HybridBackend:
         self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
 
 
-def _check(plan: Plan, parts: Parts) -> None:
-    """Raises PowerInferError: the plan is for other sizes, or divides a layer that cannot be divided."""
-    n_ff = parts.config.n_ff
-    try:
-        plan.check(parts.config.n_layer, n_ff)
-    except ValueError as error:
-        raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    divided = any(placed.device != MAIN_MEMORY and placed.hot.size < n_ff for placed in plan.layers)
-    if divided and not parts.config.sparse:
-        raise PowerInferError(
-            "the placement plan divides layers of a dense model: it can only be placed by whole layers"
-        )
-
-
 def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:
     return side.one if n_tokens == 1 else side.many
 
@@ -358,18 +334,3 @@ def _neurons(layer: ColdLayer, config: ModelConfig) -> Neurons:
         config.architecture.relu_on_up,
         config.activation,
     )
-
-
-def _uploaded_bytes(parts: Parts, plan: Plan) -> int:
-    """How much of the file goes to GPUs."""
-    total = parts.weights.output.weight.nbytes if plan.output != MAIN_MEMORY else 0
-    for layer, placed in zip(parts.weights.layers, plan.layers, strict=True):
-        if placed.device == MAIN_MEMORY:
-            continue
-        linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output)
-        total += sum(linear.weight.nbytes for linear in linears)
-        total += sum(tensor.nbytes for tensor in (layer.fc1, layer.fc2) if tensor)
-        parts_of_neurons = (layer.ffn_gate, layer.ffn_up, layer.ffn_down, layer.ffn_down_t)
-        whole = sum(linear.weight.nbytes for linear in parts_of_neurons if linear)
-        total += whole * placed.hot.size // layer.ffn_up.weight.shape[0]
-    return total

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference import attention
 from powerinfer_cli.runtime.ffn import FFN
 
-__all__ = ["Layer", "Projection", "Store", "Turn", "Watch"]
+__all__ = ["Attend", "Layer", "Projection", "Watch"]
 
 NormFn = Callable[[Tensor], Tensor]
-Turn = Callable[[Tensor], Tensor]  # rotates [T, H, D] by the batch's positions
-Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new k, v -> all k, v of the layer
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k and v of a batch [T, H, D], not turned yet -> [T, H * D]
 Watch = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the activations [T, n_ff] of the FFN
 
 
@@ -45,10 +43,10 @@ class Layer:
     ffn_norm: NormFn | None
     ffn: FFN
 
-    def forward(self, x: Tensor, turn: Turn, store: Store, watch: Watch | None = None) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend, watch: Watch | None = None) -> Tensor:
         """x [T, n_embd] -> [T, n_embd]. With `watch` every neuron is computed, and shown to it."""
         normed = self.attn_norm(x)
-        attended = self._attention(self.attn_norm_2(x) if self.attn_norm_2 else normed, turn, store)
+        attended = self._attention(self.attn_norm_2(x) if self.attn_norm_2 else normed, attend)
         if self.ffn_norm is None:
             return x + attended + self._ffn(normed, x, watch)
         x = x + attended
@@ -61,9 +59,8 @@ class Layer:
         watch(residual, values)
         return self.ffn.down_of(values)
 
-    def _attention(self, x: Tensor, turn: Turn, store: Store) -> Tensor:
+    def _attention(self, x: Tensor, attend: Attend) -> Tensor:
         q, k, v = (p(x).view(len(x), -1, self.head_dim) for p in (self.attn_q, self.attn_k, self.attn_v))
         if self.attn_q_norm and self.attn_k_norm:
             q, k = self.attn_q_norm(q), self.attn_k_norm(k)
-        k, v = store(turn(k), v)
-        return self.attn_output(attention(turn(q), k, v))
+        return self.attn_output(attend(q, k, v))

@@ -38,6 +38,8 @@ class EngineOptions:
     to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows). devices:
     what a placement plan's GPUs are, as torch names them: "cuda:0"; or "cpu", where the GPU's part is rehearsed.
     stream_from: batches of so many tokens or more have the cold neurons pass through the GPU (None: none have).
+    n_sequences: texts that are evaluated side by side, as a server's slots are; the context is divided among them, or,
+    `unified`, is for whoever needs it.
     """
 
     n_ctx: int = 0
@@ -55,10 +57,12 @@ class EngineOptions:
     resident: bool | None = None
     devices: tuple[str, ...] = ()
     stream_from: int | None = None
+    n_sequences: int = 1
+    unified: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError: numbers that make no sense."""
-        least = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_threads": 1, "n_threads_batch": 1}
+        least = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_threads": 1, "n_threads_batch": 1, "n_sequences": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:

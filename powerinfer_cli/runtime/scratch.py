@@ -7,12 +7,14 @@ import torch
 from powerinfer_cli.model import ModelConfig, Weights
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.device_bytes import scratch_bytes
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.device_bytes import pages_of, scratch_bytes
 from powerinfer_cli.runtime.device_memory import lift_budget
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
 from powerinfer_cli.runtime.link import Recorder, Replay
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["measure_scratch"]
@@ -29,7 +31,8 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
     if device.type != "cuda":
         return scratch_bytes(config, options, n_ctx)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
-    parts = Parts(config, weights, options, SparsityStats(), None, n_ctx, LoadEvents())
+    pages = pages_of(options, n_ctx)
+    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
     last = config.n_layer - 1
     hot = all_neurons(config.n_ff)
     if config.sparse:
@@ -42,7 +45,7 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
         side = DeviceSide(
             parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
         )
-        _pass(side, weights, last, n_tokens, n_ctx)
+        _pass(side, weights, last, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()
@@ -51,12 +54,14 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
     return peak - kept
 
 
-def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, n_ctx: int) -> None:
-    """All that a GPU is ever asked to do, where it takes most."""
-    layer, cache = side.layers[index], side.caches[index]
+def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, pages: PageTable) -> None:
+    """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
+    layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
     assert side.output is not None
-    flow = side.begin(side.many, n_ctx - n_tokens)
-    flow.limit = n_ctx
+    counts = [min(n_ctx, n_tokens - done) for done in range(0, n_tokens, n_ctx)]
+    for sequence in range(len(counts)):
+        pages.resize(sequence, n_ctx)
+    flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
     flow.attend(layer, cache, side.tables, (), n_tokens)
     flow.predict(layer, n_tokens)
     flow.hot_ffn(layer, n_tokens)
@@ -68,7 +73,7 @@ def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, n_ctx: 
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(*side.output, flow.x[:n_tokens], logits)
     del logits
-    flow = side.begin(side.one, n_ctx - 1)
+    flow = side.begin(side.one, Batch.of([(0, [0], n_ctx - 1)]))
     steps = [
         partial(flow.attend, layer, cache, side.tables, (), 1),
         partial(flow.predict, layer, 1),
@@ -76,6 +81,6 @@ def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, n_ctx: 
         partial(flow.settle, flow.adds(layer), 1),
     ]
     Recorder(side.device).record(Replay(side.device, steps))
-    flow.head(*side.output, flow.x[:1], side.logits)
+    side.logits_of(flow, [0])
     if side.config.rope is not None:
-        side.shift(n_ctx, 0, max(1, n_ctx // 2))
+        side.shift(0, n_ctx, 0, max(1, n_ctx // 2))

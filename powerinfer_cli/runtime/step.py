@@ -1,10 +1,19 @@
 """What one step of an engine carries: tokens of several sequences at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
-__all__ = ["Piece", "Wanted"]
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.runtime.batch import Segment
+
+__all__ = ["Answer", "Piece", "Wanted", "answers"]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Answer: TypeAlias = Floats | None
 
 
 class Wanted(Enum):
@@ -25,3 +34,28 @@ class Piece:
     sequence: int
     ids: Sequence[int]
     wanted: Wanted = Wanted.LAST
+
+
+def answers(
+    pieces: Sequence[Piece],
+    segments: Sequence[Segment],
+    hidden_at: Callable[[slice], Floats],
+    logits_at: Callable[[Sequence[int]], Floats],
+) -> list[Answer]:
+    """What each piece wants to be told of its segment. The head is asked once, for all rows together."""
+    found: list[Answer] = []
+    rows: list[int] = []
+    for piece, segment in zip(pieces, segments, strict=True):
+        begin = {Wanted.ALL: segment.begin, Wanted.LAST: segment.end - 1}.get(piece.wanted, segment.end)
+        rows += range(begin, segment.end)
+        hidden = piece.wanted is Wanted.HIDDEN
+        found.append(hidden_at(slice(segment.begin, segment.end)) if hidden else None)
+    logits, at = logits_at(rows) if rows else np.empty((0, 0), np.float32), 0
+    for i, (piece, segment) in enumerate(zip(pieces, segments, strict=True)):
+        if piece.wanted is Wanted.LAST:
+            found[i] = logits[at]
+            at += 1
+        elif piece.wanted is Wanted.ALL:
+            found[i] = logits[at : at + segment.n_tokens]
+            at += segment.n_tokens
+    return found

@@ -1,7 +1,7 @@
 """Text while it is generated: whole characters only, and nothing of a stop string."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from .tokenizer import Tokenizer
 
@@ -15,20 +15,33 @@ class StreamingDetokenizer:
     text of its own. Bytes that are not UTF-8 become U+FFFD, as soon as it is clear that they are not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: bool = False, *, strip_first_space: bool = False) -> None:
-        """`special`: control tokens are shown as their text."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        special: bool = False,
+        *,
+        strip_first_space: bool = False,
+        shown: Container[int] = frozenset(),
+    ) -> None:
+        """`special`: control tokens are shown as their text. `shown`: these are in any case."""
         self._tokenizer = tokenizer
         self._special = special
+        self._shown = shown
         self._strip = strip_first_space and tokenizer.add_space_prefix
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The characters that `token` completes."""
-        piece = self._tokenizer.piece(token, special=self._special)
+        piece = self._tokenizer.piece(token, special=self._special or token in self._shown)
         if self._strip and piece:
             piece = piece.removeprefix(b" ")
             self._strip = False
         return self._decoder.decode(piece)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the last character is not complete yet."""
+        return bool(self._decoder.getstate()[0])
 
     def flush(self) -> str:
         """The end: U+FFFD when a character is incomplete. The detokenizer may then be used afresh."""

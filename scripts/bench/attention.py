@@ -6,10 +6,11 @@ import time
 import numpy as np
 
 from powerinfer_cli.kernels.attention import attention
-from powerinfer_cli.kernels.cache import CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.norm import add_norm, quantise
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rope import Angles, rope
+from powerinfer_cli.kernels.segments import make_state
 from powerinfer_cli.kernels.team import Team
 from powerinfer_cli.kernels.vectors import make_vectors
 from powerinfer_cli.model import NormKind, RopeStyle
@@ -30,7 +31,8 @@ def microseconds(team: Team, operations: list[Operation], repeats: int) -> float
 
 def decode(team: Team, name: str, shape: Shape, kind: CacheType, depth: int) -> None:
     n = shape.n_head * shape.head_dim
-    state = np.array([1, depth], np.int64)
+    alone = make_state(1, depth, np.arange(shape.n_ctx // PAGE, dtype=np.int32))
+    state = alone.numbers
     q, k, v, out = (make_vectors(1, n) for _ in range(4))
     q.floats[:] = np.random.default_rng(0).standard_normal(q.floats.shape)
     caches = [KeysValues.make(shape, kind, kind) for _ in range(COPIES)]
@@ -38,7 +40,7 @@ def decode(team: Team, name: str, shape: Shape, kind: CacheType, depth: int) -> 
         for part in (cache.k, cache.v, cache.k_scales, cache.v_scales):
             part[:] = 1
     angles = Angles(1, 10000.0 ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim), 1.0)
-    angles.fill(depth, 1)
+    angles.fill(np.array([depth]))
     weight = np.ones(n, np.float32)
     moved = caches[0].n_bytes * (depth + 1) / shape.n_ctx
     took = microseconds(team, [attention(state, q.floats, c, out, team.size) for c in caches], 10)
@@ -57,12 +59,13 @@ def decode(team: Team, name: str, shape: Shape, kind: CacheType, depth: int) -> 
 def prefill(team: Team, name: str, shape: Shape, kind: CacheType, depth: int) -> None:
     n = shape.n_head * shape.head_dim
     n_tokens = 512
-    state = np.array([n_tokens, depth], np.int64)
+    alone = make_state(n_tokens, depth, np.arange(shape.n_ctx // PAGE, dtype=np.int32))
+    state = alone.numbers
     q, k, v, out = (make_vectors(n_tokens, n) for _ in range(4))
     q.floats[:] = np.random.default_rng(0).standard_normal(q.floats.shape)
     cache = KeysValues.make(shape, kind, kind)
     angles = Angles(n_tokens, 10000.0 ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim), 1.0)
-    angles.fill(depth, n_tokens)
+    angles.fill(np.arange(depth, depth + n_tokens))
     weight = np.ones(n, np.float32)
     work = 4 * n * (n_tokens * depth + n_tokens * (n_tokens + 1) / 2)
     took = microseconds(team, [attention(state, q.floats, cache, out, team.size)], 5)

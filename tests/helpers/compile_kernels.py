@@ -56,9 +56,9 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
     cache = make_cache(2, 1024, HEAD, kind, kind, "cpu")
     q, k, norm = torch.ones(1, 4 * HEAD), torch.ones(1, 2 * HEAD), torch.ones(HEAD)
     angles: Tensor | None = torch.ones(1024, HEAD // 2) if style else None
-    n_past = torch.zeros(1, dtype=torch.int64)
-    ops.rope_store(q, k, k, cache, n_past, angles, angles, style, q_norm=norm, k_norm=norm)
-    ops.attention(q, cache, n_past)
+    n_past, pages = torch.zeros(1, dtype=torch.int64), torch.arange(8)
+    ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, q_norm=norm, k_norm=norm)
+    ops.attention(q, cache, n_past, pages)
 
 
 def main() -> None:

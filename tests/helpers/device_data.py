@@ -7,6 +7,7 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import PlanarRows, to_planar
 from powerinfer_cli.kernels.device import reference as twins
+from powerinfer_cli.kernels.device.cache import cells_of
 from tests.helpers.weight_rows import gguf_rows
 
 
@@ -19,6 +20,12 @@ def rows_of(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> tuple[Pl
     raw = gguf_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
     rows = to_planar(torch.from_numpy(raw), kind, n_cols)
     return rows, twins.dequantize(rows)
+
+
+def places(pages: Tensor, n_past: int, n_token: int) -> tuple[Tensor, Tensor]:
+    """Positions and cells int64 [n_token] of tokens behind the first n_past of a sequence that has these pages."""
+    cells = cells_of(pages, n_past + n_token)[n_past:]
+    return torch.arange(n_past, n_past + n_token, device=pages.device), cells
 
 
 def f32_rows(numbers: Tensor) -> PlanarRows:

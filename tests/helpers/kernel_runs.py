@@ -1,17 +1,31 @@
 """Running operations on a team of threads, with memory poisoned first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.program import Operation, assemble
+from powerinfer_cli.kernels.segments import State
 from powerinfer_cli.kernels.vectors import Vectors, make_vectors
 from tests.helpers.teams import team_of
 
+_kept: list[State] = []  # numbers point into what a state holds
 
-def state_of(n_tokens: int, n_past: int = 0) -> np.ndarray:
-    return np.array([n_tokens, n_past, 0, 0], np.int64)
+
+def state_of(n_tokens: int, n_past: int = 0, pages: Sequence[int] | None = None) -> np.ndarray:
+    """Of one sequence, in so many pages; by default those that come first."""
+    row = np.arange(-(-(n_tokens + n_past) // PAGE)) if pages is None else pages
+    return states_of([(n_tokens, n_past, row)])
+
+
+def states_of(segments: Sequence[tuple[int, int, Sequence[int]]]) -> np.ndarray:
+    """Of (tokens, tokens before, pages) of several sequences."""
+    state = State(len(segments))
+    state.fill([(count, past, np.array(row, np.int32)) for count, past, row in segments])
+    _kept.append(state)
+    return state.numbers
 
 
 def run(*operations: Operation, threads: int = 1) -> None:

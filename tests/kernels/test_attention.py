@@ -11,7 +11,7 @@ from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.rope import rope
 from powerinfer_cli.kernels.vectors import Vectors
 from tests.helpers.kernel_data import pass_on_rung
-from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of
+from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of, states_of
 
 TOLERANCE = {CacheType.F32: 2e-6, CacheType.F16: 2e-3, CacheType.Q8_0: 3e-2}
 
@@ -78,7 +78,7 @@ def test_types(type_k: CacheType, type_v: CacheType, n_token: int, head_dim: int
     out = attend(cache, q, n_past)
     np.testing.assert_allclose(out, wanted(q, k, v), rtol=0, atol=max(TOLERANCE[type_k], TOLERANCE[type_v]))
     # What the cache gives back is what was attended to.
-    read_k, read_v = cache.read(0, len(k))
+    read_k, read_v = cache.read(np.arange(len(k)))
     np.testing.assert_allclose(out, wanted(q, read_k, read_v), rtol=0, atol=2e-6)
 
 
@@ -116,6 +116,38 @@ def test_scores_far_apart() -> None:
         cache = poisoned(shape_of(1, 1, 16, 300), CacheType.F32, CacheType.F32)
         fill(cache, k, v)
         np.testing.assert_allclose(attend(cache, q, 299)[0], v[place, 0], rtol=0, atol=1e-6)
+
+
+def test_sequences_in_scattered_pages() -> None:
+    """Each sequence's tokens are what they are alone, in pages that lie anywhere."""
+    # (tokens, tokens before, pages)
+    parts = [(1, 200, [3, 0]), (40, 100, [5, 1]), (1, 0, [6]), (3, 127, [2, 4])]
+    shape = shape_of(6, 2, 32, 7 * PAGE)
+    n_token, queries, alone = sum(count for count, _, _ in parts), [], []
+    shared = poisoned(shape, CacheType.F16, CacheType.F16)
+    rows, segments = [], []
+    for seed, (count, past, pages) in enumerate(parts):
+        n = past + count
+        q, k, v = normal(count, 6, 32, seed=seed), normal(n, 2, 32, seed=10 + seed), normal(n, 2, 32, seed=20 + seed)
+        own = poisoned(shape_of(6, 2, 32, n), CacheType.F16, CacheType.F16)
+        fill(own, k, v)
+        alone.append(attend(own, q, past))
+        queries.append(q.reshape(count, -1))
+        rows.append((k, v))
+        segments.append((n, 0, pages))
+    keys, values = (np.concatenate([pair[i] for pair in rows]) for i in (0, 1))
+    total = len(keys)
+    q_of_all = np.zeros((total, padded(6 * 32)), np.float32)
+    run(
+        rope(
+            states_of(segments), q_of_all, *(rows_of(x.reshape(total, -1)) for x in (keys, values)), shared, None, None
+        ),
+        threads=3,
+    )
+    out = poisoned_vectors(n_token, 6 * 32, records=False)
+    stacked = rows_of(np.concatenate(queries), np.nan)
+    run(attention(states_of(parts), stacked, shared, out, 3), threads=3)
+    np.testing.assert_array_equal(out.floats[:, : out.n], np.concatenate(alone))
 
 
 def test_a_long_context() -> None:

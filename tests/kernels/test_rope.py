@@ -29,7 +29,7 @@ def cache_of(n_head: int, n_head_kv: int, head_dim: int, kind: CacheType = Cache
 def angles_of(n_rot: int, n_tokens: int, n_past: int, magnitude: float = 1.0) -> Angles:
     angles = Angles(n_tokens, 100.0 ** (-np.arange(0, n_rot, 2) / n_rot), magnitude)
     angles.cos[:], angles.sin[:] = np.nan, np.nan
-    angles.fill(n_past, n_tokens)
+    angles.fill(np.arange(n_past, n_past + n_tokens))
     return angles
 
 
@@ -58,7 +58,7 @@ def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past:
         heads = [reference.rms_norm(x, torch.from_numpy(w), EPS) for x, w in zip(heads, weights, strict=True)]
     wanted_q, wanted_k = (reference.rotate(x, cos, sin, style).numpy() for x in heads)
     np.testing.assert_allclose(turned[:, : 6 * head_dim].reshape(q.shape), wanted_q, rtol=1e-5, atol=3e-6)
-    stored_k, stored_v = cache.read(0, 2 * PAGE)
+    stored_k, stored_v = cache.read(np.arange(2 * PAGE))
     np.testing.assert_allclose(stored_k[n_past : n_past + n_token], wanted_k, rtol=1e-5, atol=3e-6)
     np.testing.assert_array_equal(stored_v[n_past : n_past + n_token], v)
     for stored in (stored_k, stored_v):  # other positions are as they were
@@ -71,7 +71,7 @@ def test_nothing_is_turned_without_angles() -> None:
     cache, rows = cache_of(4, 2, 10), rows_of(q, np.nan)
     run(rope(state_of(3), rows, rows_of(k), rows_of(v), cache, None, None), threads=2)
     np.testing.assert_array_equal(rows[:, :40], q)
-    np.testing.assert_array_equal(cache.read(0, 3)[0].reshape(3, -1), k)
+    np.testing.assert_array_equal(cache.read(np.arange(3))[0].reshape(3, -1), k)
 
 
 @pytest.mark.parametrize(("kind", "most"), [(CacheType.F16, 2**-11), (CacheType.Q8_0, 0.502 / 127)])
@@ -90,7 +90,7 @@ def test_what_storing_loses(kind: CacheType, most: float) -> None:
             None,
         )
     )
-    for stored, x in zip(cache.read(0, 29), (k, v), strict=True):
+    for stored, x in zip(cache.read(np.arange(29)), (k, v), strict=True):
         groups = x.reshape(20, 2, 2, 32)
         scale = np.abs(groups) if kind is CacheType.F16 else np.abs(groups).max(-1, keepdims=True)
         error = np.abs(stored[9:].reshape(groups.shape) - groups)

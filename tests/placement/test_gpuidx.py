@@ -27,7 +27,7 @@ from powerinfer_cli.placement import (
 )
 
 N_FF = 11
-MADE = Conditions("f" * 32, (1 << 33, 1 << 34), 4096, "f16", "q8_0", 5, 40, (1.0, 0.1), "s" * 32, "here")
+MADE = Conditions("f" * 32, (1 << 33, 1 << 34), 4096, "f16", "q8_0", 5, 40, (1.0, 0.1), "s" * 32, "here", 4224)
 PLAN = Plan(
     MADE.budgets,
     (
@@ -256,6 +256,7 @@ def test_an_old_file_survives_a_full_disk(path: Path, monkeypatch: pytest.Monkey
         (lambda c: replace(c, budgets=(1 << 33, 1 << 33)), "8.00 GiB + 16.00 GiB, and now it is 8.00 GiB + 8.00 GiB"),
         (lambda c: replace(c, budgets=()), "now it is no GPU"),
         (lambda c: replace(c, n_ctx=8192), "context of 4096 tokens, and now it is 8192"),
+        (lambda c: replace(c, n_cells=4096), "cache of 4224 positions, and now they are 4096"),
         (lambda c: replace(c, type_k="f32"), "keys in f16, and now it is f32"),
         (lambda c: replace(c, type_v="f32"), "values in q8_0, and now it is f32"),
         (lambda c: replace(c, scratch=6), "5 bytes of scratch, and now they are 6"),

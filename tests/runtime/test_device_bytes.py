@@ -10,7 +10,7 @@ from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.device_bytes import allocated, model_bytes, scratch_bytes
+from powerinfer_cli.runtime.device_bytes import allocated, model_bytes, pages_of, scratch_bytes
 from powerinfer_cli.runtime.device_flow import flow_bytes
 from powerinfer_cli.runtime.device_side import DeviceSide
 from powerinfer_cli.runtime.device_weights import Uploader
@@ -37,25 +37,38 @@ def tensors_of(part: object, seen: set[int]) -> int:
     return 0
 
 
-@pytest.mark.parametrize("kind", [GGMLType.Q8_0, GGMLType.Q4_0])
-@pytest.mark.parametrize("case", ["llama-relu", "opt", "falcon-7b-relu"])
-def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType) -> None:
+SHARED = {"alone": {}, "divided": {"n_sequences": 3}, "unified": {"n_sequences": 3, "unified": True}}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "sharing"),
+    [
+        ("llama-relu", GGMLType.Q8_0, "alone"),
+        ("llama-relu", GGMLType.Q4_0, "divided"),
+        ("opt", GGMLType.Q8_0, "unified"),
+        ("falcon-7b-relu", GGMLType.Q4_0, "alone"),
+        ("falcon-7b-relu", GGMLType.Q8_0, "unified"),
+    ],
+)
+@pytest.mark.parametrize("n_ctx", [128, 500])
+def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sharing: str, n_ctx: int) -> None:
     tiny = tiny_model(case)
     gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
     config = ModelConfig.from_gguf(gguf)
-    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16)
-    parts = Parts(config, weights, options, SparsityStats(), None, 128, LoadEvents())
+    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]
+    pages = pages_of(options, n_ctx)
+    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
     placed = {i: LayerPlacement(0, all_neurons(config.n_ff)) for i in range(config.n_layer)}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
-    sizes = model_bytes(weights, config, options, 128)
+    sizes = model_bytes(weights, config, options, n_ctx)
     there = tensors_of([side.layers, side.caches, side.output], set())
     counted = sizes.total - sizes.scratch
     assert there <= counted
     assert side.kept_bytes() == there
     assert counted - there < 64 << 10  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
-    assert flows <= flow_bytes(config, 16, 128) + flow_bytes(config, 1, 128) < flows + (64 << 10)
+    assert flows <= flow_bytes(config, 16, pages) + flow_bytes(config, 1, pages) < flows + (64 << 10)
     assert sizes.scratch > flows
 
 

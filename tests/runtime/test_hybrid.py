@@ -10,10 +10,11 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, no_neurons
+from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, cold_stream
 from powerinfer_cli.runtime.hybrid_backend import HybridBackend
 from tests.helpers.model_file import ModelFile
+from tests.helpers.plans import plan_of
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
@@ -24,18 +25,6 @@ DEVICES = (NAMED[0], NAMED[-1])
 @pytest.fixture(scope="module", params=RELU_CASES)
 def relu(request: pytest.FixtureRequest) -> TinyModel:
     return tiny_model(request.param)
-
-
-def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: int, seed: int = 0) -> Plan:
-    """For each layer its device and the share of its neurons that is hot."""
-    n_ff = len(model.tensors["blk.0.ffn_up.weight"])
-    rng = np.random.default_rng(seed)
-    layers = []
-    for device, share in zip(devices, shares, strict=True):
-        count = round(share * n_ff) if device != MAIN_MEMORY else 0
-        hot = np.sort(rng.choice(n_ff, count, replace=False)).astype(np.int32)
-        layers.append(LayerPlacement(device, hot if count else no_neurons()))
-    return Plan((1 << 30, 1 << 30), tuple(layers), output, "greedy", "")
 
 
 def open_engine(model: ModelFile, folder: Path, plan: Plan | None, **options: object) -> Engine:

@@ -33,7 +33,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 def filled(config: ModelConfig, n: int, type_k: str, type_v: str) -> PackedCache:
     cache = PackedCache(config, n, type_k, type_v)
     for i, layer in enumerate(cache.layers):
-        layer.write_keys(0, normal(n, 2, 64, seed=i))
+        layer.write_keys(np.arange(n), normal(n, 2, 64, seed=i))
         values = normal(2, n, 64, seed=10 + i)
         if layer.type_v is CacheType.Q8_0:
             layer.v_scales[:] = 0.03
@@ -53,10 +53,21 @@ def test_bytes(config: ModelConfig, types: tuple[str, str]) -> None:
 def test_what_is_written_is_read(config: ModelConfig, kind: CacheType) -> None:
     layer = PackedCache(config, 50, kind, kind).layers[1]
     k = normal(21, 2, 64)
-    layer.write_keys(13, k)
-    np.testing.assert_allclose(layer.read(13, 34)[0], k, rtol=0, atol=TOLERANCE[kind] / 2)
-    assert not layer.read(0, 13)[0].any()
-    assert not layer.read(34, 50)[0].any()
+    layer.write_keys(np.arange(13, 34), k)
+    np.testing.assert_allclose(layer.read(np.arange(13, 34))[0], k, rtol=0, atol=TOLERANCE[kind] / 2)
+    assert not layer.read(np.arange(13))[0].any()
+    assert not layer.read(np.arange(34, 50))[0].any()
+
+
+@pytest.mark.parametrize("kind", CacheType)
+def test_what_is_stored_can_be_put_elsewhere(config: ModelConfig, kind: CacheType) -> None:
+    layer, other = filled(config, 50, kind, kind).layers[1], PackedCache(config, 50, kind, kind).layers[1]
+    cells, elsewhere = np.arange(10, 40), np.arange(30)[::-1]
+    other.store(elsewhere, layer.stored(cells))
+    for read, wanted in zip(other.read(elsewhere), layer.read(cells), strict=True):
+        np.testing.assert_array_equal(read, wanted)
+    with pytest.raises(ValueError, match="instead of"):
+        other.store(elsewhere[1:], layer.stored(cells))
 
 
 @pytest.mark.parametrize("kind", CacheType)
@@ -67,11 +78,11 @@ def test_shift(config: ModelConfig, kind: CacheType, style: RopeStyle, n_keep: i
     config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, style=style))
     n = 50
     cache = filled(config, n, kind, kind)
-    before = [layer.read(0, n) for layer in cache.layers]
-    cache.shift(n, n_keep, n_discard, FREQUENCIES)
+    before = [layer.read(np.arange(n)) for layer in cache.layers]
+    cache.shift(np.arange(n_keep + n_discard, n), np.arange(n_keep, n - n_discard), n_discard, FREQUENCIES)
     left = n - n_discard
     for layer, (k, v) in zip(cache.layers, before, strict=True):
-        moved_k, moved_v = layer.read(0, left)
+        moved_k, moved_v = layer.read(np.arange(left))
         np.testing.assert_array_equal(moved_v, np.delete(v, np.s_[n_keep : n_keep + n_discard], 0))
         np.testing.assert_array_equal(moved_k[:n_keep], k[:n_keep])
         turned = turned_back(k[n_keep + n_discard :], n_discard, style)
@@ -105,6 +116,6 @@ def test_more_than_there_is(config: ModelConfig) -> None:
 def test_memory_is_not_touched_before_it_is_used(config: ModelConfig) -> None:
     before = peak_memory()
     cache = PackedCache(config, 1 << 22)
-    cache.layers[2].write_keys((1 << 22) - 1, normal(1, 2, 64))
+    cache.layers[2].write_keys(np.array([(1 << 22) - 1]), normal(1, 2, 64))
     assert cache.n_bytes > 6e9
     assert peak_memory() - before < 50e6

@@ -1,20 +1,23 @@
-"""One layer's keys and values on a device: [n_head_kv, n_ctx, head_dim], q8_0 with a float16 scale for every 32."""
+"""One layer's keys and values on a device: [n_head_kv, n_cells, head_dim], q8_0 with a float16 scale for every 32.
+
+Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, whose pages are the sequence's own.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.cache import GROUP, CacheType
+from powerinfer_cli.kernels.cache import GROUP, PAGE, CacheType
 
-__all__ = ["DeviceCache", "cache_bytes", "make_cache", "read_rows", "write_rows"]
+__all__ = ["DeviceCache", "cache_bytes", "cells_of", "make_cache", "read_rows", "write_rows"]
 
 _DTYPES = {CacheType.F32: torch.float32, CacheType.F16: torch.float16, CacheType.Q8_0: torch.int8}
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceCache:
-    """Numbers as they are stored; scales [n_head_kv, n_ctx, head_dim / 32] where the type is q8_0, else None."""
+    """Numbers as they are stored; scales [n_head_kv, n_cells, head_dim / 32] where the type is q8_0, else None."""
 
     type_k: CacheType
     type_v: CacheType
@@ -28,7 +31,7 @@ class DeviceCache:
         return self.k.shape[0]
 
     @property
-    def n_ctx(self) -> int:
+    def n_cells(self) -> int:
         return self.k.shape[1]
 
     @property
@@ -41,45 +44,57 @@ class DeviceCache:
         return (self.k[part], scales[0]), (self.v[part], scales[1])
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """All that is here, by name."""
+        found = {"k": self.k, "k_scales": self.k_scales, "v": self.v, "v_scales": self.v_scales}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (self.k, self.k_scales, self.v, self.v_scales) if t is not None)
+        return sum(part.nbytes for part in self.parts.values())
 
 
 def make_cache(
-    n_head_kv: int, n_ctx: int, head_dim: int, type_k: CacheType, type_v: CacheType, device: torch.device | str
+    n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, type_v: CacheType, device: torch.device | str
 ) -> DeviceCache:
-    """Zeros. head_dim is a multiple of 32 for q8_0."""
+    """Zeros. n_cells is a multiple of PAGE, head_dim one of 32 for q8_0."""
 
     def numbers(kind: CacheType) -> Tensor:
-        return torch.zeros(n_head_kv, n_ctx, head_dim, dtype=_DTYPES[kind], device=device)
+        return torch.zeros(n_head_kv, n_cells, head_dim, dtype=_DTYPES[kind], device=device)
 
     def scales(kind: CacheType) -> Tensor | None:
         if kind is not CacheType.Q8_0:
             return None
-        return torch.zeros(n_head_kv, n_ctx, head_dim // GROUP, dtype=torch.float16, device=device)
+        return torch.zeros(n_head_kv, n_cells, head_dim // GROUP, dtype=torch.float16, device=device)
 
     return DeviceCache(type_k, type_v, numbers(type_k), scales(type_k), numbers(type_v), scales(type_v))
 
 
-def cache_bytes(n_head_kv: int, n_ctx: int, head_dim: int, type_k: CacheType, type_v: CacheType) -> int:
+def cache_bytes(n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, type_v: CacheType) -> int:
     """What `make_cache` takes on the device."""
-    return n_head_kv * n_ctx * (type_k.position_bytes(head_dim) + type_v.position_bytes(head_dim))
+    return n_head_kv * n_cells * (type_k.position_bytes(head_dim) + type_v.position_bytes(head_dim))
 
 
-def read_rows(numbers: Tensor, scales: Tensor | None, begin: int, end: int) -> Tensor:
-    """Keys or values of positions begin to end - 1, float32 [n_head_kv, end - begin, head_dim]."""
-    found = numbers[:, begin:end].float()
+def cells_of(pages: Tensor, n: int) -> Tensor:
+    """Where positions 0 to n - 1 of a sequence lie, int64 [n]. pages: as of the module; below 0: none, any cell."""
+    positions = torch.arange(n, device=pages.device)
+    return pages.clamp(min=0).index_select(0, positions // PAGE) * PAGE + positions % PAGE
+
+
+def read_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor) -> Tensor:
+    """Keys or values of cells int64 [N], float32 [n_head_kv, N, head_dim]."""
+    found = numbers.index_select(1, cells).float()
     if scales is None:
         return found
-    groups = found.view(*found.shape[:2], -1, GROUP) * scales[:, begin:end].float().unsqueeze(-1)
+    groups = found.view(*found.shape[:2], -1, GROUP) * scales.index_select(1, cells).float().unsqueeze(-1)
     return groups.view(found.shape)
 
 
-def write_rows(numbers: Tensor, scales: Tensor | None, positions: Tensor, x: Tensor) -> None:
-    """Put keys or values x float32 [n_head_kv, T, head_dim] at positions int64 [T]."""
+def write_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor, x: Tensor) -> None:
+    """Put keys or values x float32 [n_head_kv, T, head_dim] into cells int64 [T]."""
     if scales is not None:
         groups = x.reshape(*x.shape[:2], -1, GROUP)
         peaks = groups.abs().amax(-1)
-        scales.index_copy_(1, positions, (peaks / 127).to(scales.dtype))
+        scales.index_copy_(1, cells, (peaks / 127).to(scales.dtype))
         x = (groups * torch.where(peaks > 1e-30, 127 / peaks, 0).unsqueeze(-1)).round().view(x.shape)
-    numbers.index_copy_(1, positions, x.to(numbers.dtype))
+    numbers.index_copy_(1, cells, x.to(numbers.dtype))

@@ -1,13 +1,15 @@
 """The plain twins of the device's attention in torch: rotary positions, the cache, and attention over it.
 
-Where the batch's first token stands, n_past, is a tensor on the device, so that one CUDA graph serves all positions.
+Where tokens stand, in their sequence and in the cache, is told by tensors on the device, so that one CUDA graph serves
+all positions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
+from powerinfer_cli.kernels.cache import PAGE
+from powerinfer_cli.kernels.device.cache import DeviceCache, cells_of, read_rows, write_rows
 from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import RopeStyle
 
@@ -22,7 +24,8 @@ def rope_store(
     k: Tensor,
     v: Tensor,
     cache: DeviceCache,
-    n_past: Tensor,
+    positions: Tensor,
+    cells: Tensor,
     cos: Tensor | None,
     sin: Tensor | None,
     style: RopeStyle | None,
@@ -31,14 +34,14 @@ def rope_store(
     k_norm: Tensor | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Turn q in place; put turned keys, and values, into the cache at positions n_past + t.
+    """Turn q in place; put turned keys, and values, into the cache.
 
-    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim] (k may be changed too), n_past int64 [1]; cos and sin
-    float32 [n_ctx, n_rot / 2] by position, None: nothing is turned. With q_norm and k_norm [head_dim] every head is
-    normalised by its root mean square first.
+    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim] (k may be changed too), of any sequences; positions
+    and cells int64 [T]: each token's place in its sequence, and in the cache. cos and sin float32 [most positions,
+    n_rot / 2], None: nothing is turned. With q_norm and k_norm [head_dim] every head is normalised by its root mean
+    square first.
     """
     n_token, head_dim = len(q), cache.head_dim
-    positions = n_past + torch.arange(n_token, device=q.device)
     heads, keys, values = (x.view(n_token, -1, head_dim) for x in (q, k, v))
     turned = heads if q_norm is None else rms_norm(heads, q_norm, eps)
     if k_norm is not None:
@@ -48,19 +51,28 @@ def rope_store(
         turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
     if turned is not heads:
         heads.copy_(turned)
-    write_rows(cache.k, cache.k_scales, positions, keys.transpose(0, 1))
-    write_rows(cache.v, cache.v_scales, positions, values.transpose(0, 1))
+    write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
+    write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
 
 
 def attention(
-    q: Tensor, cache: DeviceCache, n_past: Tensor, *, limit: int | None = None, out: Tensor | None = None
+    q: Tensor,
+    cache: DeviceCache,
+    n_past: Tensor,
+    pages: Tensor,
+    *,
+    limit: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention of T tokens at positions n_past + t. q [T, n_head * head_dim] -> the same shape.
+    """Causal attention of T tokens of one sequence, at positions n_past + t. q [T, n_head * head_dim] -> that shape.
 
-    Token t sees positions 0 to n_past + t, scores scaled by 1 / sqrt(head_dim); n_head is a multiple of n_head_kv.
-    `limit`: a number of positions, at least n_past + T, beyond which nothing is read; for callers that know n_past.
+    n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
+    positions 0 to n_past + t, scores scaled by 1 / sqrt(head_dim); n_head is a multiple of n_head_kv. `limit`: a
+    number of positions, at least n_past + T, beyond which nothing is read; for callers that know n_past.
     """
-    n_token, n_seen, head_dim = len(q), min(limit or cache.n_ctx, cache.n_ctx), cache.head_dim
+    n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
+    n_seen = min(limit or most, most)
+    cells = cells_of(pages, n_seen)
     positions = torch.arange(n_seen, device=q.device)
     visible = positions <= n_past + torch.arange(n_token, device=q.device).unsqueeze(1)  # [T, S]
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
@@ -71,7 +83,7 @@ def attention(
     step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim))
     for begin in range(0, cache.n_head_kv, step):
         heads = slice(begin, begin + step)
-        k, v = (read_rows(*part, 0, n_seen) for part in cache.heads(heads))
+        k, v = (read_rows(*part, cells) for part in cache.heads(heads))
         # What lies behind may be no numbers, and 0 * NaN is NaN.
         k, v = (torch.where(visible[-1].unsqueeze(1), x, 0).unsqueeze(0) for x in (k, v))
         mask = visible.repeat(group, 1)

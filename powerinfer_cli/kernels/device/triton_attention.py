@@ -1,17 +1,18 @@
-"""Rotary positions, the cache and a token's attention in Triton. n_past is read from the device's memory."""
+"""Rotary positions, the cache and a token's attention in Triton. Places are read from the device's memory."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from powerinfer_cli.kernels.cache import PAGE as _PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.model import RopeStyle
 
 __all__ = ["attention", "rope_store"]
 
-_BLOCK = 32  # positions that a program reads at a time
+_BLOCK = 32  # positions that a program reads at a time, all of one page
 _LOWEST = tl.constexpr(-1e30)  # below every score, and yet a number
 
 
@@ -20,7 +21,8 @@ def rope_store(
     k: Tensor,
     v: Tensor,
     cache: DeviceCache,
-    n_past: Tensor,
+    positions: Tensor,
+    cells: Tensor,
     cos: Tensor | None,
     sin: Tensor | None,
     style: RopeStyle | None,
@@ -29,34 +31,43 @@ def rope_store(
     k_norm: Tensor | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Turn q in place; put turned keys, and values, into the cache at positions n_past + t. See the twin."""
+    """Turn q in place; put turned keys, and values, into the cache. See the twin."""
     dim, n_kv = cache.head_dim, cache.n_head_kv
     n_head = q.shape[1] // dim
     n_rot = 0 if cos is None or style is None else 2 * cos.shape[1]
     launch(
         _rope_store,
         (len(q), n_head + 2 * n_kv),
-        *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, cos, sin, q_norm, k_norm, eps),
-        *(n_head, n_kv, cache.n_ctx, dim, n_rot, style is RopeStyle.INTERLEAVED, max(32, triton.next_power_of_2(dim))),
+        *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, positions, cells, cos, sin),
+        *(q_norm, k_norm, eps),
+        *(
+            n_head,
+            n_kv,
+            cache.n_cells,
+            dim,
+            n_rot,
+            style is RopeStyle.INTERLEAVED,
+            max(32, triton.next_power_of_2(dim)),
+        ),
         warps=1,
     )
 
 
-def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, out: Tensor | None = None) -> Tensor:
-    """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape.
+def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, pages: Tensor, out: Tensor | None = None) -> Tensor:
+    """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
 
     The context is cut into parts that are read at the same time; a second kernel puts them together.
     """
     out = torch.empty_like(q) if out is None else out
     dim = cache.head_dim
-    n_head, n_parts = q.shape[1] // dim, min(32, triton.next_power_of_2(triton.cdiv(cache.n_ctx, 8 * _BLOCK)))
+    n_head, n_parts = q.shape[1] // dim, min(32, triton.next_power_of_2(triton.cdiv(len(pages) * _PAGE, 8 * _BLOCK)))
     width = max(32, triton.next_power_of_2(dim))
     sums = torch.empty(n_head, n_parts, dim + 2, device=q.device)  # behind the sums: highest score, sum of weights
     launch(
         _attend,
         (n_head, n_parts),
-        *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, sums, n_head // cache.n_head_kv),
-        *(cache.n_ctx, dim**-0.5, n_parts, dim, width, _BLOCK),
+        *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, pages, sums, n_head // cache.n_head_kv),
+        *(cache.n_cells, dim**-0.5, n_parts, dim, width, _BLOCK, _PAGE),
     )
     launch(_combine, (n_head,), sums, out, n_parts, dim, width)
     return out
@@ -111,7 +122,8 @@ def _rope_store(
     key_scales,
     values,
     value_scales,
-    n_past,
+    positions,
+    cells,
     cos,
     sin,
     q_norm,
@@ -119,7 +131,7 @@ def _rope_store(
     eps,
     n_head,
     n_kv,
-    n_ctx,
+    n_cells,
     DIM: tl.constexpr,
     N_ROT: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -127,7 +139,7 @@ def _rope_store(
 ):
     """A program a token's head: first those of q, then of k, then of v."""
     t, head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
-    position = tl.load(n_past) + t
+    position, cell = tl.load(positions + t), tl.load(cells + t)
     if N_ROT > 0:
         cos += position * (N_ROT // 2)
         sin += position * (N_ROT // 2)
@@ -139,11 +151,11 @@ def _rope_store(
     elif head < n_head + n_kv:
         of = head - n_head
         x = _turned(k + (t * n_kv + of) * DIM, d, k_norm, eps, cos, sin, N_ROT, INTERLEAVED, DIM)
-        _put(keys, key_scales, of.to(tl.int64) * n_ctx + position, x, d, DIM, WIDTH)
+        _put(keys, key_scales, of.to(tl.int64) * n_cells + cell, x, d, DIM, WIDTH)
     else:
         of = head - n_head - n_kv
         x = tl.load(v + (t * n_kv + of) * DIM + d, mask=d < DIM, other=0)
-        _put(values, value_scales, of.to(tl.int64) * n_ctx + position, x, d, DIM, WIDTH)
+        _put(values, value_scales, of.to(tl.int64) * n_cells + cell, x, d, DIM, WIDTH)
 
 
 @triton.jit
@@ -167,14 +179,16 @@ def _attend(
     values,
     value_scales,
     n_past,
+    pages,
     sums,
     group,
-    n_ctx,
+    n_cells,
     scale,
     n_parts,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    PAGE: tl.constexpr,
 ):
     """A head over a part of the positions. Every place of a block has a softmax of its own; they meet at the end."""
     head, part, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
@@ -186,10 +200,13 @@ def _attend(
     highest = tl.full([BLOCK], _LOWEST, tl.float32)
     weights = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
+    page = tl.load(pages + begin // PAGE, mask=begin < end, other=0)
     for first in range(begin, end, BLOCK):
-        position = first + tl.arange(0, BLOCK)
-        seen = position < end
-        row = head // group * n_ctx + position
+        at = tl.arange(0, BLOCK)
+        seen = first + at < end
+        row = head // group * n_cells + page * PAGE + first % PAGE + at
+        ahead = first + BLOCK
+        page = tl.load(pages + ahead // PAGE, mask=ahead < end, other=0)  # is on its way meanwhile
         score = tl.sum(_get(keys, key_scales, row, d, seen, DIM, WIDTH) * query[None, :], axis=1)
         score = tl.where(seen, score, _LOWEST)
         peak = tl.maximum(highest, score)
@@ -199,10 +216,10 @@ def _attend(
         highest = peak
     peak = tl.max(highest, axis=0)
     fade = tl.exp(highest - peak)
-    at = sums + (head * n_parts + part) * (DIM + 2)
-    tl.store(at + d, tl.sum(total * fade[:, None], axis=0), mask=d < DIM)
-    tl.store(at + DIM, peak)
-    tl.store(at + DIM + 1, tl.sum(weights * fade))
+    left = sums + (head * n_parts + part) * (DIM + 2)
+    tl.store(left + d, tl.sum(total * fade[:, None], axis=0), mask=d < DIM)
+    tl.store(left + DIM, peak)
+    tl.store(left + DIM + 1, tl.sum(weights * fade))
 
 
 @triton.jit

@@ -20,11 +20,17 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
 
 
 def _attention(
-    q: Tensor, cache: DeviceCache, n_past: Tensor, *, limit: int | None = None, out: Tensor | None = None
+    q: Tensor,
+    cache: DeviceCache,
+    n_past: Tensor,
+    pages: Tensor,
+    *,
+    limit: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     if len(q) == 1:
-        return triton_attention.attention(q, cache, n_past, out)
-    return attention(q, cache, n_past, limit=limit, out=out)
+        return triton_attention.attention(q, cache, n_past, pages, out)
+    return attention(q, cache, n_past, pages, limit=limit, out=out)
 
 
 class TritonOps(Ops):

@@ -8,13 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
-from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, reference_attention
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from tests.helpers.device_data import f32_rows, normal, rows_of
+from tests.helpers.device_data import f32_rows, normal, places, rows_of
 
 OPS = ops_for("cpu")
 KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
@@ -162,6 +162,7 @@ def test_one_token_asks_nothing_of_the_device(kind: GGMLType) -> None:
     (fc1, _), (fc2, _), (up, _) = rows_of(kind, 256, 256), rows_of(kind, 60, 256), rows_of(kind, 60, 256)
     x, modes = normal(256), torch.ones(60, dtype=torch.uint8)
     cos, n_past, neurons = normal(N_CTX, DIM // 2), torch.tensor([5]), torch.arange(60)
+    pages = torch.tensor([0, 2, -1])
     with Asked():
         mask = OPS.predict(fc1, fc2, x, 0.1, modes)
         for activation in (Activation.RELU, Activation.SILU):
@@ -169,10 +170,10 @@ def test_one_token_asks_nothing_of_the_device(kind: GGMLType) -> None:
         OPS.chosen_rows(up, x, neurons)
         OPS.add_norm(x, (x.clone(),), x, None, 1e-5, NormKind.RMS)
         for kind_of_cache in CacheType:
-            cache = make_cache(4, N_CTX, DIM, kind_of_cache, kind_of_cache, "cpu")
+            cache = make_cache(4, 3 * PAGE, DIM, kind_of_cache, kind_of_cache, "cpu")
             q = x.view(1, 256)
-            OPS.rope_store(q, q[:, :128].clone(), q[:, 128:], cache, n_past, cos, cos, RopeStyle.NEOX)
-            OPS.attention(q, cache, n_past)
+            OPS.rope_store(q, q[:, :128].clone(), q[:, 128:], cache, n_past, n_past, cos, cos, RopeStyle.NEOX)
+            OPS.attention(q, cache, n_past, pages)
 
 
 def test_the_check_for_questions_finds_them() -> None:
@@ -181,19 +182,21 @@ def test_the_check_for_questions_finds_them() -> None:
             ask()
 
 
-N_CTX, DIM = 128, 32
-PASTS = [(1, 0), (1, 77), (5, 0), (7, 60)]
+N_CTX, DIM = 300, 32
+PAGES = torch.tensor([3, 0, 2, -1])  # of a sequence
+N_CELLS = 4 * PAGE
+PASTS = [(1, 0), (1, 77), (5, 0), (7, 60), (140, 126), (1, 255), (20, 280)]  # tokens, positions before
 
 
 def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, n_past: int) -> DeviceCache:
     """A cache of keys and values [S, n_kv * DIM], those from n_past on stored behind the others; NaN beyond them."""
-    cache = make_cache(n_kv, N_CTX, DIM, *types, "cpu")
+    cache = make_cache(n_kv, N_CELLS, DIM, *types, "cpu")
     for numbers, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales)):
         (numbers if scales is None else scales).fill_(torch.nan)
     for begin, end in ((0, n_past), (n_past, len(k))):
         if begin < end:
-            q = torch.zeros(end - begin, n_kv * DIM)
-            OPS.rope_store(q, k[begin:end].clone(), v[begin:end], cache, torch.tensor([begin]), None, None, None)
+            q, where = torch.zeros(end - begin, n_kv * DIM), places(PAGES, begin, end - begin)
+            OPS.rope_store(q, k[begin:end].clone(), v[begin:end], cache, *where, None, None, None)
     return cache
 
 
@@ -212,9 +215,10 @@ def test_attention_over_the_cache(
         loss = {CacheType.F32: 1e-5, CacheType.F16: 2e-3, CacheType.Q8_0: 4e-2}
         close = {"rtol": 0, "atol": max(loss[types[0]], loss[types[1]])}
         out = torch.full_like(q, torch.nan)
-        assert OPS.attention(q, cache, torch.tensor([n_past]), out=out) is out
+        assert OPS.attention(q, cache, torch.tensor([n_past]), PAGES, out=out) is out
         torch.testing.assert_close(out, wanted, **close)
-        torch.testing.assert_close(OPS.attention(q, cache, torch.tensor([n_past]), limit=seen), wanted, **close)
+        known = OPS.attention(q, cache, torch.tensor([n_past]), PAGES, limit=seen)
+        torch.testing.assert_close(known, wanted, **close)
 
 
 @pytest.mark.parametrize("style", RopeStyle)
@@ -223,21 +227,20 @@ def test_attention_over_the_cache(
 def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: bool) -> None:
     angles = normal(N_CTX, n_rot // 2, seed=9)
     cos, sin = angles.cos(), angles.sin()
+    positions, cells = torch.tensor([70, 255, 3]), torch.tensor([5, 1, 140])  # of several sequences
     q, k, v = normal(3, 4 * DIM), normal(3, 2 * DIM, seed=1), normal(3, 2 * DIM, seed=2)
     q_norm, k_norm = (normal(DIM, seed=3), normal(DIM, seed=4)) if normed else (None, None)
     heads, keys = q.view(3, 4, DIM), k.view(3, 2, DIM)
     if q_norm is not None and k_norm is not None:
         heads, keys = plain.rms_norm(heads, q_norm, 1e-6), plain.rms_norm(keys, k_norm, 1e-6)
-    wanted_q, wanted_k = (plain.rotate(x, cos[70:73], sin[70:73], style) for x in (heads, keys))
-    cache = make_cache(2, N_CTX, DIM, CacheType.F32, CacheType.F32, "cpu")
-    n_past = torch.tensor([70])
-    OPS.rope_store(q, k.clone(), v, cache, n_past, cos, sin, style, q_norm=q_norm, k_norm=k_norm, eps=1e-6)
+    wanted_q, wanted_k = (plain.rotate(x, cos[positions], sin[positions], style) for x in (heads, keys))
+    cache = make_cache(2, 2 * PAGE, DIM, CacheType.F32, CacheType.F32, "cpu")
+    OPS.rope_store(q, k.clone(), v, cache, positions, cells, cos, sin, style, q_norm=q_norm, k_norm=k_norm, eps=1e-6)
     torch.testing.assert_close(q.view(3, 4, DIM), wanted_q)
-    torch.testing.assert_close(cache.k[:, 70:73], wanted_k.transpose(0, 1))
-    torch.testing.assert_close(cache.v[:, 70:73], v.view(3, 2, DIM).transpose(0, 1))
+    torch.testing.assert_close(cache.k[:, cells], wanted_k.transpose(0, 1))
+    torch.testing.assert_close(cache.v[:, cells], v.view(3, 2, DIM).transpose(0, 1))
     for untouched in (cache.k, cache.v):
-        assert not untouched[:, :70].any()
-        assert not untouched[:, 73:].any()
+        assert untouched.index_fill(1, cells, 0).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType])

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from tests.helpers.device_data import f32_rows, normal, rows_of
+from tests.helpers.device_data import f32_rows, normal, places, rows_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -236,8 +236,8 @@ def test_norm_of_a_sum(kind: NormKind, n_adds: int) -> None:
             assert torch.equal(xs[0], xs[1])
 
 
-def empty_cache(n_kv: int, n_ctx: int, dim: int, types: tuple[CacheType, CacheType]) -> DeviceCache:
-    cache = make_cache(n_kv, n_ctx, dim, *types, DEVICE)
+def empty_cache(n_kv: int, n_cells: int, dim: int, types: tuple[CacheType, CacheType]) -> DeviceCache:
+    cache = make_cache(n_kv, n_cells, dim, *types, DEVICE)
     for numbers, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales)):
         (numbers if scales is None else scales).fill_(torch.nan)
     return cache
@@ -261,8 +261,9 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
         results = []
         for ops in (FAST, TWIN):
             q, k, v = in_nan(normal(2, 4 * dim)), in_nan(normal(2, 2 * dim, seed=1)), in_nan(normal(2, 2 * dim, seed=2))
-            cache = empty_cache(2, 128, dim, types)
-            ops.rope_store(q, k, v, cache, past(N), cos, sin, style, **(norms if normed else {}))  # type: ignore
+            cache, positions = empty_cache(2, 256, dim, types), torch.tensor([N, 127], device=DEVICE)
+            cells = torch.tensor([200, 3], device=DEVICE)
+            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, **(norms if normed else {}))  # type: ignore
             results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
         for kind, found, wanted in zip("qkkvv", *results, strict=True):
             if found is None:
@@ -280,24 +281,28 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
 @pytest.mark.parametrize("types", TYPES)
 @pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (2, 1, 96)])
 def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n_kv: int, dim: int) -> None:
-    """From the first position to the last of a context in several parts."""
-    n_ctx = 512
+    """From the first position to the last of a context in several parts. Where pages lie makes no difference."""
     for n_past in (0, 300, 511):
-        cache = empty_cache(n_kv, n_ctx, dim, types)
-        k, v = normal(n_past + 1, n_kv * dim, seed=1), normal(n_past + 1, n_kv * dim, seed=2)
-        TWIN.rope_store(
-            there(torch.zeros(n_past + 1, n_kv * dim)), there(k), there(v), cache, past(0), None, None, None
-        )
-        q, out = in_nan(normal(1, n_head * dim) * 2), nan(1, n_head * dim)
-        assert FAST.attention(q, cache, past(n_past), out=out) is out
-        close(out, TWIN.attention(q, cache, past(n_past)), 2e-5)
+        found = []
+        for order in ([0, 1, 2, 3], [4, 0, 5, 2]):
+            pages = torch.tensor(order, device=DEVICE)
+            pages[n_past // PAGE + 1 :] = -1
+            cache = empty_cache(n_kv, 6 * PAGE, dim, types)
+            k, v = normal(n_past + 1, n_kv * dim, seed=1), normal(n_past + 1, n_kv * dim, seed=2)
+            q, where = there(torch.zeros(n_past + 1, n_kv * dim)), places(pages, 0, n_past + 1)
+            TWIN.rope_store(q, there(k), there(v), cache, *where, None, None, None)
+            q, out = in_nan(normal(1, n_head * dim) * 2), nan(1, n_head * dim)
+            assert FAST.attention(q, cache, past(n_past), pages, out=out) is out
+            close(out, TWIN.attention(q, cache, past(n_past), pages), 2e-5)
+            found.append(out)
+        assert torch.equal(*found)
 
 
 def test_attention_of_a_batch() -> None:
-    cache = empty_cache(2, 128, 32, (CacheType.F32, CacheType.F32))
+    cache, pages = empty_cache(2, 256, 32, (CacheType.F32, CacheType.F32)), torch.tensor([1, -1], device=DEVICE)
     q, k, v = in_nan(normal(5, 128)), in_nan(normal(5, 64, seed=1)), in_nan(normal(5, 64, seed=2))
-    FAST.rope_store(q, k, v, cache, past(0), None, None, None)
-    close(FAST.attention(q, cache, past(0), limit=64), TWIN.attention(q, cache, past(0)))
+    FAST.rope_store(q, k, v, cache, *places(pages, 0, 5), None, None, None)
+    close(FAST.attention(q, cache, past(0), pages, limit=64), TWIN.attention(q, cache, past(0), pages))
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])

@@ -1,0 +1,67 @@
+"""Which tokens each sequence of an engine has, and the pages that hold them."""
+
+from collections.abc import Sequence
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.pages import PageTable
+
+__all__ = ["ContextFull", "Sequences"]
+
+
+class ContextFull(PowerInferError):
+    """More tokens than the KV cache holds."""
+
+
+def _full(n_tokens: int, n_ctx: int) -> ContextFull:
+    return ContextFull(f"{n_tokens} tokens do not fit the context of {n_ctx}: shorten the prompt or give a larger -c")
+
+
+class Sequences:
+    """`ids`: of each sequence, in order."""
+
+    def __init__(self, pages: PageTable, n_vocab: int) -> None:
+        self.pages, self._n_vocab = pages, n_vocab
+        self.ids: list[list[int]] = [[] for _ in range(pages.n_sequences)]
+
+    def check(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Can (sequence, ids) be appended? Raises ContextFull, or PowerInferError for ids that are none."""
+        for sequence, ids in parts:
+            bad = next((i for i in ids if not 0 <= i < self._n_vocab), None)
+            if bad is not None:
+                raise PowerInferError(f"token id {bad} is not in the vocabulary of {self._n_vocab}")
+            if len(ids) > self.pages.room(sequence):
+                raise _full(len(self.ids[sequence]) + len(ids), self.pages.n_ctx_sequence)
+        total = self.pages.n_used + sum(len(ids) for _, ids in parts)
+        if total > self.pages.n_ctx:
+            raise _full(total, self.pages.n_ctx)
+
+    def batch(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:
+        """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
+        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts])
+        for sequence, ids in parts:
+            self.pages.resize(sequence, len(self.ids[sequence]) + len(ids))
+        return found
+
+    def note(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """The forward pass is done."""
+        for sequence, ids in parts:
+            self.ids[sequence] += ids
+
+    def give_back(self) -> None:
+        """Free the pages of what was never noted, after a forward pass that failed."""
+        for sequence, ids in enumerate(self.ids):
+            self.pages.resize(sequence, len(ids))
+
+    def replace(self, sequence: int, ids: list[int]) -> None:
+        """A sequence is these now, no more than it had, in its first pages."""
+        self.ids[sequence] = ids
+        self.pages.resize(sequence, len(ids))
+
+    def truncate(self, sequence: int, n: int) -> None:
+        """Forget all but a sequence's first n tokens."""
+        held = self.ids[sequence]
+        if not 0 <= n <= len(held):
+            raise ValueError(f"cannot keep {n} of {len(held)} tokens")
+        del held[n:]
+        self.pages.resize(sequence, n)

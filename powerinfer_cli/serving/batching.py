@@ -1,0 +1,327 @@
+"""The engine's slots at work: tasks come in, steps are taken, events go out. For one thread only."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.choosing import Chooser
+from powerinfer_cli.serving.counters import Served, Tally
+from powerinfer_cli.serving.engine_like import EngineLike
+from powerinfer_cli.serving.errors import APIError, context_exceeded, invalid_request, server_error
+from powerinfer_cli.serving.generation import Generation
+from powerinfer_cli.serving.room import EXHAUSTED, clear_room, shift_slot
+from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, common_prefix, plan_step
+from powerinfer_cli.serving.slot import Asked, Running, Slot
+from powerinfer_cli.serving.slot_actions import config_fingerprint, do_slot_task
+from powerinfer_cli.serving.tasks import (
+    CompletionTask,
+    EmbeddingTask,
+    Emit,
+    Event,
+    Failed,
+    SlotTask,
+    Stop,
+    Task,
+    TextPiece,
+    Vectors,
+)
+from powerinfer_cli.text import Tokenizer
+
+__all__ = ["Batcher"]
+
+_log = logging.getLogger(__name__)
+
+
+class Batcher:
+    """Owns the engine. Whatever goes wrong in one task ends that task alone."""
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        tokenizer: Tokenizer,
+        *,
+        context_shift: bool,
+        log: Callable[[Served], None],
+        on_end: Callable[[int], None],
+        model: str = "",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """log: told of each request that ends. on_end: told the id of each task that ends, whatever its end.
+
+        model: the fingerprint that saved slots carry; empty for one of the model's shape alone.
+        """
+        self.slots = [Slot(i, engine.n_ctx_sequence) for i in range(engine.n_sequences)]
+        self.tally = Tally()
+        self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
+        self._context_shift = context_shift
+        self._log, self._on_end = log, on_end
+        self._model = model or config_fingerprint(engine)
+        self._shared = engine.n_sequences > 1 and engine.n_ctx_sequence == engine.n_ctx
+        self._asked: dict[int, Asked] = {}  # in the order in which they came
+        self._ticks = itertools.count(1)
+        self._pieces: list[bytes] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step has something to do."""
+        return any(slot.running is not None for slot in self.slots)
+
+    @property
+    def n_waiting(self) -> int:
+        """Tasks without a slot."""
+        return len(self._asked)
+
+    def add(self, asked: Asked) -> None:
+        """Take a task on; it starts at once if a slot is free for it."""
+        error = self._refusal(asked.task)
+        if error is not None:
+            self._emit(asked.emit, [Failed(error)])
+            self._note(asked.served("error", self._clock()))
+            self._on_end(asked.id)
+            return
+        self._asked[asked.id] = asked
+        self._assign()
+
+    def cancel(self, task_id: int) -> None:
+        """End a task without an event. Nothing happens where there is no such task."""
+        asked = self._asked.pop(task_id, None)
+        if asked is not None:
+            self._note(asked.served("cancelled", self._clock()))
+            self._on_end(task_id)
+        for slot in self.slots:
+            if slot.running is not None and slot.running.id == task_id:
+                self._end(slot, [], "cancelled")
+        self._assign()
+
+    def end_all(self, error: APIError) -> None:
+        """Every task, waiting or not, fails with `error`."""
+        asked, self._asked = list(self._asked.values()), {}
+        for one in asked:
+            self._emit(one.emit, [Failed(error)])
+            self._on_end(one.id)
+        for slot in self.slots:
+            if slot.running is not None:
+                self._end(slot, [Failed(error)], "error")
+
+    def step(self) -> None:
+        """One step of the engine, for all slots that have something to do."""
+        self._make_room()
+        shares = self._plan()
+        batch = [(slot, slot.running, shares[slot.id]) for slot in self.slots if slot.running and slot.id in shares]
+        if batch:
+            pieces = [running.piece(slot.id, n) for slot, running, n in batch]
+            began = self._clock()
+            try:
+                results = self._engine.step(pieces)
+            except Exception as error:  # of the engine, whatever it is: these tasks are lost, the others are not
+                for slot, _, _ in batch:
+                    self._fail(slot, error, forget=True)
+            else:
+                self._count(batch, self._clock() - began)
+                for (slot, running, n), result in zip(batch, results, strict=True):
+                    self._guarded_advance(slot, running, n, result)
+        self._assign()
+
+    # Tasks to slots
+
+    def _refusal(self, task: Task) -> APIError | None:
+        n_ctx = self._engine.n_ctx_sequence
+        if isinstance(task, CompletionTask) and len(task.prompt) >= n_ctx:
+            return context_exceeded(len(task.prompt), n_ctx)
+        if isinstance(task, EmbeddingTask) and len(task.prompt) > n_ctx:
+            error = context_exceeded(len(task.prompt), n_ctx)
+            error.message = f"input ({len(task.prompt)} tokens) is too large to process: the context is {n_ctx} tokens"
+            return error
+        return None
+
+    def _assign(self) -> None:
+        for asked in list(self._asked.values()):
+            idle = [slot for slot in self.slots if slot.running is None]
+            if not idle:
+                return
+            slot = self._slot_for(asked.task, idle)
+            if slot is not None:
+                del self._asked[asked.id]
+                self._start(asked, slot)
+
+    def _slot_for(self, task: Task, idle: Sequence[Slot]) -> Slot | None:
+        free = [Idle(slot.id, self._engine.tokens_of(slot.id), slot.last_used) for slot in idle]
+        if isinstance(task, SlotTask):
+            chosen = choose_slot((), free, task.id_slot)
+        elif isinstance(task, EmbeddingTask):
+            chosen = choose_slot(task.prompt, free, reuse=False)
+        else:
+            chosen = choose_slot(task.prompt, free, task.id_slot, reuse=task.cache_prompt)
+        return None if chosen is None else self.slots[chosen]
+
+    def _start(self, asked: Asked, slot: Slot) -> None:
+        if isinstance(asked.task, SlotTask):
+            self._act(asked, asked.task, slot)
+            return
+        running = Running(asked.id, asked.task, asked.emit, asked.came, self._clock(), next(self._ticks))
+        slot.running, slot.last = running, (asked.id, asked.task)
+        try:
+            if isinstance(asked.task, CompletionTask):
+                self._prepare(slot, running, asked.task)
+            else:
+                self._engine.truncate(0, slot.id)
+        except Exception as error:
+            wrong = invalid_request(str(error)) if isinstance(error, PowerInferError) else error
+            self._fail(slot, wrong)
+            return
+        slot.n_tokens = running.n_read = running.n_cached
+        self.tally.prompt_tokens_cached += running.n_cached
+        if isinstance(asked.task, CompletionTask) and asked.task.return_progress:
+            self._tell(slot, running, [running.progress(running.started)])
+
+    def _prepare(self, slot: Slot, running: Running, task: CompletionTask) -> None:
+        config = self._engine.config
+        chooser = Chooser(task, self._tokenizer, self._all_pieces, config.n_vocab, config.n_ctx_train)
+        running.generation = Generation(task, self._tokenizer, chooser, self._clock)
+        common = common_prefix(task.prompt, self._engine.tokens_of(slot.id)) if task.cache_prompt else 0
+        running.n_cached = min(common, len(task.prompt) - 1)  # the last one has to be read, for its logits
+        self._engine.truncate(running.n_cached, slot.id)
+
+    def _all_pieces(self) -> list[bytes]:
+        if not self._pieces:
+            ids = range(self._tokenizer.vocab_size)
+            self._pieces = [self._tokenizer.piece(i, special=True) for i in ids]
+        return self._pieces
+
+    def _act(self, asked: Asked, task: SlotTask, slot: Slot) -> None:
+        event: Event
+        try:
+            event = do_slot_task(self._engine, task, self._model)
+        except Exception as error:
+            event = Failed(_as_api_error(error))
+        slot.n_tokens = len(self._engine.tokens_of(slot.id))
+        slot.last_used = next(self._ticks)
+        self._emit(asked.emit, [event])
+        self._on_end(asked.id)
+
+    # The next step
+
+    def _make_room(self) -> None:
+        for slot in self.slots:
+            try:
+                shift_slot(self._engine, slot, add_bos=self._tokenizer.add_bos)
+            except Exception as error:
+                self._fail(slot, error, forget=True)
+        if self._shared:
+            for i in clear_room(self._engine, self.slots):
+                self._fail(self.slots[i], server_error(EXHAUSTED), forget=True)
+
+    def _plan(self) -> dict[int, int]:
+        busy = [(slot.id, slot.running) for slot in self.slots if slot.running is not None]
+        generating = [Load(i, 0, one.last_step) for i, one in busy if not one.n_left]
+        reading = [Load(i, one.n_left, one.order) for i, one in busy if one.n_left]
+        room = self._engine.n_free if self._shared else self._engine.n_ctx
+        return plan_step(generating, reading, self._engine.most_tokens, room)
+
+    def _count(self, batch: Sequence[tuple[Slot, Running, int]], seconds: float) -> None:
+        n_prompt = 0
+        tick = next(self._ticks)
+        for slot, running, n in batch:
+            n_prompt += n if running.n_left else 0
+            running.last_step = tick
+            slot.n_tokens += n
+        busy = sum(slot.running is not None for slot in self.slots)
+        self.tally.step(seconds, n_prompt, busy, max(slot.n_tokens for slot in self.slots))
+
+    # What came of it
+
+    def _guarded_advance(self, slot: Slot, running: Running, n: int, result: npt.NDArray[np.float32] | None) -> None:
+        try:
+            self._advance(slot, running, n, result)
+        except Exception as error:  # of this task's sampler, constraint or text
+            self._fail(slot, error)
+
+    def _advance(self, slot: Slot, running: Running, n: int, result: npt.NDArray[np.float32] | None) -> None:
+        events: list[Event] = []
+        if running.n_left:
+            running.n_read += n
+            running.read_at = self._clock()
+            if isinstance(running.task, EmbeddingTask):
+                assert result is not None
+                running.rows.append(np.array(result, np.float32))  # a copy: steps may use their memory again
+                if not running.n_left:
+                    self._end(slot, [Vectors(np.concatenate(running.rows))], "embedding", forget=True)
+                return
+            if running.task.return_progress:
+                events.append(running.progress(running.read_at))
+            if running.n_left:
+                self._tell(slot, running, events)
+                return
+        self._write(slot, running, events, result)
+
+    def _write(self, slot: Slot, running: Running, events: list[Event], logits: npt.NDArray[np.float32] | None) -> None:
+        task, written = running.task, running.generation
+        assert isinstance(task, CompletionTask)
+        assert written is not None
+        assert logits is not None
+        if task.n_predict == 0:
+            written.stop = Stop.LIMIT
+        else:
+            full = not self._context_shift and slot.n_tokens + 1 >= slot.n_ctx
+            shown = written.advance(logits, full=full)
+            if shown:
+                events.append(TextPiece(shown.text, tuple(shown.tokens), tuple(shown.chances), running.timings))
+        if written.stop is None:
+            self._tell(slot, running, events)
+            return
+        events.append(running.finished(written, written.stop, slot.id, slot.n_tokens))
+        self._end(slot, events, written.stop.value)
+
+    # Ends
+
+    def _tell(self, slot: Slot, running: Running, events: Sequence[Event]) -> None:
+        if events and not self._emit(running.emit, events):
+            self._end(slot, [], "cancelled")
+
+    def _note(self, served: Served | None) -> None:
+        if served is not None:
+            self._log(served)
+
+    def _emit(self, emit: Emit, events: Sequence[Event]) -> bool:
+        """False where nobody can be told."""
+        try:
+            emit(events)
+        except Exception:
+            _log.exception("a handler failed to take events")
+            return False
+        return True
+
+    def _fail(self, slot: Slot, error: Exception, *, forget: bool = False) -> None:
+        if slot.running is not None:
+            self._end(slot, [Failed(_as_api_error(error))], "error", forget=forget)
+
+    def _end(self, slot: Slot, events: Sequence[Event], stop: str, *, forget: bool = False) -> None:
+        """Leave the slot first: whoever hears of the end may look at it at once. forget: its cache goes."""
+        running = slot.running
+        assert running is not None
+        slot.running = None
+        slot.last_used = next(self._ticks)
+        if forget or isinstance(running.task, EmbeddingTask):
+            self._engine.truncate(0, slot.id)
+        slot.n_tokens = len(self._engine.tokens_of(slot.id))
+        timings = running.timings
+        self.tally.ended(timings.predicted_n, timings.predicted_ms / 1e3)
+        self._log(running.served(slot.id, stop, self._clock()))
+        if events:
+            self._emit(running.emit, events)
+        self._on_end(running.id)
+
+
+def _as_api_error(error: Exception) -> APIError:
+    """What a client may be told; anything unforeseen is in the log only, since its words may hold the prompt's."""
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, PowerInferError):
+        return server_error(str(error))
+    _log.error("a task failed", exc_info=error)
+    return server_error(f"internal error: {type(error).__name__}")

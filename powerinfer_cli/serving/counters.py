@@ -1,0 +1,104 @@
+"""What the engine's thread has done since it started, for /metrics, and one record of each request, for the log."""
+
+from dataclasses import dataclass
+
+__all__ = ["Counters", "Served", "Tally"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One request at its end. stop: a Stop's value, "embedding", "cancelled", or "error".
+
+    n_prompt: tokens of the prompt, n_cached of which were there already. ms: from its coming to its end, waiting
+    included; prompt_ms and predicted_ms: of these, reading and writing. id_slot: -1 where it never got one.
+    """
+
+    label: str
+    id_task: int
+    id_slot: int
+    n_prompt: int
+    n_cached: int
+    n_predicted: int
+    prompt_ms: float
+    predicted_ms: float
+    stop: str
+    ms: float
+
+    @property
+    def prompt_per_second(self) -> float:
+        """Prompt tokens read a second; 0 where none were."""
+        return 1e3 * (self.n_prompt - self.n_cached) / self.prompt_ms if self.prompt_ms > 0 else 0.0
+
+    @property
+    def predicted_per_second(self) -> float:
+        """Tokens written a second; the first costs nothing, since it follows from the prompt's last step."""
+        return 1e3 * max(0, self.n_predicted - 1) / self.predicted_ms if self.predicted_ms > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Since the start, unless it says `now`. Times in seconds.
+
+    prompt_tokens: read, without those that were there already (prompt_tokens_cached). prompt_seconds: of steps that
+    carried any. predicted_steps, predicted_seconds: of requests that have ended, each without its first token;
+    predicted_tokens: with it. n_decode: steps. n_busy_slots: slots with something to do, summed over steps.
+    n_tokens_max: the longest sequence so far. kv_tokens, kv_capacity: tokens in caches now, and how many fit.
+    requests_processing, requests_deferred: now in slots, now waiting. active_share, predicted_share: of neurons, 0..1,
+    None where nothing sparse has run.
+    """
+
+    prompt_tokens: int
+    prompt_tokens_cached: int
+    prompt_seconds: float
+    predicted_tokens: int
+    predicted_steps: int
+    predicted_seconds: float
+    n_decode: int
+    n_busy_slots: int
+    n_tokens_max: int
+    kv_tokens: int
+    kv_capacity: int
+    requests_processing: int
+    requests_deferred: int
+    active_share: float | None
+    predicted_share: float | None
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache that holds something, 0..1."""
+        return self.kv_tokens / self.kv_capacity if self.kv_capacity else 0.0
+
+    @property
+    def busy_slots_per_decode(self) -> float:
+        """Mean number of slots with something to do."""
+        return self.n_busy_slots / max(1, self.n_decode)
+
+
+@dataclass
+class Tally:
+    """The sums behind Counters. One thread writes them."""
+
+    prompt_tokens: int = 0
+    prompt_tokens_cached: int = 0
+    prompt_seconds: float = 0.0
+    predicted_tokens: int = 0
+    predicted_steps: int = 0
+    predicted_seconds: float = 0.0
+    n_decode: int = 0
+    n_busy_slots: int = 0
+    n_tokens_max: int = 0
+
+    def step(self, seconds: float, n_prompt: int, n_busy: int, longest: int) -> None:
+        """One step of the engine, with so many tokens of prompts."""
+        self.n_decode += 1
+        self.n_busy_slots += n_busy
+        self.n_tokens_max = max(self.n_tokens_max, longest)
+        self.prompt_tokens += n_prompt
+        if n_prompt:
+            self.prompt_seconds += seconds
+
+    def ended(self, n_predicted: int, seconds: float) -> None:
+        """One completion that is over."""
+        self.predicted_tokens += n_predicted
+        self.predicted_steps += max(0, n_predicted - 1)
+        self.predicted_seconds += seconds

@@ -1,0 +1,46 @@
+"""What the engine's thread asks of an engine: a part of runtime.Engine, so that tests can run on a toy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.step import Piece
+
+__all__ = ["EngineLike", "Numbers"]
+
+
+class Numbers(Protocol):
+    """Of a model's configuration."""
+
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def n_ctx_train(self) -> int: ...
+
+
+class EngineLike(Protocol):
+    """Several sequences of tokens, each with a KV cache."""
+
+    stats: SparsityStats
+
+    @property
+    def config(self) -> Numbers: ...
+    @property
+    def n_sequences(self) -> int: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_ctx_sequence(self) -> int: ...
+    @property
+    def n_free(self) -> int: ...
+    @property
+    def most_tokens(self) -> int: ...
+    def step(self, pieces: Sequence[Piece]) -> Sequence[npt.NDArray[np.float32] | None]: ...
+    def tokens_of(self, sequence: int) -> Sequence[int]: ...
+    def truncate(self, n: int, sequence: int = 0) -> None: ...
+    def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None: ...
+    def save(self, sequence: int) -> Mapping[str, npt.NDArray[Any]]: ...
+    def restore(self, sequence: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None: ...

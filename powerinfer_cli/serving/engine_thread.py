@@ -1,0 +1,151 @@
+"""The one thread that owns the engine. Handlers put tasks in and take them out again; everything else is its own."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from powerinfer_cli.serving.batching import Batcher
+from powerinfer_cli.serving.counters import Counters, Served
+from powerinfer_cli.serving.engine_like import EngineLike
+from powerinfer_cli.serving.errors import invalid_request, unavailable
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.slot import Asked, SlotView
+from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
+from powerinfer_cli.text import Tokenizer
+
+__all__ = ["EngineThread"]
+
+
+class EngineThread:
+    """Sleeps while there is nothing to do."""
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        tokenizer: Tokenizer,
+        options: ServerOptions,
+        log: Callable[[Served], None],
+        *,
+        model: str = "",
+    ) -> None:
+        """log: called by the thread for each request that ends; must not raise. model: its fingerprint, for saved
+        slots.
+        """
+        self._engine = engine
+        self._most = engine.n_sequences + options.queue
+        self._batcher = Batcher(
+            engine, tokenizer, context_shift=options.context_shift, log=log, on_end=self._ended, model=model
+        )
+        self._wake = threading.Condition()
+        self._inbox: list[Asked] = []
+        self._cancelled: set[int] = set()
+        self._open: set[int] = set()  # tasks that have not ended
+        self._next_id = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Let the step that runs end, and no other: all tasks fail with 503. Returns after timeout_s at the latest."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def submit(self, task: Task, emit: Emit) -> int:
+        """Queue a task; its id. Any thread. `emit` is called by the engine's thread only.
+
+        Raises APIError: there is no such slot or token, too many wait already, or the server stops.
+        """
+        self._check(task)
+        came = time.perf_counter()
+        with self._wake:
+            if self._stopping:
+                raise unavailable("the server is stopping")
+            if len(self._open) >= self._most:
+                raise unavailable("too many requests wait already, try again later")
+            task_id = self._next_id
+            self._next_id += 1
+            self._open.add(task_id)
+            self._inbox.append(Asked(task_id, task, self._until_cancelled(task_id, emit), came))
+            self._wake.notify()
+        return task_id
+
+    def cancel(self, task_id: int) -> None:
+        """End a task, whatever its state; nothing is emitted for it any more. Any thread, any number of times."""
+        with self._wake:
+            if task_id in self._open:
+                self._cancelled.add(task_id)
+                self._wake.notify()
+
+    def slots(self) -> list[SlotView]:
+        """All slots as they are now. Any thread."""
+        return [slot.view() for slot in self._batcher.slots]
+
+    def counters(self) -> Counters:
+        """What was done so far. Any thread."""
+        tally, slots, stats = self._batcher.tally, self._batcher.slots, self._engine.stats
+        processing = sum(slot.running is not None for slot in slots)
+        return Counters(
+            prompt_tokens=tally.prompt_tokens,
+            prompt_tokens_cached=tally.prompt_tokens_cached,
+            prompt_seconds=tally.prompt_seconds,
+            predicted_tokens=tally.predicted_tokens,
+            predicted_steps=tally.predicted_steps,
+            predicted_seconds=tally.predicted_seconds,
+            n_decode=tally.n_decode,
+            n_busy_slots=tally.n_busy_slots,
+            n_tokens_max=tally.n_tokens_max,
+            kv_tokens=sum(slot.n_tokens for slot in slots),
+            kv_capacity=self._engine.n_ctx,
+            requests_processing=processing,
+            requests_deferred=self._batcher.n_waiting,
+            active_share=stats.mean_active,
+            predicted_share=stats.mean_predicted,
+        )
+
+    def _check(self, task: Task) -> None:
+        n_slots = self._engine.n_sequences
+        if isinstance(task, SlotTask):
+            if not 0 <= task.id_slot < n_slots:
+                raise invalid_request("Invalid slot ID")
+            return
+        if isinstance(task, CompletionTask) and not -1 <= task.id_slot < n_slots:
+            raise invalid_request(f"id_slot is {task.id_slot}, but must be -1 or a slot's id, 0 to {n_slots - 1}")
+        if not task.prompt:
+            raise invalid_request("the prompt has no tokens")
+        if min(task.prompt) < 0 or max(task.prompt) >= self._engine.config.n_vocab:
+            raise invalid_request("Prompt contains invalid tokens")
+
+    def _until_cancelled(self, task_id: int, emit: Emit) -> Emit:
+        def tell(events: Sequence[Event]) -> None:
+            if task_id not in self._cancelled:
+                emit(events)
+
+        return tell
+
+    def _ended(self, task_id: int) -> None:
+        with self._wake:
+            self._open.discard(task_id)
+            self._cancelled.discard(task_id)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._inbox or self._cancelled or self._stopping or self._batcher.is_busy):
+                    self._wake.wait()
+                inbox, self._inbox = self._inbox, []
+                cancelled, stopping = list(self._cancelled), self._stopping
+            for asked in inbox:
+                self._batcher.add(asked)
+            for task_id in cancelled:
+                self._batcher.cancel(task_id)
+            if stopping:
+                self._batcher.end_all(unavailable("the server is stopping"))
+                return
+            if self._batcher.is_busy:
+                self._batcher.step()

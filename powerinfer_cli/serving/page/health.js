@@ -1,0 +1,52 @@
+// Whether the server is there and has its model.
+
+import { Problem, getJSON } from "./api.js";
+import { $ } from "./dom.js";
+
+const WORDS = {
+  unknown: "",
+  ready: "",
+  loading: "Loading the model…",
+  gone: "No answer from the server",
+  key: "API key needed",
+  failed: "The server has a problem",
+};
+const POLL_MS = 1000;
+
+export class Health {
+  /** onready: called with /props' answer each time the server has become ready. onchange: at every change. */
+  constructor({ onready, onchange }) {
+    Object.assign(this, { onready, onchange });
+    this.state = "unknown";
+    this.asking = false;
+  }
+
+  /** Asks until the server is ready. */
+  async check() {
+    if (this.asking) return;
+    this.asking = true;
+    while (!(await this.#ask())) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    this.asking = false;
+  }
+
+  /** Whether there is no reason to ask again. */
+  async #ask() {
+    try {
+      await getJSON("health");
+      const props = await getJSON("props");
+      this.#set("ready");
+      this.onready(props);
+      return true;
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.#set(problem.kind in WORDS ? problem.kind : "failed");
+      return problem.kind === "key"; // a new key starts anew
+    }
+  }
+
+  #set(state) {
+    this.state = state;
+    if ($("state").textContent !== WORDS[state]) $("state").textContent = WORDS[state];
+    this.onchange();
+  }
+}

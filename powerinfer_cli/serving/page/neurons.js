@@ -1,0 +1,108 @@
+// The panel of neurons: per layer those in the GPU's memory (hot) and those in main memory (cold), and how many were
+// active. It is a table, whose bars repeat the figures beside them.
+
+import { getJSON } from "./api.js";
+import { $, el } from "./dom.js";
+
+const REFRESH_MS = 1000;
+
+const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+const figure = (n) => n.toLocaleString("en");
+const sum = (layers, key) => layers.reduce((total, layer) => total + layer[key], 0);
+
+/** The mean over neurons; null where no token was computed yet. */
+function meanActive(layers) {
+  const known = layers.filter(({ active }) => typeof active === "number");
+  if (!known.length) return null;
+  return known.reduce((total, { active, neurons }) => total + active * neurons, 0) / sum(known, "neurons");
+}
+
+function summary({ layers, sparse, devices }) {
+  const [neurons, hot, active] = [sum(layers, "neurons"), sum(layers, "hot"), meanActive(layers)];
+  const rows = [
+    ["Hot", hot ? `${figure(hot)} of ${figure(neurons)} (${percent(hot / neurons)})` : "none: all are in main memory"],
+    ["Cold", figure(neurons - hot)],
+  ];
+  if (sparse) rows.push(["Active", active === null ? "no token yet" : `${percent(active)} a token`]);
+  if (devices?.length) rows.push(["Devices", devices.map(String).join(", ")]);
+  return el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", { className: name.toLowerCase(), textContent: name }), el("dd", { textContent: value })]));
+}
+
+function bar({ neurons, hot, active }) {
+  const box = el("div", { className: "bar", aria: { hidden: "true" } }, el("i", { className: "hot" }), el("i", { className: "active" }));
+  box.style.setProperty("--hot-share", `${(100 * hot) / neurons}%`);
+  box.style.setProperty("--active-share", `${100 * (active ?? 0)}%`);
+  return box;
+}
+
+function table({ layers, sparse }) {
+  const names = ["Layer", "Hot | cold", "Hot", ...(sparse ? ["Active"] : [])];
+  const head = el("tr", {}, ...names.map((textContent) => el("th", { scope: "col", textContent })));
+  const rows = layers.map((layer) => {
+    const { index, neurons, hot, active } = layer;
+    const cells = [
+      el("th", { scope: "row", textContent: index }),
+      el("td", { className: "bars" }, bar(layer)),
+      el("td", { textContent: figure(hot), title: `${figure(hot)} hot and ${figure(neurons - hot)} cold of ${figure(neurons)}` }),
+    ];
+    if (sparse) cells.push(el("td", { textContent: typeof active === "number" ? percent(active) : "–" }));
+    return el("tr", {}, ...cells);
+  });
+  return el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows));
+}
+
+function content(state) {
+  if (!state.layers?.length) return [el("p", { textContent: "The server does not tell of its neurons." })];
+  const lead = state.sparse
+    ? "Hot neurons are in the GPU's memory, cold ones in main memory. The line at the foot of a bar is the share that was active."
+    : "This model is dense: every neuron works for every token.";
+  return [el("p", { textContent: lead }), summary(state), table(state)];
+}
+
+export class NeuronPanel {
+  /** writing: whether an answer is being written, so that figures change. onopen: the panel was opened or closed. */
+  constructor(writing, onopen) {
+    this.writing = writing;
+    this.onopen = onopen;
+    this.timer = null;
+    this.wanted = false; // again, when the timer ends
+    $("toggle-neurons").onclick = () => this.toggle($("neurons").hidden);
+    $("close-neurons").onclick = () => this.toggle(false);
+  }
+
+  toggle(open) {
+    $("neurons").hidden = !open;
+    $("toggle-neurons").setAttribute("aria-expanded", String(open));
+    if (open) {
+      $("close-neurons").focus();
+      this.refresh();
+    } else {
+      $("toggle-neurons").focus();
+    }
+    this.onopen();
+  }
+
+  /** Now, or a second after the last time; then every second while an answer is written, and once after. */
+  refresh() {
+    this.wanted = true;
+    if (this.timer !== null || $("neurons").hidden) return;
+    this.wanted = this.writing();
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      if (this.wanted) this.refresh();
+    }, REFRESH_MS);
+    this.#load();
+  }
+
+  async #load() {
+    const body = $("neurons-body");
+    try {
+      const state = await getJSON("internal/neurons");
+      const top = body.scrollTop;
+      body.replaceChildren(...content(state));
+      body.scrollTop = top;
+    } catch (problem) {
+      body.replaceChildren(el("p", { textContent: problem.message }));
+    }
+  }
+}

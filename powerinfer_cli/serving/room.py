@@ -1,0 +1,49 @@
+"""Room in the KV cache for the next step: contexts that are full shift, and what nobody needs goes."""
+
+from collections.abc import Sequence
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.engine_like import EngineLike
+from powerinfer_cli.serving.scheduler import Held, plan_clearing, plan_shift
+from powerinfer_cli.serving.slot import Slot
+from powerinfer_cli.serving.tasks import CompletionTask
+
+__all__ = ["EXHAUSTED", "clear_room", "shift_slot"]
+
+EXHAUSTED = "Context size has been exceeded."  # llama-server's words, which clients look for
+
+
+def shift_slot(engine: EngineLike, slot: Slot, *, add_bos: bool) -> None:
+    """Where a slot generates and its context is full but for one token, as llama-server has it: drop some of them.
+
+    Raises PowerInferError: what the task keeps leaves nothing to drop.
+    """
+    running = slot.running
+    if running is None or running.n_left or slot.n_tokens + 1 < slot.n_ctx:
+        return
+    task, written = running.task, running.generation
+    if not isinstance(task, CompletionTask) or written is None:
+        return
+    kept = (len(task.prompt) if task.n_keep < 0 else task.n_keep) + int(add_bos)
+    n_keep, n_gone = plan_shift(slot.n_tokens, slot.n_ctx, kept, max(0, task.n_discard))
+    if n_gone == 0:
+        raise PowerInferError(EXHAUSTED)
+    engine.shift(n_keep, n_gone, slot.id)
+    slot.n_tokens -= n_gone
+    written.truncated = True
+
+
+def clear_room(engine: EngineLike, slots: Sequence[Slot]) -> tuple[int, ...]:
+    """Where all slots share the cache: clear what `plan_clearing` says. The slots whose tasks have to end for it."""
+    idle = [Held(slot.id, slot.n_tokens, slot.last_used) for slot in slots if slot.running is None]
+    busy = [(slot, slot.running) for slot in slots if slot.running is not None]
+    reading = [Held(slot.id, slot.n_tokens, one.order, one.n_left) for slot, one in busy if one.n_left]
+    generating = [Held(slot.id, slot.n_tokens, one.order) for slot, one in busy if not one.n_left]
+    clearing = plan_clearing(engine.n_free, idle, reading, generating)
+    for i in (*clearing.idle, *clearing.rewound):
+        engine.truncate(0, i)
+        slots[i].n_tokens = 0
+        running = slots[i].running
+        if running is not None:
+            running.rewind()
+    return clearing.ended

@@ -1,0 +1,163 @@
+"""Which slot gets a task, and what the next step carries. Decisions only: no engine, no clock, no state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "LEAST_SIMILAR",
+    "PROMPT_CHUNK",
+    "Clearing",
+    "Held",
+    "Idle",
+    "Load",
+    "choose_slot",
+    "common_prefix",
+    "plan_clearing",
+    "plan_shift",
+    "plan_step",
+]
+
+PROMPT_CHUNK = 64
+"""Tokens of prompts in a step while others generate: they wait for no more than these between two of their tokens."""
+LEAST_SIMILAR = 0.1
+"""The share of a prompt that a slot must hold to be chosen for it, as llama-server has it: less is a common greeting,
+which is not worth the rest of what that slot holds."""
+COMPARED = 256  # ids at a time
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A slot that may be taken. ids: what its sequence holds; last_used: greater for later."""
+
+    id: int
+    ids: Sequence[int]
+    last_used: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a slot has to do. n_left: prompt tokens to be read, 0 for one that generates. since: greater for later, of
+    a prompt when it came, of a generating slot when it was last part of a step.
+    """
+
+    slot: int
+    n_left: int
+    since: int
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids the two begin with together."""
+    n = min(len(a), len(b))
+    for start in range(0, n, COMPARED):
+        stop = min(start + COMPARED, n)
+        if list(a[start:stop]) != list(b[start:stop]):
+            return next(i for i in range(start, stop) if a[i] != b[i])
+    return n
+
+
+def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True) -> int | None:
+    """The slot for a prompt; None where it has to wait.
+
+    The one that is asked for; else the one with the longest common prefix, if that is worth something; else the one
+    that has not been used for the longest time. reuse False: what slots hold does not matter.
+    """
+    if id_slot >= 0:
+        return next((slot.id for slot in idle if slot.id == id_slot), None)
+    if not idle:
+        return None
+    held = {slot.id: common_prefix(prompt, slot.ids) if reuse else 0 for slot in idle}
+    best = min(idle, key=lambda slot: (-held[slot.id], slot.last_used, slot.id))
+    if held[best.id] > LEAST_SIMILAR * len(prompt):
+        return best.id
+    return min(idle, key=lambda slot: (slot.last_used, slot.id)).id
+
+
+def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:
+    """Tokens of each slot in the next step: {slot: how many}, as many as `most_tokens` and `room` allow.
+
+    One token for each slot that generates; where they are too many for a step, those that have waited longest. Then
+    prompts in the order in which they came, each as far as it goes before the next one begins, so that the first is
+    answered as soon as can be and nobody is overtaken. Prompts get PROMPT_CHUNK tokens altogether while somebody
+    generates, otherwise the whole step. A prompt is begun or gone on with only while `room` holds all of its rest.
+    """
+    fitting = max(1, most_tokens - 1) if reading else most_tokens  # prompts must get on, too
+    chosen = sorted(generating, key=lambda load: load.since)[: min(fitting, room)]
+    shares = {load.slot: 1 for load in chosen}
+    budget = most_tokens - len(shares)
+    if generating:
+        budget = min(budget, PROMPT_CHUNK)
+    room -= len(shares)
+    for load in sorted(reading, key=lambda load: load.since):
+        if budget <= 0 or load.n_left > room:
+            break
+        n = min(load.n_left, budget)
+        shares[load.slot] = n
+        budget -= n
+        room -= load.n_left
+    return shares
+
+
+def plan_shift(n_past: int, n_ctx: int, n_keep: int, n_discard: int) -> tuple[int, int]:
+    """(tokens at the beginning that stay, tokens behind them that go) for a full context, as llama-server counts.
+
+    n_discard 0: half of what is not kept. At least one token stays behind the kept ones; nothing goes where only one
+    is there.
+    """
+    keep = max(0, min(n_keep, n_ctx - 4, n_past))
+    n_left = n_past - keep
+    return keep, max(0, min(n_discard or n_left // 2, n_left - 1))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tokens that a slot holds. needs: how many more it is to get; since: greater for later, when it came, or was last
+    used.
+    """
+
+    slot: int
+    n: int
+    since: int
+    needs: int = 0
+
+
+@dataclass(frozen=True)
+class Clearing:
+    """Slots whose caches go: of idle ones, of prompts that begin anew later, of generating ones that have to end."""
+
+    idle: tuple[int, ...] = ()
+    rewound: tuple[int, ...] = ()
+    ended: tuple[int, ...] = ()
+
+
+def plan_clearing(n_free: int, idle: Sequence[Held], reading: Sequence[Held], generating: Sequence[Held]) -> Clearing:
+    """What has to go so that a step fits a cache that all slots share, of which n_free tokens are free.
+
+    Idle slots' caches go first, those longest unused before others, until each generating slot has its token and the
+    first prompt all of its rest. Where not even the generating slots have theirs, or where none generates and the
+    first prompt does not fit, prompts that are partly read make room, the latest first. The last means is to end
+    those generating slots that began last.
+    """
+    first = min(reading, key=lambda one: one.since, default=None)
+    wanted = len(generating) + (first.needs if first is not None else 0)
+    dropped: list[int] = []
+    for one in sorted(idle, key=lambda one: one.since):
+        if n_free >= wanted:
+            break
+        if one.n:
+            dropped.append(one.slot)
+            n_free += one.n
+    needed = len(generating) if generating else wanted
+    rewound: list[int] = []
+    for one in sorted(reading, key=lambda one: -one.since):
+        if n_free >= needed or (one is first and not generating):
+            break
+        if one.n:
+            rewound.append(one.slot)
+            n_free += one.n
+    ended: list[int] = []
+    for one in sorted(generating, key=lambda one: -one.since):
+        if n_free >= len(generating) - len(ended) or len(ended) == len(generating) - 1:
+            break
+        ended.append(one.slot)
+        n_free += one.n
+    return Clearing(tuple(dropped), tuple(rewound), tuple(ended))

@@ -1,0 +1,117 @@
+"""What a slot has read, in a file: tokens and their KV cache. Nothing in such a file is believed before it is checked.
+
+A file is `MAGIC`, the header's length (uint32, little endian), the header (JSON), the ids (int32), and the arrays one
+behind the other, as the header describes them.
+"""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["Saved", "read_slot", "write_slot"]
+
+MAGIC = b"PWRSLOT1"
+LONGEST_HEADER = 1 << 20
+TYPES = frozenset(["float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
+ID = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file's content. n_bytes: of the file."""
+
+    ids: list[int]
+    arrays: dict[str, npt.NDArray[Any]]
+    n_bytes: int
+
+
+def write_slot(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Bytes written. The file is there whole or not at all. model: its fingerprint.
+
+    Raises PowerInferError: it cannot be written.
+    """
+    described = [{"name": name, "type": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()]
+    header = json.dumps({"model": model, "n_tokens": len(ids), "arrays": described}).encode()
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(MAGIC + len(header).to_bytes(4, "little") + header)
+                file.write(np.asarray(ids, ID).tobytes())
+                for array in arrays.values():
+                    file.write(np.ascontiguousarray(array).tobytes())
+                n_bytes = file.tell()
+            Path(name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise PowerInferError(f"cannot write {path.name}: {error.strerror}") from error
+    return n_bytes
+
+
+def read_slot(path: Path, model: str, n_ctx: int, n_vocab: int) -> Saved:
+    """What `write_slot` wrote for the same model.
+
+    Raises PowerInferError: no such file, or not one of these, another model's, more than n_ctx tokens, ids that are
+    not in the vocabulary.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size, model, n_ctx, n_vocab)
+    except OSError as error:
+        raise PowerInferError(f"cannot read {path.name}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PowerInferError(f"{path.name} is no saved slot") from error
+
+
+def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: int) -> Saved:
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ValueError("magic")
+    length = int.from_bytes(file.read(4), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError("header")
+    header = json.loads(file.read(length))
+    n_tokens = header["n_tokens"]
+    shapes = [(one["name"], _type(one["type"]), _shape(one["shape"])) for one in header["arrays"]]
+    if not isinstance(n_tokens, int) or n_tokens < 0 or len({name for name, _, _ in shapes}) < len(shapes):
+        raise ValueError("header")
+    if header["model"] != model:
+        raise PowerInferError("the slot was saved by another model, or with another kind of KV cache")
+    if n_tokens > n_ctx:
+        raise PowerInferError(f"{n_tokens} tokens do not fit the slot's context of {n_ctx}")
+    wanted = ID.itemsize * n_tokens + sum(dtype.itemsize * prod(shape) for _, dtype, shape in shapes)
+    if file.tell() + wanted != size:
+        raise ValueError("size")
+    ids = np.frombuffer(file.read(ID.itemsize * n_tokens), ID)
+    if n_tokens and not 0 <= int(ids.min()) <= int(ids.max()) < n_vocab:
+        raise ValueError("ids")
+    arrays = {}
+    for name, dtype, shape in shapes:
+        arrays[name] = np.frombuffer(bytearray(file.read(dtype.itemsize * prod(shape))), dtype).reshape(shape)
+    return Saved(ids.tolist(), arrays, size)
+
+
+def _type(name: object) -> np.dtype[Any]:
+    if name not in TYPES:
+        raise ValueError("type")
+    return np.dtype(str(name)).newbyteorder("<")
+
+
+def _shape(shape: object) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(isinstance(n, int) and 0 <= n < 1 << 40 for n in shape):
+        raise ValueError("shape")
+    return tuple(shape)

@@ -1,0 +1,20 @@
+"""Placement plans by hand."""
+
+import numpy as np
+
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement, Plan, no_neurons
+from tests.helpers.model_file import ModelFile
+
+__all__ = ["plan_of"]
+
+
+def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: int, seed: int = 0) -> Plan:
+    """For each layer its device and the share of its neurons that is hot."""
+    n_ff = len(model.tensors["blk.0.ffn_up.weight"])
+    rng = np.random.default_rng(seed)
+    layers = []
+    for device, share in zip(devices, shares, strict=True):
+        count = round(share * n_ff) if device != MAIN_MEMORY else 0
+        hot = np.sort(rng.choice(n_ff, count, replace=False)).astype(np.int32)
+        layers.append(LayerPlacement(device, hot if count else no_neurons()))
+    return Plan((1 << 30, 1 << 30), tuple(layers), output, "greedy", "")

@@ -1,0 +1,114 @@
+"""An engine without a model: what may come next is a function of a sequence's ids, whoever else is in the step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.step import Piece, Wanted
+
+N_EMBD = 4
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    n_vocab: int = 2816
+    n_ctx_train: int = 512
+
+
+def random_logits(ids: Sequence[int], n_vocab: int) -> np.ndarray:
+    """Different for each sequence of ids, the same on every run."""
+    seed = np.frombuffer(np.asarray(ids, np.int32).tobytes(), np.uint8)
+    return np.random.default_rng(np.concatenate([[len(ids)], seed])).standard_normal(n_vocab).astype(np.float32) * 3
+
+
+def script(prompt: Sequence[int], text: Sequence[int]) -> Callable[[Sequence[int], int], np.ndarray]:
+    """Behind `prompt` comes `text`, whatever else was likely."""
+    whole = [*prompt, *text]
+
+    def logits(ids: Sequence[int], n_vocab: int) -> np.ndarray:
+        found = random_logits(ids, n_vocab)
+        if len(prompt) <= len(ids) < len(whole):
+            found[whole[len(ids)]] = 50.0
+        return found
+
+    return logits
+
+
+@dataclass
+class ToyEngine:
+    """steps: what each step carried, (sequence, tokens, wanted). on_step is called before each, and may raise."""
+
+    n_sequences: int = 1
+    n_ctx: int = 256
+    unified: bool = False
+    most_tokens: int = 32
+    config: ToyConfig = field(default_factory=ToyConfig)
+    logits: Callable[[Sequence[int], int], np.ndarray] = random_logits
+    on_step: Callable[[Sequence[Piece]], None] = lambda pieces: None
+    stats: SparsityStats = field(default_factory=SparsityStats)
+
+    def __post_init__(self) -> None:
+        self.pages = PageTable(self.n_ctx, self.n_sequences, unified=self.unified)
+        self.ids: list[list[int]] = [[] for _ in range(self.n_sequences)]
+        self.steps: list[list[tuple[int, int, Wanted]]] = []
+
+    @property
+    def n_ctx_sequence(self) -> int:
+        return self.pages.n_ctx_sequence
+
+    @property
+    def n_free(self) -> int:
+        return self.n_ctx - self.pages.n_used
+
+    def step(self, pieces: Sequence[Piece]) -> list[np.ndarray | None]:
+        assert pieces
+        assert all(len(piece.ids) for piece in pieces)
+        assert len({piece.sequence for piece in pieces}) == len(pieces)
+        assert sum(len(piece.ids) for piece in pieces) <= self.most_tokens
+        self.on_step(pieces)
+        self.steps.append([(piece.sequence, len(piece.ids), piece.wanted) for piece in pieces])
+        for piece in pieces:
+            self.pages.resize(piece.sequence, len(self.ids[piece.sequence]) + len(piece.ids))
+        return [self._append(piece) for piece in pieces]
+
+    def _append(self, piece: Piece) -> np.ndarray | None:
+        ids = self.ids[piece.sequence]
+        before = len(ids)
+        ids += piece.ids
+        if piece.wanted is Wanted.HIDDEN:
+            return np.stack([hidden(ids[: i + 1]) for i in range(before, len(ids))])
+        return self.logits(ids, self.config.n_vocab) if piece.wanted is Wanted.LAST else None
+
+    def tokens_of(self, sequence: int) -> Sequence[int]:
+        return self.ids[sequence]
+
+    def truncate(self, n: int, sequence: int = 0) -> None:
+        assert 0 <= n <= len(self.ids[sequence])
+        del self.ids[sequence][n:]
+        self.pages.resize(sequence, n)
+
+    def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None:
+        assert n_keep + n_discard <= len(self.ids[sequence])
+        del self.ids[sequence][n_keep : n_keep + n_discard]
+        self.pages.resize(sequence, len(self.ids[sequence]))
+
+    def save(self, sequence: int) -> dict[str, np.ndarray]:
+        ids = self.ids[sequence]
+        return {"ids": np.array(ids, np.int32), "k.0": np.outer(ids, [1.0, 0.5]).astype(np.float16)}
+
+    def restore(self, sequence: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        if set(arrays) != {"ids", "k.0"} or arrays["k.0"].shape != (arrays["ids"].size, 2):
+            raise PowerInferError("not what this engine saved")
+        self.truncate(0, sequence)
+        self.pages.resize(sequence, arrays["ids"].size)
+        self.ids[sequence] += arrays["ids"].tolist()
+
+
+def hidden(ids: Sequence[int]) -> np.ndarray:
+    """[N_EMBD]"""
+    return np.array([len(ids), sum(ids) % 1000, ids[-1], 1.0], np.float32)

@@ -1,0 +1,260 @@
+"""Tasks through slots, on an engine whose next token depends on the sequence's ids alone."""
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.serving.tasks import (
+    CompletionTask,
+    EmbeddingTask,
+    PromptProgress,
+    SlotAction,
+    SlotDone,
+    SlotTask,
+    Stop,
+    TextPiece,
+    Vectors,
+)
+from tests.helpers.toy_engine import ToyEngine, hidden, script
+from tests.serving.toy import GREEDY, Driver, end, failure, ids_of, text, tokenizer, tokens
+
+PROMPT = ids_of("Once upon a time there was a little bear")
+
+
+def test_tokens_are_those_of_the_largest_logits() -> None:
+    engine = ToyEngine()
+    events = Driver(engine).do(CompletionTask(PROMPT, GREEDY, n_predict=5))
+    wanted: list[int] = []
+    for _ in range(5):
+        wanted.append(int(np.argmax(engine.logits([*PROMPT, *wanted], 2816))))
+    assert tokens(events) == wanted
+    done = end(events)
+    assert (done.stop, done.n_prompt, done.tokens_cached) == (Stop.LIMIT, len(PROMPT), len(PROMPT) + 4)
+    assert (done.timings.cache_n, done.timings.prompt_n, done.timings.predicted_n) == (0, len(PROMPT), 5)
+    assert not done.truncated
+
+
+def test_a_second_turn_reads_only_what_is_new() -> None:
+    driver = Driver(ToyEngine())
+    first = tokens(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=6)))
+    second = (*PROMPT, *first, *ids_of(" and then"))
+    done = end(driver.do(CompletionTask(second, GREEDY, n_predict=2)))
+    assert done.timings.cache_n == len(PROMPT) + 5  # the last token was never read
+    assert done.timings.prompt_n == len(second) - len(PROMPT) - 5
+
+
+def test_the_same_prompt_again_reads_one_token() -> None:
+    driver = Driver(ToyEngine())
+    first = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    second = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    assert end(second).timings.prompt_n == 1
+    assert tokens(first) == tokens(second)
+
+
+def test_without_cache_prompt_all_is_read_again() -> None:
+    driver = Driver(ToyEngine())
+    driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    done = end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4, cache_prompt=False)))
+    assert (done.timings.cache_n, done.timings.prompt_n) == (0, len(PROMPT))
+
+
+def test_a_long_prompt_does_not_freeze_the_others() -> None:
+    engine = ToyEngine(n_sequences=2, n_ctx=8192, most_tokens=512)
+    driver = Driver(engine)
+    short = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=20))
+    driver.batcher.step()
+    driver.add(CompletionTask(PROMPT * 300, GREEDY, n_predict=1))
+    driver.run()
+    assert end(driver.events[short]).timings.predicted_n == 20
+    mixed = [step for step in engine.steps if len(step) == 2]
+    assert max(n for step in mixed for _, n, _ in step) == 64
+    assert max(n for step in engine.steps for _, n, _ in step) == 512  # once nobody generates
+    assert all((0, 1) in [(i, n) for i, n, _ in step] for step in mixed)
+
+
+def test_alone_or_in_company_the_output_is_the_same() -> None:
+    prompts = [ids_of(words) for words in ("The cat", "A dog ran away", "Once", "In the garden grew a tree")]
+    alone = [tokens(Driver(ToyEngine()).do(CompletionTask(p, GREEDY, n_predict=20))) for p in prompts]
+    driver = Driver(ToyEngine(n_sequences=3, n_ctx=300, most_tokens=8))
+    asked = [driver.add(CompletionTask(p, GREEDY, n_predict=20)) for p in prompts]
+    driver.run()
+    assert [tokens(driver.events[i]) for i in asked] == alone
+
+
+def test_a_prompt_as_long_as_the_context_is_refused() -> None:
+    driver = Driver(ToyEngine(n_ctx=32))
+    error = failure(driver.do(CompletionTask(tuple(range(10, 42)), GREEDY))).error
+    assert (error.status, error.kind) == (400, "exceed_context_size_error")
+    assert (error.extra["n_prompt_tokens"], error.extra["n_ctx"]) == (32, 32)
+    done = end(driver.do(CompletionTask(tuple(range(10, 41)), GREEDY)))
+    assert (done.stop, done.truncated, done.timings.predicted_n) == (Stop.LIMIT, True, 1)
+
+
+def test_a_full_context_ends_the_text() -> None:
+    done = end(Driver(ToyEngine(n_ctx=32)).do(CompletionTask(PROMPT, GREEDY)))
+    assert (done.stop, done.truncated) == (Stop.LIMIT, True)
+    assert len(PROMPT) + done.timings.predicted_n == 32
+
+
+def test_a_full_context_shifts() -> None:
+    engine = ToyEngine(n_ctx=32)
+    driver = Driver(engine, context_shift=True)
+    events = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=100, n_keep=4))
+    done = end(events)
+    assert done.truncated
+    assert done.timings.predicted_n == 100
+    assert tuple(engine.ids[0][:5]) == PROMPT[:5]  # one more for BOS, as llama-server counts
+    assert engine.ids[0][5:] == tokens(events)[:-1][-len(engine.ids[0][5:]) :]
+
+
+def test_n_predict_0_reads_the_prompt_only() -> None:
+    engine = ToyEngine()
+    events = Driver(engine).do(CompletionTask(PROMPT, GREEDY, n_predict=0))
+    assert tokens(events) == []
+    assert (end(events).stop, end(events).timings.predicted_n) == (Stop.LIMIT, 0)
+    assert engine.ids[0] == list(PROMPT)
+
+
+def test_cancelling_frees_the_slot_and_keeps_its_cache() -> None:
+    driver = Driver(ToyEngine())
+    running = driver.add(CompletionTask(PROMPT, GREEDY))
+    waiting = driver.add(CompletionTask(PROMPT, GREEDY))
+    driver.batcher.step()
+    driver.batcher.step()
+    told = len(driver.events[running])
+    assert told
+    driver.batcher.cancel(waiting)
+    driver.batcher.cancel(running)
+    assert not driver.batcher.is_busy
+    driver.run()
+    assert (len(driver.events[running]), driver.events[waiting]) == (told, [])
+    assert sorted(driver.ended) == [running, waiting]
+    assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1))).timings.cache_n == len(PROMPT) - 1
+
+
+def test_id_slot_waits_for_its_slot() -> None:
+    driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
+    first = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=10, id_slot=1))
+    second = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=10, id_slot=1))
+    third = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=10))
+    driver.run()
+    assert [end(driver.events[i]).id_slot for i in (first, second, third)] == [1, 1, 0]
+
+
+def test_a_sampler_that_fails_ends_its_task_alone() -> None:
+    engine = ToyEngine(n_sequences=2, n_ctx=512)
+    plain = engine.logits
+    engine.logits = lambda ids, n: plain(ids, n) * (np.nan if ids[0] == 300 and len(ids) == 6 else 1)
+    driver = Driver(engine)
+    bad = driver.add(CompletionTask((300, 301, 302), GREEDY, n_predict=9))
+    good = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=9))
+    driver.run()
+    assert failure(driver.events[bad]).error.status == 500
+    assert len(tokens(driver.events[bad])) == 3
+    assert end(driver.events[good]).timings.predicted_n == 9
+
+
+def test_options_that_do_not_fit_are_the_clients_fault() -> None:
+    options = type(GREEDY)(logit_bias={99999: 1.0})
+    assert failure(Driver(ToyEngine()).do(CompletionTask(PROMPT, options))).error.status == 400
+
+
+def test_an_engine_that_fails_ends_the_tasks_of_that_step() -> None:
+    def explode(pieces: object) -> None:
+        raise RuntimeError("secret words of a prompt")
+
+    engine = ToyEngine(n_sequences=2, n_ctx=512)
+    driver = Driver(engine)
+    asked = driver.add(CompletionTask(PROMPT, GREEDY))
+    engine.on_step = explode
+    driver.run()
+    error = failure(driver.events[asked]).error
+    assert (error.status, "secret" in error.message) == (500, False)
+    engine.on_step = lambda pieces: None
+    done = end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=3)))
+    assert (done.timings.predicted_n, done.timings.cache_n) == (3, 0)
+
+
+def test_progress_begins_with_what_was_cached_and_ends_with_all() -> None:
+    driver = Driver(ToyEngine(most_tokens=4))
+    driver.do(CompletionTask(PROMPT[:3], GREEDY, n_predict=1))
+    told = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1, return_progress=True))
+    seen = [event for event in told if isinstance(event, PromptProgress)]
+    assert [one.processed for one in seen] == [*range(3, len(PROMPT), 4), len(PROMPT)]
+    assert {(one.total, one.cache) for one in seen} == {(len(PROMPT), 3)}
+    assert seen[0].time_ms == 0.0
+
+
+def test_embeddings_are_read_in_chunks_and_forgotten() -> None:
+    engine = ToyEngine(n_sequences=2, n_ctx=64, most_tokens=5)
+    driver = Driver(engine)
+    ids = tuple(range(20, 52))
+    first, second = driver.add(EmbeddingTask(ids)), driver.add(EmbeddingTask(ids[:3]))
+    driver.run()
+    for asked, n in ((first, 32), (second, 3)):
+        [event] = driver.events[asked]
+        assert isinstance(event, Vectors)
+        np.testing.assert_array_equal(event.rows, [hidden(ids[: i + 1]) for i in range(n)])
+    assert engine.pages.n_used == 0
+    assert "too large" in failure(driver.do(EmbeddingTask(tuple(range(33))))).error.message
+
+
+def test_saving_erasing_and_restoring_a_slot(tmp_path: object) -> None:
+    driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
+    driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4, id_slot=1))
+    path = f"{tmp_path}/one.bin"
+    [saved] = driver.do(SlotTask(SlotAction.SAVE, 1, path))
+    [erased] = driver.do(SlotTask(SlotAction.ERASE, 1))
+    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 0, path))
+    for event in (saved, erased, restored):
+        assert isinstance(event, SlotDone)
+        assert event.n_tokens == len(PROMPT) + 3
+    assert saved.n_bytes == restored.n_bytes > 0
+    assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1, id_slot=1))).timings.cache_n == 0
+    assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1, id_slot=0))).timings.cache_n == len(PROMPT) - 1
+
+
+@pytest.mark.parametrize("n_predict", [3, 200])
+def test_a_shared_cache_drops_idle_slots_and_then_ends_the_latest(n_predict: int) -> None:
+    engine = ToyEngine(n_sequences=3, n_ctx=96, unified=True)
+    driver = Driver(engine)
+    driver.do(CompletionTask(tuple(range(300, 370)), GREEDY, n_predict=2, id_slot=2))
+    first = driver.add(CompletionTask(tuple(range(400, 430)), GREEDY, n_predict=10))
+    second = driver.add(CompletionTask(tuple(range(500, 530)), GREEDY, n_predict=n_predict))
+    third = driver.add(CompletionTask(tuple(range(600, 630)), GREEDY, n_predict=n_predict))
+    driver.run()
+    assert end(driver.events[first]).timings.predicted_n == 10
+    if n_predict == 3:
+        assert end(driver.events[second]).timings.predicted_n == 3
+        assert end(driver.events[third]).timings.predicted_n == 3
+        return
+    done, error = end(driver.events[second]), failure(driver.events[third]).error
+    assert (done.stop, done.truncated) == (Stop.LIMIT, True)  # the whole cache was its own at last
+    assert (error.status, error.message) == (500, "Context size has been exceeded.")
+
+
+def test_a_stop_string_ends_the_text_and_its_tokens_are_not_told() -> None:
+    whole = ids_of("The bear saw a wolf. The wolf ran away.")
+    engine = ToyEngine(logits=script(PROMPT, whole))
+    events = Driver(engine).do(CompletionTask(PROMPT, GREEDY, stop=(". The w", "xyz")))
+    done = end(events)
+    assert (done.stop, done.stopping_word) == (Stop.WORD, ". The w")
+    shown = text(events)
+    assert shown == " The bear saw a wolf"
+    assert tokenizer().decode(tokens(events)).startswith(shown.strip())
+    assert len(tokens(events)) < done.timings.predicted_n
+
+
+def test_the_end_of_the_text_is_told_but_not_shown() -> None:
+    whole = (*ids_of("The end"), tokenizer().eos_id or 0)
+    engine = ToyEngine(logits=script(PROMPT, whole))
+    events = Driver(engine).do(CompletionTask(PROMPT, GREEDY))
+    assert (end(events).stop, text(events), tuple(tokens(events))) == (Stop.END, " The end", whole)
+
+
+def test_every_token_has_its_chances() -> None:
+    events = Driver(ToyEngine()).do(CompletionTask(PROMPT, GREEDY, n_predict=6, n_probs=3))
+    pieces = [event for event in events if isinstance(event, TextPiece)]
+    assert sum(len(piece.chances) for piece in pieces) == 6
+    for piece in pieces:
+        assert [one.chosen.id for one in piece.chances] == list(piece.tokens)
+        assert all(one.top[0] == one.chosen and len(one.top) == 3 for one in piece.chances)

@@ -1,0 +1,79 @@
+"""A batcher on the toy engine, driven step by step, with what it tells each task."""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.batching import Batcher
+from powerinfer_cli.serving.counters import Served
+from powerinfer_cli.serving.slot import Asked
+from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, TextPiece, Vectors
+from powerinfer_cli.text import Tokenizer
+from tests.helpers.toy_engine import ToyEngine
+
+GREEDY = SamplerOptions(temp=0.0, penalty_repeat=1.0)
+FINAL = (Finished, Vectors, SlotDone, Failed)
+MODEL = Path(__file__).parents[2] / "powerinfer_cli/bundled/storyteller.powerinfer.gguf"
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_gguf(MODEL)
+
+
+def ids_of(text: str) -> tuple[int, ...]:
+    return tuple(tokenizer().encode(text, add_special=False))
+
+
+class Driver:
+    """events: by task; tokens, text: of one of them; ended: ids in the order of their ends."""
+
+    def __init__(self, engine: ToyEngine, *, context_shift: bool = False) -> None:
+        self.engine = engine
+        self.events: dict[int, list[Event]] = {}
+        self.log: list[Served] = []
+        self.ended: list[int] = []
+        self._ids = count()
+        self.batcher = Batcher(
+            engine, tokenizer(), context_shift=context_shift, log=self.log.append, on_end=self.ended.append
+        )
+
+    def add(self, task: Task) -> int:
+        task_id = next(self._ids)
+        self.events[task_id] = []
+        self.batcher.add(Asked(task_id, task, self.events[task_id].extend, 0.0))
+        return task_id
+
+    def run(self, most_steps: int = 2000) -> None:
+        for _ in range(most_steps):
+            if not self.batcher.is_busy:
+                return
+            self.batcher.step()
+        raise AssertionError("a slot is stuck")
+
+    def do(self, task: Task) -> list[Event]:
+        task_id = self.add(task)
+        self.run()
+        return self.events[task_id]
+
+
+def tokens(events: Sequence[Event]) -> list[int]:
+    return [token for event in events if isinstance(event, TextPiece) for token in event.tokens]
+
+
+def text(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextPiece))
+
+
+def end(events: Sequence[Event]) -> Finished:
+    """The only final event, of a completion."""
+    assert [isinstance(event, FINAL) for event in events] == [False] * (len(events) - 1) + [True]
+    assert isinstance(events[-1], Finished), events[-1]
+    return events[-1]
+
+
+def failure(events: Sequence[Event]) -> Failed:
+    assert isinstance(events[-1], Failed), events
+    return events[-1]
