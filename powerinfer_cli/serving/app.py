@@ -12,15 +12,14 @@ from powerinfer_cli.serving.failures import handle_failures
 from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.middleware import Access, Bodies, Gate
 from powerinfer_cli.serving.routes import ROUTERS
+from powerinfer_cli.serving.routes.page import make_page
 from powerinfer_cli.serving.service import Service
 
 __all__ = ["make_app"]
 
-PAGE = frozenset({"/"})
-
 
 def make_app(service: Service, log: Log) -> ASGIApp:
-    """All of it, as uvicorn takes it."""
+    """All of it, as uvicorn takes it. Raises PowerInferError for a --path that is no folder."""
     app = FastAPI(
         title="powerinfer",
         version=__version__,
@@ -32,9 +31,10 @@ def make_app(service: Service, log: Log) -> ASGIApp:
         responses=RESPONSES,
     )
     app.state.service = service
-    for router in ROUTERS:
+    page = make_page(service.options)
+    for router in (*ROUTERS, page.router):  # the page's own names come last
         app.include_router(router)
     handle_failures(app)
     describe(app)
     inner: Any = Bodies(app, service.options)
-    return Access(Gate(inner, service.options, lambda: service.state == "ready", PAGE.__contains__), log)
+    return Access(Gate(inner, service.options, lambda: service.state == "ready", page.has), log)

@@ -17,7 +17,7 @@ from powerinfer_cli.serving.requests import Record, current
 __all__ = ["Access", "Bodies", "Gate", "allowed_origin"]
 
 PUBLIC = frozenset({"/health", "/v1/health"})
-UNLOGGED = PUBLIC | {"/metrics", "/props", "/models", "/v1/models", "/slots"}  # asked for again and again
+UNLOGGED = PUBLIC | {"/metrics", "/props", "/models", "/v1/models", "/slots", "/internal/neurons"}  # asked for often
 LINGER = 2.0  # seconds in which the rest of a body that nobody wants may still come
 BEARER = b"Bearer "
 

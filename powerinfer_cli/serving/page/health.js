@@ -14,9 +14,10 @@ const WORDS = {
 const POLL_MS = 1000;
 
 export class Health {
-  /** onready: called with /props' answer each time the server has become ready. onchange: at every change. */
-  constructor({ onready, onchange }) {
-    Object.assign(this, { onready, onchange });
+  /** onready: called with /props' answer each time the server has become ready. onchange: at every change.
+   *  onkey: the server does not take the key that there is. */
+  constructor({ onready, onchange, onkey }) {
+    Object.assign(this, { onready, onchange, onkey });
     this.state = "unknown";
     this.asking = false;
   }
@@ -25,7 +26,10 @@ export class Health {
   async check() {
     if (this.asking) return;
     this.asking = true;
-    while (!(await this.#ask())) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    while (!(await this.#ask())) {
+      const pause = this.state === "loading" ? POLL_MS : 3 * POLL_MS;
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
     this.asking = false;
   }
 
@@ -40,7 +44,9 @@ export class Health {
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       this.#set(problem.kind in WORDS ? problem.kind : "failed");
-      return problem.kind === "key"; // a new key starts anew
+      if (problem.kind !== "key") return false;
+      this.onkey();
+      return true; // a new key starts anew
     }
   }
 

@@ -4,15 +4,19 @@ import { Chat } from "./chat.js";
 import { $, dressButtons } from "./dom.js";
 import { Health } from "./health.js";
 import { NeuronPanel } from "./neurons.js";
-import { setUpSettings, showDefaults } from "./settings.js";
+import { openSettings, setUpSettings, showDefaults } from "./settings.js";
 import { paintSidebar } from "./sidebar.js";
 import { current, deleteConversation, isChatKey, loadConversations, newConversation, saveConversation, saveTheme } from "./store.js";
 
 dressButtons();
 
 let conversations = loadConversations();
-const health = new Health({ onready: welcome, onchange: () => chat.paintControls() });
-const chat = new Chat({ onchange: changed, onunsaved: storageFull, ready: () => health.state === "ready" });
+const health = new Health({
+  onready: welcome,
+  onchange: () => chat.paintControls(),
+  onkey: () => openSettings("key", "The server wants an API key."),
+});
+const chat = new Chat({ onchange: changed, onunsaved: storageFull, ready: () => health.state !== "loading" });
 const neurons = new NeuronPanel(() => chat.busy, shade);
 
 function welcome(props) {

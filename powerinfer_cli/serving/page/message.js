@@ -58,7 +58,7 @@ export class MessageView {
     this.buttons = el("span", { className: "buttons" });
     this.thoughts = el("div", { className: "thoughts" });
     this.details = el("details", { hidden: true }, el("summary"), this.thoughts);
-    const foot = el("footer", {}, this.buttons, this.stats);
+    const foot = el("footer", {}, this.stats, this.buttons);
     const parts = this.own ? [this.body, foot] : [this.details, this.body, this.extra, foot];
     this.root = el("article", { className: message.role, aria: { label: this.own ? "You" : "Answer" } }, ...parts);
     this.markdown = new MarkdownView(this.body);

@@ -31,9 +31,11 @@ function take() {
   saveSettings(settings);
 }
 
-export function openSettings(field = "system") {
+/** why: shown beside the key. */
+export function openSettings(field = "system", why = "") {
   fill(settings);
-  $("settings").showModal();
+  $("why-key").textContent = why;
+  if (!$("settings").open) $("settings").showModal();
   $(field).focus();
 }
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from powerinfer_cli.serving.routes import completion, embeddings, health, infill, models, tokens
+from powerinfer_cli.serving.routes import completion, embeddings, health, infill, models, neurons, tokens
 
 __all__ = ["ROUTERS"]
 
@@ -13,4 +13,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     completion.router,
     infill.router,
     embeddings.router,
+    neurons.router,
 )

@@ -72,7 +72,7 @@ def _built_in() -> WebPage:
     router = APIRouter(include_in_schema=False)
 
     async def asset(request: Request) -> Response:
-        return assets[request.url.path].answer(request.headers.get("if-none-match", ""))
+        return assets[request.scope["path"]].answer(request.headers.get("if-none-match", ""))
 
     for path in assets:
         router.add_api_route(path, asset, methods=["GET"])
@@ -110,7 +110,7 @@ def _folder(folder: Path) -> WebPage:
         return name if found is not None and (folder / name).is_file() else None
 
     async def file(request: Request) -> Response:
-        name = find(request.url.path)
+        name = find(request.scope["path"])
         if name is None:
             raise not_found()
         response = await files.get_response(name, request.scope)

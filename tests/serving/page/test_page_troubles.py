@@ -118,8 +118,8 @@ def test_a_server_that_loads_and_wants_a_key(start: Start, open_tab: Open) -> No
     expect(tab.page.get_by_label("Message", exact=True)).to_have_value("Too early")
     server.loading = False
     expect(tab.page.locator("#state")).to_have_text("API key needed")
-    tab.page.get_by_role("button", name="Settings").click()
-    tab.page.get_by_label("API key").fill("sesame")
+    expect(tab.page.get_by_role("dialog")).to_contain_text("The server wants an API key")
+    tab.page.keyboard.type("sesame")
     tab.page.keyboard.press("Enter")
     expect(tab.page.locator("h1")).to_have_text("fake-7b.gguf")
     tab.page.get_by_role("button", name="Send").click()
