@@ -39,7 +39,7 @@ powerinfer server -hf PowerInfer/Bamboo-DPO-v0.1-gguf --alias bamboo
 LLAMA_ARG_CTX_SIZE=8192 powerinfer server        each flag is a variable, too, as llama.cpp names them"""
 
 AUTO_SLOTS = 4
-REQUESTS = 3  # llama-server's verbosity from which it tells of what goes well
+REQUESTS, TASKS = 3, 4  # llama-server's verbosity from which it tells of what goes well, and of all
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -66,14 +66,13 @@ def server(
     from powerinfer_cli.serving.lifecycle import bind, serve
     from powerinfer_cli.serving.logs import Log
 
-    log = Log(as_json=options.log_json, quiet=quiet)
-    sockets = bind(listed(door.host), door.port)
+    log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
     engine_options = with_slots(with_machine(model.options(), machine), slots)
 
     def load() -> "tuple[ServedModel, Any]":
         return _load(model, answers.hf_file, predictor, placement, engine_options, options, log, quiet=quiet)
 
-    serve(options, sockets, load, log)
+    serve(options, bind(listed(door.host), door.port), load, log)
 
 
 def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":
@@ -82,8 +81,7 @@ def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":
         raise UsageError("-np must be at least 1, or -1")
     automatic = slots.parallel < 0
     unified = automatic if slots.kv_unified is None else slots.kv_unified
-    wanted: dict[str, Any] = {"n_sequences": AUTO_SLOTS if automatic else slots.parallel, "unified": unified}
-    return replace(options, **{name: value for name, value in wanted.items() if hasattr(options, name)})
+    return replace(options, n_sequences=AUTO_SLOTS if automatic else slots.parallel, unified=unified)
 
 
 def _load(
@@ -99,14 +97,15 @@ def _load(
 ) -> "tuple[ServedModel, Any]":
     """In a thread of its own, beside the server that says so."""
     from powerinfer_cli.commands.opening import open_model
-    from powerinfer_cli.serving.loaded import served_model
+    from powerinfer_cli.serving.loaded import served_model, start_thread
 
     path = find_model(model, hf_file)
     with Loading(log.note, quiet=quiet or options.log_json) as events:
         opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)
-    return served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus), None
+    model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus)
+    return model_served, start_thread(opened.gguf, opened.tokenizer, opened.engine, options, log)
 
 
 app.command("server", cls=ServerCommand, epilog=EPILOG)(flat(server))

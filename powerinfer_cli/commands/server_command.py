@@ -24,8 +24,8 @@ class ServerCommand(typer.core.TyperCommand):
         takes_value = frozenset(
             name for param in self.params if not getattr(param, "is_flag", False) for name in param.opts
         )
-        words, remarks = without_harmless(args, takes_value)
         try:
+            words, remarks = without_harmless(args, takes_value)
             variables = environment_words(os.environ, words)
         except ValueError as error:
             raise UsageError(str(error)) from error

@@ -42,7 +42,7 @@ HARMLESS = (
 def without_harmless(args: Sequence[str], takes_value: frozenset[str]) -> tuple[list[str], list[str]]:
     """(the other words, a remark on each flag that was dropped). takes_value: flags whose next word is their value.
 
-    A value for which the reason does not hold stays, and is found to be no flag.
+    Raises ValueError: a value for which the reason does not hold.
     """
     known = {name: one for one in HARMLESS for name in one.names}
     rest: list[str] = []
@@ -60,8 +60,7 @@ def without_harmless(args: Sequence[str], takes_value: frozenset[str]) -> tuple[
         takes = not equals and follows is not None and (one.value or (one.optional and not follows.startswith("-")))
         value = said if equals else (follows if takes else None)
         if value is not None and one.only and value not in one.only:
-            rest.append(word)
-            continue
+            raise ValueError(f"{name} {value[:40]} is not supported: it must be {' or '.join(one.only)}")
         if takes:
             next(words)
         remarks.append(f"warning: {name} has no effect: {one.reason}")

@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available_memory", "forget_code", "peak_memory"]
+__all__ = ["available_memory", "forget_code", "peak_memory", "resident_memory"]
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -67,6 +67,14 @@ def peak_memory() -> int:
     """Largest resident set of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if os.uname().sysname == "Darwin" else peak * 1024
+
+
+def resident_memory() -> int | None:
+    """Resident set of this process now, in bytes; None where the system does not say."""
+    try:
+        return int((_PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None  # not Linux
 
 
 def forget_code(library: str) -> None:

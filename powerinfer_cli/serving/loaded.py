@@ -1,14 +1,18 @@
-"""What is told of a model once it is loaded."""
+"""From a loaded model to what handlers have of it."""
 
 from collections import Counter
 
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.placement.fingerprint import model_fingerprint
 from powerinfer_cli.runtime import Engine
+from powerinfer_cli.serving.engine_thread import EngineThread
+from powerinfer_cli.serving.grammars import grammars_of
+from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
-__all__ = ["served_model"]
+__all__ = ["served_model", "start_thread"]
 
 
 def served_model(
@@ -34,10 +38,22 @@ def served_model(
         config=engine.config,
         tokenizer=tokenizer,
         template=template,
-        n_ctx_slot=getattr(engine, "n_ctx_sequence", engine.n_ctx),
-        n_slots=getattr(engine, "n_sequences", 1),
+        n_ctx_slot=engine.n_ctx_sequence,
+        n_slots=engine.n_sequences,
         n_params=sum(tensor.n_elements for tensor in tensors),
         size=sum(tensor.nbytes for tensor in tensors),
         file_type=bytes_of.most_common(1)[0][0] if bytes_of else "",
         lines=lines,
+        grammars=grammars_of(tokenizer),
     )
+
+
+def start_thread(
+    gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, log: Log
+) -> EngineThread:
+    """The engine's thread, at work. Called by the thread that loaded the model: where that was told to run on certain
+    cores, its children run there, too.
+    """
+    thread = EngineThread(engine, tokenizer, options, log.served, model=model_fingerprint(gguf))
+    thread.start()
+    return thread

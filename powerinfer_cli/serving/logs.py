@@ -4,8 +4,11 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from powerinfer_cli.serving.counters import Served
 
 __all__ = ["Log"]
 
@@ -13,8 +16,9 @@ __all__ = ["Log"]
 class Log:
     """Safe to use from any thread: a line is written at once."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self._json, self._quiet = as_json, quiet
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, tasks: bool = False) -> None:
+        """tasks: a line for each task of the engine's thread, too."""
+        self._json, self._quiet, self._tasks = as_json, quiet, tasks
 
     def note(self, text: str, **values: Any) -> None:
         """What is going on."""
@@ -37,6 +41,11 @@ class Log:
             f"{values['predicted']} written at {values['tokens_per_s']} tokens/s"
         )
 
+    def served(self, record: Served) -> None:
+        """A task has ended; told only to those who want to know all."""
+        if self._tasks:
+            self.note("task " + " ".join(f"{name}={_short(value)}" for name, value in asdict(record).items()))
+
     def failure(self, error: Exception) -> None:
         """What nobody expected: where it happened. Not its message, which may hold what a client has sent."""
         frames = traceback.extract_tb(error.__traceback__)[-6:]
@@ -56,3 +65,7 @@ class Log:
 def _printable(path: str) -> str:
     """A path is a stranger's: no line of the log may be one, nor a terminal be steered."""
     return "".join(character if character.isprintable() else "?" for character in path[:200])
+
+
+def _short(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

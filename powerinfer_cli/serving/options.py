@@ -14,12 +14,11 @@ class ServerOptions:
 
     alias: what /v1/models calls the model, of the names that clients may use; without, the model's path. n_predict:
     the default of requests, negative for no limit. n_batch: -b, from which /infill takes how much of a text the model
-    gets to see. api_keys: any of them opens the door; none: no door.
-    timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
-    /metrics answer. pooling: of embeddings, "none", "mean", "cls" or "last"; None is the model's own. queue: requests
-    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request. reasoning_format:
-    "none", "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. page: a folder to
-    serve instead of the page that is built in.
+    gets to see. api_keys: any of them opens the door; none: no door. timeout_s: of reading a request and of writing to
+    a reader who does not read. slots, metrics: whether /slots and /metrics answer. pooling: of embeddings, "none",
+    "mean", "cls" or "last"; None is the model's own. queue: requests that may wait for a slot, beyond which 503 is
+    answered. body_bytes: the largest request. reasoning_format: "none", "deepseek", "deepseek-legacy" or "auto".
+    jinja: whether chats may have tools. page: a folder to serve instead of the page that is built in.
     """
 
     host: str = "127.0.0.1"

@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.sampling.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.rates import Rates
 from powerinfer_cli.serving.requests import current, note_events
 from powerinfer_cli.serving.tasks import Emit, Event, Failed, Finished, SlotDone, Task, Vectors
 from powerinfer_cli.text import ChatTemplate, Tokenizer
@@ -42,6 +44,7 @@ class ServedModel:
     n_slots: int
     n_params: int
     size: int
+    grammars: Grammars
     file_type: str = ""
     lines: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
@@ -63,6 +66,7 @@ class Service:
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self.started = time.time()
+        self.rates = Rates()
         self._model: ServedModel | None = None
         self._thread: Any = None
         self._inbox: Inbox | None = None

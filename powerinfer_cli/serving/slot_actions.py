@@ -44,9 +44,7 @@ def _restore(engine: EngineLike, task: SlotTask, model: str) -> int:
     engine.truncate(0, task.id_slot)
     try:
         saved = read_slot(Path(task.path), model, engine.n_ctx_sequence, engine.config.n_vocab)
-        engine.restore(task.id_slot, saved.arrays)
-        if list(engine.tokens_of(task.id_slot)) != saved.ids:
-            raise PowerInferError("the file's tokens and its cache do not belong together")
+        engine.restore(task.id_slot, saved.ids, saved.arrays)
     except PowerInferError as error:
         engine.truncate(0, task.id_slot)
         raise invalid_request(f"Unable to restore slot: {error}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -98,15 +97,14 @@ class ToyEngine:
         self.pages.resize(sequence, len(self.ids[sequence]))
 
     def save(self, sequence: int) -> dict[str, np.ndarray]:
-        ids = self.ids[sequence]
-        return {"ids": np.array(ids, np.int32), "k.0": np.outer(ids, [1.0, 0.5]).astype(np.float16)}
+        return {"0.k": np.outer(self.ids[sequence], [1.0, 0.5]).astype(np.float16)}
 
-    def restore(self, sequence: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        if set(arrays) != {"ids", "k.0"} or arrays["k.0"].shape != (arrays["ids"].size, 2):
+    def restore(self, sequence: int, ids: Sequence[int], stored: Mapping[str, np.ndarray]) -> None:
+        if set(stored) != {"0.k"} or stored["0.k"].shape != (len(ids), 2):
             raise PowerInferError("not what this engine saved")
         self.truncate(0, sequence)
-        self.pages.resize(sequence, arrays["ids"].size)
-        self.ids[sequence] += arrays["ids"].tolist()
+        self.pages.resize(sequence, len(ids))
+        self.ids[sequence] += ids
 
 
 def hidden(ids: Sequence[int]) -> np.ndarray:

@@ -2,13 +2,27 @@
 
 from fastapi import APIRouter
 
-from powerinfer_cli.serving.routes import completion, embeddings, health, infill, models, neurons, tokens
+from powerinfer_cli.serving.routes import (
+    completion,
+    embeddings,
+    health,
+    infill,
+    metrics,
+    models,
+    neurons,
+    props,
+    slots,
+    tokens,
+)
 
 __all__ = ["ROUTERS"]
 
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     models.router,
+    props.router,
+    slots.router,
+    metrics.router,
     tokens.router,
     completion.router,
     infill.router,

@@ -1,0 +1,78 @@
+"""What Prometheus reads."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from powerinfer_cli.runtime.memory import resident_memory
+from powerinfer_cli.serving.counters import Counters
+from powerinfer_cli.serving.errors import not_supported
+from powerinfer_cli.serving.rates import Rates
+from powerinfer_cli.serving.service import Service
+
+__all__ = ["metrics_text", "router"]
+
+router = APIRouter(tags=["server"])
+
+COUNTER, GAUGE = "counter", "gauge"
+Line = tuple[str, str, str, float | None]
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """In Prometheus's text format; averages are of the time since they were last asked for."""
+    service: Service = request.app.state.service
+    if not service.options.metrics:
+        raise not_supported("This server does not support metrics endpoint. Start it with `--metrics`")
+    counters: Counters = service.thread.counters()
+    return Response(
+        metrics_text(counters, service.rates, service.started),
+        media_type="text/plain; version=0.0.4",
+        headers={"Process-Start-Time-Unix": str(int(service.started))},
+    )
+
+
+def metrics_text(counters: Counters, rates: Rates, started: float) -> str:
+    """llama-server's metrics and ours; what is not known is left out."""
+    prompt, predicted = rates.since_last(counters)
+    lines: list[Line] = [
+        *_totals(counters),
+        (GAUGE, "llamacpp:prompt_tokens_seconds", "Average prompt throughput in tokens/s", prompt),
+        (GAUGE, "llamacpp:predicted_tokens_seconds", "Average generation throughput in tokens/s", predicted),
+        *_now(counters),
+        (GAUGE, "process_start_time_seconds", "When the server began, in seconds since 1970", started),
+        (GAUGE, "process_resident_memory_bytes", "Main memory in use", resident_memory()),
+    ]
+    return "".join(
+        f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n{name} {value:.10g}\n"
+        for kind, name, meaning, value in lines
+        if value is not None
+    )
+
+
+def _totals(counters: Counters) -> list[Line]:
+    named = (
+        ("prompt_tokens_total", "Prompt tokens that were read, without cached ones", counters.prompt_tokens),
+        ("prompt_tokens_cached_total", "Prompt tokens that a slot had already", counters.prompt_tokens_cached),
+        ("prompt_seconds_total", "Time spent on prompts", counters.prompt_seconds),
+        ("tokens_predicted_total", "Tokens that were written", counters.predicted_tokens),
+        ("tokens_predicted_seconds_total", "Time spent on writing", counters.predicted_seconds),
+        ("n_decode_total", "Steps of the engine", counters.n_decode),
+        ("n_tokens_max", "The longest text so far, prompt and all", counters.n_tokens_max),
+        # There is no speculative decoding here; dashboards ask for these.
+        ("spec_decode_num_draft_tokens_total", "Tokens drafted", 0),
+        ("spec_decode_num_accepted_tokens_total", "Drafted tokens that were accepted", 0),
+        ("spec_decode_num_drafts_total", "Drafts", 0),
+    )
+    return [(COUNTER, f"llamacpp:{name}", meaning, value) for name, meaning, value in named]
+
+
+def _now(counters: Counters) -> list[Line]:
+    return [
+        (GAUGE, "llamacpp:requests_processing", "Requests in slots", counters.requests_processing),
+        (GAUGE, "llamacpp:requests_deferred", "Requests that wait for a slot", counters.requests_deferred),
+        (GAUGE, "llamacpp:n_busy_slots_per_decode", "Slots that a step serves", counters.busy_slots_per_decode),
+        (GAUGE, "llamacpp:kv_cache_usage_ratio", "Share of the KV cache in use, 0 to 1", counters.kv_usage),
+        (GAUGE, "llamacpp:kv_cache_tokens", "Tokens in the KV cache", counters.kv_tokens),
+        (GAUGE, "powerinfer:active_neuron_share", "Neurons that fired, of all in FFNs", counters.active_share),
+        (GAUGE, "powerinfer:predicted_neuron_share", "Neurons that were predicted to", counters.predicted_share),
+    ]

@@ -1,0 +1,130 @@
+"""What each slot does, and saving what it has read."""
+
+import math
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, StrictStr
+from starlette.responses import Response
+
+from powerinfer_cli.serving.answers.settings import sampler_body
+from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.errors import invalid_request, not_supported, unavailable
+from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.slot import SlotView
+from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotDone, SlotTask
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["slots"])
+
+RESERVED = frozenset('/\\:*?"<>|')
+RANDOM_SEED = 2**32 - 1
+
+
+class SlotFile(BaseModel):
+    """For save and restore."""
+
+    model_config = ConfigDict(title="SlotFile")
+
+    filename: StrictStr
+
+
+@router.get("/slots")
+async def slots(request: Request, fail_on_no_slot: str = "") -> Response:
+    """All slots; fail_on_no_slot: 503 where all are busy."""
+    service: Service = request.app.state.service
+    if not service.options.slots:
+        raise not_supported("This server does not support slots endpoint. Start it with `--slots`")
+    views: list[SlotView] = service.thread.slots()
+    if fail_on_no_slot and all(view.is_processing for view in views):
+        raise unavailable("no slot available")
+    return Answer([_shown(view) for view in views])
+
+
+@router.post("/slots/{id_slot}")
+async def act(request: Request, id_slot: str, action: str = "", body: SlotFile | None = None) -> Response:
+    """Save what a slot has read to a file in --slot-save-path, restore it from there, or forget it."""
+    service: Service = request.app.state.service
+    folder = service.options.slot_save_path
+    if folder is None:
+        raise not_supported("This server does not support slots action. Start it with `--slot-save-path`")
+    if not (id_slot.isascii() and id_slot.isdigit() and len(id_slot) < 10):
+        raise invalid_request("Invalid slot ID")
+    if action not in list(SlotAction):
+        raise invalid_request("Invalid action")
+    filename = ""
+    if action != SlotAction.ERASE:
+        if body is None:
+            raise invalid_request('"filename" is missing')
+        filename = _checked(body.filename)
+    task = SlotTask(SlotAction(action), int(id_slot), str(folder / filename), filename)
+    async with service.open(task) as reply:
+        async for event in reply:
+            if isinstance(event, SlotDone):
+                return Answer(_done(task, event))
+    raise unavailable("the server is stopping")
+
+
+def _checked(filename: str) -> str:
+    """A plain name of a file that is not hidden, in the folder itself."""
+    good = filename.isprintable() and not RESERVED & set(filename) and filename == filename.strip()
+    if not good or not filename or filename[0] == "." or len(filename.encode("utf-8", "replace")) > 200:
+        raise invalid_request("Invalid filename")
+    return filename
+
+
+def _done(task: SlotTask, event: SlotDone) -> dict[str, Any]:
+    if task.action is SlotAction.ERASE:
+        return {"id_slot": event.id_slot, "n_erased": event.n_tokens}
+    tokens, size = ("n_saved", "n_written") if task.action is SlotAction.SAVE else ("n_restored", "n_read")
+    return {
+        "id_slot": event.id_slot,
+        "filename": task.filename,
+        tokens: event.n_tokens,
+        size: event.n_bytes,
+        "timings": {f"{task.action}_ms": event.ms},
+    }
+
+
+def _shown(view: SlotView) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": view.id,
+        "n_ctx": view.n_ctx,
+        "speculative": False,
+        "is_processing": view.is_processing,
+    }
+    if view.task is None:
+        return shown
+    return {
+        **shown,
+        "id_task": view.id_task,
+        "n_prompt_tokens": view.n_tokens,
+        "n_prompt_tokens_processed": view.n_prompt_processed,
+        "n_prompt_tokens_cache": view.n_prompt_cached,
+        "params": _params(view.task) if isinstance(view.task, CompletionTask) else {},
+        "next_token": [
+            {
+                "has_next_token": view.has_next_token,
+                "has_new_line": view.has_new_line,
+                "n_remain": view.n_remain,
+                "n_decoded": view.n_decoded,
+            }
+        ],
+    }
+
+
+def _params(task: CompletionTask) -> dict[str, Any]:
+    """No text of the client's: neither stop strings nor grammars."""
+    seed = task.sampler.seed
+    body = sampler_body(task.sampler, seed if seed >= 0 else RANDOM_SEED)
+    body.pop("dry_sequence_breakers", None)
+    return {
+        **{name: value for name, value in body.items() if not isinstance(value, float) or math.isfinite(value)},
+        "max_tokens": task.n_predict,
+        "n_predict": task.n_predict,
+        "n_keep": task.n_keep,
+        "n_discard": task.n_discard,
+        "n_probs": task.n_probs,
+        "post_sampling_probs": task.post_sampling_probs,
+    }
