@@ -1,4 +1,7 @@
-"""One token times a matrix: out = W x (+ bias), row by row, as fast as memory delivers the rows."""
+"""A token, or a few, times a matrix: out = W x (+ bias), row by row, as fast as memory delivers the rows.
+
+A row is read once for all tokens, and each token's product is what it is alone, to the bit.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +11,9 @@ from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rows import BASE, COLUMNS, DOT_ROW, ROWS, STRIDE, WeightRows, dot_row, row_address
 from powerinfer_cli.kernels.simd import f32, i64, prefetch
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
-from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors
 
-__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec"]
+__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "stride_of"]
 
 _LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
@@ -35,6 +38,26 @@ def matvec(
     threads: for how many the rows are cut into shares; the result is the same for any.
     """
     return Operation(_matvec, (rows, input_of(rows, x), out, bias, threads), wait)
+
+
+def stride_of(rows: WeightRows, x: Vectors) -> int:
+    """Bytes from one token's input of a matrix's dot products to the next one's."""
+    return int(input_of(rows, x).strides[0])
+
+
+def matvec_few(
+    state: npt.NDArray[np.int64],
+    rows: WeightRows,
+    x: Vectors,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    threads: int = 1,
+    wait: bool = True,
+) -> Operation:
+    """out[t, i] = W[i] . x[t] (+ bias[i]), for each of the batch's tokens; as `matvec` of each."""
+    places = input_of(rows, x), stride_of(rows, x), out, out.strides[0]
+    return Operation(_matvec_few, (state, rows, *places, bias, threads), wait)
 
 
 @helper
@@ -78,6 +101,31 @@ def _matvec(op_address, worker):
             ahead = base + next_begin * stride + beyond
             value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], ahead)
             out[i] = value + f32(bias)[i] if bias else value
+        if not claimed:
+            next_begin, next_end = _share(take(op), threads, n)
+        begin, end = next_begin, next_end
+
+
+@kernel(OPERATION, "matvec_few")
+def _matvec_few(op_address, worker):
+    """As `_matvec`: while the first token's product is computed, memory is asked for what comes next."""
+    op = i64(op_address)
+    rows, x, x_bytes, out, out_bytes = i64(op[FIRST + 1]), op[FIRST + 2], op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
+    n_tokens, bias, threads = i64(op[FIRST])[N_TOKENS], op[FIRST + 6], op[FIRST + 7]
+    n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
+    begin, end = _share(take(op), threads, n)
+    fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    while begin < n:
+        claimed, next_begin, next_end = False, end, end
+        for i in range(begin, end):
+            beyond = (i - end) * stride + AHEAD_BYTES
+            if beyond >= 0 and not claimed:
+                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+            row, shift = row_address(rows, i, worker), f32(bias)[i] if bias else np.float32(0.0)
+            ahead = base + next_begin * stride + beyond
+            for t in range(n_tokens):
+                value = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead if t == 0 else row)
+                f32(out + t * out_bytes)[i] = value + shift if bias else value
         if not claimed:
             next_begin, next_end = _share(take(op), threads, n)
         begin, end = next_begin, next_end

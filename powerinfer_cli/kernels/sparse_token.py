@@ -46,14 +46,27 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
-from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors
 from powerinfer_cli.model import Activation
 
-__all__ = ["ALWAYS", "ASK", "NEVER", "Neurons", "Predictor", "Told", "sparse_token"]
+__all__ = [
+    "ALWAYS",
+    "ASK",
+    "NEVER",
+    "PARTS",
+    "Neurons",
+    "Predictor",
+    "Told",
+    "add_down",
+    "add_parts",
+    "borders_of",
+    "row_in_memory",
+    "sparse_token",
+]
 
 # How much of the neurons each part has: small ones at the end, so that no thread waits long for another.
 _SHARES = np.array([3] * 8 + [1] * 8)
-_PARTS = len(_SHARES)
+PARTS = len(_SHARES)
 _ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
@@ -115,8 +128,7 @@ def sparse_token(
     """
     n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
-    sums = np.zeros((_PARTS, n_embd), np.float32)
-    borders = n_ff * np.cumsum([0, *_SHARES]) // _SHARES.sum()  # int64 [_PARTS + 1]
+    sums = np.zeros((PARTS, 1, n_embd), np.float32)
     asked: tuple[Operand, ...] = (None, None, None, 0.0)
     if isinstance(predictor, Told):
         asked = (None, None, predictor.modes, 0.0)
@@ -128,13 +140,35 @@ def sparse_token(
         first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
     down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
     return [
-        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders, code)),
-        Operation(_add_parts, (sums, n_embd, out, neurons.down_bias, down.n_cols, down.format.group)),
+        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders_of(n_ff), code)),
+        add_parts(None, sums, out, neurons.down_bias, down),
     ]
 
 
+def borders_of(n_ff: int) -> npt.NDArray[np.int64]:
+    """Where parts begin, and the last one ends, [PARTS + 1]."""
+    borders: npt.NDArray[np.int64] = n_ff * np.cumsum([0, *_SHARES]) // _SHARES.sum()
+    return borders
+
+
+def add_parts(
+    state: npt.NDArray[np.int64] | None,
+    sums: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    down: WeightRows,
+) -> Operation:
+    """out[t] = the parts' sums (+ bias), in the order of columns. sums [PARTS, T or more, padded(n)], in AXPY's order.
+
+    Without a state there is one token.
+    """
+    n_tokens, n = sums.shape[1:]
+    places = sums, n, n_tokens * n, out, out.strides[0] // 4 if out.ndim > 1 else 0
+    return Operation(_add_parts, (state, *places, bias, down.n_cols, down.format.group))
+
+
 @helper
-def _row(rows, i):
+def row_in_memory(rows, i):
     """Where row i lies in memory, to be asked for. (Rows that are rearranged on use come from the file.)"""
     return rows[BASE] + i * rows[STRIDE]
 
@@ -150,9 +184,9 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
     for i in range(begin, end):
         mode = modes[i]
         if mode == ASK:
-            ahead = _row(fc2, i) + AHEAD_BYTES
+            ahead = row_in_memory(fc2, i) + AHEAD_BYTES
             if asked < count:
-                ahead = _row(first, np.int64(chosen[asked])) + done
+                ahead = row_in_memory(first, np.int64(chosen[asked])) + done
                 done += fc2[ROW_BYTES]
                 if done >= first[ROW_BYTES]:
                     asked, done = asked + 1, np.int64(0)
@@ -163,7 +197,7 @@ def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worke
             chosen[count] = i
             count += 1
     for k in range(asked, count):
-        fetch(_row(first, np.int64(chosen[k])), first[ROW_BYTES])
+        fetch(row_in_memory(first, np.int64(chosen[k])), first[ROW_BYTES])
     return count
 
 
@@ -172,7 +206,7 @@ def _everything(first, begin, end, chosen):
     for i in range(begin, end):
         chosen[i - begin] = i
     for i in range(begin, min(begin + _ROWS_AHEAD, end)):
-        fetch(_row(first, i), first[ROW_BYTES])
+        fetch(row_in_memory(first, i), first[ROW_BYTES])
     return end - begin
 
 
@@ -187,12 +221,12 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
     fired = asked = 0
     for k in range(count):
         i = np.int64(chosen[k])
-        ahead = _row(first, i)
+        ahead = row_in_memory(first, i)
         if asked < fired:
-            ahead = _row(following, np.int64(chosen[asked]))
+            ahead = row_in_memory(following, np.int64(chosen[asked]))
             asked += 1
         elif k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
-            ahead = _row(first, i + _ROWS_AHEAD)
+            ahead = row_in_memory(first, i + _ROWS_AHEAD)
         value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
         if bias:
             value += f32(bias)[i]
@@ -202,7 +236,7 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
     for k in range(asked, fired):
-        fetch(_row(following, np.int64(chosen[k])), following[ROW_BYTES])
+        fetch(row_in_memory(following, np.int64(chosen[k])), following[ROW_BYTES])
     return fired
 
 
@@ -211,7 +245,7 @@ def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker)
     """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that; the down rows are asked for on the way."""
     for k in range(count):
         i = np.int64(chosen[k])
-        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], _row(down, i))
+        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], row_in_memory(down, i))
         if bias:
             up += f32(bias)[i]
         if relu_on_up:
@@ -220,7 +254,7 @@ def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker)
 
 
 @helper
-def _add_down(rows, chosen, count, values, out_address, ahead, worker):
+def add_down(rows, chosen, count, values, out_address, ahead, worker):
     """out = the sum of values[k] * W[chosen[k]], in AXPY's order. What begins at `ahead` is asked for."""
     n, out = rows[COLUMNS], f32(out_address)
     for c in range(0, padded(n), 16):
@@ -233,7 +267,7 @@ def _add_down(rows, chosen, count, values, out_address, ahead, worker):
     eight, a = i64(address_of(stack_f32(16))), stack_f32(4)
     for k in range(0, count, 4):
         for j in range(4):  # behind the last row: nothing of it once more
-            eight[j] = _row(rows, np.int64(chosen[min(k + j, count - 1)]))
+            eight[j] = row_in_memory(rows, np.int64(chosen[min(k + j, count - 1)]))
             eight[4 + j] = ahead + (k + j) * rows[ROW_BYTES]
             a[j] = values[k + j] if k + j < count else np.float32(0.0)
         axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
@@ -248,7 +282,7 @@ def _add_neurons(op_address, worker):
     counts, down, sums, borders = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], i64(op[FIRST + 16])
     sum_bytes, code = padded(down[COLUMNS]) * 4, op[FIRST + 17]
     part = take(op)
-    while part < _PARTS:
+    while part < PARTS:
         begin, end = borders[part], borders[part + 1]
         chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
         if op[FIRST + 2]:
@@ -259,8 +293,8 @@ def _add_neurons(op_address, worker):
         if second:
             _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
         following = take(op)
-        ahead = _row(i64(fc2) if fc2 else first, borders[min(following, _PARTS)])
-        _add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
+        ahead = row_in_memory(i64(fc2) if fc2 else first, borders[min(following, PARTS)])
+        add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
         fetch_add(counts, 0, count)
         fetch_add(counts, 1, fired)
         part = following
@@ -268,18 +302,21 @@ def _add_neurons(op_address, worker):
 
 @kernel(OPERATION, "add_parts")
 def _add_parts(op_address, worker):
+    """A piece is some columns of a token."""
     op = i64(op_address)
-    sums, n, out, bias, n_bias = f32(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
-    group, lanes = op[FIRST + 5], stack_f32(16)
-    chunk = 16 * group
+    n, part_stride, bias, n_bias, group = op[FIRST + 2], op[FIRST + 3], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
+    n_tokens = i64(op[FIRST])[N_TOKENS] if op[FIRST] else 1
+    lanes, chunk, pieces = stack_f32(16), 16 * group, n // _COLUMNS
     while True:
-        begin = take(op) * _COLUMNS
-        if begin >= n:
+        piece = take(op)
+        if piece >= n_tokens * pieces:
             return
+        t, begin = piece // pieces, piece % pieces * _COLUMNS
+        sums, out = f32(op[FIRST + 1] + t * n * 4), f32(op[FIRST + 4] + t * op[FIRST + 5] * 4)
         for c in range(begin, begin + _COLUMNS, 16):
             total = load_f32(sums, c)
-            for part in range(1, _PARTS):
-                total = total + load_f32(sums, part * n + c)
+            for part in range(1, PARTS):
+                total = total + load_f32(sums, part * part_stride + c)
             if group == 0:
                 store_f32(out, c, total)
                 continue

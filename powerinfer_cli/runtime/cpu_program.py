@@ -1,7 +1,11 @@
-"""The operations of a forward pass, layer by layer: once for a single token, once for a batch of them."""
+"""The operations of a forward pass, layer by layer: for a single token, for a few, and for a batch of many.
+
+One token and few give the same results to the bit; many are multiplied in another order.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +15,13 @@ from powerinfer_cli.kernels.attention import attention
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.embedding import embed
 from powerinfer_cli.kernels.gemm import Product, Workspace, gemm, make_workspace
-from powerinfer_cli.kernels.matvec import matvec
+from powerinfer_cli.kernels.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rope import Angles, rope
 from powerinfer_cli.kernels.segments import State
 from powerinfer_cli.kernels.sparse_batch import SparseWorkspace, make_sparse_workspace, sparse_batch
+from powerinfer_cli.kernels.sparse_few import sparse_few
 from powerinfer_cli.kernels.sparse_token import Neurons, Predictor, sparse_token
 from powerinfer_cli.kernels.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import ModelConfig
@@ -114,7 +119,9 @@ def make_room(config: ModelConfig, n_tokens: int, threads: int) -> Room:
 
 
 class Writer:
-    """Writes operations over one set of buffers. `room` None: for one token."""
+    """Writes operations over one set of buffers: with `room` for batches, with `few` for that many tokens at most,
+    else for one token.
+    """
 
     def __init__(
         self,
@@ -123,10 +130,11 @@ class Writer:
         angles: Angles | None,
         threshold: float,
         threads: int,
-        room: Room | None,
+        room: Room | None = None,
+        few: int = 0,
     ) -> None:
         self.config, self.buffers, self.angles = config, buffers, angles
-        self.threshold, self.threads, self.room = threshold, threads, room
+        self.threshold, self.threads, self.room, self.few = threshold, threads, room, few
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
         """x = the embeddings of the ids."""
@@ -180,9 +188,11 @@ class Writer:
         if self.room is not None:
             wanted = [Product(p.rows, out, p.bias) for p, out in products]
             return gemm(self.buffers.state, x, wanted, self.room.products)
+        multiply = partial(matvec_few, self.buffers.state) if self.few else matvec
         last = len(products) - 1
         return [
-            matvec(p.rows, x, out, p.bias, threads=self.threads, wait=i == last) for i, (p, out) in enumerate(products)
+            multiply(p.rows, x, out, p.bias, threads=self.threads, wait=i == last)
+            for i, (p, out) in enumerate(products)
         ]
 
     def _attention(self, layer: CPULayer, x: Vectors, cache: KeysValues) -> list[Operation]:
@@ -237,6 +247,8 @@ class Writer:
             asking = self._multiply(b.x, [(Projection(found.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
         operands = b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts
+        if self.few:
+            return [*asking, *sparse_few(b.state, *operands, self.few)]
         if self.room is None:
             return [*asking, *sparse_token(*operands)]
         assert self.room.sparse is not None  # a sparse layer is of a sparse model

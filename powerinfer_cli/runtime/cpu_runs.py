@@ -25,7 +25,7 @@ class CPURuns(CPUSide):
         self._runs = runs
         super().__init__(parts, plan)
 
-    def write_layers(self, one: Writer, many: Writer) -> None:
+    def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
         """The embedding, and each run: from x to x."""
         embed_one, embed_many = one.embedding(self.weights), many.embedding(self.weights)
         tokens = {layers: self._operations(one, layers) for layers in self._runs}

@@ -14,6 +14,7 @@ from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.packing import packing_kernels
 from powerinfer_cli.kernels.program import Operation, assemble
 from powerinfer_cli.kernels.rope import Angles
+from powerinfer_cli.kernels.sparse_few import FEW
 from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
 from powerinfer_cli.kernels.vectors import N_TOKENS, make_vectors
 from powerinfer_cli.model import Weights
@@ -79,25 +80,32 @@ class CPUSide(ABC):
         self.many = make_buffers(config, self.weights, n_tokens, self.pages.n_sequences)
         self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
         self.logits = make_vectors(1, config.n_vocab, records=False)
-        self._many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
+        self.many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
 
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
         self.room = make_room(self.config, len(self.many.ids), self.team.size)
-        one = Writer(self.config, self.one, self._angles_one, self.threshold, self.threads, None)
+        one = Writer(self.config, self.one, self._angles_one, self.threshold, self.threads)
         many = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads_batch, self.room)
+        self.most_few = min(FEW, self.pages.n_sequences, len(self.many.ids))
+        few = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads, few=self.most_few)
         head: list[Operation] = []
         heads: list[Operation] = []
+        head_of_few: list[Operation] = []
         if self.weights.output is not None:
             head = one.head(self.weights, (), self.logits.floats)
-            heads = many.head(self.weights, (), self._many_logits.floats)
-        self.prepare(op.kernel for op in (*head, *heads))
-        self._head, self._heads, self._norm = assemble(head), assemble(heads), assemble(heads[:1])
-        self.write_layers(one, many)
+            heads = many.head(self.weights, (), self.many_logits.floats)
+            head_of_few = few.head(self.weights, (), self.many_logits.floats)
+        self.prepare(op.kernel for op in (*head, *heads, *head_of_few))
+        self._head, self._heads, self._head_of_few = assemble(head), assemble(heads), assemble(head_of_few)
+        self._norm = assemble(heads[:1])
+        self.write_layers(one, few, many)
 
     @abstractmethod
-    def write_layers(self, one: Writer, many: Writer) -> None:
-        """The programs of those who derive from this: for one token, and for a batch."""
+    def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
+        """The programs of those who derive from this: for one token, for up to `most_few` of as many sequences, and
+        for a batch.
+        """
 
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on."""
@@ -133,8 +141,11 @@ class CPUSide(ABC):
             if to != row:
                 self.many.x.floats[to] = self.many.x.floats[row]
         self.many.state[N_TOKENS] = len(rows)
-        self.team.run(self._heads.table, self.threads_batch)
-        return self._many_logits.floats[: len(rows), : self.config.n_vocab].copy()
+        if len(rows) <= self.most_few:  # as one would be, to the bit
+            self.team.run(self._head_of_few.table, self.threads)
+        else:
+            self.team.run(self._heads.table, self.threads_batch)
+        return self.many_logits.floats[: len(rows), : self.config.n_vocab].copy()
 
     def hidden_of(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""

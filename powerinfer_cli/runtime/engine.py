@@ -21,7 +21,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable, pages_needed
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.stats import SparsityStats
-from powerinfer_cli.runtime.step import Piece, answers
+from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
 __all__ = ["ContextFull", "Engine"]
 
@@ -134,11 +134,13 @@ class Engine:
         """How many tokens more a sequence may get now."""
         return self._pages.room(sequence)
 
-    def step(self, pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32] | None]:
-        """Append tokens to several sequences in one pass over the weights; what each piece wants to be told.
+    def step(self, pieces: Sequence[Piece]) -> list[Answer]:
+        """Append tokens to several sequences; what each piece wants to be told.
 
-        At most one piece for a sequence, and `most_tokens` tokens in all. A token's result is the same, up to
-        rounding, whatever comes with it.
+        Single tokens pass the weights together, longer pieces together behind them.
+
+        At most one piece for a sequence, and `most_tokens` tokens in all. A sequence's results are the same whatever
+        the other sequences are given: in main memory to the bit, on GPUs up to rounding.
 
         Raises:
             ContextFull: a sequence has no room for its tokens (nothing was appended).
@@ -146,8 +148,15 @@ class Engine:
         parts = [(piece.sequence, piece.ids) for piece in pieces]
         if not all(ids for _, ids in parts) or len({sequence for sequence, _ in parts}) < len(parts):
             raise ValueError("each piece needs tokens and a sequence of its own")
-        batch = self._forward(parts)
-        return answers(pieces, batch.segments, self._backend.hidden_at, self._backend.logits_at)
+        self._sequences.check(parts)
+        found: dict[int, Answer] = {}
+        for passed in passes(pieces):
+            batch = self._forward([parts[i] for i in passed])
+            told = answers(
+                [pieces[i] for i in passed], batch.segments, self._backend.hidden_at, self._backend.logits_at
+            )
+            found |= dict(zip(passed, told, strict=True))
+        return [found[i] for i in range(len(pieces))]
 
     def prefill(self, ids: Sequence[int], on_batch: Callable[[int, int], None] | None = None) -> Logits:
         """Append ids, a batch at a time; the logits [n_vocab] that follow the last. `on_batch(done, all)` is progress.

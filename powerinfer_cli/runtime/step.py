@@ -8,9 +8,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.sparse_few import FEW
 from powerinfer_cli.runtime.batch import Segment
 
-__all__ = ["Answer", "Piece", "Wanted", "answers"]
+__all__ = ["Answer", "Piece", "Wanted", "answers", "passes"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Answer: TypeAlias = Floats | None
@@ -34,6 +35,16 @@ class Piece:
     sequence: int
     ids: Sequence[int]
     wanted: Wanted = Wanted.LAST
+
+
+def passes(pieces: Sequence[Piece]) -> list[list[int]]:
+    """Which pieces go through the layers together: single tokens, FEW at most, and all longer pieces.
+
+    So a sequence's tokens are always multiplied in the same way, and its results do not depend on the others.
+    """
+    single = [i for i, piece in enumerate(pieces) if len(piece.ids) == 1]
+    longer = [i for i, piece in enumerate(pieces) if len(piece.ids) > 1]
+    return [*(single[i : i + FEW] for i in range(0, len(single), FEW)), *([longer] if longer else [])]
 
 
 def answers(
