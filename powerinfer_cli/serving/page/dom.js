@@ -23,6 +23,7 @@ export function icon(name) {
   svg.setAttribute("aria-hidden", "true");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
   path.setAttribute("d", PATHS[name]);
+  if (name === "stop") path.setAttribute("fill", "currentColor");
   svg.append(path);
   return svg;
 }

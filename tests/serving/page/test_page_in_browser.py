@@ -210,6 +210,13 @@ def test_a_phone_and_the_dark(start: Start, open_tab: Open) -> None:
     assert tab.page.evaluate(back) == light
 
 
+def test_a_phone_while_the_model_loads(start: Start, open_tab: Open) -> None:
+    _, url = start(loading=True)
+    tab = open_tab(url, viewport={"width": 320, "height": 640}, is_mobile=True, has_touch=True)
+    expect(tab.page.locator("#state")).to_have_text("Loading the model…")
+    assert tab.page.evaluate("innerWidth") == 320  # a page that is wider makes a phone's window wider
+
+
 def test_the_neurons(start: Start, open_tab: Open) -> None:
     server, url = start(answer=SLOW, pause=0.02)
     tab = open_tab(url)
