@@ -1,0 +1,112 @@
+"""Decisions: which slot, how much of whose tokens, what has to go."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from powerinfer_cli.serving.scheduler import (
+    Clearing,
+    Held,
+    Idle,
+    Load,
+    choose_slot,
+    common_prefix,
+    plan_clearing,
+    plan_shift,
+    plan_step,
+)
+
+IDS = st.lists(st.integers(0, 2), max_size=20)
+
+
+@given(IDS, IDS, st.integers(0, 700))
+def test_common_prefix(a: list[int], b: list[int], n_before: int) -> None:
+    before = list(range(n_before))
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    assert common_prefix((*before, *a), [*before, *b]) == n_before + n
+
+
+def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
+    idle = [Idle(0, [1, 2, 9], 5), Idle(1, [1, 2, 3, 9], 7), Idle(2, [], 6), Idle(3, [1, 2, 3], 8)]
+    assert choose_slot((1, 2, 3, 4), idle) == 1
+    assert choose_slot((1, 2, 3, 4), idle[2:]) == 3
+    assert choose_slot((7, 8), idle) == 0
+    assert choose_slot((1, 2, 3, 4), idle, reuse=False) == 0
+    assert choose_slot((1, 2, 3, 4), idle, id_slot=2) == 2
+    assert choose_slot((1, 2, 3, 4), idle[:2], id_slot=2) is None
+    assert choose_slot((1,), []) is None
+
+
+def test_a_common_greeting_is_not_worth_a_conversation() -> None:
+    idle = [Idle(0, [1, *range(500, 900)], 9), Idle(1, [], 0)]
+    assert choose_slot((1, *range(100, 120)), idle) == 1
+    assert choose_slot((1, 500, 501, *range(100, 120)), idle) == 0
+
+
+def test_one_token_for_each_that_generates_and_a_chunk_of_the_first_prompt() -> None:
+    generating, reading = [Load(0, 0, 3), Load(2, 0, 1)], [Load(1, 500, 9), Load(3, 100, 8)]
+    assert plan_step(generating, reading, 512, 10_000) == {0: 1, 2: 1, 3: 64}
+    assert plan_step(generating, [Load(1, 500, 9), Load(3, 10, 8)], 512, 10_000) == {0: 1, 2: 1, 3: 10, 1: 54}
+    assert plan_step([], reading, 512, 10_000) == {3: 100, 1: 412}
+    assert plan_step(generating, reading, 16, 10_000) == {0: 1, 2: 1, 3: 14}
+
+
+def test_a_step_too_small_for_all_takes_turns() -> None:
+    generating = [Load(0, 0, 3), Load(2, 0, 1), Load(4, 0, 2)]
+    assert plan_step(generating, [], 2, 100) == {2: 1, 4: 1}
+    assert plan_step(generating, [Load(1, 5, 9)], 2, 100) == {2: 1, 1: 1}
+    assert plan_step(generating, [Load(1, 5, 9)], 1, 100) == {2: 1}
+
+
+def test_a_prompt_waits_for_room_for_all_of_it() -> None:
+    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 1, 2)], 512, 20) == {0: 1}
+    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 1, 2)], 512, 21) == {0: 1, 1: 20}
+
+
+@given(
+    st.lists(st.integers(0, 50), max_size=5),
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 50)), max_size=4),
+    st.integers(1, 128),
+    st.integers(1, 400),
+)
+def test_a_step_keeps_its_bounds(since: list[int], prompts: list[tuple[int, int]], most: int, room: int) -> None:
+    generating = [Load(i, 0, n) for i, n in enumerate(since)]
+    reading = [Load(10 + i, n, order) for i, (n, order) in enumerate(prompts)]
+    shares = plan_step(generating, reading, most, room)
+    left = {load.slot: load.n_left or 1 for load in (*generating, *reading)}
+    assert all(1 <= n <= left[slot] for slot, n in shares.items())
+    assert sum(shares.values()) <= min(most, room)
+    first = min(reading, key=lambda load: load.since, default=None)
+    assert bool(shares) == bool(generating or (first is not None and first.n_left <= room))
+
+
+def test_idle_caches_go_first_and_no_more_than_needed() -> None:
+    idle = [Held(0, 50, 9), Held(1, 30, 4), Held(2, 0, 1)]
+    assert plan_clearing(100, idle, [Held(3, 0, 5, 80)], [Held(4, 9, 1)]) == Clearing()
+    assert plan_clearing(60, idle, [Held(3, 0, 5, 80)], [Held(4, 9, 1)]) == Clearing(idle=(1,))
+    assert plan_clearing(10, idle, [Held(3, 0, 5, 80)], [Held(4, 9, 1)]) == Clearing(idle=(1, 0))
+
+
+def test_then_prompts_begin_anew_and_the_latest_texts_end() -> None:
+    generating = [Held(0, 40, 1), Held(1, 20, 3), Held(2, 30, 2)]
+    assert plan_clearing(2, [], [Held(3, 10, 5, 80), Held(4, 0, 6, 5)], generating) == Clearing(rewound=(3,))
+    assert plan_clearing(2, [], [], generating) == Clearing(ended=(1,))
+    assert plan_clearing(0, [], [], generating[:1]) == Clearing()  # it alone: its own context is full
+    assert plan_clearing(10, [], [Held(3, 10, 5, 80), Held(4, 60, 6, 5)], []) == Clearing(rewound=(4,))
+
+
+@pytest.mark.parametrize(
+    ("n_past", "n_ctx", "n_keep", "n_discard", "expected"),
+    [
+        (255, 256, 1, 0, (1, 127)),
+        (255, 256, 0, 10, (0, 10)),
+        (255, 256, 300, 0, (252, 1)),
+        (255, 256, 100, 500, (100, 154)),
+        (3, 4, 3, 0, (0, 1)),
+        (1, 2, 0, 0, (0, 0)),
+    ],
+)
+def test_what_a_shift_drops(n_past: int, n_ctx: int, n_keep: int, n_discard: int, expected: tuple[int, int]) -> None:
+    assert plan_shift(n_past, n_ctx, n_keep, n_discard) == expected
