@@ -1,7 +1,9 @@
 """How to serve."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from powerinfer_cli.sampling import SamplerOptions
 
@@ -18,7 +20,9 @@ class ServerOptions:
     a reader who does not read. slots, metrics: whether /slots and /metrics answer. pooling: of embeddings, "none",
     "mean", "cls" or "last"; None is the model's own. queue: requests that may wait for a slot, beyond which 503 is
     answered. body_bytes: the largest request. reasoning_format: "none", "deepseek", "deepseek-legacy" or "auto".
-    jinja: whether chats may have tools. page: a folder to serve instead of the page that is built in.
+    jinja: whether chats may have tools. template_variables: what chat templates are given besides a request's own.
+    prefill_assistant: an assistant's message at the end is continued. verbose: answers of chats tell how they came
+    about. page: a folder to serve instead of the page that is built in.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +43,9 @@ class ServerOptions:
     chat_template: str | None = None
     jinja: bool = True
     reasoning_format: str = "auto"
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    prefill_assistant: bool = True
+    verbose: bool = False
     ui: bool = True
     page: Path | None = None
     slot_save_path: Path | None = None

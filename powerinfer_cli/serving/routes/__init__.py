@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from powerinfer_cli.serving.routes import (
+    chat,
     completion,
     embeddings,
     health,
@@ -25,6 +26,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     metrics.router,
     tokens.router,
     completion.router,
+    chat.router,
     infill.router,
     embeddings.router,
     neurons.router,

@@ -5,10 +5,11 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.answers.text_completion import TextCompletionAnswer
+from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.replies import collect
 from powerinfer_cli.serving.schemas.completion import CompletionRequest, Job, TextCompletionRequest, prepare
 from powerinfer_cli.serving.schemas.sampling import SamplingFields
-from powerinfer_cli.serving.sse import JSONAnswer, event_stream
+from powerinfer_cli.serving.sse import event_stream
 
 __all__ = ["answer_natively", "router"]
 
@@ -28,7 +29,7 @@ async def answer_natively(request: Request, fields: SamplingFields, job: Job) ->
     answer = NativeAnswer(fields, job, service)
     if fields.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, ping_s=fields.ping_s)
-    return JSONAnswer(answer.whole(await collect(request.receive, service, job.tasks)))
+    return Answer(answer.whole(await collect(request.receive, service, job.tasks)))
 
 
 @router.post("/v1/completions")
@@ -40,4 +41,4 @@ async def text_completion(body: TextCompletionRequest, request: Request) -> Resp
     answer = TextCompletionAnswer(body, job, service)
     if body.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, end=answer.end, ping_s=body.ping_s)
-    return JSONAnswer(answer.whole(await collect(request.receive, service, job.tasks)))
+    return Answer(answer.whole(await collect(request.receive, service, job.tasks)))

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.embeddings import native_embeddings, openai_embeddings, pooled
+from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.errors import invalid_request, not_supported
 from powerinfer_cli.serving.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
 from powerinfer_cli.serving.service import Service
-from powerinfer_cli.serving.sse import JSONAnswer
 
 __all__ = ["router"]
 
@@ -51,6 +51,6 @@ def _body(
     kind = 2 if body.embd_normalize is None else body.embd_normalize
     vectors = [pooled(one.vectors.rows, pooling, kind) for one in outcomes if one.vectors is not None]
     if openai_model is None:
-        return JSONAnswer(native_embeddings(vectors))
+        return Answer(native_embeddings(vectors))
     as_base64 = body.encoding_format == "base64"
-    return JSONAnswer(openai_embeddings(vectors, n_tokens, body.model or openai_model, as_base64=as_base64))
+    return Answer(openai_embeddings(vectors, n_tokens, body.model or openai_model, as_base64=as_base64))

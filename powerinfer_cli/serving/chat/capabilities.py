@@ -1,0 +1,106 @@
+"""What a template can do, found by rendering small conversations with it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.text import ChatTemplate
+
+from .tool_styles import GENERIC, ToolStyle, style_of
+
+__all__ = ["Capabilities", "capabilities_of", "usual_variables"]
+
+_MARK = "Quokka7"
+_USER = {"role": "user", "content": "Hello"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _MARK,
+        "description": "A tool.",
+        "parameters": {"type": "object", "properties": {"arg": {"type": "string"}}, "required": ["arg"]},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """no_tools: what stands for no tools. texts, parts: content as a string, or as a list of parts. system: messages of
+    that role. calls: calls of tools in messages; objects: their arguments as objects; otherwise as texts. parallel:
+    several calls in one message. style: how its models call tools; GENERIC where it does not show them tools, or how
+    these are called is not known.
+    """
+
+    no_tools: tuple[()] | None
+    texts: bool
+    parts: bool
+    system: bool
+    calls: bool
+    objects: bool
+    parallel: bool
+    style: ToolStyle
+
+
+@lru_cache(maxsize=8)
+def capabilities_of(template: ChatTemplate) -> Capabilities:
+    """Rendered once a template."""
+    user = {"role": "user", "content": _MARK}
+    no_tools = None if _rendered(template, [user]) else ()
+    parts = _rendered(template, [{"role": "user", "content": [{"type": "text", "text": _MARK}]}], tools=no_tools)
+    objects = _takes_objects(template)
+    shows_tools = _MARK in _rendered(template, [_USER], tools=[_TOOL])
+    style = style_of(template.source) if shows_tools else GENERIC
+    return Capabilities(
+        no_tools=no_tools,
+        texts=_MARK in _rendered(template, [user], tools=no_tools),
+        parts=_MARK in parts and f"'text': '{_MARK}'" not in parts and f'"text": "{_MARK}"' not in parts,
+        system=_MARK in _rendered(template, [{"role": "system", "content": _MARK}, _USER], tools=no_tools),
+        calls=objects or _MARK in _rendered(template, _with_calls([f'{{"arg": "{_MARK}"}}']), tools=[_TOOL]),
+        objects=objects,
+        parallel=style is not GENERIC and _takes_several(template),
+        style=style,
+    )
+
+
+def _takes_objects(template: ChatTemplate) -> bool:
+    """Not where an object comes out as Python writes it."""
+    rendered = _rendered(template, _with_calls([{"arg": _MARK}]), tools=[_TOOL])
+    return _MARK + '"' in rendered and f"'{_MARK}'" not in rendered
+
+
+def _takes_several(template: ChatTemplate) -> bool:
+    return any(
+        f"{_MARK}2" in _rendered(template, _with_calls(arguments), tools=[_TOOL])
+        for arguments in ([{"arg": "1"}, {"arg": f"{_MARK}2"}], ['{"arg": "1"}', f'{{"arg": "{_MARK}2"}}'])
+    )
+
+
+def _with_calls(arguments: list[Any]) -> list[dict[str, Any]]:
+    calls = [
+        {"id": f"call0000{i}", "type": "function", "function": {"name": "tool", "arguments": one}}
+        for i, one in enumerate(arguments)
+    ]
+    results = [{"role": "tool", "content": "Done", "tool_call_id": call["id"]} for call in calls]
+    return [
+        _USER,
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        *results,
+        {"role": "assistant", "content": "Hello"},
+        _USER,
+    ]
+
+
+def usual_variables() -> dict[str, Any]:
+    """What llama.cpp gives every template besides what the request has. functions: firefunction's name for tools."""
+    now = datetime.now().astimezone()
+    date = {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
+    return {**date, "enable_thinking": True, "functions": ""}
+
+
+def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], **variables: Any) -> str:
+    """Empty where the template refuses."""
+    try:
+        return template.render(messages, **usual_variables(), **variables)
+    except PowerInferError:
+        return ""

@@ -1,0 +1,255 @@
+"""A request to what is asked of the engine's thread, and how its text is to be read."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from powerinfer_cli.sampling.grammar import Constraint, GrammarError
+from powerinfer_cli.serving.errors import invalid_request
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.schemas.chat import ChatRequest
+from powerinfer_cli.serving.tasks import CompletionTask
+from powerinfer_cli.text import ChatTemplate, Tokenizer
+
+from .capabilities import capabilities_of
+from .messages import Message, read_messages
+from .parser import ParserOptions
+from .prompt import ChatPrompt, Continuation, Conversation, write_prompt
+from .tool_grammar import calls_grammar, schema_grammar
+from .tools import Choice, Tool, ToolChoice, read_tool_choice, read_tools
+
+__all__ = ["ChatPlan", "ChatServing", "plan_chat", "plan_prompt"]
+
+NewConstraint = Callable[[], Constraint]
+_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
+
+
+class _Grammars(Protocol):
+    def gbnf(self, text: str) -> NewConstraint: ...
+
+    def json_schema(self, schema: Any) -> NewConstraint: ...
+
+    def lark(self, text: str) -> NewConstraint: ...
+
+
+class _Model(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def template(self) -> ChatTemplate: ...
+
+    @property
+    def grammars(self) -> _Grammars: ...
+
+
+class ChatServing(Protocol):
+    """What a plan is made with; `Service` has it."""
+
+    @property
+    def options(self) -> ServerOptions: ...
+
+    @property
+    def model(self) -> _Model: ...
+
+
+@dataclass(frozen=True)
+class ChatPlan:
+    """prompt: of all tasks. parser: how to read the text of each. prefill: what an answer begins with that is there
+    already, and is told all the same.
+    """
+
+    prompt: ChatPrompt
+    tasks: Sequence[CompletionTask]
+    parser: ParserOptions
+    prefill: str = ""
+
+
+async def plan_chat(request: ChatRequest, service: ChatServing, label: str = "chat") -> ChatPlan:
+    """Away from the event loop: templates, tokenizers and grammars take their time. Raises APIError 400, and
+    PowerInferError with a template's reason.
+    """
+    return await asyncio.to_thread(_plan, request, service, label)
+
+
+async def plan_prompt(request: ChatRequest, service: ChatServing) -> ChatPrompt:
+    """The prompt alone."""
+    return await asyncio.to_thread(lambda: write_prompt(service.model.template, _conversation(request, service)))
+
+
+def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:
+    model = service.model
+    most = service.options.queue + model.n_slots
+    if request.copies > most:
+        raise invalid_request(f"Field 'n': must be at most {most}, got {request.copies}")
+    n_probs = _probs(request)
+    schema = _schema(request)
+    conversation = _conversation(request, service, constrained=schema is not None)
+    prompt = write_prompt(model.template, conversation)
+    ids = tuple(model.tokenizer.encode(prompt.text))
+    constraint = _constraint(service, prompt, conversation, schema)
+    tasks = [
+        request.task(
+            ids,
+            service,
+            copy=copy,
+            n_probs=n_probs,
+            constraint=constraint,
+            preserved=_preserved(model.tokenizer, prompt),
+            label=label,
+        )
+        for copy in range(request.copies)
+    ]
+    parser = _parser(request, service, prompt, conversation)
+    return ChatPlan(prompt, tasks, parser, prompt.prefill if request.echo else "")
+
+
+def _probs(request: ChatRequest) -> int:
+    if request.logprobs:
+        if request.tools and request.stream:
+            raise invalid_request("logprobs is not supported with tools + stream")
+        return 20 if request.top_logprobs is None else request.top_logprobs
+    if request.top_logprobs is not None:
+        raise invalid_request("top_logprobs requires logprobs to be set to true")
+    return request.n_probs or 0
+
+
+def _schema(request: ChatRequest) -> dict[str, Any] | None:
+    """What JSON the answer is to be, by `json_schema` or `response_format`; None for any text."""
+    if request.json_schema is not None and request.grammar:
+        raise invalid_request("Cannot use both json_schema and grammar")
+    schema = request.json_schema
+    wanted = request.response_format
+    if wanted is not None:
+        if wanted.type == "json_object":
+            if wanted.schema_ is not None or not schema:
+                schema = wanted.schema_ or {}
+        elif wanted.type == "json_schema":
+            inner = (wanted.json_schema or {}).get("schema", wanted.schema_)
+            if inner is not None and not isinstance(inner, dict):
+                raise invalid_request("Field 'response_format.json_schema.schema': must be an object")
+            schema = inner or {}
+        elif wanted.type not in (None, "", "text"):
+            kinds = '"text", "json_object" or "json_schema"'
+            raise invalid_request(f"response_format type must be one of {kinds}, but got: {wanted.type[:80]}")
+    return {"type": "object"} if schema == {} else schema
+
+
+def _conversation(request: ChatRequest, service: ChatServing, *, constrained: bool = False) -> Conversation:
+    """constrained: the answer's form is given, so it cannot have calls."""
+    messages = read_messages(request.messages)
+    tools = read_tools(request.tools)
+    choice = read_tool_choice(request.tool_choice, tools)
+    if tools and choice.choice is not Choice.NONE and request.grammar:
+        raise invalid_request("Cannot use custom grammar constraints with tools.")
+    if constrained or request.parse_tool_calls is False:
+        choice = ToolChoice(Choice.NONE)
+    continuation, ask = _continuation(request, service.options, messages)
+    parallel = request.parallel_tool_calls
+    return Conversation(
+        messages,
+        tools,
+        choice,
+        parallel=capabilities_of(service.model.template).parallel if parallel is None else parallel,
+        add_generation_prompt=ask,
+        continuation=continuation,
+        variables=_variables(request, service.options),
+    )
+
+
+def _continuation(
+    request: ChatRequest, options: ServerOptions, messages: Sequence[Message]
+) -> tuple[Continuation | None, bool]:
+    """(what the answer continues, whether the prompt asks for a new one)."""
+    asked = request.continue_final_message
+    ask = request.add_generation_prompt is not False
+    last = messages[-1] if messages else None
+    wanted = last is not None and (asked is True or asked in list(Continuation))
+    if not wanted and options.prefill_assistant and last is not None and last["role"] == "assistant":
+        if len(messages) > 1 and messages[-2]["role"] == "assistant":
+            raise invalid_request("Cannot have 2 or more assistant messages at the end of the list.")
+        asked, wanted, ask = True, True, False
+    if not wanted or last is None:
+        return None, ask
+    if ask:
+        raise invalid_request("Cannot set both add_generation_prompt and continue_final_message to true.")
+    if "tool_calls" in last:
+        raise invalid_request("Cannot continue an assistant message that contains tool calls.")
+    if asked is not True:
+        return Continuation(asked), False
+    only_thoughts = "reasoning_content" in last and not last["content"]
+    return (Continuation.REASONING if only_thoughts else Continuation.CONTENT), False
+
+
+def _variables(request: ChatRequest, options: ServerOptions) -> dict[str, Any]:
+    variables = {**options.template_variables, **(request.chat_template_kwargs or {})}
+    thinking = variables.get("enable_thinking")
+    if isinstance(thinking, str):
+        raise invalid_request('invalid type for "enable_thinking" (expected boolean, got string)')
+    if request.reasoning_effort == "none":
+        variables["enable_thinking"] = False
+        variables.pop("reasoning_effort", None)
+    elif request.reasoning_effort:
+        variables["reasoning_effort"] = request.reasoning_effort
+    return variables
+
+
+def _constraint(
+    service: ChatServing, prompt: ChatPrompt, conversation: Conversation, schema: dict[str, Any] | None
+) -> NewConstraint | None:
+    """What the answer may be, where calls or JSON are wanted; a request's own grammar is its task's affair."""
+    model = service.model
+    thoughts = prompt.tags if prompt.may_think else None
+    try:
+        if schema is not None:
+            if thoughts is None:
+                return model.grammars.json_schema(schema)
+            return model.grammars.lark(schema_grammar(schema, model.tokenizer, thoughts, prompt.thinking))
+        if prompt.style is not None:
+            lark = calls_grammar(
+                prompt.style,
+                _callable(conversation),
+                model.tokenizer,
+                required=conversation.choice.choice is Choice.REQUIRED,
+                parallel=conversation.parallel,
+                thoughts=thoughts,
+                thinking=prompt.thinking,
+            )
+            return model.grammars.lark(lark)
+    except (GrammarError, RecursionError) as error:
+        raise invalid_request(f"Field '{'tools' if schema is None else 'json_schema'}': {error}") from error
+    return None
+
+
+def _callable(conversation: Conversation) -> list[Tool]:
+    name = conversation.choice.name
+    return [tool for tool in conversation.tools if name is None or tool.name == name]
+
+
+def _parser(
+    request: ChatRequest, service: ChatServing, prompt: ChatPrompt, conversation: Conversation
+) -> ParserOptions:
+    wanted = request.reasoning_format or service.options.reasoning_format
+    if wanted not in _FORMATS:
+        raise invalid_request(f"Unknown reasoning format: {wanted[:80]}")
+    return ParserOptions(
+        tags=prompt.tags,
+        thinking=prompt.thinking,
+        inline=wanted == "none" or (wanted == "deepseek-legacy" and bool(request.stream)),
+        style=prompt.style,
+        known=frozenset(tool.name for tool in _callable(conversation)),
+    )
+
+
+def _preserved(tokenizer: Tokenizer, prompt: ChatPrompt) -> frozenset[int]:
+    """The control tokens that the parser has to see."""
+    texts = [prompt.tags.start, prompt.tags.end, *(prompt.style.markers if prompt.style else ())]
+    found = (tokenizer.id_of(text) for text in texts)
+    return frozenset(token for token in found if token is not None)

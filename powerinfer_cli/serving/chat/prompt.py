@@ -1,0 +1,157 @@
+"""A conversation to the prompt that the model continues."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from powerinfer_cli.serving.errors import invalid_request
+from powerinfer_cli.text import ChatTemplate
+
+from .capabilities import Capabilities, capabilities_of, usual_variables
+from .generic_prompt import describe_tools, without_calls
+from .messages import Message, text_of
+from .reasoning import ThinkTags, is_open, tags_of
+from .tool_styles import GENERIC, ToolStyle
+from .tools import Choice, Tool, ToolChoice
+
+__all__ = ["ChatPrompt", "Continuation", "Conversation", "write_prompt"]
+
+
+class Continuation(StrEnum):
+    """Which part of the last message, the assistant's, the answer continues."""
+
+    CONTENT = "content"
+    REASONING = "reasoning_content"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """continuation: the answer continues the last message. variables: for the template, enable_thinking and so on."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel: bool = False
+    add_generation_prompt: bool = True
+    continuation: Continuation | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """text: with the template's control tokens as text. tags: of thoughts; thinking: the answer begins inside of
+    them. may_think: the model may, for all that the template says. style: of calls, None where the answer is to have
+    none. prefill: what of the answer is there already.
+    """
+
+    text: str
+    tags: ThinkTags
+    thinking: bool
+    may_think: bool
+    style: ToolStyle | None
+    prefill: str = ""
+
+
+def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatPrompt:
+    """Raises PowerInferError with the template's reason, and APIError 400."""
+    able = capabilities_of(template)
+    tags = tags_of(template.source)
+    calling = bool(conversation.tools) and conversation.choice.choice is not Choice.NONE
+    style = able.style if calling else None
+    messages = list(conversation.messages)
+    last = messages.pop() if conversation.continuation is not None and messages else None
+    if style is GENERIC or not able.calls:
+        messages = without_calls(messages)
+    if style is GENERIC:
+        messages = describe_tools(messages, conversation.tools, conversation.choice, conversation.parallel)
+    messages = [_fitted(message, able, template.source) for message in messages]
+    if not able.system:
+        messages = _without_system(messages)
+    variables = _variables(conversation, able)
+    ask = conversation.add_generation_prompt and conversation.continuation is None
+    text = template.render(messages, add_generation_prompt=ask, **variables)
+    generation_prompt = ""
+    if last is not None or (ask and tags.start in template.source):
+        other = template.render(messages, add_generation_prompt=not ask, **variables)
+        generation_prompt = _behind(text, other) if ask else _behind(other, text)
+    prefill = ""
+    if last is not None and conversation.continuation is not None:
+        text, generation_prompt, prefill = _continued(
+            text, generation_prompt, last, conversation.continuation, tags, tags.start in template.source
+        )
+    thinking = is_open(generation_prompt, tags)
+    thinks = tags.start in template.source and tags.end not in generation_prompt
+    may_think = thinking or (thinks and bool(variables.get("enable_thinking")) and not prefill)
+    return ChatPrompt(_whole(text), tags, thinking, may_think, style, prefill)
+
+
+def _behind(text: str, other: str) -> str:
+    """What the longer of two texts has behind their common beginning."""
+    common = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    return text[common:]
+
+
+def _continued(
+    text: str, generation_prompt: str, last: Message, continuation: Continuation, tags: ThinkTags, thinks: bool
+) -> tuple[str, str, str]:
+    """(prompt, generation prompt, the part of the answer that is in it)."""
+    opening = generation_prompt
+    content = text_of(last["content"], "\n\n") if continuation is Continuation.CONTENT else ""
+    thoughts = last.get("reasoning_content", "")
+    if thinks and (thoughts or tags.start in opening or continuation is Continuation.REASONING):
+        opening = opening.split(tags.start)[0] + f"{tags.start}\n{thoughts}"
+        if continuation is Continuation.CONTENT:
+            opening += f"\n{tags.end}\n\n"
+    opening += content
+    return text + opening, opening, content if continuation is Continuation.CONTENT else thoughts
+
+
+def _fitted(message: Message, able: Capabilities, source: str) -> Message:
+    """A message in the form that the template takes."""
+    message = dict(message)
+    if message["role"] == "developer" and "<|channel|>" not in source:
+        message["role"] = "system"
+    content = message["content"]
+    if isinstance(content, list) and not able.parts:
+        message["content"] = text_of(content)
+    elif isinstance(content, str) and able.parts and not able.texts:
+        message["content"] = [{"type": "text", "text": content}]
+    if "tool_calls" in message and able.objects:
+        message["tool_calls"] = [_with_object(call) for call in message["tool_calls"]]
+    return message
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError) as error:
+        raise invalid_request(f"Failed to parse tool call arguments as JSON: {error}") from error
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _without_system(messages: list[Message]) -> list[Message]:
+    """The system's message at the beginning of the next one."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    if len(messages) == 1:
+        return [{**messages[0], "role": "user"}]
+    text = f"{text_of(messages[0]['content'])}\n{text_of(messages[1]['content'])}"
+    return [{**messages[1], "content": text}, *messages[2:]]
+
+
+def _variables(conversation: Conversation, able: Capabilities) -> dict[str, Any]:
+    shown = [] if able.style is GENERIC else [tool.as_json() for tool in conversation.tools]
+    variables = {**usual_variables(), **conversation.variables}
+    if "tools" not in variables:
+        variables["tools"] = shown or able.no_tools
+    variables.pop("messages", None)
+    variables.pop("add_generation_prompt", None)
+    return variables
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

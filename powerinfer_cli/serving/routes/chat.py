@@ -1,0 +1,51 @@
+"""Chats, as OpenAI's clients have them, and what becomes of their messages."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from powerinfer_cli.serving.answers.chat import ChatAnswer
+from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
+from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.schemas.chat import ChatRequest
+from powerinfer_cli.serving.sse import JSONAnswer, event_stream
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post("/v1/chat/completions")
+@router.post("/chat/completions", include_in_schema=False)
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Answer a conversation, with text or with calls of tools."""
+    service = request.app.state.service
+    plan = await plan_chat(body, service)
+    answer = ChatAnswer(body, plan, service.model.name)
+    if body.stream:
+        return await event_stream(
+            request.receive,
+            service,
+            plan.tasks,
+            answer.write,
+            end=answer.end,
+            ping_s=body.ping_s,
+        )
+    return JSONAnswer(answer.whole(await collect(request.receive, service, plan.tasks)))
+
+
+@router.post("/v1/chat/completions/input_tokens")
+@router.post("/chat/completions/input_tokens", include_in_schema=False)
+async def count_tokens(body: ChatRequest, request: Request) -> Response:
+    """How many tokens the prompt of a conversation has."""
+    service = request.app.state.service
+    prompt = await plan_prompt(body, service)
+    return JSONAnswer(
+        {"object": "response.input_tokens", "input_tokens": len(service.model.tokenizer.encode(prompt.text))}
+    )
+
+
+@router.post("/apply-template")
+async def apply_template(body: ChatRequest, request: Request) -> Response:
+    """The prompt of a conversation."""
+    prompt = await plan_prompt(body, request.app.state.service)
+    return JSONAnswer({"prompt": prompt.text})
