@@ -1,4 +1,4 @@
-"""One browser for all tests of the page, and a server that answers as a test wants."""
+"""One browser for each file of tests of the page, and a server that answers as a test wants."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,9 +13,11 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 expect.set_options(timeout=10_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium. Not playwright's own, which it would have to download."""
+    """Headless Chromium. Not playwright's own, which it would have to download. Not for a session: while it is open
+    this thread has an event loop that runs, and tests elsewhere start their own.
+    """
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     with sync_playwright() as playwright:
