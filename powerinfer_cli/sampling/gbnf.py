@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from powerinfer_cli.sampling.gbnf_lark import Lark
+from powerinfer_cli.sampling.gbnf_lark import gbnf_lark
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens, complement, literal
-from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 
 __all__ = ["IdOf", "gbnf_to_lark", "parse_gbnf"]
 
@@ -21,6 +21,8 @@ IdOf: TypeAlias = Callable[[str], int | None]
 
 _DEEPEST = 64  # parentheses in parentheses
 _MOST_REPEATS = 2000  # llama.cpp's limit
+_MOST_SIGNS = 8  # of repetition, one behind the other
+_MOST_CHARACTERS = 200_000  # in literals and classes
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
@@ -30,7 +32,7 @@ def gbnf_to_lark(text: str, id_of: IdOf, no_text: Collection[int]) -> str:
 
     id_of: the token that is written so. no_text: the tokens that are not meant by "any token but this one".
     """
-    return str(Lark(parse_gbnf(text, id_of), no_text))
+    return gbnf_lark(parse_gbnf(text, id_of), no_text)
 
 
 def parse_gbnf(text: str, id_of: IdOf) -> Rules:
@@ -56,6 +58,7 @@ class _Parser:
     text: str
     id_of: IdOf
     at: int = 0
+    characters: int = 0  # read in literals and classes
 
     def __post_init__(self) -> None:
         self.named: dict[str, None] = {}  # rules that are referred to, in order
@@ -72,6 +75,8 @@ class _Parser:
             self.at += 3
             self.space(True)
             rules[name] = self.alternatives(0)
+            if len(rules) > MOST_NAMES:
+                raise GrammarError(f"more than {MOST_NAMES} rules")
             if self.peek() and self.peek() not in "\r\n":
                 raise GrammarError(f"expected a new line{self.here()}")
             self.space(True)
@@ -121,8 +126,12 @@ class _Parser:
 
     def repeated(self, item: Node, depth: int) -> Node:
         """`item` with the repetitions behind it; there may be several."""
+        signs = 0
         while (sign := self.peek()) and sign in "*+?{":
             self.at += 1
+            signs += 1
+            if signs > _MOST_SIGNS:
+                raise GrammarError(f"more than {_MOST_SIGNS} repetitions of each other")
             if sign == "{":
                 low, high = self.bounds()
             else:
@@ -199,6 +208,9 @@ class _Parser:
         if not character:
             raise GrammarError("the grammar ends within a literal or a class")
         self.at += 1
+        self.characters += 1
+        if self.characters > _MOST_CHARACTERS:
+            raise GrammarError(f"more than {_MOST_CHARACTERS} characters in literals and classes")
         if character != "\\":
             return ord(character)
         letter = self.peek()

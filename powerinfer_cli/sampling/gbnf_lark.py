@@ -1,53 +1,78 @@
-"""A GBNF grammar written as Lark."""
+"""A GBNF grammar written as Lark, with as much of it in lexemes as greedy matching allows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from powerinfer_cli.sampling.gbnf_lexemes import Lexeme, Shape, lexemes_of
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens
 
-__all__ = ["Lark"]
+__all__ = ["gbnf_lark"]
 
 
-class Lark:
+def gbnf_lark(rules: Rules, no_text: Collection[int]) -> str:
+    """`rules` for llguidance. no_text: the tokens that are not meant by "any token but this one"."""
+    return str(_Lark(lexemes_of(rules), no_text))
+
+
+class _Lark:
     """str() of it is the grammar."""
 
-    def __init__(self, rules: Rules, no_text: Collection[int]) -> None:
-        """no_text: the tokens that are not meant by "any token but this one"."""
+    def __init__(self, rules: dict[str, Shape], no_text: Collection[int]) -> None:
         self._no_text = frozenset(no_text)
         self._names = {name: f"r{i}" for i, name in enumerate(rules)} | {"root": "start"}
-        self._lines = [f"{self._names[name]}: {self._write(node)}" for name, node in rules.items()]
+        self._terminals: dict[Node, str] = {}
+        self._lines = [f"{self._names[name]}: {self._write(shape)}" for name, shape in rules.items()]
 
     def __str__(self) -> str:
-        return "\n".join(self._lines) + "\n"
+        terminals = [f"{name}: /{_regex(node)}/" for node, name in self._terminals.items()]
+        return "\n".join([*self._lines, *terminals]) + "\n"
 
-    def _write(self, node: Node) -> str:
-        match node:
-            case Chars(ranges):
-                return f"/{regex_of(ranges)}/"
+    def _write(self, shape: Shape) -> str:
+        match shape:
+            case Lexeme(node):
+                return self._terminals.setdefault(node, f"T{len(self._terminals)}")
             case Tokens(token, negated):
-                return f"<[^{id_ranges(self._no_text | {token})}]>" if negated else f"<[{token}]>"
+                return f"<[^{_id_ranges(self._no_text | {token})}]>" if negated else f"<[{token}]>"
             case Ref(name):
                 return self._names[name]
             case Seq(items):
-                return " ".join(self._inner(item) for item in items) or '""'
+                return " ".join(f"({self._write(item)})" for item in items) or '""'
             case Alt(items):
                 return " | ".join(self._write(item) for item in items)
             case Repeat(item, low, high):
-                return f"({self._write(item)}){{{low},{'' if high is None else high}}}"
+                return f"({self._write(item)}){_bounds(low, high)}"
+            case _:
+                raise TypeError(shape)
 
-    def _inner(self, node: Node) -> str:
-        return f"({self._write(node)})" if isinstance(node, Alt | Seq) else self._write(node)
+
+def _regex(node: Node) -> str:
+    match node:
+        case Chars(ranges):
+            return _char_class(ranges)
+        case Seq(items):
+            return "".join(_regex(item) for item in items)
+        case Alt(items):
+            return f"(?:{'|'.join(_regex(item) for item in items)})"
+        case Repeat(item, low, high):
+            return f"(?:{_regex(item)}){_bounds(low, high)}"
+        case _:
+            raise TypeError(node)
 
 
-def regex_of(ranges: tuple[tuple[int, int], ...]) -> str:
-    """A character class; of no ranges, one that nothing matches."""
+def _bounds(low: int, high: int | None) -> str:
+    short = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+    return short.get((low, high)) or f"{{{low},{'' if high is None else high}}}"
+
+
+def _char_class(ranges: tuple[tuple[int, int], ...]) -> str:
+    """Of no ranges: one that nothing matches."""
     if not ranges:
         return r"[^\x{0}-\x{10FFFF}]"
     return "[" + "".join(f"\\x{{{low:X}}}-\\x{{{high:X}}}" for low, high in ranges) + "]"
 
 
-def id_ranges(ids: Collection[int]) -> str:
+def _id_ranges(ids: Collection[int]) -> str:
     """1,3-5"""
     ordered = sorted(ids)
     starts = [i for i in ordered if i - 1 not in ids]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.sampling.gbnf import gbnf_to_lark
-from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, lark_of_schema
 from powerinfer_cli.sampling.matching import Compiled, Vocabulary
 from powerinfer_cli.sampling.tagged import lark_of_tagged
@@ -84,6 +84,8 @@ class Grammars:
 
     def lark(self, text: str) -> NewConstraint:
         """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens."""
+        if text.count(":") > MOST_NAMES:
+            raise GrammarError(f"bad Lark grammar: more than {MOST_NAMES} names")
         return self._get("Lark grammar", text, lambda: text)
 
     def tagged(

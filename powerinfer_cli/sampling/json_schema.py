@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
-from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 
 __all__ = ["ANY_OBJECT", "lark_of_schema"]
 
@@ -59,12 +60,41 @@ def json_of_schema(schema: Any) -> str:
 
 
 def _check_depth(schema: Any) -> None:
+    """Of the schema itself, and of all that it refers to one within the other, which is the worst that can be."""
+    total = _depth(schema)
+    for ref in {ref for ref in _refs(schema) if ref.startswith("#/")}:
+        total += _depth(_target(schema, ref))
+    if total > MOST_NAMES:
+        raise GrammarError(f"the JSON schema is too deep with what it refers to: {total} levels of {MOST_NAMES}")
+
+
+def _depth(schema: Any) -> int:
     level: list[Any] = [schema]
-    for _ in range(_DEEPEST):
+    for depth in range(1, _DEEPEST):
         level = [child for node in level for child in _children(node)]
         if not level:
-            return
+            return depth
     raise GrammarError(f"the JSON schema is nested deeper than {_DEEPEST}")
+
+
+def _refs(schema: Any) -> Iterator[str]:
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        waiting += _children(node)
+        if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+
+
+def _target(schema: Any, ref: str) -> Any:
+    """What a JSON pointer points to; None where it points to nothing, which llguidance will say."""
+    for step in unquote(ref[2:]).split("/"):
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list):
+            schema = schema[int(key)] if key.isdecimal() and int(key) < len(schema) else None
+        else:
+            schema = schema.get(key) if isinstance(schema, dict) else None
+    return schema
 
 
 def _children(node: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +17,21 @@ __all__ = ["Compiled", "Matching", "Vocabulary"]
 
 _NAMED = b"\xff"  # what llguidance puts before the names of special tokens; no text holds this byte
 # llguidance else narrows the mask to one way of cutting forced text into tokens, which needs the real tokenizer.
-_HEAD = '%llguidance {"no_forcing": true}\n'
+_OPTIONS = '\n%llguidance {"no_forcing": true}\n'
+
+_STACK = 256 << 20  # bytes for MOST_NAMES names within names, twice over; address space, memory only as it is used
+_starting = threading.Lock()  # the stack's size is set for the whole process
 
 
 def _limits() -> LLParserLimits:
-    """Some tens of milliseconds a step and about 100 MB a grammar, at worst."""
-    return LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False)
+    """Some tens of milliseconds a step and 100 MB a grammar, at worst."""
+    return LLParserLimits(
+        max_items_in_row=10_000,  # an object with as many properties, say
+        step_max_items=200_000,
+        max_lexer_states=50_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
 
 
 class Vocabulary:
@@ -96,6 +105,20 @@ class _Tokens:
         return []
 
 
+def _deep(call: Callable[[], LLMatcher]) -> LLMatcher:
+    """`call`, in a thread whose stack is large enough for what grammars may hold; llguidance would crash else."""
+    result: list[LLMatcher] = []
+    with _starting:
+        usual = threading.stack_size(_STACK)
+        try:
+            thread = threading.Thread(target=lambda: result.append(call()), name="grammar")
+            thread.start()
+        finally:
+            threading.stack_size(usual)
+    thread.join()
+    return result[0]
+
+
 class Compiled:
     """A grammar that is known to match something."""
 
@@ -103,20 +126,14 @@ class Compiled:
         self._vocabulary = vocabulary
         self._kind = kind
         self._lock = threading.Lock()  # llguidance's objects refuse a second caller
-        grammar = LLMatcher.grammar_from_lark(_HEAD + lark)
-        self._matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=_limits())
+        grammar = LLMatcher.grammar_from_lark(lark + _OPTIONS)
+        tokenizer = vocabulary.tokenizer
+        self._matcher = _deep(lambda: LLMatcher(tokenizer, grammar, log_level=0, limits=_limits()))
         if self._matcher.is_error():
             raise GrammarError(f"bad {kind}: {_one_line(self._matcher.get_error())}")
-        if not self._possible():
-            raise GrammarError(f"bad {kind}: no text of this vocabulary matches it")
-
-    def _possible(self) -> bool:
-        """Whether a text can begin, or be empty."""
         first = self.new()
-        try:
-            return first.may_end or bool(first.allowed().any())
-        except GrammarError:
-            return False
+        if not first.may_end and not first.allowed().any():
+            raise GrammarError(f"bad {kind}: no text of this vocabulary matches it")
 
     def new(self) -> Matching:
         with self._lock:
@@ -181,8 +198,11 @@ class Matching:
 
 def _one_line(message: str) -> str:
     """llguidance's own words without its excerpts and positions of what we have put around the grammar."""
+    if message.startswith("NoExtension"):
+        return "no text of this vocabulary matches"
     first, *rest = message.strip().split("\n")
-    if first.endswith("regex parse error:"):  # the reason stands below an excerpt
-        first = f"{first} {rest[-1].strip().removeprefix('error: ')}" if rest else first
+    reasons = [line for line in rest if line.startswith("error: ")]  # of a regex: below an excerpt of it
+    if reasons and first.endswith("regex parse error:"):
+        first = first.removesuffix(" parse error:") + reasons[0].removeprefix("error")
     first = re.sub(r"^at \d+\(\d+\): (?=failed to compile JSON)", "", first)
     return first.removeprefix("failed to compile JSON schema: ")[:300]
