@@ -62,7 +62,6 @@ def settings_body(task: CompletionTask, fields: SamplingFields, service: Serving
         "logit_bias": [{"bias": bias if math.isfinite(bias) else None, "token": token} for token, bias in biases],
         "n_probs": task.n_probs,
         "grammar": fields.grammar or "",
-        **({} if fields.json_schema is None or fields.grammar else {"json_schema": fields.json_schema}),
         "grammar_lazy": False,
         "grammar_triggers": [],
         "preserved_tokens": sorted(task.preserved),
