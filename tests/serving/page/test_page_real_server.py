@@ -1,0 +1,90 @@
+"""The page and a real server with the bundled model."""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import httpx
+from playwright.sync_api import Route, expect
+
+from tests.helpers.server_process import RunningServer
+from tests.serving.page.conftest import Tab
+
+Open = Callable[..., Tab]
+
+
+def without_end(route: Route) -> None:
+    """Has the model write until its context is full."""
+    body = {**json.loads(route.request.post_data or ""), "ignore_eos": True}
+    route.continue_(post_data=json.dumps(body))
+
+
+def words(n: int) -> re.Pattern[str]:
+    """At least n of them."""
+    return re.compile(rf"(\S+\s+){{{n}}}")
+
+
+def test_a_story_is_told_and_kept(server: RunningServer, open_tab: Open) -> None:
+    tab = open_tab(server.url)
+    expect(tab.page.locator("h1")).to_have_text("storyteller")
+    tab.page.get_by_role("button", name="Settings").click()
+    expect(tab.page.get_by_label("Temperature")).to_have_attribute("placeholder", "0")
+    tab.page.get_by_label("Max tokens").fill("40")
+    tab.page.keyboard.press("Enter")
+    tab.say("Tell me of a dog")
+    story = tab.answer()
+    assert len(story.split()) > 15
+    stats = tab.page.locator("article.assistant .stats")
+    expect(stats).to_contain_text("40 tokens")
+    expect(stats).to_contain_text("tokens/s")
+    expect(stats).to_contain_text("ended at the limit of tokens")
+    tab.page.get_by_role("button", name="Answer again").click()
+    expect(stats).to_contain_text("from the cache")
+    assert tab.answer() == story  # greedy
+    tab.page.reload()
+    assert tab.answer() == story
+    assert [url for url in tab.urls if not url.startswith(server.url)] == []
+
+
+def test_stop_frees_the_slot(server: RunningServer, client: httpx.Client, open_tab: Open) -> None:
+    tab = open_tab(server.url)
+    tab.page.route("**/v1/chat/completions", without_end)
+    tab.say("Tell me of a cat")
+    prose = tab.page.locator("article.assistant .prose")
+    expect(prose).to_have_text(words(5))
+    early = prose.inner_text()
+    expect(prose).to_have_text(words(len(early.split()) + 5))
+    assert prose.inner_text().startswith(early)
+    tab.page.get_by_role("button", name="Stop").click()
+    expect(tab.page.locator("article.assistant .stats")).to_contain_text("stopped")
+    deadline = time.monotonic() + 5
+    while any(slot["is_processing"] for slot in client.get("/slots").json()):
+        assert time.monotonic() < deadline
+        tab.page.wait_for_timeout(20)
+
+
+def test_a_conversation_that_is_too_long(server: RunningServer, open_tab: Open) -> None:
+    tab = open_tab(server.url)
+    tab.say("much too long " * 1000)
+    expect(tab.page.get_by_role("alert")).to_contain_text("the server has room for 1024")
+
+
+def test_the_server_dies(open_tab: Open) -> None:
+    with RunningServer("-c", "1024", "-t", "1") as server:
+        tab = open_tab(server.url)
+        tab.page.route("**/v1/chat/completions", without_end)
+        tab.say("Tell me of a bird")
+        prose = tab.page.locator("article.assistant .prose")
+        expect(prose).to_have_text(words(5))
+        tab.page.get_by_label("Message", exact=True).fill("not lost")
+        server.signal(signal.SIGKILL)
+        alert = tab.page.get_by_role("alert")
+        expect(alert).to_contain_text("broke off")
+        assert len(prose.inner_text().split()) >= 5
+        expect(tab.page.locator("#state")).to_have_text("No answer from the server")
+        tab.page.get_by_role("button", name="Try again").click()
+        expect(alert).to_contain_text("does not answer")
+        expect(tab.page.locator(".said")).to_have_text("Tell me of a bird")
+        expect(tab.page.get_by_label("Message", exact=True)).to_have_value("not lost")
