@@ -110,8 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if args.rehearse:
         given = dict(pair.split("=", 1) for pair in args.build_arg)
-        make_root(args.rehearse, args.mirror)
-        rehearsal = Rehearsal(args.rehearse, DEPLOY / "Dockerfile", ROOT, given, args.share)
+        base = make_root(args.rehearse, args.mirror)
+        rehearsal = Rehearsal(args.rehearse, base, DEPLOY / "Dockerfile", ROOT, given, args.share)
         with rehearsal.mounted():
             rehearsal.build()
             print(f"rehearsal: {rehearsal.serve()}")

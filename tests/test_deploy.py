@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 
+from powerinfer_cli.commands.server import app
+from powerinfer_cli.commands.server_environment import VARIABLES
 from powerinfer_cli.deploy import copy_out
 from powerinfer_cli.deploy.__main__ import main
 from scripts.deploy_check.dockerfile import argument_defaults, environment, instructions, list_of
@@ -17,6 +20,11 @@ DOCKERFILE = instructions((DEPLOY / "Dockerfile").read_text("utf-8"))
 COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text("utf-8"))["services"]
 CUDA = yaml.safe_load((DEPLOY / "docker-compose.cuda.yml").read_text("utf-8"))["services"]
 UNIT = (DEPLOY / "powerinfer.service").read_text("utf-8")
+
+
+def flags(text: str) -> set[str]:
+    """The flags in a command line."""
+    return set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", text))
 
 
 def settings(unit: str) -> dict[str, str]:
@@ -70,6 +78,17 @@ def test_torch_is_installed_first_from_the_variants_index(variant: str, index: s
     )
     assert f"--index-url {index} torch" in done.stdout
     assert "torch" not in install[1]
+
+
+def test_every_flag_and_variable_exists() -> None:
+    commands = [service["command"] for service in (COMPOSE["powerinfer"], CUDA["powerinfer"])]
+    named = set.union(*(flags(re.sub(r"\$\{[^}]*\}", "", text)) for text in commands))
+    named |= flags(" ".join(list_of(DOCKERFILE, "ENTRYPOINT"))) | flags((DEPLOY / "powerinfer.env").read_text("utf-8"))
+    known = {name for parameter in typer.main.get_command(app).params for name in parameter.opts}
+    assert {"--vram-budget", "--host", "--slot-save-path"} <= named <= known
+    texts = [UNIT, *((DEPLOY / name).read_text("utf-8") for name in ("powerinfer.env", "docker-compose.yml"))]
+    variables = set(re.findall(r"\bLLAMA_\w*[A-Z]\b", "".join(texts)))
+    assert {"LLAMA_ARG_MODEL", "LLAMA_API_KEY"} <= variables <= set(VARIABLES)
 
 
 def test_open_webui_is_wired_to_the_server() -> None:

@@ -35,6 +35,7 @@ HARMLESS = (
     Harmless(("--log-colors",), "the log has no colours", value=True, only=("off", "auto")),
     Harmless(("--check-tensors",), "what a file says of its tensors is always checked"),
     Harmless(("--no-context-checkpoints",), "there are none"),
+    Harmless(("--rerank", "--reranking"), "there is no /rerank: no supported architecture ranks texts"),
 )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answer", "ask", "events", "head", "unchunked"]
+__all__ = ["Answer", "ask", "events", "head", "unchunked", "whole_answer"]
 
 PIECE = 1 << 16
+END_OF_HEAD = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,21 @@ async def ask(port: int, path: str, body: Any = None, method: str | None = None)
 async def read_answer(reader: asyncio.StreamReader, begin: float) -> Answer:
     """What comes until the connection is closed."""
     try:
-        top = await reader.readuntil(b"\r\n\r\n")
+        top = await reader.readuntil(END_OF_HEAD)
     except asyncio.IncompleteReadError as error:
         raise ConnectionResetError("closed before an answer") from error
-    lines = top.decode("latin-1").lower().split("\r\n")
-    status = int(lines[0].split()[1])
     pieces = [await reader.read(PIECE)]
     first = time.perf_counter() - begin
     while pieces[-1]:
         pieces.append(await reader.read(PIECE))
-    last = time.perf_counter() - begin
-    body = b"".join(pieces)
+    return whole_answer(top + b"".join(pieces), first, time.perf_counter() - begin)
+
+
+def whole_answer(data: bytes, first: float = 0.0, last: float = 0.0) -> Answer:
+    """All bytes of an answer, understood. Raises ValueError if they are none, or not all."""
+    top, _, body = data.partition(END_OF_HEAD)
+    lines = top.decode("latin-1").lower().split("\r\n")
+    status = int([*lines[0].split(), "", ""][1])
     return Answer(status, unchunked(body) if "transfer-encoding: chunked" in lines else body, first, last)
 
 

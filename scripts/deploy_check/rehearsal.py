@@ -1,6 +1,7 @@
 """A Dockerfile carried out without Docker, in a clean Debian: its RUN lines, then its ENTRYPOINT and HEALTHCHECK."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,25 +20,35 @@ START_S = 300
 PASSED_ON = ("PIP_", "SSL_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")  # how this machine reaches the package index
 
 
-def make_root(root: Path, mirror: str) -> None:
-    """A minimal Debian with Python, in place of the image that FROM names; one that is there is used again."""
-    if not (root / "usr").exists():
+def make_root(folder: Path, mirror: str) -> Path:
+    """A minimal Debian with Python at `folder`/base, in place of the image that FROM names; kept for the next time."""
+    base = folder / "base"
+    if not (base / "image" / "bin" / "python").exists():
+        base.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror], check=True
+            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(base), mirror], check=True
         )
-    if not (root / "image" / "bin" / "python").exists():
-        subprocess.run(["chroot", str(root), "python3", "-m", "venv", "/image"], check=True)
+        subprocess.run(["chroot", str(base), "python3", "-m", "venv", "/image"], check=True)
+    return base
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """`context` is bound to /source, read-only, as BuildKit does; `shared` to themselves, for local wheels."""
+    """All that is written goes on top of `base`, into `folder`/top, and replaces what was there.
 
-    root: Path
+    `context` is bound to /source, read-only, as BuildKit does; `shared` to themselves, for local wheels.
+    """
+
+    folder: Path
+    base: Path
     dockerfile: Path
     context: Path
     arguments: Mapping[str, str]
     shared: Sequence[Path]
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "merged"
 
     @property
     def steps(self) -> list[Instruction]:
@@ -56,19 +67,17 @@ class Rehearsal:
     @contextmanager
     def mounted(self) -> Iterator[None]:
         """What the container would see of the machine and of the context."""
+        shutil.rmtree(self.folder / "top", ignore_errors=True)
+        for name in ("top/upper", "top/work", "merged"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        top = self.folder / "top"
+        layers = f"lowerdir={self.base},upperdir={top / 'upper'},workdir={top / 'work'}"
         with ExitStack() as stack:
-            for kind, source, place, options in (
-                ("proc", "proc", self.root / "proc", ""),
-                ("", str(self.context), self.root / "source", "bind"),
-                *(
-                    ("", str(path), self.root / str(path).lstrip("/"), "bind")
-                    for path in ("/dev", "/sys", *self.shared)
-                ),
-            ):
-                place.mkdir(parents=True, exist_ok=True)
-                flags = ["-t", kind] if kind else ["-o", options]
-                subprocess.run(["mount", *flags, source, str(place)], check=True)
-                stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+            mount(stack, self.root, ["-t", "overlay", "-o", layers, "overlay"])
+            mount(stack, self.root / "proc", ["-t", "proc", "proc"])
+            for path in (Path("/dev"), Path("/sys"), *self.shared):
+                mount(stack, self.root / path.relative_to("/"), ["-o", "bind", str(path)])
+            mount(stack, self.root / "source", ["-o", "bind", str(self.context)])
             subprocess.run(["mount", "-o", "remount,bind,ro", str(self.root / "source")], check=True)
             yield
 
@@ -105,3 +114,10 @@ class Rehearsal:
         if code:
             raise RuntimeError(f"exit code {code} after SIGTERM")
         return f"healthy after {healthy:.1f} s as user {user}, ended with code 0 on SIGTERM"
+
+
+def mount(stack: ExitStack, place: Path, options: Sequence[str]) -> None:
+    """Mount at `place`, which is made, until the stack is left."""
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *options, str(place)], check=True)
+    stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
