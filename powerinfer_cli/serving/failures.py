@@ -1,5 +1,6 @@
 """Everything that can go wrong in a handler, as llama-server's error bodies."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,6 +13,11 @@ from powerinfer_cli.serving.bodies import error_answer
 from powerinfer_cli.serving.errors import APIError, invalid_request, not_found, server_error
 
 __all__ = ["handle_failures", "validation_message"]
+
+# What pydantic calls the types of a field that has several: "str", "list[int]", "TextPart", "function-after[...]".
+TYPE = re.compile(
+    r"str|int|float|bool|none|dict|list|any|[A-Z]\w*|.*\[.*\]|(constrained|function|lax|json)-.*", re.DOTALL
+)
 
 
 def handle_failures(app: FastAPI) -> None:
@@ -59,8 +65,19 @@ def validation_message(errors: Any) -> str:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return f"the body is not JSON: {reason} at character {first['loc'][-1]}"
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    said = f'"{".".join(where)}": {message}' if where else f"the body: {message}"
-    more = len({tuple(error["loc"][:2]) for error in errors}) - 1
-    return f"{said} (and {more} more)" if more else said
+    where = _field(first["loc"])
+    # A field of several types has an error for each of them.
+    reasons = dict.fromkeys(_reason(error) for error in errors if _field(error["loc"]) == where)
+    said = "; or ".join(reasons)
+    others = len({_field(error["loc"])[:1] for error in errors} - {where[:1]})
+    more = f" (and {others} more)" if others else ""
+    return f'"{".".join(where)}": {said}{more}' if where else f"the body: {said}{more}"
+
+
+def _field(loc: Any) -> tuple[str, ...]:
+    """Where it is, without the part of the request that pydantic begins with, and its names of types."""
+    return tuple(str(part) for part in loc[1:] if isinstance(part, int) or not TYPE.fullmatch(part))
+
+
+def _reason(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -15,7 +15,7 @@ from tests.helpers.result import Result
 __all__ = ["RunningServer"]
 
 PATIENCE = 60.0  # seconds, on a machine that does much else
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r'listening on (http://[^\s"]+)')
 
 
 class RunningServer:

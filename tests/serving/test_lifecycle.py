@@ -1,0 +1,157 @@
+"""A real server from its first moment to its last: loading, signals, what it cannot start with."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.helpers.main_cli import Process
+from tests.helpers.server_process import RunningServer
+from tests.helpers.word_model import word_model
+
+FLAGS = ("-t", "1", "-c", "256", "-np", "1", "--ctx-shift", "--ignore-eos")
+ENDLESS = {"prompt": "Once upon a time", "n_predict": -1, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that loads at once."""
+    return str(word_model().write(tmp_path_factory.mktemp("lifecycle") / "words.gguf"))
+
+
+class Endless:
+    """A client that reads a text without end."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._client = server.new_client()
+        self.began, self.ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        assert self.began.wait(30)
+
+    def _read(self) -> None:
+        try:
+            with self._client.stream("POST", "/completion", json=ENDLESS) as answer:
+                for _ in answer.iter_lines():
+                    self.began.set()
+        except httpx.HTTPError:
+            pass  # the server may close the connection
+        finally:
+            self.began.set()
+            self.ended.set()
+
+    def close(self) -> None:
+        self._thread.join(20)
+        self._client.close()
+
+
+def test_the_port_is_open_while_the_model_loads() -> None:
+    """The bundled model, and the program as `python -m` starts it, its standard input and output closed."""
+    command = [sys.executable, "-m", "powerinfer_cli", "server", "--port", "0", *FLAGS]
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", 'exec "$0" "$@" <&- >&-', *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stderr is not None
+    try:
+        url = process.stderr.readline().split()[-1]
+        answers = [httpx.get(f"{url}/health", timeout=20)]
+        completion = httpx.post(f"{url}/completion", json={"prompt": "x"}, timeout=20)
+        while answers[-1].status_code == 503:
+            answers.append(httpx.get(f"{url}/health", timeout=20))
+            time.sleep(0.02)
+        assert answers[0].json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+        assert completion.status_code == 503
+        assert answers[-1].json() == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_also_while_it_writes(story: str, number: signal.Signals) -> None:
+    with RunningServer("-m", story, *FLAGS) as server:
+        client = Endless(server)
+        idle = server.new_client()
+        idle.get("/health")  # a connection that stays open
+        began = time.monotonic()
+        server.signal(number)
+        result = server.wait()
+        took = time.monotonic() - began
+        idle.close()
+        client.close()
+    assert result.code == 0
+    assert took < 5
+    assert client.ended.is_set()
+    assert "Traceback" not in result.err
+    assert "POST /completion 200" in result.err
+
+
+def test_a_second_signal_ends_it_at_once(story: str) -> None:
+    with RunningServer("-m", story, *FLAGS) as server:
+        client = Endless(server)
+        server.signal(signal.SIGTERM)
+        time.sleep(0.3)
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        result = server.wait()
+        assert time.monotonic() - began < 1
+        client.close()
+    assert result.code == 1
+    assert "Traceback" not in result.err
+
+
+def test_a_signal_while_the_model_loads() -> None:
+    with RunningServer(*FLAGS, wait=False) as server:
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        result = server.wait()
+        assert (result.code, time.monotonic() - began < 5) == (0, True)
+        assert "Traceback" not in result.err
+
+
+def test_a_model_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"nonsense")
+    with Process("server", "--port", "0", "-m", str(path)) as process:
+        result = process.wait()
+    assert result.code == 1
+    listening, error = result.err.splitlines()
+    assert "listening" in listening
+    assert error.startswith(f"error: {path}")
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with Process("server", "--port", str(port)) as process:
+            result = process.wait()
+    assert (result.code, result.err) == (1, f"error: cannot listen on 127.0.0.1 port {port}: Address already in use\n")
+
+
+def test_several_addresses(story: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", port))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with Process("server", "-m", story, *FLAGS, "--host", "127.0.0.1,::1", "--port", str(port)) as process:
+        process.wait_for("model loaded")
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{port}/health").json() == {"status": "ok"}
