@@ -1,0 +1,102 @@
+"""The batcher on a real engine: a tiny random model, F32, so that greedy tokens do not depend on their company."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.runtime import Engine
+from powerinfer_cli.runtime.step import Piece, Wanted
+from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, SlotAction, SlotDone, SlotTask, Vectors
+from tests.helpers.tiny_models import N_VOCAB, tiny_model
+from tests.serving.toy import GREEDY, Driver, end, failure, tokens
+
+RNG = np.random.default_rng(3)
+PROMPTS = [tuple(RNG.integers(3, N_VOCAB, n).tolist()) for n in (5, 90, 1, 33, 70, 12)]
+
+
+def engine(folder: Path, n_sequences: int = 1, n_ctx: int = 128, **options: object) -> Engine:
+    file = tiny_model("llama-relu").file
+    return file.engine(folder, n_ctx=n_ctx, n_sequences=n_sequences, type_k="f32", type_v="f32", **options)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    found = []
+    for prompt in PROMPTS:
+        driver = Driver(engine(tmp_path_factory.mktemp("alone")))
+        found.append(tokens(driver.do(CompletionTask(prompt, GREEDY, n_predict=24))))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"n_ubatch": 16}, {"unified": True, "n_ctx": 400}], ids=str)
+def test_alone_or_in_company(tmp_path: Path, alone: list[list[int]], options: dict[str, object]) -> None:
+    driver = Driver(engine(tmp_path, 3, **({"n_ctx": 3 * 128} | options)))
+    asked = []
+    for prompt in PROMPTS:
+        asked.append(driver.add(CompletionTask(prompt, GREEDY, n_predict=24)))
+        driver.batcher.step()
+        driver.batcher.step()
+    cancelled = driver.add(CompletionTask(PROMPTS[1][:50], GREEDY))
+    driver.batcher.step()
+    driver.batcher.cancel(cancelled)
+    driver.run()
+    assert [tokens(driver.events[i]) for i in asked] == alone
+
+
+def test_a_second_turn_is_what_it_would_be_from_the_start(tmp_path: Path) -> None:
+    driver = Driver(engine(tmp_path, 2, 256))
+    first = driver.do(CompletionTask(PROMPTS[3], GREEDY, n_predict=10))
+    turn = (*PROMPTS[3], *tokens(first), *PROMPTS[0])
+    second = driver.do(CompletionTask(turn, GREEDY, n_predict=10))
+    assert end(second).timings.cache_n == len(PROMPTS[3]) + 9
+    anew = driver.do(CompletionTask(turn, GREEDY, n_predict=10, cache_prompt=False, id_slot=1 - end(second).id_slot))
+    assert end(anew).timings.cache_n == 0
+    assert tokens(second) == tokens(anew)
+
+
+def test_contexts_shift_side_by_side(tmp_path: Path) -> None:
+    driver = Driver(engine(tmp_path, 2, 80), context_shift=True)
+    endless = SamplerOptions(temp=0.0, logit_bias={2: -math.inf})
+    asked = [driver.add(CompletionTask(PROMPTS[i], endless, n_predict=100, n_keep=2)) for i in (0, 3)]
+    driver.run()
+    for i in asked:
+        assert (end(driver.events[i]).timings.predicted_n, end(driver.events[i]).truncated) == (100, True)
+
+
+def test_saved_in_one_slot_restored_in_another(tmp_path: Path) -> None:
+    driver = Driver(engine(tmp_path, 2, 256))
+    wanted = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8, id_slot=0))
+    path = tmp_path / "slot.bin"
+    [saved] = driver.do(SlotTask(SlotAction.SAVE, 0, str(path)))
+    driver.do(SlotTask(SlotAction.ERASE, 0))
+    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 1, str(path)))
+    assert isinstance(saved, SlotDone)
+    assert isinstance(restored, SlotDone)
+    assert (saved.n_tokens, saved.n_bytes) == (restored.n_tokens, restored.n_bytes) == (97, path.stat().st_size)
+    again = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))
+    assert (end(again).id_slot, end(again).timings.prompt_n, tokens(again)) == (1, 1, tokens(wanted))
+    other = Driver(engine(tmp_path, 2, 256, n_ubatch=32))
+    assert isinstance(other.do(SlotTask(SlotAction.RESTORE, 0, str(path)))[0], SlotDone)
+    small = Driver(engine(tmp_path, 1, 64))
+    assert failure(small.do(SlotTask(SlotAction.RESTORE, 0, str(path)))).error.status == 400
+    half = Driver(tiny_model("llama-relu").file.engine(tmp_path, n_ctx=256, type_k="f16", type_v="f16"))
+    assert failure(half.do(SlotTask(SlotAction.RESTORE, 0, str(path)))).error.status == 400
+    assert end(half.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))).timings.cache_n == 0
+
+
+def test_vectors_of_a_prompt_longer_than_a_step(tmp_path: Path) -> None:
+    driver = Driver(engine(tmp_path, 2, 256, n_ubatch=16))
+    asked = [driver.add(EmbeddingTask(PROMPTS[i])) for i in (1, 3)]
+    text = driver.add(CompletionTask(PROMPTS[0], GREEDY, n_predict=4))
+    driver.run()
+    whole = engine(tmp_path, 1, 256)
+    for i, prompt in zip(asked, (PROMPTS[1], PROMPTS[3]), strict=True):
+        [event] = driver.events[i]
+        assert isinstance(event, Vectors)
+        [rows] = whole.step([Piece(0, prompt, Wanted.HIDDEN)])
+        whole.truncate(0)
+        np.testing.assert_allclose(event.rows, rows, rtol=1e-4, atol=1e-4)
+    assert end(driver.events[text]).timings.predicted_n == 4
