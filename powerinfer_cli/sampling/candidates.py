@@ -13,6 +13,8 @@ from powerinfer_cli.errors import PowerInferError
 Ids: TypeAlias = NDArray[np.intp]
 Floats: TypeAlias = NDArray[np.float32]
 
+_RUN = 64
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -62,14 +64,42 @@ def largest(candidates: Candidates, k: int) -> Candidates:
         return candidates.first(k)
     ids, logits = candidates.ids, candidates.logits
     if k < ids.size:
+        near = _at_least_kth_of_peaks(logits, k)
+        if near is not None:
+            ids, logits = ids[near], logits[near]
         smallest_kept = np.partition(logits, ids.size - k)[ids.size - k]
         kept = np.flatnonzero(logits > smallest_kept)
         level = np.flatnonzero(logits == smallest_kept)
         level = level[np.argsort(ids[level])][: k - kept.size]
         kept = np.concatenate([kept, level])
         ids, logits = ids[kept], logits[kept]
-    order = np.lexsort((ids, -logits))
+    order = _falling(ids, logits)
     return Candidates(ids[order], logits[order], sorted=True)
+
+
+def _falling(ids: Ids, logits: Floats) -> Ids:
+    """The order in which logits fall, the lower id first among equals. As lexsort, whose two sorts take ten times as
+    long over a vocabulary: equals are few, and put right afterwards.
+    """
+    order = np.argsort(-logits)
+    level = logits[order]
+    equal = level[1:] == level[:-1]
+    if equal.any():
+        places = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+        among = order[places]
+        order[places] = among[np.lexsort((ids[among], -logits[among]))]
+    return order
+
+
+def _at_least_kth_of_peaks(logits: Floats, k: int) -> Ids | None:
+    """Where the k largest of many are, and few others: whatever is not less than the k-th largest of the peaks of runs
+    of _RUN, for k runs hold as much. A fifth of the time of `np.partition` over a vocabulary. None: it does not pay.
+    """
+    runs = logits.size // _RUN
+    if not 0 < k < runs // 4:
+        return None
+    peaks = logits[: runs * _RUN].reshape(runs, _RUN).max(axis=1)
+    return np.flatnonzero(logits >= np.partition(peaks, runs - k)[runs - k])
 
 
 def softmax(candidates: Candidates) -> Floats:
