@@ -42,11 +42,18 @@ class Capabilities:
     style: ToolStyle
 
 
+_NOTHING = Capabilities(
+    no_tools=None, texts=True, parts=False, system=True, calls=False, objects=False, parallel=False, style=GENERIC
+)
+
+
 @lru_cache(maxsize=8)
 def capabilities_of(template: ChatTemplate) -> Capabilities:
     """Rendered once a template."""
     user = {"role": "user", "content": _MARK}
     no_tools = None if _rendered(template, [user]) else ()
+    if no_tools is not None and not _rendered(template, [user], tools=no_tools):
+        return _NOTHING  # and let nobody wait until the rest has failed as well
     parts = _rendered(template, [{"role": "user", "content": [{"type": "text", "text": _MARK}]}], tools=no_tools)
     objects = _takes_objects(template)
     shows_tools = _MARK in _rendered(template, [_USER], tools=[_TOOL])

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from powerinfer_cli.serving.routes import (
+    anthropic,
     chat,
     completion,
     embeddings,
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     tokens.router,
     completion.router,
     chat.router,
+    anthropic.router,
     infill.router,
     embeddings.router,
     neurons.router,
