@@ -14,7 +14,7 @@ from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.server_command import ServerCommand
-from powerinfer_cli.commands.server_flags import AnswerFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server_flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
 from powerinfer_cli.commands.server_options import listed, server_options
 from powerinfer_cli.errors import UsageError
 
@@ -54,12 +54,13 @@ def server(
     door: DoorFlags,
     slots: SlotFlags,
     answers: AnswerFlags,
+    chats: ChatFlags,
     sampling: SamplingFlags,
 ) -> None:
     """Serve a model over HTTP, as llama-server and OpenAI's services do."""
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
-    options = server_options(door, slots, answers, sampling.options(process_escapes))
+    options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
     options = replace(options, n_batch=model.batch_size)
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 import typer.core
 
-from powerinfer_cli.commands.server_environment import environment_words
+from powerinfer_cli.commands.server_environment import environment_words, unknown_variables
 from powerinfer_cli.commands.server_harmless import without_harmless
 from powerinfer_cli.errors import UsageError
 
@@ -31,6 +31,9 @@ class ServerCommand(typer.core.TyperCommand):
             raise UsageError(str(error)) from error
         for name, meant in variables:
             self._check(name, meant)
+        remarks += [
+            f"warning: {name} has no effect: no flag here is called so" for name in unknown_variables(os.environ)
+        ]
         for remark in remarks:
             print(remark, file=sys.stderr)
         return super().parse_args(ctx, [*(word for _, meant in variables for word in meant), *words])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["VARIABLES", "Variable", "environment_words"]
+__all__ = ["VARIABLES", "Variable", "environment_words", "unknown_variables"]
 
 TRUE, FALSE = ("on", "enabled", "true", "1"), ("off", "disabled", "false", "0")
 
@@ -83,6 +83,10 @@ VARIABLES = {
     "LLAMA_ARG_CHAT_TEMPLATE_FILE": Variable("--chat-template-file"),
     "LLAMA_ARG_JINJA": _switch("--jinja"),
     "LLAMA_ARG_THINK": Variable("--reasoning-format"),
+    "LLAMA_ARG_REASONING": Variable("--reasoning"),
+    "LLAMA_ARG_THINK_BUDGET": Variable("--reasoning-budget"),
+    "LLAMA_ARG_CHAT_TEMPLATE_KWARGS": Variable("--chat-template-kwargs"),
+    "LLAMA_ARG_PREFILL_ASSISTANT": _switch("--prefill-assistant"),
 }
 
 # Of these only one can be meant: what the command line says replaces what the environment says of another.
@@ -93,6 +97,12 @@ RIVALS = (
     ("LLAMA_ARG_CHAT_TEMPLATE", ("--chat-template-file",)),
     ("LLAMA_ARG_CHAT_TEMPLATE_FILE", ("--chat-template",)),
 )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Those that look like llama.cpp's, but mean nothing here."""
+    known = {name.replace("LLAMA_ARG_", prefix) for name in VARIABLES for prefix in ("LLAMA_ARG_", "LLAMA_ARG_NO_")}
+    return sorted(name for name in environment if name.startswith("LLAMA_ARG_") and name not in known)
 
 
 def environment_words(environment: Mapping[str, str], args: Sequence[str]) -> list[tuple[str, list[str]]]:

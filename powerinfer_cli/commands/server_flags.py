@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AnswerFlags", "DoorFlags", "Pooling", "SlotFlags"]
+__all__ = ["AnswerFlags", "ChatFlags", "DoorFlags", "Pooling", "Reasoning", "SlotFlags"]
 
 
 class Pooling(StrEnum):
@@ -28,19 +28,33 @@ class ReasoningFormat(StrEnum):
     AUTO = "auto"
 
 
+class Reasoning(StrEnum):
+    """Whether models think before they answer."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
 class LogFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
 
 
 def _flag(panel: str) -> Any:
-    def option(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
-        return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel=panel)
+    def option(
+        *names: str,
+        help: str,  # noqa: A002  # Typer's word
+        metavar: str | None = None,
+        low: int | None = None,
+        high: int | None = None,
+    ) -> Any:
+        return typer.Option(*names, help=help, metavar=metavar, min=low, max=high, rich_help_panel=panel)
 
     return option
 
 
-_door, _slot, _answer = _flag("Server"), _flag("Slots"), _flag("Answers")
+_door, _slot, _answer, _chat = _flag("Server"), _flag("Slots"), _flag("Answers"), _flag("Chats")
 
 
 @dataclass(frozen=True)
@@ -129,13 +143,33 @@ class AnswerFlags:
     ] = -1
     embedding: Annotated[bool, _answer("--embedding", "--embeddings", help="Answer /embeddings, too.")] = False
     pooling: Annotated[Pooling | None, _answer("--pooling", help="Of embeddings; without: the model's own.")] = None
+
+
+@dataclass(frozen=True)
+class ChatFlags:
+    """How a conversation becomes a prompt, and an answer a message."""
+
     chat_template: Annotated[
-        str | None, _answer("--chat-template", metavar="NAME|JINJA", help="For chats, not the model's own.")
+        str | None, _chat("--chat-template", metavar="NAME|JINJA", help="For chats, not the model's own.")
     ] = None
     chat_template_file: Annotated[
-        Path | None, _answer("--chat-template-file", metavar="FILE", help="The same, from a file.")
+        Path | None, _chat("--chat-template-file", metavar="FILE", help="The same, from a file.")
     ] = None
-    jinja: Annotated[bool, _answer("--jinja/--no-jinja", help="Without: no tools in chats.")] = True
+    jinja: Annotated[bool, _chat("--jinja/--no-jinja", help="Without: no tools in chats.")] = True
     reasoning_format: Annotated[
-        ReasoningFormat, _answer("--reasoning-format", help="Thoughts apart from the answer, or none: as written.")
+        ReasoningFormat, _chat("--reasoning-format", help="Thoughts apart from the answer, or none: as written.")
     ] = ReasoningFormat.AUTO
+    reasoning: Annotated[
+        Reasoning, _chat("-rea", "--reasoning", help="Whether models think first, if their template lets them choose.")
+    ] = Reasoning.AUTO
+    reasoning_budget: Annotated[
+        int, _chat("--reasoning-budget", metavar="N", low=-1, high=0, help="0: as --reasoning off; -1: no limit.")
+    ] = -1
+    chat_template_kwargs: Annotated[
+        str | None,
+        _chat("--chat-template-kwargs", metavar="JSON", help='For the template, as {"tone": "dry"}.'),
+    ] = None
+    prefill_assistant: Annotated[
+        bool,
+        _chat("--prefill-assistant/--no-prefill-assistant", help="An assistant's message at the end is continued."),
+    ] = True

@@ -34,7 +34,13 @@ HARMLESS = (
     Harmless(("--no-mmproj", "--no-mmproj-auto"), "no projector is ever loaded"),
     Harmless(("--log-colors",), "the log has no colours", value=True, only=("off", "auto")),
     Harmless(("--check-tensors",), "what a file says of its tensors is always checked"),
-    Harmless(("--no-context-checkpoints",), "there are none"),
+    Harmless(("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints"), "no supported model needs them", value=True),
+    Harmless(("--cache-reuse",), "a prompt's common beginning is reused, and nothing behind it", value=True),
+    Harmless(("-sps", "--slot-prompt-similarity"), "the slot with the longest common beginning is taken", value=True),
+    Harmless(("-dt", "--defrag-thold"), "the cache is made of pages, and never in pieces", value=True),
+    Harmless(("--poll",), "threads wait as long as is best for them", value=True),
+    Harmless(("--prio",), "that is the usual priority", value=True, only=("0",)),
+    Harmless(("-kvo", "--kv-offload"), "the cache is where its layers are"),
     Harmless(("--rerank", "--reranking"), "there is no /rerank: no supported architecture ranks texts"),
 )
 

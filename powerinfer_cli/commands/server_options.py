@@ -1,10 +1,12 @@
 """From the flags of `powerinfer server` to how it serves."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from powerinfer_cli.commands.server_flags import AnswerFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server_flags import AnswerFlags, ChatFlags, DoorFlags, Reasoning, SlotFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.files import make_folder
 from powerinfer_cli.sampling import SamplerOptions
@@ -15,7 +17,9 @@ __all__ = ["listed", "server_options"]
 LARGEST_KEY_FILE = 1 << 20
 
 
-def server_options(door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, sampler: SamplerOptions) -> ServerOptions:
+def server_options(
+    door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, chats: ChatFlags, sampler: SamplerOptions
+) -> ServerOptions:
     """Everything that a flag can say wrongly is found here.
 
     Raises:
@@ -24,11 +28,6 @@ def server_options(door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, samp
     """
     if door.path is not None and not door.path.is_dir():
         raise PowerInferError(f"--path {door.path}: not a folder")
-    if answers.chat_template is not None and answers.chat_template_file is not None:
-        raise UsageError("--chat-template and --chat-template-file exclude each other")
-    template = answers.chat_template
-    if answers.chat_template_file is not None:
-        template = str(answers.chat_template_file.absolute())
     if slots.slot_save_path is not None:
         _check_writable(slots.slot_save_path)
     names = listed(answers.alias)
@@ -47,9 +46,12 @@ def server_options(door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, samp
         props=door.props,
         embedding=answers.embedding,
         pooling=answers.pooling,
-        chat_template=template,
-        jinja=answers.jinja,
-        reasoning_format=answers.reasoning_format,
+        chat_template=_template(chats),
+        jinja=chats.jinja,
+        reasoning_format=chats.reasoning_format,
+        template_variables=_variables(chats),
+        prefill_assistant=chats.prefill_assistant,
+        verbose=door.verbose,
         ui=door.ui,
         page=door.path,
         slot_save_path=slots.slot_save_path,
@@ -59,6 +61,27 @@ def server_options(door: DoorFlags, slots: SlotFlags, answers: AnswerFlags, samp
         queue=slots.queue,
         log_json=door.log_format == "json",
     )
+
+
+def _template(chats: ChatFlags) -> str | None:
+    if chats.chat_template_file is None:
+        return chats.chat_template
+    if chats.chat_template is not None:
+        raise UsageError("--chat-template and --chat-template-file exclude each other")
+    return str(chats.chat_template_file.absolute())
+
+
+def _variables(chats: ChatFlags) -> dict[str, Any]:
+    """What templates are told; the name of the switch is the field's own."""
+    try:
+        found = json.loads(chats.chat_template_kwargs or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--chat-template-kwargs: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError("--chat-template-kwargs: must be a JSON object")
+    if chats.reasoning is not Reasoning.AUTO or chats.reasoning_budget == 0:
+        found["enable_thinking"] = chats.reasoning is Reasoning.ON and chats.reasoning_budget != 0
+    return found
 
 
 def listed(text: str | None) -> list[str]:

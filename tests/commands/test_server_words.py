@@ -44,6 +44,7 @@ def test_flags(asked: list[ServerOptions], tmp_path: Path) -> None:
     flags += ["--api-key", "one,two", "--api-key-file", str(keys), "-to", "5", "--metrics", "--no-slots", "--props"]
     flags += ["--embedding", "--pooling", "last", "--chat-template", "chatml", "--no-jinja", "--no-webui"]
     flags += ["--reasoning-format", "none", "--slot-save-path", str(tmp_path / "new"), "--ctx-shift"]
+    flags += ["--chat-template-kwargs", '{"tone": "dry"}', "--reasoning", "off", "--no-prefill-assistant"]
     flags += ["--no-cache-prompt", "--cors-origins", "http://a.b, localhost", "--queue", "3", "--log-format", "json"]
     assert run(*flags) == Result(0, "", "")
     (options,) = asked
@@ -60,6 +61,8 @@ def test_flags(asked: list[ServerOptions], tmp_path: Path) -> None:
     assert (options.embedding, options.pooling, options.chat_template) == (True, "last", "chatml")
     assert (options.reasoning_format, options.context_shift, options.cache_prompt) == ("none", True, False)
     assert (options.cors_origins, options.queue, options.log_json) == (("http://a.b", "localhost"), 3, True)
+    assert options.template_variables == {"tone": "dry", "enable_thinking": False}
+    assert not options.prefill_assistant
     assert (tmp_path / "new").is_dir()
 
 
@@ -115,6 +118,16 @@ def test_harmless_flags(args: list[str], left: list[str]) -> None:
     assert all(remark.startswith("warning: ") and "has no effect: " in remark for remark in remarks)
 
 
+def test_variables_that_nobody_knows_are_remarked_on(
+    asked: list[ServerOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ARG_FLASH_ATTN", "on")
+    monkeypatch.setenv("LLAMA_ARG_NO_REPACK", "1")
+    result = run()
+    assert (result.code, len(asked)) == (0, 1)
+    assert result.err == "warning: LLAMA_ARG_FLASH_ATTN has no effect: no flag here is called so\n"
+
+
 def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
     result = run("--no-mmap", "-np", "2")
     assert (result.code, len(asked)) == (0, 1)
@@ -135,6 +148,9 @@ def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
         (["--api-key-file", "/dev/null"], 1, "no key"),
         (["--slot-save-path", "/dev/null/x"], 1, "/dev/null/x"),
         (["--chat-template", "chatml", "--chat-template-file", "x"], 2, "exclude"),
+        (["--chat-template-kwargs", "{"], 2, "not JSON"),
+        (["--chat-template-kwargs", "[]"], 2, "object"),
+        (["--reasoning-budget", "5"], 2, "--reasoning-budget"),
         (["--path", "/nowhere"], 1, "/nowhere"),
         (["--host", "no.such.host.invalid"], 1, "no.such.host.invalid"),
         (["--host", "127.0.0.1,::1", "--port", "0"], 1, "--port 0"),
