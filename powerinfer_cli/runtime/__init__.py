@@ -3,7 +3,7 @@
 from powerinfer_cli.runtime.engine import ContextFull, Engine
 from powerinfer_cli.runtime.memory import available_memory, peak_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ContextFull",
     "Engine",
     "EngineOptions",
+    "LayerNeurons",
     "LoadEvents",
     "Piece",
     "SparsityStats",

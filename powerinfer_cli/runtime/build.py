@@ -52,7 +52,7 @@ class Builder:
             return partial(rms_norm, weight=weight, eps=eps)
         return partial(layer_norm, weight=weight, bias=_vector(norm.bias), eps=eps)
 
-    def layer(self, weights: LayerWeights, stats: SparsityStats, activity: LayerActivity | None) -> Layer:
+    def layer(self, number: int, weights: LayerWeights, stats: SparsityStats, activity: LayerActivity | None) -> Layer:
         return Layer(
             head_dim=self.config.head_dim,
             attn_norm=self.norm(weights.attn_norm),
@@ -64,10 +64,10 @@ class Builder:
             attn_k_norm=self.norm(weights.attn_k_norm) if weights.attn_k_norm else None,
             attn_output=self.projection(weights.attn_output),
             ffn_norm=self.norm(weights.ffn_norm) if weights.ffn_norm else None,
-            ffn=self._ffn(weights, stats, activity),
+            ffn=self._ffn(number, weights, stats, activity),
         )
 
-    def _ffn(self, weights: LayerWeights, stats: SparsityStats, activity: LayerActivity | None) -> FFN:
+    def _ffn(self, number: int, weights: LayerWeights, stats: SparsityStats, activity: LayerActivity | None) -> FFN:
         gate = weights.ffn_gate
         gate_matrix, gate_bias = (self.matrix(gate.weight), _vector(gate.bias)) if gate else (None, None)
         up, up_bias = self.matrix(weights.ffn_up.weight), _vector(weights.ffn_up.bias)
@@ -88,6 +88,7 @@ class Builder:
             down_bias=_vector(weights.ffn_down_t.bias),
             ask=None if activity is None else torch.from_numpy(activity.undecided),
             always=None if activity is None else torch.from_numpy(activity.always),
+            layer=number,
             stats=stats,
         )
 

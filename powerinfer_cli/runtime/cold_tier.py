@@ -27,7 +27,6 @@ class ColdBuffers:
     """What passes between a device and the cold tier; layers share it. In memory that the device reaches by itself."""
 
     state: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]  # [2]: neurons let through, neurons that fired
     normed: Tensor  # float32 [tokens, n_embd], from the device
     mask: Tensor  # uint8 [tokens * most cold neurons], from the device: of T tokens [T, n_cold]
     result: Tensor  # float32 [tokens * padded(n_embd)], to the device: of T tokens [T, n_embd]
@@ -41,7 +40,6 @@ def make_cold_buffers(host: Host, n_tokens: int, n_embd: int, most_cold: int) ->
 
     return ColdBuffers(
         state=np.zeros(2, np.int64),
-        counts=np.zeros(2, np.int64),
         normed=host(n_tokens, n_embd),
         mask=host(n_tokens * most_cold, dtype=torch.uint8),
         result=host(n_tokens * padded(n_embd)),
@@ -64,9 +62,11 @@ class ColdTier:
         buffers: ColdBuffers,
         room: Room,
         team: Team,
+        counts: npt.NDArray[np.int64],
         *,
         asked: bool,
     ) -> None:
+        """counts [2]: how many were let through, and how many fired, are added to it."""
         self._buffers, self._team, self._asked, self._numbers = buffers, team, asked, numbers
         b, n = buffers, neurons.up.n_rows
         self._modes = np.zeros(n, np.uint8) if numbers is not None else b.mask.numpy()[:n]
@@ -78,10 +78,10 @@ class ColdTier:
         products = room.products
         n_embd = b.one.n
         out = result[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
-        one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], b.counts)]
+        one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], counts)]
         many = [
             quantise(b.state, b.many),
-            *sparse_batch(b.state, b.many, None, neurons, told, out, b.counts, products, workspace),
+            *sparse_batch(b.state, b.many, None, neurons, told, out, counts, products, workspace),
         ]
         self._operations: tuple[list[Operation], list[Operation]] = one, many
         self._one: Compiled | None = None

@@ -18,6 +18,7 @@ class CPUBackend(CPUSide):
 
     def __init__(self, parts: Parts) -> None:
         self._stats = parts.stats
+        self._stats.grow(parts.config.n_layer)
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
@@ -50,8 +51,7 @@ class CPUBackend(CPUSide):
                 self.team.run(part.table, self.threads_batch)
         self._single = single
         if self.config.sparse:
-            predicted, fired = buffers.counts.tolist()
-            self._stats.add(self.config.n_layer * self.config.sizes.n_ff * len(batch), predicted, fired)
+            self._stats.add(slice(None), self.config.sizes.n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:
         if self._single or self._is_few:  # the head has run

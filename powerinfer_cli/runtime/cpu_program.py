@@ -56,7 +56,7 @@ class Buffers:
     up: Vectors
     value: Vectors
     ffn: Vectors
-    counts: Ints  # [2]: neurons let through, neurons that fired
+    counts: Ints  # [layers, 2]: neurons let through, neurons that fired
 
     @property
     def state(self) -> Ints:
@@ -100,7 +100,7 @@ def make_buffers(config: ModelConfig, weights: CPUWeights, n_tokens: int, n_sequ
         up=up,
         value=value,
         ffn=ffn,
-        counts=np.zeros(2, np.int64),
+        counts=np.zeros((len(weights.layers), 2), np.int64),
     )
 
 
@@ -141,8 +141,11 @@ class Writer:
         b = self.buffers
         return [embed(b.state, weights.token_embd, b.ids, b.x, weights.position_embd)]
 
-    def layer(self, layer: CPULayer, cache: KeysValues, adds: tuple[Floats, ...]) -> list[Operation]:
-        """First x += adds, what the layer before has left; then the layer, up to what is to be added next."""
+    def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: tuple[Floats, ...]) -> list[Operation]:
+        """First x += adds, what the layer before has left; then the layer, up to what is to be added next.
+
+        place: among the layers that are here.
+        """
         b = self.buffers
         normed = [self._norm(layer.attn_norm, adds, b.normed)]
         seen = b.normed
@@ -151,15 +154,20 @@ class Writer:
             seen = b.normed_2
         attended = self._attention(layer, seen, cache)
         if layer.ffn_norm is None:  # falcon: attention and FFN read the same input
-            return [*normed, *attended, *self._ffn(layer)]
-        return [*normed, *attended, self._norm(layer.ffn_norm, (b.projected.floats,), b.normed), *self._ffn(layer)]
+            return [*normed, *attended, *self._ffn(place, layer)]
+        return [
+            *normed,
+            *attended,
+            self._norm(layer.ffn_norm, (b.projected.floats,), b.normed),
+            *self._ffn(place, layer),
+        ]
 
     def layers(self, weights: CPUWeights, caches: Sequence[KeysValues]) -> list[list[Operation]]:
         """All layers' operations, each layer's apart; the first has the embedding before it."""
         passes = []
         adds: tuple[Floats, ...] = ()
-        for layer, cache in zip(weights.layers, caches, strict=True):
-            passes.append(self.layer(layer, cache, adds))
+        for place, (layer, cache) in enumerate(zip(weights.layers, caches, strict=True)):
+            passes.append(self.layer(place, layer, cache, adds))
             adds = self.left(layer)
         passes[0] = self.embedding(weights) + passes[0]
         return passes
@@ -209,10 +217,10 @@ class Writer:
             *self._multiply(b.attended, [(layer.attn_output, b.projected.floats)]),
         ]
 
-    def _ffn(self, layer: CPULayer) -> list[Operation]:
+    def _ffn(self, place: int, layer: CPULayer) -> list[Operation]:
         if layer.ffn_down_t is None:
             return self._dense_ffn(layer)
-        return self._sparse_ffn(layer, layer.ffn_down_t)
+        return self._sparse_ffn(place, layer, layer.ffn_down_t)
 
     def _dense_ffn(self, layer: CPULayer) -> list[Operation]:
         b, c = self.buffers, self.config
@@ -226,7 +234,7 @@ class Writer:
             *self._multiply(b.value, [(layer.ffn_down, b.ffn.floats)]),
         ]
 
-    def _sparse_ffn(self, layer: CPULayer, down_t: Projection) -> list[Operation]:
+    def _sparse_ffn(self, place: int, layer: CPULayer, down_t: Projection) -> list[Operation]:
         b, found = self.buffers, layer.predictor
         gate = layer.ffn_gate
         neurons = Neurons(
@@ -246,7 +254,7 @@ class Writer:
             predictor = Predictor(found.fc2, found.modes, self.threshold)
             asking = self._multiply(b.x, [(Projection(found.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
-        operands = b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts
+        operands = b.normed, hidden, neurons, predictor, b.ffn.floats, b.counts[place]
         if self.few:
             return [*asking, *sparse_few(b.state, *operands, self.few)]
         if self.room is None:

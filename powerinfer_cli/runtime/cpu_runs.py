@@ -50,7 +50,7 @@ class CPURuns(CPUSide):
         adds: tuple[npt.NDArray[np.float32], ...] = ()
         for number in layers:
             index = self.layers.index(number)
-            found.append(writer.layer(weights.layers[index], self.cache.layers[index], adds))
+            found.append(writer.layer(index, weights.layers[index], self.cache.layers[index], adds))
             adds = writer.left(weights.layers[index])
         return found
 

@@ -52,7 +52,7 @@ class DeviceFlow:
         counts: Tensor,
         device: torch.device,
     ) -> None:
-        """counts int64 [2]: neurons let through, and neurons that fired, are added to it."""
+        """counts int64 [layers, 2]: neurons let through, and neurons that fired, are added to it."""
         self.config, self.ops, self.threshold, self.counts = config, ops, threshold, counts
         self.places = Places(n_tokens, pages, device)
         s = config.sizes
@@ -106,12 +106,12 @@ class DeviceFlow:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons."""
         self.enter_ffn(layer, n)
         if layer.predictor is None:
-            self.counts[0].add_(n * (layer.n_hot + layer.n_cold))
+            self.counts[layer.place, 0].add_(n * (layer.n_hot + layer.n_cold))
             return
         p = layer.predictor
         x, mask = (self.x[0], self.mask[0]) if n == 1 else (self.x[:n], self.mask[:n])
         self.ops.predict(p.fc1, p.fc2, x, self.threshold, p.modes, out=mask)
-        self.counts[0].add_(mask.sum())
+        self.counts[layer.place, 0].add_(mask.sum())
 
     def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`; x is what a predictor looks at."""
@@ -165,7 +165,7 @@ class DeviceFlow:
             relu_on_up=c.architecture.relu_on_up,
         )
         self.cold[:n].add_(y)
-        self.counts[1:].add_(fired)
+        self.counts[layer.place, 1:].add_(fired)
 
     def adds(self, layer: DeviceLayer) -> tuple[Tensor, ...]:
         """What a layer leaves to be added to x."""
@@ -230,7 +230,7 @@ class DeviceFlow:
             relu_on_up=c.architecture.relu_on_up,
             out=self.hot[0] if one else self.hot[:n],
         )
-        self.counts[1:].add_(fired)
+        self.counts[layer.place, 1:].add_(fired)
 
 
 def flow_bytes(config: ModelConfig, n_tokens: int, pages: PageTable) -> int:

@@ -1,9 +1,10 @@
 """What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -49,10 +50,11 @@ class DeviceSide:
         self.layers: dict[int, DeviceLayer] = {}
         self.caches: dict[int, DeviceCache] = {}
         types = CacheType(options.type_k), CacheType(options.type_v)
-        for index, where in placed.items():
+        for place, (index, where) in enumerate(placed.items()):
             assert where.device != MAIN_MEMORY
             activity = known.activity(index) if known else None
-            self.layers[index] = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
+            layer = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
+            self.layers[index] = replace(layer, place=place)
             self.caches[index] = make_cache(config.n_head_kv, parts.pages.n_cells, config.head_dim, *types, device)
         self.output: tuple[DeviceNorm, DeviceLinear] | None = None
         if head:
@@ -63,14 +65,14 @@ class DeviceSide:
         self.stream: ColdStream | None = None
         if options.stream_from is not None and streamable(parts.weights):
             self.stream = ColdStream(self.link, neuron_bytes(parts.weights))
-        self._counts = torch.zeros(2, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(config, ops, 1, parts.pages, threshold, self._counts, device)
         self.many = DeviceFlow(config, ops, n_tokens, parts.pages, threshold, self._counts, device)
         n_logits = config.n_vocab if head else 0
         self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
         self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
-        self._host_counts = self.link.host(2, dtype=torch.int64)
+        self._host_counts = self.link.host(len(placed), 2, dtype=torch.int64)
         self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
 
     def kept_bytes(self) -> int:
@@ -120,14 +122,16 @@ class DeviceSide:
         assert self.output is not None
         return flow.last_norm(self.output[0], flow.x[rows])
 
-    def collect(self) -> tuple[int, int]:
-        """How many neurons were let through, and how many fired here, since the last time. Waits for all work."""
+    def collect(self) -> npt.NDArray[np.int64]:
+        """How many neurons were let through, and how many fired here, since the last time, by layer [layers, 2], as
+        `layers` has them. Waits for all work.
+        """
         self.link.copy(self._host_counts, self._counts)
         self._counts.zero_()
         self.link.mark()
         self.link.wait()
-        predicted, fired = self._host_counts.tolist()
-        return predicted, fired
+        counted: npt.NDArray[np.int64] = self._host_counts.numpy()
+        return counted
 
     def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
         """As a backend's, for the layers that are here."""

@@ -64,7 +64,9 @@ class DeviceFFN:
 
 @dataclass(frozen=True, eq=False)
 class DeviceLayer:
-    """One layer. `ffn` None: no neuron is hot. n_hot and n_cold neurons are in the predictor's order."""
+    """One layer. `ffn` None: no neuron is hot. n_hot and n_cold neurons are in the predictor's order. place: among the
+    device's layers.
+    """
 
     attn_norm: DeviceNorm
     attn_norm_2: DeviceNorm | None
@@ -79,6 +81,7 @@ class DeviceLayer:
     predictor: DevicePredictor | None
     n_hot: int
     n_cold: int
+    place: int = 0
 
 
 class Uploader:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +14,20 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.model import ModelConfig, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Plan
-from powerinfer_cli.runtime.backend import Backend, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable, pages_needed
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
 __all__ = ["ContextFull", "Engine"]
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 class Engine:
@@ -152,9 +156,7 @@ class Engine:
         found: dict[int, Answer] = {}
         for passed in passes(pieces):
             batch = self._forward([parts[i] for i in passed])
-            told = answers(
-                [pieces[i] for i in passed], batch.segments, self._backend.hidden_at, self._backend.logits_at
-            )
+            told = answers([pieces[i] for i in passed], batch.segments, self._hidden_at, self._logits_at)
             found |= dict(zip(passed, told, strict=True))
         return [found[i] for i in range(len(pieces))]
 
@@ -173,13 +175,13 @@ class Engine:
             done += len(batch)
             if on_batch:
                 on_batch(done, len(ids))
-        last: Logits = self._backend.logits_at([len(batch) - 1])[0]
+        last: Logits = self._logits_at([len(batch) - 1])[0]
         return last
 
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""
         self._forward([(0, [token])])
-        following: Logits = self._backend.logits_at([0])[0]
+        following: Logits = self._logits_at([0])[0]
         return following
 
     def logits(self, ids: Sequence[int]) -> Logits:
@@ -188,7 +190,7 @@ class Engine:
         found = [np.empty((0, self.config.n_vocab), np.float32)]
         for batch in batched(ids, self.most_tokens):
             self._forward([(0, batch)])
-            found.append(self._backend.logits_at(range(len(batch))))
+            found.append(self._logits_at(range(len(batch))))
         return np.concatenate(found)
 
     def record(self, ids: Sequence[int], tap: Tap) -> None:
@@ -258,12 +260,33 @@ class Engine:
         self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
         self._backend.use_threads(self.options)
 
+    def neurons(self) -> tuple[LayerNeurons, ...]:
+        """Of each layer; shares are means since the last reset of `stats`."""
+        placed = self._plan.layers if self._plan is not None else None
+        return tuple(
+            LayerNeurons(self.config.n_ff, placed[i].hot.size if placed else 0, self.stats.active(i))
+            for i in range(self.config.n_layer)
+        )
+
+    def _logits_at(self, rows: Sequence[int]) -> Logits:
+        return self._timed(self._backend.logits_at, rows)
+
+    def _hidden_at(self, rows: slice) -> Hidden:
+        return self._timed(self._backend.hidden_at, rows)
+
+    def _timed(self, work: Callable[[Given], Found], given: Given) -> Found:
+        """What it finds; its time counts as computing."""
+        begin = perf_counter()
+        found = work(given)
+        self.stats.seconds.total += perf_counter() - begin
+        return found
+
     def _forward(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:
         """Append (sequence, ids)."""
         self._sequences.check(parts)
         batch = self._sequences.batch(parts)
         try:
-            self._backend.forward(batch)
+            self._timed(self._backend.forward, batch)
             self._sequences.note(parts)
         finally:
             self._sequences.give_back()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class SparseFFN:
     down_bias: Tensor | None
     ask: Tensor | None  # int64 indices; None asks about all
     always: Tensor | None  # bool [n_ff]
+    layer: int  # its number
     stats: SparsityStats = field(default_factory=SparsityStats)
 
     def predict(self, residual: Tensor) -> Tensor:
@@ -83,7 +85,8 @@ class SparseFFN:
             y, fired = sparse_ffn_token(x, mask[0].nonzero()[:, 0], self.neurons)
         else:
             y, fired = sparse_ffn_batch(x, mask, self.neurons)
-        self.stats.add(mask.numel(), int(mask.count_nonzero()), fired)
+        self.stats.grow(self.layer + 1)
+        self.stats.add([self.layer], mask.numel(), np.array([[int(mask.count_nonzero()), fired]]))
         return y if self.down_bias is None else y + self.down_bias
 
     def values(self, x: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ what is sent only: once a layer, and never for a layer that is wholly on one sid
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -46,6 +48,7 @@ class HybridBackend:
         self.config, self.options, self.plan = config, options, plan
         check_plan(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
+        self._stats.grow(config.n_layer)
         self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
         n_tokens = len(self._cpu.many.ids)
         total = uploaded_bytes(parts, plan)
@@ -103,7 +106,8 @@ class HybridBackend:
         self._move(at, self.plan.output, n)
         self._n_tokens, self._single = n, n == 1
         if self.config.sparse:
-            self._stats.add(self.config.n_layer * self.config.n_ff * n, *buffers.counts.tolist())
+            self._stats.add(slice(None), self.config.n_ff * n)
+            self._stats.add(self._cpu.layers, 0, buffers.counts)
 
     def record(self, batch: Batch, tap: Tap) -> None:
         """Raises PowerInferError: a layer is divided."""
@@ -197,15 +201,15 @@ class HybridBackend:
     def _make_cold(self) -> None:
         """The cold tiers, for as many threads as there are."""
         self._cold: dict[int, ColdTier] = {}
+        self._cold_counts = np.zeros((self.config.n_layer, 2), np.int64)
         for index, layer in enumerate(self._cpu.weights.cold):
             if layer is not None:
                 side = self._sides[self.plan.layers[index].device]
                 asked = side.layers[index].predictor is not None
                 neurons = _neurons(layer, self.config)
                 numbers = None if layer.alone else layer.numbers
-                self._cold[index] = ColdTier(
-                    neurons, numbers, self._buffers, self._cpu.room, self._cpu.team, asked=asked
-                )
+                where = self._buffers, self._cpu.room, self._cpu.team, self._cold_counts[index]
+                self._cold[index] = ColdTier(neurons, numbers, *where, asked=asked)
         self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
 
     def _record(self) -> None:
@@ -284,8 +288,13 @@ class HybridBackend:
             side.link.copy(mask, flow.mask[:n, layer.n_hot :].contiguous())
 
     def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
+        begin = perf_counter()
         side.link.wait()
+        heard = perf_counter()
         self._cold[index].run(n, self._cpu.threads if n == 1 else self._cpu.threads_batch)
+        seconds = self._stats.seconds
+        seconds.waiting += heard - begin
+        seconds.cold += perf_counter() - heard
 
     def _receive(self, side: DeviceSide, flow: DeviceFlow, n: int) -> None:
         """From the cold tier: its partial sums."""
@@ -308,14 +317,15 @@ class HybridBackend:
     def _count(self) -> None:
         """Wait for the GPUs, and add up what they and the cold tiers have counted."""
         needed = [side for gpu, side in self._sides.items() if self.config.sparse or gpu == self.plan.output]
-        counted = [side.collect() for side in needed]
-        if not self.config.sparse:
-            return
-        fired = 0
+        for side in needed:
+            counted = side.collect()
+            if self.config.sparse:
+                self._stats.add(list(side.layers), 0, counted)
+                self._stats.hot += int(counted[:, 1].sum())
         if self._cold:
-            fired = int(self._buffers.counts[1])
-            self._buffers.counts[:] = 0
-        self._stats.add(0, sum(p for p, _ in counted), sum(f for _, f in counted) + fired)
+            self._cold_counts[:, 0] = 0  # the GPU has told of them
+            self._stats.add(slice(None), 0, self._cold_counts)
+            self._cold_counts[:] = 0
 
 
 def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:

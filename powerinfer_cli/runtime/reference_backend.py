@@ -41,7 +41,7 @@ class ReferenceBackend:
         self._token_embd = build.matrix(weights.token_embd)
         self._position_embd = build.matrix(weights.position_embd) if weights.position_embd else None
         self._layers = [
-            build.layer(layer, parts.stats, asked.activity(i) if asked else None)
+            build.layer(i, layer, parts.stats, asked.activity(i) if asked else None)
             for i, layer in enumerate(weights.layers)
         ]
         self._output_norm = build.norm(weights.output_norm)

@@ -1,25 +1,78 @@
-"""How many neurons took part."""
+"""How many neurons took part, where, and how long that took."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-__all__ = ["SparsityStats"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LayerNeurons", "SparsityStats", "TierSeconds"]
+
+Ints = npt.NDArray[np.int64]
+TOTAL, PREDICTED, FIRED = range(3)
+
+
+@dataclass(frozen=True)
+class LayerNeurons:
+    """One layer: its neurons, those of them that lie on GPUs, and the mean share that was non-zero for a token, 0..1,
+    None where nothing sparse has run.
+    """
+
+    n_neurons: int
+    n_hot: int
+    active: float | None
 
 
 @dataclass
+class TierSeconds:
+    """Since the last reset. total: of forward passes and of logits; of these, cold: the CPU computed neurons of layers
+    on GPUs; waiting: it waited for what it needs for that.
+    """
+
+    total: float = 0.0
+    cold: float = 0.0
+    waiting: float = 0.0
+
+
+@dataclass(eq=False)
 class SparsityStats:
-    """Counts over all sparse layers and tokens since the last reset: neurons there, predicted active, and non-zero."""
+    """Counts over all sparse layers and tokens since the last reset: neurons there, predicted active, and non-zero.
 
-    total: int = 0
-    predicted: int = 0
-    fired: int = 0
+    counts: the three by layer, int64 [n_layer, 3], with as many rows as were needed so far. hot: of the non-zero ones,
+    those on GPUs.
+    """
 
-    def add(self, total: int, predicted: int, fired: int) -> None:
-        self.total += total
-        self.predicted += predicted
-        self.fired += fired
+    counts: Ints = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    hot: int = 0
+    seconds: TierSeconds = field(default_factory=TierSeconds)
+
+    def add(self, layers: Sequence[int] | slice, total: int, passed: Ints | None = None) -> None:
+        """Of layers: total neurons in each, and how many the predictor let through and how many fired, [layers, 2]."""
+        self.counts[layers, TOTAL] += total
+        if passed is not None:
+            self.counts[layers, PREDICTED:] += passed
+
+    def grow(self, n_layer: int) -> None:
+        """Before `add`: room for so many layers."""
+        if n_layer > len(self.counts):
+            self.counts = np.concatenate([self.counts, np.zeros((n_layer - len(self.counts), 3), np.int64)])
 
     def reset(self) -> None:
-        self.total = self.predicted = self.fired = 0
+        self.counts[:] = 0
+        self.hot = 0
+        self.seconds = TierSeconds()
+
+    @property
+    def total(self) -> int:
+        return int(self.counts[:, TOTAL].sum())
+
+    @property
+    def predicted(self) -> int:
+        return int(self.counts[:, PREDICTED].sum())
+
+    @property
+    def fired(self) -> int:
+        return int(self.counts[:, FIRED].sum())
 
     @property
     def mean_active(self) -> float | None:
@@ -30,3 +83,14 @@ class SparsityStats:
     def mean_predicted(self) -> float | None:
         """Share of neurons that the predictor let through, 0..1; None where nothing sparse has run."""
         return self.predicted / self.total if self.total else None
+
+    @property
+    def hot_share(self) -> float | None:
+        """Share of non-zero neurons that were computed on GPUs, 0..1; None where none was non-zero."""
+        return self.hot / self.fired if self.fired else None
+
+    def active(self, layer: int) -> float | None:
+        """Share of a layer's neurons that were non-zero, 0..1; None where nothing sparse has run there."""
+        if layer >= len(self.counts) or not self.counts[layer, TOTAL]:
+            return None
+        return float(self.counts[layer, FIRED] / self.counts[layer, TOTAL])

@@ -133,3 +133,34 @@ def test_pages_make_no_difference(tmp_path: Path) -> None:
         engine.truncate(0, 0)
         engine.truncate(0, 1)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("plan", "n_hot", "least", "most"),
+    [("cold", (34, 0), 0.02, 0.6), ("whole", (112, 0), 0.1, 0.9), ("two", (56, 112), 0.5, 0.99)],
+)
+def test_what_is_counted(tmp_path: Path, plan: str, n_hot: tuple[int, int], least: float, most: float) -> None:
+    """By layer the same as in the plain twin, and which part of it GPUs have computed."""
+    model = model_of("llama-relu", sparse=True)
+    plain, divided = (
+        engine_of(model, tmp_path, reference=True, n_sequences=2),
+        engine_of(model, tmp_path, plan_of(model, *DIVIDED[plan]), n_sequences=2),
+    )
+    for engine in (plain, divided):
+        assert [layer.active for layer in engine.neurons()] == [None, None]
+        engine.step([Piece(0, list(range(9))), Piece(1, [5])])
+        engine.step([Piece(1, [6])])
+    np.testing.assert_array_equal(divided.stats.counts, plain.stats.counts)
+    assert plain.stats.total == 2 * 112 * 11
+    assert [layer.active for layer in divided.neurons()] == [layer.active for layer in plain.neurons()]
+    assert tuple(layer.n_hot for layer in divided.neurons()) == n_hot
+    assert [layer.n_neurons for layer in plain.neurons()] == [112, 112]
+    share = divided.stats.hot_share
+    assert share is not None
+    assert least < share < most
+    assert plain.stats.hot_share == 0
+    seconds = divided.stats.seconds
+    assert 0 <= seconds.waiting + seconds.cold < seconds.total
+    assert (seconds.cold > 0) == (plan != "whole")
+    divided.stats.reset()
+    assert (divided.stats.fired, divided.stats.hot, divided.stats.seconds.total) == (0, 0, 0)
