@@ -65,6 +65,7 @@ class Batcher:
         self._asked: dict[int, Asked] = {}  # in the order in which they came
         self._ticks = itertools.count(1)
         self._pieces: list[bytes] = []
+        self._left = False  # whether a slot was left since tasks were last assigned
 
     @property
     def is_busy(self) -> bool:
@@ -125,7 +126,8 @@ class Batcher:
                 self._count(batch, self._clock() - began)
                 for (slot, running, n), result in zip(batch, results, strict=True):
                     self._guarded_advance(slot, running, n, result)
-        self._assign()
+        if self._left:
+            self._assign()
 
     # Tasks to slots
 
@@ -140,6 +142,7 @@ class Batcher:
         return None
 
     def _assign(self) -> None:
+        self._left = False
         for asked in list(self._asked.values()):
             idle = [slot for slot in self.slots if slot.running is None]
             if not idle:
@@ -284,8 +287,11 @@ class Batcher:
             self._end(slot, [], "cancelled")
 
     def _note(self, served: Served | None) -> None:
-        if served is not None:
-            self._log(served)
+        try:
+            if served is not None:
+                self._log(served)
+        except Exception:
+            _log.exception("a record of a request is lost")
 
     def _emit(self, emit: Emit, events: Sequence[Event]) -> bool:
         """False where nobody can be told."""
@@ -304,14 +310,14 @@ class Batcher:
         """Leave the slot first: whoever hears of the end may look at it at once. forget: its cache goes."""
         running = slot.running
         assert running is not None
-        slot.running = None
+        slot.running, self._left = None, True
         slot.last_used = next(self._ticks)
         if forget or isinstance(running.task, EmbeddingTask):
             self._engine.truncate(0, slot.id)
         slot.n_tokens = len(self._engine.tokens_of(slot.id))
         timings = running.timings
         self.tally.ended(timings.predicted_n, timings.predicted_ms / 1e3)
-        self._log(running.served(slot.id, stop, self._clock()))
+        self._note(running.served(slot.id, stop, self._clock()))
         if events:
             self._emit(running.emit, events)
         self._on_end(running.id)

@@ -1,19 +1,23 @@
 """The one thread that owns the engine. Handlers put tasks in and take them out again; everything else is its own."""
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from powerinfer_cli.serving.batching import Batcher
 from powerinfer_cli.serving.counters import Counters, Served
 from powerinfer_cli.serving.engine_like import EngineLike
-from powerinfer_cli.serving.errors import invalid_request, unavailable
+from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slot import Asked, SlotView
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["EngineThread"]
+
+_log = logging.getLogger(__name__)
 
 
 class EngineThread:
@@ -37,7 +41,7 @@ class EngineThread:
             engine, tokenizer, context_shift=options.context_shift, log=log, on_end=self._ended, model=model
         )
         self._wake = threading.Condition()
-        self._inbox: list[Asked] = []
+        self._inbox: deque[Asked] = deque()
         self._cancelled: set[int] = set()
         self._open: set[int] = set()  # tasks that have not ended
         self._next_id = 0
@@ -103,7 +107,7 @@ class EngineThread:
             kv_tokens=sum(slot.n_tokens for slot in slots),
             kv_capacity=self._engine.n_ctx,
             requests_processing=processing,
-            requests_deferred=self._batcher.n_waiting,
+            requests_deferred=max(0, len(self._open) - processing),
             active_share=stats.mean_active,
             predicted_share=stats.mean_predicted,
         )
@@ -138,14 +142,20 @@ class EngineThread:
             with self._wake:
                 while not (self._inbox or self._cancelled or self._stopping or self._batcher.is_busy):
                     self._wake.wait()
-                inbox, self._inbox = self._inbox, []
                 cancelled, stopping = list(self._cancelled), self._stopping
-            for asked in inbox:
-                self._batcher.add(asked)
-            for task_id in cancelled:
-                self._batcher.cancel(task_id)
+            try:
+                self._work(cancelled)
+            except Exception:  # none is known; should there be one, it must not silence the server
+                _log.exception("the engine's thread failed")
+                self._batcher.end_all(server_error("internal error"))
             if stopping:
                 self._batcher.end_all(unavailable("the server is stopping"))
                 return
-            if self._batcher.is_busy:
-                self._batcher.step()
+
+    def _work(self, cancelled: Sequence[int]) -> None:
+        while self._inbox:
+            self._batcher.add(self._inbox.popleft())
+        for task_id in cancelled:
+            self._batcher.cancel(task_id)
+        if self._batcher.is_busy and not self._stopping:
+            self._batcher.step()

@@ -188,3 +188,23 @@ def test_slots_tell_what_runs_and_what_ran() -> None:
             0,
         )
         assert view.n_tokens == len(PROMPT) + 2
+
+
+def test_the_thread_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ToyEngine()
+    tokens_of = engine.tokens_of
+    with serving(engine) as thread:
+        monkeypatch.setattr(engine, "tokens_of", lambda sequence: None)
+        [event] = do(thread, CompletionTask(PROMPT, GREEDY, n_predict=2))
+        assert isinstance(event, Failed)
+        assert (event.error.status, event.error.message) == (500, "internal error")
+        monkeypatch.setattr(engine, "tokens_of", tokens_of)
+        assert end(do(thread, CompletionTask(PROMPT, GREEDY, n_predict=2))).timings.predicted_n == 2
+
+
+def test_a_log_that_fails_costs_nobody_an_answer() -> None:
+    def broken(served: Served) -> None:
+        raise RuntimeError("disk full")
+
+    with serving(ToyEngine(), broken) as thread:
+        assert end(do(thread, CompletionTask(PROMPT, GREEDY, n_predict=2))).timings.predicted_n == 2

@@ -110,3 +110,30 @@ def test_then_prompts_begin_anew_and_the_latest_texts_end() -> None:
 )
 def test_what_a_shift_drops(n_past: int, n_ctx: int, n_keep: int, n_discard: int, expected: tuple[int, int]) -> None:
     assert plan_shift(n_past, n_ctx, n_keep, n_discard) == expected
+
+
+@given(
+    st.lists(st.integers(1, 90), max_size=5),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 99)), max_size=4),
+    st.lists(st.integers(0, 90), max_size=3),
+    st.integers(1, 64),
+)
+def test_a_shared_cache_never_comes_to_a_halt(
+    texts: list[int], prompts: list[tuple[int, int]], caches: list[int], most: int
+) -> None:
+    n_ctx = 100
+    generating = [Held(i, n, i) for i, n in enumerate(texts)]
+    reading = [Held(10 + i, n, 10 + i, rest) for i, (n, rest) in enumerate(prompts) if n + rest <= n_ctx]
+    idle = [Held(20 + i, n, i) for i, n in enumerate(caches)]
+    free = n_ctx - sum(one.n for one in (*generating, *reading, *idle))
+    if free < 0:
+        return
+    clearing = plan_clearing(free, idle, reading, generating)
+    gone = {*clearing.idle, *clearing.rewound, *clearing.ended}
+    free += sum(one.n for one in (*generating, *reading, *idle) if one.slot in gone)
+    left = [Load(one.slot, 0, one.since) for one in generating if one.slot not in gone]
+    rests = [Load(one.slot, one.needs + one.n * (one.slot in gone), one.since) for one in reading]
+    shares = plan_step(left, rests, most, free)
+    assert sum(shares.values()) <= free
+    assert bool(shares) == bool(left or rests) or (len(left) == 1 and free == 0)
+    assert len(clearing.ended) < max(1, len(generating))
