@@ -260,6 +260,11 @@ class Engine:
         self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
         self._backend.use_threads(self.options)
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that a plan has put something on, as torch names them."""
+        return () if self._plan is None else tuple(self.options.devices[gpu] for gpu in self._plan.gpus)
+
     def neurons(self) -> tuple[LayerNeurons, ...]:
         """Of each layer; shares are means since the last reset of `stats`."""
         placed = self._plan.layers if self._plan is not None else None

@@ -44,7 +44,8 @@ class Counters:
     predicted_tokens: with it. n_decode: steps. n_busy_slots: slots with something to do, summed over steps.
     n_tokens_max: the longest sequence so far. kv_tokens, kv_capacity: tokens in caches now, and how many fit.
     requests_processing, requests_deferred: now in slots, now waiting. active_share, predicted_share: of neurons, 0..1,
-    None where nothing sparse has run.
+    None where nothing sparse has run; hot_share: of the active ones, those that GPUs have computed. compute_seconds: of
+    the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that.
     """
 
     prompt_tokens: int
@@ -62,6 +63,10 @@ class Counters:
     requests_deferred: int
     active_share: float | None
     predicted_share: float | None
+    hot_share: float | None
+    compute_seconds: float
+    cold_seconds: float
+    cold_wait_seconds: float
 
     @property
     def kv_usage(self) -> float:

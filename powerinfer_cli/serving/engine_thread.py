@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from powerinfer_cli.serving.batching import Batcher
 from powerinfer_cli.serving.counters import Counters, Served
@@ -110,7 +111,19 @@ class EngineThread:
             requests_deferred=max(0, len(self._open) - processing),
             active_share=stats.mean_active,
             predicted_share=stats.mean_predicted,
+            hot_share=stats.hot_share,
+            compute_seconds=stats.seconds.total,
+            cold_seconds=stats.seconds.cold,
+            cold_wait_seconds=stats.seconds.waiting,
         )
+
+    def neurons(self) -> dict[str, Any]:
+        """For the web page: where each layer's neurons are, and which share of them was active. Any thread."""
+        layers = [
+            {"index": i, "neurons": layer.n_neurons, "hot": layer.n_hot, "active": layer.active}
+            for i, layer in enumerate(self._engine.neurons())
+        ]
+        return {"layers": layers, "sparse": self._engine.config.sparse, "devices": list(self._engine.devices)}
 
     def _check(self, task: Task) -> None:
         n_slots = self._engine.n_sequences

@@ -7,7 +7,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.pages import PageTable
-from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Piece, Wanted
 
 N_EMBD = 4
@@ -17,6 +17,7 @@ N_EMBD = 4
 class ToyConfig:
     n_vocab: int = 2816
     n_ctx_train: int = 512
+    sparse: bool = False
 
 
 def random_logits(ids: Sequence[int], n_vocab: int) -> np.ndarray:
@@ -63,6 +64,11 @@ class ToyEngine:
     @property
     def n_free(self) -> int:
         return self.n_ctx - self.pages.n_used
+
+    devices = ("gpu",)
+
+    def neurons(self) -> list[LayerNeurons]:
+        return [LayerNeurons(100, 40, None), LayerNeurons(100, 0, 0.25)]
 
     def step(self, pieces: Sequence[Piece]) -> list[np.ndarray | None]:
         assert pieces

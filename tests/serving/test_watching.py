@@ -96,6 +96,15 @@ def test_metrics_tell_of_neurons(server: RunningServer) -> None:
     metrics = read_metrics(server)
     active, predicted = (metrics[f"powerinfer:{name}_neuron_share"][1] for name in ("active", "predicted"))
     assert 0 < active <= predicted < 1
+    assert metrics["powerinfer:hot_neuron_share"] == ("gauge", 0)  # there is no GPU
+    assert metrics["powerinfer:compute_seconds_total"][1] > 0
+    assert metrics["powerinfer:cold_tier_seconds_total"] == ("counter", 0)
+    told = server.client.get("/internal/neurons").json()
+    assert (told["sparse"], told["devices"]) == (True, [])
+    assert [layer["index"] for layer in told["layers"]] == list(range(len(told["layers"])))
+    assert all(layer["hot"] == 0 < layer["active"] < 1 for layer in told["layers"])
+    mean = sum(layer["active"] for layer in told["layers"]) / len(told["layers"])
+    assert mean == pytest.approx(active, rel=1e-6)
 
 
 def test_slots_are_saved_restored_and_erased(divided: RunningServer) -> None:

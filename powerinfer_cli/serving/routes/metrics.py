@@ -39,6 +39,7 @@ def metrics_text(counters: Counters, rates: Rates, started: float) -> str:
         (GAUGE, "llamacpp:prompt_tokens_seconds", "Average prompt throughput in tokens/s", prompt),
         (GAUGE, "llamacpp:predicted_tokens_seconds", "Average generation throughput in tokens/s", predicted),
         *_now(counters),
+        *_tiers(counters),
         (GAUGE, "process_start_time_seconds", "When the server began, in seconds since 1970", started),
         (GAUGE, "process_resident_memory_bytes", "Main memory in use", resident_memory()),
     ]
@@ -75,4 +76,14 @@ def _now(counters: Counters) -> list[Line]:
         (GAUGE, "llamacpp:kv_cache_tokens", "Tokens in the KV cache", counters.kv_tokens),
         (GAUGE, "powerinfer:active_neuron_share", "Neurons that fired, of all in FFNs", counters.active_share),
         (GAUGE, "powerinfer:predicted_neuron_share", "Neurons that were predicted to", counters.predicted_share),
+        (GAUGE, "powerinfer:hot_neuron_share", "Of those that fired, computed on GPUs", counters.hot_share),
     ]
+
+
+def _tiers(counters: Counters) -> list[Line]:
+    named = (
+        ("compute_seconds_total", "Time the engine has computed", counters.compute_seconds),
+        ("cold_tier_seconds_total", "Of it, the CPU's on cold neurons of layers on GPUs", counters.cold_seconds),
+        ("cold_tier_wait_seconds_total", "Of it, the CPU's waiting for their input", counters.cold_wait_seconds),
+    )
+    return [(COUNTER, f"powerinfer:{name}", meaning, value) for name, meaning, value in named]
