@@ -1,6 +1,7 @@
 """From a loaded model to what handlers have of it."""
 
 from collections import Counter
+from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement.fingerprint import model_fingerprint
@@ -19,11 +20,7 @@ def served_model(
     gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...]
 ) -> ServedModel:
     """Raises PowerInferError: a chat template that cannot be."""
-    template = (
-        ChatTemplate.from_tokenizer(tokenizer)
-        if options.chat_template is None
-        else ChatTemplate.from_option(options.chat_template, tokenizer)
-    )
+    template = _template(options.chat_template, tokenizer)
     name = options.alias or str(gguf.path)
     tensors = gguf.tensors.values()
     bytes_of: Counter[str] = Counter()
@@ -46,6 +43,15 @@ def served_model(
         lines=lines,
         grammars=grammars_of(tokenizer),
     )
+
+
+def _template(option: str | None, tokenizer: Tokenizer) -> ChatTemplate:
+    """llama-server's choice for a model without a template is chatml, and any sentence is a template."""
+    if option is None:
+        return ChatTemplate.from_tokenizer(tokenizer, default="chatml")
+    if any(letter.isspace() for letter in option) and not Path(option).is_file():
+        return ChatTemplate(option, "the command line", tokenizer)
+    return ChatTemplate.from_option(option, tokenizer)
 
 
 def start_thread(

@@ -53,16 +53,18 @@ class ChatTemplate:
         return cls(BUILTIN_TEMPLATES[name], f"built-in {name}", tokenizer)
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Tokenizer) -> "ChatTemplate":
-        """The model's own template; without one, the built-in that its vocabulary hints at. `origin` says which."""
+    def from_tokenizer(cls, tokenizer: Tokenizer, default: str = DEFAULT) -> "ChatTemplate":
+        """The model's own template; without one, the built-in that its vocabulary hints at, or else that which
+        `default` names. `origin` says which.
+        """
         if tokenizer.chat_template is not None:
             return cls(tokenizer.chat_template, "the model's own", tokenizer)
         for token, name in TEMPLATE_HINTS:
             if tokenizer.id_of(token) is not None:
                 origin = f"built-in {name} (the model has no chat template, but its vocabulary has {token})"
                 return cls(BUILTIN_TEMPLATES[name], origin, tokenizer)
-        origin = f"built-in {DEFAULT} (the model has no chat template)"
-        return cls(BUILTIN_TEMPLATES[DEFAULT], origin, tokenizer)
+        origin = f"built-in {default} (the model has no chat template)"
+        return cls(BUILTIN_TEMPLATES[default], origin, tokenizer)
 
     @classmethod
     def from_gguf(cls, gguf: GGUFFile | Mapping[str, Any]) -> "ChatTemplate":

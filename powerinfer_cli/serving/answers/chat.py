@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart, ContentDelta, Delta, ReasoningDelta
 from powerinfer_cli.serving.chat.parser import AnswerParser
@@ -15,9 +15,9 @@ from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, 
 from .probs import probabilities
 from .timings import SYSTEM_FINGERPRINT, completion_id, timings_body, usage_body
 
-__all__ = ["ChatAnswer", "finish_reason", "read_whole", "usage_of"]
+__all__ = ["ChatAnswer", "Verbose", "finish_reason", "read_whole", "usage_of"]
 
-Verbose = Callable[[int, Finished, Outcome], dict[str, Any]]
+Verbose: TypeAlias = Callable[[int, Finished, Outcome], Any]
 
 
 class ChatAnswer:

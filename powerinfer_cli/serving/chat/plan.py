@@ -147,6 +147,8 @@ def _conversation(request: ChatRequest, service: ChatServing, *, constrained: bo
     messages = read_messages(request.messages)
     tools = read_tools(request.tools)
     choice = read_tool_choice(request.tool_choice, tools)
+    if tools and not service.options.jinja:
+        raise invalid_request("tools param requires --jinja flag")
     if tools and choice.choice is not Choice.NONE and request.grammar:
         raise invalid_request("Cannot use custom grammar constraints with tools.")
     if constrained or request.parse_tool_calls is False:

@@ -1,13 +1,20 @@
 """Chats, as OpenAI's clients have them, and what becomes of their messages."""
 
+from dataclasses import replace
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from powerinfer_cli.serving.answers.chat import ChatAnswer
-from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
-from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
+from powerinfer_cli.serving.answers.completion import NativeAnswer
+from powerinfer_cli.serving.chat.plan import ChatPlan, plan_chat, plan_prompt
+from powerinfer_cli.serving.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.chat import ChatRequest
+from powerinfer_cli.serving.schemas.completion import Job
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.sse import JSONAnswer, event_stream
+from powerinfer_cli.serving.tasks import Finished
 
 __all__ = ["router"]
 
@@ -20,7 +27,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, with text or with calls of tools."""
     service = request.app.state.service
     plan = await plan_chat(body, service)
-    answer = ChatAnswer(body, plan, service.model.name)
+    answer = ChatAnswer(body, plan, service.model.name, _verbose(body, plan, service))
     if body.stream:
         return await event_stream(
             request.receive,
@@ -31,6 +38,18 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             ping_s=body.ping_s,
         )
     return JSONAnswer(answer.whole(await collect(request.receive, service, plan.tasks)))
+
+
+def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | None:
+    """llama-server's __verbose: the same as /completion would tell it."""
+    if not (service.options.verbose if body.verbose is None else body.verbose):
+        return None
+
+    def tell(index: int, finished: Finished, outcome: Outcome) -> Any:
+        native = NativeAnswer(body, Job([plan.tasks[index]]), service)
+        return native.whole([replace(outcome, finished=finished)])
+
+    return tell
 
 
 @router.post("/v1/chat/completions/input_tokens")
