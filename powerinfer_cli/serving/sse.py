@@ -20,10 +20,12 @@ _PING = b":\n\n"  # a comment, which clients pass over
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: proxies shall not collect events
 PING_S = 30.0
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode  # dumps() makes one anew
+
 
 def json_bytes(data: Any) -> bytes:
     """Compact UTF-8; a lone surrogate, which JSON can ask for and UTF-8 cannot hold, becomes "?"."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return _encode(data).encode("utf-8", "replace")
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
