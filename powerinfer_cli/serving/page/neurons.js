@@ -23,9 +23,13 @@ function summary({ layers, sparse, devices }) {
     ["Hot", hot ? `${figure(hot)} of ${figure(neurons)} (${percent(hot / neurons)})` : "none: all are in main memory"],
     ["Cold", figure(neurons - hot)],
   ];
-  if (sparse) rows.push(["Active", active === null ? "no token yet" : `${percent(active)} a token`]);
-  if (devices?.length) rows.push(["Devices", devices.map(String).join(", ")]);
-  return el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", { className: name.toLowerCase(), textContent: name }), el("dd", { textContent: value })]));
+  if (sparse) rows.push(["Active", active === null ? "no token yet" : `${percent(active)} on average`]);
+  if (devices?.length) rows.push(["Devices", devices.join(", ")]);
+  const terms = rows.map(([name, value]) => [
+    el("dt", { className: name.toLowerCase(), textContent: name }),
+    el("dd", { textContent: value }),
+  ]);
+  return el("dl", {}, ...terms.flat());
 }
 
 function bar({ neurons, hot, active }) {

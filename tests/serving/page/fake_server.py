@@ -37,9 +37,7 @@ class FakeServer:
     error: APIError | None = None
     loading: bool = False
     key: str | None = None
-    neurons: dict[str, Any] = field(
-        default_factory=lambda: {"layers": LAYERS, "sparse": True, "devices": ["CPU", "CUDA0"]}
-    )
+    neurons: dict[str, Any] = field(default_factory=lambda: {"layers": LAYERS, "sparse": True, "devices": ["cuda:0"]})
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: int = 0  # clients that went before the end
 

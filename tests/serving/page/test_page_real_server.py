@@ -71,6 +71,23 @@ def test_a_conversation_that_is_too_long(server: RunningServer, open_tab: Open) 
     expect(tab.page.get_by_role("alert")).to_contain_text("the server has room for 1024")
 
 
+def test_the_neurons_of_an_engine(server: RunningServer, client: httpx.Client, open_tab: Open) -> None:
+    tab = open_tab(server.url)
+    tab.page.get_by_role("button", name="Neurons", exact=True).click()
+    tab.say("Tell me of a fish")
+    expect(tab.page.locator("article.assistant .prose")).to_have_text(words(5))
+    tab.page.get_by_role("button", name="Stop").click()
+    told = client.get("/internal/neurons").json()
+    assert (told["sparse"], told["devices"]) == (True, [])
+    shares = [layer["active"] for layer in told["layers"]]
+    assert all(0 < share < 1 for share in shares)
+    assert len(set(shares)) > 1  # each layer has its own
+    rows = tab.page.locator("#neurons tbody tr")
+    expect(rows).to_have_count(len(shares))
+    expect(rows.first).to_contain_text(re.compile(r"^0\s*0\s*[\d.]+ %$"))
+    expect(tab.page.locator("#neurons dl")).to_contain_text("none: all are in main memory")
+
+
 def test_the_server_dies(open_tab: Open) -> None:
     with RunningServer("-c", "1024", "-t", "1") as server:
         tab = open_tab(server.url)
