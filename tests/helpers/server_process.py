@@ -76,9 +76,9 @@ class RunningServer:
     def wait_until_ready(self) -> None:
         self._until(lambda: self.client.get("/health").status_code == 200)
 
-    def wait_for_log(self, text: str) -> None:
-        """Until the log has it."""
-        self._until(lambda: text in self.log)
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Until the log has it so many times."""
+        self._until(lambda: self.log.count(text) >= times)
 
     def _find_url(self) -> str:
         self._until(lambda: LISTENING.search(self.log) is not None)

@@ -1,5 +1,6 @@
 """Who may come in to a real server, and how patient it is: keys, CORS, routes that are not there, bad requests."""
 
+import contextlib
 import json
 import socket
 import time
@@ -138,6 +139,26 @@ def test_the_slow_are_not_waited_for(strict: RunningServer) -> None:
 def test_headers_without_end_are_not_read(strict: RunningServer) -> None:
     with pytest.raises(OSError, match=r"reset|pipe"):
         talk(strict, b"GET / HTTP/1.1\r\n", *[b"X-A: " + b"a" * 8192 + b"\r\n"] * 200)
+
+
+def test_a_reader_who_does_not_read_is_left(strict: RunningServer, keyed: httpx.Client) -> None:
+    body = json.dumps(
+        {"prompt": "Once", "n_predict": 100, "n_probs": 1000, "stream": True, "ignore_eos": True}
+    ).encode()
+    lines = ("POST /completion?slow HTTP/1.1", "Host: x", f"X-Api-Key: {KEY}", "Connection: close")
+    head = "\r\n".join((*lines, f"Content-Length: {len(body)}", "", ""))
+    before = strict.log.count('"path": "/completion"')
+    with socket.create_connection(strict.address, timeout=20) as peer:
+        peer.sendall(head.encode() + body)
+        answer = peer.recv(100)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        strict.wait_for_log('"path": "/completion"', times=before + 1)
+        with contextlib.suppress(ConnectionResetError):
+            while data := peer.recv(1 << 20):
+                answer += data
+    assert answer.count(b"data:") > 1
+    assert b'"stop":true' not in answer
+    assert keyed.post("/completion", json={"prompt": "Once", "n_predict": 1}).status_code == 200
 
 
 def test_what_is_no_http_gets_400(strict: RunningServer) -> None:
