@@ -74,12 +74,17 @@ class ChatTemplate:
 
     @classmethod
     def from_option(cls, option: str, tokenizer: Tokenizer | None = None) -> "ChatTemplate":
-        """What --chat-template means: a built-in's name, a file, or a template itself (something with {{ or {%)."""
+        """What --chat-template means: a built-in's name, a file, or a template itself.
+
+        A template is something with {{ or {%; or several words that are no file, which every prompt then consists of.
+        """
         if option in BUILTIN_TEMPLATES:
             return cls.named(option, tokenizer)
         if "{{" in option or "{%" in option:
             return cls(option, "the command line", tokenizer)
         path = Path(option)
+        if " " in option and not path.suffix and not path.exists():
+            return cls(option, "the command line", tokenizer)
         if not path.is_file():
             known = ", ".join(cls.builtin_names())
             raise PowerInferError(f"--chat-template {option[:200]}: neither a file nor a built-in; known are {known}")

@@ -15,7 +15,8 @@ __all__ = ["write_stand_in"]
 SHARPNESS = 64.0  # silu(64 x) / 64 is relu(x) but for a few thousandths: other programs know SiLU only in a llama
 CONTEXT = 2048
 POOLING = 1  # embeddings are means, as a completion model's own choice is none
-FILL_IN_THE_MIDDLE = {"fim_pre": 259, "fim_suf": 260, "fim_mid": 261}  # the bundled model's role tokens
+ROLES = range(259, 263)  # the bundled model's tokens of roles, from whose names programs would guess a template
+FILL_IN_THE_MIDDLE = {"fim_pre": 259, "fim_suf": 260, "fim_mid": 261}
 
 
 def write_stand_in(path: Path) -> None:
@@ -28,6 +29,8 @@ def write_stand_in(path: Path) -> None:
     metadata: dict[str, WritableValue] = {
         key: plain(value) for key, value in source.metadata.items() if not key.startswith(away)
     }
+    names = list(source.metadata["tokenizer.ggml.tokens"])
+    metadata["tokenizer.ggml.tokens"] = [f"<{i}>" if i in ROLES else name for i, name in enumerate(names)]
     metadata["llama.context_length"] = CONTEXT
     metadata["llama.pooling_type"] = POOLING
     metadata |= {f"tokenizer.ggml.{name}_token_id": token for name, token in FILL_IN_THE_MIDDLE.items()}

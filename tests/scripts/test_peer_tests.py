@@ -50,6 +50,7 @@ def test_the_stand_in_is_a_dense_llama_that_does_the_same(tmp_path: Path) -> Non
     assert not model.sparse
     assert "tokenizer.chat_template" not in model.metadata
     assert "tokenizer.ggml.fim_pre_token_id" in model.metadata
+    assert not [name for name in model.metadata["tokenizer.ggml.tokens"] if name.startswith("<|")]
     assert not [name for name in model.tensors if ".fc1." in name or ".fc2." in name or "down_t" in name]
     values = np.linspace(-1, 1, 101)
     silu = SHARPNESS * values / (1 + np.exp(-SHARPNESS * values)) / SHARPNESS

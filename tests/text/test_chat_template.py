@@ -180,3 +180,10 @@ def test_hostile_templates_end_soon_in_one_line(name: str) -> None:
 def test_work_is_counted_for_each_rendering_anew() -> None:
     template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "test")
     assert {template.render(MESSAGES) for _ in range(15)} == {"ok"}
+
+
+def test_several_words_are_a_template() -> None:
+    words = "This is not a template, it is"
+    assert ChatTemplate.from_option(words).render([{"role": "user", "content": "Hello"}]) == words
+    with pytest.raises(PowerInferError, match="neither a file"):
+        ChatTemplate.from_option("my templates/chat.jinja")
