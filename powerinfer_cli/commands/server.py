@@ -64,8 +64,9 @@ def server(
     options = replace(options, n_batch=model.batch_size)
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
 
-    from powerinfer_cli.serving.lifecycle import bind, serve
+    from powerinfer_cli.serving.lifecycle import serve
     from powerinfer_cli.serving.logs import Log
+    from powerinfer_cli.serving.sockets import bind
 
     log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
     engine_options = with_slots(with_machine(model.options(), machine), slots)

@@ -61,10 +61,12 @@ _door, _slot, _answer, _chat = _flag("Server"), _flag("Slots"), _flag("Answers")
 class DoorFlags:
     """Where the server listens, to whom, and what it tells of itself."""
 
-    host: Annotated[str, _door("--host", metavar="HOST,...", help="Addresses to listen on; 0.0.0.0: all.")] = (
+    host: Annotated[str, _door("--host", metavar="HOST,...", help="Addresses to listen on, or NAME.sock paths.")] = (
         "127.0.0.1"
     )
-    port: Annotated[int, _door("--port", metavar="N", low=0, help="Port to listen on; 0: any free one.")] = 8080
+    port: Annotated[
+        int, _door("--port", metavar="N", low=0, high=65535, help="Port to listen on; 0: any free one.")
+    ] = 8080
     api_key: Annotated[
         str | None, _door("--api-key", metavar="KEY,...", help="Keys, one of which a client must have.")
     ] = None

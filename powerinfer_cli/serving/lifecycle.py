@@ -13,55 +13,20 @@ from typing import Any
 
 import uvicorn
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.protocol import protocol
 from powerinfer_cli.serving.service import ServedModel, Service
+from powerinfer_cli.serving.sockets import BACKLOG, url_of
 
-__all__ = ["bind", "serve"]
+__all__ = ["serve"]
 
 FINISHING_S = 2.5  # how long requests may go on after the first signal
 STOPPING_S = 1.0  # how long the engine's thread may take for its step
-BACKLOG = 1024
+LATEST_S = 4.5  # after the first signal there is an end
 
 Load = Callable[[], tuple[ServedModel, Any]]
-
-
-def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """A socket for each address; port 0: any free one. Raises PowerInferError."""
-    if port == 0 and len(hosts) > 1:
-        raise PowerInferError("--port 0 needs a single --host")
-    sockets: list[socket.socket] = []
-    try:
-        for host in hosts:
-            sockets.append(_bind(host, port, only_v6=len(hosts) > 1))
-    except PowerInferError:
-        for one in sockets:
-            one.close()
-        raise
-    return sockets
-
-
-def _bind(host: str, port: int, *, only_v6: bool) -> socket.socket:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError) as error:
-        raise PowerInferError(f"--host {host[:80]}: no such address: {error}") from error
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and only_v6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return sock
 
 
 def serve(options: ServerOptions, sockets: Sequence[socket.socket], load: Load, log: Log) -> None:
@@ -108,18 +73,18 @@ class _Lifecycle:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
         loader = threading.Thread(target=self._loading, name="loader", daemon=True)
         loader.start()
         for sock in self._sockets:
-            self._log.note(f"server is listening on {_url(sock)}")
+            self._log.note(f"server is listening on {url_of(sock)}")
         asyncio.run(self._server.serve(sockets=self._sockets))
         if self._failure is not None:
             raise self._failure
-        if loader.is_alive():
-            os._exit(0)  # nothing stops it, and nothing is lost with it
-        stopped = self._service.thread.stop(STOPPING_S)
-        if stopped is False:
-            os._exit(0)
+        if not loader.is_alive():
+            self._service.thread.stop(STOPPING_S)
+        if any(thread.name in ("loader", "engine") for thread in threading.enumerate()):
+            os._exit(0)  # nothing stops these, and nothing is lost with them
 
     def _loading(self) -> None:
         try:
@@ -136,8 +101,5 @@ class _Lifecycle:
         if self._signals > 1:
             os._exit(1)
         self._server.should_exit = True
-
-
-def _url(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        # Whatever is still at work then, a thread that reads a long grammar perhaps, is not waited for.
+        signal.setitimer(signal.ITIMER_REAL, LATEST_S)

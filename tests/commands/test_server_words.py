@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ServerOptions]:
         found.append(options)
 
     monkeypatch.setattr("powerinfer_cli.serving.lifecycle.serve", no_server)
-    monkeypatch.setattr("powerinfer_cli.serving.lifecycle.bind", lambda hosts, port: [])
+    monkeypatch.setattr("powerinfer_cli.serving.sockets.bind", lambda hosts, port: [])
     return found
 
 
@@ -153,6 +153,9 @@ def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
         (["--reasoning-budget", "5"], 2, "--reasoning-budget"),
         (["--path", "/nowhere"], 1, "/nowhere"),
         (["--host", "no.such.host.invalid"], 1, "no.such.host.invalid"),
+        (["--host", ","], 1, "--host"),
+        (["--host", "/nowhere/x.sock"], 1, "/nowhere/x.sock"),
+        (["--port", "65536"], 2, "--port"),
         (["--host", "127.0.0.1,::1", "--port", "0"], 1, "--port 0"),
         (["--temp", "nan"], 2, "--temp"),
     ],

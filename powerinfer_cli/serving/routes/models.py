@@ -33,7 +33,7 @@ def _as_openai(model: ServedModel) -> dict[str, Any]:
         "tags": list(model.tags),
         "object": "model",
         "created": int(time.time()),
-        "owned_by": "powerinfer",
+        "owned_by": "llamacpp",  # by which some clients know what else they may ask for
         "meta": {
             "vocab_type": VOCABULARIES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
             "n_vocab": config.n_vocab,

@@ -1,0 +1,85 @@
+"""The sockets that the server listens on: addresses, and paths that end in .sock."""
+
+import contextlib
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["BACKLOG", "bind", "url_of"]
+
+BACKLOG = 1024
+
+
+def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """A socket for each host; port 0: any free one. Raises PowerInferError."""
+    n_addresses = sum(not host.endswith(".sock") for host in hosts)
+    if port == 0 and n_addresses > 1:
+        raise PowerInferError("--port 0 needs a single --host")
+    if not hosts:
+        raise PowerInferError("--host names no address to listen on")
+    with contextlib.ExitStack() as opened:
+        sockets = []
+        for host in hosts:
+            if host.endswith(".sock"):
+                sockets.append(_bind_path(Path(host)))
+            else:
+                sockets.append(_bind_address(host, port, only_v6=n_addresses > 1))
+            opened.callback(sockets[-1].close)
+        opened.pop_all()
+    return sockets
+
+
+def _bind_address(host: str, port: int, *, only_v6: bool) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise PowerInferError(f"--host {host[:80]}: no such address: {error}") from error
+    family, kind, proto, _, address = found[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and only_v6:  # or [::] would take 0.0.0.0, too
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return sock
+
+
+def _bind_path(path: Path) -> socket.socket:
+    """In place of a socket that a server has left behind."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _left_behind(path):
+            path.unlink()
+        sock.bind(str(path))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise PowerInferError(f"cannot listen on {path}: {error.strerror or error}") from error
+    return sock
+
+
+def _left_behind(path: Path) -> bool:
+    """Raises OSError."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where clients find it."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix://{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
