@@ -62,13 +62,22 @@ async def event_stream(
 
     Headers are sent with the first event, so an APIError before it is raised here and answered with its status; later
     ones are sent as `error` words them and end the stream. A client that goes cancels all tasks.
-    ping_s: silence after which a comment is sent, 0 or less for never.
+    ping_s: silence, before the first event too, after which a comment is sent; 0 or less for never.
     """
     async with AsyncExitStack() as stack:
         replies = await stack.enter_async_context(Replies(service, tasks))
         events = await stack.enter_async_context(aclosing(replies.events()))
-        first = await while_connected(receive, anext(events))
-        return EventStream(stack.pop_all(), events, write(*first), write, end, error, ping_s)
+        first = asyncio.ensure_future(anext(events))
+        stack.push_async_callback(_cancel, first)
+        await while_connected(receive, asyncio.wait({first}, timeout=ping_s if ping_s > 0 else None))
+        if first.done():
+            first.result()  # or its APIError
+        return EventStream(stack.pop_all(), first, events, write, end, error, ping_s)
+
+
+async def _cancel(future: "asyncio.Future[Any]") -> None:
+    future.cancel()
+    await asyncio.wait({future})
 
 
 class EventStream(Response):
@@ -77,8 +86,8 @@ class EventStream(Response):
     def __init__(
         self,
         stack: AsyncExitStack,
+        first: "asyncio.Future[tuple[int, Event]]",
         events: AsyncGenerator[tuple[int, Event], None],
-        first: bytes,
         write: Callable[[int, Event], bytes],
         end: Callable[[], bytes],
         error: Callable[[APIError], bytes],
@@ -87,7 +96,7 @@ class EventStream(Response):
         self.status_code, self.background = 200, None
         self.media_type = "text/event-stream"
         self.init_headers(_HEADERS)
-        self._stack, self._events, self._first = stack, events, first
+        self._stack, self._first, self._events = stack, first, events
         self._write, self._end, self._error = write, end, error
         self._ping_s = ping_s
 
@@ -103,7 +112,8 @@ class EventStream(Response):
         sender = _Sender(send)
         pings = asyncio.create_task(sender.ping(self._ping_s)) if self._ping_s > 0 else None
         try:
-            await sender.send(self._first)
+            await sender.send(b"" if self._first.done() else _PING)
+            await sender.send(self._write(*await self._first))
             async for index, event in self._events:
                 await sender.send(self._write(index, event))
             await sender.send(self._end())

@@ -122,6 +122,12 @@ def test_silence_is_broken_by_comments() -> None:
     assert set(parts[1:]) == {b":\n\n"}
 
 
+def test_comments_do_not_wait_for_the_first_event() -> None:
+    _, parts = run(Client(goes=True), [[None]], ping_s=0.005)
+    assert len(parts) > 1
+    assert set(parts) == {b":\n\n"}
+
+
 def test_a_prompt_without_tokens_gives_nothing() -> None:
     service = FakeService(lambda task: [finished()])
     (outcome,) = asyncio.run(collect(Client().receive, service, [CompletionTask(())]))
