@@ -1,16 +1,21 @@
 """The page's files as any client gets them."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 
 import powerinfer_cli
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.app import make_app
+from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.routes.page import make_page
+from powerinfer_cli.serving.service import Service
 from tests.serving.page.fake_server import FakeServer
 
 Start = Callable[..., tuple[FakeServer, str]]
@@ -111,6 +116,20 @@ def test_a_folder_of_the_users(start: Start, tmp_path: Path) -> None:
     page = make_page(options)
     public = [path for path in ("/", "/a b.txt", "/slots", "/.env", "/out.txt", "/../secret.txt") if page.has(path)]
     assert public == ["/", "/a b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 200), ("//main.js", 200), ("/vendor/purify.js", 200), ("/nothing.js", 503), ("/internal/neurons", 503)],
+)
+def test_the_page_needs_neither_key_nor_model(path: str, status: int) -> None:
+    app = make_app(Service(ServerOptions(api_keys=frozenset({"secret"}))), Log())
+    assert asyncio.run(get(app, path)).status_code == status
+
+
+async def get(app: ASGIApp, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        return await client.get(path)
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

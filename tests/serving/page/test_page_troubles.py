@@ -48,6 +48,19 @@ def test_what_storage_holds_need_not_make_sense(start: Start, open_tab: Open) ->
     assert tab.answer() == "Hello there."
 
 
+@pytest.mark.parametrize("broken", ["setItem", "getItem"])
+def test_a_browser_that_keeps_nothing(start: Start, open_tab: Open, broken: str) -> None:
+    _, url = start()
+    tab = open_tab(url)
+    breaking = f"Storage.prototype.{broken} = () => {{ throw new DOMException('no', 'QuotaExceededError'); }}"
+    tab.page.add_init_script(breaking)
+    tab.page.reload()
+    tab.say("Hi")
+    assert tab.answer() == "Hello there."
+    if broken == "setItem":
+        expect(tab.page.locator("#toast")).to_contain_text("will not be kept")
+
+
 def test_a_hostile_model_writes_text_only(start: Start, open_tab: Open) -> None:
     pieces = [HOSTILE[i : i + 5] for i in range(0, len(HOSTILE), 5)]
     _, url = start(answer=pieces, reasoning=["<img src=x onerror=alert(10)>"])
