@@ -1,7 +1,6 @@
 """The engine's slots at work: tasks come in, steps are taken, events go out. For one thread only."""
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,7 +11,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.choosing import Chooser
 from powerinfer_cli.serving.counters import Served, Tally
 from powerinfer_cli.serving.engine_like import EngineLike
-from powerinfer_cli.serving.errors import APIError, context_exceeded, invalid_request, server_error
+from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
+from powerinfer_cli.serving.faults import as_api_error, note_fault, refusal
 from powerinfer_cli.serving.generation import Generation
 from powerinfer_cli.serving.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, common_prefix, plan_step
@@ -33,8 +33,6 @@ from powerinfer_cli.serving.tasks import (
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["Batcher"]
-
-_log = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -79,7 +77,7 @@ class Batcher:
 
     def add(self, asked: Asked) -> None:
         """Take a task on; it starts at once if a slot is free for it."""
-        error = self._refusal(asked.task)
+        error = refusal(asked.task, self._engine.n_ctx_sequence)
         if error is not None:
             self._emit(asked.emit, [Failed(error)])
             self._note(asked.served("error", self._clock()))
@@ -130,16 +128,6 @@ class Batcher:
             self._assign()
 
     # Tasks to slots
-
-    def _refusal(self, task: Task) -> APIError | None:
-        n_ctx = self._engine.n_ctx_sequence
-        if isinstance(task, CompletionTask) and len(task.prompt) >= n_ctx:
-            return context_exceeded(len(task.prompt), n_ctx)
-        if isinstance(task, EmbeddingTask) and len(task.prompt) > n_ctx:
-            error = context_exceeded(len(task.prompt), n_ctx)
-            error.message = f"input ({len(task.prompt)} tokens) is too large to process: the context is {n_ctx} tokens"
-            return error
-        return None
 
     def _assign(self) -> None:
         self._left = False
@@ -201,7 +189,7 @@ class Batcher:
         try:
             event = do_slot_task(self._engine, task, self._model)
         except Exception as error:
-            event = Failed(_as_api_error(error))
+            event = Failed(as_api_error(error))
         slot.n_tokens = len(self._engine.tokens_of(slot.id))
         slot.last_used = next(self._ticks)
         self._emit(asked.emit, [event])
@@ -290,21 +278,21 @@ class Batcher:
         try:
             if served is not None:
                 self._log(served)
-        except Exception:
-            _log.exception("a record of a request is lost")
+        except Exception as error:
+            note_fault("a record of a request is lost", error)
 
     def _emit(self, emit: Emit, events: Sequence[Event]) -> bool:
         """False where nobody can be told."""
         try:
             emit(events)
-        except Exception:
-            _log.exception("a handler failed to take events")
+        except Exception as error:
+            note_fault("a handler failed to take events", error)
             return False
         return True
 
     def _fail(self, slot: Slot, error: Exception, *, forget: bool = False) -> None:
         if slot.running is not None:
-            self._end(slot, [Failed(_as_api_error(error))], "error", forget=forget)
+            self._end(slot, [Failed(as_api_error(error))], "error", forget=forget)
 
     def _end(self, slot: Slot, events: Sequence[Event], stop: str, *, forget: bool = False) -> None:
         """Leave the slot first: whoever hears of the end may look at it at once. forget: its cache goes."""
@@ -321,13 +309,3 @@ class Batcher:
         if events:
             self._emit(running.emit, events)
         self._on_end(running.id)
-
-
-def _as_api_error(error: Exception) -> APIError:
-    """What a client may be told; anything unforeseen is in the log only, since its words may hold the prompt's."""
-    if isinstance(error, APIError):
-        return error
-    if isinstance(error, PowerInferError):
-        return server_error(str(error))
-    _log.error("a task failed", exc_info=error)
-    return server_error(f"internal error: {type(error).__name__}")

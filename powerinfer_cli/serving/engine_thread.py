@@ -1,6 +1,5 @@
 """The one thread that owns the engine. Handlers put tasks in and take them out again; everything else is its own."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -11,14 +10,13 @@ from powerinfer_cli.serving.batching import Batcher
 from powerinfer_cli.serving.counters import Counters, Served
 from powerinfer_cli.serving.engine_like import EngineLike
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
+from powerinfer_cli.serving.faults import note_fault
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slot import Asked, SlotView
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["EngineThread"]
-
-_log = logging.getLogger(__name__)
 
 
 class EngineThread:
@@ -158,8 +156,8 @@ class EngineThread:
                 cancelled, stopping = list(self._cancelled), self._stopping
             try:
                 self._work(cancelled)
-            except Exception:  # none is known; should there be one, it must not silence the server
-                _log.exception("the engine's thread failed")
+            except Exception as error:  # none is known; should there be one, it must not silence the server
+                note_fault("the engine's thread failed", error)
                 self._batcher.end_all(server_error("internal error"))
             if stopping:
                 self._batcher.end_all(unavailable("the server is stopping"))

@@ -158,9 +158,11 @@ def test_options_that_do_not_fit_are_the_clients_fault() -> None:
     assert failure(Driver(ToyEngine()).do(CompletionTask(PROMPT, options))).error.status == 400
 
 
-def test_an_engine_that_fails_ends_the_tasks_of_that_step() -> None:
+def test_an_engine_that_fails_ends_the_tasks_of_that_step(caplog: pytest.LogCaptureFixture) -> None:
+    words = "secret words of a prompt"
+
     def explode(pieces: object) -> None:
-        raise RuntimeError("secret words of a prompt")
+        raise RuntimeError(words)
 
     engine = ToyEngine(n_sequences=2, n_ctx=512)
     driver = Driver(engine)
@@ -168,7 +170,9 @@ def test_an_engine_that_fails_ends_the_tasks_of_that_step() -> None:
     engine.on_step = explode
     driver.run()
     error = failure(driver.events[asked]).error
-    assert (error.status, "secret" in error.message) == (500, False)
+    assert (error.status, error.message) == (500, "internal error: RuntimeError")
+    assert "explode" in caplog.text
+    assert "secret" not in caplog.text
     engine.on_step = lambda pieces: None
     done = end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=3)))
     assert (done.timings.predicted_n, done.timings.cache_n) == (3, 0)
