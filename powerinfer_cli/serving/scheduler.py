@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "LEAST_CHUNK",
     "LEAST_SIMILAR",
     "PROMPT_CHUNK",
     "Clearing",
@@ -19,6 +20,8 @@ __all__ = [
 
 PROMPT_CHUNK = 64
 """Tokens of prompts in a step while others generate: they wait for no more than these between two of their tokens."""
+LEAST_CHUNK = 3
+"""Tokens of prompts that a step has room for: as many as may be left of one that is not cut to single tokens."""
 LEAST_SIMILAR = 0.1
 """The share of a prompt that a slot must hold to be chosen for it, as llama-server has it: less is a common greeting,
 which is not worth the rest of what that slot holds."""
@@ -79,8 +82,10 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
     prompts in the order in which they came, each as far as it goes before the next one begins, so that the first is
     answered as soon as can be and nobody is overtaken. Prompts get PROMPT_CHUNK tokens altogether while somebody
     generates, otherwise the whole step. A prompt is begun or gone on with only while `room` holds all of its rest.
+    One token of several is never read apart, where steps allow it: the engine multiplies single tokens in another
+    order, and an answer must not depend on where company has cut its prompt.
     """
-    fitting = max(1, most_tokens - 1) if reading else most_tokens  # prompts must get on, too
+    fitting = max(1, most_tokens - LEAST_CHUNK) if reading else most_tokens  # prompts must get on, too
     chosen = sorted(generating, key=lambda load: load.since)[: min(fitting, room)]
     shares = {load.slot: 1 for load in chosen}
     budget = most_tokens - len(shares)
@@ -90,11 +95,22 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
     for load in sorted(reading, key=lambda load: load.since):
         if budget <= 0 or load.n_left > room:
             break
-        n = min(load.n_left, budget)
+        n = _uncut(load.n_left, budget, most_tokens)
+        if n == 0:
+            break
         shares[load.slot] = n
         budget -= n
         room -= load.n_left
     return shares
+
+
+def _uncut(n_left: int, budget: int, most_tokens: int) -> int:
+    """How many of a prompt's n_left tokens to read: `budget` at most, neither one of several nor all but one."""
+    n = min(n_left, budget)
+    if most_tokens < 2 * LEAST_CHUNK or n_left == 1:
+        return n
+    n -= n_left - n == 1
+    return n if n > 1 else 0
 
 
 def plan_shift(n_past: int, n_ctx: int, n_keep: int, n_discard: int) -> tuple[int, int]:

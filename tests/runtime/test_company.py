@@ -67,6 +67,18 @@ def test_options(tmp_path: Path, options: dict[str, object]) -> None:
     agree(file_of("bamboo", True, GGMLType.Q4_0), tmp_path, **options)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_where_a_prompt_is_cut_changes_no_bit(tmp_path: Path, sparse: bool) -> None:
+    """As long as no piece is a single token."""
+    file = file_of("llama-relu", sparse, GGMLType.Q4_0)
+    ids = np.random.default_rng(0).integers(0, N_VOCAB, 60).tolist()
+    whole = file.engine(tmp_path, n_ubatch=64).prefill(ids)
+    engine = file.engine(tmp_path, n_ctx=300, n_sequences=3)
+    for begin, end in ((0, 2), (2, 35), (35, 57)):
+        engine.step([Piece(1, ids[begin:end]), Piece(0, [3]), Piece(2, [1, 2, 3])])
+    np.testing.assert_array_equal(engine.step([Piece(2, [5]), Piece(1, ids[57:])])[1], whole)
+
+
 def test_more_than_a_few(tmp_path: Path) -> None:
     n = FEW + 3
     engine = tiny_model("llama").file.engine(tmp_path, n_ctx=20 * n, n_sequences=n)

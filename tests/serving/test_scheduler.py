@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerinfer_cli.serving.scheduler import (
+    LEAST_CHUNK,
     Clearing,
     Held,
     Idle,
@@ -137,3 +138,13 @@ def test_a_shared_cache_never_comes_to_a_halt(
     assert sum(shares.values()) <= free
     assert bool(shares) == bool(left or rests) or (len(left) == 1 and free == 0)
     assert len(clearing.ended) < max(1, len(generating))
+
+
+@given(st.integers(1, 300), st.integers(0, 20), st.integers(2 * LEAST_CHUNK, 128))
+def test_no_single_token_is_cut_off(n_prompt: int, n_generating: int, most: int) -> None:
+    """Wherever company has a prompt cut, no piece is of one token; and it is read to its end."""
+    generating, left, pieces = [Load(i + 1, 0, i) for i in range(n_generating)], n_prompt, []
+    while left:
+        pieces.append(plan_step(generating, [Load(0, left, 0)], most, 10**6)[0])
+        left -= pieces[-1]
+    assert min(pieces) > 1 or n_prompt == 1
