@@ -9,11 +9,12 @@ from powerinfer_cli.serving.errors import APIError
 
 __all__ = ["Answer", "error_answer", "json_bytes"]
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode  # dumps() makes one anew
+
 
 def json_bytes(value: Any) -> bytes:
     """Compact UTF-8. Halves of a surrogate pair, which JSON can hold and UTF-8 cannot, become question marks."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "replace")
 
 
 class Answer(JSONResponse):

@@ -1,7 +1,6 @@
 """Server-sent events: answers that are told while they come."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -9,23 +8,17 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from powerinfer_cli.serving.bodies import json_bytes
 from powerinfer_cli.serving.errors import APIError
 from powerinfer_cli.serving.replies import Opener, Replies, while_connected
 from powerinfer_cli.serving.tasks import Event, Task
 
-__all__ = ["DONE", "JSONAnswer", "error_event", "event_stream", "json_bytes", "sse"]
+__all__ = ["DONE", "error_event", "event_stream", "sse"]
 
 DONE = b"data: [DONE]\n\n"
 _PING = b":\n\n"  # a comment, which clients pass over
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: proxies shall not collect events
 PING_S = 30.0
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode  # dumps() makes one anew
-
-
-def json_bytes(data: Any) -> bytes:
-    """Compact UTF-8; a lone surrogate, which JSON can ask for and UTF-8 cannot hold, becomes "?"."""
-    return _encode(data).encode("utf-8", "replace")
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
@@ -37,15 +30,6 @@ def sse(data: Any, event: str | None = None) -> bytes:
 def error_event(error: APIError) -> bytes:
     """What went wrong after the first event was sent, as llama-server tells it."""
     return sse(error.body())
-
-
-class JSONAnswer(Response):
-    """Any data as JSON, surrogates included."""
-
-    media_type = "application/json; charset=utf-8"
-
-    def render(self, content: Any) -> bytes:
-        return json_bytes(content)
 
 
 async def event_stream(

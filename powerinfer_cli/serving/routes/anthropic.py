@@ -4,13 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.anthropic import MessagesAnswer, messages_error
+from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.anthropic import as_chat
 from powerinfer_cli.serving.chat.messages import UnsupportedPart
 from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.replies import collect
 from powerinfer_cli.serving.schemas.anthropic import MessagesRequest
-from powerinfer_cli.serving.sse import JSONAnswer, event_stream
+from powerinfer_cli.serving.sse import event_stream
 
 __all__ = ["router"]
 
@@ -29,7 +30,7 @@ async def messages(body: MessagesRequest, request: Request) -> Response:
     if body.stream:
         return await event_stream(request.receive, service, plan.tasks, answer.write, error=messages_error)
     [outcome] = await collect(request.receive, service, plan.tasks)
-    return JSONAnswer(answer.whole(outcome))
+    return Answer(answer.whole(outcome))
 
 
 @router.post("/v1/messages/count_tokens")
@@ -40,4 +41,4 @@ async def count_tokens(body: MessagesRequest, request: Request) -> Response:
         prompt = await plan_prompt(as_chat(body), service)
     except UnsupportedPart as error:
         raise server_error(error.message) from error
-    return JSONAnswer({"input_tokens": len(service.model.tokenizer.encode(prompt.text))})
+    return Answer({"input_tokens": len(service.model.tokenizer.encode(prompt.text))})

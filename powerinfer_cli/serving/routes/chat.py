@@ -8,12 +8,13 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
 from powerinfer_cli.serving.answers.completion import NativeAnswer
+from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.plan import ChatPlan, plan_chat, plan_prompt
 from powerinfer_cli.serving.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.completion import Job
 from powerinfer_cli.serving.service import Service
-from powerinfer_cli.serving.sse import JSONAnswer, event_stream
+from powerinfer_cli.serving.sse import event_stream
 from powerinfer_cli.serving.tasks import Finished
 
 __all__ = ["router"]
@@ -37,7 +38,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             end=answer.end,
             ping_s=body.ping_s,
         )
-    return JSONAnswer(answer.whole(await collect(request.receive, service, plan.tasks)))
+    return Answer(answer.whole(await collect(request.receive, service, plan.tasks)))
 
 
 def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | None:
@@ -58,13 +59,11 @@ async def count_tokens(body: ChatRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
     prompt = await plan_prompt(body, service)
-    return JSONAnswer(
-        {"object": "response.input_tokens", "input_tokens": len(service.model.tokenizer.encode(prompt.text))}
-    )
+    return Answer({"object": "response.input_tokens", "input_tokens": len(service.model.tokenizer.encode(prompt.text))})
 
 
 @router.post("/apply-template")
 async def apply_template(body: ChatRequest, request: Request) -> Response:
     """The prompt of a conversation."""
     prompt = await plan_prompt(body, request.app.state.service)
-    return JSONAnswer({"prompt": prompt.text})
+    return Answer({"prompt": prompt.text})
