@@ -8,6 +8,7 @@ import typer
 
 from powerinfer_cli.commands.escapes import process_escapes
 from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
+from powerinfer_cli.commands.grammar_flags import GrammarFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
@@ -35,6 +36,8 @@ powerinfer main -m model.gguf -f notes.txt -n 64 -s 1 --temp 0 > out.txt
 
 powerinfer main -hf PowerInfer/Bamboo-base-v0.1-gguf -p "Hello" -n 64
 
+powerinfer main -p "A bear: " -j '{"properties": {"name": {"type": "string"}}}'    JSON of this schema
+
 powerinfer main -m dense.gguf --predictor-path predictors -p "Hello" -n 64
 
 powerinfer main -m sparse.gguf --vram-budget 8 -p "Hello"    hot neurons on the GPU, within 8 GiB"""
@@ -52,11 +55,13 @@ def main(
     text: TextFlags,
     interaction: InteractionFlags,
     sampling: SamplingFlags,
+    grammar: GrammarFlags,
 ) -> None:
     """Write text with a model: from a prompt, in a chat, or in a pipe."""
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
+    form = grammar.form()
     prompt = _prompt(text)
     terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)
     for flag in _without_effect(interaction):
@@ -64,6 +69,7 @@ def main(
     path = find_model(model)
 
     from powerinfer_cli.commands.session import open_session
+    from powerinfer_cli.serving.grammars import grammars_of
 
     options = with_machine(model.options(), machine)
     with Loading(terminal.note, quiet=text.log_disable) as events:
@@ -76,6 +82,7 @@ def main(
             predictor_path=predictor.predictor_path,
             placement=placement,
         )
+        session.constraint = form.compiled(grammars_of(session.tokenizer))
     _introduce(terminal, session, path, predictor.predictor_path)
     try:
         _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)

@@ -7,6 +7,7 @@ import typer
 
 from powerinfer_cli.commands.escapes import process_escapes
 from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
+from powerinfer_cli.commands.grammar_flags import GrammarFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
@@ -56,12 +57,13 @@ def server(
     answers: AnswerFlags,
     chats: ChatFlags,
     sampling: SamplingFlags,
+    grammar: GrammarFlags,
 ) -> None:
     """Serve a model over HTTP, as llama-server and OpenAI's services do."""
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
-    options = replace(options, n_batch=model.batch_size)
+    options = replace(options, n_batch=model.batch_size, form=grammar.form())
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
 
     from powerinfer_cli.serving.lifecycle import serve

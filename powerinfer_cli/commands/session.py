@@ -17,6 +17,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.sampling.constrained import sample
+from powerinfer_cli.sampling.grammar import Constraint, NewConstraint
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
 __all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
@@ -36,7 +38,10 @@ class Stop(StrEnum):
 
 @dataclass
 class Session:
-    """One context of one model. `n_keep` tokens stay when the context shifts. gpus: what lies where, a line each."""
+    """One context of one model. `n_keep` tokens stay when the context shifts. gpus: what lies where, a line each.
+
+    constraint: what each text that the model writes may be, from its beginning; None for anything.
+    """
 
     gguf: GGUFFile
     tokenizer: Tokenizer
@@ -45,6 +50,7 @@ class Session:
     context_shift: bool
     gpus: tuple[str, ...] = ()
     n_keep: int = 0
+    constraint: NewConstraint | None = None
     timings: Timings = field(default_factory=Timings)
     interrupt: Interrupt = field(default_factory=Interrupt)
     _pending: int | None = None  # written, but not yet evaluated
@@ -112,11 +118,14 @@ class Session:
     ) -> Stop:
         reverse_ids = self._single_tokens(reverse_prompts)
         longest = max((len(text) for text in reverse_prompts), default=0)
+        constraint = None if self.constraint is None else self.constraint()
         tail, written = "", 0
         while written != limit:
             if self.interrupt.requested:
                 return Stop.INTERRUPT
-            token = self._next_token(may_shift=limit != UNTIL_FULL)
+            if constraint is not None and constraint.finished:
+                return Stop.END
+            token = self._next_token(constraint, may_shift=limit != UNTIL_FULL)
             if token is None:
                 return Stop.CONTEXT
             if token in self.tokenizer.eog_ids:
@@ -135,7 +144,7 @@ class Session:
         encoded = [self.tokenizer.encode(text, add_special=False, parse_special=True) for text in texts]
         return {ids[0] for ids in encoded if len(ids) == 1}
 
-    def _next_token(self, *, may_shift: bool) -> int | None:
+    def _next_token(self, constraint: Constraint | None, *, may_shift: bool) -> int | None:
         """Evaluate the last written token and choose what follows it. None where the context has no room for it."""
         start = time.perf_counter()
         pending = self._pending
@@ -144,8 +153,10 @@ class Session:
                 return None
             self._logits = self.engine.decode(pending)
             self._pending = None
-        token = self.sampler.sample(self._logits)
+        token = sample(self.sampler, self._logits, constraint)
         self.sampler.accept(token)
+        if constraint is not None:
+            constraint.accept(token)
         self._pending = token
         if pending is not None:
             self.timings.generation(time.perf_counter() - start)

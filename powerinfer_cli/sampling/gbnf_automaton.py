@@ -81,21 +81,40 @@ class Positions:
 
         All of them (-1) once the budget is spent.
         """
-        if not self.first_chars & other.first_chars:
-            return 0
         found = 0
-        waiting = [(p, q) for p in self.first for q in other.first]
-        seen: set[tuple[int, int]] = set()
-        while waiting and not budget.empty:
-            budget.left -= 1
-            p, q = pair = waiting.pop()
-            if pair in seen or not self.chars[p] & other.chars[q]:
-                continue
-            seen.add(pair)
-            if p in self.last:
-                found |= union(other.chars[place] for place in other.next[q])
-            waiting += [(a, b) for a in self.next[p] for b in other.next[q]]
-        return -1 if budget.empty else found
+        waiting = [(frozenset(self.first), frozenset(other.first))]
+        seen = set(waiting)
+        while waiting:
+            mine, its = waiting.pop()
+            budget.left -= len(mine) + len(its)
+            for places, others in self._by_class(mine, other, its):
+                budget.left -= len(places) + len(others)
+                if budget.empty:
+                    return -1
+                if not self.last.isdisjoint(places):
+                    found |= union(other.chars[k] for place in others for k in other.next[place])
+                after = self._behind(places), other._behind(others)
+                if all(after) and after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
+        return found
+
+    def _by_class(
+        self, mine: frozenset[int], other: Positions, its: frozenset[int]
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """For each class of characters that both go on with, the places that it brings both to."""
+        common = union(self.chars[place] for place in mine) & union(other.chars[place] for place in its)
+        sorted_places: dict[int, tuple[list[int], list[int]]] = {bit: ([], []) for bit in bits_of(common)}
+        for place in mine:
+            for bit in bits_of(self.chars[place] & common):
+                sorted_places[bit][0].append(place)
+        for place in its:
+            for bit in bits_of(other.chars[place] & common):
+                sorted_places[bit][1].append(place)
+        yield from sorted_places.values()
+
+    def _behind(self, places: list[int]) -> frozenset[int]:
+        return frozenset().union(*(self.next[place] for place in places))
 
 
 @dataclass(frozen=True)

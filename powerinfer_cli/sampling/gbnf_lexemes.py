@@ -19,9 +19,10 @@ from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, R
 
 __all__ = ["Lexeme", "Shape", "lexemes_of"]
 
-_LARGEST = 20_000  # nodes of a lexeme
+_LARGEST = 100_000  # nodes of a lexeme
+_LARGEST_NAMED = 1000  # nodes of a rule that is put in place of its name
 _DEEPEST = 100  # names within names that are put in place
-_MOST_WORK = 500_000  # steps of looking at rules and comparing lexemes, about half a second
+_MOST_WORK = 1_000_000  # steps of looking at rules and comparing lexemes, about a second
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class _Inlined:
                     self._known[name] = None  # while it is looked at: if it needs itself
                     if level < _DEEPEST:
                         self._known[name] = self(self._rules[name], level + 1)
-                return self._known[name]
+                found = self._known[name]
+                return None if found is None or found[1] > _LARGEST_NAMED else found
             case Repeat(item, low, high):
                 inner = self(item, level)
                 # A repetition of a large thing is spelt out by whoever builds automata of it.
@@ -181,6 +183,8 @@ def _unsafe(shapes: Mapping[str, Shape], budget: Budget) -> set[Node]:
     automata = [None if node is None else positions_of(node, classes) for node in nodes]
     first_chars = [-1 if one is None else one.first_chars for one in automata]
     together = _together(following, first_chars, budget)
+    if budget.empty:
+        return divisible
     behind = {
         leaves: union(first_chars[k] for k in bits_of(leaves) if automata[k] is not None)
         for leaves in set(following.behind)

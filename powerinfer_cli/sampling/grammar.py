@@ -4,6 +4,7 @@ llguidance rather than xgrammar: it needs nothing but itself (xgrammar brings to
 more of JSON schema, compiles in milliseconds for any vocabulary, and bounds what a hostile grammar may cost.
 """
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from powerinfer_cli.sampling.gbnf import gbnf_to_lark
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, lark_of_schema
 from powerinfer_cli.sampling.matching import Compiled, Vocabulary
-from powerinfer_cli.sampling.tagged import lark_of_tagged
 
 __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint"]
 
 _MOST_KEPT = 64  # compiled grammars; a client that asks again and again sends the same few
 _LONGEST_TEXT = 1 << 20  # characters of a grammar
+_DEFINITION = re.compile(r"(?m)^\s*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
 
 
 class Constraint(Protocol):
@@ -84,22 +85,9 @@ class Grammars:
 
     def lark(self, text: str) -> NewConstraint:
         """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens."""
-        if text.count(":") > MOST_NAMES:
+        if len(_DEFINITION.findall(text)) > MOST_NAMES:
             raise GrammarError(f"bad Lark grammar: more than {MOST_NAMES} names")
         return self._get("Lark grammar", text, lambda: text)
-
-    def tagged(
-        self, begin: str, schema: Any, end: str, *, at_least: int = 0, at_most: int | None = None, free_text: bool
-    ) -> NewConstraint:
-        """JSON between two markers, as tool calls are written: `begin` JSON `end`, several times.
-
-        begin, end: text; a control token's name in it stands for that token. `begin` must not be empty where there is
-        free text, for it is what ends that: from its last character on, only JSON can follow. free_text: any text may
-        stand before, between and behind these, without `begin` in it; otherwise only white space between them.
-        at_least, at_most: how many; None for any number.
-        """
-        lark = lark_of_tagged(begin, schema, end, at_least, at_most, free_text, self._vocabulary.control_names)
-        return self._get("tool grammar", lark, lambda: lark)
 
     def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
         with self._lock:

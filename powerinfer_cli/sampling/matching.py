@@ -26,7 +26,7 @@ _starting = threading.Lock()  # the stack's size is set for the whole process
 def _limits() -> LLParserLimits:
     """Some tens of milliseconds a step and 100 MB a grammar, at worst."""
     return LLParserLimits(
-        max_items_in_row=10_000,  # an object with as many properties, say
+        max_items_in_row=4000,  # an object with a quarter of that in properties, say
         step_max_items=200_000,
         max_lexer_states=50_000,
         max_grammar_size=200_000,
@@ -63,12 +63,6 @@ class Vocabulary:
     @cached_property
     def silent_ids(self) -> frozenset[int]:
         return frozenset(self.silent.tolist())
-
-    @cached_property
-    def control_names(self) -> dict[str, int]:
-        """Control tokens by name, longest first."""
-        names = {name.decode("utf-8", "replace"): i for i, name in self._control.items() if name}
-        return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -131,9 +125,18 @@ class Compiled:
         self._matcher = _deep(lambda: LLMatcher(tokenizer, grammar, log_level=0, limits=_limits()))
         if self._matcher.is_error():
             raise GrammarError(f"bad {kind}: {_one_line(self._matcher.get_error())}")
-        first = self.new()
-        if not first.may_end and not first.allowed().any():
+        if not self._possible():
             raise GrammarError(f"bad {kind}: no text of this vocabulary matches it")
+
+    def _possible(self) -> bool:
+        """Whether a text can begin, or be empty. Raises GrammarError where that is too hard to say."""
+        first = self.new()
+        try:
+            return first.may_end or bool(first.allowed().any())
+        except GrammarError:
+            if first.stuck:
+                return False
+            raise
 
     def new(self) -> Matching:
         with self._lock:
@@ -152,6 +155,11 @@ class Matching:
     @property
     def finished(self) -> bool:
         return self._ended or self._matcher.is_stopped()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was found that nothing can follow, though the text is not complete."""
+        return self._matcher.get_error().startswith("NoExtension")
 
     def allows(self, token: int) -> bool:
         if self._continues(token):
@@ -193,13 +201,12 @@ class Matching:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"the {self._kind} cannot be followed: {_one_line(self._matcher.get_error())}")
+            reason = "no token can follow" if self.stuck else _one_line(self._matcher.get_error())
+            raise GrammarError(f"the {self._kind} cannot be followed: {reason}")
 
 
 def _one_line(message: str) -> str:
     """llguidance's own words without its excerpts and positions of what we have put around the grammar."""
-    if message.startswith("NoExtension"):
-        return "no text of this vocabulary matches"
     first, *rest = message.strip().split("\n")
     reasons = [line for line in rest if line.startswith("error: ")]  # of a regex: below an excerpt of it
     if reasons and first.endswith("regex parse error:"):

@@ -1,9 +1,26 @@
 """Grammars for a model's tokenizer."""
 
-from powerinfer_cli.sampling.grammar import Grammars
+from dataclasses import dataclass
+from typing import Any
+
+from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
 from powerinfer_cli.text.tokenizer import Tokenizer
 
-__all__ = ["grammars_of"]
+__all__ = ["Form", "grammars_of"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a text may be: a GBNF grammar, JSON by a schema, or anything where both are None."""
+
+    grammar: str | None = None
+    json_schema: Any = None
+
+    def compiled(self, grammars: Grammars) -> NewConstraint | None:
+        """For a model's vocabulary. Raises GrammarError."""
+        if self.grammar is not None:
+            return grammars.gbnf(self.grammar)
+        return None if self.json_schema is None else grammars.json_schema(self.json_schema)
 
 
 def grammars_of(tokenizer: Tokenizer) -> Grammars:

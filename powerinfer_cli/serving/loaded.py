@@ -19,7 +19,9 @@ __all__ = ["served_model", "start_thread"]
 def served_model(
     gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...]
 ) -> ServedModel:
-    """Raises PowerInferError: a chat template that cannot be."""
+    """Raises PowerInferError: a chat template or a grammar that cannot be."""
+    grammars = grammars_of(tokenizer)
+    options.form.compiled(grammars)
     template = _template(options.chat_template, tokenizer)
     name = options.alias or str(gguf.path)
     tensors = gguf.tensors.values()
@@ -41,7 +43,7 @@ def served_model(
         size=sum(tensor.nbytes for tensor in tensors),
         file_type=bytes_of.most_common(1)[0][0] if bytes_of else "",
         lines=lines,
-        grammars=grammars_of(tokenizer),
+        grammars=grammars,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.grammars import Form
 
 __all__ = ["ServerOptions"]
 
@@ -14,15 +15,15 @@ __all__ = ["ServerOptions"]
 class ServerOptions:
     """How to serve.
 
-    alias: what /v1/models calls the model, of the names that clients may use; without, the model's path. n_predict:
-    the default of requests, negative for no limit. n_batch: -b, from which /infill takes how much of a text the model
-    gets to see. api_keys: any of them opens the door; none: no door. timeout_s: of reading a request and of writing to
-    a reader who does not read. slots, metrics: whether /slots and /metrics answer. pooling: of embeddings, "none",
-    "mean", "cls" or "last"; None is the model's own. queue: requests that may wait for a slot, beyond which 503 is
-    answered. body_bytes: the largest request. reasoning_format: "none", "deepseek", "deepseek-legacy" or "auto".
-    jinja: whether chats may have tools. template_variables: what chat templates are given besides a request's own.
-    prefill_assistant: an assistant's message at the end is continued. verbose: answers of chats tell how they came
-    about. page: a folder to serve instead of the page that is built in.
+    alias: what /v1/models calls the model, of the names that clients may use; without, the model's path. n_predict: the
+    default of requests, negative for no limit. form: of what requests get that ask for none. n_batch: -b, from which
+    /infill takes how much of a text the model gets to see. api_keys: any of them opens the door; none: no door.
+    timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
+    /metrics answer. pooling: of embeddings, "none", "mean", "cls" or "last"; None is the model's own. queue: requests
+    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request. reasoning_format: "none",
+    "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
+    templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
+    verbose: answers of chats tell how they came about. page: a folder to serve instead of the page that is built in.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +33,7 @@ class ServerOptions:
     tags: tuple[str, ...] = ()
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     n_predict: int = -1
+    form: Form = field(default_factory=Form)
     n_batch: int = 2048
     api_keys: frozenset[str] = frozenset()
     timeout_s: float = 600.0

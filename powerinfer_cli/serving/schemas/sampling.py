@@ -254,13 +254,19 @@ class SamplingFields(RequestFields):
             raise invalid_request(_by_field(str(error))) from error
 
     def constraint(self, service: Serving) -> Callable[[], Constraint] | None:
-        """What `grammar` asks for, or else `json_schema`; an empty schema is any object, as with llama-server."""
-        name = "grammar" if self.grammar else "json_schema"
+        """What `grammar` asks for, or else `json_schema`, or else the server's flags.
+
+        An empty schema is any object, as with llama-server.
+        """
+        grammar, schema = self.grammar, self.json_schema
+        if not grammar and schema is None:
+            grammar, schema = service.options.form.grammar, service.options.form.json_schema
+        name = "grammar" if grammar else "json_schema"
         try:
-            if self.grammar:
-                return service.model.grammars.gbnf(self.grammar)
-            if self.json_schema is not None:
-                return service.model.grammars.json_schema(self.json_schema or {"type": "object"})
+            if grammar:
+                return service.model.grammars.gbnf(grammar)
+            if schema is not None:
+                return service.model.grammars.json_schema(schema or {"type": "object"})
         except PowerInferError as error:
             raise invalid_request(f"Field '{name}': {error}") from error
         return None

@@ -1,0 +1,124 @@
+"""Hostile grammars and schemas: an error or a bounded cost; never a crash, nor a request that stops the others."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.sampling.grammar import GrammarError, Grammars
+from powerinfer_cli.serving.grammars import grammars_of
+from tests.sampling.constrained_texts import bundled, byte_grammars, written
+
+PATIENCE = 10  # seconds of this process, for what takes one or two
+
+
+def _chain(n: int, link: str, last: str) -> str:
+    return "root ::= a0\n" + "\n".join(f"a{i} ::= {link.format(i + 1)}" for i in range(n)) + f"\na{n} ::= {last}\n"
+
+
+def _refs(n: int, link: Callable[[str], Any]) -> dict[str, Any]:
+    names = {f"a{i}": link(f"#/$defs/a{i + 1}") for i in range(n)}
+    return {"$ref": "#/$defs/a0", "$defs": {**names, f"a{n}": {"type": "null"}}}
+
+
+def _nested(n: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(n):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+GRAMMARS = {
+    "a doubling of rules": _chain(60, "a{0} a{0}", '"x"'),
+    "a doubling of what may be empty": _chain(40, "a{0} a{0}", '"x"?'),
+    "a chain": _chain(3900, "a{0}", '"x"'),
+    "too long a chain": _chain(20_000, "a{0}", '"x"'),
+    "ambiguous": 'root ::= root root | root root root | "a" | [a-z ]+',
+    "hidden left recursion": 'root ::= x root "b" | "a"\nx ::= "c"*',
+    "empty repeated": 'root ::= (""*)* "a"',
+    "repeats of repeats": 'root ::= (("a"{2000}){2000}){2000}',
+    "signs": 'root ::= "a"' + "{2000}" * 500,
+    "parentheses": "root ::= " + "(" * 10_000 + '"a"' + ")" * 10_000,
+    "far back": 'root ::= [ab]* "a" [ab]{60} "c"',
+    "many words": "root ::= " + " | ".join(f'"w{i}"' for i in range(10_000)),
+    "a long literal": 'root ::= "' + "a" * 300_000 + '"',
+    "a long text": "#" * (1 << 20) + '\nroot ::= "a"',
+    "rules at random": "root ::= ("
+    + " | ".join(f"r{i}" for i in range(1000))
+    + ")*\n"
+    + "\n".join(f'r{i} ::= "a" r{i * 7 % 1000} | "a"' for i in range(1000)),
+}
+SCHEMAS = {
+    "many items": {"type": "array", "minItems": 10**12},
+    "many of many": {"type": "array", "items": {"type": "array", "minItems": 10**6}, "minItems": 10**6},
+    "long strings": {"type": "string", "minLength": 10**9, "maxLength": 2 * 10**9},
+    "evil pattern": {"type": "string", "pattern": "^(a+)+(b|a)*(a?){200}a{200}c$"},
+    "far back": {"type": "string", "pattern": "^.*a.{100}$"},
+    "counts of counts": {"type": "string", "pattern": "^((a{1,1000}){1,1000}){1,1000}$"},
+    "deep pattern": {"type": "string", "pattern": "(" * 5000 + ")" * 5000},
+    "a circle": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    "a circle of allOf": {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}},
+    "a chain": _refs(1000, lambda ref: {"type": "object", "properties": {"x": {"$ref": ref}}, "required": ["x"]}),
+    "too long a chain": _refs(5000, lambda ref: {"anyOf": [{"$ref": ref}, {"type": "null"}]}),
+    "a doubling of anyOf": _refs(40, lambda ref: {"anyOf": [{"$ref": ref}, {"type": "array", "items": {"$ref": ref}}]}),
+    "a doubling of allOf": _refs(30, lambda ref: {"allOf": [{"$ref": ref}, {"$ref": ref}]}),
+    "products": {
+        "allOf": [
+            {"anyOf": [{"properties": {f"a{i}": {"type": "null"}}}, {"properties": {f"b{i}": {"type": "null"}}}]}
+            for i in range(20)
+        ]
+    },
+    "deep": _nested(40),
+    "too deep": _nested(5000),
+    "many properties": {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(1000)}},
+    "many values": {"enum": [f"v{i}" for i in range(20_000)]},
+    "a long text": {"const": "a" * (1 << 21)},
+}
+CASES: dict[str, Callable[[Grammars], Any]] = {
+    **{f"grammar: {name}": lambda grammars, text=text: grammars.gbnf(text) for name, text in GRAMMARS.items()},
+    **{
+        f"schema: {name}": lambda grammars, schema=schema: grammars.json_schema(schema)
+        for name, schema in SCHEMAS.items()
+    },
+    "Lark: deep names": lambda grammars: grammars.lark(
+        "start: A0\n" + "\n".join(f'A{i}: A{i + 1} "y"' for i in range(20_000)) + '\nA20000: "x"'
+    ),
+    "Lark: parentheses": lambda grammars: grammars.lark("start: " + "(" * 50_000 + '"a"' + ")" * 50_000),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_cost_is_bounded(name: str) -> None:
+    tokenizer, start = bundled(), time.process_time()
+    message = ""
+    try:
+        new = CASES[name](grammars_of(tokenizer))
+        written(tokenizer, new, SamplerOptions(seed=1, temp=2.0), limit=10)
+    except GrammarError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 500
+    assert time.process_time() - start < PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("grammar: too long a chain", "line 4001: more than 4000 rules"),
+        ("grammar: signs", "line 1: more than 8 repetitions of each other"),
+        ("grammar: parentheses", "line 1: parentheses are nested deeper than 64"),
+        ("grammar: a long literal", "line 1: more than 200000 characters in literals and classes"),
+        ("grammar: a long text", "the grammar is too long: 1048589 characters, 1048576 are the limit"),
+        ("schema: a circle", "no text of this vocabulary matches it"),
+        ("schema: too long a chain", "too deep with what it refers to"),
+        ("schema: too deep", "nested deeper than 100"),
+        ("schema: a long text", "the JSON schema is too long"),
+        ("Lark: deep names", "more than 4000 names"),
+    ],
+)
+def test_what_is_too_much_is_said(name: str, words: str) -> None:
+    with pytest.raises(GrammarError) as caught:
+        CASES[name](byte_grammars())
+    assert words in str(caught.value)
