@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from powerinfer_cli.runtime.step import Wanted
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -234,6 +235,25 @@ def test_a_shared_cache_drops_idle_slots_and_then_ends_the_latest(n_predict: int
     done, error = end(driver.events[second]), failure(driver.events[third]).error
     assert (done.stop, done.truncated) == (Stop.LIMIT, True)  # the whole cache was its own at last
     assert (error.status, error.message) == (500, "Context size has been exceeded.")
+
+
+def test_a_prompt_half_read_makes_room_and_begins_anew() -> None:
+    engine = ToyEngine(n_sequences=3, n_ctx=64, unified=True, most_tokens=4)
+    driver = Driver(engine)
+    begun = [(400, 24), (500, 22)]
+    texts = [driver.add(CompletionTask(tuple(range(i, i + 10)), GREEDY, n_predict=n)) for i, n in begun]
+    driver.run(5)
+    prompt = tuple(range(600, 640))
+    late = [driver.add(task) for task in (CompletionTask(prompt, GREEDY, n_predict=5), EmbeddingTask(prompt))]
+    driver.run()
+    assert [end(driver.events[i]).timings.predicted_n for i in texts] == [24, 22]
+    assert tokens(driver.events[late[0]]) == tokens(Driver(ToyEngine()).do(CompletionTask(prompt, GREEDY, n_predict=5)))
+    assert (end(driver.events[late[0]]).timings.cache_n, end(driver.events[late[0]]).timings.prompt_n) == (0, 40)
+    [vectors] = driver.events[late[1]]
+    assert isinstance(vectors, Vectors)
+    assert len(vectors.rows) == 40
+    read = sum(n for step in engine.steps for i, n, wanted in step if i == 2 and wanted is not Wanted.HIDDEN)
+    assert read > 40 + 4  # some of it twice
 
 
 def test_a_stop_string_ends_the_text_and_its_tokens_are_not_told() -> None:
