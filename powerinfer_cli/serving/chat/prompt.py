@@ -58,8 +58,7 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
     """Raises PowerInferError with the template's reason, and APIError 400."""
     able = capabilities_of(template)
     tags = tags_of(template.source)
-    calling = bool(conversation.tools) and conversation.choice.choice is not Choice.NONE
-    style = able.style if calling else None
+    style = able.style if _may_call(conversation, able) else None
     messages = list(conversation.messages)
     last = messages.pop() if conversation.continuation is not None and messages else None
     if style is GENERIC or not able.calls:
@@ -85,6 +84,17 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
     thinks = tags.start in template.source and tags.end not in generation_prompt
     may_think = thinking or (thinks and bool(variables.get("enable_thinking")) and not prefill)
     return ChatPrompt(_whole(text), tags, thinking, may_think, style, prefill)
+
+
+def _may_call(conversation: Conversation, able: Capabilities) -> bool:
+    """Is the answer to have calls?
+
+    As llama-server has it, a template that knows no tools is told of them only if one must be called: clients such as
+    Open WebUI offer dozens with every chat, and many thousands of tokens of them to a model that was not taught to.
+    """
+    if not conversation.tools or conversation.choice.choice is Choice.NONE:
+        return False
+    return able.style is not GENERIC or conversation.choice.choice is Choice.REQUIRED
 
 
 def _behind(text: str, other: str) -> str:

@@ -99,7 +99,8 @@ def test_several_answers() -> None:
 @pytest.mark.parametrize(("model", "text", "content"), ANSWERS, ids=[one[0] for one in ANSWERS])
 @pytest.mark.parametrize("width", [1, 2, 7, 1000])
 def test_calls_of_tools(model: str, text: str, content: str, width: int) -> None:
-    message, reason = message_of({"tools": [WEATHER]}, Script(text, width), model)
+    choice = "required" if model == "plain" else "auto"
+    message, reason = message_of({"tools": [WEATHER], "tool_choice": choice}, Script(text, width), model)
     assert reason == "tool_calls"
     assert message["content"] == content
     [call] = message["tool_calls"]
@@ -114,6 +115,12 @@ def test_calls_are_text_where_none_are_wanted(model: str, text: str, content: st
         assert (message, reason) == ({"role": "assistant", "content": text}, "stop")
 
 
+def test_a_template_that_knows_no_tools_is_told_of_them_only_if_one_must_be_called() -> None:
+    assert prompt({"tools": [WEATHER]}) == prompt({})
+    text = '{"tool_call": {"name": "weather", "arguments": {}}}'
+    assert message_of({"tools": [WEATHER]}, text, "plain") == ({"role": "assistant", "content": text}, "stop")
+
+
 @pytest.mark.parametrize("model", ["plain", "hermes", "llama3", "mistral"])
 def test_the_conversation_with_a_tool_goes_on(model: str) -> None:
     call = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
@@ -122,7 +129,8 @@ def test_the_conversation_with_a_tool_goes_on(model: str) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "abcdefghi", "content": "Sunny"},
     ]
-    written = prompt({"messages": messages, "tools": [WEATHER]}, model)
+    choice = "required" if model == "plain" else "auto"
+    written = prompt({"messages": messages, "tools": [WEATHER], "tool_choice": choice}, model)
     assert '"city": "Rome"' in written
     assert "Sunny" in written
     assert "Tells the weather." in written
@@ -182,7 +190,7 @@ def test_prompts() -> None:
     assert prompt({"reasoning_effort": "none"}, "thinking").endswith("<think>\n</think>")
     off = ServerOptions(template_variables={"enable_thinking": False})
     assert prompt({}, "thinking", options=off).endswith("<think>\n</think>")
-    described = prompt({"tools": [WEATHER]})
+    described = prompt({"tools": [WEATHER], "tool_choice": "required"})
     assert described.startswith("<|system|>")
     assert '"name": "weather"' in described
     assert "tool_call" in described
