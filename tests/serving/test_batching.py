@@ -238,11 +238,11 @@ def test_a_shared_cache_drops_idle_slots_and_then_ends_the_latest(n_predict: int
 
 
 def test_a_prompt_half_read_makes_room_and_begins_anew() -> None:
-    engine = ToyEngine(n_sequences=3, n_ctx=64, unified=True, most_tokens=4)
+    engine = ToyEngine(n_sequences=3, n_ctx=64, unified=True, most_tokens=8)
     driver = Driver(engine)
     begun = [(400, 24), (500, 22)]
     texts = [driver.add(CompletionTask(tuple(range(i, i + 10)), GREEDY, n_predict=n)) for i, n in begun]
-    driver.run(5)
+    driver.run(3)
     prompt = tuple(range(600, 640))
     late = [driver.add(task) for task in (CompletionTask(prompt, GREEDY, n_predict=5), EmbeddingTask(prompt))]
     driver.run()
