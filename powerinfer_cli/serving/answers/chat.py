@@ -74,14 +74,23 @@ class ChatAnswer:
             "processed": event.processed,
             "time_ms": event.time_ms,
         }
-        chunk = self._chunk(index, self._choices[index].opening() or {})
-        return sse({**chunk, "prompt_progress": progress})
+        *opening, last = self._opening(index) or [self._chunk(index, {})]
+        return b"".join(map(sse, [*opening, {**last, "prompt_progress": progress}]))
+
+    def _opening(self, index: int) -> list[dict[str, Any]]:
+        """What a stream begins with, once."""
+        choice = self._choices[index]
+        if choice.opened:
+            return []
+        choice.opened = True
+        first = self._chunk(index, {"role": "assistant", "content": None})
+        return [first, *self._deltas(index, self._plan.begun)]
 
     def _piece(self, index: int, piece: TextPiece) -> bytes:
         choice = self._choices[index]
+        opening = self._opening(index)
         choice.chances += piece.chances
         chunks = self._deltas(index, choice.parser.push(piece.text))
-        opening = [self._chunk(index, delta) for delta in [choice.opening(self._plan.prefill)] if delta is not None]
         if chunks and self._request.timings_per_token:
             chunks[-1]["timings"] = timings_body(piece.timings)
         return b"".join(map(sse, opening + chunks))
@@ -99,8 +108,7 @@ class ChatAnswer:
     def _last(self, index: int, finished: Finished) -> bytes:
         choice = self._choices[index]
         self._finished[index] = finished
-        opening = [self._chunk(index, delta) for delta in [choice.opening(self._plan.prefill)] if delta is not None]
-        chunks = opening + self._deltas(index, choice.parser.finish())
+        chunks = self._opening(index) + self._deltas(index, choice.parser.finish())
         if choice.chances:  # of text that was never told, such as a stop string's
             chunks.append(self._chunk(index, {}))
             chunks[-1]["choices"][0]["logprobs"] = self._logprobs(choice.chances)
@@ -135,20 +143,13 @@ class _Choice:
         self.parser = parser
         self.answer = Answer()
         self.chances: list[TokenChances] = []
-        self._opened = False
-
-    def opening(self, prefill: str = "") -> dict[str, Any] | None:
-        """The first delta, once."""
-        if self._opened:
-            return None
-        self._opened = True
-        return {"role": "assistant", "content": prefill or None}
+        self.opened = False
 
 
 def read_whole(plan: ChatPlan, outcome: Outcome) -> Answer:
     """An answer that is all there."""
-    parser, answer = AnswerParser(plan.parser), Answer(content=plan.prefill)
-    answer.add(parser.push(outcome.text))
+    parser, answer = AnswerParser(plan.parser), Answer()
+    answer.add([*plan.begun, *parser.push(outcome.text)])
     answer.add(parser.finish())
     return answer
 

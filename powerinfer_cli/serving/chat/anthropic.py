@@ -22,6 +22,7 @@ def as_chat(request: MessagesRequest) -> ChatRequest:
         "max_tokens": _MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         "stop": request.stop_sequences,
         "tools": _tools(request.tools),
+        "echo": False,  # Anthropic's answers do not repeat what they continue
         **{key: getattr(request, key) for key in ("stream", "temperature", "top_p", "top_k")},
     }
     choice = request.tool_choice

@@ -20,13 +20,15 @@ __all__ = ["AnswerParser", "ParserOptions"]
 
 @dataclass(frozen=True)
 class ParserOptions:
-    """tags: of thoughts. thinking: the text begins inside of them. inline: they stay in the content. style: of
+    """tags: of thoughts. thinking: the text begins inside of them; continued: the answer has begun before. inline: they stay in the
+    content. style: of
     calls, None where none are looked for. new_id: makes the id of a call, of as many letters as it is given, 0 for
     an id of ours. known: the names of the tools.
     """
 
     tags: ThinkTags
     thinking: bool = False
+    continued: bool = False
     inline: bool = False
     style: ToolStyle | None = None
     known: frozenset[str] = frozenset()
@@ -39,10 +41,10 @@ class AnswerParser:
     def __init__(self, options: ParserOptions) -> None:
         self._tags, self._inline = options.tags, options.inline
         self._held = ""
-        self._step = self._beginning
+        self._step = self._content if options.continued else self._beginning
         if options.thinking:
             self._step = self._thoughts
-        self._trim = options.thinking
+        self._trim = not options.continued
         self._reader: CallReader | GenericReader | None = None
         if options.style is GENERIC:
             self._reader = GenericReader(options.new_id, options.known)

@@ -13,6 +13,7 @@ from powerinfer_cli.serving.tasks import CompletionTask
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
 from .capabilities import capabilities_of
+from .deltas import Delta
 from .messages import Message, read_messages
 from .parser import ParserOptions
 from .prompt import ChatPrompt, Continuation, Conversation, write_prompt
@@ -62,14 +63,14 @@ class ChatServing(Protocol):
 
 @dataclass(frozen=True)
 class ChatPlan:
-    """prompt: of all tasks. parser: how to read the text of each. prefill: what an answer begins with that is there
-    already, and is told all the same.
+    """prompt: of all tasks. parser: how to read the text of each. begun: what of an answer is there already, and told
+    all the same.
     """
 
     prompt: ChatPrompt
     tasks: Sequence[CompletionTask]
     parser: ParserOptions
-    prefill: str = ""
+    begun: tuple[Delta, ...] = ()
 
 
 async def plan_chat(request: ChatRequest, service: ChatServing, label: str = "chat") -> ChatPlan:
@@ -108,7 +109,9 @@ def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:
         for copy in range(request.copies)
     ]
     parser = _parser(request, service, prompt, conversation)
-    return ChatPlan(prompt, tasks, parser, prompt.prefill if request.echo else "")
+    # As llama-server has it: those who ask for a continuation know what it continues.
+    told = not request.continue_final_message if request.echo is None else request.echo
+    return ChatPlan(prompt, tasks, parser, prompt.begun if told else ())
 
 
 def _probs(request: ChatRequest) -> int:
@@ -244,6 +247,7 @@ def _parser(
     return ParserOptions(
         tags=prompt.tags,
         thinking=prompt.thinking,
+        continued=bool(prompt.begun),
         inline=wanted == "none" or (wanted == "deepseek-legacy" and bool(request.stream)),
         style=prompt.style,
         known=frozenset(tool.name for tool in _callable(conversation)),

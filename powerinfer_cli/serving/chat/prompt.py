@@ -10,6 +10,7 @@ from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.text import ChatTemplate
 
 from .capabilities import Capabilities, capabilities_of, usual_variables
+from .deltas import ContentDelta, Delta, ReasoningDelta
 from .generic_prompt import describe_tools, without_calls
 from .messages import Message, text_of
 from .reasoning import ThinkTags, is_open, tags_of
@@ -43,7 +44,7 @@ class Conversation:
 class ChatPrompt:
     """text: with the template's control tokens as text. tags: of thoughts; thinking: the answer begins inside of
     them. may_think: the model may, for all that the template says. style: of calls, None where the answer is to have
-    none. prefill: what of the answer is there already.
+    none. begun: what of the answer is there already.
     """
 
     text: str
@@ -51,7 +52,7 @@ class ChatPrompt:
     thinking: bool
     may_think: bool
     style: ToolStyle | None
-    prefill: str = ""
+    begun: tuple[Delta, ...] = ()
 
 
 def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatPrompt:
@@ -75,15 +76,15 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
     if last is not None or (ask and tags.start in template.source):
         other = template.render(messages, add_generation_prompt=not ask, **variables)
         generation_prompt = _behind(text, other) if ask else _behind(other, text)
-    prefill = ""
+    begun: tuple[Delta, ...] = ()
     if last is not None and conversation.continuation is not None:
-        text, generation_prompt, prefill = _continued(
+        text, generation_prompt, begun = _continued(
             text, generation_prompt, last, conversation.continuation, tags, tags.start in template.source
         )
     thinking = is_open(generation_prompt, tags)
     thinks = tags.start in template.source and tags.end not in generation_prompt
-    may_think = thinking or (thinks and bool(variables.get("enable_thinking")) and not prefill)
-    return ChatPrompt(_whole(text), tags, thinking, may_think, style, prefill)
+    may_think = thinking or (thinks and bool(variables.get("enable_thinking")) and not begun)
+    return ChatPrompt(_whole(text), tags, thinking, may_think, style, begun)
 
 
 def _may_call(conversation: Conversation, able: Capabilities) -> bool:
@@ -105,8 +106,8 @@ def _behind(text: str, other: str) -> str:
 
 def _continued(
     text: str, generation_prompt: str, last: Message, continuation: Continuation, tags: ThinkTags, thinks: bool
-) -> tuple[str, str, str]:
-    """(prompt, generation prompt, the part of the answer that is in it)."""
+) -> tuple[str, str, tuple[Delta, ...]]:
+    """(prompt, generation prompt, what of the answer is in these)."""
     opening = generation_prompt
     content = text_of(last["content"], "\n\n") if continuation is Continuation.CONTENT else ""
     thoughts = last.get("reasoning_content", "")
@@ -114,8 +115,11 @@ def _continued(
         opening = opening.split(tags.start)[0] + f"{tags.start}\n{thoughts}"
         if continuation is Continuation.CONTENT:
             opening += f"\n{tags.end}\n\n"
+    else:
+        thoughts = ""
     opening += content
-    return text + opening, opening, content if continuation is Continuation.CONTENT else thoughts
+    begun: list[Delta] = [ReasoningDelta(thoughts)] if thoughts else []
+    return text + opening, opening, (*begun, *([ContentDelta(content)] if content else []))
 
 
 def _fitted(message: Message, able: Capabilities, source: str) -> Message:

@@ -202,8 +202,10 @@ def test_the_last_message_may_be_continued() -> None:
     begun = [USER, {"role": "assistant", "content": "Once"}]
     assert prompt({"messages": begun}) == "<|user|>Hello<|assistant|>Once"
     assert prompt({"messages": begun, "continue_final_message": True, "add_generation_prompt": False}).endswith("Once")
-    assert message_of({"messages": begun}, " more", "plain")[0]["content"] == " more"
-    assert message_of({"messages": begun, "echo": True}, " more", "plain")[0]["content"] == "Once more"
+    assert message_of({"messages": begun}, " more", "plain")[0]["content"] == "Once more"
+    asked = {"messages": begun, "continue_final_message": True, "add_generation_prompt": False}
+    assert message_of(asked, " more", "plain")[0]["content"] == " more"
+    assert message_of({**asked, "echo": True}, " more", "plain")[0]["content"] == "Once more"
     whole = ServerOptions(prefill_assistant=False)
     assert prompt({"messages": begun}, options=whole) == "<|user|>Hello<|assistant|>Once<|assistant|>"
     thought = [USER, {"role": "assistant", "content": "", "reasoning_content": "So"}]
@@ -211,7 +213,7 @@ def test_the_last_message_may_be_continued() -> None:
     assert message_of({"messages": thought}, " far</think>\n\nDone", "thinking")[0] == {
         "role": "assistant",
         "content": "Done",
-        "reasoning_content": "far",
+        "reasoning_content": "So far",
     }
     assert "2 or more assistant messages" in refusal({"messages": [*begun, begun[1]]})
     assert "both add_generation_prompt" in refusal({"messages": begun, "continue_final_message": True})
