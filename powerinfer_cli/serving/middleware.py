@@ -12,6 +12,7 @@ from powerinfer_cli.serving.bodies import error_answer
 from powerinfer_cli.serving.errors import APIError, authentication_error, invalid_request, unavailable
 from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.protocol import spelled
 from powerinfer_cli.serving.requests import Record, current
 
 __all__ = ["Access", "Bodies", "Gate", "allowed_origin"]
@@ -43,6 +44,7 @@ class Access:
             nonlocal complete
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                message = {**message, "headers": [(spelled(name), value) for name, value in message["headers"]]}
             else:
                 complete = not message.get("more_body", False)
             await send(message)

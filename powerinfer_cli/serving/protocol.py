@@ -1,14 +1,31 @@
 """HTTP on a socket, whose patience ends: with headers that do not come, and with readers who do not read."""
 
 import asyncio
+from functools import cache
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["protocol"]
+__all__ = ["protocol", "spelled"]
 
 MOST_HEADER_BYTES = 1 << 16
 HEADER_TIMEOUT_S = 30.0
+OWN = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+
+
+class Verbatim(bytes):
+    """A header's name that stays as it is spelled: uvicorn writes what `lower` makes of names."""
+
+    def lower(self) -> bytes:
+        return self
+
+
+@cache
+def spelled(name: bytes) -> bytes:
+    """As most servers write it, llama-server too: Access-Control-Allow-Origin. Some clients look no further, though
+    case means nothing here. What uvicorn itself looks for stays small.
+    """
+    return name if name in OWN else Verbatim(name.title())
 
 
 def protocol(timeout_s: float) -> type[HttpToolsProtocol]:

@@ -192,3 +192,10 @@ def test_the_document_tells_of_errors(client: httpx.Client) -> None:
             assert "422" not in operation["responses"]
     assert "/tokenize" in document["paths"]
     assert client.get("/docs").status_code == 404
+
+
+def test_names_of_headers_are_spelled_as_llama_server_spells_them(strict: RunningServer) -> None:
+    """Some clients compare them letter by letter."""
+    answer = talk(strict, b"OPTIONS /completions HTTP/1.1\r\nOrigin: http://localhost\r\nConnection: close\r\n\r\n")
+    for line in (b"Access-Control-Allow-Origin: http://localhost", b"Access-Control-Allow-Headers: *"):
+        assert line in answer.split(b"\r\n")
