@@ -40,6 +40,10 @@ def built_in() -> Iterator[httpx.Client]:
         ("/vendor/purify.LICENSE.txt", "text/plain; charset=utf-8"),
         ("/base.css", "text/css; charset=utf-8"),
         ("/favicon.svg", "image/svg+xml"),
+        ("/manifest.webmanifest", "application/manifest+json"),
+        # llama-server's page, open in a browser while the server is replaced, looks for these two.
+        ("/sw.js", "text/javascript; charset=utf-8"),
+        ("/_app/version.json", "application/json"),
     ],
 )
 def test_files_and_their_types(built_in: httpx.Client, path: str, kind: str) -> None:
