@@ -22,7 +22,7 @@ __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint"]
 
 _MOST_KEPT = 64  # compiled grammars; a client that asks again and again sends the same few
 _LONGEST_TEXT = 1 << 20  # characters of a grammar
-_DEFINITION = re.compile(r"(?m)^\s*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
+_DEFINITION = re.compile(r"(?m)^[ \t]*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
 
 
 class Constraint(Protocol):
@@ -85,9 +85,7 @@ class Grammars:
 
     def lark(self, text: str) -> NewConstraint:
         """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens."""
-        if len(_DEFINITION.findall(text)) > MOST_NAMES:
-            raise GrammarError(f"bad Lark grammar: more than {MOST_NAMES} names")
-        return self._get("Lark grammar", text, lambda: text)
+        return self._get("Lark grammar", text, lambda: _checked(text))
 
     def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
         with self._lock:
@@ -103,3 +101,9 @@ class Grammars:
             if len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
         return compiled.new
+
+
+def _checked(lark: str) -> str:
+    if len(_DEFINITION.findall(lark)) > MOST_NAMES:
+        raise GrammarError(f"bad Lark grammar: more than {MOST_NAMES} names")
+    return lark

@@ -48,10 +48,16 @@ def json_of_schema(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise GrammarError(f"bad JSON schema: it should be an object, got {json.dumps(schema, default=str)[:80]}")
     _check_depth(schema)
+    _written(schema)
+    _check_references(schema)
     merged = frozenset(_refs_in_all_of(schema))
     prepared = _prepare(schema or ANY_OBJECT, "#", merged, closed=True)
+    return _written({**prepared, "x-guidance": _GUIDANCE})
+
+
+def _written(schema: dict[str, Any]) -> str:
     try:
-        text = json.dumps({**prepared, "x-guidance": _GUIDANCE}, allow_nan=False)
+        text = json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise GrammarError(f"bad JSON schema: {error}") from None
     if len(text) > _LONGEST:
@@ -60,21 +66,29 @@ def json_of_schema(schema: Any) -> str:
 
 
 def _check_depth(schema: Any) -> None:
-    """Of the schema itself, and of all that it refers to one within the other, which is the worst that can be."""
-    total = _depth(schema)
-    for ref in {ref for ref in _refs(schema) if ref.startswith("#/")}:
-        total += _depth(_target(schema, ref))
+    level: list[Any] = [schema]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise GrammarError(f"the JSON schema is nested deeper than {_DEEPEST}")
+
+
+def _check_references(schema: Any) -> None:
+    """The worst that can be: all that the schema refers to, one within the other."""
+    depths: dict[int, int] = {}
+    _note_depths(schema, depths)
+    targets = {id(_target(schema, ref)) for ref in _refs(schema) if ref.startswith("#/")}
+    total = depths[id(schema)] + sum(depths.get(target, 0) for target in targets)
     if total > MOST_NAMES:
         raise GrammarError(f"the JSON schema is too deep with what it refers to: {total} levels of {MOST_NAMES}")
 
 
-def _depth(schema: Any) -> int:
-    level: list[Any] = [schema]
-    for depth in range(1, _DEEPEST):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return depth
-    raise GrammarError(f"the JSON schema is nested deeper than {_DEEPEST}")
+def _note_depths(node: Any, depths: dict[int, int]) -> int:
+    """How many levels there are from each object and list on, by its id."""
+    depth = 1 + max((_note_depths(child, depths) for child in _children(node)), default=0)
+    depths[id(node)] = depth
+    return depth
 
 
 def _refs(schema: Any) -> Iterator[str]:
@@ -91,17 +105,16 @@ def _target(schema: Any, ref: str) -> Any:
     for step in unquote(ref[2:]).split("/"):
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(schema, list):
-            schema = schema[int(key)] if key.isdecimal() and int(key) < len(schema) else None
+            schema = schema[int(key)] if key.isdecimal() and len(key) < 9 and int(key) < len(schema) else None
         else:
             schema = schema.get(key) if isinstance(schema, dict) else None
     return schema
 
 
 def _children(node: Any) -> Iterator[Any]:
-    if isinstance(node, dict):
-        yield from node.values()
-    elif isinstance(node, list):
-        yield from node
+    """The objects and lists in an object or a list."""
+    inside = node.values() if isinstance(node, dict) else node
+    yield from (child for child in inside if isinstance(child, dict | list))
 
 
 def _refs_in_all_of(node: Any) -> Iterator[str]:

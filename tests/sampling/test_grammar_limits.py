@@ -30,6 +30,11 @@ def _nested(n: int) -> dict[str, Any]:
     return schema
 
 
+def _spelled(name: str, n: int) -> str:
+    """Percent signs for the letters whose bits are set in n."""
+    return "".join(f"%{ord(letter):02x}" if n >> i & 1 else letter for i, letter in enumerate(name))
+
+
 GRAMMARS = {
     "a doubling of rules": _chain(60, "a{0} a{0}", '"x"'),
     "a doubling of what may be empty": _chain(40, "a{0} a{0}", '"x"?'),
@@ -69,6 +74,10 @@ SCHEMAS = {
             {"anyOf": [{"properties": {f"a{i}": {"type": "null"}}}, {"properties": {f"b{i}": {"type": "null"}}}]}
             for i in range(20)
         ]
+    },
+    "many ways to one place": {
+        "$defs": {"defs": {f"b{i}": {"enum": [i]} for i in range(5000)}},
+        "anyOf": [{"$ref": f"#/$defs/{_spelled('defs', n)}/b{i}"} for n in range(16) for i in range(60)],
     },
     "deep": _nested(40),
     "too deep": _nested(5000),
