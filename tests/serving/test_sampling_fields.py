@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.errors import APIError
+from powerinfer_cli.serving.grammars import Form
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.sampling import SamplingFields
 from powerinfer_cli.serving.tasks import CompletionTask
@@ -191,6 +192,17 @@ def test_grammars() -> None:
     assert make(json_schema={"type": "array"}).constraint == ("schema", {"type": "array"})
     assert make(json_schema={}).constraint == ("schema", {"type": "object"})
     assert make(grammar="").constraint is None
+
+
+def test_the_servers_form_is_that_of_requests_that_ask_for_none() -> None:
+    service = FakeService(lambda task: (), options=ServerOptions(form=Form(grammar="root ::= y")))
+
+    def constraint(**fields: Any) -> Any:
+        return SamplingFields.model_validate(fields).task((1,), service).constraint
+
+    assert constraint() == ("gbnf", "root ::= y")
+    assert constraint(grammar="root ::= x") == ("gbnf", "root ::= x")
+    assert constraint(json_schema={"type": "array"}) == ("schema", {"type": "array"})
 
 
 THE = bundled_tokenizer().encode("Once upon", add_special=False, parse_special=False)
