@@ -21,6 +21,7 @@ from powerinfer_cli.kernels.sparse_token import (
     PARTS,
     Neurons,
     Predictor,
+    Told,
     add_down,
     add_parts,
     borders_of,
@@ -45,7 +46,7 @@ def sparse_few(
     x: Vectors,
     hidden: Vectors | None,
     neurons: Neurons,
-    predictor: Predictor | None,
+    predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
     few: int,
@@ -59,7 +60,9 @@ def sparse_few(
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
     sums = np.zeros((PARTS, few, n_embd), np.float32)
     asked: tuple[Operand, ...] = (None, None, 0, None, 0.0)
-    if predictor is not None and hidden is not None:
+    if isinstance(predictor, Told):
+        asked = (None, predictor.bits, 0, None, 0.0)
+    elif predictor is not None and hidden is not None:
         fc2 = predictor.fc2
         asked = (fc2, input_of(fc2, hidden), stride_of(fc2, hidden), predictor.modes, predictor.threshold)
     gate, up = neurons.gate, neurons.up
@@ -99,7 +102,9 @@ def _let_through(op, first, begin, end, n_tokens, union, needed, worker):
     done = np.int64(0)  # bytes asked for of the row of union[asked]
     for i in range(begin, end):
         bits = every
-        if op[_MODES]:
+        if hidden and not op[_FC2]:
+            bits = i64(hidden)[i]
+        elif op[_MODES]:
             bits = every if modes[i] == ALWAYS else 0
             if modes[i] == ASK:
                 ahead = row_in_memory(fc2, i) + AHEAD_BYTES

@@ -106,11 +106,13 @@ class Told:
     """Somebody else asks the predictor, and says who is let through.
 
     modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. asked uint8 [n_ff]: ASK throughout, for a batch,
-    before which the workspace's logits are written: 1.0 for who is let through, else 0.0.
+    before which the workspace's logits are written: 1.0 for who is let through, else 0.0. bits int64 [n_ff]: written
+    before a few tokens, whose numbers are the bits: 1 for those that the neuron counts for.
     """
 
     modes: npt.NDArray[np.uint8]
     asked: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.int64]
 
 
 def sparse_token(

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.program import Compiled, Operation, assemble
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
+from powerinfer_cli.runtime.cold_tier import Tokens
 from powerinfer_cli.runtime.cpu_program import Buffers, Writer
 from powerinfer_cli.runtime.cpu_side import CPUSide
 from powerinfer_cli.runtime.cpu_weights import CPUWeights
@@ -29,11 +30,13 @@ class CPURuns(CPUSide):
         """The embedding, and each run: from x to x."""
         embed_one, embed_many = one.embedding(self.weights), many.embedding(self.weights)
         tokens = {layers: self._operations(one, layers) for layers in self._runs}
+        fews = {layers: self._operations(few, layers) for layers in self._runs} if self.most_few > 1 else {}
         batches = {layers: self._operations(many, layers) for layers in self._runs}
-        written = [op for run in (*tokens.values(), *batches.values()) for ops in run for op in ops]
+        written = [op for run in (*tokens.values(), *fews.values(), *batches.values()) for ops in run for op in ops]
         self.prepare(op.kernel for op in (*embed_one, *embed_many, *written))
         self._embed_one, self._embed_many = assemble(embed_one), assemble(embed_many)
         self._tokens = {layers: assemble([op for ops in run for op in ops]) for layers, run in tokens.items()}
+        self._fews = {layers: assemble([op for ops in run for op in ops]) for layers, run in fews.items()}
         self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
         self._batch_writer = many
         self._recordings: dict[Layers, tuple[Recording, Compiled]] = {}
@@ -78,10 +81,11 @@ class CPURuns(CPUSide):
         else:
             self.team.run(self._embed_many.table, self.threads_batch)
 
-    def run(self, layers: Layers, n_tokens: int) -> None:
+    def run(self, layers: Layers, kind: Tokens) -> None:
         """x through these layers."""
-        if n_tokens == 1:
-            self.team.run(self._tokens[layers].table, self.threads)
+        if kind is not Tokens.MANY:
+            programs = self._tokens if kind is Tokens.ONE else self._fews
+            self.team.run(programs[layers].table, self.threads)
             return
         for part in self._batches[layers]:
             self.team.run(part.table, self.threads_batch)

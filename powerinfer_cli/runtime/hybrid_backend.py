@@ -23,7 +23,7 @@ from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cold_stream import streamable
-from powerinfer_cli.runtime.cold_tier import ColdTier, make_cold_buffers
+from powerinfer_cli.runtime.cold_tier import ColdTier, Tokens, make_cold_buffers
 from powerinfer_cli.runtime.cpu_runs import CPURuns
 from powerinfer_cli.runtime.cpu_weights import ColdLayer
 from powerinfer_cli.runtime.device_flow import DeviceFlow
@@ -68,7 +68,7 @@ class HybridBackend:
         self._make_cold()
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
-        self._n_tokens, self._single = 0, False
+        self._n_tokens, self._single, self._kind = 0, False, Tokens.MANY
         self._weights = parts.weights
         self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
         if options.stream_from is not None and not streamable(parts.weights):
@@ -85,6 +85,7 @@ class HybridBackend:
 
     def forward(self, batch: Batch) -> None:
         n = len(batch)
+        self._kind = self._kind_of(batch)
         buffers = self._cpu.one if n == 1 else self._cpu.many
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
@@ -95,7 +96,7 @@ class HybridBackend:
             self._move(at, run.side, n)
             at = run.side
             if at == MAIN_MEMORY:
-                self._cpu.run(run.layers, n)
+                self._cpu.run(run.layers, self._kind)
                 continue
             with self._sides[at].link.current():
                 if n == 1:
@@ -108,6 +109,11 @@ class HybridBackend:
         if self.config.sparse:
             self._stats.add(slice(None), self.config.n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
+
+    def _kind_of(self, batch: Batch) -> Tokens:
+        if len(batch) == 1:
+            return Tokens.ONE
+        return Tokens.FEW if len(batch) == len(batch.segments) <= self._cpu.most_few else Tokens.MANY
 
     def record(self, batch: Batch, tap: Tap) -> None:
         """Raises PowerInferError: a layer is divided."""
@@ -196,7 +202,7 @@ class HybridBackend:
         """What passes between the cold tiers and the GPUs."""
         most = max((len(layer.numbers) for layer in self._cpu.weights.cold if layer), default=0)
         host = self._sides[self.plan.gpus[0]].link.host
-        self._buffers = make_cold_buffers(host, n_tokens, self.config.n_embd, most)
+        self._buffers = make_cold_buffers(host, n_tokens, self._cpu.most_few, self.config.n_embd, most)
 
     def _make_cold(self) -> None:
         """The cold tiers, for as many threads as there are."""
@@ -209,7 +215,7 @@ class HybridBackend:
                 neurons = _neurons(layer, self.config)
                 numbers = None if layer.alone else layer.numbers
                 where = self._buffers, self._cpu.room, self._cpu.team, self._cold_counts[index]
-                self._cold[index] = ColdTier(neurons, numbers, *where, asked=asked)
+                self._cold[index] = ColdTier(neurons, numbers, *where, asked=asked, few=self._cpu.most_few)
         self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
 
     def _record(self) -> None:
@@ -291,7 +297,8 @@ class HybridBackend:
         begin = perf_counter()
         side.link.wait()
         heard = perf_counter()
-        self._cold[index].run(n, self._cpu.threads if n == 1 else self._cpu.threads_batch)
+        threads = self._cpu.threads_batch if self._kind is Tokens.MANY else self._cpu.threads
+        self._cold[index].run(n, threads, self._kind)
         seconds = self._stats.seconds
         seconds.waiting += heard - begin
         seconds.cold += perf_counter() - heard

@@ -124,7 +124,7 @@ def test_told_by_somebody_else() -> None:
     logits = hidden.floats[:20, :RANK].astype(np.float64) @ made.fc2.T
     through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
     asked = run(made, x, hidden, 20, 2)
-    made.predictor = Told(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8))
+    made.predictor = Told(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), np.zeros(300, np.int64))
     given = run(made, x, hidden, 20, 2, through)
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]

@@ -92,7 +92,7 @@ def test_told_by_somebody_else() -> None:
     modes, threshold = made.predictor.modes, made.predictor.threshold
     logits = hidden.floats[0, :RANK].astype(np.float64) @ made.fc2.T
     through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
-    told = Told(through.astype(np.uint8), np.full(300, ASK, np.uint8))
+    told = Told(through.astype(np.uint8), np.full(300, ASK, np.uint8), through.astype(np.int64))
     asked = run(made, x, hidden, made.predictor, 2)
     given = run(made, x, hidden, told, 2)
     assert np.array_equal(given[0], asked[0])

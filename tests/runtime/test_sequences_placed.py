@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.model_file import ModelFile
@@ -164,3 +165,24 @@ def test_what_is_counted(tmp_path: Path, plan: str, n_hot: tuple[int, int], leas
     assert (seconds.cold > 0) == (plan != "whole")
     divided.stats.reset()
     assert (divided.stats.fired, divided.stats.hot, divided.stats.seconds.total) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("plan", DIVIDED)
+@pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.Q8_0])
+def test_company_changes_no_bit(tmp_path: Path, plan: str, kind: GGMLType) -> None:
+    """Of what sequences write side by side."""
+    model = model_of("llama-relu", sparse=True)
+    model = model if kind is GGMLType.F32 else model.stored_as(kind)
+    found = []
+    for company in (False, True):
+        engine = engine_of(model, tmp_path, plan_of(model, *DIVIDED[plan]), n_sequences=4)
+        for i in range(4):
+            engine.step([Piece(i, [3 + i, 4, 5 + i], Wanted.NOTHING)])
+        told = []
+        for token in (7, 8, 9):
+            pieces = [Piece(i, [token + i]) for i in range(4)]
+            steps = [pieces] if company else [[piece] for piece in pieces]
+            told.append(np.stack([answer for step in steps for answer in engine.step(step) if answer is not None]))
+        found.append(np.stack(told))
+        assert engine.stats.predicted > engine.stats.fired > 0
+    np.testing.assert_array_equal(*found)

@@ -14,10 +14,13 @@ from powerinfer_cli.kernels.reference import activate
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
 from powerinfer_cli.model import Activation, NormKind
 
-__all__ = ["CHUNK_NUMBERS", "Ops", "compute_dtype", "dequantize", "product"]
+__all__ = ["CHUNK_NUMBERS", "FEW", "Ops", "compute_dtype", "dequantize", "product"]
 
 CHUNK_NUMBERS = 1 << 23
 """Weights that are dequantised at a time."""
+
+FEW = 8
+"""Tokens that are multiplied one by one, as each would be alone: what several sequences write side by side."""
 
 _MM_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8: products of halves, summed and kept in float32
 
@@ -91,9 +94,14 @@ class Ops:
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """x [T, n_cols] @ rows.T (+ bias [n_rows]) -> [T, n_rows]"""
-        out = _room(out, x, len(x), rows.n_rows)
+        out, dtype = _room(out, x, len(x), rows.n_rows), compute_dtype(rows)
         for begin, end in _chunks(rows):
-            out[:, begin:end] = product(x, self.dequantize(rows.slice(begin, end), compute_dtype(rows)).T)
+            weights = self.dequantize(rows.slice(begin, end), dtype)
+            if len(x) <= FEW and dtype is torch.float32:
+                for t in range(len(x)):
+                    torch.mv(weights, x[t], out=out[t, begin:end])
+            else:
+                out[:, begin:end] = product(x, weights.T)
         return out if bias is None else out.add_(bias)
 
     def matmul_t(self, rows: PlanarRows, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -224,11 +232,13 @@ class Ops:
         return self.matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else self.matmul(rows, x, bias)
 
     def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:
-        if len(x) > 1:
+        if len(x) > FEW:
             return self.matmul_t(rows, x)
-        y = torch.zeros(1, rows.n_cols, device=x.device)
+        y = torch.zeros(len(x), rows.n_cols, device=x.device)
         for begin, end in _chunks(rows):
-            y += x[:, begin:end] @ self.dequantize(rows.slice(begin, end))
+            weights = self.dequantize(rows.slice(begin, end))
+            for t in range(len(x)):
+                y[t : t + 1] += x[t : t + 1, begin:end] @ weights
         return y
 
     def add_norm(

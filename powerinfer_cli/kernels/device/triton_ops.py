@@ -1,18 +1,23 @@
-"""The operations of a layer with Triton's kernels: all of one token's, and dequantising for batches."""
+"""The operations of a layer with Triton's kernels: all of one token's, a few tokens one by one, and dequantising for
+batches.
+"""
+
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import triton_attention, triton_norm, triton_products, triton_sparse
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.planar import PlanarRows
-from powerinfer_cli.kernels.device.reference import Ops
+from powerinfer_cli.kernels.device.reference import FEW, Ops
 from powerinfer_cli.kernels.device.reference_attention import attention
+from powerinfer_cli.model import Activation
 
 __all__ = ["TritonOps"]
 
-FEW = 4  # tokens
 OLDEST = (3, 3)  # its kernels take tuples
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
@@ -48,8 +53,8 @@ class TritonOps(Ops):
     attention = staticmethod(_attention)
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """For a few tokens each by itself: that reads quantised rows less often than dequantising them would."""
-        if len(x) > FEW or rows.scales is None:
+        """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""
+        if len(x) > FEW or (rows.scales is None and rows.kind is not GGMLType.F32):
             return super().matmul(rows, x, bias, out)
         out = torch.empty(len(x), rows.n_rows, device=x.device) if out is None else out
         for t in range(len(x)):
@@ -65,7 +70,44 @@ class TritonOps(Ops):
         modes: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """For one token fused; see `Ops.predict`."""
+        """For one token fused, for a few one by one; see `Ops.predict`."""
         if x.ndim == 1:
             return triton_sparse.predict(fc1, fc2, x, threshold, modes, out)
-        return super().predict(fc1, fc2, x, threshold, modes, out)
+        if len(x) > FEW:
+            return super().predict(fc1, fc2, x, threshold, modes, out)
+        out = torch.empty(len(x), fc2.n_rows, dtype=torch.uint8, device=x.device) if out is None else out
+        for t in range(len(x)):
+            triton_sparse.predict(fc1, fc2, x[t], threshold, modes, out[t])
+        return out
+
+    def sparse_ffn_batch(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        gate: PlanarRows | None,
+        up: PlanarRows,
+        down_t: PlanarRows,
+        *,
+        gate_bias: Tensor | None = None,
+        up_bias: Tensor | None = None,
+        activation: Activation = Activation.RELU,
+        relu_on_up: bool = False,
+        neurons: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """For a few tokens one by one, so that rows without effect are not read; see `Ops.sparse_ffn_batch`."""
+        options: dict[str, Any] = {
+            "gate_bias": gate_bias,
+            "up_bias": up_bias,
+            "activation": activation,
+            "relu_on_up": relu_on_up,
+            "neurons": neurons,
+        }
+        if len(x) > FEW:
+            return super().sparse_ffn_batch(x, mask, gate, up, down_t, **options, out=out)
+        out = torch.empty(len(x), down_t.n_cols, device=x.device) if out is None else out
+        counts = []
+        for t in range(len(x)):
+            own = None if mask is None else mask[t]
+            counts.append(self.sparse_ffn(x[t], own, gate, up, down_t, **options, out=out[t])[1])
+        return out, torch.stack(counts).sum(0)

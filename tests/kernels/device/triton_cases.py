@@ -15,6 +15,7 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
+from powerinfer_cli.kernels.device.reference import FEW
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
@@ -306,7 +307,7 @@ def test_attention_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])
-@pytest.mark.parametrize("n_token", [3, 6])
+@pytest.mark.parametrize("n_token", [2, FEW + 3])
 def test_batches(kind: GGMLType, n_token: int) -> None:
     """Few tokens one by one; many go through torch's products of what Triton dequantised."""
     gate, up, down_t = (some_rows(kind, 12, 256, seed) for seed in range(3))
@@ -318,3 +319,19 @@ def test_batches(kind: GGMLType, n_token: int) -> None:
     (y, fired), (wanted, wanted_fired) = (ops.sparse_ffn_batch(x, mask, gate, up, down_t) for ops in (FAST, TWIN))
     close(y, wanted, loss)
     assert fired == wanted_fired
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.F16, GGMLType.Q4_0])
+def test_a_few_are_what_each_is_alone(kind: GGMLType) -> None:
+    """To the bit; but products with halves are made for all together."""
+    gate, up, down_t = (some_rows(kind, 6, 64, seed) for seed in range(3))
+    fc1, fc2 = some_rows(kind, 32, 64, 5), some_rows(kind, 6, 32, 6)
+    x, mask = in_nan(normal(2, 64)), torch.stack([some_mask(6, 0.7, seed=i) for i in range(2)])
+    y, fired = FAST.sparse_ffn_batch(x, mask, gate, up, down_t)
+    alone = [FAST.sparse_ffn(x[t], mask[t], gate, up, down_t) for t in range(2)]
+    assert torch.equal(y, torch.stack([one for one, _ in alone]))
+    assert torch.equal(fired, torch.stack([count for _, count in alone]).sum(0))
+    predicted = FAST.predict(fc1, fc2, x, 0.1)
+    assert torch.equal(predicted, torch.stack([FAST.predict(fc1, fc2, x[t], 0.1) for t in range(2)]))
+    if kind is not GGMLType.F16:
+        assert torch.equal(FAST.matmul(gate, x), torch.stack([FAST.matvec(gate, x[t]) for t in range(2)]))
