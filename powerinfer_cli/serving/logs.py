@@ -32,7 +32,8 @@ class Log:
         if self._json:
             self._write(json.dumps({"event": "request", **values}))
             return
-        head = f"{values['method']} {_printable(values['path'])} {values['status']} {values['ms']:.1f} ms"
+        gone = ", client gone" if values.get("gone") else ""
+        head = f"{values['method']} {_printable(values['path'])} {values['status']} {values['ms']:.1f} ms{gone}"
         if "slot" not in values:
             self._write(head)
             return

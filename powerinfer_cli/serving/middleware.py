@@ -38,22 +38,19 @@ class Access:
         record = Record(scope["method"], path)
         token = current.set(record)
 
-        complete = False
-
         async def sent(message: Message) -> None:
-            nonlocal complete
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message = {**message, "headers": [(spelled(name), value) for name, value in message["headers"]]}
             else:
-                complete = not message.get("more_body", False)
+                record.complete = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, sent)
         except Exception as error:
             self._log.failure(error)
-            if not complete:
+            if not record.complete:
                 raise  # uvicorn closes the connection
         finally:
             current.reset(token)

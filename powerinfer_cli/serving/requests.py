@@ -12,12 +12,15 @@ __all__ = ["Record", "current", "note_events"]
 
 @dataclass
 class Record:
-    """One request. finished: of its completions, in the order in which they ended."""
+    """One request. status: 499, as nginx has it, where the client went before there was one. complete: the whole
+    answer was sent. finished: of its completions, in the order in which they ended.
+    """
 
     method: str
     path: str
     started: float = field(default_factory=time.perf_counter)
-    status: int = 0
+    status: int = 499
+    complete: bool = False
     finished: list[Finished] = field(default_factory=list)
 
     def values(self) -> dict[str, object]:
@@ -28,6 +31,8 @@ class Record:
             "status": self.status,
             "ms": round((time.perf_counter() - self.started) * 1000, 1),
         }
+        if not self.complete:
+            values["gone"] = True
         if self.finished:
             times = [one.timings for one in self.finished]
             steps = sum(max(0, one.predicted_n - 1) for one in times)  # a first token comes from the prompt

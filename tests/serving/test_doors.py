@@ -158,6 +158,7 @@ def test_a_reader_who_does_not_read_is_left(strict: RunningServer, keyed: httpx.
                 answer += data
     assert answer.count(b"data:") > 1
     assert b'"stop":true' not in answer
+    assert '"gone": true' in strict.log
     assert keyed.post("/completion", json={"prompt": "Once", "n_predict": 1}).status_code == 200
 
 
@@ -169,6 +170,7 @@ def test_the_log_is_json_without_keys_and_texts(strict: RunningServer, keyed: ht
     text = "a very private prompt"
     assert keyed.post("/completion", json={"prompt": text, "n_predict": 3}).status_code == 200
     strict.wait_for_log('"predicted": 3')
+    assert '"gone"' not in strict.log.splitlines()[-1]
     lines = [json.loads(line) for line in strict.log.splitlines() if line.startswith("{")]
     assert len(lines) == len(strict.log.splitlines())
     request = next(line for line in lines if line.get("predicted") == 3)
