@@ -20,10 +20,9 @@ __all__ = ["AnswerParser", "ParserOptions"]
 
 @dataclass(frozen=True)
 class ParserOptions:
-    """tags: of thoughts. thinking: the text begins inside of them; continued: the answer has begun before. inline: they stay in the
-    content. style: of
-    calls, None where none are looked for. new_id: makes the id of a call, of as many letters as it is given, 0 for
-    an id of ours. known: the names of the tools.
+    """tags: of thoughts. thinking: the text begins inside of them; continued: the answer has begun before. inline:
+    thoughts stay in the content. style: of calls, None where none are looked for; known: the names of the tools.
+    new_id: makes the id of a call, of as many letters as it is given, 0 for an id of ours.
     """
 
     tags: ThinkTags

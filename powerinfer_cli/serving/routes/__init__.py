@@ -13,6 +13,7 @@ from powerinfer_cli.serving.routes import (
     models,
     neurons,
     props,
+    responses,
     slots,
     tokens,
 )
@@ -29,6 +30,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     completion.router,
     chat.router,
     anthropic.router,
+    responses.router,
     infill.router,
     embeddings.router,
     neurons.router,

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from powerinfer_cli.sampling.grammar import Grammars
 from powerinfer_cli.serving.failures import handle_failures
 from powerinfer_cli.serving.grammars import grammars_of
-from powerinfer_cli.serving.routes import anthropic, chat
+from powerinfer_cli.serving.routes import anthropic, chat, responses
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Stop, Task
 from powerinfer_cli.text import ChatTemplate
 from tests.serving.fake_service import FakeModel, FakeService, bundled_tokenizer, finished, piece
@@ -122,7 +122,7 @@ def post(
 @cache
 def application() -> FastAPI:
     app = FastAPI()
-    for router in (chat.router, anthropic.router):
+    for router in (chat.router, anthropic.router, responses.router):
         app.include_router(router)
     handle_failures(app)
     return app

@@ -1,0 +1,42 @@
+"""Chats, as OpenAI's newer clients have them."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from powerinfer_cli.serving.answers.responses import ResponsesAnswer
+from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
+from powerinfer_cli.serving.chat.responses import as_chat
+from powerinfer_cli.serving.errors import invalid_request
+from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.schemas.responses import ResponsesRequest
+from powerinfer_cli.serving.sse import event_stream
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post("/v1/responses")
+@router.post("/responses", include_in_schema=False)
+async def responses(body: ResponsesRequest, request: Request) -> Response:
+    """Answer a conversation, with text or with calls of functions. Nothing is stored."""
+    service = request.app.state.service
+    if body.copies != 1:
+        raise invalid_request("Field 'n': a response is one")
+    plan = await plan_chat(as_chat(body), service, label="responses")
+    answer = ResponsesAnswer(body, plan, service.model.name)
+    if body.stream:
+        return await event_stream(request.receive, service, plan.tasks, answer.write, ping_s=body.ping_s)
+    [outcome] = await collect(request.receive, service, plan.tasks)
+    return Answer(answer.whole(outcome))
+
+
+@router.post("/v1/responses/input_tokens")
+@router.post("/responses/input_tokens", include_in_schema=False)
+async def count_tokens(body: ResponsesRequest, request: Request) -> Response:
+    """How many tokens the prompt of a conversation has."""
+    service = request.app.state.service
+    prompt = await plan_prompt(as_chat(body), service)
+    n_tokens = len(service.model.tokenizer.encode(prompt.text))
+    return Answer({"object": "response.input_tokens", "input_tokens": n_tokens})
