@@ -74,7 +74,7 @@ def read_slot(path: Path, model: str, n_ctx: int, n_vocab: int) -> Saved:
             return _read(file, path.stat().st_size, model, n_ctx, n_vocab)
     except OSError as error:
         raise PowerInferError(f"cannot read {path.name}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise PowerInferError(f"{path.name} is no saved slot") from error
 
 
@@ -101,7 +101,10 @@ def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: i
         raise ValueError("ids")
     arrays = {}
     for name, dtype, shape in shapes:
-        arrays[name] = np.frombuffer(bytearray(file.read(dtype.itemsize * prod(shape))), dtype).reshape(shape)
+        stored = np.empty(dtype.itemsize * prod(shape), np.uint8)
+        if file.readinto(stored.data) != stored.size:
+            raise ValueError("size")
+        arrays[name] = stored.view(dtype).reshape(shape)
     return Saved(ids.tolist(), arrays, size)
 
 

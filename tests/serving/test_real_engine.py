@@ -87,6 +87,20 @@ def test_saved_in_one_slot_restored_in_another(tmp_path: Path) -> None:
     assert end(half.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))).timings.cache_n == 0
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_caches_of_other_types_are_saved(tmp_path: Path, kind: str) -> None:
+    options = {"n_ctx": 512, "n_sequences": 2, "type_k": kind, "type_v": kind}
+    driver = Driver(tiny_model("qwen3").file.engine(tmp_path, **options))
+    wanted = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8, id_slot=0))
+    driver.do(SlotTask(SlotAction.SAVE, 0, f"{tmp_path}/slot.bin"))
+    driver.do(SlotTask(SlotAction.ERASE, 0))
+    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 1, f"{tmp_path}/slot.bin"))
+    assert isinstance(restored, SlotDone), restored
+    again = driver.do(CompletionTask((*PROMPTS[1], *tokens(wanted)[:3]), GREEDY, n_predict=5))
+    assert (end(again).id_slot, end(again).timings.prompt_n) == (1, 1)
+    assert tokens(again) == tokens(wanted)[3:]
+
+
 def test_vectors_of_a_prompt_longer_than_a_step(tmp_path: Path) -> None:
     driver = Driver(engine(tmp_path, 2, 256, n_ubatch=16))
     asked = [driver.add(EmbeddingTask(PROMPTS[i])) for i in (1, 3)]
