@@ -40,7 +40,11 @@ def suites(device: str) -> Iterator[Finding]:
     environment = os.environ | {"POWERINFER_TEST_DEVICE": device + second}
     if torch.device(device).type != "cuda":
         environment["TRITON_INTERPRET"] = "1"
-    for path in ("tests/kernels/device/triton_cases.py", "tests/runtime/test_hybrid.py"):
+    for path in (
+        "tests/kernels/device/triton_cases.py",
+        "tests/runtime/test_hybrid.py",
+        "tests/runtime/test_sequences_placed.py",
+    ):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600", path]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         lines = (done.stdout.strip() or done.stderr.strip() or "nothing").splitlines()

@@ -8,7 +8,7 @@ import torch
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import LayerPlacement, all_neurons
-from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime import EngineOptions, LoadEvents, scratch
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.device_bytes import allocated, model_bytes, pages_of, scratch_bytes
 from powerinfer_cli.runtime.device_flow import flow_bytes
@@ -78,3 +78,20 @@ def test_without_a_gpu_scratch_is_counted(tmp_path: Path) -> None:
     options = EngineOptions(devices=("cpu",))
     measured = measure_scratch(load_weights(gguf, config), config, options, 64)
     assert measured == scratch_bytes(config, options, 64) > 0
+
+
+@pytest.mark.parametrize("sharing", SHARED)
+def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -> None:
+    """By a full batch and a token, at the end of what sequences may have; here it only has to run."""
+    tiny = tiny_model("llama-relu")
+    gguf = tiny.file.sparsified(random_predictors(tiny)).open(tmp_path)
+    config = ModelConfig.from_gguf(gguf)
+    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]
+    pages, device = pages_of(options, 400), torch.device("cpu")
+    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
+    placed = {1: LayerPlacement(0, all_neurons(config.n_ff)[:50])}
+    side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
+    scratch._pass(side, weights, 1, 300, pages)
+    segments = side.many.places.segments
+    assert [own.end - own.begin for own in segments] == ([133, 133, 34] if sharing == "divided" else [300])
+    assert {own.limit for own in segments} == {pages.n_ctx_sequence}

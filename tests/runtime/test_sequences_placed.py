@@ -1,5 +1,6 @@
 """Several sequences in an engine whose layers are divided, and in the plain twin: each is what it is alone."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from tests.helpers.several_texts import Event, alone, assert_same, some_events, 
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
+NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
+DEVICES = (NAMED[0], NAMED[-1])
 N_CTX = 600  # pages of 128: sequences get theirs in turns
 SEQUENCES = 3
 DIVIDED = {
@@ -41,7 +44,7 @@ def model_of(name: str, *, sparse: bool) -> ModelFile:
 
 
 def engine_of(model: ModelFile, folder: Path, plan: Plan | None = None, **options: object) -> Engine:
-    wanted = {"n_ctx": N_CTX, "n_threads": 1, "type_k": "f32", "type_v": "f32", "devices": ("cpu", "cpu")} | options
+    wanted = {"n_ctx": N_CTX, "n_threads": 1, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
     return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]
 
 
