@@ -12,7 +12,7 @@ from powerinfer_cli.serving.choosing import Chooser
 from powerinfer_cli.serving.counters import Served, Tally
 from powerinfer_cli.serving.engine_like import EngineLike
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
-from powerinfer_cli.serving.faults import as_api_error, note_fault, refusal
+from powerinfer_cli.serving.faults import as_api_error, is_unforeseen, note_fault, refusal
 from powerinfer_cli.serving.generation import Generation
 from powerinfer_cli.serving.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, common_prefix, plan_step
@@ -46,18 +46,20 @@ class Batcher:
         context_shift: bool,
         log: Callable[[Served], None],
         on_end: Callable[[int], None],
+        on_fault: Callable[[Exception], None] = note_fault,
         model: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """log: told of each request that ends. on_end: told the id of each task that ends, whatever its end.
 
-        model: the fingerprint that saved slots carry; empty for one of the model's shape alone.
+        on_fault: told of what nobody foresaw. model: the fingerprint that saved slots carry; empty for one of the
+        model's shape alone.
         """
         self.slots = [Slot(i, engine.n_ctx_sequence) for i in range(engine.n_sequences)]
         self.tally = Tally()
         self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
         self._context_shift = context_shift
-        self._log, self._on_end = log, on_end
+        self._log, self._on_end, self._on_fault = log, on_end, on_fault
         self._model = model or config_fingerprint(engine)
         self._shared = engine.n_sequences > 1 and engine.n_ctx_sequence == engine.n_ctx
         self._asked: dict[int, Asked] = {}  # in the order in which they came
@@ -189,7 +191,7 @@ class Batcher:
         try:
             event = do_slot_task(self._engine, task, self._model)
         except Exception as error:
-            event = Failed(as_api_error(error))
+            event = Failed(self._as_api_error(error))
         slot.n_tokens = len(self._engine.tokens_of(slot.id))
         slot.last_used = next(self._ticks)
         self._emit(asked.emit, [event])
@@ -279,20 +281,25 @@ class Batcher:
             if served is not None:
                 self._log(served)
         except Exception as error:
-            note_fault("a record of a request is lost", error)
+            self._on_fault(error)
 
     def _emit(self, emit: Emit, events: Sequence[Event]) -> bool:
         """False where nobody can be told."""
         try:
             emit(events)
         except Exception as error:
-            note_fault("a handler failed to take events", error)
+            self._on_fault(error)
             return False
         return True
 
     def _fail(self, slot: Slot, error: Exception, *, forget: bool = False) -> None:
         if slot.running is not None:
-            self._end(slot, [Failed(as_api_error(error))], "error", forget=forget)
+            self._end(slot, [Failed(self._as_api_error(error))], "error", forget=forget)
+
+    def _as_api_error(self, error: Exception) -> APIError:
+        if is_unforeseen(error):
+            self._on_fault(error)
+        return as_api_error(error)
 
     def _end(self, slot: Slot, events: Sequence[Event], stop: str, *, forget: bool = False) -> None:
         """Leave the slot first: whoever hears of the end may look at it at once. forget: its cache goes."""

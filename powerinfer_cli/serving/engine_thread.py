@@ -29,15 +29,24 @@ class EngineThread:
         options: ServerOptions,
         log: Callable[[Served], None],
         *,
+        on_fault: Callable[[Exception], None] = note_fault,
         model: str = "",
     ) -> None:
-        """log: called by the thread for each request that ends; must not raise. model: its fingerprint, for saved
-        slots.
+        """log: told of each request that ends, on_fault: of what nobody foresaw; both by the engine's thread.
+
+        model: its fingerprint, for saved slots.
         """
         self._engine = engine
         self._most = engine.n_sequences + options.queue
+        self._on_fault = on_fault
         self._batcher = Batcher(
-            engine, tokenizer, context_shift=options.context_shift, log=log, on_end=self._ended, model=model
+            engine,
+            tokenizer,
+            context_shift=options.context_shift,
+            log=log,
+            on_end=self._ended,
+            on_fault=on_fault,
+            model=model,
         )
         self._wake = threading.Condition()
         self._inbox: deque[Asked] = deque()
@@ -157,7 +166,7 @@ class EngineThread:
             try:
                 self._work(cancelled)
             except Exception as error:  # none is known; should there be one, it must not silence the server
-                note_fault("the engine's thread failed", error)
+                self._on_fault(error)
                 self._batcher.end_all(server_error("internal error"))
             if stopping:
                 self._batcher.end_all(unavailable("the server is stopping"))

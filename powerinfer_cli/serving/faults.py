@@ -7,7 +7,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.errors import APIError, context_exceeded, server_error
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, Task
 
-__all__ = ["as_api_error", "note_fault", "refusal"]
+__all__ = ["as_api_error", "is_unforeseen", "note_fault", "refusal"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,16 +24,20 @@ def refusal(task: Task, n_ctx: int) -> APIError | None:
 
 
 def as_api_error(error: Exception) -> APIError:
-    """Anything unforeseen is noted in the log, and has no words of its own for the client."""
+    """What went wrong, in words for the client; what nobody foresaw has none, since its own may be the prompt's."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, PowerInferError):
         return server_error(str(error))
-    note_fault("a task failed", error)
     return server_error(f"internal error: {type(error).__name__}")
 
 
-def note_fault(what: str, error: Exception) -> None:
-    """Where it happened, but not the exception's words, which may be the prompt's."""
+def is_unforeseen(error: Exception) -> bool:
+    """Whether the error is nobody's but ours."""
+    return not isinstance(error, APIError | PowerInferError)
+
+
+def note_fault(error: Exception) -> None:
+    """Say in Python's log where it happened, but not the exception's words, which may be the prompt's."""
     places = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("%s: %s\n%s", what, type(error).__name__, places.rstrip())
+    _log.error("%s\n%s", type(error).__name__, places.rstrip())

@@ -62,6 +62,6 @@ def start_thread(
     """The engine's thread, at work. Called by the thread that loaded the model: where that was told to run on certain
     cores, its children run there, too.
     """
-    thread = EngineThread(engine, tokenizer, options, log.served, model=model_fingerprint(gguf))
+    thread = EngineThread(engine, tokenizer, options, log.served, on_fault=log.failure, model=model_fingerprint(gguf))
     thread.start()
     return thread
