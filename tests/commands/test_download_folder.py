@@ -92,6 +92,9 @@ def test_fetch_model_needs_no_hub_for_what_is_here(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("powerinfer_cli.commands.hub.Hub", None)
     with hub_progress.Lines() as watch:
         assert fetch_model("o/n", local_dir=tmp_path, progress=watch) == tmp_path / "n" / "a.gguf"
+        assert fetch_model("o/n", local_dir=tmp_path, progress=watch, file="a.gguf") == tmp_path / "n" / "a.gguf"
+        with pytest.raises(PowerInferError, match=r"no file of o/n matches --include b\.gguf"):
+            fetch_model("o/n", local_dir=tmp_path, progress=watch, file="b.gguf")
 
 
 def test_download_uses_what_is_here_when_no_hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
