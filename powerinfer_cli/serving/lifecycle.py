@@ -22,7 +22,8 @@ from powerinfer_cli.serving.sockets import BACKLOG, url_of
 
 __all__ = ["serve"]
 
-FINISHING_S = 2.5  # how long requests may go on after the first signal
+FINISHING_S = 2.0  # how long requests may go on after the first signal
+CLOSING_S = 1.0  # how long their clients may take, then, to be told that there is no more
 STOPPING_S = 1.0  # how long the engine's thread may take for its step
 LATEST_S = 4.5  # after the first signal there is an end
 
@@ -39,7 +40,19 @@ def serve(options: ServerOptions, sockets: Sequence[socket.socket], load: Load, 
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: uvicorn would end by the signal itself, and not with code 0."""
+    """Leaves signals alone: uvicorn would end by the signal itself, and not with code 0.
+
+    What requests still run some time after the end has begun is ended by `end_tasks`, so that clients are told.
+    """
+
+    def __init__(self, config: uvicorn.Config, end_tasks: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_tasks = end_tasks
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        late = asyncio.get_running_loop().call_later(FINISHING_S, self._end_tasks)
+        await super().shutdown(sockets)
+        late.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,8 +77,9 @@ class _Lifecycle:
                 headers=[("server", "powerinfer")],
                 backlog=BACKLOG,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=FINISHING_S,  # type: ignore[arg-type]  # seconds, as asyncio takes them
-            )
+                timeout_graceful_shutdown=FINISHING_S + CLOSING_S,  # type: ignore[arg-type]  # seconds, as asyncio takes them
+            ),
+            self._end_tasks,
         )
         self._signals = 0
         self._failure: BaseException | None = None
@@ -95,6 +109,10 @@ class _Lifecycle:
             return
         self._service.ready(model, thread)
         self._log.note(f"model loaded: {model.name}")
+
+    def _end_tasks(self) -> None:
+        if self._service.state == "ready":
+            self._service.thread.stop(0.0)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -31,6 +31,7 @@ class Endless:
     def __init__(self, server: RunningServer) -> None:
         self._client = server.new_client()
         self.began, self.ended = threading.Event(), threading.Event()
+        self.last = ""
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
         assert self.began.wait(30)
@@ -38,7 +39,8 @@ class Endless:
     def _read(self) -> None:
         try:
             with self._client.stream("POST", "/completion", json=ENDLESS) as answer:
-                for _ in answer.iter_lines():
+                for line in answer.iter_lines():
+                    self.last = line or self.last
                     self.began.set()
         except httpx.HTTPError:
             pass  # the server may close the connection
@@ -94,6 +96,7 @@ def test_a_signal_ends_it_also_while_it_writes(story: str, number: signal.Signal
     assert result.code == 0
     assert took < 5
     assert client.ended.is_set()
+    assert '"message":"the server is stopping"' in client.last
     assert "Traceback" not in result.err
     assert "POST /completion 200" in result.err
 
