@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.clients.process import running, server_command  # noqa: E402  # after the path is set
+from scripts.peer_suite.stand_in import write_stand_in  # noqa: E402  # after the path is set
 
 # Every part is switched on, and texts are short, so that a request without a limit ends soon.
 FLAGS = ("-c", "512", "-np", "2", "-n", "8", "--metrics", "--props", "--embedding", "--pooling", "mean")
@@ -35,8 +36,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """The exit code of schemathesis: 0 if nothing is wrong; or 1 if the server does not survive."""
     args = parse(arguments)
-    with tempfile.TemporaryDirectory() as slots, tempfile.TemporaryFile() as log:
-        command = server_command(*FLAGS, "--slot-save-path", slots, *args.flags)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        model = Path(folder) / "model.gguf"
+        write_stand_in(model)  # unlike the bundled model, it can fill in the middle
+        command = server_command(*FLAGS, "-m", str(model), "--slot-save-path", folder, *args.flags)
         with running(command, log) as server:
             options = {
                 "--checks": "not_a_server_error",

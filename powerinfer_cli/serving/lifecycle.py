@@ -97,8 +97,10 @@ class _Lifecycle:
             raise self._failure
         if not loader.is_alive():
             self._service.thread.stop(STOPPING_S)
-        if any(thread.name in ("loader", "engine") for thread in threading.enumerate()):
-            os._exit(0)  # nothing stops these, and nothing is lost with them
+        if self._signals or any(thread.name in ("loader", "engine") for thread in threading.enumerate()):
+            # Nothing stops these threads, and nothing is lost with them. And while Python shuts down, the alarm has no
+            # handler any more: on a busy machine it would end us with its own code.
+            os._exit(0)
 
     def _loading(self) -> None:
         try:
