@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -11,7 +12,9 @@ from powerinfer_cli.commands.server_environment import environment_words, unknow
 from powerinfer_cli.commands.server_harmless import without_harmless
 from powerinfer_cli.errors import UsageError
 
-__all__ = ["ServerCommand"]
+__all__ = ["ServerCommand", "with_layers"]
+
+LAYERS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
 
 # Typer's own errors of usage, whichever click it stands on.
 _ClickError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -26,7 +29,8 @@ class ServerCommand(typer.core.TyperCommand):
         )
         try:
             words, remarks = without_harmless(args, takes_value)
-            variables = environment_words(os.environ, words)
+            words = with_layers(words)
+            variables = [(name, with_layers(meant)) for name, meant in environment_words(os.environ, words)]
         except ValueError as error:
             raise UsageError(str(error)) from error
         for name, meant in variables:
@@ -45,3 +49,18 @@ class ServerCommand(typer.core.TyperCommand):
             super().parse_args(alone, list(words))
         except _ClickError as error:
             raise UsageError(f"{name}: {error.format_message()}") from error
+
+
+def with_layers(words: Sequence[str]) -> list[str]:
+    """The same with numbers of layers for llama-server's words: all is as many as fit; auto is what no -ngl means."""
+    found = []
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name not in LAYERS:
+            found.append(word)
+            continue
+        value = value if equals else next(left, "")
+        if value != "auto":
+            found += [name, "-1" if value == "all" else value]
+    return found

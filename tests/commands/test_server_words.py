@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from powerinfer_cli.commands import server as command
+from powerinfer_cli.commands.server_command import with_layers
 from powerinfer_cli.commands.server_environment import VARIABLES, environment_words
 from powerinfer_cli.commands.server_harmless import HARMLESS, without_harmless
 from powerinfer_cli.errors import PowerInferError
@@ -69,6 +70,7 @@ def test_flags(asked: list[ServerOptions], tmp_path: Path) -> None:
 def test_the_environment(asked: list[ServerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_ARG_N_PREDICT", "9")
     monkeypatch.setenv("LLAMA_ARG_TIMEOUT", "3")
+    monkeypatch.setenv("LLAMA_ARG_N_GPU_LAYERS", "auto")
     monkeypatch.setenv("LLAMA_ARG_ENDPOINT_METRICS", "on")
     monkeypatch.setenv("LLAMA_ARG_ENDPOINT_SLOTS", "disabled")
     monkeypatch.setenv("LLAMA_ARG_NO_CACHE_PROMPT", "1")
@@ -162,6 +164,19 @@ def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
 )
 def test_what_is_wrong_is_one_line(flags: list[str], code: int, words: str) -> None:
     assert words in failed(run(*flags), code)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["-ngl", "auto", "-c", "8"], ["-c", "8"]),
+        (["-ngl=all"], ["-ngl", "-1"]),
+        (["--gpu-layers", "99"], ["--gpu-layers", "99"]),
+        (["--n-gpu-layers"], ["--n-gpu-layers", ""]),
+    ],
+)
+def test_numbers_of_layers(words: list[str], meant: list[str]) -> None:
+    assert with_layers(words) == meant
 
 
 def test_slots() -> None:
