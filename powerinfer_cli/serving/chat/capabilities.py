@@ -51,19 +51,21 @@ _NOTHING = Capabilities(
 def capabilities_of(template: ChatTemplate) -> Capabilities:
     """Rendered once a template."""
     user = {"role": "user", "content": _MARK}
-    no_tools = None if _rendered(template, [user]) else ()
-    if no_tools is not None and not _rendered(template, [user], tools=no_tools):
+    in_parts = {"role": "user", "content": [{"type": "text", "text": _MARK}]}
+    no_tools: tuple[()] | None = None if _rendered(template, [user]) is not None else ()
+    text = _rendered(template, [user], tools=no_tools)
+    parts = _rendered(template, [in_parts], tools=no_tools)
+    if text is None and parts is None:
         return _NOTHING  # and let nobody wait until the rest has failed as well
-    parts = _rendered(template, [{"role": "user", "content": [{"type": "text", "text": _MARK}]}], tools=no_tools)
+    parts = parts or ""
     objects = _takes_objects(template)
-    shows_tools = _MARK in _rendered(template, [_USER], tools=[_TOOL])
-    style = style_of(template.source) if shows_tools else GENERIC
+    style = style_of(template.source) if _shows(template, [_USER], tools=[_TOOL]) else GENERIC
     return Capabilities(
         no_tools=no_tools,
-        texts=_MARK in _rendered(template, [user], tools=no_tools),
+        texts=_MARK in (text or ""),
         parts=_MARK in parts and f"'text': '{_MARK}'" not in parts and f'"text": "{_MARK}"' not in parts,
-        system=_MARK in _rendered(template, [{"role": "system", "content": _MARK}, _USER], tools=no_tools),
-        calls=objects or _MARK in _rendered(template, _with_calls([f'{{"arg": "{_MARK}"}}']), tools=[_TOOL]),
+        system=_shows(template, [{"role": "system", "content": _MARK}, _USER], tools=no_tools),
+        calls=objects or _shows(template, _with_calls([f'{{"arg": "{_MARK}"}}']), tools=[_TOOL]),
         objects=objects,
         parallel=style is not GENERIC and _takes_several(template),
         style=style,
@@ -72,13 +74,13 @@ def capabilities_of(template: ChatTemplate) -> Capabilities:
 
 def _takes_objects(template: ChatTemplate) -> bool:
     """Not where an object comes out as Python writes it."""
-    rendered = _rendered(template, _with_calls([{"arg": _MARK}]), tools=[_TOOL])
+    rendered = _rendered(template, _with_calls([{"arg": _MARK}]), tools=[_TOOL]) or ""
     return _MARK + '"' in rendered and f"'{_MARK}'" not in rendered
 
 
 def _takes_several(template: ChatTemplate) -> bool:
     return any(
-        f"{_MARK}2" in _rendered(template, _with_calls(arguments), tools=[_TOOL])
+        f"{_MARK}2" in (_rendered(template, _with_calls(arguments), tools=[_TOOL]) or "")
         for arguments in ([{"arg": "1"}, {"arg": f"{_MARK}2"}], ['{"arg": "1"}', f'{{"arg": "{_MARK}2"}}'])
     )
 
@@ -105,9 +107,13 @@ def usual_variables() -> dict[str, Any]:
     return {**date, "enable_thinking": True, "functions": ""}
 
 
-def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], **variables: Any) -> str:
-    """Empty where the template refuses."""
+def _shows(template: ChatTemplate, messages: list[dict[str, Any]], **variables: Any) -> bool:
+    return _MARK in (_rendered(template, messages, **variables) or "")
+
+
+def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], **variables: Any) -> str | None:
+    """None where the template refuses."""
     try:
         return template.render(messages, **usual_variables(), **variables)
     except PowerInferError:
-        return ""
+        return None

@@ -1,15 +1,16 @@
 """Chats with the bundled model, through the clients that people use."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, AuthenticationError
 from openai import BadRequestError, OpenAI
 
 from tests.helpers.server_process import RunningServer
+from tests.serving.conftest import USUAL
 
 ASK: Any = [{"role": "user", "content": "Tell me a story about a cat."}]
 SCHEMA = {
@@ -144,3 +145,22 @@ def test_a_chat_goes_on_where_it_was(client: httpx.Client) -> None:
     assert second["timings"]["prompt_n"] < 20
     told = client.post("/v1/chat/completions", json={**asked, "verbose": True}).json()["__verbose"]
     assert "Tell me a story about a cat." in told["prompt"]
+
+
+def test_openai_responses(openai: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "any", "input": ASK, "max_output_tokens": 12, "temperature": 0}
+    whole = openai.responses.create(**asked)
+    assert whole.id.startswith("resp_")
+    assert len(whole.output_text) > 10
+    with openai.responses.stream(**asked) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        assert "".join(deltas) == stream.get_final_response().output_text == whole.output_text
+
+
+def test_anthropics_header_has_the_key(servers: Callable[..., RunningServer]) -> None:
+    server = servers(*USUAL, "--api-key", "sesame")
+    asked: dict[str, Any] = {"model": "any", "max_tokens": 2, "messages": ASK}
+    with Anthropic(base_url=server.url, api_key="sesame", max_retries=0) as client:
+        assert client.messages.create(**asked).usage.output_tokens == 2
+    with Anthropic(base_url=server.url, api_key="wrong", max_retries=0) as client, pytest.raises(AuthenticationError):
+        client.messages.create(**asked)

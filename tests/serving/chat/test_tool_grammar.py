@@ -1,5 +1,6 @@
 """Calls come out of a model that writes any token at random, and text may be text."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 from powerinfer_cli.sampling.grammar import GrammarError, Grammars, NewConstraint
 from powerinfer_cli.serving.chat.deltas import Answer
 from powerinfer_cli.serving.chat.parser import AnswerParser, ParserOptions
+from powerinfer_cli.serving.chat.plan import plan_chat
 from powerinfer_cli.serving.chat.reasoning import DEFAULT_TAGS, ThinkTags
 from powerinfer_cli.serving.chat.tool_grammar import calls_grammar, schema_grammar
 from powerinfer_cli.serving.chat.tool_styles import (
@@ -25,7 +27,10 @@ from powerinfer_cli.serving.chat.tool_styles import (
 )
 from powerinfer_cli.serving.chat.tools import Tool, read_tools
 from powerinfer_cli.serving.grammars import grammars_of
-from tests.serving.fake_service import bundled_tokenizer
+from powerinfer_cli.serving.schemas.chat import ChatRequest
+from powerinfer_cli.text import ChatTemplate, Tokenizer
+from tests.serving.chat.fake_chat import TEMPLATES, USER, WEATHER, ChatModel, Script
+from tests.serving.fake_service import FakeService, bundled_metadata, bundled_tokenizer
 
 STYLES = [HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, FUNCTIONARY, COMMAND_R, GENERIC]
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -159,3 +164,24 @@ def test_a_bad_schema_is_named() -> None:
     tools = [Tool("f", "", {"type": "hiccup"})]
     with pytest.raises(GrammarError, match="hiccup"):
         calls_grammar(HERMES, tools, bundled_tokenizer(), required=True, parallel=False, thoughts=None, thinking=False)
+
+
+def test_a_control_token_that_opens_calls_is_used_and_seen() -> None:
+    metadata = {**bundled_metadata(), "tokenizer.ggml.tokens": list(bundled_metadata()["tokenizer.ggml.tokens"])}
+    metadata["tokenizer.ggml.tokens"][259:261] = ["<tool_call>", "</tool_call>"]
+    tokenizer = Tokenizer.from_metadata(metadata)
+    assert tokenizer.is_control(259)
+    lark = calls_grammar(HERMES, TOOLS, tokenizer, required=True, parallel=False, thoughts=None, thinking=False)
+    constraint = grammars_of(tokenizer).lark(lark)()
+    assert np.flatnonzero(constraint.allowed()).tolist() == [259]
+    maybe = calls_grammar(HERMES, TOOLS, tokenizer, required=False, parallel=False, thoughts=None, thinking=False)
+    constraint = grammars_of(tokenizer).lark(maybe)()
+    for token in tokenizer.encode("I look. ", add_special=False):
+        constraint.accept(token)
+    constraint.accept(259)
+    assert not constraint.allows(tokenizer.encode("I", add_special=False)[0])
+    template = ChatTemplate(TEMPLATES["hermes"], "hermes", tokenizer)
+    service = FakeService(Script(""), model=ChatModel(tokenizer=tokenizer, template=template))
+    request = ChatRequest.model_validate({"messages": [USER], "tools": [WEATHER]})
+    plan = asyncio.run(plan_chat(request, service))
+    assert plan.tasks[0].preserved == {259, 260}
