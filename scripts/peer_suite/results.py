@@ -1,5 +1,6 @@
 """What pytest says of a run, and two runs side by side."""
 
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping
@@ -38,10 +39,10 @@ def outcome(case: ET.Element) -> Outcome:
 
 
 def reason(failure: ET.Element) -> str:
-    """The first lines that pytest marks with E, as one."""
+    """The first lines that pytest marks with E, as one; addresses of objects are left out."""
     marked = [line[1:].strip() for line in (failure.text or "").splitlines() if line.startswith("E ")]
     text = " / ".join(marked[:3]) or (failure.get("message") or "").replace("\n", " ")
-    return text[:LONGEST_REASON]
+    return re.sub(r"\b0x[0-9a-f]+", "0x...", text)[:LONGEST_REASON]
 
 
 def compared(ours: Mapping[str, Outcome], theirs: Mapping[str, Outcome]) -> str:
