@@ -31,6 +31,7 @@ HARMLESS = (
     Harmless(("--swa-full",), "no supported model has sliding windows"),
     Harmless(("--perf", "--no-perf"), "times are always measured"),
     Harmless(("-fit", "--fit"), "what a GPU holds always follows its budget", value=True, only=("on",)),
+    Harmless(("--media-path",), "no supported model takes pictures or sounds", value=True),
     Harmless(("--no-mmproj", "--no-mmproj-auto"), "no projector is ever loaded"),
     Harmless(("--log-colors",), "the log has no colours", value=True, only=("off", "auto")),
     Harmless(("--check-tensors",), "what a file says of its tensors is always checked"),
