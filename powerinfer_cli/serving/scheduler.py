@@ -61,8 +61,9 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True) -> int | None:
     """The slot for a prompt; None where it has to wait.
 
-    The one that is asked for; else the one with the longest common prefix, if that is worth something; else the one
-    that has not been used for the longest time. reuse False: what slots hold does not matter.
+    The one that is asked for; else the one with the longest common prefix, if that is worth something; else one that
+    holds nothing, so that embeddings, say, leave chats alone; else the one that has not been used for the longest
+    time. reuse False: prefixes do not matter.
     """
     if id_slot >= 0:
         return next((slot.id for slot in idle if slot.id == id_slot), None)
@@ -72,7 +73,7 @@ def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, 
     best = min(idle, key=lambda slot: (-held[slot.id], slot.last_used, slot.id))
     if held[best.id] > LEAST_SIMILAR * len(prompt):
         return best.id
-    return min(idle, key=lambda slot: (slot.last_used, slot.id)).id
+    return min(idle, key=lambda slot: (len(slot.ids) > 0, slot.last_used, slot.id)).id
 
 
 def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:

@@ -203,6 +203,14 @@ def test_embeddings_are_read_in_chunks_and_forgotten() -> None:
     assert "too large" in failure(driver.do(EmbeddingTask(tuple(range(33))))).error.message
 
 
+def test_embeddings_leave_what_chats_have_read() -> None:
+    driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
+    driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    for _ in range(3):
+        driver.do(EmbeddingTask(tuple(range(30, 60))))
+    assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1))).timings.cache_n == len(PROMPT) - 1
+
+
 def test_saving_erasing_and_restoring_a_slot(tmp_path: object) -> None:
     driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
     driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4, id_slot=1))

@@ -33,8 +33,9 @@ def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
     idle = [Idle(0, [1, 2, 9], 5), Idle(1, [1, 2, 3, 9], 7), Idle(2, [], 6), Idle(3, [1, 2, 3], 8)]
     assert choose_slot((1, 2, 3, 4), idle) == 1
     assert choose_slot((1, 2, 3, 4), idle[2:]) == 3
-    assert choose_slot((7, 8), idle) == 0
-    assert choose_slot((1, 2, 3, 4), idle, reuse=False) == 0
+    assert choose_slot((7, 8), idle) == 2  # it holds nothing
+    assert choose_slot((7, 8), [*idle[:2], idle[3]]) == 0
+    assert choose_slot((1, 2, 3, 4), idle, reuse=False) == 2
     assert choose_slot((1, 2, 3, 4), idle, id_slot=2) == 2
     assert choose_slot((1, 2, 3, 4), idle[:2], id_slot=2) is None
     assert choose_slot((1,), []) is None
