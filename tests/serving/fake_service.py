@@ -114,7 +114,10 @@ def post(path: str, body: Any, script: Any, **changes: Any) -> tuple[httpx.Respo
 
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            return await client.post(path, content=json.dumps(body))
+            response = await client.post(path, content=json.dumps(body))
+            # Names that keep their spelling (protocol.spelled) come as they are, where a socket would make bytes of them.
+            response.headers = httpx.Headers([(bytes(name), value) for name, value in response.headers.raw])
+            return response
 
     return asyncio.run(main()), service
 
