@@ -115,7 +115,7 @@ def post(path: str, body: Any, script: Any, **changes: Any) -> tuple[httpx.Respo
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             response = await client.post(path, content=json.dumps(body))
-            # Names that keep their spelling (protocol.spelled) come as they are, where a socket would make bytes of them.
+            # Names that keep their spelling (protocol.spelled) would keep it here, too; a socket makes bytes of them.
             response.headers = httpx.Headers([(bytes(name), value) for name, value in response.headers.raw])
             return response
 
