@@ -4,7 +4,8 @@ import logging
 import traceback
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.errors import APIError, context_exceeded, server_error
+from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.serving.errors import APIError, context_exceeded, invalid_request, server_error
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, Task
 
 __all__ = ["as_api_error", "is_unforeseen", "note_fault", "refusal"]
@@ -27,6 +28,8 @@ def as_api_error(error: Exception) -> APIError:
     """What went wrong, in words for the client; what nobody foresaw has none, since its own may be the prompt's."""
     if isinstance(error, APIError):
         return error
+    if isinstance(error, GrammarError):  # the request's own, and harder to follow than can be borne
+        return invalid_request(str(error))
     if isinstance(error, PowerInferError):
         return server_error(str(error))
     return server_error(f"internal error: {type(error).__name__}")
