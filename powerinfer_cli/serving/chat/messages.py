@@ -74,7 +74,7 @@ def _part(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise invalid_request(f"{where} must be an object")
     kind = value.get("type")
-    if kind in _MEDIA:
+    if isinstance(kind, str) and kind in _MEDIA:
         raise UnsupportedPart(f"{where}.type {kind!r}", _MEDIA[kind])
     if kind not in ("text", "refusal"):
         raise invalid_request(f"{where}.type: unsupported content part {kind!r:.80}")

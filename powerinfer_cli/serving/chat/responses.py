@@ -99,7 +99,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("input_image", "input_file"):
         return {"type": "image_url" if kind == "input_image" else "file"}
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise invalid_request(f"{where}.type: unsupported content part {kind!r:.80}")
     return {"type": _PARTS[kind], _PARTS[kind]: part.get(_PARTS[kind])}
 
