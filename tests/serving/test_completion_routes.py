@@ -122,6 +122,8 @@ def test_a_stream() -> None:
     response, _ = request("/completion", body, progressing)
     progress, first, second, last = events(response)
     partial = {"index": 0, "stop": False, "id_slot": -1, "tokens_evaluated": 3}
+    so_far = progress.pop("timings")
+    assert (so_far["cache_n"], so_far["prompt_n"], so_far["prompt_ms"], so_far["predicted_n"]) == (2, 3, 1.5, 0)
     assert progress == {
         **partial,
         "content": "",

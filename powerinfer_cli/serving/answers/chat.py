@@ -13,7 +13,7 @@ from powerinfer_cli.serving.sse import DONE, sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, TokenChances
 
 from .probs import probabilities
-from .timings import SYSTEM_FINGERPRINT, completion_id, timings_body, usage_body
+from .timings import SYSTEM_FINGERPRINT, completion_id, progress_fields, timings_body, usage_body
 
 __all__ = ["ChatAnswer", "Verbose", "finish_reason", "read_whole", "usage_of"]
 
@@ -68,14 +68,9 @@ class ChatAnswer:
         return choice
 
     def _progress(self, index: int, event: PromptProgress) -> bytes:
-        progress = {
-            "total": event.total,
-            "cache": event.cache,
-            "processed": event.processed,
-            "time_ms": event.time_ms,
-        }
+        progress = progress_fields(event, bool(self._request.timings_per_token))
         *opening, last = self._opening(index) or [self._chunk(index, {})]
-        return b"".join(map(sse, [*opening, {**last, "prompt_progress": progress}]))
+        return b"".join(map(sse, [*opening, {**last, **progress}]))
 
     def _opening(self, index: int) -> list[dict[str, Any]]:
         """What a stream begins with, once."""

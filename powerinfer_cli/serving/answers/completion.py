@@ -12,9 +12,9 @@ from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPi
 
 from .probs import probabilities
 from .settings import settings_body
-from .timings import timings_body
+from .timings import progress_fields, timings_body
 
-__all__ = ["NativeAnswer", "chosen_fields", "progress_body"]
+__all__ = ["NativeAnswer", "chosen_fields"]
 
 
 class NativeAnswer:
@@ -29,7 +29,8 @@ class NativeAnswer:
         if isinstance(event, TextPiece):
             return sse(self._part(index, event))
         if isinstance(event, PromptProgress):
-            return sse({**self._partial(index, "", [], 0), "prompt_progress": progress_body(event)})
+            progress = progress_fields(event, bool(self._fields.timings_per_token))
+            return sse({**self._partial(index, "", [], 0), **progress})
         if isinstance(event, Finished):
             return sse(self._final(index, event, Outcome(), self._new_lines[index]))
         return b""
@@ -86,16 +87,6 @@ class NativeAnswer:
         if outcome.chances:
             body["completion_probabilities"] = probabilities(outcome.chances, task.post_sampling_probs)
         return chosen_fields(body, self._fields.response_fields)
-
-
-def progress_body(progress: PromptProgress) -> dict[str, Any]:
-    """llama-server's `prompt_progress`."""
-    return {
-        "total": progress.total,
-        "cache": progress.cache,
-        "processed": progress.processed,
-        "time_ms": progress.time_ms,
-    }
 
 
 def chosen_fields(body: dict[str, Any], paths: Sequence[str] | None) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from powerinfer_cli.serving.sse import sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPiece
 
 from .chat import read_whole
-from .completion import progress_body
-from .timings import timings_body
+from .timings import progress_fields, timings_body
 
 __all__ = ["ResponsesAnswer"]
 
@@ -46,7 +45,7 @@ class ResponsesAnswer:
         extra: dict[str, Any] = {}
         if isinstance(event, PromptProgress):
             told.append(("response.in_progress", {"response": self._pending()}))
-            extra = {"prompt_progress": progress_body(event)}
+            extra = progress_fields(event, bool(self._request.timings_per_token))
         elif isinstance(event, TextPiece):
             told += self._tell(self._parser.push(event.text))
             extra = {"timings": timings_body(event.timings)} if self._request.timings_per_token else {}

@@ -11,9 +11,8 @@ from powerinfer_cli.serving.schemas.sampling import Serving
 from powerinfer_cli.serving.sse import DONE, sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, Timings
 
-from .completion import progress_body
 from .probs import completion_logprobs
-from .timings import SYSTEM_FINGERPRINT, completion_id, timings_body, usage_body
+from .timings import SYSTEM_FINGERPRINT, completion_id, progress_fields, timings_body, usage_body
 
 __all__ = ["TextCompletionAnswer"]
 
@@ -38,7 +37,8 @@ class TextCompletionAnswer:
                 chunk["timings"] = timings_body(event.timings)
             return sse(chunk)
         if isinstance(event, PromptProgress):
-            return sse({**self._chunk(index, "", None, None), "prompt_progress": progress_body(event)})
+            progress = progress_fields(event, bool(self._request.timings_per_token))
+            return sse({**self._chunk(index, "", None, None), **progress})
         if isinstance(event, Finished):
             return sse(self._last(index, echoed, event))
         return b""

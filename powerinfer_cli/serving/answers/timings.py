@@ -4,9 +4,9 @@ import secrets
 from typing import Any
 
 from powerinfer_cli import __version__
-from powerinfer_cli.serving.tasks import Timings
+from powerinfer_cli.serving.tasks import PromptProgress, Timings
 
-__all__ = ["SYSTEM_FINGERPRINT", "completion_id", "timings_body", "usage_body"]
+__all__ = ["SYSTEM_FINGERPRINT", "completion_id", "progress_fields", "timings_body", "usage_body"]
 
 # llama-server's build, which clients expect to begin with a b.
 SYSTEM_FINGERPRINT = f"b{__version__}-powerinfer"
@@ -31,6 +31,20 @@ def timings_body(timings: Timings) -> dict[str, Any]:
         "predicted_per_token_ms": _ratio(timings.predicted_ms, steps),
         "predicted_per_second": _ratio(1e3 * steps, timings.predicted_ms),
     }
+
+
+def progress_fields(progress: PromptProgress, with_timings: bool) -> dict[str, Any]:
+    """How far a prompt is read: llama-server's `prompt_progress`, and `timings` of what was read until then."""
+    body = {
+        "total": progress.total,
+        "cache": progress.cache,
+        "processed": progress.processed,
+        "time_ms": progress.time_ms,
+    }
+    if not with_timings:
+        return {"prompt_progress": body}
+    so_far = Timings(progress.cache, progress.processed - progress.cache, progress.time_ms, 0, 0.0)
+    return {"prompt_progress": body, "timings": timings_body(so_far)}
 
 
 def _ratio(part: float, whole: float) -> float:
