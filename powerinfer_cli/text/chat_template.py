@@ -91,7 +91,7 @@ class ChatTemplate:
         return cls(_read(path), str(path), tokenizer)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+        self, messages: Sequence[Mapping[str, Any]], /, add_generation_prompt: bool = True, **variables: Any
     ) -> str:
         """The prompt for `messages` (role and content each), to be encoded with special tokens added and parsed.
 

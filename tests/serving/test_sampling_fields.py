@@ -187,6 +187,11 @@ def test_values_without_a_meaning_name_the_field(fields: dict[str, Any], words: 
     assert caught.value.status == 400
 
 
+def test_breakers_are_text_that_a_vocabulary_can_have() -> None:
+    words = make(dry_sequence_breakers=["\ud800.", "é"]).sampler.dry_sequence_breakers
+    assert words == ("?.", "é")
+
+
 def test_grammars() -> None:
     assert make(grammar="root ::= x", json_schema={"type": "array"}).constraint == ("gbnf", "root ::= x")
     assert make(json_schema={"type": "array"}).constraint == ("schema", {"type": "array"})
@@ -223,7 +228,10 @@ def test_logit_bias(value: Any, expected: dict[int, float]) -> None:
     assert make(logit_bias=value).sampler.logit_bias == expected
 
 
-@pytest.mark.parametrize("value", [5, "x", [5], [[5]], [[5, "x"]], [[5, True]], [[None, 1]], [[5, 1, 1]], {"5": None}])
+BAD_BIASES = [5, "x", [5], [[5]], [[5, "x"]], [[5, True]], [[None, 1]], [[5, 1, 1]], {"5": None}, [[5, 10**400]]]
+
+
+@pytest.mark.parametrize("value", BAD_BIASES)
 def test_a_logit_bias_that_is_none(value: Any) -> None:
     with pytest.raises(APIError, match="Field 'logit_bias'"):
         make(logit_bias=value)

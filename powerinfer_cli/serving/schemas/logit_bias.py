@@ -56,9 +56,15 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
 def _bias(value: Any) -> float:
     if value is False:
         return -math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _malformed()
-    return float(value)
+    try:
+        bias = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise _malformed() from None
+    if not math.isfinite(bias):
+        raise _malformed()
+    return bias
 
 
 def _tokens(key: Any, tokenizer: Tokenizer) -> list[int]:

@@ -240,7 +240,9 @@ class SamplingFields(RequestFields):
             del chosen["dry_base"]
         changes = {_NAMES.get(name, name): value for name, value in chosen.items()}
         if self.dry_sequence_breakers is not None:
-            changes["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
+            # Halves of surrogate pairs are text for JSON, but never in a vocabulary.
+            texts = (text.encode("utf-8", "replace").decode() for text in self.dry_sequence_breakers)
+            changes["dry_sequence_breakers"] = tuple(texts)
         if self.samplers is not None:
             changes["samplers"] = _samplers(self.samplers)
         if self.logit_bias is not None:

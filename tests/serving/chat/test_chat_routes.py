@@ -219,6 +219,11 @@ def test_the_last_message_may_be_continued() -> None:
     assert "both add_generation_prompt" in refusal({"messages": begun, "continue_final_message": True})
 
 
+def test_a_variable_of_the_template_may_have_any_name() -> None:
+    taken = {"self": 1, "messages": 2, "add_generation_prompt": 3, "": 4}
+    assert prompt({"chat_template_kwargs": taken}) == prompt({})
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": None}, "'messages' is required"),
     ({"messages": "text"}, "'messages'"),
@@ -246,6 +251,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}, "response_format"),
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"chat_template_kwargs": {"enable_thinking": "yes"}}, "enable_thinking"),
+    ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "messages[0].content[0].type"),
     ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
 ]
 

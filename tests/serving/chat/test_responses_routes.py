@@ -84,6 +84,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [3]}, "input[0]"),
     ({"input": [{"type": "smell"}]}, "input[0].type"),
     ({"input": [{"role": "user", "content": [{"type": "smell"}]}]}, "input[0].content[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": ["text"]}]}]}, "content[0].type: unsupported"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "image input is not supported"),
     ({"input": [{"role": "user", "content": [{"type": {}}]}]}, "input[0].content[0].type"),
     ({"input": "a", "previous_response_id": "resp_1"}, "previous_response_id"),
