@@ -42,6 +42,11 @@ class Sampler:
         self._steps = self._chain()
         self._seed_draws()
 
+    @property
+    def biases(self) -> tuple[Ids, Floats]:
+        """Ids of tokens, ascending, and what is added to their logits first of all."""
+        return self._biases
+
     def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token for `logits` [n_vocab], which are left as they are. Does not accept it.
 

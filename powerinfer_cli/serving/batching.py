@@ -15,7 +15,7 @@ from powerinfer_cli.serving.errors import APIError, invalid_request, server_erro
 from powerinfer_cli.serving.faults import as_api_error, is_unforeseen, note_fault, refusal
 from powerinfer_cli.serving.generation import Generation
 from powerinfer_cli.serving.room import EXHAUSTED, clear_room, shift_slot
-from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, common_prefix, plan_step
+from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, plan_step, reusable
 from powerinfer_cli.serving.slot import Asked, Running, Slot
 from powerinfer_cli.serving.slot_actions import config_fingerprint, do_slot_task
 from powerinfer_cli.serving.tasks import (
@@ -176,8 +176,7 @@ class Batcher:
         config = self._engine.config
         chooser = Chooser(task, self._tokenizer, self._all_pieces, config.n_vocab, config.n_ctx_train)
         running.generation = Generation(task, self._tokenizer, chooser, self._clock)
-        common = common_prefix(task.prompt, self._engine.tokens_of(slot.id)) if task.cache_prompt else 0
-        running.n_cached = min(common, len(task.prompt) - 1)  # the last one has to be read, for its logits
+        running.n_cached = reusable(task.prompt, self._engine.tokens_of(slot.id)) if task.cache_prompt else 0
         self._engine.truncate(running.n_cached, slot.id)
 
     def _all_pieces(self) -> list[bytes]:

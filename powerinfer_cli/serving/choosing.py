@@ -17,10 +17,10 @@ Logits = npt.NDArray[np.float32]
 
 
 def is_plain_greedy(options: SamplerOptions) -> bool:
-    """Whether the sampler's choice is the largest logit, whatever was written before."""
+    """Whether the sampler's choice is the largest logit, biases added, whatever was written before."""
     o = options
     penalised = "penalties" in o.samplers and (o.penalty_repeat, o.penalty_freq, o.penalty_present) != (1.0, 0.0, 0.0)
-    moved = bool(o.logit_bias) or o.ignore_eos or penalised or ("dry" in o.samplers and o.dry_multiplier != 0.0)
+    moved = penalised or ("dry" in o.samplers and o.dry_multiplier != 0.0)
     others = o.typ_p < 1.0 or o.xtc_probability > 0.0 or o.dynatemp_range > 0.0 or "adaptive_p" in o.samplers
     return o.temp <= 0.0 and "temperature" in o.samplers and not (o.mirostat or moved or others)
 
@@ -79,8 +79,13 @@ class Chooser:
 
     def _next(self, logits: Logits) -> int:
         if self._greedy:
-            best = int(np.argmax(logits))
-            if math.isfinite(logits[best]):
+            ids, biases = self.sampler.biases
+            moved = logits
+            if ids.size:
+                moved = logits.copy()
+                moved[ids] += biases
+            best = int(np.argmax(moved))
+            if math.isfinite(moved[best]):
                 return best
         return sample(self.sampler, logits, self._constraint)
 

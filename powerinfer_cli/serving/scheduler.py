@@ -16,6 +16,7 @@ __all__ = [
     "plan_clearing",
     "plan_shift",
     "plan_step",
+    "reusable",
 ]
 
 PROMPT_CHUNK = 64
@@ -58,6 +59,15 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return n
 
 
+def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:
+    """How many of a prompt's tokens need not be read where a slot holds `held`.
+
+    The last one has to be, for its logits; and never just two, whose first would be read alone: see `plan_step`.
+    """
+    n = min(common_prefix(prompt, held), len(prompt) - 1)
+    return max(0, n - (len(prompt) - n == 2))
+
+
 def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True) -> int | None:
     """The slot for a prompt; None where it has to wait.
 
@@ -79,18 +89,21 @@ def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, 
 def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:
     """Tokens of each slot in the next step: {slot: how many}, as many as `most_tokens` and `room` allow.
 
-    One token for each slot that generates; where they are too many for a step, those that have waited longest. Then
-    prompts in the order in which they came, each as far as it goes before the next one begins, so that the first is
-    answered as soon as can be and nobody is overtaken. Prompts get PROMPT_CHUNK tokens altogether while somebody
-    generates, otherwise the whole step. A prompt is begun or gone on with only while `room` holds all of its rest.
-    One token of several is never read apart, where steps allow it: the engine multiplies single tokens in another
-    order, and an answer must not depend on where company has cut its prompt.
+    One token for each slot that generates, or is about to; where they are too many for a step, those that have waited
+    longest. Then prompts in the order in which they came, each as far as it goes before the next one begins, so that
+    the first is answered as soon as can be. Prompts get PROMPT_CHUNK tokens altogether while somebody generates,
+    otherwise the whole step. A prompt is begun or gone on with only while `room` holds all of its rest.
+    The engine multiplies single tokens in another order than several, and an answer must depend neither on where
+    company has cut its prompt nor on what a slot had read before. So a prompt's last token is always read apart, and
+    none of the others is, where steps allow it; see also `reusable`.
     """
+    singles = [*generating, *(load for load in reading if load.n_left == 1)]
+    reading = [load for load in reading if load.n_left > 1]
     fitting = max(1, most_tokens - LEAST_CHUNK) if reading else most_tokens  # prompts must get on, too
-    chosen = sorted(generating, key=lambda load: load.since)[: min(fitting, room)]
+    chosen = sorted(singles, key=lambda load: load.since)[: min(fitting, room)]
     shares = {load.slot: 1 for load in chosen}
     budget = most_tokens - len(shares)
-    if generating:
+    if singles:
         budget = min(budget, PROMPT_CHUNK)
     room -= len(shares)
     for load in sorted(reading, key=lambda load: load.since):
@@ -106,11 +119,14 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
 
 
 def _uncut(n_left: int, budget: int, most_tokens: int) -> int:
-    """How many of a prompt's n_left tokens to read: `budget` at most, neither one of several nor all but one."""
-    n = min(n_left, budget)
-    if most_tokens < 2 * LEAST_CHUNK or n_left == 1:
+    """How many of a prompt's n_left tokens to read, `budget` at most: the last one alone, no other one alone."""
+    before = n_left - 1
+    n = min(before, budget)
+    if before <= 1:
+        return 1
+    if most_tokens < 2 * LEAST_CHUNK:
         return n
-    n -= n_left - n == 1
+    n -= before - n == 1
     return n if n > 1 else 0
 
 

@@ -15,6 +15,7 @@ from powerinfer_cli.serving.scheduler import (
     plan_clearing,
     plan_shift,
     plan_step,
+    reusable,
 )
 
 IDS = st.lists(st.integers(0, 2), max_size=20)
@@ -50,8 +51,8 @@ def test_a_common_greeting_is_not_worth_a_conversation() -> None:
 def test_one_token_for_each_that_generates_and_a_chunk_of_the_first_prompt() -> None:
     generating, reading = [Load(0, 0, 3), Load(2, 0, 1)], [Load(1, 500, 9), Load(3, 100, 8)]
     assert plan_step(generating, reading, 512, 10_000) == {0: 1, 2: 1, 3: 64}
-    assert plan_step(generating, [Load(1, 500, 9), Load(3, 10, 8)], 512, 10_000) == {0: 1, 2: 1, 3: 10, 1: 54}
-    assert plan_step([], reading, 512, 10_000) == {3: 100, 1: 412}
+    assert plan_step(generating, [Load(1, 500, 9), Load(3, 10, 8)], 512, 10_000) == {0: 1, 2: 1, 3: 9, 1: 55}
+    assert plan_step([], reading, 512, 10_000) == {3: 99, 1: 413}
     assert plan_step(generating, reading, 16, 10_000) == {0: 1, 2: 1, 3: 14}
 
 
@@ -63,8 +64,8 @@ def test_a_step_too_small_for_all_takes_turns() -> None:
 
 
 def test_a_prompt_waits_for_room_for_all_of_it() -> None:
-    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 1, 2)], 512, 20) == {0: 1}
-    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 1, 2)], 512, 21) == {0: 1, 1: 20}
+    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 2, 2)], 512, 20) == {0: 1}
+    assert plan_step([Load(0, 0, 0)], [Load(1, 20, 1), Load(2, 2, 2)], 512, 21) == {0: 1, 1: 19}
 
 
 @given(
@@ -148,4 +149,13 @@ def test_no_single_token_is_cut_off(n_prompt: int, n_generating: int, most: int)
     while left:
         pieces.append(plan_step(generating, [Load(0, left, 0)], most, 10**6)[0])
         left -= pieces[-1]
-    assert min(pieces) > 1 or n_prompt == 1
+    assert pieces[-1] == 1
+    assert min(pieces[:-1], default=2) > 1 or n_prompt == 2
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.lists(st.integers(0, 2), max_size=12))
+def test_what_a_slot_holds_does_not_change_how_the_rest_is_read(prompt: list[int], held: list[int]) -> None:
+    n = reusable(prompt, held)
+    assert prompt[:n] == held[:n]
+    assert len(prompt) - n != 2 or n == 0
+    assert n >= min(common_prefix(prompt, held), len(prompt) - 1) - 1
