@@ -71,6 +71,7 @@ VARIABLES = {
     "LLAMA_ARG_CONT_BATCHING": _switch("--cont-batching"),
     "LLAMA_ARG_KV_UNIFIED": _switch("--kv-unified"),
     "LLAMA_ARG_QUEUE": Variable("--queue"),
+    "LLAMA_ARG_STRICT_MODEL": Variable("--strict-model", ""),
     "LLAMA_ARG_SLOT_SAVE_PATH": Variable("--slot-save-path"),
     "LLAMA_ARG_CACHE_PROMPT": _switch("--cache-prompt"),
     "LLAMA_ARG_CONTEXT_SHIFT": _switch("--context-shift"),

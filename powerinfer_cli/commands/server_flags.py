@@ -136,6 +136,9 @@ class AnswerFlags:
     alias: Annotated[str | None, _answer("-a", "--alias", metavar="NAME,...", help="What clients call the model.")] = (
         None
     )
+    strict_model: Annotated[
+        bool, _answer("--strict-model", help="Refuse (400) requests that name another model; else any name will do.")
+    ] = False
     tags: Annotated[str | None, _answer("--tags", metavar="TAG,...", help="Shown with the model; no more.")] = None
     hf_file: Annotated[
         str | None, _answer("-hff", "--hf-file", metavar="FILE", help="Which file of -hf's repository to serve.")

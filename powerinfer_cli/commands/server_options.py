@@ -36,6 +36,7 @@ def server_options(
         port=door.port,
         alias=min(names) if names else None,
         names=tuple(sorted(names)),
+        strict_model=answers.strict_model,
         tags=tuple(sorted(listed(answers.tags))),
         sampler=sampler,
         n_predict=answers.n_predict,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from powerinfer_cli import __version__
@@ -11,6 +11,7 @@ from powerinfer_cli.serving.document import RESPONSES, describe
 from powerinfer_cli.serving.failures import handle_failures
 from powerinfer_cli.serving.logs import Log
 from powerinfer_cli.serving.middleware import Access, Bodies, Gate
+from powerinfer_cli.serving.model_names import check_model
 from powerinfer_cli.serving.routes import ROUTERS
 from powerinfer_cli.serving.routes.page import make_page
 from powerinfer_cli.serving.service import Service
@@ -32,8 +33,9 @@ def make_app(service: Service, log: Log) -> ASGIApp:
     )
     app.state.service = service
     page = make_page(service.options)
-    for router in (*ROUTERS, page.router):  # the page's own names come last
-        app.include_router(router)
+    for router in ROUTERS:
+        app.include_router(router, dependencies=[Depends(check_model)])
+    app.include_router(page.router)  # its names come last
     handle_failures(app)
     describe(app)
     inner: Any = Bodies(app, service.options)

@@ -15,7 +15,8 @@ __all__ = ["ServerOptions"]
 class ServerOptions:
     """How to serve.
 
-    alias: what /v1/models calls the model, of the names that clients may use; without, the model's path. n_predict: the
+    alias: what /v1/models calls the model, of the names that clients may use; without, the model's path.
+    strict_model: requests for any other model are refused. n_predict: the
     default of requests, negative for no limit. form: of what requests get that ask for none. n_batch: -b, from which
     /infill takes how much of a text the model gets to see. api_keys: any of them opens the door; none: no door.
     timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
@@ -30,6 +31,7 @@ class ServerOptions:
     port: int = 8080
     alias: str | None = None
     names: tuple[str, ...] = ()
+    strict_model: bool = False
     tags: tuple[str, ...] = ()
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     n_predict: int = -1

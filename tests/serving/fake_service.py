@@ -53,6 +53,7 @@ class FakeModel:
     metadata: dict[str, Any] = field(default_factory=bundled_metadata)
     grammars: FakeGrammars = field(default_factory=FakeGrammars)
     name: str = "fake"
+    names: tuple[str, ...] = ("fake",)
     n_ctx_slot: int = 512
     n_slots: int = 4
 
