@@ -24,6 +24,7 @@ __all__ = ["Saved", "read_slot", "write_slot"]
 
 MAGIC = b"PWRSLOT1"
 LONGEST_HEADER = 1 << 20
+LONGEST_NAME = 64
 TYPES = frozenset(["float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
 ID = np.dtype("<i4")
 
@@ -86,7 +87,7 @@ def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: i
         raise ValueError("header")
     header = json.loads(file.read(length))
     n_tokens = header["n_tokens"]
-    shapes = [(one["name"], _type(one["type"]), _shape(one["shape"])) for one in header["arrays"]]
+    shapes = [(_name(one["name"]), _type(one["type"]), _shape(one["shape"])) for one in header["arrays"]]
     if not isinstance(n_tokens, int) or n_tokens < 0 or len({name for name, _, _ in shapes}) < len(shapes):
         raise ValueError("header")
     if header["model"] != model:
@@ -106,6 +107,13 @@ def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: i
             raise ValueError("size")
         arrays[name] = stored.view(dtype).reshape(shape)
     return Saved(ids.tolist(), arrays, size)
+
+
+def _name(name: object) -> str:
+    """LAYER.PART, as the cache calls it; whether it has such a part is its affair."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        raise ValueError("name")
+    return name
 
 
 def _type(name: object) -> np.dtype[Any]:

@@ -102,6 +102,15 @@ def test_several_prompts_and_several_texts_each() -> None:
     assert tasks[0].prompt == tasks[1].prompt != tasks[2].prompt == (5,)
 
 
+def test_what_texts_are_made_of_is_read_once() -> None:
+    """However many are wanted: a client chooses both."""
+    _, service = request("/completion", {"prompt": "x", "n": 3, "logit_bias": [["Once upon", 1]]})
+    biases = [task.sampler.logit_bias for task in service.tasks if isinstance(task, CompletionTask)]
+    assert len(biases) == 3
+    assert biases[0]
+    assert all(one is biases[0] for one in biases)
+
+
 def test_only_the_fields_that_are_wanted() -> None:
     fields = ["content", "generation_settings/n_predict", "generation_settings/no", "no", "content/x", "stop_type"]
     body = request("/completion", {"prompt": "x", "n_predict": 3, "response_fields": fields})[0].json()

@@ -2,13 +2,15 @@ import math
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.errors import APIError
 from powerinfer_cli.serving.grammars import Form
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.schemas.sampling import SamplingFields
+from powerinfer_cli.serving.routes.tokens import DetokenizeRequest, TokenizeRequest
+from powerinfer_cli.serving.schemas.infill import InfillRequest
+from powerinfer_cli.serving.schemas.sampling import SamplingFields, copies_of
 from powerinfer_cli.serving.tasks import CompletionTask
 from tests.serving.fake_service import FakeService, bundled_tokenizer
 
@@ -106,10 +108,10 @@ def test_stop_is_one_or_several() -> None:
 
 def test_copies_have_seeds_of_their_own_and_no_slot() -> None:
     fields = SamplingFields(seed=10, id_slot=1, n=3)
-    tasks = [fields.task((1,), SERVICE, copy=i) for i in range(fields.copies)]
+    tasks = copies_of(fields.task((1,), SERVICE), fields.copies)
     assert [(task.sampler.seed, task.id_slot) for task in tasks] == [(10, 1), (11, -1), (12, -1)]
-    assert {SamplingFields(seed=seed).sampler(SERVICE, 1).seed for seed in (-1, 2**32 - 1)} == {-1}
-    assert SamplingFields(seed=2**32 - 2).sampler(SERVICE, 3).seed == 2
+    for seed, last in ((-1, -1), (2**32 - 1, -1), (2**32 - 2, 2)):
+        assert copies_of(make(seed=seed), 4)[3].sampler.seed == last
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,7 @@ def test_wrong_types_and_values_name_the_field(fields: dict[str, Any]) -> None:
         ({"mirostat_tau": -1}, "Field 'mirostat_tau' must"),
         ({"logit_bias": [[1, 1e300]]}, "Field 'logit_bias': the bias of token 1"),
         ({"grammar": "bad"}, "Field 'grammar': line 1"),
+        ({"samplers": [";".join(["typ"] * 15)] * 5}, "Field 'samplers': must be at most 64"),
     ],
 )
 def test_values_without_a_meaning_name_the_field(fields: dict[str, Any], words: str) -> None:
@@ -190,6 +193,25 @@ def test_values_without_a_meaning_name_the_field(fields: dict[str, Any], words: 
 def test_breakers_are_text_that_a_vocabulary_can_have() -> None:
     words = make(dry_sequence_breakers=["\ud800.", "é"]).sampler.dry_sequence_breakers
     assert words == ("?.", "é")
+
+
+def test_samplers_are_no_more_than_a_step_has_time_for() -> None:
+    for value in ("k" * 65, ["top_k"] * 65, ["k" * 65]):
+        with pytest.raises(ValidationError):
+            SamplingFields.model_validate({"samplers": value})
+    assert len(make(samplers="kp" * 32).sampler.samplers) == 64
+
+
+def test_millions_of_wrong_values_are_one_error() -> None:
+    wrong: list[tuple[type[BaseModel], str]] = [
+        (TokenizeRequest, "content"),
+        (DetokenizeRequest, "tokens"),
+        (InfillRequest, "input_prefix"),
+    ]
+    for model, field in wrong:
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({field: [1.5] * 1000, "input_suffix": ""})
+        assert caught.value.error_count() < 6
 
 
 def test_grammars() -> None:

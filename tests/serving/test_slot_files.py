@@ -69,6 +69,8 @@ def with_header(**changes: object) -> bytes:
         with_header(arrays=[{"name": "k", "type": ["int8"], "shape": [2]}]),
         with_header(arrays=[{"name": "k", "type": "int8", "shape": [2**39, 2**39]}]),
         with_header(arrays=[{"name": "k", "type": "int8", "shape": [-1, -2]}]),
+        with_header(arrays=[{"name": 5, "type": "int8", "shape": [2]}]),
+        with_header(arrays=[{"name": "9" * 5000, "type": "int8", "shape": [2]}]),
         with_header(arrays=[{"name": ["k"], "type": "int8", "shape": [2]}]),
         with_header(arrays=[{"name": "k", "type": "int8", "shape": [1]}] * 2),
         with_header()[:-1],

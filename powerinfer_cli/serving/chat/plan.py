@@ -9,6 +9,7 @@ from powerinfer_cli.sampling.grammar import Constraint, GrammarError
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.chat import ChatRequest
+from powerinfer_cli.serving.schemas.sampling import copies_of
 from powerinfer_cli.serving.tasks import CompletionTask
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
@@ -96,22 +97,18 @@ def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:
     prompt = write_prompt(model.template, conversation)
     ids = tuple(model.tokenizer.encode(prompt.text))
     constraint = _constraint(service, prompt, conversation, schema)
-    tasks = [
-        request.task(
-            ids,
-            service,
-            copy=copy,
-            n_probs=n_probs,
-            constraint=constraint,
-            preserved=_preserved(model.tokenizer, prompt),
-            label=label,
-        )
-        for copy in range(request.copies)
-    ]
+    task = request.task(
+        ids,
+        service,
+        n_probs=n_probs,
+        constraint=constraint,
+        preserved=_preserved(model.tokenizer, prompt),
+        label=label,
+    )
     parser = _parser(request, service, prompt, conversation)
     # As llama-server has it: those who ask for a continuation know what it continues.
     told = not request.continue_final_message if request.echo is None else request.echo
-    return ChatPlan(prompt, tasks, parser, prompt.begun if told else ())
+    return ChatPlan(prompt, copies_of(task, request.copies), parser, prompt.begun if told else ())
 
 
 def _probs(request: ChatRequest) -> int:

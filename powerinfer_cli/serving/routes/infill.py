@@ -1,6 +1,7 @@
 """Text for a gap, as editors ask for it."""
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,7 +22,12 @@ async def infill(body: InfillRequest, request: Request) -> Response:
     """Write what stands between two texts; for models that were trained to."""
     service: Service = request.app.state.service
     check_infill(service.model.tokenizer)
-    texts = [body.input_prefix, body.input_suffix, [chunk.text for chunk in body.input_extra]]
+    texts: list[Any] = [
+        body.input_prefix,
+        body.input_suffix,
+        [[chunk.text, chunk.filename] for chunk in body.input_extra],
+        body.prompt,
+    ]
     if is_costly(texts):
         prompt = await asyncio.to_thread(_prompt, body, service)
     else:

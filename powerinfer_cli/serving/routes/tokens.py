@@ -1,6 +1,6 @@
 """Text to tokens and back."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -24,7 +24,7 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(title="Tokenize")
 
-    content: StrictStr | StrictInt | list[StrictStr | StrictInt] = ""
+    content: StrictStr | StrictInt | Annotated[list[StrictStr | StrictInt], Field(fail_fast=True)] = ""
     add_special: StrictBool = Field(False, description="Put BOS and the like where the model wants them.")
     parse_special: StrictBool = Field(True, description="Texts of control tokens become those tokens.")
     with_pieces: StrictBool = Field(False, description="Tell each token's text too.")
@@ -33,7 +33,7 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(title="Detokenize")
 
-    tokens: list[StrictInt] = Field(default_factory=list)
+    tokens: Annotated[list[StrictInt], Field(fail_fast=True)] = Field(default_factory=list)
 
 
 @router.post("/tokenize")

@@ -12,7 +12,7 @@ from powerinfer_cli.serving.prompts import Prompt, is_costly, tokenize_prompts
 from powerinfer_cli.serving.tasks import CompletionTask
 
 from .fields import Switch
-from .sampling import SamplingFields, Serving
+from .sampling import SamplingFields, Serving, copies_of
 
 __all__ = ["CompletionRequest", "Job", "TextCompletionRequest", "prepare"]
 
@@ -58,7 +58,8 @@ async def prepare(
     """
     if most is None:
         most = service.options.queue + service.model.n_slots
-    if fields.grammar or fields.json_schema is not None or is_costly([prompt, fields.logit_bias]):
+    texts = [prompt, fields.logit_bias, fields.preserved_tokens]
+    if fields.grammar or fields.json_schema is not None or is_costly(texts):
         return await asyncio.to_thread(_prepare, fields, prompt, service, label, most)
     return _prepare(fields, prompt, service, label, most)
 
@@ -68,5 +69,5 @@ def _prepare(fields: SamplingFields, prompt: Any, service: Serving, label: str, 
     if copies > most:
         raise invalid_request(f"Field 'n': must be at most {most}, got {copies}")
     prompts = tokenize_prompts(prompt, service.model.tokenizer, most=most // copies)
-    variants = [fields.task((), service, copy=i, label=label) for i in range(copies)]
+    variants = copies_of(fields.task((), service, label=label), copies)
     return Job([replace(task, prompt=ids) for ids in prompts for task in variants], copies)

@@ -18,7 +18,7 @@ __all__ = ["InfillRequest", "check_infill", "infill_prompt"]
 _SNIPPET = "\n\n--- snippet ---\n\n"
 _REPOSITORY, _FILE, _OTHER_FILE = "myproject", "filename", "tmp"
 
-Part = str | list[str | int]
+Part = str | Annotated[list[str | int], Field(fail_fast=True)]  # an error for each of millions would take minutes
 
 
 class Chunk(RequestFields):

@@ -1,6 +1,7 @@
 """The fields that every endpoint which generates text shares: how much, how sampled, how constrained, how told."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
@@ -17,7 +18,7 @@ from powerinfer_cli.text import Tokenizer
 from .fields import FromMinusOne, Integer, Natural, Number, RequestFields, Switch, TextOrTexts, Texts, whole
 from .logit_bias import LogitBias, read_logit_bias
 
-__all__ = ["SamplingFields", "Serving", "StreamOptions"]
+__all__ = ["SamplingFields", "Serving", "StreamOptions", "copies_of"]
 
 # Request's field -> SamplerOptions' where they differ.
 _NAMES: Mapping[str, str] = MappingProxyType(
@@ -61,6 +62,8 @@ _CLAMPED: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 _RANDOM_SEED = 2**32 - 1  # -1 in llama.cpp's 32 bits
+_MOST_SAMPLERS = 64  # several times all that there are; each costs time with every token
+_Name = Annotated[str, Field(max_length=_MOST_SAMPLERS)]
 
 
 class _Grammars(Protocol):
@@ -157,7 +160,9 @@ class SamplingFields(RequestFields):
     adaptive_decay: Annotated[Number, Field(ge=0.0, le=0.99)] | None = None
     min_keep: Natural | None = None
     ignore_eos: Switch | None = None
-    samplers: list[str] | str | None = Field(None, description="names in their order, or a string of their letters")
+    samplers: Annotated[list[_Name], Field(max_length=_MOST_SAMPLERS)] | _Name | None = Field(
+        None, description="names in their order, or a string of their letters"
+    )
     logit_bias: LogitBias | None = None
 
     @property
@@ -190,7 +195,6 @@ class SamplingFields(RequestFields):
         prompt: tuple[int, ...],
         service: Serving,
         *,
-        copy: int = 0,
         n_predict: int | None = None,
         n_probs: int | None = None,
         constraint: Callable[[], Constraint] | None = None,
@@ -202,13 +206,12 @@ class SamplingFields(RequestFields):
     ) -> CompletionTask:
         """The task for one prompt. Raises APIError 400, naming the field.
 
-        copy: which of n texts, each with a seed of its own. n_predict, n_probs, constraint: instead of the fields'.
-        stop, preserved: besides the fields'.
+        n_predict, n_probs, constraint: instead of the fields'. stop, preserved: besides the fields'.
         """
         options = service.options
         return CompletionTask(
             prompt=prompt,
-            sampler=self.sampler(service, copy),
+            sampler=self.sampler(service),
             n_predict=self.limit(options) if n_predict is None else n_predict,
             n_keep=self.n_keep or 0,
             n_discard=self.n_discard or 0,
@@ -216,8 +219,7 @@ class SamplingFields(RequestFields):
             n_probs=self.probs() if n_probs is None else n_probs,
             post_sampling_probs=bool(self.post_sampling_probs),
             cache_prompt=options.cache_prompt if self.cache_prompt is None else self.cache_prompt,
-            # One slot cannot hold two texts at once.
-            id_slot=-1 if self.id_slot is None or copy else self.id_slot,
+            id_slot=-1 if self.id_slot is None else self.id_slot,
             t_max_predict_ms=-1 if self.t_max_predict_ms is None else self.t_max_predict_ms,
             n_indent=self.n_indent or 0,
             constraint=self.constraint(service) if constraint is None else constraint,
@@ -228,7 +230,7 @@ class SamplingFields(RequestFields):
             label=label,
         )
 
-    def sampler(self, service: Serving, copy: int = 0) -> SamplerOptions:
+    def sampler(self, service: Serving) -> SamplerOptions:
         """The server's sampler with this request's fields. Raises APIError 400, naming the field."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in (*_SAME, *_NAMES)}
         chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -248,7 +250,7 @@ class SamplingFields(RequestFields):
         if self.logit_bias is not None:
             changes["logit_bias"] = read_logit_bias(self.logit_bias, service.model.tokenizer)
         defaults = service.options.sampler
-        changes["seed"] = _seed(changes.get("seed", defaults.seed), copy)
+        changes["seed"] = _seed(changes.get("seed", defaults.seed))
         # Not dataclasses.replace: mypy cannot check its keys either, and this names what is wrong.
         try:
             return SamplerOptions(**{**vars(defaults), **changes})
@@ -278,7 +280,17 @@ class SamplingFields(RequestFields):
         return frozenset(ids[0] for ids in found if len(ids) == 1)
 
 
-def _seed(seed: int, copy: int) -> int:
+def copies_of(task: CompletionTask, n: int) -> list[CompletionTask]:
+    """The task and n - 1 others, each with a seed of its own, in any slot: one cannot hold two texts at once.
+
+    What a task is made of is read once, however many copies there are: a client chooses both.
+    """
+    seeds = (_seed(task.sampler.seed, copy) for copy in range(1, n))
+    others = (replace(task, sampler=replace(task.sampler, seed=seed), id_slot=-1) for seed in seeds)
+    return [task, *others]
+
+
+def _seed(seed: int, copy: int = 0) -> int:
     return -1 if seed in {-1, _RANDOM_SEED} else (seed + copy) % _RANDOM_SEED
 
 
@@ -291,6 +303,8 @@ def _samplers(value: list[str] | str) -> tuple[str, ...]:
             names += parse(one)
         except UsageError:
             continue
+    if len(names) > _MOST_SAMPLERS:
+        raise invalid_request(f"Field 'samplers': must be at most {_MOST_SAMPLERS}")
     return names
 
 

@@ -219,6 +219,15 @@ def test_the_last_message_may_be_continued() -> None:
     assert "both add_generation_prompt" in refusal({"messages": begun, "continue_final_message": True})
 
 
+def test_what_texts_are_made_of_is_read_once() -> None:
+    """However many are wanted: a client chooses both."""
+    _, service = ask({"n": 3, "logit_bias": [["Once upon", 1]]})
+    biases = [task.sampler.logit_bias for task in service.tasks if isinstance(task, CompletionTask)]
+    assert len(biases) == 3
+    assert biases[0]
+    assert all(one is biases[0] for one in biases)
+
+
 def test_a_variable_of_the_template_may_have_any_name() -> None:
     taken = {"self": 1, "messages": 2, "add_generation_prompt": 3, "": 4}
     assert prompt({"chat_template_kwargs": taken}) == prompt({})
