@@ -7,6 +7,7 @@ breaker becomes token sequences: a head token that contains or begins the breake
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ Breakers: TypeAlias = Mapping[int, frozenset[tuple[int, ...]]]
 
 _MAX_BREAKER_BYTES = 40
 _MAX_TAIL_TOKENS = 20
+_BETWEEN = b"\xff"  # in no text that is UTF-8
 _FLOAT32_MAX_LOG = 88.7228391
 
 
@@ -31,30 +33,57 @@ def token_breakers(
     40 bytes of a breaker and the first 20 tokens of a tail count.
     """
     found: dict[int, set[tuple[int, ...]]] = {}
+    searched = _Searched(pieces)
     for breaker in breakers:
         text = breaker.encode("utf-8", errors="surrogateescape")[:_MAX_BREAKER_BYTES]
         if text:
-            _add_breaker(found, text, pieces, encode)
+            _add_breaker(found, text, searched, encode)
     return {head: frozenset(tails) for head, tails in found.items()}
 
 
 def _add_breaker(
     found: dict[int, set[tuple[int, ...]]],
     text: bytes,
-    pieces: Sequence[bytes],
+    searched: _Searched,
     encode: Callable[[bytes], Sequence[int]],
 ) -> None:
-    beginnings = tuple(text[:n] for n in range(1, len(text)))
-    tails: dict[bytes, tuple[int, ...]] = {}
-    for token, piece in enumerate(pieces):
-        if text in piece:
-            found.setdefault(token, set()).add(())
-        elif beginnings and piece.endswith(beginnings):
-            for beginning in beginnings:
-                if piece.endswith(beginning):
-                    if beginning not in tails:
-                        tails[beginning] = tuple(encode(text[len(beginning) :])[:_MAX_TAIL_TOKENS])
-                    found.setdefault(token, set()).add(tails[beginning])
+    whole = searched.having(text)
+    for token in whole:
+        found.setdefault(token, set()).add(())
+    for n in range(1, len(text)):
+        heads = searched.ending(text[:n]) - whole
+        if heads:
+            tail = tuple(encode(text[n:])[:_MAX_TAIL_TOKENS])
+            for token in heads:
+                found.setdefault(token, set()).add(tail)
+
+
+class _Searched:
+    """All pieces one behind the other: searched at once, in a fraction of the time that one by one would take."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._text = b"".join(piece + _BETWEEN for piece in pieces)
+        self._ends = (np.cumsum([len(piece) + 1 for piece in pieces]) - 1).tolist()
+
+    def having(self, part: bytes) -> set[int]:
+        """The tokens that `part` is in."""
+        return self._found(part, part, at_end=False)
+
+    def ending(self, part: bytes) -> set[int]:
+        """The tokens that end with `part`."""
+        return self._found(part, part + _BETWEEN, at_end=True)
+
+    def _found(self, part: bytes, wanted: bytes, *, at_end: bool) -> set[int]:
+        tokens: set[int] = set()
+        at = self._text.find(wanted)
+        while at >= 0:
+            token = bisect_left(self._ends, at)
+            room = self._ends[token] - at - len(part)
+            if room == 0 or (room > 0 and not at_end):  # below 0: `part` has the byte between pieces in it
+                tokens.add(token)
+                at = self._ends[token]
+            at = self._text.find(wanted, at + 1)
+        return tokens
 
 
 def dry(

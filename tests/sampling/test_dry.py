@@ -120,6 +120,24 @@ def test_a_piece_can_begin_a_breaker_in_two_ways() -> None:
     assert found == {0: {(3,), (2,)}}
 
 
+BYTES = st.text("ab\udcff", min_size=1, max_size=4)
+
+
+@given(st.lists(BYTES, max_size=6), st.lists(BYTES, max_size=3))
+def test_breakers_become_tokens_as_by_the_definition(words: list[str], breakers: list[str]) -> None:
+    pieces = [word.encode("utf-8", "surrogateescape") for word in words]
+    expected: dict[int, set[tuple[int, ...]]] = {}
+    for breaker in (text.encode("utf-8", "surrogateescape") for text in breakers):
+        for token, piece in enumerate(pieces):
+            if breaker in piece:
+                expected.setdefault(token, set()).add(())
+            else:
+                for n in range(1, len(breaker)):
+                    if piece.endswith(breaker[:n]):
+                        expected.setdefault(token, set()).add(tuple(breaker[n:]))
+    assert token_breakers(breakers, pieces, list) == expected
+
+
 def test_long_breakers_are_cut() -> None:
     pieces = [b"a" * 40, b"a" * 39]
     found = token_breakers(["a" * 50], pieces, lambda text: [1] * 25 * len(text))

@@ -193,6 +193,8 @@ def test_values_without_a_meaning_name_the_field(fields: dict[str, Any], words: 
 def test_breakers_are_text_that_a_vocabulary_can_have() -> None:
     words = make(dry_sequence_breakers=["\ud800.", "é"]).sampler.dry_sequence_breakers
     assert words == ("?.", "é")
+    with pytest.raises(ValidationError):
+        SamplingFields.model_validate({"dry_sequence_breakers": ["."] * 65})
 
 
 def test_samplers_are_no_more_than_a_step_has_time_for() -> None:

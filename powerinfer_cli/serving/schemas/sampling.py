@@ -63,6 +63,7 @@ _CLAMPED: Mapping[str, tuple[float, float]] = MappingProxyType(
 )
 _RANDOM_SEED = 2**32 - 1  # -1 in llama.cpp's 32 bits
 _MOST_SAMPLERS = 64  # several times all that there are; each costs time with every token
+_MOST_BREAKERS = 64  # the vocabulary is searched for each before the text begins, while the others wait
 _Name = Annotated[str, Field(max_length=_MOST_SAMPLERS)]
 
 
@@ -152,7 +153,7 @@ class SamplingFields(RequestFields):
     dry_base: Number | None = None
     dry_allowed_length: Natural | None = None
     dry_penalty_last_n: FromMinusOne | None = None
-    dry_sequence_breakers: Annotated[Texts, Field(min_length=1)] | None = None
+    dry_sequence_breakers: Annotated[list[str], Field(min_length=1, max_length=_MOST_BREAKERS)] | None = None
     mirostat: Integer | None = None
     mirostat_tau: Number | None = None
     mirostat_eta: Number | None = None
