@@ -21,7 +21,7 @@ from .prompt import ChatPrompt, Continuation, Conversation, write_prompt
 from .tool_grammar import calls_grammar, schema_grammar
 from .tools import Choice, Tool, ToolChoice, read_tool_choice, read_tools
 
-__all__ = ["ChatPlan", "ChatServing", "plan_chat", "plan_prompt"]
+__all__ = ["ChatPlan", "ChatServing", "count_prompt", "plan_chat", "plan_prompt"]
 
 NewConstraint = Callable[[], Constraint]
 _FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
@@ -83,7 +83,17 @@ async def plan_chat(request: ChatRequest, service: ChatServing, label: str = "ch
 
 async def plan_prompt(request: ChatRequest, service: ChatServing) -> ChatPrompt:
     """The prompt alone."""
-    return await asyncio.to_thread(lambda: write_prompt(service.model.template, _conversation(request, service)))
+    return await asyncio.to_thread(_prompt, request, service)
+
+
+async def count_prompt(request: ChatRequest, service: ChatServing) -> int:
+    """How many tokens the prompt has."""
+    tokenizer = service.model.tokenizer
+    return await asyncio.to_thread(lambda: len(tokenizer.encode(_prompt(request, service).text)))
+
+
+def _prompt(request: ChatRequest, service: ChatServing) -> ChatPrompt:
+    return write_prompt(service.model.template, _conversation(request, service))
 
 
 def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:

@@ -7,7 +7,7 @@ from powerinfer_cli.serving.answers.anthropic import MessagesAnswer, messages_er
 from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.anthropic import as_chat
 from powerinfer_cli.serving.chat.messages import UnsupportedPart
-from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
+from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.replies import collect
 from powerinfer_cli.serving.schemas.anthropic import MessagesRequest
@@ -38,7 +38,7 @@ async def count_tokens(body: MessagesRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
     try:
-        prompt = await plan_prompt(as_chat(body), service)
+        n_tokens = await count_prompt(as_chat(body), service)
     except UnsupportedPart as error:
         raise server_error(error.message) from error
-    return Answer({"input_tokens": len(service.model.tokenizer.encode(prompt.text))})
+    return Answer({"input_tokens": n_tokens})

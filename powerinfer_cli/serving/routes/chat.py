@@ -9,7 +9,7 @@ from starlette.responses import Response
 from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.bodies import Answer
-from powerinfer_cli.serving.chat.plan import ChatPlan, plan_chat, plan_prompt
+from powerinfer_cli.serving.chat.plan import ChatPlan, count_prompt, plan_chat, plan_prompt
 from powerinfer_cli.serving.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.completion import Job
@@ -58,8 +58,8 @@ def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | N
 async def count_tokens(body: ChatRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
-    prompt = await plan_prompt(body, service)
-    return Answer({"object": "response.input_tokens", "input_tokens": len(service.model.tokenizer.encode(prompt.text))})
+    n_tokens = await count_prompt(body, service)
+    return Answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 
 @router.post("/apply-template")

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.responses import ResponsesAnswer
 from powerinfer_cli.serving.bodies import Answer
-from powerinfer_cli.serving.chat.plan import plan_chat, plan_prompt
+from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.chat.responses import as_chat
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.replies import collect
@@ -37,6 +37,5 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
 async def count_tokens(body: ResponsesRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
-    prompt = await plan_prompt(as_chat(body), service)
-    n_tokens = len(service.model.tokenizer.encode(prompt.text))
+    n_tokens = await count_prompt(as_chat(body), service)
     return Answer({"object": "response.input_tokens", "input_tokens": n_tokens})

@@ -1,11 +1,13 @@
 """/v1/chat/completions and /apply-template of a model that writes what a test wants."""
 
+import threading
 from typing import Any
 
 import pytest
 
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.tasks import CompletionTask, Stop, TextPiece, TokenChance, TokenChances
+from powerinfer_cli.text import Tokenizer
 from tests.serving.chat.fake_chat import USER, WEATHER, Script, ask, events, gathered, post
 from tests.serving.fake_service import FakeService, finished, timings
 
@@ -217,6 +219,23 @@ def test_the_last_message_may_be_continued() -> None:
     }
     assert "2 or more assistant messages" in refusal({"messages": [*begun, begun[1]]})
     assert "both add_generation_prompt" in refusal({"messages": begun, "continue_final_message": True})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions/input_tokens", "/v1/messages/count_tokens", "/v1/responses/input_tokens"]
+)
+def test_a_long_text_is_counted_beside_the_event_loop(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def encode(*args: Any, **named: Any) -> list[int]:
+        threads.append(threading.current_thread())
+        return [1, 2, 3]
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    answer, _ = ask({"input": "Hello"}, path=path)
+    assert answer.json()["input_tokens"] == 3
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_what_texts_are_made_of_is_read_once() -> None:
