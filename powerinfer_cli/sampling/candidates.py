@@ -16,6 +16,10 @@ Floats: TypeAlias = NDArray[np.float32]
 _RUN = 64
 
 
+class NothingLeft(PowerInferError):
+    """What was asked for leaves no token that could be drawn."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Token ids with their logits, both [n]. Arrays are never written to after construction.
@@ -105,12 +109,12 @@ def _at_least_kth_of_peaks(logits: Floats, k: int) -> Ids | None:
 def softmax(candidates: Candidates) -> Floats:
     """Probabilities [n], in the candidates' order.
 
-    Raises PowerInferError when no candidate is possible or a logit overflowed.
+    Raises NothingLeft when no candidate is possible or a logit overflowed.
     """
     peak = candidates.logits.max(initial=-np.inf)
     if not np.isfinite(peak):
-        raise PowerInferError(
-            "no token can be sampled: every token is ruled out or a penalty overflows; check --logit-bias and penalties"
+        raise NothingLeft(
+            "no token can be sampled: every token is ruled out or a penalty overflows; check logit biases and penalties"
         )
     weights = np.exp(candidates.logits - peak)
     probs: Floats = (weights / weights.sum(dtype=np.float64)).astype(np.float32)

@@ -4,6 +4,7 @@ import logging
 import traceback
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.sampling.candidates import NothingLeft
 from powerinfer_cli.sampling.grammar_error import GrammarError
 from powerinfer_cli.serving.errors import APIError, context_exceeded, invalid_request, server_error
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, Task
@@ -28,7 +29,7 @@ def as_api_error(error: Exception) -> APIError:
     """What went wrong, in words for the client; what nobody foresaw has none, since its own may be the prompt's."""
     if isinstance(error, APIError):
         return error
-    if isinstance(error, GrammarError):  # the request's own, and harder to follow than can be borne
+    if isinstance(error, GrammarError | NothingLeft):  # the request's own, and harder to follow than can be borne
         return invalid_request(str(error))
     if isinstance(error, PowerInferError):
         return server_error(str(error))

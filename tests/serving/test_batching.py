@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.runtime.step import Wanted
+from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -155,8 +156,10 @@ def test_a_sampler_that_fails_ends_its_task_alone() -> None:
 
 
 def test_options_that_do_not_fit_are_the_clients_fault() -> None:
-    options = type(GREEDY)(logit_bias={99999: 1.0})
-    assert failure(Driver(ToyEngine()).do(CompletionTask(PROMPT, options))).error.status == 400
+    none = dict.fromkeys(range(2816), -np.inf)
+    for biases in ({99999: 1.0}, none):
+        options = SamplerOptions(temp=1.0, logit_bias=biases)
+        assert failure(Driver(ToyEngine()).do(CompletionTask(PROMPT, options))).error.status == 400
 
 
 def test_an_engine_that_fails_ends_the_tasks_of_that_step(caplog: pytest.LogCaptureFixture) -> None:
