@@ -123,6 +123,7 @@ def test_slots_are_saved_restored_and_erased(divided: RunningServer) -> None:
     assert saved["timings"]["save_ms"] > 0
     erased = client.post("/slots/1?action=erase").json()
     assert erased == {"id_slot": 1, "n_erased": saved["n_saved"]}
+    assert client.post("/slots/1?action=erase", json={}).json() == {"id_slot": 1, "n_erased": 0}
     restored = client.post("/slots/0?action=restore", json={"filename": "one.bin"}).json()
     assert (restored["n_restored"], restored["n_read"]) == (saved["n_saved"], saved["n_written"])
     again = complete(divided, prompt, 4, id_slot=0)

@@ -23,11 +23,11 @@ RANDOM_SEED = 2**32 - 1
 
 
 class SlotFile(BaseModel):
-    """For save and restore."""
+    """For save and restore, which need it."""
 
     model_config = ConfigDict(title="SlotFile")
 
-    filename: StrictStr
+    filename: StrictStr | None = None
 
 
 @router.get("/slots")
@@ -55,7 +55,7 @@ async def act(request: Request, id_slot: str, action: str = "", body: SlotFile |
         raise invalid_request("Invalid action")
     filename = ""
     if action != SlotAction.ERASE:
-        if body is None:
+        if body is None or body.filename is None:
             raise invalid_request('"filename" is missing')
         filename = _checked(body.filename)
     task = SlotTask(SlotAction(action), int(id_slot), str(folder / filename), filename)
