@@ -199,9 +199,9 @@ def test_engine_flags_reach_the_engine(main: Main, monkeypatch: pytest.MonkeyPat
     work: list[int | str] = []
     forward, run = Engine._forward, Team.run
 
-    def spied_forward(engine: Engine, ids: list[int]) -> object:
-        work.append(f"{len(ids)} tokens")
-        return forward(engine, ids)
+    def spied_forward(engine: Engine, parts: list[tuple[int, list[int]]]) -> object:
+        work.append(f"{sum(len(ids) for _, ids in parts)} tokens")
+        return forward(engine, parts)
 
     def spied_run(team: Team, program: Program, threads: int = 0) -> None:
         work.append(threads)
@@ -222,7 +222,9 @@ def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest
 
     batches: list[int] = []
     forward = Engine._forward
-    monkeypatch.setattr(Engine, "_forward", lambda engine, ids: batches.append(len(ids)) or forward(engine, ids))
+    monkeypatch.setattr(
+        Engine, "_forward", lambda engine, parts: batches.append(len(parts[0][1])) or forward(engine, parts)
+    )
     assert main("-p", "Once upon a time there", "-n", "1", "-b", "3").code == 0
     assert batches == [3, 3]
 

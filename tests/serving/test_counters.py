@@ -41,5 +41,5 @@ def test_a_record_of_each_request() -> None:
     assert (second.label, second.id_slot, second.n_cached, second.n_predicted) == ("second", 0, n - 1, 2)
     assert (third.label, third.stop, third.id_slot) == ("third", "error", -1)
     tally = driver.batcher.tally
-    assert (tally.prompt_tokens, tally.prompt_tokens_cached, tally.n_decode) == (n + 1, n - 1, 5)
+    assert (tally.prompt_tokens, tally.prompt_tokens_cached, tally.n_decode) == (n + 1, n - 1, 6)
     assert tally.n_tokens_max == n + 2
