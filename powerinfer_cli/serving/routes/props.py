@@ -8,11 +8,14 @@ from starlette.responses import Response
 from powerinfer_cli.serving.answers import SYSTEM_FINGERPRINT
 from powerinfer_cli.serving.answers.settings import sampler_body
 from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.chat.capabilities import capabilities_of
+from powerinfer_cli.serving.chat.tool_styles import GENERIC
 from powerinfer_cli.serving.errors import not_supported
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.text import ChatTemplate
 
-__all__ = ["router"]
+__all__ = ["router", "template_caps"]
 
 router = APIRouter(tags=["server"])
 
@@ -39,7 +42,7 @@ async def props(request: Request) -> Response:
             "ui": options.ui,
             "ui_settings": {},
             "chat_template": model.template.source,
-            "chat_template_caps": {},
+            "chat_template_caps": template_caps(model.template),
             "bos_token": tokenizer.text_of(tokenizer.bos_id),
             "eos_token": tokenizer.text_of(tokenizer.eos_id),
             "build_info": SYSTEM_FINGERPRINT,
@@ -78,4 +81,20 @@ def _defaults(options: ServerOptions) -> dict[str, Any]:
         "backend_sampling": False,
         "speculative.types": "none",
         "lora": [],
+    }
+
+
+def template_caps(template: ChatTemplate) -> dict[str, bool]:
+    """What the template makes use of, by llama-server's names."""
+    able = capabilities_of(template)
+    return {
+        "supports_object_arguments": able.objects,
+        "supports_parallel_tool_calls": able.parallel,
+        "supports_preserve_reasoning": "reasoning_content" in template.source,
+        "supports_reasoning_effort": "reasoning_effort" in template.source,
+        "supports_string_content": able.texts,
+        "supports_system_role": able.system,
+        "supports_tool_calls": able.calls,
+        "supports_tools": able.style is not GENERIC,
+        "supports_typed_content": able.parts,
     }

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.routes.props import template_caps
 from powerinfer_cli.serving.tasks import CompletionTask, Stop, TextPiece, TokenChance, TokenChances
 from powerinfer_cli.text import Tokenizer
-from tests.serving.chat.fake_chat import USER, WEATHER, Script, ask, events, gathered, post
+from tests.serving.chat.fake_chat import USER, WEATHER, Script, ask, events, gathered, post, template
 from tests.serving.fake_service import FakeService, finished, timings
 
 CALL = '{"name": "weather", "%s": {"city": "Rome"}}'
@@ -332,3 +333,12 @@ def test_logprobs() -> None:
     chunks = events(post({**body, "stream": True}, told)[0])
     streamed = [chunk["choices"][0]["logprobs"]["content"] for chunk in chunks[1:-1]]
     assert [one[0]["token"] for one in streamed] == ["H", "i"]
+
+
+def test_what_templates_make_use_of_is_told() -> None:
+    hermes, plain = template_caps(template("hermes")), template_caps(template("plain"))
+    assert hermes["supports_tools"]
+    assert hermes["supports_tool_calls"]
+    assert not plain["supports_tools"]
+    assert plain["supports_string_content"]
+    assert plain["supports_system_role"]
