@@ -55,7 +55,9 @@ class Tab:
     def answer(self, n: int = -1) -> str:
         """What the n-th answer says once it is written."""
         expect(self.page.get_by_role("button", name="Stop")).to_be_hidden()
-        return self.page.locator("article.assistant .prose").nth(n).inner_text()
+        article = self.page.locator("article.assistant").nth(n)
+        expect(article).to_have_attribute("aria-busy", "false")  # its text is painted a frame later
+        return article.locator(".prose").inner_text()
 
 
 @pytest.fixture
