@@ -151,7 +151,7 @@ def test_samplers_keep_their_order(value: Any, expected: tuple[str, ...]) -> Non
         {"n_predict": 1.5},
         {"max_tokens": 2**31},
         {"top_k": [1]},
-        {"seed": -2},
+        {"seed": 2**64},
         {"stop": 5},
         {"stop": ["a", 1]},
         {"stop": ["a"] * 2000},
@@ -253,6 +253,13 @@ def test_logit_bias(value: Any, expected: dict[int, float]) -> None:
 
 
 BAD_BIASES = [5, "x", [5], [[5]], [[5, "x"]], [[5, True]], [[None, 1]], [[5, 1, 1]], {"5": None}, [[5, 10**400]]]
+
+
+@pytest.mark.parametrize(
+    ("seed", "taken"), [(2**40 + 5, 5), (-5, 2**32 - 5), (2**64 - 1, -1), (-1, -1), (2**32 - 1, -1), (2**63, 0)]
+)
+def test_seeds_of_64_bits_are_taken_as_llama_server_takes_them(seed: int, taken: int) -> None:
+    assert make(seed=seed).sampler.seed == taken
 
 
 @pytest.mark.parametrize("value", BAD_BIASES)

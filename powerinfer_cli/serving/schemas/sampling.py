@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.sampling import SamplerOptions, parse_sampler_sequence, parse_samplers
@@ -65,6 +65,11 @@ _RANDOM_SEED = 2**32 - 1  # -1 in llama.cpp's 32 bits
 _MOST_SAMPLERS = 64  # several times all that there are; each costs time with every token
 _MOST_BREAKERS = 64  # the vocabulary is searched for each before the text begins, while the others wait
 _Name = Annotated[str, Field(max_length=_MOST_SAMPLERS)]
+
+
+def _wrapped(seed: int) -> int:
+    """As llama-server takes what clients draw from 64 bits."""
+    return seed % 2**32
 
 
 class _Grammars(Protocol):
@@ -133,7 +138,7 @@ class SamplingFields(RequestFields):
     grammar: str | None = Field(None, description="GBNF")
     json_schema: dict[str, Any] | None = None
 
-    seed: Annotated[int, Field(strict=True, ge=-1, le=_RANDOM_SEED), whole] | None = None
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64), whole, AfterValidator(_wrapped)] | None = None
     temperature: Number | None = None
     dynatemp_range: Number | None = None
     dynatemp_exponent: Number | None = None
