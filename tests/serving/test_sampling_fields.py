@@ -262,6 +262,11 @@ def test_seeds_of_64_bits_are_taken_as_llama_server_takes_them(seed: int, taken:
     assert make(seed=seed).sampler.seed == taken
 
 
+@pytest.mark.parametrize(("asked", "got"), [(3, 3), (4, 0), (9, 1), (-1, -1), (None, -1)])
+def test_a_slot_that_is_not_there_is_another_one(asked: int | None, got: int) -> None:
+    assert make(id_slot=asked).id_slot == got
+
+
 @pytest.mark.parametrize("value", BAD_BIASES)
 def test_a_logit_bias_that_is_none(value: Any) -> None:
     with pytest.raises(APIError, match="Field 'logit_bias'"):

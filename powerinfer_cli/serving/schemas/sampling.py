@@ -225,7 +225,7 @@ class SamplingFields(RequestFields):
             n_probs=self.probs() if n_probs is None else n_probs,
             post_sampling_probs=bool(self.post_sampling_probs),
             cache_prompt=options.cache_prompt if self.cache_prompt is None else self.cache_prompt,
-            id_slot=-1 if self.id_slot is None else self.id_slot,
+            id_slot=self._slot(service.model.n_slots),
             t_max_predict_ms=-1 if self.t_max_predict_ms is None else self.t_max_predict_ms,
             n_indent=self.n_indent or 0,
             constraint=self.constraint(service) if constraint is None else constraint,
@@ -280,6 +280,12 @@ class SamplingFields(RequestFields):
         except PowerInferError as error:
             raise invalid_request(f"Field '{name}': {error}") from error
         return None
+
+    def _slot(self, n_slots: int) -> int:
+        """Wherever it is: clients that count on more slots get one of these, as with llama-server."""
+        if self.id_slot is None:
+            return -1
+        return self.id_slot % n_slots if self.id_slot >= 0 else self.id_slot
 
     def _preserved(self, tokenizer: Tokenizer) -> frozenset[int]:
         found = [tokenizer.encode(text, add_special=False) for text in self.preserved_tokens or ()]
