@@ -21,7 +21,7 @@ from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.runtime import EngineOptions
-    from powerinfer_cli.serving.logs import Log
+    from powerinfer_cli.serving.http.logs import Log
     from powerinfer_cli.serving.options import ServerOptions
     from powerinfer_cli.serving.service import ServedModel
 
@@ -66,9 +66,9 @@ def server(
     options = replace(options, n_batch=model.batch_size, form=grammar.form())
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
 
+    from powerinfer_cli.serving.http.logs import Log
+    from powerinfer_cli.serving.http.sockets import bind
     from powerinfer_cli.serving.lifecycle import serve
-    from powerinfer_cli.serving.logs import Log
-    from powerinfer_cli.serving.sockets import bind
 
     log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
     engine_options = with_slots(with_machine(model.options(), machine), slots)

@@ -6,12 +6,12 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from powerinfer_cli import __version__
-from powerinfer_cli.serving.bodies import Answer
-from powerinfer_cli.serving.document import RESPONSES, describe
-from powerinfer_cli.serving.failures import handle_failures
-from powerinfer_cli.serving.logs import Log
-from powerinfer_cli.serving.middleware import Access, Bodies, Gate
-from powerinfer_cli.serving.model_names import check_model
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.document import RESPONSES, describe
+from powerinfer_cli.serving.http.failures import handle_failures
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate
+from powerinfer_cli.serving.http.model_names import check_model
 from powerinfer_cli.serving.routes import ROUTERS
 from powerinfer_cli.serving.routes.page import make_page
 from powerinfer_cli.serving.service import Service

@@ -14,11 +14,11 @@ from typing import Any
 import uvicorn
 
 from powerinfer_cli.serving.app import make_app
-from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.protocol import protocol
+from powerinfer_cli.serving.http.sockets import BACKLOG, url_of
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.protocol import protocol
 from powerinfer_cli.serving.service import ServedModel, Service
-from powerinfer_cli.serving.sockets import BACKLOG, url_of
 
 __all__ = ["serve"]
 

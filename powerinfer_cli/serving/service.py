@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.sampling.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
+from powerinfer_cli.serving.http.rates import Rates
+from powerinfer_cli.serving.http.requests import current, note_events
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.rates import Rates
-from powerinfer_cli.serving.requests import current, note_events
 from powerinfer_cli.serving.tasks import Emit, Event, Failed, Finished, SlotDone, Task, Vectors
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 

@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ServerOptions]:
         found.append(options)
 
     monkeypatch.setattr("powerinfer_cli.serving.lifecycle.serve", no_server)
-    monkeypatch.setattr("powerinfer_cli.serving.sockets.bind", lambda hosts, port: [])
+    monkeypatch.setattr("powerinfer_cli.serving.http.sockets.bind", lambda hosts, port: [])
     return found
 
 

@@ -15,7 +15,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.errors import APIError
-from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, Stop, Task, TextPiece, Timings

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from powerinfer_cli.serving.counters import Served, Tally
+from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.tasks import CompletionTask
 from tests.helpers.toy_engine import ToyEngine
 from tests.serving.toy import GREEDY, Driver, ids_of

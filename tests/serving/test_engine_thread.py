@@ -8,10 +8,10 @@ from queue import Queue
 
 import pytest
 
-from powerinfer_cli.serving.counters import Served
-from powerinfer_cli.serving.engine_thread import EngineThread
 from powerinfer_cli.serving.errors import APIError
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, SlotAction, SlotTask, Task
 from tests.helpers.toy_engine import ToyEngine
 from tests.serving.toy import FINAL, GREEDY, Driver, end, ids_of, tokenizer, tokens

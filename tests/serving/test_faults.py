@@ -2,7 +2,7 @@
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.sampling.grammar import GrammarError
-from powerinfer_cli.serving.faults import as_api_error
+from powerinfer_cli.serving.slots.faults import as_api_error
 
 
 def test_a_grammar_that_cannot_be_followed_is_the_requests_fault() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.choosing import Chooser, is_plain_greedy, likeliest, log_softmax
-from powerinfer_cli.serving.generation import Generation
-from powerinfer_cli.serving.showing import IndentWatch, Showing, Shown
+from powerinfer_cli.serving.slots.choosing import Chooser, is_plain_greedy, likeliest, log_softmax
+from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.showing import IndentWatch, Showing, Shown
 from powerinfer_cli.serving.tasks import CompletionTask, Stop
 from tests.serving.toy import GREEDY, ids_of, tokenizer
 

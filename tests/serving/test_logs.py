@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from powerinfer_cli.serving.counters import Served
-from powerinfer_cli.serving.logs import Log
-from powerinfer_cli.serving.requests import Record, note_events
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.requests import Record, note_events
+from powerinfer_cli.serving.slots.counters import Served
 from powerinfer_cli.serving.tasks import Finished, Stop, TextPiece, Timings
 
 TIMINGS = Timings(cache_n=7, prompt_n=5, prompt_ms=10.0, predicted_n=11, predicted_ms=100.0)

@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from powerinfer_cli.serving.bodies import Answer, error_answer
 from powerinfer_cli.serving.errors import server_error
-from powerinfer_cli.serving.failures import validation_message
-from powerinfer_cli.serving.logs import Log
-from powerinfer_cli.serving.middleware import Access, Bodies, Gate, allowed_origin
+from powerinfer_cli.serving.http.bodies import Answer, error_answer
+from powerinfer_cli.serving.http.failures import validation_message
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate, allowed_origin
 from powerinfer_cli.serving.options import ServerOptions
 
 

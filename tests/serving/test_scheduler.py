@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerinfer_cli.serving.scheduler import (
+from powerinfer_cli.serving.slots.scheduler import (
     LEAST_CHUNK,
     Clearing,
     Held,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.slot_files import MAGIC, read_slot, write_slot
+from powerinfer_cli.serving.slots.slot_files import MAGIC, read_slot, write_slot
 
 ARRAYS = {
     "0.k": np.arange(24, dtype=np.float16).reshape(3, 4, 2),

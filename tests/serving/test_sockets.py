@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.sockets import bind, url_of
+from powerinfer_cli.serving.http.sockets import bind, url_of
 
 
 def test_any_free_port() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from powerinfer_cli.serving.errors import APIError, server_error
-from powerinfer_cli.serving.replies import collect
-from powerinfer_cli.serving.sse import DONE, event_stream, sse
+from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.sse import DONE, event_stream, sse
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, TextPiece
 from tests.serving.fake_service import FakeService, finished, piece
 

@@ -6,9 +6,9 @@ from itertools import count
 from pathlib import Path
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.batching import Batcher
-from powerinfer_cli.serving.counters import Served
-from powerinfer_cli.serving.slot import Asked
+from powerinfer_cli.serving.slots.batching import Batcher
+from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.slot import Asked
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, TextPiece, Vectors
 from powerinfer_cli.text import Tokenizer
 from tests.helpers.toy_engine import ToyEngine

@@ -8,8 +8,8 @@ from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart
 from powerinfer_cli.serving.chat.parser import AnswerParser
 from powerinfer_cli.serving.chat.plan import ChatPlan
 from powerinfer_cli.serving.errors import APIError
-from powerinfer_cli.serving.replies import Outcome
-from powerinfer_cli.serving.sse import sse
+from powerinfer_cli.serving.http.replies import Outcome
+from powerinfer_cli.serving.http.sse import sse
 from powerinfer_cli.serving.tasks import Event, Finished, Stop, TextPiece, Timings
 
 from .chat import read_whole

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart, ContentDelta, Delta, ReasoningDelta
 from powerinfer_cli.serving.chat.parser import AnswerParser
 from powerinfer_cli.serving.chat.plan import ChatPlan
-from powerinfer_cli.serving.replies import Outcome
+from powerinfer_cli.serving.http.replies import Outcome
+from powerinfer_cli.serving.http.sse import DONE, sse
 from powerinfer_cli.serving.schemas.chat import ChatRequest
-from powerinfer_cli.serving.sse import DONE, sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, TokenChances
 
 from .probs import probabilities

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.serving.http.replies import Outcome
+from powerinfer_cli.serving.http.sse import sse
 from powerinfer_cli.serving.prompts import detokenize
-from powerinfer_cli.serving.replies import Outcome
 from powerinfer_cli.serving.schemas.completion import Job
 from powerinfer_cli.serving.schemas.sampling import SamplingFields, Serving
-from powerinfer_cli.serving.sse import sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPiece
 
 from .probs import probabilities

@@ -8,9 +8,9 @@ from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart
 from powerinfer_cli.serving.chat.ids import new_id
 from powerinfer_cli.serving.chat.parser import AnswerParser
 from powerinfer_cli.serving.chat.plan import ChatPlan
-from powerinfer_cli.serving.replies import Outcome
+from powerinfer_cli.serving.http.replies import Outcome
+from powerinfer_cli.serving.http.sse import sse
 from powerinfer_cli.serving.schemas.chat import ChatRequest
-from powerinfer_cli.serving.sse import sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPiece
 
 from .chat import read_whole

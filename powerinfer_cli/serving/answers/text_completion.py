@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.serving.http.replies import Outcome
+from powerinfer_cli.serving.http.sse import DONE, sse
 from powerinfer_cli.serving.prompts import prompt_list
-from powerinfer_cli.serving.replies import Outcome
 from powerinfer_cli.serving.schemas.completion import Job, TextCompletionRequest
 from powerinfer_cli.serving.schemas.sampling import Serving
-from powerinfer_cli.serving.sse import DONE, sse
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, Timings
 
 from .probs import completion_logprobs

@@ -4,14 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.anthropic import MessagesAnswer, messages_error
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.anthropic import as_chat
 from powerinfer_cli.serving.chat.messages import UnsupportedPart
 from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.errors import server_error
-from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.anthropic import MessagesRequest
-from powerinfer_cli.serving.sse import event_stream
 
 __all__ = ["router"]
 

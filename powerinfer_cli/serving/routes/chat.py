@@ -8,13 +8,13 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
 from powerinfer_cli.serving.answers.completion import NativeAnswer
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.plan import ChatPlan, count_prompt, plan_chat, plan_prompt
-from powerinfer_cli.serving.replies import Outcome, collect
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.replies import Outcome, collect
+from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.completion import Job
 from powerinfer_cli.serving.service import Service
-from powerinfer_cli.serving.sse import event_stream
 from powerinfer_cli.serving.tasks import Finished
 
 __all__ = ["router"]

@@ -5,11 +5,11 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.answers.text_completion import TextCompletionAnswer
-from powerinfer_cli.serving.bodies import Answer
-from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.completion import CompletionRequest, Job, TextCompletionRequest, prepare
 from powerinfer_cli.serving.schemas.sampling import SamplingFields
-from powerinfer_cli.serving.sse import event_stream
 
 __all__ = ["answer_natively", "router"]
 

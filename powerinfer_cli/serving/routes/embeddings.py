@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.embeddings import native_embeddings, openai_embeddings, pooled
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.errors import invalid_request, not_supported
-from powerinfer_cli.serving.replies import Outcome, collect
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
 from powerinfer_cli.serving.service import Service
 

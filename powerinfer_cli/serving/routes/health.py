@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.http.bodies import Answer
 
 __all__ = ["router"]
 

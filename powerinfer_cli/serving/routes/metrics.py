@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.runtime.memory import resident_memory
-from powerinfer_cli.serving.counters import Counters
 from powerinfer_cli.serving.errors import not_supported
-from powerinfer_cli.serving.rates import Rates
+from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.slots.counters import Counters
 
 __all__ = ["metrics_text", "router"]
 

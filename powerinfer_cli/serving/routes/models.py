@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from powerinfer_cli.serving.bodies import Answer
+from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.service import ServedModel, Service
 
 __all__ = ["router"]

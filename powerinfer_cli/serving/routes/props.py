@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers import SYSTEM_FINGERPRINT
 from powerinfer_cli.serving.answers.settings import sampler_body
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.capabilities import capabilities_of
 from powerinfer_cli.serving.chat.tool_styles import GENERIC
 from powerinfer_cli.serving.errors import not_supported
+from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.text import ChatTemplate

@@ -4,13 +4,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.responses import ResponsesAnswer
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.chat.responses import as_chat
 from powerinfer_cli.serving.errors import invalid_request
-from powerinfer_cli.serving.replies import collect
+from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.responses import ResponsesRequest
-from powerinfer_cli.serving.sse import event_stream
 
 __all__ = ["router"]
 

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, StrictStr
 from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.settings import sampler_body
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.errors import invalid_request, not_supported, unavailable
+from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.service import Service
-from powerinfer_cli.serving.slot import SlotView
+from powerinfer_cli.serving.slots.slot import SlotView
 from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotDone, SlotTask
 
 __all__ = ["router"]

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from powerinfer_cli.serving.bodies import Answer
 from powerinfer_cli.serving.errors import invalid_request
+from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.text import Tokenizer
 

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 import powerinfer_cli
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.app import make_app
-from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.routes.page import make_page
 from powerinfer_cli.serving.service import Service

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from powerinfer_cli.serving.bodies import error_answer
 from powerinfer_cli.serving.errors import APIError, authentication_error, invalid_request, unavailable
-from powerinfer_cli.serving.logs import Log
+from powerinfer_cli.serving.http.bodies import error_answer
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.protocol import spelled
+from powerinfer_cli.serving.http.requests import Record, current
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.protocol import spelled
-from powerinfer_cli.serving.requests import Record, current
 
 __all__ = ["Access", "Bodies", "Gate", "allowed_origin"]
 

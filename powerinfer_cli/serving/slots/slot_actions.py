@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.engine_like import EngineLike
 from powerinfer_cli.serving.errors import invalid_request, server_error
-from powerinfer_cli.serving.slot_files import read_slot, write_slot
+from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.slot_files import read_slot, write_slot
 from powerinfer_cli.serving.tasks import SlotAction, SlotDone, SlotTask
 
 __all__ = ["config_fingerprint", "do_slot_task"]

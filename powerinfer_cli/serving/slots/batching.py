@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.choosing import Chooser
-from powerinfer_cli.serving.counters import Served, Tally
-from powerinfer_cli.serving.engine_like import EngineLike
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
-from powerinfer_cli.serving.faults import as_api_error, is_unforeseen, note_fault, refusal
-from powerinfer_cli.serving.generation import Generation
-from powerinfer_cli.serving.room import EXHAUSTED, clear_room, shift_slot
-from powerinfer_cli.serving.scheduler import Idle, Load, choose_slot, plan_step, reusable
-from powerinfer_cli.serving.slot import Asked, Running, Slot
-from powerinfer_cli.serving.slot_actions import config_fingerprint, do_slot_task
+from powerinfer_cli.serving.slots.choosing import Chooser
+from powerinfer_cli.serving.slots.counters import Served, Tally
+from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault, refusal
+from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
+from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
+from powerinfer_cli.serving.slots.slot import Asked, Running, Slot
+from powerinfer_cli.serving.slots.slot_actions import config_fingerprint, do_slot_task
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.engine_like import EngineLike
-from powerinfer_cli.serving.scheduler import Held, plan_clearing, plan_shift
-from powerinfer_cli.serving.slot import Slot
+from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.scheduler import Held, plan_clearing, plan_shift
+from powerinfer_cli.serving.slots.slot import Slot
 from powerinfer_cli.serving.tasks import CompletionTask
 
 __all__ = ["EXHAUSTED", "clear_room", "shift_slot"]

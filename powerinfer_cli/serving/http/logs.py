@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from powerinfer_cli.serving.counters import Served
+from powerinfer_cli.serving.slots.counters import Served
 
 __all__ = ["Log"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.serving.choosing import Chooser
-from powerinfer_cli.serving.showing import Showing, Shown
+from powerinfer_cli.serving.slots.choosing import Chooser
+from powerinfer_cli.serving.slots.showing import Showing, Shown
 from powerinfer_cli.serving.tasks import CompletionTask, Stop
 from powerinfer_cli.text import Tokenizer
 

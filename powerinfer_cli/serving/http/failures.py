@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.bodies import error_answer
 from powerinfer_cli.serving.errors import APIError, invalid_request, not_found, server_error
+from powerinfer_cli.serving.http.bodies import error_answer
 
 __all__ = ["handle_failures", "validation_message"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from powerinfer_cli.serving.bodies import json_bytes
 from powerinfer_cli.serving.errors import APIError
-from powerinfer_cli.serving.replies import Opener, Replies, while_connected
+from powerinfer_cli.serving.http.bodies import json_bytes
+from powerinfer_cli.serving.http.replies import Opener, Replies, while_connected
 from powerinfer_cli.serving.tasks import Event, Task
 
 __all__ = ["DONE", "error_event", "event_stream", "sse"]

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from powerinfer_cli.serving.counters import Counters
+from powerinfer_cli.serving.slots.counters import Counters
 
 __all__ = ["Rates"]
 

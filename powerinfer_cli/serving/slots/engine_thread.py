@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from powerinfer_cli.serving.batching import Batcher
-from powerinfer_cli.serving.counters import Counters, Served
-from powerinfer_cli.serving.engine_like import EngineLike
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
-from powerinfer_cli.serving.faults import note_fault
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.slot import Asked, SlotView
+from powerinfer_cli.serving.slots.batching import Batcher
+from powerinfer_cli.serving.slots.counters import Counters, Served
+from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.faults import note_fault
+from powerinfer_cli.serving.slots.slot import Asked, SlotView
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
 from powerinfer_cli.text import Tokenizer
 

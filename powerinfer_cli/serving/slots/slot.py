@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.runtime.step import Piece, Wanted
-from powerinfer_cli.serving.counters import Served
-from powerinfer_cli.serving.generation import Generation
+from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
