@@ -13,7 +13,7 @@ from powerinfer_cli.serving.slots.choosing import Chooser, is_plain_greedy, like
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.showing import IndentWatch, Showing, Shown
 from powerinfer_cli.serving.tasks import CompletionTask, Stop
-from tests.serving.toy import GREEDY, ids_of, tokenizer
+from tests.serving.slots.toy import GREEDY, ids_of, tokenizer
 
 N_VOCAB = 2816
 PROMPT = ids_of("Once upon")

@@ -16,7 +16,7 @@ from powerinfer_cli.serving.tasks import (
     Task,
 )
 from tests.helpers.toy_engine import ToyEngine
-from tests.serving.toy import FINAL, Driver, text, tokens
+from tests.serving.slots.toy import FINAL, Driver, text, tokens
 
 STARTS = [tuple(range(300 + 50 * i, 340 + 50 * i)) for i in range(3)]
 

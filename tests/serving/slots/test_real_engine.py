@@ -11,7 +11,7 @@ from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, SlotAction, SlotDone, SlotTask, Vectors
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
-from tests.serving.toy import GREEDY, Driver, end, failure, tokens
+from tests.serving.slots.toy import GREEDY, Driver, end, failure, tokens
 
 RNG = np.random.default_rng(3)
 PROMPTS = [tuple(RNG.integers(3, N_VOCAB, n).tolist()) for n in (5, 90, 1, 33, 70, 12)]

@@ -15,7 +15,7 @@ from tests.helpers.toy_engine import ToyEngine
 
 GREEDY = SamplerOptions(temp=0.0, penalty_repeat=1.0)
 FINAL = (Finished, Vectors, SlotDone, Failed)
-MODEL = Path(__file__).parents[2] / "powerinfer_cli/bundled/storyteller.powerinfer.gguf"
+MODEL = Path(__file__).parents[3] / "powerinfer_cli/bundled/storyteller.powerinfer.gguf"
 
 
 @cache

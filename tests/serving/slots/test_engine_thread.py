@@ -14,7 +14,7 @@ from powerinfer_cli.serving.slots.counters import Served
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, SlotAction, SlotTask, Task
 from tests.helpers.toy_engine import ToyEngine
-from tests.serving.toy import FINAL, GREEDY, Driver, end, ids_of, tokenizer, tokens
+from tests.serving.slots.toy import FINAL, GREEDY, Driver, end, ids_of, tokenizer, tokens
 
 PROMPT = ids_of("Once upon a time")
 

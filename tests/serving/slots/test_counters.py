@@ -7,7 +7,7 @@ import pytest
 from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.tasks import CompletionTask
 from tests.helpers.toy_engine import ToyEngine
-from tests.serving.toy import GREEDY, Driver, ids_of
+from tests.serving.slots.toy import GREEDY, Driver, ids_of
 
 
 def test_rates_of_a_request() -> None:

@@ -17,7 +17,7 @@ from powerinfer_cli.serving.tasks import (
     Vectors,
 )
 from tests.helpers.toy_engine import ToyEngine, hidden, script
-from tests.serving.toy import GREEDY, Driver, end, failure, ids_of, text, tokenizer, tokens
+from tests.serving.slots.toy import GREEDY, Driver, end, failure, ids_of, text, tokenizer, tokens
 
 PROMPT = ids_of("Once upon a time there was a little bear")
 
