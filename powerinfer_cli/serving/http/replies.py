@@ -112,6 +112,8 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.create_task(_gone(receive))
+    for one in (task, gone):
+        one.add_done_callback(_looked_at)
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -122,6 +124,12 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+def _looked_at(future: "asyncio.Future[Any]") -> None:
+    """asyncio would print a failure that nobody waits for, with words that may be a client's."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _gone(receive: Receive) -> None:

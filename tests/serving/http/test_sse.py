@@ -1,11 +1,12 @@
 import asyncio
+import gc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from powerinfer_cli.serving.errors import APIError, server_error
-from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.replies import collect, while_connected
 from powerinfer_cli.serving.http.sse import DONE, event_stream, sse
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, TextPiece
 from tests.serving.fake_service import FakeService, finished, piece
@@ -113,6 +114,25 @@ def test_a_client_that_goes_while_all_is_collected() -> None:
     with pytest.raises(APIError, match="gone"):
         asyncio.run(collect(Client(goes=True).receive, service, [CompletionTask((1,))] * 2))
     assert [reply.left for reply in service.replies] == [True, True]
+
+
+def test_a_failure_after_the_client_went_is_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("what a client wrote")
+
+    async def main() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        with pytest.raises(APIError, match="gone"):
+            await while_connected(Client(goes=True).receive, work())
+        gc.collect()
+        assert told == []
+
+    asyncio.run(main())
+    assert "what a client wrote" not in caplog.text
 
 
 def test_silence_is_broken_by_comments() -> None:
