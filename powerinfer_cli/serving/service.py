@@ -165,6 +165,13 @@ class Reply:
         note_events(self._record, events)
         self._arrived.set()
 
+    def waiting(self) -> list[Event]:
+        """The events that have come already, up to a failure. Nothing is waited for."""
+        found: list[Event] = []
+        while self._events and not isinstance(self._events[0], Failed):
+            found.append(self._events.popleft())
+        return found
+
     def __aiter__(self) -> "Reply":
         return self
 

@@ -71,6 +71,9 @@ class FakeReply:
     async def __aexit__(self, *error: object) -> None:
         self.left = True
 
+    def waiting(self) -> list[Event]:
+        return []
+
     def __aiter__(self) -> "FakeReply":
         return self
 

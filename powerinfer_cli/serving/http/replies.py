@@ -33,6 +33,15 @@ class Opener(Protocol):
         """The task's Reply."""
 
 
+class Answering(Protocol):
+    """`Reply`, as far as its events are concerned."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def waiting(self) -> list[Event]:
+        """Those that have come already."""
+
+
 class Replies:
     """The events of tasks as (index of the task, event), as they come; used as `async with`.
 
@@ -43,13 +52,13 @@ class Replies:
     def __init__(self, service: Opener, tasks: Sequence[Task]) -> None:
         self._service, self._tasks = service, tasks
         self._stack = AsyncExitStack()
-        self._replies: list[AsyncIterator[Event]] = []
+        self._replies: list[Answering] = []
 
     async def __aenter__(self) -> "Replies":
         async with AsyncExitStack() as stack:
             for task in self._tasks:
                 if isinstance(task, CompletionTask) and not task.prompt:
-                    self._replies.append(_nothing())
+                    self._replies.append(_Nothing())
                 else:
                     self._replies.append(await stack.enter_async_context(self._service.open(task)))
             self._stack = stack.pop_all()
@@ -58,11 +67,14 @@ class Replies:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
-    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
-        """Iterate once, and close it (contextlib.aclosing)."""
+    async def batches(self) -> AsyncGenerator[list[tuple[int, Event]], None]:
+        """What has come, one event or several, so that who is slow catches up. Iterate once, and close it
+        (contextlib.aclosing).
+        """
         if len(self._replies) == 1:
-            async for event in self._replies[0]:
-                yield 0, event
+            [reply] = self._replies
+            async for event in reply:
+                yield [(0, event), *((0, more) for more in reply.waiting())]
             return
         arrived: asyncio.Queue[tuple[int, Event] | APIError | None] = asyncio.Queue()
         pumps = [asyncio.create_task(_pump(i, reply, arrived)) for i, reply in enumerate(self._replies)]
@@ -75,13 +87,13 @@ class Replies:
                 if item is None:
                     left -= 1
                 else:
-                    yield item
+                    yield [item]
         finally:
             for pump in pumps:
                 pump.cancel()
 
 
-async def _pump(index: int, reply: AsyncIterator[Event], arrived: "asyncio.Queue[Any]") -> None:
+async def _pump(index: int, reply: Answering, arrived: "asyncio.Queue[Any]") -> None:
     try:
         async for event in reply:
             arrived.put_nowait((index, event))
@@ -91,18 +103,23 @@ async def _pump(index: int, reply: AsyncIterator[Event], arrived: "asyncio.Queue
         arrived.put_nowait(None)
 
 
-async def _nothing() -> AsyncIterator[Event]:
+class _Nothing:
     """What llama-server makes of a prompt without tokens: nothing, and no error."""
-    yield Finished(
-        stop=Stop.LIMIT,
-        stopping_word="",
-        truncated=False,
-        timings=Timings(cache_n=0, prompt_n=0, prompt_ms=0.0, predicted_n=0, predicted_ms=0.0),
-        id_slot=-1,
-        n_prompt=0,
-        tokens_cached=0,
-        seed=-1,
-    )
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        yield Finished(
+            stop=Stop.LIMIT,
+            stopping_word="",
+            truncated=False,
+            timings=Timings(cache_n=0, prompt_n=0, prompt_ms=0.0, predicted_n=0, predicted_ms=0.0),
+            id_slot=-1,
+            n_prompt=0,
+            tokens_cached=0,
+            seed=-1,
+        )
+
+    def waiting(self) -> list[Event]:
+        return []
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -170,7 +187,8 @@ async def collect(receive: Receive, service: Opener, tasks: Sequence[Task]) -> l
 
 async def _collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
     outcomes = [Outcome() for _ in tasks]
-    async with Replies(service, tasks) as replies, aclosing(replies.events()) as events:
-        async for index, event in events:
-            outcomes[index].take(event)
+    async with Replies(service, tasks) as replies, aclosing(replies.batches()) as batches:
+        async for batch in batches:
+            for index, event in batch:
+                outcomes[index].take(event)
     return outcomes

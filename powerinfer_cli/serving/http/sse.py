@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +17,7 @@ __all__ = ["DONE", "error_event", "event_stream", "sse"]
 
 DONE = b"data: [DONE]\n\n"
 _PING = b":\n\n"  # a comment, which clients pass over
+Batch: TypeAlias = list[tuple[int, Event]]
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: proxies shall not collect events
 PING_S = 30.0
 
@@ -50,13 +51,13 @@ async def event_stream(
     """
     async with AsyncExitStack() as stack:
         replies = await stack.enter_async_context(Replies(service, tasks))
-        events = await stack.enter_async_context(aclosing(replies.events()))
-        first = asyncio.ensure_future(anext(events))
+        batches = await stack.enter_async_context(aclosing(replies.batches()))
+        first = asyncio.ensure_future(anext(batches))
         stack.push_async_callback(_cancel, first)
         await while_connected(receive, asyncio.wait({first}, timeout=ping_s if ping_s > 0 else None))
         if first.done():
             first.result()  # or its APIError
-        return EventStream(stack.pop_all(), first, events, write, end, error, ping_s)
+        return EventStream(stack.pop_all(), first, batches, write, end, error, ping_s)
 
 
 async def _cancel(future: "asyncio.Future[Any]") -> None:
@@ -70,8 +71,8 @@ class EventStream(Response):
     def __init__(
         self,
         stack: AsyncExitStack,
-        first: "asyncio.Future[tuple[int, Event]]",
-        events: AsyncGenerator[tuple[int, Event], None],
+        first: "asyncio.Future[Batch]",
+        batches: AsyncGenerator[Batch, None],
         write: Callable[[int, Event], bytes],
         end: Callable[[], bytes],
         error: Callable[[APIError], bytes],
@@ -80,7 +81,7 @@ class EventStream(Response):
         self.status_code, self.background = 200, None
         self.media_type = "text/event-stream"
         self.init_headers(_HEADERS)
-        self._stack, self._first, self._events = stack, first, events
+        self._stack, self._first, self._batches = stack, first, batches
         self._write, self._end, self._error = write, end, error
         self._ping_s = ping_s
 
@@ -97,9 +98,9 @@ class EventStream(Response):
         pings = asyncio.create_task(sender.ping(self._ping_s)) if self._ping_s > 0 else None
         try:
             await sender.send(b"" if self._first.done() else _PING)
-            await sender.send(self._write(*await self._first))
-            async for index, event in self._events:
-                await sender.send(self._write(index, event))
+            await sender.send(self._body(await self._first))
+            async for batch in self._batches:
+                await sender.send(self._body(batch))
             await sender.send(self._end())
         except APIError as error:
             await sender.send(self._error(error))
@@ -108,6 +109,9 @@ class EventStream(Response):
                 pings.cancel()
                 await asyncio.gather(pings, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _body(self, batch: Batch) -> bytes:
+        return b"".join([self._write(index, event) for index, event in batch])
 
 
 class _Sender:
