@@ -134,14 +134,19 @@ def _tokens_since_break(backwards: Ids, breakers: Breakers) -> int:
 
 
 def _repeat_lengths(backwards: Ids, limit: int) -> Ids:
-    """For each age k: how many tokens ending there equal the latest ones, `limit` at most. [n]; 0 for k = 0."""
+    """For each age k: how many tokens ending there equal the latest ones, `limit` at most. [n]; 0 for k = 0.
+
+    The Z function, in time proportional to n: what was found equal to the latest tokens tells of all that lies in it.
+    """
     n = backwards.size
-    lengths = np.zeros(n, np.intp)
-    alive = np.arange(1, n)
-    for length in range(limit):
-        alive = alive[alive < n - length]
-        alive = alive[backwards[alive + length] == backwards[length]]
-        if alive.size == 0:
-            break
-        lengths[alive] = length + 1
-    return lengths
+    history = backwards.tolist()
+    lengths = [0] * n
+    begin = end = 0  # of the farthest stretch so far that equals the latest tokens
+    for age in (np.flatnonzero(backwards[1:] == backwards[0]) + 1).tolist() if limit > 0 else ():
+        length = min(lengths[age - begin], end - age) if age < end else 0
+        if age + length >= end:
+            while length < limit and age + length < n and history[age + length] == history[length]:
+                length += 1
+            begin, end = age, age + length
+        lengths[age] = length
+    return np.array(lengths, np.intp)

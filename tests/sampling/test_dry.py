@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from powerinfer_cli.sampling.candidates import Candidates, from_logits
-from powerinfer_cli.sampling.dry import Breakers, dry, token_breakers
+from powerinfer_cli.sampling.dry import Breakers, _repeat_lengths, dry, token_breakers
 from tests.sampling.helpers import of, probs_by_id
 
 
@@ -161,3 +163,31 @@ def naive_penalties(recent: list[int], n_vocab: int, allowed: int) -> list[float
 def test_repetitions_are_found_as_by_the_definition(recent: list[int], allowed: int) -> None:
     expected = naive_penalties(recent, 3, allowed) if len(recent) > allowed else [0.0] * 3
     assert penalties_of(recent, 3, base=1.5, allowed_length=allowed) == pytest.approx(expected, rel=1e-5)
+
+
+def naive_lengths(backwards: list[int], limit: int) -> list[int]:
+    """How far each suffix equals the beginning, compared one by one."""
+    lengths = [0] * len(backwards)
+    for age in range(1, len(backwards)):
+        while (
+            lengths[age] < limit
+            and age + lengths[age] < len(backwards)
+            and backwards[age + lengths[age]] == backwards[lengths[age]]
+        ):
+            lengths[age] += 1
+    return lengths
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=8), st.integers(1, 8), st.lists(st.integers(0, 2), max_size=6))
+@pytest.mark.parametrize("limit", [0, 1, 3, 7, 100])
+def test_lengths_of_repetitions_within_repetitions(limit: int, part: list[int], times: int, rest: list[int]) -> None:
+    for history in (part * times + rest, rest + part * times):
+        assert _repeat_lengths(np.array(history, np.intp), limit).tolist() == naive_lengths(history, limit)
+
+
+def test_one_token_all_along_costs_no_more_than_its_length() -> None:
+    recent = np.zeros(32768, np.intp)
+    began = time.process_time()
+    left = dry(from_logits(np.zeros(2, np.float32)), recent, {}, multiplier=1.0, base=1.0, allowed_length=2)
+    assert time.process_time() - began < 1.0  # compared one by one: 4 s and more
+    assert left.logits.tolist() == [-1.0, 0.0]
