@@ -92,15 +92,27 @@ class _Lifecycle:
         loader.start()
         for sock in self._sockets:
             self._log.note(f"server is listening on {url_of(sock)}")
-        asyncio.run(self._server.serve(sockets=self._sockets))
+        asyncio.run(self._serve())
         if self._failure is not None:
             raise self._failure
-        if not loader.is_alive():
+        if self._service.state == "ready":  # not so where loading fails at this moment, after a signal
             self._service.thread.stop(STOPPING_S)
         if self._signals or any(thread.name in ("loader", "engine") for thread in threading.enumerate()):
             # Nothing stops these threads, and nothing is lost with them. And while Python shuts down, the alarm has no
             # handler any more: on a busy machine it would end us with its own code.
             os._exit(0)
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
+        await self._server.serve(sockets=self._sockets)
+
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Told instead of by asyncio, which would print an error's own words: they may be a client's."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._log.failure(error)
+        else:
+            self._log.note(f"failure: {context['message']}")
 
     def _loading(self) -> None:
         try:

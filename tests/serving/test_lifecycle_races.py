@@ -1,0 +1,57 @@
+"""What a server's life holds that no process shows when asked: moments between two others."""
+
+import asyncio
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from powerinfer_cli.serving import lifecycle
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.lifecycle import serve
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.service import ServedModel
+
+
+class Failing(threading.Thread):
+    """Fails when somebody looks whether it is still at work."""
+
+    def start(self) -> None:
+        """Later."""
+
+    def is_alive(self) -> bool:
+        self.run()
+        return False
+
+
+def no_model() -> tuple[ServedModel, Any]:
+    raise ValueError("what a client wrote")
+
+
+def test_loading_may_fail_while_a_signal_has_ended_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(asyncio, "run", lambda main: main.close())
+    monkeypatch.setattr(threading, "Thread", Failing)
+    serve(ServerOptions(), [], no_model, Log(quiet=True))
+    assert ends in ([], [0])
+
+
+def test_failures_that_nobody_waits_for_are_told_without_their_words(capsys: pytest.CaptureFixture[str]) -> None:
+    server = lifecycle._Lifecycle(ServerOptions(), [], no_model, Log())
+
+    async def main() -> None:
+        server._server.should_exit = True  # once all has begun
+        await server._serve()
+        asyncio.get_running_loop().call_soon(no_model)
+        asyncio.get_running_loop().call_exception_handler({"message": "something was left"})
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    told = capsys.readouterr().err
+    assert "failure: ValueError in test_lifecycle_races.py" in told
+    assert "failure: something was left" in told
+    assert "client" not in told
