@@ -16,6 +16,7 @@ from powerinfer_cli.serving.routes import (
     responses,
     slots,
     tokens,
+    unsupported,
 )
 
 __all__ = ["ROUTERS"]
@@ -34,4 +35,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     infill.router,
     embeddings.router,
     neurons.router,
+    unsupported.router,
 )
