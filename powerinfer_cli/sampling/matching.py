@@ -19,6 +19,7 @@ _NAMED = b"\xff"  # what llguidance puts before the names of special tokens; no 
 # llguidance else narrows the mask to one way of cutting forced text into tokens, which needs the real tokenizer.
 _OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 
+_MOST_SYMBOLS = 65_524  # llguidance numbers rules, alternatives and terminals with 16 bits
 _STACK = 256 << 20  # bytes for MOST_NAMES names within names, twice over; address space, memory only as it is used
 _starting = threading.Lock()  # the stack's size is set for the whole process
 
@@ -206,7 +207,14 @@ class Matching:
 
 
 def _one_line(message: str) -> str:
-    """llguidance's own words without its excerpts and positions of what we have put around the grammar."""
+    """llguidance's own words without its excerpts and positions of what we have put around the grammar.
+
+    Where it has given up by a panic the words are ours: its own are of its source.
+    """
+    if message.startswith("panic:"):
+        if "symbols.len()" in message:
+            return f"too many alternatives and groups: with their parts they are more than {_MOST_SYMBOLS}"
+        return "it is more than can be held"
     first, *rest = message.strip().split("\n")
     reasons = [line for line in rest if line.startswith("error: ")]  # of a regex: below an excerpt of it
     if reasons and first.endswith("regex parse error:"):
