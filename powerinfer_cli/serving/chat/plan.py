@@ -10,6 +10,7 @@ from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.sampling import copies_of
+from powerinfer_cli.serving.schemas.size import check_size
 from powerinfer_cli.serving.tasks import CompletionTask
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
@@ -41,6 +42,9 @@ class _Model(Protocol):
 
     @property
     def n_slots(self) -> int: ...
+
+    @property
+    def n_ctx_slot(self) -> int: ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -115,6 +119,7 @@ def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:
         preserved=_preserved(model.tokenizer, prompt),
         label=label,
     )
+    check_size(task, request.copies, service, "top_logprobs" if request.logprobs else "n_probs")
     parser = _parser(request, service, prompt, conversation)
     # As llama-server has it: those who ask for a continuation know what it continues.
     told = not request.continue_final_message if request.echo is None else request.echo

@@ -13,6 +13,7 @@ from powerinfer_cli.serving.tasks import CompletionTask
 
 from .fields import Switch
 from .sampling import SamplingFields, Serving, copies_of
+from .size import check_size
 
 __all__ = ["CompletionRequest", "Job", "TextCompletionRequest", "prepare"]
 
@@ -69,5 +70,7 @@ def _prepare(fields: SamplingFields, prompt: Any, service: Serving, label: str, 
     if copies > most:
         raise invalid_request(f"Field 'n': must be at most {most}, got {copies}")
     prompts = tokenize_prompts(prompt, service.model.tokenizer, most=most // copies)
-    variants = copies_of(fields.task((), service, label=label), copies)
+    task = fields.task((), service, label=label)
+    check_size(task, len(prompts) * copies, service, "n_probs" if fields.n_probs is not None else "logprobs")
+    variants = copies_of(task, copies)
     return Job([replace(task, prompt=ids) for ids in prompts for task in variants], copies)

@@ -91,6 +91,9 @@ class _Model(Protocol):
     @property
     def n_slots(self) -> int: ...
 
+    @property
+    def n_ctx_slot(self) -> int: ...
+
 
 class Serving(Protocol):
     """What a task is made with; `Service` has it."""
