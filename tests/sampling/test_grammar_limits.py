@@ -135,6 +135,6 @@ def test_what_is_too_much_is_said(name: str, words: str) -> None:
 
 def test_too_many_alternatives_are_told_in_plain_words() -> None:
     words = " | ".join(["<[65]> <[66]>"] * 34_000)
-    with pytest.raises(GrammarError, match="bad grammar: too many alternatives .* more than 65524") as caught:
+    with pytest.raises(GrammarError, match=r"bad grammar: too many alternatives .* more than 65524") as caught:
         byte_grammars().gbnf(f"root ::= {words}")
     assert "panic" not in str(caught.value)
