@@ -281,9 +281,12 @@ class Engine:
 
     def _timed(self, work: Callable[[Given], Found], given: Given) -> Found:
         """What it finds; its time counts as computing."""
-        begin = perf_counter()
+        seconds = self.stats.seconds
+        begin, cold = perf_counter(), seconds.cold
         found = work(given)
-        self.stats.seconds.total += perf_counter() - begin
+        took = perf_counter() - begin
+        seconds.total += took
+        seconds.outside_cold += took - (seconds.cold - cold)
         return found
 
     def _forward(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:

@@ -26,12 +26,14 @@ class LayerNeurons:
 @dataclass
 class TierSeconds:
     """Since the last reset. total: of forward passes and of logits; of these, cold: the CPU computed neurons of layers
-    on GPUs; waiting: it waited for what it needs for that.
+    on GPUs; waiting: it waited for what it needs for that; outside_cold: all but `cold`. What a GPU does beside the
+    cold neurons, hot ones for the most part, is in none of them: asking it how long that took would stop it.
     """
 
     total: float = 0.0
     cold: float = 0.0
     waiting: float = 0.0
+    outside_cold: float = 0.0
 
 
 @dataclass(eq=False)

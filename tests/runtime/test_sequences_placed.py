@@ -165,6 +165,7 @@ def test_what_is_counted(tmp_path: Path, plan: str, n_hot: tuple[int, int], leas
     assert plain.stats.hot_share == 0
     seconds = divided.stats.seconds
     assert 0 <= seconds.waiting + seconds.cold < seconds.total
+    assert seconds.outside_cold == pytest.approx(seconds.total - seconds.cold)
     assert (seconds.cold > 0) == (plan != "whole")
     divided.stats.reset()
     assert (divided.stats.fired, divided.stats.hot, divided.stats.seconds.total) == (0, 0, 0)

@@ -99,6 +99,7 @@ def test_metrics_tell_of_neurons(server: RunningServer) -> None:
     assert metrics["powerinfer:hot_neuron_share"] == ("gauge", 0)  # there is no GPU
     assert metrics["powerinfer:compute_seconds_total"][1] > 0
     assert metrics["powerinfer:cold_tier_seconds_total"] == ("counter", 0)
+    assert metrics["powerinfer:outside_cold_tier_seconds_total"] == metrics["powerinfer:compute_seconds_total"]
     told = server.client.get("/internal/neurons").json()
     assert (told["sparse"], told["devices"]) == (True, [])
     assert [layer["index"] for layer in told["layers"]] == list(range(len(told["layers"])))

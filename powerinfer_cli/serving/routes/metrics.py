@@ -85,5 +85,11 @@ def _tiers(counters: Counters) -> list[Line]:
         ("compute_seconds_total", "Time the engine has computed", counters.compute_seconds),
         ("cold_tier_seconds_total", "Of it, the CPU's on cold neurons of layers on GPUs", counters.cold_seconds),
         ("cold_tier_wait_seconds_total", "Of it, the CPU's waiting for their input", counters.cold_wait_seconds),
+        (
+            "outside_cold_tier_seconds_total",
+            "Of it, all but the cold tier's: waiting for GPUs with the hot tier, and layers on the CPU. Hot neurons "
+            "that are computed while the CPU computes cold ones take no time of their own, and none is told",
+            counters.outside_cold_seconds,
+        ),
     )
     return [(COUNTER, f"powerinfer:{name}", meaning, value) for name, meaning, value in named]

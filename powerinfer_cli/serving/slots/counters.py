@@ -45,7 +45,8 @@ class Counters:
     n_tokens_max: the longest sequence so far. kv_tokens, kv_capacity: tokens in caches now, and how many fit.
     requests_processing, requests_deferred: now in slots, now waiting. active_share, predicted_share: of neurons, 0..1,
     None where nothing sparse has run; hot_share: of the active ones, those that GPUs have computed. compute_seconds: of
-    the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that.
+    the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that;
+    outside_cold_seconds: all but the former.
     """
 
     prompt_tokens: int
@@ -67,6 +68,7 @@ class Counters:
     compute_seconds: float
     cold_seconds: float
     cold_wait_seconds: float
+    outside_cold_seconds: float
 
     @property
     def kv_usage(self) -> float:

@@ -122,6 +122,7 @@ class EngineThread:
             compute_seconds=stats.seconds.total,
             cold_seconds=stats.seconds.cold,
             cold_wait_seconds=stats.seconds.waiting,
+            outside_cold_seconds=stats.seconds.outside_cold,
         )
 
     def neurons(self) -> dict[str, Any]:
