@@ -69,7 +69,12 @@ def _template(chats: ChatFlags) -> str | None:
         return chats.chat_template
     if chats.chat_template is not None:
         raise UsageError("--chat-template and --chat-template-file exclude each other")
-    return str(chats.chat_template_file.absolute())
+    path = chats.chat_template_file
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise PowerInferError(f"--chat-template-file {path}: cannot be read: {error.strerror}") from error
+    return str(path.absolute())
 
 
 def _variables(chats: ChatFlags) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class _Lifecycle:
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=FINISHING_S + CLOSING_S,  # type: ignore[arg-type]  # seconds, as asyncio takes them
             ),
-            self._end_tasks,
+            self._service.stop,
         )
         self._signals = 0
         self._failure: BaseException | None = None
@@ -123,10 +123,6 @@ class _Lifecycle:
             return
         self._service.ready(model, thread)
         self._log.note(f"model loaded: {model.name}")
-
-    def _end_tasks(self) -> None:
-        if self._service.state == "ready":
-            self._service.thread.stop(0.0)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

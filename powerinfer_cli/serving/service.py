@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Service:
         self._model: ServedModel | None = None
         self._thread: Any = None
         self._inbox: Inbox | None = None
+        self._replies: weakref.WeakSet[Reply] = weakref.WeakSet()
 
     @property
     def state(self) -> str:
@@ -98,7 +100,17 @@ class Service:
         """Have a task done; called in the event loop. Raises APIError."""
         if self._inbox is None:
             self._inbox = Inbox(asyncio.get_running_loop())
-        return Reply(self.thread, self._inbox, task)
+        reply = Reply(self.thread, self._inbox, task)
+        self._replies.add(reply)
+        return reply
+
+    def stop(self) -> None:
+        """All that still runs is told 503 now, and no step waited for. Called in the event loop."""
+        if self._thread is None:
+            return
+        self._thread.stop(0.0)
+        for reply in list(self._replies):
+            reply.take([Failed(unavailable("the server is stopping"))])
 
 
 class Inbox:

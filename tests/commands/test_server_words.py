@@ -150,6 +150,7 @@ def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
         (["--api-key-file", "/dev/null"], 1, "no key"),
         (["--slot-save-path", "/dev/null/x"], 1, "/dev/null/x"),
         (["--chat-template", "chatml", "--chat-template-file", "x"], 2, "exclude"),
+        (["--chat-template-file", "/nowhere/x"], 1, "--chat-template-file /nowhere/x: cannot be read"),
         (["--chat-template-kwargs", "{"], 2, "not JSON"),
         (["--chat-template-kwargs", "[]"], 2, "object"),
         (["--reasoning-budget", "5"], 2, "--reasoning-budget"),
