@@ -27,7 +27,7 @@ _starting = threading.Lock()  # the stack's size is set for the whole process
 def _limits() -> LLParserLimits:
     """Some tens of milliseconds a step and 100 MB a grammar, at worst."""
     return LLParserLimits(
-        max_items_in_row=4000,  # an object with a quarter of that in properties, say
+        max_items_in_row=1000,  # 450 alternatives that begin alike take 0.1 s, and four times as long for each doubling
         step_max_items=200_000,
         max_lexer_states=50_000,
         max_grammar_size=200_000,
