@@ -27,7 +27,7 @@ def test_no_adapters_are_loaded() -> None:
     ("body", "status", "told"),
     [
         ([], 200, {"success": True}),
-        ([{"id": 0, "scale": 0.5}], 501, "not_supported_error"),
+        ([{"id": 0, "scale": 0.5}], 400, "invalid_request_error"),
         ({"id": 0}, 400, "invalid_request_error"),
         (None, 400, "invalid_request_error"),
     ],

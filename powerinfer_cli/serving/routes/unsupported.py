@@ -25,7 +25,7 @@ async def set_lora_adapters(body: Annotated[Any, Body()]) -> Response:
     if not isinstance(body, list):
         raise invalid_request("Request body must be an array")
     if body:
-        raise not_supported("This server does not support LoRA adapters: none is loaded")
+        raise invalid_request("There is no such LoRA adapter: none is loaded")
     return Answer({"success": True})
 
 
