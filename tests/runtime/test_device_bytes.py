@@ -55,7 +55,7 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sha
     tiny = tiny_model(case)
     gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
     config = ModelConfig.from_gguf(gguf)
-    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]
+    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]  # any option
     pages = pages_of(options, n_ctx)
     parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
@@ -86,7 +86,7 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     tiny = tiny_model("llama-relu")
     gguf = tiny.file.sparsified(random_predictors(tiny)).open(tmp_path)
     config = ModelConfig.from_gguf(gguf)
-    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]
+    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
     pages, device = pages_of(options, 400), torch.device("cpu")
     parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
     placed = {1: LayerPlacement(0, all_neurons(config.n_ff)[:50])}

@@ -29,7 +29,7 @@ def relu(request: pytest.FixtureRequest) -> TinyModel:
 
 def open_engine(model: ModelFile, folder: Path, plan: Plan | None, **options: object) -> Engine:
     wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
-    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]
+    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]  # any option
 
 
 def waits_of(engine: Engine) -> int:

@@ -45,7 +45,7 @@ def model_of(name: str, *, sparse: bool) -> ModelFile:
 
 def engine_of(model: ModelFile, folder: Path, plan: Plan | None = None, **options: object) -> Engine:
     wanted = {"n_ctx": N_CTX, "n_threads": 1, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
-    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]
+    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]  # any option
 
 
 def events_for(name: str) -> tuple[int, list[Event]]:

@@ -264,7 +264,7 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
             q, k, v = in_nan(normal(2, 4 * dim)), in_nan(normal(2, 2 * dim, seed=1)), in_nan(normal(2, 2 * dim, seed=2))
             cache, positions = empty_cache(2, 256, dim, types), torch.tensor([N, 127], device=DEVICE)
             cells = torch.tensor([200, 3], device=DEVICE)
-            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, **(norms if normed else {}))  # type: ignore
+            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, **(norms if normed else {}))  # type: ignore  # of dict
             results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
         for kind, found, wanted in zip("qkkvv", *results, strict=True):
             if found is None:
