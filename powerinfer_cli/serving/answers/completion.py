@@ -7,7 +7,8 @@ from powerinfer_cli.serving.http.replies import Outcome
 from powerinfer_cli.serving.http.sse import sse
 from powerinfer_cli.serving.prompts import detokenize
 from powerinfer_cli.serving.schemas.completion import Job
-from powerinfer_cli.serving.schemas.sampling import SamplingFields, Serving
+from powerinfer_cli.serving.schemas.sampling import SamplingFields
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPiece
 
 from .probs import probabilities
@@ -20,7 +21,7 @@ __all__ = ["NativeAnswer", "chosen_fields"]
 class NativeAnswer:
     """The answer to one request of /completion or /infill, whole or in parts."""
 
-    def __init__(self, fields: SamplingFields, job: Job, service: Serving) -> None:
+    def __init__(self, fields: SamplingFields, job: Job, service: Service) -> None:
         self._fields, self._tasks, self._service = fields, job.tasks, service
         self._new_lines = [False] * len(job.tasks)
 

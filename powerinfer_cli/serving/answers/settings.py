@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.schemas.sampling import SamplingFields, Serving
+from powerinfer_cli.serving.schemas.sampling import SamplingFields
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
 
 __all__ = ["sampler_body", "settings_body"]
@@ -45,7 +46,7 @@ def sampler_body(sampler: SamplerOptions, seed: int) -> dict[str, Any]:
     }
 
 
-def settings_body(task: CompletionTask, fields: SamplingFields, service: Serving, seed: int) -> dict[str, Any]:
+def settings_body(task: CompletionTask, fields: SamplingFields, service: Service, seed: int) -> dict[str, Any]:
     """Of one task of a request. Tokens that `ignore_eos` forbids are told among the biases, as llama-server does."""
     sampler = task.sampler
     biases = list(sampler.logit_bias.items())

@@ -8,7 +8,7 @@ from powerinfer_cli.serving.http.replies import Outcome
 from powerinfer_cli.serving.http.sse import DONE, sse
 from powerinfer_cli.serving.prompts import prompt_list
 from powerinfer_cli.serving.schemas.completion import Job, TextCompletionRequest
-from powerinfer_cli.serving.schemas.sampling import Serving
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, Timings
 
 from .probs import completion_logprobs
@@ -20,7 +20,7 @@ __all__ = ["TextCompletionAnswer"]
 class TextCompletionAnswer:
     """The answer to one request of /v1/completions, whole or in chunks."""
 
-    def __init__(self, request: TextCompletionRequest, job: Job, service: Serving) -> None:
+    def __init__(self, request: TextCompletionRequest, job: Job, service: Service) -> None:
         self._request, self._job, self._service = request, job, service
         self._id, self._created = completion_id(), int(time.time())
         self._offsets = [0] * len(job.tasks)  # characters sent, by choice

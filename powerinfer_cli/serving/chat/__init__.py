@@ -2,6 +2,6 @@
 
 from .deltas import Answer, Delta
 from .parser import AnswerParser
-from .plan import ChatPlan, ChatServing, plan_chat, plan_prompt
+from .plan import ChatPlan, plan_chat, plan_prompt
 
-__all__ = ["Answer", "AnswerParser", "ChatPlan", "ChatServing", "Delta", "plan_chat", "plan_prompt"]
+__all__ = ["Answer", "AnswerParser", "ChatPlan", "Delta", "plan_chat", "plan_prompt"]

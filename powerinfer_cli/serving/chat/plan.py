@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from powerinfer_cli.sampling.grammar import Constraint, GrammarError
 from powerinfer_cli.serving.errors import invalid_request
@@ -11,8 +11,9 @@ from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.sampling import copies_of
 from powerinfer_cli.serving.schemas.size import check_size
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
-from powerinfer_cli.text import ChatTemplate, Tokenizer
+from powerinfer_cli.text import Tokenizer
 
 from .capabilities import capabilities_of
 from .deltas import Delta
@@ -22,48 +23,10 @@ from .prompt import ChatPrompt, Continuation, Conversation, write_prompt
 from .tool_grammar import calls_grammar, schema_grammar
 from .tools import Choice, Tool, ToolChoice, read_tool_choice, read_tools
 
-__all__ = ["ChatPlan", "ChatServing", "count_prompt", "plan_chat", "plan_prompt"]
+__all__ = ["ChatPlan", "count_prompt", "plan_chat", "plan_prompt"]
 
 NewConstraint = Callable[[], Constraint]
 _FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
-
-
-class _Grammars(Protocol):
-    def gbnf(self, text: str) -> NewConstraint: ...
-
-    def json_schema(self, schema: Any) -> NewConstraint: ...
-
-    def lark(self, text: str) -> NewConstraint: ...
-
-
-class _Model(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def n_slots(self) -> int: ...
-
-    @property
-    def n_ctx_slot(self) -> int: ...
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def template(self) -> ChatTemplate: ...
-
-    @property
-    def grammars(self) -> _Grammars: ...
-
-
-class ChatServing(Protocol):
-    """What a plan is made with; `Service` has it."""
-
-    @property
-    def options(self) -> ServerOptions: ...
-
-    @property
-    def model(self) -> _Model: ...
 
 
 @dataclass(frozen=True)
@@ -78,29 +41,29 @@ class ChatPlan:
     begun: tuple[Delta, ...] = ()
 
 
-async def plan_chat(request: ChatRequest, service: ChatServing, label: str = "chat") -> ChatPlan:
+async def plan_chat(request: ChatRequest, service: Service, label: str = "chat") -> ChatPlan:
     """Away from the event loop: templates, tokenizers and grammars take their time. Raises APIError 400, and
     PowerInferError with a template's reason.
     """
     return await asyncio.to_thread(_plan, request, service, label)
 
 
-async def plan_prompt(request: ChatRequest, service: ChatServing) -> ChatPrompt:
+async def plan_prompt(request: ChatRequest, service: Service) -> ChatPrompt:
     """The prompt alone."""
     return await asyncio.to_thread(_prompt, request, service)
 
 
-async def count_prompt(request: ChatRequest, service: ChatServing) -> int:
+async def count_prompt(request: ChatRequest, service: Service) -> int:
     """How many tokens the prompt has."""
     tokenizer = service.model.tokenizer
     return await asyncio.to_thread(lambda: len(tokenizer.encode(_prompt(request, service).text)))
 
 
-def _prompt(request: ChatRequest, service: ChatServing) -> ChatPrompt:
+def _prompt(request: ChatRequest, service: Service) -> ChatPrompt:
     return write_prompt(service.model.template, _conversation(request, service))
 
 
-def _plan(request: ChatRequest, service: ChatServing, label: str) -> ChatPlan:
+def _plan(request: ChatRequest, service: Service, label: str) -> ChatPlan:
     model = service.model
     most = service.options.queue + model.n_slots
     if request.copies > most:
@@ -157,7 +120,7 @@ def _schema(request: ChatRequest) -> dict[str, Any] | None:
     return {"type": "object"} if schema == {} else schema
 
 
-def _conversation(request: ChatRequest, service: ChatServing, *, constrained: bool = False) -> Conversation:
+def _conversation(request: ChatRequest, service: Service, *, constrained: bool = False) -> Conversation:
     """constrained: the answer's form is given, so it cannot have calls."""
     messages = read_messages(request.messages)
     tools = read_tools(request.tools)
@@ -219,7 +182,7 @@ def _variables(request: ChatRequest, options: ServerOptions) -> dict[str, Any]:
 
 
 def _constraint(
-    service: ChatServing, prompt: ChatPrompt, conversation: Conversation, schema: dict[str, Any] | None
+    service: Service, prompt: ChatPrompt, conversation: Conversation, schema: dict[str, Any] | None
 ) -> NewConstraint | None:
     """What the answer may be, where calls or JSON are wanted; a request's own grammar is its task's affair."""
     model = service.model
@@ -250,9 +213,7 @@ def _callable(conversation: Conversation) -> list[Tool]:
     return [tool for tool in conversation.tools if name is None or tool.name == name]
 
 
-def _parser(
-    request: ChatRequest, service: ChatServing, prompt: ChatPrompt, conversation: Conversation
-) -> ParserOptions:
+def _parser(request: ChatRequest, service: Service, prompt: ChatPrompt, conversation: Conversation) -> ParserOptions:
     wanted = request.reasoning_format or service.options.reasoning_format
     if wanted not in _FORMATS:
         raise invalid_request(f"Unknown reasoning format: {wanted[:80]}")

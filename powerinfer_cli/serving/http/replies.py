@@ -76,13 +76,13 @@ class Replies:
             async for event in reply:
                 yield [(0, event), *((0, more) for more in reply.waiting())]
             return
-        arrived: asyncio.Queue[tuple[int, Event] | APIError | None] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue()
         pumps = [asyncio.create_task(_pump(i, reply, arrived)) for i, reply in enumerate(self._replies)]
         try:
             left = len(pumps)
             while left:
                 item = await arrived.get()
-                if isinstance(item, APIError):
+                if isinstance(item, Exception):
                     raise item
                 if item is None:
                     left -= 1
@@ -97,7 +97,7 @@ async def _pump(index: int, reply: Answering, arrived: "asyncio.Queue[Any]") -> 
     try:
         async for event in reply:
             arrived.put_nowait((index, event))
-    except APIError as error:
+    except Exception as error:  # whatever it is: the request must not wait for ever
         arrived.put_nowait(error)
     else:
         arrived.put_nowait(None)

@@ -1,6 +1,6 @@
 """Requests: what each endpoint takes, and what the engine's thread is asked for."""
 
 from .fields import RequestFields
-from .sampling import SamplingFields, Serving, StreamOptions
+from .sampling import SamplingFields, StreamOptions
 
-__all__ = ["RequestFields", "SamplingFields", "Serving", "StreamOptions"]
+__all__ = ["RequestFields", "SamplingFields", "StreamOptions"]

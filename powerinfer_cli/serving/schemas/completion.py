@@ -9,10 +9,11 @@ from pydantic import Field
 
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.prompts import Prompt, is_costly, tokenize_prompts
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
 
 from .fields import Switch
-from .sampling import SamplingFields, Serving, copies_of
+from .sampling import SamplingFields, copies_of
 from .size import check_size
 
 __all__ = ["CompletionRequest", "Job", "TextCompletionRequest", "prepare"]
@@ -51,7 +52,7 @@ class Job:
 
 
 async def prepare(
-    fields: SamplingFields, prompt: Any, service: Serving, *, label: str = "completion", most: int | None = None
+    fields: SamplingFields, prompt: Any, service: Service, *, label: str = "completion", most: int | None = None
 ) -> Job:
     """Tokenize, and make the tasks; away from the event loop where that takes long. Raises APIError 400.
 
@@ -65,7 +66,7 @@ async def prepare(
     return _prepare(fields, prompt, service, label, most)
 
 
-def _prepare(fields: SamplingFields, prompt: Any, service: Serving, label: str, most: int) -> Job:
+def _prepare(fields: SamplingFields, prompt: Any, service: Service, label: str, most: int) -> Job:
     copies = fields.copies
     if copies > most:
         raise invalid_request(f"Field 'n': must be at most {most}, got {copies}")

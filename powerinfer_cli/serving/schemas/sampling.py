@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -12,13 +12,14 @@ from powerinfer_cli.sampling import SamplerOptions, parse_sampler_sequence, pars
 from powerinfer_cli.sampling.grammar import Constraint
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
 from powerinfer_cli.text import Tokenizer
 
 from .fields import FromMinusOne, Integer, Natural, Number, RequestFields, Switch, TextOrTexts, Texts, whole
 from .logit_bias import LogitBias, read_logit_bias
 
-__all__ = ["SamplingFields", "Serving", "StreamOptions", "copies_of"]
+__all__ = ["SamplingFields", "StreamOptions", "copies_of"]
 
 # Request's field -> SamplerOptions' where they differ.
 _NAMES: Mapping[str, str] = MappingProxyType(
@@ -70,39 +71,6 @@ _Name = Annotated[str, Field(max_length=_MOST_SAMPLERS)]
 def _wrapped(seed: int) -> int:
     """As llama-server takes what clients draw from 64 bits."""
     return seed % 2**32
-
-
-class _Grammars(Protocol):
-    def gbnf(self, text: str) -> Callable[[], Constraint]: ...
-
-    def json_schema(self, schema: dict[str, Any]) -> Callable[[], Constraint]: ...
-
-
-class _Model(Protocol):
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def grammars(self) -> _Grammars: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def n_slots(self) -> int: ...
-
-    @property
-    def n_ctx_slot(self) -> int: ...
-
-
-class Serving(Protocol):
-    """What a task is made with; `Service` has it."""
-
-    @property
-    def options(self) -> ServerOptions: ...
-
-    @property
-    def model(self) -> _Model: ...
 
 
 class StreamOptions(RequestFields):
@@ -202,7 +170,7 @@ class SamplingFields(RequestFields):
     def task(
         self,
         prompt: tuple[int, ...],
-        service: Serving,
+        service: Service,
         *,
         n_predict: int | None = None,
         n_probs: int | None = None,
@@ -239,7 +207,7 @@ class SamplingFields(RequestFields):
             label=label,
         )
 
-    def sampler(self, service: Serving) -> SamplerOptions:
+    def sampler(self, service: Service) -> SamplerOptions:
         """The server's sampler with this request's fields. Raises APIError 400, naming the field."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in (*_SAME, *_NAMES)}
         chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -266,7 +234,7 @@ class SamplingFields(RequestFields):
         except UsageError as error:
             raise invalid_request(_by_field(str(error))) from error
 
-    def constraint(self, service: Serving) -> Callable[[], Constraint] | None:
+    def constraint(self, service: Service) -> Callable[[], Constraint] | None:
         """What `grammar` asks for, or else `json_schema`, or else the server's flags.
 
         An empty schema is any object, as with llama-server.

@@ -1,11 +1,8 @@
 """What a request may not ask for: an answer that is so large that it takes the server's memory, and others' time."""
 
-from typing import Protocol
-
 from powerinfer_cli.serving.errors import invalid_request
-from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
-from powerinfer_cli.text import Tokenizer
 
 __all__ = ["check_size"]
 
@@ -14,23 +11,7 @@ _USUAL_PROBS = 20  # OpenAI's most, which clients ask for without a thought of h
 _MOST_BIASES = 1 << 18  # told with every text; every token of a large vocabulary, for one
 
 
-class _Model(Protocol):
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def n_ctx_slot(self) -> int: ...
-
-
-class _Serving(Protocol):
-    @property
-    def options(self) -> ServerOptions: ...
-
-    @property
-    def model(self) -> _Model: ...
-
-
-def check_size(task: CompletionTask, n_tasks: int, service: _Serving, field: str = "n_probs") -> None:
+def check_size(task: CompletionTask, n_tasks: int, service: Service, field: str = "n_probs") -> None:
     """APIError 400 for tasks like this one, n_tasks of them, that would tell too much. field: what n_probs is called.
 
     Of a text whose length is not limited, as many tokens count as a slot holds.

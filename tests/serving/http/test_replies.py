@@ -54,3 +54,21 @@ def test_what_came_before_a_failure_is_told() -> None:
                 await anext(batches)
 
     asyncio.run(main())
+
+
+def test_nobody_waits_for_what_has_failed_unforeseen() -> None:
+    class Broken(Desk):
+        def open(self, task: Task) -> Reply:
+            reply = super().open(task)
+            reply.__class__ = type("Failing", (Reply,), {"__anext__": broken})
+            return reply
+
+    async def broken(reply: Reply) -> Event:
+        raise KeyError("unforeseen")
+
+    async def main() -> None:
+        async with Replies(Broken([piece("a")]), [TASK, TASK]) as replies:
+            with pytest.raises(KeyError, match="unforeseen"):
+                await asyncio.wait_for(anext(replies.batches()), 5)
+
+    asyncio.run(main())
