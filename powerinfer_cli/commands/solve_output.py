@@ -1,7 +1,8 @@
 """What `powerinfer solve` has found: tables for people, JSON for programs, a page with figures."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from solver.report_figures import PARTS
 from solver.report_html import report_page, write_page
 from solver.run import Made
 
-__all__ = ["show"]
+__all__ = ["show", "tables"]
 
 WIDTH = 110  # where there is no terminal
 
@@ -56,8 +57,9 @@ def _show_tables(data: dict[str, Any]) -> None:
         return
     for remark in plan["remarks"]:
         console.print(remark)
-    console.print(_devices(plan))
-    console.print(_layers(plan))
+    for table in tables(plan):
+        console.print(table)
+        console.print()
     others = ", ".join(f"{name} {speed:.1f}" for name, speed in plan["others"].items())
     source = "measured costs" if plan["machine"]["source"] == "measured" else "data sheets, not measured"
     console.print(
@@ -93,31 +95,47 @@ def _show_predictors(console: Console, data: dict[str, Any]) -> None:
         )
 
 
+def tables(plan: dict[str, Any]) -> tuple[Table, Table]:
+    """Of a report's plan: what each device holds, and what each layer does."""
+    return _devices(plan), _layers(plan)
+
+
+def _table(title: str, labels: Sequence[str]) -> Table:
+    """Nothing in it is cut, however narrow the terminal: words go on in the next line."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, label in enumerate(labels):
+        table.add_column(label, justify="right" if number else "left", overflow="fold")
+    return table
+
+
 def _devices(plan: dict[str, Any]) -> Table:
-    table = Table(title="Memory", title_justify="left")
-    table.add_column("device")
-    for label in (*PARTS.values(), "total", "budget"):
-        table.add_column(label, justify="right")
-    for device in plan["devices"]:
-        budget = "" if device["budget"] is None else shown_bytes(device["budget"])
-        sizes = [shown_bytes(device[name]) if device[name] else "-" for name in (*PARTS, "total")]
-        table.add_row(device["name"], *sizes, budget)
+    """A column for each device: there are fewer of them than of what they hold."""
+    devices = plan["devices"]
+    table = _table("Memory", ["", *(device["name"] for device in devices)])
+    for name, label in PARTS.items():
+        table.add_row(label, *(shown_bytes(device[name]) if device[name] else "-" for device in devices))
+    table.add_row("total", *(shown_bytes(device["total"]) for device in devices))
+    budgets = [device["budget"] for device in devices]
+    table.add_row("budget", *("" if budget is None else shown_bytes(budget) for budget in budgets))
     return table
 
 
 def _layers(plan: dict[str, Any]) -> Table:
-    table = Table(title="Layers (times: predicted, for one token)", title_justify="left")
-    for label in ("layer", "on", "hot", "of neurons", "activations covered", "GPU ms", "CPU ms", "all ms"):
-        table.add_column(label, justify="right")
-    for layer in plan["layers"]:
-        table.add_row(
-            str(layer["layer"]),
-            "memory" if layer["device"] < 0 else f"GPU {layer['device']}",
-            f"{layer['hot']:,}",
-            f"{layer['hot'] / layer['neurons']:.1%}",
-            f"{layer['covered']:.1%}",
-            f"{layer['gpu_ms']:.3f}",
-            f"{layer['cpu_ms']:.3f}",
-            f"{layer['total_ms']:.3f}",
-        )
+    """Neighbours that are shown alike share a row."""
+    labels = ["layers", "on", "hot", "of all", "covered", "GPU ms", "CPU ms", "all ms"]
+    table = _table("Layers: hot neurons, activations covered by them, times predicted for a token", labels)
+    for cells, layers in groupby(plan["layers"], _cells):
+        numbers = [layer["layer"] for layer in layers]
+        table.add_row(f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0]), *cells)
     return table
+
+
+def _cells(layer: dict[str, Any]) -> tuple[str, ...]:
+    """A layer as its row shows it, without its number."""
+    return (
+        "memory" if layer["device"] < 0 else f"GPU {layer['device']}",
+        f"{layer['hot']:,}",
+        f"{layer['hot'] / layer['neurons']:.1%}",
+        f"{layer['covered']:.1%}",
+        *(f"{layer[name]:.3f}" for name in ("gpu_ms", "cpu_ms", "total_ms")),
+    )

@@ -10,8 +10,9 @@ from powerinfer_cli.commands.placement_flags import DeviceFlag, parse_shares
 from powerinfer_cli.commands.plan_files import GIVEN
 from powerinfer_cli.commands.plan_job import STAND_IN
 from powerinfer_cli.commands.solve_flags import PlanFlags
-from powerinfer_cli.placement import parse_budgets
-from solver.device_profile import DeviceProfile, load_profile
+from powerinfer_cli.errors import UsageError
+from powerinfer_cli.placement import parse_budgets, shown_bytes
+from solver.device_profile import DeviceProfile, bundled_profiles, load_profile
 
 __all__ = ["Machine", "find_machine", "whole_target"]
 
@@ -35,7 +36,7 @@ class Machine:
 
 
 def find_machine(flags: PlanFlags, note: Note) -> Machine:
-    """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be."""
+    """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be, no budget where needed."""
     here = flags.device is not DeviceFlag.CPU and torch.cuda.is_available()
     if flags.device_profile is None and here:
         target = find_target(flags.placement(), note)
@@ -46,17 +47,36 @@ def find_machine(flags: PlanFlags, note: Note) -> Machine:
         if flags.gpu_layers or shares or flags.main_gpu:
             note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
         return Machine(Target((), ()))
-    name = flags.device_profile or STAND_IN
+    name = flags.device_profile or _stand_in(max(parse_budgets(flags.vram_budget or "")), note)
     profile = load_profile(name)
-    if flags.device_profile is None:
-        note(f"no CUDA GPU: planned for {profile.gpus[0].name}, by its data sheet (--device-profile takes another)")
-    cards = [gpu.memory or 1 << 62 for gpu in profile.gpus]
     if flags.vram_budget is not None:
-        limits = cards if flags.device_profile else None  # a GPU that only stands for one has no size
+        # Of a machine that only stands for one, as many GPUs may be asked for, and as large ones.
+        limits = [gpu.memory or 1 << 62 for gpu in profile.gpus] if flags.device_profile else None
         budgets = parse_budgets(flags.vram_budget, limits)
     else:
+        unknown = [str(index) for index, gpu in enumerate(profile.gpus) if not gpu.memory]
+        if unknown:
+            raise UsageError(f"{name} does not say how much memory GPU {', '.join(unknown)} has: give --vram-budget")
         budgets = tuple(max(0, gpu.memory - max(LEAST_SPARE, int(SPARE * gpu.memory))) for gpu in profile.gpus)
     return Machine(Target(("cpu",) * len(budgets), budgets, shares), profile, GIVEN + name)
+
+
+def _stand_in(budget: int, note: Note) -> str:
+    """The known machine with the smallest GPU that has so many bytes; a note says whose costs the plan is made by."""
+    known = {name: load_profile(name).gpus[0] for name in bundled_profiles()}
+    by_size = sorted(known, key=lambda name: (known[name].memory, name != STAND_IN))
+    name = next((name for name in by_size if known[name].memory >= budget), by_size[-1])
+    card = known[name]
+    note(
+        f"no CUDA GPU is used here: the plan is for another machine, with {card.name}, by its data sheet "
+        "(--device-profile takes another)"
+    )
+    if budget > card.memory:
+        note(
+            f"warning: {shown_bytes(budget)} is more than any GPU has whose data sheet is here: "
+            f"planned as if {card.name} had it; give --device-profile FILE for yours"
+        )
+    return name
 
 
 def whole_target(machine: Machine) -> Target | None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from powerinfer_cli.commands import plan_files
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver import kept_costs
-from solver.device_profile import load_profile
+from solver.device_profile import load_profile, save_profile
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
 from tests.helpers.result import Result
@@ -170,6 +171,33 @@ def test_by_the_name_and_flags_of_existing_guides(tmp_path: Path) -> None:
     data = json.loads(done.stdout)
     assert [layer["device"] for layer in data["plan"]["layers"]] == [-1, 0]
     assert data["plan"]["file"] == str(tmp_path / "out" / "model.gguf.generated.gpuidx")
+
+
+@pytest.mark.parametrize(
+    ("budget", "card", "warns"),
+    [
+        ("11", "RTX 3060", False),
+        ("16", "RTX 3090", False),
+        ("8,16", "RTX 3090", False),
+        ("80", "RTX 4090", True),
+    ],
+)
+def test_the_machine_that_stands_in_has_the_memory_that_is_planned_for(
+    tmp_path: Path, budget: str, card: str, warns: bool
+) -> None:
+    result = solve(write_placed(tmp_path), "--plan-only", "--gpu-memory-gb", budget, "--json")
+    plan = data_of(result)["plan"]
+    assert card in plan["devices"][0]["name"]
+    result.note(f"^no CUDA GPU is used here: the plan is for another machine, with NVIDIA GeForce {card}")
+    assert ("warning: 80.00 GiB is more than any GPU has whose data sheet is here" in result.err) is warns
+
+
+def test_a_profile_that_does_not_say_how_much_memory_there_is(tmp_path: Path) -> None:
+    profile, file = load_profile("rtx-3090-ddr5"), tmp_path / "mine.json"
+    save_profile(file, replace(profile, gpus=(replace(profile.gpus[0], memory=0),)))
+    path = write_placed(tmp_path)
+    assert "does not say how much memory GPU 0 has" in solve(path, "--device-profile", str(file)).error
+    assert solve(path, "--plan-only", "--device-profile", str(file), "--vram-budget", "1").code == 0
 
 
 def test_the_names_of_machines() -> None:
