@@ -15,6 +15,7 @@ from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
+from tests.helpers.rounding import Interval, sparse_ffn
 
 OPS = ops_for("cpu")
 KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
@@ -26,13 +27,12 @@ def test_products(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twins, "CHUNK_NUMBERS", 4 * n_cols)  # several pieces, the last of one row
     rows, weights = rows_of(kind, 13, n_cols)
     x, bias, back = normal(5, n_cols), normal(13, seed=1), normal(5, 13, seed=2)
-    close = {"rtol": 1e-5, "atol": 1e-4 * float(weights.abs().max())}
-    torch.testing.assert_close(OPS.matvec(rows, x[0], bias), weights @ x[0] + bias, **close)
-    torch.testing.assert_close(OPS.matmul(rows, x, bias), x @ weights.T + bias, **close)
-    torch.testing.assert_close(OPS.matmul_t(rows, back), back @ weights, **close)
+    Interval.of(x[0]).matmul(weights, bias).check(OPS.matvec(rows, x[0], bias))
+    Interval.of(x).matmul(weights, bias).check(OPS.matmul(rows, x, bias))
+    Interval.of(back).matmul(weights.T).check(OPS.matmul_t(rows, back))
     out = torch.full((5, 13), torch.nan)
     assert OPS.matmul(rows, x, out=out) is out
-    torch.testing.assert_close(out, x @ weights.T, **close)
+    Interval.of(x).matmul(weights).check(out)
     out = torch.full((13,), torch.nan)
     assert OPS.matvec(rows, x[0], out=out) is out
     assert torch.isfinite(out).all()
@@ -43,8 +43,9 @@ def test_chosen_rows() -> None:
     rows, weights = rows_of(GGMLType.Q5_1, 9, 64)
     x, out = normal(64), torch.full((4,), torch.nan)
     assert OPS.chosen_rows(rows, x, torch.tensor([8, -1, 0, 8]), out) is out
-    wanted = weights @ x
-    torch.testing.assert_close(out, torch.stack([wanted[8], torch.tensor(0.0), wanted[0], wanted[8]]))
+    wanted = weights[[8, 0, 0, 8]]
+    wanted[1] = 0
+    Interval.of(x).matmul(wanted).check(out)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -89,17 +90,19 @@ def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) 
     neurons = torch.from_numpy(np.random.default_rng(1).permutation(90)[:37]) if picked else None
     counted = mask[:, neurons] if picked else mask[:, :37]
     gates = (wg, gate_bias) if gated else (None, None)
-    wanted = plain.sparse_ffn(x, counted, gates[0], wu, wd, relu_on_up=relu_on_up, gate_bias=gates[1], up_bias=up_bias)
+    options = {"gate_bias": gates[1], "up_bias": up_bias, "relu_on_up": relu_on_up}
+    wanted = sparse_ffn(x, counted, gates[0], wu, wd, **options)
+    wanted.check(plain.sparse_ffn(x, counted, gates[0], wu, wd, **options))
     first, first_bias = (wg, gate_bias) if gated else (wu, up_bias)
-    fires = counted & (torch.nn.functional.linear(x, first, first_bias) > 0)
+    fires = counted.numpy() & Interval.of(x).matmul(first, first_bias).is_positive
     given = (mask if picked else counted.contiguous()).to(torch.uint8)
-    options = {"gate_bias": gates[1], "up_bias": up_bias, "relu_on_up": relu_on_up, "neurons": neurons}
+    options["neurons"] = neurons
     y, fired = OPS.sparse_ffn_batch(x, given, gate if gated else None, up, down, **options)
-    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
+    wanted.check(y)
     assert (fired.tolist(), fired.dtype) == ([int(fires.sum())], torch.int64)
     out = torch.full((64,), torch.nan)
     y, fired = OPS.sparse_ffn(x[1], given[1], gate if gated else None, up, down, **options, out=out)
-    torch.testing.assert_close(out, wanted[1], rtol=1e-5, atol=1e-5)
+    wanted[1].check(out)
     assert torch.equal(y, out)
     assert fired.tolist() == [int(fires[1].sum())]
 
@@ -109,15 +112,13 @@ def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) 
 def test_other_activations_count_every_neuron_of_the_mask(activation: Activation, gated: bool) -> None:
     gate, up, down_t, x = normal(20, 8), normal(20, 8, seed=1), normal(20, 8, seed=2), normal(2, 8, seed=3)
     mask = (normal(2, 20, seed=4) > 0).to(torch.uint8)
-    value = plain.activate(x @ (gate if gated else up).T, activation)
-    if gated:
-        value = value * (x @ up.T)
+    weights = (gate if gated else None, up, down_t)
     rows = (f32_rows(gate) if gated else None, f32_rows(up), f32_rows(down_t))
     y, fired = OPS.sparse_ffn_batch(x, mask, *rows, activation=activation)
-    torch.testing.assert_close(y, (value * mask) @ down_t, rtol=1e-5, atol=1e-5)
+    sparse_ffn(x, mask, *weights, activation=activation).check(y)
     assert fired.item() == int(mask.sum())
     y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=activation)
-    torch.testing.assert_close(y, value @ down_t, rtol=1e-5, atol=1e-5)
+    sparse_ffn(x, torch.ones_like(mask), *weights, activation=activation).check(y)
     assert fired.item() == 40
 
 
