@@ -1,6 +1,5 @@
 """The flags that say what a text may be, with llama.cpp's names."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.grammars import Form
 
 __all__ = ["GrammarFlags"]
@@ -62,7 +62,7 @@ class GrammarFlags:
 
 def _json(text: str, flag: str) -> Any:
     try:
-        schema = json.loads(text)
+        schema = read_json(text)
     except (ValueError, RecursionError) as error:
         raise PowerInferError(f"{flag}: not JSON: {error}") from error
     if not isinstance(schema, dict):

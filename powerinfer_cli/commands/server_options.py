@@ -1,6 +1,5 @@
 """From the flags of `powerinfer server` to how it serves."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from powerinfer_cli.commands.server_flags import AnswerFlags, ChatFlags, DoorFlags, Reasoning, SlotFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.files import make_folder
+from powerinfer_cli.json_text import read_json
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.options import ServerOptions
 
@@ -80,7 +80,7 @@ def _template(chats: ChatFlags) -> str | None:
 def _variables(chats: ChatFlags) -> dict[str, Any]:
     """What templates are told; the name of the switch is the field's own."""
     try:
-        found = json.loads(chats.chat_template_kwargs or "{}")
+        found = read_json(chats.chat_template_kwargs or "{}")
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--chat-template-kwargs: not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -23,7 +23,8 @@ _DEEPEST = 64  # parentheses in parentheses
 _MOST_REPEATS = 2000  # llama.cpp's limit
 _MOST_SIGNS = 8  # of repetition, one behind the other
 _MOST_CHARACTERS = 200_000  # in literals and classes
-_ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
+_ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
+_MOST_TOKENS = (1 << 31) - 1
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
@@ -136,9 +137,11 @@ class _Parser:
                 low, high = self.bounds()
             else:
                 low, high = int(sign == "+"), 1 if sign == "?" else None
-            if max(low, high or 0) > _MOST_REPEATS:
+            if low > _MOST_REPEATS:
                 raise GrammarError(f"more than {_MOST_REPEATS} repetitions")
-            item = Repeat(item, low, high)
+            if high is not None and high > _MOST_REPEATS:
+                high = None  # as llama.cpp takes it
+            item = Repeat(item, low, high) if high != 0 else Seq(())
             self.space(depth > 0)
         return item
 
@@ -186,7 +189,7 @@ class _Parser:
             raise GrammarError(f"expected a token in < >{self.here()}")
         name = self.text[self.at : end + 1]
         if name.startswith("<[") and name.endswith("]>") and name[2:-2].isascii() and name[2:-2].isdigit():
-            token = int(name[2:-2][:12])
+            token = min(int(name[2:-2][:12]), _MOST_TOKENS)
         else:
             found = self.id_of(name)
             if found is None:

@@ -60,8 +60,13 @@ Rules: TypeAlias = Mapping[str, Node]
 
 
 def literal(text: str) -> Node:
-    items = tuple(Chars(((ord(c), ord(c)),)) for c in text)
+    items = tuple(_character(ord(c)) for c in text)
     return items[0] if len(items) == 1 else Seq(items)
+
+
+def _character(code: int) -> Chars:
+    low, high = _SURROGATES
+    return Chars(() if low <= code <= high else ((code, code),))
 
 
 def complement(ranges: Iterable[tuple[int, int]]) -> Chars:

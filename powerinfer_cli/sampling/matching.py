@@ -19,6 +19,8 @@ _NAMED = b"\xff"  # what llguidance puts before the names of special tokens; no 
 # llguidance else narrows the mask to one way of cutting forced text into tokens, which needs the real tokenizer.
 _OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 
+_POSITION = re.compile(r'^(at )?\d+\(\d+\): | \(at ".*" \(.*\)\)$')  # in our own Lark, of which nobody else knows
+_NO_TOKEN = re.compile(r"^Token range end too large: (\d+)$")
 _MOST_SYMBOLS = 65_524  # llguidance numbers rules, alternatives and terminals with 16 bits
 _STACK = 256 << 20  # bytes for MOST_NAMES names within names, twice over; address space, memory only as it is used
 _starting = threading.Lock()  # the stack's size is set for the whole process
@@ -219,5 +221,6 @@ def _one_line(message: str) -> str:
     reasons = [line for line in rest if line.startswith("error: ")]  # of a regex: below an excerpt of it
     if reasons and first.endswith("regex parse error:"):
         first = first.removesuffix(" parse error:") + reasons[0].removeprefix("error")
-    first = re.sub(r"^at \d+\(\d+\): (?=failed to compile JSON)", "", first)
+    first = _POSITION.sub("", first)
+    first = _NO_TOKEN.sub(r"the vocabulary has no token \1", first)
     return first.removeprefix("failed to compile JSON schema: ")[:300]

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 
 import pytest
 
@@ -41,6 +42,13 @@ NOTATIONS: list[tuple[str, list[str], list[str]]] = [
     ('root ::= word ("," word)* "\\n"\nword ::= [a-z]+ ws\nws ::= [ \\n]*', ["a\n", "a \n,b\n\n"], ["a", ",\n"]),
     ('root ::= "/*" ( [^*] | "*" [^/] )* "*/"', ["/**/", "/*a*b*/"], ["/*", "/*/"]),
     ("root ::=", [""], ["a"]),
+    ("root ::= [a\\-c]+", ["a-c"], ["b"]),
+    ("root ::= [^\\-]", ["a", "\\"], ["-"]),
+    ("root ::= [+\\--9]+", ["+-./09"], [",", ":"]),
+    ('root ::= "\\-"', ["-"], ["\\-"]),
+    ('root ::= "a"{0}', [""], ["a"]),
+    ('root ::= "b" ("a" x){0,0} "c"{0}\nx ::= x "y" | "z"', ["b"], ["ba", "bc"]),
+    ('root ::= "a"{1,4000}', ["a", "aaa"], [""]),  # a limit above the most is none
 ]
 
 
@@ -73,7 +81,9 @@ def test_notation(grammar: str, good: list[str], bad: list[str]) -> None:
         ('other ::= "a"', "it has no rule named root"),
         ("", "it has no rule named root"),
         ("root ::= <nothing>", "line 1: '<nothing>' is not one token of the model's vocabulary"),
-        ("root ::= <[999]>", "Token range end too large: 999"),
+        ("root ::= <[999]>", "the vocabulary has no token 999"),
+        ("root ::= !<[99999999999]>", "the vocabulary has no token 2147483647"),
+        ('root ::= "\\U0000d800"', "no text of this vocabulary matches"),
         ("root ::= <open", "line 1: expected a token in < >"),
         ("root ::= root", "no text of this vocabulary matches"),
         ("root ::= [^\\x00-\\U0010FFFF]", "no text of this vocabulary matches"),
@@ -85,6 +95,7 @@ def test_what_is_no_grammar_is_said_in_one_line(grammar: str, words: str) -> Non
     assert words in str(caught.value)
     assert str(caught.value).startswith("bad grammar: ")
     assert "\n" not in str(caught.value)
+    assert not re.search(r"\d\(\d+\)", str(caught.value))  # a place in what llguidance is given
 
 
 def test_tokens_by_name_and_by_id() -> None:

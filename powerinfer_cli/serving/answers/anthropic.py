@@ -1,9 +1,9 @@
 """Answers of chats in Anthropic's words."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart, ContentDelta, Delta, ReasoningDelta
 from powerinfer_cli.serving.chat.parser import AnswerParser
 from powerinfer_cli.serving.chat.plan import ChatPlan
@@ -138,7 +138,7 @@ def _content(answer: Answer) -> list[dict[str, Any]]:
 def _input(arguments: str) -> Any:
     """An object in any case; a call that was cut off has none."""
     try:
-        read = json.loads(arguments)
+        read = read_json(arguments)
     except (ValueError, RecursionError):
         return {}
     return read if isinstance(read, dict) else {}

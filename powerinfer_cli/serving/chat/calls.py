@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from powerinfer_cli.json_text import read_json
+
 from .deltas import ArgumentsDelta, CallStart, ContentDelta, Delta
 from .json_scan import JsonScanner
 from .markers import find_first, may_become
@@ -94,7 +96,7 @@ class CallReader:
             start = len(text) - len(rest) + rest.startswith("[")
         head = _OBJECT_HEAD.match(text[: start + _HEAD], start)
         if head is not None:
-            return self._begin(text, json.loads(head[1], strict=False), head.end(), deltas)
+            return self._begin(text, read_json(head[1], strict=False), head.end(), deltas)
         return self._whole(text, start, deltas, final)
 
     def _named_head(self, text: str, start: int, deltas: list[Delta], final: bool) -> Progress:
@@ -217,7 +219,7 @@ class CallReader:
 def _arguments_text(value: str) -> str:
     """JSON arguments that were written as a JSON string, or not at all."""
     try:
-        read = json.loads(value, strict=False)
+        read = read_json(value, strict=False)
     except (ValueError, RecursionError):
         return value
     if read is None:
@@ -228,7 +230,7 @@ def _arguments_text(value: str) -> str:
 def _call_of(text: str) -> tuple[str, str]:
     """(name, arguments as JSON text) of a call in any order of keys; no name where it is none."""
     try:
-        call: Any = json.loads(text, strict=False)
+        call: Any = read_json(text, strict=False)
     except (ValueError, RecursionError):
         return "", ""
     inner = call.get("function") if isinstance(call, dict) else None

@@ -1,8 +1,9 @@
 """Reads an answer that is one JSON object: {"response": text}, {"tool_call": call} or {"tool_calls": [call, ...]}."""
 
-import json
 import re
 from collections.abc import Callable
+
+from powerinfer_cli.json_text import read_json
 
 from .calls import CallReader, Progress
 from .deltas import ContentDelta, Delta
@@ -89,7 +90,7 @@ def _is_part_of_escape(text: str) -> bool:
 
 def _unescaped(text: str) -> str:
     try:
-        read: str = json.loads(f'"{text}"', strict=False)
+        read: str = read_json(f'"{text}"', strict=False)
     except ValueError:
         return text
     return read.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.json_text import read_json
+
 from .messages import Message, text_of
 from .tools import Choice, Tool, ToolChoice
 
@@ -57,6 +59,6 @@ def _calls_text(calls: list[dict[str, Any]]) -> str:
 
 def _read(arguments: str) -> Any:
     try:
-        return json.loads(arguments)
+        return read_json(arguments)
     except (ValueError, RecursionError):
         return arguments

@@ -1,11 +1,11 @@
 """A conversation to the prompt that the model continues."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.text import ChatTemplate
 
@@ -140,7 +140,7 @@ def _fitted(message: Message, able: Capabilities, source: str) -> Message:
 def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     try:
-        arguments = json.loads(function["arguments"] or "{}")
+        arguments = read_json(function["arguments"] or "{}")
     except (ValueError, RecursionError) as error:
         raise invalid_request(f"Failed to parse tool call arguments as JSON: {error}") from error
     return {**call, "function": {**function, "arguments": arguments}}

@@ -17,6 +17,15 @@ def say(body: dict[str, Any], script: Script | str = "Hi", model: str = "plain")
     return ask(body, script, model=model, path="/v1/messages")[0]
 
 
+def test_arguments_that_are_not_json_are_none() -> None:
+    """A model that no grammar holds may write them."""
+    for arguments in ('{"city": NaN}', '{"city": 1e400}', '{"city": '):
+        text = '<tool_call>{"name": "weather", "arguments": ' + arguments
+        answer = say({"tools": [TOOL]}, text, "hermes")
+        assert answer.status_code == 200
+        assert [block["input"] for block in answer.json()["content"] if block["type"] == "tool_use"] == [{}]
+
+
 def blocks_of(told: list[Any]) -> list[dict[str, Any]]:
     """The content blocks that a client makes of a stream's events; checks their order."""
     blocks: list[dict[str, Any]] = []

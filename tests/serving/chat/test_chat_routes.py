@@ -139,6 +139,13 @@ def test_the_conversation_with_a_tool_goes_on(model: str) -> None:
     assert "Tells the weather." in written
 
 
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": -Infinity}', '{"a": [1e400]}', "{'a': 1}"])
+def test_calls_whose_arguments_are_not_json_are_refused(arguments: str) -> None:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Sunny"}]
+    assert "Failed to parse tool call arguments as JSON" in refusal({"messages": messages}, "hermes")
+
+
 def test_tool_choice_constrains() -> None:
     other = {"type": "function", "function": {"name": "other"}}
 
