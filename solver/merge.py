@@ -1,6 +1,7 @@
 """A dense GGUF and a predictor directory as one PowerInfer GGUF."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,19 +22,22 @@ from powerinfer_cli.gguf_io import (
     transposed,
 )
 from powerinfer_cli.model import Activation, ModelConfig, load_predictors, load_weights
+from powerinfer_cli.placement import shown_bytes
 from powerinfer_cli.runtime import LoadEvents
 
 __all__ = ["merge", "storable"]
 
 _DOWN = re.compile(r"blk\.(\d+)\.ffn_down\.(weight|bias)")
+COST = "some 3 % in perplexity with types of four bits"  # SmolLM2-135M in Q4_1: 2.6 %; as Q8_0: 0.08 %
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
-def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents) -> None:
+def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, small: bool = False) -> None:
     """Write `path`: the tensors of `dense` as they are, down matrices transposed, and the predictors of `folder`.
 
-    Transposed matrices keep the file's type where it can be written, predictors are Q8_0 in a quantised model and F16
-    in another; notes say what became what. No more than one tensor is in memory.
+    Blocks of a quantised matrix lie along its rows, so that a transposed one has to be quantised anew: as Q8_0, or with
+    `small` in its own type where that can be written. Predictors are Q8_0 in a quantised model and F16 in another.
+    Notes say what became what, and what it costs. No more than one tensor is in memory.
 
     Raises:
         PowerInferError: not a dense model that can be run, predictors of another one, or `path` cannot be written.
@@ -45,7 +49,7 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents) -> None
     if path.resolve() == dense.path.resolve():
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
     predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
-    tensors = list(_model_tensors(dense, config, events.note))
+    tensors = list(_model_tensors(dense, config, small, events.note))
     for layer, predictor in enumerate(predictors.layers):
         pairs = (("fc1", predictor.fc1), ("fc2", predictor.fc2))
         quantised = dense.tensors[f"blk.{layer}.ffn_down.weight"].type not in FLOATS
@@ -69,8 +73,10 @@ def _added(config: ModelConfig, threshold: float) -> dict[str, str | float]:
     return added
 
 
-def _model_tensors(dense: GGUFFile, config: ModelConfig, note: Callable[[str], None]) -> Iterator[StreamedTensor]:
-    told: set[GGMLType] = set()
+def _model_tensors(
+    dense: GGUFFile, config: ModelConfig, small: bool, note: Callable[[str], None]
+) -> Iterator[StreamedTensor]:
+    grown: Counter[tuple[GGMLType, GGMLType]] = Counter()  # bytes, by what became what
     for tensor in dense.tensors.values():
         match = _DOWN.fullmatch(tensor.name)
         if match is None:
@@ -80,12 +86,22 @@ def _model_tensors(dense: GGUFFile, config: ModelConfig, note: Callable[[str], N
         if match[2] == "bias":
             yield streamed(tensor, name)
             continue
-        kind = storable(tensor.type, config.n_embd)
-        if tensor.type not in told and tensor.type not in FLOATS:
-            told.add(tensor.type)
-            how = "quantised anew" if kind is tensor.type else f"stored as {kind.name}"
-            note(f"down matrices of type {tensor.type.name} are turned round and {how}")
-        yield streamed(transposed(tensor, name, kind))
+        wanted = tensor.type if small or tensor.type in FLOATS else GGMLType.Q8_0
+        kind = storable(wanted, config.n_embd)
+        turned = streamed(transposed(tensor, name, kind))
+        grown[tensor.type, kind] += turned.nbytes - tensor.nbytes
+        yield turned
+    for (before, after), more in grown.items():
+        if before not in FLOATS:
+            note(_told(before, after, more, small))
+
+
+def _told(before: GGMLType, after: GGMLType, more: int, small: bool) -> str:
+    what = f"down matrices are turned round, {before.name} to {after.name}"
+    if after not in (GGMLType.Q8_0, *FLOATS):
+        return f"warning: {what}: quantised twice, which costs {COST}; without --merge-small they become Q8_0"
+    hint = f", {shown_bytes(more)} more; --merge-small keeps their type, at {COST}" if more > 0 and not small else ""
+    return f"{what}{hint}"
 
 
 def storable(kind: GGMLType, columns: int) -> GGMLType:

@@ -105,7 +105,7 @@ def _solve(
     how, whole = profiling_options(gguf, path, quiet, machine)
     made = make(gguf, how, place, _making(stages, predictor, text, gguf, how), events, plan=whole)
     if stages.merge and made.folder:
-        merge(gguf, made.folder, stages.merge, events)
+        merge(gguf, made.folder, stages.merge, events, small=stages.merge_small)
     planned = None
     if not (stages.profile_only or stages.train_only):
         planned = plan_stage(gguf, path, options, made, machine, plan, plan_file, events)

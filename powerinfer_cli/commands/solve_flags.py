@@ -72,6 +72,9 @@ class StageFlags:
     merge: Annotated[
         Path | None, _stage("--merge", metavar="FILE", help="Write model and predictors as one PowerInfer GGUF.")
     ] = None
+    merge_small: Annotated[
+        bool, _stage("--merge-small", help="In it, 4-bit down matrices stay so: smaller, some 3 % in perplexity.")
+    ] = False
     force: Annotated[bool, _stage("--force", help="Make anew what nobody knows the origin of.")] = False
 
     def check(self) -> None:
@@ -87,6 +90,8 @@ class StageFlags:
             raise UsageError(f"--max-quality-loss must be from 0 on, got {self.max_quality_loss:g}")
         if self.density is not None and self.max_quality_loss is not None:
             raise UsageError("--density and --max-quality-loss exclude each other: one is found from the other")
+        if self.merge_small and not self.merge:
+            raise UsageError("--merge-small says how --merge FILE is written: give that, too")
         if self.plan_only and self.merge:
             raise UsageError("--merge has nothing to write with --plan-only")
 

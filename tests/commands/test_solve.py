@@ -217,6 +217,7 @@ def test_the_names_of_machines() -> None:
         (["--density", "0"], 2, "--density must be above 0"),
         (["--density", "0.5", "--max-quality-loss", "0.1"], 2, "exclude each other"),
         (["--merge", "x.gguf"], 2, "has predictors already"),
+        (["--merge-small"], 2, "give that, too"),
         (["-f", "absent.txt"], 1, "absent.txt: cannot read"),
         (["--profile-only", "--force", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
         (["--plan-only", "--vram-budget", "1", "-o", "{short}/x"], 1, "{short}/x"),
