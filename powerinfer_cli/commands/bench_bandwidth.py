@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from powerinfer_cli.kernels.reading import sum_words
 
 __all__ = ["measure_bandwidth"]
 
@@ -18,15 +19,8 @@ REPEATS = 5
 Words = npt.NDArray[np.int64]
 
 
-@numba.njit("int64(int64[::1])", nogil=True)  # type: ignore[untyped-decorator]  # Numba has no types
 def _total(words: Words) -> int:
-    """In vector additions, which wait for nothing but memory. Four places at once: one alone leaves a sixth unused."""
-    quarter, total = len(words) // 4, 0
-    for i in range(quarter):
-        total += words[i] + words[i + quarter] + words[i + 2 * quarter] + words[i + 3 * quarter]
-    for i in range(4 * quarter, len(words)):
-        total += words[i]
-    return total
+    return int(sum_words.call(words.ctypes.data, len(words)))
 
 
 def measure_bandwidth(threads: int, size: int = BUFFER, cores: Sequence[frozenset[int]] = ()) -> float:

@@ -23,12 +23,13 @@ FEW = 4  # kernels that are compiled sooner than other processes have started
 def every_kernel() -> list[Kernel]:
     """For all weight formats, operations and cache types.
 
-    What does not import `jit` declares none, and is left alone: some of it takes a second to load torch.
+    What does not import `jit` declares none, and is left alone: some of it takes a second to load torch. `simd` is what
+    kernels are made of, and loads the compiler.
     """
     package = powerinfer_cli.kernels
     folder = Path(package.__path__[0])
     for path in sorted(folder.rglob("*.py")):
-        if "powerinfer_cli.kernels.jit import" in path.read_text():
+        if path.parent.name != "simd" and "powerinfer_cli.kernels.jit import" in path.read_text():
             importlib.import_module(".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts]))
     return declared()
 

@@ -12,26 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues
 from powerinfer_cli.kernels.functions import exp
-from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel
+from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel, types
 from powerinfer_cli.kernels.program import Operation
-from powerinfer_cli.kernels.registers import (
+from powerinfer_cli.kernels.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
+from powerinfer_cli.kernels.simd import (
     add_scaled,
+    calling,
     columns_f16,
     columns_f32,
     columns_i8,
-    load_tile,
-    outer,
-    scaled_by_pairs,
-    store_tile,
-    zero_tile,
-)
-from powerinfer_cli.kernels.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
-from powerinfer_cli.kernels.simd import (
-    calling,
     f32,
     first,
     first_or,
@@ -40,12 +32,17 @@ from powerinfer_cli.kernels.simd import (
     i64,
     largest,
     load_f32,
+    load_tile,
     maximum,
+    outer,
+    scaled_by_pairs,
     splat,
     store_f32,
+    store_tile,
     total,
     u16,
     zero,
+    zero_tile,
 )
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.simd import calling, f32, i8, store_half, u16
 from powerinfer_cli.kernels.vectors import aligned
 

@@ -13,23 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
-from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of
-from powerinfer_cli.kernels.panels import (
-    BIASES,
-    BLOCK,
-    HALF_BIASES,
-    ROWS,
-    SCALES,
-    TOKENS,
-    multiply,
-    multiply_floats,
-    transposer,
-)
+from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of, offset_of
+from powerinfer_cli.kernels.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.rows import COLUMNS, UNPACK_ROW, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.rows import ROWS as N_ROWS
-from powerinfer_cli.kernels.simd import f32, i8, i32, i64, load32, load_f32, splat, store32, store_f32, zero
-from powerinfer_cli.kernels.simd.dots import offset_of
+from powerinfer_cli.kernels.simd import (
+    f32,
+    i8,
+    i32,
+    i64,
+    load32,
+    load_f32,
+    multiply,
+    multiply_floats,
+    splat,
+    store32,
+    store_f32,
+    transposer,
+    zero,
+)
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS, Vectors, aligned
 

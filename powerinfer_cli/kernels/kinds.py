@@ -3,7 +3,7 @@
 from powerinfer_cli.kernels.formats import FORMATS, Format
 from powerinfer_cli.kernels.jit import RUNG, Rung
 
-__all__ = ["KINDS", "Kind", "kind_name", "kind_of"]
+__all__ = ["KINDS", "Kind", "kind_name", "kind_of", "offset_of"]
 
 Kind = tuple[int, bool, int]  # columns that share a scale (0: float formats), are there minima, bits of a quant
 
@@ -19,6 +19,13 @@ def kind_name(kind: Kind) -> str:
     """For kernels' names."""
     group, has_min, bits = kind
     return f"{group}{'_min' if has_min else ''}_{bits}"
+
+
+def offset_of(bits: int, has_min: bool) -> int:
+    """What products want added to quants: to signed ones of so many bits, or (has_min) to unsigned ones."""
+    if RUNG is Rung.VNNI:
+        return 128
+    return 0 if has_min else 1 << (bits - 1)
 
 
 KINDS: tuple[Kind, ...] = tuple(sorted({kind_of(f) for f in FORMATS.values()}))

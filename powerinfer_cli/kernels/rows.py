@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
 from powerinfer_cli.kernels.formats import Format
-from powerinfer_cli.kernels.jit import Kernel, helper
+from powerinfer_cli.kernels.jit import Kernel, helper, types
 from powerinfer_cli.kernels.simd import calling
 from powerinfer_cli.kernels.vectors import aligned
 

@@ -5,11 +5,10 @@ import platform
 from enum import StrEnum
 
 import llvmlite.binding
-import numba
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["RUNG", "RUNG_REASON", "Rung", "choose_rung"]
+__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "Rung", "choose_rung"]
 
 VARIABLE = "POWERINFER_CPU"
 
@@ -34,7 +33,7 @@ _NEEDS = {
 }
 _NAMES = {Rung.VNNI: "AVX-512 VNNI", Rung.AVX2: "AVX2", Rung.ANY: "neither AVX-512 VNNI nor AVX2"}
 # For a rung below the CPU's best: a CPU that has no more, or LLVM would use the better instructions wherever it can.
-_LOWER_CPU = {Rung.AVX2: "haswell", Rung.ANY: "x86-64"}
+_LOWER_CPUS = {Rung.AVX2: "haswell", Rung.ANY: "x86-64"}
 
 
 def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, str]:
@@ -53,12 +52,12 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
     return Rung(wanted), f"{VARIABLE}={wanted}"
 
 
-def _set_up_numba() -> tuple[Rung, str]:
+def _chosen() -> tuple[Rung, str, str | None]:
+    """The rung, why, and which CPU is compiled for, by LLVM's name, where it is less than this one."""
     features = dict(llvmlite.binding.get_host_cpu_features())
     rung, reason = choose_rung(features, os.environ.get(VARIABLE))
-    if rung is not choose_rung(features, None)[0] and platform.machine() in ("x86_64", "AMD64"):
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = _LOWER_CPU[rung], ""
-    return rung, reason
+    lower = rung is not choose_rung(features, None)[0] and platform.machine() in ("x86_64", "AMD64")
+    return rung, reason, _LOWER_CPUS[rung] if lower else None
 
 
-RUNG, RUNG_REASON = _set_up_numba()
+RUNG, RUNG_REASON, LOWER_CPU = _chosen()

@@ -7,8 +7,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
-from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of
-from powerinfer_cli.kernels.panels import transposer
+from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of, offset_of
 from powerinfer_cli.kernels.program import Operand, Operation
 from powerinfer_cli.kernels.rows import (
     BASE,
@@ -22,6 +21,8 @@ from powerinfer_cli.kernels.rows import (
     unpack_row,
 )
 from powerinfer_cli.kernels.simd import (
+    dot_floats,
+    dot_records,
     doubled,
     f32,
     fetch_add,
@@ -32,9 +33,9 @@ from powerinfer_cli.kernels.simd import (
     splat,
     store_f32,
     total,
+    transposer,
 )
-from powerinfer_cli.kernels.simd.dots import offset_of
-from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes, dot_floats, dot_records
+from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes
 from powerinfer_cli.kernels.team import FIRST, OPERATION, take
 from powerinfer_cli.kernels.vectors import N_TOKENS
 from powerinfer_cli.model import Activation
@@ -64,9 +65,6 @@ def row_scratch_bytes(n: int) -> int:
 
 def _unpacked_bytes(n: int) -> int:
     return (n // 512 + 1) * 2048 + 64
-
-
-_unpacked = helper(_unpacked_bytes)
 
 
 def _packing(group: int) -> Kernel:
@@ -186,7 +184,7 @@ def _products(kind: Kind) -> Kernel:
         scratch, piece, block = op[FIRST + 11] + worker * op[FIRST + 12], op[FIRST + 13], op[FIRST + 14]
         n, n_rows, n_tokens = rows[COLUMNS], rows[ROWS], state[N_TOKENS]
         steps = (n + columns - 1) // columns
-        sums_at = scratch + _unpacked(n)
+        sums_at = scratch + _unpacked_bytes(n)
         places, kept = i64(sums_at + 64 * AT_ONCE), i64(sums_at + 64 * AT_ONCE + 8 * MOST_ROWS)
         unpacked = sums_at + 64 * AT_ONCE + 16 * MOST_ROWS
         while True:

@@ -14,9 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.simd import (
     atomic_load,
     atomic_store,

@@ -121,14 +121,3 @@ def test_turns_at_a_terminal(words: str, tmp_path: Path) -> None:
     assert "tokens/s" in result.out
     assert result.out.index("\x1b[33m") < result.out.index("Ask") < result.out.index("\x1b[0m")
     assert written.count("User:") == 2
-
-
-def test_stdout_holds_the_text_alone_where_a_plan_is_made() -> None:
-    args = ("--vram-budget", "0.034", "--device", "cpu", "--disable-gpu-index", "-t", "1")
-    with Process("main", *args, "-p", "Once upon a time", "-n", "2", "--temp", "0") as process:
-        result = process.wait()
-    result.note("^planned in")
-    assert result.code == 0
-    assert result.out.startswith("Once upon a time")
-    assert result.out.count("\n") == 1
-    assert "HiGHS" not in result.err

@@ -78,7 +78,7 @@ def test_everything_by_several_processes(tmp_path: Path, monkeypatch: pytest.Mon
     kernels = [one for one in ahead.every_kernel() if one.name.startswith(("repack_q4", "unpack_q4_0", "unpack_q8_0"))]
     assert len(kernels) >= 4
     monkeypatch.setenv("POWERINFER_CACHE", str(tmp_path))
-    monkeypatch.setattr(jit, "_folder", jit.cache_folder)
+    monkeypatch.setattr(jit.files, "_folder", jit.cache_folder)
     monkeypatch.setattr(ahead, "FEW", 1)
     fresh = [jit.Kernel(one.function, one.signature, one.name) for one in kernels]
     monkeypatch.setattr(ahead, "every_kernel", lambda: fresh)

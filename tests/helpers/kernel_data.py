@@ -6,11 +6,10 @@ import sys
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
 from powerinfer_cli.gguf_io import GGMLType, dequantize
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
-from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.jit import kernel, types
 from powerinfer_cli.kernels.quantise import quantise_groups
 from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.simd import f32

@@ -3,11 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from numba import types
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, dequantize
 from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format, padded, record_bytes
-from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.jit import kernel, types
 from powerinfer_cli.kernels.simd import (
     dot_signed,
     dot_unsigned,

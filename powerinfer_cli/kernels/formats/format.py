@@ -20,11 +20,8 @@ Kernels read up to 1 KiB behind a row (and use nothing of it): buffers of rows n
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from numba import types
-from numba.extending import register_jitable
-
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.jit import Kernel
+from powerinfer_cli.kernels.jit import Kernel, types
 
 __all__ = ["AXPY", "AXPY4", "CHUNK", "DOT", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
 
@@ -77,7 +74,3 @@ def padded(n: int) -> int:
 def record_bytes(n: int) -> int:
     """Bytes of a quantised vector of n numbers."""
     return (n + CHUNK - 1) // CHUNK * CHUNK * 7 // 2
-
-
-register_jitable(padded)
-register_jitable(record_bytes)

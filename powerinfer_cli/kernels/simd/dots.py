@@ -11,9 +11,10 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.kinds import offset_of
 from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I64, I32x16, call, constant, part_of, rolled
 
-__all__ = ["dot_signed", "dot_unsigned", "group_products", "offset_of", "start_of"]
+__all__ = ["dot_signed", "dot_unsigned", "group_products", "start_of"]
 
 _LARGEST = 127  # of an input's absolute values
 _W16 = ir.VectorType(I16, 32)
@@ -80,13 +81,6 @@ def _dotter(name: str, doc: str, build: Callable[..., Any]) -> Any:
 
 dot_unsigned = _dotter("dot_unsigned", "sums + w . x, four bytes a lane; w within 0..127, x signed.", _unsigned_dot)
 dot_signed = _dotter("dot_signed", "sums + w . x, four bytes a lane; w signed, x within -127..127.", _signed_dot)
-
-
-def offset_of(bits: int, has_min: bool) -> int:
-    """What `group_products` wants added to quants: to signed ones of so many bits, or (has_min) to unsigned ones."""
-    if RUNG is Rung.VNNI:
-        return 128
-    return 0 if has_min else 1 << (bits - 1)
 
 
 def start_of(builder: Any, bias: Any, bits: int, has_min: bool) -> Any:
