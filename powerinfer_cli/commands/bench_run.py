@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench_plan import Setup, Workload
@@ -176,4 +175,6 @@ def _where(placed: Placed) -> Where:
     count = sum(layer.device != MAIN_MEMORY for layer in plan.layers) + (plan.output != MAIN_MEMORY)
     if devices[0] == "cpu":
         return Where("CPU, GPU rehearsed", "", count)
+    import torch
+
     return Where("CUDA", ", ".join(torch.cuda.get_device_name(devices[gpu]) for gpu in plan.gpus), count)

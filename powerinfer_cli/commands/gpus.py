@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
 
 from powerinfer_cli.commands.placement_flags import DeviceFlag, PlacementFlags, parse_shares
 from powerinfer_cli.errors import UsageError
@@ -12,6 +11,9 @@ from powerinfer_cli.placement import parse_budgets, shown_bytes
 __all__ = ["Target", "find_target"]
 
 Note = Callable[[str], None]
+
+# What the drivers make: NVIDIA's, also under WSL; AMD's.
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 LEAST_SPARE = 256 << 20  # bytes that a default budget leaves to others
 SPARE = 0.04  # of what is free
@@ -43,7 +45,7 @@ def find_target(flags: PlacementFlags, note: Note) -> Target | None:
     wanted = None if flags.vram_budget is None else parse_budgets(flags.vram_budget)
     if flags.device is DeviceFlag.CPU:
         return _rehearsal(flags, wanted, shares, note)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = _count_gpus()
     if not count:
         if flags.given:
             note(
@@ -52,6 +54,15 @@ def find_target(flags: PlacementFlags, note: Note) -> Target | None:
             )
         return None
     return _on_cuda(flags, shares, count, note)
+
+
+def _count_gpus() -> int:
+    """Those that torch can use. Loading torch takes a second and 200 MB: only where the system has a GPU at all."""
+    if not any(Path(device).exists() for device in GPU_DEVICES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _rehearsal(
@@ -69,6 +80,8 @@ def _rehearsal(
 
 
 def _on_cuda(flags: PlacementFlags, shares: tuple[float, ...] | None, count: int, note: Note) -> Target:
+    import torch
+
     first = flags.main_gpu or 0
     if first >= count:
         raise UsageError(f"-mg {first}: there are {count} GPUs, counted from 0")
@@ -89,6 +102,8 @@ def _on_cuda(flags: PlacementFlags, shares: tuple[float, ...] | None, count: int
 
 
 def _warn_of_others(order: Sequence[int], budgets: Sequence[int], note: Note) -> None:
+    import torch
+
     for gpu, budget in zip(order, budgets, strict=True):
         free, _ = torch.cuda.mem_get_info(gpu)
         if budget > free:
@@ -96,5 +111,7 @@ def _warn_of_others(order: Sequence[int], budgets: Sequence[int], note: Note) ->
 
 
 def _free(gpu: int) -> int:
+    import torch
+
     free, _ = torch.cuda.mem_get_info(gpu)
     return max(0, free - max(LEAST_SPARE, int(SPARE * free)))

@@ -105,9 +105,7 @@ class Bars:
         )
         # Three columns are left for the ^C that a terminal echoes: on a line of its own it would break the redrawing.
         self._live = Live(
-            console=console,
-            get_renderable=lambda: Constrain(self._progress.get_renderable(), console.width - 3),
-            redirect_stdout=False,
+            console=console, get_renderable=lambda: Constrain(self._progress.get_renderable(), console.width - 3)
         )
         self._total: TaskID | None = None
         self._file: TaskID | None = None

@@ -88,5 +88,4 @@ def _make_bar(what: str) -> "Progress":
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        redirect_stdout=False,
     )

@@ -1,21 +1,17 @@
 """From flags to a placement plan: one that is kept, if it fits, or else a new one, in seconds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from powerinfer_cli.commands.companions import Companions
-from powerinfer_cli.commands.gpus import Target, find_target
+from powerinfer_cli.commands.gpus import find_target
 from powerinfer_cli.commands.placement_flags import PlacementFlags
-from powerinfer_cli.commands.plan_files import keep_plan, kept_plan
-from powerinfer_cli.commands.plan_job import PlanJob
-from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use, shown_bytes
+from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.cold_stream import streamable
 
-__all__ = ["Placed", "place", "placement_lines"]
+__all__ = ["Placed", "place"]
 
 
 @dataclass(frozen=True)
@@ -49,96 +45,6 @@ def place(
     if flags.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return Placed(options)
-    job = _job(gguf, path, options, target, beside, flags)
-    divided = flags.gpu_layers is None and job.config.sparse and beside.statistics is not None
-    whole = job.whole_layers()
-    if not divided or _holds_all(whole.plan):
-        if flags.gpu_layers is None and not _holds_all(whole.plan):
-            events.note(_no_statistics(job))
-        return _placed(job, whole.plan, whole.remarks, options, events)
-    room = job.reservation()
-    if set(room.devices) == {MAIN_MEMORY} and room.output == MAIN_MEMORY:
-        return _placed(job, whole.plan, room.remarks, options, events)
-    return _placed(job, _divided(job, flags, events), room.remarks, options, events)
+    from powerinfer_cli.commands.gpu_placing import place_on  # imports torch, which takes a second
 
-
-def _job(
-    gguf: GGUFFile, path: Path, options: EngineOptions, target: Target, beside: Companions, flags: PlacementFlags
-) -> PlanJob:
-    job = PlanJob.of(gguf, path, options, target, beside, flags.max_layers)
-    streams = not target.rehearsed and job.config.sparse and streamable(job.weights)
-    # Whether it pays is known with the plan; room for it is needed before.
-    return replace(job, options=replace(job.options, stream_from=options.n_ubatch)) if streams else job
-
-
-def _divided(job: PlanJob, flags: PlacementFlags, events: LoadEvents) -> Plan:
-    """By neurons: the plan that is kept, or a new one."""
-    profile, name = job.costs(events)
-    conditions = job.conditions(name)
-    kept = None
-    if not (flags.reset_gpu_index or flags.disable_gpu_index):
-        sizes = job.config.n_layer, job.config.n_ff
-        kept = kept_plan(job.path, conditions, *sizes, events.note, free=job.target.free)
-    if kept is not None:
-        plan, path = kept
-        events.note(f"plan: {path}")
-        return plan
-    result = job.make(profile)
-    where = ""
-    if not flags.disable_gpu_index:
-        try:
-            where = f", kept in {keep_plan(job.path, result.plan, conditions, job.sizes, events.note)}"
-        except PowerInferError as error:
-            events.note(f"the plan is not kept: {error}")
-    events.note(f"planned in {result.seconds:.1f} s, within {result.gap:.1%} of the best{where}")
-    return result.plan
-
-
-def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], asked: EngineOptions, events: LoadEvents) -> Placed:
-    for remark in remarks:
-        events.note(remark)
-    if not plan.gpus:
-        return Placed(asked)
-    options = job.options
-    if options.stream_from is not None:
-        options = replace(options, stream_from=_stream_from(job, plan, events))
-    return Placed(options, plan, placement_lines(plan, job))
-
-
-def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
-    if all(placed.device == MAIN_MEMORY or placed.hot.size == job.config.n_ff for placed in plan.layers):
-        return None
-    from solver.costs import activity_from
-    from solver.simulate import Work, simulate
-    from solver.streaming import stream_from
-
-    assert job.beside.statistics is not None  # or no layer would be divided
-    profile, _ = job.costs(events)
-    work = Work(job.sizes, activity_from(job.beside.statistics, job.beside.together), job.kind, job.config.n_embd)
-    return stream_from(plan, job.sizes, simulate(plan, work, profile), profile)
-
-
-def _holds_all(plan: Plan) -> bool:
-    return plan.output != MAIN_MEMORY and all(layer.device != MAIN_MEMORY for layer in plan.layers)
-
-
-def _no_statistics(job: PlanJob) -> str:
-    what = "no activation statistics" if job.config.sparse else "no predictor"
-    return f"{what}: whole layers go to the GPU; `powerinfer solve -m {job.path}` makes what placing neurons needs"
-
-
-def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
-    """What each GPU holds, a line each."""
-    lines = []
-    for gpu in plan.gpus:
-        here = [index for index, layer in enumerate(plan.layers) if layer.device == gpu]
-        hot = sum(plan.layers[index].hot.size for index in here)
-        parts = [f"{len(here)} of {len(plan.layers)} layers"] if here else []
-        if hot < len(here) * job.config.n_ff:
-            parts.append(f"{hot / (len(here) * job.config.n_ff):.1%} of their neurons")
-        if plan.output == gpu:
-            parts.append("the head")
-        used = device_use(job.sizes, plan, gpu).total
-        name = "rehearsed on the CPU" if job.target.rehearsed else job.target.devices[gpu]
-        lines.append(f"{name}, {' and '.join(parts)}: {shown_bytes(used)} of {shown_bytes(plan.budgets[gpu])}")
-    return tuple(lines)
+    return Placed(*place_on(target, gguf, path, options, flags, beside, events))

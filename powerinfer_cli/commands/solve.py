@@ -64,14 +64,10 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
         machine = find_machine(plan, events.note)
         gguf = open_gguf(path)
         try:
-            made, planned = _solve(gguf, path, model.options(), predictor, stages, plan, machine, text, events)
+            _solve(gguf, path, model.options(), predictor, stages, plan, told, machine, text, events)
         except KeyboardInterrupt:
             events.note("interrupted: the same command goes on where this stopped")
             raise
-    from powerinfer_cli.commands.solve_output import show
-
-    show(gguf, made, planned, stages.merge, told, sys.stdout.write)
-    _say_how_to_run(path, gguf, made, planned, stages, events)
 
 
 app.command("solve", epilog=EPILOG)(flat(solve))
@@ -92,10 +88,12 @@ def _solve(
     predictor: PredictorFlags,
     stages: StageFlags,
     plan: PlanFlags,
+    told: ReportFlags,
     machine: "Machine",
     text: str | None,
     events: "LoadEvents",
-) -> "tuple[Made, Planned | None]":
+) -> None:
+    from powerinfer_cli.commands.solve_output import show
     from powerinfer_cli.commands.solve_plan import plan_stage, profiling_options
     from solver.merge import merge
     from solver.run import make
@@ -111,7 +109,8 @@ def _solve(
     planned = None
     if not (stages.profile_only or stages.train_only):
         planned = plan_stage(gguf, path, options, made, machine, plan, plan_file, events)
-    return made, planned
+    show(gguf, made, planned, stages.merge, told, sys.stdout.write)
+    _say_how_to_run(path, gguf, made, planned, stages, events)
 
 
 def _place(path: Path, output: Path | None) -> "tuple[Place, Path | None]":

@@ -17,6 +17,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing, write_torch
 from powerinfer_cli.number_files import is_whole, layer_files, load_torch
 from powerinfer_cli.placement.group_activity import load_group_activity
+from powerinfer_cli.torch_files import plain_vector
 
 __all__ = ["ActivationStatistics", "LayerActivity", "find_statistics", "load_statistics", "save_statistics"]
 
@@ -73,17 +74,24 @@ def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatisti
 
 
 def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
+    counts = plain_vector(path, MAX_FILE_BYTES)
+    if counts is None:
+        counts = _by_torch(path)
+    if counts.shape != (n_ff,):
+        raise PowerInferError(f"{path}: activation counts of another model: {counts.shape} instead of ({n_ff},)")
+    values = counts.astype(np.float64)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise PowerInferError(f"{path}: activation counts that are negative or not finite")
+    return values
+
+
+def _by_torch(path: Path) -> npt.NDArray[Any]:
     what = "a saved tensor of activation counts"
     counts = load_torch(path, MAX_FILE_BYTES, what)
     if not is_whole(counts):
         raise PowerInferError(f"{path}: not {what} ({type(counts).__name__})")
-    if counts.shape != (n_ff,):
-        raise PowerInferError(f"{path}: activation counts of another model: {tuple(counts.shape)} instead of ({n_ff},)")
     # A copy: the file may be replaced while this is in use.
-    values: npt.NDArray[np.float64] = np.array(counts.detach().resolve_neg().double().numpy())
-    if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise PowerInferError(f"{path}: activation counts that are negative or not finite")
-    return values
+    return np.array(counts.detach().resolve_neg().double().numpy())
 
 
 def save_statistics(folder: Path, counts: Sequence[npt.NDArray[Any]]) -> None:

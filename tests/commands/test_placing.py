@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from powerinfer_cli.commands import plan_files
+from powerinfer_cli.commands import gpus, plan_files
 from powerinfer_cli.commands.gpus import Target, find_target
 from powerinfer_cli.commands.placement_flags import DeviceFlag, PlacementFlags
 from powerinfer_cli.errors import UsageError
@@ -185,6 +185,7 @@ class Card:
 
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "GPU_DEVICES", ("/",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)
