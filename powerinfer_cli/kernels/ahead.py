@@ -83,12 +83,21 @@ def _by_processes(names: Sequence[str], jobs: int) -> Iterator[str]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits meanwhile; processes that are started never get it, for they inherit what is blocked."""
+    """Ctrl-C waits meanwhile; processes that are started never get it, for they inherit what is blocked.
+
+    To block it is not enough: another thread, one of NumPy's, takes it then, and interrupts this one all the same. A
+    process whose starting is interrupted finds nothing to read, and says so with a traceback.
+    """
+    waiting: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
 
 
 _KNOWN: dict[str, Kernel] = {}

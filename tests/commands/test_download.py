@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 from tests.helpers.bamboo_repo import PART, REPO, SIZE, WEIGHTS, bamboo, files_in, folder, some_bytes, wanted
 from tests.helpers.download_cli import Cli, Result, command, environment, run_once
 from tests.helpers.hub_server import HubServer, Repo
+from tests.helpers.interrupts import ctrl_c_counts
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +75,9 @@ def test_weights_statistics_and_the_command_to_run(hub: HubServer, cli: Cli, tmp
 def test_ctrl_c_ends_cleanly_and_the_next_run_goes_on(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
     hub.pause = 0.02
     env = environment(tmp_path, hub.url)
-    process = subprocess.Popen(
-        command("bamboo-7b:q4"), cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ctrl_c_counts():
+        process = subprocess.Popen(command("bamboo-7b:q4"), cwd=tmp_path, env=env, **pipes)
     part = folder(tmp_path) / PART
     deadline = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size > 500_000) and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.text import StreamingDetokenizer
+from tests.helpers.interrupts import ctrl_c_counts
 
 
 def opened(words: str, *, n_ctx: int = 16, n_batch: int = 512, shift: bool = True) -> Session:
@@ -90,6 +91,7 @@ def test_the_second_ctrl_c_ends_at_once(words: str) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        session.generate(-1, StreamingDetokenizer(session.tokenizer), twice)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with ctrl_c_counts():
+        with pytest.raises(KeyboardInterrupt):
+            session.generate(-1, StreamingDetokenizer(session.tokenizer), twice)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,14 +2,18 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.kernels import ahead, jit
+from tests.helpers.interrupts import ctrl_c_counts
 from tests.helpers.main_cli import Process, powerinfer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +113,28 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
         result = process.wait()
     assert result.code == 130
     assert "Traceback" not in result.err
+
+
+def test_ctrl_c_waits_while_processes_start() -> None:
+    """Also where a thread of a library takes the signal, since that is blocked in the first alone."""
+    ended = threading.Event()
+    library = threading.Thread(target=ended.wait)
+    library.start()
+    started: list[int] = []
+
+    def start() -> None:
+        with ahead._without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            started.append(1)
+
+    try:
+        with ctrl_c_counts(), pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        ended.set()
+        library.join()
+    assert started
 
 
 def test_a_bar_at_a_terminal(words: str, tmp_path: Path) -> None:
