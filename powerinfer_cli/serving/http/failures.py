@@ -1,23 +1,17 @@
 """Everything that can go wrong in a handler, as llama-server's error bodies."""
 
-import re
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.errors import APIError, invalid_request, not_found, server_error
 from powerinfer_cli.serving.http.bodies import error_answer
+from powerinfer_cli.serving.http.wrong_fields import validation_message
 
-__all__ = ["handle_failures", "validation_message"]
-
-# What pydantic calls the types of a field that has several: "str", "list[int]", "TextPart", "function-after[...]".
-TYPE = re.compile(
-    r"str|int|float|bool|none|dict|list|any|[A-Z]\w*|.*\[.*\]|(constrained|function|lax|json)-.*", re.DOTALL
-)
+__all__ = ["handle_failures"]
 
 
 def handle_failures(app: FastAPI) -> None:
@@ -25,6 +19,7 @@ def handle_failures(app: FastAPI) -> None:
     app.add_exception_handler(APIError, _api_error)
     app.add_exception_handler(PowerInferError, _user_error)
     app.add_exception_handler(RequestValidationError, _wrong_fields)
+    app.add_exception_handler(ValidationError, _wrong_fields)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -40,8 +35,12 @@ async def _user_error(request: Request, error: Exception) -> Response:
 
 
 async def _wrong_fields(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_answer(invalid_request(validation_message(error.errors())))
+    """Of a request, or of one that was made of it, as Anthropic's are made OpenAI's."""
+    if isinstance(error, RequestValidationError):
+        return error_answer(invalid_request(validation_message(error.errors())))
+    assert isinstance(error, ValidationError)
+    errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+    return error_answer(invalid_request(validation_message(errors)))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -57,27 +56,3 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     """The log says more."""
     return error_answer(server_error("the server has failed; its log says where"))
-
-
-def validation_message(errors: Any) -> str:
-    """One line of pydantic's list: which field, and what it must be."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "")
-        return f"the body is not JSON: {reason} at character {first['loc'][-1]}"
-    where = _field(first["loc"])
-    # A field of several types has an error for each of them.
-    reasons = dict.fromkeys(_reason(error) for error in errors if _field(error["loc"]) == where)
-    said = "; or ".join(reasons)
-    others = len({_field(error["loc"])[:1] for error in errors} - {where[:1]})
-    more = f" (and {others} more)" if others else ""
-    return f'"{".".join(where)}": {said}{more}' if where else f"the body: {said}{more}"
-
-
-def _field(loc: Any) -> tuple[str, ...]:
-    """Where it is, without the part of the request that pydantic begins with, and its names of types."""
-    return tuple(str(part) for part in loc[1:] if isinstance(part, int) or not TYPE.fullmatch(part))
-
-
-def _reason(error: Any) -> str:
-    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -7,12 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
-from powerinfer_cli.serving.http.failures import validation_message
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate, allowed_origin
 from powerinfer_cli.serving.options import ServerOptions
@@ -168,38 +166,3 @@ def test_bodies_of_errors() -> None:
     assert json.loads(bytes(error_answer(server_error("x\ud800")).body)) == {
         "error": {"code": 500, "message": "x?", "type": "server_error"}
     }
-
-
-class Part(BaseModel):
-    text: str
-
-
-class Request(BaseModel):
-    content: str | list[int | Part]
-    n: int = 1
-    ratio: float = 0.5
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"content": 1.5}, '"content": Input should be a valid string; or Input should be a valid list'),
-        ({"content": "x", "n": "many"}, '"n": Input should be a valid integer, unable to parse string as an integer'),
-        ({}, '"content": Field required'),
-        ({"content": "x", "n": [], "ratio": []}, '"n": Input should be a valid integer (and 1 more)'),
-        ([], "the body: Input should be a valid dictionary or instance of Request"),
-    ],
-)
-def test_messages_name_the_field(value: Any, message: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        Request.model_validate(value)
-    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
-    assert validation_message(errors) == message
-
-
-def test_a_field_within_a_list_is_named_by_its_path() -> None:
-    with pytest.raises(ValidationError) as caught:
-        Request.model_validate({"content": [1, {"text": 2}]})
-    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
-    assert "content" in validation_message(errors)
-    assert "list[" not in validation_message(errors)
