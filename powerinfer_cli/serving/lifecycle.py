@@ -19,13 +19,15 @@ from powerinfer_cli.serving.http.protocol import protocol
 from powerinfer_cli.serving.http.sockets import BACKLOG, url_of
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel, Service
+from powerinfer_cli.serving.watchdog import watchdog
 
 __all__ = ["serve"]
 
 FINISHING_S = 2.0  # how long requests may go on after the first signal
 CLOSING_S = 1.0  # how long their clients may take, then, to be told that there is no more
 STOPPING_S = 1.0  # how long the engine's thread may take for its step
-LATEST_S = 4.5  # after the first signal there is an end
+LATEST_S = 4.3  # after the first signal there is an end
+FORCED_S = 4.6  # also where no line of Python is run any more
 
 Load = Callable[[], tuple[ServedModel, Any]]
 
@@ -88,6 +90,12 @@ class _Lifecycle:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+        with watchdog(
+            FORCED_S, self._log.line("the server was told to end, and is ended now: it does not do so itself")
+        ):
+            self._run()
+
+    def _run(self) -> None:
         loader = threading.Thread(target=self._loading, name="loader", daemon=True)
         loader.start()
         for sock in self._sockets:

@@ -22,10 +22,13 @@ class Log:
 
     def note(self, text: str, **values: Any) -> None:
         """What is going on."""
-        if self._json:
-            self._write(json.dumps({"event": "note", "text": text, **values}))
-        else:
-            self._write(text)
+        self._write(self.line(text, **values))
+
+    def line(self, text: str, **values: Any) -> str:
+        """What `note` writes, for somebody else to write; empty where that is nothing."""
+        if self._quiet:
+            return ""
+        return json.dumps({"event": "note", "text": text, **values}) if self._json else text
 
     def request(self, values: Mapping[str, Any]) -> None:
         """A request has ended."""
