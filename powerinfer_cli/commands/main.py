@@ -68,6 +68,10 @@ def main(
         terminal.note(f"warning: {flag} has no effect here")
     path = find_model(model)
 
+    if interaction.chatting:
+        from powerinfer_cli.rendering.renderer import shared_renderer
+
+        shared_renderer().start()  # and meanwhile the model loads
     from powerinfer_cli.commands.session import open_session
     from powerinfer_cli.serving.grammars import grammars_of
 

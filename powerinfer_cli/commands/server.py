@@ -101,14 +101,20 @@ def _load(
 ) -> "tuple[ServedModel, Any]":
     """In a thread of its own, beside the server that says so."""
     from powerinfer_cli.commands.opening import open_model
+    from powerinfer_cli.rendering.renderer import shared_renderer
+    from powerinfer_cli.serving.chat.capabilities import capabilities_of
     from powerinfer_cli.serving.loaded import served_model, start_thread
 
+    shared_renderer().start()  # and meanwhile the model loads
     path = find_model(model, hf_file)
     with Loading(log.note, quiet=quiet or options.log_json) as events:
         opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)
     model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus)
+    remark = capabilities_of(model_served.template).remark  # found now: /props tells them, and waits for nothing
+    if remark:
+        log.note(f"warning: {remark}; chats will not be answered")
     return model_served, start_thread(opened.gguf, opened.tokenizer, opened.engine, options, log)
 
 

@@ -4,40 +4,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateSyntaxError
-
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.rendering.limits import Cause, RenderingError
+from powerinfer_cli.rendering.renderer import Renderer, shared_renderer
 
 from .builtin_templates import BUILTIN_TEMPLATES, TEMPLATE_HINTS
-from .sandbox import TemplateEnvironment
 from .tokenizer import Tokenizer
 
-__all__ = ["ChatTemplate"]
+__all__ = ["ChatTemplate", "TemplateError"]
 
 DEFAULT = "alpaca"
 LARGEST_FILE = 1 << 20
 
 
-class ChatTemplate:
-    """A compiled template. Rendering is pure, and safe from several threads."""
+class TemplateError(PowerInferError):
+    """A template fails; cause: whose fault it is."""
 
-    def __init__(self, source: str, origin: str, tokenizer: Tokenizer | None = None) -> None:
-        """`source`: Jinja. `origin`: where it is from, for messages. `tokenizer`: whose BOS and EOS it may use."""
+    def __init__(self, message: str, cause: Cause) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class ChatTemplate:
+    """A template that compiles. Rendering is pure, and safe from several threads; it is done in another process."""
+
+    def __init__(
+        self, source: str, origin: str, tokenizer: Tokenizer | None = None, renderer: Renderer | None = None
+    ) -> None:
+        """`source`: Jinja. `origin`: where it is from, for messages. `tokenizer`: whose BOS and EOS it may use.
+
+        Raises TemplateError.
+        """
         self.source = source
         self.origin = origin
         self._bos = tokenizer.text_of(tokenizer.bos_id) if tokenizer else ""
         self._eos = tokenizer.text_of(tokenizer.eos_id) if tokenizer else ""
         self._drop_bos = bool(tokenizer and tokenizer.add_bos)
         self._drop_eos = bool(tokenizer and tokenizer.add_eos)
-        self._environment = TemplateEnvironment()
+        self._renderer = renderer or shared_renderer()
         try:
-            with self._environment.metered():
-                self._template = self._environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise self._failure(f"line {error.lineno}: {error.message}") from error
-        except Exception as error:  # a template is foreign code, which fails as it likes
-            raise self._failure(_reason(error)) from error
+            self._renderer.check(source)
+        except RenderingError as error:
+            raise self._failure(error) from error
 
     @staticmethod
     def builtin_names() -> list[str]:
@@ -95,7 +104,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages` (role and content each), to be encoded with special tokens added and parsed.
 
-        BOS and EOS that encoding adds are not in it. `variables` are for the template (tools, enable_thinking, ...).
+        BOS and EOS that encoding adds are not in it. `variables` are for the template (tools, enable_thinking, ...),
+        and JSON as messages are. Raises TemplateError.
         """
         values = {
             "messages": [dict(message) for message in messages],
@@ -107,25 +117,15 @@ class ChatTemplate:
             **variables,
         }
         try:
-            with self._environment.metered():
-                prompt = self._template.render(values)
-        except Exception as error:  # a template is foreign code, which fails as it likes
-            raise self._failure(_reason(error)) from error
+            prompt = self._renderer.render(self.source, values)
+        except RenderingError as error:
+            raise self._failure(error) from error
         if self._drop_bos:
             prompt = prompt.removeprefix(self._bos)
         return prompt.removesuffix(self._eos) if self._drop_eos else prompt
 
-    def _failure(self, reason: str) -> PowerInferError:
-        return PowerInferError(f"the chat template ({self.origin}) failed: {reason}")
-
-
-def _reason(error: Exception) -> str:
-    """One line."""
-    if isinstance(error, RecursionError):
-        return "it calls itself without end"
-    if isinstance(error, MemoryError):
-        return "it needs too much memory"
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    def _failure(self, error: RenderingError) -> TemplateError:
+        return TemplateError(f"the chat template ({self.origin}) failed: {error}", error.cause)
 
 
 def _read(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Chat templates: built-in ones against llama.cpp's, foreign ones kept in bounds."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf, write_gguf
-from powerinfer_cli.text import ChatTemplate, Tokenizer
+from powerinfer_cli.text import ChatTemplate, TemplateError, Tokenizer
 from powerinfer_cli.text.builtin_templates import BUILTIN_TEMPLATES
 from tests.text.vocabularies import byte_level, sentencepiece
 
@@ -113,6 +112,7 @@ def test_what_templates_of_models_use() -> None:
     assert template.render(messages, enable_thinking=True) == expected
 
 
+LIMIT = "(too much memory|longer than)"
 HOSTILE = {
     "raise": ("{{ raise_exception('no\nway') }}", "no way"),
     "undefined": ("{{ foo.bar.baz }}", "'foo' is undefined"),
@@ -121,46 +121,30 @@ HOSTILE = {
     "change": ("{{ messages.append(1) }}", "unsafe"),
     "include": ("{% include '/etc/passwd' %}", "no loader"),
     "range": ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
-    "loops": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "too much work"),
-    "calls": (
-        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "too much work",
-    ),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-    "times": ("{{ 'a' * 10**10 }}", "too much work"),
-    "list times": ("{{ 10**10 * [1] }}", "too much work"),
-    "power": ("{{ 10 ** (10 ** 9) }}", "too much work"),
-    "squares": (
-        "{% set n = namespace(v=3) %}{% for i in range(90) %}{% set n.v = n.v * n.v %}{% endfor %}",
-        "too much work",
-    ),
+    "times": ("{{ 'a' * 10**10 }}", LIMIT),
+    "list times": ("{{ 10**10 * [1] }}", LIMIT),
     "plus": (
         "{% set n = namespace(v='a') %}{% for i in range(60) %}{% set n.v = n.v + n.v %}{% endfor %}",
-        "too much work",
-    ),
-    "tilde": (
-        "{% set n = namespace(v='a') %}{% for i in range(60) %}{% set n.v = n.v ~ n.v %}{% endfor %}",
-        "too much work",
+        LIMIT,
     ),
     "block": (
         "{% set n = namespace(v='a') %}{% for i in range(60) %}{% set x %}{{ n.v }}{{ n.v }}{% endset %}"
         "{% set n.v = x %}{% endfor %}",
-        "too much work",
+        LIMIT,
     ),
-    "ljust": ("{{ 'a'.ljust(10**10) }}", "too much work"),
-    "center": ("{{ 'a'|center(10**10) }}", "too much work"),
-    "indent": ("{{ 'a\nb'|indent(10**10) }}", "too much work"),
-    "tojson": ("{{ [1]|tojson(indent=10**9) }}", "too much work"),
-    "percent": ("{{ '%10000000000d' % 1 }}", "too much work"),
-    "percent star": ("{{ '%*d' % (10**10, 1) }}", "too much work"),
-    "format": ("{{ '{:10000000000}'.format(1) }}", "too much work"),
-    "format width": ("{{ '{:{w}}'.format(1, w=10**10) }}", "too much work"),
-    "replace": ("{{ ('a' * 100000).replace('a', 'b' * 100000) }}", "too much work"),
-    "replace filter": ("{{ ('a' * 100000)|replace('a', 'b' * 100000) }}", "too much work"),
-    "join": ("{{ range(100000)|join('a' * 100000) }}", "too much work"),
-    "expandtabs": ("{{ 'a\t'.expandtabs(10**9) }}", "unsafe"),
-    "slice": ("{% for x in [1]|slice(10**9) %}{% endfor %}", "too much work"),
-    "batch": ("{{ [1]|batch(10**9, 0)|list }}", "too much work"),
+    "ljust": ("{{ 'a'.ljust(10**10) }}", LIMIT),
+    "center": ("{{ 'a'|center(10**10) }}", LIMIT),
+    "indent": ("{{ 'a\nb'|indent(10**10) }}", LIMIT),
+    "tojson": ("{{ [1]|tojson(indent=10**9) }}", LIMIT),
+    "percent": ("{{ '%10000000000d' % 1 }}", LIMIT),
+    "percent star": ("{{ '%*d' % (10**10, 1) }}", LIMIT),
+    "format": ("{{ '{:10000000000}'.format(1) }}", LIMIT),
+    "format width": ("{{ '{:{w}}'.format(1, w=10**10) }}", LIMIT),
+    "replace": ("{{ ('a' * 100000).replace('a', 'b' * 100000) }}", LIMIT),
+    "join": ("{{ range(100000)|join('a' * 100000) }}", LIMIT),
+    "expandtabs": ("{{ 'a\t'.expandtabs(10**9) }}", LIMIT),
+    "batch": ("{{ [1]|batch(10**9, 0)|list }}", LIMIT),
     "nesting": ("{{" + "(" * 3000 + "1" + ")" * 3000 + "}}", "calls itself without end"),
     "blocks": ("{% for i in x %}" * 30 + "{% endfor %}" * 30, "too many statically nested blocks"),
     "division": ("{{ 1 / 0 }}", "division by zero"),
@@ -168,16 +152,15 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_templates_end_soon_in_one_line(name: str) -> None:
+def test_hostile_templates_end_in_one_line(name: str) -> None:
+    """Soon, too: tests/rendering says how."""
     source, message = HOSTILE[name]
-    started = time.process_time()
-    with pytest.raises(PowerInferError, match=r"^the chat template \(test\) failed: .*" + message) as caught:
+    with pytest.raises(TemplateError, match=r"^the chat template \(test\) failed: .*" + message) as caught:
         ChatTemplate(source, "test").render(MESSAGES)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - started < 20
 
 
-def test_work_is_counted_for_each_rendering_anew() -> None:
+def test_limits_are_of_each_rendering_anew() -> None:
     template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "test")
     assert {template.render(MESSAGES) for _ in range(15)} == {"ok"}
 

@@ -1,12 +1,12 @@
 """What a template can do, found by rendering small conversations with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.text import ChatTemplate
+from powerinfer_cli.rendering.limits import Cause
+from powerinfer_cli.text import ChatTemplate, TemplateError
 
 from .tool_styles import GENERIC, ToolStyle, style_of
 
@@ -29,7 +29,7 @@ class Capabilities:
     """no_tools: what stands for no tools. texts, parts: content as a string, or as a list of parts. system: messages of
     that role. calls: calls of tools in messages; objects: their arguments as objects; otherwise as texts. parallel:
     several calls in one message. style: how its models call tools; GENERIC where it does not show them tools, or how
-    these are called is not known.
+    these are called is not known. remark: on a template that does not even get so far.
     """
 
     no_tools: tuple[()] | None
@@ -40,6 +40,7 @@ class Capabilities:
     objects: bool
     parallel: bool
     style: ToolStyle
+    remark: str = ""
 
 
 _NOTHING = Capabilities(
@@ -49,7 +50,20 @@ _NOTHING = Capabilities(
 
 @lru_cache(maxsize=8)
 def capabilities_of(template: ChatTemplate) -> Capabilities:
-    """Rendered once a template."""
+    """Found once a template, which takes a while; one that meets a limit, or refuses everything, is asked no more.
+
+    Raises TemplateError where that may go better another time.
+    """
+    try:
+        return _found(template)
+    except TemplateError as error:
+        if error.cause is not Cause.LIMIT:
+            raise
+        return replace(_NOTHING, remark=str(error))
+
+
+def _found(template: ChatTemplate) -> Capabilities:
+    """Raises TemplateError, but not for a template that refuses something."""
     user = {"role": "user", "content": _MARK}
     in_parts = {"role": "user", "content": [{"type": "text", "text": _MARK}]}
     no_tools: tuple[()] | None = None if _rendered(template, [user]) is not None else ()
@@ -112,8 +126,10 @@ def _shows(template: ChatTemplate, messages: list[dict[str, Any]], **variables: 
 
 
 def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], **variables: Any) -> str | None:
-    """None where the template refuses."""
+    """None where the template refuses. Raises TemplateError for anything else."""
     try:
         return template.render(messages, **usual_variables(), **variables)
-    except PowerInferError:
+    except TemplateError as error:
+        if error.cause is not Cause.TEMPLATE:
+            raise
         return None

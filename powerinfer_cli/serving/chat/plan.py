@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
 from powerinfer_cli.sampling.grammar import Constraint, GrammarError
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
@@ -25,6 +26,7 @@ from .tools import Choice, Tool, ToolChoice, read_tool_choice, read_tools
 
 __all__ = ["ChatPlan", "count_prompt", "plan_chat", "plan_prompt"]
 
+T = TypeVar("T")
 NewConstraint = Callable[[], Constraint]
 _FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
 
@@ -45,18 +47,33 @@ async def plan_chat(request: ChatRequest, service: Service, label: str = "chat")
     """Away from the event loop: templates, tokenizers and grammars take their time. Raises APIError 400, and
     PowerInferError with a template's reason.
     """
-    return await asyncio.to_thread(_plan, request, service, label)
+    return await _in_thread(lambda: _plan(request, service, label))
 
 
 async def plan_prompt(request: ChatRequest, service: Service) -> ChatPrompt:
     """The prompt alone."""
-    return await asyncio.to_thread(_prompt, request, service)
+    return await _in_thread(lambda: _prompt(request, service))
 
 
 async def count_prompt(request: ChatRequest, service: Service) -> int:
     """How many tokens the prompt has."""
     tokenizer = service.model.tokenizer
-    return await asyncio.to_thread(lambda: len(tokenizer.encode(_prompt(request, service).text)))
+    return await _in_thread(lambda: len(tokenizer.encode(_prompt(request, service).text)))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Where this is cancelled, as when the client leaves, what is rendered meanwhile ends."""
+    cancelling = Cancellation()
+
+    def run() -> T:
+        cancellation.set(cancelling)  # in the thread's own context
+        return work()
+
+    try:
+        return await asyncio.to_thread(run)
+    except asyncio.CancelledError:
+        cancelling.cancel()
+        raise
 
 
 def _prompt(request: ChatRequest, service: Service) -> ChatPrompt:

@@ -7,9 +7,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.errors import APIError, invalid_request, not_found, server_error
+from powerinfer_cli.rendering.limits import Cause
+from powerinfer_cli.serving.errors import APIError, invalid_request, not_found, server_error, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.wrong_fields import validation_message
+from powerinfer_cli.text import TemplateError
 
 __all__ = ["handle_failures"]
 
@@ -31,6 +33,8 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _user_error(request: Request, error: Exception) -> Response:
     """Of the layers below, which speak of what they were given."""
+    if isinstance(error, TemplateError) and error.cause is Cause.PROCESS:
+        return error_answer(unavailable(str(error)))
     return error_answer(invalid_request(str(error)))
 
 

@@ -2,12 +2,15 @@
 
 import pytest
 
+from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
+from powerinfer_cli.rendering.limits import Limits
+from powerinfer_cli.rendering.renderer import Renderer
 from powerinfer_cli.serving.chat.capabilities import capabilities_of
 from powerinfer_cli.serving.chat.prompt import Conversation, write_prompt
 from powerinfer_cli.serving.chat.reasoning import is_open, tags_of
 from powerinfer_cli.serving.chat.tool_styles import style_of
 from powerinfer_cli.serving.chat.tools import Choice, ToolChoice, read_tools
-from powerinfer_cli.text import ChatTemplate
+from powerinfer_cli.text import ChatTemplate, TemplateError
 from tests.serving.chat.fake_chat import USER, WEATHER, template
 
 PARTS_ONLY = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
@@ -78,3 +81,25 @@ def test_tags() -> None:
     assert is_open("<|assistant|>[THINK]", tags)
     assert not is_open("<|assistant|>[THINK][/THINK]", tags)
     assert not is_open("<|assistant|>", tags)
+
+
+def test_a_template_that_meets_a_limit_is_not_asked_again() -> None:
+    renderer = Renderer(Limits(cpu_ms=200))
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    able = capabilities_of(ChatTemplate(endless, "test", renderer=renderer))
+    assert able.remark == "the chat template (test) failed: it takes longer than 0.2 s"
+    assert able.texts
+    renderer.close()
+
+
+def test_a_process_that_dies_says_nothing_of_a_template() -> None:
+    renderer = Renderer(n_processes=1)
+    mortal = ChatTemplate(EACH, "test", renderer=renderer)
+    leaving = Cancellation()
+    leaving.cancel()
+    token = cancellation.set(leaving)
+    with pytest.raises(TemplateError, match="nobody waits"):
+        capabilities_of(mortal)
+    cancellation.reset(token)
+    assert capabilities_of(mortal).system
+    renderer.close()
