@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+from powerinfer_cli.sampling.gbnf_budget import Budget, SpentError
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Repeat, Seq
 
-__all__ = ["Budget", "Classes", "Positions", "bits_of", "positions_of", "union"]
+__all__ = ["MOST_BITS", "Classes", "Positions", "bits_of", "positions_of", "union"]
 
-
-@dataclass
-class Budget:
-    """Work that may still be done."""
-
-    left: int
-
-    @property
-    def empty(self) -> bool:
-        return self.left <= 0
+MOST_BITS = 4096
+"""Of a set that is written as an int: what is done with larger ones is no single step any more."""
 
 
 def bits_of(bits: int) -> Iterator[int]:
@@ -38,9 +31,11 @@ def union(sets: Iterable[int]) -> int:
 class Classes:
     """Sets of characters as bits of an int: one for each class of characters that `nodes` treat alike."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        chars = {part for node in nodes for part in _chars(node)}
+    def __init__(self, nodes: Sequence[Node], budget: Budget) -> None:
+        chars = {part for node in nodes for part in _chars(node, budget)}
         borders = sorted({edge for one in chars for low, high in one.ranges for edge in (low, high + 1)})
+        if len(borders) > MOST_BITS:
+            raise SpentError
         index = {edge: i for i, edge in enumerate(borders)}
         self._bits = {one: sum((1 << index[high + 1]) - (1 << index[low]) for low, high in one.ranges) for one in chars}
 
@@ -48,110 +43,121 @@ class Classes:
         return self._bits[chars]
 
 
-def _chars(node: Node) -> Iterator[Chars]:
-    match node:
-        case Chars():
-            yield node
-        case Seq(items) | Alt(items):
-            for item in items:
-                yield from _chars(item)
-        case Repeat(item, _, _):
-            yield from _chars(item)
+def _chars(node: Node, budget: Budget) -> Iterator[Chars]:
+    waiting = [node]
+    while waiting:
+        budget.spend()
+        match waiting.pop():
+            case Chars() as chars:
+                budget.spend(len(chars.ranges))
+                yield chars
+            case Seq(items) | Alt(items):
+                waiting += items
+            case Repeat(item, _, _):
+                waiting.append(item)
+
+
+_Places = frozenset[int]
 
 
 @dataclass
 class Positions:
-    """Glushkov's automaton: a state for each place of a character. Places are numbers, sets of them lists.
+    """Glushkov's automaton: a state for each place of a character, which is a number.
 
     How often something is repeated is left out: from twice on, it counts as any number of times. That adds texts, and
     so at most divides what could have stayed whole.
     """
 
     chars: list[int]  # of each place, as Classes have them
-    next: list[set[int]]  # the places behind each place
-    first: set[int]
-    last: set[int]
+    behind: list[list[_Places]]  # for each place, what comes behind it; the sets are shared, for they may be large
+    first: _Places
+    last: _Places
 
     @property
     def first_chars(self) -> int:
         return union(self.chars[place] for place in self.first)
 
     def goes_on_within(self, other: Positions, budget: Budget) -> int:
-        """The characters by which a whole text of this one can go on and still begin one of `other`.
-
-        All of them (-1) once the budget is spent.
-        """
+        """The characters by which a whole text of this one can go on and still begin one of `other`."""
         found = 0
-        waiting = [(frozenset(self.first), frozenset(other.first))]
+        waiting = [(self.first, other.first)]
         seen = set(waiting)
         while waiting:
             mine, its = waiting.pop()
-            budget.left -= len(mine) + len(its)
-            for places, others in self._by_class(mine, other, its):
-                budget.left -= len(places) + len(others)
-                if budget.empty:
-                    return -1
+            for places, others in self._by_class(mine, other, its, budget):
+                my_next, its_next = self._behind(places, budget), other._behind(others, budget)
                 if not self.last.isdisjoint(places):
-                    found |= union(other.chars[k] for place in others for k in other.next[place])
-                after = self._behind(places), other._behind(others)
+                    found |= union(other.chars[place] for place in its_next)
+                after = my_next, its_next
                 if all(after) and after not in seen:
                     seen.add(after)
                     waiting.append(after)
         return found
 
     def _by_class(
-        self, mine: frozenset[int], other: Positions, its: frozenset[int]
+        self, mine: _Places, other: Positions, its: _Places, budget: Budget
     ) -> Iterator[tuple[list[int], list[int]]]:
         """For each class of characters that both go on with, the places that it brings both to."""
+        budget.spend(len(mine) + len(its))
         common = union(self.chars[place] for place in mine) & union(other.chars[place] for place in its)
         sorted_places: dict[int, tuple[list[int], list[int]]] = {bit: ([], []) for bit in bits_of(common)}
-        for place in mine:
-            for bit in bits_of(self.chars[place] & common):
-                sorted_places[bit][0].append(place)
-        for place in its:
-            for bit in bits_of(other.chars[place] & common):
-                sorted_places[bit][1].append(place)
+        for side, places, chars in ((0, mine, self.chars), (1, its, other.chars)):
+            for place in places:
+                for bit in bits_of(chars[place] & common):
+                    budget.spend()
+                    sorted_places[bit][side].append(place)
         yield from sorted_places.values()
 
-    def _behind(self, places: list[int]) -> frozenset[int]:
-        return frozenset().union(*(self.next[place] for place in places))
+    def _behind(self, places: list[int], budget: Budget) -> _Places:
+        budget.spend(len(places))
+        sets = {id(one): one for place in places for one in self.behind[place]}
+        if len(sets) == 1:
+            return next(iter(sets.values()))
+        return _joined(sets.values(), budget)
 
 
 @dataclass(frozen=True)
 class _Part:
-    first: set[int]
-    last: set[int]
+    first: _Places
+    last: _Places
     nullable: bool
 
 
-def positions_of(node: Node, classes: Classes) -> Positions:
+def positions_of(node: Node, classes: Classes, budget: Budget) -> Positions:
+    """Raises SpentError."""
     chars: list[int] = []
-    behind: list[set[int]] = []
+    behind: list[list[_Places]] = []
+
+    def join(last: _Places, first: _Places) -> None:
+        budget.spend(len(last))
+        for place in last:
+            behind[place].append(first)
 
     def visit(node: Node) -> _Part:
+        budget.spend()
         match node:
             case Chars():
                 chars.append(classes.bits(node))
-                behind.append(set())
-                place = {len(chars) - 1}
+                behind.append([])
+                place = frozenset([len(chars) - 1])
                 return _Part(place, place, False)
             case Alt(items):
                 parts = [visit(item) for item in items]
-                first, last = (set().union(*sets) for sets in ([p.first for p in parts], [p.last for p in parts]))
+                first, last = (_joined(sets, budget) for sets in ([p.first for p in parts], [p.last for p in parts]))
                 return _Part(first, last, any(p.nullable for p in parts))
             case Repeat(item, low, high):
                 part = visit(item)
                 if high is None or high > 1:
-                    _join(behind, part.last, part.first)
+                    join(part.last, part.first)
                 return _Part(part.first, part.last, low == 0 or part.nullable)
             case Seq(items):
-                whole = _Part(set(), set(), True)
+                whole = _Part(frozenset(), frozenset(), True)
                 for item in items:
                     part = visit(item)
-                    _join(behind, whole.last, part.first)
+                    join(whole.last, part.first)
                     whole = _Part(
-                        whole.first | part.first if whole.nullable else whole.first,
-                        whole.last | part.last if part.nullable else part.last,
+                        _joined([whole.first, part.first], budget) if whole.nullable else whole.first,
+                        _joined([whole.last, part.last], budget) if part.nullable else part.last,
                         whole.nullable and part.nullable,
                     )
                 return whole
@@ -162,6 +168,7 @@ def positions_of(node: Node, classes: Classes) -> Positions:
     return Positions(chars, behind, part.first, part.last)
 
 
-def _join(behind: list[set[int]], last: set[int], first: set[int]) -> None:
-    for place in last:
-        behind[place] |= first
+def _joined(sets: Iterable[_Places], budget: Budget) -> _Places:
+    known = list(sets)
+    budget.spend(sum(len(one) for one in known))
+    return frozenset().union(*known)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Ref, Repeat, Seq
 
 if TYPE_CHECKING:
-    from powerinfer_cli.sampling.gbnf_automaton import Budget
+    from powerinfer_cli.sampling.gbnf_budget import Budget
     from powerinfer_cli.sampling.gbnf_lexemes import Lexeme, Shape
     from powerinfer_cli.sampling.gbnf_syntax import Tokens
 
@@ -25,7 +25,7 @@ class Follows:
 
 
 def follows(shapes: Mapping[str, Shape], leaves: Sequence[Lexeme | Tokens], budget: Budget) -> Follows:
-    """Of the leaves of `shapes`, among which is `root`. Of no use once the budget is spent."""
+    """Of the leaves of `shapes`, among which is `root`. Raises SpentError."""
     state = _State(shapes, leaves, budget)
     return Follows(state.first["root"], state.behind)
 
@@ -40,9 +40,9 @@ class _State:
         self._behind_rule = dict.fromkeys(shapes, 0)
         self.behind = [0] * len(leaves)
         self._budget = budget
-        while self._learn_start(shapes) and not budget.empty:
+        while self._learn_start(shapes):
             continue
-        while self._learn_behind(shapes) and not budget.empty:
+        while self._learn_behind(shapes):
             continue
 
     def _learn_start(self, shapes: Mapping[str, Shape]) -> bool:
@@ -61,7 +61,7 @@ class _State:
 
     def _start(self, shape: Shape) -> tuple[int, bool]:
         """The leaves with which `shape` begins, and whether it can be empty."""
-        self._budget.left -= 1
+        self._budget.spend()
         match shape:
             case Ref(name):
                 return self.first[name], self._nullable[name]
@@ -84,7 +84,7 @@ class _State:
 
     def _walk(self, shape: Shape, behind: int) -> None:
         """Notes that `behind` can follow `shape`."""
-        self._budget.left -= 1
+        self._budget.spend()
         match shape:
             case Ref(name):
                 self._behind_rule[name] |= behind

@@ -6,12 +6,18 @@ from collections.abc import Collection
 
 from powerinfer_cli.sampling.gbnf_lexemes import Lexeme, Shape, lexemes_of
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens
+from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 
 __all__ = ["gbnf_lark"]
 
+_MOST_PARTS = 32_000  # of a grammar's alternatives and groups, for which llguidance takes 100 MB and half a second
+
 
 def gbnf_lark(rules: Rules, no_text: Collection[int]) -> str:
-    """`rules` for llguidance. no_text: the tokens that are not meant by "any token but this one"."""
+    """`rules` for llguidance. no_text: the tokens that are not meant by "any token but this one".
+
+    Raises GrammarError for one that is too large.
+    """
     return str(_Lark(lexemes_of(rules), no_text))
 
 
@@ -22,6 +28,7 @@ class _Lark:
         self._no_text = frozenset(no_text)
         self._names = {name: f"r{i}" for i, name in enumerate(rules)} | {"root": "start"}
         self._terminals: dict[Node, str] = {}
+        self._parts = 0
         self._lines = [f"{self._names[name]}: {self._write(shape)}" for name, shape in rules.items()]
 
     def __str__(self) -> str:
@@ -29,9 +36,17 @@ class _Lark:
         return "\n".join([*self._lines, *terminals]) + "\n"
 
     def _write(self, shape: Shape) -> str:
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise GrammarError(
+                f"bad grammar: too many alternatives and groups: with their parts they are more than {_MOST_PARTS}"
+            )
         match shape:
             case Lexeme(node):
-                return self._terminals.setdefault(node, f"T{len(self._terminals)}")
+                name = self._terminals.setdefault(node, f"T{len(self._terminals)}")
+                if len(self._terminals) > MOST_NAMES:
+                    raise GrammarError(f"bad grammar: more than {MOST_NAMES} different classes and words")
+                return name
             case Tokens(token, negated):
                 return f"<[^{_id_ranges(self._no_text | {token})}]>" if negated else f"<[{token}]>"
             case Ref(name):

@@ -9,11 +9,12 @@ go wrong with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from powerinfer_cli.sampling.gbnf_automaton import Budget, Classes, bits_of, positions_of, union
+from powerinfer_cli.sampling.gbnf_automaton import MOST_BITS, Classes, bits_of, positions_of, union
+from powerinfer_cli.sampling.gbnf_budget import Budget, SpentError
 from powerinfer_cli.sampling.gbnf_follow import Follows, follows
 from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens
 
@@ -22,7 +23,7 @@ __all__ = ["Lexeme", "Shape", "lexemes_of"]
 _LARGEST = 100_000  # nodes of a lexeme
 _LARGEST_NAMED = 1000  # nodes of a rule that is put in place of its name
 _DEEPEST = 100  # names within names that are put in place
-_MOST_WORK = 1_000_000  # steps of looking at rules and comparing lexemes, about a second
+_MOST_WORK = 500_000  # steps of looking at rules and comparing lexemes: half a second, 50 MB
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,76 @@ Shape: TypeAlias = Lexeme | Node
 
 
 def lexemes_of(rules: Rules) -> dict[str, Shape]:
-    """The rules that `root` needs, in lexemes."""
-    inlined = _Inlined(rules)
-    divided: set[Node] = set()
-    budget = Budget(_MOST_WORK)
+    """The rules that `root` needs, in lexemes; single characters, where it takes too long to find better ones."""
+    try:
+        return _largest(rules, Budget(_MOST_WORK))
+    except (SpentError, RecursionError):
+        return _reached(rules, _characters)
+
+
+def _largest(rules: Rules, budget: Budget) -> dict[str, Shape]:
+    division = _Division(_Inlined(rules, budget), budget)
     while True:
-        shapes = _shapes(rules, inlined, divided)
+        shapes = _reached(rules, division.shape)
         bad = _unsafe(shapes, budget)
         if not bad:
             return shapes
-        divided |= bad
+        division.divided |= bad
+
+
+def _reached(rules: Rules, shape: Callable[[Node], Shape]) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    waiting = ["root"]
+    while waiting:
+        name = waiting.pop()
+        if name not in shapes:
+            shapes[name] = shape(rules[name])
+            waiting += _refs(shapes[name])
+    return shapes
+
+
+def _characters(node: Node) -> Shape:
+    """Each a lexeme, and nothing put in place of a name."""
+    match node:
+        case Chars():
+            return Lexeme(node)
+        case Repeat(item, low, high):
+            return Repeat(_characters(item), low, high)  # type: ignore[arg-type]  # parts are shapes
+        case Alt(items):
+            return Alt(tuple(_characters(item) for item in items))  # type: ignore[misc]  # likewise
+        case Seq(items):
+            return Seq(tuple(_characters(item) for item in items))  # type: ignore[misc]  # likewise
+    return node
 
 
 class _Inlined:
     """Nodes with the rules that they name put in their place, where that gives a regular expression."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, budget: Budget) -> None:
         self._rules = rules
-        self._known: dict[str, tuple[Node, int] | None] = {}
+        self._budget = budget
+        self._named: dict[str, tuple[Node, int] | None] = {}
+        self._known: dict[int, tuple[Node, int] | None] = {}  # by the id of a node of `rules`
 
     def __call__(self, node: Node, level: int = 0) -> tuple[Node, int] | None:
         """The expression and its size; None where a rule needs itself, or tokens, or it is too large."""
+        if id(node) not in self._known:
+            self._budget.spend()
+            self._known[id(node)] = self._look(node, level)
+        return self._known[id(node)]
+
+    def _look(self, node: Node, level: int) -> tuple[Node, int] | None:
         match node:
             case Chars():
                 return node, 1
             case Tokens():
                 return None
             case Ref(name):
-                if name not in self._known:
-                    self._known[name] = None  # while it is looked at: if it needs itself
+                if name not in self._named:
+                    self._named[name] = None  # while it is looked at: if it needs itself
                     if level < _DEEPEST:
-                        self._known[name] = self(self._rules[name], level + 1)
-                found = self._known[name]
+                        self._named[name] = self(self._rules[name], level + 1)
+                found = self._named[name]
                 return None if found is None or found[1] > _LARGEST_NAMED else found
             case Repeat(item, low, high):
                 inner = self(item, level)
@@ -85,106 +124,118 @@ class _Inlined:
                 return (Seq(nodes) if isinstance(node, Seq) else Alt(nodes)), size
 
 
-def _shapes(rules: Rules, inlined: _Inlined, divided: set[Node]) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {}
-    waiting = ["root"]
-    while waiting:
-        name = waiting.pop()
-        if name not in shapes:
-            shapes[name] = _shape(rules[name], inlined, divided)
-            waiting += _refs(shapes[name])
-    return shapes
+class _Division:
+    """Rules in the largest lexemes that are not `divided`."""
 
+    def __init__(self, inlined: _Inlined, budget: Budget) -> None:
+        self.divided: set[Node] = set()
+        self._inlined, self._budget = inlined, budget
+        # By ids of nodes, all of which live as long as this: what they match but the empty text, and whether that.
+        self._full: dict[int, Node | None] = {}
+        self._nullable: dict[int, bool] = {}
+        self._runs: dict[tuple[int, ...], Node] = {}
 
-def _shape(node: Node, inlined: _Inlined, divided: set[Node]) -> Shape:
-    regular = inlined(node)
-    if regular is not None:
-        return _divide(regular[0], divided)
-    match node:
-        case Repeat(item, low, high):
-            return Repeat(_shape(item, inlined, divided), low, high)  # type: ignore[arg-type]  # parts are shapes
-        case Alt(items):
-            return Alt(tuple(_shape(item, inlined, divided) for item in items))  # type: ignore[misc]  # likewise
-        case Seq(items):
-            return Seq(tuple(_runs(items, inlined, divided)))  # type: ignore[arg-type]  # likewise
-    return node
-
-
-def _runs(items: tuple[Node, ...], inlined: _Inlined, divided: set[Node]) -> Iterator[Shape]:
-    """Neighbours that are regular go together."""
-    run: list[Node] = []
-    for item in items:
-        regular = inlined(item)
+    def shape(self, node: Node) -> Shape:
+        self._budget.spend()
+        regular = self._inlined(node)
         if regular is not None:
-            run.append(regular[0])
-            continue
+            return self._divide(regular[0])
+        match node:
+            case Repeat(item, low, high):
+                return Repeat(self.shape(item), low, high)  # type: ignore[arg-type]  # parts are shapes
+            case Alt(items):
+                return Alt(tuple(self.shape(item) for item in items))  # type: ignore[misc]  # likewise
+            case Seq(items):
+                return Seq(tuple(self._in_runs(items)))  # type: ignore[arg-type]  # likewise
+        return node
+
+    def _in_runs(self, items: tuple[Node, ...]) -> Iterator[Shape]:
+        """Neighbours that are regular go together."""
+        run: list[Node] = []
+        for item in items:
+            regular = self._inlined(item)
+            if regular is not None:
+                run.append(regular[0])
+                continue
+            if run:
+                yield self._divide(self._run(run))
+                run = []
+            yield self.shape(item)
         if run:
-            yield _divide(_sequence(run), divided)
-            run = []
-        yield _shape(item, inlined, divided)
-    if run:
-        yield _divide(_sequence(run), divided)
+            yield self._divide(self._run(run))
 
+    def _run(self, items: list[Node]) -> Node:
+        self._budget.spend(len(items))
+        return items[0] if len(items) == 1 else self._runs.setdefault(tuple(map(id, items)), Seq(tuple(items)))
 
-def _sequence(items: list[Node]) -> Node:
-    return items[0] if len(items) == 1 else Seq(tuple(items))
+    def _divide(self, node: Node) -> Shape:
+        """A regular expression as the largest lexemes that are not to be divided."""
+        self._budget.spend()
+        full = self._nonempty(node)
+        if full is not None and full not in self.divided:
+            return Repeat(Lexeme(full), 0, 1) if self._may_be_empty(node) else Lexeme(full)  # type: ignore[arg-type]
+        match node:
+            case Seq(items):
+                return Seq(tuple(self._divide(item) for item in items))  # type: ignore[misc]  # parts are shapes
+            case Alt(items):
+                return Alt(tuple(self._divide(item) for item in items))  # type: ignore[misc]  # likewise
+            case Repeat(item, low, high):
+                return Repeat(self._divide(item), low, high)  # type: ignore[arg-type]  # likewise
+        return Lexeme(node)
 
+    def _may_be_empty(self, node: Node) -> bool:
+        if id(node) not in self._nullable:
+            self._budget.spend()
+            self._nullable[id(node)] = self._look_empty(node)
+        return self._nullable[id(node)]
 
-def _divide(node: Node, divided: set[Node]) -> Shape:
-    """A regular expression as the largest lexemes that are not to be divided."""
-    full = _nonempty(node)
-    if full is not None and full not in divided:
-        return Repeat(Lexeme(full), 0, 1) if _nullable(node) else Lexeme(full)  # type: ignore[arg-type]  # a shape
-    match node:
-        case Seq(items):
-            return Seq(tuple(_divide(item, divided) for item in items))  # type: ignore[misc]  # likewise
-        case Alt(items):
-            return Alt(tuple(_divide(item, divided) for item in items))  # type: ignore[misc]  # likewise
-        case Repeat(item, low, high):
-            return Repeat(_divide(item, divided), low, high)  # type: ignore[arg-type]  # likewise
-    return Lexeme(node)
+    def _look_empty(self, node: Node) -> bool:
+        match node:
+            case Seq(items):
+                return all(self._may_be_empty(item) for item in items)
+            case Alt(items):
+                return any(self._may_be_empty(item) for item in items)
+            case Repeat(item, low, _):
+                return low == 0 or self._may_be_empty(item)
+        return False
 
+    def _nonempty(self, node: Node) -> Node | None:
+        """What `node` matches but the empty text; None where that is nothing, or not easily said."""
+        if id(node) not in self._full:
+            self._budget.spend()
+            self._full[id(node)] = self._look_nonempty(node)
+        return self._full[id(node)]
 
-def _nullable(node: Node) -> bool:
-    match node:
-        case Seq(items):
-            return all(_nullable(item) for item in items)
-        case Alt(items):
-            return any(_nullable(item) for item in items)
-        case Repeat(item, low, _):
-            return low == 0 or _nullable(item)
-    return False
-
-
-def _nonempty(node: Node) -> Node | None:
-    """What `node` matches but the empty text; None where that is nothing, or not easily said."""
-    match node:
-        case Seq(items):
-            return None if all(_nullable(item) for item in items) else node
-        case Alt(items):
-            full = [_nonempty(item) for item in items if item != Seq(())]
-            kept = tuple(item for item in full if item is not None)
-            return None if not kept or len(kept) < len(full) else kept[0] if len(kept) == 1 else Alt(kept)
-        case Repeat(item, low, high):
-            inner = _nonempty(item)
-            return None if inner is None or high == 0 else Repeat(inner, 1 if _nullable(item) else max(low, 1), high)
-    return node
+    def _look_nonempty(self, node: Node) -> Node | None:
+        match node:
+            case Seq(items):
+                return None if all(self._may_be_empty(item) for item in items) else node
+            case Alt(items):
+                full = [self._nonempty(item) for item in items if item != Seq(())]
+                kept = tuple(item for item in full if item is not None)
+                return None if not kept or len(kept) < len(full) else kept[0] if len(kept) == 1 else Alt(kept)
+            case Repeat(item, low, high):
+                inner = self._nonempty(item)
+                if inner is None or high == 0:
+                    return None
+                return Repeat(inner, 1 if self._may_be_empty(item) else max(low, 1), high)
+        return node
 
 
 def _unsafe(shapes: Mapping[str, Shape], budget: Budget) -> set[Node]:
-    """The lexemes that must be divided; all, once the budget is spent."""
+    """The lexemes that must be divided. Raises SpentError."""
     leaves = [*dict.fromkeys(leaf for shape in shapes.values() for leaf in _leaves(shape))]
+    if len(leaves) > MOST_BITS:
+        raise SpentError
     nodes = [leaf.node if isinstance(leaf, Lexeme) else None for leaf in leaves]
     divisible: set[Node] = {node for node in nodes if node is not None and not isinstance(node, Chars)}
     if not divisible:
         return divisible
     following = follows(shapes, leaves, budget)
-    classes = Classes([node for node in nodes if node is not None])
-    automata = [None if node is None else positions_of(node, classes) for node in nodes]
+    classes = Classes([node for node in nodes if node is not None], budget)
+    automata = [None if node is None else positions_of(node, classes, budget) for node in nodes]
     first_chars = [-1 if one is None else one.first_chars for one in automata]
     together = _together(following, first_chars, budget)
-    if budget.empty:
-        return divisible
     behind = {
         leaves: union(first_chars[k] for k in bits_of(leaves) if automata[k] is not None)
         for leaves in set(following.behind)
@@ -195,11 +246,11 @@ def _unsafe(shapes: Mapping[str, Shape], budget: Budget) -> set[Node]:
             wholes = ((automata[j], behind[following.behind[j]]) for j in bits_of(companions))
             if any(whole and chars and whole.goes_on_within(long, budget) & chars for whole, chars in wholes):
                 unsafe.add(node)
-    return divisible if budget.empty else unsafe
+    return unsafe
 
 
 def _together(following: Follows, first_chars: list[int], budget: Budget) -> list[int]:
-    """For each leaf, those that can be expected at the same place, as bits; all, once the budget is spent.
+    """For each leaf, those that can be expected at the same place, as bits. Raises SpentError.
 
     Those that begin the grammar are, and all that follow two leaves that are and may match the same text.
     """
@@ -211,35 +262,38 @@ def _together(following: Follows, first_chars: list[int], budget: Budget) -> lis
         for i in bits_of(some):
             new = others & ~found[i]
             found[i] |= others
+            budget.spend()
             for j in bits_of(new):
-                budget.left -= 1
+                budget.spend()
                 if first_chars[i] & first_chars[j]:
                     pair = following.behind[i], following.behind[j]
                     if pair not in seen:
                         seen.update((pair, pair[::-1]))
                         waiting += [pair, pair[::-1]]
-            if budget.empty:
-                return [(1 << len(found)) - 1] * len(found)
     return found
 
 
 def _leaves(shape: Shape) -> Iterator[Lexeme | Tokens]:
-    match shape:
-        case Lexeme() | Tokens():
-            yield shape
-        case Seq(items) | Alt(items):
-            for item in items:
-                yield from _leaves(item)
-        case Repeat(item, _, _):
-            yield from _leaves(item)
+    """From left to right."""
+    waiting = [shape]
+    while waiting:
+        match waiting.pop():
+            case Lexeme() | Tokens() as leaf:
+                yield leaf
+            case Seq(items) | Alt(items):
+                waiting += reversed(items)
+            case Repeat(item, _, _):
+                waiting.append(item)
 
 
 def _refs(shape: Shape) -> Iterator[str]:
-    match shape:
-        case Ref(name):
-            yield name
-        case Seq(items) | Alt(items):
-            for item in items:
-                yield from _refs(item)
-        case Repeat(item, _, _):
-            yield from _refs(item)
+    """From left to right."""
+    waiting = [shape]
+    while waiting:
+        match waiting.pop():
+            case Ref(name):
+                yield name
+            case Seq(items) | Alt(items):
+                waiting += reversed(items)
+            case Repeat(item, _, _):
+                waiting.append(item)

@@ -12,6 +12,15 @@ _LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)  # no text holds these
 
 
+def _hash_once(node: Seq | Alt | Repeat) -> int:
+    """A whole grammar may hang below a node, and sets are asked for it again and again."""
+    known = vars(node).get("_hash")
+    if known is None:
+        known = hash((type(node), *vars(node).values()))
+        object.__setattr__(node, "_hash", known)
+    return int(known)
+
+
 @dataclass(frozen=True)
 class Chars:
     """One character out of these ranges, which ascend, do not touch, and hold no surrogates."""
@@ -39,11 +48,13 @@ class Seq:
     """One after another; of none, the empty text."""
 
     items: tuple[Node, ...]
+    __hash__ = _hash_once
 
 
 @dataclass(frozen=True)
 class Alt:
     items: tuple[Node, ...]
+    __hash__ = _hash_once
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Repeat:
     item: Node
     low: int
     high: int | None
+    __hash__ = _hash_once
 
 
 Node: TypeAlias = Chars | Tokens | Ref | Seq | Alt | Repeat

@@ -95,7 +95,10 @@ class Grammars:
                 return found.new
         if len(key) > _LONGEST_TEXT:
             raise GrammarError(f"the {kind} is too long: {len(key)} characters, {_LONGEST_TEXT} are the limit")
-        compiled = Compiled(self._vocabulary, kind, lark())
+        try:
+            compiled = Compiled(self._vocabulary, kind, lark())
+        except RecursionError:
+            raise GrammarError(f"bad {kind}: it is nested too deeply") from None
         with self._lock:
             self._kept[(kind, key)] = compiled
             if len(self._kept) > _MOST_KEPT:

@@ -27,10 +27,10 @@ _starting = threading.Lock()  # the stack's size is set for the whole process
 
 
 def _limits() -> LLParserLimits:
-    """Some tens of milliseconds a step and 100 MB a grammar, at worst."""
+    """A tenth of a second a step and 100 MB a grammar, at worst."""
     return LLParserLimits(
         max_items_in_row=1000,  # 450 alternatives that begin alike take 0.1 s, and four times as long for each doubling
-        step_max_items=200_000,
+        step_max_items=30_000,  # where rows are that long, each costs 30 us
         max_lexer_states=50_000,
         max_grammar_size=200_000,
         verbose_errors=False,
@@ -135,7 +135,7 @@ class Compiled:
         """Whether a text can begin, or be empty. Raises GrammarError where that is too hard to say."""
         first = self.new()
         try:
-            return first.may_end or bool(first.allowed().any())
+            return bool(first.allowed().any()) or first.may_end  # the mask in any case: it may be too expensive
         except GrammarError:
             if first.stuck:
                 return False

@@ -50,6 +50,14 @@ GRAMMARS = {
     "many words": "root ::= " + " | ".join(f'"w{i}"' for i in range(10_000)),
     "a long literal": 'root ::= "' + "a" * 300_000 + '"',
     "a long text": "#" * (1 << 20) + '\nroot ::= "a"',
+    "many classes": "root ::= (" + " | ".join(f"[{chr(i)}{chr(i + 1)}a]" for i in range(0x4E00, 0x9C00)) + ")*",
+    "many sequences": "root ::= (" + " | ".join(f"[{chr(i)}a] [{chr(i + 1)}b]" for i in range(0x4E00, 0x9C00)) + ")*",
+    "many that may be empty": "root ::= " + " ".join(f"[a-z{chr(i)}]?" for i in range(0x4E00, 0x9C00)),
+    "many words again and again": "root ::= (" + " | ".join(f'"w{i}"' for i in range(20_000)) + ")*",
+    "many in many rules": "root ::= " + " | ".join(f'"{i}" r' for i in range(4000)) + "\nr ::= " + '"a"? ' * 400,
+    "deep names": "".join(f"a{i} ::= {'(' * 60}{chr(34)}a{chr(34)} a{i + 1}{')?{2}' * 60}\n" for i in range(99))
+    + 'a99 ::= "b"\nroot ::= a0',
+    "many long steps": "root ::= " + "[a-z]{0,2000} " * 1000,
     "rules at random": "root ::= ("
     + " | ".join(f"r{i}" for i in range(1000))
     + ")*\n"
@@ -119,6 +127,9 @@ def test_the_cost_is_bounded(name: str) -> None:
         ("grammar: signs", "line 1: more than 8 repetitions of each other"),
         ("grammar: parentheses", "line 1: parentheses are nested deeper than 64"),
         ("grammar: a long literal", "line 1: more than 200000 characters in literals and classes"),
+        ("grammar: many classes", "more than 4000 different classes and words"),
+        ("grammar: many words again and again", "with their parts they are more than 32000"),
+        ("grammar: many long steps", "Too many items (limit 30000"),
         ("grammar: a long text", "the grammar is too long: 1048589 characters, 1048576 are the limit"),
         ("schema: a circle", "no text of this vocabulary matches it"),
         ("schema: too long a chain", "too deep with what it refers to"),
@@ -135,6 +146,6 @@ def test_what_is_too_much_is_said(name: str, words: str) -> None:
 
 def test_too_many_alternatives_are_told_in_plain_words() -> None:
     words = " | ".join(["<[65]> <[66]>"] * 34_000)
-    with pytest.raises(GrammarError, match=r"bad grammar: too many alternatives .* more than 65524") as caught:
+    with pytest.raises(GrammarError, match=r"bad grammar: too many alternatives .* more than 32000") as caught:
         byte_grammars().gbnf(f"root ::= {words}")
     assert "panic" not in str(caught.value)
