@@ -10,7 +10,7 @@ import typer.core
 import typer.main
 
 from powerinfer_cli import __version__
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["app", "run"]
 
@@ -23,6 +23,9 @@ COMMANDS = {
     "solve": "Profile a model, train its predictors if it has none, and plan which neurons go to the GPU.",
     "warmup": "Compile the kernels ahead, so that no first run has to.",
 }
+
+COMPLETION = ("--show-completion", "--install-completion")
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 EPILOG = """Examples:
 
@@ -50,6 +53,12 @@ class LazyGroup(typer.core.TyperGroup):
         except BrokenPipeError as error:
             raise ReaderGone from error
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Typer's flags for completion find out in which shell they run; here it may also be named."""
+        if len(args) == 2 and args[0] in COMPLETION:
+            _completion(*args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and command.name in COMMANDS:
@@ -57,6 +66,20 @@ class LazyGroup(typer.core.TyperGroup):
             command = typer.main.get_command(module.app)
             command.name = name
         return name, command, rest
+
+
+def _completion(flag: str, shell: str) -> None:
+    """Write a shell's script for completion, or put it where that shell looks for it, and end."""
+    from typer._completion_shared import get_completion_script, install
+
+    if shell not in SHELLS:
+        raise UsageError(f"{flag} {shell[:40]}: no such shell; known are {', '.join(SHELLS)}")
+    if flag == "--show-completion":
+        typer.echo(get_completion_script(prog_name="powerinfer", complete_var="_POWERINFER_COMPLETE", shell=shell))
+    else:
+        _, path = install(shell=shell, prog_name="powerinfer", complete_var="_POWERINFER_COMPLETE")
+        typer.echo(f"completion for {shell} is in {path}, and works in the next shell that you start")
+    raise typer.Exit
 
 
 app = typer.Typer(
@@ -105,7 +128,9 @@ def run() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except _ClickError as error:
-        _fail(error.format_message() or "nothing to do; see `powerinfer --help`", error.exit_code)
+        if not error.format_message():  # the help page has said it all
+            sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except PowerInferError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

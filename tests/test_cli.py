@@ -4,6 +4,7 @@ import errno
 import importlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,29 @@ def test_a_stream_in_another_encoding_gets_question_marks(words: str) -> None:
     code, _, _ = run_with("stdout", ascii_only, "main", "-m", words, "-t", "1", "-p", "The caf")
     ascii_only.flush()
     assert (code, ascii_only.buffer.getvalue()) == (0, b"The caf?!\n")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("shell", "begins"),
+    [("bash", "_powerinfer_completion() {"), ("zsh", "#compdef powerinfer"), ("fish", "complete --command powerinfer")],
+)
+def test_completion_is_that_of_the_shell_which_is_named(tmp_path: Path, shell: str, begins: str) -> None:
+    result = powerinfer("--show-completion", shell)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(begins)
+    if program := shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(result.out)
+        subprocess.run([program, "-n", script], check=True, timeout=30)
+
+
+def test_completion_for_a_shell_that_nobody_knows() -> None:
+    result = powerinfer("--show-completion", "tcsh")
+    assert (result.code, result.out) == (2, "")
+    assert result.error == "error: --show-completion tcsh: no such shell; known are bash, zsh, fish, powershell, pwsh"
+
+
+def test_download_alone_points_to_its_own_help() -> None:
+    result = powerinfer("download")
+    assert (result.code, result.out) == (2, "")
+    assert "`powerinfer download --list` shows some to start from, `powerinfer download --help`" in result.error

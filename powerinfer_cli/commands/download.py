@@ -83,7 +83,9 @@ def download(flags: DownloadFlags) -> None:
         _print_aliases()
         return
     if not flags.repo:
-        raise UsageError("which model? name REPO_OR_ALIAS; `powerinfer download --list` shows the aliases")
+        raise UsageError(
+            "which model? `powerinfer download --list` shows some to start from, `powerinfer download --help` the rest"
+        )
     try:
         _download(_request(flags.repo, flags))
     except KeyboardInterrupt:
@@ -91,7 +93,7 @@ def download(flags: DownloadFlags) -> None:
         raise typer.Exit(130) from None
 
 
-app.command("download", epilog=_EPILOG, no_args_is_help=True)(flat(download))
+app.command("download", epilog=_EPILOG)(flat(download))
 
 
 def _request(spec: str, flags: DownloadFlags) -> "Request":

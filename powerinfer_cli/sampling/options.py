@@ -39,42 +39,33 @@ _ALIASES = {
     "tfs": "tfs_z",
 }
 
-# Field -> flag; every one has to be a finite number.
-_FINITE = {
-    "top_p": "--top-p",
-    "min_p": "--min-p",
-    "typ_p": "--typical",
-    "tfs_z": "--tfs",
-    "top_n_sigma": "--top-nsigma",
-    "xtc_probability": "--xtc-probability",
-    "xtc_threshold": "--xtc-threshold",
-    "temp": "--temp",
-    "dynatemp_range": "--dynatemp-range",
-    "dynatemp_exponent": "--dynatemp-exp",
-    "penalty_repeat": "--repeat-penalty",
-    "penalty_freq": "--frequency-penalty",
-    "penalty_present": "--presence-penalty",
-    "dry_multiplier": "--dry-multiplier",
-    "dry_base": "--dry-base",
-    "adaptive_target": "--adaptive-target",
-    "adaptive_decay": "--adaptive-decay",
-    "mirostat_tau": "--mirostat-ent",
-    "mirostat_eta": "--mirostat-lr",
-}
-
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT32_MAX = 2**31 - 1
 
-# Field -> (flag, smallest, largest); outside it llama.cpp has no meaning for the value.
-_RANGES: dict[str, tuple[str, float, float]] = {
-    "top_k": ("--top-k", -_INT32_MAX - 1, _INT32_MAX),
+_ANY = (-math.inf, math.inf)
+
+# Field -> (flag, smallest, largest): all its flags. Numbers with a fraction are finite besides. Where llama.cpp takes a
+# value beyond as the nearest inside, as --temp -1 and --top-p 2, a mistake is told at once; its server's clients are
+# not (serving.schemas).
+RANGES: dict[str, tuple[str, float, float]] = {
+    "seed": ("--seed", -1, 2**32 - 1),
     "min_keep": ("--min-keep", 0, _INT32_MAX),
-    "top_p": ("--top-p", 0.0, math.inf),
-    "typ_p": ("--typical", 0.0, math.inf),
-    "tfs_z": ("--tfs", 0.0, math.inf),
-    "xtc_threshold": ("--xtc-threshold", 0.0, math.inf),
+    "top_k": ("--top-k", -_INT32_MAX - 1, _INT32_MAX),
+    "top_p": ("--top-p", 0.0, 1.0),
+    "min_p": ("--min-p", 0.0, 1.0),
+    "typ_p": ("--typical", 0.0, 1.0),
+    "tfs_z": ("--tfs", 0.0, 1.0),
+    "top_n_sigma": ("--top-nsigma", *_ANY),
+    "xtc_probability": ("--xtc-probability", 0.0, 1.0),
+    "xtc_threshold": ("--xtc-threshold", 0.0, 1.0),
+    "temp": ("--temp", 0.0, math.inf),
+    "dynatemp_range": ("--dynatemp-range", 0.0, math.inf),
     "dynatemp_exponent": ("--dynatemp-exp", 0.0, math.inf),
     "penalty_last_n": ("--repeat-last-n", -1, _INT32_MAX),
+    "penalty_repeat": ("--repeat-penalty", *_ANY),
+    "penalty_freq": ("--frequency-penalty", *_ANY),
+    "penalty_present": ("--presence-penalty", *_ANY),
+    "dry_multiplier": ("--dry-multiplier", *_ANY),
     "dry_base": ("--dry-base", 1.0, math.inf),
     "dry_allowed_length": ("--dry-allowed-length", 0, _INT32_MAX),
     "dry_penalty_last_n": ("--dry-penalty-last-n", -1, _INT32_MAX),
@@ -83,7 +74,6 @@ _RANGES: dict[str, tuple[str, float, float]] = {
     "mirostat": ("--mirostat", 0, 2),
     "mirostat_tau": ("--mirostat-ent", 0.0, math.inf),
     "mirostat_eta": ("--mirostat-lr", 0.0, math.inf),
-    "seed": ("--seed", -1, 2**32 - 1),
 }
 
 
@@ -100,7 +90,7 @@ class SamplerOptions:
     xtc_threshold: float = 0.1  # over 0.5: off
     tfs_z: float = 1.0  # 1: off
     typ_p: float = 1.0  # 1: off
-    temp: float = 0.8  # 0 or less: greedy
+    temp: float = 0.8  # 0: greedy
     dynatemp_range: float = 0.0  # 0: off
     dynatemp_exponent: float = 1.0
     penalty_last_n: int = 64  # 0: off; -1: the whole context
@@ -123,12 +113,12 @@ class SamplerOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, flag in _FINITE.items():
-            if not abs(getattr(self, name)) <= _FLOAT32_MAX:
-                raise UsageError(f"{flag} must be a finite number, got {getattr(self, name)}")
-        for name, (flag, smallest, largest) in _RANGES.items():
-            if not smallest <= getattr(self, name) <= largest:
-                raise UsageError(f"{flag} must be {_range_text(smallest, largest)}, got {getattr(self, name)}")
+        for name, (flag, smallest, largest) in RANGES.items():
+            value = getattr(self, name)
+            if not abs(value) <= _FLOAT32_MAX:
+                raise UsageError(f"{flag} must be a finite number, got {value}")
+            if not smallest <= value <= largest:
+                raise UsageError(f"{flag} must be {_range_text(smallest, largest)}, got {value}")
         # Its inverse has to be a finite float32 as well.
         if self.penalty_repeat < 1.0 / _FLOAT32_MAX:
             raise UsageError(f"--repeat-penalty must be greater than 0, got {self.penalty_repeat}")
@@ -145,7 +135,7 @@ def _range_text(smallest: float, largest: float) -> str:
         return f"{smallest:g} or more"
     if math.isinf(smallest):
         return f"{largest:g} at most"
-    return f"from {smallest} to {largest}"
+    return f"from {smallest:.10g} to {largest:.10g}"
 
 
 def _unknown_sampler(flag: str, name: str) -> str:

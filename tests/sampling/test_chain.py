@@ -57,7 +57,6 @@ def test_only_the_named_samplers_run() -> None:
         ({"tfs_z": 0.25}, {0}),
         ({"top_n_sigma": 0.8}, {0, 1}),
         ({"temp": 0.0}, {0}),
-        ({"temp": -3.0}, {0}),
         ({"dynatemp_range": 0.5}, {0, 1, 2, 3}),
         ({"xtc_probability": 1.0, "xtc_threshold": 0.15}, {2, 3}),
         ({"top_p": 0.1, "min_keep": 3}, {0, 1, 2}),

@@ -14,6 +14,7 @@ from powerinfer_cli.sampling import (
     parse_sampler_sequence,
     parse_samplers,
 )
+from powerinfer_cli.sampling.options import RANGES
 
 
 def test_defaults_are_llama_cpps() -> None:
@@ -60,10 +61,16 @@ def test_defaults_are_llama_cpps() -> None:
     ("field", "value", "message"),
     [
         ("top_p", math.nan, "--top-p must be a finite number, got nan"),
-        ("top_p", -0.1, "--top-p must be 0 or more, got -0.1"),
+        ("top_p", -0.1, "--top-p must be from 0 to 1, got -0.1"),
+        ("top_p", 2.0, "--top-p must be from 0 to 1, got 2.0"),
+        ("min_p", 1.5, "--min-p must be from 0 to 1, got 1.5"),
+        ("tfs_z", 1.01, "--tfs must be from 0 to 1, got 1.01"),
+        ("xtc_probability", -1.0, "--xtc-probability must be from 0 to 1, got -1.0"),
+        ("temp", -1.0, "--temp must be 0 or more, got -1.0"),
+        ("dynatemp_range", -0.5, "--dynatemp-range must be 0 or more, got -0.5"),
         ("temp", math.inf, "--temp must be a finite number, got inf"),
-        ("typ_p", -1.0, "--typical must be 0 or more, got -1.0"),
-        ("xtc_threshold", -0.1, "--xtc-threshold must be 0 or more, got -0.1"),
+        ("typ_p", -1.0, "--typical must be from 0 to 1, got -1.0"),
+        ("xtc_threshold", -0.1, "--xtc-threshold must be from 0 to 1, got -0.1"),
         ("penalty_repeat", 0.0, "--repeat-penalty must be greater than 0, got 0.0"),
         ("penalty_repeat", 1e-40, "--repeat-penalty must be greater than 0, got 1e-40"),
         ("penalty_freq", math.inf, "--frequency-penalty must be a finite number, got inf"),
@@ -71,7 +78,7 @@ def test_defaults_are_llama_cpps() -> None:
         ("dry_base", 0.5, "--dry-base must be 1 or more, got 0.5"),
         ("dry_allowed_length", -1, "--dry-allowed-length must be 0 or more, got -1"),
         ("adaptive_target", 1.5, "--adaptive-target must be 1 at most, got 1.5"),
-        ("adaptive_decay", 1.0, "--adaptive-decay must be from 0.0 to 0.99, got 1.0"),
+        ("adaptive_decay", 1.0, "--adaptive-decay must be from 0 to 0.99, got 1.0"),
         ("mirostat", 3, "--mirostat must be from 0 to 2, got 3"),
         ("mirostat_eta", -0.1, "--mirostat-lr must be 0 or more, got -0.1"),
         ("min_keep", -1, "--min-keep must be 0 or more, got -1"),
@@ -87,11 +94,15 @@ def test_nonsense_names_its_flag(field: str, value: object, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("top_k", -1), ("top_p", 1.5), ("min_p", -1.0), ("temp", -1.0), ("xtc_probability", 2.0), ("top_n_sigma", 0.0)],
+    ("field", "value"), [("top_k", -1), ("top_n_sigma", 0.0), ("penalty_freq", -5.0), ("adaptive_target", -7.0)]
 )
-def test_what_llama_cpp_allows_is_allowed(field: str, value: float) -> None:
+def test_what_llama_cpp_gives_a_meaning_is_allowed(field: str, value: float) -> None:
     assert getattr(SamplerOptions(**{field: value}), field) == value  # type: ignore[arg-type]
+
+
+def test_every_number_has_its_flag_and_range() -> None:
+    numbers = {name for name, value in vars(SamplerOptions()).items() if type(value) in (int, float)}
+    assert numbers == set(RANGES)
 
 
 def test_samplers_by_name() -> None:

@@ -22,7 +22,7 @@ def candidates(draw: st.DrawFn) -> Candidates:
 
 @st.composite
 def options(draw: st.DrawFn) -> SamplerOptions:
-    share, small = st.floats(0, 1.2), st.floats(-1, 2)
+    share, small, size = st.floats(0, 1), st.floats(-1, 2), st.floats(0, 2)
     return SamplerOptions(
         seed=draw(st.integers(0, 2**32 - 2)),
         min_keep=draw(st.integers(0, 5)),
@@ -33,8 +33,8 @@ def options(draw: st.DrawFn) -> SamplerOptions:
         tfs_z=draw(share),
         xtc_probability=draw(share),
         xtc_threshold=draw(st.floats(0, 0.6)),
-        temp=draw(small),
-        dynatemp_range=draw(small),
+        temp=draw(size),
+        dynatemp_range=draw(size),
         dynatemp_exponent=draw(st.floats(0, 3)),
         penalty_last_n=draw(st.integers(-1, 4)),
         penalty_repeat=draw(st.floats(0.5, 3)),

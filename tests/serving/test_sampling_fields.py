@@ -116,10 +116,20 @@ def test_copies_have_seeds_of_their_own_and_no_slot() -> None:
 
 @pytest.mark.parametrize(
     ("field", "given", "told"),
-    [("top_k", -5, 0), ("top_p", 1.5, 1.0), ("min_p", -1, 0.0), ("temperature", -2.0, 0.0), ("mirostat", 7, 2)],
+    [
+        ("top_k", -5, 0),
+        ("top_p", 1.5, 1.0),
+        ("min_p", -1, 0.0),
+        ("typical_p", 2.0, 1.0),
+        ("tfs_z", 1.5, 1.0),
+        ("temperature", -2.0, 0.0),
+        ("dynatemp_range", -1.0, 0.0),
+        ("mirostat", 7, 2),
+    ],
 )
 def test_values_outside_are_moved_inside_as_llama_server_does(field: str, given: float, told: float) -> None:
-    assert vars(make(**{field: given}).sampler)[{"temperature": "temp"}.get(field, field)] == told
+    own = {"temperature": "temp", "typical_p": "typ_p"}
+    assert vars(make(**{field: given}).sampler)[own.get(field, field)] == told
 
 
 def test_a_dry_base_that_cannot_be_is_the_servers() -> None:
@@ -175,7 +185,7 @@ def test_wrong_types_and_values_name_the_field(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"typical_p": -1}, "Field 'typical_p' must be 0 or more"),
+        ({"typical_p": -1}, "Field 'typical_p' must be from 0 to 1, got -1"),
         ({"repeat_penalty": 0}, "Field 'repeat_penalty' must be greater than 0"),
         ({"temperature": 1e300}, "Field 'temperature' must be a finite number"),
         ({"mirostat_tau": -1}, "Field 'mirostat_tau' must"),
