@@ -99,7 +99,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text that `encode` made `ids` of; control tokens are left out unless `special`.
 
-        Nothing is tidied but the space that encoding put before the first word. What is not UTF-8 becomes U+FFFD.
+        Nothing is tidied but the space that encoding put before the first word; as in llama.cpp, the one that it put
+        behind a special token stays, for a model that writes such a token may have meant it. What is not UTF-8 becomes
+        U+FFFD.
         """
         text = b"".join(self.piece(i, special=special) for i in ids)
         return text.removeprefix(b" " if self._prefixes_space else b"").decode("utf-8", "replace")

@@ -1,16 +1,17 @@
 """The tokenizer's interface: files, types of text, hostile metadata."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf, write_gguf
-from powerinfer_cli.text import Tokenizer
+from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 from tests.text.vocabularies import byte_level, sentencepiece
 
 SPM = Tokenizer.from_metadata(sentencepiece())
@@ -32,15 +33,29 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         Tokenizer.from_gguf(path)
 
 
+def with_spaces(text: str) -> str:
+    """What SentencePiece makes of a text: a space before what follows a token that is cut out of it, as llama.cpp."""
+    first, *rest = re.split("(<tool>|\n\n)", text)
+    return first + "".join(f" {part}" if at % 2 and part else part for at, part in enumerate(rest))
+
+
 @pytest.mark.parametrize("tokenizer", [SPM, BPE], ids=["spm", "bpe"])
-@given(text=st.text())
+@given(text=st.lists(st.text() | st.sampled_from(["\n\n", "<tool>", " ", "0"])).map("".join))
+@example("\n\n0")  # llama.cpp: "\n\n 0"
+@example("a\n\n0")
+@example("<tool> x\n\n\n\ny<tool>")
+@example("a<tool>b\n\n\nc")
+@example(" \n\n ")
 @settings(max_examples=150, deadline=None)
 def test_any_text_survives_encoding_and_decoding(tokenizer: Tokenizer, text: str) -> None:
     text = text.replace("\u2581", "")  # which SentencePiece cannot tell from a space
     ids = tokenizer.encode(text, add_special=False, parse_special=False)
-    pieces = b"".join(tokenizer.piece(i, special=True) for i in ids)
-    assert pieces.removeprefix(b" " if tokenizer is SPM else b"") == text.encode()
     assert tokenizer.encode(text.encode(), add_special=False, parse_special=False) == ids
+    wanted = with_spaces(text) if tokenizer is SPM else text
+    assert tokenizer.decode(ids) == wanted
+    assert tokenizer is BPE or tokenizer.decode_bytes(ids) == wanted.encode()
+    alone = StreamingDetokenizer(tokenizer, strip_first_space=True)
+    assert "".join(map(alone.push, ids)) + alone.flush() == wanted
 
 
 @pytest.mark.parametrize("tokenizer", [SPM, BPE], ids=["spm", "bpe"])
