@@ -50,7 +50,9 @@ def run(args: argparse.Namespace, rest: list[str]) -> Path:
     model = args.model.resolve() if args.model else out / "stand-in.gguf"
     if not model.exists():
         write_stand_in(model)
-    program = [args.server] if args.server else [sys.executable, "-m", "powerinfer_cli", "server"]
+    program = (
+        [args.server] if args.server else [sys.executable, "-m", "powerinfer_cli", "server", "--cors-origins", "*"]
+    )
     wrapper, junit = out / "server", out / "junit.xml"
     write_wrapper(wrapper, program, model, sys.executable, ROOT)
     environment = {

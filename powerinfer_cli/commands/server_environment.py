@@ -100,6 +100,10 @@ RIVALS = (
 )
 
 
+# Without what these say everybody is let in, which nobody means who sets them.
+DOORS = {"LLAMA_API_KEY": "--api-key", "LLAMA_ARG_API_KEY_FILE": "--api-key-file"}
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Those that look like llama.cpp's, but mean nothing here."""
     known = {name.replace("LLAMA_ARG_", prefix) for name in VARIABLES for prefix in ("LLAMA_ARG_", "LLAMA_ARG_NO_")}
@@ -107,7 +111,8 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def environment_words(environment: Mapping[str, str], args: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(variable, its words) for each variable that is set and not empty, and that `args` do not overrule.
+    """(variable, its words) for each variable that is set and not empty, and that `args` do not overrule. An empty one
+    of `DOORS` is an error.
 
     LLAMA_ARG_NO_... switches off, whatever its value. Raises ValueError, which names the variable.
     """
@@ -118,6 +123,8 @@ def environment_words(environment: Mapping[str, str], args: Sequence[str]) -> li
         off = name.replace("LLAMA_ARG_", "LLAMA_ARG_NO_")
         if variable.off and off in environment:
             found.append((off, [variable.off]))
+        elif name in DOORS and not environment.get(name, "-").strip() and DOORS[name] not in given:
+            raise ValueError(f"{name} is empty: anybody could come in; without a key, leave it unset")
         elif environment.get(name) and name not in overruled:
             try:
                 found.append((name, variable.words(environment[name])))

@@ -78,8 +78,12 @@ class DoorFlags:
     ] = 3600
     cors_origins: Annotated[
         str,
-        _door("--cors-origins", metavar="ORIGIN,...", help="Whose web pages may use it; localhost: this machine's."),
-    ] = "*"
+        _door(
+            "--cors-origins",
+            metavar="ORIGIN,...",
+            help="Whose web pages may use it; localhost: this machine's; *: all.",
+        ),
+    ] = "localhost"
     metrics: Annotated[bool, _door("--metrics/--no-metrics", help="Answer /metrics, for Prometheus.")] = False
     props: Annotated[bool, _door("--props/--no-props", help="Allow POST /props.")] = False
     ui: Annotated[bool, _door("--ui/--no-ui", "--webui/--no-webui", help="Serve the web page at /.")] = True

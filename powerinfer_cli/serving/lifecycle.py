@@ -98,8 +98,11 @@ class _Lifecycle:
     def _run(self) -> None:
         loader = threading.Thread(target=self._loading, name="loader", daemon=True)
         loader.start()
-        for sock in self._sockets:
-            self._log.note(f"server is listening on {url_of(sock)}")
+        # "Listening" is said when there is something to listen for, as llama-server has it.
+        if "*" in self._service.options.cors_origins and not self._service.options.api_keys:
+            self._log.note("warning: any web page may use this server: --cors-origins is * and there is no --api-key")
+        urls = ", ".join(url_of(sock) for sock in self._sockets)
+        self._log.note(f"loading the model: {urls} answers 503 until it is there")
         asyncio.run(self._serve())
         if self._failure is not None:
             raise self._failure
@@ -131,6 +134,8 @@ class _Lifecycle:
             return
         self._service.ready(model, thread)
         self._log.note(f"model loaded: {model.name}")
+        for sock in self._sockets:
+            self._log.note(f"server is listening on {url_of(sock)}")
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -55,7 +55,7 @@ class ServerOptions:
     slot_save_path: Path | None = None
     context_shift: bool = False
     cache_prompt: bool = True
-    cors_origins: tuple[str, ...] = ("*",)
+    cors_origins: tuple[str, ...] = ("localhost",)
     queue: int = 512
     body_bytes: int = 64 << 20
     log_json: bool = False

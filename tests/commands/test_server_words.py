@@ -74,12 +74,12 @@ def test_the_environment(asked: list[ServerOptions], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LLAMA_ARG_ENDPOINT_METRICS", "on")
     monkeypatch.setenv("LLAMA_ARG_ENDPOINT_SLOTS", "disabled")
     monkeypatch.setenv("LLAMA_ARG_NO_CACHE_PROMPT", "1")
-    monkeypatch.setenv("LLAMA_API_KEY", "")
+    monkeypatch.setenv("LLAMA_ARG_HOST", "")
     assert run("-n", "8").code == 0
     (options,) = asked
     assert (options.n_predict, options.timeout_s) == (8, 3.0)
     assert (options.metrics, options.slots, options.cache_prompt) == (True, False, False)
-    assert options.api_keys == frozenset()
+    assert (options.api_keys, options.cors_origins) == (frozenset(), ("localhost",))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,20 @@ def test_the_environment(asked: list[ServerOptions], monkeypatch: pytest.MonkeyP
 def test_a_variable_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     assert variable in failed(run(), 2)
+
+
+@pytest.mark.parametrize("variable", ["LLAMA_API_KEY", "LLAMA_ARG_API_KEY_FILE"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_key_opens_no_door(
+    asked: list[ServerOptions], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert f"{variable} is empty" in failed(run(), 2)
+    assert asked == []
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("LLAMA_API_KEY", "")
+    assert run("--api-key", "one").code == 0
+    assert asked[0].api_keys == {"one"}
 
 
 def test_a_flag_replaces_what_a_variable_says_of_its_rival() -> None:

@@ -15,7 +15,7 @@ from tests.helpers.result import Result
 __all__ = ["RunningServer"]
 
 PATIENCE = 60.0  # seconds, on a machine that does much else
-LISTENING = re.compile(r'listening on (http://[^\s"]+)')
+OPEN = re.compile(r'loading the model: (http://[^\s"]+)')
 
 
 class RunningServer:
@@ -81,8 +81,8 @@ class RunningServer:
         self._until(lambda: self.log.count(text) >= times)
 
     def _find_url(self) -> str:
-        self._until(lambda: LISTENING.search(self.log) is not None)
-        found = LISTENING.search(self.log)
+        self._until(lambda: OPEN.search(self.log) is not None)
+        found = OPEN.search(self.log)
         assert found is not None
         return found[1]
 

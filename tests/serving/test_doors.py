@@ -73,16 +73,20 @@ def test_what_is_not_there(client: httpx.Client, method: str, path: str) -> None
     assert error_of(client.request(method, path), 404) == "File Not Found"
 
 
-def test_cors(client: httpx.Client, keyed: httpx.Client) -> None:
-    asked = {"Origin": "web.mydomain.fr", "Access-Control-Request-Method": "POST"}
-    answer = client.options("/completions", headers=asked)
-    assert answer.status_code == 200
-    assert answer.headers["Access-Control-Allow-Origin"] == "web.mydomain.fr"
-    assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
-    assert client.get("/nowhere", headers=asked).headers["Access-Control-Allow-Origin"] == "web.mydomain.fr"
+def test_cors(client: httpx.Client, keyed: httpx.Client, strict: RunningServer) -> None:
     evil, ours = {"Origin": "http://localhost.evil.com"}, {"Origin": "http://localhost:3000"}
-    assert "Access-Control-Allow-Origin" not in keyed.get("/props", headers=evil).headers
-    assert keyed.get("/props", headers=ours).headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+    for one in (client, keyed):
+        answer = one.options("/completions", headers=ours | {"Access-Control-Request-Method": "POST"})
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+        assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
+        assert one.get("/nowhere", headers=ours).headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+        assert "Access-Control-Allow-Origin" not in one.get("/props", headers=evil).headers
+    asked = {"prompt": "a", "n_predict": 1}
+    assert "--cors-origins" in error_of(client.post("/completion", json=asked, headers=evil), 403)
+    assert client.post("/completion", json=asked, headers=ours).status_code == 200
+    assert client.post("/completion", json=asked, headers={"Origin": str(client.base_url)}).status_code == 200
+    assert keyed.post("/completion", json=asked, headers=evil).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_the_port_is_open_while_the_model_loads() -> None:
     )
     assert process.stderr is not None
     try:
-        url = process.stderr.readline().split()[-1]
+        url = process.stderr.readline().split()[3]
         answers = [httpx.get(f"{url}/health", timeout=20)]
         completion = httpx.post(f"{url}/completion", json={"prompt": "x"}, timeout=20)
         while answers[-1].status_code == 503:
@@ -130,8 +130,8 @@ def test_a_model_that_cannot_be_read(tmp_path: Path) -> None:
     with Process("server", "--port", "0", "-m", str(path)) as process:
         result = process.wait()
     assert result.code == 1
-    listening, error = result.err.splitlines()
-    assert "listening" in listening
+    loading, error = result.err.splitlines()
+    assert loading.startswith("loading the model: http://127.0.0.1:")
     assert error.startswith(f"error: {path}")
 
 
@@ -155,6 +155,6 @@ def test_several_addresses(story: str) -> None:
     except OSError:
         pytest.skip("no IPv6 here")
     with Process("server", "-m", story, *FLAGS, "--host", "127.0.0.1,::1", "--port", str(port)) as process:
-        process.wait_for("model loaded")
+        process.wait_for(f"server is listening on http://[::1]:{port}")
         for host in ("127.0.0.1", "[::1]"):
             assert httpx.get(f"http://{host}:{port}/health").json() == {"status": "ok"}

@@ -3,24 +3,24 @@
 import asyncio
 import hmac
 import re
-from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from powerinfer_cli.serving.errors import APIError, authentication_error, invalid_request, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.http.origins import allowed_origin, foreign_page, is_own
 from powerinfer_cli.serving.http.protocol import spelled
 from powerinfer_cli.serving.http.requests import Record, current
 from powerinfer_cli.serving.options import ServerOptions
 
-__all__ = ["Access", "Bodies", "Gate", "allowed_origin"]
+__all__ = ["Access", "Bodies", "Gate"]
 
 PUBLIC = frozenset({"/health", "/v1/health"})
 UNLOGGED = PUBLIC | {"/metrics", "/props", "/models", "/v1/models", "/slots", "/internal/neurons"}  # asked for often
 LINGER = 2.0  # seconds in which the rest of a body that nobody wants may still come
-BEARER = b"Bearer "
+BEARER = b"bearer "
 
 
 class Access:
@@ -71,7 +71,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        origin = allowed_origin(headers.get(b"origin", b"").decode("latin-1"), self._origins)
+        asking = headers.get(b"origin", b"").decode("latin-1")
+        origin = allowed_origin(asking, self._origins)
         cors = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")] if origin else []
 
         async def sent(message: Message) -> None:
@@ -82,7 +83,10 @@ class Gate:
         if scope["method"] == "OPTIONS":
             await _answer_options(sent)
             return
-        error = self._refusal(scope["path"], headers)
+        # Without a key to ask for, what a form or a script of any page may send must not be done: a browser hides no
+        # more than the answer from them.
+        foreign = asking and not origin and not self._keys and not is_own(asking, headers)
+        error = foreign_page(asking) if foreign else self._refusal(scope["path"], headers)
         if error is not None:
             await error_answer(error)(scope, receive, sent)
             return
@@ -98,9 +102,10 @@ class Gate:
         return None
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        given = (headers.get(b"authorization") or headers.get(b"x-api-key", b"")).removeprefix(BEARER)
+        given = [headers.get(name, b"") for name in (b"authorization", b"x-api-key")]
+        given = [text[len(BEARER) :].strip() if text[: len(BEARER)].lower() == BEARER else text for text in given]
         # All are compared, each in constant time: how long it takes tells nothing.
-        return any([hmac.compare_digest(given, key) for key in self._keys])  # noqa: C419  # any() of a generator stops
+        return any([hmac.compare_digest(text, key) for text in given for key in self._keys])  # noqa: C419  # all of them
 
 
 async def _answer_options(send: Send) -> None:
@@ -113,25 +118,6 @@ async def _answer_options(send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
-
-
-def allowed_origin(origin: str, allowed: Iterable[str]) -> str:
-    """What Access-Control-Allow-Origin says to a page of `origin`; empty: nothing. "*" allows all, with credentials,
-    for which the name must be said; "localhost" those of this machine.
-    """
-    allowed = tuple(allowed)
-    if "*" in allowed:
-        return origin or "*"
-    if origin in allowed or ("localhost" in allowed and _is_local(origin)):
-        return origin
-    return ""
-
-
-def _is_local(origin: str) -> bool:
-    try:
-        return urlsplit(origin).hostname in ("localhost", "127.0.0.1", "::1")
-    except ValueError:
-        return False
 
 
 class Bodies:

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
 from powerinfer_cli.serving.http.logs import Log
-from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate, allowed_origin
+from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate
+from powerinfer_cli.serving.http.origins import allowed_origin
 from powerinfer_cli.serving.options import ServerOptions
 
 
@@ -80,7 +81,17 @@ def test_every_body_is_json_and_heads_are_gets() -> None:
 
 def test_only_those_with_a_key_come_in() -> None:
     app = gate(api_keys=frozenset({"one", "zwölf"}))
-    for headers in ({"Authorization": "Bearer one"}, {"X-Api-Key": "one"}, {"Authorization": "Bearer zwölf".encode()}):
+    right: list[dict[str, Any]] = [
+        {"Authorization": "Bearer one"},
+        {"Authorization": "bearer one"},
+        {"Authorization": "BEARER  one"},
+        {"Authorization": "one"},
+        {"X-Api-Key": "one"},
+        {"Authorization": "Bearer zwölf".encode()},
+        {"Authorization": "Bearer two", "X-Api-Key": "one"},
+        {"Authorization": "Bearer one", "X-Api-Key": "two"},
+    ]
+    for headers in right:
         assert ask(app, "GET", "/slots", headers=headers).status_code == 200
     wrong: list[dict[str, str]] = [
         {},
@@ -88,7 +99,7 @@ def test_only_those_with_a_key_come_in() -> None:
         {"Authorization": "Bearer on"},
         {"Authorization": "Basic one"},
         {"X-Api-Key": "two"},
-        {"Authorization": "Bearer two", "X-Api-Key": "one"},
+        {"Authorization": "Bearer two", "X-Api-Key": "three"},
     ]
     for headers in wrong:
         answer = ask(app, "GET", "/slots", headers=headers)
@@ -128,7 +139,8 @@ def test_origins(origin: str, allowed: tuple[str, ...], told: str) -> None:
 
 
 def test_preflight_needs_neither_key_nor_model() -> None:
-    answer = ask(gate(ready=False, api_keys=frozenset({"one"})), "OPTIONS", "/completions", headers={"Origin": "o"})
+    app = gate(ready=False, api_keys=frozenset({"one"}), cors_origins=("*",))
+    answer = ask(app, "OPTIONS", "/completions", headers={"Origin": "o"})
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["access-control-allow-origin"] == "o"
     assert answer.headers["access-control-allow-credentials"] == "true"
@@ -139,9 +151,43 @@ def test_preflight_needs_neither_key_nor_model() -> None:
 
 
 def test_an_error_is_told_across_origins_too() -> None:
-    answer = ask(gate(api_keys=frozenset({"one"})), "POST", "/completions", headers={"Origin": "http://a.b"})
+    app = gate(api_keys=frozenset({"one"}), cors_origins=("http://a.b",))
+    answer = ask(app, "POST", "/completions", headers={"Origin": "http://a.b"})
     assert answer.status_code == 401
     assert answer.headers["access-control-allow-origin"] == "http://a.b"
+
+
+EVIL, HOST = {"Origin": "http://evil.com", "Content-Type": "text/plain"}, "http://test"
+
+
+@pytest.mark.parametrize(
+    ("headers", "options", "status"),
+    [
+        ({}, {}, 200),
+        ({"Origin": HOST}, {}, 200),
+        ({"Origin": "http://localhost:3000"}, {}, 200),
+        (EVIL, {}, 403),
+        ({"Origin": "null"}, {}, 403),
+        ({"Origin": "http://evil.com:80", "Host": "evil.com:8080"}, {}, 403),
+        ({"Origin": "https://ours.com", "Host": "ours.com"}, {}, 200),
+        ({"Origin": "https://ours.com", "X-Forwarded-Host": "ours.com"}, {}, 200),
+        ({"Origin": "https://ours.com", "Sec-Fetch-Site": "same-origin"}, {}, 200),
+        ({"Origin": "https://ours.com", "Sec-Fetch-Site": "cross-site"}, {}, 403),
+        (EVIL, {"cors_origins": ("*",)}, 200),
+        (EVIL, {"cors_origins": ("http://evil.com",)}, 200),
+        (EVIL | {"X-Api-Key": "one"}, {"api_keys": frozenset({"one"})}, 200),
+        (EVIL, {"api_keys": frozenset({"one"})}, 401),
+    ],
+)
+def test_pages_from_elsewhere_cannot_use_a_server_without_keys(
+    headers: dict[str, str], options: dict[str, Any], status: int
+) -> None:
+    answer = ask(gate(**options), "POST", "/completion", headers=headers, content=b"{}")
+    assert answer.status_code == status
+    named = "access-control-allow-origin" in answer.headers
+    assert named == ("localhost" in headers.get("Origin", "") or "cors_origins" in options)
+    if status == 403:
+        assert "--cors-origins" in answer.json()["error"]["message"]
 
 
 def test_paths_are_mended_and_logged_as_one_line(capfd: pytest.CaptureFixture[str]) -> None:
