@@ -1,11 +1,10 @@
 """`main -cnv`: a chat by the model's template, with commands that begin with a slash."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from powerinfer_cli.commands.interactive import TurnOptions
 from powerinfer_cli.commands.line_input import LineReader
-from powerinfer_cli.commands.session import Session, Stop
+from powerinfer_cli.commands.session import Session, Stop, common_prefix
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.commands.writing import list_tokens
 from powerinfer_cli.errors import PowerInferError
@@ -26,7 +25,9 @@ HELP = {
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What a chat has beside turns. `first`: what stands for the user's first line, empty where that is to be read."""
+    """What a chat has beside turns. `first`: what stands for the user's first line, empty where that is to be read.
+    forget: the oldest turns make room where the context is full.
+    """
 
     system: str
     first: str
@@ -34,6 +35,7 @@ class ChatOptions:
     n_keep: int
     verbose: bool
     single_turn: bool
+    forget: bool = True
 
 
 def chat(session: Session, terminal: Terminal, turns: TurnOptions, options: ChatOptions) -> None:
@@ -94,6 +96,9 @@ class Conversation:
         self._options = options
         self._template = template
         self._messages: list[Message] = []
+        self._asked: list[Message] = []  # what the answer that is being written answers
+        self._n_asked = 0  # its tokens
+        self._forgotten = self._told = False
         self._clear()
 
     def say(self, words: str) -> None:
@@ -132,9 +137,10 @@ class Conversation:
 
     def _answer(self, messages: list[Message]) -> None:
         session, terminal, turns = self._session, self._terminal, self._turns
-        messages, ids = self._fitted(messages)
+        self._asked, ids = self._fitted(messages)
+        self._n_asked = len(ids)
         session.keep(ids, self._options.n_keep)
-        known = _common_prefix(session.engine.tokens, ids[:-1])
+        known = common_prefix(session.engine.tokens, ids[:-1])
         session.rewind(known)
         if self._options.verbose:
             terminal.note(f"prompt: {len(ids)} tokens, of which the last {len(ids) - known} are new")
@@ -149,36 +155,71 @@ class Conversation:
             pieces.append(piece)
             terminal.text(piece)
 
+        session.on_full = self._forget_and_go_on if self._options.forget else None
         stop = session.generate(turns.n_predict, detokenizer, show, turns.reverse_prompts)
-        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+        self._messages = [*self._asked, {"role": "assistant", "content": "".join(pieces)}]
         terminal.end_line()
         if stop is Stop.CONTEXT:
-            terminal.note(f"[context full: {session.engine.n_ctx} tokens; /clear, a larger -c, or --ctx-shift]")
+            terminal.note(f"[context full: {session.engine.n_ctx} tokens; {self._advice('/clear, ')}]")
         elif stop is Stop.INTERRUPT:
             terminal.note("[interrupted]")
+        self._tell_what_was_forgotten()
 
     def _fitted(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
-        """Messages and their tokens. With --ctx-shift, the oldest turns are left out until the rest fits."""
+        """Messages and their tokens, without the oldest turns where an answer would have no room behind them."""
         n_ctx = self._session.engine.n_ctx
-        ids = self._encode(messages)
-        while len(ids) >= n_ctx:
-            first = 1 if messages[0]["role"] == "system" else 0
-            if not self._session.context_shift or len(messages) - first < 3:
-                raise PowerInferError(
-                    f"the conversation has {len(ids)} tokens, but the context holds {n_ctx}: "
-                    "/clear it, or start with a larger -c" + ("" if self._session.context_shift else " or --ctx-shift")
-                )
-            messages = messages[:first] + messages[first + 2 :]
-            self._terminal.note("[the oldest turn is forgotten: the context is full]")
-            ids = self._encode(messages)
-        return messages, ids
+        kept, ids = messages, self._encode(messages)
+        while self._options.forget and len(ids) + self._room_for_an_answer > n_ctx:
+            shorter = self._without_oldest(kept)
+            if shorter is None:
+                break
+            kept, ids = shorter, self._encode(shorter)
+        if len(ids) >= n_ctx:
+            what = "message alone" if self._options.forget else "conversation"
+            raise PowerInferError(
+                f"the {what} has {len(ids)} tokens, but the context holds {n_ctx}: {self._advice('say less, ')}"
+            )
+        self._forgotten |= kept is not messages
+        self._tell_what_was_forgotten()
+        return kept, ids
+
+    @property
+    def _room_for_an_answer(self) -> int:
+        most = self._session.engine.n_ctx // 4
+        return min(most, self._turns.n_predict) if self._turns.n_predict > 0 else most
+
+    def _without_oldest(self, messages: list[Message]) -> list[Message] | None:
+        """A message and its answer less: the template stays right. None where there is but the last message."""
+        first = 1 if messages[0]["role"] == "system" else 0
+        if len(messages) - first < 3:
+            return None
+        return messages[:first] + messages[first + 2 :]
+
+    def _forget_and_go_on(self) -> bool:
+        """An answer has filled the context: the oldest turns make room for the rest of it."""
+        session = self._session
+        written = session.engine.tokens[self._n_asked :]
+        shorter = self._without_oldest(self._asked)
+        while shorter is not None:
+            ids = self._encode(shorter)
+            if len(ids) + len(written) + self._room_for_an_answer // 2 <= session.engine.n_ctx:
+                session.keep(ids, self._options.n_keep)
+                self._asked, self._n_asked, self._forgotten = shorter, len(ids), True
+                return session.rewrite([*ids, *written])
+            shorter = self._without_oldest(shorter)
+        return False
+
+    def _tell_what_was_forgotten(self) -> None:
+        if self._forgotten and not self._told:
+            self._told = True
+            n_ctx = self._session.engine.n_ctx
+            self._terminal.note(f"[the context of {n_ctx} tokens is full: the oldest turns are forgotten from here on]")
+
+    def _advice(self, first: str) -> str:
+        return f"{first}or start with a larger -c" + ("" if self._options.forget else " or without --no-ctx-shift")
 
     def _encode(self, messages: list[Message]) -> list[int]:
         ids = self._session.start_ids(self._template.render(messages, add_generation_prompt=True))
         if not ids:
             raise PowerInferError(f"the chat template ({self._template.origin}) writes nothing")
         return ids
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

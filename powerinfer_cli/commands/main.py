@@ -81,7 +81,7 @@ def main(
             path,
             options,
             sampler_options,
-            context_shift=text.context_shift,
+            context_shift=bool(text.context_shift),
             events=events,
             predictor_path=predictor.predictor_path,
             placement=placement,
@@ -169,6 +169,7 @@ def _chat_with(
         n_keep=text.keep,
         verbose=text.verbose_prompt,
         single_turn=interaction.single_turn,
+        forget=text.context_shift is not False,
     )
     chat(session, terminal, turns, options)
 

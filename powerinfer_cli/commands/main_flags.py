@@ -72,13 +72,13 @@ class TextFlags:
         int, _text("--keep", metavar="N", help="Prompt tokens to keep when the context shifts; -1: all.")
     ] = 0
     context_shift: Annotated[
-        bool,
+        bool | None,
         _text(
             "--ctx-shift/--no-ctx-shift",
             "--context-shift/--no-context-shift",
-            help="Full context: drop the oldest half, go on.",
+            help="Full context: drop the oldest half, go on; a chat drops its oldest turns without it, too.",
         ),
-    ] = False
+    ] = None
     escape: Annotated[bool, _text("-e", "--escape/--no-escape", help=r"Process \n, \t, \xHH and so on.")] = True
     reverse_prompt: Annotated[
         list[str],

@@ -21,7 +21,7 @@ from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.sampling.grammar import Constraint, NewConstraint
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
-__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
+__all__ = ["UNTIL_FULL", "Session", "Stop", "common_prefix", "open_session"]
 
 UNTIL_FULL = -2
 
@@ -40,7 +40,8 @@ class Stop(StrEnum):
 class Session:
     """One context of one model. `n_keep` tokens stay when the context shifts. gpus: what lies where, a line each.
 
-    constraint: what each text that the model writes may be, from its beginning; None for anything.
+    constraint: what each text that the model writes may be, from its beginning; None for anything. on_full: asked for
+    room where an answer has filled the context, with the tokens evaluated so far; True where it made some.
     """
 
     gguf: GGUFFile
@@ -51,6 +52,7 @@ class Session:
     gpus: tuple[str, ...] = ()
     n_keep: int = 0
     constraint: NewConstraint | None = None
+    on_full: Callable[[], bool] | None = None
     timings: Timings = field(default_factory=Timings)
     interrupt: Interrupt = field(default_factory=Interrupt)
     _pending: int | None = None  # written, but not yet evaluated
@@ -73,18 +75,23 @@ class Session:
         """
         waiting = ids if self._pending is None else [self._pending, *ids]
         self._make_room(len(waiting))
-        before = self.engine.n_past
-        start = time.perf_counter()
-        try:
-            with self.interrupt:
-                self._logits = self.engine.prefill(waiting, on_batch=lambda done, total: self.interrupt.check())
-        except Interrupted:
-            self.engine.truncate(before)
-            return False
-        self.timings.prompt(len(waiting), time.perf_counter() - start)
+        with self.interrupt:
+            if not self._evaluate(waiting):
+                return False
         self._pending = None
         for token in ids:
             self.sampler.accept(token)
+        return True
+
+    def _evaluate(self, ids: Sequence[int]) -> bool:
+        """Behind the context; False where Ctrl-C came between two batches: then it is as it was."""
+        before, start = self.engine.n_past, time.perf_counter()
+        try:
+            self._logits = self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
+        except Interrupted:
+            self.engine.truncate(before)
+            return False
+        self.timings.prompt(len(ids), time.perf_counter() - start)
         return True
 
     def rewind(self, n: int) -> None:
@@ -92,6 +99,18 @@ class Session:
         self._pending = None
         self.engine.truncate(n)
         self.sampler.replace_history(self.engine.tokens)
+
+    def rewrite(self, ids: Sequence[int]) -> bool:
+        """Have the context hold these tokens instead, and behind them still what was written last.
+
+        False where Ctrl-C came meanwhile: the context holds their beginning then. Raises PowerInferError: no room.
+        """
+        waiting = self._pending
+        self.rewind(common_prefix(self.engine.tokens, ids))
+        fed = self.engine.n_past == len(ids) or self._evaluate(ids[self.engine.n_past :])
+        self.sampler.replace_history([*self.engine.tokens, *([] if waiting is None else [waiting])])
+        self._pending = waiting
+        return fed
 
     def generate(
         self,
@@ -127,7 +146,7 @@ class Session:
                 return Stop.END
             token = self._next_token(constraint, may_shift=limit != UNTIL_FULL)
             if token is None:
-                return Stop.CONTEXT
+                return Stop.INTERRUPT if self.interrupt.requested else Stop.CONTEXT
             if token in self.tokenizer.eog_ids:
                 return Stop.END
             piece = detokenizer.push(token)
@@ -146,11 +165,11 @@ class Session:
 
     def _next_token(self, constraint: Constraint | None, *, may_shift: bool) -> int | None:
         """Evaluate the last written token and choose what follows it. None where the context has no room for it."""
-        start = time.perf_counter()
         pending = self._pending
+        if pending is not None and self.engine.n_past >= self.engine.n_ctx and not (may_shift and self._room()):
+            return None
+        start = time.perf_counter()
         if pending is not None:
-            if self.engine.n_past >= self.engine.n_ctx and not (may_shift and self._shift()):
-                return None
             self._logits = self.engine.decode(pending)
             self._pending = None
         token = sample(self.sampler, self._logits, constraint)
@@ -166,6 +185,10 @@ class Session:
         """The closing lines: times, active neurons, memory."""
         stats = self.engine.stats
         return self.timings.lines(stats.mean_active, stats.mean_predicted, peak_memory())
+
+    def _room(self) -> bool:
+        """Make some where an answer has filled the context."""
+        return (self.on_full is not None and self.on_full()) or self._shift()
 
     def _shift(self) -> bool:
         """Drop the older half of what is not kept, as llama.cpp does; False where shifting is off or cannot help."""
@@ -187,6 +210,11 @@ class Session:
             )
         while self.engine.n_past + wanted > n_ctx:
             self._shift()
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def open_session(

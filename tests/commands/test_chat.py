@@ -1,5 +1,6 @@
 """`powerinfer main -cnv`: what a chat writes, remembers, and survives."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,10 @@ def test_a_path_is_no_command(words: str) -> None:
 def test_a_message_that_does_not_fit_is_refused_and_the_chat_goes_on(words: str) -> None:
     result = chat(words, "hello\n" + "one " * 50 + "\nhello\n", "-c", "40")
     assert (result.code, result.out) == (0, ANSWERED * 2)
-    result.note(r"^error: the conversation has \d+ tokens, but the context holds 40: .* or --ctx-shift$")
+    result.note(
+        r"^error: the message alone has \d+ tokens, but the context holds 40: say less, or start with a larger -c$"
+    )
+    assert "forgotten" not in result.err
 
 
 def test_a_template_that_fails_is_an_error_line_and_the_chat_goes_on(words: str) -> None:
@@ -104,15 +108,24 @@ def test_a_template_that_fails_is_an_error_line_and_the_chat_goes_on(words: str)
 
 
 def test_a_full_context_ends_the_answer_only(words: str) -> None:
-    result = chat(words, "time\n/clear\nhello\n", "-c", "12", "--ignore-eos")
-    result.note(r"^\[context full: 12 tokens; /clear, a larger -c, or --ctx-shift\]$")
+    result = chat(words, "time\nhello\n", "-c", "12", "--ignore-eos")
+    result.note(r"^\[context full: 12 tokens; /clear, or start with a larger -c\]$")
     assert result.out.count(ANSWER) == 2
 
 
-def test_context_shift_forgets_the_oldest_turn(words: str) -> None:
-    result = chat(words, "one one one\n" * 5, "-c", "40", "--ctx-shift", "-sys", "fox")
-    assert result.out == ANSWERED * 5
-    result.note(r"^\[the oldest turn is forgotten: the context is full\]$")
+@pytest.mark.parametrize("flags", [(), ("--ctx-shift",)])
+def test_a_full_context_forgets_the_oldest_turns_and_says_so_once(words: str, flags: tuple[str, ...]) -> None:
+    result = chat(words, "one one one\n" * 12, "-c", "40", "-sys", "fox", *flags)
+    assert (result.code, result.out) == (0, ANSWERED * 12)
+    assert result.err.count("[the context of 40 tokens is full: the oldest turns are forgotten from here on]") == 1
+    assert "error" not in result.err
+
+
+def test_a_chat_may_keep_everything(words: str) -> None:
+    result = chat(words, "one one one\n" * 6, "-c", "40", "--no-ctx-shift")
+    assert result.out.startswith(ANSWERED)
+    result.note(r"^error: the conversation has \d+ tokens, .*: say less, or start .* or without --no-ctx-shift$")
+    assert "forgotten" not in result.err
 
 
 def test_lines_may_go_on(words: str) -> None:
@@ -134,13 +147,13 @@ def test_reverse_prompt_ends_an_answer(words: str) -> None:
 class Talk:
     """A conversation whose session can be looked into."""
 
-    def __init__(self, model: str, **sampling: float) -> None:
+    def __init__(self, model: str, n_predict: int = -1, **sampling: float) -> None:
         engine = EngineOptions(n_ctx=100, n_threads=1)
         self.session: Session = open_session(
             Path(model), engine, SamplerOptions(temp=0.0, **sampling), context_shift=False, events=LoadEvents()
         )
         turns = TurnOptions(
-            n_predict=-1,
+            n_predict=n_predict,
             reverse_prompts=[],
             in_prefix="",
             in_suffix="",
@@ -196,8 +209,25 @@ def test_penalties_see_each_token_of_the_conversation_once(words: str) -> None:
 def test_a_message_that_fails_leaves_the_conversation_as_it_was(words: str) -> None:
     talk = Talk(words)
     talk.conversation.say("one")
-    with pytest.raises(PowerInferError, match="the conversation has"):
+    with pytest.raises(PowerInferError, match="the message alone has"):
         talk.conversation.say("one " * 200)
     before = talk.evaluated()
     talk.conversation.command("/regen")  # of the message that was answered
     assert talk.evaluated() - before == 1
+
+
+def test_an_answer_goes_on_where_it_has_filled_the_context(words: str) -> None:
+    """The oldest turn makes room for it, and the context is then what it would have been without that turn."""
+    talk = Talk(words, n_predict=4, ignore_eos=True)
+    talk.conversation.say("one " * 12)
+    talk.conversation._turns = replace(talk.conversation._turns, n_predict=85)
+    talk.conversation.say("time")
+    assert talk.evaluated() > 80  # most of the answer once more
+    fresh = Talk(words, n_predict=85, ignore_eos=True)
+    fresh.conversation.say("time")
+    tokens = talk.session.engine.tokens
+    start = ["<s>", "<|system|>", "▁fox", "</s>", "<|user|>", "▁time", "</s>", "<|assistant|>", "▁Hello"]
+    assert [int(token) for token in tokens[: len(start)]] == [token_id(token) for token in start]
+    assert list(tokens) == list(fresh.session.engine.tokens)
+    assert talk.history() == fresh.history()
+    assert talk.conversation._messages == fresh.conversation._messages
