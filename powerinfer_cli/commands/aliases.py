@@ -1,7 +1,7 @@
 """Short names for the models that people start from.
 
-Repositories, file sizes and licences are those that the hub's own pages show for each repository's `main`; what
-they do not show is None. The ReluFalcon repository is gated: its file list is seen only after accepting its terms.
+Repositories, file names, sizes and licences are those of each repository's `main`; what is not known is None.
+The ReluFalcon repository is gated: its file list is seen only after accepting its terms.
 """
 
 import difflib
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["ALIASES", "Alias", "resolve"]
+__all__ = ["ALIASES", "GROUPS", "Alias", "is_for_chat", "resolve"]
 
 
 @dataclass(frozen=True)
 class Alias:
-    """`size`: of each file of weights, as the hub shows it. `default`: the file to take when several are left."""
+    """`size`: of each file of weights that there is reason to take. `default`: the file to take when several are left.
+    `chat`: trained to answer.
+    """
 
     name: str
     repo: str
@@ -23,11 +25,39 @@ class Alias:
     license: str | None
     note: str = ""
     default: str | None = None
+    chat: bool = False
 
 
-_LIST = (
-    Alias("bamboo-7b", "PowerInfer/Bamboo-base-v0.1-gguf", "4.68 GB q4\n16 GB f16", "apache-2.0"),
-    Alias("bamboo-7b-dpo", "PowerInfer/Bamboo-DPO-v0.1-gguf", "4.68 GB q4\n16 GB f16", "apache-2.0", "for chat"),
+_SMALL = (
+    Alias(
+        "smollm2-135m",
+        "bartowski/SmolLM2-135M-Instruct-GGUF",
+        "105 MB q4",
+        "apache-2.0",
+        default="SmolLM2-135M-Instruct-Q4_K_M.gguf",
+        chat=True,
+    ),
+    Alias(
+        "smollm2-360m",
+        "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF",
+        "386 MB q8",
+        "apache-2.0",
+        default="smollm2-360m-instruct-q8_0.gguf",
+        chat=True,
+    ),
+    Alias(
+        "qwen2.5-0.5b",
+        "Qwen/Qwen2.5-0.5B-Instruct-GGUF",
+        "491 MB q4",
+        "apache-2.0",
+        default="qwen2.5-0.5b-instruct-q4_k_m.gguf",
+        chat=True,
+    ),
+    Alias("qwen3-0.6b", "Qwen/Qwen3-0.6B-GGUF", "639 MB q8", "apache-2.0", default="Qwen3-0.6B-Q8_0.gguf", chat=True),
+)
+_LARGE = (
+    Alias("bamboo-7b", "PowerInfer/Bamboo-base-v0.1-gguf", "4.68 GB q4, 16 GB f16", "apache-2.0"),
+    Alias("bamboo-7b-dpo", "PowerInfer/Bamboo-DPO-v0.1-gguf", "4.68 GB q4, 16 GB f16", "apache-2.0", chat=True),
     Alias(
         "prosparse-llama-2-7b",
         "PowerInfer/prosparse-llama-2-7b-gguf",
@@ -50,7 +80,13 @@ _LIST = (
     ),
 )
 
-ALIASES = {alias.name: alias for alias in _LIST}
+GROUPS = {"Small, dense, for a first chat": _SMALL, "Sparse, for what PowerInfer is made for": _LARGE}
+ALIASES = {alias.name: alias for group in GROUPS.values() for alias in group}
+
+
+def is_for_chat(repo: str) -> bool:
+    """Whether a repository is known to hold a model that was trained to answer."""
+    return any(alias.chat and alias.repo.lower() == repo.lower() for alias in ALIASES.values())
 
 
 def resolve(name: str) -> tuple[str, str | None]:

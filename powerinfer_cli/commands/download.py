@@ -20,6 +20,8 @@ _EPILOG = """Examples:
 
 powerinfer download --list                              models to start from
 
+powerinfer download smollm2-135m                        105 MB, a small chat model
+
 powerinfer download bamboo-7b --quant q4                4.68 GB, to ./models/Bamboo-base-v0.1-gguf/
 
 powerinfer download prosparse-llama-2-7b --local-dir /data
@@ -111,15 +113,16 @@ def _request(spec: str, flags: DownloadFlags) -> "Request":
 
 
 def _download(request: "Request") -> None:
+    from powerinfer_cli.commands.aliases import is_for_chat
     from powerinfer_cli.commands.hub import fetch
     from powerinfer_cli.commands.hub_progress import make_watch
 
     with make_watch() as watch:
         fetched = fetch(request, watch)
-    _report(fetched)
+    _report(fetched, chat=is_for_chat(request.repo))
 
 
-def _report(fetched: "Fetched") -> None:
+def _report(fetched: "Fetched", *, chat: bool) -> None:
     from powerinfer_cli.commands.hub_choice import size_text
 
     count = len(fetched.files)
@@ -129,26 +132,20 @@ def _report(fetched: "Fetched") -> None:
     if fetched.models:
         print("run it with:", file=sys.stderr, flush=True)
     for model in fetched.models:
-        print(f'powerinfer main -m {shlex.quote(str(model))} -p "Once upon a time"', flush=True)
+        how = "-cnv" if chat else '-p "Once upon a time"'
+        print(f"powerinfer main -m {shlex.quote(str(model))} {how}", flush=True)
 
 
 def _print_aliases() -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """Two lines each, which fit 60 columns: a name that is broken in two is no use."""
+    from powerinfer_cli.commands.aliases import GROUPS
 
-    from powerinfer_cli.commands.aliases import ALIASES
-
-    table = Table(title="Models to start from", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("alias", no_wrap=True)
-    table.add_column("size")
-    table.add_column("licence")
-    table.add_column("repository", overflow="fold")
-    for alias in ALIASES.values():
-        note = f"\n{alias.note}" if alias.note else ""
-        table.add_row(alias.name, alias.size or "unknown", alias.license or "unknown", alias.repo + note)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width to fit into, and whoever reads it wants whole names.
-        console.width = 120
-    console.print(table, markup=False)
+    for title, group in GROUPS.items():
+        typer.echo(f"{title}:")
+        for alias in group:
+            about = f"{alias.size or 'size unknown':21} {alias.license or 'licence unknown'}"
+            typer.echo(f"  {alias.name:21} {about}\n    {alias.repo}{', for chat' if alias.chat else ''}")
+            if alias.note:
+                typer.echo(f"    {alias.note}")
+        typer.echo()
+    typer.echo("powerinfer download NAME: fetch one, and learn how to run it")

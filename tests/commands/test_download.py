@@ -72,6 +72,12 @@ def test_weights_statistics_and_the_command_to_run(hub: HubServer, cli: Cli, tmp
     assert [seen.path for seen in hub.requests if "api" not in seen.path] == []
 
 
+def test_a_chat_model_is_run_as_a_chat(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
+    hub.repos["Qwen/Qwen3-0.6B-GGUF"] = Repo({"Qwen3-0.6B-Q8_0.gguf": some_bytes(1000)})
+    result = cli.run(tmp_path, "qwen3-0.6b")
+    assert result.out == "powerinfer main -m models/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf -cnv\n"
+
+
 def test_ctrl_c_ends_cleanly_and_the_next_run_goes_on(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
     hub.pause = 0.02
     env = environment(tmp_path, hub.url)
@@ -379,6 +385,10 @@ def test_the_list_and_the_help_name_what_there_is(cli: Cli, tmp_path: Path) -> N
     listed = cli.run(tmp_path, "--list").out
     for text in ("bamboo-7b", "relufalcon-40b", "PowerInfer/ReluLLaMA-70B-PowerInfer-GGUF", "42.2 GB q4", "unknown"):
         assert text in listed
+    assert all(len(line) <= 60 for line in listed.splitlines())
+    sizes = re.findall(r"^  \S+ +(\d+) MB \w+ +apache-2.0$", listed, re.MULTILINE)
+    assert [int(size) for size in sizes] == [105, 386, 491, 639]
+    assert listed.index("639 MB") < listed.index("bamboo-7b")
     told = cli.run(tmp_path, "--help").out
     for text in ("--quant", "--include", "--exclude", "--local-dir", "--revision", "--token", "Examples"):
         assert text in told

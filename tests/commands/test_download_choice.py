@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerinfer_cli.commands.aliases import ALIASES, resolve
+from powerinfer_cli.commands.aliases import ALIASES, is_for_chat, resolve
 from powerinfer_cli.commands.hub import parse_spec
 from powerinfer_cli.commands.hub_choice import Wish, choose, find_models, is_safe, size_text
 from powerinfer_cli.errors import PowerInferError, UsageError
@@ -106,6 +106,23 @@ def test_an_alias_knows_the_usual_file() -> None:
     assert resolve(repo) == (repo, default)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "others"),
+    [
+        ("smollm2-135m", "SmolLM2-135M-Instruct-Q4_K_M.gguf", ["SmolLM2-135M-Instruct-Q8_0.gguf"]),
+        ("smollm2-360m", "smollm2-360m-instruct-q8_0.gguf", []),
+        ("qwen2.5-0.5b", "qwen2.5-0.5b-instruct-q4_k_m.gguf", ["qwen2.5-0.5b-instruct-q8_0.gguf"]),
+        ("qwen3-0.6b", "Qwen3-0.6B-Q8_0.gguf", []),
+    ],
+)
+def test_a_small_chat_model_is_one_command_away(name: str, file: str, others: list[str]) -> None:
+    repo, default = resolve(name)
+    assert is_for_chat(repo)
+    assert chosen([file, *others], default=default) == [file]
+    if others:
+        assert chosen([file, *others], default=default, quant="q8_0") == others
+
+
 def test_fallbacks_decide_only_when_nothing_was_said() -> None:
     fallbacks = ("Q4_K_M", "Q4_0", "Q4")
     assert chosen(PLAIN, fallbacks=fallbacks) == ["model-Q4_K_M.gguf"]
@@ -182,8 +199,9 @@ def test_a_safe_name_stays_in_its_folder(name: str) -> None:
 
 
 def test_aliases_and_specs() -> None:
+    small = ["smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen3-0.6b"]
     wanted = "bamboo-7b bamboo-7b-dpo prosparse-llama-2-7b prosparse-llama-2-13b relullama-7b relullama-13b"
-    assert list(ALIASES) == [*wanted.split(), "relullama-70b", "relufalcon-40b"]
+    assert list(ALIASES) == [*small, *wanted.split(), "relullama-70b", "relufalcon-40b"]
     assert parse_spec("bamboo-7b:q4") == ("PowerInfer/Bamboo-base-v0.1-gguf", "q4", None)
     assert parse_spec("o/n:Q4_K_M") == ("o/n", "Q4_K_M", None)
     with pytest.raises(PowerInferError, match=r"neither an alias nor OWNER/NAME \(did you mean bamboo-7b\?\)"):
