@@ -143,7 +143,7 @@ def _print_aliases() -> None:
     for title, group in GROUPS.items():
         typer.echo(f"{title}:")
         for alias in group:
-            about = f"{alias.size or 'size unknown':21} {alias.license or 'licence unknown'}"
+            about = f"{alias.size or 'size unknown':21} {alias.license or 'unknown'}"
             typer.echo(f"  {alias.name:21} {about}\n    {alias.repo}{', for chat' if alias.chat else ''}")
             if alias.note:
                 typer.echo(f"    {alias.note}")

@@ -73,7 +73,7 @@ def test_weights_statistics_and_the_command_to_run(hub: HubServer, cli: Cli, tmp
 
 
 def test_a_chat_model_is_run_as_a_chat(hub: HubServer, cli: Cli, tmp_path: Path) -> None:
-    hub.repos["Qwen/Qwen3-0.6B-GGUF"] = Repo({"Qwen3-0.6B-Q8_0.gguf": some_bytes(1000)})
+    hub.repos["Qwen/Qwen3-0.6B-GGUF"] = Repo({"Qwen3-0.6B-Q8_0.gguf": some_bytes(1, 1000)})
     result = cli.run(tmp_path, "qwen3-0.6b")
     assert result.out == "powerinfer main -m models/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf -cnv\n"
 
