@@ -17,17 +17,11 @@ from powerinfer_cli.rendering import process as process_module
 from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
 from powerinfer_cli.rendering.limits import Cause, Limits, RenderingError
 from powerinfer_cli.rendering.renderer import Renderer
+from scripts.soaking.hostile_templates import SNIPPETS, ever
 
 LIMITS = Limits(memory_bytes=96 << 20, cpu_ms=300, source_bytes=8 << 20, value_chars=1 << 20, text_bytes=1 << 20)
 MESSAGES = [{"role": "user", "content": "hi"}]
 LIMIT = re.compile(r"it takes longer than 0\.3 s|it needs too much memory.*|it writes more than 1 MiB")
-DOUBLED = "{% set n = namespace(v=['a']) %}{% for i in range(60) %}{% set n.v = [n.v, n.v] %}{% endfor %}"
-LONG = "{% set a = 'a' * 10000000 %}{% set b = 'a' * 10000000 %}"
-EVER = "{% for i in range(99999) %}{% for j in range(99999) %}BODY{% endfor %}{% endfor %}"
-
-
-def ever(body: str) -> str:
-    return EVER.replace("BODY", body)
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +33,10 @@ def renderer() -> Iterator[Renderer]:
 
 # Each went past the counting of work that there was, or would do so.
 HOSTILE = {
-    "loops": ever(""),
-    "shared structure as JSON": DOUBLED + "{{ n.v | tojson }}",
-    "shared structure as text": DOUBLED + "{{ n.v | string | length }}",
-    "shared structure, printed": DOUBLED + "{{ n.v | pprint }}",
-    "shared structure, compared": DOUBLED.replace("n.v, n.v", "n.v, n.v, i")
-    + "{% set m = namespace(v=['a']) %}{% for i in range(60) %}{% set m.v = [m.v, m.v, i] %}{% endfor %}"
-    + "{{ n.v == m.v }}",
-    "nested times": "{{ ([([([([0] * 300)] * 300)] * 300)] * 300) | string | length }}",
-    "times in loops": "{% set n = namespace(v='a') %}{% for i in range(60) %}{% set n.v = n.v * 9 %}{% endfor %}",
-    "pprint": "{{ range(99999) | list | pprint | pprint | pprint | pprint | pprint | pprint | pprint | pprint }}" * 9,
-    "sum of lists": "{{ ([range(99999) | list] * 9999) | sum(start=[]) | length }}",
-    "equal": LONG + ever("{{ '' if a == b }}"),
-    "in": LONG + ever("{{ '' if (b ~ 'b') in a }}"),
-    "slices": LONG + ever("{% set c = a[1:] %}"),
-    "separators": "{{ range(99999) | list | tojson(separators=('a' * 99999, ':')) }}",
-    "wordwrap": LONG + "{{ a | wordwrap(1) }}",
-    "title": LONG + ever("{% set c = a | title %}"),
-    "groupby": "{% set l = range(99999) | list %}" + ever("{% set c = l | groupby('real') %}"),
-    "sort": "{% set l = range(99999) | list %}" + ever("{% set c = l | sort(reverse=true) %}"),
-    "strftime": ever("{% set c = strftime_now('%c' * 1000000) %}"),
+    **SNIPPETS,
     "power": "{{ 10 ** (10 ** 9) }}",
     "a long compilation": "{{ 1 + 1 }}" * 200_000,
     "a deep compilation": "{% if x %}" * 5000 + "{% endif %}" * 5000,
-    "macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "all lower": LONG + ever("{% set c = a | lower | upper | reverse | length %}"),
-    "urlize": LONG + ever("{% set c = a | urlize %}"),
-    "huge integer": "{% set n = namespace(v=3) %}{% for i in range(90) %}{% set n.v = n.v * n.v %}{% endfor %}",
-    "unique": ever("{% set c = range(99999) | unique | list %}"),
-    "much output": "{% for i in range(99999) %}{{ 'a' * 99 }}{% endfor %}",
 }
 
 
