@@ -16,9 +16,10 @@ environment() {
         } || { echo "error: $python cannot make a virtual environment in $venv" >&2; exit 1; }
     fi
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-        echo "installing (once; torch is large) ..." >&2
-        # torch first and pinned: a bare "torch" may bring gigabytes of CUDA packages.
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt torch >&2 &&
+        echo "installing (once) ..." >&2
+        # torch first, pinned, and from where its build for this machine is: PyPI's brings gigabytes for a GPU.
+        torch_source=$("$venv/bin/python" scripts/torch_source.py) &&
+            "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt $torch_source torch >&2 &&
             "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}" >&2 ||
             { echo "error: installation failed; run the script again to go on" >&2; exit 1; }
         echo "$wanted" >"$stamp"
