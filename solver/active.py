@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.model import Activation, ModelConfig
+from powerinfer_cli.model import ModelConfig
 
 __all__ = ["ActiveRule", "largest"]
 
@@ -28,7 +28,7 @@ class ActiveRule:
     @classmethod
     def of(cls, config: ModelConfig, density: float) -> "ActiveRule":
         """A ReLU model's neurons say themselves whether they are active; of others the share `density` is."""
-        return cls(None if config.activation is Activation.RELU else density)
+        return cls(None if config.activation.has_exact_zeros else density)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import Activation, Predictors, load_predictors
+from powerinfer_cli.model import Predictors, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -87,7 +87,7 @@ class _Run:
 
     def all(self) -> Made:
         wanted, config, sparse = self.wanted, self.model.config, self.gguf.sparse
-        relu = config.activation is Activation.RELU
+        relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):
             raise UsageError("a ReLU model's neurons are active or not: leave --density and --max-quality-loss out")
         trains = wanted.train and wanted.predictors is None and (wanted.anew or not sparse)

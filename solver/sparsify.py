@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from powerinfer_cli.model import Activation
 from solver.active import ActiveRule
 from solver.density import STEPS, DensityChoice
 from solver.predictor import PredictorReport
@@ -54,7 +53,7 @@ def sparsify(
     Where the density is to be found, a first one is found with the neurons that are really the largest. If predictors,
     which are not always right, cost more than `most_loss`, they are made for a higher one. Raises PowerInferError.
     """
-    relu = model.config.activation is Activation.RELU
+    relu = model.config.activation.has_exact_zeros
     choice = None if relu else _density(model, chunks, place, wanted)
     density = None if choice is None else choice.density
     for number in range(TRIES):

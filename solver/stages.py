@@ -14,7 +14,7 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import Activation, ModelConfig, load_predictors
+from powerinfer_cli.model import ModelConfig, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.active import ActiveRule
@@ -203,7 +203,7 @@ def density_stage(model: SolverModel, chunks: Chunks, density: float | None, mos
 
     Either is measured on the held-out chunks. Raises PowerInferError: a ReLU model, whose neurons say so themselves.
     """
-    if model.config.activation is Activation.RELU:
+    if model.config.activation.has_exact_zeros:
         raise PowerInferError(
             f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile
-from powerinfer_cli.model import Activation, LayerWeights, ModelConfig, load_weights
+from powerinfer_cli.model import LayerWeights, ModelConfig, load_weights
 from powerinfer_cli.runtime import LoadEvents
 from solver.collect import Buffer
 from solver.predictor import PredictorOptions, PredictorReport, TrainedPredictor
@@ -95,7 +95,7 @@ def _train_layer(
         predictor,
         options.ranks,
         on_step,
-        compare=config.activation is not Activation.RELU,
+        compare=not config.activation.has_exact_zeros,
     )
 
 

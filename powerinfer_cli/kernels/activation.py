@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
 from powerinfer_cli.kernels.formats import record_bytes
-from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated, relu
+from powerinfer_cli.kernels.functions import activated, relu
 from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.program import Operation
 from powerinfer_cli.kernels.quantise import quantise_groups

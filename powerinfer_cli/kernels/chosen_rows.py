@@ -34,13 +34,13 @@ def _rows(matrix: Matrix, bias: Tensor | None, indices: Tensor, x: Tensor) -> Te
 def sparse_ffn_token(x: Tensor, active: Tensor, neurons: NeuronRows) -> tuple[Tensor, int]:
     """One token. x [1, n_embd], active int64 indices, ascending -> (y [1, n_embd], neurons that fired).
 
-    The gate's rows of active neurons are read first; under ReLU, a neuron whose gate is 0 costs neither its up nor its
-    down row. Under other activations every active neuron fires.
+    The gate's rows of active neurons are read first; where the activation has exact zeros, a neuron whose gate is 0
+    costs neither its up nor its down row. Under the others every active neuron fires.
     """
     first = neurons.up if neurons.gate is None else neurons.gate
     first_bias = neurons.up_bias if neurons.gate is None else neurons.gate_bias
     value = activate(_rows(first, first_bias, active, x), neurons.activation)
-    if neurons.activation is Activation.RELU:
+    if neurons.activation.has_exact_zeros:
         fired = value[0].nonzero()[:, 0]
         value, active = value[:, fired], active[fired]
     if neurons.gate is not None:
@@ -59,7 +59,7 @@ def sparse_ffn_batch(x: Tensor, mask: Tensor, neurons: NeuronRows) -> tuple[Tens
     up = _rows(neurons.up, neurons.up_bias, needed, x)
     gate = None if neurons.gate is None else _rows(neurons.gate, neurons.gate_bias, needed, x)
     firing = mask
-    if neurons.activation is Activation.RELU:
+    if neurons.activation.has_exact_zeros:
         firing = mask & ((up if gate is None else gate) > 0)
     value = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up)
     return (value * mask) @ neurons.down_t.rows(needed), int(firing.count_nonzero())

@@ -15,11 +15,8 @@ from powerinfer_cli.kernels.simd import (
     total,
     zero,
 )
-from powerinfer_cli.model import Activation
 
-__all__ = ["ACTIVATION_CODES", "activated", "activated_number", "exp", "gelu", "relu", "silu"]
-
-ACTIVATION_CODES = {Activation.RELU: 0, Activation.SILU: 1, Activation.GELU: 2}
+__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "relu", "silu"]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
@@ -78,11 +75,23 @@ def gelu(x):
 
 
 @helper
+def gelu_tanh(x):
+    """x (1 + tanh(u)) / 2 = x / (1 + e**-2u), u = sqrt(2 / pi) (x + 0.044715 x**3)"""
+    one = splat(np.float32(1.0))
+    twice = x * fma(x * x, splat(np.float32(2 * 0.7978845608 * 0.044715)), splat(np.float32(2 * 0.7978845608)))
+    return x * reciprocal(one + exp(zero() - twice))
+
+
+@helper
 def activated(x, code):
-    """The activation of this code."""
+    """The activation of this code, one of ACTIVATION_CODES."""
     if code == 0:
         return relu(x)
-    return silu(x) if code == 1 else gelu(x)
+    if code == 1:
+        return relu(x) * relu(x)
+    if code == 2:
+        return silu(x)
+    return gelu(x) if code == 3 else gelu_tanh(x)
 
 
 @helper

@@ -1,5 +1,7 @@
 """Every operation of a layer in plain torch, float32, easy to check by eye. T tokens, H heads, D = head_dim."""
 
+from typing import assert_never
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,10 +31,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """ReLU, SiLU, or GELU by the error function."""
-    if activation is Activation.RELU:
-        return torch.relu(x)
-    return F.silu(x) if activation is Activation.SILU else F.gelu(x)
+    """act(x), elementwise."""
+    match activation:
+        case Activation.RELU:
+            return torch.relu(x)
+        case Activation.RELU_SQUARED:
+            return torch.relu(x).square()
+        case Activation.SILU:
+            return F.silu(x)
+        case Activation.GELU:
+            return F.gelu(x)
+        case Activation.GELU_TANH:
+            return F.gelu(x, approximate="tanh")
+    assert_never(activation)
 
 
 def neuron_values(gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False) -> Tensor:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
 from powerinfer_cli.kernels.formats import padded
-from powerinfer_cli.kernels.functions import ACTIVATION_CODES
 from powerinfer_cli.kernels.gemm import Product, Workspace, gemm
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.program import Operand, Operation

@@ -8,8 +8,9 @@ neurons, and multiplied with those tokens only that need them.
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.formats.format import padded
-from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated_number
+from powerinfer_cli.kernels.functions import activated_number
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.matvec import AHEAD_BYTES, fetch, input_of, stride_of
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -153,7 +154,7 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
                 value += f32(bias)[i]
             if code:
                 value = activated_number(value, code)
-            if code or value > np.float32(0.0):
+            if code >= EXACT or value > np.float32(0.0):
                 at = t * n_ff + place + lengths[t]
                 i32(chosen)[at], f32(values)[at] = np.int32(i), value
                 lengths[t] += 1

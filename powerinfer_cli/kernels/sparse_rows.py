@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
+from powerinfer_cli.kernels.functions import activated
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.kinds import KINDS, Kind, kind_name, kind_of, offset_of
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -53,8 +54,8 @@ _ROW_BYTES, _TOKEN_BYTES = 96 << 10, 320 << 10  # of unpacked rows, and of token
 
 # What is done with a product v. An activation's code: keep act(v), but under ReLU drop the token where that is 0.
 # Others: value *= v; value *= relu(v).
-RELU = ACTIVATION_CODES[Activation.RELU]
-MULTIPLY, MULTIPLY_RELU = 3, 4
+MULTIPLY, MULTIPLY_RELU = len(ACTIVATION_CODES), len(ACTIVATION_CODES) + 1
+_RELU = ACTIVATION_CODES[Activation.RELU]
 
 
 def row_scratch_bytes(n: int) -> int:
@@ -146,7 +147,7 @@ def _meeting(kind: Kind) -> Any:
             dot(row, steps, x0, x1, x2, x3, sums_at)
             for k in range(min(AT_ONCE, count - i)):
                 value = total(load_f32(sums, 16 * k)) + shift
-                if mode == RELU:
+                if mode < EXACT:
                     tokens[kept], values[kept] = tokens[i + k], value
                     kept += value > np.float32(0.0)
                 elif mode < MULTIPLY:
@@ -218,9 +219,9 @@ def _products(kind: Kind) -> Kernel:
                 continue
             left = 0
             for i in range(begin, end):
-                if mode == RELU:
+                if mode < EXACT:
                     counts[i] = kept[i - begin]
-                else:
+                if mode != _RELU:
                     activate_all(f32(op[FIRST + 7] + i * capacity * 4), counts[i], mode)
                 left += counts[i]
             fetch_add(fired, 1, left)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.formats.format import padded
-from powerinfer_cli.kernels.functions import ACTIVATION_CODES, activated_number
+from powerinfer_cli.kernels.functions import activated_number
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.matvec import AHEAD_BYTES, fetch, input_of
 from powerinfer_cli.kernels.program import Operand, Operation
@@ -216,7 +217,7 @@ def _everything(first, begin, end, chosen):
 def _open_neurons(code, first, x, bias, second, down, chosen, count, values, worker):
     """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
 
-    Only ReLU closes gates: under other activations, by their code, all are kept.
+    Only ReLU and its square close gates: under other activations, by their code, all are kept.
     Of each that is kept, a row of the next step is asked for while the row after it is read.
     """
     following = i64(second) if second else down
@@ -234,7 +235,7 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
             value += f32(bias)[i]
         if code:
             value = activated_number(value, code)
-        if code or value > np.float32(0.0):
+        if code >= EXACT or value > np.float32(0.0):
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
     for k in range(asked, fired):

@@ -10,9 +10,18 @@ __all__ = ["Activation", "Architecture", "NormKind", "RopeStyle"]
 
 
 class Activation(StrEnum):
+    """What a neuron's gate, or without one its up, passes through. GELU by the error function, or by tanh."""
+
     RELU = "relu"
+    RELU_SQUARED = "relu_squared"
     SILU = "silu"
     GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+
+    @property
+    def has_exact_zeros(self) -> bool:
+        """0 for every negative number: such neurons need not be computed, whatever else they would be."""
+        return self in (Activation.RELU, Activation.RELU_SQUARED)
 
 
 class NormKind(StrEnum):

@@ -56,12 +56,17 @@ class Interval:
         return Interval(self.value * kept, self.radius * kept)
 
     def activated(self, activation: Activation) -> "Interval":
-        """No activation is steeper than 1.13. Its own error follows its argument, since 1 + erf(x) cancels."""
+        """But for the square, none is steeper than 1.13. Its own error follows its argument: 1 + erf(x) cancels."""
         x = self.value
-        if activation is Activation.RELU:
-            return Interval(np.maximum(x, 0), np.where(x + self.radius > 0, self.radius, 0))
-        share = 1 / (1 + np.exp(-x)) if activation is Activation.SILU else (1 + np.vectorize(erf)(x / 2**0.5)) / 2
-        return Interval(x * share, 1.13 * self.radius + gamma(_FUNCTION) * np.abs(x))
+        if activation.has_exact_zeros:
+            open_ = Interval(np.maximum(x, 0), np.where(x + self.radius > 0, self.radius, 0))
+            return open_ if activation is Activation.RELU else open_ * open_
+        shares = {
+            Activation.SILU: lambda: 1 / (1 + np.exp(-x)),
+            Activation.GELU: lambda: (1 + np.vectorize(erf)(x / 2**0.5)) / 2,
+            Activation.GELU_TANH: lambda: (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+        }
+        return Interval(x * shares[activation](), 1.13 * self.radius + gamma(_FUNCTION) * np.abs(x))
 
     def __getitem__(self, at: int) -> "Interval":
         return Interval(self.value[at], self.radius[at])

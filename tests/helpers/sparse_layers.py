@@ -57,10 +57,14 @@ def sparse_layer(
 
 
 def activated(x: Floats, activation: Activation) -> Floats:
-    if activation is Activation.RELU:
-        return np.maximum(x, 0)
-    gates = 1 / (1 + np.exp(-x)) if activation is Activation.SILU else (1 + np.vectorize(erf)(x / 2**0.5)) / 2
-    return x * gates
+    if activation.has_exact_zeros:
+        return np.maximum(x, 0) ** (1 if activation is Activation.RELU else 2)
+    gates = {
+        Activation.SILU: lambda: 1 / (1 + np.exp(-x)),
+        Activation.GELU: lambda: (1 + np.vectorize(erf)(x / 2**0.5)) / 2,
+        Activation.GELU_TANH: lambda: (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+    }
+    return x * gates[activation]()
 
 
 def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tuple[Floats, Floats, list[int]]:
@@ -76,7 +80,7 @@ def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tu
         first, rows, bias = made.up, neurons.up, neurons.up_bias
     value = values_for(rows.format.type, x)[:tokens] @ first.T + (0 if bias is None else bias)
     value = activated(value, neurons.activation) * mask
-    fired = value > 0 if neurons.activation is Activation.RELU else mask
+    fired = value > 0 if neurons.activation.has_exact_zeros else mask
     counts = [int(mask.sum()), int(fired.sum())]
     if neurons.gate is not None:
         up = values_for(neurons.up.format.type, x)[:tokens] @ made.up.T

@@ -18,11 +18,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def activated(x: Floats, activation: Activation) -> Floats:
-    if activation is Activation.RELU:
-        return np.maximum(x, 0)
-    if activation is Activation.SILU:
-        return x / (1 + np.exp(-x))
-    return x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
+    formulas = {
+        Activation.RELU: lambda: np.maximum(x, 0),
+        Activation.RELU_SQUARED: lambda: np.maximum(x, 0) ** 2,
+        Activation.SILU: lambda: x / (1 + np.exp(-x)),
+        Activation.GELU: lambda: x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2,
+        Activation.GELU_TANH: lambda: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    }
+    return formulas[activation]()
 
 
 def inputs(room: int, n: int, seed: int) -> Vectors:

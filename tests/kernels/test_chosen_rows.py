@@ -12,6 +12,7 @@ from powerinfer_cli.model import Activation
 from tests.helpers.matrices import stored
 
 RELU, SILU, GELU = Activation.RELU, Activation.SILU, Activation.GELU
+SQUARED, TANH = Activation.RELU_SQUARED, Activation.GELU_TANH
 Kind = tuple[bool, bool, bool, Activation]
 KINDS: list[Kind] = [  # gated, relu_on_up, biases, activation
     (True, False, False, RELU),
@@ -20,6 +21,9 @@ KINDS: list[Kind] = [  # gated, relu_on_up, biases, activation
     (False, False, True, RELU),
     (False, False, False, RELU),
     (True, False, True, SILU),
+    (False, False, True, SQUARED),
+    (True, False, False, SQUARED),
+    (True, False, False, TANH),
     (True, True, False, GELU),
     (False, False, True, GELU),
     (False, False, False, SILU),
@@ -62,7 +66,7 @@ class Weights:
 
     def fired(self, x: Tensor, mask: Tensor) -> Tensor:
         """bool [T, n_ff]: active neurons; under ReLU, those whose first projection is positive."""
-        if self.activation is not RELU:
+        if not self.activation.has_exact_zeros:
             return mask
         first, bias = (self.gate, self.gate_bias) if self.gated else (self.up, self.up_bias)
         value = x @ torch.from_numpy(first).T
@@ -106,7 +110,7 @@ def test_rows_without_effect_are_not_read(kind: Kind) -> None:
     clean, _ = sparse_ffn_token(x, mask[0].nonzero()[:, 0], weights.rows())
     fired = weights.fired(x, mask)[0]
     assert 0 < fired.sum() <= mask.sum() < 40
-    assert (fired.sum() == mask.sum()) == (weights.activation is not RELU)
+    assert (fired.sum() == mask.sum()) == (not weights.activation.has_exact_zeros)
     weights.gate[~mask[0].numpy()] = np.nan
     weights.down_t[~fired.numpy()] = np.nan
     weights.up[~(fired if weights.gated else mask[0]).numpy()] = np.nan

@@ -64,6 +64,9 @@ def test_activations() -> None:
     assert activate(x, Activation.SILU).tolist() == pytest.approx([v / (1 + math.exp(-v)) for v in values])
     gelu = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in values]
     assert activate(x, Activation.GELU).tolist() == pytest.approx(gelu, abs=1e-6)
+    by_tanh = [v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2 for v in values]
+    assert activate(x, Activation.GELU_TANH).tolist() == pytest.approx(by_tanh, abs=1e-6)
+    assert activate(x, Activation.RELU_SQUARED).tolist() == [0, 0, 0, 0.25, 9]
 
 
 def test_plain_and_linear_frequencies() -> None:
@@ -155,8 +158,10 @@ def test_prediction_compares_the_raw_logit() -> None:
 def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: Activation) -> None:
     act = {
         Activation.RELU: lambda v: max(v, 0.0),
+        Activation.RELU_SQUARED: lambda v: max(v, 0.0) ** 2,
         Activation.SILU: lambda v: v / (1 + math.exp(-v)),
         Activation.GELU: lambda v: v * (1 + math.erf(v / 2**0.5)) / 2,
+        Activation.GELU_TANH: lambda v: v * (1 + math.tanh((2 / math.pi) ** 0.5 * (v + 0.044715 * v**3))) / 2,
     }[activation]
     x, gate, up, down_t = normal(3, 4), normal(7, 4, seed=1), normal(7, 4, seed=2), normal(7, 4, seed=3)
     gate_bias, up_bias = normal(7, seed=4), normal(7, seed=5)

@@ -210,15 +210,15 @@ class Ops:
         """The FFN of those neurons that count. x [T, n_embd] -> (y [T, n_embd], how many fired, int64 [1]).
 
         gate, up and down_t [n, n_embd]; biases [n]. mask uint8 [T, n] of 0 and 1, None: all count; with `neurons`
-        int64 [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, for ReLU, its gate (without
-        one its up) is open. T 1 is computed in float32 throughout.
+        int64 [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, where the activation has
+        exact zeros, its gate (without one its up) is open. T 1 is computed in float32 throughout.
         """
         if mask is not None and neurons is not None:
             mask = mask.index_select(1, neurons)
         first, first_bias = (up, up_bias) if gate is None else (gate, gate_bias)
         fires = self._linear(first, x, first_bias)
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
-        open_ = counts & (fires > 0) if activation is Activation.RELU else counts
+        open_ = counts & (fires > 0) if activation.has_exact_zeros else counts
         if gate is None:
             value = self.activated(None, fires, activation, out=fires)
         else:

@@ -9,19 +9,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.device.planar import PlanarRows
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, group_tile, launch, rows_of, tile_of
 from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
 from powerinfer_cli.model import Activation
 
-__all__ = ["ACTIVATIONS", "activate", "activated", "predict", "sparse_ffn"]
+__all__ = ["activate", "activated", "predict", "sparse_ffn"]
 
-ACTIVATIONS = {Activation.RELU: 0, Activation.SILU: 1, Activation.GELU: 2}
 RANGES = 32  # of neurons, at most; each has sums of its own
 _DOWN_COLUMNS = 512  # of a program, about
 _DOWN_ROWS = 8  # at a time
-_ASK, _ALWAYS = tl.constexpr(ASK), tl.constexpr(ALWAYS)
+_ASK, _ALWAYS, _EXACT = tl.constexpr(ASK), tl.constexpr(ALWAYS), tl.constexpr(EXACT)
 
 
 def predict(
@@ -47,7 +47,7 @@ def activated(
     """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
     out = torch.empty_like(up) if out is None else out
     grid = (triton.cdiv(up.numel(), 1024),)
-    launch(_activated, grid, gate, up, out, up.numel(), ACTIVATIONS[activation], relu_on_up, 1024)
+    launch(_activated, grid, gate, up, out, up.numel(), ACTIVATION_CODES[activation], relu_on_up, 1024)
     return out
 
 
@@ -73,7 +73,7 @@ def sparse_ffn(
         _values,
         (up.n_rows,),
         *(x, mask, neurons, rows_of(gate or up), gate_bias, rows_of(up), up_bias),
-        *(values, opened, gate is not None, ACTIVATIONS[activation], relu_on_up),
+        *(values, opened, gate is not None, ACTIVATION_CODES[activation], relu_on_up),
         *(gate_tile.width, up_tile.width),
         warps=max(gate_tile.warps, up_tile.warps),
     )
@@ -119,9 +119,13 @@ def activate(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == 0:
         y = tl.maximum(x, 0)
     elif ACTIVATION == 1:
+        y = tl.maximum(x, 0) * tl.maximum(x, 0)
+    elif ACTIVATION == 2:
         y = x / (1 + tl.exp(-x))
-    else:
+    elif ACTIVATION == 3:
         y = x * (1 + tl.erf(x * 0.7071067811865476)) * 0.5
+    else:  # x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x**3)
+        y = x / (1 + tl.exp(tl.minimum(-1.5957691216057308 * (x + 0.044715 * x * x * x), 80)))
     return y
 
 
@@ -171,7 +175,7 @@ def _values(
         is_open = tl.load(mask + (row if neurons is None else tl.load(neurons + row))) != 0
     if is_open:
         value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
-        if ACTIVATION == 0:
+        if ACTIVATION < _EXACT:
             is_open = value > 0
         value = activate(value, ACTIVATION)
         if GATED:  # noqa: SIM102  # known when it is compiled

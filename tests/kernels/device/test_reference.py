@@ -107,7 +107,7 @@ def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) 
     assert fired.tolist() == [int(fires[1].sum())]
 
 
-@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+@pytest.mark.parametrize("activation", [kind for kind in Activation if not kind.has_exact_zeros])
 @pytest.mark.parametrize("gated", [False, True])
 def test_other_activations_count_every_neuron_of_the_mask(activation: Activation, gated: bool) -> None:
     gate, up, down_t, x = normal(20, 8), normal(20, 8, seed=1), normal(20, 8, seed=2), normal(2, 8, seed=3)
@@ -120,6 +120,17 @@ def test_other_activations_count_every_neuron_of_the_mask(activation: Activation
     y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=activation)
     sparse_ffn(x, torch.ones_like(mask), *weights, activation=activation).check(y)
     assert fired.item() == 40
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_squared_relu_opens_as_relu_does(gated: bool) -> None:
+    gate, up, down_t, x = normal(20, 8), normal(20, 8, seed=1), normal(20, 8, seed=2), normal(2, 8, seed=3)
+    rows = (f32_rows(gate) if gated else None, f32_rows(up), f32_rows(down_t))
+    y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=Activation.RELU_SQUARED)
+    everyone = torch.ones(2, 20, dtype=torch.uint8)
+    sparse_ffn(x, everyone, gate if gated else None, up, down_t, activation=Activation.RELU_SQUARED).check(y)
+    assert fired.tolist() == OPS.sparse_ffn_batch(x, None, *rows)[1].tolist()
+    assert 0 < fired.item() < 40
 
 
 def test_no_neurons_are_no_ffn() -> None:

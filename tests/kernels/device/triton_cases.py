@@ -175,7 +175,7 @@ def test_ffn_of_every_kind(gated: bool, relu_on_up: bool, biased: bool) -> None:
     ffn.check(x, some_mask(30), relu_on_up=relu_on_up, neurons=neurons)
 
 
-@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU])
+@pytest.mark.parametrize("activation", [kind for kind in Activation if kind is not Activation.RELU])
 @pytest.mark.parametrize("gated", [True, False])
 def test_ffn_of_other_activations(activation: Activation, gated: bool) -> None:
     ffn, x = FFN(GGMLType.F16, 40, gated=gated), in_nan(normal(40, seed=3))
