@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["make_folder", "replacing", "write_torch"]
+__all__ = ["check_writable", "make_folder", "replacing", "same_file", "write_torch"]
 
 
 @contextmanager
@@ -20,8 +21,11 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     durable: wait until it would outlast a power failure, which may take long on a busy disk.
 
     Raises:
-        PowerInferError: an OSError in the block (a full disk, a folder without write permission); nothing is left.
+        PowerInferError: an OSError in the block (a full disk, a folder without write permission), or `path` is a
+            folder or a device; nothing is left.
     """
+    if path.exists() and not path.is_file():  # a device would be gone for good
+        raise PowerInferError(f"{path}: cannot be written: it is no ordinary file")
     temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(8)}.tmp"
     try:
         yield temporary
@@ -36,6 +40,29 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Whether a file could be made in a folder, or in the one where it would be made; nothing is left there.
+
+    Raises PowerInferError, with the advice.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise PowerInferError(f"{folder}: cannot be written: {error.strerror or error}: {advice}") from error
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Whether both name one file, by links, too; or would, where there is none yet."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        return a.resolve() == b.resolve()
 
 
 def _to_disk(path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import same_file
 from powerinfer_cli.gguf_io import (
     BLOCK,
     GGMLType,
@@ -46,7 +47,7 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
     if config.sparse:
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
     load_weights(dense, config)  # what cannot be run cannot be merged
-    if path.resolve() == dense.path.resolve():
+    if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
     predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
     tensors = list(_model_tensors(dense, config, small, events.note))

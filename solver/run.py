@@ -74,7 +74,7 @@ def make(
     Raises:
         PowerInferError: a text that is too short, files that are another model's, a disk that is full.
     """
-    return _Run(gguf, SolverModel(gguf, options, events, plan), place, wanted, events).all()
+    return _Run(gguf, SolverModel(gguf, options, events, plan, place.folder), place, wanted, events).all()
 
 
 @dataclass(frozen=True)

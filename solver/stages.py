@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
@@ -62,10 +63,20 @@ class Place:
 
 
 class SolverModel:
-    """A model's file, and its engine once a stage needs it, with every neuron active. plan: whole layers on GPUs."""
+    """A model's file, and its engine once a stage needs it, with every neuron active.
 
-    def __init__(self, gguf: GGUFFile, options: EngineOptions, events: LoadEvents, plan: Plan | None = None) -> None:
-        self.gguf, self.events, self.plan = gguf, events, plan
+    plan: whole layers on GPUs. results: where what the engine helps to make will be written.
+    """
+
+    def __init__(
+        self,
+        gguf: GGUFFile,
+        options: EngineOptions,
+        events: LoadEvents,
+        plan: Plan | None = None,
+        results: Path | None = None,
+    ) -> None:
+        self.gguf, self.events, self.plan, self.results = gguf, events, plan, results
         self.config = ModelConfig.from_gguf(gguf)
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
@@ -82,6 +93,8 @@ class SolverModel:
 
     @cached_property
     def _engine(self) -> Engine:
+        if self.results is not None:  # the long work begins here
+            check_writable(self.results, "give -o DIR for what is made")
         return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events, self.plan)
 
     def forget_engine(self) -> None:

@@ -10,11 +10,13 @@ import typer
 from powerinfer_cli.commands.flags import ModelFlags
 from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.outputs import check_outputs
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.progress import Working
 from powerinfer_cli.commands.solve_flags import PlanFlags, ReportFlags, StageFlags
 from powerinfer_cli.commands.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.files import check_writable
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.solve_target import Machine
@@ -99,6 +101,7 @@ def _solve(
     from solver.run import make
 
     place, plan_file = _place(path, stages.output)
+    _check_files(gguf, stages, plan, told, plan_file)
     if stages.merge and gguf.sparse:
         raise UsageError(f"--merge: {path} has predictors already")
     quiet = replace(options, n_ctx=0)
@@ -111,6 +114,19 @@ def _solve(
         planned = plan_stage(gguf, path, options, made, machine, plan, plan_file, events)
     show(gguf, made, planned, stages.merge, told, sys.stdout.write)
     _say_how_to_run(path, gguf, made, planned, stages, events)
+
+
+def _check_files(
+    gguf: "GGUFFile", stages: StageFlags, plan: PlanFlags, told: ReportFlags, plan_file: Path | None
+) -> None:
+    """What will be written, against what is read."""
+    if plan_file is not None:
+        check_writable(plan_file.parent, "name another place with -o")
+    named = {"--merge": stages.merge, "--report": told.report}
+    if plan_file is not None and plan_file == stages.output:
+        named["-o"] = plan_file
+    given = [stages.file, None if plan.device_profile is None else Path(plan.device_profile)]
+    check_outputs(named, [*gguf.files, *(path for path in given if path is not None)])
 
 
 def _place(path: Path, output: Path | None) -> "tuple[Place, Path | None]":

@@ -61,6 +61,12 @@ class GGUFFile:
             raise GGUFError(f"{shown_path(self.path)}: the tensors of a closed file were asked for")
         return self._tensors
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Itself, and the other parts of a split one, as far as they hold tensors."""
+        parts = (tensor.path for tensor in self.tensors.values() if tensor.path is not None)
+        return tuple(dict.fromkeys([self.path, *parts]))
+
     @overload
     def get(self, key: str, kind: type[T]) -> T: ...
     @overload

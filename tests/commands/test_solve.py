@@ -1,6 +1,8 @@
 """`powerinfer solve`: from a model to statistics, predictors, a plan and a report, each kept where it fits."""
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 import solver.run
+import solver.stages
+from powerinfer_cli import files
 from powerinfer_cli.commands import plan_files
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
@@ -233,6 +237,73 @@ def test_what_cannot_be(tmp_path: Path, flags: list[str], code: int, says: str) 
     assert says.format(short=short) in result.error
     assert result.code == code
     assert not [p for p in tmp_path.rglob("*") if p.suffix in {".tmp", ".partial"}]
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a model is run."""
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(solver.stages.Engine, "load", work)
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard", "by another way"])
+def test_nothing_is_merged_onto_its_own_source(tmp_path: Path, text: str, no_work: None, link: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
+    before, other = path.read_bytes(), tmp_path / "other.gguf"
+    if link == "symbolic":
+        other.symlink_to(path)
+    elif link == "hard":
+        other.hardlink_to(path)
+    else:
+        other = path if link == "itself" else tmp_path / ".." / tmp_path.name / path.name
+    result = solve(path, "-f", text, "--merge", str(other), *QUICK)
+    assert f"--merge {other} would overwrite {path}, which is read" in result.error
+    assert result.code == 2
+    assert path.read_bytes() == before
+    assert not (tmp_path / "activation").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--report", "{text}"], 2, "--report {text} would overwrite {text}, which is read"),
+        (["--report", "{tmp}/one", "--merge", "{tmp}/one"], 2, "--merge and --report are both {tmp}/one: give two"),
+        (["--report", "{tmp}"], 2, "--report {tmp} is a folder: name a file"),
+        (["--merge", "/dev/null"], 2, "--merge /dev/null is no ordinary file"),
+        (["--merge", "{tmp}/none/m.gguf"], 1, "cannot be written: there is no folder {tmp}/none"),
+        (["--merge", "/proc/m.gguf"], 1, "/proc: cannot be written: "),
+        (["--report", "/proc/r.html"], 1, "name another place with --report"),
+        (["-o", "/proc/none"], 1, "name another place with -o"),
+        (["-o", "/proc/none", "--profile-only"], 1, "name another place with -o"),
+        (["-o", "{text}/below"], 1, "{text}/below: cannot be written: Not a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_found_out_first(
+    tmp_path: Path, text: str, no_work: None, flags: list[str], code: int, says: str
+) -> None:
+    names = {"text": text, "tmp": str(tmp_path)}
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
+    before = sorted(tmp_path.rglob("*"))
+    result = solve(path, "-f", text, *(flag.format(**names) for flag in flags), *QUICK)
+    assert says.format(**names) in result.error
+    assert result.code == code
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_in_a_folder_that_takes_nothing(
+    tmp_path: Path, text: str, no_work: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
+
+    def refused(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)
+    result = solve(path, "-f", text, *QUICK)
+    assert f"{tmp_path}: cannot be written: Permission denied: give -o DIR for what is made" in result.error
 
 
 class Trap:
