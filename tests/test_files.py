@@ -36,7 +36,7 @@ def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
 def test_a_folder_is_tried_without_a_trace(tmp_path: Path) -> None:
     check_writable(tmp_path / "to" / "be" / "made", "")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(PowerInferError, match="^/proc/none/x: cannot be written: .*: name another$"):
+    with pytest.raises(PowerInferError, match=r"^/proc/none/x: cannot be written: .*: name another$"):
         check_writable(Path("/proc/none/x"), "name another")
 
 
