@@ -11,7 +11,7 @@ import pytest
 from powerinfer_cli.kernels import team
 from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.simd import fetch_add, i64
+from powerinfer_cli.kernels.simd import fetch_add, i64, nanoseconds
 from powerinfer_cli.kernels.team import FIRST, OPERATION, Team, take
 from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.teams import team_of
@@ -30,6 +30,15 @@ def _turned_about(address, worker):
             return
         fetch_add(out, i, source[n - 1 - i] + 1)
         fetch_add(i64(op[FIRST + 3]), worker, 1)
+
+
+@kernel(OPERATION, "test_long_piece")
+def _long_piece(address, worker):
+    """One piece, that takes so many nanoseconds of work."""
+    if take(i64(address)) == 0:
+        end = nanoseconds() + i64(address)[FIRST]
+        while nanoseconds() < end:
+            pass
 
 
 class Chain:
@@ -88,6 +97,37 @@ def test_threads_that_sleep_are_woken() -> None:
         before = time.process_time()
         time.sleep(0.2)
         assert time.process_time() - before < 0.1  # all of the process's threads together
+    by.close()
+
+
+def test_who_waits_for_a_long_piece_sleeps() -> None:
+    by, program = team_of(4), assemble([Operation(_long_piece, (400_000_000,))])
+    by.run(assemble([Operation(_long_piece, (0,))]).table)
+    wall, cpu = time.perf_counter(), time.process_time()
+    by.run(program.table)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    assert cpu < 1.4 * wall  # of one thread; of two that spin, twice
+    by.close()
+
+
+def test_more_threads_than_cores_meet_often() -> None:
+    chain, by = Chain(n=8, length=1000), team_of(4 * (os.cpu_count() or 1))
+    began = time.monotonic()
+    chain.run(by)
+    chain.check()
+    assert time.monotonic() - began < 20
+    by.close()
+
+
+def test_nobody_waits_for_a_thread_that_is_not_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: None)
+        by = team_of(3)
+    chain = Chain()
+    for _ in range(3):
+        chain.run(by)
+        chain.check()
+        assert chain.done[0] == chain.done.sum()
     by.close()
 
 

@@ -1,15 +1,27 @@
-"""What threads need between them: counters, flags, waiting. (The semaphores are libc's.)"""
+"""What threads need between them: counters, flags, waiting. (The semaphores and the clock are libc's.)"""
 
 import platform
+import time
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from powerinfer_cli.kernels.simd.builders import I8, I32, call
+from powerinfer_cli.kernels.simd.builders import I8, I32, I64, call
 
-__all__ = ["atomic_load", "atomic_store", "fetch_add", "pause", "sem_init", "sem_post", "sem_wait", "yield_core"]
+__all__ = [
+    "atomic_load",
+    "atomic_store",
+    "compare_exchange",
+    "fetch_add",
+    "nanoseconds",
+    "pause",
+    "sem_init",
+    "sem_post",
+    "sem_wait",
+]
 
 
 @intrinsic
@@ -20,6 +32,17 @@ def fetch_add(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
 
     return types.int64(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def compare_exchange(typing: Any, pointer: Any, offset: Any, old: Any, new: Any) -> Any:
+    """Write `new` over an int64 if it is `old`, as one step; whether it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.gep(args[0], [args[1]])
+        return builder.extract_value(builder.cmpxchg(place, args[2], args[3], "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(pointer, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -56,14 +79,16 @@ def pause(typing: Any) -> Any:
 
 
 @intrinsic
-def yield_core(typing: Any) -> Any:
-    """Let another thread have this core, if one wants it."""
+def nanoseconds(typing: Any) -> Any:
+    """A clock that only goes forward."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        call(builder, "sched_yield", I32)
-        return context.get_dummy_value()
+        room = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # seconds, and nanoseconds of the next one
+        call(builder, "clock_gettime", I32, I32(time.CLOCK_MONOTONIC), room)
+        seconds, part = (builder.load(cgutils.gep_inbounds(builder, room, 0, i)) for i in range(2))
+        return builder.add(builder.mul(seconds, I64(10**9)), part)
 
-    return types.void(), codegen
+    return types.int64(), codegen
 
 
 def _libc(name: str, doc: str, *extra: int) -> Any:
