@@ -15,9 +15,9 @@ from powerinfer_cli.commands.bench_result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench_traffic import Traffic, count_traffic
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.interrupts import Interrupt
+from powerinfer_cli.commands.model_file import open_model_file
 from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.placing import Placed, place
-from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import MAIN_MEMORY
@@ -154,7 +154,7 @@ def open_bench(
     placement: PlacementFlags | None = None,
 ) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
-    gguf = open_gguf(setup.model)
+    gguf = open_model_file(setup.model)
     beside = find_companions(gguf, setup.model, predictor_path, events.note)
     statistics = beside.statistics
     placed = place(gguf, setup.model, options, placement or PlacementFlags(), beside, events)

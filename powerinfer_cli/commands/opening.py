@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from powerinfer_cli.commands.companions import find_companions
+from powerinfer_cli.commands.model_file import open_model_file
 from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.placing import place
-from powerinfer_cli.gguf_io import GGUFFile, open_gguf
+from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 
@@ -32,7 +33,7 @@ def open_model(
     placement: PlacementFlags | None = None,
 ) -> Opened:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    gguf = open_gguf(path)
+    gguf = open_model_file(path)
     tokenizer = Tokenizer.from_gguf(gguf)
     beside = find_companions(gguf, path, predictor_path, events.note)
     placed = place(gguf, path, options, placement or PlacementFlags(), beside, events)

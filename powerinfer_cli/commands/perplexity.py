@@ -119,14 +119,14 @@ def _score(
 ) -> None:
     from powerinfer_cli.commands.companions import find_companions
     from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
+    from powerinfer_cli.commands.model_file import open_model_file
     from powerinfer_cli.commands.placing import place
-    from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import chunks, ratio
     from powerinfer_cli.text import Tokenizer
 
     terminal = Terminal(color=False, quiet=False)
-    gguf = open_gguf(path)
+    gguf = open_model_file(path)
     if text.compare and not gguf.sparse and predictor_path is None:
         raise UsageError(
             f"--compare dense: {path} is a dense model, whose neurons are all active without --predictor-path"

@@ -59,12 +59,12 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     text = None if stages.file is None else read_text(stages.file)
     path = find_model(model)
 
+    from powerinfer_cli.commands.model_file import open_model_file
     from powerinfer_cli.commands.solve_target import find_machine
-    from powerinfer_cli.gguf_io import open_gguf
 
     with Working() as events:
         machine = find_machine(plan, events.note)
-        gguf = open_gguf(path)
+        gguf = open_model_file(path)
         try:
             _solve(gguf, path, model.options(), predictor, stages, plan, told, machine, text, events)
         except KeyboardInterrupt:

@@ -88,7 +88,7 @@ def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
 
 def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[int, int]:
     """Load it, its weights left in the file, or even a large one takes long; loading compiles all it needs."""
-    from powerinfer_cli.gguf_io import open_gguf
+    from powerinfer_cli.commands.model_file import open_model_file
     from powerinfer_cli.runtime import Engine, EngineOptions
 
     compiled = 0
@@ -100,5 +100,5 @@ def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[in
             compiled += total
 
     options = EngineOptions(n_ctx=SHORT, repack=False, type_k=flags.type_k.value, type_v=flags.type_v.value)
-    Engine.load(open_gguf(path), options, None, replace(events, progress=progress))
+    Engine.load(open_model_file(path), options, None, replace(events, progress=progress))
     return compiled, 0

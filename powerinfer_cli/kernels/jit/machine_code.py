@@ -6,7 +6,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["load"]
+__all__ = ["assembled", "load"]
 
 _LOCK = threading.Lock()
 _ENGINES: list[Any] = []  # what they have loaded lives as long as they do
@@ -20,6 +20,11 @@ def load(code: bytes, name: str) -> int:
             engine = _Engine()
             _ENGINES.append(engine)
         return engine.add(code, name)
+
+
+def assembled(module: llvm.ModuleRef) -> bytes:
+    """The object file of a module in LLVM's own language."""
+    return bytes(_target().create_target_machine(jit=True).emit_object(module))
 
 
 class _Engine:
