@@ -86,7 +86,9 @@ def main(
             predictor_path=predictor.predictor_path,
             placement=placement,
         )
-        session.constraint = form.compiled(grammars_of(session.tokenizer))
+        session.constraint = form.compiled(
+            grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))
+        )
     _introduce(terminal, session, path, predictor.predictor_path)
     try:
         _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)

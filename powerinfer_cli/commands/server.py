@@ -111,7 +111,7 @@ def _load(
         opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)
-    model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus)
+    model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus, log)
     remark = capabilities_of(model_served.template).remark  # found now: /props tells them, and waits for nothing
     if remark:
         log.note(f"warning: {remark}; chats will not be answered")

@@ -4,10 +4,11 @@ llguidance rather than xgrammar: it needs nothing but itself (xgrammar brings to
 more of JSON schema, compiles in milliseconds for any vocabulary, and bounds what a hostile grammar may cost.
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -15,12 +16,15 @@ import numpy.typing as npt
 
 from powerinfer_cli.sampling.gbnf import gbnf_to_lark
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
-from powerinfer_cli.sampling.json_schema import ANY_OBJECT, lark_of_schema
+from powerinfer_cli.sampling.json_schema import ANY_OBJECT, ReadSchema, read_schema
 from powerinfer_cli.sampling.matching import Compiled, Vocabulary
+from powerinfer_cli.sampling.schema_faults import without_faults
 
 __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint"]
 
 _MOST_KEPT = 64  # compiled grammars; a client that asks again and again sends the same few
+_MOST_MENDED = 256  # schemas of tools
+_MOST_WARNED = 1000  # lines that are not said again
 _LONGEST_TEXT = 1 << 20  # characters of a grammar
 _DEFINITION = re.compile(r"(?m)^[ \t]*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
 
@@ -60,14 +64,24 @@ class Grammars:
     recent ones are kept.
     """
 
-    def __init__(self, pieces: Sequence[bytes], eog_ids: frozenset[int], control: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        eog_ids: frozenset[int],
+        control: Mapping[int, bytes],
+        warn: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Cheap: the vocabulary's trie is built when the first grammar comes.
 
         pieces: each token's bytes in a text; those of control tokens are not looked at. eog_ids: the tokens that end a
         text. control: the tokens that are no text, with their names; no text matches these, nor any end-of-text token.
+        warn: takes a line, once, on each part of a schema that is not held.
         """
         self._vocabulary = Vocabulary(pieces, eog_ids, control)
         self._kept: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+        self._mended: OrderedDict[str, tuple[ReadSchema, tuple[str, ...]]] = OrderedDict()
+        self._warn = warn
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
 
     def gbnf(self, text: str) -> NewConstraint:
@@ -75,17 +89,71 @@ class Grammars:
         return self._get("grammar", text, lambda: gbnf_to_lark(text, self._vocabulary.id_of, self._vocabulary.no_text))
 
     def json_schema(self, schema: Any) -> NewConstraint:
-        """JSON that a schema describes; see `lark_of_schema` for what is made of it."""
-        lark = lark_of_schema(schema)
-        return self._get("JSON schema", lark, lambda: lark)
+        """JSON that a schema describes; see `read_schema` for what is made of it."""
+        read = read_schema(schema)
+        self._tell("JSON schema", read.loose)
+        lark = _lark_of(read)
+        try:
+            return self._get("JSON schema", lark, lambda: lark)
+        except GrammarError as error:
+            raise self._with_place(schema, error) from None
 
     def json_object(self) -> NewConstraint:
         """Any JSON object."""
         return self.json_schema(ANY_OBJECT)
 
-    def lark(self, text: str) -> NewConstraint:
-        """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens."""
-        return self._get("Lark grammar", text, lambda: _checked(text))
+    def lark(self, text: str, kind: str = "grammar") -> NewConstraint:
+        """A grammar in llguidance's variant of Lark, with `start`, %json {...}, and <name> or <[id]> for tokens.
+
+        kind: what errors call it.
+        """
+        return self._get(kind, text, lambda: _checked(text, kind))
+
+    def mended_schema(self, schema: dict[str, Any], where: str) -> str:
+        """For %json: as much of an object's schema as can be held. `where` it is, for the warnings of the rest."""
+        key = json.dumps(schema, default=str)
+        with self._lock:
+            found = self._mended.get(key)
+        if found is None:
+            found = self._mend(schema)
+            with self._lock:
+                self._mended[key] = found
+                if len(self._mended) > _MOST_MENDED:
+                    self._mended.popitem(last=False)
+        read, faults = found
+        self._tell(where, (*faults, *read.loose))
+        return read.text
+
+    def _mend(self, schema: dict[str, Any]) -> tuple[ReadSchema, tuple[str, ...]]:
+        mended, faults = without_faults(schema, self._fault)
+        return read_schema(mended), tuple(f"{fault} (it is left out)" for fault in faults)
+
+    def _fault(self, schema: Any) -> str | None:
+        """What is wrong with it, in the compiler's words."""
+        try:
+            Compiled(self._vocabulary, "JSON schema", _lark_of(read_schema(schema)))
+        except GrammarError as error:
+            return str(error).removeprefix("bad JSON schema: ")
+        except RecursionError:
+            return "it is nested too deeply"
+        return None
+
+    def _with_place(self, schema: dict[str, Any], error: GrammarError) -> GrammarError:
+        """The error of a schema that was read, and where in it that is."""
+        _, faults = without_faults(schema, self._fault)
+        return GrammarError(f"bad JSON schema: {faults[0]}") if faults and faults[0].where else error
+
+    def warn(self, line: str) -> None:
+        """Once: it is not said again."""
+        with self._lock:
+            new = line not in self._warned and len(self._warned) < _MOST_WARNED
+            self._warned.add(line) if new else None
+        if new:
+            self._warn(line)
+
+    def _tell(self, where: str, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.warn(f"{where}: {line}")
 
     def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
         with self._lock:
@@ -106,7 +174,11 @@ class Grammars:
         return compiled.new
 
 
-def _checked(lark: str) -> str:
+def _lark_of(schema: ReadSchema) -> str:
+    return f"start: %json {schema.text}\n"
+
+
+def _checked(lark: str, kind: str) -> str:
     if len(_DEFINITION.findall(lark)) > MOST_NAMES:
-        raise GrammarError(f"bad Lark grammar: more than {MOST_NAMES} names")
+        raise GrammarError(f"bad {kind}: more than {MOST_NAMES} names")
     return lark

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
+from powerinfer_cli.sampling.schema_keywords import KEYWORDS, Handling
+from powerinfer_cli.sampling.schema_rewrites import rewrite
 
-__all__ = ["ANY_OBJECT", "lark_of_schema"]
+__all__ = ["ANY_OBJECT", "ReadSchema", "read_schema"]
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 _DEEPEST = 100  # of a schema; what reads it is recursive
 _LONGEST = 1 << 20  # characters
+_MOST_NOTES = 20
+_DRAFTS = ("https://json-schema.org/", "http://json-schema.org/")  # which llguidance has, as far as it goes
+_EXACT = 1 << 53  # up to here every integer is a double
 _GUIDANCE = {
     # llama.cpp's white space: none, a blank, or a line and its indentation. Bounded, so that no model, however hot,
     # writes blanks for ever.
@@ -30,29 +36,39 @@ _TELLING = {
 }
 _COMBINED = ("allOf", "anyOf", "oneOf", "$ref")
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
+_NAMED = ("properties", "$defs", "definitions", "patternProperties")
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_SHAPES = {
+    **dict.fromkeys((*_NAMED, "dependentRequired", "dependencies", "dependentSchemas"), (dict, "an object")),
+    **dict.fromkeys(("required", "enum", "allOf", "anyOf", "oneOf", "prefixItems"), (list, "an array")),
+    **dict.fromkeys(("pattern", "$ref", "format"), (str, "a string")),
+}
 
 
-def lark_of_schema(schema: Any) -> str:
-    """A Lark grammar of the JSON that `schema` describes. Raises GrammarError.
+@dataclass(frozen=True)
+class ReadSchema:
+    """text: for Lark's %json. loose: a line for each keyword that is not held, which says where it is."""
+
+    text: str
+    loose: tuple[str, ...] = ()
+
+
+def read_schema(schema: Any) -> ReadSchema:
+    """What JSON `schema` describes. Raises GrammarError for what is none.
 
     Where the schema leaves it open: an empty schema is any object, not any value; an object with `properties` has no
-    others unless `additionalProperties` says so; properties come in the order in which the schema has them; keywords
-    tell the type where none is given; `items` as a list are the first items. Keywords that llguidance does not know
-    (`not`, `if`, `uniqueItems`, `contains`, ...) are not enforced. White space is optional and bounded.
+    others but those that are required, unless `additionalProperties` says so; properties come in the order in which the
+    schema has them; keywords tell the type where none is given; `items` as a list are the first items. White space is
+    optional and bounded. What is done with each keyword: schema_keywords.py.
     """
-    return f"start: %json {json_of_schema(schema)}\n"
-
-
-def json_of_schema(schema: Any) -> str:
-    """The schema for Lark's %json."""
     if not isinstance(schema, dict):
         raise GrammarError(f"bad JSON schema: it should be an object, got {json.dumps(schema, default=str)[:80]}")
     _check_depth(schema)
     _written(schema)
     _check_references(schema)
-    merged = frozenset(_refs_in_all_of(schema))
-    prepared = _prepare(schema or ANY_OBJECT, "#", merged, closed=True)
-    return _written({**prepared, "x-guidance": _GUIDANCE})
+    reading = _Reading(schema)
+    prepared = reading.prepare(schema or ANY_OBJECT, (), closed=True)
+    return ReadSchema(_written({**prepared, "x-guidance": _GUIDANCE}), tuple(dict.fromkeys(reading.loose)))
 
 
 def _written(schema: dict[str, Any]) -> str:
@@ -127,34 +143,101 @@ def _refs_in_all_of(node: Any) -> Iterator[str]:
         yield from _refs_in_all_of(child)
 
 
-def _prepare(schema: Any, path: str, merged: frozenset[str], *, closed: bool) -> Any:
-    """`schema`, which stands at `path`, with what it leaves open filled in; `closed`: unnamed properties are out."""
-    if not isinstance(schema, dict):
-        return schema
-    result = dict(schema)
-    _check_type(schema, path)
-    _tell_type(result)
-    _tuple_items(result)
-    open_parts = any(key in result for key in _COMBINED)
-    if closed and "properties" in result and not open_parts and path not in merged:
-        result.setdefault("additionalProperties", False)
-    for key, value in result.items():
-        below = f"{path}/{key}"
-        if key in ("properties", "$defs", "definitions", "patternProperties") and isinstance(value, dict):
-            result[key] = {name: _prepare(part, f"{below}/{name}", merged, closed=True) for name, part in value.items()}
-        elif key in ("items", "additionalProperties"):
-            result[key] = _prepare(value, below, merged, closed=True)
-        elif key in ("allOf", "anyOf", "oneOf", "prefixItems") and isinstance(value, list):
-            alone = key == "prefixItems" or (key != "allOf" and set(result).isdisjoint({"properties", "allOf"}))
-            result[key] = [_prepare(part, f"{below}/{i}", merged, closed=alone) for i, part in enumerate(value)]
-    return result
+class _Reading:
+    """Fills in what a schema leaves open, and rewrites what llguidance does not know."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._root = schema
+        self._merged = frozenset(_refs_in_all_of(schema))
+        self._movable = all(ref == "#" or ref.startswith(("#/$defs/", "#/definitions/")) for ref in _refs(schema))
+        self.loose: list[str] = []
+
+    def prepare(self, schema: Any, path: tuple[str, ...], *, closed: bool) -> Any:
+        """`schema`, which stands at `path`; `closed`: properties that nothing names are out."""
+        if not isinstance(schema, dict):
+            return schema
+        result = dict(schema)
+        for key in [key for key, value in result.items() if value is None and key not in ("const", "default")]:
+            del result[key]  # some generators write `"required": null` for a keyword that is not there
+        for key in _COUNTS:
+            if isinstance(count := result.get(key), float) and count.is_integer():
+                result[key] = int(count)
+        _check_shapes(result, path)
+        _tell_type(result)
+        _tuple_items(result)
+        result = rewrite(result, self._resolved, lambda key, why: self._note(path, key, why), movable=self._movable)
+        for key in result:
+            if KEYWORDS.get(key) is Handling.LOOSE:
+                self._note(path, key, "")
+        if str(result.get("$ref", "")).startswith(_DRAFTS):
+            self._note(path, "$ref", "of a schema of schemas")
+        open_parts = any(key in result for key in _COMBINED)
+        merged = "#" + "".join(f"/{step}" for step in path) in self._merged
+        if closed and "properties" in result and not open_parts and not merged:
+            self._close(result)
+        return {key: self._below(key, value, result, (*path, key)) for key, value in result.items()}
+
+    def _below(self, key: str, value: Any, owner: dict[str, Any], path: tuple[str, ...]) -> Any:
+        if key in _NAMED and isinstance(value, dict):
+            return {name: self.prepare(part, (*path, name), closed=True) for name, part in value.items()}
+        if key in ("items", "additionalProperties"):
+            return self.prepare(value, path, closed=True)
+        if key in ("allOf", "anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+            alone = key == "prefixItems" or (key != "allOf" and set(owner).isdisjoint({"properties", "allOf"}))
+            return [self.prepare(part, (*path, str(i)), closed=alone) for i, part in enumerate(value)]
+        if key in ("const", "enum"):
+            _check_integers(value, path)
+        return value
+
+    def _close(self, schema: dict[str, Any]) -> None:
+        """No properties but those that are named; what is required is, too."""
+        if "additionalProperties" not in schema:
+            schema["additionalProperties"] = False
+            missing = [name for name in schema.get("required", ()) if name not in schema["properties"]]
+            schema["properties"] = {**schema["properties"], **dict.fromkeys(missing, True)}
+
+    def _note(self, path: tuple[str, ...], key: str, why: str) -> None:
+        if len(self.loose) < _MOST_NOTES:
+            self.loose.append(f"{_where((*path, key))} is not enforced" + (f": {why}" if why else ""))
+
+    def _resolved(self, schema: Any) -> Any:
+        """What a $ref in the schema itself points to."""
+        ref = schema.get("$ref") if isinstance(schema, dict) else None
+        return _target(self._root, ref) if isinstance(ref, str) and ref.startswith("#/") else schema
 
 
-def _check_type(schema: dict[str, Any], path: str) -> None:
+def _where(path: tuple[str, ...]) -> str:
+    """properties.a.anyOf[1]"""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if step.isdecimal() else f".{step}" if text else step
+    return text[:200]
+
+
+def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     if "type" in schema and not all(isinstance(one, str) and one in _TYPES for one in kinds):
-        raise GrammarError(f"bad JSON schema: unknown type {json.dumps(kind, default=str)[:80]} at {path[:200]}")
+        raise _bad((*path, "type"), f"unknown type {json.dumps(kind, default=str)[:80]}")
+    for key, (shape, words) in _SHAPES.items():
+        if key in schema and not isinstance(schema[key], shape):
+            raise _bad((*path, key), f"must be {words}")
+    if not all(isinstance(name, str) for name in schema.get("required", ())):
+        raise _bad((*path, "required"), "must hold strings")
+
+
+def _check_integers(value: Any, path: tuple[str, ...]) -> None:
+    """llguidance would write the nearest double instead."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
+            raise _bad(path, f"{str(one)[:40]} is beyond 2^53, where an integer cannot be told from its neighbours")
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+
+
+def _bad(path: tuple[str, ...], reason: str) -> GrammarError:
+    return GrammarError(f"bad JSON schema: {_where(path)}: {reason}")
 
 
 def _tell_type(schema: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Grammars for a model's tokenizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,11 @@ class Form:
         return None if self.json_schema is None else grammars.json_schema(self.json_schema)
 
 
-def grammars_of(tokenizer: Tokenizer) -> Grammars:
-    """Text is what the tokenizer's ordinary tokens write; control tokens match only where a grammar names them."""
+def grammars_of(tokenizer: Tokenizer, warn: Callable[[str], None] = lambda line: None) -> Grammars:
+    """Text is what the tokenizer's ordinary tokens write; control tokens match only where a grammar names them.
+
+    warn: takes lines on what of a JSON schema is not held.
+    """
     ids = range(tokenizer.vocab_size)
     control = {i: tokenizer.piece(i, special=True) for i in ids if tokenizer.is_control(i)}
-    return Grammars([tokenizer.piece(i) for i in ids], tokenizer.eog_ids, control)
+    return Grammars([tokenizer.piece(i) for i in ids], tokenizer.eog_ids, control, warn)

@@ -17,10 +17,10 @@ __all__ = ["served_model", "start_thread"]
 
 
 def served_model(
-    gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...]
+    gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...], log: Log
 ) -> ServedModel:
     """Raises PowerInferError: a chat template or a grammar that cannot be."""
-    grammars = grammars_of(tokenizer)
+    grammars = grammars_of(tokenizer, lambda line: log.note(f"warning: {line}"))
     options.form.compiled(grammars)
     template = _template(options.chat_template, tokenizer)
     name = options.alias or str(gguf.path)

@@ -51,7 +51,7 @@ def test_a_schema(words: str, way: str, flags: tuple[str, str], tmp_path: Path) 
         (["-j", "{"], "--json-schema: not JSON: "),
         (["-j", "[" * 100_000], "--json-schema: not JSON: "),
         (["-j", "[1]"], "--json-schema: a schema is a JSON object, got [1]"),
-        (["-j", '{"type": "hiccup"}'], 'bad JSON schema: unknown type "hiccup" at #'),
+        (["-j", '{"type": "hiccup"}'], 'bad JSON schema: type: unknown type "hiccup"'),
         (["-jf", "/nowhere"], "/nowhere: cannot read the text"),
     ],
 )
@@ -60,6 +60,14 @@ def test_what_is_wrong_is_one_line(words: str, args: list[str], message: str) ->
     assert (result.code, result.out) == (1, "")
     assert message in result.error
     assert result.error.strip().count("\n") == 0
+
+
+def test_what_is_not_enforced_is_said_once(words: str) -> None:
+    schema = json.dumps({"properties": {"n": {"enum": [1]}, "a": {"type": "array", "uniqueItems": True}}})
+    result = powerinfer("main", "-m", words, "-t", "1", "-p", "Once", "--no-display-prompt", "-n", "4", "-j", schema)
+    assert result.code == 0
+    assert result.err.count("warning: JSON schema: properties.a.uniqueItems is not enforced") == 1
+    assert "uniqueItems" not in result.out
 
 
 def test_one_form_at_a_time(words: str) -> None:

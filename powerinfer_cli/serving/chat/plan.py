@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
 from powerinfer_cli.sampling.grammar import Constraint, GrammarError
+from powerinfer_cli.sampling.json_schema import ANY_OBJECT, read_schema
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.chat import ChatRequest
@@ -21,7 +22,9 @@ from .deltas import Delta
 from .messages import Message, read_messages
 from .parser import ParserOptions
 from .prompt import ChatPrompt, Continuation, Conversation, write_prompt
+from .reasoning import ThinkTags
 from .tool_grammar import calls_grammar, schema_grammar
+from .tool_styles import ToolStyle
 from .tools import Choice, Tool, ToolChoice, read_tool_choice, read_tools
 
 __all__ = ["ChatPlan", "count_prompt", "plan_chat", "plan_prompt"]
@@ -208,21 +211,42 @@ def _constraint(
         if schema is not None:
             if thoughts is None:
                 return model.grammars.json_schema(schema)
-            return model.grammars.lark(schema_grammar(schema, model.tokenizer, thoughts, prompt.thinking))
+            model.grammars.json_schema(schema)  # says best what is wrong
+            lark = schema_grammar(read_schema(schema), model.tokenizer, thoughts, prompt.thinking)
+            return model.grammars.lark(lark, "JSON schema")
         if prompt.style is not None:
-            lark = calls_grammar(
-                prompt.style,
-                _callable(conversation),
-                model.tokenizer,
-                required=conversation.choice.choice is Choice.REQUIRED,
-                parallel=conversation.parallel,
-                thoughts=thoughts,
-                thinking=prompt.thinking,
-            )
-            return model.grammars.lark(lark)
+            return _calls(service, prompt.style, conversation, thoughts, thinking=prompt.thinking)
     except (GrammarError, RecursionError) as error:
         raise invalid_request(f"Field '{'tools' if schema is None else 'json_schema'}': {error}") from error
     return None
+
+
+def _calls(
+    service: Service, style: ToolStyle, conversation: Conversation, thoughts: ThinkTags | None, *, thinking: bool
+) -> NewConstraint:
+    """Calls of tools whose arguments are held as far as they can be: one odd schema must not refuse them all."""
+    grammars = service.model.grammars
+    named = _callable(conversation)
+    places = [f"tools[{i}].function.parameters" for i, tool in enumerate(conversation.tools) if tool in named]
+    schemas = [grammars.mended_schema(tool.parameters, place) for tool, place in zip(named, places, strict=True)]
+
+    def compiled(schemas: Sequence[str]) -> NewConstraint:
+        lark = calls_grammar(
+            style,
+            [(tool.name, schema) for tool, schema in zip(named, schemas, strict=True)],
+            service.model.tokenizer,
+            required=conversation.choice.choice is Choice.REQUIRED,
+            parallel=conversation.parallel,
+            thoughts=thoughts,
+            thinking=thinking,
+        )
+        return grammars.lark(lark, "grammar of the tools")
+
+    try:
+        return compiled(schemas)
+    except GrammarError as error:
+        grammars.warn(f"tools: together they are too much, so that arguments are any objects: {error}")
+        return compiled([read_schema(ANY_OBJECT).text] * len(named))
 
 
 def _callable(conversation: Conversation) -> list[Tool]:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from powerinfer_cli.sampling.json_schema import json_of_schema
+from powerinfer_cli.sampling.json_schema import ReadSchema
 from powerinfer_cli.text import Tokenizer
 
 from .reasoning import ThinkTags
 from .tool_styles import GENERIC, ToolStyle
-from .tools import Tool
 
 __all__ = ["calls_grammar", "schema_grammar"]
 
@@ -22,7 +20,7 @@ Literal = Callable[[str], str]
 
 def calls_grammar(
     style: ToolStyle,
-    tools: Sequence[Tool],
+    tools: Sequence[tuple[str, str]],
     tokenizer: Tokenizer,
     *,
     required: bool,
@@ -30,24 +28,25 @@ def calls_grammar(
     thoughts: ThinkTags | None,
     thinking: bool,
 ) -> str:
-    """What an answer may be: calls where `required`, else text, and calls behind it. Raises GrammarError for a schema.
+    """What an answer may be: calls where `required`, else text, and calls behind it.
 
+    tools: their names, and the schemas of their arguments, written for %json.
     thoughts: the tags of thoughts that may stand before; thinking: the answer begins inside of them.
     """
     literal = _literals(tokenizer)
     before, rules = _behind_thoughts(thoughts, thinking, literal)
-    for i, tool in enumerate(tools):
-        rules += [f"call_{i}: {_call(style, tool.name, f'arguments_{i}', literal)}"]
-        rules += [f"arguments_{i}: %json {json_of_schema(tool.parameters)}"]
+    for i, (name, schema) in enumerate(tools):
+        rules += [f"call_{i}: {_call(style, name, f'arguments_{i}', literal)}"]
+        rules += [f"arguments_{i}: %json {schema}"]
     rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(tools))))
     body, more = _generic(required, parallel) if style is GENERIC else _marked(style, literal, required, parallel)
     return "\n".join([f"start: {before}answer", f"answer: {body}", *rules, *more, _SPACE]) + "\n"
 
 
-def schema_grammar(schema: dict[str, Any], tokenizer: Tokenizer, thoughts: ThinkTags, thinking: bool) -> str:
-    """JSON behind thoughts, which may be missing unless the answer begins inside of them. Raises GrammarError."""
+def schema_grammar(schema: ReadSchema, tokenizer: Tokenizer, thoughts: ThinkTags, thinking: bool) -> str:
+    """JSON behind thoughts, which may be missing unless the answer begins inside of them."""
     before, rules = _behind_thoughts(thoughts, thinking, _literals(tokenizer))
-    return "\n".join([f"start: {before}json", *rules, f"json: %json {json_of_schema(schema)}", _SPACE]) + "\n"
+    return "\n".join([f"start: {before}json", *rules, f"json: %json {schema.text}", _SPACE]) + "\n"
 
 
 def _literals(tokenizer: Tokenizer) -> Literal:

@@ -310,7 +310,9 @@ def test_hostile_requests_are_refused_or_answered() -> None:
     for _ in range(300):
         deep = {"type": "object", "properties": {"a": deep}}
     tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
-    assert "nested" in refusal({"tools": [tool]}, "hermes")
+    assert ask({"tools": [tool]}, model="hermes")[0].status_code == 200  # its arguments are any object
+    schema = {"type": "json_schema", "json_schema": {"schema": deep}}
+    assert "nested" in refusal({"response_format": schema}, "hermes")
     loop = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
     many = [{"type": "function", "function": {"name": f"f{i}", "parameters": loop}} for i in range(300)]
     half = {"messages": [{"role": "user", "content": "a\ud800b"}]}

@@ -1,0 +1,110 @@
+"""Which parts of a JSON schema cannot be held, found by trying: what is left without them can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Fault", "without_faults"]
+
+_MOST_TRIES = 100
+_MOST_CHARACTERS = 400_000  # of all that is tried
+_CONTEXT = ("$defs", "definitions")
+_NAMED = (*_CONTEXT, "properties", "patternProperties")
+_ONE = ("items", "additionalProperties")
+_SEVERAL = ("items", "prefixItems", "anyOf", "oneOf", "allOf")
+_LAST = ("type", "properties", *_CONTEXT)  # to be left out when nothing else helps
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where it is, as properties.a.pattern; "" for all of the schema."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" if self.where else self.reason
+
+
+def without_faults(schema: dict[str, Any], check: Callable[[Any], str | None]) -> tuple[dict[str, Any], list[Fault]]:
+    """`schema` without what check() refuses, and what that is; {"type": "object"} where it takes too long to say.
+
+    check: what is wrong with a schema, or None.
+    """
+    search = _Search(check, {key: schema[key] for key in _CONTEXT if isinstance(schema.get(key), dict)})
+    try:
+        mended = search.mend(schema, "")
+    except RecursionError:
+        return {"type": "object"}, [Fault("", "it is nested too deeply")]
+    if isinstance(mended, dict) and mended.get("type", "object") == "object":
+        return mended, search.faults
+    return {"type": "object"}, search.faults or [Fault("", "it describes no object")]
+
+
+@dataclass
+class _Search:
+    check: Callable[[Any], str | None]
+    context: dict[str, Any]
+    tries: int = _MOST_TRIES
+    characters: int = _MOST_CHARACTERS
+    faults: list[Fault] = field(default_factory=list)
+
+    def mend(self, schema: Any, path: str) -> Any:
+        """What can be held of `schema`."""
+        reason = self._reason(schema)
+        if reason is None:
+            return schema
+        if isinstance(schema, dict):
+            mended = self._with_parts(schema, path)
+            if mended != schema and self._reason(mended) is None:
+                return mended
+            for key in sorted(mended, key=_LAST.__contains__):
+                rest = {name: value for name, value in mended.items() if name != key}
+                if key == "pattern":
+                    rest.setdefault("type", "string")
+                if self._reason(rest) is None:
+                    self.faults.append(Fault(f"{path}.{key}".lstrip("."), reason))
+                    return rest
+        self.faults.append(Fault(path, reason))
+        return {} if path else {"type": "object"}
+
+    def _with_parts(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
+        """With the schemas in it mended; those that others refer to first."""
+        mended = dict(schema)
+        for key, index, part in _parts(schema):
+            where = f"{path}.{key}".lstrip(".")
+            if index is None:
+                mended[key] = self.mend(part, where)
+            elif isinstance(index, str):
+                mended[key] = {**mended[key], index: self.mend(part, f"{where}.{index}")}
+                if not path and key in _CONTEXT:
+                    self.context[key] = mended[key]
+            else:
+                mended[key] = [*mended[key][:index], self.mend(part, f"{where}[{index}]"), *mended[key][index + 1 :]]
+        return mended
+
+    def _reason(self, schema: Any) -> str | None:
+        """What is wrong with it, in the company of what it may refer to."""
+        if not isinstance(schema, dict):
+            return None if isinstance(schema, bool) else "it is no schema"
+        whole = {**self.context, **schema}
+        self.tries -= 1
+        self.characters -= len(repr(whole))
+        if self.tries < 0 or self.characters < 0:
+            return "it is too large to look for what is wrong with it"
+        return self.check(whole)
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, str | int | None, Any]]:
+    """The schemas directly in a schema: (keyword, name or number where there are several, schema)."""
+    for key in _NAMED:
+        if isinstance(schema.get(key), dict):
+            yield from ((key, name, part) for name, part in schema[key].items())
+    for key in _ONE:
+        if isinstance(schema.get(key), dict):
+            yield key, None, schema[key]
+    for key in _SEVERAL:
+        if isinstance(schema.get(key), list):
+            yield from ((key, i, part) for i, part in enumerate(schema[key]))
