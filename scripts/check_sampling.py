@@ -25,7 +25,7 @@ from pathlib import Path
 import llama_cpp as peer
 import numpy as np
 
-from powerinfer_cli.sampling import DEFAULT_SAMPLERS, Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.sampling import DEFAULT_SAMPLERS, Sampler, SamplerOptions, TokenBreakers, build_sampler
 
 CONTEXT = 128  # what -1 stands for in a look-back
 TOKENS_PER_TRIAL = 6
@@ -197,7 +197,16 @@ def trial(rng: random.Random, vocab: Vocabulary) -> str:
     n_vocab = rng.choice([20, SMALL, 2000, 2000, len(vocab.pieces())])
     o = random_options(rng, n_vocab)
     noise = np.random.default_rng(rng.randrange(2**32))
-    ours = build_sampler(o, n_vocab=n_vocab, n_ctx_train=CONTEXT, pieces=vocab.pieces, encode=vocab.encode)
+
+    def breakers(texts: tuple[str, ...]) -> TokenBreakers:
+        return TokenBreakers(texts, vocab.pieces().__getitem__, len(vocab.pieces()), vocab.encode)
+
+    ours = build_sampler(
+        o,
+        n_vocab=n_vocab,
+        n_ctx_train=CONTEXT,
+        breakers=breakers,
+    )
     spreads = [2.0, 5.0] if o.mirostat == 1 or n_vocab > SMALL else [0.5, 2.0, 5.0]
     with peer_chain(o, vocab, n_vocab) as chain:
 

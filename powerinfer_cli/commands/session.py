@@ -16,7 +16,7 @@ from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
-from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.sampling.grammar import Constraint, NewConstraint
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
@@ -236,8 +236,7 @@ def open_session(
         n_vocab=engine.config.n_vocab,
         n_ctx_train=engine.config.n_ctx_train,
         eog_ids=tokenizer.eog_ids,
-        encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
-        pieces=lambda: [tokenizer.piece(token, special=True) for token in range(tokenizer.vocab_size)],
+        breakers=lambda texts: TokenBreakers.of(texts, tokenizer),
     )
     session = Session(opened.gguf, tokenizer, engine, sampler, context_shift, opened.gpus)
     session.timings.load_s = time.perf_counter() - start

@@ -120,12 +120,15 @@ class KeysValues:
         values = {"v": v.swapaxes(0, 1), "v_scales": self.v_scales[:, cells].swapaxes(0, 1)}
         return {name: np.ascontiguousarray(part) for name, part in (keys | values).items() if part.size}
 
-    def store(self, cells: Cells, parts: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `stored` gave. Raises ValueError: other parts, shapes or types."""
-        wanted = {name: (part.shape, part.dtype) for name, part in self.stored(cells).items()}
-        given = {name: (part.shape, part.dtype) for name, part in parts.items()}
+    def check(self, cells: Cells, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Raises ValueError: other parts, shapes or types than `stored` gives for as many cells."""
+        wanted = {name: (len(cells), *part.shape[1:], part.dtype) for name, part in self.stored(cells[:1]).items()}
+        given = {name: (*part.shape, part.dtype) for name, part in parts.items()}
         if given != wanted:
             raise ValueError(f"{given} instead of {wanted}")
+
+    def store(self, cells: Cells, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put back what `stored` gave, and `check` has found to fit."""
         blocks, lanes = np.divmod(cells, 16)
         for name, part in parts.items():
             if name.startswith("k"):

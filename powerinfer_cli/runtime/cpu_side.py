@@ -178,9 +178,11 @@ class CPUSide(ABC):
             parts[int(place)][kind] = part
         try:
             for number, layer in zip(self.layers, self.cache.layers, strict=True):
-                layer.store(cells, parts[number])
+                layer.check(cells, parts[number])
         except ValueError as error:
             raise PowerInferError(f"a saved context is not for this model and these cache types: {error}") from error
+        for number, layer in zip(self.layers, self.cache.layers, strict=True):
+            layer.store(cells, parts[number])
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is not compiled yet. A full disk is worth a word."""

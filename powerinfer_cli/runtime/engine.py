@@ -244,14 +244,13 @@ class Engine:
 
         Raises:
             ContextFull: it has no room for them.
-            PowerInferError: `stored` is not of so many tokens, or of another model or cache; nothing is left then.
+            PowerInferError: `stored` is not of so many tokens, or of another model or cache. The sequence is then what
+                it was.
         """
-        self.truncate(0, sequence)
-        self._sequences.check([(sequence, ids)])
-        self._sequences.batch([(sequence, ids)])
+        self._sequences.take(sequence, ids)
         try:
             self._backend.write_cells(self._pages.cells(sequence, 0, len(ids)), stored)
-            self._sequences.note([(sequence, ids)])
+            self._sequences.become(sequence, ids)
         finally:
             self._sequences.give_back()
 

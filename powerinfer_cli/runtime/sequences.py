@@ -27,9 +27,7 @@ class Sequences:
     def check(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Can (sequence, ids) be appended? Raises ContextFull, or PowerInferError for ids that are none."""
         for sequence, ids in parts:
-            bad = next((i for i in ids if not 0 <= i < self._n_vocab), None)
-            if bad is not None:
-                raise PowerInferError(f"token id {bad} is not in the vocabulary of {self._n_vocab}")
+            self._check_ids(ids)
             if len(ids) > self.pages.room(sequence):
                 raise _full(len(self.ids[sequence]) + len(ids), self.pages.n_ctx_sequence)
         total = self.pages.n_used + sum(len(ids) for _, ids in parts)
@@ -43,6 +41,18 @@ class Sequences:
             self.pages.resize(sequence, len(self.ids[sequence]) + len(ids))
         return found
 
+    def take(self, sequence: int, ids: Sequence[int]) -> None:
+        """Pages for a sequence that is to be `ids`, whatever it is. Raises as `check` does, and takes none then."""
+        self._check_ids(ids)
+        held = len(self.ids[sequence])
+        if len(ids) > held + self.pages.room(sequence):
+            raise _full(len(ids), self.pages.n_ctx_sequence)
+        self.pages.resize(sequence, max(held, len(ids)))
+
+    def become(self, sequence: int, ids: Sequence[int]) -> None:
+        """A sequence is `ids` now, whose pages were taken and written."""
+        self.ids[sequence] = list(ids)
+
     def note(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
         """The forward pass is done."""
         for sequence, ids in parts:
@@ -52,6 +62,11 @@ class Sequences:
         """Free the pages of what was never noted, after a forward pass that failed."""
         for sequence, ids in enumerate(self.ids):
             self.pages.resize(sequence, len(ids))
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        bad = next((i for i in ids if not 0 <= i < self._n_vocab), None)
+        if bad is not None:
+            raise PowerInferError(f"token id {bad} is not in the vocabulary of {self._n_vocab}")
 
     def replace(self, sequence: int, ids: list[int]) -> None:
         """A sequence is these now, no more than it had, in its first pages."""

@@ -13,7 +13,7 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.sampling import truncation
 from powerinfer_cli.sampling.candidates import Candidates, Floats, Ids, from_logits, softmax
 from powerinfer_cli.sampling.draws import Draws, pick, resolve_seed
-from powerinfer_cli.sampling.dry import Breakers, dry, token_breakers
+from powerinfer_cli.sampling.dry import Breakers, dry
 from powerinfer_cli.sampling.history import History
 from powerinfer_cli.sampling.options import SamplerOptions
 from powerinfer_cli.sampling.penalties import bias, penalties
@@ -80,7 +80,7 @@ class Sampler:
     def replace_history(self, tokens: Sequence[int]) -> None:
         """The text is `tokens` now, say because a turn was taken back; draws and what was learned go on."""
         self._history.clear()
-        for token in tokens:
+        for token in tokens[max(0, len(tokens) - self._history.window) :]:
             self._remember(token)
 
     def reset(self) -> None:
@@ -177,15 +177,13 @@ def build_sampler(
     n_vocab: int,
     n_ctx_train: int,
     eog_ids: frozenset[int] = frozenset(),
-    pieces: Callable[[], Sequence[bytes]] | None = None,
-    encode: Callable[[bytes], Sequence[int]] | None = None,
+    breakers: Callable[[tuple[str, ...]], Breakers] | None = None,
 ) -> Sampler:
     """A sampler for a vocabulary of `n_vocab` tokens.
 
     n_ctx_train: the context length that -1 stands for in --repeat-last-n and --dry-penalty-last-n.
     eog_ids: the tokens that --ignore-eos rules out.
-    pieces, encode: every token's bytes, and text to tokens without special ones. Needed only for DRY's breakers, and
-    called only when DRY is on.
+    breakers: what DRY's sequence breakers are in this vocabulary (`TokenBreakers`); called only when DRY is on.
     Raises UsageError for a logit bias on a token that does not exist.
     """
     by_token = {int(token): value for token, value in options.logit_bias.items()}
@@ -197,12 +195,12 @@ def build_sampler(
     tokens = sorted(by_token)
     biases = np.array(tokens, np.intp), np.array([by_token[token] for token in tokens], np.float32)
 
-    breakers: Breakers = {}
+    found: Breakers = {}
     dry_is_on = options.dry_multiplier != 0.0 and options.dry_penalty_last_n != 0 and "dry" in options.samplers
     if dry_is_on and not options.mirostat and any(options.dry_sequence_breakers):
-        if pieces is None or encode is None:
+        if breakers is None:
             raise PowerInferError(
                 "DRY's sequence breakers need the model's vocabulary; use --dry-sequence-breaker none"
             )
-        breakers = token_breakers(options.dry_sequence_breakers, pieces(), encode)
-    return Sampler(options, n_vocab, n_ctx_train, biases, breakers)
+        found = breakers(options.dry_sequence_breakers)
+    return Sampler(options, n_vocab, n_ctx_train, biases, found)

@@ -7,9 +7,8 @@ breaker becomes token sequences: a head token that contains or begins the breake
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,70 +19,92 @@ Breakers: TypeAlias = Mapping[int, frozenset[tuple[int, ...]]]
 
 _MAX_BREAKER_BYTES = 40
 _MAX_TAIL_TOKENS = 20
-_BETWEEN = b"\xff"  # in no text that is UTF-8
 _FLOAT32_MAX_LOG = 88.7228391
 
 
-def token_breakers(
-    breakers: Sequence[str], pieces: Sequence[bytes], encode: Callable[[bytes], Sequence[int]]
-) -> Breakers:
-    """The token sequences that make up any of the breakers.
+class Vocabulary(Protocol):
+    """A tokenizer, as far as breakers are concerned."""
 
-    `pieces` are the bytes of every token id; `encode` turns text into tokens, without special ones. Only the first
-    40 bytes of a breaker and the first 20 tokens of a tail count.
+    @property
+    def vocab_size(self) -> int: ...
+    def piece(self, token: int, special: bool = ...) -> bytes: ...
+    def encode(self, text: str | bytes, add_special: bool = ..., parse_special: bool = ...) -> list[int]: ...
+
+
+class TokenBreakers(Mapping[int, frozenset[tuple[int, ...]]]):
+    """The token sequences that make up any of several breakers, found for each token when it is first asked for.
+
+    A text has some hundred tokens of a vocabulary's hundred thousand, so looking at all of them would be most of the
+    work. Only the first 40 bytes of a breaker and the first 20 tokens of a tail count.
     """
-    found: dict[int, set[tuple[int, ...]]] = {}
-    searched = _Searched(pieces)
-    for breaker in breakers:
-        text = breaker.encode("utf-8", errors="surrogateescape")[:_MAX_BREAKER_BYTES]
-        if text:
-            _add_breaker(found, text, searched, encode)
-    return {head: frozenset(tails) for head, tails in found.items()}
 
+    def __init__(
+        self,
+        breakers: Sequence[str],
+        piece: Callable[[int], bytes],
+        n_vocab: int,
+        encode: Callable[[bytes], Sequence[int]],
+    ) -> None:
+        """piece: the bytes of a token id below n_vocab. encode: text to tokens, without special ones."""
+        cut = (breaker.encode("utf-8", "surrogateescape")[:_MAX_BREAKER_BYTES] for breaker in breakers)
+        self._texts = [text for text in dict.fromkeys(cut) if text]
+        self._piece, self._n_vocab, self._encode = piece, n_vocab, encode
+        self._begun: dict[bytes, list[tuple[bytes, bytes]]] = {}  # beginning of a text -> the text, its rest
+        for text in self._texts:
+            for n in range(1, len(text)):
+                self._begun.setdefault(text[:n], []).append((text, text[n:]))
+        self._shortest = min(map(len, self._texts), default=0)
+        self._tails: dict[bytes, tuple[int, ...]] = {}
+        self._found: dict[int, frozenset[tuple[int, ...]]] = {}
 
-def _add_breaker(
-    found: dict[int, set[tuple[int, ...]]],
-    text: bytes,
-    searched: _Searched,
-    encode: Callable[[bytes], Sequence[int]],
-) -> None:
-    whole = searched.having(text)
-    for token in whole:
-        found.setdefault(token, set()).add(())
-    for n in range(1, len(text)):
-        heads = searched.ending(text[:n]) - whole
-        if heads:
-            tail = tuple(encode(text[n:])[:_MAX_TAIL_TOKENS])
-            for token in heads:
-                found.setdefault(token, set()).add(tail)
+    @classmethod
+    def of(cls, breakers: Sequence[str], vocabulary: Vocabulary) -> TokenBreakers:
+        """In a tokenizer's vocabulary."""
+        return cls(
+            breakers,
+            lambda token: vocabulary.piece(token, special=True),
+            vocabulary.vocab_size,
+            lambda text: vocabulary.encode(text, add_special=False, parse_special=False),
+        )
 
+    def get(self, token: int, default: Any = None) -> Any:
+        """The tails of a head, or the default."""
+        found = self._found.get(token)
+        if found is None:
+            found = self._found[token] = self._find(token)
+        return found or default
 
-class _Searched:
-    """All pieces one behind the other: searched at once, in a fraction of the time that one by one would take."""
+    def __getitem__(self, token: int) -> frozenset[tuple[int, ...]]:
+        found: frozenset[tuple[int, ...]] | None = self.get(token)
+        if found is None:
+            raise KeyError(token)
+        return found
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._text = b"".join(piece + _BETWEEN for piece in pieces)
-        self._ends = (np.cumsum([len(piece) + 1 for piece in pieces]) - 1).tolist()
+    def __iter__(self) -> Iterator[int]:
+        return (token for token in range(self._n_vocab) if self.get(token))
 
-    def having(self, part: bytes) -> set[int]:
-        """The tokens that `part` is in."""
-        return self._found(part, part, at_end=False)
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
-    def ending(self, part: bytes) -> set[int]:
-        """The tokens that end with `part`."""
-        return self._found(part, part + _BETWEEN, at_end=True)
+    def __bool__(self) -> bool:
+        return bool(self._texts)
 
-    def _found(self, part: bytes, wanted: bytes, *, at_end: bool) -> set[int]:
-        tokens: set[int] = set()
-        at = self._text.find(wanted)
-        while at >= 0:
-            token = bisect_left(self._ends, at)
-            room = self._ends[token] - at - len(part)
-            if room == 0 or (room > 0 and not at_end):  # below 0: `part` has the byte between pieces in it
-                tokens.add(token)
-                at = self._ends[token]
-            at = self._text.find(wanted, at + 1)
-        return tokens
+    def _find(self, token: int) -> frozenset[tuple[int, ...]]:
+        if not 0 <= token < self._n_vocab:
+            return frozenset()
+        piece = self._piece(token)
+        whole = {text for text in self._texts if text in piece} if len(piece) >= self._shortest else frozenset()
+        tails: set[tuple[int, ...]] = {()} if whole else set()
+        for n in range(1, min(len(piece), _MAX_BREAKER_BYTES - 1) + 1):
+            for text, rest in self._begun.get(piece[-n:], ()):
+                if text not in whole:
+                    tails.add(self._tail(rest))
+        return frozenset(tails)
+
+    def _tail(self, rest: bytes) -> tuple[int, ...]:
+        if rest not in self._tails:
+            self._tails[rest] = tuple(self._encode(rest)[:_MAX_TAIL_TOKENS])
+        return self._tails[rest]
 
 
 def dry(
@@ -97,12 +118,14 @@ def dry(
     if multiplier == 0.0 or recent.size <= allowed_length:
         return candidates
     backwards = recent[::-1]
-    limit = _tokens_since_break(backwards, breakers)
+    # Beyond this exponent the penalty would overflow float32, so longer repetitions are all alike.
+    longest_counted = backwards.size
+    if base > 1.000001:
+        longest_counted = min(longest_counted, allowed_length + int(_FLOAT32_MAX_LOG / math.log(base)))
+    limit = _tokens_since_break(backwards[: longest_counted + _MAX_TAIL_TOKENS + 1], breakers)
     if limit < allowed_length:
         return candidates
-    # Beyond this exponent the penalty would overflow float32, so longer repetitions are all alike.
-    max_exponent = int(_FLOAT32_MAX_LOG / math.log(base)) if base > 1.000001 else limit
-    lengths = _repeat_lengths(backwards, min(limit, allowed_length + max_exponent))
+    lengths = _repeat_lengths(backwards, min(limit, longest_counted))
     ends = np.flatnonzero(lengths >= allowed_length)
     ends = ends[ends > 0]
     tokens, group = np.unique(backwards[ends - 1], return_inverse=True)

@@ -11,12 +11,12 @@ class History:
     """Remembers the last `window` tokens at least; appending and looking back take no time that grows with it."""
 
     def __init__(self, window: int) -> None:
-        self._window = window
+        self.window = window
         self._tokens = np.empty(min(2 * window, 1024), np.intp)
         self._n = 0
 
     def append(self, token: int) -> None:
-        if self._window == 0:
+        if self.window == 0:
             return
         if self._n == self._tokens.size:
             self._make_room()
@@ -31,7 +31,7 @@ class History:
         self._n = 0
 
     def _make_room(self) -> None:
-        kept = self.last(self._window)
-        grown = np.empty(min(2 * self._window, 2 * self._tokens.size), np.intp)
+        kept = self.last(self.window)
+        grown = np.empty(min(2 * self.window, 2 * self._tokens.size), np.intp)
         grown[: kept.size] = kept
         self._tokens, self._n = grown, kept.size

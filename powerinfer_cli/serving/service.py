@@ -4,8 +4,8 @@ import asyncio
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.tasks import Emit, Event, Failed, Finished, SlotDone, Task, Vectors
+from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
 __all__ = ["Reply", "ServedModel", "Service", "Worker"]
@@ -54,11 +54,11 @@ class ServedModel:
 class Worker(Protocol):
     """The engine's thread."""
 
-    def submit(self, task: Task, emit: Emit) -> int:
-        """Queue a task; its id. Raises APIError."""
+    def submit(self, tasks: Sequence[Task], emit: Callable[[int, Sequence[Event]], None]) -> Iterable[int]:
+        """Queue all tasks of a request, or none; their ids. Raises APIError."""
 
-    def cancel(self, task_id: int) -> None:
-        """Idempotent; nothing is emitted for the task any more, soon."""
+    def cancel(self, ids: Iterable[int]) -> None:
+        """Idempotent; nothing is emitted for these tasks any more, soon."""
 
 
 class Service:
@@ -68,6 +68,7 @@ class Service:
         self.options = options
         self.started = time.time()
         self.rates = Rates()
+        self.slot_files: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by slot
         self._model: ServedModel | None = None
         self._thread: Any = None
         self._inbox: Inbox | None = None
@@ -96,11 +97,11 @@ class Service:
         """From now on requests are served."""
         self._thread, self._model = thread, model
 
-    def open(self, task: Task) -> "Reply":
-        """Have a task done; called in the event loop. Raises APIError."""
+    def open(self, tasks: Sequence[Task]) -> "Reply":
+        """Have a request's tasks done; called in the event loop. Raises APIError: then none is."""
         if self._inbox is None:
             self._inbox = Inbox(asyncio.get_running_loop())
-        reply = Reply(self.thread, self._inbox, task)
+        reply = Reply(self.thread, self._inbox, tasks)
         self._replies.add(reply)
         return reply
 
@@ -110,7 +111,7 @@ class Service:
             return
         self._thread.stop(0.0)
         for reply in list(self._replies):
-            reply.take([Failed(unavailable("the server is stopping"))])
+            reply.take(0, [Failed(unavailable("the server is stopping"))])
 
 
 class Inbox:
@@ -119,12 +120,12 @@ class Inbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Reply, Sequence[Event]]] = []
+        self._waiting: list[tuple[Reply, int, Sequence[Event]]] = []
 
-    def put(self, reply: "Reply", events: Sequence[Event]) -> None:
+    def put(self, reply: "Reply", index: int, events: Sequence[Event]) -> None:
         """Called by any thread."""
         with self._lock:
-            self._waiting.append((reply, events))
+            self._waiting.append((reply, index, events))
             asleep = len(self._waiting) == 1
         if asleep and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver)
@@ -132,23 +133,24 @@ class Inbox:
     def _deliver(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        for reply, events in waiting:
-            reply.take(events)
+        for reply, index, events in waiting:
+            reply.take(index, events)
 
 
 class Reply:
-    """The events of one task: `async with service.open(task) as reply: async for event in reply`.
+    """The events of a request's tasks, as (index of the task, event): `async with service.open(tasks) as reply: async
+    for index, event in reply`.
 
-    Leaving the block cancels what still runs. Raises APIError for a task that failed.
+    Leaving the block cancels what still runs. A task that fails ends the others, and raises its APIError.
     """
 
-    def __init__(self, thread: Worker, inbox: Inbox, task: Task) -> None:
+    def __init__(self, thread: Worker, inbox: Inbox, tasks: Sequence[Task]) -> None:
         self._thread = thread
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[int, Event]] = deque()
         self._arrived = asyncio.Event()
-        self._done = False
+        self._left = len(tasks)  # tasks that have not ended
         self._record = current.get()
-        self.id = thread.submit(task, lambda events: inbox.put(self, events))
+        self.ids = thread.submit(tasks, lambda index, events: inbox.put(self, index, events))
 
     async def __aenter__(self) -> "Reply":
         return self
@@ -160,40 +162,43 @@ class Reply:
 
     def cancel(self) -> None:
         """Nobody wants the rest."""
-        if not self._done:
-            self._done = True
-            self._thread.cancel(self.id)
+        if self._left:
+            self._left = 0
+            self._thread.cancel(self.ids)
             self._arrived.set()
 
-    def take(self, events: Sequence[Event]) -> None:
+    def take(self, index: int, events: Sequence[Event]) -> None:
         """In the event loop: these have come."""
-        if self._done:
+        if not self._left:
             return
-        self._events.extend(events)
-        self._done = isinstance(self._events[-1], FINAL)
+        self._events.extend((index, event) for event in events)
+        if isinstance(events[-1], Failed):
+            self.cancel()
+        elif isinstance(events[-1], FINAL):
+            self._left -= 1
         if len(self._events) > MOST_EVENTS:
             self.cancel()
-            self._events.append(Failed(APIError(503, "unavailable_error", "the reader does not read")))
+            self._events.append((index, Failed(APIError(503, "unavailable_error", "the reader does not read"))))
         note_events(self._record, events)
         self._arrived.set()
 
-    def waiting(self) -> list[Event]:
+    def waiting(self) -> list[tuple[int, Event]]:
         """The events that have come already, up to a failure. Nothing is waited for."""
-        found: list[Event] = []
-        while self._events and not isinstance(self._events[0], Failed):
+        found: list[tuple[int, Event]] = []
+        while self._events and not isinstance(self._events[0][1], Failed):
             found.append(self._events.popleft())
         return found
 
     def __aiter__(self) -> "Reply":
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> tuple[int, Event]:
         while not self._events:
-            if self._done:
+            if not self._left:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        event = self._events.popleft()
+        index, event = self._events.popleft()
         if isinstance(event, Failed):
             raise event.error
-        return event
+        return index, event

@@ -1,9 +1,9 @@
 """What handlers ask of the engine's thread, and what it tells them. Ids and plain data only: no HTTP, no engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ __all__ = [
     "Finished",
     "PromptProgress",
     "SlotAction",
+    "SlotContent",
     "SlotDone",
     "SlotTask",
     "Stop",
@@ -89,13 +90,20 @@ class EmbeddingTask:
 
 
 @dataclass(frozen=True)
+class SlotContent:
+    """What a slot has read, as the engine's `save` gives it and its `restore` takes it."""
+
+    ids: Sequence[int]
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
 class SlotTask:
-    """Save, restore or erase what a slot has read. path: a file in --slot-save-path, already checked."""
+    """Save, restore or erase what a slot has read. Files are the handler's affair. content: to restore."""
 
     action: SlotAction
     id_slot: int
-    path: str = ""
-    filename: str = ""
+    content: SlotContent = SlotContent((), {})
 
 
 Task: TypeAlias = CompletionTask | EmbeddingTask | SlotTask
@@ -177,12 +185,11 @@ class Vectors:
 
 @dataclass(frozen=True)
 class SlotDone:
-    """The last event of a slot's action. n_tokens: saved, restored or erased."""
+    """The last event of a slot's action. n_tokens: saved, restored or erased. content: what is to be saved."""
 
     id_slot: int
     n_tokens: int
-    n_bytes: int
-    ms: float
+    content: SlotContent | None = None
 
 
 @dataclass(frozen=True)

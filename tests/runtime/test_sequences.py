@@ -166,11 +166,18 @@ def test_save_and_restore(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(later.step([Piece(2, [5])])[0], engine.step([Piece(1, [5])])[0])
     wrong = copy.deepcopy(saved)
     wrong.popitem()
+    fed(later, 1, [7] * 40)
     for ids_given, given in ((ids[:-1], saved), (ids, wrong), (ids, {**saved, "99.k": saved["0.k"]})):
         with pytest.raises(PowerInferError, match="saved context"):
             later.restore(1, ids_given, given)
-        assert not later.tokens_of(1)
-    assert later.n_free == 900 - 201
+    for ids_given, match in (([1] * 301, "do not fit"), ([*ids[:-1], 10**6], "not in the vocabulary")):
+        with pytest.raises(PowerInferError, match=match):
+            later.restore(1, ids_given, saved)
+    # What was there before is there still, in its pages and to the bit.
+    assert list(later.tokens_of(1)) == [7] * 40
+    assert later.n_free == 900 - 201 - 40
+    fed(engine, 2, [7] * 40)
+    np.testing.assert_array_equal(later.step([Piece(1, [5])])[0], engine.step([Piece(2, [5])])[0])
     other = file.engine(tmp_path, n_sequences=3, **{**options, "type_k": "f16" if kind == "f32" else "f32"})
     with pytest.raises(PowerInferError, match="saved context"):
         other.restore(0, ids, saved)

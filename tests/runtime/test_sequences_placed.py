@@ -113,7 +113,7 @@ def test_a_saved_context_goes_on_elsewhere(tmp_path: Path, kind: str) -> None:
         for wrong in ({**saved, "0.k": saved["0.k"][1:]}, {**saved, "7.k": saved["0.k"]}, {"0.k": saved["0.k"]}):
             with pytest.raises(PowerInferError, match="saved context"):
                 other.restore(1, ids, wrong)
-            assert not other.tokens_of(1)
+            assert list(other.tokens_of(1)) == [9] * 20
         (told,) = other.step([Piece(0, [5])])
         assert told is not None
         close = 1e-4 if kind == "f32" else 0.05

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import powerinfer_cli
-from powerinfer_cli.sampling import SamplerOptions, build_sampler
+from powerinfer_cli.sampling import SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
 from powerinfer_cli.text import Tokenizer
@@ -63,8 +63,7 @@ def written(
         n_vocab=tokenizer.vocab_size,
         n_ctx_train=64,
         eog_ids=tokenizer.eog_ids,
-        pieces=lambda: [tokenizer.piece(i) for i in range(tokenizer.vocab_size)],
-        encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
+        breakers=lambda texts: TokenBreakers.of(texts, tokenizer),
     )
     rng, state, text = np.random.default_rng(options.seed), new(), b""
     for _ in range(limit):

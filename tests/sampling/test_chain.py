@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError, UsageError
-from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from tests.sampling.helpers import INF, logits_of, sampler
 
 FALLING = logits_of(0.4, 0.3, 0.2, 0.1)
@@ -125,13 +125,14 @@ def test_dry_looks_back_so_far(last_n: int, expected: list[int]) -> None:
 
 
 def test_dry_asks_for_the_vocabulary_only_when_it_is_on() -> None:
+    pieces = [b"a", b"b", b"c", b"a:", b"\n", b"e", b"f", b"g", b"h", b"i"]
+
     def build(**options: object) -> Sampler:
         return build_sampler(
             SamplerOptions(top_k=0, min_p=0.0, top_p=1.0, **options),  # type: ignore[arg-type]
             n_vocab=10,
             n_ctx_train=8,
-            pieces=lambda: [b"a", b"b", b"c", b"a:", b"\n", b"e", b"f", b"g", b"h", b"i"],
-            encode=lambda text: [0],
+            breakers=lambda texts: TokenBreakers(texts, pieces.__getitem__, 10, lambda text: [0]),
         )
 
     for breaker, expected in ((4, []), (3, []), (5, [2])):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -8,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerinfer_cli.sampling.candidates import Candidates, from_logits
-from powerinfer_cli.sampling.dry import Breakers, _repeat_lengths, dry, token_breakers
+from powerinfer_cli.sampling.dry import Breakers, TokenBreakers, _repeat_lengths, dry
 from tests.sampling.helpers import of, probs_by_id
+
+
+def token_breakers(
+    breakers: Sequence[str], pieces: Sequence[bytes], encode: Callable[[bytes], Sequence[int]]
+) -> TokenBreakers:
+    return TokenBreakers(breakers, pieces.__getitem__, len(pieces), encode)
 
 
 def penalties_of(

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -59,10 +60,11 @@ class FakeModel:
 
 
 class FakeReply:
-    """Tells a script of events; None in it waits for ever."""
+    """Tells a script of events for each task, in turn; None in one waits for ever."""
 
-    def __init__(self, script: Iterable[Event | None]) -> None:
-        self._script = iter(script)
+    def __init__(self, scripts: Sequence[Iterable[Event | None]]) -> None:
+        self._scripts = deque((i, iter(script)) for i, script in enumerate(scripts))
+        self._stuck = False
         self.left = False
 
     async def __aenter__(self) -> "FakeReply":
@@ -71,24 +73,29 @@ class FakeReply:
     async def __aexit__(self, *error: object) -> None:
         self.left = True
 
-    def waiting(self) -> list[Event]:
+    def waiting(self) -> list[tuple[int, Event]]:
         return []
 
     def __aiter__(self) -> "FakeReply":
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> tuple[int, Event]:
         await asyncio.sleep(0)
-        try:
-            event = next(self._script)
-        except StopIteration:
-            raise StopAsyncIteration from None
-        if event is None:
+        while self._scripts:
+            index, script = self._scripts.popleft()
+            try:
+                event = next(script)
+            except StopIteration:
+                continue
+            if isinstance(event, Failed):
+                raise event.error
+            if event is not None:
+                self._scripts.append((index, script))
+                return index, event
+            self._stuck = True
+        if self._stuck:
             await asyncio.Event().wait()
-        if isinstance(event, Failed):
-            raise event.error
-        assert event is not None
-        return event
+        raise StopAsyncIteration
 
 
 @dataclass
@@ -103,11 +110,11 @@ class FakeService:
     most: int = 64
     state: str = "ready"
 
-    def open(self, task: Task) -> FakeReply:
-        if len(self.tasks) >= self.most:
+    def open(self, tasks: Sequence[Task]) -> FakeReply:
+        if len(self.tasks) + len(tasks) > self.most:
             raise APIError(503, "unavailable_error", "too many wait")
-        self.tasks.append(task)
-        self.replies.append(FakeReply(self.script(task)))
+        self.tasks += tasks
+        self.replies.append(FakeReply([self.script(task) for task in tasks]))
         return self.replies[-1]
 
 

@@ -16,10 +16,10 @@ class LongStep:
 
     stopped = False
 
-    def submit(self, task: Any, emit: Any) -> int:
-        return 0
+    def submit(self, tasks: Any, emit: Any) -> range:
+        return range(len(tasks))
 
-    def cancel(self, task_id: int) -> None:
+    def cancel(self, ids: Any) -> None:
         pass
 
     def stop(self, timeout_s: float) -> None:
@@ -34,7 +34,7 @@ def test_who_still_waits_is_told_of_the_end_before_the_step_has_ended() -> None:
         service.ready(model, thread)
 
         async def wait() -> None:
-            async with service.open(CompletionTask((1,))) as reply:
+            async with service.open([CompletionTask((1,))]) as reply:
                 await anext(aiter(reply))
 
         waiting = asyncio.create_task(wait())

@@ -29,16 +29,16 @@ T = TypeVar("T")
 class Opener(Protocol):
     """`Service`, as far as tasks are concerned."""
 
-    def open(self, task: Task) -> Any:
-        """The task's Reply."""
+    def open(self, tasks: Sequence[Task]) -> Any:
+        """Their Reply."""
 
 
 class Answering(Protocol):
     """`Reply`, as far as its events are concerned."""
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]: ...
 
-    def waiting(self) -> list[Event]:
+    def waiting(self) -> list[tuple[int, Event]]:
         """Those that have come already."""
 
 
@@ -46,22 +46,20 @@ class Replies:
     """The events of tasks as (index of the task, event), as they come; used as `async with`.
 
     Entering submits all tasks, or none where one is refused (APIError); leaving cancels what still runs. A task that
-    fails ends the iteration with its APIError.
+    fails ends the iteration with its APIError. Tasks without tokens end at once.
     """
 
     def __init__(self, service: Opener, tasks: Sequence[Task]) -> None:
-        self._service, self._tasks = service, tasks
+        empty = [isinstance(task, CompletionTask) and not task.prompt for task in tasks]
+        self._nothing: list[tuple[int, Event]] = [(i, _NOTHING) for i, none in enumerate(empty) if none]
+        self._places = [i for i, none in enumerate(empty) if not none]
+        self._service, self._tasks = service, [tasks[i] for i in self._places]
         self._stack = AsyncExitStack()
-        self._replies: list[Answering] = []
+        self._reply: Answering | None = None
 
     async def __aenter__(self) -> "Replies":
-        async with AsyncExitStack() as stack:
-            for task in self._tasks:
-                if isinstance(task, CompletionTask) and not task.prompt:
-                    self._replies.append(_Nothing())
-                else:
-                    self._replies.append(await stack.enter_async_context(self._service.open(task)))
-            self._stack = stack.pop_all()
+        if self._tasks:
+            self._reply = await self._stack.enter_async_context(self._service.open(self._tasks))
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -71,55 +69,26 @@ class Replies:
         """What has come, one event or several, so that who is slow catches up. Iterate once, and close it
         (contextlib.aclosing).
         """
-        if len(self._replies) == 1:
-            [reply] = self._replies
-            async for event in reply:
-                yield [(0, event), *((0, more) for more in reply.waiting())]
+        if self._nothing:
+            yield self._nothing
+        if self._reply is None:
             return
-        arrived: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue()
-        pumps = [asyncio.create_task(_pump(i, reply, arrived)) for i, reply in enumerate(self._replies)]
-        try:
-            left = len(pumps)
-            while left:
-                item = await arrived.get()
-                if isinstance(item, Exception):
-                    raise item
-                if item is None:
-                    left -= 1
-                else:
-                    yield [item]
-        finally:
-            for pump in pumps:
-                pump.cancel()
+        async for first in self._reply:
+            come = [first, *self._reply.waiting()]
+            yield [(self._places[place], event) for place, event in come]
 
 
-async def _pump(index: int, reply: Answering, arrived: "asyncio.Queue[Any]") -> None:
-    try:
-        async for event in reply:
-            arrived.put_nowait((index, event))
-    except Exception as error:  # whatever it is: the request must not wait for ever
-        arrived.put_nowait(error)
-    else:
-        arrived.put_nowait(None)
-
-
-class _Nothing:
-    """What llama-server makes of a prompt without tokens: nothing, and no error."""
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        yield Finished(
-            stop=Stop.LIMIT,
-            stopping_word="",
-            truncated=False,
-            timings=Timings(cache_n=0, prompt_n=0, prompt_ms=0.0, predicted_n=0, predicted_ms=0.0),
-            id_slot=-1,
-            n_prompt=0,
-            tokens_cached=0,
-            seed=-1,
-        )
-
-    def waiting(self) -> list[Event]:
-        return []
+# What llama-server makes of a prompt without tokens: nothing, and no error.
+_NOTHING = Finished(
+    stop=Stop.LIMIT,
+    stopping_word="",
+    truncated=False,
+    timings=Timings(cache_n=0, prompt_n=0, prompt_ms=0.0, predicted_n=0, predicted_ms=0.0),
+    id_slot=-1,
+    n_prompt=0,
+    tokens_cached=0,
+    seed=-1,
+)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:

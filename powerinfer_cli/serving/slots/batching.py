@@ -2,22 +2,25 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.sampling import TokenBreakers
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
 from powerinfer_cli.serving.slots.choosing import Chooser
 from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike
-from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault, refusal
+from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
 from powerinfer_cli.serving.slots.slot import Asked, Running, Slot
-from powerinfer_cli.serving.slots.slot_actions import config_fingerprint, do_slot_task
+from powerinfer_cli.serving.slots.slot_actions import do_slot_task
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -34,6 +37,8 @@ from powerinfer_cli.text import Tokenizer
 
 __all__ = ["Batcher"]
 
+_BREAKERS = 16  # sets of DRY's breakers that are kept, for a request's copies and for those who always want the same
+
 
 class Batcher:
     """Owns the engine. Whatever goes wrong in one task ends that task alone."""
@@ -47,24 +52,22 @@ class Batcher:
         log: Callable[[Served], None],
         on_end: Callable[[int], None],
         on_fault: Callable[[Exception], None] = note_fault,
-        model: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """log: told of each request that ends. on_end: told the id of each task that ends, whatever its end.
 
-        on_fault: told of what nobody foresaw. model: the fingerprint that saved slots carry; empty for one of the
-        model's shape alone.
+        on_fault: told of what nobody foresaw.
         """
         self.slots = [Slot(i, engine.n_ctx_sequence) for i in range(engine.n_sequences)]
         self.tally = Tally()
         self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
         self._context_shift = context_shift
         self._log, self._on_end, self._on_fault = log, on_end, on_fault
-        self._model = model or config_fingerprint(engine)
         self._shared = engine.n_sequences > 1 and engine.n_ctx_sequence == engine.n_ctx
         self._asked: dict[int, Asked] = {}  # in the order in which they came
+        self._turns: dict[int, int] = {}  # of requests: when one of its tasks last had a slot, or it came
         self._ticks = itertools.count(1)
-        self._pieces: list[bytes] = []
+        self._breakers = lru_cache(_BREAKERS)(lambda texts: TokenBreakers.of(texts, tokenizer))
         self._left = False  # whether a slot was left since tasks were last assigned
 
     @property
@@ -77,25 +80,21 @@ class Batcher:
         """Tasks without a slot."""
         return len(self._asked)
 
-    def add(self, asked: Asked) -> None:
-        """Take a task on; it starts at once if a slot is free for it."""
-        error = refusal(asked.task, self._engine.n_ctx_sequence)
-        if error is not None:
-            self._emit(asked.emit, [Failed(error)])
-            self._note(asked.served("error", self._clock()))
-            self._on_end(asked.id)
-            return
-        self._asked[asked.id] = asked
-        self._assign()
+    def change(self, asked: Sequence[Asked] = (), cancelled: Collection[int] = ()) -> None:
+        """Take tasks on, and end others, of these too, without an event; then those start that slots are free for.
 
-    def cancel(self, task_id: int) -> None:
-        """End a task without an event. Nothing happens where there is no such task."""
-        asked = self._asked.pop(task_id, None)
-        if asked is not None:
-            self._note(asked.served("cancelled", self._clock()))
-            self._on_end(task_id)
+        Nothing happens for ids of tasks that have ended.
+        """
+        for one in asked:
+            self._asked[one.id] = one
+            self._turns.setdefault(one.request, next(self._ticks))
+        for task_id in cancelled:
+            gone = self._asked.pop(task_id, None)
+            if gone is not None:
+                self._note(gone.served("cancelled", self._clock()))
+                self._on_end(task_id)
         for slot in self.slots:
-            if slot.running is not None and slot.running.id == task_id:
+            if slot.running is not None and slot.running.id in cancelled:
                 self._end(slot, [], "cancelled")
         self._assign()
 
@@ -133,14 +132,26 @@ class Batcher:
 
     def _assign(self) -> None:
         self._left = False
-        for asked in list(self._asked.values()):
-            idle = [slot for slot in self.slots if slot.running is None]
-            if not idle:
-                return
+        waiting = {one.request for one in self._asked.values()}
+        self._turns = {request: turn for request, turn in self._turns.items() if request in waiting}
+        while self._assign_one():
+            pass
+
+    def _assign_one(self) -> bool:
+        """Whether a task has got a slot."""
+        idle = [slot for slot in self.slots if slot.running is None]
+        if not idle or not self._asked:
+            return False
+        busy = Counter(slot.running.request for slot in self.slots if slot.running is not None)
+        turns = {request: (busy[request], turn) for request, turn in self._turns.items()}
+        for asked in sorted(self._asked.values(), key=lambda one: turns[one.request]):
             slot = self._slot_for(asked.task, idle)
             if slot is not None:
                 del self._asked[asked.id]
+                self._turns[asked.request] = next(self._ticks)
                 self._start(asked, slot)
+                return True
+        return False
 
     def _slot_for(self, task: Task, idle: Sequence[Slot]) -> Slot | None:
         free = [Idle(slot.id, self._engine.tokens_of(slot.id), slot.last_used) for slot in idle]
@@ -156,39 +167,40 @@ class Batcher:
         if isinstance(asked.task, SlotTask):
             self._act(asked, asked.task, slot)
             return
-        running = Running(asked.id, asked.task, asked.emit, asked.came, self._clock(), next(self._ticks))
-        slot.running, slot.last = running, (asked.id, asked.task)
+        running = Running(asked.id, asked.request, asked.task, asked.emit, asked.came, self._clock(), next(self._ticks))
         try:
             if isinstance(asked.task, CompletionTask):
-                self._prepare(slot, running, asked.task)
-            else:
-                self._engine.truncate(0, slot.id)
+                running.generation = self._generation(asked.task)
+        except Exception as error:  # before anything of the slot has changed
+            self._refuse(asked, invalid_request(str(error)) if isinstance(error, PowerInferError) else error)
+            return
+        slot.running, slot.last = running, (asked.id, asked.task)
+        try:
+            if isinstance(asked.task, CompletionTask) and asked.task.cache_prompt:
+                running.n_cached = reusable(asked.task.prompt, self._engine.tokens_of(slot.id))
+            self._engine.truncate(running.n_cached, slot.id)
         except Exception as error:
-            wrong = invalid_request(str(error)) if isinstance(error, PowerInferError) else error
-            self._fail(slot, wrong)
+            self._fail(slot, error)
             return
         slot.n_tokens = running.n_read = running.n_cached
         self.tally.prompt_tokens_cached += running.n_cached
         if isinstance(asked.task, CompletionTask) and asked.task.return_progress:
             self._tell(slot, running, [running.progress(running.started)])
 
-    def _prepare(self, slot: Slot, running: Running, task: CompletionTask) -> None:
+    def _generation(self, task: CompletionTask) -> Generation:
         config = self._engine.config
-        chooser = Chooser(task, self._tokenizer, self._all_pieces, config.n_vocab, config.n_ctx_train)
-        running.generation = Generation(task, self._tokenizer, chooser, self._clock)
-        running.n_cached = reusable(task.prompt, self._engine.tokens_of(slot.id)) if task.cache_prompt else 0
-        self._engine.truncate(running.n_cached, slot.id)
+        chooser = Chooser(task, self._tokenizer, self._breakers, config.n_vocab, config.n_ctx_train)
+        return Generation(task, self._tokenizer, chooser, self._clock)
 
-    def _all_pieces(self) -> list[bytes]:
-        if not self._pieces:
-            ids = range(self._tokenizer.vocab_size)
-            self._pieces = [self._tokenizer.piece(i, special=True) for i in ids]
-        return self._pieces
+    def _refuse(self, asked: Asked, error: Exception) -> None:
+        self._emit(asked.emit, [Failed(self._as_api_error(error))])
+        self._note(asked.served("error", self._clock()))
+        self._on_end(asked.id)
 
     def _act(self, asked: Asked, task: SlotTask, slot: Slot) -> None:
         event: Event
         try:
-            event = do_slot_task(self._engine, task, self._model)
+            event = do_slot_task(self._engine, task)
         except Exception as error:
             event = Failed(self._as_api_error(error))
         slot.n_tokens = len(self._engine.tokens_of(slot.id))
@@ -305,7 +317,7 @@ class Batcher:
         running = slot.running
         assert running is not None
         slot.running, self._left = None, True
-        slot.last_used = next(self._ticks)
+        slot.last_used = self._turns[running.request] = next(self._ticks)
         if forget or isinstance(running.task, EmbeddingTask):
             self._engine.truncate(0, slot.id)
         slot.n_tokens = len(self._engine.tokens_of(slot.id))

@@ -1,12 +1,12 @@
 """Which token comes next, and how likely it was."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.sampling import Sampler, SamplerOptions, build_sampler
+from powerinfer_cli.sampling import Breakers, Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.serving.tasks import CompletionTask, TokenChance, TokenChances
 from powerinfer_cli.text import Tokenizer
@@ -32,11 +32,11 @@ class Chooser:
         self,
         task: CompletionTask,
         tokenizer: Tokenizer,
-        pieces: Callable[[], Sequence[bytes]],
+        breakers: Callable[[tuple[str, ...]], Breakers],
         n_vocab: int,
         n_ctx: int,
     ) -> None:
-        """pieces: of all tokens, asked for only where DRY needs them. n_ctx: the training context.
+        """breakers: DRY's, asked for only where it is on. n_ctx: the training context.
 
         Raises PowerInferError: options that this vocabulary cannot follow.
         """
@@ -45,8 +45,7 @@ class Chooser:
             n_vocab=n_vocab,
             n_ctx_train=n_ctx,
             eog_ids=tokenizer.eog_ids,
-            encode=lambda text: tokenizer.encode(text, add_special=False, parse_special=False),
-            pieces=pieces,
+            breakers=breakers,
         )
         self._task, self._tokenizer = task, tokenizer
         self._constraint = task.constraint() if task.constraint is not None else None

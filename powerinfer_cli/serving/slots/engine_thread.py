@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
@@ -11,8 +11,9 @@ from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
 from powerinfer_cli.serving.slots.counters import Counters, Served
 from powerinfer_cli.serving.slots.engine_like import EngineLike
-from powerinfer_cli.serving.slots.faults import note_fault
+from powerinfer_cli.serving.slots.faults import note_fault, refusal
 from powerinfer_cli.serving.slots.slot import Asked, SlotView
+from powerinfer_cli.serving.slots.slot_files import SlotFiles
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
 from powerinfer_cli.text import Tokenizer
 
@@ -46,10 +47,10 @@ class EngineThread:
             log=log,
             on_end=self._ended,
             on_fault=on_fault,
-            model=model,
         )
+        self.files = SlotFiles(engine, model)
         self._wake = threading.Condition()
-        self._inbox: deque[Asked] = deque()
+        self._inbox: list[Asked] = []
         self._cancelled: set[int] = set()
         self._open: set[int] = set()  # tasks that have not ended
         self._next_id = 0
@@ -68,30 +69,37 @@ class EngineThread:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
-    def submit(self, task: Task, emit: Emit) -> int:
-        """Queue a task; its id. Any thread. `emit` is called by the engine's thread only.
+    def submit(self, tasks: Sequence[Task], emit: Callable[[int, Sequence[Event]], None]) -> range:
+        """Queue all tasks of a request, or none; their ids. Any thread.
 
-        Raises APIError: there is no such slot or token, too many wait already, or the server stops.
+        `emit` is told a task's place among them and its events, by the engine's thread only.
+        Raises APIError: no slot can do one of them, too many wait already, or the server stops.
         """
-        self._check(task)
+        for task in tasks:
+            self._check(task)
         came = time.perf_counter()
         with self._wake:
             if self._stopping:
                 raise unavailable("the server is stopping")
-            if len(self._open) >= self._most:
+            if len(self._open) + len(tasks) > self._most:
                 raise unavailable("too many requests wait already, try again later")
-            task_id = self._next_id
-            self._next_id += 1
-            self._open.add(task_id)
-            self._inbox.append(Asked(task_id, task, self._until_cancelled(task_id, emit), came))
+            ids = range(self._next_id, self._next_id + len(tasks))
+            self._next_id += len(tasks)
+            self._open |= set(ids)
+            for place, (task_id, task) in enumerate(zip(ids, tasks, strict=True)):
+                told = self._until_cancelled(task_id, partial(emit, place))
+                self._inbox.append(Asked(task_id, ids.start, task, told, came))
             self._wake.notify()
-        return task_id
+        return ids
 
-    def cancel(self, task_id: int) -> None:
-        """End a task, whatever its state; nothing is emitted for it any more. Any thread, any number of times."""
+    def cancel(self, ids: Iterable[int]) -> None:
+        """End tasks together, whatever their state; nothing is emitted for them any more. Any thread, any number of
+        times.
+        """
         with self._wake:
-            if task_id in self._open:
-                self._cancelled.add(task_id)
+            gone = self._open.intersection(ids)
+            if gone:
+                self._cancelled |= gone
                 self._wake.notify()
 
     def slots(self) -> list[SlotView]:
@@ -145,6 +153,9 @@ class EngineThread:
             raise invalid_request("the prompt has no tokens")
         if min(task.prompt) < 0 or max(task.prompt) >= self._engine.config.n_vocab:
             raise invalid_request("Prompt contains invalid tokens")
+        error = refusal(task, self._engine.n_ctx_sequence)
+        if error is not None:
+            raise error
 
     def _until_cancelled(self, task_id: int, emit: Emit) -> Emit:
         def tell(events: Sequence[Event]) -> None:
@@ -163,9 +174,10 @@ class EngineThread:
             with self._wake:
                 while not (self._inbox or self._cancelled or self._stopping or self._batcher.is_busy):
                     self._wake.wait()
-                cancelled, stopping = list(self._cancelled), self._stopping
+                asked, self._inbox = self._inbox, []
+                cancelled, stopping = frozenset(self._cancelled), self._stopping
             try:
-                self._work(cancelled)
+                self._work(asked, cancelled)
             except Exception as error:  # none is known; should there be one, it must not silence the server
                 self._on_fault(error)
                 self._batcher.end_all(server_error("internal error"))
@@ -173,10 +185,8 @@ class EngineThread:
                 self._batcher.end_all(unavailable("the server is stopping"))
                 return
 
-    def _work(self, cancelled: Sequence[int]) -> None:
-        while self._inbox:
-            self._batcher.add(self._inbox.popleft())
-        for task_id in cancelled:
-            self._batcher.cancel(task_id)
+    def _work(self, asked: Sequence[Asked], cancelled: frozenset[int]) -> None:
+        if asked or cancelled:
+            self._batcher.change(asked, cancelled)
         if self._batcher.is_busy and not self._stopping:
             self._batcher.step()

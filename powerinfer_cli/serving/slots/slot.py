@@ -25,9 +25,13 @@ __all__ = ["Asked", "Running", "Slot", "SlotView"]
 
 @dataclass(frozen=True)
 class Asked:
-    """A task that has no slot yet. came: when, in seconds on the thread's clock."""
+    """A task that has no slot yet. request: the same for all that were asked for together.
+
+    came: when, in seconds on the thread's clock.
+    """
 
     id: int
+    request: int
     task: Task
     emit: Emit
     came: float
@@ -44,12 +48,14 @@ class Asked:
 class Running:
     """A task in a slot. Times in seconds, on the thread's clock.
 
-    came, started: when it was asked for, and when it got its slot. order: greater for later. n_cached: tokens of the
-    prompt that were there already; n_read: that are there now, these included. read_at: when the last of them was
-    read. last_step: the step that it was last part of. generation: None for embeddings, whose rows [T, n_embd] gather.
+    request: as Asked has it. came, started: when it was asked for, and when it got its slot. order: greater for later.
+    n_cached: tokens of the prompt that were there already; n_read: that are there now, these included. read_at: when
+    the last of them was read. last_step: the step that it was last part of. generation: None for embeddings, whose rows
+    [T, n_embd] gather.
     """
 
     id: int
+    request: int
     task: CompletionTask | EmbeddingTask
     emit: Emit
     came: float

@@ -4,9 +4,12 @@ A file is `MAGIC`, the header's length (uint32, little endian), the header (JSON
 behind the other, as the header describes them.
 """
 
+import errno
+import hashlib
 import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.tasks import SlotContent
 
-__all__ = ["Saved", "read_slot", "write_slot"]
+__all__ = ["Saved", "SlotFiles", "read_slot", "write_slot"]
 
 MAGIC = b"PWRSLOT1"
 LONGEST_HEADER = 1 << 20
@@ -30,12 +35,27 @@ ID = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(SlotContent):
     """A file's content. n_bytes: of the file."""
 
-    ids: list[int]
-    arrays: dict[str, npt.NDArray[Any]]
     n_bytes: int
+
+
+class SlotFiles:
+    """Files of one engine's slots. For any thread but the engine's, which has others to serve."""
+
+    def __init__(self, engine: EngineLike, model: str = "") -> None:
+        """model: the fingerprint that files carry; empty for one of the model's shape alone."""
+        self._model = model or hashlib.blake2b(repr(engine.config).encode(), digest_size=16).hexdigest()
+        self._n_ctx, self._n_vocab = engine.n_ctx_sequence, engine.config.n_vocab
+
+    def write(self, path: Path, content: SlotContent) -> int:
+        """Bytes written. Raises PowerInferError."""
+        return write_slot(path, self._model, content.ids, content.arrays)
+
+    def read(self, path: Path) -> "Saved":
+        """Raises PowerInferError."""
+        return read_slot(path, self._model, self._n_ctx, self._n_vocab)
 
 
 def write_slot(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -71,12 +91,23 @@ def read_slot(path: Path, model: str, n_ctx: int, n_vocab: int) -> Saved:
     not in the vocabulary.
     """
     try:
-        with path.open("rb") as file:
-            return _read(file, path.stat().st_size, model, n_ctx, n_vocab)
+        with open(path, "rb", opener=_opened) as file:
+            return _read(file, os.fstat(file.fileno()).st_size, model, n_ctx, n_vocab)
     except OSError as error:
         raise PowerInferError(f"cannot read {path.name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise PowerInferError(f"{path.name} is no saved slot") from error
+
+
+def _opened(path: str, flags: int) -> int:
+    """A regular file: others may never end to be opened or read, and opening some does something."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    handle = os.open(path, flags | os.O_NONBLOCK)  # which does not wait should the file be another one by now
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return handle
 
 
 def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: int) -> Saved:

@@ -1,13 +1,14 @@
 """Events on their way from the engine's thread to an answer."""
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
 from powerinfer_cli.serving.errors import APIError, server_error
 from powerinfer_cli.serving.http.replies import Replies
 from powerinfer_cli.serving.service import Inbox, Reply
-from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, Failed, Stop, Task
+from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, Task
 from tests.serving.fake_service import finished, piece
 
 TASK = CompletionTask((1, 2))
@@ -16,22 +17,22 @@ TASK = CompletionTask((1, 2))
 class Thread:
     """An engine's thread of which nothing comes but what a test tells."""
 
-    def submit(self, task: Task, emit: Emit) -> int:
-        return 7
+    def submit(self, tasks: Sequence[Task], emit: Callable[[int, Sequence[Event]], None]) -> range:
+        return range(7, 7 + len(tasks))
 
-    def cancel(self, task_id: int) -> None:
-        assert task_id == 7
+    def cancel(self, ids: Iterable[int]) -> None:
+        assert next(iter(ids)) == 7
 
 
 class Desk:
-    """A Service: each task's Reply, which is told `events` at once."""
+    """A Service: a Reply whose first task tells `events` at once."""
 
     def __init__(self, events: list[Event]) -> None:
         self._events = events
 
-    def open(self, task: Task) -> Reply:
-        reply = Reply(Thread(), Inbox(asyncio.get_running_loop()), task)
-        reply.take(self._events)
+    def open(self, tasks: Sequence[Task]) -> Reply:
+        reply = Reply(Thread(), Inbox(asyncio.get_running_loop()), tasks)
+        reply.take(0, self._events)
         return reply
 
 
@@ -56,19 +57,23 @@ def test_what_came_before_a_failure_is_told() -> None:
     asyncio.run(main())
 
 
-def test_nobody_waits_for_what_has_failed_unforeseen() -> None:
-    class Broken(Desk):
-        def open(self, task: Task) -> Reply:
-            reply = super().open(task)
-            reply.__class__ = type("Failing", (Reply,), {"__anext__": broken})
-            return reply
+def test_a_failure_ends_the_others() -> None:
+    cancelled: list[int] = []
 
-    async def broken(reply: Reply) -> Event:
-        raise KeyError("unforeseen")
+    class Watched(Thread):
+        def cancel(self, ids: Iterable[int]) -> None:
+            cancelled.extend(ids)
 
     async def main() -> None:
-        async with Replies(Broken([piece("a")]), [TASK, TASK]) as replies:
-            with pytest.raises(KeyError, match="unforeseen"):
-                await asyncio.wait_for(anext(replies.batches()), 5)
+        reply = Reply(Watched(), Inbox(asyncio.get_running_loop()), [TASK, TASK])
+        reply.take(1, [piece("a")])
+        reply.take(0, [Failed(server_error("broken"))])
+        assert cancelled == [7, 8]  # before anybody has looked
+        reply.take(1, [piece("b")])
+        assert reply.waiting() == [(1, piece("a"))]
+        with pytest.raises(APIError, match="broken"):
+            await anext(reply)
+        with pytest.raises(StopAsyncIteration):
+            await anext(reply)
 
     asyncio.run(main())

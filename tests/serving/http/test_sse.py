@@ -84,11 +84,11 @@ def test_an_error_later_is_an_event_and_the_last() -> None:
     assert all(reply.left for reply in service.replies)
 
 
-def test_one_task_that_is_refused_leaves_the_others() -> None:
+def test_where_one_task_is_refused_none_begins() -> None:
     service = FakeService(lambda task: [None], most=2)
     with pytest.raises(APIError, match="too many"):
         asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 3))
-    assert [reply.left for reply in service.replies] == [True, True]
+    assert (service.tasks, service.replies) == ([], [])
 
 
 @pytest.mark.parametrize("script", [[None], [piece("a"), None]])
@@ -113,7 +113,7 @@ def test_a_client_that_goes_while_all_is_collected() -> None:
     service = FakeService(lambda task: [piece("a"), None])
     with pytest.raises(APIError, match="gone"):
         asyncio.run(collect(Client(goes=True).receive, service, [CompletionTask((1,))] * 2))
-    assert [reply.left for reply in service.replies] == [True, True]
+    assert [reply.left for reply in service.replies] == [True]
 
 
 def test_a_failure_after_the_client_went_is_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.runtime.step import Wanted
-from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.sampling import SamplerOptions, TokenBreakers
+from powerinfer_cli.serving.slots.faults import refusal
+from powerinfer_cli.serving.slots.slot import Asked
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
     PromptProgress,
     SlotAction,
+    SlotContent,
     SlotDone,
     SlotTask,
     Stop,
@@ -84,7 +87,8 @@ def test_alone_or_in_company_the_output_is_the_same() -> None:
 
 def test_a_prompt_as_long_as_the_context_is_refused() -> None:
     driver = Driver(ToyEngine(n_ctx=32))
-    error = failure(driver.do(CompletionTask(tuple(range(10, 42)), GREEDY))).error
+    error = refusal(CompletionTask(tuple(range(10, 42)), GREEDY), 32)
+    assert error is not None
     assert (error.status, error.kind) == (400, "exceed_context_size_error")
     assert (error.extra["n_prompt_tokens"], error.extra["n_ctx"]) == (32, 32)
     done = end(driver.do(CompletionTask(tuple(range(10, 41)), GREEDY)))
@@ -124,13 +128,66 @@ def test_cancelling_frees_the_slot_and_keeps_its_cache() -> None:
     driver.batcher.step()
     told = len(driver.events[running])
     assert told
-    driver.batcher.cancel(waiting)
-    driver.batcher.cancel(running)
+    driver.batcher.change(cancelled=[waiting, running])
     assert not driver.batcher.is_busy
     driver.run()
     assert (len(driver.events[running]), driver.events[waiting]) == (told, [])
     assert sorted(driver.ended) == [running, waiting]
     assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1))).timings.cache_n == len(PROMPT) - 1
+
+
+def test_copies_are_cancelled_together_and_none_begins() -> None:
+    engine = ToyEngine(n_sequences=2, n_ctx=512)
+    driver = Driver(engine)
+    copies = driver.add_copies([CompletionTask(PROMPT, GREEDY)] * 50)
+    driver.run(1)
+    n_steps = len(engine.steps)
+    driver.batcher.change(cancelled=copies)
+    assert sorted(driver.ended) == copies
+    assert [driver.events[i] for i in copies[2:]] == [[]] * 48
+    assert [view.last[0] for view in driver.batcher.slots] == copies[:2]  # the others have never had one
+    assert (driver.batcher.is_busy, driver.batcher.n_waiting, len(engine.steps)) == (False, 0, n_steps)
+
+
+def test_a_request_that_comes_and_goes_at_once_gets_no_slot() -> None:
+    driver = Driver(ToyEngine())
+    asked = [Asked(i, 0, CompletionTask(PROMPT, GREEDY), lambda events: None, 0.0) for i in range(3)]
+    driver.batcher.change(asked, range(3))
+    assert not driver.batcher.is_busy
+    assert (sorted(driver.ended), driver.batcher.slots[0].last) == ([0, 1, 2], (-1, None))
+
+
+def test_copies_of_one_request_do_not_come_before_other_requests() -> None:
+    driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
+    copies = driver.add_copies([CompletionTask(PROMPT, GREEDY, n_predict=3)] * 40)
+    pair = driver.add_copies([CompletionTask(PROMPT, GREEDY, n_predict=3)] * 2)
+    single = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=3))
+    driver.run()
+    # The copies hold both slots; then come those who have had none, then all by turns.
+    assert driver.ended[:6] == [*copies[:2], pair[0], single, copies[2], pair[1]]
+    assert sorted(driver.ended) == [*copies, *pair, single]
+
+
+def test_nobody_starves_however_many_come_later() -> None:
+    driver = Driver(ToyEngine(n_sequences=1, n_ctx=512))
+    copies = driver.add_copies([CompletionTask(PROMPT, GREEDY, n_predict=1)] * 3)
+    for _ in range(12):
+        driver.add(CompletionTask(PROMPT, GREEDY, n_predict=1))
+        driver.run(2)
+    assert set(copies) <= set(driver.ended)
+
+
+def test_copies_share_their_breakers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    plain = TokenBreakers.of.__func__  # type: ignore[attr-defined]  # of a class method
+    monkeypatch.setattr(
+        TokenBreakers, "of", lambda texts, vocabulary: made.append(texts) or plain(TokenBreakers, texts, vocabulary)
+    )
+    driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
+    options = SamplerOptions(temp=0.0, dry_multiplier=1.0, dry_sequence_breakers=("e" * 40, "a"))
+    driver.add_copies([CompletionTask(PROMPT, options, n_predict=4)] * 20)
+    driver.run()
+    assert made == [("e" * 40, "a")]
 
 
 def test_id_slot_waits_for_its_slot() -> None:
@@ -160,6 +217,18 @@ def test_options_that_do_not_fit_are_the_clients_fault() -> None:
     for biases in ({99999: 1.0}, none):
         options = SamplerOptions(temp=1.0, logit_bias=biases)
         assert failure(Driver(ToyEngine()).do(CompletionTask(PROMPT, options))).error.status == 400
+
+
+def test_what_is_refused_before_it_begins_leaves_its_slot_alone() -> None:
+    driver = Driver(ToyEngine())
+    first = driver.add(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    driver.run()
+    slot = driver.batcher.slots[0]
+    before = (slot.last, slot.last_used, slot.n_tokens, list(driver.engine.ids[0]))
+    assert before[0][0] == first
+    options = SamplerOptions(logit_bias={99999: 1.0})
+    assert failure(driver.do(CompletionTask((5, 6, 7), options))).error.status == 400
+    assert (slot.last, slot.last_used, slot.n_tokens, list(driver.engine.ids[0])) == before
 
 
 def test_an_engine_that_fails_ends_the_tasks_of_that_step(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +273,9 @@ def test_embeddings_are_read_in_chunks_and_forgotten() -> None:
         assert isinstance(event, Vectors)
         np.testing.assert_array_equal(event.rows, [hidden(ids[: i + 1]) for i in range(n)])
     assert engine.pages.n_used == 0
-    assert "too large" in failure(driver.do(EmbeddingTask(tuple(range(33))))).error.message
+    error = refusal(EmbeddingTask(tuple(range(33))), 32)
+    assert error is not None
+    assert "too large" in error.message
 
 
 def test_embeddings_leave_what_chats_have_read() -> None:
@@ -215,17 +286,28 @@ def test_embeddings_leave_what_chats_have_read() -> None:
     assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1))).timings.cache_n == len(PROMPT) - 1
 
 
-def test_saving_erasing_and_restoring_a_slot(tmp_path: object) -> None:
+def done(driver: Driver, task: SlotTask) -> SlotDone:
+    [event] = driver.do(task)
+    assert isinstance(event, SlotDone), event
+    return event
+
+
+def test_a_restore_that_fails_leaves_what_was_there() -> None:
+    driver = Driver(ToyEngine())
+    driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
+    wrong = SlotContent((1, 2, 3), {"0.k": np.zeros((2, 2), np.float16)})
+    assert failure(driver.do(SlotTask(SlotAction.RESTORE, 0, wrong))).error.status == 400
+    assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1))).timings.cache_n == len(PROMPT) - 1
+
+
+def test_saving_erasing_and_restoring_a_slot() -> None:
     driver = Driver(ToyEngine(n_sequences=2, n_ctx=512))
     driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4, id_slot=1))
-    path = f"{tmp_path}/one.bin"
-    [saved] = driver.do(SlotTask(SlotAction.SAVE, 1, path))
-    [erased] = driver.do(SlotTask(SlotAction.ERASE, 1))
-    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 0, path))
-    for event in (saved, erased, restored):
-        assert isinstance(event, SlotDone)
-        assert event.n_tokens == len(PROMPT) + 3
-    assert saved.n_bytes == restored.n_bytes > 0
+    saved = done(driver, SlotTask(SlotAction.SAVE, 1))
+    assert saved.content is not None
+    erased = done(driver, SlotTask(SlotAction.ERASE, 1))
+    restored = done(driver, SlotTask(SlotAction.RESTORE, 0, saved.content))
+    assert {event.n_tokens for event in (saved, erased, restored)} == {len(PROMPT) + 3}
     assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1, id_slot=1))).timings.cache_n == 0
     assert end(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=1, id_slot=0))).timings.cache_n == len(PROMPT) - 1
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.tasks import CompletionTask
 from tests.helpers.toy_engine import ToyEngine
@@ -34,7 +35,7 @@ def test_a_record_of_each_request() -> None:
     prompt = ids_of("Once upon a time")
     driver.do(CompletionTask(prompt, GREEDY, n_predict=3, label="first"))
     driver.do(CompletionTask(prompt, GREEDY, n_predict=2, label="second"))
-    driver.do(CompletionTask(prompt * 40, GREEDY, label="third"))
+    driver.do(CompletionTask(prompt, SamplerOptions(logit_bias={99999: 1.0}), label="third"))
     first, second, third = driver.log
     n = len(prompt)
     assert (first.label, first.stop, first.n_prompt, first.n_cached, first.n_predicted) == ("first", "limit", n, 0, 3)

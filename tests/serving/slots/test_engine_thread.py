@@ -12,7 +12,7 @@ from powerinfer_cli.serving.errors import APIError
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.counters import Served
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
-from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, SlotAction, SlotTask, Task
+from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, Failed, SlotAction, SlotTask, Task
 from tests.helpers.toy_engine import ToyEngine
 from tests.serving.slots.toy import FINAL, GREEDY, Driver, end, ids_of, tokenizer, tokens
 
@@ -39,9 +39,14 @@ def wait(queue: "Queue[Sequence[Event]]") -> list[Event]:
     return found
 
 
+def submit(thread: EngineThread, task: Task, emit: Emit) -> int:
+    [task_id] = thread.submit([task], lambda place, events: emit(events))
+    return task_id
+
+
 def do(thread: EngineThread, task: Task) -> list[Event]:
     queue: Queue[Sequence[Event]] = Queue()
-    thread.submit(task, queue.put)
+    submit(thread, task, queue.put)
     return wait(queue)
 
 
@@ -73,9 +78,9 @@ def test_the_queue_has_a_bound() -> None:
     queues: list[Queue[Sequence[Event]]] = [Queue() for _ in range(3)]
     with serving(engine, queue=2) as thread:
         for queue in queues:
-            thread.submit(CompletionTask(PROMPT, GREEDY, n_predict=1), queue.put)
+            submit(thread, CompletionTask(PROMPT, GREEDY, n_predict=1), queue.put)
         with pytest.raises(APIError) as caught:
-            thread.submit(CompletionTask(PROMPT, GREEDY), lambda events: None)
+            submit(thread, CompletionTask(PROMPT, GREEDY), lambda events: None)
         assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "1")
         gate.set()
         for queue in queues:
@@ -94,14 +99,14 @@ def test_cancelling_ends_within_one_step() -> None:
     told: list[Event] = []
     records: list[Served] = []
     with serving(ToyEngine(on_step=on_step), records.append) as thread:
-        asked = thread.submit(CompletionTask(PROMPT, GREEDY), told.extend)
+        asked = submit(thread, CompletionTask(PROMPT, GREEDY), told.extend)
         for _ in range(3):
             steps.get(timeout=10)
             go.release()
         steps.get(timeout=10)
         before = len(told)
-        thread.cancel(asked)
-        thread.cancel(asked)
+        thread.cancel([asked])
+        thread.cancel([asked])
         go.release()
         deadline = time.monotonic() + 10
         while thread.slots()[0].is_processing:
@@ -111,7 +116,7 @@ def test_cancelling_ends_within_one_step() -> None:
         assert len(told) == before > 0
         assert [record.stop for record in records] == ["cancelled"]
         assert thread.counters().kv_tokens == len(PROMPT) + 2  # the prompt takes two steps
-        thread.cancel(asked)
+        thread.cancel([asked])
 
 
 def test_an_idle_thread_sleeps() -> None:
@@ -127,14 +132,14 @@ def test_stopping_tells_everybody() -> None:
     queues: list[Queue[Sequence[Event]]] = [Queue() for _ in range(3)]
     with serving(engine, n_predict=-1) as thread:
         for queue in queues:
-            thread.submit(CompletionTask(PROMPT, GREEDY), queue.put)
+            submit(thread, CompletionTask(PROMPT, GREEDY), queue.put)
         queues[0].get(timeout=10)
     for queue in queues:
         last = wait(queue)[-1]
         assert isinstance(last, Failed)
         assert last.error.status == 503
     with pytest.raises(APIError):
-        thread.submit(CompletionTask(PROMPT, GREEDY), lambda events: None)
+        submit(thread, CompletionTask(PROMPT, GREEDY), lambda events: None)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_stopping_tells_everybody() -> None:
 )
 def test_what_cannot_be_is_refused_at_once(task: Task) -> None:
     with serving(ToyEngine()) as thread, pytest.raises(APIError) as caught:
-        thread.submit(task, lambda events: None)
+        submit(thread, task, lambda events: None)
     assert caught.value.status == 400
 
 
@@ -158,7 +163,7 @@ def test_a_reader_that_fails_frees_its_slot() -> None:
         raise RuntimeError("gone")
 
     with serving(ToyEngine(n_ctx=100_000)) as thread:
-        thread.submit(CompletionTask(PROMPT, GREEDY), broken)
+        submit(thread, CompletionTask(PROMPT, GREEDY), broken)
         assert end(do(thread, CompletionTask(PROMPT, GREEDY, n_predict=2))).timings.predicted_n == 2
 
 
@@ -173,7 +178,7 @@ def test_slots_tell_what_runs_and_what_ran() -> None:
     queue: Queue[Sequence[Event]] = Queue()
     with serving(ToyEngine(n_sequences=2, n_ctx=512, on_step=on_step)) as thread:
         task = CompletionTask(PROMPT, GREEDY, n_predict=3)
-        asked = thread.submit(task, queue.put)
+        asked = submit(thread, task, queue.put)
         reached.get(timeout=10)
         busy = [view for view in thread.slots() if view.is_processing]
         assert [(view.id_task, view.task, view.n_remain, view.n_decoded) for view in busy] == [(asked, task, 3, 0)]

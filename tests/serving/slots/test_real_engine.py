@@ -9,6 +9,7 @@ import pytest
 from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.slots.slot_files import Saved, SlotFiles
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, SlotAction, SlotDone, SlotTask, Vectors
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 from tests.serving.slots.toy import GREEDY, Driver, end, failure, tokens
@@ -41,7 +42,7 @@ def test_alone_or_in_company(tmp_path: Path, alone: list[list[int]], options: di
         driver.batcher.step()
     cancelled = driver.add(CompletionTask(PROMPTS[1][:50], GREEDY))
     driver.batcher.step()
-    driver.batcher.cancel(cancelled)
+    driver.batcher.change(cancelled=[cancelled])
     driver.run()
     assert [tokens(driver.events[i]) for i in asked] == alone
 
@@ -66,25 +67,35 @@ def test_contexts_shift_side_by_side(tmp_path: Path) -> None:
         assert (end(driver.events[i]).timings.predicted_n, end(driver.events[i]).truncated) == (100, True)
 
 
+def stored(driver: Driver, folder: Path) -> Saved:
+    """What the first slot holds, saved, erased and read again."""
+    [saved] = driver.do(SlotTask(SlotAction.SAVE, 0))
+    assert isinstance(saved, SlotDone)
+    assert saved.content is not None
+    driver.do(SlotTask(SlotAction.ERASE, 0))
+    files = SlotFiles(driver.engine)
+    n_bytes = files.write(folder / "slot.bin", saved.content)
+    found = files.read(folder / "slot.bin")
+    assert found.n_bytes == n_bytes == (folder / "slot.bin").stat().st_size
+    return found
+
+
 def test_saved_in_one_slot_restored_in_another(tmp_path: Path) -> None:
     driver = Driver(engine(tmp_path, 2, 256))
     wanted = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8, id_slot=0))
-    path = tmp_path / "slot.bin"
-    [saved] = driver.do(SlotTask(SlotAction.SAVE, 0, str(path)))
-    driver.do(SlotTask(SlotAction.ERASE, 0))
-    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 1, str(path)))
-    assert isinstance(saved, SlotDone)
-    assert isinstance(restored, SlotDone)
-    assert (saved.n_tokens, saved.n_bytes) == (restored.n_tokens, restored.n_bytes) == (97, path.stat().st_size)
+    saved = stored(driver, tmp_path)
+    restored = driver.do(SlotTask(SlotAction.RESTORE, 1, saved))
+    assert restored == [SlotDone(1, 97)]
     again = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))
     assert (end(again).id_slot, end(again).timings.prompt_n, tokens(again)) == (1, 1, tokens(wanted))
     other = Driver(engine(tmp_path, 2, 256, n_ubatch=32))
-    assert isinstance(other.do(SlotTask(SlotAction.RESTORE, 0, str(path)))[0], SlotDone)
+    assert isinstance(other.do(SlotTask(SlotAction.RESTORE, 0, saved))[0], SlotDone)
     small = Driver(engine(tmp_path, 1, 64))
-    assert failure(small.do(SlotTask(SlotAction.RESTORE, 0, str(path)))).error.status == 400
+    assert failure(small.do(SlotTask(SlotAction.RESTORE, 0, saved))).error.status == 400
     half = Driver(tiny_model("llama-relu").file.engine(tmp_path, n_ctx=256, type_k="f16", type_v="f16"))
-    assert failure(half.do(SlotTask(SlotAction.RESTORE, 0, str(path)))).error.status == 400
-    assert end(half.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))).timings.cache_n == 0
+    half.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))
+    assert failure(half.do(SlotTask(SlotAction.RESTORE, 0, saved))).error.status == 400
+    assert end(half.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8))).timings.prompt_n == 1
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
@@ -92,9 +103,7 @@ def test_caches_of_other_types_are_saved(tmp_path: Path, kind: str) -> None:
     options = {"n_ctx": 512, "n_sequences": 2, "type_k": kind, "type_v": kind}
     driver = Driver(tiny_model("qwen3").file.engine(tmp_path, **options))
     wanted = driver.do(CompletionTask(PROMPTS[1], GREEDY, n_predict=8, id_slot=0))
-    driver.do(SlotTask(SlotAction.SAVE, 0, f"{tmp_path}/slot.bin"))
-    driver.do(SlotTask(SlotAction.ERASE, 0))
-    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 1, f"{tmp_path}/slot.bin"))
+    [restored] = driver.do(SlotTask(SlotAction.RESTORE, 1, stored(driver, tmp_path)))
     assert isinstance(restored, SlotDone), restored
     again = driver.do(CompletionTask((*PROMPTS[1], *tokens(wanted)[:3]), GREEDY, n_predict=5))
     assert (end(again).id_slot, end(again).timings.prompt_n) == (1, 1)

@@ -1,6 +1,7 @@
 """Files of saved slots: what comes back, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,19 @@ def test_every_cut_and_every_changed_byte_is_refused_or_harmless(tmp_path: Path)
                 read_file(tmp_path, whole[:i] + bytes([value]) + whole[i + 1 :])
             except PowerInferError:
                 continue
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(PowerInferError, match="regular file"):
+        read_slot(path, "model", 1, 1)
 
 
 def test_no_such_file_and_no_such_folder(tmp_path: Path) -> None:

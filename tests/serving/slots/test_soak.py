@@ -82,7 +82,7 @@ def test_soak(seed: int, unified: bool) -> None:
             gone = rng.choice(list(tasks))
             if gone not in driver.ended:
                 cancelled.add(gone)
-            driver.batcher.cancel(gone)
+            driver.batcher.change(cancelled=[gone])
     driver.run()
     assert driver.batcher.n_waiting == 0
     assert sorted(driver.ended) == sorted(tasks)

@@ -43,8 +43,16 @@ class Driver:
     def add(self, task: Task) -> int:
         task_id = next(self._ids)
         self.events[task_id] = []
-        self.batcher.add(Asked(task_id, task, self.events[task_id].extend, 0.0))
+        self.batcher.change([Asked(task_id, task_id, task, self.events[task_id].extend, 0.0)])
         return task_id
+
+    def add_copies(self, tasks: Sequence[Task]) -> list[int]:
+        """Of one request."""
+        ids = [next(self._ids) for _ in tasks]
+        self.events.update((task_id, []) for task_id in ids)
+        pairs = zip(ids, tasks, strict=True)
+        self.batcher.change([Asked(i, ids[0], task, self.events[i].extend, 0.0) for i, task in pairs])
+        return ids
 
     def run(self, steps: int = 0) -> None:
         """So many steps; 0: until nothing is left to do."""
