@@ -68,6 +68,7 @@ def read_schema(schema: Any) -> ReadSchema:
     _check_references(schema)
     reading = _Reading(schema)
     prepared = reading.prepare(schema or ANY_OBJECT, (), closed=True)
+    prepared.pop("$schema", None)  # it is no longer of that draft: lists of items are prefixItems by now
     return ReadSchema(_written({**prepared, "x-guidance": _GUIDANCE}), tuple(dict.fromkeys(reading.loose)))
 
 

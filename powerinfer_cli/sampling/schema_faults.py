@@ -58,8 +58,11 @@ class _Search:
             return schema
         if isinstance(schema, dict):
             mended = self._with_parts(schema, path)
-            if mended != schema and self._reason(mended) is None:
-                return mended
+            if mended != schema:
+                other = self._reason(mended)
+                if other is None:
+                    return mended
+                reason = other
             for key in sorted(mended, key=_LAST.__contains__):
                 rest = {name: value for name, value in mended.items() if name != key}
                 if key == "pattern":

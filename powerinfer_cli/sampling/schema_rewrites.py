@@ -78,7 +78,9 @@ def _within(bound: int, inwards: int) -> int:
 
 def _format(schema: Schema, note: Note) -> None:
     known = schema.get("format")
-    if isinstance(known, str) and known not in FORMATS:
+    if isinstance(known, str) and known not in FORMATS and "pattern" in schema:
+        del schema["format"]  # which the generator has spelled out
+    elif isinstance(known, str) and known not in FORMATS:
         note("format", f"{known[:40]!r} is not checked")
         del schema["format"]
 

@@ -1,9 +1,14 @@
 """One odd tool among others: its arguments are held as far as they can be, the others' wholly, and the log says so."""
 
+import datetime
 import json
-from typing import Any
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 from powerinfer_cli.sampling.grammar import Grammars
 from powerinfer_cli.serving.grammars import grammars_of
@@ -116,3 +121,52 @@ def test_looking_for_faults_is_bounded() -> None:
         if len(json.dumps(deep)) > 100_000:
             break
     assert json.loads(grammars.mended_schema(deep, "here"))["type"] == "object"
+
+
+LOOK_AROUND = {"properties.opt.pattern", "properties.emoji.pattern", "properties.pw.pattern"}
+GENERATED = json.loads((Path(__file__).parents[2] / "data" / "generated_schemas.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_what_generators_write_is_held_but_for_look_around(name: str) -> None:
+    """zod 4, typescript-json-schema: all kinds of types that they have."""
+    lines: list[str] = []
+    grammars = Grammars([bytes([byte]) for byte in range(256)], frozenset(), {}, lines.append)
+    text = grammars.mended_schema(GENERATED[name], "tool")
+    grammars.lark(f"start: %json {text}\n")
+    left_out = {line.split(": ")[1] for line in lines if line.endswith("(it is left out)")}
+    assert left_out <= LOOK_AROUND
+    loose = [line for line in lines if not line.endswith("(it is left out)")]
+    assert all("format is not enforced" in line or "uniqueItems is not" in line for line in loose)
+
+
+class Place(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["city"]
+    name: Annotated[str, Field(pattern=r"^[A-Z]\w+$")]
+    parts: list["Place"] = []
+
+
+class Shop(BaseModel):
+    kind: Literal["shop"]
+    opened: datetime.date | None = None
+    at: tuple[float, float]
+    codes: dict[Annotated[str, Field(pattern="^[a-z]+$")], Decimal] = {}
+
+
+class Trip(BaseModel):
+    stops: Annotated[list[Annotated[Place | Shop, Field(discriminator="kind")]], Field(min_length=1)]
+    who: set[uuid.UUID]
+    big: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+def test_what_pydantic_writes_is_held() -> None:
+    lines: list[str] = []
+    grammars = Grammars([bytes([byte]) for byte in range(256)], frozenset(), {}, lines.append)
+    text = grammars.mended_schema(Trip.model_json_schema(), "tool")
+    assert [line for line in lines if "codes" not in line] == ["tool: properties.who.uniqueItems is not enforced"]
+    new = byte_grammars().lark(f"start: %json {text}\n")
+    start = '{"stops":[{"kind":"city","name":"Rome"}],"who":[],"big":'
+    assert fits(new, start + f"{2**63 - 1}}}")
+    assert not fits(new, start + f"{2**63}}}")
+    assert not fits(new, start.replace("Rome", "rome") + "1}")
