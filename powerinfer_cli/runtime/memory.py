@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available_memory", "forget_code", "peak_memory", "resident_memory"]
+__all__ = ["available_memory", "forget_code", "peak_memory", "resident_memory", "return_memory"]
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -88,3 +88,9 @@ def forget_code(library: str) -> None:
             if permissions == "r-xp" and library in name:  # what is written to at load time is not the file's
                 begin, end = (int(text, 16) for text in place.split("-"))
                 libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+def return_memory() -> None:
+    """Give the system back what was freed, where the C library would keep it for later: after something large."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -21,7 +21,8 @@ class ServerOptions:
     /infill takes how much of a text the model gets to see. api_keys: any of them opens the door; none: no door.
     timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
     /metrics answer. pooling: of embeddings, "none", "mean", "cls" or "last"; None is the model's own. queue: requests
-    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request. reasoning_format: "none",
+    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request, unless a slot's
+    text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
     templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
     verbose: answers of chats tell how they came about. page: a folder to serve instead of the page that is built in.
@@ -57,5 +58,5 @@ class ServerOptions:
     cache_prompt: bool = True
     cors_origins: tuple[str, ...] = ("localhost",)
     queue: int = 512
-    body_bytes: int = 64 << 20
+    body_bytes: int = 2 << 20
     log_json: bool = False

@@ -8,7 +8,16 @@ from pydantic import WithJsonSchema
 from powerinfer_cli.serving.errors import APIError, invalid_request
 from powerinfer_cli.text import Tokenizer
 
-__all__ = ["Prompt", "check_tokens", "detokenize", "is_costly", "prompt_list", "tokenize_mixed", "tokenize_prompts"]
+__all__ = [
+    "Prompt",
+    "check_texts",
+    "check_tokens",
+    "detokenize",
+    "is_costly",
+    "prompt_list",
+    "tokenize_mixed",
+    "tokenize_prompts",
+]
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TOKENS: dict[str, Any] = {"type": "array", "items": {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}}
@@ -21,6 +30,7 @@ _ONE = [_TEXT, _TOKENS, _OBJECT]
 # Checked by hand, below: a union's errors would name every form that it could have been.
 Prompt = Annotated[Any, WithJsonSchema({"anyOf": [*_ONE, {"type": "array", "items": {"anyOf": _ONE}}]})]
 
+MOST_TEXTS = 1 << 16  # that one prompt is pieced together from: each has to be tokenized, even an empty one
 # Text of this size is tokenized in well under a step's time, so the event loop may do it.
 _CHEAP = 4096
 
@@ -87,6 +97,7 @@ def tokenize_mixed(
     """One prompt: text, or a list of tokens and texts. BOS and EOS come with text that stands first only."""
     if isinstance(value, str):
         return tuple(tokenizer.encode(value, add_special, parse_special))
+    check_texts(value, field)
     ids: list[int] = []
     for place, element in enumerate(value):
         if isinstance(element, str):
@@ -97,6 +108,13 @@ def tokenize_mixed(
             raise _malformed(field)
     check_tokens(ids, tokenizer)
     return tuple(ids)
+
+
+def check_texts(value: Sequence[Any], field: str) -> None:
+    """APIError 400 for too many texts."""
+    n_texts = len(value) > MOST_TEXTS and sum(isinstance(element, str) for element in value)
+    if n_texts > MOST_TEXTS:
+        raise invalid_request(f'"{field}" must be at most {MOST_TEXTS} texts, got {n_texts}')
 
 
 def check_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> None:

@@ -40,7 +40,7 @@ class BpeEncoder:
         else:
             lines = self._pre.split(lenient_text(fragment.replace(b" ", SPACE.encode())))
             words = list(chain.from_iterable(map(self._cut, lines)))
-        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
+        return self._cache.ids_of(words)
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """Ids of one word. What has no token even as single bytes is left out."""

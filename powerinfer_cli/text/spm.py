@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ class SpmEncoder:
     def __init__(self, ids: Mapping[str, int], scores: npt.NDArray[np.float32], unk_id: int | None) -> None:
         """`ids`: piece -> id, for every piece, in the order of `scores`; `scores`: [n_vocab]."""
         self._ids = ids
-        self._ranks = dict(zip(ids, (-scores).tolist(), strict=True))
+        self._ranks: dict[str, int] = dict(zip(ids, np.unique(-scores, return_inverse=True)[1].tolist(), strict=True))
         self._unk_id = unk_id
         self._cut = word_cutter(ids, newlines_merge=any("\n" in piece and len(piece) > 1 for piece in ids))
         self._cache = WordCache(self.encode_word)
@@ -48,7 +47,7 @@ class SpmEncoder:
     def encode(self, fragment: bytes) -> list[int]:
         """Ids of `fragment`, whose spaces become ▁."""
         text = spm_text(fragment.replace(b" ", SPACE.encode()))
-        return list(chain.from_iterable(map(self._cache.__getitem__, self._cut(text))))
+        return self._cache.ids_of(self._cut(text))
 
     def encode_word(self, text: str) -> tuple[int, ...]:
         """Ids of an escaped text, taken as one word whatever it holds."""

@@ -20,7 +20,7 @@ PROMPTS = (
     "It was raining when the bear came home",
 )
 N_PREDICT = 24
-OVERSIZE = 65 << 20  # just over the default limit
+OVERSIZE = 3 << 20  # just over the default limit
 READ_SLOWLY_S = 0.3
 
 

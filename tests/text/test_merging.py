@@ -1,5 +1,6 @@
 """Parts of the tokenizers that have a dull twin to be compared with."""
 
+import tracemalloc
 from itertools import pairwise
 from math import inf
 
@@ -30,9 +31,20 @@ def naive_merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[s
 @settings(max_examples=200, deadline=None)
 def test_both_ways_of_merging_follow_the_definition(text: str, ranks: dict[tuple[str, str], int]) -> None:
     expected = naive_merge(list(text), ranks)
-    joined = {f"{left} {right}": float(rank) for (left, right), rank in ranks.items()}
+    joined = {f"{left} {right}": rank for (left, right), rank in ranks.items()}
     assert merge_many(list(text), joined, " ") == expected
     assert merge_few(list(text), joined, " ") == expected
+
+
+def test_a_word_of_any_length_takes_little_memory() -> None:
+    """A client may send millions of spaces, which are one word."""
+    symbols = [" "] * 50_000
+    tracemalloc.start()
+    merged = merge_many(symbols, {"  ": 2, "    ": 1, "   ": 3}, "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "".join(merged) == "".join(symbols)
+    assert peak < 150 * len(symbols)  # 230 with tuples and lists
 
 
 SPM_WORDS = st.lists(

@@ -15,6 +15,7 @@ from powerinfer_cli.serving.schemas.sampling import copies_of
 from powerinfer_cli.serving.schemas.size import check_size
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
+from powerinfer_cli.serving.threads import in_thread
 from powerinfer_cli.text import Tokenizer
 
 from .capabilities import capabilities_of
@@ -73,7 +74,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return work()
 
     try:
-        return await asyncio.to_thread(run)
+        return await in_thread(run)
     except asyncio.CancelledError:
         cancelling.cancel()
         raise

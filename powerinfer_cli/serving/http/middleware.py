@@ -1,13 +1,12 @@
 """What every request passes before its handler, and its answer behind it. Plain ASGI: it costs next to nothing."""
 
-import asyncio
 import hmac
 import re
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from powerinfer_cli.serving.errors import APIError, authentication_error, invalid_request, unavailable
+from powerinfer_cli.serving.errors import APIError, authentication_error, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.origins import allowed_origin, foreign_page, is_own
@@ -15,11 +14,10 @@ from powerinfer_cli.serving.http.protocol import spelled
 from powerinfer_cli.serving.http.requests import Record, current
 from powerinfer_cli.serving.options import ServerOptions
 
-__all__ = ["Access", "Bodies", "Gate"]
+__all__ = ["Access", "Gate"]
 
 PUBLIC = frozenset({"/health", "/v1/health"})
 UNLOGGED = PUBLIC | {"/metrics", "/props", "/models", "/v1/models", "/slots", "/internal/neurons"}  # asked for often
-LINGER = 2.0  # seconds in which the rest of a body that nobody wants may still come
 BEARER = b"bearer "
 
 
@@ -117,80 +115,4 @@ async def _answer_options(send: Send) -> None:
         (b"content-length", b"0"),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-class Bodies:
-    """Reads a request's body, which may neither be too large nor take too long, before its handler is called."""
-
-    def __init__(self, app: ASGIApp, options: ServerOptions) -> None:
-        self._app, self._most, self._timeout = app, options.body_bytes, options.timeout_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in ("GET", "HEAD"):
-            await self._app({**scope, "method": "GET"}, receive, send)  # who asks for the head gets it from uvicorn
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                body = await self._read(dict(scope["headers"]), receive)
-        except APIError as error:
-            await _refuse(error, receive, send)
-            return
-        except TimeoutError:
-            await _refuse(APIError(408, "invalid_request_error", "the request took too long"), receive, send)
-            return
-        if body is None:
-            return
-        # llama-server reads JSON whatever the header calls it: curl's -d calls it a form.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
-        headers.append((b"content-type", b"application/json"))
-        given = False
-
-        async def received() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app({**scope, "headers": headers}, received, send)
-
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """None where the client has gone. Raises APIError."""
-        declared = headers.get(b"content-length", b"0")
-        parts: list[bytes] = []
-        size = int(declared) if declared.isdigit() else 0
-        if size > self._most:
-            raise self._too_large()
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._most:
-                raise self._too_large()
-            more = message.get("more_body", False)
-        return b"".join(parts)
-
-    def _too_large(self) -> APIError:
-        error = invalid_request(f"the request is larger than {self._most} bytes")
-        error.status = 413
-        return error
-
-
-async def _refuse(error: APIError, receive: Receive, send: Send) -> None:
-    """Answer before all is read, and close; but read on for a moment, or the client would see a broken connection."""
-    answer = error_answer(error)
-    headers = [*answer.raw_headers, (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-    try:
-        async with asyncio.timeout(LINGER):
-            message = await receive()
-            while message["type"] != "http.disconnect" and message.get("more_body"):
-                message = await receive()
-    except TimeoutError:
-        pass
     await send({"type": "http.response.body", "body": b""})

@@ -13,7 +13,7 @@ __all__ = ["Record", "current", "note_events"]
 @dataclass
 class Record:
     """One request. status: 499, as nginx has it, where the client went before there was one. complete: the whole
-    answer was sent. finished: of its completions, in the order in which they ended.
+    answer was sent. n_bytes: of its body. finished: of its completions, in the order in which they ended.
     """
 
     method: str
@@ -21,6 +21,7 @@ class Record:
     started: float = field(default_factory=time.perf_counter)
     status: int = 499
     complete: bool = False
+    n_bytes: int = 0
     finished: list[Finished] = field(default_factory=list)
 
     def values(self) -> dict[str, object]:

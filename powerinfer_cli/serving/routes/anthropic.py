@@ -9,13 +9,14 @@ from powerinfer_cli.serving.chat.messages import UnsupportedPart
 from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import collect, while_connected
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.anthropic import MessagesRequest
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["anthropic"])
+router = APIRouter(tags=["anthropic"], route_class=TextRoute)
 
 
 @router.post("/v1/messages")

@@ -10,6 +10,7 @@ from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.chat.plan import ChatPlan, count_prompt, plan_chat, plan_prompt
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import Outcome, collect, while_connected
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.chat import ChatRequest
@@ -19,7 +20,7 @@ from powerinfer_cli.serving.tasks import Finished
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=TextRoute)
 
 
 @router.post("/v1/chat/completions")

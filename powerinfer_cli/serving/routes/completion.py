@@ -6,6 +6,7 @@ from starlette.responses import Response
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.answers.text_completion import TextCompletionAnswer
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import collect
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.completion import CompletionRequest, Job, TextCompletionRequest, prepare
@@ -13,7 +14,7 @@ from powerinfer_cli.serving.schemas.sampling import SamplingFields
 
 __all__ = ["answer_natively", "router"]
 
-router = APIRouter(tags=["completion"])
+router = APIRouter(tags=["completion"], route_class=TextRoute)
 
 
 @router.post("/completion")

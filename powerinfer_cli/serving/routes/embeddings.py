@@ -8,13 +8,14 @@ from starlette.responses import Response
 from powerinfer_cli.serving.answers.embeddings import native_embeddings, openai_embeddings, pooled
 from powerinfer_cli.serving.errors import invalid_request, not_supported
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
 from powerinfer_cli.serving.service import Service
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["embeddings"])
+router = APIRouter(tags=["embeddings"], route_class=TextRoute)
 
 
 @router.post("/embedding")

@@ -1,20 +1,21 @@
 """Text for a gap, as editors ask for it."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.prompts import is_costly
 from powerinfer_cli.serving.routes.completion import answer_natively
 from powerinfer_cli.serving.schemas.completion import prepare
 from powerinfer_cli.serving.schemas.infill import InfillRequest, check_infill, infill_prompt
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.threads import in_thread
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["completion"])
+router = APIRouter(tags=["completion"], route_class=TextRoute)
 
 
 @router.post("/infill")
@@ -29,7 +30,7 @@ async def infill(body: InfillRequest, request: Request) -> Response:
         body.prompt,
     ]
     if is_costly(texts):
-        prompt = await asyncio.to_thread(_prompt, body, service)
+        prompt = await in_thread(_prompt, body, service)
     else:
         prompt = _prompt(body, service)
     job = await prepare(body, prompt, request.app.state.service, label="infill")

@@ -8,13 +8,14 @@ from powerinfer_cli.serving.chat.plan import count_prompt, plan_chat
 from powerinfer_cli.serving.chat.responses import as_chat
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import collect, while_connected
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.responses import ResponsesRequest
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=TextRoute)
 
 
 @router.post("/v1/responses")

@@ -1,22 +1,25 @@
 """Text to tokens and back."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from powerinfer_cli.serving.errors import invalid_request
-from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.bodies import Answer, json_bytes
+from powerinfer_cli.serving.http.json_text import TextRoute
+from powerinfer_cli.serving.prompts import check_texts, is_costly
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.threads import in_thread
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=TextRoute)
 
-LONG = 4096  # characters that are worth a thread
+AT_ONCE = 4096  # tokens that are told while all other threads wait
 
 
 class TokenizeRequest(BaseModel):
@@ -41,12 +44,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The tokens of a text."""
     service: Service = request.app.state.service
     tokenizer = service.model.tokenizer
-    parts = body.content if isinstance(body.content, list) else [body.content]
-    if sum(len(part) for part in parts if isinstance(part, str)) > LONG:
-        ids = await run_in_threadpool(_tokens, parts, body, tokenizer)
-    else:
-        ids = _tokens(parts, body, tokenizer)
-    return Answer({"tokens": [_with_piece(i, tokenizer) for i in ids] if body.with_pieces else ids})
+    return await _aside(body.content, _tokenized, body, tokenizer)
 
 
 @router.post("/detokenize")
@@ -54,12 +52,31 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
     """The text of tokens."""
     service: Service = request.app.state.service
     tokenizer = service.model.tokenizer
+    return await _aside(body.tokens, _detokenized, body, tokenizer)
+
+
+async def _aside(value: Any, work: Callable[[Any, Tokenizer], Response], body: Any, tokenizer: Tokenizer) -> Response:
+    """In a thread where `value` is long."""
+    return await in_thread(work, body, tokenizer) if is_costly(value) else work(body, tokenizer)
+
+
+def _tokenized(body: TokenizeRequest, tokenizer: Tokenizer) -> Response:
+    ids = _tokens(body.content if isinstance(body.content, list) else [body.content], body, tokenizer)
+    told = []
+    for at in range(0, len(ids), AT_ONCE):
+        some = ids[at : at + AT_ONCE]
+        told.append(json_bytes([_with_piece(i, tokenizer) for i in some] if body.with_pieces else some)[1:-1])
+    return Response(b'{"tokens":[%s]}' % b",".join(told), media_type=Answer.media_type)
+
+
+def _detokenized(body: DetokenizeRequest, tokenizer: Tokenizer) -> Response:
     for token in body.tokens:
         _check(token, tokenizer, "tokens")
     return Answer({"content": tokenizer.decode_bytes(body.tokens).decode("utf-8", "replace")})
 
 
 def _tokens(parts: list[str | int], body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    check_texts(parts, "content")
     ids: list[int] = []
     for index, part in enumerate(parts):
         if isinstance(part, int):

@@ -1,6 +1,5 @@
 """What /completion and OpenAI's /v1/completions take."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.prompts import Prompt, is_costly, tokenize_prompts
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
+from powerinfer_cli.serving.threads import in_thread
 
 from .fields import Switch
 from .sampling import SamplingFields, copies_of
@@ -62,7 +62,7 @@ async def prepare(
         most = service.options.queue + service.model.n_slots
     texts = [prompt, fields.logit_bias, fields.preserved_tokens]
     if fields.grammar or fields.json_schema is not None or is_costly(texts):
-        return await asyncio.to_thread(_prepare, fields, prompt, service, label, most)
+        return await in_thread(_prepare, fields, prompt, service, label, most)
     return _prepare(fields, prompt, service, label, most)
 
 

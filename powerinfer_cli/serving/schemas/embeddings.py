@@ -1,6 +1,5 @@
 """What /embedding and OpenAI's /v1/embeddings take."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from powerinfer_cli.serving.errors import APIError, invalid_request
 from powerinfer_cli.serving.prompts import Prompt, is_costly, prompt_list, tokenize_prompts
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import EmbeddingTask
+from powerinfer_cli.serving.threads import in_thread
 
 from .fields import FromMinusOne, RequestFields
 
@@ -50,7 +50,7 @@ async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[E
     """One for each text. Raises APIError 400."""
     texts = request.texts
     if is_costly(texts):
-        return await asyncio.to_thread(_tasks, texts, service)
+        return await in_thread(_tasks, texts, service)
     return _tasks(texts, service)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -12,8 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
 from powerinfer_cli.serving.http.logs import Log
-from powerinfer_cli.serving.http.middleware import Access, Bodies, Gate
+from powerinfer_cli.serving.http.middleware import Access, Gate
 from powerinfer_cli.serving.http.origins import allowed_origin
+from powerinfer_cli.serving.http.reading import Bodies
 from powerinfer_cli.serving.options import ServerOptions
 
 
@@ -35,48 +35,8 @@ def ask(app: ASGIApp, method: str, path: str, **more: Any) -> httpx.Response:
     return asyncio.run(run())
 
 
-def bodies(**options: Any) -> ASGIApp:
-    return Bodies(echo, ServerOptions(**options))
-
-
 def gate(ready: bool = True, **options: Any) -> ASGIApp:
     return Gate(echo, ServerOptions(**options), lambda: ready, {"/", "/app.js"}.__contains__)
-
-
-async def parts(*chunks: bytes, every_s: float = 0.0) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        await asyncio.sleep(every_s)
-        yield chunk
-
-
-def test_a_body_may_be_as_large_as_the_limit() -> None:
-    assert ask(bodies(body_bytes=4), "POST", "/x", content=b"abcd").json()["body"] == "abcd"
-    assert ask(bodies(body_bytes=4), "POST", "/x", content=parts(b"ab", b"cd")).json()["body"] == "abcd"
-
-
-@pytest.mark.parametrize("content", [lambda: b"abcde", lambda: parts(b"abc", b"de")], ids=["length", "chunks"])
-def test_a_larger_body_is_refused(content: Callable[[], Any]) -> None:
-    answer = ask(bodies(body_bytes=4), "POST", "/x", content=content())
-    assert answer.status_code == 413
-    assert answer.headers["connection"] == "close"
-    assert answer.json()["error"] == {
-        "code": 413,
-        "message": "the request is larger than 4 bytes",
-        "type": "invalid_request_error",
-    }
-
-
-def test_a_body_that_does_not_come_is_refused() -> None:
-    answer = ask(bodies(timeout_s=0.05), "POST", "/x", content=parts(b"a", b"b", every_s=0.04))
-    assert answer.status_code == 408
-    assert answer.json()["error"]["type"] == "invalid_request_error"
-
-
-def test_every_body_is_json_and_heads_are_gets() -> None:
-    form = ask(bodies(), "POST", "/x", data={"a": "b"}).json()
-    assert form["headers"]["content-type"] == "application/json"
-    lengths = [ask(bodies(), method, "/x").headers["content-length"] for method in ("GET", "HEAD")]
-    assert lengths[0] == lengths[1]
 
 
 def test_only_those_with_a_key_come_in() -> None:
@@ -201,7 +161,7 @@ def test_paths_are_mended_and_logged_as_one_line(capfd: pytest.CaptureFixture[st
 
 
 def test_a_failure_is_logged_without_what_it_says(capfd: pytest.CaptureFixture[str]) -> None:
-    ask(Access(Bodies(echo, ServerOptions()), Log(as_json=True)), "POST", "/x", content=b"fail")
+    ask(Access(Bodies(echo, lambda path: 9, 9.0), Log(as_json=True)), "POST", "/x", content=b"fail")
     failure, request = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert failure["text"].startswith("failure: RuntimeError in test_middleware.py")
     assert "secret" not in failure["text"]
