@@ -130,7 +130,7 @@ def run() -> None:
     except _ClickError as error:
         if not error.format_message():  # the help page has said it all
             sys.exit(error.exit_code)
-        _fail(error.format_message(), error.exit_code)
+        _fail(_wrong_value(error) or error.format_message(), error.exit_code)
     except PowerInferError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -141,6 +141,19 @@ def run() -> None:
     except OSError as error:
         _drop_output()
         _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 1)
+
+
+def _wrong_value(error: Any) -> str:
+    """Of a flag, where that is what is wrong: what it must be, not what the library that found it says."""
+    found = getattr(error.__cause__, "errors", None)
+    if found is None or getattr(error, "param", None) is None:
+        return ""
+    from powerinfer_cli.wrong_values import wrong
+
+    errors = found()
+    value = errors[0].get("input")
+    got = f", got {value[:40]!r}" if isinstance(value, str) and errors[0]["type"] != "value_error" else ""
+    return f"{error.param.opts[0]} {wrong(errors)}{got}"
 
 
 def _open_closed_streams() -> None:

@@ -171,3 +171,21 @@ def test_download_alone_points_to_its_own_help() -> None:
     result = powerinfer("download")
     assert (result.code, result.out) == (2, "")
     assert "`powerinfer download --list` shows some to start from, `powerinfer download --help`" in result.error
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["-n", "x"], "-n must be a whole number, got 'x'"),
+        (["-c", "1.5"], "-c must be a whole number, got '1.5'"),
+        (["--temp", ""], "--temp must be a number, got ''"),
+        (["-t", "513"], "-t must be 512 or less, got '513'"),
+        (["-ngl", "-5"], "-ngl must be -1 or more, got '-5'"),
+        (["-ctk", "q9"], "-ctk is wrong: 'q9' is not one of 'f32', 'f16', 'q8_0'"),
+        (["--temp", "-1"], "--temp must be 0 or more, got -1.0"),
+        (["--top-p", "2"], "--top-p must be from 0 to 1, got 2.0"),
+    ],
+)
+def test_a_wrong_value_is_told_in_our_own_words(args: list[str], says: str) -> None:
+    result = powerinfer("main", *args)
+    assert (result.code, result.error) == (2, f"error: {says}")

@@ -155,7 +155,7 @@ def test_progress_goes_to_stderr(words: str) -> None:
         (["-t", "0"], "-t must be from 1 to 512, got 0"),
         (["-ub", "0"], "-ub must be from 1"),
         (["-o", "xml"], "'xml' is not one of"),
-        (["-r", "0"], "'-r'"),
+        (["-r", "0"], "-r must be"),
     ],
 )
 def test_usage_errors(words: str, args: list[str], message: str) -> None:

@@ -150,7 +150,7 @@ def test_a_bad_plan_is_made_anew(path: Path, tmp_path: Path, damage: str) -> Non
         (["--vram-budget", "much"], "--vram-budget has 'much', but must be GiB"),
         (["-ts", "1,x"], "-ts '1,x': must be numbers"),
         (["-ts", "0,0"], "-ts '0,0': must be numbers"),
-        (["-ngl", "-2"], "greater than or equal to -1"),
+        (["-ngl", "-2"], "-ngl must be -1 or more"),
         (["--vram-budget", "1", "--reference"], "--reference excludes --vram-budget"),
     ],
 )
