@@ -19,7 +19,7 @@ from .cursor import Buffer, Cursor
 from .failure import GGUFError, shown, shown_path
 from .magic import check_magic, check_version
 from .metadata import MetaValue, read_entries, read_metadata
-from .split import merge_parts, part_paths
+from .split import check_not_joined, merge_parts, part_paths
 from .tensor import Tensor, place_tensors, read_tensor_infos
 from .types import INDEX_ARCHITECTURE, ValueType
 
@@ -120,7 +120,12 @@ def _open_one(path: Path) -> GGUFFile:
     alignment = _alignment(cursor, metadata, types)
     index_file = sparse and metadata.get("general.architecture") == INDEX_ARCHITECTURE
     infos = read_tensor_infos(cursor, n_tensors, index_file)
-    return GGUFFile(path, sparse, version, metadata, place_tensors(cursor, infos, alignment))
+    tensors = place_tensors(cursor, infos, alignment)
+    if "split.count" in metadata:
+        base = -(-cursor.pos // alignment) * alignment
+        ends = [base + info.start + info.nbytes for info in infos]
+        check_not_joined(cursor, max(ends, default=cursor.pos), alignment)
+    return GGUFFile(path, sparse, version, metadata, tensors)
 
 
 def raw_entries(path: Path) -> list[tuple[str, bytes]]:

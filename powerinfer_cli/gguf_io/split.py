@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from .cursor import Cursor
 from .failure import GGUFError, shown, shown_path
+from .magic import DENSE, SPARSE
 from .metadata import MetaValue
 from .tensor import Tensor
 
-__all__ = ["merge_parts", "part_paths"]
+__all__ = ["check_not_joined", "merge_parts", "part_paths"]
 
 _PART_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
@@ -49,6 +51,18 @@ def part_paths(path: Path, metadata: Mapping[str, MetaValue]) -> list[Path] | No
         if not part.exists():
             raise GGUFError(f"{shown_path(part)}: this part of the split file is missing")
     return paths
+
+
+def check_not_joined(cursor: Cursor, end: int, alignment: int) -> None:
+    """Raises GGUFError: behind a part, whose data end at byte `end`, another file begins."""
+    for start in {end, -(-end // alignment) * alignment}:
+        if cursor.buffer[start : start + 4] in (DENSE, SPARSE):
+            raise cursor.error(
+                "a second part of a split model begins here: parts cannot be joined end to end (by `cat`). Keep them "
+                "as they were, in one folder, and give the path of the first; or make one file of them with "
+                "`llama-gguf-split --merge FIRST-PART OUT`",
+                start,
+            )
 
 
 def merge_parts(parts: Sequence[Part]) -> dict[str, Tensor]:

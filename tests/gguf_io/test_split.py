@@ -132,3 +132,16 @@ def test_parts_that_do_not_fit(tmp_path: Path, second: bytes, says: str) -> None
 def test_nonsense_about_parts(tmp_path: Path, entries: list[bytes], says: str) -> None:
     with pytest.raises(GGUFError, match=says):
         open_gguf(raw.write(tmp_path, raw.build(entries)))
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m-00001-of-00002.gguf"])
+@pytest.mark.parametrize("names", [["a", "b"], []])
+def test_parts_joined_end_to_end(tmp_path: Path, name: str, names: list[str]) -> None:
+    paths = write_parts(tmp_path, part(0, 2, names, total=len(names) + 1, extra=[ARCH]), part(1, 2, ["c"]))
+    joined = tmp_path / "joined" / name
+    joined.parent.mkdir()
+    joined.write_bytes(b"".join(path.read_bytes() for path in paths))
+    with pytest.raises(GGUFError, match=r"parts cannot be joined.*llama-gguf-split --merge") as caught:
+        open_gguf(joined)
+    assert str(joined) in str(caught.value)
+    assert f"(at byte {paths[0].stat().st_size})" in str(caught.value)
