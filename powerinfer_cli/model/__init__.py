@@ -2,6 +2,7 @@
 
 from powerinfer_cli.model.architecture import Activation, Architecture, NormKind, RopeStyle
 from powerinfer_cli.model.config import ModelConfig, RopeConfig, RopeScaling
+from powerinfer_cli.model.keys import key_notes
 from powerinfer_cli.model.opt import POSITION_OFFSET
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors, load_predictors
 from powerinfer_cli.model.sparse import load_model, with_predictors
@@ -22,6 +23,7 @@ __all__ = [
     "RopeScaling",
     "RopeStyle",
     "Weights",
+    "key_notes",
     "load_model",
     "load_predictors",
     "load_weights",

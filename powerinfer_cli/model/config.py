@@ -8,6 +8,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model.architecture import Activation, Architecture, RopeStyle
 from powerinfer_cli.model.falcon import FALCON
+from powerinfer_cli.model.keys import check_keys
 from powerinfer_cli.model.llama import BAMBOO, LLAMA, QWEN2, QWEN3
 from powerinfer_cli.model.metadata import ArchitectureKeys
 from powerinfer_cli.model.opt import OPT, POSITION_OFFSET
@@ -85,6 +86,7 @@ class ModelConfig:
         if n_head % n_head_kv:
             keys.fail(f"attention.head_count {n_head} is not a multiple of attention.head_count_kv {n_head_kv}")
         n_ctx_train = keys.integer("context_length", low=1, high=MAX_CONTEXT)
+        check_keys(gguf, arch, {"attention.scale": head_dim**-0.5, "embedding_length_out": float(n_embd)})
         return cls(
             architecture=arch,
             name=gguf.get("general.name", str, gguf.path.stem),
@@ -97,7 +99,7 @@ class ModelConfig:
             n_head_kv=n_head_kv,
             head_dim=head_dim,
             n_vocab=_n_vocab(gguf, keys),
-            n_ctx_train=_known_positions(gguf, n_ctx_train) if arch.learned_positions else n_ctx_train,
+            n_ctx_train=min(_positions(gguf, arch, n_ctx_train), _window(keys)),
             norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
             activation=_activation(gguf, keys, arch),
             rope=_rope(keys, arch, head_dim, n_ctx_train),
@@ -150,12 +152,20 @@ def _n_vocab(gguf: GGUFFile, keys: ArchitectureKeys) -> int:
     return keys.integer("vocab_size", rows, low=1, high=MAX_SIZE)
 
 
-def _known_positions(gguf: GGUFFile, n_ctx_train: int) -> int:
+def _positions(gguf: GGUFFile, arch: Architecture, n_ctx_train: int) -> int:
+    """How many positions the model knows."""
+    if not arch.learned_positions:
+        return n_ctx_train
     table = gguf.tensors.get("position_embd.weight")
     rows = table.shape[0] if table is not None else 0
     if rows <= POSITION_OFFSET:
         raise PowerInferError(f"{gguf.path}: tensor position_embd.weight is missing or has no positions")
     return min(n_ctx_train, rows - POSITION_OFFSET)
+
+
+def _window(keys: ArchitectureKeys) -> int:
+    """Attention here sees everything, which is the same as a sliding window up to the window's length."""
+    return keys.integer("attention.sliding_window", 0, high=MAX_CONTEXT) or MAX_CONTEXT
 
 
 def _sparse_threshold(gguf: GGUFFile) -> float:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cache import PAGE
-from powerinfer_cli.model import ModelConfig, Predictors, load_model
+from powerinfer_cli.model import ModelConfig, Predictors, key_notes, load_model
 from powerinfer_cli.placement import ActivationStatistics, Plan
 from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
@@ -54,13 +54,16 @@ class Engine:
             PowerInferError: what `load_model` raises, or a context that does not fit.
         """
         self.config, weights = load_model(gguf, predictors)
+        events = events or LoadEvents()
+        for line in key_notes(gguf, self.config.architecture):
+            events.note(line)
         self.options = options
         self.stats = SparsityStats()
         self._plan = plan if plan is not None and plan.gpus else None
         packed = options.repack and not options.reference and self._plan is None
         n_ctx = context_size(self.config, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
         self._pages = PageTable(n_ctx, options.n_sequences, unified=options.unified)
-        parts = Parts(self.config, weights, options, self.stats, statistics, self._pages, events or LoadEvents())
+        parts = Parts(self.config, weights, options, self.stats, statistics, self._pages, events)
         try:
             self._backend = self._start(parts)
         except MemoryError as error:
