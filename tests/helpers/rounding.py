@@ -1,7 +1,8 @@
 """Where float32 may put a result, whatever the order of its sums: tolerances that follow the size of what is summed.
 
 A sum of n products is off by at most n * UNIT of its terms' magnitudes in all (Higham, Accuracy and Stability of
-Numerical Algorithms, 3.1), and by what its operands were off already. A term that is wrong is off by far more.
+Numerical Algorithms, 3.1), a long one by far less, for errors of both signs add up as sqrt(n); and by what its operands
+were off already. A term that is wrong is off by far more.
 """
 
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating] | torch.Tensor
 
 UNIT = 2.0**-24  # the largest relative error of one operation
+LOGITS = 2.0**-14
 _FUNCTION = 8  # operations that an exponential or an error function counts as
 
 
 def gamma(n: int) -> float:
-    """The largest relative error of n operations one after the other."""
-    return n * UNIT / (1 - n * UNIT)
+    """The largest relative error of n operations one after the other; of many, what is never seen in practice."""
+    return min(n, 8 * n**0.5) * UNIT * 1.001
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,30 @@ def sparse_ffn(
         second = ups.activated(Activation.RELU) if relu_on_up else ups
         values = Interval.of(x).matmul(gate, gate_bias).activated(activation) * second
     return values.masked(active).matmul(np.asarray(down_t).T)
+
+
+def attention(q: Numbers, k: Numbers, v: Numbers) -> Interval:
+    """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]"""
+    queries, keys, values = (np.asarray(x, np.float64).swapaxes(0, 1) for x in (q, k, v))  # [H, T or S, D]
+    n_head, n_token, dim = queries.shape
+    keys, values = (x.repeat(n_head // len(x), axis=0) for x in (keys, values))
+    seen = np.tri(n_token, keys.shape[1], keys.shape[1] - n_token, dtype=bool)
+    scores = queries @ keys.swapaxes(1, 2) / dim**0.5
+    size = np.abs(queries) @ np.abs(keys).swapaxes(1, 2) / dim**0.5
+    # What an exponent is off is what its exponential is off in relation; the largest score is taken from all.
+    off = np.where(seen, gamma(dim + 2) * size + UNIT * np.abs(scores), 0).max(axis=2, keepdims=True)
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+    weights /= weights.sum(axis=2, keepdims=True)
+    radius = (4 * off + gamma(2 * keys.shape[1] + _FUNCTION)) * (weights @ np.abs(values))
+    out, radius = ((x.swapaxes(0, 1).reshape(n_token, -1)) for x in (weights @ values, radius))
+    return Interval(out, radius)
+
+
+def check_logits(found: Numbers, wanted: Numbers) -> None:
+    """Logits of one model by two computations in float32, or what passes its layers. AssertionError where they differ.
+
+    What every layer adds to what is off already has no bound that is not far too wide: this is the size of logits times
+    ten times what is seen on any CPU. A neuron too many or too few is off by more.
+    """
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=LOGITS * np.abs(np.asarray(wanted)).max())

@@ -8,6 +8,7 @@ from powerinfer_cli.gguf_io import GGMLType, dequantize
 from powerinfer_cli.kernels import matrix
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from tests.helpers.matrices import random_rows, stored, weight_types
+from tests.helpers.rounding import Interval
 
 X = torch.from_numpy(np.random.default_rng(9).standard_normal((3, 256)).astype(np.float32))
 
@@ -17,9 +18,8 @@ def test_product_with_every_type(kind: GGMLType) -> None:
     rows = random_rows(kind, 5, 256)
     plain = dequantize(rows, kind)
     assert 0.01 < np.abs(plain).max() < 10
-    wanted = X.double().numpy() @ plain.T.astype(np.float64)
     kept, used = (Matrix(stored(rows, kind), resident=resident) for resident in (True, False))
-    np.testing.assert_allclose(kept.matmul(X).numpy(), wanted, rtol=0, atol=1e-4)
+    Interval.of(X).matmul(plain).check(kept.matmul(X))
     assert torch.equal(kept.matmul(X), used.matmul(X))
 
 
@@ -37,11 +37,12 @@ def test_chosen_rows(kind: GGMLType, resident: bool) -> None:
 @pytest.mark.parametrize("resident", [True, False])
 def test_chunks_add_up(monkeypatch: pytest.MonkeyPatch, n_rows: int, elements: int, resident: bool) -> None:
     tensor = stored(random_rows(GGMLType.Q4_0, n_rows, 256), GGMLType.Q4_0)
-    whole = Matrix(tensor, resident=resident).matmul(X)
+    whole = Interval.of(X).matmul(tensor.to_float32())
+    whole.check(Matrix(tensor, resident=resident).matmul(X))
     monkeypatch.setattr(matrix, "CHUNK_ELEMENTS", elements)
     product = Matrix(tensor, resident=resident).matmul(X)
     assert product.shape == (3, n_rows)
-    torch.testing.assert_close(product, whole, rtol=0, atol=1e-5)
+    whole.check(product)
 
 
 def test_float32_is_a_view_of_the_file() -> None:

@@ -19,6 +19,7 @@ from powerinfer_cli.kernels.reference import (
     sparse_ffn,
 )
 from powerinfer_cli.model import Activation, RopeConfig, RopeScaling, RopeStyle
+from tests.helpers import rounding
 
 PLAIN = {
     "style": RopeStyle.NEOX,
@@ -127,14 +128,16 @@ def test_attention(n_token: int, n_past: int, n_head_kv: int) -> None:
         normal(n_past + n_token, n_head_kv, 5, seed=1),
         normal(n_past + n_token, n_head_kv, 5),
     )
-    out = attention(q, k, v)
+    out, exact = attention(q, k, v), rounding.attention(q, k, v)
     assert out.shape == (n_token, 30)
+    exact.check(out)
+    q, k, v = q.double(), k.double(), v.double()
     for t in range(n_token):
         for head in range(6):
             kv, seen = head * n_head_kv // 6, n_past + t + 1
             scores = [math.exp((q[t, head] @ k[s, kv]).item() / math.sqrt(5)) for s in range(seen)]
-            wanted = sum(score * v[s, kv].double() for s, score in enumerate(scores)) / sum(scores)
-            torch.testing.assert_close(out[t, 5 * head : 5 * head + 5].double(), wanted, rtol=0, atol=1e-5)
+            wanted = sum(score * v[s, kv] for s, score in enumerate(scores)) / sum(scores)
+            np.testing.assert_allclose(exact.value[t, 5 * head : 5 * head + 5], wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_the_future_is_not_seen() -> None:
@@ -142,7 +145,7 @@ def test_the_future_is_not_seen() -> None:
     out = attention(q, k, v)
     k[4:], v[4:] = 50.0, 1e6  # positions of the last two tokens
     assert torch.equal(attention(q, k, v)[:2], out[:2])
-    torch.testing.assert_close(attention(q[:2], k[:4], v[:4]), out[:2])
+    rounding.attention(q[:2], k[:4], v[:4]).check(out[:2])
 
 
 def test_prediction_compares_the_raw_logit() -> None:
@@ -166,7 +169,13 @@ def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: 
     x, gate, up, down_t = normal(3, 4), normal(7, 4, seed=1), normal(7, 4, seed=2), normal(7, 4, seed=3)
     gate_bias, up_bias = normal(7, seed=4), normal(7, seed=5)
     active = normal(3, 7, seed=6) > 0
-    wanted = torch.zeros(3, 4)
+    gates = (gate, gate_bias) if gated else (None, None)
+    given = (x, active, gates[0], up, down_t)
+    kind = {"activation": activation, "relu_on_up": relu_on_up, "gate_bias": gates[1], "up_bias": up_bias}
+    y, exact = sparse_ffn(*given, **kind), rounding.sparse_ffn(*given, **kind)
+    exact.check(y)
+    x, gate, up, down_t, gate_bias, up_bias = (t.double() for t in (x, gate, up, down_t, gate_bias, up_bias))
+    wanted = torch.zeros(3, 4, dtype=torch.float64)
     for t in range(3):
         for n in active[t].nonzero()[:, 0].tolist():
             value = float(up[n] @ x[t] + up_bias[n])
@@ -177,7 +186,4 @@ def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: 
             if gated:
                 value = value * act(float(gate[n] @ x[t] + gate_bias[n]))
             wanted[t] += value * down_t[n]
-    gates = (gate, gate_bias) if gated else (None, None)
-    kind = {"activation": activation, "relu_on_up": relu_on_up}
-    y = sparse_ffn(x, active, gates[0], up, down_t, gate_bias=gates[1], up_bias=up_bias, **kind)
-    torch.testing.assert_close(y, wanted)
+    np.testing.assert_allclose(exact.value, wanted, rtol=1e-9, atol=1e-12)

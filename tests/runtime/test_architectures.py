@@ -8,9 +8,9 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import N_VOCAB, PROMPT, TinyModel
 
-TOLERANCE = 1e-4
 Load: TypeAlias = Callable[..., Engine]
 
 
@@ -25,36 +25,32 @@ def load(request: pytest.FixtureRequest) -> Load:
     return load
 
 
-def assert_close(logits: np.ndarray, wanted: np.ndarray) -> None:
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
-
-
 def test_every_position(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:
     logits = load(gguf).logits(PROMPT)
     assert logits.dtype == np.float32
     assert tiny.reference.std() > 0.5  # else the tolerance would let anything pass
-    assert_close(logits, tiny.reference)
+    check_logits(logits, tiny.reference)
 
 
 @pytest.mark.parametrize("n_batch", [1, 3, 8, 22])
 def test_prefill_in_batches(tiny: TinyModel, gguf: GGUFFile, n_batch: int, load: Load) -> None:
-    assert_close(load(gguf, n_batch).prefill(PROMPT), tiny.reference[-1])
+    check_logits(load(gguf, n_batch).prefill(PROMPT), tiny.reference[-1])
 
 
 def test_every_position_in_batches(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:
-    assert_close(load(gguf, n_batch=5).logits(PROMPT), tiny.reference)
+    check_logits(load(gguf, n_batch=5).logits(PROMPT), tiny.reference)
 
 
 def test_decode_behind_a_prompt(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:
     engine = load(gguf)
     rows = [engine.prefill(PROMPT[:9]), *map(engine.decode, PROMPT[9:])]
-    assert_close(np.stack(rows), tiny.reference[8:])
+    check_logits(np.stack(rows), tiny.reference[8:])
     assert engine.n_past == len(PROMPT)
 
 
 def test_decode_from_the_first_token(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:
     engine = load(gguf)
-    assert_close(np.stack([engine.decode(token) for token in PROMPT]), tiny.reference)
+    check_logits(np.stack([engine.decode(token) for token in PROMPT]), tiny.reference)
 
 
 def test_truncate_forgets_what_came_after(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:
@@ -63,7 +59,7 @@ def test_truncate_forgets_what_came_after(tiny: TinyModel, gguf: GGUFFile, load:
     engine.truncate(11)
     assert engine.n_past == 11
     rows = [engine.decode(PROMPT[11]), engine.prefill(PROMPT[12:])]
-    assert_close(np.stack(rows), tiny.reference[[11, -1]])
+    check_logits(np.stack(rows), tiny.reference[[11, -1]])
 
 
 def test_reset_forgets_everything(tiny: TinyModel, gguf: GGUFFile, load: Load) -> None:

@@ -16,6 +16,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import everything, save_predictors
+from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
 
@@ -39,17 +40,13 @@ def feed(engine: Engine, ids: list[int] = PROMPT, n_prompt: int = 9) -> np.ndarr
     return np.concatenate([engine.logits(ids[:n_prompt]), np.stack([engine.decode(t) for t in ids[n_prompt:]])])
 
 
-def assert_close(logits: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-4) -> None:
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=tolerance)
-
-
 def test_a_predictor_that_lets_everything_through_changes_nothing(
     tiny: TinyModel, gguf: GGUFFile, options: dict[str, Any]
 ) -> None:
     predictors = everything(random_predictors(tiny))
     exact = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32"}
     engine = Engine.load(gguf, EngineOptions(**exact, **options), predictors=predictors)
-    assert_close(feed(engine), tiny.reference)
+    check_logits(feed(engine), tiny.reference)
     assert engine.stats.mean_predicted == 1.0
     relu = engine.config.activation == "relu"
     assert (engine.stats.mean_active == 1.0) != relu
@@ -62,7 +59,7 @@ def test_predicted_neurons_alone_count(tmp_path: Path, case: str, options: dict[
     source = SOURCE.get(tiny.file.arch, "attended")
     wanted = masked_logits(tiny, PROMPT, predictor_mask(predictors, 0.1), source)
     engine = tiny.file.engine(tmp_path, Predictors.of(predictors, 0.1), **options)
-    assert_close(feed(engine, n_prompt=14), wanted)
+    check_logits(feed(engine, n_prompt=14), wanted)
     assert 0.2 < (engine.stats.mean_predicted or 0) < 0.8
     assert np.abs(wanted - tiny.reference).max() > 0.1
 
@@ -78,7 +75,7 @@ def test_a_sparse_file_that_names_its_activation(tmp_path: Path, case: str, opti
     merged = replace(merged, metadata={**merged.metadata, "powerinfer.activation": str(activation)})
     found = feed(merged.engine(tmp_path, **options))
     wanted = masked_logits(tiny, PROMPT, predictor_mask(predictors, 0.1), SOURCE.get(tiny.file.arch, "attended"))
-    assert_close(found, wanted)
+    check_logits(found, wanted)
 
 
 def test_predictors_beside_a_sparse_file_replace_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -86,7 +83,7 @@ def test_predictors_beside_a_sparse_file_replace_its_own(tmp_path: Path, options
     others = random_predictors(tiny, (21, 4))
     wanted = masked_logits(tiny, PROMPT, predictor_mask(others, -0.1), "attended")
     engine = tiny.file.sparsified(random_predictors(tiny), 0.3).engine(tmp_path, Predictors.of(others, -0.1), **options)
-    assert_close(feed(engine), wanted)
+    check_logits(feed(engine), wanted)
 
 
 def exact_predictors(sparse: ModelFile) -> Predictors:
@@ -99,7 +96,7 @@ def test_an_exact_predictor_is_exact(tmp_path: Path, options: dict[str, Any]) ->
     ids = [token % 80 for token in PROMPT]
     wanted = dense.engine(tmp_path).logits(ids)
     engine = dense.engine(tmp_path, exact_predictors(sparse), **options)
-    assert_close(feed(engine, ids), wanted)
+    check_logits(feed(engine, ids), wanted)
     assert engine.stats.mean_predicted == pytest.approx(engine.stats.mean_active, rel=1e-3)
     assert 0.02 < (engine.stats.mean_active or 0) < 0.5
 
@@ -148,7 +145,7 @@ def test_the_environments_threshold_counts_most(
     predictors = random_predictors(llama)
     monkeypatch.setenv(VARIABLE, text)
     wanted = masked_logits(llama, PROMPT, predictor_mask(predictors, float(text)), "attended")
-    assert_close(feed(llama.file.engine(tmp_path, Predictors.of(predictors, 0.1))), wanted)
+    check_logits(feed(llama.file.engine(tmp_path, Predictors.of(predictors, 0.1))), wanted)
 
 
 def test_a_directory(llama: TinyModel, tmp_path: Path) -> None:
@@ -156,7 +153,7 @@ def test_a_directory(llama: TinyModel, tmp_path: Path) -> None:
     folder = save_predictors(tmp_path / "predictors", pairs, 0.2)
     wanted = masked_logits(llama, PROMPT, predictor_mask(pairs, 0.2), "attended")
     engine = llama.file.engine(tmp_path, load_predictors(folder, 2, 64, 112))
-    assert_close(feed(engine), wanted)
+    check_logits(feed(engine), wanted)
 
 
 def test_statistics_settle_what_they_can(llama: TinyModel, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -177,7 +174,7 @@ def test_statistics_settle_what_they_can(llama: TinyModel, tmp_path: Path, optio
         ActivationStatistics((counts, counts)),
         predictors=Predictors.of(pairs),
     )
-    assert_close(feed(engine), masked_logits(llama, PROMPT, settled, "attended"))
+    check_logits(feed(engine), masked_logits(llama, PROMPT, settled, "attended"))
 
 
 @pytest.mark.parametrize("case", ["llama", "falcon-7b"])
@@ -199,7 +196,7 @@ def test_a_model_divided_between_devices(tmp_path: Path, case: str, repack: bool
         predictors=Predictors.of(pairs, 0.1),
     )
     assert ["rows that can be streamed" in note for note in notes] == [True]
-    assert_close(feed(engine), wanted)
+    check_logits(feed(engine), wanted)
 
 
 def test_recording_sees_every_neuron(llama: TinyModel, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -211,10 +208,10 @@ def test_recording_sees_every_neuron(llama: TinyModel, tmp_path: Path, options: 
     wanted = record(llama.file.engine(tmp_path, **options))
     found = record(llama.file.engine(tmp_path, Predictors.of(random_predictors(llama)), **options))
     for ours, theirs in zip(found, wanted, strict=True):
-        assert_close(ours, theirs)
+        check_logits(ours, theirs)
 
 
 def test_all_active_asks_no_predictor(llama: TinyModel, tmp_path: Path, options: dict[str, Any]) -> None:
     predictors = Predictors.of(random_predictors(llama), 1e9)
     engine = llama.file.engine(tmp_path, predictors, all_active=True, **options)
-    assert_close(feed(engine), llama.reference)
+    check_logits(feed(engine), llama.reference)

@@ -11,6 +11,7 @@ from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
+from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import random_predictors, what_passes
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
@@ -38,13 +39,13 @@ def record(engine: Engine, ids: list[int] = PROMPT) -> Recorded:
     ]
 
 
-def check(found: Recorded, wanted: Recorded, tolerance: float = 1e-4) -> None:
+def check(found: Recorded, wanted: Recorded) -> None:
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         for one, other in zip(ours, theirs, strict=True):
             assert one.dtype == np.float32
             assert other.std() > 0.1  # else the tolerance would let anything pass
-            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+            check_logits(one, other)
 
 
 def engine_of(gguf: GGUFFile, options: dict[str, Any], n_batch: int = 512) -> Engine:

@@ -9,6 +9,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import Engine
 from tests.helpers.model_file import ModelFile
+from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import SOURCES, masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, reference_logits, tiny_model
 
@@ -26,10 +27,6 @@ def feed(engine: Engine, n_prompt: int = 9) -> np.ndarray:
     return np.concatenate([engine.logits(PROMPT[:n_prompt]), np.stack([engine.decode(t) for t in PROMPT[n_prompt:]])])
 
 
-def assert_close(logits: np.ndarray, wanted: np.ndarray) -> None:
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
-
-
 def known_set(tiny: TinyModel) -> tuple[list[tuple[np.ndarray, np.ndarray]], torch.Tensor]:
     """Predictors that let the same third of the neurons through whatever they look at, and that set [n_ff]."""
     n_ff, n_embd = tiny.file.tensors["blk.0.ffn_up.weight"].shape
@@ -43,7 +40,7 @@ def known_set(tiny: TinyModel) -> tuple[list[tuple[np.ndarray, np.ndarray]], tor
 def test_an_all_active_predictor_changes_nothing(relu: TinyModel, tmp_path: Path) -> None:
     predictors = [(fc1, np.zeros_like(fc2)) for fc1, fc2 in random_predictors(relu)]
     engine = relu.file.sparsified(predictors).engine(tmp_path)  # every logit is 0, and so is the threshold
-    assert_close(feed(engine), relu.reference)
+    check_logits(feed(engine), relu.reference)
     assert engine.stats.mean_predicted == 1.0
 
 
@@ -53,7 +50,7 @@ def test_predicted_neurons_alone_count(relu: TinyModel, tmp_path: Path, n_batch:
     source = SOURCE.get(relu.file.arch, "attended")
     wanted = masked_logits(relu, PROMPT, predictor_mask(predictors, 0.0), source)
     engine = relu.file.sparsified(predictors).engine(tmp_path, n_batch=n_batch)
-    assert_close(feed(engine, 14), wanted)
+    check_logits(feed(engine, 14), wanted)
     assert 0.2 < (engine.stats.mean_predicted or 0) < 0.8
     assert np.abs(wanted - relu.reference).max() > 0.1
 
@@ -69,7 +66,7 @@ def test_a_predictor_that_looked_elsewhere_would_be_noticed(relu: TinyModel) -> 
 def test_a_known_set_of_neurons(relu: TinyModel, tmp_path: Path) -> None:
     predictors, active = known_set(relu)
     wanted = masked_logits(relu, PROMPT, lambda _layer, x: active.expand(len(x), -1), "input")
-    assert_close(feed(relu.file.sparsified(predictors).engine(tmp_path)), wanted)
+    check_logits(feed(relu.file.sparsified(predictors).engine(tmp_path)), wanted)
 
 
 def test_rows_of_other_neurons_are_not_used(relu: TinyModel, tmp_path: Path) -> None:
@@ -127,7 +124,7 @@ def with_threshold(llama: TinyModel, threshold: float | None) -> tuple[ModelFile
 @pytest.mark.parametrize("threshold", [None, -0.25, 0.4])
 def test_threshold_from_the_file(llama: TinyModel, tmp_path: Path, threshold: float | None) -> None:
     sparse, wanted = with_threshold(llama, threshold)
-    assert_close(feed(sparse.engine(tmp_path)), wanted)
+    check_logits(feed(sparse.engine(tmp_path)), wanted)
 
 
 @pytest.mark.parametrize(("text", "value"), [("0.4", 0.4), (" -2.5e-1 ", -0.25), ("-inf", -np.inf), ("inf", np.inf)])
@@ -136,13 +133,13 @@ def test_threshold_from_the_environment(
 ) -> None:
     wanted = with_threshold(llama, value)[1]
     monkeypatch.setenv(VARIABLE, text)
-    assert_close(feed(with_threshold(llama, 0.1)[0].engine(tmp_path)), wanted)
+    check_logits(feed(with_threshold(llama, 0.1)[0].engine(tmp_path)), wanted)
 
 
 def test_an_empty_variable_counts_as_none(llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sparse, wanted = with_threshold(llama, 0.4)
     monkeypatch.setenv(VARIABLE, "")
-    assert_close(feed(sparse.engine(tmp_path)), wanted)
+    check_logits(feed(sparse.engine(tmp_path)), wanted)
 
 
 @pytest.mark.parametrize("text", ["much", "0,4", "nan"])
@@ -158,4 +155,4 @@ def test_a_bad_threshold_is_one_line(
 def test_the_down_bias_has_two_names(tmp_path: Path, name: str) -> None:
     opt = tiny_model("opt")
     predictors = [(fc1, np.zeros_like(fc2)) for fc1, fc2 in random_predictors(opt)]
-    assert_close(feed(opt.file.sparsified(predictors, bias_name=name).engine(tmp_path)), opt.reference)
+    check_logits(feed(opt.file.sparsified(predictors, bias_name=name).engine(tmp_path)), opt.reference)

@@ -8,6 +8,7 @@ import torch
 
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
 
@@ -40,7 +41,7 @@ def test_statistics_that_agree_with_the_predictor_change_nothing(tiny: TinyModel
         fc2[10:30, [0, -1]] -= 1
     wanted = run(tiny, tmp_path, predictors, None)
     logits = run(tiny, tmp_path, predictors, counts(slice(0, 10), slice(10, 30)))
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
+    check_logits(logits, wanted)
 
 
 def test_statistics_overrule_the_predictor(tiny: TinyModel, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_statistics_overrule_the_predictor(tiny: TinyModel, tmp_path: Path) -> N
 
     wanted = masked_logits(tiny, PROMPT, settled, "attended")
     logits = run(tiny, tmp_path, predictors, counts(slice(0, 40), slice(40, 70)))
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
+    check_logits(logits, wanted)
     assert np.abs(wanted - masked_logits(tiny, PROMPT, ask, "attended")).max() > 0.1
 
 
@@ -70,4 +71,4 @@ def test_rows_of_settled_neurons_are_not_read(tiny: TinyModel, tmp_path: Path) -
 def test_a_dense_model_has_no_use_for_them(tiny: TinyModel, tmp_path: Path) -> None:
     options = EngineOptions(n_ctx=64, type_k="f32", type_v="f32")
     engine = Engine.load(tiny.file.open(tmp_path), options, counts(slice(0, 1), slice(1, N_FF)))
-    np.testing.assert_allclose(engine.logits(PROMPT), tiny.reference, rtol=0, atol=1e-4)
+    check_logits(engine.logits(PROMPT), tiny.reference)
