@@ -16,7 +16,7 @@ import uvicorn
 
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.http.logs import Log
-from powerinfer_cli.serving.http.protocol import protocol
+from powerinfer_cli.serving.http.protocol import ACCEPTED_AT_ONCE, most_connections, protocol
 from powerinfer_cli.serving.http.sockets import BACKLOG, url_of
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel, Service
@@ -52,6 +52,11 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._end_tasks = end_tasks
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(BACKLOG)  # asyncio takes one number for how many may wait, and how many it accepts at once
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         late = asyncio.get_running_loop().call_later(FINISHING_S, self._end_tasks)
         await super().shutdown(sockets)
@@ -67,10 +72,12 @@ class _Lifecycle:
         self._sockets, self._load, self._log = sockets, load, log
         self._service = Service(options)
         logging.getLogger("uvicorn.error").disabled = True  # our log tells what is to be told
+        most = most_connections()
+        full = f"more than {most} connections (ulimit -n): the one that was idle for longest is closed"
         self._server = _Server(
             uvicorn.Config(
                 make_app(self._service, log),
-                http=protocol(options.timeout_s),
+                http=protocol(options.timeout_s, most, lambda: log.seldom(full)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -78,7 +85,7 @@ class _Lifecycle:
                 proxy_headers=False,
                 server_header=False,
                 headers=[("server", "powerinfer")],
-                backlog=BACKLOG,
+                backlog=ACCEPTED_AT_ONCE,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=FINISHING_S + CLOSING_S,  # type: ignore[arg-type]  # seconds, as asyncio takes them
             ),
@@ -123,7 +130,7 @@ class _Lifecycle:
         if isinstance(error, Exception):
             self._log.failure(error)
         else:
-            self._log.note(f"failure: {context['message']}")
+            self._log.seldom(f"failure: {context['message']}")
 
     def _loading(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """A real server from its first moment to its last: loading, signals, what it cannot start with."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -158,3 +159,28 @@ def test_several_addresses(story: str) -> None:
         process.wait_for(f"server is listening on http://[::1]:{port}")
         for host in ("127.0.0.1", "[::1]"):
             assert httpx.get(f"http://{host}:{port}/health").json() == {"status": "ok"}
+
+
+def test_more_idle_connections_than_it_may_have_descriptors(story: str) -> None:
+    """It once logged 50,000 lines, and let nobody in."""
+    command = [sys.executable, "-m", "powerinfer_cli", "server", "--port", "0", "-m", story, *FLAGS]
+    root = Path(__file__).parents[2]
+    limited = ["/bin/sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *command]
+    with contextlib.ExitStack() as opened:
+        process = opened.enter_context(subprocess.Popen(limited, stderr=subprocess.PIPE, text=True, cwd=root))
+        opened.callback(process.kill)
+        assert process.stderr is not None
+        lines = [process.stderr.readline()]
+        while "listening" not in lines[-1]:
+            assert lines[-1]
+            lines.append(process.stderr.readline())
+        host, _, port = lines[-1].split()[-1].removeprefix("http://").partition(":")
+        for _ in range(120):
+            opened.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        for _ in range(3):
+            assert httpx.get(f"http://{host}:{port}/health", timeout=20).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read().splitlines()
+        assert process.wait(20) == 0
+    assert sum("connections (ulimit -n)" in line for line in rest) == 1
+    assert len(rest) < 10

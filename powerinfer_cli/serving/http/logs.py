@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +13,9 @@ from powerinfer_cli.serving.slots.counters import Served
 
 __all__ = ["Log"]
 
+SELDOM_S = 10.0
+MOST_REPEATED = 1000  # texts that are remembered
+
 
 class Log:
     """Safe to use from any thread: a line is written at once."""
@@ -19,10 +23,23 @@ class Log:
     def __init__(self, *, as_json: bool = False, quiet: bool = False, tasks: bool = False) -> None:
         """tasks: a line for each task of the engine's thread, too."""
         self._json, self._quiet, self._tasks = as_json, quiet, tasks
+        self._repeated: dict[str, tuple[float, int]] = {}  # text -> when it was written, how often not since
 
     def note(self, text: str, **values: Any) -> None:
         """What is going on."""
         self._write(self.line(text, **values))
+
+    def seldom(self, text: str) -> None:
+        """What may happen often for one reason: a line in ten seconds, which says how many there would have been."""
+        now = time.monotonic()
+        written, left_out = self._repeated.get(text, (-SELDOM_S, 0))
+        if now - written < SELDOM_S:
+            self._repeated[text] = written, left_out + 1
+            return
+        if len(self._repeated) > MOST_REPEATED:
+            self._repeated.clear()
+        self._repeated[text] = now, 0
+        self.note(f"{text} (and {left_out} times before)" if left_out else text)
 
     def line(self, text: str, **values: Any) -> str:
         """What `note` writes, for somebody else to write; empty where that is nothing."""
@@ -54,7 +71,7 @@ class Log:
         """What nobody expected: where it happened. Not its message, which may hold what a client has sent."""
         frames = traceback.extract_tb(error.__traceback__)[-6:]
         where = " < ".join(f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in reversed(frames))
-        self.note(f"failure: {type(error).__name__} in {where}")
+        self.seldom(f"failure: {type(error).__name__} in {where}")
 
     def _write(self, line: str) -> None:
         if self._quiet:

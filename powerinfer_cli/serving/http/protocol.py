@@ -1,15 +1,24 @@
-"""HTTP on a socket, whose patience ends: with headers that do not come, and with readers who do not read."""
+"""HTTP on a socket, whose patience ends: with headers that do not come, with readers who do not read, and with idle
+connections where others want to come in.
+"""
 
 import asyncio
+import resource
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["protocol", "spelled"]
+__all__ = ["ACCEPTED_AT_ONCE", "most_connections", "protocol", "spelled"]
 
-MOST_HEADER_BYTES = 1 << 16
+MOST_BARE_BYTES = 1 << 16  # without a byte of a body: headers, trailers, chunks' extensions
 HEADER_TIMEOUT_S = 30.0
+MOST_CONNECTIONS = 1024
+ACCEPTED_AT_ONCE = 4  # before one that is idle can be closed for them: each takes a descriptor
+SPARE_DESCRIPTORS = 32  # for those, for files and for processes
+FEWEST_CONNECTIONS = 4
 OWN = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 
 
@@ -28,20 +37,41 @@ def spelled(name: bytes) -> bytes:
     return name if name in OWN else Verbatim(name.title())
 
 
-def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
-    """A protocol that waits so long for somebody to read what was written."""
+def most_connections() -> int:
+    """That this process can have at a time, by the descriptors that it may open (ulimit -n) and has open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        n_open = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        n_open = SPARE_DESCRIPTORS  # not Linux
+    room = most - n_open - SPARE_DESCRIPTORS if most != resource.RLIM_INFINITY else MOST_CONNECTIONS
+    return max(FEWEST_CONNECTIONS, min(room, MOST_CONNECTIONS))
+
+
+def protocol(timeout_s: float, most: int, on_full: Callable[[], None]) -> type[HttpToolsProtocol]:
+    """A protocol that waits so long for somebody to read what was written.
+
+    most: connections at a time; beyond, the one that has been idle for longest is closed, and `on_full` called.
+    """
     headers_within = min(timeout_s, HEADER_TIMEOUT_S)
+    idle: dict[Any, None] = {}  # those without a request, the longest first
 
     class Patient(HttpToolsProtocol):
         """Between requests uvicorn's own keep-alive timeout counts."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._header_bytes = 0
+            self._bare_bytes = 0
+            self._has_headers = False
             self._reading: asyncio.TimerHandle | None = self.loop.call_later(headers_within, self._give_up)
             self._writing: asyncio.TimerHandle | None = None
+            idle[self] = None
+            if len(self.connections) > most:
+                next(iter(idle))._give_up()
+                on_full()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            idle.pop(self, None)
             self._stop_waiting()
             self.resume_writing()
             super().connection_lost(exc)
@@ -50,15 +80,34 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
             between = self.cycle is None or self.cycle.response_complete
             if between and self._reading is None:
                 self._reading = self.loop.call_later(headers_within, self._give_up)
-            if self._reading is not None:
-                self._header_bytes += len(data)
+            self._bare_bytes += len(data)
             super().data_received(data)
-            if self._reading is not None and self._header_bytes > MOST_HEADER_BYTES:
+            if self._bare_bytes > MOST_BARE_BYTES:
                 self._give_up()
 
+        def on_message_begin(self) -> None:
+            self._has_headers = False
+            super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if not self._has_headers:  # or it is a trailer: nobody asks for those
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
+            self._has_headers = True
+            self._bare_bytes = 0
             self._stop_waiting()
+            idle.pop(self, None)
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._bare_bytes = 0
+            super().on_body(body)
+
+        def on_response_complete(self) -> None:
+            if not self.pipeline and not self.transport.is_closing():
+                idle[self] = None
+            super().on_response_complete()
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -71,12 +120,13 @@ def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
                 self._writing = None
 
         def _stop_waiting(self) -> None:
-            self._header_bytes = 0
             if self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
 
         def _give_up(self) -> None:
+            idle.pop(self, None)
+            self.connections.discard(self)
             self.transport.abort()
 
     return Patient

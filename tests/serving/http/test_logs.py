@@ -54,3 +54,19 @@ def test_tasks_are_told_to_those_who_ask(capfd: pytest.CaptureFixture[str]) -> N
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("task label=chat id_task=4 id_slot=2 ")
     assert line.endswith("stop=eos ms=112.2")
+
+
+def test_what_happens_often_is_told_seldom(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("powerinfer_cli.serving.http.logs.time.monotonic", lambda: now)
+    log = Log()
+    for _ in range(50_000):
+        log.seldom("too many open files")
+    log.seldom("another thing")
+    now += 11
+    log.seldom("too many open files")
+    assert capfd.readouterr().err.splitlines() == [
+        "too many open files",
+        "another thing",
+        "too many open files (and 49999 times before)",
+    ]
