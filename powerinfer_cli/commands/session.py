@@ -125,7 +125,7 @@ class Session:
         """
         with self.interrupt:
             stop = self._generate(limit, detokenizer, on_text, reverse_prompts)
-        on_text(detokenizer.flush())
+        detokenizer.reset()
         return stop
 
     def _generate(

@@ -43,11 +43,9 @@ class StreamingDetokenizer:
         """Whether the last character is not complete yet."""
         return bool(self._decoder.getstate()[0])
 
-    def flush(self) -> str:
-        """The end: U+FFFD when a character is incomplete. The detokenizer may then be used afresh."""
-        rest = self._decoder.decode(b"", final=True)
+    def reset(self) -> None:
+        """The end: an incomplete character is left out, as llama.cpp leaves it. May then be used afresh."""
         self._decoder.reset()
-        return rest
 
 
 class StopMatcher:

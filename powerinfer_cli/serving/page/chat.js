@@ -1,7 +1,7 @@
 // The conversation that is shown, and the answers that are being written, here or in conversations left meanwhile.
 
 import { Answer } from "./answer.js";
-import { $, el } from "./dom.js";
+import { $, beginning, el } from "./dom.js";
 import { MessageView } from "./message.js";
 import { Scroller } from "./scrolling.js";
 import { newMessage, saveConversation } from "./store.js";
@@ -83,7 +83,7 @@ export class Chat {
     const content = this.input.value;
     if (!content.trim() || !this.ready() || this.answers.has(this.conversation.id)) return;
     this.conversation.messages.push(newMessage("user", content));
-    this.conversation.title ||= content.trim().replace(/\s+/g, " ").slice(0, 60);
+    this.conversation.title ||= beginning(content.trim().replace(/\s+/g, " "), 60);
     this.conversation.draft = this.input.value = "";
     this.#fit();
     this.#answer();

@@ -84,4 +84,7 @@ function copyBySelection(text) {
   return done;
 }
 
+/** The first `most` characters; a pair of surrogates is one, and stays whole. */
+export const beginning = (text, most) => [...text.slice(0, 2 * most)].slice(0, most).join("");
+
 export const $ = (id) => document.getElementById(id);

@@ -24,6 +24,7 @@ function welcome(props) {
   $("model").textContent = name;
   document.title = `${name} – PowerInfer`;
   showDefaults(props);
+  neurons.check();
 }
 
 function paintList() {

@@ -17,13 +17,13 @@ function meanActive(layers) {
   return known.reduce((total, { active, neurons }) => total + active * neurons, 0) / sum(known, "neurons");
 }
 
-function summary({ layers, sparse, devices }) {
+function summary({ layers, devices }) {
   const [neurons, hot, active] = [sum(layers, "neurons"), sum(layers, "hot"), meanActive(layers)];
   const rows = [
     ["Hot", hot ? `${figure(hot)} of ${figure(neurons)} (${percent(hot / neurons)})` : "none: all are in main memory"],
     ["Cold", figure(neurons - hot)],
   ];
-  if (sparse) rows.push(["Active", active === null ? "no token yet" : `${percent(active)} on average`]);
+  rows.push(["Active", active === null ? "no token yet" : `${percent(active)} on average`]);
   if (devices?.length) rows.push(["Devices", devices.join(", ")]);
   const terms = rows.map(([name, value]) => [
     el("dt", { className: name.toLowerCase(), textContent: name }),
@@ -39,8 +39,8 @@ function bar({ neurons, hot, active }) {
   return box;
 }
 
-function table({ layers, sparse }) {
-  const names = ["Layer", "Hot | cold", "Hot", ...(sparse ? ["Active"] : [])];
+function table({ layers }) {
+  const names = ["Layer", "Hot | cold", "Hot", "Active"];
   const head = el("tr", {}, ...names.map((textContent) => el("th", { scope: "col", textContent })));
   const rows = layers.map((layer) => {
     const { index, neurons, hot, active } = layer;
@@ -48,8 +48,8 @@ function table({ layers, sparse }) {
       el("th", { scope: "row", textContent: index }),
       el("td", { className: "bars" }, bar(layer)),
       el("td", { textContent: figure(hot), title: `${figure(hot)} hot and ${figure(neurons - hot)} cold of ${figure(neurons)}` }),
+      el("td", { textContent: typeof active === "number" ? percent(active) : "–" }),
     ];
-    if (sparse) cells.push(el("td", { textContent: typeof active === "number" ? percent(active) : "–" }));
     return el("tr", {}, ...cells);
   });
   return el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows));
@@ -57,9 +57,8 @@ function table({ layers, sparse }) {
 
 function content(state) {
   if (!state.layers?.length) return [el("p", { textContent: "The server does not tell of its neurons." })];
-  const lead = state.sparse
-    ? "Hot neurons are in the GPU's memory, cold ones in main memory. The line at the foot of a bar is the share that was active."
-    : "This model is dense: every neuron works for every token.";
+  const lead =
+    "Hot neurons are in the GPU's memory, cold ones in main memory. The line at the foot of a bar is the share that was active.";
   return [el("p", { textContent: lead }), summary(state), table(state)];
 }
 
@@ -84,6 +83,13 @@ export class NeuronPanel {
       $("toggle-neurons").focus();
     }
     this.onopen();
+  }
+
+  /** Asks whether there is something to show: of a dense model every neuron works for every token. */
+  async check() {
+    const { sparse } = await getJSON("internal/neurons").catch(() => ({ sparse: true })); // then the panel says why
+    $("toggle-neurons").hidden = !sparse;
+    if (!sparse && !$("neurons").hidden) this.toggle(false);
   }
 
   /** Now, or a second after the last time; then every second while an answer is written, and once after. */

@@ -1,6 +1,6 @@
 // The list of conversations.
 
-import { $, el, iconButton } from "./dom.js";
+import { $, beginning, el, iconButton } from "./dom.js";
 
 function exported({ title, changed, messages }) {
   const kept = messages.map(({ role, content, reasoning, tool_calls }) => ({
@@ -14,7 +14,7 @@ function exported({ title, changed, messages }) {
 
 function download(conversation) {
   const url = URL.createObjectURL(new Blob([exported(conversation)], { type: "application/json" }));
-  const name = (conversation.title || "chat").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  const name = beginning((conversation.title || "chat").replace(/[^\p{L}\p{N}]+/gu, "-"), 40);
   el("a", { href: url, download: `${name}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
@@ -24,7 +24,7 @@ export function paintSidebar(conversations, shown, writes, { onselect, ondelete 
   const rows = conversations
     .filter((chat) => chat === shown || chat.messages.length || chat.draft)
     .map((chat) => {
-      const name = chat.title || chat.draft.trim().slice(0, 60) || "New chat";
+      const name = chat.title || beginning(chat.draft.trim(), 60) || "New chat";
       const open = el("button", { type: "button", className: "open", textContent: name, title: name });
       open.onclick = () => onselect(chat);
       if (chat === shown) open.setAttribute("aria-current", "true");

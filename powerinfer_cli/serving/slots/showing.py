@@ -61,9 +61,8 @@ class Showing:
         """The rest, at the end. `stopping_word` may be set only now."""
         if self.ended:
             return Shown()
-        rest = self._detokenizer.flush()
-        self._n_text += len(rest)
-        return self._show(self._matcher.push(rest)[0] + self._matcher.flush())
+        self._detokenizer.reset()
+        return self._show(self._matcher.flush())
 
     def _show(self, text: str) -> Shown:
         if self._indent is not None:

@@ -210,6 +210,32 @@ def test_a_phone_and_the_dark(start: Start, open_tab: Open) -> None:
     assert tab.page.evaluate(back) == light
 
 
+@pytest.mark.parametrize(
+    ("context", "shown"),
+    [
+        ({"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}, False),
+        ({"viewport": {"width": 390, "height": 844}}, False),
+        ({"viewport": {"width": 1280, "height": 800}}, True),
+    ],
+)
+def test_keys_are_told_where_there_is_a_keyboard(
+    start: Start, open_tab: Open, context: dict[str, object], shown: bool
+) -> None:
+    _, url = start()
+    tab = open_tab(url, **context)
+    hint = tab.page.get_by_text("Shift+Enter")
+    expect(hint).to_be_visible() if shown else expect(hint).to_be_hidden()
+
+
+def test_a_title_ends_with_a_whole_character(start: Start, open_tab: Open) -> None:
+    _, url = start()
+    tab = open_tab(url)
+    tab.say("a" + "\U0001f98a" * 60)
+    tab.answer()
+    title = tab.page.locator("#conversations .open").first.inner_text()
+    assert title == "a" + "\U0001f98a" * 59
+
+
 def test_a_phone_while_the_model_loads(start: Start, open_tab: Open) -> None:
     _, url = start(loading=True)
     tab = open_tab(url, viewport={"width": 320, "height": 640}, is_mobile=True, has_touch=True)
@@ -233,9 +259,20 @@ def test_the_neurons(start: Start, open_tab: Open) -> None:
     expect(tab.page.locator("#neurons dl")).to_contain_text("none: all are in main memory")
     tab.page.wait_for_timeout(1200)
     asked = [url_ for url_ in tab.urls if url_.endswith("/internal/neurons")]
-    assert 3 <= len(asked) <= 5
+    assert 4 <= len(asked) <= 6  # once to see whether there is anything to show
+
+
+def test_a_dense_model_has_no_panel_of_neurons(start: Start, open_tab: Open) -> None:
+    """It would be bars of which each says that all neurons work."""
+    server, url = start()
     server.neurons["sparse"] = False
-    expect(tab.page.locator("#neurons")).to_contain_text("This model is dense")
+    tab = open_tab(url)
+    expect(tab.page.locator("h1")).to_have_text("fake-7b.gguf")
+    tab.page.wait_for_timeout(200)
+    expect(tab.page.get_by_role("button", name="Neurons", exact=True)).to_be_hidden()
+    server.neurons["sparse"] = True
+    tab.page.reload()
+    expect(tab.page.get_by_role("button", name="Neurons", exact=True)).to_be_visible()
 
 
 def test_the_end_is_followed_only_by_who_is_there(start: Start, open_tab: Open) -> None:
