@@ -192,6 +192,22 @@ def idle_connections(url: str) -> str:
         return wanted(exchange(url, head("GET", "/health"), iter(()))[0], 200)
 
 
+def pipelined(url: str) -> str:
+    """3 connections that each send 14,000 requests at once, behind one whose answer takes a while."""
+    body = b'{"prompt": "a", "n_predict": 200, "stream": true, "ignore_eos": true}'
+    first = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with contextlib.ExitStack() as peers:
+        for _ in range(3):
+            peer = peers.enter_context(connected(url))
+            peer.settimeout(0.5)
+            with contextlib.suppress(OSError):  # closed, or not read any more
+                peer.sendall(first)
+                time.sleep(0.05)
+                peer.sendall(b"GET / HTTP/1.1\r\n\r\n" * 14_000)
+        time.sleep(1.0)
+    return ""
+
+
 def foreign_page(url: str) -> str:
     """What any web page may send without asking first: a form's POST in plain text."""
     fields = ("Origin: http://evil.example", "Content-Type: text/plain", "Sec-Fetch-Site: cross-site")
@@ -217,5 +233,6 @@ HOSTILE_HTTP: dict[str, Attack] = {
     "endless trailer": endless_trailer,
     "held bodies": held_bodies,
     "idle connections": idle_connections,
+    "pipelined": pipelined,
     "foreign page": foreign_page,
 }

@@ -16,6 +16,7 @@ __all__ = ["ACCEPTED_AT_ONCE", "most_connections", "protocol", "spelled"]
 MOST_BARE_BYTES = 1 << 16  # without a byte of a body: headers, trailers, chunks' extensions
 HEADER_TIMEOUT_S = 30.0
 MOST_CONNECTIONS = 1024
+MOST_PIPELINED = 64  # requests that wait on one connection: each takes some kilobytes
 ACCEPTED_AT_ONCE = 4  # before one that is idle can be closed for them: each takes a descriptor
 SPARE_DESCRIPTORS = 32  # for those, for files and for processes
 FEWEST_CONNECTIONS = 4
@@ -63,6 +64,7 @@ def protocol(timeout_s: float, most: int, on_full: Callable[[], None]) -> type[H
             super().connection_made(transport)
             self._bare_bytes = 0
             self._has_headers = False
+            self._cycles: list[Any] = []  # of requests that have come and are not answered yet
             self._reading: asyncio.TimerHandle | None = self.loop.call_later(headers_within, self._give_up)
             self._writing: asyncio.TimerHandle | None = None
             idle[self] = None
@@ -74,6 +76,10 @@ def protocol(timeout_s: float, most: int, on_full: Callable[[], None]) -> type[H
             idle.pop(self, None)
             self._stop_waiting()
             self.resume_writing()
+            for cycle in self._cycles:  # uvicorn tells the last one only
+                cycle.disconnected = True
+                cycle.message_event.set()
+            self.pipeline.clear()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -99,6 +105,10 @@ def protocol(timeout_s: float, most: int, on_full: Callable[[], None]) -> type[H
             self._stop_waiting()
             idle.pop(self, None)
             super().on_headers_complete()
+            self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
+            if len(self.pipeline) > MOST_PIPELINED:
+                self._give_up()
+                raise ConnectionError("too many requests at once")  # what has come with them is not read either
 
         def on_body(self, body: bytes) -> None:
             self._bare_bytes = 0

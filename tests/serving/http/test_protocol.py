@@ -19,6 +19,7 @@ MOST = 3
 GET = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
 full: list[None] = []
+left = threading.Event()  # a client of /wait
 
 
 async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,6 +28,11 @@ async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:
     while more:
         message = await receive()
         more = message.get("more_body", False)
+    if scope["path"] == "/wait":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+        return
     await Answer([name.decode() for name, _ in scope["headers"]])(scope, receive, send)
 
 
@@ -109,6 +115,29 @@ def test_a_long_body_in_small_chunks_is_read(connect: Callable[[], socket.socket
         peer.sendall(b"1;a=b\r\n \r\n" * 200)
     peer.sendall(b"0\r\n\r\n")
     assert answer(peer).startswith(b"HTTP/1.1 200")
+
+
+def test_few_requests_may_wait_on_a_connection(connect: Callable[[], socket.socket]) -> None:
+    """Each takes kilobytes, and a packet holds thousands."""
+    left.clear()
+    peer = connect()
+    peer.sendall(CHUNKED[:-3])
+    peer.sendall(b"0\r\n\r\n" + GET * 20)
+    found = answer(peer)
+    while found.count(b"HTTP/1.1 200") < 21:
+        found += answer(peer)
+    peer = connect()
+    peer.sendall(b"GET /wait HTTP/1.1\r\n\r\n" + GET * (module.MOST_PIPELINED + 2))
+    assert answer(peer) == b""
+    assert left.wait(30)
+
+
+def test_who_leaves_is_missed_though_more_requests_wait(connect: Callable[[], socket.socket]) -> None:
+    left.clear()
+    peer = connect()
+    peer.sendall(b"GET /wait HTTP/1.1\r\n\r\n" + GET)
+    peer.close()
+    assert left.wait(30)
 
 
 @pytest.mark.parametrize(
