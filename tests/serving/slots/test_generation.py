@@ -214,7 +214,7 @@ def test_a_complete_text_ends_where_no_token_may_say_so() -> None:
     st.integers(0, 2**32 - 1),
     st.sampled_from(
         [
-            *({}, {"temp": -1.0}, {"top_k": 2}, {"top_p": 0.3}, {"min_p": 1.0}, {"tfs_z": 0.3}, {"top_n_sigma": 0.5}),
+            *({}, {"top_k": 2}, {"top_p": 0.3}, {"min_p": 1.0}, {"tfs_z": 0.3}, {"top_n_sigma": 0.5}),
             *({"ignore_eos": True}, {"logit_bias": {1: 2.0, 5: float("-inf"), 300: 4.0}}),
         ]
     ),
