@@ -153,7 +153,9 @@ def _wrong_value(error: Any) -> str:
     errors = found()
     value = errors[0].get("input")
     got = f", got {value[:40]!r}" if isinstance(value, str) and errors[0]["type"] != "value_error" else ""
-    return f"{error.param.opts[0]} {wrong(errors)}{got}"
+    given = {arg.partition("=")[0] for arg in sys.argv}
+    flag = next((name for name in error.param.opts if name in given), error.param.opts[0])
+    return f"{flag} {wrong(errors)}{got}"
 
 
 def _open_closed_streams() -> None:

@@ -88,9 +88,11 @@ def load_profile(name: str) -> DeviceProfile:
     """
     path = FOLDER / f"{name}.json" if name in bundled_profiles() else Path(name)
     try:
-        if path.stat().st_size > MOST_BYTES:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)  # a device has no size, and no end
+        if len(text) > MOST_BYTES:
             raise PowerInferError(f"{path}: too large for a device profile")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except OSError as error:
         known = ", ".join(bundled_profiles())
         raise PowerInferError(f"{name}: cannot read the device profile: {error.strerror} (bundled: {known})") from error

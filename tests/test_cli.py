@@ -189,3 +189,28 @@ def test_download_alone_points_to_its_own_help() -> None:
 def test_a_wrong_value_is_told_in_our_own_words(args: list[str], says: str) -> None:
     result = powerinfer("main", *args)
     assert (result.code, result.error) == (2, f"error: {says}")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["main", "-m", ""],
+        ["main", "--model="],
+        ["main", "-p", "x", "-f", ""],
+        ["server", "--path", ""],
+        ["server", "--slot-save-path", ""],
+        ["solve", "-o", ""],
+        ["download", "smollm2-135m", "--local-dir", ""],
+        ["bench", "-m", ""],
+    ],
+)
+def test_a_file_whose_name_is_empty_is_not_the_current_folder(args: list[str]) -> None:
+    """As from a shell's variable that is not set."""
+    result = powerinfer(*args)
+    assert result.code == 2
+    flag = next(arg for arg in reversed(args) if arg).rstrip("=")
+    assert result.error.startswith(f"error: {flag} is empty: name a ")
+
+
+def test_the_flag_is_named_as_it_was_given() -> None:
+    assert powerinfer("main", "--n-predict", "x").error == "error: --n-predict must be a whole number, got 'x'"

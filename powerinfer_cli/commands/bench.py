@@ -129,7 +129,10 @@ def _setups(flags: WhatFlags) -> list[Setup]:
         return names
 
     default = EngineOptions()
-    models = [Path(name) for text in flags.model for name in text.split(",") if name] or [find_model(ModelFlags())]
+    models = [Path(name) for text in flags.model for name in text.split(",") if name]
+    if flags.model and not models:
+        raise UsageError("-m is empty: name a GGUF file, or leave -m out for the bundled model")
+    models = models or [find_model(ModelFlags())]
     return list(
         setups(
             models=models,

@@ -6,8 +6,12 @@ one of all their fields, so that several commands share their flags and no signa
 
 import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Any, get_type_hints
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from powerinfer_cli.errors import UsageError
 
 __all__ = ["flat"]
 
@@ -17,6 +21,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, Any] = get_type_hints(command)
     groups.pop("return", None)
     parameters: dict[str, inspect.Parameter] = {}
+    paths: dict[str, tuple[str, ...]] = {}  # what are files and folders, and their flags
     for group in groups.values():
         hints = get_type_hints(group, include_extras=True)
         for field in dataclasses.fields(group):
@@ -26,7 +31,13 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
             )
 
+            if Path in _alternatives(hints[field.name]):
+                paths[field.name] = _flags(field.name, hints[field.name].__metadata__[0])
+
     def run(**values: Any) -> None:
+        for name, flags in paths.items():
+            if values[name] == Path():
+                _refuse_empty(flags, sys.argv[1:])
         command(**{name: _gather(group, values) for name, group in groups.items()})
 
     run.__name__ = command.__name__
@@ -34,6 +45,24 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # set as documented
     run.__annotations__ = {name: p.annotation for name, p in parameters.items()}
     return run
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Of an Annotated type: Path of Path, Path and None of Path | None."""
+    return get_args(hint.__origin__) or (hint.__origin__,)
+
+
+def _flags(name: str, option: Any) -> tuple[str, ...]:
+    """A field's. (Typer keeps the first name of an annotated option as its default.)"""
+    named = [option.default, *(option.param_decls or ())]
+    return tuple(flag for flag in named if isinstance(flag, str)) or (f"--{name.replace('_', '-')}",)
+
+
+def _refuse_empty(flags: Sequence[str], args: Sequence[str]) -> None:
+    """UsageError for `-m ""`, as of a shell's variable that is not set: it would be the current folder."""
+    for flag, value in zip(args, [*args[1:], "."], strict=True):
+        if (flag in flags and value == "") or flag in {f"{name}=" for name in flags if name.startswith("--")}:
+            raise UsageError(f"{flag.rstrip('=')} is empty: name a file or a folder")
 
 
 def _gather(group: Any, values: dict[str, Any]) -> Any:

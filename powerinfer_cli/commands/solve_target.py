@@ -47,11 +47,13 @@ def find_machine(flags: PlanFlags, note: Note) -> Machine:
         if flags.gpu_layers or shares or flags.main_gpu:
             note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
         return Machine(Target((), ()))
-    name = flags.device_profile or _stand_in(max(parse_budgets(flags.vram_budget or "")), note)
+    name = flags.device_profile
+    if name is None:
+        name = _stand_in(max(parse_budgets(flags.vram_budget or "")), note)
     profile = load_profile(name)
     if flags.vram_budget is not None:
         # Of a machine that only stands for one, as many GPUs may be asked for, and as large ones.
-        limits = [gpu.memory or 1 << 62 for gpu in profile.gpus] if flags.device_profile else None
+        limits = None if flags.device_profile is None else [gpu.memory or 1 << 62 for gpu in profile.gpus]
         budgets = parse_budgets(flags.vram_budget, limits)
     else:
         unknown = [str(index) for index, gpu in enumerate(profile.gpus) if not gpu.memory]

@@ -132,9 +132,9 @@ class SamplerOptions:
 
 def _range_text(smallest: float, largest: float) -> str:
     if math.isinf(largest) or largest == _INT32_MAX:
-        return f"{smallest:g} or more"
+        return f"{smallest:.10g} or more"
     if math.isinf(smallest):
-        return f"{largest:g} at most"
+        return f"{largest:.10g} at most"
     return f"from {smallest:.10g} to {largest:.10g}"
 
 

@@ -63,6 +63,11 @@ def test_no_json(tmp_path: Path, content: str | bytes) -> None:
     assert "not JSON" in refusal(tmp_path, content)
 
 
+def test_a_device_that_never_ends() -> None:
+    with pytest.raises(PowerInferError, match="too large for a device profile"):
+        load_profile("/dev/zero")
+
+
 def test_missing_and_large(tmp_path: Path) -> None:
     with pytest.raises(PowerInferError, match=r"no-such: cannot read .*bundled: rtx-3060"):
         load_profile("no-such")
