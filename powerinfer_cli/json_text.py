@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-__all__ = ["read_json"]
+__all__ = ["STRICTLY", "read_json"]
 
 
 def read_json(text: str | bytes | bytearray, *, strict: bool = True) -> Any:
@@ -13,7 +13,7 @@ def read_json(text: str | bytes | bytearray, *, strict: bool = True) -> Any:
     Raises ValueError, also for NaN, Infinity and numbers beyond a double's range, which Python's json takes; and
     RecursionError where it is nested too deeply.
     """
-    return json.loads(text, parse_constant=_no_number, parse_float=_finite, strict=strict)
+    return json.loads(text, strict=strict, **STRICTLY)
 
 
 def _no_number(word: str) -> NoReturn:
@@ -25,3 +25,7 @@ def _finite(digits: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{digits[:40]} is beyond what a number can be")
     return number
+
+
+STRICTLY: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite}
+"""For whoever makes a decoder of its own."""

@@ -7,8 +7,9 @@ more of JSON schema, compiles in milliseconds for any vocabulary, and bounds wha
 import json
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,15 +19,24 @@ from powerinfer_cli.sampling.gbnf import gbnf_to_lark
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, ReadSchema, read_schema
 from powerinfer_cli.sampling.matching import Compiled, Vocabulary
+from powerinfer_cli.sampling.recent import Recent
 from powerinfer_cli.sampling.schema_faults import without_faults
 
-__all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint"]
+__all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint", "NotKeptError", "only_kept"]
 
-_MOST_KEPT = 64  # compiled grammars; a client that asks again and again sends the same few
-_MOST_MENDED = 256  # schemas of tools
+_MOST_KEPT = 500_000  # characters of compiled grammars; a client that asks again and again sends the same few
+_SMALLEST = 8000  # as so many characters, a grammar counts at least
 _MOST_WARNED = 1000  # lines that are not said again
 _LONGEST_TEXT = 1 << 20  # characters of a grammar
 _DEFINITION = re.compile(r"(?m)^[ \t]*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
+
+
+only_kept: ContextVar[bool] = ContextVar("only_kept", default=False)
+"""Whether Grammars raise NotKeptError for what would have to be compiled first."""
+
+
+class NotKeptError(Exception):
+    """It is not known, and was not to be compiled."""
 
 
 class Constraint(Protocol):
@@ -78,8 +88,9 @@ class Grammars:
         warn: takes a line, once, on each part of a schema that is not held.
         """
         self._vocabulary = Vocabulary(pieces, eog_ids, control)
-        self._kept: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
-        self._mended: OrderedDict[str, tuple[ReadSchema, tuple[str, ...]]] = OrderedDict()
+        self._kept = Recent[Compiled](_MOST_KEPT)
+        self._refused = Recent[str](_MOST_KEPT)
+        self._mended = Recent[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
         self._warn = warn
         self._warned: set[str] = set()
         self._lock = threading.Lock()
@@ -96,7 +107,7 @@ class Grammars:
         try:
             return self._get("JSON schema", lark, lambda: lark)
         except GrammarError as error:
-            raise self._with_place(schema, error) from None
+            raise self._once("a fault", lark, partial(self._with_place, schema, error)) from None
 
     def json_object(self) -> NewConstraint:
         """Any JSON object."""
@@ -115,17 +126,17 @@ class Grammars:
         with self._lock:
             found = self._mended.get(key)
         if found is None:
+            if only_kept.get():
+                raise NotKeptError
             found = self._mend(schema)
             with self._lock:
-                self._mended[key] = found
-                if len(self._mended) > _MOST_MENDED:
-                    self._mended.popitem(last=False)
+                self._mended.put(key, value=found, size=_SMALLEST + len(key) + len(found[0].text))
         read, faults = found
         self._tell(where, (*faults, *read.loose))
         return read.text
 
     def _mend(self, schema: dict[str, Any]) -> tuple[ReadSchema, tuple[str, ...]]:
-        mended, faults = without_faults(schema, self._fault)
+        mended, faults = without_faults(schema, self._fault, self._vocabulary.clock)
         return read_schema(mended), tuple(f"{fault} (it is left out)" for fault in faults)
 
     def _fault(self, schema: Any) -> str | None:
@@ -140,7 +151,7 @@ class Grammars:
 
     def _with_place(self, schema: dict[str, Any], error: GrammarError) -> GrammarError:
         """The error of a schema that was read, and where in it that is."""
-        _, faults = without_faults(schema, self._fault)
+        _, faults = without_faults(schema, self._fault, self._vocabulary.clock)
         return GrammarError(f"bad JSON schema: {faults[0]}") if faults and faults[0].where else error
 
     def warn(self, line: str) -> None:
@@ -155,22 +166,38 @@ class Grammars:
         for line in lines:
             self.warn(f"{where}: {line}")
 
+    def _once(self, kind: str, key: str, error: Callable[[], GrammarError]) -> GrammarError:
+        """What is wrong with a grammar, found once: clients that are refused try again."""
+        with self._lock:
+            known = self._refused.get(kind, key)
+        if known is not None:
+            return GrammarError(known)
+        found = error()
+        with self._lock:
+            self._refused.put(kind, key, value=str(found), size=_SMALLEST + len(key))
+        return found
+
     def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
         with self._lock:
-            found = self._kept.get((kind, key))
-            if found is not None:
-                self._kept.move_to_end((kind, key))
-                return found.new
+            found = self._kept.get(kind, key)
+            refused = self._refused.get(kind, key)
+        if found is not None:
+            return found.new
+        if refused is not None:
+            raise GrammarError(refused)
+        if only_kept.get():
+            raise NotKeptError
         if len(key) > _LONGEST_TEXT:
             raise GrammarError(f"the {kind} is too long: {len(key)} characters, {_LONGEST_TEXT} are the limit")
         try:
             compiled = Compiled(self._vocabulary, kind, lark())
         except RecursionError:
-            raise GrammarError(f"bad {kind}: it is nested too deeply") from None
+            reason = f"bad {kind}: it is nested too deeply"
+            raise self._once(kind, key, partial(GrammarError, reason)) from None
+        except GrammarError as error:
+            raise self._once(kind, key, partial(GrammarError, str(error))) from None
         with self._lock:
-            self._kept[(kind, key)] = compiled
-            if len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
+            self._kept.put(kind, key, value=compiled, size=_SMALLEST + len(key))
         return compiled.new
 
 

@@ -18,6 +18,8 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 _DEEPEST = 100  # of a schema; what reads it is recursive
 _LONGEST = 1 << 20  # characters
+_MOST_PARTS = 20_000  # objects and arrays: a third of a second
+_MOST_PROPERTIES = 1000  # of one object; llguidance takes 0.1 s for these, and four times as long for each doubling
 _MOST_NOTES = 20
 _DRAFTS = ("https://json-schema.org/", "http://json-schema.org/")  # which llguidance has, as far as it goes
 _EXACT = 1 << 53  # up to here every integer is a double
@@ -84,8 +86,12 @@ def _written(schema: dict[str, Any]) -> str:
 
 def _check_depth(schema: Any) -> None:
     level: list[Any] = [schema]
+    parts = 0
     for _ in range(_DEEPEST):
         level = [child for node in level for child in _children(node)]
+        parts += len(level)
+        if parts > _MOST_PARTS:
+            raise GrammarError(f"the JSON schema has more than {_MOST_PARTS} objects and arrays in it")
         if not level:
             return
     raise GrammarError(f"the JSON schema is nested deeper than {_DEEPEST}")
@@ -225,6 +231,9 @@ def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:
             raise _bad((*path, key), f"must be {words}")
     if not all(isinstance(name, str) for name in schema.get("required", ())):
         raise _bad((*path, "required"), "must hold strings")
+    for key in ("properties", "required", "patternProperties"):
+        if len(schema.get(key, ())) > _MOST_PROPERTIES:
+            raise _bad((*path, key), f"more than {_MOST_PROPERTIES} names")
 
 
 def _check_integers(value: Any, path: tuple[str, ...]) -> None:

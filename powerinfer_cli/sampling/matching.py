@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -48,6 +49,7 @@ class Vocabulary:
         self._control = {**{i: pieces[i] for i in eog_ids}, **control}
         self._lock = threading.Lock()
         self._made: LLTokenizer | None = None
+        self.compiling_s = 0.0  # of processors, so far
 
     @property
     def tokenizer(self) -> LLTokenizer:
@@ -56,6 +58,10 @@ class Vocabulary:
             if self._made is None:
                 self._made = LLTokenizer(_Tokens(self._pieces, self._control))  # type: ignore[arg-type]  # duck-typed
             return self._made
+
+    def clock(self) -> float:
+        """Seconds of a processor for this thread and for all that was compiled."""
+        return time.thread_time() + self.compiling_s
 
     @cached_property
     def silent(self) -> NDArray[np.intp]:
@@ -102,13 +108,16 @@ class _Tokens:
         return []
 
 
-def _deep(call: Callable[[], LLMatcher]) -> LLMatcher:
-    """`call`, in a thread whose stack is large enough for what grammars may hold; llguidance would crash else."""
-    result: list[LLMatcher] = []
+def _deep(call: Callable[[], LLMatcher]) -> tuple[LLMatcher, float]:
+    """`call`, and its seconds of a processor, in a thread whose stack is large enough for what grammars may hold.
+
+    llguidance would crash else.
+    """
+    result: list[tuple[LLMatcher, float]] = []
     with _starting:
         usual = threading.stack_size(_STACK)
         try:
-            thread = threading.Thread(target=lambda: result.append(call()), name="grammar")
+            thread = threading.Thread(target=lambda: result.append((call(), time.thread_time())), name="grammar")
             thread.start()
         finally:
             threading.stack_size(usual)
@@ -125,7 +134,8 @@ class Compiled:
         self._lock = threading.Lock()  # llguidance's objects refuse a second caller
         grammar = LLMatcher.grammar_from_lark(lark + _OPTIONS)
         tokenizer = vocabulary.tokenizer
-        self._matcher = _deep(lambda: LLMatcher(tokenizer, grammar, log_level=0, limits=_limits()))
+        self._matcher, seconds = _deep(lambda: LLMatcher(tokenizer, grammar, log_level=0, limits=_limits()))
+        vocabulary.compiling_s += seconds
         if self._matcher.is_error():
             raise GrammarError(f"bad {kind}: {_one_line(self._matcher.get_error())}")
         if not self._possible():

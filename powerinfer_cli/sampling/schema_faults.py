@@ -9,7 +9,8 @@ from typing import Any
 __all__ = ["Fault", "without_faults"]
 
 _MOST_TRIES = 100
-_MOST_CHARACTERS = 400_000  # of all that is tried
+_MOST_CHARACTERS = 200_000  # of all that is tried
+_LONGEST_S = 1.0  # of a processor, for schemas that are small and dear; others take a tenth
 _CONTEXT = ("$defs", "definitions")
 _NAMED = (*_CONTEXT, "properties", "patternProperties")
 _ONE = ("items", "additionalProperties")
@@ -28,12 +29,16 @@ class Fault:
         return f"{self.where}: {self.reason}" if self.where else self.reason
 
 
-def without_faults(schema: dict[str, Any], check: Callable[[Any], str | None]) -> tuple[dict[str, Any], list[Fault]]:
+def without_faults(
+    schema: dict[str, Any], check: Callable[[Any], str | None], clock: Callable[[], float]
+) -> tuple[dict[str, Any], list[Fault]]:
     """`schema` without what check() refuses, and what that is; {"type": "object"} where it takes too long to say.
 
-    check: what is wrong with a schema, or None.
+    check: what is wrong with a schema, or None. clock: the processor's seconds for it.
     """
-    search = _Search(check, {key: schema[key] for key in _CONTEXT if isinstance(schema.get(key), dict)})
+    search = _Search(
+        check, clock, clock() + _LONGEST_S, {key: schema[key] for key in _CONTEXT if isinstance(schema.get(key), dict)}
+    )
     try:
         mended = search.mend(schema, "")
     except RecursionError:
@@ -46,6 +51,8 @@ def without_faults(schema: dict[str, Any], check: Callable[[Any], str | None]) -
 @dataclass
 class _Search:
     check: Callable[[Any], str | None]
+    clock: Callable[[], float]
+    end: float
     context: dict[str, Any]
     tries: int = _MOST_TRIES
     characters: int = _MOST_CHARACTERS
@@ -95,7 +102,7 @@ class _Search:
         whole = {**self.context, **schema}
         self.tries -= 1
         self.characters -= len(repr(whole))
-        if self.tries < 0 or self.characters < 0:
+        if self.tries < 0 or self.characters < 0 or self.clock() > self.end:
             return "it is too large to look for what is wrong with it"
         return self.check(whole)
 

@@ -18,6 +18,9 @@ Note: TypeAlias = Callable[[str, str], None]
 
 _MOST_CHOICES = 3  # of dependencies: each doubles the alternatives
 _MOST_VALUES = 64  # that decide between conditions
+_MOST_MERGED = 256  # conditions in branches
+_MOST_ALTERNATIVES = 32  # of oneOf that are compared
+_LARGEST_CHOICE = 100_000  # characters of all branches
 _KEPT_ABOVE = ("$defs", "definitions", "$schema", "$id", "title", "description", "x-guidance")
 _PLAIN = {"properties", "required", "type", "title", "description", "$comment"}
 _EXACT = 1 << 53  # up to here every integer is a double, which is what llguidance counts with
@@ -151,8 +154,8 @@ def _unique(schema: Schema, note: Note) -> None:
 def _one_of(schema: Schema, resolve: Callable[[Any], Any], note: Note) -> None:
     parts = schema.get("oneOf")
     if isinstance(parts, list):
-        resolved = [resolve(part) for part in parts[:_MOST_VALUES]]
-        if len(parts) > _MOST_VALUES or not all(_disjoint(a, b) for a, b in combinations(resolved, 2)):
+        resolved = [resolve(part) for part in parts[:_MOST_ALTERNATIVES]]
+        if len(parts) > _MOST_ALTERNATIVES or not all(_disjoint(a, b) for a, b in combinations(resolved, 2)):
             note("oneOf", "more than one of its alternatives may fit, as with anyOf")
 
 
@@ -190,7 +193,7 @@ def _values(schema: Any) -> dict[str, Any] | None:
         return None
     if "const" in schema:
         return {_text(schema["const"]): schema["const"]}
-    if isinstance(schema.get("enum"), list):
+    if isinstance(schema.get("enum"), list) and len(schema["enum"]) <= _MOST_VALUES:
         return {_text(value): value for value in schema["enum"]}
     return {"false": False, "true": True} if schema.get("type") == "boolean" else None
 
@@ -217,7 +220,7 @@ def _conditions(schema: Schema, note: Note) -> Schema:
     if branches is None:
         note("if", "it does not depend on one required property of a few values")
         return base
-    return _alternatives(base, branches)
+    return _alternatives(base, branches, "if", note)
 
 
 def _branches(base: Schema, conditions: list[Schema]) -> list[Schema] | None:
@@ -227,11 +230,13 @@ def _branches(base: Schema, conditions: list[Schema]) -> list[Schema] | None:
         return None
     (name,) = names
     values = _values(base["properties"].get(name))
-    if values is None or len(values) > _MOST_VALUES or name not in (base.get("required") or ()):
+    if values is None or name not in (base.get("required") or ()):
         return None
     groups: dict[tuple[bool, ...], list[Any]] = {}
     for text, value in values.items():
         groups.setdefault(tuple(text in test[1] for test in tests if test is not None), []).append(value)
+    if len(groups) * len(conditions) > _MOST_MERGED:
+        return None
     branches = []
     for holds, group in groups.items():
         branch: Schema | None = {**base, "properties": {**base["properties"], name: {"enum": group}}}
@@ -298,7 +303,7 @@ def _dependencies(schema: Schema, note: Note) -> Schema:
     branches = [
         branch for chosen in product((True, False), repeat=len(needs)) for branch in _chosen(schema, needs, chosen)
     ]
-    return _alternatives(schema, branches)
+    return _alternatives(schema, branches, "dependentRequired", note)
 
 
 def _chosen(schema: Schema, needs: dict[str, list[str]], present: tuple[bool, ...]) -> Iterator[Schema]:
@@ -316,7 +321,10 @@ def _chosen(schema: Schema, needs: dict[str, list[str]], present: tuple[bool, ..
         yield {"type": "object", **schema, "properties": properties, "required": [*dict.fromkeys(required)]}
 
 
-def _alternatives(schema: Schema, branches: list[Schema]) -> Schema:
+def _alternatives(schema: Schema, branches: list[Schema], keyword: str, note: Note) -> Schema:
     """One of the branches, with what is not the business of any of them."""
+    if sum(len(json.dumps(one, default=str)) for one in branches) > _LARGEST_CHOICE:
+        note(keyword, "written out it would be too large")
+        return schema
     above = {key: schema[key] for key in _KEPT_ABOVE if key in schema}
     return {**above, "anyOf": [{key: v for key, v in one.items() if key not in _KEPT_ABOVE} for one in branches]}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
 from powerinfer_cli.sampling.grammar import Constraint, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, read_schema
+from powerinfer_cli.serving.compiling import with_grammars
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.schemas.chat import ChatRequest
@@ -15,7 +16,6 @@ from powerinfer_cli.serving.schemas.sampling import copies_of
 from powerinfer_cli.serving.schemas.size import check_size
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
-from powerinfer_cli.serving.threads import in_thread
 from powerinfer_cli.text import Tokenizer
 
 from .capabilities import capabilities_of
@@ -74,7 +74,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
         return work()
 
     try:
-        return await in_thread(run)
+        return await with_grammars(run)
     except asyncio.CancelledError:
         cancelling.cancel()
         raise

@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from powerinfer_cli.json_text import STRICTLY, read_json
 from powerinfer_cli.serving.threads import in_thread
 
 __all__ = ["PartCounter", "TextRoute", "load_json"]
@@ -37,12 +38,12 @@ class PartCounter:
 
 
 # Its scanner is Python's own, not C's, which would keep all other threads waiting until the last value is read.
-_decoder = json.JSONDecoder()
+_decoder = json.JSONDecoder(**STRICTLY)
 _decoder.scan_once = json.scanner.py_make_scanner(_decoder)  # type: ignore[attr-defined]  # of an older typeshed
 
 
 def load_json(body: bytes) -> Any:
-    """As json.loads reads it, so that other threads may work meanwhile. Raises ValueError or RecursionError."""
+    """As read_json reads it, so that other threads may work meanwhile. Raises ValueError or RecursionError."""
     return _decoder.decode(_text(body))
 
 
@@ -55,7 +56,7 @@ class _TextRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_value"):
             body = await self.body()
-            self._value = json.loads(_text(body)) if len(body) <= _AT_ONCE else await in_thread(load_json, body)
+            self._value = read_json(_text(body)) if len(body) <= _AT_ONCE else await in_thread(load_json, body)
         return self._value
 
 

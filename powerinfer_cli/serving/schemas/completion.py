@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from powerinfer_cli.serving.compiling import with_grammars
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.prompts import Prompt, is_costly, tokenize_prompts
 from powerinfer_cli.serving.service import Service
@@ -61,7 +62,9 @@ async def prepare(
     if most is None:
         most = service.options.queue + service.model.n_slots
     texts = [prompt, fields.logit_bias, fields.preserved_tokens]
-    if fields.grammar or fields.json_schema is not None or is_costly(texts):
+    if fields.grammar or fields.json_schema is not None:
+        return await with_grammars(lambda: _prepare(fields, prompt, service, label, most))
+    if is_costly(texts):
         return await in_thread(_prepare, fields, prompt, service, label, most)
     return _prepare(fields, prompt, service, label, most)
 

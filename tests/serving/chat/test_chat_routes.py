@@ -1,6 +1,7 @@
 """/v1/chat/completions and /apply-template of a model that writes what a test wants."""
 
 import re
+import math
 import threading
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_calls_whose_arguments_are_not_json_are_refused(arguments: str) -> None:
     call = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     messages = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Sunny"}]
     assert "Failed to parse tool call arguments as JSON" in refusal({"messages": messages}, "hermes")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/apply-template"])
+def test_bodies_with_what_is_no_number_are_refused(path: str, number: float) -> None:
+    answer, service = ask({"chat_template_kwargs": {"a": number}}, path=path)
+    assert answer.status_code == 400, answer.text
+    assert not service.tasks
 
 
 def test_tool_choice_constrains() -> None:

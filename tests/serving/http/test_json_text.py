@@ -54,6 +54,12 @@ def test_what_is_no_json_is_none(text: bytes) -> None:
         load_json(text)
 
 
+@pytest.mark.parametrize("text", [b"NaN", b'{"a": [-Infinity]}', b"[1e400]"])
+def test_what_python_alone_takes_for_a_number_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no JSON number|beyond what"):
+        load_json(text)
+
+
 def test_a_mark_of_its_encoding_is_passed_over() -> None:
     assert load_json(b"\xef\xbb\xbf[1]") == [1]
 
