@@ -144,11 +144,14 @@ def _tokens_since_break(backwards: Ids, breakers: Breakers) -> int:
     """How many tokens of history follow the latest breaker; all of them when there is none."""
     if not breakers:
         return backwards.size
-    history = backwards.tolist()
+    history, tails_of = backwards.tolist(), breakers.get
     for age, token in enumerate(history):
+        tails = tails_of(token)
+        if not tails:
+            continue
         matching = [
             len(tail)
-            for tail in breakers.get(token, ())
+            for tail in tails
             if len(tail) <= age and all(history[age - 1 - i] == part for i, part in enumerate(tail))
         ]
         if matching:

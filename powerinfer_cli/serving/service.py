@@ -17,12 +17,12 @@ from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors
+from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors, weight
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
 __all__ = ["Reply", "ServedModel", "Service", "Worker"]
 
-MOST_EVENTS = 1 << 16  # that may wait for a reader; one comes with each token
+MOST_WAITING = 1 << 16  # of events' weights; one comes with each token
 FINAL = (Finished, Vectors, SlotDone, Failed)
 
 
@@ -147,6 +147,7 @@ class Reply:
     def __init__(self, thread: Worker, inbox: Inbox, tasks: Sequence[Task]) -> None:
         self._thread = thread
         self._events: deque[tuple[int, Event]] = deque()
+        self._weight = 0  # of these
         self._arrived = asyncio.Event()
         self._left = len(tasks)  # tasks that have not ended
         self._record = current.get()
@@ -172,11 +173,12 @@ class Reply:
         if not self._left:
             return
         self._events.extend((index, event) for event in events)
+        self._weight += sum(map(weight, events))
         if isinstance(events[-1], Failed):
             self.cancel()
         elif isinstance(events[-1], FINAL):
             self._left -= 1
-        if len(self._events) > MOST_EVENTS:
+        if self._weight > MOST_WAITING:
             self.cancel()
             self._events.append((index, Failed(APIError(503, "unavailable_error", "the reader does not read"))))
         note_events(self._record, events)
@@ -186,8 +188,13 @@ class Reply:
         """The events that have come already, up to a failure. Nothing is waited for."""
         found: list[tuple[int, Event]] = []
         while self._events and not isinstance(self._events[0][1], Failed):
-            found.append(self._events.popleft())
+            found.append(self._next())
         return found
+
+    def _next(self) -> tuple[int, Event]:
+        index, event = self._events.popleft()
+        self._weight -= weight(event)
+        return index, event
 
     def __aiter__(self) -> "Reply":
         return self
@@ -198,7 +205,7 @@ class Reply:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        index, event = self._events.popleft()
+        index, event = self._next()
         if isinstance(event, Failed):
             raise event.error
         return index, event

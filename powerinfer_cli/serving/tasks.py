@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "Failed",
     "Finished",
+    "Likeliest",
     "PromptProgress",
     "SlotAction",
     "SlotContent",
@@ -31,6 +32,7 @@ __all__ = [
     "TokenChance",
     "TokenChances",
     "Vectors",
+    "weight",
 ]
 
 
@@ -83,9 +85,10 @@ class CompletionTask:
 
 @dataclass(frozen=True)
 class EmbeddingTask:
-    """Tokens whose vectors are wanted: hidden states behind the last norm, [T, n_embd], pooled by the handler."""
+    """Tokens whose vectors are wanted: hidden states behind the last norm. pooling: "none", "mean", "cls" or "last"."""
 
     prompt: tuple[int, ...]
+    pooling: str = "none"
     label: str = "embedding"
 
 
@@ -129,6 +132,28 @@ class TokenChance:
     logprob: float
 
 
+class Likeliest(Sequence[TokenChance]):
+    """Chances as two arrays, which for a whole vocabulary are a hundredth of the size of as many objects."""
+
+    def __init__(self, ids: npt.ArrayLike, logprobs: npt.ArrayLike, piece: Callable[[int], bytes]) -> None:
+        """ids, logprobs: [n], likeliest first; they are copied. piece: a token's bytes as text continues with them."""
+        self._ids, self._logprobs = np.array(ids, np.int32), np.array(logprobs, np.float64)
+        self._piece = piece
+
+    def __len__(self) -> int:
+        return self._ids.size
+
+    @overload
+    def __getitem__(self, index: int) -> TokenChance: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Likeliest": ...
+    def __getitem__(self, index: int | slice) -> "TokenChance | Likeliest":
+        if isinstance(index, slice):
+            return Likeliest(self._ids[index], self._logprobs[index], self._piece)
+        token = int(self._ids[index])
+        return TokenChance(token, self._piece(token), float(self._logprobs[index]))
+
+
 @dataclass(frozen=True)
 class TokenChances:
     """The token that was chosen, and the likeliest at that place, likeliest first. After sampling: of what the
@@ -136,7 +161,7 @@ class TokenChances:
     """
 
     chosen: TokenChance
-    top: tuple[TokenChance, ...]
+    top: Sequence[TokenChance]
 
 
 @dataclass(frozen=True)
@@ -178,9 +203,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The last event of an embedding: float32 [T, n_embd]."""
+    """The last event of an embedding: [T, n_embd] float32, or what they were pooled to, [1, n_embd]."""
 
-    rows: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -200,5 +225,12 @@ class Failed:
 
 
 Event: TypeAlias = PromptProgress | TextPiece | Finished | Vectors | SlotDone | Failed
+
+
+def weight(event: Event) -> int:
+    """What it costs to hold an event, or to write it, where one without probabilities costs 1."""
+    return 1 + sum(len(one.top) for one in event.chances) // 4 if isinstance(event, TextPiece) and event.chances else 1
+
+
 # Called by the engine's thread, with the events of one step at a time; must return at once and never raise.
 Emit: TypeAlias = Callable[[Sequence[Event]], None]

@@ -6,7 +6,6 @@ It returns the status (0: none came in time). None of these needs more than a me
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,14 +36,8 @@ def send(url: str, path: str, body: Any, *, seconds: float = SECONDS, read: bool
     except (OSError, http.client.HTTPException):
         pass
     finally:
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR) if _open(connection.sock) else None
         connection.close()
     return status
-
-
-def _open(one: socket.socket) -> bool:
-    return one.fileno() >= 0
 
 
 def breakers_of_copies(url: str) -> int:
@@ -60,9 +53,15 @@ def whole_vocabularies(url: str) -> int:
 
 
 def streamed_vocabularies(url: str) -> int:
-    """The same, told as it comes."""
-    body = {"prompt": "a", "n_probs": 49152, "n_predict": 10, "ignore_eos": True, "stream": True}
+    """As many as are told, as they come."""
+    body = {"prompt": "a", "n_probs": 49152, "n_predict": 5, "ignore_eos": True, "stream": True}
     return send(url, "/completion", body)
+
+
+def vocabularies_unread(url: str) -> int:
+    """As many as are told, at once, to nobody."""
+    body = {"prompt": "a", "n_probs": 49152, "n_predict": 5, "ignore_eos": True}
+    return send(url, "/completion", body, seconds=5.0, read=False)
 
 
 def probabilities_of_copies(url: str) -> int:
@@ -96,8 +95,18 @@ def echoed_prompt(url: str) -> int:
 
 
 def many_samplers(url: str) -> int:
-    """The costliest samplers over and over, looking back at all that was written."""
-    samplers = ["typ_p", "dry", "penalties", "xtc", "tfs_z"] * 12
+    """The costliest samplers over and over."""
+    return _samplers(url, 12)
+
+
+def costly_samplers(url: str) -> int:
+    """As often as they may work."""
+    return _samplers(url, 2)
+
+
+def _samplers(url: str, times: int) -> int:
+    """Looking back at all that was written."""
+    samplers = ["typ_p", "dry", "penalties", "xtc", "tfs_z"] * times
     body = {"samplers": samplers, "typical_p": 0.99, "tfs_z": 0.99, "dry_multiplier": 0.1, "dry_penalty_last_n": -1}
     more = {"repeat_last_n": -1, "repeat_penalty": 1.01, "xtc_probability": 1.0, "xtc_threshold": 0.4}
     return send(url, "/completion", {"prompt": "a fox " * 250, "n_predict": 20, **body, **more})
@@ -115,14 +124,14 @@ def copies_that_vanish(url: str) -> int:
 
 def many_stops(url: str) -> int:
     """Stop strings that nearly fit, again and again: each may begin at each of the letters that are held back."""
-    stops = [" " + "a" * 800 + chr(97 + i % 26) * i for i in range(1000)]
+    stops = [" " + "a" * 50 + chr(97 + i % 26) * (i % 13) for i in range(1000)]
     body = {"prompt": "a", "n_predict": 200, "ignore_eos": True, "stop": stops, "grammar": 'root ::= " " "a"*'}
     return send(url, "/completion", body)
 
 
 def embedded_batch(url: str) -> int:
     """Vectors of many texts; of every token where the server does not pool."""
-    return send(url, "/embedding", {"content": ["a fox " * 200] * COPIES})
+    return send(url, "/embedding", {"content": ["a fox " * 20] * COPIES})
 
 
 def restored_pipe(url: str, filename: str = "pipe") -> int:
@@ -134,12 +143,14 @@ HOSTILE_SLOTS: tuple[Callable[[str], int], ...] = (
     breakers_of_copies,
     whole_vocabularies,
     streamed_vocabularies,
+    vocabularies_unread,
     probabilities_of_copies,
     probabilities_unread,
     echoed_stops,
     echoed_grammar,
     echoed_prompt,
     many_samplers,
+    costly_samplers,
     many_copies,
     copies_that_vanish,
     many_stops,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -57,6 +58,7 @@ class FakeModel:
     names: tuple[str, ...] = ("fake",)
     n_ctx_slot: int = 512
     n_slots: int = 4
+    config: Any = field(default_factory=lambda: SimpleNamespace(n_embd=2))
 
 
 class FakeReply:

@@ -2,14 +2,18 @@
 
 import base64
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from powerinfer_cli.serving.answers.embeddings import normalised, pooled
+from powerinfer_cli.serving.answers.embeddings import finished, normalised
 from powerinfer_cli.serving.errors import context_exceeded
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.tasks import EmbeddingTask, Failed, Task, Vectors
 from tests.serving.fake_service import FakeModel, bundled_metadata, post
 
@@ -19,7 +23,15 @@ ROWS = np.array([[3.0, 4.0], [0.0, 2.0], [6.0, -8.0]], dtype=np.float32)
 def script(task: Task) -> list[Any]:
     """A row for each token: its id, and its place."""
     assert isinstance(task, EmbeddingTask)
-    return [Vectors(np.array([[token, place] for place, token in enumerate(task.prompt)], dtype=np.float32))]
+    rows = np.array([[token, place] for place, token in enumerate(task.prompt)], dtype=np.float32)
+    return [Vectors(pooled(rows, task.pooling))]
+
+
+def pooled(rows: np.ndarray, pooling: str, cuts: list[int] | None = None) -> np.ndarray:
+    pool = Pool(pooling)
+    for part in np.split(rows, cuts or []):
+        pool.add(part)
+    return pool.result
 
 
 def ask(path: str, body: Any, pooling: str | None = "last", **changes: Any) -> Any:
@@ -30,12 +42,40 @@ def ask(path: str, body: Any, pooling: str | None = "last", **changes: Any) -> A
 
 @pytest.mark.parametrize(("pooling", "expected"), [("mean", [3, -2 / 3]), ("cls", [3, 4]), ("last", [6, -8])])
 def test_pooling(pooling: str, expected: list[float]) -> None:
-    assert pooled(ROWS, pooling, -1) == pytest.approx(np.array([expected]))
-    assert np.linalg.norm(pooled(ROWS, pooling, 2)) == pytest.approx(1)
+    for cuts in ([], [1], [2], [1, 2]):
+        rows = pooled(ROWS, pooling, cuts)
+        assert finished(rows, pooling, -1) == pytest.approx(np.array([expected]))
+        assert np.linalg.norm(finished(rows, pooling, 2)) == pytest.approx(1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 99), max_size=5))
+def test_a_mean_does_not_depend_on_where_a_text_was_cut(seed: int, cuts: list[int]) -> None:
+    rows = np.random.default_rng(seed).standard_normal((100, 7), np.float32)
+    whole = rows.mean(axis=0, dtype=np.float64)
+    np.testing.assert_array_equal(pooled(rows, "mean", sorted(set(cuts)))[0], whole)
 
 
 def test_without_pooling_rows_stay_as_they_are() -> None:
-    assert pooled(ROWS, "none", 2) is ROWS
+    np.testing.assert_array_equal(finished(pooled(ROWS, "none", [1]), "none", 2), ROWS)
+
+
+def test_rows_without_end_are_refused() -> None:
+    config = SimpleNamespace(n_embd=1 << 20)
+    error = ask("/embedding", {"content": [[5, 6]] * 9}, pooling="none", model=FakeModel(config=config))
+    assert (error.status_code, "18874368 numbers" in error.text) == (400, True)
+    assert ask("/embedding", {"content": [[5, 6]] * 8}, pooling="none", model=FakeModel(config=config)).is_success
+    assert ask("/embedding", {"content": [[5, 6]] * 9}, pooling="mean", model=FakeModel(config=config)).is_success
+
+
+def test_many_rows_are_written_as_few_are() -> None:
+    prompts = [[5 + i, *range(6, 2800)] for i in range(20)]
+    model = FakeModel(n_ctx_slot=4096)
+    answer = ask("/embedding", {"content": prompts}, pooling="none", model=model)
+    assert "content-length" not in answer.headers
+    assert [one["index"] for one in answer.json()] == list(range(20))
+    assert [one["embedding"][-1] for one in answer.json()] == [[2799.0, 2794.0]] * 20
+    assert "content-length" in ask("/embedding", {"content": prompts[:1]}, pooling="mean", model=model).headers
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
+import json
 import math
 
+import numpy as np
 import pytest
 
-from powerinfer_cli.serving.answers.probs import completion_logprobs, probabilities, token_text
+from powerinfer_cli.serving.answers.probs import completion_logprobs, probabilities, token_text, told
 from powerinfer_cli.serving.answers.timings import timings_body, usage_body
-from powerinfer_cli.serving.tasks import Timings, TokenChance, TokenChances
+from powerinfer_cli.serving.http.parts import json_parts
+from powerinfer_cli.serving.tasks import Likeliest, TextPiece, Timings, TokenChance, TokenChances, weight
+from tests.serving.fake_service import timings
 
 CUT = TokenChance(5, b" caf\xc3", -0.5)
 CHANCES = (
@@ -83,3 +87,36 @@ def test_timings_and_usage() -> None:
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4},
     }
+
+
+PIECES = [b"a", b"caf\xc3", b"\xa9", b'"', b"a"]
+
+
+def chances(n: int, times: int) -> list[TokenChances]:
+    logprobs = [-math.inf if i == 7 else -i / 8 for i in range(n)]
+    top = Likeliest(range(n), logprobs, lambda token: PIECES[token % len(PIECES)])
+    return [TokenChances(top[0], top)] * times
+
+
+@pytest.mark.parametrize("post_sampling", [False, True])
+@pytest.mark.parametrize(("n", "times"), [(5, 2), (600, 1), (1500, 1), (40, 50)])
+def test_many_are_written_as_few_are(n: int, times: int, post_sampling: bool) -> None:
+    some = chances(n, times)
+    wanted = probabilities(some, post_sampling)
+    assert json.loads(b"".join(json_parts(told(some, post_sampling)))) == wanted
+    body = completion_logprobs(some, post_sampling)
+    assert body is not None
+    found = json.loads(b"".join(json_parts(body)))
+    assert found["content"] == wanted
+    texts = {token_text(one.piece): max(one.logprob, -3.4028234663852886e38) for one in some[0].top}
+    assert found["top_logprobs"] == [texts] * times
+    assert max(map(len, json_parts(told(some, post_sampling)))) < 64 * 1024 or n * times <= 1024
+
+
+def test_the_likeliest_are_small() -> None:
+    logprobs = np.arange(1000.0)
+    top = Likeliest(range(1000), logprobs, lambda token: b"x")
+    logprobs[:] = 0.0
+    assert (len(top), top[999], len(list(top))) == (1000, TokenChance(999, b"x", 999.0), 1000)
+    assert [one.id for one in top[2:4]] == [2, 3]
+    assert weight(TextPiece("x", (1,), (TokenChances(top[0], top),), timings())) == 251

@@ -191,7 +191,7 @@ def test_wrong_types_and_values_name_the_field(fields: dict[str, Any]) -> None:
         ({"mirostat_tau": -1}, "Field 'mirostat_tau' must"),
         ({"logit_bias": [[1, 1e300]]}, "Field 'logit_bias': the bias of token 1"),
         ({"grammar": "bad"}, "Field 'grammar': line 1"),
-        ({"samplers": [";".join(["typ"] * 15)] * 5}, "Field 'samplers': must be at most 64"),
+        ({"samplers": ["typ;top_k;typ"] * 2}, "Field 'samplers': typ_p must be there at most 2 times, got 4"),
     ],
 )
 def test_values_without_a_meaning_name_the_field(fields: dict[str, Any], words: str) -> None:
@@ -211,7 +211,10 @@ def test_samplers_are_no_more_than_a_step_has_time_for() -> None:
     for value in ("k" * 65, ["top_k"] * 65, ["k" * 65]):
         with pytest.raises(ValidationError):
             SamplingFields.model_validate({"samplers": value})
-    assert len(make(samplers="kp" * 32).sampler.samplers) == 64
+    assert make(samplers=["typ", "top-k", "typ_p", "no such"]).sampler.samplers == ("typ_p", "top_k", "typ_p")
+    assert make(samplers="kpkp").sampler.samplers == ("top_k", "top_p") * 2
+    with pytest.raises(APIError, match="top_p"):
+        make(samplers="kpkpp")
 
 
 def test_millions_of_wrong_values_are_one_error() -> None:

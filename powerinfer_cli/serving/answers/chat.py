@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 from powerinfer_cli.serving.chat.deltas import Answer, ArgumentsDelta, CallStart, ContentDelta, Delta, ReasoningDelta
 from powerinfer_cli.serving.chat.parser import AnswerParser
 from powerinfer_cli.serving.chat.plan import ChatPlan
+from powerinfer_cli.serving.http.parts import each
 from powerinfer_cli.serving.http.replies import Outcome
 from powerinfer_cli.serving.http.sse import DONE, sse
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, Stop, TextPiece, TokenChances
 
-from .probs import probabilities
+from .probs import told
 from .timings import SYSTEM_FINGERPRINT, completion_id, progress_fields, timings_body, usage_body
 
 __all__ = ["ChatAnswer", "Verbose", "finish_reason", "read_whole", "usage_of"]
@@ -52,7 +53,7 @@ class ChatAnswer:
         finished = {i: outcome.finished for i, outcome in enumerate(outcomes) if outcome.finished is not None}
         body = {
             **self._head("chat.completion"),
-            "choices": [self._whole_choice(i, outcomes[i], end) for i, end in finished.items()],
+            "choices": each(lambda one: self._whole_choice(one[0], outcomes[one[0]], one[1]), [*finished.items()]),
             "usage": usage_of(finished),
             "timings": timings_body(finished[0].timings),
         }
@@ -115,7 +116,7 @@ class ChatAnswer:
         return b"".join(map(sse, [*chunks, last]))
 
     def _logprobs(self, chances: Sequence[TokenChances]) -> dict[str, Any]:
-        return {"content": probabilities(chances, bool(self._request.post_sampling_probs))}
+        return {"content": told(chances, bool(self._request.post_sampling_probs))}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

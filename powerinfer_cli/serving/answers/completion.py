@@ -1,8 +1,10 @@
 """Completed text in llama-server's own words."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+from powerinfer_cli.serving.http.parts import each
 from powerinfer_cli.serving.http.replies import Outcome
 from powerinfer_cli.serving.http.sse import sse
 from powerinfer_cli.serving.prompts import detokenize
@@ -11,7 +13,7 @@ from powerinfer_cli.serving.schemas.sampling import SamplingFields
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import Event, Finished, PromptProgress, TextPiece
 
-from .probs import probabilities
+from .probs import told
 from .settings import settings_body
 from .timings import progress_fields, timings_body
 
@@ -23,6 +25,7 @@ class NativeAnswer:
 
     def __init__(self, fields: SamplingFields, job: Job, service: Service) -> None:
         self._fields, self._tasks, self._service = fields, job.tasks, service
+        self._prompt = lru_cache(1)(lambda ids: detokenize(ids, service.model.tokenizer))  # the same for all copies
         self._new_lines = [False] * len(job.tasks)
 
     def write(self, index: int, event: Event) -> bytes:
@@ -38,7 +41,7 @@ class NativeAnswer:
 
     def whole(self, outcomes: Sequence[Outcome]) -> Any:
         """All at once: an object for one text, a list for several."""
-        bodies = [self._whole(index, outcome) for index, outcome in enumerate(outcomes)]
+        bodies = each(lambda index: self._whole(index, outcomes[index]), range(len(outcomes)))
         return bodies[0] if len(bodies) == 1 else bodies
 
     def _part(self, index: int, piece: TextPiece) -> dict[str, Any]:
@@ -47,7 +50,7 @@ class NativeAnswer:
         if self._fields.timings_per_token:
             body["timings"] = timings_body(piece.timings)
         if piece.chances:
-            body["completion_probabilities"] = probabilities(piece.chances, self._tasks[index].post_sampling_probs)
+            body["completion_probabilities"] = told(piece.chances, self._tasks[index].post_sampling_probs)
         return body
 
     def _partial(self, index: int, text: str, tokens: list[int], n_predicted: int) -> dict[str, Any]:
@@ -70,14 +73,14 @@ class NativeAnswer:
         body = {
             "index": index,
             "content": outcome.text,
-            "tokens": outcome.tokens if self._fields.return_tokens else [],
+            "tokens": outcome.tokens.tolist() if self._fields.return_tokens else [],
             "id_slot": finished.id_slot,
             "stop": True,
             "model": self._service.model.name,
             "tokens_predicted": finished.timings.predicted_n,
             "tokens_evaluated": len(task.prompt),
             "generation_settings": settings_body(task, self._fields, self._service, finished.seed),
-            "prompt": detokenize(task.prompt, self._service.model.tokenizer),
+            "prompt": self._prompt(task.prompt),
             "has_new_line": has_new_line,
             "truncated": finished.truncated,
             "stop_type": str(finished.stop) if task.prompt else "none",
@@ -86,7 +89,7 @@ class NativeAnswer:
             "timings": timings_body(finished.timings),
         }
         if outcome.chances:
-            body["completion_probabilities"] = probabilities(outcome.chances, task.post_sampling_probs)
+            body["completion_probabilities"] = told(outcome.chances, task.post_sampling_probs)
         return chosen_fields(body, self._fields.response_fields)
 
 

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["native_embeddings", "normalised", "openai_embeddings", "pooled"]
+from powerinfer_cli.serving.http.parts import Later, each, json_list
+
+_FEW = 1 << 13  # numbers that are written in a millisecond or two
+
+__all__ = ["finished", "native_embeddings", "normalised", "openai_embeddings"]
 
 Vectors = npt.NDArray[np.float32]
 
 
-def pooled(rows: Vectors, pooling: str, normalisation: int) -> Vectors:
-    """[T, n_embd] -> [1, n_embd], normalised; with "none" all rows, as they are."""
+def finished(rows: npt.NDArray[np.floating[Any]], pooling: str, normalisation: int) -> Vectors:
+    """What the engine's thread has pooled, [1, n_embd], normalised; with "none" all rows, as they are."""
     if pooling == "none":
-        return rows
-    if pooling == "mean":
-        one = rows.mean(axis=0, dtype=np.float64)
-    else:
-        one = rows[0 if pooling == "cls" else -1].astype(np.float64)
-    return normalised(one, normalisation)[None].astype(np.float32)
+        return rows.astype(np.float32, copy=False)
+    return normalised(rows[0].astype(np.float64), normalisation)[None].astype(np.float32)
 
 
 def normalised(vector: npt.NDArray[np.float64], kind: int) -> npt.NDArray[np.float64]:
@@ -41,7 +41,14 @@ def normalised(vector: npt.NDArray[np.float64], kind: int) -> npt.NDArray[np.flo
 
 def native_embeddings(vectors: Sequence[Vectors]) -> list[dict[str, Any]]:
     """llama-server's own form: of each text a list of vectors."""
-    return [{"index": index, "embedding": rows.tolist()} for index, rows in enumerate(vectors)]
+    return each(lambda one: {"index": one[0], "embedding": _listed(one[1])}, [*enumerate(vectors)])
+
+
+def _listed(rows: Vectors) -> Any:
+    """Of many tokens, a few at a time."""
+    if rows.size <= _FEW:
+        return rows.tolist()
+    return Later(lambda: json_list((row.tolist() for row in rows), max(1, _FEW // rows.shape[1])))
 
 
 def openai_embeddings(vectors: Sequence[Vectors], n_tokens: int, model: str, *, as_base64: bool) -> dict[str, Any]:
@@ -49,7 +56,7 @@ def openai_embeddings(vectors: Sequence[Vectors], n_tokens: int, model: str, *, 
     return {
         "object": "list",
         "model": model,
-        "data": [_one(index, rows[0], as_base64) for index, rows in enumerate(vectors)],
+        "data": each(lambda one: _one(one[0], one[1][0], as_base64), [*enumerate(vectors)]),
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
     }
 

@@ -1,15 +1,19 @@
 """How likely tokens were, in llama-server's and in OpenAI's words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from powerinfer_cli.serving.http.bodies import json_bytes
+from powerinfer_cli.serving.http.parts import Later, json_list
 from powerinfer_cli.serving.tasks import TokenChance, TokenChances
 
-__all__ = ["completion_logprobs", "probabilities", "token_text"]
+__all__ = ["completion_logprobs", "n_chances", "probabilities", "token_text", "told"]
 
 # JSON has no minus infinity; llama-server writes float32's smallest number.
 _NEVER = -3.4028234663852886e38
+_FEW = 1024  # chances that are written in a millisecond
+_AT_ONCE = 256
 
 
 def token_text(piece: bytes) -> str:
@@ -34,12 +38,33 @@ def probabilities(chances: Sequence[TokenChances], post_sampling: bool) -> list[
         {
             **_one(chance.chosen, post_sampling),
             # What sampling left no chance is not told.
-            top: [
-                _one(other, post_sampling) for other in chance.top if not post_sampling or math.exp(other.logprob) > 0
-            ],
+            top: [_one(other, post_sampling) for other in chance.top if not post_sampling or _possible(other)],
         }
         for chance in chances
     ]
+
+
+def told(chances: Sequence[TokenChances], post_sampling: bool) -> Any:
+    """`probabilities` for an answer: many of them are written when their turn comes."""
+    if n_chances(chances) <= _FEW:
+        return probabilities(chances, post_sampling)
+    return Later(lambda: _all_parts(chances, post_sampling))
+
+
+def n_chances(chances: Iterable[TokenChances]) -> int:
+    """How many an answer tells."""
+    return sum(len(one.top) for one in chances)
+
+
+def _all_parts(chances: Sequence[TokenChances], post_sampling: bool) -> Iterator[bytes]:
+    yield b"["
+    for i, one in enumerate(chances):
+        yield b"," * (i > 0) + json_bytes(_one(one.chosen, post_sampling))[:-1]
+        yield b',"top_probs":' if post_sampling else b',"top_logprobs":'
+        others = (_one(other, post_sampling) for other in one.top if not post_sampling or _possible(other))
+        yield from json_list(others, _AT_ONCE)
+        yield b"}"
+    yield b"]"
 
 
 def _possible(chance: TokenChance) -> bool:
@@ -68,11 +93,27 @@ def completion_logprobs(chances: Sequence[TokenChances], post_sampling: bool, of
     for token in tokens[:-1]:
         offsets.append(offsets[-1] + len(token))
     return {
-        "content": probabilities(chances, post_sampling),
+        "content": told(chances, post_sampling),
         "tokens": tokens,
         "token_logprobs": [max(chance.chosen.logprob, _NEVER) for chance in chances],
-        "top_logprobs": [
-            {token_text(other.piece): max(other.logprob, _NEVER) for other in chance.top} for chance in chances
-        ],
+        "top_logprobs": _by_text(chances),
         "text_offset": offsets,
     }
+
+
+def _by_text(chances: Sequence[TokenChances]) -> Any:
+    if n_chances(chances) <= _FEW:
+        return [dict(_texts(chance)) for chance in chances]
+    return Later(lambda: _text_parts(chances))
+
+
+def _text_parts(chances: Sequence[TokenChances]) -> Iterator[bytes]:
+    yield b"["
+    for i, chance in enumerate(chances):
+        yield b"," * (i > 0)
+        yield from json_list(dict(_texts(chance)).items(), _AT_ONCE, b"{}")
+    yield b"]"
+
+
+def _texts(chance: TokenChances) -> Iterator[tuple[str, float]]:
+    return ((token_text(other.piece), max(other.logprob, _NEVER)) for other in chance.top)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.serving.http.parts import each
 from powerinfer_cli.serving.http.replies import Outcome
 from powerinfer_cli.serving.http.sse import DONE, sse
 from powerinfer_cli.serving.prompts import prompt_list
@@ -52,18 +53,14 @@ class TextCompletionAnswer:
     def whole(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """All at once."""
         finished = {i: outcome.finished for i, outcome in enumerate(outcomes) if outcome.finished is not None}
-        choices = [
-            self._choice(
-                i,
-                self._echo(i) + outcomes[i].text,
-                self._logprobs(outcomes[i].chances, i, 0),
-                finish_reason(end),
-            )
-            for i, end in finished.items()
-        ]
+
+        def choice(i: int) -> dict[str, Any]:
+            logprobs = self._logprobs(outcomes[i].chances, i, 0)
+            return self._choice(i, self._echo(i) + outcomes[i].text, logprobs, finish_reason(finished[i]))
+
         return {
             **self._head(),
-            "choices": choices,
+            "choices": each(choice, [*finished]),
             "usage": self._usage(finished),
             "timings": timings_body(finished[0].timings),
         }

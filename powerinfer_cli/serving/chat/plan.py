@@ -103,7 +103,8 @@ def _plan(request: ChatRequest, service: Service, label: str) -> ChatPlan:
         preserved=_preserved(model.tokenizer, prompt),
         label=label,
     )
-    check_size(task, request.copies, service, "top_logprobs" if request.logprobs else "n_probs")
+    name = "top_logprobs" if request.logprobs else "n_probs"
+    check_size(task, [ids], request.copies, service, field=name, grammar=request.grammar)
     parser = _parser(request, service, prompt, conversation)
     # As llama-server has it: those who ask for a continuation know what it continues.
     told = not request.continue_final_message if request.echo is None else request.echo

@@ -1,6 +1,7 @@
 """Several tasks of one request: all their events in one stream, and no work for a client that has gone."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive
 
-from powerinfer_cli.serving.errors import APIError
+from powerinfer_cli.serving.errors import APIError, invalid_request
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     Event,
@@ -21,9 +22,11 @@ from powerinfer_cli.serving.tasks import (
     Vectors,
 )
 
-__all__ = ["Opener", "Outcome", "Replies", "collect", "while_connected"]
+__all__ = ["MOST_CHANCES", "Opener", "Outcome", "Replies", "collect", "while_connected"]
 
 T = TypeVar("T")
+MOST_CHANCES = 1 << 20
+"""Probabilities in one answer that is told whole, some dozen bytes each until it is written."""
 
 
 class Opener(Protocol):
@@ -129,7 +132,7 @@ class Outcome:
 
     finished: Finished | None = None
     vectors: Vectors | None = None
-    tokens: list[int] = field(default_factory=list)
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
     chances: list[TokenChances] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
 
@@ -141,7 +144,7 @@ class Outcome:
         """One event more."""
         if isinstance(event, TextPiece):
             self.pieces.append(event.text)
-            self.tokens += event.tokens
+            self.tokens.extend(event.tokens)
             self.chances += event.chances
         elif isinstance(event, Finished):
             self.finished = event
@@ -155,9 +158,16 @@ async def collect(receive: Receive, service: Opener, tasks: Sequence[Task]) -> l
 
 
 async def _collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
-    outcomes = [Outcome() for _ in tasks]
+    outcomes, n_chances = [Outcome() for _ in tasks], 0
     async with Replies(service, tasks) as replies, aclosing(replies.batches()) as batches:
         async for batch in batches:
             for index, event in batch:
                 outcomes[index].take(event)
+                if isinstance(event, TextPiece):
+                    n_chances += sum(len(one.top) for one in event.chances)
+            if n_chances > MOST_CHANCES:
+                raise invalid_request(
+                    f"more than {MOST_CHANCES} probabilities are too many for one answer: "
+                    "limit the tokens to write, ask for fewer, or stream them"
+                )
     return outcomes

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from powerinfer_cli.serving.errors import APIError
-from powerinfer_cli.serving.http.bodies import json_bytes
+from powerinfer_cli.serving.http.parts import json_parts
 from powerinfer_cli.serving.http.replies import Opener, Replies, while_connected
-from powerinfer_cli.serving.tasks import Event, Task
+from powerinfer_cli.serving.tasks import Event, Task, weight
 
 __all__ = ["DONE", "error_event", "event_stream", "sse"]
 
@@ -20,12 +20,13 @@ _PING = b":\n\n"  # a comment, which clients pass over
 Batch: TypeAlias = list[tuple[int, Event]]
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: proxies shall not collect events
 PING_S = 30.0
+_LOOP = 512  # of events' weights: what is written in some milliseconds is written in the event loop
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
     """One event that carries `data` as JSON; `event`: its name, where the protocol has names."""
     name = b"" if event is None else b"event: %s\n" % event.encode()
-    return b"%sdata: %s\n\n" % (name, json_bytes(data))
+    return b"%sdata: %s\n\n" % (name, b"".join(json_parts(data)))
 
 
 def error_event(error: APIError) -> bytes:
@@ -98,9 +99,9 @@ class EventStream(Response):
         pings = asyncio.create_task(sender.ping(self._ping_s)) if self._ping_s > 0 else None
         try:
             await sender.send(b"" if self._first.done() else _PING)
-            await sender.send(self._body(await self._first))
+            await sender.send(await self._body(await self._first))
             async for batch in self._batches:
-                await sender.send(self._body(batch))
+                await sender.send(await self._body(batch))
             await sender.send(self._end())
         except APIError as error:
             await sender.send(self._error(error))
@@ -110,7 +111,12 @@ class EventStream(Response):
                 await asyncio.gather(pings, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _body(self, batch: Batch) -> bytes:
+    async def _body(self, batch: Batch) -> bytes:
+        if sum(weight(event) for _, event in batch) > _LOOP:
+            return await asyncio.to_thread(self._written, batch)
+        return self._written(batch)
+
+    def _written(self, batch: Batch) -> bytes:
         return b"".join([self._write(index, event) for index, event in batch])
 
 

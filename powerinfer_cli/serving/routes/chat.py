@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.chat import ChatAnswer, Verbose
 from powerinfer_cli.serving.answers.completion import NativeAnswer
+from powerinfer_cli.serving.answers.whole import whole_answer
 from powerinfer_cli.serving.chat.plan import ChatPlan, count_prompt, plan_chat, plan_prompt
 from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.json_text import TextRoute
@@ -39,7 +40,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             end=answer.end,
             ping_s=body.ping_s,
         )
-    return Answer(answer.whole(await collect(request.receive, service, plan.tasks)))
+    return await whole_answer(answer.whole, await collect(request.receive, service, plan.tasks))
 
 
 def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | None:

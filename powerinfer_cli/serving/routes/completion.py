@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from powerinfer_cli.serving.answers.completion import NativeAnswer
 from powerinfer_cli.serving.answers.text_completion import TextCompletionAnswer
-from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.answers.whole import whole_answer
 from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.replies import collect
 from powerinfer_cli.serving.http.sse import event_stream
@@ -30,7 +30,7 @@ async def answer_natively(request: Request, fields: SamplingFields, job: Job) ->
     answer = NativeAnswer(fields, job, service)
     if fields.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, ping_s=fields.ping_s)
-    return Answer(answer.whole(await collect(request.receive, service, job.tasks)))
+    return await whole_answer(answer.whole, await collect(request.receive, service, job.tasks))
 
 
 @router.post("/v1/completions")
@@ -42,4 +42,4 @@ async def text_completion(body: TextCompletionRequest, request: Request) -> Resp
     answer = TextCompletionAnswer(body, job, service)
     if body.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, end=answer.end, ping_s=body.ping_s)
-    return Answer(answer.whole(await collect(request.receive, service, job.tasks)))
+    return await whole_answer(answer.whole, await collect(request.receive, service, job.tasks))

@@ -1,14 +1,14 @@
 """Vectors of texts: llama-server's /embedding and OpenAI's /v1/embeddings."""
 
-import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from powerinfer_cli.serving.answers.embeddings import native_embeddings, openai_embeddings, pooled
+from powerinfer_cli.serving.answers.embeddings import finished, native_embeddings, openai_embeddings
 from powerinfer_cli.serving.errors import invalid_request, not_supported
-from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.json_text import TextRoute
+from powerinfer_cli.serving.http.parts import answer_in_parts
 from powerinfer_cli.serving.http.replies import Outcome, collect
 from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
 from powerinfer_cli.serving.service import Service
@@ -42,16 +42,16 @@ async def _answer(body: EmbeddingRequest, request: Request, *, openai: bool) -> 
     outcomes = await collect(request.receive, service, tasks)
     n_tokens = sum(len(task.prompt) for task in tasks)
     openai = openai and "input" in body.model_fields_set
-    # Vectors of many tokens are megabytes of digits.
-    return await asyncio.to_thread(_body, body, outcomes, n_tokens, pooling, service.model.name if openai else None)
+    told = _body(body, outcomes, n_tokens, pooling, service.model.name if openai else None)
+    return await answer_in_parts(told, large=True)  # vectors are some thousand digits each
 
 
 def _body(
     body: EmbeddingRequest, outcomes: list[Outcome], n_tokens: int, pooling: str, openai_model: str | None
-) -> Response:
+) -> Any:
     kind = 2 if body.embd_normalize is None else body.embd_normalize
-    vectors = [pooled(one.vectors.rows, pooling, kind) for one in outcomes if one.vectors is not None]
+    vectors = [finished(one.vectors.rows, pooling, kind) for one in outcomes if one.vectors is not None]
     if openai_model is None:
-        return Answer(native_embeddings(vectors))
+        return native_embeddings(vectors)
     as_base64 = body.encoding_format == "base64"
-    return Answer(openai_embeddings(vectors, n_tokens, body.model or openai_model, as_base64=as_base64))
+    return openai_embeddings(vectors, n_tokens, body.model or openai_model, as_base64=as_base64)

@@ -75,6 +75,7 @@ def _prepare(fields: SamplingFields, prompt: Any, service: Service, label: str, 
         raise invalid_request(f"Field 'n': must be at most {most}, got {copies}")
     prompts = tokenize_prompts(prompt, service.model.tokenizer, most=most // copies)
     task = fields.task((), service, label=label)
-    check_size(task, len(prompts) * copies, service, "n_probs" if fields.n_probs is not None else "logprobs")
+    name = "n_probs" if fields.n_probs is not None else "logprobs"
+    check_size(task, prompts, copies, service, field=name, grammar=fields.grammar)
     variants = copies_of(task, copies)
     return Job([replace(task, prompt=ids) for ids in prompts for task in variants], copies)

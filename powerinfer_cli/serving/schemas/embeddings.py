@@ -15,6 +15,7 @@ from .fields import FromMinusOne, RequestFields
 
 __all__ = ["EmbeddingRequest", "embedding_tasks", "pooling_of"]
 
+_MOST_NUMBERS = 1 << 24  # in one answer, 20 bytes each: of 4096 tokens and as many dimensions, for one
 _POOLINGS = ("none", "mean", "cls", "last")  # by their number in a GGUF
 
 
@@ -65,7 +66,13 @@ def _tasks(texts: Any, service: Service) -> list[EmbeddingTask]:
             raise invalid_request("Input content cannot be empty")
         if len(prompt) > model.n_ctx_slot:
             raise _too_large(len(prompt), model.n_ctx_slot)
-    return [EmbeddingTask(prompt) for prompt in prompts]
+    pooling, n_numbers = pooling_of(service), sum(map(len, prompts)) * model.config.n_embd
+    if pooling == "none" and n_numbers > _MOST_NUMBERS:
+        raise invalid_request(
+            f"Field 'input': vectors of all tokens are {n_numbers} numbers, which must be at most {_MOST_NUMBERS}; "
+            "give fewer texts, or start the server with --pooling"
+        )
+    return [EmbeddingTask(prompt, pooling) for prompt in prompts]
 
 
 def _joined(value: Any) -> Any:

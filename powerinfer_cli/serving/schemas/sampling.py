@@ -1,5 +1,6 @@
 """The fields that every endpoint which generates text shares: how much, how sampled, how constrained, how told."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -66,8 +67,9 @@ _CLAMPED: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 _RANDOM_SEED = 2**32 - 1  # -1 in llama.cpp's 32 bits
-_MOST_SAMPLERS = 64  # several times all that there are; each costs time with every token
-_MOST_BREAKERS = 64  # the vocabulary is searched for each before the text begins, while the others wait
+_MOST_SAMPLERS = 64  # names, several times all that there are
+_MOST_TIMES = 2  # that one of them may work: each costs time with every token. Clients' lists have old and new names
+_MOST_BREAKERS = 64  # each is looked for in every token of a text
 _Name = Annotated[str, Field(max_length=_MOST_SAMPLERS)]
 
 
@@ -107,7 +109,7 @@ class SamplingFields(RequestFields):
     n_probs: Natural | None = None
     logprobs: Natural | Switch | None = Field(None, description="n_probs' name in OpenAI's completions")
     lora: list[Any] | None = Field(None, max_length=0, description="no adapters are loaded")
-    response_fields: Texts | None = None
+    response_fields: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=1024)] | None = None
     preserved_tokens: Texts | None = None
     grammar: str | None = Field(None, description="GBNF")
     json_schema: dict[str, Any] | None = None
@@ -289,8 +291,9 @@ def _samplers(value: list[str] | str) -> tuple[str, ...]:
             names += parse(one)
         except UsageError:
             continue
-    if len(names) > _MOST_SAMPLERS:
-        raise invalid_request(f"Field 'samplers': must be at most {_MOST_SAMPLERS}")
+    name, times = max(Counter(names).items(), key=lambda one: one[1], default=("", 0))
+    if times > _MOST_TIMES:
+        raise invalid_request(f"Field 'samplers': {name} must be there at most {_MOST_TIMES} times, got {times}")
     return names
 
 

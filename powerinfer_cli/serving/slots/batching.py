@@ -17,6 +17,7 @@ from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
 from powerinfer_cli.serving.slots.slot import Asked, Running, Slot
@@ -171,6 +172,8 @@ class Batcher:
         try:
             if isinstance(asked.task, CompletionTask):
                 running.generation = self._generation(asked.task)
+            else:
+                running.pool = Pool(asked.task.pooling)
         except Exception as error:  # before anything of the slot has changed
             self._refuse(asked, invalid_request(str(error)) if isinstance(error, PowerInferError) else error)
             return
@@ -252,9 +255,9 @@ class Batcher:
             running.read_at = self._clock()
             if isinstance(running.task, EmbeddingTask):
                 assert result is not None
-                running.rows.append(np.array(result, np.float32))  # a copy: steps may use their memory again
+                running.pool.add(result)
                 if not running.n_left:
-                    self._end(slot, [Vectors(np.concatenate(running.rows))], "embedding", forget=True)
+                    self._end(slot, [Vectors(running.pool.result)], "embedding", forget=True)
                 return
             if running.task.return_progress:
                 events.append(running.progress(running.read_at))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.sampling import Breakers, Sampler, SamplerOptions, build_sampler
 from powerinfer_cli.sampling.constrained import sample
-from powerinfer_cli.serving.tasks import CompletionTask, TokenChance, TokenChances
+from powerinfer_cli.serving.tasks import CompletionTask, Likeliest, TokenChance, TokenChances
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["Chooser", "is_plain_greedy", "likeliest", "log_softmax"]
@@ -95,19 +95,20 @@ class Chooser:
 
     def _chances(self, token: int, logprobs: npt.NDArray[np.float64]) -> TokenChances:
         best = likeliest(logprobs, self._task.n_probs)
-        top = tuple(self._chance(int(i), float(logprobs[i])) for i in best)
-        return TokenChances(self._chance(token, float(logprobs[token])), top)
+        return TokenChances(self._chance(token, float(logprobs[token])), Likeliest(best, logprobs[best], self._piece))
 
     def _left(self, token: int, ids: npt.NDArray[np.intp], probs: npt.NDArray[np.float32]) -> TokenChances:
         own = probs[ids == token]
         chosen = self._chance(token, math.log(own[0]) if own.size else -math.inf)
         n = self._task.n_probs
-        top = (self._chance(int(i), math.log(p)) for i, p in zip(ids[:n], probs[:n], strict=True))
-        return TokenChances(chosen, tuple(top))
+        return TokenChances(chosen, Likeliest(ids[:n], np.log(probs[:n].astype(np.float64)), self._piece))
 
     def _chance(self, token: int, logprob: float) -> TokenChance:
+        return TokenChance(token, self._piece(token), logprob)
+
+    def _piece(self, token: int) -> bytes:
         shown = self._task.special or token in self._task.preserved
-        return TokenChance(token, self._tokenizer.piece(token, special=shown), logprob)
+        return self._tokenizer.piece(token, special=shown)
 
 
 def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.serving.slots.counters import Served
 from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -50,8 +48,8 @@ class Running:
 
     request: as Asked has it. came, started: when it was asked for, and when it got its slot. order: greater for later.
     n_cached: tokens of the prompt that were there already; n_read: that are there now, these included. read_at: when
-    the last of them was read. last_step: the step that it was last part of. generation: None for embeddings, whose rows
-    [T, n_embd] gather.
+    the last of them was read. last_step: the step that it was last part of. generation: None for embeddings; pool:
+    theirs alone.
     """
 
     id: int
@@ -66,7 +64,7 @@ class Running:
     n_read: int = 0
     read_at: float = 0.0
     last_step: int = 0
-    rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    pool: Pool = field(default_factory=lambda: Pool("none"))
 
     @property
     def n_left(self) -> int:
@@ -93,7 +91,7 @@ class Running:
     def rewind(self) -> None:
         """Nothing of the prompt is read."""
         self.n_read = self.n_cached = 0
-        self.rows.clear()
+        self.pool.clear()
 
     def piece(self, sequence: int, n: int) -> Piece:
         """The next n tokens, for a step: of the prompt, or the one that was written last."""

@@ -8,8 +8,18 @@ import pytest
 from powerinfer_cli.serving.errors import APIError, server_error
 from powerinfer_cli.serving.http.replies import Replies
 from powerinfer_cli.serving.service import Inbox, Reply
-from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, Task
-from tests.serving.fake_service import finished, piece
+from powerinfer_cli.serving.tasks import (
+    CompletionTask,
+    Event,
+    Failed,
+    Likeliest,
+    Stop,
+    Task,
+    TextPiece,
+    TokenChance,
+    TokenChances,
+)
+from tests.serving.fake_service import finished, piece, timings
 
 TASK = CompletionTask((1, 2))
 
@@ -74,6 +84,32 @@ def test_a_failure_ends_the_others() -> None:
         with pytest.raises(APIError, match="broken"):
             await anext(reply)
         with pytest.raises(StopAsyncIteration):
+            await anext(reply)
+
+    asyncio.run(main())
+
+
+def last(reply: Reply) -> object:
+    return reply._events[-1][1] if reply._events else None
+
+
+@pytest.mark.parametrize(("n_probs", "most"), [(0, 1 << 16), (20, 1 << 14)])
+def test_events_that_nobody_reads_are_no_more_than_memory_holds(n_probs: int, most: int) -> None:
+    top = Likeliest(range(n_probs), [0.0] * n_probs, lambda token: b"x")
+    chances = (TokenChances(TokenChance(1, b"x", 0.0), top),) if n_probs else ()
+    event = TextPiece("x", (1,), chances, timings())
+
+    async def main() -> None:
+        reply = Reply(Thread(), Inbox(asyncio.get_running_loop()), [TASK, TASK])
+        n = 0
+        while n < 2 * most and not isinstance(last(reply), Failed):
+            reply.take(n % 2, [event])
+            n += 1
+            if n % 1000 == 0 and n < most // 2:
+                assert len(reply.waiting()) == 1000  # whoever reads is never cut off
+        assert n < most + 1000 + most // 2
+        reply.waiting()
+        with pytest.raises(APIError, match="does not read"):
             await anext(reply)
 
     asyncio.run(main())

@@ -8,8 +8,8 @@ import pytest
 from powerinfer_cli.serving.errors import APIError, server_error
 from powerinfer_cli.serving.http.replies import collect, while_connected
 from powerinfer_cli.serving.http.sse import DONE, event_stream, sse
-from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Stop, TextPiece
-from tests.serving.fake_service import FakeService, finished, piece
+from powerinfer_cli.serving.tasks import CompletionTask, Event, Failed, Likeliest, Stop, TextPiece, TokenChances
+from tests.serving.fake_service import FakeService, finished, piece, timings
 
 
 class Client:
@@ -151,7 +151,7 @@ def test_comments_do_not_wait_for_the_first_event() -> None:
 def test_a_prompt_without_tokens_gives_nothing() -> None:
     service = FakeService(lambda task: [finished()])
     (outcome,) = asyncio.run(collect(Client().receive, service, [CompletionTask(())]))
-    assert (outcome.text, outcome.tokens, service.tasks) == ("", [], [])
+    assert (outcome.text, list(outcome.tokens), service.tasks) == ("", [], [])
     assert outcome.finished is not None
     assert outcome.finished.stop == Stop.LIMIT
 
@@ -160,6 +160,16 @@ def test_everything_is_collected_by_task() -> None:
     scripts = iter([[piece("a", 5), piece("b", 6, 7), finished()], [piece("c", 8), finished(Stop.WORD)]])
     service = FakeService(lambda task: next(scripts))
     first, second = asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 2))
-    assert (first.text, first.tokens, second.text, second.tokens) == ("ab", [5, 6, 7], "c", [8])
+    assert (first.text, list(first.tokens), second.text, list(second.tokens)) == ("ab", [5, 6, 7], "c", [8])
     assert second.finished is not None
     assert second.finished.stop == Stop.WORD
+
+
+def test_an_answer_that_holds_too_many_probabilities_ends() -> None:
+    top = Likeliest(range(1 << 16), [0.0] * (1 << 16), lambda token: b"x")
+    many = TextPiece("x", (1,), (TokenChances(top[0], top),), timings())
+    service = FakeService(lambda task: [many] * 17)
+    with pytest.raises(APIError, match="1048576 probabilities") as caught:
+        asyncio.run(collect(Client().receive, service, [CompletionTask((1,))]))
+    assert caught.value.status == 400
+    assert service.replies[0].left
