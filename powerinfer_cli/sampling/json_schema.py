@@ -218,7 +218,7 @@ def _where(path: tuple[str, ...]) -> str:
     text = ""
     for step in path:
         text += f"[{step}]" if step.isdecimal() else f".{step}" if text else step
-    return text[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
 def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:

@@ -26,7 +26,8 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason}" if self.where else self.reason
+        where = "".join(letter if letter.isprintable() else "?" for letter in self.where[:200])
+        return f"{where}: {self.reason}" if where else self.reason
 
 
 def without_faults(

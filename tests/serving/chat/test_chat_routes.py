@@ -1,7 +1,7 @@
 """/v1/chat/completions and /apply-template of a model that writes what a test wants."""
 
-import re
 import math
+import re
 import threading
 from typing import Any
 

@@ -110,6 +110,16 @@ def test_response_formats_fail_with_the_place() -> None:
     assert "Lark" not in message
 
 
+def test_names_of_others_make_no_lines_in_the_log() -> None:
+    lines: list[str] = []
+    grammars = Grammars([bytes([byte]) for byte in range(256)], frozenset(), {}, lines.append)
+    name = "a\nPOST /completion 200 \x1b[2J" + "b" * 500
+    for schema in ({"pattern": "(?=a)"}, {"type": "array", "uniqueItems": True}):
+        grammars.mended_schema({"type": "object", "properties": {name: schema}}, "tools[0].function.parameters")
+    assert len(lines) == 2
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
+
+
 def test_looking_for_faults_is_bounded() -> None:
     grammars = grammars_of(bundled_tokenizer())
     bad = {"type": "string", "pattern": "(?!a)b"}
