@@ -10,6 +10,8 @@ import typer.core
 import typer.main
 
 from powerinfer_cli import __version__
+from powerinfer_cli.commands.help_page import help_page
+from powerinfer_cli.commands.other_names import advice
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["app", "run"]
@@ -28,15 +30,10 @@ COMPLETION = ("--show-completion", "--install-completion")
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 EPILOG = """Examples:
-
 powerinfer main -p "Once upon a time"          a story from the bundled model
-
 powerinfer main -cnv                           a chat with it
-
 powerinfer server                              a server, with a page to chat on
-
 powerinfer download --list                     models to start from
-
 powerinfer main -m model.gguf -p "Hello" -n 64 any GGUF"""
 
 
@@ -47,19 +44,36 @@ class ReaderGone(Exception):
 class LazyGroup(typer.core.TyperGroup):
     """Knows every command's name and summary; its options only once it is called."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help_page(self, ctx, list(COMMANDS.items())))
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        try:
+            return super().make_context(*args, **settings)
+        except BrokenPipeError as error:  # of --help and --version
+            raise ReaderGone from error
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if len(args) == 2 and args[0] in COMPLETION:
+            _completion(*args)  # Typer's flags find out in which shell they run; here it may also be named
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        own = {name for param in self.get_params(ctx) for name in param.opts}
+        if args and args[0].startswith("-") and args[0].partition("=")[0] not in own and not ctx.resilient_parsing:
+            raise UsageError(f"{args[0][:40]}: a command comes first, as in `powerinfer main {args[0][:40]} ...`")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ReaderGone from error
 
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Typer's flags for completion find out in which shell they run; here it may also be named."""
-        if len(args) == 2 and args[0] in COMPLETION:
-            _completion(*args)
-        return super().parse_args(ctx, args)
-
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        meant = None if args[0] in COMMANDS else advice(args)
+        if meant:
+            raise UsageError(f"there is no command '{args[0][:60]}': {meant}")
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and command.name in COMMANDS:
             module = import_module(f"powerinfer_cli.commands.{command.name}")
@@ -87,8 +101,8 @@ app = typer.Typer(
     name="powerinfer",
     help="Run large language models on one small GPU, or none, by exploiting activation locality.",
     epilog=EPILOG,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -128,8 +142,6 @@ def run() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except _ClickError as error:
-        if not error.format_message():  # the help page has said it all
-            sys.exit(error.exit_code)
         _fail(_wrong_value(error) or error.format_message(), error.exit_code)
     except PowerInferError as error:
         _fail(str(error), error.exit_code)

@@ -4,13 +4,16 @@ import errno
 import importlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+import typer.main
 
 from powerinfer_cli import __version__, cli
 from tests.helpers.main_cli import powerinfer
@@ -41,7 +44,7 @@ def imported(*args: str) -> set[str]:
 def test_help_loads_no_command_and_no_torch() -> None:
     modules = imported("--help")
     assert "powerinfer_cli.cli" in modules
-    assert not modules & {"torch", "numpy", *COMMAND_MODULES}
+    assert not modules & {"torch", "numpy", "rich", *COMMAND_MODULES}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -60,7 +63,42 @@ def test_every_command_has_a_module_and_help(command: str) -> None:
         assert f"Usage: powerinfer {command} [OPTIONS]" in result.out
 
 
-def test_help_lists_the_commands() -> None:
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_every_name_whole(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    page = powerinfer(command, "--help").out
+    params = typer.main.get_command(importlib.import_module(f"powerinfer_cli.commands.{command}").app).params
+    names = {name for param in params for name in [*param.opts, *param.secondary_opts] if name.startswith("-")}
+    assert len(names) >= 7
+    assert names <= set(re.findall(r"-[^\s,]+", page))
+    text = " ".join(page.split())
+    assert [help_of(param) for param in params if help_of(param) not in text] == []
+    options = page.split("Examples:")[0].splitlines()
+    assert max(len(line) for line in options if "powerinfer" not in line) < max(width, 60)  # words are never cut
+    assert "Raises" not in page
+
+
+def help_of(param: Any) -> str:
+    return " ".join((param.help or "").split())
+
+
+def test_help_names_the_flags_of_other_solvers() -> None:
+    page = powerinfer("solve", "--help").out
+    assert "--vram-budget, --gpu-memory-gb GiB,..." in page
+    assert "-ngl, --gpu-layers, --n-gpu-layers, --target-gpu-layers N" in page
+
+
+def test_examples_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = powerinfer("main", "--help").out.splitlines()
+    assert "powerinfer main -m model.gguf -f notes.txt -n 64 -s 1 --temp 0 > out.txt" in lines
+    at = lines.index('powerinfer main -p "Once upon a time"')
+    assert lines[at + 1] == "    a story from the bundled model"
+
+
+def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     result = powerinfer("--help")
     assert result.code == 0
     for name, summary in cli.COMMANDS.items():
@@ -83,6 +121,34 @@ def test_the_package_runs_as_a_module() -> None:
 def test_version() -> None:
     result = powerinfer("--version")
     assert (result.code, result.out, result.err) == (0, f"powerinfer {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("run llama3", "`powerinfer main -m FILE.gguf -cnv`"),
+        ("run a/model.gguf", "`powerinfer main -m a/model.gguf -cnv`"),
+        ("chat owner/name", "`powerinfer main -hf owner/name -cnv`"),
+        ("serve", "`powerinfer server -m FILE.gguf`"),
+        ("llama-server -m x", "`powerinfer server -m FILE.gguf`"),
+        ("pull llama3", "`powerinfer download OWNER/NAME`"),
+        ("list", "`powerinfer download --list`"),
+        ("help", "`powerinfer --help`"),
+        ("model.gguf", "`powerinfer main -m model.gguf -cnv`"),
+        ("-m model.gguf", "`powerinfer main -m ...`"),
+        ("serv", "Did you mean 'server'?"),
+        ("main hello", 'use -p "hello"'),
+        ("main -p Once upon a time", 'as -p "Once upon a time"'),
+        ("main model.gguf", "as -m model.gguf"),
+        ("server model.gguf", "as -m model.gguf"),
+        ("bench 7 8", "unexpected '7 8': every value follows its flag; see `powerinfer bench --help`"),
+        ("download", "`powerinfer download --list`"),
+    ],
+)
+def test_what_other_programs_call_it_leads_to_ours(words: str, advice: str) -> None:
+    result = powerinfer(*words.split())
+    assert (result.code, result.out) == (2, "")
+    assert advice in result.error
 
 
 @pytest.mark.parametrize("args", [["nonsense"], ["--nonsense"], ["main", "--nonsense"], ["main", "-n", "x"]])

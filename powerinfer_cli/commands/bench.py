@@ -12,8 +12,8 @@ import typer
 
 from powerinfer_cli.commands.bench_output import Format, printer
 from powerinfer_cli.commands.bench_plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.flags import MOST_THREADS, ModelFlags
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, Strict, with_machine
 from powerinfer_cli.commands.model_source import find_model
@@ -33,16 +33,10 @@ EPILOG = """Lists take commas or a repeated flag, and ranges: first-last, first-
 Every combination is measured.
 
 powerinfer bench                                     the bundled model
-
 powerinfer bench -m a.gguf,b.gguf -p 128,512 -n 64 -t 1,2
-
 powerinfer bench -m model.gguf -p 0 -n 64 -d 0-2048+512 -o jsonl"""
 
 Extras = tuple[Path | None, PlacementFlags]  # where predictors are, and what goes to GPUs
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 def _test(*names: str, help: str, metavar: str = "N,...") -> Any:  # noqa: A002  # Typer's word
@@ -113,7 +107,7 @@ def bench(
     _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement))
 
 
-app.command("bench", epilog=EPILOG)(flat(bench))
+app = command_app("bench", bench, EPILOG)
 
 
 def _setups(flags: WhatFlags) -> list[Setup]:

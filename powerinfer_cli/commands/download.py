@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerinfer_cli.commands.groups import flat
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,23 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _EPILOG = """Examples:
-
 powerinfer download --list                              models to start from
-
 powerinfer download smollm2-135m                        105 MB, a small chat model
-
 powerinfer download bamboo-7b --quant q4                4.68 GB, to ./models/Bamboo-base-v0.1-gguf/
-
 powerinfer download prosparse-llama-2-7b --local-dir /data
-
 powerinfer download OWNER/NAME-GGUF:Q4_K_M              any GGUF repository
-
 powerinfer download OWNER/NAME --include '*.json' --exclude 'old/*'
 
 Downloads go on where they were interrupted: run the same command again. HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and
 the usual proxy variables are honoured."""
-
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ def download(flags: DownloadFlags) -> None:
         raise typer.Exit(130) from None
 
 
-app.command("download", epilog=_EPILOG)(flat(download))
+app = command_app("download", download, _EPILOG)
 
 
 def _request(spec: str, flags: DownloadFlags) -> "Request":

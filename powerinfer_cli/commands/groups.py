@@ -41,7 +41,7 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
         command(**{name: _gather(group, values) for name, group in groups.items()})
 
     run.__name__ = command.__name__
-    run.__doc__ = command.__doc__
+    run.__doc__ = inspect.cleandoc(command.__doc__ or "").partition("\n\nRaises:")[0]  # it is what --help shows
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # set as documented
     run.__annotations__ = {name: p.annotation for name, p in parameters.items()}
     return run

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.escapes import process_escapes
 from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.grammar_flags import GrammarFlags
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.main_flags import InteractionFlags, MainCommand, TextFlags
@@ -27,24 +25,13 @@ if TYPE_CHECKING:  # these import torch
 __all__ = ["app"]
 
 EPILOG = """Examples:
-
 powerinfer main -p "Once upon a time"           a story from the bundled model
-
 powerinfer main -cnv                            a chat; /help lists its commands
-
 powerinfer main -m model.gguf -f notes.txt -n 64 -s 1 --temp 0 > out.txt
-
 powerinfer main -hf PowerInfer/Bamboo-base-v0.1-gguf -p "Hello" -n 64
-
 powerinfer main -p "A bear: " -j '{"properties": {"name": {"type": "string"}}}'    JSON of this schema
-
 powerinfer main -m dense.gguf --predictor-path predictors -p "Hello" -n 64
-
 powerinfer main -m sparse.gguf --vram-budget 8 -p "Hello"    hot neurons on the GPU, within 8 GiB"""
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 def main(
@@ -176,7 +163,7 @@ def _chat_with(
     chat(session, terminal, turns, options)
 
 
-app.command("main", cls=MainCommand, epilog=EPILOG)(flat(main))
+app = command_app("main", main, EPILOG, cls=MainCommand)
 
 
 def _check(text: TextFlags, interaction: InteractionFlags) -> None:

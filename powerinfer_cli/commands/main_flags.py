@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
+
+from powerinfer_cli.commands.command import Command
 
 __all__ = ["InteractionFlags", "MainCommand", "TextFlags"]
 
@@ -138,11 +139,18 @@ class InteractionFlags:
         return not (self.interactive_first or self.instruct)
 
 
-class MainCommand(typer.core.TyperCommand):
-    """Lets --color stand alone: Typer has no flags whose value may be left out."""
+class MainCommand(Command):
+    """Lets --color stand alone: Typer has no flags whose value may be left out. Knows where a prompt belongs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _with_color_values(args))
+
+    def advice(self, words: str, params: dict[str, Any]) -> str:
+        if words.endswith(".gguf"):
+            return super().advice(words, params)
+        if params.get("prompt"):
+            return f"unexpected '{words}': a text of several words needs quotes, as -p \"{params['prompt']} {words}\""
+        return f"unexpected '{words}': use -p \"{words}\""
 
 
 def _with_color_values(args: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.flags import ModelFlags
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
@@ -32,18 +32,10 @@ __all__ = ["app"]
 LEAST_CONTEXT = 4
 
 EPILOG = """Examples:
-
 powerinfer perplexity -m model.gguf -f wiki.test.raw
-
 powerinfer perplexity -m model.gguf -f text.txt -c 2048 --chunks 8
-
 powerinfer perplexity -m sparse.gguf -f text.txt --compare dense    what the predictors cost
-
 powerinfer perplexity -m dense.gguf --predictor-path predictors -f text.txt --compare dense"""
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 def _text(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
@@ -105,7 +97,7 @@ def perplexity(
     _score(find_model(model), model, predictor.predictor_path, machine, placement, text, words)
 
 
-app.command("perplexity", epilog=EPILOG)(flat(perplexity))
+app = command_app("perplexity", perplexity, EPILOG)
 
 
 def _score(

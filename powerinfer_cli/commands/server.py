@@ -3,12 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.escapes import process_escapes
 from powerinfer_cli.commands.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.grammar_flags import GrammarFlags
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.loading import Loading
 from powerinfer_cli.commands.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.model_source import find_model
@@ -28,23 +26,14 @@ if TYPE_CHECKING:  # these import torch
 __all__ = ["app"]
 
 EPILOG = """Examples:
-
 powerinfer server                                the bundled model, on http://127.0.0.1:8080
-
 powerinfer server -m model.gguf --host 0.0.0.0 --port 8000 --api-key KEY
-
 powerinfer server -m model.gguf -c 16384 -np 8 --vram-budget 8 --metrics
-
 powerinfer server -hf PowerInfer/Bamboo-DPO-v0.1-gguf --alias bamboo
-
 LLAMA_ARG_CTX_SIZE=8192 powerinfer server        each flag is a variable, too, as llama.cpp names them"""
 
 AUTO_SLOTS = 4
 REQUESTS, TASKS = 3, 4  # llama-server's verbosity from which it tells of what goes well, and of all
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 def server(
@@ -118,4 +107,4 @@ def _load(
     return model_served, start_thread(opened.gguf, opened.tokenizer, opened.engine, options, log)
 
 
-app.command("server", cls=ServerCommand, epilog=EPILOG)(flat(server))
+app = command_app("server", server, EPILOG, cls=ServerCommand)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-import typer.core
 
+from powerinfer_cli.commands.command import Command
 from powerinfer_cli.commands.server_environment import environment_words, unknown_variables
 from powerinfer_cli.commands.server_harmless import without_harmless
 from powerinfer_cli.errors import UsageError
@@ -20,7 +20,7 @@ LAYERS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
 _ClickError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-class ServerCommand(typer.core.TyperCommand):
+class ServerCommand(Command):
     """Flags, of which those of the command line win over those of the environment."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

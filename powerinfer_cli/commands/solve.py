@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.flags import ModelFlags
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.outputs import check_outputs
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
@@ -29,22 +29,13 @@ if TYPE_CHECKING:  # these import torch
 __all__ = ["app"]
 
 EPILOG = """Examples:
-
 powerinfer solve -m model.gguf                          all that is missing, for this machine
-
 powerinfer solve -m model.gguf --vram-budget 8          a plan for 8 GiB of GPU memory
-
 powerinfer solve -m dense.gguf -f text.txt --merge sparse.powerinfer.gguf
-
 powerinfer solve -m model.gguf --plan-only --device-profile rtx-4090-ddr5 --report plan.html
-
 powerinfer solve --device-profile list                  machines whose data sheets are here
 
 An interrupted run goes on where it stopped when it is repeated."""
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan: PlanFlags, told: ReportFlags) -> None:
@@ -72,7 +63,7 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
             raise
 
 
-app.command("solve", epilog=EPILOG)(flat(solve))
+app = command_app("solve", solve, EPILOG)
 
 
 def _list_profiles() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.commands.flags import CacheTypeFlag
-from powerinfer_cli.commands.groups import flat
 from powerinfer_cli.commands.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
 
@@ -18,17 +18,12 @@ if TYPE_CHECKING:  # imports torch
 __all__ = ["app"]
 
 EPILOG = """powerinfer warmup                     whatever any model may need
-
 powerinfer warmup -m model.gguf       what this one needs
 
 POWERINFER_CACHE names another folder for compiled kernels than the user's cache."""
 
 COMPILING = "compiling kernels"
 SHORT = 8  # tokens of context: kernels are the same for any
-
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def warmup(flags: WarmupFlags) -> None:
     terminal.tell(f"cache:   {cache_folder()}")
 
 
-app.command("warmup", epilog=EPILOG)(flat(warmup))
+app = command_app("warmup", warmup, EPILOG)
 
 
 def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
