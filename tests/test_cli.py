@@ -185,7 +185,7 @@ def run_with(stream: str, value: object, *args: str) -> tuple[object, str, str]:
 
 
 def test_output_that_cannot_be_written(words: str) -> None:
-    args = ("main", "-m", words, "-t", "1", "-n", "3", "--log-disable")
+    args = ("main", "-m", words, "-t", "1", "-n", "3", "-p", "", "--log-disable")
     with open("/dev/full", "w") as full:  # noqa: PTH123
         code, _, err = run_with("stdout", full, *args)
     assert (code, err) == (1, "error: cannot write the output: No space left on device\n")

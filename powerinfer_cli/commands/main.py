@@ -1,6 +1,8 @@
 """`powerinfer main`: write text with a model, from a prompt, in a chat, or in a pipe."""
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Style, Terminal
-from powerinfer_cli.commands.text_file import read_text
+from powerinfer_cli.commands.text_file import read_stdin, read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
@@ -49,13 +51,14 @@ def main(
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
     form = grammar.form()
-    prompt = _prompt(text)
+    prompt = _prompt(text, interaction)
+    may_chat = interaction.chatting or _nothing_given(text, interaction)
     terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)
     for flag in _without_effect(interaction):
         terminal.note(f"warning: {flag} has no effect here")
     path = find_model(model)
 
-    if interaction.chatting:
+    if may_chat:
         from powerinfer_cli.rendering.renderer import shared_renderer
 
         shared_renderer().start()  # and meanwhile the model loads
@@ -77,6 +80,8 @@ def main(
             grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))
         )
     _introduce(terminal, session, path, predictor.predictor_path)
+    if may_chat and session.tokenizer.chat_template is not None:
+        interaction = replace(interaction, conversation=True)
     try:
         _run(session, terminal, text, interaction, prompt=prompt, unescape=unescape)
     except (PowerInferError, OSError):
@@ -118,7 +123,7 @@ def _run(
         special=text.special,
     )
     if interaction.taking_turns:
-        listen_first = not interaction.writes_first or prompt.endswith(tuple(turns.reverse_prompts))
+        listen_first = not prompt or not interaction.writes_first or prompt.endswith(tuple(turns.reverse_prompts))
         take_turns(session, terminal, detokenizer, turns, listen_first=listen_first)
     else:
         write(session, terminal, detokenizer, text.n_predict, turns.reverse_prompts)
@@ -193,8 +198,20 @@ def _without_effect(interaction: InteractionFlags) -> list[str]:
     return [flag for flag in idle if given[flag]]
 
 
-def _prompt(text: TextFlags) -> str:
-    return (text.prompt or "") if text.file is None else read_text(text.file)
+def _prompt(text: TextFlags, interaction: InteractionFlags) -> str:
+    """What -p or -f says; else what is piped in, unless that is somebody's turns."""
+    if text.file is not None:
+        return read_text(text.file)
+    if text.prompt is not None or interaction.chatting or interaction.taking_turns or sys.stdin.isatty():
+        return text.prompt or ""
+    return read_stdin()
+
+
+def _nothing_given(text: TextFlags, interaction: InteractionFlags) -> bool:
+    """At a terminal, neither a prompt nor a wish: somebody wants to talk."""
+    if text.prompt is not None or text.file is not None or interaction.taking_turns:
+        return False
+    return interaction.conversation is None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _introduce(terminal: Terminal, session: "Session", path: Path, predictors: Path | None) -> None:

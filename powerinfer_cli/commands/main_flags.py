@@ -54,7 +54,13 @@ class TextFlags:
 
     prompt: Annotated[
         str | None,
-        _text("-p", "--prompt", metavar="TEXT", callback=_instead_of("file"), help="Text to continue."),
+        _text(
+            "-p",
+            "--prompt",
+            metavar="TEXT",
+            callback=_instead_of("file"),
+            help="Text to continue; without, what is piped in.",
+        ),
     ] = None
     file: Annotated[
         Path | None,
@@ -63,7 +69,7 @@ class TextFlags:
             "--file",
             metavar="FILE",
             callback=_instead_of("prompt"),
-            help="The same, from a file. Of -p and -f, the later counts.",
+            help="The same, from a file; -: standard input. Of -p and -f, the later counts.",
         ),
     ] = None
     n_predict: Annotated[
@@ -108,8 +114,13 @@ class InteractionFlags:
         False
     )
     conversation: Annotated[
-        bool, _chat("-cnv/-no-cnv", "--conversation/--no-conversation", help="A chat by the model's template.")
-    ] = False
+        bool | None,
+        _chat(
+            "-cnv/-no-cnv",
+            "--conversation/--no-conversation",
+            help="A chat by the model's template; at a terminal also without a prompt, if the model has one.",
+        ),
+    ] = None
     single_turn: Annotated[bool, _chat("-st", "--single-turn", help="A chat of one answer.")] = False
     system_prompt: Annotated[
         str | None, _chat("-sys", "--system-prompt", metavar="TEXT", help="A chat with this system message.")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 from powerinfer_cli.commands.opening import open_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
-from powerinfer_cli.commands.timings import Timings
+from powerinfer_cli.commands.timings import Timings, seconds_running
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
@@ -177,8 +177,7 @@ class Session:
         if constraint is not None:
             constraint.accept(token)
         self._pending = token
-        if pending is not None:
-            self.timings.generation(time.perf_counter() - start)
+        self.timings.generation(time.perf_counter() - start, evaluated=pending is not None)
         return token
 
     def report(self) -> list[str]:
@@ -228,7 +227,6 @@ def open_session(
     placement: PlacementFlags | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    start = time.perf_counter()
     opened = open_model(path, engine_options, events, predictor_path=predictor_path, placement=placement)
     tokenizer, engine = opened.tokenizer, opened.engine
     sampler = build_sampler(
@@ -239,5 +237,5 @@ def open_session(
         breakers=lambda texts: TokenBreakers.of(texts, tokenizer),
     )
     session = Session(opened.gguf, tokenizer, engine, sampler, context_shift, opened.gpus)
-    session.timings.load_s = time.perf_counter() - start
+    session.timings.load_s = seconds_running()
     return session

@@ -1,40 +1,70 @@
 """What a run took: load, prompt, generation, active neurons, memory."""
 
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Timings"]
+__all__ = ["Timings", "seconds_running"]
+
+_IMPORTED = time.monotonic()
 
 
 @dataclass
 class Timings:
-    """Seconds and tokens by phase. Generation counts tokens that were evaluated, each with the choice of the next."""
+    """Seconds and tokens by phase. load_s: from the process' start until the model was ready, by the clock.
+
+    generation_tokens: all that were chosen. The first of a text follows from the prompt's evaluation: the rate is of
+    the others, each of which takes one of its own.
+    """
 
     load_s: float = 0.0
     prompt_s: float = 0.0
     prompt_tokens: int = 0
     generation_s: float = 0.0
     generation_tokens: int = 0
+    evaluated_s: float = 0.0
+    evaluated_tokens: int = 0
 
     def prompt(self, tokens: int, seconds: float) -> None:
         self.prompt_tokens += tokens
         self.prompt_s += seconds
 
-    def generation(self, seconds: float) -> None:
+    def generation(self, seconds: float, *, evaluated: bool) -> None:
+        """A token was chosen. evaluated: the one before it was evaluated for it."""
         self.generation_tokens += 1
         self.generation_s += seconds
+        if evaluated:
+            self.evaluated_tokens += 1
+            self.evaluated_s += seconds
 
     def lines(self, mean_active: float | None, mean_predicted: float | None, peak_bytes: int) -> list[str]:
         """The closing report, a line each."""
         report = [
             f"load time:       {self.load_s:8.2f} s",
-            f"prompt:          {_rate(self.prompt_tokens, self.prompt_s)}",
-            f"generation:      {_rate(self.generation_tokens, self.generation_s)}",
+            f"prompt:          {_line(self.prompt_s, self.prompt_tokens, _rate(self.prompt_tokens, self.prompt_s))}",
+            "generation:      "
+            + _line(self.generation_s, self.generation_tokens, _rate(self.evaluated_tokens, self.evaluated_s)),
         ]
         if mean_active is not None and mean_predicted is not None:
             report.append(f"active neurons:  {mean_active:8.1%} mean (predicted active: {mean_predicted:.1%})")
         return [*report, f"peak memory:     {peak_bytes / 2**20:8.0f} MiB"]
 
 
-def _rate(tokens: int, seconds: float) -> str:
-    rate = tokens / seconds if seconds > 0 else 0.0
-    return f"{seconds:8.2f} s, {tokens:5d} tokens, {rate:8.2f} tokens/s"
+def _rate(tokens: int, seconds: float) -> float | None:
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
+def _line(seconds: float, tokens: int, rate: float | None) -> str:
+    shown = "" if rate is None else f", {rate:8.2f} tokens/s"
+    return f"{seconds:8.2f} s, {tokens:5d} tokens{shown}"
+
+
+def seconds_running() -> float:
+    """By the clock, since the process began; where the system does not tell, since this was imported."""
+    try:
+        fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field: ticks since the system's start
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic() - _IMPORTED

@@ -37,9 +37,24 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr(main: Main) -> None:
     result.note(r"^\[-n tokens written\]$")
     result.note(r"^load time: +\d+\.\d\d s$")
     result.note(r"^prompt: +\d+\.\d\d s, +3 tokens, +\d+\.\d\d tokens/s$")
-    result.note(r"^generation: +\d+\.\d\d s, +7 tokens, +\d+\.\d\d tokens/s$")  # the 8th is written, not evaluated
+    result.note(r"^generation: +\d+\.\d\d s, +8 tokens, +\d+\.\d\d tokens/s$")
     result.note(r"^active neurons: +\d+\.\d% mean")
     result.note(r"^peak memory: +\d+ MiB$")
+
+
+def test_one_token_is_counted_though_it_has_no_rate(main: Main) -> None:
+    """It follows from the prompt's evaluation."""
+    main("-p", "Once upon", "-n", "1").note(r"^generation: +\d+\.\d\d s, +1 tokens$")
+    main("-p", "Once upon", "-n", "0").note(r"^generation: +0\.00 s, +0 tokens$")
+
+
+def test_what_is_piped_in_is_the_prompt(main: Main, tmp_path: Path) -> None:
+    assert main("-n", "6", stdin="Once upon\n").out == main("-p", "Once upon", "-n", "6").out
+    assert main("-n", "6", "-f", "-", stdin="Once upon\n").out == main("-p", "Once upon", "-n", "6").out
+    (tmp_path / "other.txt").write_text("Once")
+    file = str(tmp_path / "other.txt")
+    assert main("-n", "2", "-f", file, stdin="Once upon").out == main("-p", "Once", "-n", "2").out
+    assert main("-n", "2", "-p", "Once", stdin="Once upon").out == main("-p", "Once", "-n", "2").out
 
 
 def test_without_a_prompt_the_text_begins_by_itself(main: Main) -> None:
@@ -87,7 +102,7 @@ def test_a_full_context_ends_the_text(main: Main, n: str) -> None:
 def test_context_shift_goes_on(main: Main) -> None:
     result = main("-n", "100", "-c", "21", "--ctx-shift")
     assert result.out == " ".join([STORY] * 10)
-    assert tokens(result, "generation") == 99
+    assert tokens(result, "generation") == 100
 
 
 def test_prompt_from_a_file(main: Main, tmp_path: Path) -> None:

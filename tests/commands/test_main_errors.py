@@ -28,7 +28,7 @@ USAGE = [
     (["--numa", "distribute", "-C", "1"], "excludes -C, -Cr and --cpu-strict"),
     (["--reference", "--mlock", "-ctk", "q8_0"], "--reference excludes -ctk, --mlock"),
     (["--no-such-flag"], "--no-such-flag"),
-    (["words"], "unexpected extra argument"),
+    (["words"], "unexpected 'words': use -p \"words\""),
     (["-p"], "requires an argument"),
     (["-hf", "a/b"], "-m and -hf exclude each other"),
     (["-l", "5"], "--logit-bias must look like"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.helpers.main_cli import Process
 from tests.helpers.word_model import ANSWER, STORY
 
-ENDLESS = ("-t", "1", "-c", "32", "--ctx-shift")
+ENDLESS = ("-t", "1", "-c", "32", "--ctx-shift", "-p", "")
 
 
 def test_ctrl_c_ends_the_text_and_reports(words: str) -> None:
@@ -121,3 +121,35 @@ def test_turns_at_a_terminal(words: str, tmp_path: Path) -> None:
     assert "tokens/s" in result.out
     assert result.out.index("\x1b[33m") < result.out.index("Ask") < result.out.index("\x1b[0m")
     assert written.count("User:") == 2
+
+
+def test_at_a_terminal_without_a_prompt_it_is_a_chat(words: str, tmp_path: Path) -> None:
+    """Where the model has a template; -no-cnv is the way out."""
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    with Process("main", "-m", words, "-t", "1", terminal=True, env=env) as process:
+        process.wait_for("chat template: the model's own")
+        process.wait_for_editor(1)
+        process.type("hi\r")
+        process.wait_for(ANSWER)
+        process.wait_for_editor(2)
+        process.type("\x04")
+        assert process.wait().code == 0
+    for flags in (("-no-cnv",), ("-p", ""), ("-p", "Once upon")):
+        with Process("main", "-m", words, "-t", "1", "-n", "2", *flags, terminal=True, env=env) as process:
+            result = process.wait()
+        assert "chat template" not in result.out
+        assert "-n tokens written" in result.out
+
+
+def test_turns_without_a_prompt_wait_for_the_user(words: str, tmp_path: Path) -> None:
+    with Process(
+        "main", "-m", words, "-t", "1", "-n", "3", "-i", terminal=True, env={"HOME": str(tmp_path)}
+    ) as process:
+        process.wait_for_editor(1)
+        assert STORY not in process.out
+        process.type("Once upon\r")
+        process.wait_for_editor(2)
+        process.type("\x04")
+        result = process.wait()
+    assert result.code == 0
+    assert " 3 tokens" in result.out
