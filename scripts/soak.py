@@ -6,10 +6,12 @@ some clients vanish or read slowly. In the end memory must be where it was after
 
     python scripts/soak.py                                    # 64 clients for 5 minutes, on the bundled model
     python scripts/soak.py --clients 16 --seconds 30 -- -np 8 --vram-budget 0     # more flags for the server
+    python scripts/soak.py --hostile                # small requests that are meant to do harm, beside 3 ordinary users
 """
 
 import argparse
 import asyncio
+import os
 import random
 import sys
 import tempfile
@@ -27,9 +29,14 @@ from rich.table import Table  # noqa: E402  # after the path is set
 from scripts.clients.http import ask  # noqa: E402  # after the path is set
 from scripts.clients.process import Server, running, server_command  # noqa: E402  # after the path is set
 from scripts.soaking.behaviour import BEHAVIOURS, Reference, references  # noqa: E402  # after the path is set
+from scripts.soaking.hostile import Siege, besiege, lines_of  # noqa: E402  # after the path is set
+from scripts.soaking.hostile_templates import guarded  # noqa: E402  # after the path is set
 from scripts.soaking.outcome import Outcome, flat, problems  # noqa: E402  # after the path is set
 
 FLAGS = ("-c", "4096", "-np", "4", "-t", "2", "--metrics", "--alias", "soak", "--embedding", "--pooling", "mean")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
 SETTLE_S = 10.0  # that slots have to become free in the end
 SAMPLES_A_SECOND = 2
 
@@ -42,6 +49,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, metavar="S", help="load before memory counts (default: a fifth)")
     parser.add_argument("--growth", type=float, default=0.02, metavar="N", help="of memory, at most (default 0.02)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what clients do (default 0)")
+    parser.add_argument("--hostile", action="store_true", help="attacks, one after the other, beside a few users")
+    parser.add_argument("--only", default="", metavar="WORDS", help="with --hostile: attacks whose names have these")
+    parser.add_argument("--users", type=int, default=3, metavar="N", help="with --hostile (default 3)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep the server's log")
     parser.add_argument("flags", nargs="*", help="for the server, after --")
     args = parser.parse_args(arguments)
@@ -118,9 +128,39 @@ def opened(path: Path | None) -> IO[bytes]:
     return tempfile.TemporaryFile() if path is None else path.open("wb")
 
 
+def show_siege(siege: Siege, lines: Sequence[str]) -> None:
+    """The report of attacks."""
+    table = Table("attack", "longest gap of users, s", "memory, MB more", "wrong")
+    for name, size in siege.memory.items():
+        gap, grown = siege.gaps.get(name, 0.0), (size - siege.before) / 1e6
+        table.add_row(name, f"{gap:.2f}", f"{grown:+.0f}", siege.wrong.get(name, ""))
+    console = Console()
+    console.print(table)
+    console.print(f"memory {siege.before / 1e6:.1f} MB before, {siege.after / 1e6:.1f} MB afterwards")
+    for line in lines:
+        console.print(line, style="red", markup=False)
+    console.print("nothing wrong" if not lines else f"{len(lines)} problems")
+
+
+def hostile(args: argparse.Namespace) -> int:
+    """0 if no attack did harm. The folder for slots has a pipe that nobody writes to, and the template is hostile."""
+    with tempfile.TemporaryDirectory() as folder, opened(args.log) as log:
+        os.mkfifo(Path(folder) / "pipe")
+        template = Path(folder) / "template.jinja"
+        template.write_text(guarded(CHATML), encoding="utf-8")
+        more = "--slot-save-path", folder, "--chat-template-file", str(template)
+        with running(server_command(*FLAGS, *more, *args.flags), log) as server:
+            siege = asyncio.run(besiege(server, args.users, args.seed, args.only))
+            lines = lines_of(siege, server.stop())
+    show_siege(siege, lines)
+    return 1 if lines else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0 if nothing went wrong."""
     args = parse(arguments)
+    if args.hostile:
+        return hostile(args)
     with opened(args.log) as log, running(server_command(*FLAGS, *args.flags), log) as server:
         outcome = asyncio.run(soak(server, args))
         outcome.exit_code = server.stop()
