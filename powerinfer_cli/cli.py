@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.core
@@ -137,6 +137,7 @@ _ClickError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name_
 def run() -> None:
     """The entry point: user errors become one line and an exit code, never a traceback."""
     _open_closed_streams()
+    _keep_stdout_to_text()
     try:
         code = app(prog_name="powerinfer", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -176,6 +177,27 @@ def _open_closed_streams() -> None:
         # Read-only for stdout: writing to it fails, as it should where text would be lost.
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+
+
+def _keep_stdout_to_text() -> None:
+    """Give sys.stdout a number of its own, and 1 to stderr: what libraries print from C must not get into the text."""
+    text, notes = _number(sys.stdout), _number(sys.stderr)
+    if text != 1 or notes is None:
+        return  # somebody else's stream stands there
+    sys.stdout.flush()
+    own = os.dup(text)
+    os.dup2(notes, text)
+    sys.stdout = sys.__stdout__ = os.fdopen(  # type: ignore[misc]  # by the latter, libraries ask for the width
+        own, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors
+    )
+
+
+def _number(stream: TextIO) -> int | None:
+    """A stream's file descriptor; None where it has none."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _drop_output() -> None:

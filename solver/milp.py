@@ -1,5 +1,6 @@
 """The placement problem as a mixed-integer programme for HiGHS: one binary variable for each option of each layer."""
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -32,7 +33,7 @@ def solve_milp(
     if not options:
         return fallback
     scale = max(float(found.cost.max()) for found in options.values()) or 1.0
-    highs = highspy.Highs()  # type: ignore[no-untyped-call]  # highspy leaves its constructor untyped
+    highs = _silent_highs()
     for name, value in {
         "output_flag": False,
         "threads": 1,
@@ -54,6 +55,18 @@ def solve_milp(
     if not fits or cost >= fallback.cost:  # tolerances of HiGHS may break a budget by a hair
         hot, cost = fallback.hot, fallback.cost
     return Solution(hot, cost, min(bound, cost), seconds)
+
+
+def _silent_highs() -> highspy.Highs:
+    """HiGHS names itself on file descriptor 1 as it is made, before any option can forbid that."""
+    stdout, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        return highspy.Highs()  # type: ignore[no-untyped-call]  # highspy leaves its constructor untyped
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(nothing)
 
 
 def _model(problem: Problem, options: Mapping[int, Options], scale: float) -> highspy.HighsLp:

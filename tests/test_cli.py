@@ -184,6 +184,35 @@ def run_with(stream: str, value: object, *args: str) -> tuple[object, str, str]:
     return end.value.code, shown["stdout"].getvalue(), shown["stderr"].getvalue()  # type: ignore[attr-defined]
 
 
+FROM_C = """
+import ctypes, sys
+from powerinfer_cli.commands import download
+from powerinfer_cli.cli import run
+
+def told():
+    ctypes.CDLL(None).puts(b"from C")
+    print("text")
+
+download._print_aliases = told
+run()
+"""
+
+
+def test_what_libraries_print_from_c_is_not_in_the_text() -> None:
+    command = [sys.executable, "-c", FROM_C, "download", "--list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("text\n", "from C\n")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+        cwd=ROOT,
+    )
+    assert (closed.stdout, closed.stderr) == ("text\n", "")
+
+
 def test_output_that_cannot_be_written(words: str) -> None:
     args = ("main", "-m", words, "-t", "1", "-n", "3", "-p", "", "--log-disable")
     with open("/dev/full", "w") as full:  # noqa: PTH123

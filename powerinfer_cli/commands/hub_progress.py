@@ -105,7 +105,9 @@ class Bars:
         )
         # Three columns are left for the ^C that a terminal echoes: on a line of its own it would break the redrawing.
         self._live = Live(
-            console=console, get_renderable=lambda: Constrain(self._progress.get_renderable(), console.width - 3)
+            console=console,
+            get_renderable=lambda: Constrain(self._progress.get_renderable(), console.width - 3),
+            redirect_stdout=False,
         )
         self._total: TaskID | None = None
         self._file: TaskID | None = None

@@ -88,4 +88,5 @@ def _make_bar(what: str) -> "Progress":
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        redirect_stdout=False,
     )

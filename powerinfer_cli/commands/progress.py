@@ -96,4 +96,5 @@ def _make_bar() -> "Progress":
         TimeRemainingColumn(),
         console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
+        redirect_stdout=False,  # or what is written there while a bar is shown would go to stderr
     )

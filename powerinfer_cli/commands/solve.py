@@ -57,10 +57,14 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
         machine = find_machine(plan, events.note)
         gguf = open_model_file(path)
         try:
-            _solve(gguf, path, model.options(), predictor, stages, plan, told, machine, text, events)
+            made, planned = _solve(gguf, path, model.options(), predictor, stages, plan, told, machine, text, events)
         except KeyboardInterrupt:
             events.note("interrupted: the same command goes on where this stopped")
             raise
+    from powerinfer_cli.commands.solve_output import show
+
+    show(gguf, made, planned, stages.merge, told, sys.stdout.write)
+    _say_how_to_run(path, gguf, made, planned, stages, events)
 
 
 app = command_app("solve", solve, EPILOG)
@@ -85,8 +89,7 @@ def _solve(
     machine: "Machine",
     text: str | None,
     events: "LoadEvents",
-) -> None:
-    from powerinfer_cli.commands.solve_output import show
+) -> "tuple[Made, Planned | None]":
     from powerinfer_cli.commands.solve_plan import plan_stage, profiling_options
     from solver.merge import merge
     from solver.run import make
@@ -103,8 +106,7 @@ def _solve(
     planned = None
     if not (stages.profile_only or stages.train_only):
         planned = plan_stage(gguf, path, options, made, machine, plan, plan_file, events)
-    show(gguf, made, planned, stages.merge, told, sys.stdout.write)
-    _say_how_to_run(path, gguf, made, planned, stages, events)
+    return made, planned
 
 
 def _check_files(

@@ -1,6 +1,7 @@
 """`powerinfer solve`: from a model to statistics, predictors, a plan and a report, each kept where it fits."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -17,17 +18,20 @@ import solver.run
 import solver.stages
 from powerinfer_cli import files
 from powerinfer_cli.commands import plan_files
+from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver import kept_costs
 from solver.device_profile import load_profile, save_profile
-from tests.helpers.main_cli import powerinfer
+from tests.helpers.main_cli import Process, powerinfer
 from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
 from tests.helpers.result import Result
 
 N_FF = 32
 STORY = "Once upon a time there was one fox.\n"
 QUICK = ("--steps", "5", "--rank", "8", "-t", "1")
+BAR = "left:"  # part of each progress bar
 ROOT = Path(__file__).parents[2]
 
 
@@ -354,3 +358,32 @@ def test_without_a_gpu_or_a_budget_the_cpu_is_told_of(tmp_path: Path, monkeypatc
     assert plan["tokens_per_second"] > 0
     assert plan["file"] is None
     assert not gpuidx_path(path).exists()
+
+
+def test_at_a_terminal_json_goes_to_the_file_and_progress_does_not(tmp_path: Path) -> None:
+    args = ("solve", "-m", str(write_placed(tmp_path)), "--plan-only", "--device", "cpu", "-t", "1")  # measures costs
+    with Process(*args, "--json", terminal=True, redirected=(1,)) as process:
+        result = process.wait()
+    assert data_of(result)["plan"]["machine"]["source"] == "measured"
+    assert BAR in result.err
+
+
+def test_a_bar_is_gone_before_the_report(tmp_path: Path) -> None:
+    args = ("solve", "-m", str(write_placed(tmp_path)), "--plan-only", "--device", "cpu", "-t", "1")
+    with Process(*args, terminal=True) as process:
+        shown = process.wait().out
+    _, after = shown.rsplit(BAR, 1)
+    assert "\x1b[2K" in after[: after.index("profile: ")]
+
+
+def test_what_is_written_beside_a_bar_stays_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, out = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    for progress in (Working(), Loading(print)):
+        with progress as events:
+            events.progress("compiling", 1, 2)
+            print("text")
+    assert out.getvalue() == "text\ntext\n"
+    assert "compiling" in terminal.getvalue()

@@ -51,20 +51,32 @@ _SERVER.set_forkserver_preload(
 
 
 class Process:
-    """`powerinfer` in a process of its own, whose streams are this test's: a pipe each, or one terminal for all."""
+    """`powerinfer` in a process of its own, whose streams are this test's: a pipe each, or one terminal for all.
 
-    def __init__(self, *args: str, terminal: bool = False, env: dict[str, str] | None = None) -> None:
+    redirected: of those at a terminal, these (by number) are pipes all the same.
+    """
+
+    def __init__(
+        self,
+        *args: str,
+        terminal: bool = False,
+        redirected: Sequence[int] = (),
+        env: dict[str, str] | None = None,
+    ) -> None:
         self._written = {1: b"", 2: b""}
         if terminal:
             ours, theirs = os.openpty()
-            self._stdin, self._read = ours, {ours: 1}
+            self._stdin, self._read = ours, {ours: 2 if 1 in redirected else 1}
             streams = [theirs] * 3
         else:
-            stdin, self._stdin = os.pipe()
-            out, stdout = os.pipe()
-            err, stderr = os.pipe()
-            self._read = {out: 1, err: 2}
-            streams = [stdin, stdout, stderr]
+            self._stdin, self._read = -1, {}
+            streams, redirected = [-1] * 3, range(3)
+        for number in redirected:
+            read, write = os.pipe()
+            if number == 0:
+                self._stdin, streams[0] = write, read
+            else:
+                self._read[read], streams[number] = number, write
         for fd in self._read:
             os.set_blocking(fd, False)
         self._process: BaseProcess = _SERVER.Process(
@@ -175,9 +187,11 @@ def _child(args: Sequence[str], streams: list[int], terminal: bool, env: dict[st
         os.close(stream)
     if terminal:
         # The first terminal that a session leader opens is the one whose Ctrl-C it gets.
-        os.close(os.open(os.ttyname(0), os.O_RDWR))
-        termios.tcsetwinsize(0, (24, 80))
-    sys.stdin, sys.stdout, sys.stderr = (open(fd, mode) for fd, mode in enumerate("rww"))  # noqa: SIM115, PTH123
+        at = next(fd for fd in range(3) if os.isatty(fd))
+        os.close(os.open(os.ttyname(at), os.O_RDWR))
+        termios.tcsetwinsize(at, (24, 80))
+    # As Python opens its own: their numbers outlive them.
+    sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, closefd=False) for fd, mode in enumerate("rww"))  # noqa: SIM115
     sys.argv = ["powerinfer", *args]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
