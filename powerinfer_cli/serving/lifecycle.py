@@ -107,9 +107,9 @@ class _Lifecycle:
         if "*" in self._service.options.cors_origins and not self._service.options.api_keys:
             self._log.note("warning: any web page may use this server: --cors-origins is * and there is no --api-key")
         # "Listening" is said when there is something to listen for, as llama-server has it.
-        urls = ", ".join(url_of(sock) for sock in self._sockets)
-        self._log.note(f"loading the model: {urls} answers 503 until it is there")
-        threading.Thread(target=self._loading, name="loader", daemon=True).start()
+        urls = [url_of(sock) for sock in self._sockets]
+        self._log.note(f"loading the model: {', '.join(urls)} answers 503 until it is there")
+        threading.Thread(target=self._loading, args=(urls,), name="loader", daemon=True).start()
         asyncio.run(self._serve())
         if self._failure is not None:
             raise self._failure
@@ -132,7 +132,8 @@ class _Lifecycle:
         else:
             self._log.seldom(f"failure: {context['message']}")
 
-    def _loading(self) -> None:
+    def _loading(self, urls: Sequence[str]) -> None:
+        """urls: where it will listen; a signal may close the sockets meanwhile."""
         try:
             model, thread = self._load()
         except BaseException as error:  # the main thread tells of it
@@ -144,8 +145,8 @@ class _Lifecycle:
         gc.freeze()
         self._service.ready(model, thread)
         self._log.note(f"model loaded: {model.name}")
-        for sock in self._sockets:
-            self._log.note(f"server is listening on {url_of(sock)}")
+        for url in urls:
+            self._log.note(f"server is listening on {url}")
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

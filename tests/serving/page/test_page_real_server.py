@@ -75,8 +75,7 @@ def test_the_neurons_of_an_engine(server: RunningServer, client: httpx.Client, o
     tab = open_tab(server.url)
     tab.page.get_by_role("button", name="Neurons", exact=True).click()
     tab.say("Tell me of a fish")
-    expect(tab.page.locator("article.assistant .prose")).to_have_text(words(5))
-    tab.page.get_by_role("button", name="Stop").click()
+    assert len(tab.answer().split()) > 5
     told = client.get("/internal/neurons").json()
     assert (told["sparse"], told["devices"]) == (True, [])
     shares = [layer["active"] for layer in told["layers"]]
