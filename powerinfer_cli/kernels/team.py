@@ -49,7 +49,8 @@ _STAGE, _THREADS, _PROGRAM, _LENGTH, _STOP, _ASLEEP, _STALLED, _SLEEPERS = (_LIN
 _MEMBER_BITS, _ROW_BITS, _JOB_BITS = 10, 22, 31
 _MOST_THREADS, _END = 1 << _MEMBER_BITS, (1 << _ROW_BITS) - 1  # no row is _END: it says that the job is done
 _PAUSES = 64  # between looks at the clock
-PATIENCE = 200_000  # nanoseconds: some times what it costs to sleep and be woken
+# Nanoseconds: some times what it costs to sleep and be woken; and between jobs, where Python chooses a token meanwhile.
+PATIENCE, _BETWEEN_JOBS = 200_000, 1_000_000
 
 _call = calling(types.void, types.int64, types.int64)
 
@@ -150,7 +151,7 @@ def _next(control, address, worker, left):
         now = nanoseconds()
         if since == 0:
             since = now
-        elif now - since > PATIENCE:
+        elif now - since > (_BETWEEN_JOBS if _row_of(stage) == _END else PATIENCE):
             _sleep(control, address, worker, left)
             if worker == 0:
                 control[_STALLED] += nanoseconds() - since
