@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,3 +57,29 @@ def test_failures_that_nobody_waits_for_are_told_without_their_words(capsys: pyt
     assert "failure: ValueError in test_lifecycle_races.py" in told
     assert "failure: something was left" in told
     assert "client" not in told
+
+
+def test_a_signal_may_close_the_sockets_while_the_model_loads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server listens is told by what was so before."""
+    monkeypatch.setattr(asyncio, "run", lambda main: main.close())
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+
+    def load() -> tuple[ServedModel, Any]:
+        sock.close()
+        return SimpleNamespace(name="a model"), SimpleNamespace(stop=lambda seconds: True)  # type: ignore[return-value]
+
+    class AtOnce(threading.Thread):
+        def start(self) -> None:
+            self.run()
+
+    monkeypatch.setattr(lifecycle.gc, "freeze", lambda: None)
+    monkeypatch.setattr(threading, "Thread", AtOnce)
+    serve(ServerOptions(), [sock], load, Log())
+    told = capsys.readouterr().err
+    assert f"server is listening on http://127.0.0.1:{port}" in told
+    assert "Traceback" not in told
