@@ -76,7 +76,7 @@ class Session:
         waiting = ids if self._pending is None else [self._pending, *ids]
         self._make_room(len(waiting))
         with self.interrupt:
-            if not self._evaluate(waiting):
+            if waiting and not self._evaluate(waiting):
                 return False
         self._pending = None
         for token in ids:

@@ -32,6 +32,12 @@ def test_an_empty_line_passes_the_word_on(words: str) -> None:
     assert turns(words, "\n\n", "-i", "-p", "Once", "-n", "2").out == "Once upon a time there was one\n"
 
 
+def test_an_empty_first_line_passes_the_word_on(words: str) -> None:
+    """Nothing is to be evaluated then."""
+    assert turns(words, "\n", "-if", "-p", "Once", "-n", "2").out == "Once upon a\n"
+    assert turns(words, "\n", "-i", "-n", "2").out == "Once upon\n"
+
+
 def test_the_cue_is_written_where_the_text_ends(words: str) -> None:
     result = turns(words, "one\n", "-i", "-p", "The end", "-r", "You:", "-n", "3")
     assert result.out == "The end\nYou: fox.\n"
