@@ -17,7 +17,8 @@ from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.terminal import Style, Terminal
-from powerinfer_cli.commands.text_file import read_stdin, read_text
+from powerinfer_cli.commands.text_file import STDIN, read_stdin, read_text
+from powerinfer_cli.commands.timings import seconds_running
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
@@ -79,7 +80,10 @@ def main(
         session.constraint = form.compiled(
             grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))
         )
+        session.timings.load_s = seconds_running()
     _introduce(terminal, session, path, predictor.predictor_path)
+    if prompt is None:  # only now: waiting for it is no part of loading
+        prompt = read_stdin()
     if may_chat and session.tokenizer.chat_template is not None:
         interaction = replace(interaction, conversation=True)
     try:
@@ -198,13 +202,13 @@ def _without_effect(interaction: InteractionFlags) -> list[str]:
     return [flag for flag in idle if given[flag]]
 
 
-def _prompt(text: TextFlags, interaction: InteractionFlags) -> str:
-    """What -p or -f says; else what is piped in, unless that is somebody's turns."""
+def _prompt(text: TextFlags, interaction: InteractionFlags) -> str | None:
+    """What -p or -f says; None for what is piped in, unless that is somebody's turns."""
     if text.file is not None:
-        return read_text(text.file)
+        return None if text.file == STDIN else read_text(text.file)
     if text.prompt is not None or interaction.chatting or interaction.taking_turns or sys.stdin.isatty():
         return text.prompt or ""
-    return read_stdin()
+    return None
 
 
 def _nothing_given(text: TextFlags, interaction: InteractionFlags) -> bool:

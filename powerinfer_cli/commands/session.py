@@ -12,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
 from powerinfer_cli.commands.opening import open_model
 from powerinfer_cli.commands.placement_flags import PlacementFlags
-from powerinfer_cli.commands.timings import Timings, seconds_running
+from powerinfer_cli.commands.timings import Timings
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
@@ -236,6 +236,4 @@ def open_session(
         eog_ids=tokenizer.eog_ids,
         breakers=lambda texts: TokenBreakers.of(texts, tokenizer),
     )
-    session = Session(opened.gguf, tokenizer, engine, sampler, context_shift, opened.gpus)
-    session.timings.load_s = seconds_running()
-    return session
+    return Session(opened.gguf, tokenizer, engine, sampler, context_shift, opened.gpus)

@@ -1,6 +1,7 @@
 """What a run took: load, prompt, generation, active neurons, memory."""
 
 import os
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 __all__ = ["Timings", "seconds_running"]
 
 _IMPORTED = time.monotonic()
+_BEGAN_AS_SHELL = any(resource.getrusage(resource.RUSAGE_CHILDREN))  # has had children: none of ours yet
 
 
 @dataclass
@@ -61,7 +63,12 @@ def _line(seconds: float, tokens: int, rate: float | None) -> str:
 
 
 def seconds_running() -> float:
-    """By the clock, since the process began; where the system does not tell, since this was imported."""
+    """By the clock, since the process began; where the system does not tell, since this was imported.
+
+    Likewise where the process began as a shell, as behind `exec`: what that did before is no time of ours.
+    """
+    if _BEGAN_AS_SHELL:
+        return time.monotonic() - _IMPORTED
     try:
         fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
         began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field: ticks since the system's start

@@ -1,6 +1,7 @@
 """`powerinfer main` and what is around it: pipes, signals, a terminal's keys."""
 
 import stat
+import time
 from pathlib import Path
 
 from tests.helpers.main_cli import Process
@@ -164,3 +165,16 @@ def test_stdout_holds_the_text_alone_where_a_plan_is_made() -> None:
     assert result.out.startswith("Once upon a time")
     assert result.out.count("\n") == 1
     assert "HiGHS" not in result.err
+
+
+def test_waiting_for_a_piped_prompt_is_no_part_of_loading(words: str) -> None:
+    began = time.monotonic()
+    with Process("main", "-m", words, "-t", "1", "-n", "1") as process:
+        process.wait_for("seed:")  # loaded
+        loaded = time.monotonic()
+        time.sleep(0.5)
+        process.type("Once")
+        process.end_input()
+        result = process.wait()
+    assert result.out == "Once upon\n"
+    assert float(result.note(r"^load time: +([\d.]+) s$")[1]) < loaded - began + 0.02

@@ -32,6 +32,14 @@ def test_time_counts_from_the_beginning_of_the_process() -> None:
     assert 0.49 < told < time.monotonic() - begin + 0.02
 
 
+def test_time_before_exec_does_not_count() -> None:
+    program = "from powerinfer_cli.commands.timings import seconds_running\nprint(seconds_running())"
+    command = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh", sys.executable, "-c", program]
+    begin = time.monotonic()
+    told = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert 0 <= told < time.monotonic() - begin - 0.49
+
+
 def test_without_proc_it_counts_from_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> str:
         raise FileNotFoundError
