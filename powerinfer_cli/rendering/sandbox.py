@@ -34,7 +34,7 @@ def _strftime_now(layout: str) -> str:
 class _GenerationBlock(Extension):
     """{% generation %} ... {% endgeneration %}, which marks text for training, is its body."""
 
-    tags = {"generation"}  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

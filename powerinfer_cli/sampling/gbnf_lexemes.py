@@ -173,7 +173,8 @@ class _Division:
         self._budget.spend()
         full = self._nonempty(node)
         if full is not None and full not in self.divided:
-            return Repeat(Lexeme(full), 0, 1) if self._may_be_empty(node) else Lexeme(full)  # type: ignore[arg-type]
+            lexeme = Lexeme(full)
+            return Repeat(lexeme, 0, 1) if self._may_be_empty(node) else lexeme  # type: ignore[arg-type]  # likewise
         match node:
             case Seq(items):
                 return Seq(tuple(self._divide(item) for item in items))  # type: ignore[misc]  # parts are shapes
