@@ -12,7 +12,7 @@ from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.perplexity import Floats, Score, losses, ratio
-from powerinfer_cli.runtime.reference_backend import ReferenceBackend
+from powerinfer_cli.runtime.reference.backend import ReferenceBackend
 from solver.active import largest
 
 __all__ = ["STEPS", "DensityChoice", "DensityMeter", "find_density"]

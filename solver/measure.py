@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
-from powerinfer_cli.kernels.attention import attention, attention_kernels
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cpu.attention import attention, attention_kernels
+from powerinfer_cli.kernels.cpu.matvec import matvec
+from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
+from powerinfer_cli.kernels.cpu.packing import pack, packing_kernels
+from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.segments import make_state
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, NEVER, Neurons, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.vectors import make_vectors
 from powerinfer_cli.kernels.jit import prepare
-from powerinfer_cli.kernels.matvec import matvec
-from powerinfer_cli.kernels.norm import add_norm, quantise
-from powerinfer_cli.kernels.packing import pack, packing_kernels
-from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.rows import WeightRows
-from powerinfer_cli.kernels.segments import make_state
-from powerinfer_cli.kernels.sparse_token import ALWAYS, NEVER, Neurons, Predictor, sparse_token
-from powerinfer_cli.kernels.team import TEAM_KERNELS, Team
-from powerinfer_cli.kernels.vectors import make_vectors
+from powerinfer_cli.kernels.jit.program import Operation, assemble
+from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.model import NormKind
 from powerinfer_cli.runtime.threads import default_threads
 from solver.device_profile import ANY_TYPE, Processor, Rates

@@ -10,8 +10,8 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
 from powerinfer_cli.model import NormKind
-from powerinfer_cli.runtime.link import Link as Way
-from powerinfer_cli.runtime.link import Recorder, Replay
+from powerinfer_cli.runtime.device.link import Link as Way
+from powerinfer_cli.runtime.device.link import Recorder, Replay
 from solver.device_profile import ANY_TYPE, Link, Processor, Rates
 from solver.measure import DENSITIES, rate_and_fixed
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.reading import sum_words
+from powerinfer_cli.kernels.cpu.reading import sum_words
 
 __all__ = ["measure_bandwidth"]
 

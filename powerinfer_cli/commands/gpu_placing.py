@@ -13,7 +13,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.cold_stream import streamable
+from powerinfer_cli.runtime.device.cold_stream import streamable
 
 __all__ = ["place_on", "placement_lines"]
 

@@ -18,9 +18,9 @@ from powerinfer_cli.placement import (
     statistics_fingerprint,
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.device_bytes import model_bytes, pages_of
+from powerinfer_cli.runtime.device.bytes import model_bytes, pages_of
+from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.engine import context_size
-from powerinfer_cli.runtime.scratch import measure_scratch
 from solver.device_profile import DeviceProfile, load_profile
 from solver.planning import PlanResult, PlanSettings, make_plan
 

@@ -12,7 +12,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.cold_stream import streamable
+from powerinfer_cli.runtime.device.cold_stream import streamable
 from solver.report import Planned
 from solver.run import Made
 

@@ -75,7 +75,7 @@ app = command_app("warmup", warmup, EPILOG)
 
 
 def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
-    from powerinfer_cli.kernels.ahead import compile_all
+    from powerinfer_cli.kernels.jit.ahead import compile_all
     from powerinfer_cli.runtime.threads import default_threads
 
     return compile_all(jobs or default_threads(), lambda done, total: events.progress(COMPILING, done, total))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.simd import calling, f32, i8, store_half, u16
-from powerinfer_cli.kernels.vectors import aligned
 
 __all__ = ["GROUP", "PAGE", "STORE", "CacheType", "KeysValues", "Shape", "put_key", "put_value", "value_stride"]
 

@@ -75,14 +75,14 @@ class Engine:
 
     def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
-            from powerinfer_cli.runtime.reference_backend import ReferenceBackend
+            from powerinfer_cli.runtime.reference.backend import ReferenceBackend
 
             return ReferenceBackend(parts)
         if self._plan is not None:
-            from powerinfer_cli.runtime.hybrid_backend import HybridBackend
+            from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 
             return HybridBackend(parts, self._plan, self.options.devices)
-        from powerinfer_cli.runtime.cpu_backend import CPUBackend
+        from powerinfer_cli.runtime.cpu.backend import CPUBackend
 
         return CPUBackend(parts)
 

@@ -5,14 +5,14 @@ import time
 
 import numpy as np
 
-from powerinfer_cli.kernels.attention import attention
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
-from powerinfer_cli.kernels.norm import add_norm, quantise
-from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.rope import Angles, rope
-from powerinfer_cli.kernels.segments import make_state
-from powerinfer_cli.kernels.team import Team
-from powerinfer_cli.kernels.vectors import make_vectors
+from powerinfer_cli.kernels.cpu.attention import attention
+from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
+from powerinfer_cli.kernels.cpu.rope import Angles, rope
+from powerinfer_cli.kernels.cpu.segments import make_state
+from powerinfer_cli.kernels.cpu.vectors import make_vectors
+from powerinfer_cli.kernels.jit.program import Operation, assemble
+from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model import NormKind, RopeStyle
 
 COPIES = 22  # as many layers, so that a cache is not in the CPU's own cache when it is read again

@@ -15,7 +15,7 @@ from powerinfer_cli.gguf_io import GGMLType, open_gguf
 from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes, main_memory_plan
 from powerinfer_cli.runtime import Engine, EngineOptions
-from powerinfer_cli.runtime.device_bytes import model_bytes
+from powerinfer_cli.runtime.device.bytes import model_bytes
 from solver.costs import Activity, always_active
 from solver.device_profile import DeviceProfile, Link, load_profile
 from solver.measure import measure_cpu

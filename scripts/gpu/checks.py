@@ -14,7 +14,7 @@ import torch
 
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime import Engine
-from powerinfer_cli.runtime.hybrid_backend import HybridBackend
+from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from scripts.gpu.models import Case, plan_for, tokens
 
 __all__ = ["Finding", "budgets", "equality", "suites", "waits"]
@@ -42,8 +42,8 @@ def suites(device: str) -> Iterator[Finding]:
         environment["TRITON_INTERPRET"] = "1"
     for path in (
         "tests/kernels/device/triton_cases.py",
-        "tests/runtime/test_hybrid.py",
-        "tests/runtime/test_sequences_placed.py",
+        "tests/runtime/hybrid/test_hybrid.py",
+        "tests/runtime/hybrid/test_sequences_placed.py",
     ):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600", path]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -10,8 +10,8 @@ from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.model import ModelConfig, Weights, load_weights
 from powerinfer_cli.placement import ActivationStatistics, ModelBytes, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
-from powerinfer_cli.runtime.device_bytes import model_bytes
-from powerinfer_cli.runtime.scratch import measure_scratch
+from powerinfer_cli.runtime.device.bytes import model_bytes
+from powerinfer_cli.runtime.device.scratch import measure_scratch
 from scripts.synthetic.model import write_model
 from scripts.synthetic.weights import Shape
 from solver.device_profile import DeviceProfile

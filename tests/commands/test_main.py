@@ -208,7 +208,7 @@ def test_a_random_seed_is_told_and_can_be_used_again(main: Main) -> None:
 
 
 def test_engine_flags_reach_the_engine(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    from powerinfer_cli.kernels.team import Program, Team
+    from powerinfer_cli.kernels.jit.team import Program, Team
     from powerinfer_cli.runtime import Engine
 
     work: list[int | str] = []

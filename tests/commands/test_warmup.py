@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from powerinfer_cli.commands.loading import Loading
-from powerinfer_cli.kernels import ahead, jit
+from powerinfer_cli.kernels import jit
+from powerinfer_cli.kernels.jit import ahead
 from tests.helpers.interrupts import ctrl_c_counts
 from tests.helpers.main_cli import Process, powerinfer
 
@@ -101,7 +102,7 @@ def test_every_kernel_of_every_kind() -> None:
 
 
 def test_processes_that_compile_load_no_torch() -> None:
-    look = "from powerinfer_cli.kernels.ahead import every_kernel; every_kernel(); print('torch' in sys.modules)"
+    look = "from powerinfer_cli.kernels.jit.ahead import every_kernel; every_kernel(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", f"import sys; {look}"], capture_output=True, check=True, cwd=ROOT)
     assert done.stdout == b"False\n"
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import GGMLType, dequantize
+from powerinfer_cli.kernels.cpu.quantise import quantise_groups
+from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit import kernel, types
-from powerinfer_cli.kernels.quantise import quantise_groups
-from powerinfer_cli.kernels.rows import WeightRows
 from powerinfer_cli.kernels.simd import f32
-from powerinfer_cli.kernels.vectors import Vectors, aligned, make_vectors
 from tests.helpers.matrices import random_rows
 
 Floats = npt.NDArray[np.float64]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from powerinfer_cli.kernels.cache import PAGE
+from powerinfer_cli.kernels.cpu.segments import State
+from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.formats import padded
-from powerinfer_cli.kernels.program import Operation, assemble
-from powerinfer_cli.kernels.segments import State
-from powerinfer_cli.kernels.vectors import Vectors, make_vectors
+from powerinfer_cli.kernels.jit.program import Operation, assemble
 from tests.helpers.teams import team_of
 
 _kept: list[State] = []  # numbers point into what a state holds

@@ -6,8 +6,8 @@ from math import erf
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER, Neurons, Predictor, Told
-from powerinfer_cli.kernels.vectors import Vectors
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, Neurons, Predictor, Told
+from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.model import Activation
 from tests.helpers.kernel_data import Floats, values_for, weight_rows
 

@@ -2,8 +2,8 @@
 
 from unittest import mock
 
-from powerinfer_cli.kernels import team
-from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.jit import team
+from powerinfer_cli.kernels.jit.team import Team
 
 __all__ = ["team_of"]
 

@@ -9,7 +9,7 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -188,6 +188,6 @@ def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("powerinfer_cli.runtime.cpu_side.make_buffers", refuse)
+    monkeypatch.setattr("powerinfer_cli.runtime.cpu.side.make_buffers", refuse)
     with pytest.raises(PowerInferError, match="no memory for the model with a context of 64 tokens"):
         tiny_model("llama").file.engine(tmp_path)

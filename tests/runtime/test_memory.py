@@ -7,7 +7,8 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.runtime import Engine, EngineOptions, available_memory, memory, packer
+from powerinfer_cli.runtime import Engine, EngineOptions, available_memory, memory
+from powerinfer_cli.runtime.cpu import packer
 from tests.helpers.tiny_models import tiny_model
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from powerinfer_cli.errors import PowerInferError, UsageError
-from powerinfer_cli.kernels.team import Team
+from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.runtime import threads
 from powerinfer_cli.runtime.threads import (
     default_threads,

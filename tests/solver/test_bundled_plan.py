@@ -21,7 +21,7 @@ from powerinfer_cli.placement import (
     write_gpuidx,
 )
 from powerinfer_cli.runtime import EngineOptions
-from powerinfer_cli.runtime.device_bytes import model_bytes
+from powerinfer_cli.runtime.device.bytes import model_bytes
 from solver.device_profile import load_profile
 from solver.planning import PlanSettings, make_plan
 

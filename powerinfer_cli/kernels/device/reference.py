@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import attention, rope_store
 from powerinfer_cli.kernels.reference import activate
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
 from powerinfer_cli.model import Activation, NormKind
 
 __all__ = ["CHUNK_NUMBERS", "FEW", "Ops", "compute_dtype", "dequantize", "product"]

@@ -10,10 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import PlanarRows
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, group_tile, launch, rows_of, tile_of
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK
 from powerinfer_cli.model import Activation
 
 __all__ = ["activate", "activated", "predict", "sparse_ffn"]

@@ -8,7 +8,7 @@ from powerinfer_cli.kernels.jit import types
 from powerinfer_cli.kernels.jit.deferred import deferring, helper
 from powerinfer_cli.kernels.jit.files import cache_folder, not_kept
 from powerinfer_cli.kernels.jit.kernels import Kernel, declared, family, kernel, prepare
-from powerinfer_cli.kernels.rung import RUNG, RUNG_REASON, Rung
+from powerinfer_cli.kernels.jit.rung import RUNG, RUNG_REASON, Rung
 
 __all__ = [
     "RUNG",

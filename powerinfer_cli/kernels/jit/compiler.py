@@ -20,8 +20,8 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types.misc import unliteral
 
 from powerinfer_cli.kernels.jit.deferred import Called, HelperSource, Imported
+from powerinfer_cli.kernels.jit.rung import LOWER_CPU
 from powerinfer_cli.kernels.jit.types import Number, Signature
-from powerinfer_cli.kernels.rung import LOWER_CPU
 
 __all__ = ["compiled", "real"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import llvmlite.binding
 
 import powerinfer_cli.kernels
-from powerinfer_cli.kernels.rung import RUNG
+from powerinfer_cli.kernels.jit.rung import RUNG
 
 __all__ = ["cache_folder", "load_code", "not_kept", "save_code"]
 

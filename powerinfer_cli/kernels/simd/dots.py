@@ -10,8 +10,8 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from powerinfer_cli.kernels.formats.kinds import offset_of
 from powerinfer_cli.kernels.jit import RUNG, Rung
-from powerinfer_cli.kernels.kinds import offset_of
 from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I64, I32x16, call, constant, part_of, rolled
 
 __all__ = ["dot_signed", "dot_unsigned", "group_products", "start_of"]

@@ -19,8 +19,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from powerinfer_cli.kernels.formats.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
 from powerinfer_cli.kernels.jit import RUNG, Rung
-from powerinfer_cli.kernels.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
 from powerinfer_cli.kernels.simd import builders
 from powerinfer_cli.kernels.simd.dots import group_products, start_of
 from powerinfer_cli.kernels.simd.sums import load_at, summed

@@ -14,10 +14,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from powerinfer_cli.kernels.formats.chunks import AT_ONCE, chunk_bytes
 from powerinfer_cli.kernels.simd import builders
 from powerinfer_cli.kernels.simd.dots import group_products, start_of
 from powerinfer_cli.kernels.simd.sums import load_at, summed
-from powerinfer_cli.kernels.sparse_dots import AT_ONCE, chunk_bytes
 
 __all__ = ["dot_floats", "dot_records"]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.device.reference import FEW
-from powerinfer_cli.kernels.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
 from tests.helpers.rounding import Interval

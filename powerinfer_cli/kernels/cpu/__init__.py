@@ -1,0 +1,1 @@
+"""The operations of the CPU: each a kernel of the team, and the layouts that they share."""

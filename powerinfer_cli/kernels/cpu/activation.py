@@ -1,0 +1,59 @@
+"""The dense FFN's middle: act(gate) * up, or act(up), quantised for the product with the down matrix."""
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
+from powerinfer_cli.kernels.cpu.functions import activated, relu
+from powerinfer_cli.kernels.cpu.quantise import quantise_groups
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.formats import record_bytes
+from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.jit.program import Operation
+from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.simd import f32, i64, load_f32, store_f32
+from powerinfer_cli.model import Activation
+
+__all__ = ["activate"]
+
+_PIECE = 512  # numbers
+
+
+def activate(
+    state: npt.NDArray[np.int64],
+    gate: npt.NDArray[np.float32] | None,
+    up: npt.NDArray[np.float32],
+    out: Vectors,
+    activation: Activation,
+    *,
+    relu_on_up: bool = False,
+) -> Operation:
+    """out[t] = act(gate[t]) * up[t], or act(gate[t]) * relu(up[t]), or act(up[t]) where there is no gate.
+
+    gate and up float32 [T, padded(n)], zeros behind n, as `out.floats`.
+    """
+    code = ACTIVATION_CODES[activation]
+    return Operation(_activate, (state, gate, up, out.floats, out.records, out.stride, code, relu_on_up))
+
+
+@kernel(OPERATION, "activate")
+def _activate(op_address, worker):
+    op = i64(op_address)
+    state, gate_address, up_address, floats = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
+    records, stride, code, relu_on_up = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6], op[FIRST + 7]
+    pieces = stride // _PIECE
+    while True:
+        piece = take(op)
+        t, begin = piece // pieces, piece % pieces * _PIECE
+        if t >= state[N_TOKENS]:
+            return
+        up, out = f32(up_address + t * stride * 4), f32(floats + t * stride * 4)
+        gate = f32(gate_address + t * stride * 4)
+        for i in range(begin, begin + _PIECE, 16):
+            value = load_f32(up, i)
+            if gate_address:
+                value = activated(load_f32(gate, i), code) * (relu(value) if relu_on_up else value)
+            else:
+                value = activated(value, code)
+            store_f32(out, i, value)
+        quantise_groups(out, begin, begin + _PIECE, records + t * record_bytes(stride), stride)

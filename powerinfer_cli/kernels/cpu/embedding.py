@@ -1,0 +1,82 @@
+"""The first vectors of a batch: rows of the embedding matrix, and learned positions where a model has them."""
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, GROUP, HAS_MIN, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.segments import PAST, START, segment_of
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit.program import Operation
+from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.simd import (
+    address_of,
+    f32,
+    first,
+    fma,
+    i8,
+    i32,
+    i64,
+    load_f32,
+    load_i8,
+    splat,
+    stack_f32,
+    store_f32,
+    zero,
+)
+from powerinfer_cli.model import POSITION_OFFSET
+
+__all__ = ["embed"]
+
+_CHUNK = 512  # numbers unpacked at a time
+
+
+def embed(
+    state: npt.NDArray[np.int64],
+    rows: WeightRows,
+    ids: npt.NDArray[np.int32],
+    out: Vectors,
+    positions: WeightRows | None = None,
+) -> Operation:
+    """out.floats[t] = rows[ids[t]], + positions[p + POSITION_OFFSET] for a token at position p of its sequence, where
+    there are learned positions.
+    """
+    return Operation(_embed, (state, rows, ids, out.floats, out.stride, positions, POSITION_OFFSET))
+
+
+@helper
+def _fetch(rows, i, worker, out, stride, room, adding):
+    """Row i into float32 [stride], or added to what is there; zeros behind the row's end."""
+    n, group, row = rows[COLUMNS], rows[GROUP], row_address(rows, i, worker)
+    scales_room, mins_room = room + _CHUNK * 4, room + _CHUNK * 5
+    numbers, quants, scales, mins = f32(room), i8(room), f32(scales_room), f32(mins_room)
+    for begin in range(0, stride, _CHUNK):
+        if begin < n:
+            unpack_row(
+                rows[UNPACK_ROW], row, n, begin, min(begin + _CHUNK, n), room, room + _CHUNK * 4, room + _CHUNK * 5
+            )
+        for c in range(0, _CHUNK, 16):
+            value = load_f32(numbers, c)
+            if group:
+                least = splat(mins[c // group]) if rows[HAS_MIN] else zero()
+                value = fma(load_i8(quants, c), splat(scales[c // group]), least)
+            value = first(value, n - begin - c)
+            store_f32(out, begin + c, value + load_f32(out, begin + c) if adding else value)
+
+
+@kernel(OPERATION, "embed")
+def _embed(op_address, worker):
+    op = i64(op_address)
+    state, rows, ids, floats = i64(op[FIRST]), i64(op[FIRST + 1]), i32(op[FIRST + 2]), op[FIRST + 3]
+    stride, positions, offset = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
+    room = address_of(stack_f32(2048))
+    while True:
+        t = take(op)
+        if t >= state[N_TOKENS]:
+            return
+        out = f32(floats + t * stride * 4)
+        _fetch(rows, ids[t], worker, out, stride, room, False)
+        if positions:
+            segment = segment_of(state, t)
+            position = segment[PAST] + t - segment[START]
+            _fetch(i64(positions), position + offset, worker, out, stride, room, True)

@@ -1,0 +1,131 @@
+"""A token, or a few, times a matrix: out = W x (+ bias), row by row, as fast as memory delivers the rows.
+
+A row is read once for all tokens, and each token's product is what it is alone, to the bit.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, ROWS, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit.program import Operation
+from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.simd import f32, i64, prefetch
+
+__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "stride_of"]
+
+_LEVELS = 6  # of ever smaller shares
+AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
+
+
+def input_of(rows: WeightRows, x: Vectors) -> npt.NDArray[np.generic]:
+    """What a matrix's dot products take: floats or records."""
+    return x.floats if rows.format.is_float else x.records
+
+
+def matvec(
+    rows: WeightRows,
+    x: Vectors,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    threads: int = 1,
+    wait: bool = True,
+) -> Operation:
+    """out[i] = W[i] . x[0] (+ bias[i]). The first of x's vectors; out float32 [n_rows], or the first row of more.
+
+    threads: for how many the rows are cut into shares; the result is the same for any.
+    """
+    return Operation(_matvec, (rows, input_of(rows, x), out, bias, threads), wait)
+
+
+def stride_of(rows: WeightRows, x: Vectors) -> int:
+    """Bytes from one token's input of a matrix's dot products to the next one's."""
+    return int(input_of(rows, x).strides[0])
+
+
+def matvec_few(
+    state: npt.NDArray[np.int64],
+    rows: WeightRows,
+    x: Vectors,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    threads: int = 1,
+    wait: bool = True,
+) -> Operation:
+    """out[t, i] = W[i] . x[t] (+ bias[i]), for each of the batch's tokens; as `matvec` of each."""
+    places = input_of(rows, x), stride_of(rows, x), out, out.strides[0]
+    return Operation(_matvec_few, (state, rows, *places, bias, threads), wait)
+
+
+@helper
+def fetch(address, n_bytes):
+    """Ask memory for so many bytes, which will be read soon."""
+    for at in range(0, n_bytes, 64):
+        prefetch(address + at)
+
+
+@helper
+def _share(number, threads, n):
+    """Where a share of n rows begins and ends, from the first on; (n, n) behind the last.
+
+    A level is half of what the levels before have left, one share a thread: long runs, which memory likes, at first,
+    and short ones at the end, so that no thread waits long for another.
+    """
+    level, place = number // threads, number % threads
+    if level >= _LEVELS:
+        return n, n
+    begin = n - (n >> level)
+    size = n - begin if level == _LEVELS - 1 else (n >> level) - (n >> (level + 1))
+    return begin + size * place // threads, begin + size * (place + 1) // threads
+
+
+@kernel(OPERATION, "matvec")
+def _matvec(op_address, worker):
+    """The next share is claimed when the first byte of it is to be asked for. Behind the last share that is what lies
+    behind the matrix: where weights lie in the order of their use, it is wanted next.
+    """
+    op = i64(op_address)
+    rows, x, out, bias, threads = i64(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
+    n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
+    begin, end = _share(take(op), threads, n)
+    fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    while begin < n:
+        claimed, next_begin, next_end = False, end, end
+        for i in range(begin, end):
+            beyond = (i - end) * stride + AHEAD_BYTES  # the end of this share
+            if beyond >= 0 and not claimed:
+                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+            ahead = base + next_begin * stride + beyond
+            value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], ahead)
+            out[i] = value + f32(bias)[i] if bias else value
+        if not claimed:
+            next_begin, next_end = _share(take(op), threads, n)
+        begin, end = next_begin, next_end
+
+
+@kernel(OPERATION, "matvec_few")
+def _matvec_few(op_address, worker):
+    """As `_matvec`: while the first token's product is computed, memory is asked for what comes next."""
+    op = i64(op_address)
+    rows, x, x_bytes, out, out_bytes = i64(op[FIRST + 1]), op[FIRST + 2], op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
+    n_tokens, bias, threads = i64(op[FIRST])[N_TOKENS], op[FIRST + 6], op[FIRST + 7]
+    n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
+    begin, end = _share(take(op), threads, n)
+    fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    while begin < n:
+        claimed, next_begin, next_end = False, end, end
+        for i in range(begin, end):
+            beyond = (i - end) * stride + AHEAD_BYTES
+            if beyond >= 0 and not claimed:
+                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+            row, shift = row_address(rows, i, worker), f32(bias)[i] if bias else np.float32(0.0)
+            ahead = base + next_begin * stride + beyond
+            for t in range(n_tokens):
+                value = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead if t == 0 else row)
+                f32(out + t * out_bytes)[i] = value + shift if bias else value
+        if not claimed:
+            next_begin, next_end = _share(take(op), threads, n)
+        begin, end = next_begin, next_end

@@ -1,0 +1,179 @@
+"""Weights from a file's tensor into the layout that their kernels read, by all threads of a team.
+
+A slice of rows at a time, and the file's pages behind it are given back: no more than one copy of a tensor is in
+memory, and the slice.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.gguf_io import GGMLType, GGUFError, Tensor
+from powerinfer_cli.kernels.cpu.arena import Arena, arena_bytes
+from powerinfer_cli.kernels.cpu.rows import WeightRows, repack_row
+from powerinfer_cli.kernels.cpu.vectors import aligned
+from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format
+from powerinfer_cli.kernels.formats.convert import conversion, convert
+from powerinfer_cli.kernels.jit import Kernel, kernel
+from powerinfer_cli.kernels.jit.program import Operation, assemble
+from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
+from powerinfer_cli.kernels.simd import i64
+
+__all__ = ["pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
+
+SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
+SLICE_NUMBERS = 1 << 20  # converted at once
+ROWS_AT_ONCE = 8  # a thread's piece of work
+
+Bytes = npt.NDArray[np.uint8]
+OnNote = Callable[[str], None]
+OnProgress = Callable[[int, int], None]
+
+
+@kernel(OPERATION)
+def repack_rows(address, worker):
+    op = i64(address)
+    source, source_stride, target, target_stride = op[FIRST], op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
+    n_rows, n_cols, repack = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
+    while True:
+        begin = take(op) * ROWS_AT_ONCE
+        if begin >= n_rows:
+            return
+        for i in range(begin, min(begin + ROWS_AT_ONCE, n_rows)):
+            repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
+
+
+def packing_kernels(kinds: Iterable[GGMLType]) -> Iterator[Kernel]:
+    """Those that tensors of these types are packed with, and those that read their rows."""
+    yield repack_rows
+    for kind in kinds:
+        format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
+        found = (format_.repack, format_.dot, format_.axpy, format_.axpy4, format_.unpack)
+        yield from (one for one in found if one is not None)
+
+
+def packed_bytes(tensor: Tensor, *, repack: bool = True) -> int:
+    """How much of an arena a tensor takes; 0 if its rows stay in the file. Raises GGUFError: it stores no weights."""
+    format_ = _packed_format(tensor, repack)
+    return 0 if format_ is None else arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
+
+
+def pack(
+    tensor: Tensor,
+    team: Team,
+    *,
+    arena: Arena | None = None,
+    repack: bool = True,
+    on_note: OnNote | None = None,
+    on_progress: OnProgress | None = None,
+) -> WeightRows:
+    """The tensor's rows, all leading dimensions as one. `on_progress(bytes done, all bytes)` counts the file's bytes.
+
+    Without `repack` they stay in the mapped file and each row is rearranged when it is used, in the team's scratch.
+    Types that have no kernels are converted in any case, and a line for the user goes to `on_note`. `arena`: has
+    `packed_bytes` left for them; None: they get memory of their own. Raises MemoryError.
+    """
+    format_ = _packed_format(tensor, repack)
+    if format_ is None:
+        rows = _as_in_file(tensor.kept(), FORMATS[tensor.type], team)
+        if on_progress:
+            on_progress(tensor.nbytes, tensor.nbytes)
+        return rows
+    arena = arena or Arena(packed_bytes(tensor, repack=repack))
+    n_rows, stride = tensor.n_rows, format_.row_bytes(tensor.shape[-1])
+    target = WeightRows(format_, n_rows, tensor.shape[-1], arena.take(n_rows * stride + SLACK), stride)
+    _fill(target, tensor, team, on_note, on_progress)
+    return target
+
+
+def pack_side_by_side(
+    tensors: Sequence[Tensor],
+    team: Team,
+    *,
+    arena: Arena | None = None,
+    repack: bool = True,
+    on_note: OnNote | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[WeightRows]:
+    """As `pack`, for matrices of equally many rows: first row 0 of each, one behind the other, then row 1 of each...
+
+    Where the rows of one stay in the file, so that nothing can be beside them, each matrix is packed for itself.
+    """
+    total, done = sum(tensor.nbytes for tensor in tensors), 0
+
+    def progress(part: int, _: int) -> None:
+        if on_progress:
+            on_progress(done + part, total)
+
+    formats = [_packed_format(tensor, repack) for tensor in tensors]
+    sizes = [f.row_bytes(tensor.shape[-1]) for f, tensor in zip(formats, tensors, strict=True) if f]
+    memory, stride, place, packed = np.empty(0, np.uint8), sum(sizes), 0, []
+    together = len(sizes) == len(tensors)
+    if together:
+        n_rows = tensors[0].n_rows
+        arena = arena or Arena(arena_bytes(n_rows * stride + SLACK))
+        memory = arena.take(n_rows * stride + SLACK)
+    for format_, tensor in zip(formats, tensors, strict=True):
+        if format_ is None or not together:
+            packed.append(pack(tensor, team, arena=arena, repack=repack, on_note=on_note, on_progress=progress))
+        else:
+            packed.append(WeightRows(format_, n_rows, tensor.shape[-1], memory[place:], stride))
+            _fill(packed[-1], tensor, team, on_note, progress)
+            place += format_.row_bytes(tensor.shape[-1])
+        done += tensor.nbytes
+    return packed
+
+
+def _packed_format(tensor: Tensor, repack: bool) -> Format | None:
+    """What a tensor's rows become in memory; None: they stay in the file. Raises GGUFError: it stores no weights."""
+    format_ = FORMATS.get(tensor.type)
+    if format_ is not None:
+        return format_ if format_.repack is not None and repack else None
+    try:
+        return FORMATS[conversion(tensor.type)]
+    except GGUFError as error:
+        raise GGUFError(f"the tensor {tensor.name!r}: {error}") from error
+
+
+def _as_in_file(tensor: Tensor, format_: Format, team: Team) -> WeightRows:
+    source = tensor.rows()
+    scratch = None
+    if format_.repack is not None:
+        stride = -(-(format_.row_bytes(tensor.shape[-1]) + SLACK) // 64) * 64  # no cache line belongs to two threads
+        scratch = aligned(team.size * stride).reshape(team.size, stride)
+    return WeightRows(format_, len(source), tensor.shape[-1], tensor.data, tensor.row_bytes, scratch)
+
+
+def _fill(
+    target: WeightRows, tensor: Tensor, team: Team, on_note: OnNote | None, on_progress: OnProgress | None
+) -> None:
+    """Put all rows into their place, slice by slice, converted where the target's format is not the tensor's."""
+    tensor = tensor.kept()
+    source, converted = tensor.rows(), tensor.type != target.format.type
+    if converted and on_note:
+        on_note(f"{tensor.type.name} converted to {target.format.type.name}")
+    step = SLICE_NUMBERS // max(1, target.n_cols) if converted else SLICE_BYTES // max(1, tensor.row_bytes)
+    step = max(1, step)
+    for begin in range(0, len(source), step):
+        part = source[begin : begin + step]
+        _put(target, begin, convert(part, tensor.type) if converted else part, team)
+        _done(tensor, begin, begin + len(part), on_progress)
+    if on_progress:
+        on_progress(tensor.nbytes, tensor.nbytes)
+
+
+def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
+    """GGUF rows of the target's type, from this row of the target on."""
+    place = target.data[row * target.stride :]
+    if target.format.repack is None:
+        np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
+        return
+    operands = part, part.shape[1], place, target.stride, len(part), target.n_cols, target.format.repack.address
+    team.run(assemble([Operation(repack_rows, operands)]).table)
+
+
+def _done(tensor: Tensor, begin: int, end: int, on_progress: OnProgress | None) -> None:
+    tensor.drop_pages(begin * tensor.row_bytes, end * tensor.row_bytes)
+    if on_progress:
+        on_progress(end * tensor.row_bytes, tensor.nbytes)

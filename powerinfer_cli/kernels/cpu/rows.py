@@ -1,0 +1,97 @@
+"""Weight matrices as kernels see them: rows in a format's layout, described by a small table of numbers."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.vectors import aligned
+from powerinfer_cli.kernels.formats import Format
+from powerinfer_cli.kernels.jit import Kernel, helper, types
+from powerinfer_cli.kernels.simd import calling
+
+__all__ = [
+    "AXPY4_ROWS",
+    "AXPY_ROW",
+    "COLUMNS",
+    "DOT_ROW",
+    "GROUP",
+    "HAS_MIN",
+    "REPACK_ROW",
+    "ROWS",
+    "ROW_BYTES",
+    "UNPACK_ROW",
+    "WeightRows",
+    "axpy4_rows",
+    "axpy_row",
+    "dot_row",
+    "repack_row",
+    "row_address",
+    "unpack_row",
+]
+
+# The table, int64. REPACK_ROW is 0 for rows that are in their kernels' layout already; else they are as in the file,
+# and each is rearranged on use in the thread's own part of SCRATCH. ROW_BYTES of a row lie together; STRIDE is more
+# where rows of other matrices are between.
+BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
+DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, ROW_BYTES = range(6, 14)
+
+dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
+axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
+axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)
+unpack_row = calling(types.void, *[types.int64] * 7)
+repack_row = calling(types.void, types.int64, types.int64, types.int64)
+
+
+@helper
+def row_address(rows, i, worker):
+    """Where row i is, in its kernels' layout. Valid until this worker asks for another row of the same matrix."""
+    if rows[REPACK_ROW] == 0:
+        return rows[BASE] + i * rows[STRIDE]
+    scratch = rows[SCRATCH] + worker * rows[SCRATCH_STRIDE]
+    repack_row(rows[REPACK_ROW], rows[BASE] + i * rows[STRIDE], scratch, rows[COLUMNS])
+    return scratch
+
+
+@dataclass(frozen=True)
+class WeightRows:
+    """A matrix [n_rows, n_cols]. `data`: its rows, and SLACK bytes behind them if they are repacked."""
+
+    format: Format
+    n_rows: int
+    n_cols: int
+    data: npt.NDArray[np.uint8]
+    stride: int  # bytes from one row to the next; other matrices' rows may lie between
+    scratch: npt.NDArray[np.uint8] | None = None  # [threads, bytes]: rows are as in the file
+    table: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        f, scratch = self.format, self.scratch
+        table = np.zeros(14, np.int64)
+        table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
+        table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
+        table[GROUP], table[HAS_MIN] = f.group, f.has_min
+        table[DOT_ROW], table[UNPACK_ROW] = f.dot.address, f.unpack.address
+        table[AXPY_ROW], table[AXPY4_ROWS] = f.axpy.address, f.axpy4.address
+        table[ROW_BYTES] = f.row_bytes(self.n_cols) if scratch is None else self.stride
+        if scratch is not None and f.repack is not None:
+            table[REPACK_ROW] = f.repack.address
+            table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
+        object.__setattr__(self, "table", table)
+
+    def for_threads(self, threads: int) -> "WeightRows":
+        """The same rows, with scratch for so many threads where they need any."""
+        if self.scratch is None or len(self.scratch) >= threads:
+            return self
+        stride = self.scratch.shape[1]
+        return replace(self, scratch=aligned(threads * stride).reshape(threads, stride))
+
+    @property
+    def address(self) -> int:
+        """Of the table."""
+        return self.table.ctypes.data
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        f = self.format
+        return (f.dot, f.axpy, f.axpy4, f.unpack, *((f.repack,) if f.repack else ()))

@@ -1,0 +1,332 @@
+"""The sparse FFN for one token. What the token does not need is not read; twin of `reference.sparse_ffn`.
+
+A layer's neurons are cut into parts, the same for any number of threads. Whoever takes a part asks the predictor, reads
+the gate rows of the neurons that are let through, the up rows of those whose gate is open, and adds up their down
+rows, from the first to the last, in the part's own sum. At the end the parts' sums are added in their order. So a row
+is read as a whole by one thread, and the result is always the same. Rows are scattered over memory: each is asked for
+as soon as it is known to be needed, steps before it is read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
+from powerinfer_cli.kernels.cpu.functions import activated_number
+from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of
+from powerinfer_cli.kernels.cpu.rows import (
+    AXPY4_ROWS,
+    AXPY_ROW,
+    BASE,
+    COLUMNS,
+    DOT_ROW,
+    REPACK_ROW,
+    ROW_BYTES,
+    STRIDE,
+    WeightRows,
+    axpy4_rows,
+    axpy_row,
+    dot_row,
+    row_address,
+)
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.formats.format import padded
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit.program import Operand, Operation
+from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.simd import (
+    address_of,
+    f32,
+    fetch_add,
+    float_of,
+    i32,
+    i64,
+    load_f32,
+    stack_f32,
+    store_f32,
+    u8,
+    zero,
+)
+from powerinfer_cli.model import Activation
+
+__all__ = [
+    "ALWAYS",
+    "ASK",
+    "NEVER",
+    "PARTS",
+    "Neurons",
+    "Predictor",
+    "Told",
+    "add_down",
+    "add_parts",
+    "borders_of",
+    "row_in_memory",
+    "sparse_token",
+]
+
+# How much of the neurons each part has: small ones at the end, so that no thread waits long for another.
+_SHARES = np.array([3] * 8 + [1] * 8)
+PARTS = len(_SHARES)
+_ROWS_AHEAD = 4  # where rows follow one another
+_COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
+
+# What statistics say of a neuron: the predictor's row is read only for those in between. (A mask of 0 and 1 says it
+# of all.)
+NEVER, ALWAYS, ASK = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The rows that make a layer's neurons, each matrix [n_ff, n_embd].
+
+    Biases, where there are any, float32: [n_ff] of gate and up, [n_embd] of the sum over neurons.
+    """
+
+    gate: WeightRows | None
+    up: WeightRows
+    down_t: WeightRows
+    gate_bias: npt.NDArray[np.float32] | None
+    up_bias: npt.NDArray[np.float32] | None
+    down_bias: npt.NDArray[np.float32] | None
+    relu_on_up: bool
+    activation: Activation = Activation.RELU
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """fc2 [n_ff, rank] over relu(fc1 x). `modes` uint8 [n_ff]: NEVER, ASK or ALWAYS."""
+
+    fc2: WeightRows
+    modes: npt.NDArray[np.uint8]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Told:
+    """Somebody else asks the predictor, and says who is let through.
+
+    modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. asked uint8 [n_ff]: ASK throughout, for a batch,
+    before which the workspace's logits are written: 1.0 for who is let through, else 0.0. bits int64 [n_ff]: written
+    before a few tokens, whose numbers are the bits: 1 for those that the neuron counts for.
+    """
+
+    modes: npt.NDArray[np.uint8]
+    asked: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.int64]
+
+
+def sparse_token(
+    x: Vectors,
+    hidden: Vectors | None,
+    neurons: Neurons,
+    predictor: Predictor | Told | None,
+    out: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+) -> list[Operation]:
+    """out float32 [padded(n_embd)] = the FFN of x's first vector.
+
+    hidden: relu(fc1 x), the input of fc2; without a predictor every neuron is computed. counts [2]: how many neurons
+    are let through, and how many fire, is added to it.
+    """
+    n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
+    chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
+    sums = np.zeros((PARTS, 1, n_embd), np.float32)
+    asked: tuple[Operand, ...] = (None, None, None, 0.0)
+    if isinstance(predictor, Told):
+        asked = (None, None, predictor.modes, 0.0)
+    elif predictor is not None and hidden is not None:
+        asked = (predictor.fc2, input_of(predictor.fc2, hidden), predictor.modes, predictor.threshold)
+    gate, up = neurons.gate, neurons.up
+    first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up_bias, None, None, None, False)
+    if gate is not None:
+        first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
+    down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
+    return [
+        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders_of(n_ff), code)),
+        add_parts(None, sums, out, neurons.down_bias, down),
+    ]
+
+
+def borders_of(n_ff: int) -> npt.NDArray[np.int64]:
+    """Where parts begin, and the last one ends, [PARTS + 1]."""
+    borders: npt.NDArray[np.int64] = n_ff * np.cumsum([0, *_SHARES]) // _SHARES.sum()
+    return borders
+
+
+def add_parts(
+    state: npt.NDArray[np.int64] | None,
+    sums: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    down: WeightRows,
+) -> Operation:
+    """out[t] = the parts' sums (+ bias), in the order of columns. sums [PARTS, T or more, padded(n)], in AXPY's order.
+
+    Without a state there is one token.
+    """
+    n_tokens, n = sums.shape[1:]
+    places = sums, n, n_tokens * n, out, out.strides[0] // 4 if out.ndim > 1 else 0
+    return Operation(_add_parts, (state, *places, bias, down.n_cols, down.format.group))
+
+
+@helper
+def row_in_memory(rows, i):
+    """Where row i lies in memory, to be asked for. (Rows that are rearranged on use come from the file.)"""
+    return rows[BASE] + i * rows[STRIDE]
+
+
+@helper
+def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worker):
+    """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many.
+
+    Their rows of the next step are asked for on the way, a little with each row of fc2.
+    """
+    count = asked = 0
+    done = np.int64(0)  # bytes asked for of the row of chosen[asked]
+    for i in range(begin, end):
+        mode = modes[i]
+        if mode == ASK:
+            ahead = row_in_memory(fc2, i) + AHEAD_BYTES
+            if asked < count:
+                ahead = row_in_memory(first, np.int64(chosen[asked])) + done
+                done += fc2[ROW_BYTES]
+                if done >= first[ROW_BYTES]:
+                    asked, done = asked + 1, np.int64(0)
+            logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS], ahead)
+            if logit >= threshold:
+                mode = np.uint8(ALWAYS)
+        if mode == ALWAYS:
+            chosen[count] = i
+            count += 1
+    for k in range(asked, count):
+        fetch(row_in_memory(first, np.int64(chosen[k])), first[ROW_BYTES])
+    return count
+
+
+@helper
+def _everything(first, begin, end, chosen):
+    for i in range(begin, end):
+        chosen[i - begin] = i
+    for i in range(begin, min(begin + _ROWS_AHEAD, end)):
+        fetch(row_in_memory(first, i), first[ROW_BYTES])
+    return end - begin
+
+
+@helper
+def _open_neurons(code, first, x, bias, second, down, chosen, count, values, worker):
+    """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
+
+    Only ReLU and its square close gates: under other activations, by their code, all are kept.
+    Of each that is kept, a row of the next step is asked for while the row after it is read.
+    """
+    following = i64(second) if second else down
+    fired = asked = 0
+    for k in range(count):
+        i = np.int64(chosen[k])
+        ahead = row_in_memory(first, i)
+        if asked < fired:
+            ahead = row_in_memory(following, np.int64(chosen[asked]))
+            asked += 1
+        elif k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
+            ahead = row_in_memory(first, i + _ROWS_AHEAD)
+        value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
+        if bias:
+            value += f32(bias)[i]
+        if code:
+            value = activated_number(value, code)
+        if code >= EXACT or value > np.float32(0.0):
+            chosen[fired], values[fired] = np.int32(i), value
+            fired += 1
+    for k in range(asked, fired):
+        fetch(row_in_memory(following, np.int64(chosen[k])), following[ROW_BYTES])
+    return fired
+
+
+@helper
+def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker):
+    """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that; the down rows are asked for on the way."""
+    for k in range(count):
+        i = np.int64(chosen[k])
+        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], row_in_memory(down, i))
+        if bias:
+            up += f32(bias)[i]
+        if relu_on_up:
+            up = max(up, np.float32(0.0))
+        values[k] *= up
+
+
+@helper
+def add_down(rows, chosen, count, values, out_address, ahead, worker):
+    """out = the sum of values[k] * W[chosen[k]], in AXPY's order. What begins at `ahead` is asked for."""
+    n, out = rows[COLUMNS], f32(out_address)
+    for c in range(0, padded(n), 16):
+        store_f32(out, c, zero())
+    if rows[REPACK_ROW]:  # there is room for one rearranged row only
+        for k in range(count):
+            row = row_address(rows, np.int64(chosen[k]), worker)
+            axpy_row(rows[AXPY_ROW], row, n, values[k], out_address)
+        return
+    eight, a = i64(address_of(stack_f32(16))), stack_f32(4)
+    for k in range(0, count, 4):
+        for j in range(4):  # behind the last row: nothing of it once more
+            eight[j] = row_in_memory(rows, np.int64(chosen[min(k + j, count - 1)]))
+            eight[4 + j] = ahead + (k + j) * rows[ROW_BYTES]
+            a[j] = values[k + j] if k + j < count else np.float32(0.0)
+        axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
+
+
+@kernel(OPERATION, "add_neurons")
+def _add_neurons(op_address, worker):
+    op = i64(op_address)
+    fc2, hidden, modes, threshold = op[FIRST], op[FIRST + 1], u8(op[FIRST + 2]), float_of(op[FIRST + 3])
+    first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
+    second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
+    counts, down, sums, borders = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], i64(op[FIRST + 16])
+    sum_bytes, code = padded(down[COLUMNS]) * 4, op[FIRST + 17]
+    part = take(op)
+    while part < PARTS:
+        begin, end = borders[part], borders[part + 1]
+        chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
+        if op[FIRST + 2]:
+            count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
+        else:
+            count = _everything(first, begin, end, chosen)
+        fired = _open_neurons(code, first, first_x, first_bias, second, down, chosen, count, values, worker)
+        if second:
+            _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
+        following = take(op)
+        ahead = row_in_memory(i64(fc2) if fc2 else first, borders[min(following, PARTS)])
+        add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
+        fetch_add(counts, 0, count)
+        fetch_add(counts, 1, fired)
+        part = following
+
+
+@kernel(OPERATION, "add_parts")
+def _add_parts(op_address, worker):
+    """A piece is some columns of a token."""
+    op = i64(op_address)
+    n, part_stride, bias, n_bias, group = op[FIRST + 2], op[FIRST + 3], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
+    n_tokens = i64(op[FIRST])[N_TOKENS] if op[FIRST] else 1
+    lanes, chunk, pieces = stack_f32(16), 16 * group, n // _COLUMNS
+    while True:
+        piece = take(op)
+        if piece >= n_tokens * pieces:
+            return
+        t, begin = piece // pieces, piece % pieces * _COLUMNS
+        sums, out = f32(op[FIRST + 1] + t * n * 4), f32(op[FIRST + 4] + t * op[FIRST + 5] * 4)
+        for c in range(begin, begin + _COLUMNS, 16):
+            total = load_f32(sums, c)
+            for part in range(1, PARTS):
+                total = total + load_f32(sums, part * part_stride + c)
+            if group == 0:
+                store_f32(out, c, total)
+                continue
+            store_f32(lanes, 0, total)
+            first = c // chunk * chunk + c % chunk // 16  # the column of the first lane: see AXPY
+            for j in range(16):
+                out[first + group * j] = lanes[j]
+        if bias:
+            for c in range(begin, min(begin + _COLUMNS, n_bias)):
+                out[c] += f32(bias)[c]

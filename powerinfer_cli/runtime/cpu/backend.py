@@ -1,0 +1,79 @@
+"""The CPU backend: a model's operations as programs, for a single token, for a few, and for a batch, run by a team."""
+
+from collections.abc import Sequence
+
+from powerinfer_cli.kernels.jit.program import Operation, assemble
+from powerinfer_cli.placement import main_memory_plan
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.cpu.program import Writer
+from powerinfer_cli.runtime.cpu.recording import Recording, write_recording
+from powerinfer_cli.runtime.cpu.side import CPUSide
+
+__all__ = ["CPUBackend"]
+
+
+class CPUBackend(CPUSide):
+    """Everything is in main memory: one program carries a token from its id to its logits."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._stats = parts.stats
+        self._stats.grow(parts.config.n_layer)
+        super().__init__(parts, main_memory_plan(parts.config.n_layer))
+
+    def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
+        caches, last = self.cache.layers, self.weights.layers[-1]
+        token, batch = one.layers(self.weights, caches), many.layers(self.weights, caches)
+        token[-1] += one.head(self.weights, one.left(last), self.logits.floats)
+        batch[-1] += many.last_add(many.left(last))
+        tokens: list[list[Operation]] = []
+        if self.most_few > 1:
+            tokens = few.layers(self.weights, caches)
+            tokens[-1] += few.head(self.weights, few.left(last), self.many_logits.floats)
+        self.prepare(op.kernel for ops in (*token, *tokens, *batch) for op in ops)
+        self._token, self._few = (assemble([op for ops in part for op in ops]) for part in (token, tokens))
+        self._batch = [assemble(ops) for ops in batch]
+        self._batch_writer = many
+        self._recording: Recording | None = None
+
+    def forward(self, batch: Batch) -> None:
+        single = len(batch) == 1
+        buffers = self.one if single else self.many
+        self.begin(batch, buffers)
+        # Each token the next of its own sequence, as when slots write side by side.
+        self._is_few = 1 < len(batch) == len(batch.segments) <= self.most_few
+        if single:
+            self.team.run(self._token.table, self.threads)
+        elif self._is_few:
+            self.team.run(self._few.table, self.threads)
+        else:
+            for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
+                self.team.run(part.table, self.threads_batch)
+        self._single = single
+        if self.config.sparse:
+            self._stats.add(slice(None), self.config.sizes.n_ff * len(batch), buffers.counts)
+
+    def hidden_at(self, rows: slice) -> Hidden:
+        if self._single or self._is_few:  # the head has run
+            buffers = self.one if self._single else self.many
+            return buffers.normed.floats[rows, : self.config.n_embd].copy()
+        return self.hidden_of(rows)
+
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        if self._single:
+            return self.logits.floats[:, : self.config.n_vocab].copy()
+        if self._is_few:
+            found: Logits = self.many_logits.floats[list(rows), : self.config.n_vocab]
+            return found
+        return self.head_of(rows)
+
+    def record(self, batch: Batch, tap: Tap) -> None:
+        n = len(batch)
+        if self._recording is None:
+            self._recording = write_recording(self._batch_writer, self.weights, self.cache.layers)
+            self.prepare(op.kernel for part in self._recording.parts for op in part.operations)
+        recording = self._recording
+        self.begin(batch, self.many)
+        for index, part in enumerate(recording.parts):
+            self.team.run(part.table, self.threads_batch)
+            tap(index, recording.residual[:n], recording.activations[:n])

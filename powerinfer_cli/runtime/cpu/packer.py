@@ -1,0 +1,131 @@
+"""Packs a model's matrices, one after the other, and tells how far it is."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import MadeTensor, Tensor
+from powerinfer_cli.kernels.cpu.arena import Arena
+from powerinfer_cli.kernels.cpu.packing import pack_side_by_side, packed_bytes
+from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.vectors import aligned
+from powerinfer_cli.kernels.formats import SLACK
+from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.runtime.memory import available_memory
+from powerinfer_cli.runtime.options import LoadEvents
+
+__all__ = ["PACKING", "Packer", "first_rows"]
+
+PACKING = "loading weights"
+
+
+class Packer:
+    """`tensors`: all that will be packed, to know how much there is to do. `tables`: those of which a token needs one
+    row, not all; they stay in the file where their type has kernels. `besides`: bytes that will be needed, too.
+
+    Raises PowerInferError: a type that stores no weights, or too little memory.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        tensors: Sequence[Tensor],
+        *,
+        tables: Sequence[Tensor] = (),
+        besides: int = 0,
+        repack: bool,
+        lock: bool,
+        events: LoadEvents,
+    ) -> None:
+        self._team, self._repack, self._lock, self._events = team, repack, lock, events
+        self._tables = {tensor.name for tensor in tables}
+        self._total = sum(tensor.nbytes for tensor in tensors)
+        self._done = 0
+        self._notes: set[str] = set()
+        needed = sum(packed_bytes(tensor, repack=self._repacks(tensor)) for tensor in tensors)
+        _check_memory(needed, besides, advise_file=repack)
+        try:
+            self._arena = Arena(needed)
+        except MemoryError as error:
+            raise PowerInferError(
+                f"no memory for the weights ({self._total / 2**30:.1f} GiB): try --no-repack, which reads them "
+                "from the file, or a smaller model"
+            ) from error
+
+    def pack(self, tensor: Tensor, chosen: npt.NDArray[np.int32] | None = None) -> WeightRows:
+        """The matrix, or a matrix of its chosen rows alone."""
+        return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
+
+    def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
+        """Row 0 of each, then row 1 of each... A table comes alone."""
+        packed = pack_side_by_side(
+            tensors,
+            self._team,
+            arena=self._arena,
+            repack=self._repacks(tensors[0]),
+            on_note=self._note_once,
+            on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
+        )
+        self._done += sum(tensor.nbytes for tensor in tensors)
+        for rows in packed:
+            if self._lock and not lock_memory(rows.data):
+                self._lock = False
+                self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
+        return packed
+
+    def _repacks(self, tensor: Tensor) -> bool:
+        return self._repack and tensor.name not in self._tables
+
+    def _note_once(self, line: str) -> None:
+        if line not in self._notes:
+            self._notes.add(line)
+            self._events.note(line)
+
+
+def _check_memory(weights: int, besides: int, *, advise_file: bool) -> None:
+    """Raises PowerInferError: the system would end the process before all of it is filled."""
+    free = available_memory()
+    if weights + besides <= free:
+        return
+    ways, context = ["a smaller model"], ""
+    if advise_file:
+        ways.insert(0, "--no-repack, which leaves weights in the file,")
+    if weights <= free:
+        ways.insert(0, "a smaller -c")
+        context = f" and the context {_size(besides)}"
+    raise PowerInferError(
+        f"the weights need {_size(weights)}{context}, but only {_size(free)} are free: try {' or '.join(ways)}"
+    )
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
+
+
+def first_rows(tensor: Tensor, count: int) -> Tensor:
+    """A tensor as large as so many chosen rows, to know how much there is to do."""
+    return MadeTensor(tensor.name, tensor.type, (count, tensor.shape[-1]), lambda: tensor.rows()[:count], tensor.path)
+
+
+def _gathered(tensor: Tensor, chosen: npt.NDArray[np.int32]) -> Tensor:
+    """A copy of the chosen rows; there is room behind them, as kernels read on."""
+    size = len(chosen) * tensor.row_bytes
+    data = aligned(size + SLACK, huge=True)[:size]
+    np.take(tensor.rows(), chosen, axis=0, out=data.reshape(len(chosen), tensor.row_bytes))
+    tensor.drop_pages(0, tensor.nbytes)
+    return Tensor(tensor.name, tensor.type, (len(chosen), tensor.shape[-1]), data, tensor.path)
+
+
+def lock_memory(data: npt.NDArray[np.uint8]) -> bool:
+    """Keep memory from being paged out. False: the system does not let us."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mlock"):
+        return False
+    page = os.sysconf("SC_PAGE_SIZE")
+    start = data.ctypes.data // page * page
+    size = data.ctypes.data + data.nbytes - start
+    return bool(libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(size)) == 0)

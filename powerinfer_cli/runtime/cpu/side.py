@@ -1,0 +1,203 @@
+"""What a model has in main memory, and the team of threads that computes it: for all of a model, or for a part."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.angles import rope_magnitude
+from powerinfer_cli.kernels.cache import STORE, CacheType
+from powerinfer_cli.kernels.cpu.attention import attention_kernels
+from powerinfer_cli.kernels.cpu.packing import packing_kernels
+from powerinfer_cli.kernels.cpu.rope import Angles
+from powerinfer_cli.kernels.cpu.sparse_few import FEW
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, make_vectors
+from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
+from powerinfer_cli.kernels.jit.program import Operation, assemble
+from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
+from powerinfer_cli.model import Weights
+from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.cpu.cache import PackedCache
+from powerinfer_cli.runtime.cpu.packer import Packer
+from powerinfer_cli.runtime.cpu.program import Buffers, Writer, make_buffers, make_room
+from powerinfer_cli.runtime.cpu.weights import matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.memory import forget_code
+from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.threshold import effective_threshold
+
+__all__ = ["CPUSide"]
+
+COMPILING = "compiling kernels (once)"
+
+
+class CPUSide(ABC):
+    """Packed weights, a KV cache for the layers that are here, buffers, and the programs over them.
+
+    `layers`: the numbers in the model of the layers that are here.
+    """
+
+    def __init__(self, parts: Parts, plan: Plan) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.pages, self._events = config, parts.pages, parts.events
+        self._cores = options.cores
+        self.threads, self.threads_batch = options.threads
+        self.threshold = effective_threshold(config, options)
+        self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
+        predictors = config.sparse and not options.all_active
+        tensors = list(matrices(parts.weights, plan, predictors=predictors, repack=options.repack))
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
+        self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
+        self.team = Team(max(options.threads), options.cores)
+        packer = Packer(
+            self.team,
+            tensors,
+            tables=tables(parts.weights),
+            besides=kv_bytes(config, self.pages.n_cells, *types, n_layer=len(self.layers)),
+            repack=options.repack,
+            lock=options.mlock,
+            events=parts.events,
+        )
+        known = parts.statistics if predictors else None
+        activities = [known.activity(i) if known else None for i in range(config.n_layer)]
+        self.weights = pack_weights(
+            parts.weights, packer, activities, plan, predictors=predictors, repack=options.repack
+        )
+        self.cache = PackedCache(config, self.pages.n_cells, options.type_k, options.type_v, len(self.layers))
+        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.pages.n_ctx)))
+        self.write_programs()
+
+    def _make_buffers(self, weights: Weights, n_tokens: int) -> None:
+        """For one token, and for a batch of up to n_tokens."""
+        config = self.config
+        self.one = make_buffers(config, self.weights, 1, 1)
+        self.many = make_buffers(config, self.weights, n_tokens, self.pages.n_sequences)
+        self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
+        self.logits = make_vectors(1, config.n_vocab, records=False)
+        self.many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
+
+    def write_programs(self) -> None:
+        """They depend on how many threads there are."""
+        self.room = make_room(self.config, len(self.many.ids), self.team.size)
+        one = Writer(self.config, self.one, self._angles_one, self.threshold, self.threads)
+        many = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads_batch, self.room)
+        self.most_few = min(FEW, self.pages.n_sequences, len(self.many.ids))
+        few = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads, few=self.most_few)
+        head: list[Operation] = []
+        heads: list[Operation] = []
+        head_of_few: list[Operation] = []
+        if self.weights.output is not None:
+            head = one.head(self.weights, (), self.logits.floats)
+            heads = many.head(self.weights, (), self.many_logits.floats)
+            head_of_few = few.head(self.weights, (), self.many_logits.floats)
+        self.prepare(op.kernel for op in (*head, *heads, *head_of_few))
+        self._head, self._heads, self._head_of_few = assemble(head), assemble(heads), assemble(head_of_few)
+        self._norm = assemble(heads[:1])
+        self.write_layers(one, few, many)
+
+    @abstractmethod
+    def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
+        """The programs of those who derive from this: for one token, for up to `most_few` of as many sequences, and
+        for a batch.
+        """
+
+    def use_threads(self, options: EngineOptions) -> None:
+        """Compute with as many threads as these options say from now on."""
+        self.threads, self.threads_batch = options.threads
+        size = max(options.threads)
+        if size > self.team.size:
+            self.team.close()
+            self.team = Team(size, self._cores)
+            self.weights = with_scratch(self.weights, size)
+        self.write_programs()
+
+    def begin(self, batch: Batch, buffers: Buffers) -> None:
+        """Tell the programs over one or many tokens' buffers which tokens are next."""
+        angles, tables = self._angles_one if buffers is self.one else self._angles_many, self.pages.tables
+        buffers.segments.fill([(s.n_tokens, s.n_past, tables[s.sequence]) for s in batch.segments])
+        buffers.ids[: len(batch)] = batch.ids
+        buffers.counts[:] = 0
+        if angles is not None:
+            angles.fill(batch.positions)
+
+    def head_of_one(self) -> Logits:
+        """The logits [1, n_vocab] of the one token's x."""
+        self.one.state[N_TOKENS] = 1
+        self.team.run(self._head.table, self.threads)
+        return self.logits.floats[:, : self.config.n_vocab].copy()
+
+    def head_of(self, rows: Sequence[int]) -> Logits:
+        """The logits [len(rows), n_vocab] of these rows, ascending, of the batch's x, which go to its first places."""
+        if len(rows) == 1:
+            self.one.x.floats[0] = self.many.x.floats[rows[0]]
+            return self.head_of_one()
+        for to, row in enumerate(rows):
+            if to != row:
+                self.many.x.floats[to] = self.many.x.floats[row]
+        self.many.state[N_TOKENS] = len(rows)
+        if len(rows) <= self.most_few:  # as one would be, to the bit
+            self.team.run(self._head_of_few.table, self.threads)
+        else:
+            self.team.run(self._heads.table, self.threads_batch)
+        return self.many_logits.floats[: len(rows), : self.config.n_vocab].copy()
+
+    def hidden_of(self, rows: slice) -> Hidden:
+        """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""
+        self.team.run(self._norm.table, self.threads_batch)
+        return self.many.normed.floats[rows, : self.config.n_embd].copy()
+
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
+        """As a backend's."""
+        if self._angles_one is None:
+            return False  # learned positions are inside the keys
+        cells = self.pages.cells(sequence, n_keep + n_discard, n_past)
+        to = self.pages.cells(sequence, n_keep, n_past - n_discard)
+        self.cache.shift(cells, to, n_discard, self._angles_one.frequencies)
+        return True
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """As a backend's, for the layers that are here."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        for number, layer in zip(self.layers, self.cache.layers, strict=True):
+            found |= {f"{number}.{name}": part for name, part in layer.stored(cells).items()}
+        return found
+
+    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        """As a backend's, for the layers that are here; nothing is written where anything is wrong."""
+        parts: dict[int, dict[str, npt.NDArray[Any]]] = {number: {} for number in self.layers}
+        for name, part in stored.items():
+            place, _, kind = name.partition(".")
+            if not place.isdecimal() or int(place) not in parts:
+                raise PowerInferError(f"a saved context has {name}, which this model has not")
+            parts[int(place)][kind] = part
+        try:
+            for number, layer in zip(self.layers, self.cache.layers, strict=True):
+                layer.check(cells, parts[number])
+        except ValueError as error:
+            raise PowerInferError(f"a saved context is not for this model and these cache types: {error}") from error
+        for number, layer in zip(self.layers, self.cache.layers, strict=True):
+            layer.store(cells, parts[number])
+
+    def prepare(self, kernels: Iterable[Kernel]) -> None:
+        """Compile what is not compiled yet. A full disk is worth a word."""
+        wanted = list(kernels)
+        if all(kernel.ready for kernel in wanted):
+            return
+        before = not_kept()
+        prepare(wanted, lambda done, total: self._events.progress(COMPILING, done, total))
+        forget_code("llvmlite")  # 50 MB that are not used again
+        after = not_kept()
+        if after is not None and before is None:
+            self._events.note(f"warning: compiled kernels cannot be kept ({after}): they serve this run only")
+
+    def _angles(self, weights: Weights, n_tokens: int) -> Angles | None:
+        rope, frequencies = self.config.rope, frequencies_of(self.config, weights)
+        if rope is None or frequencies is None:
+            return None
+        return Angles(n_tokens, frequencies, rope_magnitude(rope))

@@ -1,0 +1,1 @@
+"""The device executor: layers, hot neurons and cache on one GPU."""

@@ -1,0 +1,86 @@
+"""What a GPU needs besides weights and KV cache: buffers, and what comes and goes. Measured there, for one layer."""
+
+from functools import partial
+
+import torch
+
+from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.placement import LayerPlacement, all_neurons
+from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.device.bytes import pages_of, scratch_bytes
+from powerinfer_cli.runtime.device.link import Recorder, Replay
+from powerinfer_cli.runtime.device.memory import lift_budget
+from powerinfer_cli.runtime.device.side import DeviceSide
+from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["measure_scratch"]
+
+STREAMED = 256  # neurons
+
+
+def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int) -> int:
+    """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
+
+    Where the devices are no GPUs, the buffers are counted instead.
+    """
+    device = torch.device(options.devices[0])
+    if device.type != "cuda":
+        return scratch_bytes(config, options, n_ctx)
+    n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+    pages = pages_of(options, n_ctx)
+    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
+    last = config.n_layer - 1
+    hot = all_neurons(config.n_ff)
+    if config.sparse:
+        hot = hot[: -min(STREAMED, config.n_ff // 2)]
+    lift_budget(device)
+    with torch.cuda.device(device):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_reserved()
+        uploader = Uploader(device, 1, LoadEvents())
+        side = DeviceSide(
+            parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
+        )
+        _pass(side, weights, last, n_tokens, pages)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_reserved() - before
+        kept = side.kept_bytes()
+        del side
+        torch.cuda.empty_cache()
+    return peak - kept
+
+
+def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, pages: PageTable) -> None:
+    """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
+    layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
+    assert side.output is not None
+    counts = [min(n_ctx, n_tokens - done) for done in range(0, n_tokens, n_ctx)]
+    for sequence in range(len(counts)):
+        pages.resize(sequence, n_ctx)
+    flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
+    flow.attend(layer, cache, side.tables, (), n_tokens)
+    flow.predict(layer, n_tokens)
+    flow.hot_ffn(layer, n_tokens)
+    if side.stream is not None:
+        side.stream.run(
+            weights.layers[index], all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens
+        )
+    flow.settle(flow.adds(layer), n_tokens)
+    logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
+    flow.head(*side.output, flow.x[:n_tokens], logits)
+    del logits
+    flow = side.begin(side.one, Batch.of([(0, [0], n_ctx - 1)]))
+    steps = [
+        partial(flow.attend, layer, cache, side.tables, (), 1),
+        partial(flow.predict, layer, 1),
+        partial(flow.hot_ffn, layer, 1),
+        partial(flow.settle, flow.adds(layer), 1),
+    ]
+    Recorder(side.device).record(Replay(side.device, steps))
+    side.logits_of(flow, [0])
+    if side.config.rope is not None:
+        side.shift(0, n_ctx, 0, max(1, n_ctx // 2))

@@ -1,0 +1,190 @@
+"""What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import DeviceCache, make_cache, ops_for
+from powerinfer_cli.kernels.device.cache import read_rows, write_rows
+from powerinfer_cli.kernels.reference import rotate
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
+from powerinfer_cli.runtime.backend import Cells, Parts
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.device.bytes import allocated
+from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
+from powerinfer_cli.runtime.device.flow import DeviceFlow, RopeTables, rope_tables
+from powerinfer_cli.runtime.device.link import Link
+from powerinfer_cli.runtime.device.weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
+from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.saved import Stored, saved_part
+from powerinfer_cli.runtime.threshold import effective_threshold
+
+__all__ = ["DeviceSide"]
+
+SHIFTED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
+
+
+class DeviceSide:
+    """`layers`: by their number in the model. `head`: whether the last norm and the head are here."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        device: torch.device,
+        placed: Mapping[int, LayerPlacement],
+        *,
+        head: bool,
+        n_tokens: int,
+        uploader: Uploader,
+    ) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
+        predictors = config.sparse and not options.all_active
+        known = parts.statistics if predictors else None
+        self.layers: dict[int, DeviceLayer] = {}
+        self.caches: dict[int, DeviceCache] = {}
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        for place, (index, where) in enumerate(placed.items()):
+            assert where.device != MAIN_MEMORY
+            activity = known.activity(index) if known else None
+            layer = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
+            self.layers[index] = replace(layer, place=place)
+            self.caches[index] = make_cache(config.n_head_kv, parts.pages.n_cells, config.head_dim, *types, device)
+        self.output: tuple[DeviceNorm, DeviceLinear] | None = None
+        if head:
+            self.output = uploader.norm(parts.weights.output_norm), uploader.linear(parts.weights.output)
+        self._frequencies = frequencies_of(config, parts.weights)
+        self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.pages.n_ctx_sequence, device)
+        ops, threshold = ops_for(device), effective_threshold(config, options)
+        self.stream: ColdStream | None = None
+        if options.stream_from is not None and streamable(parts.weights):
+            self.stream = ColdStream(self.link, neuron_bytes(parts.weights))
+        self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
+        self.one = DeviceFlow(config, ops, 1, parts.pages, threshold, self._counts, device)
+        self.many = DeviceFlow(config, ops, n_tokens, parts.pages, threshold, self._counts, device)
+        n_logits = config.n_vocab if head else 0
+        self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
+        self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
+        self._host_x = self.link.host(n_tokens, config.n_embd)
+        self._host_counts = self.link.host(len(placed), 2, dtype=torch.int64)
+        self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
+
+    def kept_bytes(self) -> int:
+        """What weights and KV cache take."""
+        parts = [self.output, *self.layers.values(), *self.caches.values()]
+        return sum(_nbytes(part) for part in parts)
+
+    def begin(self, flow: DeviceFlow, batch: Batch) -> DeviceFlow:
+        """Tell the kernels over one or many tokens' buffers whose the next tokens are. The buffers."""
+        places = flow.places
+        self.link.send(places.numbers, self._host_places[: len(places.numbers)], places.of(batch))
+        return flow
+
+    def take_x(self, flow: DeviceFlow, x: Tensor) -> None:
+        """The residual stream of T tokens, [T, n_embd] in main memory or on another device."""
+        n = len(x)
+        if x.device.type == "cpu":
+            self.link.send(flow.x[:n], self._host_x[:n], x)
+        else:
+            self.link.copy(flow.x[:n], x)
+
+    def give_x(self, flow: DeviceFlow, n_tokens: int) -> Tensor:
+        """The residual stream in main memory, [T, n_embd]. Waits."""
+        self.link.copy(self._host_x[:n_tokens], flow.x[:n_tokens])
+        self.link.mark()
+        self.link.wait()
+        return self._host_x[:n_tokens]
+
+    def logits_of(self, flow: DeviceFlow, rows: Sequence[int]) -> Tensor:
+        """The logits [n, n_vocab] of these rows of the residual stream, in main memory; for no more rows than there are
+        sequences nobody waits, and they are there after the next wait.
+        """
+        assert self.output is not None
+        n, first = len(rows), rows[0]
+        together = rows[-1] - first + 1 == n
+        x = flow.x[first : first + n] if together else torch.cat([flow.x[row : row + 1] for row in rows])
+        if n > len(self._logits):
+            logits = torch.empty(n, self.config.n_vocab, device=self.device)
+            flow.head(*self.output, x, logits)
+            return logits.cpu()
+        flow.head(*self.output, x, self._logits[:n])
+        self.link.copy(self._host_logits[:n], self._logits[:n])
+        return self._host_logits[:n]
+
+    def hidden_of(self, flow: DeviceFlow, rows: slice) -> Tensor:
+        """These rows [n, n_embd] of the residual stream behind the last norm, on the device."""
+        assert self.output is not None
+        return flow.last_norm(self.output[0], flow.x[rows])
+
+    def collect(self) -> npt.NDArray[np.int64]:
+        """How many neurons were let through, and how many fired here, since the last time, by layer [layers, 2], as
+        `layers` has them. Waits for all work.
+        """
+        self.link.copy(self._host_counts, self._counts)
+        self._counts.zero_()
+        self.link.mark()
+        self.link.wait()
+        counted: npt.NDArray[np.int64] = self._host_counts.numpy()
+        return counted
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        """As a backend's, for the layers that are here."""
+        where = torch.from_numpy(cells).to(self.device)
+        return {
+            f"{index}.{name}": part.index_select(1, where).transpose(0, 1).cpu().contiguous().numpy()
+            for index, cache in self.caches.items()
+            for name, part in cache.parts.items()
+        }
+
+    def share_of(self, cells: Cells, stored: Stored) -> dict[str, npt.NDArray[Any]]:
+        """What of a saved context goes here. Raises PowerInferError: it is not for such layers and caches."""
+        found = {}
+        for index, cache in self.caches.items():
+            for name, part in cache.parts.items():
+                key, shape = f"{index}.{name}", (len(cells), part.shape[0], part.shape[2])
+                found[key] = saved_part(stored, key, shape, str(part.dtype).removeprefix("torch."))
+        return found
+
+    def write_cells(self, cells: Cells, stored: Stored) -> None:
+        """Put back what `share_of` has found."""
+        where = torch.from_numpy(cells).to(self.device)
+        for index, cache in self.caches.items():
+            for name, part in cache.parts.items():
+                part.index_copy_(1, where, torch.from_numpy(stored[f"{index}.{name}"]).to(self.device).transpose(0, 1))
+
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
+        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, its keys turned back."""
+        begin = n_keep + n_discard
+        if n_discard == 0 or begin == n_past:
+            return
+        assert self.config.rope is not None  # learned positions cannot be turned back
+        assert self._frequencies is not None
+        angle = -n_discard * torch.from_numpy(self._frequencies)
+        cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
+        for cache in self.caches.values():
+            for first in range(begin, n_past, SHIFTED):
+                last = min(first + SHIFTED, n_past)
+                source, target = (
+                    torch.from_numpy(self.pages.cells(sequence, first - by, last - by)).to(self.device)
+                    for by in (0, n_discard)
+                )
+                keys = read_rows(cache.k, cache.k_scales, source).transpose(0, 1)
+                turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
+                values = read_rows(cache.v, cache.v_scales, source)
+                write_rows(cache.k, cache.k_scales, target, turned)
+                write_rows(cache.v, cache.v_scales, target, values)
+
+
+def _nbytes(part: object) -> int:
+    """Of all tensors in a piece of weights."""
+    if isinstance(part, Tensor):
+        return allocated(part.nbytes)
+    if isinstance(part, tuple):
+        return sum(map(_nbytes, part))
+    return sum(_nbytes(getattr(part, f.name)) for f in fields(part)) if is_dataclass(part) else 0

@@ -1,0 +1,353 @@
+"""The hybrid backend: layers on GPUs, with their hot neurons; cold neurons, and what else is left, on the CPU.
+
+One token: a GPU's work between two waits is recorded once and replayed. In a layer with cold neurons the GPU sends the
+FFN's input and the mask of the cold neurons, goes on with the hot ones, and adds what comes back. The CPU waits for
+what is sent only: once a layer, and never for a layer that is wholly on one side.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cpu.sparse_token import Neurons
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
+from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.cpu.weights import ColdLayer
+from powerinfer_cli.runtime.device.cold_stream import streamable
+from powerinfer_cli.runtime.device.flow import DeviceFlow
+from powerinfer_cli.runtime.device.link import Recorder, Replay
+from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
+from powerinfer_cli.runtime.device.side import DeviceSide
+from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, Tokens, make_cold_buffers
+from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
+from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
+from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.saved import Stored
+
+__all__ = ["HybridBackend"]
+
+Step = Callable[[], None]
+
+
+class HybridBackend:
+    """A model divided by a plan. `devices`: what the plan's GPUs are, as torch names them; "cpu" rehearses."""
+
+    def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
+        config, options = parts.config, parts.options
+        self.config, self.options, self.plan = config, options, plan
+        check_plan(plan, parts)
+        self._stats, self._runs = parts.stats, runs_of(plan)
+        self._stats.grow(config.n_layer)
+        self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
+        n_tokens = len(self._cpu.many.ids)
+        total = uploaded_bytes(parts, plan)
+        done = 0
+        self._sides: dict[int, DeviceSide] = {}
+        for gpu in plan.gpus:
+            device = torch.device(devices[gpu])
+            keep_budget(device, plan.budgets[gpu])
+            uploader = Uploader(device, total, parts.events, done)
+            placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
+            with told_when_full(device, plan.budgets[gpu]):
+                self._sides[gpu] = DeviceSide(
+                    parts, device, placed, head=plan.output == gpu, n_tokens=n_tokens, uploader=uploader
+                )
+            done = uploader.done
+        self._make_buffers(n_tokens)
+        self._make_cold()
+        self._steps = [self._token_steps(run) for run in self._runs]
+        self._record()
+        self._n_tokens, self._single, self._kind = 0, False, Tokens.MANY
+        self._weights = parts.weights
+        self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
+        if options.stream_from is not None and not streamable(parts.weights):
+            self._stream_from = math.inf
+            parts.events.note(
+                "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
+                "streamed (powerinfer solve --merge makes one)"
+            )
+
+    @property
+    def waits(self) -> int:
+        """How often the CPU has waited for a GPU so far."""
+        return sum(side.link.waits for side in self._sides.values())
+
+    def forward(self, batch: Batch) -> None:
+        n = len(batch)
+        self._kind = self._kind_of(batch)
+        buffers = self._cpu.one if n == 1 else self._cpu.many
+        self._cpu.begin(batch, buffers)
+        self._cpu.embed(buffers)
+        for side in self._sides.values():
+            side.begin(_flow(side, n), batch)
+        at = MAIN_MEMORY
+        for number, run in enumerate(self._runs):
+            self._move(at, run.side, n)
+            at = run.side
+            if at == MAIN_MEMORY:
+                self._cpu.run(run.layers, self._kind)
+                continue
+            with self._sides[at].link.current():
+                if n == 1:
+                    for step in self._steps[number]:
+                        step()
+                else:
+                    self._batch(run, n)
+        self._move(at, self.plan.output, n)
+        self._n_tokens, self._single = n, n == 1
+        if self.config.sparse:
+            self._stats.add(slice(None), self.config.n_ff * n)
+            self._stats.add(self._cpu.layers, 0, buffers.counts)
+
+    def _kind_of(self, batch: Batch) -> Tokens:
+        if len(batch) == 1:
+            return Tokens.ONE
+        return Tokens.FEW if len(batch) == len(batch.segments) <= self._cpu.most_few else Tokens.MANY
+
+    def record(self, batch: Batch, tap: Tap) -> None:
+        """Raises PowerInferError: a layer is divided."""
+        if self._cold:
+            raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
+        n = len(batch)
+        self._cpu.begin(batch, self._cpu.many)
+        self._cpu.embed(self._cpu.many)
+        x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
+        for run in self._runs:
+            if run.side == MAIN_MEMORY:
+                x_here = self._cpu.x_of(self._cpu.many)
+                x_here[:n] = x.cpu().numpy()
+                self._cpu.record(run.layers, n, tap)
+                x = torch.from_numpy(x_here[:n])
+            else:
+                with self._sides[run.side].link.current():
+                    x = self._record_there(run, x, batch, tap)
+
+    def _record_there(self, run: Run, x: Tensor, batch: Batch, tap: Tap) -> Tensor:
+        """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
+        side, n = self._sides[run.side], len(x)
+        flow = side.begin(side.many, batch)
+        side.take_x(flow, x)
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            flow.enter_ffn(layer, n)
+            values = flow.every_neuron(layer, n)
+            tap(index, flow.x[:n].cpu().numpy(), values.cpu().numpy())
+            adds = flow.adds(layer)
+        flow.settle(adds, n)
+        return flow.x[:n]
+
+    def logits_at(self, rows: Sequence[int]) -> Logits:
+        if self.plan.output == MAIN_MEMORY:
+            self._count()
+            return self._cpu.head_of_one() if self._single else self._cpu.head_of(rows)
+        side = self._sides[self.plan.output]
+        with side.link.current():
+            found = side.logits_of(_flow(side, self._n_tokens), rows)
+        self._count()
+        return found.numpy().copy()
+
+    def hidden_at(self, rows: slice) -> Hidden:
+        if self.plan.output == MAIN_MEMORY:
+            self._count()
+            return self._cpu.hidden_of_one() if self._single else self._cpu.hidden_of(rows)
+        side = self._sides[self.plan.output]
+        with side.link.current():
+            found: Hidden = side.hidden_of(_flow(side, self._n_tokens), rows).cpu().numpy()
+        self._count()
+        return found
+
+    def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
+        if not self._cpu.shift(sequence, n_past, n_keep, n_discard):
+            return False
+        for side in self._sides.values():
+            with side.link.current():
+                side.shift(sequence, n_past, n_keep, n_discard)
+        return True
+
+    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        found = self._cpu.read_cells(cells)
+        for side in self._sides.values():
+            with side.link.current():
+                found |= side.read_cells(cells)
+        return found
+
+    def write_cells(self, cells: Cells, stored: Stored) -> None:
+        """Nothing is written where anything is wrong."""
+        shares = [side.share_of(cells, stored) for side in self._sides.values()]
+        theirs = {name for share in shares for name in share}
+        self._cpu.write_cells(cells, {name: part for name, part in stored.items() if name not in theirs})
+        for side, share in zip(self._sides.values(), shares, strict=True):
+            with side.link.current():
+                side.write_cells(cells, share)
+
+    def use_threads(self, options: EngineOptions) -> None:
+        """What GPUs do stays recorded: steps look for the cold tier when they need it."""
+        self._cpu.use_threads(options)
+        self._make_cold()
+
+    def _make_buffers(self, n_tokens: int) -> None:
+        """What passes between the cold tiers and the GPUs."""
+        most = max((len(layer.numbers) for layer in self._cpu.weights.cold if layer), default=0)
+        host = self._sides[self.plan.gpus[0]].link.host
+        self._buffers = make_cold_buffers(host, n_tokens, self._cpu.most_few, self.config.n_embd, most)
+
+    def _make_cold(self) -> None:
+        """The cold tiers, for as many threads as there are."""
+        self._cold: dict[int, ColdTier] = {}
+        self._cold_counts = np.zeros((self.config.n_layer, 2), np.int64)
+        for index, layer in enumerate(self._cpu.weights.cold):
+            if layer is not None:
+                side = self._sides[self.plan.layers[index].device]
+                asked = side.layers[index].predictor is not None
+                neurons = _neurons(layer, self.config)
+                numbers = None if layer.alone else layer.numbers
+                where = self._buffers, self._cpu.room, self._cpu.team, self._cold_counts[index]
+                self._cold[index] = ColdTier(neurons, numbers, *where, asked=asked, few=self._cpu.most_few)
+        self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
+
+    def _record(self) -> None:
+        """Graphs, before anything that recording changes is of use."""
+        for gpu, side in self._sides.items():
+            recorder = Recorder(side.device)
+            with told_when_full(side.device, self.plan.budgets[gpu]):
+                for run, steps in zip(self._runs, self._steps, strict=True):
+                    for step in steps:
+                        if run.side == gpu and isinstance(step, Replay):
+                            recorder.record(step)
+            side.collect()  # recording has counted
+
+    def _token_steps(self, run: Run) -> list[Step]:
+        """What one token needs in a run of layers: recordings, and what the CPU does between them."""
+        if run.side == MAIN_MEMORY:
+            return []
+        side = self._sides[run.side]
+        flow = side.one
+        steps: list[Step] = []
+        work: list[Step] = []
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            work += [
+                partial(flow.attend, layer, side.caches[index], side.tables, adds, 1),
+                partial(flow.predict, layer, 1),
+            ]
+            if layer.n_cold:
+                work.append(partial(self._send, side, flow, index, 1))
+                steps += [Replay(side.device, work), side.link.mark]
+                if layer.n_hot:
+                    steps.append(Replay(side.device, [partial(flow.hot_ffn, layer, 1)]))
+                steps.append(partial(self._compute_cold, side, index, 1))
+                work = [partial(self._receive, side, flow, 1)]
+            else:
+                work.append(partial(flow.hot_ffn, layer, 1))
+            adds = flow.adds(layer)
+        work.append(partial(flow.settle, adds, 1))
+        return [*steps, Replay(side.device, work)]
+
+    def _batch(self, run: Run, n: int) -> None:
+        side = self._sides[run.side]
+        flow = side.many
+        adds: tuple[Tensor, ...] = ()
+        for index in run.layers:
+            layer = side.layers[index]
+            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            flow.predict(layer, n)
+            streamed = layer.n_cold > 0 and n >= self._stream_from
+            if layer.n_cold and not streamed:
+                self._send(side, flow, index, n)
+                side.link.mark()
+            if layer.n_hot:
+                flow.hot_ffn(layer, n)
+            if streamed:
+                self._stream(side, flow, index, n)
+            elif layer.n_cold:
+                self._compute_cold(side, index, n)
+                self._receive(side, flow, n)
+            adds = flow.adds(layer)
+        flow.settle(adds, n)
+
+    def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
+        """The layer's cold neurons pass through the GPU."""
+        weights, hot = self._weights.layers[index], self.plan.layers[index].hot
+        assert side.stream is not None  # it was made for batches of this size
+        side.stream.run(weights, cold_neurons(hot, self.config.n_ff), side.layers[index], flow, n)
+
+    def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
+        """To the cold tier: the FFN's input, and who of its neurons counts."""
+        side.link.copy(self._buffers.normed[:n], flow.normed[:n])
+        layer = side.layers[index]
+        if layer.predictor is not None:
+            mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
+            side.link.copy(mask, flow.mask[:n, layer.n_hot :].contiguous())
+
+    def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
+        begin = perf_counter()
+        side.link.wait()
+        heard = perf_counter()
+        threads = self._cpu.threads_batch if self._kind is Tokens.MANY else self._cpu.threads
+        self._cold[index].run(n, threads, self._kind)
+        seconds = self._stats.seconds
+        seconds.waiting += heard - begin
+        seconds.cold += perf_counter() - heard
+
+    def _receive(self, side: DeviceSide, flow: DeviceFlow, n: int) -> None:
+        """From the cold tier: its partial sums."""
+        n_embd = self.config.n_embd
+        side.link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+
+    def _move(self, source: int, target: int, n: int) -> None:
+        """The residual stream, from where it is to where it is needed."""
+        if source == target:
+            return
+        cpu_x = self._cpu.x_of(self._cpu.one if n == 1 else self._cpu.many)
+        if target == MAIN_MEMORY:
+            side = self._sides[source]
+            cpu_x[:n] = side.give_x(_flow(side, n), n).numpy()
+            return
+        x = torch.from_numpy(cpu_x[:n]) if source == MAIN_MEMORY else _flow(self._sides[source], n).x[:n]
+        there = self._sides[target]
+        there.take_x(_flow(there, n), x)
+
+    def _count(self) -> None:
+        """Wait for the GPUs, and add up what they and the cold tiers have counted."""
+        needed = [side for gpu, side in self._sides.items() if self.config.sparse or gpu == self.plan.output]
+        for side in needed:
+            counted = side.collect()
+            if self.config.sparse:
+                self._stats.add(list(side.layers), 0, counted)
+                self._stats.hot += int(counted[:, 1].sum())
+        if self._cold:
+            self._cold_counts[:, 0] = 0  # the GPU has told of them
+            self._stats.add(slice(None), 0, self._cold_counts)
+            self._cold_counts[:] = 0
+
+
+def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:
+    return side.one if n_tokens == 1 else side.many
+
+
+def _neurons(layer: ColdLayer, config: ModelConfig) -> Neurons:
+    gate = layer.gate
+    return Neurons(
+        gate.rows if gate else None,
+        layer.up.rows,
+        layer.down_t.rows,
+        gate.bias if gate else None,
+        layer.up.bias,
+        layer.down_t.bias,
+        config.architecture.relu_on_up,
+        config.activation,
+    )

@@ -1,0 +1,159 @@
+"""The cold tier: what the neurons in main memory make of a layer's normed input, on the CPU."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from powerinfer_cli.kernels.cpu.norm import quantise
+from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, sparse_batch
+from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
+from powerinfer_cli.kernels.cpu.sparse_token import ASK, Neurons, Told, sparse_token
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
+from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.jit import Kernel
+from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
+from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.runtime.cpu.program import Room
+
+__all__ = ["ColdBuffers", "ColdTier", "Tokens", "make_cold_buffers"]
+
+Host = Callable[..., Tensor]
+
+
+class Tokens(Enum):
+    """What a batch is: one token, one of each of a few sequences, or anything. What the first two get is the same."""
+
+    ONE = "one"
+    FEW = "few"
+    MANY = "many"
+
+
+@dataclass(frozen=True, eq=False)
+class ColdBuffers:
+    """What passes between a device and the cold tier; layers share it. In memory that the device reaches by itself."""
+
+    state: npt.NDArray[np.int64]
+    normed: Tensor  # float32 [tokens, n_embd], from the device
+    mask: Tensor  # uint8 [tokens * most cold neurons], from the device: of T tokens [T, n_cold]
+    result: Tensor  # float32 [tokens * padded(n_embd)], to the device: of T tokens [T, n_embd]
+    few: npt.NDArray[np.float32]  # [a few tokens, padded(n_embd)]: their results, before they go to `result`
+    one: Vectors
+    many: Vectors
+
+
+def make_cold_buffers(host: Host, n_tokens: int, few: int, n_embd: int, most_cold: int) -> ColdBuffers:
+    """`host` makes tensors that a device reaches. few: tokens, at most, of a batch that has one of each sequence."""
+    import torch
+
+    return ColdBuffers(
+        state=np.zeros(2, np.int64),
+        normed=host(n_tokens, n_embd),
+        mask=host(n_tokens * most_cold, dtype=torch.uint8),
+        result=host(n_tokens * padded(n_embd)),
+        few=np.zeros((few, padded(n_embd)), np.float32),
+        one=make_vectors(1, n_embd),
+        many=make_vectors(n_tokens, n_embd),
+    )
+
+
+class ColdTier:
+    """One layer's cold neurons.
+
+    numbers: where they are among the rows that `neurons` has, ascending; None: they are all its rows. asked: a mask
+    says which of them count; else all do.
+    """
+
+    def __init__(
+        self,
+        neurons: Neurons,
+        numbers: npt.NDArray[np.int32] | None,
+        buffers: ColdBuffers,
+        room: Room,
+        team: Team,
+        counts: npt.NDArray[np.int64],
+        *,
+        asked: bool,
+        few: int,
+    ) -> None:
+        """counts [2]: how many were let through, and how many fired, are added to it. few: tokens, at most, of a batch
+        that has one of each sequence.
+        """
+        self._buffers, self._team, self._asked, self._numbers = buffers, team, asked, numbers
+        b, n = buffers, neurons.up.n_rows
+        self._modes = np.zeros(n, np.uint8) if numbers is not None else b.mask.numpy()[:n]
+        result = b.result.numpy()
+        self.n_cold = n if numbers is None else len(numbers)
+        self._bits = np.zeros(n, np.int64)
+        told = None
+        if asked or numbers is not None:
+            told = Told(self._modes, np.full(n, ASK, np.uint8), self._bits)
+        workspace = _workspace(room, n)
+        self._logits = workspace.logits
+        products = room.products
+        n_embd = b.one.n
+        out = result[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
+        one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], counts)]
+        many = [
+            quantise(b.state, b.many),
+            *sparse_batch(b.state, b.many, None, neurons, told, out, counts, products, workspace),
+        ]
+        tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, b.few, counts, few)]
+        self._operations: dict[Tokens, list[Operation]] = {
+            Tokens.ONE: one,
+            Tokens.MANY: many,
+            **({Tokens.FEW: tokens} if few > 1 else {}),
+        }
+        self._programs: dict[Tokens, Compiled] = {}
+
+    @property
+    def kernels(self) -> Iterable[Kernel]:
+        """What must be compiled before `run`."""
+        return (op.kernel for ops in self._operations.values() for op in ops)
+
+    def run(self, n_tokens: int, threads: int, kind: Tokens) -> Tensor:
+        """The partial sums [T, n_embd], down's bias included, of what a device has put into the buffers."""
+        b = self._buffers
+        b.state[N_TOKENS] = n_tokens
+        vectors = b.one if kind is Tokens.ONE else b.many
+        vectors.floats[:n_tokens, : vectors.n] = b.normed.numpy()[:n_tokens]
+        self._tell(n_tokens, kind)
+        if kind not in self._programs:
+            self._programs[kind] = assemble(self._operations[kind])
+        self._team.run(self._programs[kind].table, threads)
+        found = b.result[: n_tokens * vectors.n].view(n_tokens, vectors.n)
+        if kind is Tokens.FEW:
+            found.numpy()[:] = b.few[:n_tokens, : vectors.n]
+        return found
+
+    def _tell(self, n_tokens: int, kind: Tokens) -> None:
+        """Who counts: to `modes` for one token, to `bits` for a few, to the workspace's logits, which layers share, for
+        a batch.
+        """
+        mask: npt.NDArray[np.uint8] | int = 1
+        if self._asked:
+            mask = self._buffers.mask.numpy()[: n_tokens * self.n_cold].reshape(n_tokens, self.n_cold)
+        if kind is Tokens.FEW:
+            weights = 1 << np.arange(n_tokens, dtype=np.int64)
+            self._bits[slice(None) if self._numbers is None else self._numbers] = (
+                weights @ mask if self._asked else weights.sum()
+            )
+        elif kind is Tokens.ONE:
+            if self._numbers is not None:
+                self._modes[self._numbers] = mask
+        elif self._numbers is not None:
+            self._logits[:n_tokens] = 0
+            self._logits[:n_tokens, self._numbers] = mask
+        elif self._asked:
+            self._logits[:n_tokens] = mask
+
+
+def _workspace(room: Room, n: int) -> SparseWorkspace:
+    """The shared one, its logits in rows of n."""
+    shared = room.sparse
+    assert shared is not None  # only sparse models have cold neurons
+    flat = shared.logits.reshape(-1)
+    return replace(shared, logits=flat[: len(shared.logits) * n].reshape(-1, n))

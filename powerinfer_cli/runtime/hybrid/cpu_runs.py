@@ -1,0 +1,100 @@
+"""The layers that a plan leaves in main memory, one program for each run of them, between what GPUs do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
+from powerinfer_cli.placement import Plan
+from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
+from powerinfer_cli.runtime.cpu.program import Buffers, Writer
+from powerinfer_cli.runtime.cpu.recording import Recording, all_active, recording_of
+from powerinfer_cli.runtime.cpu.side import CPUSide
+from powerinfer_cli.runtime.cpu.weights import CPUWeights
+from powerinfer_cli.runtime.hybrid.cold_tier import Tokens
+
+__all__ = ["CPURuns"]
+
+Layers = tuple[int, ...]
+
+
+class CPURuns(CPUSide):
+    """`runs`: the consecutive layers, by their number in the model, that are here."""
+
+    def __init__(self, parts: Parts, plan: Plan, runs: Sequence[Layers]) -> None:
+        self._runs = runs
+        super().__init__(parts, plan)
+
+    def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
+        """The embedding, and each run: from x to x."""
+        embed_one, embed_many = one.embedding(self.weights), many.embedding(self.weights)
+        tokens = {layers: self._operations(one, layers) for layers in self._runs}
+        fews = {layers: self._operations(few, layers) for layers in self._runs} if self.most_few > 1 else {}
+        batches = {layers: self._operations(many, layers) for layers in self._runs}
+        written = [op for run in (*tokens.values(), *fews.values(), *batches.values()) for ops in run for op in ops]
+        self.prepare(op.kernel for op in (*embed_one, *embed_many, *written))
+        self._embed_one, self._embed_many = assemble(embed_one), assemble(embed_many)
+        self._tokens = {layers: assemble([op for ops in run for op in ops]) for layers, run in tokens.items()}
+        self._fews = {layers: assemble([op for ops in run for op in ops]) for layers, run in fews.items()}
+        self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
+        self._batch_writer = many
+        self._recordings: dict[Layers, tuple[Recording, Compiled]] = {}
+
+    def _operations(self, writer: Writer, layers: Layers) -> list[list[Operation]]:
+        """Layer by layer."""
+        found = self._halted(writer, self.weights, layers)
+        found[-1] += self._end(writer, layers)
+        return found
+
+    def _halted(self, writer: Writer, weights: CPUWeights, layers: Layers) -> list[list[Operation]]:
+        """Layer by layer, without what the last one adds to x."""
+        found = []
+        adds: tuple[npt.NDArray[np.float32], ...] = ()
+        for number in layers:
+            index = self.layers.index(number)
+            found.append(writer.layer(index, weights.layers[index], self.cache.layers[index], adds))
+            adds = writer.left(weights.layers[index])
+        return found
+
+    def _end(self, writer: Writer, layers: Layers) -> list[Operation]:
+        return writer.last_add(writer.left(self.weights.layers[self.layers.index(layers[-1])]))
+
+    def record(self, layers: Layers, n_tokens: int, tap: Tap) -> None:
+        """A batch's x through these layers, every neuron computed; `tap` is called after each."""
+        if layers not in self._recordings:
+            writer = self._batch_writer
+            made = recording_of(writer, self._halted(writer, all_active(self.weights), layers))
+            end = assemble(self._end(writer, layers))
+            self.prepare(op.kernel for part in (*made.parts, end) for op in part.operations)
+            self._recordings[layers] = made, end
+        made, end = self._recordings[layers]
+        for number, part in zip(layers, made.parts, strict=True):
+            self.team.run(part.table, self.threads_batch)
+            tap(number, made.residual[:n_tokens], made.activations[:n_tokens])
+        self.team.run(end.table, self.threads_batch)
+
+    def embed(self, buffers: Buffers) -> None:
+        """x = the embeddings of the tokens that `begin` told of."""
+        if buffers is self.one:
+            self.team.run(self._embed_one.table, self.threads)
+        else:
+            self.team.run(self._embed_many.table, self.threads_batch)
+
+    def run(self, layers: Layers, kind: Tokens) -> None:
+        """x through these layers."""
+        if kind is not Tokens.MANY:
+            programs = self._tokens if kind is Tokens.ONE else self._fews
+            self.team.run(programs[layers].table, self.threads)
+            return
+        for part in self._batches[layers]:
+            self.team.run(part.table, self.threads_batch)
+
+    def hidden_of_one(self) -> Hidden:
+        """The hidden state [1, n_embd], behind the last norm, of the one token's x."""
+        self.head_of_one()
+        return self.one.normed.floats[:, : self.config.n_embd].copy()
+
+    def x_of(self, buffers: Buffers) -> npt.NDArray[np.float32]:
+        """The residual stream [tokens, n_embd], of one token or of a batch."""
+        return buffers.x.floats[:, : self.config.n_embd]

@@ -1,0 +1,1 @@
+"""The reference executor: the plain twin of the fast ones, in torch."""

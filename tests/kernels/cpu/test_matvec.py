@@ -1,0 +1,73 @@
+"""One token times a matrix, against float64 sums over the dequantised weights."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cpu.matvec import matvec
+from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.vectors import Vectors
+from powerinfer_cli.kernels.formats import FORMATS
+from powerinfer_cli.kernels.jit.program import assemble
+from tests.helpers.kernel_data import pass_on_rung, random_vectors, values_for, weight_rows
+from tests.helpers.teams import team_of
+
+TEAM = team_of(4)
+F32 = npt.NDArray[np.float32]
+
+
+def product(rows: WeightRows, x: Vectors, bias: F32 | None = None, shares: int = 2, threads: int = 2) -> F32:
+    """Nothing but the result is written, and it is there once."""
+    out = np.full(rows.n_rows + 5, np.nan, np.float32)
+    TEAM.run(assemble([matvec(rows, x, out, bias, threads=shares)]).table, threads)
+    assert np.isnan(out[rows.n_rows :]).all()
+    return out[: rows.n_rows]
+
+
+def check(rows: WeightRows, w: npt.NDArray[np.float64], kind: GGMLType, bias: F32 | None = None) -> None:
+    x = random_vectors(2, rows.n_cols)
+    x.floats[1], x.records[1] = np.nan, 0xFF  # the other token's
+    values = values_for(kind, x)[0]
+    wanted = w @ values + (0 if bias is None else bias)
+    found = product(rows, x, bias)
+    assert np.abs(found - wanted).max(initial=0) <= 2e-6 * (np.abs(w) @ np.abs(values)).max(initial=1)
+
+
+@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+def test_every_format(kind: GGMLType) -> None:
+    blocks = "_K" in kind.name or kind is GGMLType.IQ4_XS
+    for n in [1, 7, 33, 555] if FORMATS[kind].is_float else [256, 2304] if blocks else [32, 96, 2144]:
+        rows, w = weight_rows(kind, 37, n)
+        check(rows, w, kind, np.linspace(-1, 1, 37, dtype=np.float32))
+
+
+@pytest.mark.parametrize("kind", [GGMLType.Q4_0, GGMLType.F16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 15, 64, 65, 129, 500])
+def test_odd_numbers_of_rows(kind: GGMLType, n_rows: int) -> None:
+    rows, w = weight_rows(kind, n_rows, 96)
+    check(rows, w, kind)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.Q4_0, GGMLType.Q6_K], ids=lambda kind: kind.name)
+def test_rows_as_in_the_file(kind: GGMLType) -> None:
+    x = random_vectors(1, 512)
+    repacked, in_file = (weight_rows(kind, 70, 512, scratch_threads=n)[0] for n in (0, 4))
+    for threads in (1, 2, 4):
+        assert np.array_equal(product(repacked, x), product(in_file, x, threads=threads))
+
+
+@pytest.mark.parametrize("n_rows", [3, 71, 400])
+def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
+    rows, _ = weight_rows(GGMLType.Q4_K, n_rows, 512)
+    x = random_vectors(1, 512)
+    one = product(rows, x, shares=1, threads=1)
+    for shares in (1, 2, 3, 7):
+        for threads in (1, 2, 4):
+            assert np.array_equal(product(rows, x, shares=shares, threads=threads), one)
+
+
+@pytest.mark.parametrize("rung", ["avx2", "any"])
+@pytest.mark.timeout(600)
+def test_lower_rung(rung: str) -> None:
+    pass_on_rung(__file__, rung, "odd_numbers or as_in_the_file or same_bits")
