@@ -186,14 +186,14 @@ def run_with(stream: str, value: object, *args: str) -> tuple[object, str, str]:
 
 FROM_C = """
 import ctypes, sys
-from powerinfer_cli.commands import download
+from powerinfer_cli.commands.download import command
 from powerinfer_cli.cli import run
 
 def told():
     ctypes.CDLL(None).puts(b"from C")
     print("text")
 
-download._print_aliases = told
+command._print_aliases = told
 run()
 """
 

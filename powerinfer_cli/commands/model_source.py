@@ -25,9 +25,10 @@ def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
     if flags.model:
         return flags.model
     if flags.hf:
-        from powerinfer_cli.commands.hub import fetch_model
+        from powerinfer_cli.commands.download.progress import make_watch
+        from powerinfer_cli.hub import fetch_model
 
-        return fetch_model(flags.hf, token=flags.hf_token, file=hf_file)
+        return fetch_model(flags.hf, make_watch(), token=flags.hf_token, file=hf_file)
     with as_file(files("powerinfer_cli") / "bundled" / BUNDLED) as path:
         if not path.is_file():
             raise PowerInferError(f"{path}: the bundled model is missing: reinstall powerinfer, or give -m FILE")

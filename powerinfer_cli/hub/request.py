@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from powerinfer_cli.commands.aliases import resolve
-from powerinfer_cli.commands.hub_api import DEFAULT_REVISION, Hub, HubUnreachable, Listing, RemoteFile
-from powerinfer_cli.commands.hub_choice import Choice, Wish, choose, size_text
-from powerinfer_cli.commands.hub_progress import Watch, make_watch
-from powerinfer_cli.commands.hub_store import Folder
-from powerinfer_cli.commands.hub_transfer import fetch_file
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.hub.aliases import resolve
+from powerinfer_cli.hub.api import DEFAULT_REVISION, Hub, HubUnreachable, Listing, RemoteFile
+from powerinfer_cli.hub.choice import Choice, Wish, choose, size_text
+from powerinfer_cli.hub.store import Folder
+from powerinfer_cli.hub.transfer import fetch_file
+from powerinfer_cli.hub.watch import Watch
 
 __all__ = ["LOCAL_DIR", "Fetched", "Request", "fetch", "fetch_model", "parse_spec"]
 
@@ -65,10 +65,10 @@ def parse_spec(spec: str) -> tuple[str, str | None, str | None]:
 
 def fetch_model(
     spec: str,
+    progress: Watch,
     *,
     token: str | None = None,
     local_dir: Path = LOCAL_DIR,
-    progress: Watch | None = None,
     file: str | None = None,
 ) -> Path:
     """The first GGUF file of REPO_OR_ALIAS[:QUANT], or the one called `file`, downloaded unless it is already
@@ -81,7 +81,7 @@ def fetch_model(
     if file is not None:
         wish = Wish(include=(glob.escape(file),))
     request = Request(repo, wish, Path(local_dir), token=token)
-    with progress or make_watch() as watch:
+    with progress as watch:
         with _disk_errors(request.folder):
             here = _already_here(request, Folder.open(request.folder, repo), watch)
         fetched = here or fetch(request, watch)

@@ -3,40 +3,18 @@
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from powerinfer_cli.commands.hub_choice import size_text
+from powerinfer_cli.hub import Watch, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["Watch", "make_watch"]
+__all__ = ["make_watch"]
 
 _LINE_SECONDS = 10.0
 _LARGE = 10_000_000
-
-
-class Watch(Protocol):
-    """Told by a download what happens. All counts are bytes."""
-
-    def __enter__(self) -> "Watch": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
-
-    def begin(self, files: int, total: int, done: int) -> None:
-        """`done` of `total` bytes in `files` files are here already."""
-
-    def file(self, name: str, size: int, done: int) -> None:
-        """The next file, of which `done` bytes are here."""
-
-    def at(self, done: int) -> None:
-        """How much of the current file is here now."""
-
-    def note(self, text: str) -> None:
-        """One line to read."""
 
 
 def make_watch() -> Watch:

@@ -12,7 +12,7 @@ from powerinfer_cli.commands.command import command_app
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from powerinfer_cli.commands.hub import Fetched, Request
+    from powerinfer_cli.hub import Fetched, Request
 
 __all__ = ["app"]
 
@@ -91,8 +91,7 @@ app = command_app("download", download, _EPILOG)
 
 
 def _request(spec: str, flags: DownloadFlags) -> "Request":
-    from powerinfer_cli.commands.hub import Request, parse_spec
-    from powerinfer_cli.commands.hub_choice import Wish
+    from powerinfer_cli.hub import Request, Wish, parse_spec
 
     repo, named, default = parse_spec(spec)
     quant = flags.quant
@@ -105,9 +104,8 @@ def _request(spec: str, flags: DownloadFlags) -> "Request":
 
 
 def _download(request: "Request") -> None:
-    from powerinfer_cli.commands.aliases import is_for_chat
-    from powerinfer_cli.commands.hub import fetch
-    from powerinfer_cli.commands.hub_progress import make_watch
+    from powerinfer_cli.commands.download.progress import make_watch
+    from powerinfer_cli.hub import fetch, is_for_chat
 
     with make_watch() as watch:
         fetched = fetch(request, watch)
@@ -115,7 +113,7 @@ def _download(request: "Request") -> None:
 
 
 def _report(fetched: "Fetched", *, chat: bool) -> None:
-    from powerinfer_cli.commands.hub_choice import size_text
+    from powerinfer_cli.hub import size_text
 
     count = len(fetched.files)
     state = "complete" if fetched.new else "complete already"
@@ -130,7 +128,7 @@ def _report(fetched: "Fetched", *, chat: bool) -> None:
 
 def _print_aliases() -> None:
     """Two lines each, which fit 60 columns: a name that is broken in two is no use."""
-    from powerinfer_cli.commands.aliases import GROUPS
+    from powerinfer_cli.hub import GROUPS
 
     for title, group in GROUPS.items():
         typer.echo(f"{title}:")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerinfer_cli.commands.aliases import ALIASES, is_for_chat, resolve
-from powerinfer_cli.commands.hub import parse_spec
-from powerinfer_cli.commands.hub_choice import Wish, choose, find_models, is_safe, size_text
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.hub.aliases import ALIASES, is_for_chat, resolve
+from powerinfer_cli.hub.choice import Wish, choose, find_models, is_safe, size_text
+from powerinfer_cli.hub.request import parse_spec
 
 STATISTICS = [f"activation/activation_{n}.pt" for n in (0, 1, 10, 2)]
 BAMBOO = [

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
-from powerinfer_cli.commands.hub_api import Hub, HubUnreachable, Listing, RemoteFile
-from powerinfer_cli.commands.hub_progress import Watch
-from powerinfer_cli.commands.hub_store import Folder
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.hub.api import Hub, HubUnreachable, Listing, RemoteFile
+from powerinfer_cli.hub.store import Folder
+from powerinfer_cli.hub.watch import Watch
 
 __all__ = ["fetch_file"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from powerinfer_cli import __version__
-from powerinfer_cli.commands.hub_choice import is_safe
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.hub.choice import is_safe
 
 __all__ = ["Hub", "HubUnreachable", "Listing", "RemoteFile"]
 

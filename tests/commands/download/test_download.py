@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from powerinfer_cli.commands.hub_api import Hub
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.hub.api import Hub
 from tests.helpers.bamboo_repo import PART, REPO, SIZE, WEIGHTS, bamboo, files_in, folder, some_bytes, wanted
 from tests.helpers.download_cli import Cli, Result, command, environment, run_once
 from tests.helpers.hub_server import HubServer, Repo
@@ -353,11 +353,12 @@ def test_a_write_that_fails_is_one_line_and_keeps_what_came(hub: HubServer, tmp_
 FETCH_MODEL = """
 import os, sys
 from pathlib import Path
-from powerinfer_cli.commands.hub import fetch_model
+from powerinfer_cli.commands.download.progress import make_watch
+from powerinfer_cli.hub import fetch_model
 from powerinfer_cli.errors import PowerInferError
 for spec in sys.argv[1:]:
     try:
-        print(fetch_model(spec, local_dir=Path("models")))
+        print(fetch_model(spec, make_watch(), local_dir=Path("models")))
     except PowerInferError as error:
         print(type(error).__name__, error)
 """

@@ -1,16 +1,16 @@
-"""The local folder of a download, and the plain progress lines, without any hub."""
+"""The local folder of a download, without any hub."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.commands import hub_progress
-from powerinfer_cli.commands.hub import Request, Wish, fetch, fetch_model
-from powerinfer_cli.commands.hub_api import Hub, HubUnreachable, Listing, RemoteFile
-from powerinfer_cli.commands.hub_choice import MANIFEST
-from powerinfer_cli.commands.hub_store import Folder
+from powerinfer_cli.commands.download.progress import Lines
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.hub.api import Hub, HubUnreachable, Listing, RemoteFile
+from powerinfer_cli.hub.choice import MANIFEST
+from powerinfer_cli.hub.request import Request, Wish, fetch, fetch_model
+from powerinfer_cli.hub.store import Folder
 
 FILE = RemoteFile("a.gguf", 4, "0" * 64, "blob")
 LISTING = Listing("o/n", "main", "c" * 40, (FILE, RemoteFile("sub/b.json", 2)))
@@ -89,12 +89,12 @@ def test_a_models_folder_is_the_repositorys_name() -> None:
 
 def test_fetch_model_needs_no_hub_for_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     complete(tmp_path / "n")
-    monkeypatch.setattr("powerinfer_cli.commands.hub.Hub", None)
-    with hub_progress.Lines() as watch:
-        assert fetch_model("o/n", local_dir=tmp_path, progress=watch) == tmp_path / "n" / "a.gguf"
-        assert fetch_model("o/n", local_dir=tmp_path, progress=watch, file="a.gguf") == tmp_path / "n" / "a.gguf"
+    monkeypatch.setattr("powerinfer_cli.hub.request.Hub", None)
+    with Lines() as watch:
+        assert fetch_model("o/n", watch, local_dir=tmp_path) == tmp_path / "n" / "a.gguf"
+        assert fetch_model("o/n", watch, local_dir=tmp_path, file="a.gguf") == tmp_path / "n" / "a.gguf"
         with pytest.raises(PowerInferError, match=r"no file of o/n matches --include b\.gguf"):
-            fetch_model("o/n", local_dir=tmp_path, progress=watch, file="b.gguf")
+            fetch_model("o/n", watch, local_dir=tmp_path, file="b.gguf")
 
 
 def test_download_uses_what_is_here_when_no_hub_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_download_uses_what_is_here_when_no_hub_answers(tmp_path: Path, monkeypa
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     complete(tmp_path / "n")
     notes: list[str] = []
-    watch = hub_progress.Lines()
+    watch = Lines()
     monkeypatch.setattr(watch, "note", notes.append)
     fetched = fetch(Request("o/n", Wish(), tmp_path), watch)
     assert (fetched.models, fetched.new) == ((tmp_path / "n" / "a.gguf",), 0)
@@ -113,27 +113,3 @@ def test_download_uses_what_is_here_when_no_hub_answers(tmp_path: Path, monkeypa
     for request in (Request("o/n", Wish(), tmp_path, revision="v2"), Request("o/n", Wish(include=("*",)), tmp_path)):
         with pytest.raises(HubUnreachable, match="no hub today"):
             fetch(request, watch)
-
-
-def test_plain_lines_tell_speed_and_what_is_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("powerinfer_cli.commands.hub_progress.time.monotonic", lambda: now)
-    with hub_progress.Lines() as watch:
-        watch.begin(3, 60_000_000, 20_000_000)
-        watch.file("w.gguf", 50_000_000, 20_000_000)
-        now = 105.0
-        watch.at(21_000_000)
-        now = 110.0
-        watch.at(30_000_000)
-        watch.file("activation/activation_0.pt", 1000, 0)
-    assert capsys.readouterr().err.splitlines() == [
-        "downloading 60 MB in 3 files, 20 MB of it already here",
-        "w.gguf: 50 MB, going on from 20 MB",
-        "w.gguf: 30 MB of 50 MB (60%), 1 MB/s, 20 s left",
-    ]
-
-
-def test_stderr_that_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(hub_progress.make_watch(), hub_progress.Lines)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from powerinfer_cli.commands.hub_api import Listing, RemoteFile
-from powerinfer_cli.commands.hub_choice import MANIFEST, is_safe
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.hub.api import Listing, RemoteFile
+from powerinfer_cli.hub.choice import MANIFEST, is_safe
 
 __all__ = ["Folder"]
 

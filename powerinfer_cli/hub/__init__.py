@@ -1,0 +1,19 @@
+"""The Hugging Face hub: which files of a repository make a model, and bringing them here."""
+
+from powerinfer_cli.hub.aliases import GROUPS, is_for_chat
+from powerinfer_cli.hub.choice import Wish, size_text
+from powerinfer_cli.hub.request import Fetched, Request, fetch, fetch_model, parse_spec
+from powerinfer_cli.hub.watch import Watch
+
+__all__ = [
+    "GROUPS",
+    "Fetched",
+    "Request",
+    "Watch",
+    "Wish",
+    "fetch",
+    "fetch_model",
+    "is_for_chat",
+    "parse_spec",
+    "size_text",
+]

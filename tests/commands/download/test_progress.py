@@ -1,0 +1,29 @@
+"""What a download shows of how far it is."""
+
+import pytest
+
+from powerinfer_cli.commands.download import progress
+
+
+def test_plain_lines_tell_speed_and_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("powerinfer_cli.commands.download.progress.time.monotonic", lambda: now)
+    with progress.Lines() as watch:
+        watch.begin(3, 60_000_000, 20_000_000)
+        watch.file("w.gguf", 50_000_000, 20_000_000)
+        now = 105.0
+        watch.at(21_000_000)
+        now = 110.0
+        watch.at(30_000_000)
+        watch.file("activation/activation_0.pt", 1000, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "downloading 60 MB in 3 files, 20 MB of it already here",
+        "w.gguf: 50 MB, going on from 20 MB",
+        "w.gguf: 30 MB of 50 MB (60%), 1 MB/s, 20 s left",
+    ]
+
+
+def test_stderr_that_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(progress.make_watch(), progress.Lines)
