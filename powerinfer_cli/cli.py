@@ -10,8 +10,8 @@ import typer.core
 import typer.main
 
 from powerinfer_cli import __version__
-from powerinfer_cli.commands.help_page import help_page
-from powerinfer_cli.commands.other_names import advice
+from powerinfer_cli.commands.shared.help_page import help_page
+from powerinfer_cli.commands.shared.other_names import advice
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["app", "run"]

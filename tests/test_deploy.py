@@ -9,8 +9,8 @@ import pytest
 import typer.main
 import yaml
 
-from powerinfer_cli.commands.server import app
-from powerinfer_cli.commands.server_environment import VARIABLES
+from powerinfer_cli.commands.server.command import app
+from powerinfer_cli.commands.server.environment import VARIABLES
 from powerinfer_cli.deploy import copy_out
 from powerinfer_cli.deploy.__main__ import main
 from scripts.deploy_check.dockerfile import argument_defaults, environment, instructions, list_of

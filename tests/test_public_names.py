@@ -32,6 +32,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
     empty = name in (
         "powerinfer_cli.bundled",
         "powerinfer_cli.commands",
+        "powerinfer_cli.commands.shared",
         "powerinfer_cli.kernels",
         "powerinfer_cli.kernels.cpu",
         "powerinfer_cli.runtime.cpu",

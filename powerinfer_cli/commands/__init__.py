@@ -1,1 +1,1 @@
-"""One file a subcommand: flags -> options -> engine -> terminal."""
+"""The subcommands: flags -> options -> engine -> terminal. A file each, or a folder where there is more."""

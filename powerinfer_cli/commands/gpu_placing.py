@@ -6,9 +6,9 @@ from pathlib import Path
 
 from powerinfer_cli.commands.companions import Companions
 from powerinfer_cli.commands.gpus import Target
-from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.plan_files import keep_plan, kept_plan
 from powerinfer_cli.commands.plan_job import PlanJob
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use, shown_bytes

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.commands.placement_flags import DeviceFlag, PlacementFlags, parse_shares
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags, parse_shares
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.placement import parse_budgets, shown_bytes
 

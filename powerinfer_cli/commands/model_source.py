@@ -3,7 +3,7 @@
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from powerinfer_cli.commands.flags import ModelFlags
+from powerinfer_cli.commands.shared.flags import ModelFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["BUNDLED", "find_model", "is_bundled"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from powerinfer_cli.commands.companions import find_companions
 from powerinfer_cli.commands.model_file import open_model_file
-from powerinfer_cli.commands.placement_flags import PlacementFlags
 from powerinfer_cli.commands.placing import place
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer

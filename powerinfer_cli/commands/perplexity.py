@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.command import command_app
-from powerinfer_cli.commands.flags import ModelFlags
-from powerinfer_cli.commands.loading import Loading
-from powerinfer_cli.commands.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.model_source import find_model
-from powerinfer_cli.commands.placement_flags import PlacementFlags
-from powerinfer_cli.commands.predictor_flags import PredictorFlags
-from powerinfer_cli.commands.terminal import Terminal
-from powerinfer_cli.commands.text_file import read_text
+from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.flags import ModelFlags
+from powerinfer_cli.commands.shared.loading import Loading
+from powerinfer_cli.commands.shared.machine_flags import MachineFlags, with_machine
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
+from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
+from powerinfer_cli.commands.shared.terminal import Terminal
+from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
-    from powerinfer_cli.commands.interrupts import Interrupt
+    from powerinfer_cli.commands.shared.interrupts import Interrupt
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import Score
     from powerinfer_cli.text import Tokenizer
@@ -110,9 +110,9 @@ def _score(
     words: str,
 ) -> None:
     from powerinfer_cli.commands.companions import find_companions
-    from powerinfer_cli.commands.interrupts import Interrupt, Interrupted
     from powerinfer_cli.commands.model_file import open_model_file
     from powerinfer_cli.commands.placing import place
+    from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import chunks, ratio
     from powerinfer_cli.text import Tokenizer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from powerinfer_cli.commands.companions import Companions
 from powerinfer_cli.commands.gpus import find_target
-from powerinfer_cli.commands.placement_flags import PlacementFlags
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement import Plan

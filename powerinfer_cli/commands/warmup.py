@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerinfer_cli.commands.command import command_app
-from powerinfer_cli.commands.flags import CacheTypeFlag
-from powerinfer_cli.commands.terminal import Terminal
+from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.flags import CacheTypeFlag
+from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
 
 if TYPE_CHECKING:  # imports torch
@@ -50,7 +50,7 @@ def warmup(flags: WarmupFlags) -> None:
     Raises:
         PowerInferError: they could not be kept on the disk, or what loading the model raises.
     """
-    from powerinfer_cli.commands.loading import Loading
+    from powerinfer_cli.commands.shared.loading import Loading
     from powerinfer_cli.kernels.jit import RUNG, RUNG_REASON, cache_folder, not_kept
 
     terminal = Terminal(color=False, quiet=False)

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from powerinfer_cli.commands.bench_result import cpu_info  # noqa: E402  # after the path is set
+from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after the path is set
 from scripts.bench.peer_cases import CASES, Case, Figure, Measure, Model, Run, Sample, figure, runs_of  # noqa: E402  # after the path is set
 from scripts.bench.peer_report import markdown, plot, to_json  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # noqa: E402  # after the path is set
 from rich.table import Table  # noqa: E402  # after the path is set
 
-from powerinfer_cli.commands.bench_result import cpu_info  # noqa: E402  # after the path is set
+from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after the path is set
 from scripts.bench.peer import SHAPES  # noqa: E402  # after the path is set
 from scripts.bench.serve_cases import FIGURES, Found, first_token, result, streams  # noqa: E402  # after the path is set
 from scripts.clients.process import Server, running, server_command  # noqa: E402  # after the path is set

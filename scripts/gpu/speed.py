@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from powerinfer_cli.commands.bench_bandwidth import measure_bandwidth
+from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.device.memory import lift_budget
 from scripts.gpu.models import Case, plan_for, tokens

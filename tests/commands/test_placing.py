@@ -8,7 +8,7 @@ import torch
 
 from powerinfer_cli.commands import gpus, plan_files
 from powerinfer_cli.commands.gpus import Target, find_target
-from powerinfer_cli.commands.placement_flags import DeviceFlag, PlacementFlags
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from tests.helpers.main_cli import powerinfer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from powerinfer_cli.commands import bench_run
+from powerinfer_cli.commands.bench import run as bench_run
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.predictor_files import save_predictors
 from tests.helpers.result import Result

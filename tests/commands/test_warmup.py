@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.commands.loading import Loading
+from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.kernels import jit
 from powerinfer_cli.kernels.jit import ahead
 from tests.helpers.interrupts import ctrl_c_counts

@@ -44,7 +44,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "tests.helpers.main_cli",
-        "powerinfer_cli.commands.chat",
+        "powerinfer_cli.commands.main.chat",
         "powerinfer_cli.serving.lifecycle",
     ]
 )

@@ -1,0 +1,5 @@
+"""`powerinfer bench`."""
+
+from powerinfer_cli.commands.bench.command import app
+
+__all__ = ["app"]

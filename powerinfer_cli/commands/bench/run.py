@@ -1,0 +1,180 @@
+"""Running the tests of `powerinfer bench` on an engine."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
+from powerinfer_cli.commands.bench.plan import Setup, Workload
+from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
+from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
+from powerinfer_cli.commands.companions import find_companions
+from powerinfer_cli.commands.model_file import open_model_file
+from powerinfer_cli.commands.placing import Placed, place
+from powerinfer_cli.commands.shared.interrupts import Interrupt
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
+from powerinfer_cli.kernels.jit import RUNG
+from powerinfer_cli.model import load_model
+from powerinfer_cli.placement import MAIN_MEMORY
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+
+__all__ = ["Bench", "open_bench", "options_for"]
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Bench:
+    """A loaded model. `interrupt` is looked at between tokens."""
+
+    setup: Setup
+    how: Mapping[str, Any]
+    facts: ModelFacts
+    traffic: Traffic
+    engine: Engine
+    interrupt: Interrupt
+    where: Where
+
+    def switch(self, setup: Setup) -> bool:
+        """Take another number of threads. False: the setup differs in more, and its model must be loaded."""
+        if replace(setup, n_threads=self.setup.n_threads) != self.setup:
+            return False
+        self.setup = setup
+        self.engine.use_threads(setup.n_threads)
+        return True
+
+    def run(self, test: Workload, repetitions: int, *, warmup: bool, progress: Say) -> Result:
+        """Time a test. Raises Interrupted."""
+        test_time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ids = self._ids(test)
+        bandwidth = self._bandwidth() if self._counts_bytes(test) else None
+        if warmup:
+            progress("warm-up")
+            self.engine.reset()
+            self._evaluate(ids[test.n_depth :], test.n_prompt, min(test.n_gen, 1))
+        self.engine.reset()
+        if test.n_depth:
+            progress("depth")
+            self._prefill(ids[: test.n_depth])
+        self.engine.stats.reset()
+        samples = []
+        for repetition in range(repetitions):
+            progress(f"run {repetition + 1}/{repetitions}")
+            self.engine.truncate(test.n_depth)
+            start = time.perf_counter_ns()
+            self._evaluate(ids[test.n_depth :], test.n_prompt, test.n_gen)
+            samples.append(time.perf_counter_ns() - start)
+        stats = self.engine.stats
+        active, predicted = stats.mean_active, stats.mean_predicted
+        n_bytes = None
+        if self._counts_bytes(test):
+            positions = test.n_depth + (test.n_gen + 1) / 2  # token i attends to those before it, and to itself
+            shares = (1.0, 1.0) if active is None or predicted is None else (predicted, active)
+            n_bytes = self.traffic.per_token(positions, *shares)
+        return Result(
+            self.setup,
+            self.how,
+            self.facts,
+            self.where,
+            test,
+            test_time,
+            samples,
+            n_bytes,
+            bandwidth,
+            active=active,
+            predicted=predicted,
+        )
+
+    def _bandwidth(self) -> float:
+        return measure_bandwidth(self.setup.n_threads, cores=self.engine.options.cores)
+
+    def _counts_bytes(self, test: Workload) -> bool:
+        """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory. With a GPU, there are
+        two memories."""
+        return test.n_prompt == 0 and not self.where.n_gpu_layers
+
+    def _ids(self, test: Workload) -> list[int]:
+        """The same random tokens in every repetition and every run: what fires depends on them."""
+        rng = np.random.default_rng(0)
+        return [int(i) for i in rng.integers(0, self.engine.config.n_vocab, test.n_ctx)]
+
+    def _evaluate(self, ids: Sequence[int], n_prompt: int, n_gen: int) -> None:
+        if n_prompt:
+            self._prefill(ids[:n_prompt])
+        for token in ids[n_prompt : n_prompt + n_gen]:
+            self.engine.decode(token)
+            self.interrupt.check()
+
+    def _prefill(self, ids: Sequence[int]) -> None:
+        self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
+
+
+def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
+    """As the engine takes them."""
+    return EngineOptions(
+        n_ctx=n_ctx,
+        n_batch=setup.n_batch,
+        n_ubatch=setup.n_ubatch,
+        n_threads=setup.n_threads,
+        type_k=setup.type_k,
+        type_v=setup.type_v,
+    )
+
+
+def how_run(options: EngineOptions) -> dict[str, Any]:
+    """What a figure depends on besides the tests: cores and instructions, and where weights are read from.
+
+    cpu_mask is 0x0 where threads may run on any core; with --numa it has the cores of the chosen nodes.
+    """
+    cores: frozenset[int] = frozenset().union(*options.cores)
+    strict = bool(options.cores) and all(len(group) == 1 for group in options.cores)
+    in_file = not options.repack and not options.reference
+    return {
+        "cpu_mask": hex(sum(1 << core for core in cores)),
+        "cpu_strict": strict,
+        "use_mmap": in_file,
+        "rung": "" if options.reference else str(RUNG),
+        "repack": not in_file and not options.reference,
+        "mlock": options.mlock,
+        "reference": options.reference,
+    }
+
+
+def open_bench(
+    setup: Setup,
+    options: EngineOptions,
+    interrupt: Interrupt,
+    events: LoadEvents,
+    predictor_path: Path | None = None,
+    placement: PlacementFlags | None = None,
+) -> Bench:
+    """Load a model as `powerinfer main` does. Raises PowerInferError."""
+    gguf = open_model_file(setup.model)
+    beside = find_companions(gguf, setup.model, predictor_path, events.note)
+    statistics = beside.statistics
+    placed = place(gguf, setup.model, options, placement or PlacementFlags(), beside, events)
+    for line in placed.lines:
+        events.note(f"gpu: {line}")
+    engine = Engine.load(gguf, placed.options, statistics, events, placed.plan, predictors=beside.predictors)
+    config, weights = load_model(gguf, beside.predictors)
+    activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
+    asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
+    traffic = count_traffic(weights, config, setup.type_k, setup.type_v, asked)
+    return Bench(setup, how_run(options), ModelFacts.of(gguf, config), traffic, engine, interrupt, _where(placed))
+
+
+def _where(placed: Placed) -> Where:
+    plan, devices = placed.plan, placed.options.devices
+    if plan is None or not plan.gpus:
+        return Where()
+    count = sum(layer.device != MAIN_MEMORY for layer in plan.layers) + (plan.output != MAIN_MEMORY)
+    if devices[0] == "cpu":
+        return Where("CPU, GPU rehearsed", "", count)
+    import torch
+
+    return Where("CUDA", ", ".join(torch.cuda.get_device_name(devices[gpu]) for gpu in plan.gpus), count)

@@ -1,0 +1,5 @@
+"""`powerinfer main`."""
+
+from powerinfer_cli.commands.main.command import app
+
+__all__ = ["app"]

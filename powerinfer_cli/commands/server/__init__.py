@@ -1,0 +1,5 @@
+"""`powerinfer server`."""
+
+from powerinfer_cli.commands.server.command import app
+
+__all__ = ["app"]

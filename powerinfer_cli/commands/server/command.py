@@ -1,0 +1,110 @@
+"""`powerinfer server`: one model for several people at once, over HTTP."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from powerinfer_cli.commands.model_source import find_model
+from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.options import listed, server_options
+from powerinfer_cli.commands.server.words import ServerCommand
+from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.escapes import process_escapes
+from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
+from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
+from powerinfer_cli.commands.shared.loading import Loading
+from powerinfer_cli.commands.shared.machine_flags import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
+from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
+from powerinfer_cli.errors import UsageError
+
+if TYPE_CHECKING:  # these import torch
+    from powerinfer_cli.runtime import EngineOptions
+    from powerinfer_cli.serving.http.logs import Log
+    from powerinfer_cli.serving.options import ServerOptions
+    from powerinfer_cli.serving.service import ServedModel
+
+__all__ = ["app"]
+
+EPILOG = """Examples:
+powerinfer server                                the bundled model, on http://127.0.0.1:8080
+powerinfer server -m model.gguf --host 0.0.0.0 --port 8000 --api-key KEY
+powerinfer server -m model.gguf -c 16384 -np 8 --vram-budget 8 --metrics
+powerinfer server -hf PowerInfer/Bamboo-DPO-v0.1-gguf --alias bamboo
+LLAMA_ARG_CTX_SIZE=8192 powerinfer server        each flag is a variable, too, as llama.cpp names them"""
+
+AUTO_SLOTS = 4
+REQUESTS, TASKS = 3, 4  # llama-server's verbosity from which it tells of what goes well, and of all
+
+
+def server(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    door: DoorFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    chats: ChatFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+) -> None:
+    """Serve a model over HTTP, as llama-server and OpenAI's services do."""
+    if not slots.cont_batching:
+        raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
+    options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
+    options = replace(options, n_batch=model.batch_size, form=grammar.form())
+    quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
+
+    from powerinfer_cli.serving.http.logs import Log
+    from powerinfer_cli.serving.http.sockets import bind
+    from powerinfer_cli.serving.lifecycle import serve
+
+    log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
+    engine_options = with_slots(with_machine(model.options(), machine), slots)
+
+    def load() -> "tuple[ServedModel, Any]":
+        return _load(model, answers.hf_file, predictor, placement, engine_options, options, log, quiet=quiet)
+
+    serve(options, bind(listed(door.host), door.port), load, log)
+
+
+def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":
+    """Room for so many texts; -1: llama-server's way, four that share the context."""
+    if slots.parallel == 0:
+        raise UsageError("-np must be at least 1, or -1")
+    automatic = slots.parallel < 0
+    unified = automatic if slots.kv_unified is None else slots.kv_unified
+    return replace(options, n_sequences=AUTO_SLOTS if automatic else slots.parallel, unified=unified)
+
+
+def _load(
+    model: ModelFlags,
+    hf_file: str | None,
+    predictor: PredictorFlags,
+    placement: PlacementFlags,
+    engine_options: "EngineOptions",
+    options: "ServerOptions",
+    log: "Log",
+    *,
+    quiet: bool,
+) -> "tuple[ServedModel, Any]":
+    """In a thread of its own, beside the server that says so."""
+    from powerinfer_cli.commands.opening import open_model
+    from powerinfer_cli.rendering.renderer import shared_renderer
+    from powerinfer_cli.serving.chat.capabilities import capabilities_of
+    from powerinfer_cli.serving.loaded import served_model, start_thread
+
+    shared_renderer().start()  # and meanwhile the model loads
+    path = find_model(model, hf_file)
+    with Loading(log.note, quiet=quiet or options.log_json) as events:
+        opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
+    for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
+        log.note(line)
+    model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus, log)
+    remark = capabilities_of(model_served.template).remark  # found now: /props tells them, and waits for nothing
+    if remark:
+        log.note(f"warning: {remark}; chats will not be answered")
+    return model_served, start_thread(opened.gguf, opened.tokenizer, opened.engine, options, log)
+
+
+app = command_app("server", server, EPILOG, cls=ServerCommand)

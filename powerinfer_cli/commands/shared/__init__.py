@@ -1,0 +1,1 @@
+"""What several commands share: flags, the page of help, the terminal."""

@@ -1,0 +1,158 @@
+"""The flags of `powerinfer solve`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags
+from powerinfer_cli.errors import UsageError
+
+if TYPE_CHECKING:  # imports torch
+    from solver.training import TrainOptions
+
+__all__ = ["ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
+
+
+class ObjectiveFlag(StrEnum):
+    """How hot neurons are chosen: solver.planning's names."""
+
+    MILP = "milp"
+    GREEDY = "greedy"
+    FREQUENCY = "frequency"
+
+
+def _stage(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="Profile and predictors")
+
+
+def _plan(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="Plan")
+
+
+def _report(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Report")
+
+
+@dataclass(frozen=True)
+class StageFlags:
+    """What is made before the plan, of what, and where it goes."""
+
+    file: Annotated[
+        Path | None,
+        _stage("-f", "--file", metavar="FILE", help="Text to profile by. Without: one that suits the model."),
+    ] = None
+    output: Annotated[
+        Path | None,
+        _stage(
+            "-o", "--output", metavar="DIR|FILE", help="Where results go, or the plan's FILE.gpuidx. Default: beside."
+        ),
+    ] = None
+    profile_only: Annotated[bool, _stage("--profile-only", help="Make activation statistics, and end.")] = False
+    train_only: Annotated[bool, _stage("--train-only", help="Train predictors, even if there are some, and end.")] = (
+        False
+    )
+    plan_only: Annotated[bool, _stage("--plan-only", help="Only plan, by what is there.")] = False
+    recall: Annotated[
+        float, _stage("--recall", metavar="N", help="Share of active neurons that predictors must find.")
+    ] = 0.95
+    rank: Annotated[
+        int | None, _stage("--rank", metavar="N", low=1, help="Of all predictors; without, chosen for each layer.")
+    ] = None
+    steps: Annotated[int, _stage("--steps", metavar="N", low=1, help="Training steps of each layer.")] = 500
+    density: Annotated[
+        float | None, _stage("--density", metavar="N", help="SiLU, GELU: share of neurons to keep, the largest.")
+    ] = None
+    max_quality_loss: Annotated[
+        float | None,
+        _stage("--max-quality-loss", metavar="N", help="SiLU, GELU: the lowest density that costs no more (0.05)."),
+    ] = None
+    merge: Annotated[
+        Path | None, _stage("--merge", metavar="FILE", help="Write model and predictors as one PowerInfer GGUF.")
+    ] = None
+    merge_small: Annotated[
+        bool, _stage("--merge-small", help="In it, 4-bit down matrices stay so: smaller, some 3 % in perplexity.")
+    ] = False
+    force: Annotated[bool, _stage("--force", help="Make anew what nobody knows the origin of.")] = False
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        alone = [self.profile_only, self.train_only, self.plan_only]
+        if sum(alone) > 1:
+            raise UsageError("--profile-only, --train-only and --plan-only exclude each other")
+        if not 0 < self.recall < 1:
+            raise UsageError(f"--recall must be between 0 and 1, got {self.recall:g}")
+        if self.density is not None and not 0 < self.density <= 1:
+            raise UsageError(f"--density must be above 0 and at most 1, got {self.density:g}")
+        if self.max_quality_loss is not None and not self.max_quality_loss >= 0:
+            raise UsageError(f"--max-quality-loss must be from 0 on, got {self.max_quality_loss:g}")
+        if self.density is not None and self.max_quality_loss is not None:
+            raise UsageError("--density and --max-quality-loss exclude each other: one is found from the other")
+        if self.merge_small and not self.merge:
+            raise UsageError("--merge-small says how --merge FILE is written: give that, too")
+        if self.plan_only and self.merge:
+            raise UsageError("--merge has nothing to write with --plan-only")
+
+    def training(self, device: str) -> "TrainOptions":
+        """As the solver takes it. device: as torch names it."""
+        from solver.predictor import PredictorOptions
+        from solver.ranks import RankOptions
+        from solver.training import TrainOptions
+
+        return TrainOptions(
+            PredictorOptions(recall=self.recall, steps=self.steps, device=device), RankOptions(rank=self.rank)
+        )
+
+
+@dataclass(frozen=True)
+class PlanFlags:
+    """What the plan is for. Also by the names of other solvers."""
+
+    vram_budget: Annotated[
+        str | None,
+        _plan("--vram-budget", "--gpu-memory-gb", metavar="GiB,...", help="GPU memory to use, a number for each GPU."),
+    ] = None
+    gpu_layers: Annotated[
+        int | None,
+        _plan(
+            "-ngl",
+            "--gpu-layers",
+            "--n-gpu-layers",
+            "--target-gpu-layers",
+            metavar="N",
+            low=-1,
+            help="At most the last N layers have neurons on the GPU.",
+        ),
+    ] = None
+    main_gpu: Annotated[int | None, _plan("-mg", "--main-gpu", metavar="N", low=0, help="First GPU to use.")] = None
+    tensor_split: Annotated[
+        str | None, _plan("-ts", "--tensor-split", metavar="N,...", help="How GPUs share layers; else by budget.")
+    ] = None
+    device: Annotated[DeviceFlag | None, _plan("--device", help="cpu: use no GPU for any of this.")] = None
+    device_profile: Annotated[
+        str | None,
+        _plan("--device-profile", metavar="NAME|FILE", help="Plan for that machine; `list` shows the names."),
+    ] = None
+    solver: Annotated[
+        ObjectiveFlag, _plan("--solver", help="frequency: the original's objective, most activations on the GPU.")
+    ] = ObjectiveFlag.MILP
+
+    def placement(self) -> PlacementFlags:
+        """The same as the commands that run models take it."""
+        return PlacementFlags(
+            vram_budget=self.vram_budget,
+            gpu_layers=self.gpu_layers,
+            main_gpu=self.main_gpu,
+            tensor_split=self.tensor_split,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """How it is told."""
+
+    report: Annotated[Path | None, _report("--report", metavar="FILE", help="A page (HTML) with figures.")] = None
+    json: Annotated[bool, _report("--json", help="JSON on standard output instead of tables.")] = False

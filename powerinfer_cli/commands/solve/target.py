@@ -1,0 +1,87 @@
+"""For which machine `powerinfer solve` plans: this one, one of a device profile, or one that stands for a GPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from powerinfer_cli.commands.gpus import LEAST_SPARE, SPARE, Target, find_target
+from powerinfer_cli.commands.plan_files import GIVEN
+from powerinfer_cli.commands.plan_job import STAND_IN
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, parse_shares
+from powerinfer_cli.commands.solve.flags import PlanFlags
+from powerinfer_cli.errors import UsageError
+from powerinfer_cli.placement import parse_budgets, shown_bytes
+from solver.device_profile import DeviceProfile, bundled_profiles, load_profile
+
+__all__ = ["Machine", "find_machine", "whole_target"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """target: its GPUs. profile: its costs, None for those of this machine; `name`: what names them."""
+
+    target: Target
+    profile: DeviceProfile | None = None
+    name: str = ""
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Names for people."""
+        if self.profile is None:
+            return self.target.devices
+        return tuple(self.profile.gpu(index).name for index in range(len(self.target.devices)))
+
+
+def find_machine(flags: PlanFlags, note: Note) -> Machine:
+    """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be, no budget where needed."""
+    here = flags.device is not DeviceFlag.CPU and torch.cuda.is_available()
+    if flags.device_profile is None and here:
+        target = find_target(flags.placement(), note)
+        assert target is not None  # there is a GPU
+        return Machine(target)
+    shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)
+    if flags.device_profile is None and flags.vram_budget is None:
+        if flags.gpu_layers or shares or flags.main_gpu:
+            note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
+        return Machine(Target((), ()))
+    name = flags.device_profile
+    if name is None:
+        name = _stand_in(max(parse_budgets(flags.vram_budget or "")), note)
+    profile = load_profile(name)
+    if flags.vram_budget is not None:
+        # Of a machine that only stands for one, as many GPUs may be asked for, and as large ones.
+        limits = None if flags.device_profile is None else [gpu.memory or 1 << 62 for gpu in profile.gpus]
+        budgets = parse_budgets(flags.vram_budget, limits)
+    else:
+        unknown = [str(index) for index, gpu in enumerate(profile.gpus) if not gpu.memory]
+        if unknown:
+            raise UsageError(f"{name} does not say how much memory GPU {', '.join(unknown)} has: give --vram-budget")
+        budgets = tuple(max(0, gpu.memory - max(LEAST_SPARE, int(SPARE * gpu.memory))) for gpu in profile.gpus)
+    return Machine(Target(("cpu",) * len(budgets), budgets, shares), profile, GIVEN + name)
+
+
+def _stand_in(budget: int, note: Note) -> str:
+    """The known machine with the smallest GPU that has so many bytes; a note says whose costs the plan is made by."""
+    known = {name: load_profile(name).gpus[0] for name in bundled_profiles()}
+    by_size = sorted(known, key=lambda name: (known[name].memory, name != STAND_IN))
+    name = next((name for name in by_size if known[name].memory >= budget), by_size[-1])
+    card = known[name]
+    note(
+        f"no CUDA GPU is used here: the plan is for another machine, with {card.name}, by its data sheet "
+        "(--device-profile takes another)"
+    )
+    if budget > card.memory:
+        note(
+            f"warning: {shown_bytes(budget)} is more than any GPU has whose data sheet is here: "
+            f"planned as if {card.name} had it; give --device-profile FILE for yours"
+        )
+    return name
+
+
+def whole_target(machine: Machine) -> Target | None:
+    """This machine's GPUs for profiling, as far as their budgets go; None without any."""
+    target = machine.target
+    return replace(target, shares=None) if target.devices and not target.rehearsed else None
