@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags import ModelFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.machine_flags import MachineFlags, with_machine
+from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Terminal
@@ -109,10 +109,8 @@ def _score(
     text: ScoredTextFlags,
     words: str,
 ) -> None:
-    from powerinfer_cli.commands.companions import find_companions
-    from powerinfer_cli.commands.model_file import open_model_file
-    from powerinfer_cli.commands.placing import place
     from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
+    from powerinfer_cli.opening import find_companions, open_model_file, place
     from powerinfer_cli.runtime import Engine
     from powerinfer_cli.runtime.perplexity import chunks, ratio
     from powerinfer_cli.text import Tokenizer
@@ -128,7 +126,7 @@ def _score(
     options = with_machine(model.options(), machine)
     with Loading(terminal.note) as events:
         beside = find_companions(gguf, path, predictor_path, terminal.note)
-        placed = place(gguf, path, options, placement, beside, events)
+        placed = place(gguf, path, options, placement.wishes(), beside, events)
         engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
     for line in placed.lines:
         terminal.note(f"gpu: {line}")

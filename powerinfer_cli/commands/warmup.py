@@ -83,7 +83,7 @@ def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
 
 def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[int, int]:
     """Load it, its weights left in the file, or even a large one takes long; loading compiles all it needs."""
-    from powerinfer_cli.commands.model_file import open_model_file
+    from powerinfer_cli.opening import open_model_file
     from powerinfer_cli.runtime import Engine, EngineOptions
 
     compiled = 0

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.commands.model_source import BUNDLED
 from powerinfer_cli.gguf_io import GGMLType, Tensor, WritableValue, open_gguf, write_gguf
+from powerinfer_cli.opening.bundled import BUNDLED
 
 __all__ = ["write_stand_in"]
 

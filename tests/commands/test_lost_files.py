@@ -30,7 +30,7 @@ print("not reached")
 def test_a_file_that_is_cut_short_ends_the_program_with_a_line(tmp_path: Path, reading: str) -> None:
     path = tmp_path / "a model.gguf"
     shutil.copyfile(BUNDLED, path)
-    head = "import os, sys\nfrom pathlib import Path\nfrom powerinfer_cli.commands.model_file import open_model_file\n"
+    head = "import os, sys\nfrom pathlib import Path\nfrom powerinfer_cli.opening.model_file import open_model_file\n"
     program = f"{head}path = Path(sys.argv[1])\n{reading}"
     command = [sys.executable, "-c", program, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

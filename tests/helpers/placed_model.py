@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.commands import plan_job
-from powerinfer_cli.commands.companions import find_companions
-from powerinfer_cli.commands.gpus import Target
-from powerinfer_cli.commands.plan_job import STAND_IN, PlanJob
 from powerinfer_cli.commands.solve import target as solve_target
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.opening import plan_job
+from powerinfer_cli.opening.companions import find_companions
+from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.plan_job import STAND_IN, PlanJob
 from powerinfer_cli.placement import ModelBytes, save_statistics
 from powerinfer_cli.runtime import EngineOptions
 from solver.device_profile import Link, Rates, load_profile

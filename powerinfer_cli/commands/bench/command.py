@@ -12,11 +12,11 @@ import typer
 
 from powerinfer_cli.commands.bench.output import Format, printer
 from powerinfer_cli.commands.bench.plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
-from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags import MOST_THREADS, ModelFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.machine_flags import MachineFlags, Strict, with_machine
+from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Terminal
@@ -25,6 +25,7 @@ from powerinfer_cli.errors import UsageError
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.bench.run import Bench
     from powerinfer_cli.commands.shared.interrupts import Interrupt
+    from powerinfer_cli.opening import PlacementWishes
     from powerinfer_cli.runtime import EngineOptions
 
 __all__ = ["app"]
@@ -36,7 +37,7 @@ powerinfer bench                                     the bundled model
 powerinfer bench -m a.gguf,b.gguf -p 128,512 -n 64 -t 1,2
 powerinfer bench -m model.gguf -p 0 -n 64 -d 0-2048+512 -o jsonl"""
 
-Extras = tuple[Path | None, PlacementFlags]  # where predictors are, and what goes to GPUs
+Extras = tuple[Path | None, "PlacementWishes"]  # where predictors are, and what goes to GPUs
 
 
 def _test(*names: str, help: str, metavar: str = "N,...") -> Any:  # noqa: A002  # Typer's word
@@ -104,7 +105,7 @@ def bench(
     )
     if not plan:
         raise UsageError("nothing to measure: -p and -n are both 0")
-    _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement))
+    _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement.wishes()))
 
 
 app = command_app("bench", bench, EPILOG)

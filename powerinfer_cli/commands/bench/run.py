@@ -13,13 +13,10 @@ from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench.plan import Setup, Workload
 from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
-from powerinfer_cli.commands.companions import find_companions
-from powerinfer_cli.commands.model_file import open_model_file
-from powerinfer_cli.commands.placing import Placed, place
 from powerinfer_cli.commands.shared.interrupts import Interrupt
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.model import load_model
+from powerinfer_cli.opening import Placed, PlacementWishes, find_companions, open_model_file, place
 from powerinfer_cli.placement import MAIN_MEMORY
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
@@ -151,13 +148,13 @@ def open_bench(
     interrupt: Interrupt,
     events: LoadEvents,
     predictor_path: Path | None = None,
-    placement: PlacementFlags | None = None,
+    placement: PlacementWishes | None = None,
 ) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
     gguf = open_model_file(setup.model)
     beside = find_companions(gguf, setup.model, predictor_path, events.note)
     statistics = beside.statistics
-    placed = place(gguf, setup.model, options, placement or PlacementFlags(), beside, events)
+    placed = place(gguf, setup.model, options, placement or PlacementWishes(), beside, events)
     for line in placed.lines:
         events.note(f"gpu: {line}")
     engine = Engine.load(gguf, placed.options, statistics, events, placed.plan, predictors=beside.predictors)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from powerinfer_cli.commands.main.flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.main.timings import seconds_running
-from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.escapes import process_escapes
 from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.machine_flags import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Style, Terminal
@@ -75,7 +75,7 @@ def main(
             context_shift=bool(text.context_shift),
             events=events,
             predictor_path=predictor.predictor_path,
-            placement=placement,
+            placement=placement.wishes(),
         )
         session.constraint = form.compiled(
             grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.commands.main.timings import Timings
-from powerinfer_cli.commands.opening import open_model
 from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.opening import PlacementWishes, open_model
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.constrained import sample
@@ -224,7 +223,7 @@ def open_session(
     context_shift: bool,
     events: LoadEvents,
     predictor_path: Path | None = None,
-    placement: PlacementFlags | None = None,
+    placement: PlacementWishes | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
     opened = open_model(path, engine_options, events, predictor_path=predictor_path, placement=placement)

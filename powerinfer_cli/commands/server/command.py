@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
 from powerinfer_cli.commands.server.options import listed, server_options
 from powerinfer_cli.commands.server.words import ServerCommand
@@ -13,6 +12,7 @@ from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.machine_flags import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.errors import UsageError
@@ -89,7 +89,7 @@ def _load(
     quiet: bool,
 ) -> "tuple[ServedModel, Any]":
     """In a thread of its own, beside the server that says so."""
-    from powerinfer_cli.commands.opening import open_model
+    from powerinfer_cli.opening import open_model
     from powerinfer_cli.rendering.renderer import shared_renderer
     from powerinfer_cli.serving.chat.capabilities import capabilities_of
     from powerinfer_cli.serving.loaded import served_model, start_thread
@@ -97,7 +97,9 @@ def _load(
     shared_renderer().start()  # and meanwhile the model loads
     path = find_model(model, hf_file)
     with Loading(log.note, quiet=quiet or options.log_json) as events:
-        opened = open_model(path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement)
+        opened = open_model(
+            path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement.wishes()
+        )
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)
     model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus, log)

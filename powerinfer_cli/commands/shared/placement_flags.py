@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.errors import UsageError
+if TYPE_CHECKING:  # loads the engine
+    from powerinfer_cli.opening import PlacementWishes
 
-__all__ = ["DeviceFlag", "PlacementFlags", "parse_shares"]
+__all__ = ["DeviceFlag", "PlacementFlags"]
 
 
 class DeviceFlag(StrEnum):
@@ -68,32 +69,8 @@ class PlacementFlags:
         bool, _gpu("--disable-gpu-index", help="Plan anew, and neither read nor write the plan that is kept.")
     ] = False
 
-    @property
-    def given(self) -> tuple[str, ...]:
-        """Names of the flags that ask for a GPU, or say something about one."""
-        flags = {
-            "--device cuda": self.device is DeviceFlag.CUDA,
-            "--vram-budget": self.vram_budget is not None,
-            "-ngl": self.gpu_layers is not None,
-            "-mg": self.main_gpu is not None,
-            "-ts": self.tensor_split is not None,
-            "--reset-gpu-index": self.reset_gpu_index,
-            "--disable-gpu-index": self.disable_gpu_index,
-        }
-        return tuple(name for name, given in flags.items() if given)
+    def wishes(self) -> "PlacementWishes":
+        """As opening a model takes them."""
+        from powerinfer_cli.opening import PlacementWishes
 
-    @property
-    def max_layers(self) -> int | None:
-        """As `placement.reserve` takes it."""
-        return None if self.gpu_layers in (None, -1) else self.gpu_layers
-
-
-def parse_shares(text: str) -> tuple[float, ...]:
-    """The numbers of -ts, by commas or slashes. Raises UsageError."""
-    try:
-        shares = tuple(float(part) for part in text.replace("/", ",").split(","))
-    except ValueError:
-        shares = ()
-    if not shares or not all(0 <= share < float("inf") for share in shares) or not sum(shares):
-        raise UsageError(f"-ts {text[:40]!r}: must be numbers from 0 on, one for each GPU, not all 0, as 3,1")
-    return shares
+        return PlacementWishes(**vars(self))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from powerinfer_cli.commands.model_source import find_model
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags import ModelFlags
+from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
@@ -50,8 +50,8 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     text = None if stages.file is None else read_text(stages.file)
     path = find_model(model)
 
-    from powerinfer_cli.commands.model_file import open_model_file
     from powerinfer_cli.commands.solve.target import find_machine
+    from powerinfer_cli.opening import open_model_file
 
     with Working() as events:
         machine = find_machine(plan, events.note)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
+    from powerinfer_cli.opening import PlacementWishes
     from solver.training import TrainOptions
 
 __all__ = ["ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
@@ -139,14 +140,16 @@ class PlanFlags:
         ObjectiveFlag, _plan("--solver", help="frequency: the original's objective, most activations on the GPU.")
     ] = ObjectiveFlag.MILP
 
-    def placement(self) -> PlacementFlags:
-        """The same as the commands that run models take it."""
-        return PlacementFlags(
+    def wishes(self) -> "PlacementWishes":
+        """As opening a model takes them."""
+        from powerinfer_cli.opening import PlacementWishes
+
+        return PlacementWishes(
             vram_budget=self.vram_budget,
             gpu_layers=self.gpu_layers,
             main_gpu=self.main_gpu,
             tensor_split=self.tensor_split,
-            device=self.device,
+            device=None if self.device is None else self.device.value,
         )
 
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from powerinfer_cli.commands.companions import Companions
-from powerinfer_cli.commands.plan_files import keep_plan
-from powerinfer_cli.commands.plan_job import PlanJob
 from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.commands.solve.target import Machine, whole_target
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.opening import Companions
+from powerinfer_cli.opening.plan_files import keep_plan
+from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.cold_stream import streamable
@@ -53,7 +53,7 @@ def plan_stage(
         what = "activation statistics" if made.statistics is None else "predictors"
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     beside = Companions(made.statistics, made.predictors, made.together)
-    job = PlanJob.of(gguf, path, options, machine.target, beside, flags.placement().max_layers)
+    job = PlanJob.of(gguf, path, options, machine.target, beside, flags.wishes().max_layers)
     if not machine.target.rehearsed and machine.target.devices and streamable(job.weights):
         job = replace(job, options=replace(job.options, stream_from=options.n_ubatch))
     profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)

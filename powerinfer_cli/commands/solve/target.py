@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from powerinfer_cli.commands.gpus import LEAST_SPARE, SPARE, Target, find_target
-from powerinfer_cli.commands.plan_files import GIVEN
-from powerinfer_cli.commands.plan_job import STAND_IN
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, parse_shares
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag
 from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.opening.gpus import LEAST_SPARE, SPARE, Target, find_target
+from powerinfer_cli.opening.plan_files import GIVEN
+from powerinfer_cli.opening.plan_job import STAND_IN
+from powerinfer_cli.opening.wishes import parse_shares
 from powerinfer_cli.placement import parse_budgets, shown_bytes
 from solver.device_profile import DeviceProfile, bundled_profiles, load_profile
 
@@ -39,7 +40,7 @@ def find_machine(flags: PlanFlags, note: Note) -> Machine:
     """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be, no budget where needed."""
     here = flags.device is not DeviceFlag.CPU and torch.cuda.is_available()
     if flags.device_profile is None and here:
-        target = find_target(flags.placement(), note)
+        target = find_target(flags.wishes(), note)
         assert target is not None  # there is a GPU
         return Machine(target)
     shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)

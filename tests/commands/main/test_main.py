@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.commands import model_source
+from powerinfer_cli.opening import bundled as room
 from tests.helpers.main_cli import Result, powerinfer
 from tests.helpers.word_model import STORY, token_id, with_metadata, word_model
 
@@ -277,9 +277,9 @@ def test_flags_without_effect_are_told(main: Main) -> None:
 def test_without_m_the_bundled_model_runs(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = tmp_path / "bundled"
     bundled.mkdir()
-    monkeypatch.setattr(model_source, "files", lambda package: tmp_path)
+    monkeypatch.setattr(room, "files", lambda package: tmp_path)
     assert "reinstall powerinfer, or give -m FILE" in powerinfer("main").error
-    word_model().write(bundled / model_source.BUNDLED)
+    word_model().write(bundled / room.BUNDLED)
     assert powerinfer("main", "-n", "10", "-t", "1").out == STORY
 
 

@@ -17,10 +17,10 @@ import torch
 import solver.run
 import solver.stages
 from powerinfer_cli import files
-from powerinfer_cli.commands import plan_files
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.opening import plan_files
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver import kept_costs
 from solver.device_profile import load_profile, save_profile

@@ -1,14 +1,11 @@
 """Which model file a command runs: -m, -hf, or the bundled one."""
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from powerinfer_cli.commands.shared.flags import ModelFlags
-from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.errors import UsageError
 
-__all__ = ["BUNDLED", "find_model", "is_bundled"]
-
-BUNDLED = "storyteller.powerinfer.gguf"
+__all__ = ["find_model"]
 
 
 def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
@@ -29,13 +26,6 @@ def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
         from powerinfer_cli.hub import fetch_model
 
         return fetch_model(flags.hf, make_watch(), token=flags.hf_token, file=hf_file)
-    with as_file(files("powerinfer_cli") / "bundled" / BUNDLED) as path:
-        if not path.is_file():
-            raise PowerInferError(f"{path}: the bundled model is missing: reinstall powerinfer, or give -m FILE")
-        return path
+    from powerinfer_cli.opening import bundled_model
 
-
-def is_bundled(path: Path) -> bool:
-    """Does the file lie in the package itself?"""
-    with as_file(files("powerinfer_cli") / "bundled") as folder:
-        return path.resolve().parent == folder.resolve()
+    return bundled_model()

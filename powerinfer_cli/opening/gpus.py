@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags, parse_shares
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.opening.wishes import PlacementWishes, parse_shares
 from powerinfer_cli.placement import parse_budgets, shown_bytes
 
 __all__ = ["Target", "find_target"]
@@ -35,25 +35,25 @@ class Target:
         return "cpu" in self.devices
 
 
-def find_target(flags: PlacementFlags, note: Note) -> Target | None:
+def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
     """None: everything runs on the CPU; a line says so to those who asked for a GPU that is not there.
 
     Raises:
         UsageError: budgets, shares or a GPU that cannot be.
     """
-    shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)
-    wanted = None if flags.vram_budget is None else parse_budgets(flags.vram_budget)
-    if flags.device is DeviceFlag.CPU:
-        return _rehearsal(flags, wanted, shares, note)
+    shares = None if wishes.tensor_split is None else parse_shares(wishes.tensor_split)
+    wanted = None if wishes.vram_budget is None else parse_budgets(wishes.vram_budget)
+    if wishes.device == "cpu":
+        return _rehearsal(wishes, wanted, shares, note)
     count = _count_gpus()
     if not count:
-        if flags.given:
+        if wishes.given:
             note(
-                f"no CUDA GPU: {' and '.join(flags.given)} {'has' if len(flags.given) == 1 else 'have'} no effect, "
+                f"no CUDA GPU: {' and '.join(wishes.given)} {'has' if len(wishes.given) == 1 else 'have'} no effect, "
                 "everything runs on the CPU"
             )
         return None
-    return _on_cuda(flags, shares, count, note)
+    return _on_cuda(wishes, shares, count, note)
 
 
 def _count_gpus() -> int:
@@ -66,12 +66,13 @@ def _count_gpus() -> int:
 
 
 def _rehearsal(
-    flags: PlacementFlags, wanted: tuple[int, ...] | None, shares: tuple[float, ...] | None, note: Note
+    wishes: PlacementWishes, wanted: tuple[int, ...] | None, shares: tuple[float, ...] | None, note: Note
 ) -> Target | None:
-    if wanted is None and flags.gpu_layers is None:
-        if flags.given:
+    if wanted is None and wishes.gpu_layers is None:
+        if wishes.given:
             note(
-                f"{' and '.join(flags.given)}: no effect with --device cpu alone; add --vram-budget or -ngl to rehearse"
+                f"{' and '.join(wishes.given)}: no effect with --device cpu alone; "
+                "add --vram-budget or -ngl to rehearse"
             )
         return None
     count = len(wanted or shares or (0,))
@@ -79,21 +80,21 @@ def _rehearsal(
     return Target(("cpu",) * count, wanted, shares)
 
 
-def _on_cuda(flags: PlacementFlags, shares: tuple[float, ...] | None, count: int, note: Note) -> Target:
+def _on_cuda(wishes: PlacementWishes, shares: tuple[float, ...] | None, count: int, note: Note) -> Target:
     import torch
 
-    first = flags.main_gpu or 0
+    first = wishes.main_gpu or 0
     if first >= count:
         raise UsageError(f"-mg {first}: there are {count} GPUs, counted from 0")
     order = [first, *(gpu for gpu in range(count) if gpu != first)]
     cards = [torch.cuda.get_device_properties(gpu).total_memory for gpu in order]
-    given = flags.vram_budget is not None
-    if flags.vram_budget is not None:
-        budgets = parse_budgets(flags.vram_budget, cards)
+    given = wishes.vram_budget is not None
+    if wishes.vram_budget is not None:
+        budgets = parse_budgets(wishes.vram_budget, cards)
         order = order[: len(budgets)]
         _warn_of_others(order, budgets, note)
     else:
-        number = len(shares) if shares is not None else 1 if flags.main_gpu is not None else count
+        number = len(shares) if shares is not None else 1 if wishes.main_gpu is not None else count
         if number > count:
             raise UsageError(f"-ts names {number} GPUs, but there are {count}")
         order = order[:number]

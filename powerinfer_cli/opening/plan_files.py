@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from powerinfer_cli.commands.model_source import is_bundled
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.opening.bundled import is_bundled
 from powerinfer_cli.placement import (
     Conditions,
     ModelBytes,

@@ -1,13 +1,13 @@
-"""From a model's path to an engine that runs it, for every command that makes text."""
+"""From a model's path to an engine that runs it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.commands.companions import find_companions
-from powerinfer_cli.commands.model_file import open_model_file
-from powerinfer_cli.commands.placing import place
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.opening.companions import find_companions
+from powerinfer_cli.opening.model_file import open_model_file
+from powerinfer_cli.opening.placing import place
+from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 
@@ -30,13 +30,13 @@ def open_model(
     events: LoadEvents,
     *,
     predictor_path: Path | None = None,
-    placement: PlacementFlags | None = None,
+    placement: PlacementWishes | None = None,
 ) -> Opened:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
     gguf = open_model_file(path)
     tokenizer = Tokenizer.from_gguf(gguf)
     beside = find_companions(gguf, path, predictor_path, events.note)
-    placed = place(gguf, path, options, placement or PlacementFlags(), beside, events)
+    placed = place(gguf, path, options, placement or PlacementWishes(), beside, events)
     engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
     for line in tokenizer.notes:
         events.note(f"warning: {line}")

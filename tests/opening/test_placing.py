@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from powerinfer_cli.commands import gpus, plan_files
-from powerinfer_cli.commands.gpus import Target, find_target
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, PlacementFlags
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.opening import PlacementWishes, gpus, plan_files
+from powerinfer_cli.opening.gpus import Target, find_target
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
@@ -195,7 +194,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_cards")
 def test_which_gpus_and_how_much_of_them() -> None:
     def target(**flags: object) -> Target | None:
-        return find_target(PlacementFlags(**flags), notes.append)  # type: ignore[arg-type]
+        return find_target(PlacementWishes(**flags), notes.append)  # type: ignore[arg-type]
 
     notes: list[str] = []
     free = (round(8 * GIB * 0.96), 4 * GIB - GIB // 4)
@@ -204,7 +203,7 @@ def test_which_gpus_and_how_much_of_them() -> None:
     assert found.devices == ("cuda:0", "cuda:1")
     assert found.budgets == pytest.approx(free, abs=2)
     assert found.free
-    assert target(device=DeviceFlag.CPU) is None
+    assert target(device="cpu") is None
     alone = target(main_gpu=1)
     assert alone is not None
     assert (alone.devices, alone.budgets) == (("cuda:1",), pytest.approx(free[1:], abs=2))
@@ -227,4 +226,4 @@ def test_which_gpus_and_how_much_of_them() -> None:
 )
 def test_gpus_that_are_not_there(flags: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        find_target(PlacementFlags(**flags), print)  # type: ignore[arg-type]
+        find_target(PlacementWishes(**flags), print)  # type: ignore[arg-type]

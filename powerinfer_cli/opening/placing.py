@@ -1,13 +1,13 @@
-"""From flags to a placement plan: one that is kept, if it fits, or else a new one, in seconds."""
+"""From wishes to a placement plan: one that is kept, if it fits, or else a new one, in seconds."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.commands.companions import Companions
-from powerinfer_cli.commands.gpus import find_target
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.gpus import find_target
+from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
@@ -27,24 +27,24 @@ def place(
     gguf: GGUFFile,
     path: Path,
     options: EngineOptions,
-    flags: PlacementFlags,
+    wishes: PlacementWishes,
     beside: Companions,
     events: LoadEvents,
 ) -> Placed:
     """Decide what of a model goes to GPUs. A new plan is kept beside the model.
 
     Raises:
-        UsageError: flags that cannot be.
+        UsageError: wishes that cannot be.
         PowerInferError: no model that can be run.
     """
-    if options.reference and flags.given:
-        raise UsageError(f"--reference excludes {', '.join(flags.given)}: it computes on the CPU only")
-    target = None if options.reference else find_target(flags, events.note)
+    if options.reference and wishes.given:
+        raise UsageError(f"--reference excludes {', '.join(wishes.given)}: it computes on the CPU only")
+    target = None if options.reference else find_target(wishes, events.note)
     if target is None:
         return Placed(options)
-    if flags.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
+    if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return Placed(options)
-    from powerinfer_cli.commands.gpu_placing import place_on  # imports torch, which takes a second
+    from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
 
-    return Placed(*place_on(target, gguf, path, options, flags, beside, events))
+    return Placed(*place_on(target, gguf, path, options, wishes, beside, events))

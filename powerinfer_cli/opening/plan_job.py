@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from powerinfer_cli.commands.companions import Companions
-from powerinfer_cli.commands.gpus import Target
-from powerinfer_cli.commands.plan_files import GIVEN, cache_root
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, Weights, load_model
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.plan_files import GIVEN, cache_root
 from powerinfer_cli.placement import (
     Conditions,
     ModelBytes,

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from powerinfer_cli.commands.companions import Companions
-from powerinfer_cli.commands.gpus import Target
-from powerinfer_cli.commands.plan_files import keep_plan, kept_plan
-from powerinfer_cli.commands.plan_job import PlanJob
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.plan_files import keep_plan, kept_plan
+from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.cold_stream import streamable
@@ -25,7 +25,7 @@ def place_on(
     gguf: GGUFFile,
     path: Path,
     options: EngineOptions,
-    flags: PlacementFlags,
+    wishes: PlacementWishes,
     beside: Companions,
     events: LoadEvents,
 ) -> Result:
@@ -34,34 +34,34 @@ def place_on(
     Raises:
         PowerInferError: no model that can be run.
     """
-    job = _job(gguf, path, options, target, beside, flags)
-    divided = flags.gpu_layers is None and job.config.sparse and beside.statistics is not None
+    job = _job(gguf, path, options, target, beside, wishes)
+    divided = wishes.gpu_layers is None and job.config.sparse and beside.statistics is not None
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
-        if flags.gpu_layers is None and not _holds_all(whole.plan):
+        if wishes.gpu_layers is None and not _holds_all(whole.plan):
             events.note(_no_statistics(job))
         return _placed(job, whole.plan, whole.remarks, options, events)
     room = job.reservation()
     if set(room.devices) == {MAIN_MEMORY} and room.output == MAIN_MEMORY:
         return _placed(job, whole.plan, room.remarks, options, events)
-    return _placed(job, _divided(job, flags, events), room.remarks, options, events)
+    return _placed(job, _divided(job, wishes, events), room.remarks, options, events)
 
 
 def _job(
-    gguf: GGUFFile, path: Path, options: EngineOptions, target: Target, beside: Companions, flags: PlacementFlags
+    gguf: GGUFFile, path: Path, options: EngineOptions, target: Target, beside: Companions, wishes: PlacementWishes
 ) -> PlanJob:
-    job = PlanJob.of(gguf, path, options, target, beside, flags.max_layers)
+    job = PlanJob.of(gguf, path, options, target, beside, wishes.max_layers)
     streams = not target.rehearsed and job.config.sparse and streamable(job.weights)
     # Whether it pays is known with the plan; room for it is needed before.
     return replace(job, options=replace(job.options, stream_from=options.n_ubatch)) if streams else job
 
 
-def _divided(job: PlanJob, flags: PlacementFlags, events: LoadEvents) -> Plan:
+def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
     """By neurons: the plan that is kept, or a new one."""
     profile, name = job.costs(events)
     conditions = job.conditions(name)
     kept = None
-    if not (flags.reset_gpu_index or flags.disable_gpu_index):
+    if not (wishes.reset_gpu_index or wishes.disable_gpu_index):
         sizes = job.config.n_layer, job.config.n_ff
         kept = kept_plan(job.path, conditions, *sizes, events.note, free=job.target.free)
     if kept is not None:
@@ -70,7 +70,7 @@ def _divided(job: PlanJob, flags: PlacementFlags, events: LoadEvents) -> Plan:
         return plan
     result = job.make(profile)
     where = ""
-    if not flags.disable_gpu_index:
+    if not wishes.disable_gpu_index:
         try:
             where = f", kept in {keep_plan(job.path, result.plan, conditions, job.sizes, events.note)}"
         except PowerInferError as error:
