@@ -17,8 +17,7 @@ from powerinfer_cli.number_files import load_arrays
 from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.perplexity import losses
 from powerinfer_cli.text import Tokenizer
-from solver.recording import chunks_of
-from solver.sample import sample_text
+from solver.profile import chunks_of, sample_text
 from solver.stages import SolverModel
 
 __all__ = ["default_chunks", "own_text", "well_known"]

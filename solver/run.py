@@ -12,16 +12,12 @@ from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.active import ActiveRule
 from solver.default_text import default_chunks
-from solver.density import DensityChoice
-from solver.predictor import PredictorReport
-from solver.quality import Quality
-from solver.recording import Chunks
+from solver.predictor import DensityChoice, PredictorReport, Quality, TrainOptions
+from solver.profile import ActiveRule, Chunks
 from solver.sparsify import MOST_LOSS, Wanted, sparsify
 from solver.stages import Place, SolverModel, density_stage, profile_stage, text_chunks
 from solver.state import read_state
-from solver.training import TrainOptions
 
 __all__ = ["Made", "Making", "make"]
 

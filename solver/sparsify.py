@@ -3,15 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from solver.active import ActiveRule
-from solver.density import STEPS, DensityChoice
-from solver.predictor import PredictorReport
-from solver.profile import made_of
-from solver.quality import Quality
-from solver.recording import Chunks, held_out
+from solver.predictor import STEPS, DensityChoice, PredictorReport, Quality, TrainOptions
+from solver.profile import ActiveRule, Chunks, held_out, made_of
 from solver.stages import BUFFER_BYTES, Place, SolverModel, density_stage, predictor_stage, quality_stage
 from solver.state import read_state
-from solver.training import TrainOptions
 
 __all__ = ["MOST_LOSS", "Sparsified", "Wanted", "sparsify"]
 

@@ -18,15 +18,20 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
-from solver.active import ActiveRule
-from solver.collect import collect
-from solver.density import DensityChoice, DensityMeter, find_density
-from solver.predictor import PredictorReport
-from solver.profile import made_of, profile_text
-from solver.quality import Quality, compare, score
-from solver.recording import CHUNK, Chunks, chunks_of, held_out
+from solver.predictor import (
+    DensityChoice,
+    DensityMeter,
+    PredictorReport,
+    Quality,
+    TrainOptions,
+    collect,
+    compare,
+    find_density,
+    score,
+    train_layers,
+)
+from solver.profile import CHUNK, ActiveRule, Chunks, chunks_of, held_out, made_of, profile_text
 from solver.state import SolverState, read_state
-from solver.training import TrainOptions, train_layers
 
 __all__ = [
     "Place",

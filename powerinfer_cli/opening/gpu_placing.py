@@ -93,9 +93,7 @@ def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], asked: EngineOptio
 def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
     if all(placed.device == MAIN_MEMORY or placed.hot.size == job.config.n_ff for placed in plan.layers):
         return None
-    from solver.costs import activity_from
-    from solver.simulate import Work, simulate
-    from solver.streaming import stream_from
+    from solver.placing import Work, activity_from, simulate, stream_from
 
     assert job.beside.statistics is not None  # or no layer would be divided
     profile, _ = job.costs(events)

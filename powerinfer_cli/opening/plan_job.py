@@ -21,8 +21,7 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes, pages_of
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.engine import context_size
-from solver.device_profile import DeviceProfile, load_profile
-from solver.planning import PlanResult, PlanSettings, make_plan
+from solver.placing import DeviceProfile, PlanResult, PlanSettings, load_profile, make_plan
 
 __all__ = ["STAND_IN", "PlanJob"]
 
@@ -135,7 +134,7 @@ class PlanJob:
         """
         if self.target.rehearsed:
             return load_profile(STAND_IN), f"{GIVEN}{STAND_IN}"
-        from solver.kept_costs import this_machine
+        from solver.placing.kept_costs import this_machine
 
         profile = this_machine(
             self.target.devices,

@@ -2,8 +2,8 @@
 
     python scripts/bench/expected.py
 
-Nothing here is measured: bandwidths are those of data sheets (solver/profiles), and of the models only the shapes are
-real. One neuron in ten is active, as in ProSparse and Bamboo; how unevenly is assumed.
+Nothing here is measured: bandwidths are those of data sheets (solver/placing/profiles), and of the models only the
+shapes are real. One neuron in ten is active, as in ProSparse and Bamboo; how unevenly is assumed.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ import numpy as np
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import planar_bytes
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes
-from solver.device_profile import bundled_profiles, load_profile
-from solver.planning import PlanSettings, make_plan
+from solver.placing import PlanSettings, bundled_profiles, load_profile, make_plan
 
 ACTIVE = 0.1
 UNEVEN = 0.6  # exponent of the frequencies over the ranks

@@ -16,11 +16,18 @@ from powerinfer_cli.model import ModelConfig, load_weights
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes, main_memory_plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes
-from solver.costs import Activity, always_active
-from solver.device_profile import DeviceProfile, Link, load_profile
-from solver.measure import measure_cpu
-from solver.planning import PlanSettings, make_plan
-from solver.simulate import Work, simulate
+from solver.placing import (
+    Activity,
+    DeviceProfile,
+    Link,
+    PlanSettings,
+    Work,
+    always_active,
+    load_profile,
+    make_plan,
+    simulate,
+)
+from solver.placing.measure import measure_cpu
 
 GIB = 1 << 30
 N_EMBD = 8192  # of a 70B

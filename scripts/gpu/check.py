@@ -24,7 +24,7 @@ from powerinfer_cli.runtime.threads import default_threads
 from scripts.gpu.checks import Finding, budgets, equality, suites, waits
 from scripts.gpu.models import SHAPES, Case, open_case
 from scripts.gpu.speed import Speed, bandwidths, compare, timeline
-from solver.device_profile import DeviceProfile, load_profile
+from solver.placing import DeviceProfile, load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("suites", "equality", "budgets", "waits", "timeline", "speed")

@@ -14,8 +14,7 @@ from powerinfer_cli.runtime.device.bytes import model_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from scripts.synthetic.model import write_model
 from scripts.synthetic.weights import Shape
-from solver.device_profile import DeviceProfile
-from solver.planning import PlanSettings, make_plan
+from solver.placing import DeviceProfile, PlanSettings, make_plan
 
 __all__ = ["SHAPES", "Case", "open_case", "plan_for", "tokens"]
 

@@ -14,7 +14,7 @@ from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_job import STAND_IN, PlanJob
 from powerinfer_cli.placement import ModelBytes, save_statistics
 from powerinfer_cli.runtime import EngineOptions
-from solver.device_profile import Link, Rates, load_profile
+from solver.placing import Link, Rates, load_profile
 from tests.helpers.model_file import ModelFile
 from tests.helpers.word_model import word_model
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from powerinfer_cli.placement import LayerBytes, ModelBytes, reserve
-from solver.costs import Activity
-from solver.device_profile import DeviceProfile, Link, Processor, Rates
-from solver.problem import Problem, build_problem
+from solver.placing import Activity, DeviceProfile, Link, Processor, Rates
+from solver.placing.problem import Problem, build_problem
 
 NEURON = 100  # bytes
 

@@ -38,8 +38,8 @@ def test_what_a_model_does_not_know_is_left_out(
     model: SolverModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(default_text, "own_size", lambda _: 600)
-    tales = (Path(default_text.__file__).parent / "texts" / "07_tales.txt").read_text(encoding="utf-8")
-    code = (Path(default_text.__file__).parent / "texts" / "04_code.txt").read_text(encoding="utf-8")
+    tales = (Path(default_text.__file__).parent / "profile" / "texts" / "07_tales.txt").read_text(encoding="utf-8")
+    code = (Path(default_text.__file__).parent / "profile" / "texts" / "04_code.txt").read_text(encoding="utf-8")
     monkeypatch.setattr(default_text, "sample_text", lambda: tales[:5500] + code[:4000])
     chunks = default_chunks(model, tokenizer, tmp_path)
     texts = [tokenizer.decode(chunk) for chunk in chunks]

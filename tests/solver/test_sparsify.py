@@ -9,12 +9,9 @@ import pytest
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver import sparsify as module
-from solver.density import DensityChoice
-from solver.predictor import PredictorOptions
-from solver.ranks import RankOptions
+from solver.predictor import DensityChoice, PredictorOptions, RankOptions, TrainOptions
 from solver.sparsify import Wanted, sparsify
 from solver.stages import Place, SolverModel, text_chunks
-from solver.training import TrainOptions
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
 ENGINE = EngineOptions(n_threads=1, reference=True)

@@ -13,14 +13,11 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, open_gguf
 from powerinfer_cli.model import load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
-from solver import training
-from solver.active import ActiveRule
 from solver.dense import write_dense
 from solver.merge import merge
-from solver.predictor import PredictorOptions
-from solver.ranks import RankOptions
+from solver.predictor import PredictorOptions, RankOptions, TrainOptions, training
+from solver.profile import ActiveRule
 from solver.stages import Place, SolverModel, predictor_stage, profile_stage, quality_stage, text_chunks
-from solver.training import TrainOptions
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import random_predictors

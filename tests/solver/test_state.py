@@ -11,7 +11,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import load_predictors
 from solver.predictor import PredictorReport, TrainedPredictor
-from solver.predictor_files import publish, write_layer
+from solver.predictor.files import publish, write_layer
 from solver.state import read_state
 
 MADE = {"model": "a", "text": "b", "options": {"recall": 0.95, "rank": None}}

@@ -71,7 +71,7 @@ app = command_app("solve", solve, EPILOG)
 
 
 def _list_profiles() -> None:
-    from solver.device_profile import bundled_profiles, load_profile
+    from solver.placing import bundled_profiles, load_profile
 
     for name in bundled_profiles():
         profile = load_profile(name)

@@ -12,13 +12,13 @@ from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.opening import PlacementWishes
-    from solver.training import TrainOptions
+    from solver.predictor import TrainOptions
 
 __all__ = ["ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
 
 
 class ObjectiveFlag(StrEnum):
-    """How hot neurons are chosen: solver.planning's names."""
+    """How hot neurons are chosen: solver.placing.planning's names."""
 
     MILP = "milp"
     GREEDY = "greedy"
@@ -98,9 +98,7 @@ class StageFlags:
 
     def training(self, device: str) -> "TrainOptions":
         """As the solver takes it. device: as torch names it."""
-        from solver.predictor import PredictorOptions
-        from solver.ranks import RankOptions
-        from solver.training import TrainOptions
+        from solver.predictor import PredictorOptions, RankOptions, TrainOptions
 
         return TrainOptions(
             PredictorOptions(recall=self.recall, steps=self.steps, device=device), RankOptions(rank=self.rank)

@@ -13,10 +13,8 @@ from powerinfer_cli.commands.solve.flags import ReportFlags
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import model_fingerprint, shown_bytes
-from solver.costs import activity_from
-from solver.report import Planned, report_data
-from solver.report_figures import PARTS
-from solver.report_html import report_page, write_page
+from solver.placing import activity_from
+from solver.report import PARTS, Planned, report_data, report_page, write_page
 from solver.run import Made
 
 __all__ = ["show", "tables"]

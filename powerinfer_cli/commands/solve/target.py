@@ -13,7 +13,7 @@ from powerinfer_cli.opening.plan_files import GIVEN
 from powerinfer_cli.opening.plan_job import STAND_IN
 from powerinfer_cli.opening.wishes import parse_shares
 from powerinfer_cli.placement import parse_budgets, shown_bytes
-from solver.device_profile import DeviceProfile, bundled_profiles, load_profile
+from solver.placing import DeviceProfile, bundled_profiles, load_profile
 
 __all__ = ["Machine", "find_machine", "whole_target"]
 

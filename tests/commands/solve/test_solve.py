@@ -22,8 +22,7 @@ from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import plan_files
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
-from solver import kept_costs
-from solver.device_profile import load_profile, save_profile
+from solver.placing import kept_costs, load_profile, save_profile
 from tests.helpers.main_cli import Process, powerinfer
 from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
 from tests.helpers.result import Result

@@ -1,0 +1,177 @@
+"""What a layer's FFN takes for one token, as a function of how many of its neurons are hot."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.placement import ActivationStatistics, LayerBytes, Neurons
+from solver.placing.device_profile import DeviceProfile, Link, Processor
+
+__all__ = ["Activity", "Counts", "Floats", "LayerCosts", "Together", "activity_from", "always_active", "handover"]
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+class Together(Protocol):
+    """What a profile knows of neurons that fire together.
+
+    A layer's neurons, the most active first, are cut at the ranks `bounds` [G + 1]; covariance [layers, G, G] is that
+    of how many of each group are active for a token. tokens: that were counted.
+    """
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def bounds(self) -> Counts: ...
+    @property
+    def covariance(self) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Activity:
+    """How often neurons are active: one vector [n_ff] a layer, 0..1.
+
+    dense: all neurons are computed whatever they are, so that rows are read from front to back. together: how they fire
+    together; None where nobody measured it, or where it does not matter.
+    """
+
+    frequencies: tuple[Floats, ...]
+    dense: bool = False
+    together: Together | None = None
+
+
+def activity_from(statistics: ActivationStatistics, together: Together | None = None) -> Activity:
+    """From counts, over as many tokens as `together` says, or as the largest of them, as of a neuron always active."""
+    largest = max((counts.max(initial=0.0) for counts in statistics.counts), default=0.0)
+    seen = together.tokens if together else largest
+    frequencies = tuple(np.clip(counts / (seen or 1.0), 0.0, 1.0) for counts in statistics.counts)
+    return Activity(frequencies, together=together)
+
+
+def always_active(layers: Sequence[LayerBytes]) -> Activity:
+    """Of a dense model."""
+    return Activity(tuple(np.ones(layer.neurons) for layer in layers), dense=True)
+
+
+def handover(link: Link, n_embd: int) -> float:
+    """Seconds to give a layer's input in float32 to another processor, and to take its part of the output back."""
+    return link.synchronisation + 2 * 4 * n_embd / link.bandwidth
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """An FFN's times, in seconds, with the first n neurons of `order` hot.
+
+    order [n_ff]: the most frequent first, of equal ones the lower. mass [n_ff + 1]: how many of the first n neurons
+    are expected to be active. deviation [n_ff + 1]: how far, from token to token, the GPU's time less the CPU's is from
+    its mean; 0 where nobody knows. gpu, cpu: seconds for one active neuron. gpu_fixed, cpu_fixed: seconds for any.
+    handover: seconds, once both are used.
+    """
+
+    order: Counts
+    mass: Floats
+    deviation: Floats
+    neuron: int
+    gpu: float
+    cpu: float
+    gpu_fixed: float
+    cpu_fixed: float
+    handover: float
+
+    @classmethod
+    def of(
+        cls, layer: LayerBytes, activity: Activity, index: int, profile: DeviceProfile, gpu: int, kind: str, n_embd: int
+    ) -> "LayerCosts":
+        """Of one layer that lies on a GPU, with weights of a type."""
+        frequencies = activity.frequencies[index]
+        order = np.argsort(-frequencies, kind="stable")
+
+        def seconds(processor: Processor) -> float:
+            rates = processor.rates_for(kind)
+            return layer.neuron / (rates.dense if activity.dense else rates.scattered)
+
+        processor = profile.gpu(gpu)
+        times = seconds(processor), seconds(profile.cpu)
+        return cls(
+            order=order,
+            mass=_running(frequencies[order]),
+            deviation=_deviation(activity.together, index, layer.neurons, *times),
+            neuron=layer.neuron,
+            gpu=times[0],
+            cpu=times[1],
+            gpu_fixed=processor.ffn,
+            cpu_fixed=profile.cpu.ffn,
+            handover=handover(profile.link, n_embd),
+        )
+
+    def with_hot(self, hot: Neurons) -> "LayerCosts":
+        """With these neurons first, and then all others. Of how others than the most frequent vary nothing is known."""
+        if np.array_equal(np.sort(self.order[: hot.size]), hot):
+            return self
+        cold = np.ones(self.n_ff, np.bool_)
+        cold[hot] = False
+        order = np.concatenate([hot.astype(np.int64), np.flatnonzero(cold)])
+        place = np.empty(self.n_ff, np.int64)
+        place[self.order] = np.arange(self.n_ff)
+        mass = _running(np.diff(self.mass)[place[order]])
+        return replace(self, order=order, mass=mass, deviation=np.zeros(self.n_ff + 1))
+
+    @property
+    def n_ff(self) -> int:
+        """Neurons."""
+        return self.order.size
+
+    def gpu_time(self, hot: Counts) -> Floats:
+        """For each number of hot neurons."""
+        return np.where(hot > 0, self.gpu_fixed + self.mass[hot] * self.gpu, 0.0)
+
+    def cpu_time(self, hot: Counts) -> Floats:
+        """For each number of hot neurons."""
+        return np.where(hot < self.n_ff, self.cpu_fixed + (self.mass[-1] - self.mass[hot]) * self.cpu, 0.0)
+
+    def time(self, hot: Counts) -> Floats:
+        """Until both are done and the sum is there, for each number of hot neurons."""
+        gpu, cpu = self.gpu_time(hot), self.cpu_time(hot)
+        both = np.maximum(gpu, cpu)
+        if self.deviation.any():
+            both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), cpu)
+        return np.where(hot < self.n_ff, both + self.handover, gpu)
+
+
+def _running(values: Floats) -> Floats:
+    """Sums of the first 0, 1, 2, ... values."""
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _deviation(together: Together | None, layer: int, n_ff: int, gpu: float, cpu: float) -> Floats:
+    """Of the GPU's time for the first n neurons less the CPU's for the others, [n_ff + 1]."""
+    if together is None:
+        return np.zeros(n_ff + 1)
+    bounds, covariance = together.bounds, together.covariance
+    groups = bounds.size - 1
+    fits = groups > 0 and covariance.shape[1:] == (groups, groups) and layer < len(covariance)
+    if not fits or bounds[0] != 0 or bounds[-1] != n_ff or (np.diff(bounds) <= 0).any():
+        raise PowerInferError("the profile says how another model's neurons fire together: make it anew")
+    variances = []
+    for cut in range(groups + 1):
+        weights = np.where(np.arange(groups) < cut, gpu, -cpu)
+        variances.append(float(weights @ covariance[layer] @ weights))
+    return np.sqrt(np.interp(np.arange(n_ff + 1), bounds, np.maximum(variances, 0.0)))
+
+
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _expected_maximum(a: Floats, b: Floats, deviation: Floats) -> Floats:
+    """Of two normal numbers with means a and b; `deviation`: of their difference (Clark, 1961)."""
+    safe = np.maximum(deviation, 1e-300)
+    z = np.clip((a - b) / safe, -30.0, 30.0)
+    share = 0.5 * (1.0 + _ERF(z / math.sqrt(2.0)))
+    found: Floats = a * share + b * (1.0 - share) + deviation * np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    return found

@@ -1,0 +1,69 @@
+"""The costs of the machine that this runs on: measured once, and kept while its processors and the question stay."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.kernels.formats import FORMATS
+from powerinfer_cli.kernels.formats.convert import conversion
+from solver.placing.device_profile import DeviceProfile, load_profile, save_profile
+from solver.placing.machine import measure_machine
+
+__all__ = ["machine_name", "this_machine"]
+
+LEAST_WIDTH = 1024  # numbers in a row: a narrower model's rows are measured as if they were so long
+
+
+def this_machine(
+    devices: Sequence[str],
+    kind: GGMLType,
+    n_embd: int,
+    kept: Path,
+    *,
+    budgets: Sequence[int] = (),
+    threads: int | None = None,
+    cores: Sequence[frozenset[int]] = (),
+    anew: bool = False,
+    on_step: Callable[[str], None] | None = None,
+) -> DeviceProfile:
+    """Costs of this CPU and of these devices for weights of a type: some seconds, unless they lie in the folder `kept`.
+
+    anew: what lies there is replaced. Its note names the processors. Raises PowerInferError: too little memory.
+    """
+    packed = kind if kind in FORMATS else conversion(kind)
+    width = max(LEAST_WIDTH, n_embd)
+    width += -width % max(256, BLOCK[packed][0])
+    machine = machine_name(devices)
+    asked = f"{machine}, {packed.name}, {width}, {threads}, {sorted(map(sorted, cores))}"
+    path = kept / f"{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
+    if not anew:
+        try:
+            return load_profile(str(path))
+        except PowerInferError:
+            pass  # not measured yet, or damaged: either way it is measured now
+    measured = measure_machine(devices, [packed], width, budgets=budgets, threads=threads, cores=cores, on_step=on_step)
+    profile = replace(measured, note=f"Measured: {machine}")
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        save_profile(path, profile)
+    except (OSError, PowerInferError):
+        pass  # a cache that cannot be written costs time only
+    return profile
+
+
+def machine_name(devices: Sequence[str]) -> str:
+    """What tells one machine's costs from another's, in words."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    except OSError:
+        pass  # not Linux
+    gpus = [torch.cuda.get_device_name(device) if device.startswith("cuda") else device for device in devices]
+    return ", ".join([cpu, *gpus])

@@ -1,0 +1,66 @@
+"""This machine's device profile: its CPU and its GPUs, measured."""
+
+import gc
+from collections.abc import Callable, Sequence
+
+import torch
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType
+from solver.placing.device_profile import DeviceProfile, Link, Processor
+from solver.placing.measure import measure_cpu
+from solver.placing.measure_gpu import measure_gpu, measure_link
+
+__all__ = ["measure_machine"]
+
+NO_LINK = Link(bandwidth=1e10, synchronisation=0.0)  # of a machine that has no GPU to hand anything to
+
+
+def measure_machine(
+    devices: Sequence[str] = (),
+    kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
+    n_embd: int = 4096,
+    *,
+    budgets: Sequence[int] = (),
+    threads: int | None = None,
+    cores: Sequence[frozenset[int]] = (),
+    on_step: Callable[[str], None] | None = None,
+) -> DeviceProfile:
+    """Time the CPU and these devices ("cuda:0", or "cpu" to rehearse), some seconds in all.
+
+    kinds: weight types, the first for all others. n_embd: width of the residual stream. budgets: bytes by device; no
+    more are taken while measuring, and none of them are kept. The slowest way to a device stands for all.
+    Raises PowerInferError: too little memory.
+    """
+    try:
+        cpu = measure_cpu(kinds, n_embd, threads, cores, on_step)
+        gpus, links = [], [NO_LINK]
+        for index, name in enumerate(devices):
+            gpu, link = _device(torch.device(name), kinds, n_embd, budgets[index] if budgets else None, on_step)
+            gpus.append(gpu)
+            links.append(link)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise PowerInferError(
+            "no memory to measure this machine: close other programs, or give --device-profile"
+        ) from error
+    link = Link(
+        bandwidth=min(link.bandwidth for link in links[1:] or links),
+        synchronisation=max(link.synchronisation for link in links),
+    )
+    return DeviceProfile("measured", "Measured on this machine.", cpu, tuple(gpus), link)
+
+
+def _device(
+    device: torch.device,
+    kinds: Sequence[GGMLType],
+    n_embd: int,
+    budget: int | None,
+    on_step: Callable[[str], None] | None,
+) -> tuple[Processor, Link]:
+    try:
+        return measure_gpu(device, kinds, n_embd, budget, on_step), measure_link(device, n_embd)
+    finally:
+        gc.collect()  # what was measured refers to itself
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,171 @@
+"""What a GPU costs, and the way to it: the engine's own operations on that device, timed."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.kernels.cache import PAGE, CacheType
+from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
+from powerinfer_cli.model import NormKind
+from powerinfer_cli.runtime.device.link import Link as Way
+from powerinfer_cli.runtime.device.link import Recorder, Replay
+from solver.placing.device_profile import ANY_TYPE, Link, Processor, Rates
+from solver.placing.measure import DENSITIES, rate_and_fixed
+
+__all__ = ["measure_gpu", "measure_link"]
+
+WEIGHTS = 512 << 20  # bytes, of each kind of product: more than a GPU's caches hold
+HEADS, HEAD_DIM, POSITIONS = 32, 128, 4096
+COPY = 64 << 20  # bytes
+ROUNDS = 5
+LEAST_RUNS, LONG_ENOUGH = 10, 0.1  # of each measurement; seconds
+TOKEN = 5e-5  # seconds: launches between two tokens
+
+
+def measure_gpu(
+    device: torch.device,
+    kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
+    n_embd: int = 4096,
+    budget: int | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Processor:
+    """Time a device's parts. The first of `kinds` stands for all others. Any device will do, "cpu" to rehearse.
+
+    n_embd: numbers in a row. budget: bytes; about half of them are used at most. Raises torch.cuda.OutOfMemoryError.
+    """
+    bench = _Bench(device, n_embd, WEIGHTS if budget is None else min(WEIGHTS, budget // 2))
+    rates, ffn = {}, []
+    for kind in dict.fromkeys(kinds):
+        if on_step:
+            on_step(f"{device}: {kind.name}")
+        scattered, fixed = bench.scattered(kind)
+        rates[kind.name] = Rates(bench.dense(kind), scattered)
+        ffn.append(fixed)
+    cuda = device.type == "cuda"
+    return Processor(
+        name=torch.cuda.get_device_name(device) if cuda else str(device),
+        memory=torch.cuda.get_device_properties(device).total_memory if cuda else 0,
+        rates=rates | {ANY_TYPE: rates[kinds[0].name]},
+        cache=bench.cache(),
+        layer=bench.layer(),
+        ffn=sum(ffn) / len(ffn),
+        token=TOKEN,
+    )
+
+
+def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
+    """Time copies to and from a device, and what a layer that is divided does between its two sides."""
+    bench = _Bench(device, n_embd, 0)
+    there, here = torch.zeros(COPY, dtype=torch.uint8, device=device), bench.way.host(COPY, dtype=torch.uint8)
+    copied = bench.seconds([lambda: bench.way.copy(there, here), lambda: bench.way.copy(here, there)], graph=False)
+    bandwidth = 2 * COPY / copied
+    x, seen = torch.zeros(n_embd, device=device), bench.way.host(n_embd)
+    work = Replay(device, [_silent(lambda: x.mul_(1.0))])
+    Recorder(device).record(work)
+
+    def divided() -> None:
+        """As the hybrid backend: the layer's input goes out, is waited for, and a part of the sum comes back."""
+        work()
+        bench.way.copy(seen, x)
+        bench.way.mark()
+        bench.way.wait()
+        bench.way.copy(x, seen)
+
+    seconds = bench.seconds([divided], graph=False)
+    return Link(bandwidth, max(0.0, seconds - 2 * 4 * n_embd / bandwidth))
+
+
+class _Bench:
+    """weights: bytes, of each kind of product."""
+
+    def __init__(self, device: torch.device, n_embd: int, weights: int) -> None:
+        self.device, self.n_embd, self.weights = device, n_embd, weights
+        self.ops: Ops = ops_for(device)
+        self.way = Way(device)
+
+    def dense(self, kind: GGMLType) -> float:
+        """Bytes a second of matrices from front to back."""
+        n_rows = max(1, self.weights // planar_bytes(kind, 1, self.n_embd))
+        rows, x, out = self._weights(kind, n_rows), self._zeros(self.n_embd), self._zeros(n_rows)
+        return planar_bytes(kind, n_rows, self.n_embd) / self.seconds([lambda: self.ops.matvec(rows, x, out=out)])
+
+    def scattered(self, kind: GGMLType) -> tuple[float, float]:
+        """Bytes a second of active neurons' rows, and seconds that an FFN costs besides."""
+        n_ff = max(32, self.weights // 3 // planar_bytes(kind, 1, self.n_embd))
+        gate, up, down = (self._weights(kind, n_ff) for _ in range(3))
+        x, out, fires = self._zeros(self.n_embd), self._zeros(self.n_embd), torch.ones(n_ff, device=self.device)
+        drawn = torch.randperm(n_ff, generator=torch.Generator().manual_seed(0))
+        neuron, n_bytes, seconds = 3 * planar_bytes(kind, 1, self.n_embd), [], []
+        for density in DENSITIES:
+            count = round(density * n_ff)
+            mask = torch.zeros(n_ff, dtype=torch.uint8)
+            mask[drawn[:count]] = 1
+            there = mask.to(self.device)
+            n_bytes.append(float(count * neuron))
+            seconds.append(self.seconds([self._sparse_ffn(x, there, (gate, up, down), fires, out)]))
+        return rate_and_fixed(n_bytes, seconds)
+
+    def _sparse_ffn(
+        self, x: Tensor, mask: Tensor, rows: tuple[PlanarRows, PlanarRows, PlanarRows], fires: Tensor, out: Tensor
+    ) -> Callable[[], object]:
+        return lambda: self.ops.sparse_ffn(x, mask, *rows, gate_bias=fires, out=out)
+
+    def cache(self) -> float:
+        """Bytes of keys and values a second, in float16."""
+        cache = make_cache(HEADS, POSITIONS, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
+        q, last = self._zeros(1, HEADS * HEAD_DIM), torch.tensor([POSITIONS - 1], device=self.device)
+        pages = torch.arange(POSITIONS // PAGE, device=self.device)
+        return cache.nbytes / self.seconds([lambda: self.ops.attention(q, cache, last, pages)])
+
+    def layer(self) -> float:
+        """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
+        ops, tiny = self.ops, self._weights(GGMLType.F32, 64, 64)
+        cache = make_cache(HEADS, PAGE, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
+        q, past = self._zeros(1, HEADS * HEAD_DIM), torch.tensor([0], device=self.device)
+        x, weight, few = self._zeros(self.n_embd), self._zeros(self.n_embd), self._zeros(64)
+        return self.seconds(
+            [
+                lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
+                *[lambda: ops.matvec(tiny, few)] * 3,
+                lambda: ops.rope_store(q, q, q, cache, past, past, None, None, None),
+                lambda: ops.attention(q, cache, past, past),
+                lambda: ops.matvec(tiny, few),
+                lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
+                lambda: ops.predict(tiny, tiny, few, 0.0),
+            ]
+        )
+
+    def seconds(self, work: Sequence[Callable[[], object]], *, graph: bool = True) -> float:
+        """Of the work, a quarter of whose runs took less; on CUDA replayed from a graph, unless it cannot be."""
+        pieces = [_silent(piece) for piece in work] * ROUNDS
+        replay = Replay(self.device, pieces)
+        if graph:
+            Recorder(self.device).record(replay)
+        times: list[float] = []
+        while len(times) <= LEAST_RUNS or sum(times) < LONG_ENOUGH:
+            start = time.perf_counter()
+            replay()
+            self.way.mark()
+            self.way.wait()
+            times.append(time.perf_counter() - start)
+        return sorted(times[1:])[len(times) // 4] / ROUNDS
+
+    def _weights(self, kind: GGMLType, n_rows: int, n_cols: int = 0) -> PlanarRows:
+        """Zeros: how long a product takes does not depend on the numbers."""
+        n_cols = n_cols or self.n_embd
+        size, n_bytes = BLOCK[kind]
+        row = torch.zeros(1, n_cols // size * n_bytes, dtype=torch.uint8, device=self.device)
+        return to_planar(row.expand(n_rows, -1), kind, n_cols)  # one row for all, which become many there
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.device)
+
+
+def _silent(piece: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        piece()
+
+    return run

@@ -1,0 +1,110 @@
+"""What a plan leads one to expect: costs in, seconds and tokens a second of decoding out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, ModelBytes, Plan
+from solver.placing.costs import Activity, LayerCosts, handover
+from solver.placing.device_profile import DeviceProfile, Processor
+
+__all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_time", "simulate"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is decoded. activity: of its neurons. kind: ggml's name of the FFN's weight type. n_embd: width of the
+    residual stream. depth: the share of the context's positions that a token attends to.
+    """
+
+    sizes: ModelBytes
+    activity: Activity
+    kind: str
+    n_embd: int
+    depth: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Seconds of one layer for one token.
+
+    before: attention, norms, predictor, KV cache. gpu, cpu: of its FFN's hot and cold neurons, at the same time.
+    handover: between them, and from a layer that lies elsewhere. covered: the share of activations that are hot.
+    """
+
+    before: float
+    gpu: float
+    cpu: float
+    ffn: float
+    handover: float
+    covered: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.before + self.ffn + self.handover
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds for one token; `head` with the last norm, `token` what a token costs besides."""
+
+    layers: tuple[LayerTime, ...]
+    head: float
+    token: float
+
+    @property
+    def seconds(self) -> float:
+        """For one token."""
+        return sum(layer.total for layer in self.layers) + self.head + self.token
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of decoding."""
+        return 1.0 / self.seconds
+
+
+def simulate(plan: Plan, work: Work, profile: DeviceProfile) -> Prediction:
+    """Decoding of one token by a plan on a machine."""
+    layers = []
+    where = MAIN_MEMORY  # the embedding
+    for index, placed in enumerate(plan.layers):
+        moved = handover(profile.link, work.n_embd) / 2 if placed.device != where else 0.0
+        layers.append(layer_time(index, placed, work, profile, moved))
+        where = placed.device
+    on = _processor(profile, plan.output)
+    head = work.sizes.head / on.rates_for(work.kind).dense
+    if plan.output != where:
+        head += handover(profile.link, work.n_embd) / 2
+    token = profile.cpu.token + sum(profile.gpu(gpu).token for gpu in plan.gpus)
+    return Prediction(tuple(layers), head, token)
+
+
+def _processor(profile: DeviceProfile, device: int) -> Processor:
+    return profile.cpu if device == MAIN_MEMORY else profile.gpu(device)
+
+
+def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DeviceProfile, moved: float = 0.0) -> LayerTime:
+    """Of one layer. moved: seconds that its input takes from where the layer before it lies."""
+    sizes = work.sizes.layers[index]
+    on = _processor(profile, placed.device)
+    before = before_ffn(sizes, on, work)
+    frequencies = work.activity.frequencies[index]
+    expected = float(frequencies.sum())
+    covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
+    if placed.device == MAIN_MEMORY:
+        rates = on.rates_for(work.kind)
+        cpu = on.ffn + expected * sizes.neuron / (rates.dense if work.activity.dense else rates.scattered)
+        return LayerTime(before, 0.0, cpu, cpu, moved, 0.0)
+    costs = LayerCosts.of(sizes, work.activity, index, profile, placed.device, work.kind, work.n_embd)
+    costs = costs.with_hot(placed.hot)
+    count = np.array([placed.hot.size])
+    gpu, cpu, both = (float(found(count)[0]) for found in (costs.gpu_time, costs.cpu_time, costs.time))
+    given = costs.handover if placed.hot.size < sizes.neurons else 0.0
+    return LayerTime(before, gpu, cpu, both - given, given + moved, covered)
+
+
+def before_ffn(sizes: LayerBytes, on: Processor, work: Work) -> float:
+    """Seconds of a layer's attention, norms, predictor and KV cache."""
+    weights = (sizes.attention + sizes.predictor) / on.rates_for(work.kind).dense
+    return weights + work.depth * sizes.kv / on.cache + on.layer

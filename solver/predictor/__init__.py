@@ -1,0 +1,36 @@
+"""Predictors: what they learn from, how they are trained, at which rank and density, and what they cost."""
+
+from solver.predictor.buffer import Buffer, collect
+from solver.predictor.density import STEPS, DensityChoice, DensityMeter, find_density
+from solver.predictor.layer import (
+    PredictorOptions,
+    PredictorReport,
+    TrainedPredictor,
+    measure,
+    predict,
+    train_predictor,
+)
+from solver.predictor.quality import Quality, compare, score
+from solver.predictor.ranks import RankOptions
+from solver.predictor.training import TrainOptions, train_layers
+
+__all__ = [
+    "STEPS",
+    "Buffer",
+    "DensityChoice",
+    "DensityMeter",
+    "PredictorOptions",
+    "PredictorReport",
+    "Quality",
+    "RankOptions",
+    "TrainOptions",
+    "TrainedPredictor",
+    "collect",
+    "compare",
+    "find_density",
+    "measure",
+    "predict",
+    "score",
+    "train_layers",
+    "train_predictor",
+]

@@ -1,0 +1,115 @@
+"""The predictors of a whole model: trained layer by layer, resumed after an interruption, written as a directory."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile
+from powerinfer_cli.model import LayerWeights, ModelConfig, load_weights
+from powerinfer_cli.runtime import LoadEvents
+from solver.predictor.buffer import Buffer
+from solver.predictor.files import layer_file, publish, write_layer
+from solver.predictor.layer import PredictorOptions, PredictorReport, TrainedPredictor
+from solver.predictor.ranks import Costs, RankOptions, train_at_best_rank
+from solver.predictor.samples import Samples
+from solver.predictor.teacher import neuron_rows
+from solver.state import SolverState, read_state
+
+__all__ = ["TrainOptions", "train_layers"]
+
+STAGE = "layers"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How predictors are made."""
+
+    predictor: PredictorOptions = field(default_factory=PredictorOptions)
+    ranks: RankOptions = field(default_factory=RankOptions)
+
+
+def train_layers(
+    gguf: GGUFFile,
+    buffer: Buffer,
+    work: Path,
+    folder: Path,
+    options: TrainOptions,
+    made_with: Mapping[str, Any],
+    events: LoadEvents,
+) -> list[PredictorReport]:
+    """Train a predictor for each layer from what was collected, and write the directory `folder`.
+
+    A finished layer's file stays in `work`: another call that is `made_with` the same goes on with the next.
+    Raises PowerInferError.
+    """
+    config = ModelConfig.from_gguf(gguf)
+    layers = load_weights(gguf, config).layers
+    state = read_state(work)
+    reports = _finished(state, made_with, work)
+    if reports:
+        events.note(f"training: going on after layer {len(reports) - 1} of {config.n_layer}")
+    for number in range(len(reports), config.n_layer):
+        trained = _train_layer(layers[number], config, buffer.layer(number), options, number, events)
+        write_layer(work, number, trained)
+        reports.append(trained.report)
+        state = state.with_stage(STAGE, made_with, {"reports": [asdict(report) for report in reports]})
+        events.note(_line(number, trained.report))
+    settings = {"sparse_threshold": 0.0, "powerinfer": dict(made_with)}
+    publish(work, folder, config.n_layer, settings)
+    return reports
+
+
+def _finished(state: SolverState, made_with: Mapping[str, Any], work: Path) -> list[PredictorReport]:
+    """Reports of the layers that an interrupted call has finished."""
+    if not state.fits(STAGE, made_with):
+        return []
+    try:
+        reports = [PredictorReport(**report) for report in state.found(STAGE)["reports"]]
+    except (KeyError, TypeError):
+        return []
+    return reports if all(layer_file(work, layer).is_file() for layer in range(len(reports))) else []
+
+
+def _train_layer(
+    weights: LayerWeights,
+    config: ModelConfig,
+    samples: Samples,
+    options: TrainOptions,
+    number: int,
+    events: LoadEvents,
+) -> TrainedPredictor:
+    predictor = replace(options.predictor, seed=options.predictor.seed + number)
+    rows = neuron_rows(weights, config, samples[: 1 << 13].unit_inputs())
+    steps = max(1, predictor.steps)
+
+    def on_step(done: int, total: int) -> None:
+        share = math.floor(steps * done / max(1, total))
+        events.progress("training predictors", number * steps + share, config.n_layer * steps)
+
+    return train_at_best_rank(
+        samples,
+        rows,
+        layer_costs(weights, config),
+        predictor,
+        options.ranks,
+        on_step,
+        compare=not config.activation.has_exact_zeros,
+    )
+
+
+def layer_costs(weights: LayerWeights, config: ModelConfig) -> Costs:
+    """Bytes of a neuron's rows, and of a hidden neuron of the predictor, which is stored in 8 bits."""
+    down = weights.ffn_down or weights.ffn_down_t
+    matrices = [linear.weight for linear in (weights.ffn_gate, weights.ffn_up, down) if linear is not None]
+    neuron = sum(tensor.nbytes for tensor in matrices) / config.n_ff
+    block_size, block_bytes = BLOCK[GGMLType.Q8_0]
+    return Costs(neuron, (config.n_embd + config.n_ff) * block_bytes / block_size)
+
+
+def _line(number: int, report: PredictorReport) -> str:
+    return (
+        f"layer {number}: rank {report.rank}, recall {report.recall:.1%}, "
+        f"predicted {report.predicted_density:.1%} for {report.true_density:.1%} active"
+    )

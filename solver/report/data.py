@@ -1,0 +1,170 @@
+"""What came of solving, as plain data with names that stay: for `--json`, and for whoever draws it.
+
+{
+  "format": "powerinfer solve report 1",
+  "model":      {"path", "name", "architecture", "sparse", "layers", "neurons" (of a layer), "type" (of the FFN),
+                 "bytes", "fingerprint"},
+  "profile":    {"tokens" (null: not known), "density" (mean share of active neurons)} or null,
+  "predictors": {"folder", "layers": [{"layer", "rank", "recall", "predicted_density", "true_density"}, ...],
+                 "recall", "predicted_density", "true_density" (means; null without layers)} or null,
+  "density":    {"density", "loss"} or null: share of neurons kept of a SiLU or GELU model, its cost in perplexity,
+  "quality":    {"perplexity_dense", "perplexity", "loss", "error", "predicted", "active", "tokens"} or null,
+  "merged":     path or null,
+  "plan": null or {
+    "file" (null: not kept), "solver", "n_ctx", "budgets" (bytes), "output_device" (-1: main memory),
+    "seconds" (of the search), "gap" (share), "bound_ms", "predicted_ms", "tokens_per_second",
+    "others": {solver: tokens_per_second}, "remarks": [...],
+    "machine": {"source" ("measured" or "data sheet"), "note", "cpu", "gpus": [...]},
+    "devices": [{"device" (-1: main memory), "name", "attention", "predictor", "head", "kv", "scratch", "neurons",
+                 "total", "budget" (null: main memory)}, ...]          bytes
+    "layers":  [{"layer", "device", "neurons", "hot", "covered" (share of activations on the GPU), "active" (expected
+                 neurons), "before_ms", "gpu_ms", "cpu_ms", "handover_ms", "total_ms"}, ...]     predicted, of a token
+  }
+}
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, device_use
+from solver.placing import DeviceProfile, PlanResult, activity_from
+from solver.run import Made
+
+__all__ = ["FORMAT", "Planned", "report_data"]
+
+FORMAT = "powerinfer solve report 1"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was made of. names: of the GPUs. file: where it is kept, if it is."""
+
+    result: PlanResult
+    sizes: ModelBytes
+    profile: DeviceProfile
+    names: Sequence[str]
+    n_ctx: int
+    kind: str
+    file: Path | None
+
+
+def report_data(
+    gguf: GGUFFile, config: ModelConfig, fingerprint: str, made: Made, planned: Planned | None, merged: Path | None
+) -> dict[str, Any]:
+    """As the module's own words say."""
+    return {
+        "format": FORMAT,
+        "model": {
+            "path": str(gguf.path),
+            "name": config.name,
+            "architecture": config.architecture.name,
+            "sparse": gguf.sparse,
+            "layers": config.n_layer,
+            "neurons": config.n_ff,
+            "type": gguf.tensors["blk.0.ffn_up.weight"].type.name,
+            "bytes": sum(tensor.nbytes for tensor in gguf.tensors.values()),
+            "fingerprint": fingerprint,
+        },
+        "profile": _profile(made.statistics),
+        "predictors": _predictors(made),
+        "density": {"density": made.density, "loss": made.choice.loss} if made.choice else None,
+        "quality": _quality(made),
+        "merged": str(merged) if merged else None,
+        "plan": _plan(planned, made.statistics) if planned else None,
+    }
+
+
+def _profile(statistics: ActivationStatistics | None) -> dict[str, Any] | None:
+    if statistics is None:
+        return None
+    activity = activity_from(statistics)
+    seen = statistics.tokens
+    shares = [counts.mean() / seen for counts in statistics.counts] if seen else map(np.mean, activity.frequencies)
+    return {"tokens": seen, "density": float(fmean(map(float, shares)))}
+
+
+def _predictors(made: Made) -> dict[str, Any] | None:
+    if made.folder is None:
+        return None
+    names = ("recall", "predicted_density", "true_density")
+    return {
+        "folder": str(made.folder),
+        "layers": [
+            {"layer": layer, "rank": report.rank} | {name: getattr(report, name) for name in names}
+            for layer, report in enumerate(made.reports)
+        ],
+        **{name: fmean(getattr(r, name) for r in made.reports) if made.reports else None for name in names},
+    }
+
+
+def _quality(made: Made) -> dict[str, Any] | None:
+    if made.quality is None:
+        return None
+    found = asdict(made.quality)
+    return {"perplexity_dense": found.pop("dense"), "perplexity": found.pop("sparse")} | found
+
+
+def _plan(planned: Planned, statistics: ActivationStatistics | None) -> dict[str, Any]:
+    result, prediction = planned.result, planned.result.prediction
+    plan, profile = result.plan, planned.profile
+    devices = [*plan.gpus, MAIN_MEMORY]
+    return {
+        "file": str(planned.file) if planned.file else None,
+        "solver": plan.solver,
+        "n_ctx": planned.n_ctx,
+        "budgets": list(plan.budgets),
+        "output_device": plan.output,
+        "seconds": result.seconds,
+        "gap": result.gap,
+        "bound_ms": 1e3 * result.bound,
+        "predicted_ms": 1e3 * prediction.seconds,
+        "tokens_per_second": prediction.tokens_per_second,
+        "others": {name: other.tokens_per_second for name, other in result.others.items()},
+        "remarks": list(result.remarks),
+        "machine": {
+            "source": profile.source,
+            "note": profile.note,
+            "cpu": profile.cpu.name,
+            "gpus": [gpu.name for gpu in profile.gpus],
+        },
+        "devices": [_device(planned, device) for device in devices],
+        "layers": [_layer(planned, statistics, index) for index in range(len(plan.layers))],
+    }
+
+
+def _device(planned: Planned, device: int) -> dict[str, Any]:
+    use = device_use(planned.sizes, planned.result.plan, device)
+    here = device != MAIN_MEMORY
+    return {
+        "device": device,
+        "name": planned.names[device] if here else "main memory",
+        **asdict(use),
+        "total": use.total,
+        "budget": planned.result.plan.budgets[device] if here else None,
+    }
+
+
+def _layer(planned: Planned, statistics: ActivationStatistics | None, index: int) -> dict[str, Any]:
+    placed, time = planned.result.plan.layers[index], planned.result.prediction.layers[index]
+    neurons = planned.sizes.layers[index].neurons
+    active = float(neurons)
+    if statistics is not None:
+        seen = statistics.tokens or max(float(counts.max(initial=0.0)) for counts in statistics.counts) or 1.0
+        active = float(np.clip(statistics.counts[index] / seen, 0, 1).sum())
+    times = {"before": time.before, "gpu": time.gpu, "cpu": time.cpu, "handover": time.handover, "total": time.total}
+    return {
+        "layer": index,
+        "device": placed.device,
+        "neurons": neurons,
+        "hot": int(placed.hot.size),
+        "covered": time.covered,
+        "active": active,
+        **{f"{name}_ms": 1e3 * seconds for name, seconds in times.items()},
+    }

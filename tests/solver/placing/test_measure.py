@@ -1,0 +1,97 @@
+"""Measuring: not how fast this machine is, but that figures are made of what was timed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.placement import main_memory_plan
+from solver.placing import machine, measure, measure_gpu
+from solver.placing.costs import always_active
+from solver.placing.device_profile import Processor, load_profile, save_profile
+from solver.placing.machine import measure_machine
+from solver.placing.simulation import Work, simulate
+from tests.helpers.placement_problems import sizes
+
+KINDS = (GGMLType.Q4_0, GGMLType.F16, GGMLType.Q6_K)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little data, few runs: the figures are those of caches."""
+    for module in (measure, measure_gpu):
+        monkeypatch.setattr(module, "WEIGHTS", 1 << 20)
+        monkeypatch.setattr(module, "LONG_ENOUGH", 0.002)
+        monkeypatch.setattr(module, "POSITIONS", 128)
+    monkeypatch.setattr(measure_gpu, "COPY", 1 << 16)
+
+
+def check(found: Processor, kinds: tuple[GGMLType, ...]) -> None:
+    assert set(found.rates) == {*(kind.name for kind in kinds), "any"}
+    assert found.rates["any"] == found.rates[kinds[0].name]
+    rates = [rate for pair in found.rates.values() for rate in (pair.dense, pair.scattered)]
+    assert all(1e6 < rate < 1e14 for rate in [*rates, found.cache])
+    assert all(0 <= seconds < 0.1 for seconds in (found.layer, found.ffn, found.token))
+    assert found.layer > 0
+
+
+def test_cpu(small: None) -> None:
+    steps: list[str] = []
+    found = measure.measure_cpu(KINDS, 256, threads=2, on_step=steps.append)
+    check(found, KINDS)
+    assert steps == ["CPU: Q4_0", "CPU: F16", "CPU: Q6_K", "CPU: attention"]
+
+
+def test_device_without_a_gpu(small: None) -> None:
+    """The same code that times a GPU, on "cpu"."""
+    device = torch.device("cpu")
+    check(measure_gpu.measure_gpu(device, (GGMLType.Q4_0,), 256), (GGMLType.Q4_0,))
+    link = measure_gpu.measure_link(device, 256)
+    assert 1e6 < link.bandwidth < 1e14
+    assert 0 <= link.synchronisation < 0.1
+
+
+def test_measured_profiles_are_files(small: None, tmp_path: Path) -> None:
+    profile = measure_machine(["cpu", "cpu"], (GGMLType.Q4_0,), 256, budgets=[1 << 18, 1 << 20], threads=1)
+    assert profile.source == "measured"
+    assert len(profile.gpus) == 2
+    save_profile(tmp_path / "p.json", profile)
+    read = load_profile(str(tmp_path / "p.json"))
+    assert read == profile
+    model = sizes([100, 100])
+    work = Work(model, always_active(model.layers), "Q4_0", 256)
+    assert 0 < simulate(main_memory_plan(2), work, read).seconds < 1
+
+
+def test_a_machine_without_gpus(small: None) -> None:
+    profile = measure_machine((), (GGMLType.F16,), 64, threads=1)
+    assert profile.gpus == ()
+    assert profile.link.bandwidth > 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.")])
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(machine, "measure_cpu", fail)
+    with pytest.raises(PowerInferError, match=r"^no memory to measure this machine: .*--device-profile$"):
+        measure_machine()
+
+
+def test_a_line_through_what_was_measured() -> None:
+    n_bytes = np.array([1e6, 2e6, 4e6])
+    rate, fixed = measure.rate_and_fixed(n_bytes.tolist(), (n_bytes / 5e9 + 3e-5).tolist())
+    assert rate == pytest.approx(5e9)
+    assert fixed == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize("seconds", [[3e-3, 2e-3, 1e-3], [1e-4, 1e-3, 4e-3], [1e-3, 1e-3, 1e-3]])
+def test_noise_is_no_line(seconds: list[float]) -> None:
+    """Falling, or with less than nothing for no bytes: then all of the time is the bytes'."""
+    rate, fixed = measure.rate_and_fixed([1e6, 2e6, 4e6], seconds)
+    assert rate > 0
+    assert 0 <= fixed <= max(seconds)
