@@ -1,20 +1,27 @@
 """Compare our tokenizers with llama.cpp's on random nasty texts.
 
-Usage: python scripts/fuzz_tokenizers.py ORACLE_PYTHON COUNT VOCABULARY.gguf...
+Usage: python scripts/fuzz_tokenizers.py ORACLE_PYTHON COUNT [VOCABULARY.gguf...]
 
 ORACLE_PYTHON is a Python that has llama-cpp-python. COUNT texts are made for each vocabulary, seeded, and encoded with
 and without parsing special tokens; ids, texts decoded from random ids, pieces and special tokens must be equal.
+Without vocabularies those of the test suite are taken: one for each pre-tokenizer's name, and some of SentencePiece's.
 """
 
 import json
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import write_gguf
 from powerinfer_cli.text import Tokenizer
+from scripts.record_tokenizer_ids import HYPERPARAMETERS
+from tests.text.vocabularies import all_vocabularies
 
 ORACLE = Path(__file__).with_name("llama_cpp_oracle.py")
 SNIPPETS = [
@@ -24,6 +31,7 @@ SNIPPETS = [
     *("0", "1", "12", "123", "1234", "12345", "123456", "1234567", "٣", "½", "²", "Ⅷ", "१२३", "𝟘"),
     *(".", ",", "!", "?", "...", "(", ")", "[", "]", "{", "}", "/", "//", "\\", "#", "$", "+", "=", "<", ">", "^", "~"),
     *("|", "`", "_", "-", "--", "@", "%", "&", "*", '"', ";", ":", "«", "»", "…", "。", "，", "¿", "€", "©", "∑"),
+    *("㐀", "\u9ffe", "\ufa6e", "𠀀", "〇", "一二三", "2024年", "！你", " 你"),
     *("你好", "世界", "中", "文字", "ひらがな", "カタカナ", "한국어", "ㅎ", "ㄅ", "ก็", "ไทย", "مرحبا", "שלום", "हिन्दी"),
     *("é", "e\u0301", "ü", "ñ", "Å", "\u0301", "\u0327", "\u20dd", "русский", "Ελλάδα", "ქართული", "ᏣᎳᎩ", "𐐀", "𞤀"),
     *(
@@ -100,7 +108,7 @@ def fuzz(python: str, vocabulary: str, count: int) -> int:
     except PowerInferError as error:
         print(f"{vocabulary}: not supported: {str(error)[:160]}")
         return 0
-    rng = random.Random(vocabulary)
+    rng = random.Random(Path(vocabulary).name)
     pieces = [tokenizer.piece(i, special=True) for i in range(tokenizer.vocab_size)]
     texts = [random_text(rng, pieces) for _ in range(count)]
     random_ids = [[rng.randrange(tokenizer.vocab_size) for _ in range(rng.randrange(1, 12))] for _ in range(count)]
@@ -140,7 +148,20 @@ def fuzz(python: str, vocabulary: str, count: int) -> int:
     return differences
 
 
+def fuzz_all(python: str, count: int) -> int:
+    """The number of differences with the test suite's vocabularies."""
+    differences = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, metadata in all_vocabularies().items():
+            path = Path(folder) / f"{name.replace('/', '-')}.gguf"
+            write_gguf(path, arch="llama", metadata=HYPERPARAMETERS | metadata, tensors=[], sparse=False)
+            differences += fuzz(python, str(path), count)
+    return differences
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit("usage: fuzz_tokenizers.py ORACLE_PYTHON COUNT VOCABULARY.gguf...")
-    sys.exit(1 if sum([fuzz(sys.argv[1], path, int(sys.argv[2])) for path in sys.argv[3:]]) else 0)
+    if len(sys.argv) < 3:
+        sys.exit("usage: fuzz_tokenizers.py ORACLE_PYTHON COUNT [VOCABULARY.gguf...]")
+    python, count, *vocabularies = sys.argv[1:]
+    found = [fuzz(python, path, int(count)) for path in vocabularies] or [fuzz_all(python, int(count))]
+    sys.exit(1 if sum(found) else 0)

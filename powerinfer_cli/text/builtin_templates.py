@@ -1,7 +1,8 @@
 """Data: chat templates by llama.cpp's names, as Jinja, for models that bring none.
 
-Each writes what llama.cpp's built-in of that name writes; `alpaca` is ours. None begins with a BOS token, which
-encoding adds where the model wants it. `m` is a message, `m.role` one of system, user and assistant.
+Each writes what llama.cpp's built-in of that name writes; `alpaca` is ours. As there, none but gigachat's and
+hunyuan-vl's begins with a BOS token, which encoding adds where the model wants it. `m` is a message, `m.role` one of
+system, user and assistant.
 """
 
 __all__ = ["BUILTIN_TEMPLATES", "TEMPLATE_HINTS"]
@@ -137,6 +138,7 @@ BUILTIN_TEMPLATES: dict[str, str] = {
         r"{{ 'Assistant: ' + m.content + '<｜end▁of▁sentence｜>' }}",
         "Assistant:",
     ),
+    "deepseek-ocr": _each("{{ m.content }}"),
     "deepseek3": _roles(
         r"{{ m.content + '\n\n' }}",
         r"{{ '<｜User｜>' + m.content }}",
@@ -166,17 +168,46 @@ BUILTIN_TEMPLATES: dict[str, str] = {
     "granite": _each(_GRANITE_TURN, "<|start_of_role|>assistant<|end_of_role|>"),
     "granite-4.0": _each(_GRANITE_TURN, "<|start_of_role|>assistant<|end_of_role|>"),
     "granite-4.1": _each(_GRANITE_TURN, "<|start_of_role|>assistant<|end_of_role|>"),
+    "gigachat": _each(
+        r"{% if m.role == 'system' and loop.first %}{{ m.content + '<|message_sep|>' }}{% elif m.role == 'user' %}"
+        r"{{ 'user<|role_sep|>' + m.content + '<|message_sep|>available functions<|role_sep|>[]<|message_sep|>' }}"
+        r"{% elif m.role == 'assistant' %}{{ 'assistant<|role_sep|>' + m.content + '<|message_sep|>' }}{% endif %}",
+        "assistant<|role_sep|>",
+        "<s>",
+    ),
     "megrez": _each(
         r"{{ '<|role_start|>' + m.role + '<|role_end|>' + m.content + '<|turn_end|>' }}",
         "<|role_start|>assistant<|role_end|>",
     ),
     "bailing": _each(_BAILING_ROLE, "<role>ASSISTANT</role>"),
     "bailing-think": _each(_BAILING_ROLE, "<role>ASSISTANT</role><think>"),
+    "bailing2": _each(
+        _BAILING_ROLE + "<|role_end|>",
+        "<role>ASSISTANT</role>",
+        r"{% if not messages or messages[0].role != 'system' %}"
+        r"<role>SYSTEM</role>detailed thinking off<|role_end|>{% endif %}",
+    ),
     "smolvlm": _each(
         r"{% if m.role == 'system' %}{{ m.content + '\n\n' }}{% else %}"
         r"{{ ('User: ' if m.role == 'user' else 'Assistant: ') + m.content + '<end_of_utterance>\n' }}{% endif %}",
         "Assistant:",
         "<|im_start|>",
+    ),
+    "hunyuan-moe": _roles(
+        r"{{ '<|startoftext|>' + m.content + '<|extra_4|>' }}",
+        r"{{ '<|startoftext|>' + m.content + '<|extra_0|>' }}",
+        r"{{ m.content + '<|eos|>' }}",
+    ),
+    "hunyuan-dense": _roles(
+        r"{% if loop.first %}{{ m.content + '<｜hy_place▁holder▁no▁3｜>' }}{% endif %}",
+        r"{{ '<｜hy_User｜>' + m.content + '<｜hy_Assistant｜>' }}",
+        r"{{ '<｜hy_Assistant｜>' + m.content + '<｜hy_place▁holder▁no▁2｜>' }}",
+    ),
+    "hunyuan-vl": _roles(
+        r"{% if loop.first %}{{ m.content + '<｜hy_place▁holder▁no▁3｜>' }}{% endif %}",
+        r"{{ m.content + '<｜hy_User｜>' }}",
+        r"{{ m.content + '<｜hy_Assistant｜>' }}",
+        before="<｜hy_begin▁of▁sentence｜>",
     ),
     "gpt-oss": _each(
         r"{{ '<|start|>' + m.role + '<|message|>' + m.content }}"
@@ -197,17 +228,39 @@ BUILTIN_TEMPLATES: dict[str, str] = {
         r"{{ 'Assistant: ' + m.content + '<|separator|>\n\n' }}",
         "Assistant:",
     ),
+    "pangu-embedded": _each(
+        r"{% if loop.first and m.role != 'system' %}[unused9]系统：[unused10]{% endif %}"
+        r"{% if m.role in names %}[unused9]{{ names[m.role] + '：' + m.content }}[unused10]{% endif %}",
+        "[unused9]助手：",
+        r"{% set names = {'system': '系统', 'user': '用户', 'assistant': '助手', "
+        r"'tool': '工具', 'function': '方法'} %}",
+    ),
+    "yandex": _roles(
+        "",
+        r"{{ ' Пользователь: ' + m.content + '\n\n' }}",
+        r"{{ ' Ассистент: ' + m.content + '\n\n' }}",
+        " Ассистент:[SEP]",
+    ),
     "solar-open": _each(r"{{ '<|begin|>' + m.role + '<|content|>' + m.content + '<|end|>' }}", "<|begin|>assistant"),
 }
 
 TEMPLATE_HINTS: list[tuple[str, str]] = [
+    ("<|im_sep|>", "phi4"),
+    ("<|im_middle|>", "kimi-k2"),
     ("<|im_start|>", "chatml"),
     ("<|start_header_id|>", "llama3"),
     ("<|header_start|>", "llama4"),
     ("<start_of_turn>", "gemma"),
     ("<|START_OF_TURN_TOKEN|>", "command-r"),
     ("<｜User｜>", "deepseek3"),
+    ("<｜hy_Assistant｜>", "hunyuan-dense"),
+    ("<|start_of_role|>", "granite"),
+    ("[|endofturn|]", "exaone4"),
+    ("<seed:bos>", "seed_oss"),
+    ("[gMASK]", "chatglm4"),
+    ("[SYSTEM_PROMPT]", "mistral-v7-tekken"),
     ("[INST]", "mistral-v3"),
+    ("<|channel|>", "gpt-oss"),
     ("<|end|>", "phi3"),
 ]
 """(a token, the template of models that have it), the first that a vocabulary has counts."""

@@ -15,8 +15,19 @@ import numpy.typing as npt
 __all__ = ["CLASS_CHARACTER", "bytes_of", "collapse", "lenient_text", "plain_spaces", "spm_text", "to_bytes"]
 
 REPLACEMENT = "\ufffd"
-CLASS_CHARACTER = {"W": "\x0b", "N": "\xd1", "L": "\xd2", "P": "\xd3", "M": "\xd4", "S": "\xd5", "O": "\xd0"}
-"""What a character beyond ASCII becomes in a collapsed text, by its class. White space becomes ASCII's rarest one."""
+CLASS_CHARACTER = {
+    **{"W": "\x0b", "N": "\xd1", "L": "\xd2", "P": "\xd3", "M": "\xd4", "S": "\xd5", "O": "\xd0"},
+    **{"H": "\xd6", "h": "\xd7"},
+}
+"""What a character beyond ASCII becomes in a collapsed text, by its class. White space becomes ASCII's rarest one.
+
+H: letters that are Chinese characters; h: code points among those that are none yet."""
+
+_HAN = (
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF)),
+    *((0x2A700, 0x2EBEF), (0x2F800, 0x2FA1F)),
+)
+"""First and last code points of the blocks that llama.cpp takes for Chinese characters."""
 
 _LENIENT_SEQUENCE = re.compile(
     rb"[\x00-\x7f]+|[\xc0-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf7][\x80-\xbf]{3}|[\x80-\xff]"
@@ -112,4 +123,8 @@ def _collapsed_points() -> npt.NDArray[np.uint8]:
     classes = np.array([ord(CLASS_CHARACTER[line.split()[1]]) for line in lines], dtype=np.uint8)
     points = np.repeat(classes, np.diff(starts))
     points[:128] = np.arange(128)
+    letter, han, no_han = (ord(CLASS_CHARACTER[kind]) for kind in "LHh")
+    for first, last in _HAN:
+        block = points[first : last + 1]
+        block[:] = np.where(block == letter, han, no_han)
     return points

@@ -100,6 +100,9 @@ FAMILIES: dict[str, Family] = {
         rf"{_MARKED_CAPITALS_SMALLS}(?:{_CONTRACTION})?|{_MARKED_CAPITALS}(?:{_CONTRACTION})?"
         rf"|\p{{N}}{{1,3}}{_PATHS}{_NEWLINES_SPACES}",
     ),
+    "kimi_k2": (
+        rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?\p{{NotHan}}+(?:{_CONTRACTION})?|\p{{N}}{{1,3}}{_OTHERS}{_NEWLINES_SPACES}",
+    ),
     "tiny_aya": (
         "<thousands>",
         rf"{_ANY_LETTERS}(?:{_CONTRACTION})?|{_ANY_LETTERS_MORE}(?:{_CONTRACTION})?|\p{{N}}{{1,3}}{_PATHS}{_NEWLINES_SPACES}",
@@ -158,6 +161,7 @@ _NAMES: list[tuple[str, str, tuple[str, ...]]] = [
     ("chameleon", "chameleon", ("bos", "keep_spaces")),
     ("granite-embed-multi-97m", "granite_embedding", ("keep_spaces", "ignore_merges")),
     ("superbpe", "superbpe", _KEEP),
+    ("kimi-k2", "kimi_k2", ("keep_spaces", "no_merges")),
     ("seed-coder", "seed_coder", _KEEP),
     ("ufakzeka", "ufakzeka", _KEEP),
     ("afmoe", "afmoe", _KEEP),

@@ -19,13 +19,16 @@ __all__ = ["PreTokenizer", "known_pretokenizers", "pretokenizer"]
 
 Cut = Callable[[str], list[str]]
 
-ASCII_MEMBERS = {
-    "N": "0-9",
-    "L": "A-Za-z",
-    "P": r"!-#%-*,-/:;?@\[-\]_{}",
-    "M": "",
-    "S": r"$+<->\^`|~",
+_MEMBERS = {
+    "N": CLASS_CHARACTER["N"] + "0-9",
+    "L": CLASS_CHARACTER["L"] + CLASS_CHARACTER["H"] + "A-Za-z",
+    "P": CLASS_CHARACTER["P"] + r"!-#%-*,-/:;?@\[-\]_{}",
+    "M": CLASS_CHARACTER["M"],
+    "S": CLASS_CHARACTER["S"] + r"$+<->\^`|~",
+    "Han": CLASS_CHARACTER["H"] + CLASS_CHARACTER["h"],
+    "NotHan": CLASS_CHARACTER["L"] + "A-Za-z",
 }
+"""What a category, or a set of characters of ours, is in a collapsed text. NotHan: the other letters."""
 _SPACES = " \t\n\v\f\r"
 _DIGITS = re.compile(f"[0-9{CLASS_CHARACTER['N']}]+")
 _ASCII_DIGITS = re.compile("[0-9]+")
@@ -50,6 +53,7 @@ class PreTokenizer:
     byte_level: bool  # words go through GPT-2's byte table
     spaces_escaped: bool  # spaces become ▁ first
     whole_newlines: bool  # ignore_merges, for words of newlines
+    merges_needed: bool  # a file without tokenizer.ggml.merges is broken
 
     def split(self, text: str) -> list[str]:
         """The words; joined they are `text`."""
@@ -89,6 +93,7 @@ def pretokenizer(name: str) -> PreTokenizer:
         byte_level="raw" not in settings,
         spaces_escaped="raw" in settings,
         whole_newlines="whole_newlines" in settings,
+        merges_needed="no_merges" not in settings,
     )
 
 
@@ -117,8 +122,7 @@ def _expand_categories(pattern: str) -> str:
         elif part == "]":
             inside = False
         elif part.startswith(r"\p{"):
-            category = part[3]
-            members = CLASS_CHARACTER[category] + ASCII_MEMBERS[category]
+            members = _MEMBERS[part[3:-1]]
             parts[i] = members if inside else f"[{members}]"
     return "".join(parts)
 

@@ -4,7 +4,7 @@ Keys are those of the GGUF specification under `tokenizer.ggml.`. What a file ma
 then, follows llama.cpp.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,20 @@ from .pretokenizers import PreTokenizer, known_pretokenizers, pretokenizer
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "USER_DEFINED", "Vocabulary", "read_vocabulary"]
 
-KNOWN_MODELS = {"llama": "SentencePiece", "gpt2": "byte-level BPE", "gemma4": "BPE with escaped spaces"}
+KNOWN_MODELS = ("llama", "gpt2", "gemma4")
+"""SentencePiece, byte-level BPE, BPE with escaped spaces."""
+FOREIGN_MODELS = {
+    "bert": "WordPiece, of models that only embed",
+    "t5": "unigrams, of T5 and of models that only embed",
+    "whitespace": "words, of models that only embed",
+    "rwkv": "a trie of bytes, of RWKV",
+    "plamo2": "PLaMo-2's unigrams",
+    "hybriddna": "BPE with DNA in it",
+    "none": "no vocabulary at all",
+    "no_vocab": "no vocabulary at all",
+}
+"""Tokenizers of llama.cpp's that are not here."""
+FOREIGN_PRETOKENIZERS = {"whitespace": "of models that only embed"}
 
 UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = (1 << i for i in range(6))
 """Kinds of tokens, bits of `Vocabulary.kinds`."""
@@ -48,23 +61,23 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     if model is None:
         raise PowerInferError("the metadata has no tokenizer.ggml.model: the file holds no vocabulary")
     if model not in KNOWN_MODELS:
-        known = ", ".join(f"{name} ({what})" for name, what in KNOWN_MODELS.items())
-        raise PowerInferError(f"unknown tokenizer model {model[:80]!r} in tokenizer.ggml.model; known are {known}")
+        raise _unknown("tokenizer model", "model", model, FOREIGN_MODELS, KNOWN_MODELS)
     pre_name = string(metadata, "tokenizer.ggml.pre") or ""
     notes = []
     if model == "gpt2" and not pre_name:
         notes.append("the vocabulary names no pre-tokenizer (tokenizer.ggml.pre): using default; the text may suffer")
+    pre = None if model == "llama" else _pretokenizer("gemma4" if model == "gemma4" else pre_name or "default")
     tokens, ids = _tokens(metadata)
     return Vocabulary(
         model=model,
-        pre=None if model == "llama" else _pretokenizer("gemma4" if model == "gemma4" else pre_name or "default"),
+        pre=pre,
         pre_name=pre_name,
         name=string(metadata, "general.name") or "",
         tokens=tokens,
         ids=ids,
         kinds=_kinds(metadata, len(tokens)),
         scores=_scores(metadata, len(tokens)),
-        merges=() if model == "llama" else _merges(metadata),
+        merges=() if pre is None else _merges(metadata, pre),
         notes=tuple(notes),
     )
 
@@ -73,9 +86,14 @@ def _pretokenizer(name: str) -> PreTokenizer:
     try:
         return pretokenizer(name)
     except KeyError:
-        known = ", ".join(known_pretokenizers())
-        message = f"unknown pre-tokenizer {name[:80]!r} in tokenizer.ggml.pre; known are {known}"
-        raise PowerInferError(message) from None
+        raise _unknown("pre-tokenizer", "pre", name, FOREIGN_PRETOKENIZERS, known_pretokenizers()) from None
+
+
+def _unknown(what: str, key: str, name: str, foreign: Mapping[str, str], known: Iterable[str]) -> PowerInferError:
+    beginning = f"unknown {what} {name[:80]!r} in"
+    if name in foreign:
+        beginning = f"the {what} {name!r} ({foreign[name]}) is not supported, but it is"
+    return PowerInferError(f"{beginning} tokenizer.ggml.{key}; known are {', '.join(known)}")
 
 
 def _tokens(metadata: Metadata) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -112,8 +130,10 @@ def _scores(metadata: Metadata, count: int) -> npt.NDArray[np.float32]:
     return scores
 
 
-def _merges(metadata: Metadata) -> tuple[str, ...]:
+def _merges(metadata: Metadata, pre: PreTokenizer) -> tuple[str, ...]:
     merges = strings(metadata, "tokenizer.ggml.merges")
+    if merges is None and not pre.merges_needed:
+        return ()
     if merges is None:
         raise PowerInferError("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs")
     return tuple(merges)

@@ -9,15 +9,15 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf, write_gguf
 from powerinfer_cli.text import ChatTemplate, TemplateError, Tokenizer
-from powerinfer_cli.text.builtin_templates import BUILTIN_TEMPLATES
+from powerinfer_cli.text.builtin_templates import BUILTIN_TEMPLATES, TEMPLATE_HINTS
 from tests.text.vocabularies import byte_level, sentencepiece
 
 RECORD = json.loads((Path(__file__).parent / "data" / "llama_cpp_templates.json").read_text(encoding="utf-8"))
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-def test_every_builtin_but_ours_is_recorded() -> None:
-    assert set(BUILTIN_TEMPLATES) - set(RECORD["expected"]) == {"alpaca"}
+def test_the_builtins_are_llama_cpps_and_one() -> None:
+    assert set(BUILTIN_TEMPLATES) == set(RECORD["expected"]) | {"alpaca"}
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILTIN_TEMPLATES) - {"alpaca"}))
@@ -26,6 +26,10 @@ def test_builtins_write_what_llama_cpp_writes(name: str) -> None:
     for case, expected in RECORD["expected"][name].items():
         chat, asked = case.split("/")
         assert template.render(RECORD["chats"][chat], add_generation_prompt=asked == "1") == expected, case
+
+
+def test_every_hint_names_a_builtin() -> None:
+    assert {name for _, name in TEMPLATE_HINTS} <= set(BUILTIN_TEMPLATES)
 
 
 def test_alpaca() -> None:
@@ -55,6 +59,10 @@ def test_the_models_own_template_knows_its_tokens(tmp_path: Path) -> None:
     ("metadata", "name"),
     [
         (sentencepiece(), "built-in chatml (the model has no chat template, but its vocabulary has <|im_start|>)"),
+        (
+            {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["<|im_start|>", "<|im_sep|>", "<|im_end|>"]},
+            "built-in phi4 (the model has no chat template, but its vocabulary has <|im_sep|>)",
+        ),
         (
             {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a"]},
             "built-in alpaca (the model has no chat template)",
