@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tests.helpers.model_file import ModelFile
 
-_LLAMA_NAMES = {
+LLAMA_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
@@ -53,35 +54,41 @@ _OPT_NAMES = {
     "fc2": "ffn_down",
 }
 _NAMES = {"falcon": _FALCON_NAMES, "opt": _OPT_NAMES}
-_LAYER = re.compile(r"(?:model\.decoder\.layers|model\.layers|transformer\.h)\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
 
 
 def convert(model: Any, arch: str) -> ModelFile:
     """`arch` is the GGUF's: a Mistral model becomes `llama`, or `bamboo`."""
     config = model.config
-    names = _NAMES.get(arch, _LLAMA_NAMES)
+    tensors = stored(model, _NAMES.get(arch, LLAMA_NAMES), lambda target, w: _reordered(target, w, config, arch))
+    if arch == "llama" and config.rope_parameters["rope_type"] == "llama3":
+        tensors["rope_freqs.weight"] = llama3_divisors(config)
+    return ModelFile(arch, {f"{arch}.{key}": value for key, value in _metadata(config, arch).items()}, tensors)
+
+
+def stored(model: Any, names: dict[str, str], change: Callable[[str, Tensor], Tensor]) -> dict[str, np.ndarray]:
+    """The file's tensors. names: a module's path, in a layer from there -> the file's; `change` gets the latter."""
     tensors: dict[str, np.ndarray] = {}
     for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         stem, _, kind = name.rpartition(".")
         layer = _LAYER.fullmatch(stem)
         target = f"blk.{layer[1]}.{names[layer[2]]}" if layer else names[stem]
-        tensors[f"{target}.{kind}"] = _reordered(target, weight, config, arch).float().numpy()
-    if arch == "llama" and config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = _llama3_divisors(config)
-    return ModelFile(arch, {f"{arch}.{key}": value for key, value in _metadata(config, arch).items()}, tensors)
+        target = f"{target}.{kind}"
+        tensors[target] = change(target, weight).float().contiguous().numpy()
+    return tensors
 
 
 def _reordered(target: str, weight: Tensor, config: Any, arch: str) -> Tensor:
-    if arch in ("llama", "bamboo") and target.endswith(("attn_q", "attn_k")):
-        return _interleaved(weight, config.head_dim)
-    if target.endswith("attn_qkv"):
+    if arch in ("llama", "bamboo") and ("attn_q." in target or "attn_k." in target):
+        return interleaved(weight, config.head_dim)
+    if "attn_qkv." in target:
         return _queries_keys_values(weight, config)
     return weight
 
 
-def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
+def interleaved(weight: Tensor, head_dim: int) -> Tensor:
     """Rows i and i + head_dim/2 of a head become neighbours. weight [n_head * head_dim, ...]"""
     halves = weight.unflatten(0, (-1, 2, head_dim // 2))
     return halves.transpose(1, 2).reshape(weight.shape)
@@ -98,13 +105,18 @@ def _falcon_kv_heads(config: Any) -> int:
     return int(config.num_kv_heads) if config.new_decoder_architecture else 1
 
 
-def _llama3_divisors(config: Any) -> np.ndarray:
-    rope = config.rope_parameters
+def head_size(config: Any) -> int:
+    """Where a config has no head_dim, heads share the width."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def llama3_divisors(config: Any) -> np.ndarray:
+    rope, head_dim = config.rope_parameters, head_size(config)
     turns = rope["original_max_position_embeddings"]
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     divisors = []
-    for pair in range(config.head_dim // 2):
-        waves = turns / (2 * math.pi) * rope["rope_theta"] ** (-2 * pair / config.head_dim)
+    for pair in range(head_dim // 2):
+        waves = turns / (2 * math.pi) * rope["rope_theta"] ** (-2 * pair / head_dim)
         smooth = min(1.0, max(0.0, (waves - low) / (high - low)))
         divisors.append(1 / (smooth + (1 - smooth) / factor))
     return np.array(divisors, np.float32)
@@ -128,7 +140,7 @@ def _metadata(config: Any, arch: str) -> dict[str, Any]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        **_rope_metadata(config.rope_parameters),
+        **rope_metadata(config.rope_parameters),
     }
     head_dim = getattr(config, "head_dim", None)
     if arch in ("llama", "bamboo"):
@@ -138,7 +150,7 @@ def _metadata(config: Any, arch: str) -> dict[str, Any]:
     return metadata
 
 
-def _rope_metadata(rope: dict[str, Any]) -> dict[str, Any]:
+def rope_metadata(rope: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
     if rope["rope_type"] not in ("linear", "yarn"):
         return metadata

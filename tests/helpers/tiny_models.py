@@ -143,7 +143,7 @@ def tiny_model(name: str) -> TinyModel:
     arch, build = CASES[name]
     torch.manual_seed(list(CASES).index(name))
     model = build().float().eval()
-    _randomise(model)
+    randomise(model)
     file = convert(model, arch)
     if name.endswith("-relu"):  # converters write no activation; a dense file's default is another
         file = file.with_metadata(hidden_activation="relu")
@@ -151,12 +151,12 @@ def tiny_model(name: str) -> TinyModel:
 
 
 @torch.no_grad()
-def _randomise(model: Any) -> None:
+def randomise(model: Any, norm_mean: float = 1.0) -> None:
     """Activations of order 1 in every layer, and no norm or bias that a wrong engine could leave out unnoticed."""
     for name, weight in model.named_parameters():
-        if weight.ndim == 2:
-            weight.normal_(std=0.5 if "embed" in name else weight.shape[1] ** -0.5)
-        elif name.endswith("bias"):
+        if name.endswith("bias"):
             weight.normal_(std=0.3)
+        elif weight.ndim == 2 and "norm" not in name:
+            weight.normal_(std=0.5 if "emb" in name else weight.shape[1] ** -0.5)
         else:
-            weight.normal_(mean=1.0, std=0.3)
+            weight.normal_(mean=norm_mean, std=0.3)

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Compare the tests' tiny models of each family with llama.cpp: the file must mean to it what the torch model computes.
+
+    python scripts/check_families.py --peer-python VENV/bin/python    # a Python that has llama_cpp
+    python scripts/check_families.py --peer-python ... --only gemma3,phi2 --files FOLDER
+
+A line a family: how far llama.cpp's logits are from the torch model's, in relation to the largest of those.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dataclasses import replace  # noqa: E402
+
+from tests.helpers.families import FAMILIES, PROMPT, peer_family  # noqa: E402
+
+AGREES = 1e-3
+
+
+def main() -> int:
+    """0 where all agree but those that are known to differ."""
+    args = parse()
+    names = args.only.split(",") if args.only else list(FAMILIES)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.files or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(names, folder)
+        ask(names, folder, args.peer_python)
+        answers = [told(name, folder) for name in names]
+        return int(not all(answers))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", required=True, metavar="PATH", help="a Python that has llama_cpp")
+    parser.add_argument("--only", metavar="NAME,...", help="of the families' cases")
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the files there")
+    return parser.parse_args()
+
+
+def write(names: list[str], folder: Path) -> None:
+    """Each family's file, for llama.cpp: without a vocabulary, which it wants to hear."""
+    np.save(folder / "ids.npy", np.array(PROMPT))
+    for name in names:
+        file = peer_family(name).file
+        metadata = {**file.metadata, "tokenizer.ggml.model": "no_vocab"}
+        replace(file, metadata=metadata).write(folder / f"{name}.gguf")
+
+
+def ask(names: list[str], folder: Path, peer_python: str) -> None:
+    """llama.cpp's logits of all, beside the files. A process a family: some files make it abort."""
+    for name in names:
+        (folder / f"{name}.npy").unlink(missing_ok=True)
+        script, pair = ROOT / "scripts" / "llama_cpp_logits.py", (folder / f"{name}.gguf", folder / f"{name}.npy")
+        command = [peer_python, str(script), str(folder / "ids.npy"), *map(str, pair)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.returncode or said.stdout:
+            print((said.stdout + said.stderr).strip()[-400:])
+
+
+def told(name: str, folder: Path) -> bool:
+    """Whether the family is as it should be, with its line."""
+    family, path = FAMILIES[name], folder / f"{name}.npy"
+    wanted = peer_family(name).reference
+    if path.exists():
+        off = float(np.abs(np.load(path) - wanted).max() / np.abs(wanted).max())
+        agrees, text = off < AGREES, f"{off:.1e}"
+    else:
+        agrees, text = False, "not opened"
+    note = f" ({family.peer_differs})" if family.peer_differs else ""
+    print(f"{name:16} {family.arch:12} {family.authority:14} {text:10} {'agrees' if agrees else 'differs'}{note}")
+    return agrees or bool(family.peer_differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

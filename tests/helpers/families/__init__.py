@@ -1,0 +1,24 @@
+"""Families of dense architectures: tiny random torch models, and the files that llama.cpp's converter makes of them."""
+
+from functools import cache
+
+from tests.helpers.families import cohere, gemma, layer_norm, llama_like, olmo, phi
+from tests.helpers.families.family import PROMPT, WINDOW, Family, TinyFamily, tiny
+
+__all__ = ["FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFamily", "peer_family", "tiny_family"]
+
+GROUPS = (gemma, llama_like, phi, olmo, cohere, layer_norm)
+FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
+
+
+@cache
+def tiny_family(name: str) -> TinyFamily:
+    """A family's model and file, built once."""
+    return tiny(name, FAMILIES[name])
+
+
+@cache
+def peer_family(name: str) -> TinyFamily:
+    """The same with as many layers as llama.cpp asks for."""
+    layers = FAMILIES[name].peer_layers
+    return tiny(name, FAMILIES[name], num_hidden_layers=layers) if layers else tiny_family(name)

@@ -1,0 +1,60 @@
+"""Gemma: GeGLU of the tanh form, norms' weights plus 1, embeddings times the root of their width (no key says so)."""
+
+from typing import Any
+
+from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, norms_plus_one, rope_keys, sizes
+from tests.helpers.families.family import SIZES, WINDOW, Family, rope
+from tests.helpers.model_file import ModelFile
+
+HEAD = {"head_dim": 24}
+WINDOWED = SIZES | HEAD | {"query_pre_attn_scalar": 24, "sliding_window": WINDOW}
+
+
+def _gemma() -> Any:
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    return GemmaForCausalLM(GemmaConfig(**SIZES, **HEAD, rope_parameters=rope(10000.0)))
+
+
+def _gemma2() -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    caps = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}
+    return Gemma2ForCausalLM(Gemma2Config(**WINDOWED, **caps, rope_parameters=rope(10000.0)))
+
+
+def _gemma3(full: dict[str, Any], **more: Any) -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    bases = {"full_attention": full, "sliding_attention": rope(500.0)}
+    layers = {"num_hidden_layers": 7}  # the 6th sees everything
+    return Gemma3ForCausalLM(Gemma3TextConfig(**(WINDOWED | layers | more), rope_parameters=bases))
+
+
+def _file(model: Any) -> ModelFile:
+    """The converter writes no rope keys for the first two, whose base is the default."""
+    config = model.config
+    arch = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
+    keys = sizes(config)
+    if arch != "gemma":
+        keys["attention.sliding_window"] = config.sliding_window
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if getattr(config, name):
+                keys[name] = getattr(config, name)
+    if arch == "gemma3":
+        keys |= rope_keys(config)
+    names = POST_NORM_NAMES if arch != "gemma" else POST_NORM_NAMES | {"post_attention_layernorm": "ffn_norm"}
+    return family_file(model, arch, keys, names, norms_plus_one)
+
+
+FAMILIES = {
+    "gemma": Family("gemma", _gemma, _file, norm_mean=0.0),
+    "gemma2": Family("gemma2", _gemma2, _file, norm_mean=0.0),
+    "gemma3": Family("gemma3", lambda: _gemma3(rope(5000.0)), _file, norm_mean=0.0),
+    "gemma3-linear": Family(
+        "gemma3",
+        lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), final_logit_softcapping=5.0),
+        _file,
+        norm_mean=0.0,
+    ),
+}
