@@ -9,6 +9,7 @@ from powerinfer_cli.commands.main.writing import list_tokens
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer
+from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["ChatOptions", "Conversation", "chat"]
 
@@ -219,7 +220,7 @@ class Conversation:
         return f"{first}or start with a larger -c" + ("" if self._options.forget else " or without --no-ctx-shift")
 
     def _encode(self, messages: list[Message]) -> list[int]:
-        ids = self._session.start_ids(self._template.render(messages, add_generation_prompt=True))
+        ids = self._session.start_ids(write_chat(self._template, messages))
         if not ids:
             raise PowerInferError(f"the chat template ({self._template.origin}) writes nothing")
         return ids

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from powerinfer_cli.json_text import read_json
+from powerinfer_cli.text.template_forms import text_of
 
-from .messages import Message, text_of
+from .messages import Message
 from .tools import Choice, Tool, ToolChoice
 
 __all__ = ["describe_tools", "without_calls"]

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from powerinfer_cli.serving.errors import APIError, invalid_request
 
-__all__ = ["Message", "UnsupportedPart", "read_messages", "text_of"]
+__all__ = ["Message", "UnsupportedPart", "read_messages"]
 
 Message: TypeAlias = dict[str, Any]
 """role, content (a text or parts of type text), and where they are: reasoning_content, name, tool_call_id and
@@ -29,11 +29,6 @@ def read_messages(value: Any) -> list[Message]:
     if not isinstance(value, list):
         raise invalid_request("Expected 'messages' to be an array")
     return [_message(one, f"messages[{i}]") for i, one in enumerate(value)]
-
-
-def text_of(content: Any, between: str = "\n") -> str:
-    """Content as one text."""
-    return content if isinstance(content, str) else between.join(part["text"] for part in content)
 
 
 def _message(value: Any, where: str) -> Message:

@@ -8,11 +8,12 @@ from typing import Any
 from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.text import ChatTemplate
+from powerinfer_cli.text.template_forms import fitted_messages, text_of, usual_variables
 
-from .capabilities import Capabilities, capabilities_of, usual_variables
+from .capabilities import Capabilities, capabilities_of
 from .deltas import ContentDelta, Delta, ReasoningDelta
 from .generic_prompt import describe_tools, without_calls
-from .messages import Message, text_of
+from .messages import Message
 from .reasoning import ThinkTags, is_open, tags_of
 from .tool_styles import GENERIC, ToolStyle
 from .tools import Choice, Tool, ToolChoice
@@ -66,9 +67,9 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
         messages = without_calls(messages)
     if style is GENERIC:
         messages = describe_tools(messages, conversation.tools, conversation.choice, conversation.parallel)
-    messages = [_fitted(message, able, template.source) for message in messages]
-    if not able.system:
-        messages = _without_system(messages)
+    if able.objects:
+        messages = [_with_objects(message) for message in messages]
+    messages = fitted_messages(template, messages)
     variables = _variables(conversation, able)
     ask = conversation.add_generation_prompt and conversation.continuation is None
     text = template.render(messages, add_generation_prompt=ask, **variables)
@@ -122,19 +123,11 @@ def _continued(
     return text + opening, opening, (*begun, *([ContentDelta(content)] if content else []))
 
 
-def _fitted(message: Message, able: Capabilities, source: str) -> Message:
-    """A message in the form that the template takes."""
-    message = dict(message)
-    if message["role"] == "developer" and "<|channel|>" not in source:
-        message["role"] = "system"
-    content = message["content"]
-    if isinstance(content, list) and not able.parts:
-        message["content"] = text_of(content)
-    elif isinstance(content, str) and able.parts and not able.texts:
-        message["content"] = [{"type": "text", "text": content}]
-    if "tool_calls" in message and able.objects:
-        message["tool_calls"] = [_with_object(call) for call in message["tool_calls"]]
-    return message
+def _with_objects(message: Message) -> Message:
+    """A message whose calls have their arguments as objects."""
+    if "tool_calls" not in message:
+        return message
+    return {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
 
 
 def _with_object(call: dict[str, Any]) -> dict[str, Any]:
@@ -146,21 +139,11 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _without_system(messages: list[Message]) -> list[Message]:
-    """The system's message at the beginning of the next one."""
-    if not messages or messages[0]["role"] != "system":
-        return messages
-    if len(messages) == 1:
-        return [{**messages[0], "role": "user"}]
-    text = f"{text_of(messages[0]['content'])}\n{text_of(messages[1]['content'])}"
-    return [{**messages[1], "content": text}, *messages[2:]]
-
-
 def _variables(conversation: Conversation, able: Capabilities) -> dict[str, Any]:
     shown = [] if able.style is GENERIC else [tool.as_json() for tool in conversation.tools]
     variables = {**usual_variables(), **conversation.variables}
     if "tools" not in variables:
-        variables["tools"] = shown or able.no_tools
+        variables["tools"] = shown or able.forms.no_tools
     variables.pop("messages", None)
     variables.pop("add_generation_prompt", None)
     return variables

@@ -92,9 +92,9 @@ def template_caps(template: ChatTemplate) -> dict[str, bool]:
         "supports_parallel_tool_calls": able.parallel,
         "supports_preserve_reasoning": "reasoning_content" in template.source,
         "supports_reasoning_effort": "reasoning_effort" in template.source,
-        "supports_string_content": able.texts,
-        "supports_system_role": able.system,
+        "supports_string_content": able.forms.texts,
+        "supports_system_role": able.forms.system,
         "supports_tool_calls": able.calls,
         "supports_tools": able.style is not GENERIC,
-        "supports_typed_content": able.parts,
+        "supports_typed_content": able.forms.parts,
     }

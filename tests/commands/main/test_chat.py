@@ -100,6 +100,12 @@ def test_a_message_that_does_not_fit_is_refused_and_the_chat_goes_on(words: str)
     assert "forgotten" not in result.err
 
 
+def test_a_template_without_a_system_role_has_its_message_in_the_first_turn(words: str) -> None:
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template = refusal + "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+    assert chat(words, "hello\n", "-sys", "fox", "--chat-template", template).out == ANSWERED
+
+
 def test_a_template_that_fails_is_an_error_line_and_the_chat_goes_on(words: str) -> None:
     template = "{% if messages|length > 2 %}{{ raise_exception('one turn\nonly') }}{% endif %}<|assistant|>"
     result = chat(words, "hello\nhello\n/clear\nhello\n", "--chat-template", template)

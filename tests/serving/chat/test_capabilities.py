@@ -11,6 +11,7 @@ from powerinfer_cli.serving.chat.reasoning import is_open, tags_of
 from powerinfer_cli.serving.chat.tool_styles import style_of
 from powerinfer_cli.serving.chat.tools import Choice, ToolChoice, read_tools
 from powerinfer_cli.text import ChatTemplate, TemplateError
+from powerinfer_cli.text.template_forms import TemplateForms
 from tests.serving.chat.fake_chat import USER, WEATHER, template
 
 PARTS_ONLY = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
@@ -26,20 +27,20 @@ ALTERNATING = (
 @pytest.mark.parametrize("name", ["plain", "hermes", "llama3", "mistral", "thinking"])
 def test_ordinary_templates(name: str) -> None:
     able = capabilities_of(template(name))
-    assert (able.texts, able.parts, able.system, able.no_tools) == (True, False, True, None)
+    assert able.forms == TemplateForms(no_tools=None, texts=True, parts=False, system=True)
     assert able.style.name == {"plain": "generic", "thinking": "hermes"}.get(name, name)
     assert able.calls == able.objects == able.parallel == (name != "plain")
 
 
 def test_odd_templates() -> None:
     parts = capabilities_of(ChatTemplate(PARTS_ONLY, "test"))
-    assert (parts.texts, parts.parts) == (False, True)
-    assert not capabilities_of(ChatTemplate(NO_SYSTEM, "test")).system
+    assert (parts.forms.texts, parts.forms.parts) == (False, True)
+    assert not capabilities_of(ChatTemplate(NO_SYSTEM, "test")).forms.system
     needy = capabilities_of(ChatTemplate(NEEDS_TOOLS, "test"))
-    assert (needy.no_tools, needy.texts) == ((), True)
-    assert capabilities_of(ChatTemplate(ALTERNATING, "test")).texts
+    assert (needy.forms.no_tools, needy.forms.texts) == ((), True)
+    assert capabilities_of(ChatTemplate(ALTERNATING, "test")).forms.texts
     nothing = capabilities_of(template("refusing"))
-    assert (nothing.texts, nothing.style.name) == (True, "generic")
+    assert (nothing.forms.texts, nothing.style.name) == (True, "generic")
 
 
 def test_messages_fit_the_template() -> None:
@@ -88,7 +89,7 @@ def test_a_template_that_meets_a_limit_is_not_asked_again() -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     able = capabilities_of(ChatTemplate(endless, "test", renderer=renderer))
     assert able.remark == "the chat template (test) failed: it takes longer than 0.2 s"
-    assert able.texts
+    assert able.forms.texts
     renderer.close()
 
 
@@ -101,5 +102,5 @@ def test_a_process_that_dies_says_nothing_of_a_template() -> None:
     with pytest.raises(TemplateError, match="nobody waits"):
         capabilities_of(mortal)
     cancellation.reset(token)
-    assert capabilities_of(mortal).system
+    assert capabilities_of(mortal).forms.system
     renderer.close()
