@@ -83,6 +83,7 @@ def _editor(terminal: Terminal) -> Callable[[str], str | None]:
 
     def read(prompt: str) -> str | None:
         try:
+            terminal.go_to_row_start()
             return session.prompt([("noinherit", _last_row(terminal.line)), ("", prompt)])
         except EOFError:
             return None

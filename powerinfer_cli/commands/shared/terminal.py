@@ -57,6 +57,11 @@ class Terminal:
         if self.line:
             self.text("\n")
 
+    def go_to_row_start(self) -> None:
+        """Where a line editor believes that it begins."""
+        if self.line:
+            self._write("\r")
+
     def line_was_read(self) -> None:
         """The user's Return has moved a terminal to a new line."""
         self.line = ""

@@ -1,5 +1,6 @@
 """`powerinfer main` and what is around it: pipes, signals, a terminal's keys."""
 
+import re
 import stat
 import time
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_turns_at_a_terminal(words: str, tmp_path: Path) -> None:
     assert "tokens/s" in result.out
     assert result.out.index("\x1b[33m") < result.out.index("Ask") < result.out.index("\x1b[0m")
     assert written.count("User:") == 2
+    assert re.search("User:[^\n]*\r[^\n]*User:", written)  # over the first, not behind it
 
 
 def test_at_a_terminal_without_a_prompt_it_is_a_chat(words: str, tmp_path: Path) -> None:
