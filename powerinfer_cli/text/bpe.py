@@ -7,7 +7,7 @@ from itertools import chain
 from .characters import lenient_text
 from .merging import WordCache, merge_symbols
 from .pretokenizers import PreTokenizer
-from .spm import SPACE, word_cutter
+from .spm import BETWEEN, SPACE, word_cutter
 
 __all__ = ["BpeEncoder", "byte_characters"]
 
@@ -26,12 +26,12 @@ class BpeEncoder:
     def __init__(self, ids: Mapping[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
         """`merges`: `left right`, best first. A pair that is there twice counts with its first place."""
         self._ids = ids
-        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        self._ranks = {merges[rank]: rank for rank in range(len(merges) - 1, -1, -1)}
         self._pre = pre
         self._byte_table = str.maketrans(dict(enumerate(byte_characters())))
         self._cache = WordCache(self.encode_word)
         if pre.spaces_escaped:
-            self._cut = word_cutter((merge.replace(" ", "") for merge in merges), newlines_merge=True)
+            self._cut = word_cutter(BETWEEN.join(merges).replace(" ", ""), newlines_merge=True)
 
     def encode(self, fragment: bytes) -> list[int]:
         """Ids of `fragment`."""

@@ -43,14 +43,14 @@ def token_id(metadata: Metadata, key: str) -> int | None:
     raise _wrong(key, "a whole number", value)
 
 
-def strings(metadata: Metadata, key: str) -> list[str] | None:
-    """The array of strings at `key`, None without one."""
+def strings(metadata: Metadata, key: str) -> Sequence[str] | None:
+    """The array of strings at `key`, None without one. Not a copy: vocabularies are large."""
     value = metadata.get(key)
     if value is None:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str) or not set(map(type, value)) <= {str}:
         raise _wrong(key, "an array of strings", value)
-    return list(value)
+    return value
 
 
 def number_array(metadata: Metadata, key: str, count: int) -> npt.NDArray[Any] | None:

@@ -7,30 +7,38 @@ from .bpe import byte_characters
 from .spm import SPACE
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
-__all__ = ["clean_spaces", "token_pieces"]
+__all__ = ["TokenPieces", "clean_spaces"]
 
 _HEX = re.compile(r"[0-9A-Fa-f]{1,2}")
 
 
-def token_pieces(vocabulary: Vocabulary, kinds: tuple[int, ...]) -> Iterator[bytes]:
-    """The bytes that each token stands for, special tokens as their text; nothing for tokens of no kind."""
-    byte_level = vocabulary.pre is not None and vocabulary.pre.byte_level
-    values = {character: byte for byte, character in enumerate(byte_characters())}
-    for token, kind in zip(vocabulary.tokens, kinds, strict=True):
+class TokenPieces:
+    """The bytes that each token stands for, special tokens as their text; nothing for tokens of no kind.
+
+    They are made when they are asked for: of a large vocabulary a conversation uses little.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, kinds: bytes) -> None:
+        self._tokens = vocabulary.tokens
+        self._kinds = kinds
+        self._byte_level = vocabulary.pre is not None and vocabulary.pre.byte_level
+        self._values = {character: byte for byte, character in enumerate(byte_characters())}
+
+    def __getitem__(self, token: int) -> bytes:
+        text, kind = self._tokens[token], self._kinds[token]
         if kind & (UNKNOWN | CONTROL | USER_DEFINED):
-            yield token.encode("utf-8", "surrogatepass")
-        elif kind & NORMAL and not byte_level:
-            yield token.replace(SPACE, " ").encode("utf-8", "surrogatepass")
-        elif kind & NORMAL:
+            return text.encode("utf-8", "surrogatepass")
+        if kind & NORMAL and not self._byte_level:
+            return text.replace(SPACE, " ").encode("utf-8", "surrogatepass")
+        if kind & NORMAL:
             try:
-                yield bytes(map(values.__getitem__, token))
+                return bytes(map(self._values.__getitem__, text))
             except KeyError:
-                yield b"".join(_byte_level_piece(token, values))
-        elif kind & BYTE:
-            digits = _HEX.match(token, 3, 5)
-            yield bytes([int(digits[0], 16) if digits else 0])
-        else:
-            yield b""
+                return b"".join(_byte_level_piece(text, self._values))
+        if kind & BYTE:
+            digits = _HEX.match(text, 3, 5)
+            return bytes([int(digits[0], 16) if digits else 0])
+        return b""
 
 
 def _byte_level_piece(token: str, values: dict[str, int]) -> Iterator[bytes]:

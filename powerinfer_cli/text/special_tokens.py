@@ -8,6 +8,8 @@ first, and we the first of the list. That cannot change `eog_ids` for end-of-tur
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .metadata import Metadata, flag, token_id
 from .vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
@@ -92,7 +94,7 @@ class SpecialTokens:
     eog_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
-    kinds: tuple[int, ...]  # the vocabulary's, with those corrected that llama.cpp corrects
+    kinds: bytes  # the vocabulary's, with those corrected that llama.cpp corrects
     partition: tuple[int, ...]  # tokens that are cut out of a text first, longest text first
     lstrip: frozenset[int]  # tokens that swallow the white space before them
     rstrip: frozenset[int]  # and after them
@@ -103,7 +105,7 @@ def read_special_tokens(metadata: Metadata, vocabulary: Vocabulary) -> SpecialTo
     """Find the special tokens of `vocabulary`. An id out of range is noted and its default taken, as llama.cpp does."""
     notes: list[str] = []
     roles = _roles_from_metadata(metadata, vocabulary, notes)
-    kinds = list(vocabulary.kinds)
+    kinds = bytearray(vocabulary.kinds)
     for role, texts in _TEXTS.items():
         found = next((vocabulary.ids[text] for text in texts if text in vocabulary.ids), None)
         if roles.get(role) is None and found is not None:
@@ -123,7 +125,7 @@ def read_special_tokens(metadata: Metadata, vocabulary: Vocabulary) -> SpecialTo
         eog_ids=eog_ids,
         add_bos=add_bos,
         add_eos=add_eos,
-        kinds=tuple(kinds),
+        kinds=bytes(kinds),
         partition=partition,
         lstrip=lstrip,
         rstrip=rstrip,
@@ -171,7 +173,7 @@ def _added(
     return add_bos, add_eos
 
 
-def _eog_ids(vocabulary: Vocabulary, roles: Mapping[str, int | None], kinds: list[int]) -> frozenset[int]:
+def _eog_ids(vocabulary: Vocabulary, roles: Mapping[str, int | None], kinds: bytearray) -> frozenset[int]:
     """End-of-generation tokens; corrects `kinds` on the way."""
     ids = vocabulary.ids
     by_text = {ids[text] for text in _EOG_TEXTS if text in ids}
@@ -195,8 +197,8 @@ def _eog_ids(vocabulary: Vocabulary, roles: Mapping[str, int | None], kinds: lis
     return frozenset(eog)
 
 
-def _partition_order(tokens: Sequence[str], kinds: Sequence[int]) -> tuple[int, ...]:
-    special = [i for i, kind in enumerate(kinds) if kind & (CONTROL | USER_DEFINED | UNKNOWN)]
+def _partition_order(tokens: Sequence[str], kinds: bytes | bytearray) -> tuple[int, ...]:
+    special = np.flatnonzero(np.frombuffer(kinds, np.uint8) & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
     return tuple(sorted(special, key=lambda i: -len(tokens[i].encode("utf-8", "surrogatepass"))))
 
 

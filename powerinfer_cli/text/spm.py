@@ -1,7 +1,7 @@
 """SentencePiece-style encoding (`tokenizer.ggml.model` = llama): best-scored pairs merge, the rest falls to bytes."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +11,27 @@ from powerinfer_cli.errors import PowerInferError
 from .characters import bytes_of, spm_text
 from .merging import WordCache, merge_symbols
 
-__all__ = ["SPACE", "SpmEncoder", "word_cutter"]
+__all__ = ["BETWEEN", "SPACE", "SpmEncoder", "word_cutter"]
 
 SPACE = "\u2581"
 """Stands for a space in the vocabulary."""
 
 
-def word_cutter(pieces: Iterable[str], *, newlines_merge: bool) -> Callable[[str], list[str]]:
-    """A function that cuts a text into words which no merge into one of `pieces` can join.
+BETWEEN = "\ud800"
+"""Between pieces in one text that is searched at once: no piece holds it, for it is no UTF-8."""
+
+_BRIDGE = re.compile(f"([^{BETWEEN}{SPACE}]){SPACE}")
+_MERGED_NEWLINE = re.compile(f"[^{BETWEEN}]\n|\n[^{BETWEEN}]")
+
+
+def word_cutter(pieces: str, *, newlines_merge: bool) -> Callable[[str], list[str]]:
+    """A function that cuts a text into words which no merge into one of `pieces`, joined by BETWEEN, can join.
 
     A merge across `x|▁` would make a piece that holds `x▁`. So a text may be cut before every ▁ whose predecessor is
     not such an x, and not ▁ itself; the words then merge on their own as they would in the whole text. Where newlines
     do not merge they are words too, so that a word is the same with and without one after it.
     """
-    bridges = {match for piece in pieces for match in re.findall(f"(.){SPACE}", piece, re.DOTALL)} - {SPACE}
+    bridges = set(_BRIDGE.findall(pieces))
     if bridges:
         no_cut = "".join(re.escape(bridge) for bridge in sorted(bridges))
         return re.compile(f"(?<=[^{SPACE}{no_cut}])(?={SPACE})").split
@@ -39,9 +46,11 @@ class SpmEncoder:
     def __init__(self, ids: Mapping[str, int], scores: npt.NDArray[np.float32], unk_id: int | None) -> None:
         """`ids`: piece -> id, for every piece, in the order of `scores`; `scores`: [n_vocab]."""
         self._ids = ids
-        self._ranks: dict[str, int] = dict(zip(ids, np.unique(-scores, return_inverse=True)[1].tolist(), strict=True))
+        ranks = np.unique(-scores, return_inverse=True)[1].tolist()
+        self._ranks: dict[str, int] = {piece: rank for piece, rank in zip(ids, ranks, strict=True)}  # noqa: C416
         self._unk_id = unk_id
-        self._cut = word_cutter(ids, newlines_merge=any("\n" in piece and len(piece) > 1 for piece in ids))
+        pieces = BETWEEN.join(ids)
+        self._cut = word_cutter(pieces, newlines_merge=_MERGED_NEWLINE.search(pieces) is not None)
         self._cache = WordCache(self.encode_word)
 
     def encode(self, fragment: bytes) -> list[int]:

@@ -10,7 +10,7 @@ from .bpe import BpeEncoder
 from .characters import to_bytes
 from .metadata import Metadata, flag, string
 from .partition import SpecialText, partition
-from .pieces import clean_spaces, token_pieces
+from .pieces import TokenPieces, clean_spaces
 from .special_tokens import read_special_tokens
 from .spm import SpmEncoder
 from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, read_vocabulary
@@ -44,7 +44,7 @@ class Tokenizer:
         self._ids = vocabulary.ids
         self._kinds = special.kinds
         self._clean_spaces = vocabulary.pre is not None and vocabulary.pre.clean_spaces
-        self._pieces = list(token_pieces(vocabulary, special.kinds))
+        self._pieces = TokenPieces(vocabulary, special.kinds)
         self._specials = [
             SpecialText(i, to_bytes(vocabulary.tokens[i]), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
             for i in special.partition

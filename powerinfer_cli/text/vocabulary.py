@@ -4,7 +4,7 @@ Keys are those of the GGUF specification under `tokenizer.ggml.`. What a file ma
 then, follows llama.cpp.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = (1 << i for i in range(6)
 """Kinds of tokens, bits of `Vocabulary.kinds`."""
 
 # GGUF's token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Anything else has no kind.
-_KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], dtype=np.int64)
+_KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Vocabulary:
     pre: PreTokenizer | None  # None for SentencePiece
     pre_name: str
     name: str  # general.name
-    tokens: tuple[str, ...]
+    tokens: Sequence[str]
     ids: Mapping[str, int]  # in the order of tokens
-    kinds: tuple[int, ...]
+    kinds: bytes  # [n_vocab]
     scores: npt.NDArray[np.float32]  # [n_vocab]
-    merges: tuple[str, ...]
+    merges: Sequence[str]
     notes: tuple[str, ...]  # what the user may want to know, one line each
 
 
@@ -96,28 +96,28 @@ def _unknown(what: str, key: str, name: str, foreign: Mapping[str, str], known: 
     return PowerInferError(f"{beginning} tokenizer.ggml.{key}; known are {', '.join(known)}")
 
 
-def _tokens(metadata: Metadata) -> tuple[tuple[str, ...], dict[str, int]]:
+def _tokens(metadata: Metadata) -> tuple[Sequence[str], dict[str, int]]:
     tokens = strings(metadata, "tokenizer.ggml.tokens")
     if not tokens:
         raise PowerInferError("the metadata has no tokenizer.ggml.tokens: the file holds no vocabulary")
     if "" in tokens:
         tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
-    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    ids = {token: i for i, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         i, token = next((i, token) for i, token in enumerate(tokens) if ids[token] != i)
         message = f"tokenizer.ggml.tokens holds {token[:80]!r} twice, as ids {i} and {ids[token]}"
         raise PowerInferError(message)
-    return tuple(tokens), ids
+    return tokens, ids
 
 
-def _kinds(metadata: Metadata, count: int) -> tuple[int, ...]:
+def _kinds(metadata: Metadata, count: int) -> bytes:
     types = number_array(metadata, "tokenizer.ggml.token_type", count)
     if types is None:
-        return (NORMAL,) * count
+        return bytes([NORMAL]) * count
     if types.dtype.kind == "f":
         raise PowerInferError("the metadata array tokenizer.ggml.token_type should hold whole numbers")
     known = (types >= 0) & (types < len(_KIND_OF_TYPE))
-    return tuple(_KIND_OF_TYPE[np.where(known, types, 0).astype(np.int64)].tolist())
+    return _KIND_OF_TYPE[np.where(known, types, 0).astype(np.int64)].tobytes()
 
 
 def _scores(metadata: Metadata, count: int) -> npt.NDArray[np.float32]:
@@ -130,10 +130,10 @@ def _scores(metadata: Metadata, count: int) -> npt.NDArray[np.float32]:
     return scores
 
 
-def _merges(metadata: Metadata, pre: PreTokenizer) -> tuple[str, ...]:
+def _merges(metadata: Metadata, pre: PreTokenizer) -> Sequence[str]:
     merges = strings(metadata, "tokenizer.ggml.merges")
     if merges is None and not pre.merges_needed:
         return ()
     if merges is None:
         raise PowerInferError("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs")
-    return tuple(merges)
+    return merges
