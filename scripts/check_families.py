@@ -4,7 +4,8 @@
     python scripts/check_families.py --peer-python VENV/bin/python    # a Python that has llama_cpp
     python scripts/check_families.py --peer-python ... --only gemma3,phi2 --files FOLDER
 
-A line a family: how far llama.cpp's logits are from the torch model's, in relation to the largest of those.
+A line a family: how far llama.cpp's logits are from the torch model's, in relation to the largest of those. GELU is a
+table of 16 bit numbers in llama.cpp, of the tanh form for every family: those that have it agree in three digits only.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from dataclasses import replace  # noqa: E402
 
 from tests.helpers.families import FAMILIES, PROMPT, peer_family  # noqa: E402
 
-AGREES = 1e-3
+AGREES, AGREES_WITH_GELU = 1e-5, 2e-3
 
 
 def main() -> int:
@@ -70,10 +71,12 @@ def ask(names: list[str], folder: Path, peer_python: str) -> None:
 def told(name: str, folder: Path) -> bool:
     """Whether the family is as it should be, with its line."""
     family, path = FAMILIES[name], folder / f"{name}.npy"
-    wanted = peer_family(name).reference
+    tiny = peer_family(name)
+    wanted = tiny.reference
+    gelu = any("gelu" in type(module).__name__.lower() for module in tiny.torch_model.modules())
     if path.exists():
         off = float(np.abs(np.load(path) - wanted).max() / np.abs(wanted).max())
-        agrees, text = off < AGREES, f"{off:.1e}"
+        agrees, text = off < (AGREES_WITH_GELU if gelu else AGREES), f"{off:.1e}"
     else:
         agrees, text = False, "not opened"
     note = f" ({family.peer_differs})" if family.peer_differs else ""

@@ -1,5 +1,6 @@
 """Tiny random models of each architecture from `transformers`, with weights large enough that logits are of order 1."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -86,6 +87,7 @@ def _bamboo(**changes: Any) -> Any:
     return model
 
 
+_EMBEDDING = re.compile("emb|wte|wpe")
 _FALCON_40B = {"new_decoder_architecture": True, "num_kv_heads": 2}
 
 CASES: dict[str, tuple[str, Callable[[], Any]]] = {
@@ -151,12 +153,12 @@ def tiny_model(name: str) -> TinyModel:
 
 
 @torch.no_grad()
-def randomise(model: Any, norm_mean: float = 1.0) -> None:
+def randomise(model: Any, norm_mean: float = 1.0, embedding: float = 0.5) -> None:
     """Activations of order 1 in every layer, and no norm or bias that a wrong engine could leave out unnoticed."""
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.normal_(std=0.3)
         elif weight.ndim == 2 and "norm" not in name:
-            weight.normal_(std=0.5 if "emb" in name else weight.shape[1] ** -0.5)
+            weight.normal_(std=embedding if _EMBEDDING.search(name) else weight.shape[1] ** -0.5)
         else:
             weight.normal_(mean=norm_mean, std=0.3)

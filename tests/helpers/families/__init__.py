@@ -2,12 +2,12 @@
 
 from functools import cache
 
-from tests.helpers.families import cohere, gemma, layer_norm, llama_like, olmo, phi
+from tests.helpers.families import cohere, gemma, gpt, layer_norm, llama_like, olmo, phi, small_changes, twins
 from tests.helpers.families.family import PROMPT, WINDOW, Family, TinyFamily, tiny
 
 __all__ = ["FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFamily", "peer_family", "tiny_family"]
 
-GROUPS = (gemma, llama_like, phi, olmo, cohere, layer_norm)
+GROUPS = (gemma, llama_like, phi, olmo, cohere, layer_norm, small_changes, gpt, twins)
 FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
 
 

@@ -37,7 +37,8 @@ def rope(base: float, **more: Any) -> dict[str, Any]:
 class Family:
     """arch: the GGUF's. build: the torch model, whose weights are drawn afterwards.
 
-    norm_mean: of norms' weights; 0 where the model adds 1 to them. authority: whose torch code `build` makes.
+    norm_mean, embedding: of norms' weights, 0 where the model adds 1 to them; the size of embeddings' weights, such
+    that a layer's share counts beside them. authority: whose torch code `build` makes.
     peer_differs: why llama.cpp's logits are others, where they are. peer_layers: where it tells the form by their
     number, one that it knows; `build` takes num_hidden_layers then.
     """
@@ -46,6 +47,7 @@ class Family:
     build: Callable[..., Any]
     convert: Callable[[Any], ModelFile]
     norm_mean: float = 1.0
+    embedding: float = 0.2
     authority: str = "transformers"
     peer_differs: str = ""
     peer_layers: int = 0
@@ -69,5 +71,5 @@ def tiny(name: str, family: Family, **changes: Any) -> TinyFamily:
     """The family's model and its file; its random weights follow from its name. changes: to its configuration."""
     torch.manual_seed(sum(name.encode()))
     model = family.build(**changes).float().eval()
-    randomise(model, family.norm_mean)
+    randomise(model, family.norm_mean, family.embedding)
     return TinyFamily(name, model, family.convert(model))

@@ -1,5 +1,6 @@
 """Gemma: GeGLU of the tanh form, norms' weights plus 1, embeddings times the root of their width (no key says so)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, norms_plus_one, rope_keys, sizes
@@ -19,7 +20,7 @@ def _gemma() -> Any:
 def _gemma2() -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    caps = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}
+    caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
     return Gemma2ForCausalLM(Gemma2Config(**WINDOWED, **caps, rope_parameters=rope(10000.0)))
 
 
@@ -47,14 +48,15 @@ def _file(model: Any) -> ModelFile:
     return family_file(model, arch, keys, names, norms_plus_one)
 
 
+def _family(arch: str, build: Callable[..., Any]) -> Family:
+    return Family(arch, build, _file, norm_mean=0.0, embedding=0.06)
+
+
 FAMILIES = {
-    "gemma": Family("gemma", _gemma, _file, norm_mean=0.0),
-    "gemma2": Family("gemma2", _gemma2, _file, norm_mean=0.0),
-    "gemma3": Family("gemma3", lambda: _gemma3(rope(5000.0)), _file, norm_mean=0.0),
-    "gemma3-linear": Family(
-        "gemma3",
-        lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), final_logit_softcapping=5.0),
-        _file,
-        norm_mean=0.0,
+    "gemma": _family("gemma", _gemma),
+    "gemma2": _family("gemma2", _gemma2),
+    "gemma3": _family("gemma3", lambda: _gemma3(rope(5000.0))),
+    "gemma3-linear": _family(
+        "gemma3", lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), final_logit_softcapping=1.5)
     ),
 }

@@ -58,6 +58,7 @@ def _nemotron() -> Any:
 def _nemotron_file(model: Any) -> ModelFile:
     config = model.config
     keys = sizes(config) | rope_keys(config) | rotated(config) | {"rope.scaling.type": "none"}
+    keys["attention.layer_norm_rms_epsilon"] = config.norm_eps  # the converter writes both
     return family_file(model, "nemotron", keys, change=norms_plus_one)
 
 

@@ -51,6 +51,43 @@ def _arcee() -> Any:
     return ArceeForCausalLM(ArceeConfig(**SIZES, head_dim=24, rope_parameters=rope(1000.0)))
 
 
+def _mistral3() -> Any:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=24, sliding_window=None, rope_parameters=rope(1000.0)))
+
+
+def _ministral3() -> Any:
+    """q grows with the logarithm of how many times 16 tokens are behind it."""
+    from transformers import Ministral3Config, Ministral3ForCausalLM
+
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 6.0, "beta_slow": 0.5}
+    gains = {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}
+    parameters = rope(5000.0, rope_type="yarn", **yarn, **gains)
+    sizes = SIZES | {"max_position_embeddings": 64 * 4, "head_dim": 24}
+    return Ministral3ForCausalLM(Ministral3Config(**sizes, rope_parameters=parameters))
+
+
+def _ministral3_file(model: Any) -> ModelFile:
+    parameters = model.config.rope_parameters
+    own = {
+        "rope.scaling.yarn_log_multiplier": parameters["mscale_all_dim"],
+        "attention.temperature_scale": parameters["llama_4_scaling_beta"],
+    }
+    return _file(model, "mistral3", **own)
+
+
+def _ernie4_5() -> Any:
+    from transformers import Ernie4_5Config, Ernie4_5ForCausalLM
+
+    return Ernie4_5ForCausalLM(Ernie4_5Config(**SIZES, head_dim=24, rope_parameters=rope(1000.0)))
+
+
+def _ernie4_5_file(model: Any) -> ModelFile:
+    """Its rope turns neighbours in transformers as well: nothing is reordered."""
+    return family_file(model, "ernie4_5", sizes(model.config) | rope_keys(model.config))
+
+
 def _file(model: Any, arch: str, **more: Any) -> ModelFile:
     config = model.config
     keys = sizes(config) | rope_keys(config) | rotated(config) | more
@@ -62,4 +99,7 @@ FAMILIES = {
     "granite": Family("granite", _granite, _granite_file),
     "smollm3": Family("smollm3", _smollm3, lambda model: _file(model, "smollm3")),
     "arcee": Family("arcee", _arcee, lambda model: _file(model, "arcee")),
+    "mistral3": Family("mistral3", _mistral3, lambda model: _file(model, "mistral3")),
+    "ministral3": Family("mistral3", _ministral3, _ministral3_file),
+    "ernie4_5": Family("ernie4_5", _ernie4_5, _ernie4_5_file),
 }
