@@ -7,7 +7,7 @@ more of JSON schema, compiles in milliseconds for any vocabulary, and bounds wha
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -102,7 +102,8 @@ class Grammars:
     def json_schema(self, schema: Any) -> NewConstraint:
         """JSON that a schema describes; see `read_schema` for what is made of it."""
         read = read_schema(schema)
-        self._tell("JSON schema", read.loose)
+        for line in read.loose:
+            self.warn(f"JSON schema: {line}")
         lark = _lark_of(read)
         try:
             return self._get("JSON schema", lark, lambda: lark)
@@ -132,12 +133,14 @@ class Grammars:
             with self._lock:
                 self._mended.put(key, value=found, size=_SMALLEST + len(key) + len(found[0].text))
         read, faults = found
-        self._tell(where, (*faults, *read.loose))
+        for line in (*faults, *(f".{line}" for line in read.loose)):
+            self.warn(f"{where}{line}")
         return read.text
 
     def _mend(self, schema: dict[str, Any]) -> tuple[ReadSchema, tuple[str, ...]]:
         mended, faults = without_faults(schema, self._fault, self._vocabulary.clock)
-        return read_schema(mended), tuple(f"{fault} (it is left out)" for fault in faults)
+        lines = (f".{fault}" if fault.where else f": {fault}" for fault in faults)
+        return read_schema(mended), tuple(f"{line} (it is left out)" for line in lines)
 
     def _fault(self, schema: Any) -> str | None:
         """What is wrong with it, in the compiler's words."""
@@ -161,10 +164,6 @@ class Grammars:
             self._warned.add(line) if new else None
         if new:
             self._warn(line)
-
-    def _tell(self, where: str, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.warn(f"{where}: {line}")
 
     def _once(self, kind: str, key: str, error: Callable[[], GrammarError]) -> GrammarError:
         """What is wrong with a grammar, found once: clients that are refused try again."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.schema_keywords import KEYWORDS, Handling
@@ -40,11 +40,15 @@ _COMBINED = ("allOf", "anyOf", "oneOf", "$ref")
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
-_SHAPES = {
+_SHAPES: dict[str, tuple[type, str]] = {
     **dict.fromkeys((*_NAMED, "dependentRequired", "dependencies", "dependentSchemas"), (dict, "an object")),
     **dict.fromkeys(("required", "enum", "allOf", "anyOf", "oneOf", "prefixItems"), (list, "an array")),
     **dict.fromkeys(("pattern", "$ref", "format"), (str, "a string")),
 }
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", *_COUNTS)
+_INSIDE = ("items", "additionalProperties", "additionalItems", "if", "then", "else", "not", "propertyNames")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_IN_REFERENCES = "%/#?:@!$&'()*+,;=~"  # besides letters; generators write "Record<string,any>" as it is
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def read_schema(schema: Any) -> ReadSchema:
     _check_depth(schema)
     _written(schema)
     _check_references(schema)
+    _check_all_shapes(schema, ())
     reading = _Reading(schema)
     prepared = reading.prepare(schema or ANY_OBJECT, (), closed=True)
     prepared.pop("$schema", None)  # it is no longer of that draft: lists of items are prefixItems by now
@@ -157,6 +162,7 @@ class _Reading:
         self._root = schema
         self._merged = frozenset(_refs_in_all_of(schema))
         self._movable = all(ref == "#" or ref.startswith(("#/$defs/", "#/definitions/")) for ref in _refs(schema))
+        self._checked: set[int] = set()  # ids of what was pointed to
         self.loose: list[str] = []
 
     def prepare(self, schema: Any, path: tuple[str, ...], *, closed: bool) -> Any:
@@ -169,7 +175,8 @@ class _Reading:
         for key in _COUNTS:
             if isinstance(count := result.get(key), float) and count.is_integer():
                 result[key] = int(count)
-        _check_shapes(result, path)
+        if "$ref" in result:
+            result["$ref"] = quote(result["$ref"], _IN_REFERENCES)
         _tell_type(result)
         _tuple_items(result)
         result = rewrite(result, self._resolved, lambda key, why: self._note(path, key, why), movable=self._movable)
@@ -210,7 +217,13 @@ class _Reading:
     def _resolved(self, schema: Any) -> Any:
         """What a $ref in the schema itself points to."""
         ref = schema.get("$ref") if isinstance(schema, dict) else None
-        return _target(self._root, ref) if isinstance(ref, str) and ref.startswith("#/") else schema
+        if not isinstance(ref, str) or not ref.startswith("#/"):
+            return schema
+        target = _target(self._root, ref)
+        if id(target) not in self._checked:
+            self._checked.add(id(target))
+            _check_all_shapes(target, tuple(unquote(ref[2:]).split("/")))
+        return target
 
 
 def _where(path: tuple[str, ...]) -> str:
@@ -221,6 +234,22 @@ def _where(path: tuple[str, ...]) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
+def _check_all_shapes(schema: Any, path: tuple[str, ...]) -> None:
+    """Of a schema and of all within it, before any is rewritten with the help of what is below it."""
+    if not isinstance(schema, dict):
+        return
+    _check_shapes({key: value for key, value in schema.items() if value is not None}, path)
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            parts = [((key, name), part) for name, part in value.items()]
+        elif isinstance(value, list):
+            parts = [((key, str(i)), part) for i, part in enumerate(value)] if key in _LISTS else []
+        else:
+            parts = [((key,), value)] if key in _INSIDE else []
+        for steps, part in parts:
+            _check_all_shapes(part, (*path, *steps))
+
+
 def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
@@ -229,8 +258,15 @@ def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:
     for key, (shape, words) in _SHAPES.items():
         if key in schema and not isinstance(schema[key], shape):
             raise _bad((*path, key), f"must be {words}")
-    if not all(isinstance(name, str) for name in schema.get("required", ())):
-        raise _bad((*path, "required"), "must hold strings")
+    for key in _NUMBERS:
+        is_number = type(schema.get(key, 0)) in (int, float)
+        if not is_number and not (key.startswith("exclusive") and isinstance(schema[key], bool)):  # draft 4
+            raise _bad((*path, key), "must be a number")
+    for key in ("required", "dependentRequired", "dependencies"):
+        value = schema.get(key, {})
+        for names in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(names, list) and not all(isinstance(name, str) for name in names):
+                raise _bad((*path, key), "must hold strings")
     for key in ("properties", "required", "patternProperties"):
         if len(schema.get(key, ())) > _MOST_PROPERTIES:
             raise _bad((*path, key), f"more than {_MOST_PROPERTIES} names")

@@ -44,8 +44,9 @@ def without_faults(
         mended = search.mend(schema, "")
     except RecursionError:
         return {"type": "object"}, [Fault("", "it is nested too deeply")]
-    if isinstance(mended, dict) and mended.get("type", "object") == "object":
-        return mended, search.faults
+    kind = mended.get("type", "object") if isinstance(mended, dict) else None
+    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+        return {**mended, "type": "object"} if isinstance(kind, list) else mended, search.faults
     return {"type": "object"}, search.faults or [Fault("", "it describes no object")]
 
 
@@ -76,7 +77,7 @@ class _Search:
                 if key == "pattern":
                     rest.setdefault("type", "string")
                 if self._reason(rest) is None:
-                    self.faults.append(Fault(f"{path}.{key}".lstrip("."), reason))
+                    self.faults.append(Fault(f"{path}.{key}".lstrip("."), reason.removeprefix(f"{key}: ")))
                     return rest
         self.faults.append(Fault(path, reason))
         return {} if path else {"type": "object"}

@@ -10,6 +10,7 @@ from powerinfer_cli.serving.grammars import grammars_of
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel
+from powerinfer_cli.serving.slots.engine_like import slot_context
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
@@ -23,6 +24,11 @@ def served_model(
     grammars = grammars_of(tokenizer, lambda line: log.note(f"warning: {line}"))
     options.form.compiled(grammars)
     template = _template(options.chat_template, tokenizer)
+    n_ctx_slot = slot_context(engine)
+    if n_ctx_slot < engine.n_ctx_sequence:
+        log.note(
+            f"warning: the model was trained on {n_ctx_slot} tokens: slots have these, not {engine.n_ctx_sequence}"
+        )
     name = options.alias or str(gguf.path)
     tensors = gguf.tensors.values()
     bytes_of: Counter[str] = Counter()
@@ -37,7 +43,7 @@ def served_model(
         config=engine.config,
         tokenizer=tokenizer,
         template=template,
-        n_ctx_slot=engine.n_ctx_sequence,
+        n_ctx_slot=n_ctx_slot,
         n_slots=engine.n_sequences,
         n_params=sum(tensor.n_elements for tensor in tensors),
         size=sum(tensor.nbytes for tensor in tensors),

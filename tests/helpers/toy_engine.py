@@ -17,7 +17,7 @@ N_EMBD = 4
 @dataclass(frozen=True)
 class ToyConfig:
     n_vocab: int = 2816
-    n_ctx_train: int = 512
+    n_ctx_train: int = 1 << 20
     sparse: bool = False
 
 

@@ -135,5 +135,5 @@ def test_each_warning_comes_once() -> None:
         grammars.mended_schema(schema, "tools[0].function.parameters")
     assert lines == [
         "JSON schema: properties.a.uniqueItems is not enforced",
-        "tools[0].function.parameters: properties.a.uniqueItems is not enforced",
+        "tools[0].function.parameters.properties.a.uniqueItems is not enforced",
     ]

@@ -14,7 +14,7 @@ from powerinfer_cli.sampling import TokenBreakers
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
 from powerinfer_cli.serving.slots.choosing import Chooser
 from powerinfer_cli.serving.slots.counters import Served, Tally
-from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.pooling import Pool
@@ -59,7 +59,7 @@ class Batcher:
 
         on_fault: told of what nobody foresaw.
         """
-        self.slots = [Slot(i, engine.n_ctx_sequence) for i in range(engine.n_sequences)]
+        self.slots = [Slot(i, slot_context(engine)) for i in range(engine.n_sequences)]
         self.tally = Tally()
         self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
         self._context_shift = context_shift

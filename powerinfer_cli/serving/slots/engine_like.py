@@ -9,7 +9,7 @@ import numpy.typing as npt
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Piece
 
-__all__ = ["EngineLike", "Numbers"]
+__all__ = ["EngineLike", "Numbers", "slot_context"]
 
 
 class Numbers(Protocol):
@@ -49,3 +49,8 @@ class EngineLike(Protocol):
     def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None: ...
     def save(self, sequence: int) -> Mapping[str, npt.NDArray[Any]]: ...
     def restore(self, sequence: int, ids: Sequence[int], stored: Mapping[str, npt.NDArray[Any]]) -> None: ...
+
+
+def slot_context(engine: EngineLike) -> int:
+    """The most tokens of a slot, as in llama-server: its share of the context, and no more than the model knows."""
+    return min(engine.n_ctx_sequence, engine.config.n_ctx_train)

@@ -10,7 +10,7 @@ from powerinfer_cli.serving.errors import invalid_request, server_error, unavail
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
 from powerinfer_cli.serving.slots.counters import Counters, Served
-from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import note_fault, refusal
 from powerinfer_cli.serving.slots.slot import Asked, SlotView
 from powerinfer_cli.serving.slots.slot_files import SlotFiles
@@ -153,7 +153,7 @@ class EngineThread:
             raise invalid_request("the prompt has no tokens")
         if min(task.prompt) < 0 or max(task.prompt) >= self._engine.config.n_vocab:
             raise invalid_request("Prompt contains invalid tokens")
-        error = refusal(task, self._engine.n_ctx_sequence)
+        error = refusal(task, slot_context(self._engine))
         if error is not None:
             raise error
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.serving.slots.engine_like import EngineLike
+from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.tasks import SlotContent
 
 __all__ = ["Saved", "SlotFiles", "read_slot", "write_slot"]
@@ -47,7 +47,7 @@ class SlotFiles:
     def __init__(self, engine: EngineLike, model: str = "") -> None:
         """model: the fingerprint that files carry; empty for one of the model's shape alone."""
         self._model = model or hashlib.blake2b(repr(engine.config).encode(), digest_size=16).hexdigest()
-        self._n_ctx, self._n_vocab = engine.n_ctx_sequence, engine.config.n_vocab
+        self._n_ctx, self._n_vocab = slot_context(engine), engine.config.n_vocab
 
     def write(self, path: Path, content: SlotContent) -> int:
         """Bytes written. Raises PowerInferError."""
