@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from dataclasses import replace  # noqa: E402
 
-from tests.helpers.families import FAMILIES, PROMPT, peer_family  # noqa: E402
+from tests.helpers.families import DEEP, FAMILIES, PROMPT, peer_family  # noqa: E402
 
 AGREES, AGREES_WITH_GELU = 1e-5, 2e-3
 
@@ -29,7 +29,7 @@ AGREES, AGREES_WITH_GELU = 1e-5, 2e-3
 def main() -> int:
     """0 where all agree but those that are known to differ."""
     args = parse()
-    names = args.only.split(",") if args.only else list(FAMILIES)
+    names = args.only.split(",") if args.only else list(FAMILIES | DEEP)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.files or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def ask(names: list[str], folder: Path, peer_python: str) -> None:
 
 def told(name: str, folder: Path) -> bool:
     """Whether the family is as it should be, with its line."""
-    family, path = FAMILIES[name], folder / f"{name}.npy"
+    family, path = (FAMILIES | DEEP)[name], folder / f"{name}.npy"
     tiny = peer_family(name)
     wanted = tiny.reference
     gelu = any("gelu" in type(module).__name__.lower() for module in tiny.torch_model.modules())

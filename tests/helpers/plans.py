@@ -10,11 +10,16 @@ __all__ = ["plan_of"]
 
 def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: int, seed: int = 0) -> Plan:
     """For each layer its device and the share of its neurons that is hot."""
-    n_ff = len(model.tensors["blk.0.ffn_up.weight"])
     rng = np.random.default_rng(seed)
     layers = []
-    for device, share in zip(devices, shares, strict=True):
+    for device, share, n_ff in zip(devices, shares, _widths(model, len(devices)), strict=True):
         count = round(share * n_ff) if device != MAIN_MEMORY else 0
         hot = np.sort(rng.choice(n_ff, count, replace=False)).astype(np.int32)
         layers.append(LayerPlacement(device, hot if count else no_neurons()))
     return Plan((1 << 30, 1 << 30), tuple(layers), output, "greedy", "")
+
+
+def _widths(model: ModelFile, n_layer: int) -> list[int]:
+    """Each layer's number of neurons."""
+    found = model.metadata[f"{model.arch}.feed_forward_length"]
+    return list(found) if isinstance(found, list) else [int(found)] * n_layer

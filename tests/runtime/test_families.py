@@ -13,13 +13,14 @@ import pytest
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.model.config import ARCHITECTURES
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
-from tests.helpers.families import FAMILIES, PROMPT, WINDOW, TinyFamily, tiny_family
+from tests.helpers.families import DEEP, FAMILIES, PROMPT, WINDOW, TinyFamily, tiny_family
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import CASES, reference_logits
 
 Load: TypeAlias = Callable[..., Engine]
 
 KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES]
+KNOWN_DEEP = [name for name, family in DEEP.items() if family.arch in ARCHITECTURES]
 N_CTX = 128
 BEGINNINGS = (0, 13, 29)  # of several texts, in the prompt
 
@@ -115,3 +116,10 @@ def test_several_sequences(family: TinyFamily, gguf: GGUFFile, load: Load) -> No
     for i, text in enumerate(texts):
         wanted = reference_logits(family.torch_model, text[: at[i]])
         check_logits(np.concatenate(found[i]), wanted)
+
+
+def test_forms_that_depth_tells(tmp_path: Path, load: Load) -> None:
+    for name in KNOWN_DEEP:
+        tiny = tiny_family(name)
+        gguf = open_gguf(tiny.file.write(tmp_path / f"{name}.gguf"))
+        check_logits(load(gguf).logits(PROMPT), tiny.reference)

@@ -5,20 +5,23 @@ from functools import cache
 from tests.helpers.families import cohere, gemma, gpt, layer_norm, llama_like, olmo, phi, small_changes, twins
 from tests.helpers.families.family import PROMPT, WINDOW, Family, TinyFamily, tiny
 
-__all__ = ["FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFamily", "peer_family", "tiny_family"]
+__all__ = ["DEEP", "FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFamily", "peer_family", "tiny_family"]
 
 GROUPS = (gemma, llama_like, phi, olmo, cohere, layer_norm, small_changes, gpt, twins)
 FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
+# Forms that a file tells by nothing but its many layers.
+DEEP: dict[str, Family] = gemma.DEEP | twins.DEEP
 
 
 @cache
 def tiny_family(name: str) -> TinyFamily:
     """A family's model and file, built once."""
-    return tiny(name, FAMILIES[name])
+    return tiny(name, (FAMILIES | DEEP)[name])
 
 
 @cache
 def peer_family(name: str) -> TinyFamily:
     """The same with as many layers as llama.cpp asks for."""
-    layers = FAMILIES[name].peer_layers
-    return tiny(name, FAMILIES[name], num_hidden_layers=layers) if layers else tiny_family(name)
+    family = (FAMILIES | DEEP)[name]
+    layers = family.peer_layers
+    return tiny(name, family, num_hidden_layers=layers) if layers else tiny_family(name)

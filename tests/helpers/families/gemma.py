@@ -17,11 +17,11 @@ def _gemma() -> Any:
     return GemmaForCausalLM(GemmaConfig(**SIZES, **HEAD, rope_parameters=rope(10000.0)))
 
 
-def _gemma2() -> Any:
+def _gemma2(**more: Any) -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
-    return Gemma2ForCausalLM(Gemma2Config(**WINDOWED, **caps, rope_parameters=rope(10000.0)))
+    return Gemma2ForCausalLM(Gemma2Config(**(WINDOWED | caps | more), rope_parameters=rope(10000.0)))
 
 
 def _gemma3(full: dict[str, Any], **more: Any) -> Any:
@@ -59,4 +59,10 @@ FAMILIES = {
     "gemma3-linear": _family(
         "gemma3", lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), final_logit_softcapping=1.5)
     ),
+}
+# Scores' scale follows from the width instead of the head's; the numbers of layers alone tell these models.
+SCALE = {"query_pre_attn_scalar": 64 // 4}
+DEEP = {
+    "gemma2-27b": _family("gemma2", lambda: _gemma2(**SCALE, num_hidden_layers=46)),
+    "gemma3-27b": _family("gemma3", lambda: _gemma3(rope(5000.0), **SCALE, num_hidden_layers=62)),
 }

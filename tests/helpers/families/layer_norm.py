@@ -39,6 +39,7 @@ def _stacked(file: ModelFile) -> dict[str, np.ndarray | None]:
 
 
 def _starcoder2() -> Any:
+    """The released models' window of 4096 is in no key: files of it see everything."""
     from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
     return Starcoder2ForCausalLM(Starcoder2Config(**SIZES, rope_parameters=rope(1000.0)))

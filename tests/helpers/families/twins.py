@@ -108,44 +108,69 @@ class _Nothing(nn.Module):
         return torch.zeros_like(hidden_states), None
 
 
+class _Same(nn.Module):
+    """A layer of nothing."""
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        return hidden_states
+
+
 def _deci() -> Any:
-    """Llama-Nemotron's search leaves attention out, or a matrix of it, or FFNs of any width."""
+    """Llama-Nemotron's search leaves attention out, or a matrix of it, or whole layers; FFNs are of any width."""
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 
-    model = _llama(num_hidden_layers=5)
+    model = _llama(num_hidden_layers=6)
     layers, other = model.model.layers, deepcopy(model.config)
     layers[1].input_layernorm, layers[1].self_attn = nn.Identity(), _Nothing()
     layers[2].self_attn = _Linear()
     other.num_key_value_heads, other.intermediate_size = 1, 80
     layers[3].self_attn, layers[3].mlp = LlamaAttention(other, 3), LlamaMLP(other)
+    layers[4] = _Same()
     return model
 
 
 def _deci_file(model: Any) -> ModelFile:
     config = model.config
     lists = {
-        "attention.head_count": [4, 0, 4, 4, 4],
-        "attention.head_count_kv": [2, 0, 0, 1, 2],
-        "feed_forward_length": [112, 112, 112, 80, 112],
+        "attention.head_count": [4, 0, 4, 4, 0, 4],
+        "attention.head_count_kv": [2, 0, 0, 1, 0, 2],
+        "feed_forward_length": [112, 112, 112, 80, 0, 112],
         "attention.key_length": head_size(config),
         "attention.value_length": head_size(config),
     }
     return _file(model, "deci", **lists)
 
 
+def _slopes(self: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+    """Attention with slopes of scores by distance instead of rope."""
+    made = (proj(hidden_states) for proj in (self.q_proj, self.k_proj, self.v_proj))
+    q, k, v = (x.unflatten(-1, (4, -1)).transpose(1, 2) for x in made)
+    at = torch.arange(hidden_states.shape[1])
+    slopes = 2.0 ** -torch.tensor([2.0, 4.0, 6.0, 8.0])
+    future = torch.where(at > at[:, None], -torch.inf, 0.0)
+    bias = slopes[:, None, None] * (at - at[:, None]) + future
+    out = nn.functional.scaled_dot_product_attention(q, k, v, bias[None])
+    return self.o_proj(out.transpose(1, 2).flatten(2)), None
+
+
+def _baichuan_13b() -> Any:
+    model = _llama(num_key_value_heads=4, num_hidden_layers=40)
+    for layer in model.model.layers:
+        layer.self_attn.forward = MethodType(_slopes, layer.self_attn)
+    return model
+
+
+_baichuan_file = partial(_file, arch="baichuan", tensor_data_layout=LAYOUT)
+
 FAMILIES = {
     "minicpm": Family("minicpm", _minicpm, _minicpm_file, authority="Granite's twin"),
     "internlm2": Family("internlm2", _llama, partial(_file, arch="internlm2"), authority=LLAMA),
     "xverse": Family("xverse", _llama, partial(_file, arch="xverse", tensor_data_layout=LAYOUT), authority=LLAMA),
-    # The one of 7B, which llama.cpp knows by its 32 layers; that of 13B, by 40, has slopes instead of rope.
     "baichuan": Family(
-        "baichuan",
-        partial(_llama, num_key_value_heads=4),
-        partial(_file, arch="baichuan", tensor_data_layout=LAYOUT),
-        authority=LLAMA,
-        peer_layers=32,
+        "baichuan", partial(_llama, num_key_value_heads=4), _baichuan_file, authority=LLAMA, peer_layers=32
     ),
     "orion": Family("orion", _orion, _orion_file, authority=LLAMA),
     "plamo": Family("plamo", _plamo, _plamo_file, authority=LLAMA),
     "deci": Family("deci", _deci, _deci_file, authority=LLAMA),
 }
+DEEP = {"baichuan-13b": Family("baichuan", _baichuan_13b, _baichuan_file, authority=LLAMA)}

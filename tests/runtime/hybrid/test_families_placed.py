@@ -1,0 +1,45 @@
+"""Each family of architectures with whole layers on a device, rehearsed on the CPU, against the torch model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.model.config import ARCHITECTURES
+from powerinfer_cli.placement import MAIN_MEMORY
+from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
+from tests.helpers.plans import plan_of
+from tests.helpers.rounding import check_logits
+
+KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module", params=KNOWN)
+def family(request: pytest.FixtureRequest) -> TinyFamily:
+    return tiny_family(request.param)
+
+
+def placed(family: TinyFamily, folder: Path, devices: list[int], output: int) -> Engine:
+    options = EngineOptions(n_ctx=128, n_ubatch=32, n_threads=1, type_k="f32", type_v="f32", devices=("cpu",))
+    shares = [float(device != MAIN_MEMORY) for device in devices]
+    return Engine.load(family.file.open(folder), options, plan=plan_of(family.file, devices, shares, output))
+
+
+def told(engine: Engine) -> np.ndarray:
+    """A prompt in batches with all its logits, token by token past the window, and again after a shift."""
+    rows = [*engine.logits(PROMPT[:40]), *map(engine.decode, PROMPT[40:64])]
+    engine.shift(4, 30)
+    return np.stack([*rows, *map(engine.decode, PROMPT[64:70]), engine.prefill(PROMPT[70:])])
+
+
+@pytest.mark.parametrize("output", [0, MAIN_MEMORY])
+def test_whole_layers(family: TinyFamily, tmp_path: Path, output: int) -> None:
+    """All of them with the head, or the second half without it."""
+    n_layer = family.file.n_layer
+    first = 0 if output == 0 else MAIN_MEMORY
+    devices = [first] * (n_layer // 2) + [0] * (n_layer - n_layer // 2)
+    found = told(placed(family, tmp_path, devices, output))
+    check_logits(found[:64], family.reference[:64])
+    plain = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32", "reference": True}
+    check_logits(found[64:], told(Engine.load(family.file.open(tmp_path), EngineOptions(**plain)))[64:])
