@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from powerinfer_cli.json_text import STRICTLY, read_json
+from powerinfer_cli.serving.http.replies import while_connected
 from powerinfer_cli.serving.threads import in_thread
 
 __all__ = ["PartCounter", "TextRoute", "load_json"]
@@ -61,13 +62,18 @@ class _TextRequest(Request):
 
 
 class TextRoute(APIRoute):
-    """A route whose requests hold texts: they may be large, and then are not read in the event loop."""
+    """A route whose requests hold texts: they may be large, and then are not read in the event loop.
+
+    What it does until its answer begins is cancelled when the client goes: nobody waits in a line for those.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's place for a request of one's own."""
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:
-            return await handle(_TextRequest(request.scope, request.receive))
+            texts = _TextRequest(request.scope, request.receive)
+            await texts.body()  # or what watches for the client's going would take it
+            return await while_connected(texts.receive, handle(texts))
 
         return handled

@@ -152,12 +152,8 @@ class Outcome:
             self.vectors = event
 
 
-async def collect(receive: Receive, service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
-    """Have all tasks done. Raises APIError, also when the client has gone, which cancels them."""
-    return await while_connected(receive, _collect(service, tasks))
-
-
-async def _collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
+async def collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:
+    """Have all tasks done; whoever is cancelled while waiting cancels them. Raises APIError."""
     outcomes, n_chances = [Outcome() for _ in tasks], 0
     async with Replies(service, tasks) as replies, aclosing(replies.batches()) as batches:
         async for batch in batches:

@@ -12,7 +12,7 @@ from powerinfer_cli.serving.answers.whole import whole_answer
 from powerinfer_cli.serving.chat.plan import ChatPlan, count_prompt, plan_chat, plan_prompt
 from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.json_text import TextRoute
-from powerinfer_cli.serving.http.replies import Outcome, collect, while_connected
+from powerinfer_cli.serving.http.replies import Outcome, collect
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.serving.schemas.completion import Job
@@ -29,7 +29,7 @@ router = APIRouter(tags=["chat"], route_class=TextRoute)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, with text or with calls of tools."""
     service = request.app.state.service
-    plan = await while_connected(request.receive, plan_chat(body, service))
+    plan = await plan_chat(body, service)
     answer = ChatAnswer(body, plan, service.model.name, _verbose(body, plan, service))
     if body.stream:
         return await event_stream(
@@ -40,7 +40,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             end=answer.end,
             ping_s=body.ping_s,
         )
-    return await whole_answer(answer.whole, await collect(request.receive, service, plan.tasks))
+    return await whole_answer(answer.whole, await collect(service, plan.tasks))
 
 
 def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | None:
@@ -60,12 +60,12 @@ def _verbose(body: ChatRequest, plan: ChatPlan, service: Service) -> Verbose | N
 async def count_tokens(body: ChatRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
-    n_tokens = await while_connected(request.receive, count_prompt(body, service))
+    n_tokens = await count_prompt(body, service)
     return Answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 
 @router.post("/apply-template")
 async def apply_template(body: ChatRequest, request: Request) -> Response:
     """The prompt of a conversation."""
-    prompt = await while_connected(request.receive, plan_prompt(body, request.app.state.service))
+    prompt = await plan_prompt(body, request.app.state.service)
     return Answer({"prompt": prompt.text})

@@ -30,7 +30,7 @@ async def answer_natively(request: Request, fields: SamplingFields, job: Job) ->
     answer = NativeAnswer(fields, job, service)
     if fields.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, ping_s=fields.ping_s)
-    return await whole_answer(answer.whole, await collect(request.receive, service, job.tasks))
+    return await whole_answer(answer.whole, await collect(service, job.tasks))
 
 
 @router.post("/v1/completions")
@@ -42,4 +42,4 @@ async def text_completion(body: TextCompletionRequest, request: Request) -> Resp
     answer = TextCompletionAnswer(body, job, service)
     if body.stream:
         return await event_stream(request.receive, service, job.tasks, answer.write, end=answer.end, ping_s=body.ping_s)
-    return await whole_answer(answer.whole, await collect(request.receive, service, job.tasks))
+    return await whole_answer(answer.whole, await collect(service, job.tasks))

@@ -39,7 +39,7 @@ async def _answer(body: EmbeddingRequest, request: Request, *, openai: bool) -> 
     if openai and pooling == "none":
         raise invalid_request("Pooling type 'none' is not OAI compatible. Please use a different pooling type")
     tasks = await embedding_tasks(body, service)
-    outcomes = await collect(request.receive, service, tasks)
+    outcomes = await collect(service, tasks)
     n_tokens = sum(len(task.prompt) for task in tasks)
     openai = openai and "input" in body.model_fields_set
     told = _body(body, outcomes, n_tokens, pooling, service.model.name if openai else None)

@@ -9,7 +9,7 @@ from powerinfer_cli.serving.chat.responses import as_chat
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.json_text import TextRoute
-from powerinfer_cli.serving.http.replies import collect, while_connected
+from powerinfer_cli.serving.http.replies import collect
 from powerinfer_cli.serving.http.sse import event_stream
 from powerinfer_cli.serving.schemas.responses import ResponsesRequest
 
@@ -25,11 +25,11 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     service = request.app.state.service
     if body.copies != 1:
         raise invalid_request("Field 'n': a response is one")
-    plan = await while_connected(request.receive, plan_chat(as_chat(body), service, label="responses"))
+    plan = await plan_chat(as_chat(body), service, label="responses")
     answer = ResponsesAnswer(body, plan, service.model.name)
     if body.stream:
         return await event_stream(request.receive, service, plan.tasks, answer.write, ping_s=body.ping_s)
-    [outcome] = await collect(request.receive, service, plan.tasks)
+    [outcome] = await collect(service, plan.tasks)
     return Answer(answer.whole(outcome))
 
 
@@ -38,5 +38,5 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
 async def count_tokens(body: ResponsesRequest, request: Request) -> Response:
     """How many tokens the prompt of a conversation has."""
     service = request.app.state.service
-    n_tokens = await while_connected(request.receive, count_prompt(as_chat(body), service))
+    n_tokens = await count_prompt(as_chat(body), service)
     return Answer({"object": "response.input_tokens", "input_tokens": n_tokens})

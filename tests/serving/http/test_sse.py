@@ -1,6 +1,6 @@
 import asyncio
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ def test_an_error_later_is_an_event_and_the_last() -> None:
 def test_where_one_task_is_refused_none_begins() -> None:
     service = FakeService(lambda task: [None], most=2)
     with pytest.raises(APIError, match="too many"):
-        asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 3))
+        asyncio.run(collect(service, [CompletionTask((1,))] * 3))
     assert (service.tasks, service.replies) == ([], [])
 
 
@@ -109,10 +109,14 @@ def test_a_client_that_goes_leaves_its_tasks(script: list[Event | None]) -> None
     assert service.replies[0].left
 
 
+async def until_gone(work: Awaitable[Any]) -> Any:
+    return await while_connected(Client(goes=True).receive, work)
+
+
 def test_a_client_that_goes_while_all_is_collected() -> None:
     service = FakeService(lambda task: [piece("a"), None])
     with pytest.raises(APIError, match="gone"):
-        asyncio.run(collect(Client(goes=True).receive, service, [CompletionTask((1,))] * 2))
+        asyncio.run(until_gone(collect(service, [CompletionTask((1,))] * 2)))
     assert [reply.left for reply in service.replies] == [True]
 
 
@@ -127,7 +131,7 @@ def test_a_failure_after_the_client_went_is_told_to_nobody(caplog: pytest.LogCap
         told: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
         with pytest.raises(APIError, match="gone"):
-            await while_connected(Client(goes=True).receive, work())
+            await until_gone(work())
         gc.collect()
         assert told == []
 
@@ -150,7 +154,7 @@ def test_comments_do_not_wait_for_the_first_event() -> None:
 
 def test_a_prompt_without_tokens_gives_nothing() -> None:
     service = FakeService(lambda task: [finished()])
-    (outcome,) = asyncio.run(collect(Client().receive, service, [CompletionTask(())]))
+    (outcome,) = asyncio.run(collect(service, [CompletionTask(())]))
     assert (outcome.text, list(outcome.tokens), service.tasks) == ("", [], [])
     assert outcome.finished is not None
     assert outcome.finished.stop == Stop.LIMIT
@@ -159,7 +163,7 @@ def test_a_prompt_without_tokens_gives_nothing() -> None:
 def test_everything_is_collected_by_task() -> None:
     scripts = iter([[piece("a", 5), piece("b", 6, 7), finished()], [piece("c", 8), finished(Stop.WORD)]])
     service = FakeService(lambda task: next(scripts))
-    first, second = asyncio.run(collect(Client().receive, service, [CompletionTask((1,))] * 2))
+    first, second = asyncio.run(collect(service, [CompletionTask((1,))] * 2))
     assert (first.text, list(first.tokens), second.text, list(second.tokens)) == ("ab", [5, 6, 7], "c", [8])
     assert second.finished is not None
     assert second.finished.stop == Stop.WORD
@@ -170,6 +174,6 @@ def test_an_answer_that_holds_too_many_probabilities_ends() -> None:
     many = TextPiece("x", (1,), (TokenChances(top[0], top),), timings())
     service = FakeService(lambda task: [many] * 17)
     with pytest.raises(APIError, match="1048576 probabilities") as caught:
-        asyncio.run(collect(Client().receive, service, [CompletionTask((1,))]))
+        asyncio.run(collect(service, [CompletionTask((1,))]))
     assert caught.value.status == 400
     assert service.replies[0].left
