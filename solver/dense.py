@@ -5,7 +5,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, StreamedTensor, Tensor, rewrite_gguf, streamed, transposed
-from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.model import load_model
 from solver.merge import storable
 
 __all__ = ["write_dense"]
@@ -22,7 +22,7 @@ def write_dense(sparse: GGUFFile, path: Path, *, down_type: GGMLType | None = No
     Raises:
         PowerInferError: no sparse model, or `path` cannot be written.
     """
-    config = ModelConfig.from_gguf(sparse)
+    config = load_model(sparse).config
     if not config.sparse:
         raise PowerInferError(f"{sparse.path}: is dense already")
     tensors = [_turned(t, down_type) for t in sparse.tensors.values() if not _PREDICTOR.fullmatch(t.name)]

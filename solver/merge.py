@@ -22,7 +22,7 @@ from powerinfer_cli.gguf_io import (
     streamed,
     transposed,
 )
-from powerinfer_cli.model import Activation, ModelConfig, load_predictors, load_weights
+from powerinfer_cli.model import Activation, ModelConfig, load_model, load_predictors
 from powerinfer_cli.placement import shown_bytes
 from powerinfer_cli.runtime import LoadEvents
 
@@ -43,10 +43,10 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
     Raises:
         PowerInferError: not a dense model that can be run, predictors of another one, or `path` cannot be written.
     """
-    config = ModelConfig.from_gguf(dense)
+    config = load_model(dense).config
     if config.sparse:
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
-    load_weights(dense, config)  # what cannot be run cannot be merged
+    load_model(dense)  # what cannot be run cannot be merged
     if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
     predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)

@@ -15,7 +15,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, load_predictors
+from powerinfer_cli.model import load_model, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.predictor import (
@@ -82,7 +82,7 @@ class SolverModel:
         results: Path | None = None,
     ) -> None:
         self.gguf, self.events, self.plan, self.results = gguf, events, plan, results
-        self.config = ModelConfig.from_gguf(gguf)
+        self.config = load_model(gguf).config
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
 

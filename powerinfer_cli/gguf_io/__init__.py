@@ -3,7 +3,7 @@
 from .decoders import dequantize
 from .encoder import quantize
 from .failure import GGUFError
-from .made import MadeTensor, retyped, transposed
+from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .rewrite import StreamedTensor, rewrite_gguf, streamed
@@ -22,6 +22,7 @@ __all__ = [
     "StreamedTensor",
     "Tensor",
     "WritableValue",
+    "chosen_rows",
     "dequantize",
     "open_gguf",
     "quantize",

@@ -16,7 +16,7 @@ from .failure import GGUFError, shown, shown_path
 from .tensor import Tensor
 from .types import BLOCK, GGMLType
 
-__all__ = ["MadeTensor", "retyped", "transposed"]
+__all__ = ["MadeTensor", "chosen_rows", "retyped", "transposed"]
 
 AT_ONCE = 1 << 20  # numbers that a thread turns at a time
 MOST_THREADS = 8
@@ -59,6 +59,18 @@ class MadeTensor(Tensor):
 
     def __repr__(self) -> str:
         return f"MadeTensor({self.name!r}, {self.type.name}, {self.shape})"
+
+
+def chosen_rows(tensor: Tensor, numbers: npt.NDArray[np.int32]) -> MadeTensor:
+    """Some rows of a matrix, or elements of a vector, by their numbers; the system may have the others' memory back."""
+    unit = tensor.row_bytes if len(tensor.shape) > 1 else tensor.nbytes // tensor.shape[0]
+
+    def make() -> Bytes:
+        found = tensor.data.reshape(-1, unit)[numbers]
+        tensor.drop_pages(0, tensor.nbytes)
+        return found
+
+    return MadeTensor(tensor.name, tensor.type, (len(numbers), *tensor.shape[1:]), make, tensor.path)
 
 
 def retyped(tensor: Tensor, kind: GGMLType) -> MadeTensor:

@@ -67,18 +67,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
     return turned if n_rot == x.shape[-1] else torch.cat((turned, x[..., n_rot:]), -1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None, softcap: float | None = None
+) -> Tensor:
     """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
 
-    H is a multiple of H_kv. Query t sees keys 0 .. S - T + t, scores scaled by 1 / sqrt(D).
+    H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(scale q . k), or by
+    softmax(c tanh(scale q . k / c)) with a softcap c.
     """
     n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
-    mask = None
-    if n_token > 1:
-        mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
-    q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (q, k, v))  # [1, H, T or S, D]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    return out.squeeze(0).transpose(0, 1).flatten(1)
+    mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
+    if window is not None:
+        mask = mask.triu(n_past - window + 1)
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))  # [H, T or S, D]
+    k, v = (t.repeat_interleave(len(q) // len(t), 0) for t in (k, v))
+    if softcap is None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        scores = softcap * torch.tanh(scale / softcap * (q @ k.transpose(1, 2)))
+        out = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    return out.transpose(0, 1).flatten(1)
 
 
 def predict_active(x: Tensor, fc1: Tensor, fc2: Tensor, threshold: float) -> Tensor:

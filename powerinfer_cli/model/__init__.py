@@ -1,31 +1,29 @@
-"""What a GGUF says about a transformer: its sizes, its kind of layers, and its weights by name."""
+"""What a GGUF says about a transformer: its sizes, and its layers as blocks over its tensors."""
 
-from powerinfer_cli.model.architecture import Activation, Architecture, NormKind, RopeStyle
-from powerinfer_cli.model.config import ModelConfig, RopeConfig, RopeScaling
-from powerinfer_cli.model.keys import key_notes
-from powerinfer_cli.model.opt import POSITION_OFFSET
+from powerinfer_cli.model.blocks import Activation, NormKind
+from powerinfer_cli.model.config import ModelConfig
+from powerinfer_cli.model.key_table import key_notes
+from powerinfer_cli.model.model import Model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors, load_predictors
+from powerinfer_cli.model.registry import ARCHITECTURES
+from powerinfer_cli.model.rope import Rope, RopeScaling, RopeStyle
 from powerinfer_cli.model.sparse import load_model, with_predictors
-from powerinfer_cli.model.weights import LayerWeights, Linear, Norm, Weights, load_weights
+from powerinfer_cli.model.tensors import Architecture
 
 __all__ = [
-    "POSITION_OFFSET",
+    "ARCHITECTURES",
     "Activation",
     "Architecture",
     "LayerPredictor",
-    "LayerWeights",
-    "Linear",
+    "Model",
     "ModelConfig",
-    "Norm",
     "NormKind",
     "Predictors",
-    "RopeConfig",
+    "Rope",
     "RopeScaling",
     "RopeStyle",
-    "Weights",
     "key_notes",
     "load_model",
     "load_predictors",
-    "load_weights",
     "with_predictors",
 ]

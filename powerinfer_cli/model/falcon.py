@@ -1,34 +1,27 @@
-"""Falcon: attention and FFN in parallel on one normed input, layer norms with bias, fused query-key-value rows."""
+"""Falcon: attention and FFN in parallel, layer norms with bias, fused query-key-value rows, no gate."""
 
-from powerinfer_cli.model.architecture import Activation, Architecture, NormKind, RopeStyle
-from powerinfer_cli.model.tensors import Sizes, TensorSpec, embeddings, ffn, linear, norm
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel
+from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["FALCON"]
 
 
-def _model(s: Sizes) -> list[TensorSpec]:
-    return embeddings(s, norm_bias="required")
-
-
-def _layer(s: Sizes) -> list[TensorSpec]:
-    return [
-        *norm("attn_norm", s.n_embd, "required"),
-        # Falcon-40B norms the attention's input apart from the FFN's.
-        TensorSpec("attn_norm_2.weight", (s.n_embd,), required=False),
-        TensorSpec("attn_norm_2.bias", (s.n_embd,), required=False),
-        *linear("attn_qkv", s.n_q + 2 * s.n_kv, s.n_embd, "optional"),
-        *linear("attn_output", s.n_embd, s.n_q, "optional"),
-        *ffn(s, gated=False, bias="optional"),
-    ]
+def _falcon(t: LayerReader) -> Layer[Tensor, Tensor]:
+    norm, ffn_norm = t.norm("attn_norm"), None
+    if "attn_norm_2.weight" in t:  # Falcon-40B: attn_norm is the FFN's
+        norm, ffn_norm = t.norm("attn_norm_2", bias="optional"), norm
+    attention = t.attention(rope=t.model.rope(), fused=True)
+    return Parallel(norm, attention, ffn_norm, t.ffn(gated=False))
 
 
 FALCON = Architecture(
     "falcon",
-    NormKind.LAYER,
-    RopeStyle.NEOX,
-    sparse_activation=Activation.RELU,
-    dense_activation=Activation.GELU,
-    model_tensors=_model,
-    layer_tensors=_layer,
-    parallel_ffn=True,
+    _falcon,
+    rope_style=RopeStyle.NEOX,
+    norm=NormKind.LAYER,
+    norm_bias="required",
+    activation=Activation.GELU,
+    neutral={"use_parallel_residual": (True,)},
 )

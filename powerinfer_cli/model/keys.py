@@ -1,290 +1,123 @@
-"""What is done with each metadata key that llama.cpp knows, for the architectures that run here.
+"""Typed, bounded access to one architecture's metadata keys, which remembers what was asked for."""
 
-A key that changes what is computed is honoured, or its file is refused unless the value changes nothing. Keys are
-those behind `<architecture>.` unless they are written in full.
-"""
-
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model.architecture import Architecture
 
-__all__ = ["HONOURED", "IRRELEVANT", "NEUTRAL", "WITH_EXPERTS", "check_keys", "key_notes"]
+__all__ = ["MAX_CONTEXT", "MAX_SIZE", "Keys"]
 
-# Read by ModelConfig, `attention.sliding_window` as the longest context that is exact without a window; the last by the
-# server's embeddings.
-HONOURED = frozenset(
-    [
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "feed_forward_length",
-        "vocab_size",
-        "hidden_activation",
-        "expert_count",
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.value_length",
-        "attention.layer_norm_epsilon",
-        "attention.layer_norm_rms_epsilon",
-        "attention.sliding_window",
-        "rope.dimension_count",
-        "rope.freq_base",
-        "rope.scale_linear",
-        "rope.scaling.type",
-        "rope.scaling.factor",
-        "rope.scaling.attn_factor",
-        "rope.scaling.original_context_length",
-        "rope.scaling.yarn_log_multiplier",
-        "rope.scaling.yarn_attn_factor",
-        "rope.scaling.yarn_beta_fast",
-        "rope.scaling.yarn_beta_slow",
-        "pooling_type",
-    ]
-)
+LARGEST_NUMBER = 1e30  # well within float32, in which models are computed
+MAX_SIZE = 1 << 24  # no width, head count or vocabulary is larger; what claims to be is not a model
+MAX_CONTEXT = 1 << 28
 
-# They say how a file was made or trained, or belong to parts that are refused by another key.
-IRRELEVANT = frozenset(
-    [
-        "tensor_data_layout",
-        "rope.scaling.finetuned",
-        "classifier.output_labels",
-        "classifier.pooling_type",
-        "attention.sliding_window_pattern",
-        "rope.freq_base_swa",
-        "rope.dimension_count_swa",
-        "attention.key_length_swa",
-        "attention.value_length_swa",
-        "attention.key_length_mla_swa",
-        "attention.value_length_mla_swa",
-        "attention.kv_lora_rank_swa",
-    ]
-)
-
-# Without experts, which are refused, they say nothing.
-WITH_EXPERTS = frozenset(
-    [
-        "leading_dense_block_count",
-        "expert_feed_forward_length",
-        "expert_shared_feed_forward_length",
-        "expert_chunk_feed_forward_length",
-        "expert_used_count",
-        "expert_shared_count",
-        "expert_group_count",
-        "expert_group_used_count",
-        "expert_weights_scale",
-        "expert_weights_norm",
-        "expert_latent_length",
-        "expert_gating_func",
-        "expert_group_scale",
-        "experts_per_group",
-        "moe_every_n_layers",
-        "moe_latent_size",
-        "interleave_moe_layer_step",
-        "router_logit_softcapping",
-    ]
-)
-
-_OFF, _ONE = (0, False, ""), (0, 1)  # not set; or a factor that is 1
-# The values that change nothing. A file with any other is refused.
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    "attention.causal": (True,),
-    "rope.scaling.yarn_ext_factor": (-1,),
-    **dict.fromkeys(
-        [
-            "logit_scale",
-            "residual_scale",
-            "embedding_scale",
-            "attention.output_scale",
-            "attention.value_scale",
-            "rope.scaling.alpha",
-            "num_loops",
-            "full_attention_interval",
-        ],
-        _ONE,
-    ),
-    **dict.fromkeys(
-        [
-            "embedding_length_out",
-            "embedding_length_per_layer_input",
-            "features_length",
-            "attn_res.block_size",
-            "activation.situ_beta",
-            "activation.situ_linear_beta",
-            "activation_sparsity_scale",
-            "altup.active_idx",
-            "altup.num_inputs",
-            "swiglu_clamp_exp",
-            "swiglu_clamp_shexp",
-            "use_parallel_residual",
-            "nextn_predict_layers",
-            "n_deepstack_layers",
-            "deepstack_mapping",
-            "decoder_start_token_id",
-            "decoder_block_count",
-            "attn_logit_softcapping",
-            "final_logit_softcapping",
-            "swin_norm",
-            "rescale_every_n_layers",
-            "time_mix_extra_dim",
-            "time_decay_extra_dim",
-            "adapters.count",
-            "adapters.token_ids_activate",
-            "adapters.token_ids_substitute",
-            "adapters.lora_rank",
-            "adapters.router_gain",
-            "token_shift_count",
-            "skip_loop_final_norm",
-            "hrm.layers_per_stack",
-            "hrm.h_cycles",
-            "hrm.l_cycles",
-            "hrm.prefix_lm",
-            "hash_layer_count",
-            "attention.max_alibi_bias",
-            "attention.clamp_kqv",
-            "attention.group_norm_epsilon",
-            "attention.group_norm_groups",
-            "attention.q_lora_rank",
-            "attention.kv_lora_rank",
-            "attention.decay_lora_rank",
-            "attention.iclr_lora_rank",
-            "attention.value_residual_mix_lora_rank",
-            "attention.gate_lora_rank",
-            "attention.relative_buckets_count",
-            "attention.rope_pattern",
-            "attention.scale",
-            "attention.temperature_length",
-            "attention.temperature_scale",
-            "attention.key_length_mla",
-            "attention.value_length_mla",
-            "attention.indexer.head_count",
-            "attention.indexer.key_length",
-            "attention.indexer.top_k",
-            "attention.indexer.block_size",
-            "attention.indexer.local_blocks",
-            "attention.indexer.types",
-            "attention.indexer.kpool",
-            "attention.indexer.kpool_select_tail",
-            "attention.output_group_count",
-            "attention.output_lora_rank",
-            "attention.compress_rope_freq_base",
-            "attention.compress_ratios",
-            "attention.shared_kv_layers",
-            "attention.recurrent_layers",
-            "hyper_connection.count",
-            "hyper_connection.sinkhorn_iterations",
-            "hyper_connection.epsilon",
-            "hyper_connection.magnitude",
-            "hyper_connection.low_rank",
-            "ple.layers",
-            "ple.ngram_size",
-            "ple.heads_per_ngram",
-            "ple.conv_kernel",
-            "ple.layer_multipliers",
-            "ple.head_offsets",
-            "ple.head_vocab_sizes",
-            "ple.eos_token_id",
-            "ple.image_token_id",
-            "rope.dimension_sections",
-            "ssm.conv_kernel",
-            "ssm.inner_size",
-            "ssm.state_size",
-            "ssm.time_step_rank",
-            "ssm.group_count",
-            "ssm.dt_b_c_rms",
-            "kda.head_dim",
-            "kda.safe_gate",
-            "kda.gate_lower_bound",
-            "wkv.head_size",
-            "posnet.embedding_length",
-            "posnet.block_count",
-            "convnext.embedding_length",
-            "convnext.block_count",
-            "target_layers",
-            "target_hidden_size",
-            "norm_before_residual",
-            "norm_before_fc",
-            "block_size",
-            "conv_kernel_size",
-            "conv_group_size",
-            "selector_rank",
-            "selector_top_k",
-            "shortconv.l_cache",
-            "dense_2_feat_in",
-            "dense_2_feat_out",
-            "dense_3_feat_in",
-            "dense_3_feat_out",
-        ],
-        _OFF,
-    ),
-}
-
-_POOLINGS = (-1, 0, 1, 2, 3)  # unspecified, none, mean, cls, last
-_SAMPLING = "general.sampling."
-_SUPPRESSED = "tokenizer.ggml.suppress_tokens"
+T = TypeVar("T")
 
 
-def check_keys(gguf: GGUFFile, arch: Architecture, same: Mapping[str, float]) -> None:
-    """Raises PowerInferError: a key asks for what is not computed. `same`: what each of some keys may say as well."""
-    kind = gguf.metadata.get("general.type", "model")
-    if kind not in ("", "model"):
-        raise PowerInferError(f"{gguf.path}: general.type is {str(kind)[:40]!r}: the file holds no whole model")
-    neutral = NEUTRAL | ({"use_parallel_residual": (True,)} if arch.parallel_ffn else {})
-    for key, values in neutral.items():
-        found = gguf.metadata.get(f"{arch.name}.{key}")
-        if found is not None and not _changes_nothing(found, (*values, *(same[k] for k in (key,) if k in same))):
-            raise PowerInferError(
-                f"{gguf.path}: {arch.name}.{key} is {_shown(found)}, which changes what is computed: not supported for "
-                f"{arch.name} models"
-            )
+class Keys:
+    """Reads `<architecture>.<key>`; whatever is missing, of another type or out of bounds is an error that names it.
 
+    `asked`: the keys that were read, and so change what is computed as they should.
+    """
 
-def key_notes(gguf: GGUFFile, arch: Architecture) -> list[str]:
-    """Remarks, one line each, on keys that are not heeded and that no file is refused for."""
-    known = HONOURED | IRRELEVANT | WITH_EXPERTS | NEUTRAL.keys()
-    own = [key for key in gguf.metadata if key.startswith(f"{arch.name}.")]
-    unknown = [key for key in own if key.partition(".")[2] not in known]
-    sampling = [key for key in gguf.metadata if key.startswith(_SAMPLING)]
-    notes = []
-    if unknown:
-        notes.append(f"warning: {_listed(unknown)}: metadata of unknown meaning, ignored")
-    if sampling:
-        values = [f"{key.removeprefix(_SAMPLING)} {_shown(gguf.metadata[key])}" for key in sampling]
-        notes.append(
-            f"note: the model's author suggests for sampling: {_listed(values)}; use the options to follow that"
+    def __init__(self, gguf: GGUFFile, architecture: str) -> None:
+        self._gguf = gguf
+        self.architecture = architecture
+        self.asked: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return f"{self.architecture}.{key}" in self._gguf.metadata
+
+    def fail(self, problem: str) -> NoReturn:
+        raise PowerInferError(f"{self._gguf.path}: {self.architecture}.{problem}")
+
+    def integer(self, key: str, default: int | None = None, *, low: int = 0, high: int = 1 << 32) -> int:
+        """An integer in [low, high]. An array of equal integers, one a layer, counts as one integer."""
+        value = self._value(key)
+        if isinstance(value, np.ndarray):
+            value = self._one_for_all_layers(key, value.tolist())
+        return self._integer(key, value, default, low, high)
+
+    def integers(
+        self, key: str, n_layer: int, default: int | None = None, *, low: int = 0, high: int = 1 << 32
+    ) -> tuple[int, ...]:
+        """One a layer, from an array of them or from one for all."""
+        return self._each(key, n_layer, lambda value: self._integer(key, value, default, low, high))
+
+    def numbers(self, key: str, n_layer: int, default: float | None = None) -> tuple[float, ...]:
+        """One a layer, from an array of them or from one for all."""
+        return self._each(
+            key, n_layer, lambda value: self._number(key, value, default, -LARGEST_NUMBER, LARGEST_NUMBER)
         )
-    pooling = gguf.metadata.get(f"{arch.name}.pooling_type", 0)
-    if not isinstance(pooling, int) or pooling not in _POOLINGS:
-        notes.append(
-            f"warning: {arch.name}.pooling_type is {_shown(pooling)}, which is not supported: vectors of a text "
-            "are not made one (see --pooling)"
-        )
-    if _SUPPRESSED in gguf.metadata:
-        notes.append(f"warning: {_SUPPRESSED} is ignored: tokens may be written that the model's author rules out")
-    return notes
 
+    def number(
+        self, key: str, default: float | None = None, *, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER
+    ) -> float:
+        """A number in [low, high]; NaN is in no range."""
+        return self._number(key, self._value(key), default, low, high)
 
-def _changes_nothing(found: object, values: tuple[object, ...]) -> bool:
-    """Whether a value, or each of an array, is one of these."""
-    each = found.tolist() if isinstance(found, np.ndarray) else found if isinstance(found, list) else [found]
-    return all(any(one == value or _near(one, value) for value in values) for one in each)
+    def text(self, key: str, default: str) -> str:
+        self.asked.add(key)
+        return self._gguf.get(f"{self.architecture}.{key}", str, default)
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._value(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.fail(f"{key} is neither true nor false")
+        return value
 
-def _near(found: object, value: object) -> bool:
-    return isinstance(value, float) and isinstance(found, int | float) and abs(found - value) <= 1e-5 * abs(value)
+    def pattern(self, key: str, n_layer: int, period: int) -> tuple[bool, ...]:
+        """Which layers are of a kind (have a window, say): a flag for each layer; or a period, every so-many-th layer
+        being of the other kind, which is `period` where the file says nothing. 0: all are of this kind; 1: none is.
+        """
+        value = self._value(key)
+        if isinstance(value, np.ndarray):
+            flags = value.tolist()
+            if len(flags) != n_layer or any(flag not in (0, 1) for flag in flags):
+                self.fail(f"{key} is not one flag for each of {n_layer} layers")
+            return tuple(bool(flag) for flag in flags)
+        period = self._integer(key, value, period, 0, MAX_SIZE)
+        return tuple(period == 0 or (layer + 1) % period != 0 for layer in range(n_layer))
 
+    def _value(self, key: str) -> object:
+        self.asked.add(key)
+        return self._gguf.metadata.get(f"{self.architecture}.{key}")
 
-def _shown(value: Any) -> str:
-    text = str(value[:20].tolist() if isinstance(value, np.ndarray) else value)
-    text = {"True": "true", "False": "false"}.get(text, text)
-    return text if len(text) <= 40 and text.isprintable() else f"{text[:40]!r}..."
+    def _each(self, key: str, n_layer: int, check: Callable[[object], T]) -> tuple[T, ...]:
+        value = self._value(key)
+        if not isinstance(value, np.ndarray):
+            return (check(value),) * n_layer
+        if len(value) < n_layer:
+            self.fail(f"{key} has {len(value)} entries for {n_layer} layers")
+        return tuple(check(one) for one in value.tolist()[:n_layer])
 
+    def _integer(self, key: str, value: object, default: int | None, low: int, high: int) -> int:
+        if value is None:
+            if default is None:
+                self.fail(f"{key} is missing: the file does not describe a model")
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(f"{key} is not an integer")
+        if not low <= value <= high:
+            self.fail(f"{key} is {value}, outside {low} to {high}")
+        return value
 
-def _listed(names: list[str]) -> str:
-    shown = [name if name.isprintable() else repr(name) for name in (name[:60] for name in names[:5])]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    def _number(self, key: str, value: object, default: float | None, low: float, high: float) -> float:
+        value = default if value is None else value
+        if value is None:
+            self.fail(f"{key} is missing: the file does not describe a model")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(f"{key} is not a number")
+        if not low <= value <= high:
+            self.fail(f"{key} is {value}, which makes no sense")
+        return float(value)
+
+    def _one_for_all_layers(self, key: str, values: list[object]) -> object:
+        if not values or any(value != values[0] for value in values):
+            self.fail(f"{key} differs from layer to layer: not supported")
+        return values[0]

@@ -1,34 +1,31 @@
 """OPT: learned positions, layer norms and biases everywhere, no gate, ReLU by birth."""
 
-from powerinfer_cli.model.architecture import Activation, Architecture, NormKind
-from powerinfer_cli.model.tensors import Sizes, TensorSpec, attention, embeddings, ffn, linear, norm
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Sequential
+from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
 
-__all__ = ["OPT", "POSITION_OFFSET"]
+__all__ = ["OPT"]
 
 POSITION_OFFSET = 2  # row p + 2 of position_embd belongs to position p, as in the original checkpoints
 
 
-def _model(s: Sizes) -> list[TensorSpec]:
-    return [*embeddings(s, norm_bias="required"), *linear("position_embd", None, s.n_embd)]
+def _opt(t: LayerReader) -> Layer[Tensor, Tensor]:
+    attention = t.attention(rope=None, bias="required", output_bias="required")
+    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(gated=False, bias="required"))
 
 
-def _layer(s: Sizes) -> list[TensorSpec]:
-    return [
-        *norm("attn_norm", s.n_embd, "required"),
-        *attention(s, "required"),
-        *norm("ffn_norm", s.n_embd, "required"),
-        *ffn(s, gated=False, bias="required"),
-    ]
+def _ends(model: ModelReader) -> Ends:
+    return model.ends(position_offset=POSITION_OFFSET)
 
 
 OPT = Architecture(
     "opt",
-    NormKind.LAYER,
+    _opt,
+    _ends,
     rope_style=None,
-    sparse_activation=Activation.RELU,
-    dense_activation=Activation.RELU,
-    model_tensors=_model,
-    layer_tensors=_layer,
-    learned_positions=True,
+    norm=NormKind.LAYER,
+    norm_bias="required",
     norm_eps_default=1e-5,  # the original's converter does not write it
+    activation=Activation.RELU,
+    learned_positions=True,
 )

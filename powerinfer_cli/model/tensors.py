@@ -1,78 +1,364 @@
-"""Names and shapes of the tensors that several architectures share. Shapes are rows first, as in NumPy."""
+"""From a file's tensors to blocks, strictly: every tensor that an architecture names is there with its shape.
 
-from dataclasses import dataclass
-from typing import Literal
+An architecture is data: a function that builds one layer by asking a `LayerReader` for its parts, and what its models
+have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors are views of the mapped file.
+"""
 
-__all__ = ["Bias", "Sizes", "TensorSpec", "attention", "embeddings", "ffn", "linear", "norm"]
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal, NoReturn, TypeAlias
 
-Bias = Literal["none", "optional", "required"]
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, dequantize
+from powerinfer_cli.model.blocks import (
+    FFN,
+    Activation,
+    Attention,
+    Embedding,
+    Everything,
+    Head,
+    HeadNorms,
+    Layer,
+    Linear,
+    Neurons,
+    Norm,
+    NormKind,
+    Norms,
+    Predicted,
+    Selection,
+)
+from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
+from powerinfer_cli.model.rope import Rope, RopeScaling, RopeStyle
+
+__all__ = ["Architecture", "Bias", "Ends", "LayerReader", "ModelReader", "Sizes"]
+
+Bias: TypeAlias = Literal["none", "optional", "required"]
+Ends: TypeAlias = tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]
+TensorLinear: TypeAlias = Linear[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that shapes are made of."""
+    """What keys say of a model's sizes; tuples have an entry a layer."""
 
+    n_layer: int
     n_embd: int
-    n_ff: int
-    n_q: int  # rows of the query projection: heads x head_dim
-    n_kv: int  # rows of the key projection, and of the value projection
-    head_dim: int
-    n_rot: int
     n_vocab: int
+    n_ctx_train: int
+    n_head: tuple[int, ...]
+    n_head_kv: tuple[int, ...]
+    head_dim: int
+    n_ff: tuple[int, ...]
+    norm_eps: float
+    activation: Activation
     sparse: bool
 
 
+def plain_ends(model: "ModelReader") -> Ends:
+    """Embedding and head without anything between."""
+    return model.ends()
+
+
 @dataclass(frozen=True)
-class TensorSpec:
-    """A tensor's name within the model or within its layer, and its shape; None stands for any size."""
+class Architecture:
+    """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are."""
 
     name: str
-    shape: tuple[int | None, ...]
-    required: bool = True
+    layer: Callable[["LayerReader"], Layer[Tensor, Tensor]]
+    ends: Callable[["ModelReader"], Ends] = plain_ends
+    rope_style: RopeStyle | None = RopeStyle.INTERLEAVED
+    norm: NormKind = NormKind.RMS
+    norm_bias: Bias = "none"
+    norm_eps_default: float | None = None
+    activation: Activation = Activation.SILU  # of a dense file that names none
+    sparse_activation: Activation = Activation.RELU
+    learned_positions: bool = False
+    neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
+
+    @property
+    def norm_eps_key(self) -> str:
+        return "attention.layer_norm_rms_epsilon" if self.norm is NormKind.RMS else "attention.layer_norm_epsilon"
 
 
-def linear(name: str, rows: int | None, columns: int | None, bias: Bias = "none") -> list[TensorSpec]:
-    """`name`.weight [rows, columns] and, where the architecture has one, `name`.bias [rows]."""
-    weight = TensorSpec(f"{name}.weight", (rows, columns))
-    return [weight] if bias == "none" else [weight, TensorSpec(f"{name}.bias", (rows,), bias == "required")]
+class ModelReader:
+    """A file's tensors by name, each of which is asked for once. `sizes`, `keys`: what its metadata say."""
+
+    def __init__(self, gguf: GGUFFile, arch: Architecture, keys: Keys, sizes: Sizes) -> None:
+        self.gguf, self.arch, self.keys, self.sizes = gguf, arch, keys, sizes
+        self.taken: set[str] = set()
+        self._lacking: dict[str, dict[str, bool]] = {}  # by an optional tensor's name in its layer: whose is there
+        self._ropes: dict[tuple[object, ...], Rope] = {}
+
+    def fail(self, problem: str) -> NoReturn:
+        raise PowerInferError(f"{self.gguf.path}: {problem}")
+
+    def tensor(self, name: str, *shape: int | None) -> Tensor:
+        """Raises PowerInferError: it is missing, or of another shape (None stands for any size)."""
+        found = self.maybe(name, *shape)
+        if found is None:
+            self.fail(f"tensor {name} is missing")
+        return found
+
+    def maybe(self, name: str, *shape: int | None) -> Tensor | None:
+        """As `tensor`; None where it is missing."""
+        self.taken.add(name)
+        tensor = self.gguf.tensors.get(name)
+        if tensor is not None:
+            self._check(tensor, shape)
+        return tensor
+
+    def bias(self, name: str, size: int | None, kind: Bias) -> Tensor | None:
+        """The bias of so many numbers that belongs to a weight, `name`."""
+        if kind == "none":
+            return None
+        return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
+
+    def norm(self, name: str, size: int, bias: Bias | None = None, kind: NormKind | None = None) -> Norm[Tensor]:
+        weight = self.tensor(f"{name}.weight", size)
+        found = self.bias(name, size, self.arch.norm_bias if bias is None else bias)
+        return Norm(kind or self.arch.norm, self.sizes.norm_eps, weight, found)
+
+    def linear(self, name: str, rows: int | None, columns: int | None, bias: Bias = "optional") -> TensorLinear:
+        return Linear(self.tensor(f"{name}.weight", rows, columns), self.bias(name, rows, bias))
+
+    def ends(
+        self,
+        *,
+        embedding_scale: float = 1.0,
+        embedding_norm: bool = False,
+        position_offset: int | None = None,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> Ends:
+        """Token embedding, positions where they are learned (their offset in the table), last norm, and the output,
+        which is the embedding where the file has none.
+        """
+        s = self.sizes
+        tokens = self.tensor("token_embd.weight", s.n_vocab, s.n_embd)
+        positions = None if position_offset is None else self.tensor("position_embd.weight", None, s.n_embd)
+        norm = self.norm("token_embd_norm", s.n_embd) if embedding_norm else None
+        output = self.maybe("output.weight", s.n_vocab, s.n_embd)
+        head = Linear(tokens if output is None else output, self.maybe("output.bias", s.n_vocab))
+        embedding = Embedding[Tensor, Tensor](tokens, positions, position_offset or 0, embedding_scale, norm)
+        return embedding, Head(self.norm("output_norm", s.n_embd), head, logit_scale, softcap)
+
+    def rope(
+        self,
+        *,
+        base_key: str = "rope.freq_base",
+        base: float = 10000.0,
+        dims_key: str = "rope.dimension_count",
+        n_rot: int | None = None,
+        scaled: bool = True,
+    ) -> Rope:
+        """One for all layers that ask for the same. n_rot: where the file does not say. scaled: as its keys and factors
+        have it; else positions count as they are.
+        """
+        asked = (base_key, base, dims_key, n_rot, scaled)
+        if asked not in self._ropes:
+            self._ropes[asked] = self._rope(*asked)
+        return self._ropes[asked]
+
+    def _rope(self, base_key: str, base: float, dims_key: str, n_rot: int | None, scaled: bool) -> Rope:
+        keys, sizes, style = self.keys, self.sizes, self.arch.rope_style
+        if style is None:
+            raise ValueError(f"{self.arch.name} turns nothing")
+        n_rot = keys.integer(dims_key, n_rot or sizes.head_dim, low=2, high=sizes.head_dim)
+        if n_rot % 2:
+            keys.fail(f"{dims_key} {n_rot} is odd")
+        base = keys.number(base_key, base, low=1.001)
+        if not scaled:
+            return Rope(style, n_rot, base, RopeScaling.NONE, 1.0, sizes.n_ctx_train, 1.0, None, 0.0, 32.0, 1.0)
+        kind = keys.text("rope.scaling.type", "linear")
+        if kind not in list(RopeScaling):
+            keys.fail(f"rope.scaling.type {kind[:60]!r} is not supported (supported: {', '.join(RopeScaling)})")
+        scaling = RopeScaling(kind)
+        yarn_attn = "rope.scaling.yarn_attn_factor"
+        original = "rope.scaling.original_context_length"
+        factor = 1.0 if scaling in (RopeScaling.NONE, RopeScaling.LONGROPE) else self._factor()
+        short, long = self._divisors(scaling, n_rot)
+        return Rope(
+            style=style,
+            n_rot=n_rot,
+            base=base,
+            scaling=scaling,
+            factor=factor,
+            n_ctx_original=keys.integer(original, sizes.n_ctx_train, low=1, high=MAX_CONTEXT),
+            attn_factor=keys.number("rope.scaling.attn_factor", 1.0),
+            yarn_attn_factor=keys.number(yarn_attn, 1.0) if yarn_attn in keys else None,
+            log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=0.0),
+            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-6, high=1e6),
+            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),
+            divisors=None if short is None else short.to_float32(),
+            long_divisors=None if long is None else long.to_float32(),
+        )
+
+    def _factor(self) -> float:
+        """Files from before 2024 have only rope.scale_linear; 0 means "not scaled" in both."""
+        key = "rope.scaling.factor" if "rope.scaling.factor" in self.keys else "rope.scale_linear"
+        factor = self.keys.number(key, 0.0, low=0.0, high=1e6) or 1.0
+        if factor < 1e-3:
+            self.keys.fail(f"{key} is {factor}, which makes no sense")
+        return factor
+
+    def _divisors(self, scaling: RopeScaling, n_rot: int) -> tuple[Tensor | None, Tensor | None]:
+        """llama3's, or longrope's of short and of long contexts."""
+        plain = self.maybe("rope_freqs.weight", n_rot // 2)
+        if scaling is not RopeScaling.LONGROPE:
+            return plain, None
+        short, long = (self.tensor(f"rope_factors_{name}.weight", n_rot // 2) for name in ("short", "long"))
+        return short, long
+
+    def layers(self) -> tuple[Layer[Tensor, Tensor], ...]:
+        return tuple(self.arch.layer(LayerReader(self, index)) for index in range(self.sizes.n_layer))
+
+    def note_optional(self, layer: int, name: str, there: bool) -> None:
+        self._lacking.setdefault(name, {})[f"blk.{layer}.{name}"] = there
+
+    def check_alike(self) -> None:
+        """What a layer may hold or lack, all layers hold or all lack. Raises PowerInferError."""
+        for found in self._lacking.values():
+            if len(set(found.values())) > 1:
+                lacking = next(name for name, there in found.items() if not there)
+                self.fail(f"tensor {lacking} is missing, but other layers have theirs")
+
+    def _check(self, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+        fits = len(tensor.shape) == len(shape) and all(
+            want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            want = " x ".join("any" if n is None else str(n) for n in shape)
+            have = " x ".join(map(str, tensor.shape))
+            self.fail(f"tensor {tensor.name} has shape {have}, but the metadata asks for {want}")
+        try:
+            dequantize(tensor.rows()[:0], tensor.type)
+        except GGUFError as error:
+            raise PowerInferError(f"{self.gguf.path}: tensor {tensor.name} cannot hold weights: {error}") from error
 
 
-def norm(name: str, size: int, bias: Bias = "none") -> list[TensorSpec]:
-    weight = TensorSpec(f"{name}.weight", (size,))
-    return [weight] if bias == "none" else [weight, TensorSpec(f"{name}.bias", (size,), bias == "required")]
+class LayerReader:
+    """The tensors of one layer, by their names behind `blk.N.`."""
+
+    def __init__(self, model: ModelReader, index: int) -> None:
+        self.model, self.index, self.keys, s = model, index, model.keys, model.sizes
+        self.n_embd, self.n_ff, self.head_dim = s.n_embd, s.n_ff[index], s.head_dim
+        self.n_head, self.n_head_kv = s.n_head[index], s.n_head_kv[index]
+
+    def __contains__(self, name: str) -> bool:
+        there = f"blk.{self.index}.{name}" in self.model.gguf.tensors
+        self.model.note_optional(self.index, name, there)
+        return there
+
+    def tensor(self, name: str, *shape: int | None) -> Tensor:
+        return self.model.tensor(f"blk.{self.index}.{name}", *shape)
+
+    def maybe(self, name: str, *shape: int | None) -> Tensor | None:
+        found = self.model.maybe(f"blk.{self.index}.{name}", *shape)
+        self.model.note_optional(self.index, name, found is not None)
+        return found
+
+    def bias(self, name: str, size: int, kind: Bias) -> Tensor | None:
+        if kind == "none":
+            return None
+        return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
+
+    def norm(
+        self, name: str, size: int | None = None, bias: Bias | None = None, kind: NormKind | None = None
+    ) -> Norm[Tensor]:
+        size, arch = size or self.n_embd, self.model.arch
+        weight = self.tensor(f"{name}.weight", size)
+        found = self.bias(name, size, arch.norm_bias if bias is None else bias)
+        return Norm(kind or arch.norm, self.model.sizes.norm_eps, weight, found)
+
+    def norms(self, before: str | None = None, after: str | None = None) -> Norms[Tensor]:
+        return Norms(self.norm(before) if before else None, self.norm(after) if after else None)
+
+    def linear(self, name: str, rows: int, columns: int, bias: Bias = "optional") -> TensorLinear:
+        return Linear(self.tensor(f"{name}.weight", rows, columns), self.bias(name, rows, bias))
+
+    def attention(
+        self,
+        *,
+        rope: Rope | None,
+        bias: Bias = "optional",
+        output_bias: Bias = "optional",
+        fused: bool = False,
+        norms: HeadNorms[Tensor] | None = None,
+        scale: float | None = None,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Attention[Tensor, Tensor]:
+        """`fused`: queries, keys and values are the rows of one matrix; others may be as well. scale: of scores, where
+        it is not 1 / sqrt(head_dim).
+        """
+        n_q, n_kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
+        if fused or "attn_qkv.weight" in self:
+            whole = self.linear("attn_qkv", n_q + 2 * n_kv, self.n_embd, bias)
+            q, k, v = _cut(whole, 0, n_q, n_q + n_kv, n_q + 2 * n_kv)
+        else:
+            q = self.linear("attn_q", n_q, self.n_embd, bias)
+            k, v = (self.linear(f"attn_{x}", n_kv, self.n_embd, bias) for x in "kv")
+        output = self.linear("attn_output", self.n_embd, n_q, output_bias)
+        sizes = self.n_head, self.n_head_kv, self.head_dim
+        scale = self.head_dim**-0.5 if scale is None else scale
+        return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap)
+
+    def head_norms(self, *, after_rope: bool = False) -> HeadNorms[Tensor]:
+        """Of each head by itself, with one weight for all."""
+        q, k = (self.norm(f"attn_{x}_norm", self.head_dim, "none") for x in "qk")
+        return HeadNorms(q, k, after_rope=after_rope)
+
+    def ffn(
+        self, *, gated: bool = True, bias: Bias = "optional", relu_on_up: bool = False, fused: bool = False
+    ) -> FFN[Tensor, Tensor]:
+        """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor.
+
+        fused: `ffn_up` has the gate's rows before its own.
+        """
+        n_ff, n_embd, gate = self.n_ff, self.n_embd, None
+        if fused:
+            gate, up = _cut(self.linear("ffn_up", 2 * n_ff, n_embd, bias), 0, n_ff, 2 * n_ff)
+        else:
+            gate = self.linear("ffn_gate", n_ff, n_embd, bias) if gated else None
+            up = self.linear("ffn_up", n_ff, n_embd, bias)
+        sparse, activation = self.model.sizes.sparse, self.model.sizes.activation
+        down = self._down_t(bias) if sparse else self.linear("ffn_down", n_embd, n_ff, bias)
+        selection = self._predictor() if sparse else Everything()
+        return FFN(Neurons(n_ff, gate, up, down, sparse, activation, relu_on_up), selection)
+
+    def _down_t(self, bias: Bias) -> TensorLinear:
+        """The original's converter renames a bias along with its matrix; other writers keep llama.cpp's name."""
+        weight = self.tensor("ffn_down_t.weight", self.n_ff, self.n_embd)
+        if bias == "none":
+            return Linear(weight, None)
+        plain, turned = (self.maybe(f"{name}.bias", self.n_embd) for name in ("ffn_down", "ffn_down_t"))
+        if plain is not None and turned is not None:
+            self.model.fail(f"tensors {turned.name} and {plain.name} exclude another")
+        return Linear(weight, plain if turned is None else turned)
+
+    def _predictor(self) -> Selection[Tensor]:
+        fc1, fc2 = self.tensor("fc1.weight", None, self.n_embd), self.tensor("fc2.weight", self.n_ff, None)
+        if not fc1.shape[0] == fc2.shape[1] > 0:
+            ranks = f"{fc1.shape[0]} and {fc2.shape[1]}"
+            self.model.fail(f"tensors {fc1.name} and {fc2.name} do not fit: ranks {ranks}")
+        return Predicted(fc1, fc2)
 
 
-def embeddings(s: Sizes, norm_bias: Bias = "none") -> list[TensorSpec]:
-    """Token embedding, final norm, and the output head, which is the embedding where the file has none."""
+def _cut(whole: TensorLinear, *borders: int) -> list[TensorLinear]:
+    """A fused projection by its rows, between borders."""
     return [
-        *linear("token_embd", s.n_vocab, s.n_embd),
-        *norm("output_norm", s.n_embd, norm_bias),
-        TensorSpec("output.weight", (s.n_vocab, s.n_embd), required=False),
-        TensorSpec("output.bias", (s.n_vocab,), required=False),
+        Linear(_rows(whole.weight, begin, end), None if whole.bias is None else _rows(whole.bias, begin, end))
+        for begin, end in pairwise(borders)
     ]
 
 
-def attention(s: Sizes, bias: Bias, output_bias: Bias | None = None) -> list[TensorSpec]:
-    """Separate query, key, value and output projections; the output's bias is like the others' unless it is given."""
-    return [
-        *linear("attn_q", s.n_q, s.n_embd, bias),
-        *linear("attn_k", s.n_kv, s.n_embd, bias),
-        *linear("attn_v", s.n_kv, s.n_embd, bias),
-        *linear("attn_output", s.n_embd, s.n_q, output_bias or bias),
-    ]
-
-
-def ffn(s: Sizes, *, gated: bool, bias: Bias) -> list[TensorSpec]:
-    """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor."""
-    inward = [*(linear("ffn_gate", s.n_ff, s.n_embd, bias) if gated else []), *linear("ffn_up", s.n_ff, s.n_embd, bias)]
-    if not s.sparse:
-        return [*inward, *linear("ffn_down", s.n_embd, s.n_ff, bias)]
-    # The original's converter renames a bias along with its matrix; other writers keep llama.cpp's name.
-    biases = [] if bias == "none" else [TensorSpec(f"{n}.bias", (s.n_embd,), False) for n in ("ffn_down", "ffn_down_t")]
-    return [
-        *inward,
-        TensorSpec("ffn_down_t.weight", (s.n_ff, s.n_embd)),
-        *biases,
-        TensorSpec("fc1.weight", (None, s.n_embd)),
-        TensorSpec("fc2.weight", (s.n_ff, None)),
-    ]
+def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
+    """Rows of a matrix, or elements of a vector, as a view."""
+    unit, rest = divmod(tensor.nbytes, tensor.shape[0])
+    if rest:
+        raise PowerInferError(f"tensor {tensor.name} of type {tensor.type.name} cannot be cut by rows")
+    shape = (end - begin, *tensor.shape[1:])
+    return replace(
+        tensor, name=f"{tensor.name}[{begin}:{end}]", shape=shape, data=tensor.data[begin * unit : end * unit]
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
+from powerinfer_cli.model import Predictors, load_model, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 
@@ -32,7 +32,7 @@ def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, not
     """
     predictors = None
     if predictor_path is not None:
-        config = ModelConfig.from_gguf(gguf)
+        config = load_model(gguf).config
         predictors = load_predictors(predictor_path, config.n_layer, config.n_embd, config.n_ff)
     sparse = gguf.sparse or predictors is not None
     statistics, together = _statistics(gguf, path, note) if sparse else (None, None)
@@ -45,7 +45,7 @@ def _statistics(
     folder = find_statistics(path)
     if folder is None:
         return None, None
-    config = ModelConfig.from_gguf(gguf)
+    config = load_model(gguf).config
     try:
         statistics = load_statistics(folder, config.n_layer, config.n_ff)
         return statistics, load_group_activity(folder.parent, statistics.counts)

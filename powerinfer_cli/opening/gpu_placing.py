@@ -51,7 +51,7 @@ def _job(
     gguf: GGUFFile, path: Path, options: EngineOptions, target: Target, beside: Companions, wishes: PlacementWishes
 ) -> PlanJob:
     job = PlanJob.of(gguf, path, options, target, beside, wishes.max_layers)
-    streams = not target.rehearsed and job.config.sparse and streamable(job.weights)
+    streams = not target.rehearsed and job.config.sparse and streamable(job.model)
     # Whether it pays is known with the plan; room for it is needed before.
     return replace(job, options=replace(job.options, stream_from=options.n_ubatch)) if streams else job
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import ModelConfig, Weights, load_model
+from powerinfer_cli.gguf_io import GGMLType, GGUFFile
+from powerinfer_cli.model import Model, ModelConfig, load_model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_files import GIVEN, cache_root
@@ -34,8 +34,7 @@ class PlanJob:
     """options: with the GPUs and the number of positions that the plan is for."""
 
     path: Path
-    config: ModelConfig
-    weights: Weights
+    model: Model
     fingerprint: str
     options: EngineOptions
     target: Target
@@ -53,20 +52,24 @@ class PlanJob:
         max_layers: int | None = None,
     ) -> "PlanJob":
         """Raises PowerInferError: no model that can be run, or a context that does not fit."""
-        config, weights = load_model(gguf, beside.predictors)
-        chosen = replace(options, n_ctx=context_size(config, options, 0), devices=target.devices)
+        model = load_model(gguf, beside.predictors)
+        chosen = replace(options, n_ctx=context_size(model, options, 0), devices=target.devices)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{layer.fc1.shape[0]:x}" for layer in beside.predictors.layers)
-        return cls(path, config, weights, fingerprint, chosen, target, beside, max_layers)
+        return cls(path, model, fingerprint, chosen, target, beside, max_layers)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
 
     @cached_property
     def sizes(self) -> ModelBytes:
         """Bytes of everything; scratch is measured on the GPU."""
         n_ctx = self.options.n_ctx
         devices = self.target.devices
-        scratch = measure_scratch(self.weights, self.config, self.options, n_ctx) if devices else None
-        return model_bytes(self.weights, self.config, self.options, n_ctx, scratch)
+        scratch = measure_scratch(self.model, self.options, n_ctx) if devices else None
+        return model_bytes(self.model, self.options, n_ctx, scratch)
 
     @cached_property
     def budgets(self) -> tuple[int, ...]:
@@ -89,7 +92,11 @@ class PlanJob:
     @property
     def kind(self) -> str:
         """ggml's name of the FFN's weight type."""
-        return self.weights.layers[0].ffn_up.weight.type.name
+        return self._type.name
+
+    @property
+    def _type(self) -> GGMLType:
+        return self.model.layers[0].ffn.neurons.up.weight.type
 
     def conditions(self, profile: str) -> Conditions:
         """What a plan is for. profile: what names the costs."""
@@ -138,7 +145,7 @@ class PlanJob:
 
         profile = this_machine(
             self.target.devices,
-            self.weights.layers[0].ffn_up.weight.type,
+            self._type,
             self.config.n_embd,
             cache_root() / "costs",
             budgets=self.budgets,

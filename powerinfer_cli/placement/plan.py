@@ -1,5 +1,6 @@
 """The placement plan: for every layer its device, and which neurons of its FFN are hot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,13 +100,13 @@ class Plan:
         """Hot neurons by layer."""
         return tuple(layer.hot.size for layer in self.layers)
 
-    def check(self, n_layer: int, n_ff: int) -> None:
-        """Raises ValueError: the plan is for a model of other sizes."""
-        if len(self.layers) != n_layer:
-            raise ValueError(f"it places {len(self.layers)} layers, but the model has {n_layer}")
-        for index, layer in enumerate(self.layers):
-            if layer.hot.size and layer.hot[-1] >= n_ff:
-                raise ValueError(f"it places neuron {layer.hot[-1]} of layer {index}, which has only {n_ff}")
+    def check(self, n_ff: Sequence[int]) -> None:
+        """Raises ValueError: the plan is for a model of other sizes than these, each layer's neurons."""
+        if len(self.layers) != len(n_ff):
+            raise ValueError(f"it places {len(self.layers)} layers, but the model has {len(n_ff)}")
+        for index, (layer, neurons) in enumerate(zip(self.layers, n_ff, strict=True)):
+            if layer.hot.size and layer.hot[-1] >= neurons:
+                raise ValueError(f"it places neuron {layer.hot[-1]} of layer {index}, which has only {neurons}")
 
 
 def main_memory_plan(n_layer: int, fingerprint: str = "", budgets: tuple[int, ...] = ()) -> Plan:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -28,13 +28,16 @@ Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]
 class Parts:
     """What a backend is made of. `stats`: where it counts neurons; `pages`: which cells of its KV cache are whose."""
 
-    config: ModelConfig
-    weights: Weights
+    model: Model
     options: EngineOptions
     stats: SparsityStats
     statistics: ActivationStatistics | None
     pages: PageTable
     events: LoadEvents
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
 
     @property
     def n_ctx(self) -> int:

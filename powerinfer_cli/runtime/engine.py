@@ -12,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cache import PAGE
-from powerinfer_cli.model import ModelConfig, Predictors, key_notes, load_model
+from powerinfer_cli.model import Model, Predictors, key_notes, load_model
 from powerinfer_cli.placement import ActivationStatistics, Plan
 from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
@@ -53,17 +53,18 @@ class Engine:
         Raises:
             PowerInferError: what `load_model` raises, or a context that does not fit.
         """
-        self.config, weights = load_model(gguf, predictors)
+        model = load_model(gguf, predictors)
+        self.config = model.config
         events = events or LoadEvents()
-        for line in key_notes(gguf, self.config.architecture):
+        for line in key_notes(gguf, self.config.architecture.name):
             events.note(line)
         self.options = options
         self.stats = SparsityStats()
         self._plan = plan if plan is not None and plan.gpus else None
         packed = options.repack and not options.reference and self._plan is None
-        n_ctx = context_size(self.config, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
+        n_ctx = context_size(model, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
         self._pages = PageTable(n_ctx, options.n_sequences, unified=options.unified)
-        parts = Parts(self.config, weights, options, self.stats, statistics, self._pages, events)
+        parts = Parts(model, options, self.stats, statistics, self._pages, events)
         try:
             self._backend = self._start(parts)
         except MemoryError as error:
@@ -72,6 +73,7 @@ class Engine:
                 "choose a smaller -c or -ub"
             ) from error
         self._sequences = Sequences(self._pages, self.config.n_vocab)
+        self._n_ff = tuple(layer.ffn.neurons.n_ff for layer in model.layers)
 
     def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
@@ -271,8 +273,8 @@ class Engine:
         """Of each layer; shares are means since the last reset of `stats`."""
         placed = self._plan.layers if self._plan is not None else None
         return tuple(
-            LayerNeurons(self.config.n_ff, placed[i].hot.size if placed else 0, self.stats.active(i))
-            for i in range(self.config.n_layer)
+            LayerNeurons(n_ff, placed[i].hot.size if placed else 0, self.stats.active(i))
+            for i, n_ff in enumerate(self._n_ff)
         )
 
     def _logits_at(self, rows: Sequence[int]) -> Logits:
@@ -308,25 +310,25 @@ def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def context_size(config: ModelConfig, options: EngineOptions, weights: int) -> int:
+def context_size(model: Model, options: EngineOptions, weights: int) -> int:
     """Tokens of all sequences together: what was asked for, or the training context, or what fits half of the memory
     that so many bytes of weights leave.
 
     Raises:
         PowerInferError: more than memory holds, or than a model with learned positions knows.
     """
-    free, wanted = available_memory(), options.n_ctx
+    config, free, wanted = model.config, available_memory(), options.n_ctx
     types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
     if wanted == 0:
-        fitting = max(0, free - weights) // 2 // kv_bytes(config, 1, *types)
+        fitting = max(0, free - weights) // 2 // kv_bytes(model.layers, 1, *types)
         return max(options.n_sequences, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
     if wanted < options.n_sequences:
         raise PowerInferError(f"-c {wanted}: too few tokens for {options.n_sequences} sequences (-np)")
     longest = wanted if options.unified else wanted // options.n_sequences
-    if config.rope is None and longest > config.n_ctx_train:
+    if config.learned_positions and longest > config.n_ctx_train:
         raise PowerInferError(f"-c {wanted}: the model knows only {config.n_ctx_train} positions")
     pages = pages_needed(wanted, options.n_sequences, unified=options.unified)
-    needed = kv_bytes(config, pages * PAGE, *types)
+    needed = kv_bytes(model.layers, pages * PAGE, *types)
     if needed > free:
         raise PowerInferError(
             f"-c {wanted}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"

@@ -48,7 +48,7 @@ class SparsityStats:
     hot: int = 0
     seconds: TierSeconds = field(default_factory=TierSeconds)
 
-    def add(self, layers: Sequence[int] | slice, total: int, passed: Ints | None = None) -> None:
+    def add(self, layers: Sequence[int] | slice, total: int | Ints, passed: Ints | None = None) -> None:
         """Of layers: total neurons in each, and how many the predictor let through and how many fired, [layers, 2]."""
         self.counts[layers, TOTAL] += total
         if passed is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType, open_gguf
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes, main_memory_plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes
@@ -63,12 +63,12 @@ def solve(n_layer: int, n_ff: int) -> None:
 def decode(path: Path) -> None:
     """Costs and tokens are timed in turn, as the machine's speed wanders; three of four runs take more."""
     gguf = open_gguf(path)
-    config = ModelConfig.from_gguf(gguf)
-    weights = load_weights(gguf, config)
+    model = load_model(gguf)
+    config = model.config
     options = EngineOptions(n_ctx=CONTEXT)
     engine = Engine.load(gguf, options)
-    kind = GGMLType[weights.layers[0].ffn_up.weight.type.name]
-    sizes = model_bytes(weights, config, options, CONTEXT)
+    kind = GGMLType[model.layers[0].ffn.neurons.up.weight.type.name]
+    sizes = model_bytes(model, options, CONTEXT)
     ids = [int(i) for i in np.random.default_rng(0).integers(0, config.n_vocab, TOKENS)]
     plan = main_memory_plan(config.n_layer)
     for _ in range(ROUNDS):

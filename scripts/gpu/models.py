@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
-from powerinfer_cli.model import ModelConfig, Weights, load_weights
+from powerinfer_cli.model import Model, ModelConfig, load_model
 from powerinfer_cli.placement import ActivationStatistics, ModelBytes, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes
@@ -32,12 +32,15 @@ class Case:
 
     name: str
     gguf: GGUFFile
-    config: ModelConfig
-    weights: Weights
+    model: Model
     options: EngineOptions
     sizes: ModelBytes
     statistics: ActivationStatistics
     profile: DeviceProfile
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
 
     def load(self, plan: Plan | None) -> Engine:
         return Engine.load(self.gguf, self.options, plan=plan)
@@ -55,8 +58,8 @@ def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, profi
         folder.mkdir(parents=True, exist_ok=True)
         write_model(path, SHAPES[shape], kind, dense=False)
     gguf = open_gguf(path)
-    config = ModelConfig.from_gguf(gguf)
-    weights = load_weights(gguf, config)
+    model = load_model(gguf)
+    config = model.config
     counts = [np.zeros(config.n_ff) for _ in range(config.n_layer)]
     engine = Engine.load(gguf, replace(options, devices=(), n_ctx=PROFILED))
     ids = np.random.default_rng(1).integers(0, config.n_vocab, PROFILED).tolist()
@@ -65,14 +68,14 @@ def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, profi
         counts[layer] += (activations > 0).sum(0)
 
     engine.record(ids, count)
-    scratch = measure_scratch(weights, config, options, options.n_ctx)
-    sizes = model_bytes(weights, config, options, options.n_ctx, scratch)
+    scratch = measure_scratch(model, options, options.n_ctx)
+    sizes = model_bytes(model, options, options.n_ctx, scratch)
     statistics = ActivationStatistics(tuple(counts))
-    return Case(path.stem, gguf, config, weights, options, sizes, statistics, profile)
+    return Case(path.stem, gguf, model, options, sizes, statistics, profile)
 
 
 def plan_for(case: Case, budgets: Sequence[int], solver: str = "milp") -> Plan:
     """What the solver makes of so many bytes on each device."""
-    kind = case.weights.layers[0].ffn_up.weight.type.name
+    kind = case.model.layers[0].ffn.neurons.up.weight.type.name
     settings = PlanSettings(kind=kind, n_embd=case.config.n_embd, solver=solver)
     return make_plan(case.sizes, case.statistics, budgets, case.profile, settings).plan

@@ -17,12 +17,13 @@ from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
 from powerinfer_cli.kernels.cpu.packing import pack, packing_kernels
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.segments import make_state
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, NEVER, Neurons, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, NEVER, Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import make_vectors
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
-from powerinfer_cli.model import NormKind
+from powerinfer_cli.model import Activation, NormKind
+from powerinfer_cli.model.blocks import Linear, Neurons
 from powerinfer_cli.runtime.threads import default_threads
 from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
@@ -34,6 +35,7 @@ DRAWS = 8  # of active neurons
 SETS = 3  # layers
 POSITIONS = 2048
 HEADS, HEAD_DIM = 32, 128
+SCALE = HEAD_DIM**-0.5
 LAYERS = 8  # in a program of small operations
 LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.2  # of each measurement; seconds
 TOKEN = 1.5e-4  # seconds: Python between two tokens
@@ -120,7 +122,7 @@ def _scattered(team: Team, kind: GGMLType, n_embd: int) -> tuple[float, float]:
     modes = [np.zeros(n_ff, np.uint8) for _ in range(SETS)]
     for mode in modes:
         gate, up, down = (_weights(team, kind, n_ff, n_embd) for _ in range(3))
-        neurons = Neurons(gate, up, down, fires, None, None, False)
+        neurons = Neurons(n_ff, Linear(gate, fires), Linear(up, None), Linear(down, None), True, Activation.RELU)
         operations += sparse_token(x, hidden, neurons, Predictor(asked, mode, 0.0), out, np.zeros(2, np.int64))
     counts = [round(density * n_ff) for density in DENSITIES]
     seconds = [_timed(team, operations, _drawing(modes, count)) / SETS for count in counts]
@@ -162,7 +164,7 @@ def _cache(team: Team) -> float:
     n = HEADS * HEAD_DIM
     state = make_state(1, POSITIONS - 1, np.arange(POSITIONS // PAGE, dtype=np.int32))
     q, out = make_vectors(1, n, records=False), make_vectors(1, n)
-    return cache.n_bytes / _timed(team, [attention(state.numbers, q.floats, cache, out, team.size)])
+    return cache.n_bytes / _timed(team, [attention(state.numbers, q.floats, cache, out, team.size, scale=SCALE)])
 
 
 def _layer(team: Team, n_embd: int) -> float:
@@ -179,7 +181,7 @@ def _layer(team: Team, n_embd: int) -> float:
     operations = [
         norm,
         product,
-        attention(state, q.floats, cache, attended, team.size),
+        attention(state, q.floats, cache, attended, team.size, scale=SCALE),
         quantise(state, attended),
         product,
         norm,

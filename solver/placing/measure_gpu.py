@@ -19,6 +19,7 @@ __all__ = ["measure_gpu", "measure_link"]
 
 WEIGHTS = 512 << 20  # bytes, of each kind of product: more than a GPU's caches hold
 HEADS, HEAD_DIM, POSITIONS = 32, 128, 4096
+SCALE = HEAD_DIM**-0.5
 COPY = 64 << 20  # bytes
 ROUNDS = 5
 LEAST_RUNS, LONG_ENOUGH = 10, 0.1  # of each measurement; seconds
@@ -118,7 +119,7 @@ class _Bench:
         cache = make_cache(HEADS, POSITIONS, HEAD_DIM, CacheType.F16, CacheType.F16, self.device)
         q, last = self._zeros(1, HEADS * HEAD_DIM), torch.tensor([POSITIONS - 1], device=self.device)
         pages = torch.arange(POSITIONS // PAGE, device=self.device)
-        return cache.nbytes / self.seconds([lambda: self.ops.attention(q, cache, last, pages)])
+        return cache.nbytes / self.seconds([lambda: self.ops.attention(q, cache, last, pages, scale=SCALE)])
 
     def layer(self) -> float:
         """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
@@ -131,7 +132,7 @@ class _Bench:
                 lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
                 *[lambda: ops.matvec(tiny, few)] * 3,
                 lambda: ops.rope_store(q, q, q, cache, past, past, None, None, None),
-                lambda: ops.attention(q, cache, past, past),
+                lambda: ops.attention(q, cache, past, past, scale=SCALE),
                 lambda: ops.matvec(tiny, few),
                 lambda: ops.add_norm(x, (), weight, None, 1e-5, NormKind.RMS),
                 lambda: ops.predict(tiny, tiny, few, 0.0),

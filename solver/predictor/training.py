@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile
-from powerinfer_cli.model import LayerWeights, ModelConfig, load_weights
+from powerinfer_cli.model import ModelConfig, load_model
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.buffer import Buffer
 from solver.predictor.files import layer_file, publish, write_layer
 from solver.predictor.layer import PredictorOptions, PredictorReport, TrainedPredictor
 from solver.predictor.ranks import Costs, RankOptions, train_at_best_rank
 from solver.predictor.samples import Samples
-from solver.predictor.teacher import neuron_rows
+from solver.predictor.teacher import FileLayer, neuron_rows
 from solver.state import SolverState, read_state
 
 __all__ = ["TrainOptions", "train_layers"]
@@ -44,8 +44,8 @@ def train_layers(
     A finished layer's file stays in `work`: another call that is `made_with` the same goes on with the next.
     Raises PowerInferError.
     """
-    config = ModelConfig.from_gguf(gguf)
-    layers = load_weights(gguf, config).layers
+    config = load_model(gguf).config
+    layers = load_model(gguf).layers
     state = read_state(work)
     reports = _finished(state, made_with, work)
     if reports:
@@ -73,7 +73,7 @@ def _finished(state: SolverState, made_with: Mapping[str, Any], work: Path) -> l
 
 
 def _train_layer(
-    weights: LayerWeights,
+    weights: FileLayer,
     config: ModelConfig,
     samples: Samples,
     options: TrainOptions,
@@ -81,7 +81,7 @@ def _train_layer(
     events: LoadEvents,
 ) -> TrainedPredictor:
     predictor = replace(options.predictor, seed=options.predictor.seed + number)
-    rows = neuron_rows(weights, config, samples[: 1 << 13].unit_inputs())
+    rows = neuron_rows(weights, samples[: 1 << 13].unit_inputs())
     steps = max(1, predictor.steps)
 
     def on_step(done: int, total: int) -> None:
@@ -95,17 +95,16 @@ def _train_layer(
         predictor,
         options.ranks,
         on_step,
-        compare=not config.activation.has_exact_zeros,
+        compare=not weights.ffn.neurons.activation.has_exact_zeros,
     )
 
 
-def layer_costs(weights: LayerWeights, config: ModelConfig) -> Costs:
+def layer_costs(weights: FileLayer, config: ModelConfig) -> Costs:
     """Bytes of a neuron's rows, and of a hidden neuron of the predictor, which is stored in 8 bits."""
-    down = weights.ffn_down or weights.ffn_down_t
-    matrices = [linear.weight for linear in (weights.ffn_gate, weights.ffn_up, down) if linear is not None]
-    neuron = sum(tensor.nbytes for tensor in matrices) / config.n_ff
+    neurons = weights.ffn.neurons
+    neuron = sum(tensor.nbytes for tensor in neurons.matrices) / neurons.n_ff
     block_size, block_bytes = BLOCK[GGMLType.Q8_0]
-    return Costs(neuron, (config.n_embd + config.n_ff) * block_bytes / block_size)
+    return Costs(neuron, (config.n_embd + neurons.n_ff) * block_bytes / block_size)
 
 
 def _line(number: int, report: PredictorReport) -> str:

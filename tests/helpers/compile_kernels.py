@@ -17,6 +17,7 @@ from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.kernels.device import make_cache, triton_attention, triton_norm, triton_products, triton_sparse
 from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Norm
 from tests.helpers.device_data import rows_of
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
@@ -57,8 +58,11 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
     q, k, norm = torch.ones(1, 4 * HEAD), torch.ones(1, 2 * HEAD), torch.ones(HEAD)
     angles: Tensor | None = torch.ones(1024, HEAD // 2) if style else None
     n_past, pages = torch.zeros(1, dtype=torch.int64), torch.arange(8)
-    ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, q_norm=norm, k_norm=norm)
-    ops.attention(q, cache, n_past, pages)
+    for kind_of_norm, after in ((NormKind.RMS, False), (NormKind.LAYER, True)):
+        norms = HeadNorms(*[Norm(kind_of_norm, 1e-6, norm, None)] * 2, after_rope=after)
+        ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, norms=norms)
+    ops.attention(q, cache, n_past, pages, scale=0.1)
+    ops.attention(q, cache, n_past, pages, scale=0.1, window=512, softcap=50.0)
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def main() -> None:
         ffn(ops, kind)
     ops.activated(x, x, Activation.SILU, relu_on_up=True)
     ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
-    ops.add_norm(x, (), x, x, 1e-5, NormKind.LAYER)
+    ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)
     for cache_type, style in zip(CacheType, (RopeStyle.NEOX, RopeStyle.INTERLEAVED, None), strict=True):
         attention(ops, cache_type, style)
 

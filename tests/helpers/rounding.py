@@ -19,6 +19,7 @@ Numbers = npt.NDArray[np.floating] | torch.Tensor
 
 UNIT = 2.0**-24  # the largest relative error of one operation
 LOGITS = 2.0**-14
+_TANH = 4e-7  # what tanh is off, at most, by the kernels' formulas
 _FUNCTION = 8  # operations that an exponential or an error function counts as
 
 
@@ -115,16 +116,23 @@ def sparse_ffn(
     return values.masked(active).matmul(np.asarray(down_t).T)
 
 
-def attention(q: Numbers, k: Numbers, v: Numbers) -> Interval:
-    """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]"""
+def attention(
+    q: Numbers, k: Numbers, v: Numbers, *, scale: float | None = None, window: int | None = None, cap: float = 0.0
+) -> Interval:
+    """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]. Without a scale 1 / sqrt(D)."""
     queries, keys, values = (np.asarray(x, np.float64).swapaxes(0, 1) for x in (q, k, v))  # [H, T or S, D]
     n_head, n_token, dim = queries.shape
     keys, values = (x.repeat(n_head // len(x), axis=0) for x in (keys, values))
     seen = np.tri(n_token, keys.shape[1], keys.shape[1] - n_token, dtype=bool)
-    scores = queries @ keys.swapaxes(1, 2) / dim**0.5
-    size = np.abs(queries) @ np.abs(keys).swapaxes(1, 2) / dim**0.5
+    if window is not None:
+        seen &= ~np.tri(n_token, keys.shape[1], keys.shape[1] - n_token - window, dtype=bool)
+    scale = dim**-0.5 if scale is None else scale
+    scores = queries @ keys.swapaxes(1, 2) * scale
+    size = np.abs(queries) @ np.abs(keys).swapaxes(1, 2) * scale
+    if cap:
+        scores = cap * np.tanh(scores / cap)
     # What an exponent is off is what its exponential is off in relation; the largest score is taken from all.
-    off = np.where(seen, gamma(dim + 2) * size + UNIT * np.abs(scores), 0).max(axis=2, keepdims=True)
+    off = np.where(seen, gamma(dim + 2) * size + UNIT * np.abs(scores) + _TANH * cap, 0).max(axis=2, keepdims=True)
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)

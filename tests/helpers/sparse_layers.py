@@ -6,9 +6,10 @@ from math import erf
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, Neurons, Predictor, Told
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, Predictor, RowNeurons, Told
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import Linear, Neurons
 from tests.helpers.kernel_data import Floats, values_for, weight_rows
 
 Q4_0, F32 = GGMLType.Q4_0, GGMLType.F32
@@ -19,7 +20,7 @@ RANK = 64
 class SparseLayer:
     """Neurons, and what their matrices hold, in float64."""
 
-    neurons: Neurons
+    neurons: RowNeurons
     predictor: Predictor | Told | None
     gate: Floats | None
     up: Floats
@@ -43,11 +44,12 @@ def sparse_layer(
     (gate, w_gate), (up, w_up), (down, w_down) = (
         weight_rows(kind, n_ff, n, seed=i, scratch_threads=threads) for i, kind in enumerate(kinds)
     )
-    vectors = [rng.standard_normal(m).astype(np.float32) / 4 for m in (n_ff, n_ff, n)] if biases else [None] * 3
+    vectors = [rng.standard_normal(m).astype(np.float32) / 4 if biases else None for m in (n_ff, n_ff, n)]
+    gates, ups, downs = (Linear(*pair) for pair in zip((gate, up, down), vectors, strict=True))
     fc2, w_fc2 = weight_rows(F32, n_ff, RANK, seed=7)
     modes = rng.choice(np.array([NEVER, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
     return SparseLayer(
-        Neurons(gate if gated else None, up, down, *vectors, relu_on_up, activation),
+        Neurons(n_ff, gates if gated else None, ups, downs, True, activation, relu_on_up),
         Predictor(fc2, modes, 0.1) if predicted else None,
         w_gate if gated else None,
         w_up,
@@ -75,16 +77,17 @@ def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tu
         modes = made.predictor.modes
         logits = hidden.floats[:tokens, :RANK].astype(np.float64) @ made.fc2.T
         mask = (modes == ALWAYS) | ((modes == ASK) & (logits >= made.predictor.threshold))
-    first, rows, bias = made.gate, neurons.gate, neurons.gate_bias
-    if first is None or rows is None:
-        first, rows, bias = made.up, neurons.up, neurons.up_bias
-    value = values_for(rows.format.type, x)[:tokens] @ first.T + (0 if bias is None else bias)
+    first, linear = made.gate, neurons.gate
+    if first is None or linear is None:
+        first, linear = made.up, neurons.up
+    value = values_for(linear.weight.format.type, x)[:tokens] @ first.T
+    value += 0 if linear.bias is None else linear.bias
     value = activated(value, neurons.activation) * mask
     fired = value > 0 if neurons.activation.has_exact_zeros else mask
     counts = [int(mask.sum()), int(fired.sum())]
     if neurons.gate is not None:
-        up = values_for(neurons.up.format.type, x)[:tokens] @ made.up.T
-        up += 0 if neurons.up_bias is None else neurons.up_bias
+        up = values_for(neurons.up.weight.format.type, x)[:tokens] @ made.up.T
+        up += 0 if neurons.up.bias is None else neurons.up.bias
         value *= np.maximum(up, 0) if neurons.relu_on_up else up
-    shift = 0 if neurons.down_bias is None else neurons.down_bias
+    shift = 0 if neurons.down.bias is None else neurons.down.bias
     return value @ made.down_t + shift, np.abs(value) @ np.abs(made.down_t) + np.abs(shift), counts

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.chosen_rows import NeuronRows, sparse_ffn_batch, sparse_ffn_token
+from powerinfer_cli.kernels.chosen_rows import sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import Linear, Neurons
 from tests.helpers.matrices import stored
 from tests.helpers.rounding import Interval, sparse_ffn
 
@@ -59,10 +60,11 @@ class Weights:
             up_bias=self.up_bias,
         )
 
-    def rows(self) -> NeuronRows:
+    def rows(self) -> Neurons[Matrix, Tensor]:
         gate, up, down_t = (Matrix(stored(data), resident=True) for data in (self.gate, self.up, self.down_t))
-        gates = (gate, self.gate_bias) if self.gated else (None, None)
-        return NeuronRows(gates[0], up, down_t, gates[1], self.up_bias, self.relu_on_up, self.activation)
+        gates = Linear(gate, self.gate_bias) if self.gated else None
+        rows = gates, Linear(up, self.up_bias), Linear(down_t, None)
+        return Neurons(up.n_rows, *rows, transposed=True, activation=self.activation, relu_on_up=self.relu_on_up)
 
     def fired(self, x: Tensor, mask: Tensor) -> Tensor:
         """bool [T, n_ff]: active neurons; under ReLU, those whose first projection is positive."""

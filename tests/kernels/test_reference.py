@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
 from powerinfer_cli.kernels.reference import (
     activate,
     attention,
@@ -18,7 +17,7 @@ from powerinfer_cli.kernels.reference import (
     rotate,
     sparse_ffn,
 )
-from powerinfer_cli.model import Activation, RopeConfig, RopeScaling, RopeStyle
+from powerinfer_cli.model import Activation, Rope, RopeScaling, RopeStyle
 from tests.helpers import rounding
 
 PLAIN = {
@@ -37,8 +36,8 @@ PLAIN = {
 YARN = PLAIN | {"scaling": RopeScaling.YARN, "factor": 4.0}
 
 
-def rope(**changes: object) -> RopeConfig:
-    return RopeConfig(**(PLAIN | changes))  # type: ignore[arg-type]
+def rope(**changes: object) -> Rope:
+    return Rope(**(PLAIN | changes))  # type: ignore[arg-type]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -72,14 +71,23 @@ def test_activations() -> None:
 
 def test_plain_and_linear_frequencies() -> None:
     wanted = [10000.0 ** (-2 * i / 16) for i in range(8)]
-    assert rope_frequencies(rope()).tolist() == pytest.approx(wanted)
-    assert rope_frequencies(rope(factor=2.5)).tolist() == pytest.approx([w / 2.5 for w in wanted])
+    assert rope().frequencies(64).tolist() == pytest.approx(wanted)
+    assert rope(factor=2.5).frequencies(64).tolist() == pytest.approx([w / 2.5 for w in wanted])
 
 
 def test_divisors_of_a_file() -> None:
     divisors = np.array([1.0, 1, 1, 2, 4, 8, 8, 8])
-    plain = rope_frequencies(rope())
-    assert rope_frequencies(rope(), divisors).tolist() == pytest.approx((plain / divisors).tolist())
+    plain = rope().frequencies(64)
+    assert rope(divisors=divisors).frequencies(64).tolist() == pytest.approx((plain / divisors).tolist())
+
+
+def test_divisors_of_short_and_long_contexts() -> None:
+    """64 positions are the original context."""
+    short, long = np.full(8, 2.0), np.full(8, 3.0)
+    both = rope(scaling=RopeScaling.LONGROPE, divisors=short, long_divisors=long)
+    plain = rope().frequencies(64)
+    assert both.frequencies(64).tolist() == pytest.approx((plain / 2).tolist())
+    assert both.frequencies(65).tolist() == pytest.approx((plain / 3).tolist())
 
 
 def test_yarn_frequencies_by_hand() -> None:
@@ -88,7 +96,7 @@ def test_yarn_frequencies_by_hand() -> None:
     plain = [10000.0 ** (-2 * i / 16) for i in range(8)]
     ramp = [min(1.0, i / 5) for i in range(8)]
     wanted = [p * (1 - r) + p / 4 * r for p, r in zip(plain, ramp, strict=True)]
-    assert rope_frequencies(config).tolist() == pytest.approx(wanted)
+    assert config.frequencies(64).tolist() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_yarn_frequencies_by_hand() -> None:
     ],
 )
 def test_magnitude(changes: dict[str, object], wanted: float) -> None:
-    assert rope_magnitude(rope(**changes)) == pytest.approx(wanted)
+    assert rope(**changes).magnitude == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("n_rot", [2, 6, 10])
@@ -128,7 +136,7 @@ def test_attention(n_token: int, n_past: int, n_head_kv: int) -> None:
         normal(n_past + n_token, n_head_kv, 5, seed=1),
         normal(n_past + n_token, n_head_kv, 5),
     )
-    out, exact = attention(q, k, v), rounding.attention(q, k, v)
+    out, exact = attention(q, k, v, 5**-0.5), rounding.attention(q, k, v)
     assert out.shape == (n_token, 30)
     exact.check(out)
     q, k, v = q.double(), k.double(), v.double()
@@ -142,9 +150,9 @@ def test_attention(n_token: int, n_past: int, n_head_kv: int) -> None:
 
 def test_the_future_is_not_seen() -> None:
     q, k, v = normal(4, 2, 8), normal(6, 2, 8, seed=1), normal(6, 2, 8, seed=2)
-    out = attention(q, k, v)
+    out = attention(q, k, v, 8**-0.5)
     k[4:], v[4:] = 50.0, 1e6  # positions of the last two tokens
-    assert torch.equal(attention(q, k, v)[:2], out[:2])
+    assert torch.equal(attention(q, k, v, 8**-0.5)[:2], out[:2])
     rounding.attention(q[:2], k[:4], v[:4]).check(out[:2])
 
 

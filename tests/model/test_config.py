@@ -11,24 +11,33 @@ from hypothesis import strategies as st
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
-from powerinfer_cli.model import Activation, ModelConfig, RopeScaling
+from powerinfer_cli.model import Activation, ModelConfig, Rope, RopeScaling, load_model
+from powerinfer_cli.model.blocks import Sequential
 from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.anatomy import anatomy
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 
 def config(model: ModelFile, folder: Path) -> ModelConfig:
-    return ModelConfig.from_gguf(model.open(folder))
+    return load_model(model.open(folder)).config
 
 
 def test_sizes_of_a_llama(llama: ModelFile, tmp_path: Path) -> None:
     c = config(llama, tmp_path)
-    assert (c.n_layer, c.n_embd, c.n_ff, c.n_head, c.n_head_kv, c.head_dim) == (2, 64, 112, 4, 2, 16)
-    assert (c.n_vocab, c.n_ctx_train, c.norm_eps) == (96, 128, pytest.approx(1e-6))
+    assert (c.n_layer, c.n_embd, c.n_ff, c.n_vocab, c.n_ctx_train) == (2, 64, 112, 96, 128)
     assert (c.name, c.sparse, c.activation) == ("model", False, Activation.SILU)
-    assert c.rope is not None
-    assert (c.rope.n_rot, c.rope.base, c.rope.factor) == (16, 1000.0, 1.0)
+    layer = load_model(llama.open(tmp_path)).layers[1]
+    a, neurons = layer.attention, layer.ffn.neurons
+    assert (a.n_head, a.n_head_kv, a.head_dim, a.scale, neurons.n_ff) == (4, 2, 16, 0.25, 112)
+    assert (a.window, a.softcap, a.norms, neurons.activation) == (None, None, None, Activation.SILU)
+    assert isinstance(layer, Sequential)
+    assert layer.ffn_norms.before is not None
+    assert layer.ffn_norms.before.eps == pytest.approx(1e-6)
+    rope = a.rope
+    assert rope is not None
+    assert (rope.n_rot, rope.base, rope.factor) == (16, 1000.0, 1.0)
 
 
 def test_activations_by_default(sparse_llama: ModelFile, tmp_path: Path) -> None:
@@ -40,24 +49,32 @@ def test_activations_by_default(sparse_llama: ModelFile, tmp_path: Path) -> None
 
 def test_the_vocabulary_counts_tokens(llama: ModelFile, tmp_path: Path) -> None:
     tokens = {**llama.metadata, "tokenizer.ggml.tokens": ["a", "b", "c"]}
-    assert config(ModelFile("llama", tokens, llama.tensors), tmp_path).n_vocab == 3
+    with pytest.raises(
+        PowerInferError, match=r"token_embd\.weight has shape 96 x 64, but the metadata asks for 3 x 64"
+    ):
+        config(ModelFile("llama", tokens, llama.tensors), tmp_path)
+    fewer = {name: data[:3] for name, data in llama.tensors.items() if name in ("token_embd.weight", "output.weight")}
+    assert config(ModelFile("llama", tokens, {**llama.tensors, **fewer}), tmp_path).n_vocab == 3
     assert config(llama.with_metadata(vocab_size=None), tmp_path).n_vocab == 96
 
 
 def test_one_size_for_all_layers_may_be_an_array(llama: ModelFile, tmp_path: Path) -> None:
     changed = llama.with_metadata(attention__head_count_kv=[2, 2], feed_forward_length=[112, 112])
-    assert config(changed, tmp_path) == config(llama, tmp_path)
+    assert anatomy(load_model(changed.open(tmp_path))) == anatomy(load_model(llama.open(tmp_path)))
+
+
+def rope_of(model: ModelFile, folder: Path) -> Rope:
+    rope = load_model(model.open(folder)).layers[0].attention.rope
+    assert rope is not None
+    return rope
 
 
 def test_old_name_of_the_rope_factor(llama: ModelFile, tmp_path: Path) -> None:
     for changes in ({"rope__scale_linear": 2.5}, {"rope__scaling__factor": 2.5}):
-        rope = config(llama.with_metadata(**changes), tmp_path).rope
-        assert rope is not None
+        rope = rope_of(llama.with_metadata(**changes), tmp_path)
         assert (rope.scaling, rope.factor) == (RopeScaling.LINEAR, 2.5)
     off = llama.with_metadata(rope__scaling__type="none", rope__scaling__factor=2.5)
-    rope = config(off, tmp_path).rope
-    assert rope is not None
-    assert rope.factor == 1.0
+    assert rope_of(off, tmp_path).factor == 1.0
 
 
 def test_positions_that_a_table_holds(opt: ModelFile, tmp_path: Path) -> None:
@@ -90,14 +107,17 @@ def test_other_architectures(llama: ModelFile, tmp_path: Path, arch: str) -> Non
         ({"embedding_length": 1 << 40}, "embedding_length is 1099511627776"),
         ({"embedding_length": 66}, "embedding_length 66 is not a multiple of attention.head_count 4"),
         ({"feed_forward_length": 0}, "feed_forward_length is 0"),
-        ({"feed_forward_length": [112, 56]}, "feed_forward_length differs from layer to layer"),
+        ({"feed_forward_length": [112, 56]}, "blk.1.ffn_gate.weight has shape 112 x 64, but the metadata asks for 56"),
+        ({"feed_forward_length": [112]}, "feed_forward_length has 1 entries for 2 layers"),
+        ({"feed_forward_length": [112, 0]}, "feed_forward_length is 0"),
         ({"context_length": 0}, "context_length is 0"),
         ({"context_length": -1}, "context_length is -1"),
         ({"attention__head_count": 0}, "attention.head_count is 0"),
         ({"attention__head_count_kv": 0}, "attention.head_count_kv is 0"),
         ({"attention__head_count_kv": 8}, "attention.head_count_kv is 8"),
         ({"attention__head_count": 8, "attention__head_count_kv": 3}, "attention.head_count 8 is not a multiple of"),
-        ({"attention__head_count_kv": [2, 1]}, "attention.head_count_kv differs from layer to layer"),
+        ({"attention__head_count_kv": [2, 1]}, "blk.1.attn_k.weight has shape 32 x 64, but the metadata asks for 16"),
+        ({"attention__head_count_kv": [2, 3]}, "attention.head_count 4 is not a multiple of"),
         ({"attention__key_length": 0}, "attention.key_length is 0"),
         ({"attention__value_length": 8}, "attention.value_length 8 differs"),
         ({"attention__layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon is nan"),
@@ -113,7 +133,8 @@ def test_other_architectures(llama: ModelFile, tmp_path: Path, arch: str) -> Non
         ({"rope__freq_base": float("nan")}, "rope.freq_base is nan"),
         ({"rope__scaling__factor": -2.0}, "rope.scaling.factor is -2.0"),
         ({"rope__scaling__factor": np.float64(1e-300)}, "rope.scaling.factor is 1e-300"),
-        ({"rope__scaling__type": "longrope"}, "rope.scaling.type 'longrope' is not supported"),
+        ({"rope__scaling__type": "dynamic"}, "rope.scaling.type 'dynamic' is not supported"),
+        ({"rope__scaling__type": "longrope"}, "tensor rope_factors_short.weight is missing"),
         ({"rope__scaling__type": "yarn", "rope__scaling__yarn_beta_fast": 0.0}, "yarn_beta_fast is 0.0"),
         ({"rope__scaling__type": "yarn", "rope__scaling__yarn_beta_slow": -1.0}, "yarn_beta_slow is -1.0"),
         ({"hidden_activation": "tanh"}, "hidden_activation 'tanh' is not supported"),

@@ -1,6 +1,7 @@
 """What is done with each metadata key that llama.cpp knows: honoured, refused by name, or of no effect."""
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +10,32 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.model import ModelConfig, key_notes
-from powerinfer_cli.model.keys import HONOURED, IRRELEVANT, NEUTRAL, WITH_EXPERTS
+from powerinfer_cli.model import key_notes, load_model
+from powerinfer_cli.model.key_table import HONOURED, IRRELEVANT, NEUTRAL, WITH_EXPERTS
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from tests.helpers.anatomy import anatomy
 from tests.helpers.model_file import ModelFile
 from tests.helpers.tiny_models import tiny_model
 
 MODELS = ("llama", "bamboo", "falcon-7b", "opt", "qwen2", "qwen3")
 
-# What each honoured key changes of the configuration, from what to what.
+# What each honoured key changes of the configuration, or of the first layer, from what to what.
 CHANGES: dict[str, tuple[Any, str]] = {
     "context_length": (64, "n_ctx_train"),
     "attention.sliding_window": (32, "n_ctx_train"),
-    "attention.layer_norm_rms_epsilon": (0.25, "norm_eps"),
+    "attention.layer_norm_rms_epsilon": (0.25, "attention_norms.before.eps"),
     "hidden_activation": ("gelu", "activation"),
-    "rope.dimension_count": (8, "rope.n_rot"),
-    "rope.freq_base": (5e5, "rope.base"),
-    "rope.scale_linear": (4.0, "rope.factor"),
-    "rope.scaling.type": ("yarn", "rope.scaling"),
-    "rope.scaling.factor": (4.0, "rope.factor"),
-    "rope.scaling.attn_factor": (0.5, "rope.attn_factor"),
-    "rope.scaling.original_context_length": (32, "rope.n_ctx_original"),
-    "rope.scaling.yarn_log_multiplier": (0.5, "rope.log_multiplier"),
-    "rope.scaling.yarn_attn_factor": (0.5, "rope.yarn_attn_factor"),
-    "rope.scaling.yarn_beta_fast": (16.0, "rope.beta_fast"),
-    "rope.scaling.yarn_beta_slow": (2.0, "rope.beta_slow"),
+    "rope.dimension_count": (8, "attention.rope.n_rot"),
+    "rope.freq_base": (5e5, "attention.rope.base"),
+    "rope.scale_linear": (4.0, "attention.rope.factor"),
+    "rope.scaling.type": ("yarn", "attention.rope.scaling"),
+    "rope.scaling.factor": (4.0, "attention.rope.factor"),
+    "rope.scaling.attn_factor": (0.5, "attention.rope.attn_factor"),
+    "rope.scaling.original_context_length": (32, "attention.rope.n_ctx_original"),
+    "rope.scaling.yarn_log_multiplier": (0.5, "attention.rope.log_multiplier"),
+    "rope.scaling.yarn_attn_factor": (0.5, "attention.rope.yarn_attn_factor"),
+    "rope.scaling.yarn_beta_fast": (16.0, "attention.rope.beta_fast"),
+    "rope.scaling.yarn_beta_slow": (2.0, "attention.rope.beta_slow"),
 }
 # Sizes that must agree with each other and with the tensors (tests/model/test_config.py, test_weights.py), the other
 # norm's epsilon, and what the server reads (tests/serving).
@@ -52,8 +54,8 @@ ELSEWHERE = [
 ]
 
 
-def config(model: ModelFile, folder: Path) -> ModelConfig:
-    return ModelConfig.from_gguf(model.open(folder))
+def config(model: ModelFile, folder: Path) -> dict[str, Any]:
+    return anatomy(load_model(model.open(folder)))
 
 
 def with_key(model: ModelFile, key: str, value: Any) -> ModelFile:
@@ -79,10 +81,9 @@ def test_every_key_has_one_place() -> None:
 @pytest.mark.parametrize("key", sorted(CHANGES))
 def test_honoured(llama: ModelFile, tmp_path: Path, key: str) -> None:
     value, place = CHANGES[key]
-    before: Any = config(llama, tmp_path)
-    after: Any = config(with_key(llama, key, value), tmp_path)
-    for name in place.split("."):
-        before, after = getattr(before, name), getattr(after, name)
+    models = [load_model(file.open(tmp_path)) for file in (llama, with_key(llama, key, value))]
+    parts: list[Any] = [model.layers[0] if "." in place else model.config for model in models]
+    before, after = (attrgetter(place)(part) for part in parts)
     assert before != value
     assert after == value
 
@@ -143,7 +144,7 @@ def test_remarks(llama: ModelFile, tmp_path: Path) -> None:
     }
     file = ModelFile("llama", {**llama.metadata, **more}, llama.tensors).open(tmp_path)
     Engine.load(file, EngineOptions(n_ctx=32, reference=True), events=LoadEvents(said.append))
-    assert said == key_notes(file, ModelConfig.from_gguf(file).architecture)
+    assert said == key_notes(file, load_model(file).config.architecture.name)
     assert [line.partition(":")[0] for line in said] == ["warning", "note", "warning", "warning"]
     for line, word in zip(said, ("llama.attention.spiral", "temp 0.6", "pooling_type is 4", "suppress"), strict=True):
         assert word in line
@@ -153,4 +154,4 @@ def test_remarks(llama: ModelFile, tmp_path: Path) -> None:
 def test_values_of_any_type(llama: ModelFile, tmp_path: Path) -> None:
     for value in ([1, 2], "text", 3.5, False):
         file = with_key(llama, "pooling_type", value).open(tmp_path)
-        assert len(key_notes(file, ModelConfig.from_gguf(file).architecture)) == (value is not False)
+        assert len(key_notes(file, load_model(file).config.architecture.name)) == (value is not False)

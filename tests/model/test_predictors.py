@@ -13,8 +13,9 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
-from powerinfer_cli.model import ModelConfig, Predictors, load_model, load_predictors, load_weights, with_predictors
+from powerinfer_cli.model import Predictors, load_model, load_predictors, with_predictors
 from powerinfer_cli.model import predictors as predictors_file
+from powerinfer_cli.model.blocks import Predicted
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import save_predictors
@@ -234,32 +235,30 @@ def dense(llama: ModelFile, tmp_path: Path) -> GGUFFile:
 
 def test_a_dense_model_becomes_sparse_and_keeps_its_activation(dense: GGUFFile) -> None:
     given = random_predictors(tiny_model("llama"))
-    before = ModelConfig.from_gguf(dense)
-    config, weights = load_model(dense, Predictors.of(given, 0.5))
+    before, model = load_model(dense).config, load_model(dense, Predictors.of(given, 0.5))
+    config = model.config
     assert (config.sparse, config.sparse_threshold, config.activation) == (True, 0.5, before.activation)
-    assert (before.sparse, config.sizes.n_ff) == (False, before.sizes.n_ff)
-    for index, layer in enumerate(weights.layers):
-        assert layer.ffn_down is None
-        assert layer.ffn_down_t is not None
+    assert (before.sparse, config.n_ff) == (False, before.n_ff)
+    for index, layer in enumerate(model.layers):
+        neurons, selection = layer.ffn.neurons, layer.ffn.selection
         down = dense.tensors[f"blk.{index}.ffn_down.weight"].to_float32()
-        assert layer.ffn_down_t.weight.name == f"blk.{index}.ffn_down_t.weight"
-        np.testing.assert_array_equal(layer.ffn_down_t.weight.to_float32(), down.T)
-        assert layer.fc1 is not None
-        np.testing.assert_array_equal(layer.fc1.to_float32(), given[index][0])
+        assert neurons.transposed
+        assert neurons.down.weight.name == f"blk.{index}.ffn_down_t.weight"
+        np.testing.assert_array_equal(neurons.down.weight.to_float32(), down.T)
+        assert isinstance(selection, Predicted)
+        np.testing.assert_array_equal(selection.fc1.to_float32(), given[index][0])
 
 
 def test_a_sparse_model_gets_other_predictors(sparse_llama: ModelFile, tmp_path: Path) -> None:
     gguf = sparse_llama.open(tmp_path)
     given = random_predictors(tiny_model("llama-relu"), (5, 6))
-    config, weights = load_model(gguf, Predictors.of(given))
-    plain = load_weights(gguf, ModelConfig.from_gguf(gguf))
-    assert config.sparse
-    for layer, old in zip(weights.layers, plain.layers, strict=True):
-        assert layer.ffn_down_t is not None
-        assert old.ffn_down_t is not None
-        assert layer.ffn_down_t.weight is old.ffn_down_t.weight
-    assert weights.layers[1].fc2 is not None
-    np.testing.assert_array_equal(weights.layers[1].fc2.to_float32(), given[1][1])
+    model, plain = load_model(gguf, Predictors.of(given)), load_model(gguf)
+    assert model.config.sparse
+    for layer, old in zip(model.layers, plain.layers, strict=True):
+        assert layer.ffn.neurons.down.weight is old.ffn.neurons.down.weight
+    selection = model.layers[1].ffn.selection
+    assert isinstance(selection, Predicted)
+    np.testing.assert_array_equal(selection.fc2.to_float32(), given[1][1])
 
 
 @pytest.mark.parametrize(
@@ -275,29 +274,26 @@ def test_types_fit_the_models_own(tmp_path: Path, stored: GGMLType, down: GGMLTy
     gguf = exact_sparse(n_ff=192)[1].stored_as(stored).open(tmp_path)
     rng = np.random.default_rng(0)
     given = [tuple(rng.standard_normal(s).astype(np.float32) for s in ((r, 64), (192, r))) for r in (32, 32, 7)]
-    _, weights = load_model(gguf, Predictors.of(given))  # type: ignore[arg-type]
-    first, last = weights.layers[0], weights.layers[2]
-    assert first.ffn_down_t is not None
-    assert first.fc1 is not None
-    assert first.fc2 is not None
-    assert last.fc2 is not None
-    assert (first.ffn_down_t.weight.type, first.fc1.type, first.fc2.type) == (down, predictor, predictor)
+    first, _, last = load_model(gguf, Predictors.of(given)).layers  # type: ignore[arg-type]
+    asked, others = first.ffn.selection, last.ffn.selection
+    assert isinstance(asked, Predicted)
+    assert isinstance(others, Predicted)
+    assert (first.ffn.neurons.down.weight.type, asked.fc1.type, asked.fc2.type) == (down, predictor, predictor)
     odd = GGMLType.F16 if predictor is GGMLType.Q8_0 else predictor  # 7 columns are no whole block
-    assert last.fc2.type is odd
+    assert others.fc2.type is odd
 
 
 def test_predictors_of_another_model(dense: GGUFFile) -> None:
-    config = ModelConfig.from_gguf(dense)
-    weights = load_weights(dense, config)
+    model = load_model(dense)
     fc1, fc2 = random_predictors(tiny_model("llama"))[0]
     for wrong in ([(fc1, fc2)], [(fc1, fc2)] * 3, [(fc1[:, 1:], fc2)] * 2, [(fc1, fc2[1:])] * 2, [(fc1[1:], fc2)] * 2):
         with pytest.raises(PowerInferError, match="another model"):
-            with_predictors(config, weights, Predictors.of(wrong))
+            with_predictors(model, Predictors.of(wrong))
 
 
 def test_a_directory_like_a_trainers(dense: GGUFFile, tmp_path: Path) -> None:
-    config = ModelConfig.from_gguf(dense)
+    config = load_model(dense).config
     folder = save_predictors(tmp_path / "p", random_predictors(tiny_model("llama")), 0.125)
     assert json.loads((folder / "config.json").read_text()) == {"sparse_threshold": 0.125}
     loaded = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
-    assert with_predictors(config, load_weights(dense, config), loaded)[0].sparse_threshold == 0.125
+    assert with_predictors(load_model(dense), loaded).config.sparse_threshold == 0.125

@@ -8,7 +8,7 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import load_model
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import CASES, RELU_CASES, tiny_model
@@ -16,7 +16,7 @@ from tests.helpers.tiny_models import CASES, RELU_CASES, tiny_model
 
 def load(model: ModelFile, folder: Path) -> None:
     gguf = model.open(folder)
-    load_weights(gguf, ModelConfig.from_gguf(gguf))
+    load_model(gguf)
 
 
 def refusal(model: ModelFile, folder: Path) -> str:
@@ -145,8 +145,8 @@ def test_integers_are_no_weights(llama: ModelFile, tmp_path: Path, kind: GGMLTyp
 
 def test_fused_rows_are_queries_keys_values(tmp_path: Path) -> None:
     gguf = tiny_model("falcon-40b").file.open(tmp_path)
-    layer = load_weights(gguf, ModelConfig.from_gguf(gguf)).layers[0]
-    parts = [linear.weight for linear in (layer.attn_q, layer.attn_k, layer.attn_v)]
+    attention = load_model(gguf).layers[0].attention
+    parts = [linear.weight for linear in (attention.q, attention.k, attention.v)]
     assert [part.shape for part in parts] == [(64, 64), (32, 64), (32, 64)]
     whole = gguf.tensors["blk.0.attn_qkv.weight"].to_float32()
     assert np.array_equal(np.concatenate([part.to_float32() for part in parts]), whole)
@@ -161,5 +161,5 @@ def test_a_second_norm_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_tied_output_is_the_embedding(tmp_path: Path) -> None:
     gguf = tiny_model("llama-all-kv-heads").file.open(tmp_path)
-    weights = load_weights(gguf, ModelConfig.from_gguf(gguf))
-    assert weights.output.weight is weights.token_embd
+    model = load_model(gguf)
+    assert model.head.output.weight is model.embedding.tokens

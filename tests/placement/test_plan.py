@@ -18,14 +18,14 @@ PLAN = Plan((100, 50), (hot(1, 5), LayerPlacement(1, all_neurons(N_FF))), 1, "mi
 
 
 def test_what_a_plan_tells() -> None:
-    PLAN.check(2, N_FF)
+    PLAN.check([N_FF] * 2)
     assert PLAN.gpus == (0, 1)
     assert PLAN.hot_counts == (2, 8)
 
 
 def test_everything_in_main_memory() -> None:
     plan = main_memory_plan(3)
-    plan.check(3, N_FF)
+    plan.check([N_FF] * 3)
     assert plan.gpus == ()
     assert plan.hot_counts == (0, 0, 0)
     assert plan.output == MAIN_MEMORY
@@ -67,4 +67,4 @@ def test_impossible_plans(changes: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(("n_layer", "n_ff", "message"), [(3, 8, "2 layers.*has 3"), (2, 7, "neuron 7 of layer 1")])
 def test_plan_of_another_model(n_layer: int, n_ff: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PLAN.check(n_layer, n_ff)
+        PLAN.check([n_ff] * n_layer)

@@ -10,6 +10,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -75,7 +76,7 @@ def test_default_context_is_the_training_context(tmp_path: Path) -> None:
 
 def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = tiny_model("llama").file.with_metadata(context_length=1 << 20).open(tmp_path)
-    one = kv_bytes(Engine.load(gguf, EngineOptions(n_ctx=1)).config, 1, "f16", "f16")
+    one = kv_bytes(load_model(gguf).layers, 1, "f16", "f16")
     assert one == 2 * 2 * 2 * 2 * 16  # keys and values, float16, layers, heads, dimensions
     weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
     monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * one * 1000)

@@ -10,7 +10,7 @@ import torch
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, Tensor
 from powerinfer_cli.gguf_io import made as made_file
-from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
+from powerinfer_cli.model import Predictors, load_model, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
@@ -70,7 +70,7 @@ def test_a_sparse_file_that_names_its_activation(tmp_path: Path, case: str, opti
     tiny = tiny_model(case)
     predictors = random_predictors(tiny)
     merged = tiny.file.sparsified(predictors, 0.1)
-    activation = ModelConfig.from_gguf(tiny.file.open(tmp_path)).activation
+    activation = load_model(tiny.file.open(tmp_path)).config.activation
     assert activation != "relu"
     merged = replace(merged, metadata={**merged.metadata, "powerinfer.activation": str(activation)})
     found = feed(merged.engine(tmp_path, **options))

@@ -33,9 +33,7 @@ def test_one_layer_equals_evaluating_what_is_left(tmp_path: Path, name: str, n_k
 
 def turned_back(keys: torch.Tensor, by: int, engine: Engine) -> torch.Tensor:
     """Keys [N, H, D] turned back by that many positions, pair by pair, as complex numbers."""
-    rope, frequencies = engine.config.rope, engine._backend._frequencies
-    assert rope is not None
-    assert frequencies is not None
+    ((rope, frequencies),) = engine._backend._frequencies.items()
     interleaved = rope.style is RopeStyle.INTERLEAVED
     pairs = keys.unflatten(-1, (-1, 2)) if interleaved else keys.unflatten(-1, (2, -1)).transpose(-1, -2)
     turn = torch.polar(torch.ones_like(frequencies), -by * frequencies)
@@ -48,12 +46,12 @@ def test_every_layer_moves(tmp_path: Path, name: str) -> None:
     engine = tiny_model(name).file.engine(tmp_path, reference=True)
     engine.prefill(PROMPT)
     cache, n = engine._backend.cache, len(PROMPT)
-    keys, values = cache.k[:, :n].clone(), cache.v[:, :n].clone()
+    keys, values = ([part[:n].clone() for part in parts] for parts in (cache.k, cache.v))
     engine.shift(4, 6)
     for layer in range(2):
-        wanted = torch.cat([keys[layer, :4], turned_back(keys[layer, 10:], 6, engine)])
-        torch.testing.assert_close(cache.k[layer, : n - 6], wanted, rtol=0, atol=1e-5)
-    assert torch.equal(cache.v[:, : n - 6], torch.cat([values[:, :4], values[:, 10:]], 1))
+        wanted = torch.cat([keys[layer][:4], turned_back(keys[layer][10:], 6, engine)])
+        torch.testing.assert_close(cache.k[layer][: n - 6], wanted, rtol=0, atol=1e-5)
+        assert torch.equal(cache.v[layer][: n - 6], torch.cat([values[layer][:4], values[layer][10:]]))
 
 
 def test_learned_positions_are_evaluated_anew(tmp_path: Path) -> None:

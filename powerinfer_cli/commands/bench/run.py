@@ -158,11 +158,14 @@ def open_bench(
     for line in placed.lines:
         events.note(f"gpu: {line}")
     engine = Engine.load(gguf, placed.options, statistics, events, placed.plan, predictors=beside.predictors)
-    config, weights = load_model(gguf, beside.predictors)
-    activities = [statistics.activity(layer) if statistics else None for layer in range(config.n_layer)]
-    asked = [config.n_ff if activity is None else len(activity.undecided) for activity in activities]
-    traffic = count_traffic(weights, config, setup.type_k, setup.type_v, asked)
-    return Bench(setup, how_run(options), ModelFacts.of(gguf, config), traffic, engine, interrupt, _where(placed))
+    model = load_model(gguf, beside.predictors)
+    activities = [statistics.activity(layer) if statistics else None for layer in range(len(model.layers))]
+    asked = [
+        layer.ffn.neurons.n_ff if activity is None else len(activity.undecided)
+        for layer, activity in zip(model.layers, activities, strict=True)
+    ]
+    traffic = count_traffic(model, setup.type_k, setup.type_v, asked)
+    return Bench(setup, how_run(options), ModelFacts.of(gguf, model.config), traffic, engine, interrupt, _where(placed))
 
 
 def _where(placed: Placed) -> Where:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
-from powerinfer_cli.model import LayerWeights, Linear, ModelConfig, Norm, Weights
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, leaves
 
 __all__ = ["Traffic", "count_traffic"]
 
@@ -23,53 +25,45 @@ class Traffic:
         return self.always + positions * self.position + predicted * self.gate + fired * self.neurons
 
 
-def count_traffic(weights: Weights, config: ModelConfig, type_k: str, type_v: str, asked: Sequence[int]) -> Traffic:
+def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) -> Traffic:
     """Count a model's bytes, in the types of its file. `asked`: neurons per layer that the predictor is asked about.
 
     Every matrix counts once, but of the embedding one row is read, and of a sparse FFN the rows of active neurons.
     Without a gate (opt, falcon), the up matrix takes its place.
     """
-    always = weights.token_embd.row_bytes + _norm(weights.output_norm) + _linear(weights.output)
-    if weights.position_embd is not None:
-        always += weights.position_embd.row_bytes
+    embedding = model.embedding
+    tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
+    always = sum(table.row_bytes for table in tables) + _size(*leaves(model.head))
     gate = neurons = 0
-    for index, layer in enumerate(weights.layers):
-        always += _attention(layer)
-        if layer.ffn_down_t is None:
-            always += sum(_linear(part) for part in (layer.ffn_gate, layer.ffn_up, layer.ffn_down))
-            continue
-        always += _predictor(layer, asked[index])
-        first, *rest = (part for part in (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t) if part is not None)
-        gate += _linear(first)
-        neurons += sum(_linear(part) for part in rest)
-    n_kv = config.n_head_kv * config.head_dim
-    position = config.n_layer * (_row_bytes(n_kv, type_k) + _row_bytes(n_kv, type_v))
+    for layer, n_asked in zip(model.layers, asked, strict=True):
+        always += _size(*leaves(layer)) - _size(*leaves(layer.ffn))
+        rows, selection = layer.ffn.neurons, layer.ffn.selection
+        match selection:
+            case Everything():
+                always += _size(*leaves(rows))
+            case Predicted():
+                always += selection.fc1.nbytes + n_asked * selection.fc2.row_bytes
+                first = _first(rows)
+                gate += first
+                neurons += _size(*leaves(rows)) - first
+            case _:
+                assert_never(selection)
+    position = sum(_position(layer.attention, type_k, type_v) for layer in model.layers)
     return Traffic(always, gate, neurons, position)
 
 
-def _attention(layer: LayerWeights) -> int:
-    linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output)
-    norms = (layer.attn_norm, layer.attn_norm_2, layer.attn_q_norm, layer.attn_k_norm, layer.ffn_norm)
-    return sum(map(_linear, linears)) + sum(map(_norm, norms))
+def _first(rows: Neurons[Tensor, Tensor]) -> int:
+    """Of the gate, or of what stands for it."""
+    first = rows.up if rows.gate is None else rows.gate
+    return _size(*leaves(first))
 
 
-def _predictor(layer: LayerWeights, asked: int) -> int:
-    """fc1, and fc2's rows of the neurons that are asked about."""
-    assert layer.fc1 is not None  # a layer with ffn_down_t has a predictor: load_weights sees to it
-    assert layer.fc2 is not None
-    return layer.fc1.nbytes + asked * layer.fc2.row_bytes
+def _position(attention: Attention[Tensor, Tensor], type_k: str, type_v: str) -> int:
+    return _row_bytes(attention.n_kv, type_k) + _row_bytes(attention.n_kv, type_v)
 
 
-def _linear(linear: Linear | None) -> int:
-    return 0 if linear is None else linear.weight.nbytes + _size(linear.bias)
-
-
-def _norm(norm: Norm | None) -> int:
-    return 0 if norm is None else norm.weight.nbytes + _size(norm.bias)
-
-
-def _size(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nbytes
+def _size(matrices: Sequence[Tensor], vectors: Sequence[Tensor]) -> int:
+    return sum(one.nbytes for one in (*matrices, *vectors))
 
 
 def _row_bytes(n: int, cache_type: str) -> int:

@@ -54,7 +54,7 @@ def plan_stage(
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     beside = Companions(made.statistics, made.predictors, made.together)
     job = PlanJob.of(gguf, path, options, machine.target, beside, flags.wishes().max_layers)
-    if not machine.target.rehearsed and machine.target.devices and streamable(job.weights):
+    if not machine.target.rehearsed and machine.target.devices and streamable(job.model):
         job = replace(job, options=replace(job.options, stream_from=options.n_ubatch))
     profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
     result = job.make(profile, flags.solver.value)

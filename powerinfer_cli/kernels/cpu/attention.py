@@ -6,7 +6,6 @@ was summed before is scaled down when the maximum grows), then the sum of values
 the rows beside it, so neither tiles nor batches nor threads change a bit of it.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues
-from powerinfer_cli.kernels.cpu.functions import exp
+from powerinfer_cli.kernels.cpu.functions import exp, tanh
 from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel, types
@@ -51,6 +50,7 @@ __all__ = ["attention", "attention_kernels"]
 
 _SPAN = PAGE  # positions at a time
 _LOWEST = np.float32(-1e30)
+_EVERYTHING = 1 << 40  # positions
 # Rows of a tile -> columns in registers: blocks of 16 positions for scores, of 16 dimensions for sums of values.
 # AVX-512 has 32 registers; below, a vector of 16 takes two of 16, or more.
 _TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4), 4: (1, 1)}
@@ -58,7 +58,7 @@ _MOST_ROWS = max(_TILES)
 # The operation's numbers, behind the state.
 _Q, _Q_BYTES, _OUT, _OUT_STRIDE, _GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 1, FIRST + 9)
 _K, _K_SCALES, _V, _V_SCALES, _SCALE, _THREADS, _ROOM, _ROOM_BYTES = range(FIRST + 9, FIRST + 17)
-_SCORES, _SUMS = range(FIRST + 17, FIRST + 19)
+_SCORES, _SUMS, _WINDOW, _SOFTCAP = range(FIRST + 17, FIRST + 21)
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
 # many positions, out)
@@ -69,10 +69,18 @@ _COLUMNS = {CacheType.F32: columns_f32, CacheType.F16: columns_f16, CacheType.Q8
 
 
 def attention(
-    state: npt.NDArray[np.int64], q: npt.NDArray[np.float32], cache: KeysValues, out: Vectors, threads: int
+    state: npt.NDArray[np.int64],
+    q: npt.NDArray[np.float32],
+    cache: KeysValues,
+    out: Vectors,
+    threads: int,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Operation:
-    """out.floats[t] = softmax(q[t] . keys / sqrt(head_dim)) values, head by head, over a token's own position and those
-    before it in its sequence.
+    """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
+    it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c).
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     """
@@ -81,10 +89,9 @@ def attention(
     sizes = (shape.n_head // shape.n_head_kv, shape.n_head_kv, shape.head_dim, shape.n_ctx)
     stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
     rows = (q, q.strides[0], out.floats, out.stride)
-    scale = 1 / math.sqrt(shape.head_dim)
     scores, sums = attention_kernels(cache.type_k, cache.type_v)
-    rest = (scale, threads, room, room.strides[0], scores.address, sums.address)
-    return Operation(_attend, (state, *rows, *sizes, *stores, *rest))
+    rest = (float(scale), threads, room, room.strides[0], scores.address, sums.address)
+    return Operation(_attend, (state, *rows, *sizes, *stores, *rest, window or _EVERYTHING, softcap or 0.0))
 
 
 def attention_kernels(type_k: CacheType, type_v: CacheType) -> tuple[Kernel, Kernel]:
@@ -196,6 +203,28 @@ def _sums(type_v: CacheType) -> Kernel:
 
 
 @helper
+def _cap(scores, count, softcap):
+    """Scores, bent towards a bound."""
+    for i in range(0, count, 16):
+        bent = tanh(load_f32(scores, i) * splat(np.float32(1.0) / softcap))
+        store_f32(scores, i, bent * splat(softcap))
+
+
+@helper
+def _hide(scores, hidden):
+    """The first scores are of positions behind the window."""
+    for i in range(0, hidden, 16):
+        store_f32(scores, i, first_or(splat(_LOWEST), hidden - i, load_f32(scores, i)))
+
+
+@helper
+def _forget(scores, count):
+    """Nothing of these positions counts."""
+    for i in range(0, count, 16):
+        store_f32(scores, i, zero())
+
+
+@helper
 def _soften(scores, count, seen, sums, dims, highest, total_so_far):
     """Scores to exponentials, 0 from `seen` on, and what was summed so far to the new scale."""
     peak = splat(_LOWEST)
@@ -225,13 +254,22 @@ def _tile(op, segment, room, begin, end, head, rows):
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
-    for start in range(0, limit, _SPAN):
+    window, softcap = op[_WINDOW], float_of(op[_SOFTCAP])
+    lowest = max(0, n_past + begin // group + 1 - window) // _SPAN * _SPAN
+    for start in range(lowest, limit, _SPAN):
         count = min(_SPAN, limit - start)
         position = head * op[_N_CTX] + cell_of(segment, start)
         _part(op[_SCORES], room, rows, head_dim, op[_K], op[_K_SCALES], position, count, scores)
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
             seen = n_past + (begin + r) // group + 1 - start
+            hidden = seen - window
+            if hidden >= count:
+                _forget(row_scores, count)
+                continue
+            if softcap > np.float32(0.0):
+                _cap(row_scores, count, softcap)
+            _hide(row_scores, hidden)
             _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
         _part(op[_SUMS], scores, rows, dims, op[_V], op[_V_SCALES], position, count, sums)
 

@@ -13,6 +13,7 @@ from powerinfer_cli.kernels.simd import (
     address_of,
     f32,
     first,
+    float_of,
     fma,
     i8,
     i32,
@@ -24,7 +25,6 @@ from powerinfer_cli.kernels.simd import (
     store_f32,
     zero,
 )
-from powerinfer_cli.model import POSITION_OFFSET
 
 __all__ = ["embed"]
 
@@ -37,16 +37,18 @@ def embed(
     ids: npt.NDArray[np.int32],
     out: Vectors,
     positions: WeightRows | None = None,
+    offset: int = 0,
+    scale: float = 1.0,
 ) -> Operation:
-    """out.floats[t] = rows[ids[t]], + positions[p + POSITION_OFFSET] for a token at position p of its sequence, where
+    """out.floats[t] = scale * rows[ids[t]], + positions[p + offset] for a token at position p of its sequence, where
     there are learned positions.
     """
-    return Operation(_embed, (state, rows, ids, out.floats, out.stride, positions, POSITION_OFFSET))
+    return Operation(_embed, (state, rows, ids, out.floats, out.stride, positions, offset, float(scale)))
 
 
 @helper
-def _fetch(rows, i, worker, out, stride, room, adding):
-    """Row i into float32 [stride], or added to what is there; zeros behind the row's end."""
+def _fetch(rows, i, scale, worker, out, stride, room, adding):
+    """Row i, scaled, into float32 [stride], or added to what is there; zeros behind the row's end."""
     n, group, row = rows[COLUMNS], rows[GROUP], row_address(rows, i, worker)
     scales_room, mins_room = room + _CHUNK * 4, room + _CHUNK * 5
     numbers, quants, scales, mins = f32(room), i8(room), f32(scales_room), f32(mins_room)
@@ -60,7 +62,7 @@ def _fetch(rows, i, worker, out, stride, room, adding):
             if group:
                 least = splat(mins[c // group]) if rows[HAS_MIN] else zero()
                 value = fma(load_i8(quants, c), splat(scales[c // group]), least)
-            value = first(value, n - begin - c)
+            value = first(value, n - begin - c) * splat(scale)
             store_f32(out, begin + c, value + load_f32(out, begin + c) if adding else value)
 
 
@@ -69,14 +71,14 @@ def _embed(op_address, worker):
     op = i64(op_address)
     state, rows, ids, floats = i64(op[FIRST]), i64(op[FIRST + 1]), i32(op[FIRST + 2]), op[FIRST + 3]
     stride, positions, offset = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
-    room = address_of(stack_f32(2048))
+    scale, room = float_of(op[FIRST + 7]), address_of(stack_f32(2048))
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:
             return
         out = f32(floats + t * stride * 4)
-        _fetch(rows, ids[t], worker, out, stride, room, False)
+        _fetch(rows, ids[t], scale, worker, out, stride, room, False)
         if positions:
             segment = segment_of(state, t)
             position = segment[PAST] + t - segment[START]
-            _fetch(i64(positions), position + offset, worker, out, stride, room, True)
+            _fetch(i64(positions), position + offset, np.float32(1.0), worker, out, stride, room, True)

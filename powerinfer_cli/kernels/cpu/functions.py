@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 
-__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "relu", "silu"]
+__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "relu", "silu", "tanh"]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
@@ -80,6 +80,13 @@ def gelu_tanh(x):
     one = splat(np.float32(1.0))
     twice = x * fma(x * x, splat(np.float32(2 * 0.7978845608 * 0.044715)), splat(np.float32(2 * 0.7978845608)))
     return x * reciprocal(one + exp(zero() - twice))
+
+
+@helper
+def tanh(x):
+    """1 - 2 / (1 + e**2x), absolute error 2e-7."""
+    one = splat(np.float32(1.0))
+    return one - splat(np.float32(2.0)) * reciprocal(one + exp(x + x))
 
 
 @helper

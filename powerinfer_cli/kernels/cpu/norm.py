@@ -29,18 +29,20 @@ def add_norm(
     out: Vectors,
     eps: float,
     kind: NormKind,
+    scale: float = 1.0,
 ) -> Operation:
-    """x[t] += each of up to two adds[i][t], in place; then out[t] = norm(x[t]) * weight (+ bias).
+    """x[t] += scale * each of up to two adds[i][t], in place; then out[t] = norm(x[t]) * weight (+ bias).
 
-    adds float32 [T, padded(n)]; weight, bias [n]. Records are made of `x` and of `out` where they have room for any.
+    adds float32 [T, padded(n)]; weight, bias [n]. Records are made of `x` and of `out` where they have room for any;
+    out may be x.
     """
     code = _RMS if kind is NormKind.RMS else _LAYER
-    return _operation(state, x, adds, out, _behind_zeros(weight), _behind_zeros(bias), float(eps), code)
+    return _operation(state, x, adds, scale, out, _behind_zeros(weight), _behind_zeros(bias), float(eps), code)
 
 
-def add(state: State, x: Vectors, *adds: Floats) -> Operation:
-    """x[t] += each of up to two adds[i][t], in place, and x's records, if it has any, from the sum."""
-    return _operation(state, x, adds, None, None, None, 0.0, _NONE)
+def add(state: State, x: Vectors, *adds: Floats, scale: float = 1.0) -> Operation:
+    """x[t] += scale * each of up to two adds[i][t], in place, and x's records, if it has any, from the sum."""
+    return _operation(state, x, adds, scale, None, None, None, 0.0, _NONE)
 
 
 def quantise(state: State, x: Vectors, *, relu: bool = False) -> Operation:
@@ -52,6 +54,7 @@ def _operation(
     state: State,
     x: Vectors,
     adds: tuple[Floats, ...],
+    scale: float,
     out: Vectors | None,
     weight: Floats | None,
     bias: Floats | None,
@@ -65,8 +68,8 @@ def _operation(
     x_records = x.records if x.records.size else None
     out_floats = None if out is None else out.floats
     out_records = None if out is None or not out.records.size else out.records
-    numbers = (state, x.floats, x_records, add1, add2, out_floats, out_records, weight, bias, x.n, x.stride, eps, code)
-    return Operation(_add_norm, numbers)
+    vectors = (state, x.floats, x_records, add1, add2, out_floats, out_records, weight, bias)
+    return Operation(_add_norm, (*vectors, x.n, x.stride, eps, code, float(scale)))
 
 
 def _behind_zeros(weight: Floats | None) -> Floats | None:
@@ -79,9 +82,9 @@ def _behind_zeros(weight: Floats | None) -> Floats | None:
 
 
 @helper
-def _add_row(x, other, n):
+def _add_row(x, other, scale, n):
     for i in range(0, n, 16):
-        store_f32(x, i, load_f32(x, i) + first(load_f32(other, i), n - i))
+        store_f32(x, i, load_f32(x, i) + first(load_f32(other, i), n - i) * splat(scale))
 
 
 @helper
@@ -108,16 +111,16 @@ def _add_norm(op_address, worker):
     state, x_address, x_records = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2]
     add1, add2, floats, records = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
     weight, bias, n, stride = f32(op[FIRST + 7]), op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
-    eps, code = float_of(op[FIRST + 11]), op[FIRST + 12]
+    eps, code, by = float_of(op[FIRST + 11]), op[FIRST + 12], float_of(op[FIRST + 13])
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:
             return
         x = f32(x_address + t * stride * 4)
         if add1:
-            _add_row(x, f32(add1 + t * stride * 4), n)
+            _add_row(x, f32(add1 + t * stride * 4), by, n)
         if add2:
-            _add_row(x, f32(add2 + t * stride * 4), n)
+            _add_row(x, f32(add2 + t * stride * 4), by, n)
         if x_records:
             quantise_groups(x, 0, stride, x_records + t * record_bytes(stride), stride)
         if code == _NONE:

@@ -6,7 +6,7 @@ block of neurons, the list of its neurons. (5) y += value * row of down_t, in sl
 unpacks a block's part of it, and goes over the tokens, so each number is summed by one thread in the neurons' order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from powerinfer_cli.kernels.cpu.sparse_rows import (
     multiply_rows,
     row_scratch_bytes,
 )
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Neurons, Predictor, Told
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Predictor, RowNeurons, Told
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
@@ -68,6 +68,11 @@ class SparseWorkspace:
     packed: npt.NDArray[np.uint8]  # the batch as `sparse_dots` wants it
     scratch: npt.NDArray[np.uint8]  # [threads, bytes]
 
+    def of(self, n_ff: int) -> "SparseWorkspace":
+        """The same memory, for a layer of no more neurons: its logits in rows of n_ff."""
+        flat, tokens = self.logits.reshape(-1), len(self.logits)
+        return replace(self, logits=flat[: tokens * n_ff].reshape(tokens, n_ff), counts=self.counts[:n_ff])
+
 
 def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> SparseWorkspace:
     """For so many threads, tokens in a batch, and neurons."""
@@ -95,7 +100,7 @@ def sparse_batch(
     state: npt.NDArray[np.int64],
     x: Vectors,
     hidden: Vectors | None,
-    neurons: Neurons,
+    neurons: RowNeurons,
     predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
@@ -115,14 +120,15 @@ def sparse_batch(
     elif predictor is not None and hidden is not None:
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
         asked = (w.logits, predictor.modes, predictor.threshold)
-    operations.append(Operation(_mark, (state, *asked, neurons.up.n_rows, w.counts, w.tokens, capacity, counts)))
+    operations.append(Operation(_mark, (state, *asked, neurons.n_ff, w.counts, w.tokens, capacity, counts)))
     first = ACTIVATION_CODES[neurons.activation]
-    steps = [(neurons.up, neurons.up_bias, first)]
+    steps = [(neurons.up, first)]
     if neurons.gate is not None:
         second = MULTIPLY_RELU if neurons.relu_on_up else MULTIPLY
-        steps = [(neurons.gate, neurons.gate_bias, first), (neurons.up, neurons.up_bias, second)]
+        steps = [(neurons.gate, first), (neurons.up, second)]
     packed_for = 0
-    for rows, bias, step in steps:
+    for linear, step in steps:
+        rows, bias = linear.weight, linear.bias
         f = rows.format
         if f.group not in (0, packed_for):
             packed_for = f.group
@@ -133,10 +139,10 @@ def sparse_batch(
         lists = (w.counts, w.tokens, w.values, capacity)
         operations.append(multiply_rows(state, rows, given, stride, bias, lists, step, counts, w.scratch))
     turned = (w.sizes, w.chosen, w.factors, w.sizes.shape[1])
-    down = (neurons.down_t, w.counts, *turned, out, out.shape[1], neurons.down_bias, w.scratch, w.scratch.shape[1])
+    down = (neurons.down.weight, w.counts, *turned, out, out.shape[1], neurons.down.bias, w.scratch, w.scratch.shape[1])
     return [
         *operations,
-        Operation(_turn, (state, neurons.up.n_rows, w.counts, w.tokens, w.values, capacity, *turned)),
+        Operation(_turn, (state, neurons.n_ff, w.counts, w.tokens, w.values, capacity, *turned)),
         Operation(_add_rows, (state, *down)),
     ]
 

@@ -16,8 +16,8 @@ from powerinfer_cli.kernels.cpu.sparse_token import (
     ALWAYS,
     ASK,
     PARTS,
-    Neurons,
     Predictor,
+    RowNeurons,
     Told,
     add_down,
     add_parts,
@@ -46,7 +46,7 @@ def sparse_few(
     state: npt.NDArray[np.int64],
     x: Vectors,
     hidden: Vectors | None,
-    neurons: Neurons,
+    neurons: RowNeurons,
     predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
@@ -56,7 +56,7 @@ def sparse_few(
 
     The rest is as for `sparse_token`.
     """
-    n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
+    n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
     sums = np.zeros((PARTS, few, n_embd), np.float32)
@@ -66,16 +66,17 @@ def sparse_few(
     elif predictor is not None and hidden is not None:
         fc2 = predictor.fc2
         asked = (fc2, input_of(fc2, hidden), stride_of(fc2, hidden), predictor.modes, predictor.threshold)
-    gate, up = neurons.gate, neurons.up
-    first: tuple[Operand, ...] = (up, input_of(up, x), stride_of(up, x), neurons.up_bias, None, None, 0, None, False)
+    gate, up = neurons.gate, neurons.up.weight
+    first: tuple[Operand, ...] = (up, input_of(up, x), stride_of(up, x), neurons.up.bias, None, None, 0, None, False)
     if gate is not None:
-        second = (up, input_of(up, x), stride_of(up, x), neurons.up_bias, neurons.relu_on_up)
-        first = (gate, input_of(gate, x), stride_of(gate, x), neurons.gate_bias, *second)
-    down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
+        second = (up, input_of(up, x), stride_of(up, x), neurons.up.bias, neurons.relu_on_up)
+        rows = gate.weight
+        first = (rows, input_of(rows, x), stride_of(rows, x), gate.bias, *second)
+    down, code = neurons.down.weight, ACTIVATION_CODES[neurons.activation]
     lists = (union, needed, chosen, values, n_ff)
     return [
         Operation(_add_neurons, (state, *asked, *first, *lists, counts, down, sums, few, borders_of(n_ff), code)),
-        add_parts(state, sums, out, neurons.down_bias, down),
+        add_parts(state, sums, out, neurons.down.bias, down),
     ]
 
 

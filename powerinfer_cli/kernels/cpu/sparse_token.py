@@ -8,6 +8,7 @@ as soon as it is known to be needed, steps before it is read.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,15 +49,15 @@ from powerinfer_cli.kernels.simd import (
     u8,
     zero,
 )
-from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import Neurons
 
 __all__ = [
     "ALWAYS",
     "ASK",
     "NEVER",
     "PARTS",
-    "Neurons",
     "Predictor",
+    "RowNeurons",
     "Told",
     "add_down",
     "add_parts",
@@ -71,26 +72,12 @@ PARTS = len(_SHARES)
 _ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
+# A layer's neurons, whose down rows are rows.
+RowNeurons: TypeAlias = Neurons[WeightRows, npt.NDArray[np.float32]]
+
 # What statistics say of a neuron: the predictor's row is read only for those in between. (A mask of 0 and 1 says it
 # of all.)
 NEVER, ALWAYS, ASK = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """The rows that make a layer's neurons, each matrix [n_ff, n_embd].
-
-    Biases, where there are any, float32: [n_ff] of gate and up, [n_embd] of the sum over neurons.
-    """
-
-    gate: WeightRows | None
-    up: WeightRows
-    down_t: WeightRows
-    gate_bias: npt.NDArray[np.float32] | None
-    up_bias: npt.NDArray[np.float32] | None
-    down_bias: npt.NDArray[np.float32] | None
-    relu_on_up: bool
-    activation: Activation = Activation.RELU
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ class Told:
 def sparse_token(
     x: Vectors,
     hidden: Vectors | None,
-    neurons: Neurons,
+    neurons: RowNeurons,
     predictor: Predictor | Told | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
@@ -129,7 +116,7 @@ def sparse_token(
     hidden: relu(fc1 x), the input of fc2; without a predictor every neuron is computed. counts [2]: how many neurons
     are let through, and how many fire, is added to it.
     """
-    n_ff, n_embd = neurons.up.n_rows, padded(neurons.down_t.n_cols)
+    n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
     sums = np.zeros((PARTS, 1, n_embd), np.float32)
     asked: tuple[Operand, ...] = (None, None, None, 0.0)
@@ -137,14 +124,15 @@ def sparse_token(
         asked = (None, None, predictor.modes, 0.0)
     elif predictor is not None and hidden is not None:
         asked = (predictor.fc2, input_of(predictor.fc2, hidden), predictor.modes, predictor.threshold)
-    gate, up = neurons.gate, neurons.up
-    first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up_bias, None, None, None, False)
+    gate, up = neurons.gate, neurons.up.weight
+    first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up.bias, None, None, None, False)
     if gate is not None:
-        first = (gate, input_of(gate, x), neurons.gate_bias, up, input_of(up, x), neurons.up_bias, neurons.relu_on_up)
-    down, code = neurons.down_t, ACTIVATION_CODES[neurons.activation]
+        rows = gate.weight
+        first = (rows, input_of(rows, x), gate.bias, up, input_of(up, x), neurons.up.bias, neurons.relu_on_up)
+    down, code = neurons.down.weight, ACTIVATION_CODES[neurons.activation]
     return [
         Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders_of(n_ff), code)),
-        add_parts(None, sums, out, neurons.down_bias, down),
+        add_parts(None, sums, out, neurons.down.bias, down),
     ]
 
 

@@ -13,10 +13,11 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     sparse_ffn(x [n_embd], mask uint8 | None, gate | None, up, down_t, *, gate_bias=None, up_bias=None,
                activation=RELU, relu_on_up=False, neurons=None, out=None) -> (y [n_embd], fired int64 [1])
     sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])
-    add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None) -> like x, which has the adds added
+    add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None, *, scale=1.0) -> like x, which has the adds added
     rope_store(q [T, H * D], k, v [T, H_kv * D], cache, positions, cells int64 [T],
-               cos, sin [positions, n_rot / 2] | None, style | None, *, q_norm=None, k_norm=None, eps=0.0)
-    attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, limit=None, out=None) -> [T, H * D]
+               cos, sin [positions, n_rot / 2] | None, style | None, *, norms=None)
+    attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, scale, window=None, softcap=None,
+              limit=None, out=None) -> [T, H * D]
 
 For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
 static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.

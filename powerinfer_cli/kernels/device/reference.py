@@ -250,10 +250,15 @@ class Ops:
         eps: float,
         kind: NormKind,
         out: Tensor | None = None,
+        *,
+        scale: float = 1.0,
     ) -> Tensor:
-        """x += all of adds, in their order; then x's norm over the last dimension. x and adds [T, n] or [n]."""
+        """x += scale * each of adds, in their order; then x's norm over the last dimension, to out, which may be x.
+
+        x and adds [T, n] or [n].
+        """
         for add in adds:
-            x.add_(add)
+            x.add_(add, alpha=scale)
         if kind is NormKind.RMS:
             normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
             if bias is not None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache, cells_of, read_rows, write_rows
 from powerinfer_cli.kernels.reference import rms_norm, rotate
-from powerinfer_cli.model import RopeStyle
+from powerinfer_cli.model import NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Norm
 
 __all__ = ["SCRATCH_NUMBERS", "attention", "rope_store"]
 
@@ -30,29 +31,36 @@ def rope_store(
     sin: Tensor | None,
     style: RopeStyle | None,
     *,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 0.0,
+    norms: HeadNorms[Tensor] | None = None,
 ) -> None:
     """Turn q in place; put turned keys, and values, into the cache.
 
     q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim] (k may be changed too), of any sequences; positions
     and cells int64 [T]: each token's place in its sequence, and in the cache. cos and sin float32 [most positions,
-    n_rot / 2], None: nothing is turned. With q_norm and k_norm [head_dim] every head is normalised by its root mean
-    square first.
+    n_rot / 2], None: nothing is turned. `norms`: of each head by itself, not of all together.
     """
     n_token, head_dim = len(q), cache.head_dim
     heads, keys, values = (x.view(n_token, -1, head_dim) for x in (q, k, v))
-    turned = heads if q_norm is None else rms_norm(heads, q_norm, eps)
-    if k_norm is not None:
-        keys = rms_norm(keys, k_norm, eps)
+    turned = heads
+    if norms is not None and not norms.after_rope:
+        turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
     if cos is not None and sin is not None and style is not None:
         cos, sin = cos.index_select(0, positions), sin.index_select(0, positions)
         turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
+    if norms is not None and norms.after_rope:
+        turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
     if turned is not heads:
         heads.copy_(turned)
     write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
     write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
+
+
+def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
+    """Heads x [T, H, D] by a weight [D] for all, or [H * D] of their own."""
+    weight = norm.weight.view(-1, x.shape[-1])
+    if norm.kind is NormKind.RMS:
+        return rms_norm(x, weight, norm.eps)
+    return F.layer_norm(x, x.shape[-1:], eps=norm.eps) * weight
 
 
 def attention(
@@ -61,32 +69,46 @@ def attention(
     n_past: Tensor,
     pages: Tensor,
     *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
     limit: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of T tokens of one sequence, at positions n_past + t. q [T, n_head * head_dim] -> that shape.
 
     n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
-    positions 0 to n_past + t, scores scaled by 1 / sqrt(head_dim); n_head is a multiple of n_head_kv. `limit`: a
-    number of positions, at least n_past + T, beyond which nothing is read; for callers that know n_past.
+    positions up to n_past + t, `window` of them or all, by scores that are scaled, and capped as c tanh(score / c)
+    where there is a softcap c; n_head is a multiple of n_head_kv. `limit`: a number of positions, at least n_past + T,
+    beyond which nothing is read; for callers that know n_past.
     """
     n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
     n_seen = min(limit or most, most)
     cells = cells_of(pages, n_seen)
     positions = torch.arange(n_seen, device=q.device)
-    visible = positions <= n_past + torch.arange(n_token, device=q.device).unsqueeze(1)  # [T, S]
+    own = n_past + torch.arange(n_token, device=q.device).unsqueeze(1)
+    visible = positions <= own  # [T, S]
+    if window is not None:
+        visible = visible & (positions > own - window)
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
     queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
     queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)
     found = torch.empty_like(queries)
+    mask, seen = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
     step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim))
     for begin in range(0, cache.n_head_kv, step):
         heads = slice(begin, begin + step)
         k, v = (read_rows(*part, cells) for part in cache.heads(heads))
         # What lies behind may be no numbers, and 0 * NaN is NaN.
-        k, v = (torch.where(visible[-1].unsqueeze(1), x, 0).unsqueeze(0) for x in (k, v))
-        mask = visible.repeat(group, 1)
-        found[heads] = F.scaled_dot_product_attention(queries[heads].unsqueeze(0), k, v, attn_mask=mask).squeeze(0)
+        k, v = (torch.where(seen, x, 0).unsqueeze(0) for x in (k, v))
+        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap).squeeze(0)
     found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
     return found if out is None else out.copy_(found)
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    scores = softcap * torch.tanh(scale / softcap * (q @ k.transpose(-1, -2)))
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v

@@ -8,11 +8,13 @@ from torch import Tensor
 from powerinfer_cli.kernels.cache import PAGE as _PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.triton_rows import launch
-from powerinfer_cli.model import RopeStyle
+from powerinfer_cli.model import NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms
 
 __all__ = ["attention", "rope_store"]
 
 _BLOCK = 32  # positions that a program reads at a time, all of one page
+_EVERYTHING = 1 << 30  # positions
 _LOWEST = tl.constexpr(-1e30)  # below every score, and yet a number
 
 
@@ -27,9 +29,7 @@ def rope_store(
     sin: Tensor | None,
     style: RopeStyle | None,
     *,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 0.0,
+    norms: HeadNorms[Tensor] | None = None,
 ) -> None:
     """Turn q in place; put turned keys, and values, into the cache. See the twin."""
     dim, n_kv = cache.head_dim, cache.n_head_kv
@@ -39,11 +39,13 @@ def rope_store(
         _rope_store,
         (len(q), n_head + 2 * n_kv),
         *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, positions, cells, cos, sin),
-        *(q_norm, k_norm, eps),
+        *_norms(norms, dim),
         *(
             n_head,
             n_kv,
             cache.n_cells,
+            norms is not None and norms.q.kind is NormKind.LAYER,
+            norms is not None and norms.after_rope,
             dim,
             n_rot,
             style is RopeStyle.INTERLEAVED,
@@ -53,7 +55,25 @@ def rope_store(
     )
 
 
-def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, pages: Tensor, out: Tensor | None = None) -> Tensor:
+def _norms(norms: HeadNorms[Tensor] | None, dim: int) -> tuple[Tensor | None, Tensor | None, int, int, float]:
+    """Weights of queries and keys, from one head's to the next in each, epsilon."""
+    if norms is None:
+        return None, None, 0, 0, 0.0
+    q, k = norms.q.weight, norms.k.weight
+    return q, k, 0 if q.numel() == dim else dim, 0 if k.numel() == dim else dim, norms.q.eps
+
+
+def attention(
+    q: Tensor,
+    cache: DeviceCache,
+    n_past: Tensor,
+    pages: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
 
     The context is cut into parts that are read at the same time; a second kernel puts them together.
@@ -67,7 +87,8 @@ def attention(q: Tensor, cache: DeviceCache, n_past: Tensor, pages: Tensor, out:
         _attend,
         (n_head, n_parts),
         *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, pages, sums, n_head // cache.n_head_kv),
-        *(cache.n_cells, dim**-0.5, n_parts, dim, width, _BLOCK, _PAGE),
+        *(cache.n_cells, scale, window or _EVERYTHING, softcap or 0.0, softcap is not None),
+        *(n_parts, dim, width, _BLOCK, _PAGE),
     )
     launch(_combine, (n_head,), sums, out, n_parts, dim, width)
     return out
@@ -88,29 +109,58 @@ def _put(numbers, scales, at, x, d, DIM: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _turned(source, d, norm, eps, cos, sin, N_ROT: tl.constexpr, INTERLEAVED: tl.constexpr, DIM: tl.constexpr):
-    """A head, normalised and turned by its position: cos and sin [N_ROT / 2]."""
+def _normed(x, inside, weight, d, eps, LAYER: tl.constexpr, DIM: tl.constexpr):
+    """A head by its root mean square, or by mean and variance; weight [DIM] or None."""
+    if weight is None:
+        return x
+    if LAYER:
+        x = tl.where(inside, x - tl.sum(x) / DIM, 0)
+    return x * tl.rsqrt(tl.sum(x * x) / DIM + eps) * tl.load(weight + d, mask=inside, other=0)
+
+
+@triton.jit
+def _partner(d, N_ROT: tl.constexpr, INTERLEAVED: tl.constexpr):
+    """Of each dimension: its pair, the other one of it, and whether it is the first."""
+    if INTERLEAVED:
+        return d // 2, d ^ 1, d % 2 == 0
+    first = d < N_ROT // 2
+    return tl.where(first, d, d - N_ROT // 2), tl.where(first, d + N_ROT // 2, d - N_ROT // 2), first
+
+
+@triton.jit
+def _turned(
+    source,
+    d,
+    norm,
+    eps,
+    cos,
+    sin,
+    LAYER: tl.constexpr,
+    AFTER: tl.constexpr,
+    N_ROT: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    """A head, turned by its position, and normalised before or after: cos and sin [N_ROT / 2]."""
     inside = d < DIM
     x = tl.load(source + d, mask=inside, other=0)
+    shift = 0.0
     factor = 1.0
-    if norm is not None:
+    if norm is not None and not AFTER:
+        if LAYER:
+            shift = tl.sum(x) / DIM
+            x = tl.where(inside, x - shift, 0)
         factor = tl.rsqrt(tl.sum(x * x) / DIM + eps)
         x *= factor * tl.load(norm + d, mask=inside, other=0)
     if N_ROT > 0:
-        if INTERLEAVED:
-            pair, first = d // 2, d % 2 == 0
-            partner = d ^ 1
-        else:
-            first = d < N_ROT // 2
-            pair = tl.where(first, d, d - N_ROT // 2)
-            partner = tl.where(first, d + N_ROT // 2, d - N_ROT // 2)
+        pair, partner, first = _partner(d, N_ROT, INTERLEAVED)
         turning = d < N_ROT
         other = tl.load(source + partner, mask=turning, other=0)
-        if norm is not None:
-            other *= factor * tl.load(norm + partner, mask=turning, other=0)
+        if norm is not None and not AFTER:
+            other = (other - shift) * factor * tl.load(norm + partner, mask=turning, other=0)
         c, s = tl.load(cos + pair, mask=turning, other=1), tl.load(sin + pair, mask=turning, other=0)
-        x = x * c + tl.where(first, -other, other) * s
-    return x
+        x = x * c + tl.where(first, -other, other) * tl.where(turning, s, 0)
+    return _normed(x, inside, norm, d, eps, LAYER, DIM) if AFTER else x
 
 
 @triton.jit
@@ -128,10 +178,14 @@ def _rope_store(
     sin,
     q_norm,
     k_norm,
+    q_norm_step,
+    k_norm_step,
     eps,
     n_head,
     n_kv,
     n_cells,
+    LAYER: tl.constexpr,
+    AFTER: tl.constexpr,
     DIM: tl.constexpr,
     N_ROT: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -145,12 +199,16 @@ def _rope_store(
         sin += position * (N_ROT // 2)
     if head < n_head:
         source = q + (t * n_head + head) * DIM
-        x = _turned(source, d, q_norm, eps, cos, sin, N_ROT, INTERLEAVED, DIM)
+        if q_norm is not None:
+            q_norm += head * q_norm_step
+        x = _turned(source, d, q_norm, eps, cos, sin, LAYER, AFTER, N_ROT, INTERLEAVED, DIM)
         tl.debug_barrier()  # all has been read before any of it is written
         tl.store(source + d, x, mask=d < DIM)
     elif head < n_head + n_kv:
         of = head - n_head
-        x = _turned(k + (t * n_kv + of) * DIM, d, k_norm, eps, cos, sin, N_ROT, INTERLEAVED, DIM)
+        if k_norm is not None:
+            k_norm += of * k_norm_step
+        x = _turned(k + (t * n_kv + of) * DIM, d, k_norm, eps, cos, sin, LAYER, AFTER, N_ROT, INTERLEAVED, DIM)
         _put(keys, key_scales, of.to(tl.int64) * n_cells + cell, x, d, DIM, WIDTH)
     else:
         of = head - n_head - n_kv
@@ -184,6 +242,9 @@ def _attend(
     group,
     n_cells,
     scale,
+    window,
+    softcap,
+    CAPPED: tl.constexpr,
     n_parts,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -193,8 +254,10 @@ def _attend(
     """A head over a part of the positions. Every place of a block has a softmax of its own; they meet at the end."""
     head, part, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
     n_seen = (tl.load(n_past) + 1).to(tl.int32)
-    size = tl.cdiv(tl.cdiv(n_seen, n_parts), BLOCK) * BLOCK
-    begin = part * size
+    lowest = tl.maximum(n_seen - window, 0)
+    start = lowest // BLOCK * BLOCK
+    size = tl.cdiv(tl.cdiv(n_seen - start, n_parts), BLOCK) * BLOCK
+    begin = start + part * size
     end = tl.minimum(begin + size, n_seen)
     query = tl.load(q + head * DIM + d, mask=d < DIM, other=0) * scale
     highest = tl.full([BLOCK], _LOWEST, tl.float32)
@@ -203,11 +266,13 @@ def _attend(
     page = tl.load(pages + begin // PAGE, mask=begin < end, other=0)
     for first in range(begin, end, BLOCK):
         at = tl.arange(0, BLOCK)
-        seen = first + at < end
+        seen = (first + at < end) & (first + at >= lowest)
         row = head // group * n_cells + page * PAGE + first % PAGE + at
         ahead = first + BLOCK
         page = tl.load(pages + ahead // PAGE, mask=ahead < end, other=0)  # is on its way meanwhile
         score = tl.sum(_get(keys, key_scales, row, d, seen, DIM, WIDTH) * query[None, :], axis=1)
+        if CAPPED:  # by 1 - 2 / (1 + e**2x), which is tanh
+            score = softcap * (1 - 2 / (1 + tl.exp(2 * score / softcap)))
         score = tl.where(seen, score, _LOWEST)
         peak = tl.maximum(highest, score)
         fade, weight = tl.exp(highest - peak), tl.where(seen, tl.exp(score - peak), 0)

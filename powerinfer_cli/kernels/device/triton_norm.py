@@ -19,8 +19,13 @@ def add_norm(
     eps: float,
     kind: NormKind,
     out: Tensor | None = None,
+    *,
+    scale: float = 1.0,
 ) -> Tensor:
-    """x += all of adds, in their order; then x's norm over the last dimension. x and adds [T, n] or [n]."""
+    """x += scale * each of adds, in their order; then x's norm over the last dimension, to out, which may be x.
+
+    x and adds [T, n] or [n].
+    """
     out = torch.empty_like(x) if out is None else out
     n = x.shape[-1]
     width = triton.next_power_of_2(n)
@@ -35,6 +40,7 @@ def add_norm(
         out,
         n,
         eps,
+        scale,
         kind is NormKind.RMS,
         width,
         warps=warps,
@@ -43,14 +49,14 @@ def add_norm(
 
 
 @triton.jit
-def _add_norm(x, adds, weight, bias, out, n, eps, RMS: tl.constexpr, WIDTH: tl.constexpr):
+def _add_norm(x, adds, weight, bias, out, n, eps, scale, RMS: tl.constexpr, WIDTH: tl.constexpr):
     i = tl.arange(0, WIDTH)
     inside = i < n
     at = tl.program_id(0).to(tl.int64) * n + i
     total = tl.load(x + at, mask=inside, other=0)
     if len(adds) > 0:
         for k in tl.static_range(len(adds)):
-            total += tl.load(adds[k] + at, mask=inside, other=0)
+            total += scale * tl.load(adds[k] + at, mask=inside, other=0)
         tl.store(x + at, total, mask=inside)
     if not RMS:
         total = tl.where(inside, total - tl.sum(total) / n, 0)

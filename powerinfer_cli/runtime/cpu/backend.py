@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
@@ -19,6 +21,7 @@ class CPUBackend(CPUSide):
     def __init__(self, parts: Parts) -> None:
         self._stats = parts.stats
         self._stats.grow(parts.config.n_layer)
+        self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
@@ -51,7 +54,7 @@ class CPUBackend(CPUSide):
                 self.team.run(part.table, self.threads_batch)
         self._single = single
         if self.config.sparse:
-            self._stats.add(slice(None), self.config.sizes.n_ff * len(batch), buffers.counts)
+            self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:
         if self._single or self._is_few:  # the head has run
@@ -61,10 +64,9 @@ class CPUBackend(CPUSide):
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         if self._single:
-            return self.logits.floats[:, : self.config.n_vocab].copy()
+            return self.finished(self.logits, slice(None))
         if self._is_few:
-            found: Logits = self.many_logits.floats[list(rows), : self.config.n_vocab]
-            return found
+            return self.finished(self.many_logits, list(rows))
         return self.head_of(rows)
 
     def record(self, batch: Batch, tap: Tap) -> None:
@@ -76,4 +78,4 @@ class CPUBackend(CPUSide):
         self.begin(batch, self.many)
         for index, part in enumerate(recording.parts):
             self.team.run(part.table, self.threads_batch)
-            tap(index, recording.residual[:n], recording.activations[:n])
+            tap(index, recording.residual[:n], recording.activations[index][:n])

@@ -7,28 +7,26 @@ from typing import Any
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.angles import rope_magnitude
 from powerinfer_cli.kernels.cache import STORE, CacheType
 from powerinfer_cli.kernels.cpu.attention import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
-from powerinfer_cli.kernels.cpu.rope import Angles
 from powerinfer_cli.kernels.cpu.sparse_few import FEW
-from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, make_vectors
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
-from powerinfer_cli.model import Weights
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
 from powerinfer_cli.runtime.cpu.cache import PackedCache
 from powerinfer_cli.runtime.cpu.packer import Packer
-from powerinfer_cli.runtime.cpu.program import Buffers, Writer, make_buffers, make_room
+from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
 from powerinfer_cli.runtime.cpu.weights import matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.rope import frequencies_of
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["CPUSide"]
@@ -43,14 +41,15 @@ class CPUSide(ABC):
     """
 
     def __init__(self, parts: Parts, plan: Plan) -> None:
-        config, options = parts.config, parts.options
+        model, config, options = parts.model, parts.config, parts.options
         self.config, self.pages, self._events = config, parts.pages, parts.events
         self._cores = options.cores
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
+        here = [model.layers[i] for i in self.layers]
         predictors = config.sparse and not options.all_active
-        tensors = list(matrices(parts.weights, plan, predictors=predictors, repack=options.repack))
+        tensors = list(matrices(model, plan, predictors=predictors, repack=options.repack))
         types = CacheType(options.type_k), CacheType(options.type_v)
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
@@ -58,44 +57,48 @@ class CPUSide(ABC):
         packer = Packer(
             self.team,
             tensors,
-            tables=tables(parts.weights),
-            besides=kv_bytes(config, self.pages.n_cells, *types, n_layer=len(self.layers)),
+            tables=tables(model),
+            besides=kv_bytes(here, self.pages.n_cells, *types),
             repack=options.repack,
             lock=options.mlock,
             events=parts.events,
         )
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
-        self.weights = pack_weights(
-            parts.weights, packer, activities, plan, predictors=predictors, repack=options.repack
-        )
-        self.cache = PackedCache(config, self.pages.n_cells, options.type_k, options.type_v, len(self.layers))
-        self._make_buffers(parts.weights, max(1, min(options.n_ubatch, options.n_batch, self.pages.n_ctx)))
+        self.weights = pack_weights(model, packer, activities, plan, predictors=predictors, repack=options.repack)
+        self.cache = PackedCache(here, self.pages.n_cells, options.type_k, options.type_v)
+        ropes = {layer.attention.rope for layer in model.layers}
+        n_ctx = self.pages.n_ctx_sequence
+        self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
+        self._can_shift = model.embedding.positions is None  # learned ones are inside the keys
+        self._scores = model.head
+        self._make_buffers(max(1, min(options.n_ubatch, options.n_batch, self.pages.n_ctx)))
         self.write_programs()
 
-    def _make_buffers(self, weights: Weights, n_tokens: int) -> None:
+    def _make_buffers(self, n_tokens: int) -> None:
         """For one token, and for a batch of up to n_tokens."""
-        config = self.config
-        self.one = make_buffers(config, self.weights, 1, 1)
-        self.many = make_buffers(config, self.weights, n_tokens, self.pages.n_sequences)
-        self._angles_one, self._angles_many = (self._angles(weights, n) for n in (1, n_tokens))
-        self.logits = make_vectors(1, config.n_vocab, records=False)
-        self.many_logits = make_vectors(n_tokens, config.n_vocab, records=False)
+        n_embd, n_ctx, n_vocab = self.config.n_embd, self.pages.n_ctx_sequence, self.config.n_vocab
+        self.one = make_buffers(n_embd, self.weights, 1, 1, n_ctx)
+        self.many = make_buffers(n_embd, self.weights, n_tokens, self.pages.n_sequences, n_ctx)
+        self.logits = make_vectors(1, n_vocab, records=False)
+        self.many_logits = make_vectors(n_tokens, n_vocab, records=False)
 
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
-        self.room = make_room(self.config, len(self.many.ids), self.team.size)
-        one = Writer(self.config, self.one, self._angles_one, self.threshold, self.threads)
-        many = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads_batch, self.room)
+        blocks = [layer.block for layer in self.weights.layers]
+        cold = [one.neurons.n_ff for one in self.weights.cold if one]
+        self.room = make_room(self.config.n_embd, blocks, cold, len(self.many.ids), self.team.size)
+        one = Writer(self.one, self.threshold, self.threads)
+        many = Writer(self.many, self.threshold, self.threads_batch, self.room)
         self.most_few = min(FEW, self.pages.n_sequences, len(self.many.ids))
-        few = Writer(self.config, self.many, self._angles_many, self.threshold, self.threads, few=self.most_few)
+        few = Writer(self.many, self.threshold, self.threads, few=self.most_few)
         head: list[Operation] = []
         heads: list[Operation] = []
         head_of_few: list[Operation] = []
-        if self.weights.output is not None:
-            head = one.head(self.weights, (), self.logits.floats)
-            heads = many.head(self.weights, (), self.many_logits.floats)
-            head_of_few = few.head(self.weights, (), self.many_logits.floats)
+        if self.weights.head is not None:
+            head = one.head(self.weights, NOTHING, self.logits.floats)
+            heads = many.head(self.weights, NOTHING, self.many_logits.floats)
+            head_of_few = few.head(self.weights, NOTHING, self.many_logits.floats)
         self.prepare(op.kernel for op in (*head, *heads, *head_of_few))
         self._head, self._heads, self._head_of_few = assemble(head), assemble(heads), assemble(head_of_few)
         self._norm = assemble(heads[:1])
@@ -119,18 +122,18 @@ class CPUSide(ABC):
 
     def begin(self, batch: Batch, buffers: Buffers) -> None:
         """Tell the programs over one or many tokens' buffers which tokens are next."""
-        angles, tables = self._angles_one if buffers is self.one else self._angles_many, self.pages.tables
+        tables = self.pages.tables
         buffers.segments.fill([(s.n_tokens, s.n_past, tables[s.sequence]) for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
         buffers.counts[:] = 0
-        if angles is not None:
+        for angles in buffers.angles.values():
             angles.fill(batch.positions)
 
     def head_of_one(self) -> Logits:
         """The logits [1, n_vocab] of the one token's x."""
         self.one.state[N_TOKENS] = 1
         self.team.run(self._head.table, self.threads)
-        return self.logits.floats[:, : self.config.n_vocab].copy()
+        return self.finished(self.logits, slice(None))
 
     def head_of(self, rows: Sequence[int]) -> Logits:
         """The logits [len(rows), n_vocab] of these rows, ascending, of the batch's x, which go to its first places."""
@@ -145,7 +148,12 @@ class CPUSide(ABC):
             self.team.run(self._head_of_few.table, self.threads)
         else:
             self.team.run(self._heads.table, self.threads_batch)
-        return self.many_logits.floats[: len(rows), : self.config.n_vocab].copy()
+        return self.finished(self.many_logits, slice(len(rows)))
+
+    def finished(self, products: Vectors, rows: slice | list[int]) -> Logits:
+        """The logits of these rows of the head's products, [n, n_vocab]; once for each."""
+        found: Logits = products.floats[rows, : self.config.n_vocab].copy()
+        return finish_logits(self._scores, found)
 
     def hidden_of(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""
@@ -154,11 +162,11 @@ class CPUSide(ABC):
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         """As a backend's."""
-        if self._angles_one is None:
-            return False  # learned positions are inside the keys
+        if not self._can_shift:
+            return False
         cells = self.pages.cells(sequence, n_keep + n_discard, n_past)
         to = self.pages.cells(sequence, n_keep, n_past - n_discard)
-        self.cache.shift(cells, to, n_discard, self._angles_one.frequencies)
+        self.cache.shift(cells, to, n_discard, self._frequencies)
         return True
 
     def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
@@ -195,9 +203,3 @@ class CPUSide(ABC):
         after = not_kept()
         if after is not None and before is None:
             self._events.note(f"warning: compiled kernels cannot be kept ({after}): they serve this run only")
-
-    def _angles(self, weights: Weights, n_tokens: int) -> Angles | None:
-        rope, frequencies = self.config.rope, frequencies_of(self.config, weights)
-        if rope is None or frequencies is None:
-            return None
-        return Angles(n_tokens, frequencies, rope_magnitude(rope))

@@ -1,139 +1,113 @@
-"""A model's weights in the layout that CPU kernels read."""
+"""A model's weights in the layout that CPU kernels read: the same blocks, over packed rows."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cpu.rows import WeightRows
-from powerinfer_cli.model import LayerWeights, Linear, Norm, Weights
-from powerinfer_cli.placement import MAIN_MEMORY, Neurons, Plan, cold_neurons
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import (
+    FFN,
+    Embedding,
+    Everything,
+    Head,
+    Layer,
+    Neurons,
+    Predicted,
+    all_active,
+    leaves,
+)
+from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
+from powerinfer_cli.placement import Neurons as Numbers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.cpu.packer import Packer, first_rows
 from powerinfer_cli.runtime.modes import modes_of
 
 __all__ = [
+    "Block",
     "CPULayer",
-    "CPUNorm",
-    "CPUPredictor",
+    "CPUNeurons",
     "CPUWeights",
-    "ColdLayer",
-    "Projection",
+    "ColdNeurons",
+    "Floats",
     "matrices",
     "pack_weights",
     "tables",
     "with_scratch",
 ]
 
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """rows [n, m] and bias float32 [n] or None."""
-
-    rows: WeightRows
-    bias: Floats | None
-
-
-@dataclass(frozen=True)
-class CPUNorm:
-    """weight float32 [n], bias [n] or None."""
-
-    weight: Floats
-    bias: Floats | None
-
-
-@dataclass(frozen=True)
-class CPUPredictor:
-    """fc1 [rank, n_embd], fc2 [n_ff, rank]; modes uint8 [n_ff]: what statistics say of each neuron."""
-
-    fc1: WeightRows
-    fc2: WeightRows
-    modes: npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Block: TypeAlias = Layer[WeightRows, Floats]
+CPUNeurons: TypeAlias = Neurons[WeightRows, Floats]
 
 
 @dataclass(frozen=True)
 class CPULayer:
-    """One layer. A sparse one has down_t [n_ff, n_embd] with the bias of n_embd, a dense one down [n_embd, n_ff]."""
+    """One layer; modes uint8 [n_ff]: what statistics say of each neuron, where a predictor is asked."""
 
-    attn_norm: CPUNorm
-    attn_norm_2: CPUNorm | None
-    attn_q: Projection
-    attn_k: Projection
-    attn_v: Projection
-    attn_q_norm: CPUNorm | None
-    attn_k_norm: CPUNorm | None
-    attn_output: Projection
-    ffn_norm: CPUNorm | None
-    ffn_gate: Projection | None
-    ffn_up: Projection
-    ffn_down: Projection | None
-    ffn_down_t: Projection | None
-    predictor: CPUPredictor | None
+    block: Block
+    modes: npt.NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
-class ColdLayer:
-    """The cold neurons of a layer that is on a GPU otherwise: gate, up and down_t [n, n_embd], `numbers` [n].
-
-    alone: the matrices have no other rows; else they are all of the layer's, as they lie in the file.
+class ColdNeurons:
+    """Those of a layer that is on a GPU otherwise; `numbers` [n]. alone: the matrices have no other rows; else they are
+    all of the layer's, as they lie in the file.
     """
 
-    gate: Projection | None
-    up: Projection
-    down_t: Projection
-    numbers: Neurons
+    neurons: CPUNeurons
+    numbers: Numbers
     alone: bool
 
 
 @dataclass(frozen=True)
 class CPUWeights:
-    """`output` shares its rows with token_embd where the file has no head of its own; None: the head is on a GPU.
+    """`head` shares its rows with the embedding where the file has none of its own; None: it is on a GPU.
 
     layers: those that are in main memory. cold: for each of the model's layers, what it has in main memory else.
     """
 
-    token_embd: WeightRows
-    position_embd: WeightRows | None
-    output_norm: CPUNorm
-    output: Projection | None
+    embedding: Embedding[WeightRows, Floats]
+    head: Head[WeightRows, Floats] | None
     layers: tuple[CPULayer, ...]
-    cold: tuple[ColdLayer | None, ...] = ()
+    cold: tuple[ColdNeurons | None, ...] = ()
 
 
-def matrices(weights: Weights, plan: Plan, *, predictors: bool, repack: bool) -> Iterator[Tensor]:
+def matrices(model: Model, plan: Plan, *, predictors: bool, repack: bool) -> Iterator[Tensor]:
     """Every tensor that is to be packed, once; where only some rows will be, one as large as these."""
-    yield weights.token_embd
-    if weights.position_embd is not None:
-        yield weights.position_embd
-    if plan.output == MAIN_MEMORY and weights.output.weight is not weights.token_embd:
-        yield weights.output.weight
-    for layer, placed in zip(weights.layers, plan.layers, strict=True):
-        if placed.device != MAIN_MEMORY:
-            n_cold = layer.ffn_up.weight.shape[0] - placed.hot.size
-            parts = (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t) if n_cold else ()
-            yield from (first_rows(part.weight, n_cold) if repack else part.weight for part in parts if part)
-            continue
-        linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output, layer.ffn_gate, layer.ffn_up)
-        yield from (linear.weight for linear in (*linears, layer.ffn_down, layer.ffn_down_t) if linear)
-        if predictors:
-            yield from (tensor for tensor in (layer.fc1, layer.fc2) if tensor is not None)
+    yield from _ends(model, plan)
+    for layer, placed in zip(model.layers, plan.layers, strict=True):
+        neurons = layer.ffn.neurons
+        if placed.device == MAIN_MEMORY:
+            yield from leaves(layer if predictors else all_active(layer))[0]
+        elif n_cold := neurons.n_ff - placed.hot.size:
+            yield from (first_rows(one, n_cold) if repack else one for one in neurons.matrices)
 
 
-def tables(weights: Weights) -> list[Tensor]:
+def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
+    embedding, output = model.embedding, model.head.output.weight
+    yield embedding.tokens
+    if embedding.positions is not None:
+        yield embedding.positions
+    if plan.output == MAIN_MEMORY and output is not embedding.tokens:
+        yield output
+
+
+def tables(model: Model) -> list[Tensor]:
     """Of which a token needs one row: embeddings, unless they are the head's weights as well."""
-    found = [] if weights.output.weight is weights.token_embd else [weights.token_embd]
-    return found if weights.position_embd is None else [*found, weights.position_embd]
+    embedding = model.embedding
+    found = [] if model.head.output.weight is embedding.tokens else [embedding.tokens]
+    return found if embedding.positions is None else [*found, embedding.positions]
 
 
 def pack_weights(
-    weights: Weights,
+    model: Model,
     packer: Packer,
-    activities: list[LayerActivity | None],
+    activities: Sequence[LayerActivity | None],
     plan: Plan,
     *,
     predictors: bool,
@@ -142,109 +116,90 @@ def pack_weights(
     """Rearrange all matrices that the plan leaves in main memory. `predictors`: whether they are wanted; `activities`:
     what statistics say, by layer.
     """
-    embedding = packer.pack(weights.token_embd)
-    position = packer.pack(weights.position_embd) if weights.position_embd else None
-    output, head = None, weights.output
+    rows = {id(one): packer.pack(one) for one in _ends(model, plan)}
+    embedding = Embedding(
+        rows[id(model.embedding.tokens)],
+        None if model.embedding.positions is None else rows[id(model.embedding.positions)],
+        model.embedding.offset,
+        model.embedding.scale,
+        None if model.embedding.norm is None else model.embedding.norm.map(_floats),
+    )
+    head = None
     if plan.output == MAIN_MEMORY:
-        rows = embedding if head.weight is weights.token_embd else packer.pack(head.weight)
-        output = Projection(rows, _vector(head.bias))
+        head = model.head.map(lambda one: rows[id(one)], _floats)
     layers: list[CPULayer] = []
-    cold: list[ColdLayer | None] = []
-    for layer, activity, placed in zip(weights.layers, activities, plan.layers, strict=True):
-        left = None
+    cold: list[ColdNeurons | None] = []
+    for layer, activity, placed in zip(model.layers, activities, plan.layers, strict=True):
+        left, n_ff = None, layer.ffn.neurons.n_ff
         if placed.device == MAIN_MEMORY:
-            layers.append(_layer(layer, packer, activity, predictors))
-        elif placed.hot.size < layer.ffn_up.weight.shape[0]:
-            left = _cold(layer, cold_neurons(placed.hot, layer.ffn_up.weight.shape[0]), packer, repack)
+            layers.append(_layer(layer if predictors else all_active(layer), packer, activity))
+        elif placed.hot.size < n_ff:
+            left = _cold(layer.ffn.neurons, cold_neurons(placed.hot, n_ff), packer, repack)
         cold.append(left)
-    return CPUWeights(embedding, position, _norm(weights.output_norm), output, tuple(layers), tuple(cold))
+    return CPUWeights(embedding, head, tuple(layers), tuple(cold))
 
 
-def _cold(layer: LayerWeights, numbers: Neurons, packer: Packer, alone: bool) -> ColdLayer:
+def _cold(neurons: Neurons[Tensor, Tensor], numbers: Numbers, packer: Packer, alone: bool) -> ColdNeurons:
+    """Only neurons whose down rows are rows are divided."""
     chosen = numbers if alone else None
-
-    def rows(linear: Linear) -> Projection:
-        bias = _vector(linear.bias)
-        return Projection(packer.pack(linear.weight, chosen), bias if bias is None or chosen is None else bias[chosen])
-
-    assert layer.ffn_down_t is not None  # only sparse layers are divided
-    return ColdLayer(
-        gate=rows(layer.ffn_gate) if layer.ffn_gate else None,
-        up=rows(layer.ffn_up),
-        down_t=Projection(packer.pack(layer.ffn_down_t.weight, chosen), _vector(layer.ffn_down_t.bias)),
-        numbers=numbers,
-        alone=alone,
+    found = neurons.map_rows(
+        lambda one: packer.pack(one, chosen),
+        lambda one: _floats(one) if chosen is None else _floats(one)[chosen],
+        _floats,
     )
+    return ColdNeurons(replace(found, n_ff=len(numbers) if alone else neurons.n_ff), numbers, alone)
 
 
-def _layer(layer: LayerWeights, packer: Packer, activity: LayerActivity | None, predictors: bool) -> CPULayer:
-    def linear(one: Linear | None) -> Projection | None:
-        return Projection(packer.pack(one.weight), _vector(one.bias)) if one else None
+def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity | None) -> CPULayer:
+    """Packed in the order of their use: while a matrix is read to its end, memory is asked for what lies behind it.
 
-    def sure(one: Linear) -> Projection:
-        return Projection(packer.pack(one.weight), _vector(one.bias))
-
-    # In the order of their use: while a matrix is read to its end, memory is asked for what lies behind it.
-    q, k, v, output = sure(layer.attn_q), sure(layer.attn_k), sure(layer.attn_v), sure(layer.attn_output)
-    predictor = None
-    if predictors and layer.fc1 is not None and layer.fc2 is not None:
-        fc1, fc2 = packer.pack(layer.fc1), packer.pack(layer.fc2)
-        predictor = CPUPredictor(fc1, fc2, modes_of(activity, fc2.n_rows))
-    gate, up, down_t = _neurons(layer, packer, together=predictor is not None)
-    return CPULayer(
-        attn_norm=_norm(layer.attn_norm),
-        attn_norm_2=_norm(layer.attn_norm_2) if layer.attn_norm_2 else None,
-        attn_q=q,
-        attn_k=k,
-        attn_v=v,
-        attn_q_norm=_norm(layer.attn_q_norm) if layer.attn_q_norm else None,
-        attn_k_norm=_norm(layer.attn_k_norm) if layer.attn_k_norm else None,
-        attn_output=output,
-        ffn_norm=_norm(layer.ffn_norm) if layer.ffn_norm else None,
-        ffn_gate=gate,
-        ffn_up=up,
-        ffn_down=linear(layer.ffn_down),
-        ffn_down_t=down_t,
-        predictor=predictor,
-    )
-
-
-def _neurons(
-    layer: LayerWeights, packer: Packer, *, together: bool
-) -> tuple[Projection | None, Projection, Projection | None]:
-    """Gate, up, down_t. `together`: a neuron's rows side by side. Where few are read, here and there, memory delivers
-    a few long pieces faster than many short ones; where all are, it likes each matrix for itself.
+    The rows of predicted neurons lie side by side: where few are read, here and there, memory delivers a few long
+    pieces faster than many short ones; where all are, it likes each matrix for itself.
     """
-    linears = [one for one in (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t) if one]
-    if together:
-        packed = packer.pack_side_by_side([one.weight for one in linears])
-    else:
-        packed = [packer.pack(one.weight) for one in linears]
-    made = {id(one): Projection(rows, _vector(one.bias)) for one, rows in zip(linears, packed, strict=True)}
-    return made.get(id(layer.ffn_gate)), made[id(layer.ffn_up)], made.get(id(layer.ffn_down_t))
+    ffn = layer.ffn
+    match ffn.selection:
+        case Everything():
+            return CPULayer(layer.map(packer.pack, _floats), None)
+        case Predicted():
+            together = _Together(ffn, packer)
+            return CPULayer(layer.map(together.pack, _floats), modes_of(activity, ffn.neurons.n_ff))
+
+
+class _Together:
+    """Packs matrices one by one, but those of an FFN's neurons together, once the first of them is asked for."""
+
+    def __init__(self, ffn: FFN[Tensor, Tensor], packer: Packer) -> None:
+        self._neurons, self._packer = list(ffn.neurons.matrices), packer
+        self._packed: dict[int, WeightRows] = {}
+
+    def pack(self, tensor: Tensor) -> WeightRows:
+        if not any(tensor is one for one in self._neurons):
+            return self._packer.pack(tensor)
+        if not self._packed:
+            rows = self._packer.pack_side_by_side(self._neurons)
+            self._packed = {id(one): row for one, row in zip(self._neurons, rows, strict=True)}
+        return self._packed[id(tensor)]
 
 
 def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:
     """The same weights; rows that each thread rearranges on use have room for so many threads."""
-    changed: CPUWeights = _with_scratch(weights, threads)
-    return changed
+
+    def rows(one: WeightRows) -> WeightRows:
+        return one.for_threads(threads)
+
+    embedding, head = weights.embedding, weights.head
+    positions = None if embedding.positions is None else rows(embedding.positions)
+    return CPUWeights(
+        replace(embedding, tokens=rows(embedding.tokens), positions=positions),
+        None if head is None else head.map(rows, _same),
+        tuple(replace(layer, block=layer.block.map(rows, _same)) for layer in weights.layers),
+        tuple(None if one is None else replace(one, neurons=one.neurons.map(rows, _same)) for one in weights.cold),
+    )
 
 
-def _with_scratch(part: Any, threads: int) -> Any:
-    if isinstance(part, WeightRows):
-        return part.for_threads(threads)
-    if isinstance(part, tuple):
-        return tuple(_with_scratch(one, threads) for one in part)
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{f.name: _with_scratch(getattr(part, f.name), threads) for f in fields(part)})
-    return part
+def _same(vector: Floats) -> Floats:
+    return vector
 
 
-def _norm(norm: Norm) -> CPUNorm:
-    weight = _vector(norm.weight)
-    assert weight is not None
-    return CPUNorm(weight, _vector(norm.bias))
-
-
-def _vector(tensor: Tensor | None) -> Floats | None:
-    return None if tensor is None else np.ascontiguousarray(tensor.to_float32(), np.float32)
+def _floats(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.to_float32(), np.float32)

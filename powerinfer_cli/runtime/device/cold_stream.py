@@ -3,7 +3,8 @@
 While one chunk is computed, the next is on its way: two slots take turns, each with a pinned buffer and one on the GPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,32 +13,31 @@ from torch import Tensor
 
 from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows, to_planar
-from powerinfer_cli.model import LayerWeights, Linear, Weights
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import Neurons
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 
-__all__ = ["STREAM_BYTES", "ColdStream", "neuron_bytes", "streamable"]
+__all__ = ["STREAM_BYTES", "ColdStream", "FileNeurons", "neuron_bytes", "streamable"]
 
 STREAM_BYTES = 8 << 20
 """Of a slot: a chunk has as many neurons as fit."""
 
-Numbers = npt.NDArray[np.int32]
+Numbers: TypeAlias = npt.NDArray[np.int32]
+FileNeurons: TypeAlias = Neurons[gguf_io.Tensor, gguf_io.Tensor]
 
 
-def neuron_bytes(weights: Weights) -> int:
+def neuron_bytes(model: Model) -> int:
     """Bytes of the largest neuron's rows in the file."""
-    found = [0]
-    for layer in weights.layers:
-        linears = (layer.ffn_gate, layer.ffn_up, layer.ffn_down_t)
-        found.append(sum(linear.weight.row_bytes for linear in linears if linear))
-    return max(found)
+    neurons = [layer.ffn.neurons for layer in model.layers if layer.ffn.neurons.transposed]
+    return max((sum(one.row_bytes for one in rows.matrices) for rows in neurons), default=0)
 
 
-def streamable(weights: Weights) -> bool:
+def streamable(model: Model) -> bool:
     """Whether neurons' rows lie in the file. Rows that are made of it would be made anew for each chunk."""
-    turned = (layer.ffn_down_t.weight for layer in weights.layers if layer.ffn_down_t)
-    return not any(isinstance(tensor, gguf_io.MadeTensor) for tensor in turned)
+    neurons = [layer.ffn.neurons for layer in model.layers if layer.ffn.neurons.transposed]
+    return not any(isinstance(rows.down.weight, gguf_io.MadeTensor) for rows in neurons)
 
 
 class ColdStream:
@@ -51,31 +51,28 @@ class ColdStream:
         cuda = link.device.type == "cuda"
         self._copies = torch.cuda.Stream(link.device) if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
 
-    def run(self, weights: LayerWeights, numbers: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int) -> None:
-        """flow.cold [T, n_embd] = what the cold neurons, `numbers`, make of flow.normed, down's bias included."""
-        down = weights.ffn_down_t
-        assert down is not None  # only sparse layers are divided
-        linears = [linear for linear in (weights.ffn_gate, weights.ffn_up, down) if linear]
-        count = max(1, self._size // sum(linear.weight.row_bytes for linear in linears))
+    def run(self, neurons: FileNeurons, numbers: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int) -> None:
+        """flow.cold [T, n_embd] = what the cold neurons, `numbers`, of a layer make of flow.normed, down's bias
+        included.
+        """
+        count = max(1, self._size // sum(one.row_bytes for one in neurons.matrices))
         flow.cold[:n].zero_()
         for turn, begin in enumerate(range(0, len(numbers), count)):
             chosen = numbers[begin : begin + count]
             slot = self._slots[turn % 2]
-            matrices = list(self._bring(slot, [linear.weight for linear in linears], chosen))
-            gate = matrices[0] if weights.ffn_gate else None
-            flow.add_chunk(
-                layer,
-                (gate, matrices[-2], matrices[-1]),
-                (self._bias(weights.ffn_gate, chosen), self._bias(weights.ffn_up, chosen)),
-                slice(layer.n_hot + begin, layer.n_hot + begin + len(chosen)),
-                n,
+            rows = self._bring(slot, neurons.matrices, chosen)
+            some = neurons.map_rows(
+                lambda _: next(rows),  # noqa: B023  # they are brought before the next chunk
+                lambda one: self._vector(one.to_float32()[chosen]),  # noqa: B023
+                lambda one: self._vector(one.to_float32()),
             )
+            begins = layer.n_hot + begin
+            flow.add_chunk(layer, some, slice(begins, begins + len(chosen)), n)
             slot.release()
-        bias = self._bias(down, None)
-        if bias is not None:
-            flow.cold[:n].add_(bias)
+        if neurons.down.bias is not None:
+            flow.cold[:n].add_(self._vector(neurons.down.bias.to_float32()))
 
-    def _bring(self, slot: "_Slot", tensors: list[gguf_io.Tensor], chosen: Numbers) -> Iterator[PlanarRows]:
+    def _bring(self, slot: "_Slot", tensors: Sequence[gguf_io.Tensor], chosen: Numbers) -> Iterator[PlanarRows]:
         """The chosen rows of each tensor, on the device."""
         slot.wait()
         pieces, at = [], 0
@@ -90,11 +87,8 @@ class ColdStream:
             raw = slot.device[begin : begin + size].view(len(chosen), tensor.row_bytes)
             yield to_planar(raw, tensor.type, tensor.shape[-1])
 
-    def _bias(self, linear: Linear | None, chosen: Numbers | None) -> Tensor | None:
-        if linear is None or linear.bias is None:
-            return None
-        values = linear.bias.to_float32()
-        return torch.from_numpy(np.array(values if chosen is None else values[chosen])).to(self._link.device)
+    def _vector(self, numbers: npt.NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.array(numbers)).to(self._link.device)
 
 
 class _Slot:

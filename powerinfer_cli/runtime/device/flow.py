@@ -1,19 +1,22 @@
 """What flows through the layers on one device, and what they do to it. T tokens; buffers have room for `n_tokens`."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias, assert_never
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.angles import rope_magnitude
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
-from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Attention, Head, Layer, Linear, Neurons, Norm, Parallel, Predicted, Sequential
 from powerinfer_cli.runtime.device.places import Places, places_numbers
-from powerinfer_cli.runtime.device.weights import DeviceFFN, DeviceLayer, DeviceLinear, DeviceNorm
+from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.pages import PageTable
 
-__all__ = ["DeviceFlow", "RopeTables", "flow_bytes", "rope_tables"]
+__all__ = ["NOTHING", "Added", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables"]
+
+DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +27,65 @@ class RopeTables:
     sin: Tensor
 
 
-def rope_tables(
-    config: ModelConfig, frequencies: "np.ndarray | None", n_positions: int, device: torch.device
-) -> RopeTables | None:
-    """frequencies: the angle per position of each rotated pair, float64 [n_rot / 2]; None: nothing is turned."""
-    if config.rope is None or frequencies is None:
-        return None
-    angles = torch.arange(n_positions, dtype=torch.float64)[:, None] * torch.from_numpy(frequencies)
-    gain = rope_magnitude(config.rope)
-    return RopeTables((gain * angles.cos()).float().to(device), (gain * angles.sin()).float().to(device))
+def rope_tables(ropes: Iterable[Rope], n_positions: int, device: torch.device) -> dict[Rope, RopeTables]:
+    positions, tables = torch.arange(n_positions, dtype=torch.float64)[:, None], {}
+    for rope in ropes:
+        angles, gain = positions * torch.from_numpy(rope.frequencies(n_positions)), rope.magnitude
+        parts = (gain * angles.cos(), gain * angles.sin())
+        tables[rope] = RopeTables(*(part.float().to(device) for part in parts))
+    return tables
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Of what flows through some layers: which n_q and n_kv, which n_ff of FFNs that are computed as a whole, and the
+    most neurons that a predictor tells of.
+    """
+
+    n_embd: int
+    heads: frozenset[tuple[int, int]]
+    dense: frozenset[int]
+    predicted: int
+    ropes: frozenset[Rope]
+
+    @classmethod
+    def of(cls, n_embd: int, layers: Iterable[Layer[Any, Any]]) -> "Widths":
+        blocks = list(layers)
+        neurons = [(block.ffn.neurons, block.ffn.selection) for block in blocks]
+        return cls(
+            n_embd,
+            frozenset((block.attention.n_q, block.attention.n_kv) for block in blocks),
+            frozenset(one.n_ff for one, _ in neurons if not one.transposed),
+            max((one.n_ff for one, asked in neurons if isinstance(asked, Predicted)), default=0),
+            frozenset(block.attention.rope for block in blocks if block.attention.rope is not None),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled."""
+
+    parts: tuple[Tensor, ...] = ()
+    norm: Norm[Tensor] | None = None
+    scale: float = 1.0
+
+
+NOTHING = Added()
+
+
+@dataclass(frozen=True, eq=False)
+class _Heads:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attended: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    gate: Tensor
+    up: Tensor
+    value: Tensor
 
 
 class DeviceFlow:
@@ -44,7 +97,7 @@ class DeviceFlow:
 
     def __init__(
         self,
-        config: ModelConfig,
+        widths: Widths,
         ops: Ops,
         n_tokens: int,
         pages: PageTable,
@@ -53,189 +106,237 @@ class DeviceFlow:
         device: torch.device,
     ) -> None:
         """counts int64 [layers, 2]: neurons let through, and neurons that fired, are added to it."""
-        self.config, self.ops, self.threshold, self.counts = config, ops, threshold, counts
+        self.ops, self.threshold, self.counts = ops, threshold, counts
         self.places = Places(n_tokens, pages, device)
-        s = config.sizes
+        n = widths.n_embd
 
         def room(n: int) -> Tensor:
             return torch.zeros(n_tokens, n, device=device)
 
-        self.x, self.normed, self.normed_2 = room(s.n_embd), room(s.n_embd), room(s.n_embd)
-        self.q, self.k, self.v, self.attended = room(s.n_q), room(s.n_kv), room(s.n_kv), room(s.n_q)
-        self.projected, self.hot, self.cold = room(s.n_embd), room(s.n_embd), room(s.n_embd)
-        self.gate, self.up, self.value = (room(0 if config.sparse else s.n_ff) for _ in range(3))
-        self.mask = torch.zeros(n_tokens, s.n_ff if config.sparse else 0, dtype=torch.uint8, device=device)
+        self.x, self.normed, self.normed_2 = room(n), room(n), room(n)
+        self.projected, self.hot, self.cold = room(n), room(n), room(n)
+        self._heads = {(q, kv): _Heads(room(q), room(kv), room(kv), room(q)) for q, kv in widths.heads}
+        self._values = {n_ff: _Values(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
+        self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
 
     def attend(
+        self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Added, n: int
+    ) -> None:
+        """Up to `projected`, what attention makes. adds: to x before."""
+        block = layer.block
+        match block:
+            case Sequential():
+                before = block.attention_norms.before
+                seen = self._enter(before, adds, n)
+            case Parallel():
+                before = block.norm if block.ffn_norm is None else block.ffn_norm
+                seen = self._enter(before, adds, n)
+                if block.ffn_norm is not None:
+                    self._norm(block.norm, self.x, (), self.normed_2, n)
+                    seen = self.normed_2
+            case _:
+                assert_never(block)
+        self._attention(block.attention, seen, cache, tables, n)
+
+    def _attention(
         self,
-        layer: DeviceLayer,
+        a: Attention[PlanarRows, Tensor],
+        seen: Tensor,
         cache: DeviceCache,
-        tables: RopeTables | None,
-        adds: tuple[Tensor, ...],
+        tables: Mapping[Rope, RopeTables],
         n: int,
     ) -> None:
-        """Up to `projected`, what attention adds to x. adds: to x before."""
-        c = self.config
-        self._norm(layer.attn_norm, adds, self.normed, n)
-        seen = self.normed
-        if layer.attn_norm_2:
-            self._norm(layer.attn_norm_2, (), self.normed_2, n)
-            seen = self.normed_2
-        for linear, out in ((layer.attn_q, self.q), (layer.attn_k, self.k), (layer.attn_v, self.v)):
+        room, norms, turn = self._heads[a.n_q, a.n_kv], a.norms, None if a.rope is None else tables[a.rope]
+        for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
             self._multiply(linear, seen, out, n)
+        if norms is not None and norms.whole:
+            self._norm(norms.q, room.q, (), room.q, n)
+            self._norm(norms.k, room.k, (), room.k, n)
+            norms = None
         self.ops.rope_store(
-            self.q[:n],
-            self.k[:n],
-            self.v[:n],
+            room.q[:n],
+            room.k[:n],
+            room.v[:n],
             cache,
             self.places.positions[:n],
             self.places.cells[:n],
-            tables.cos if tables else None,
-            tables.sin if tables else None,
-            c.rope.style if c.rope else None,
-            q_norm=layer.attn_q_norm.weight if layer.attn_q_norm else None,
-            k_norm=layer.attn_k_norm.weight if layer.attn_k_norm else None,
-            eps=c.norm_eps,
+            turn.cos if turn else None,
+            turn.sin if turn else None,
+            a.rope.style if a.rope else None,
+            norms=norms,
         )
         for own in self.places.segments:
             part = slice(own.begin, own.end)
-            self.ops.attention(self.q[part], cache, own.n_past, own.pages, limit=own.limit, out=self.attended[part])
-        self._multiply(layer.attn_output, self.attended, self.projected, n)
+            self.ops.attention(
+                room.q[part],
+                cache,
+                own.n_past,
+                own.pages,
+                scale=a.scale,
+                window=a.window,
+                softcap=a.softcap,
+                limit=own.limit,
+                out=room.attended[part],
+            )
+        self._multiply(a.output, room.attended, self.projected, n)
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons."""
         self.enter_ffn(layer, n)
-        if layer.predictor is None:
-            self.counts[layer.place, 0].add_(n * (layer.n_hot + layer.n_cold))
+        asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
+        if not isinstance(asked, Predicted):
+            self.counts[layer.place, 0].add_(n * n_ff)
             return
-        p = layer.predictor
-        x, mask = (self.x[0], self.mask[0]) if n == 1 else (self.x[:n], self.mask[:n])
-        self.ops.predict(p.fc1, p.fc2, x, self.threshold, p.modes, out=mask)
+        x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
+        self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
         self.counts[layer.place, 0].add_(mask.sum())
 
     def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`; x is what a predictor looks at."""
-        if layer.ffn_norm is not None:
-            self._norm(layer.ffn_norm, (self.projected,), self.normed, n)
+        block = layer.block
+        match block:
+            case Sequential():
+                seen = self._enter(
+                    block.ffn_norms.before, Added((self.projected,), block.attention_norms.after, block.scale), n
+                )
+                if seen is not self.normed:
+                    self.normed[:n].copy_(seen[:n])
+            case Parallel():
+                pass  # it is there
+            case _:
+                assert_never(block)
 
     def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
         """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]; and `hot` of that."""
-        ffn, c = layer.ffn, self.config
-        assert ffn is not None
-        x = self.normed[:n]
-        up = self.ops.matmul(ffn.up.rows, x, ffn.up.bias)
-        gate = None if ffn.gate is None else self.ops.matmul(ffn.gate.rows, x, ffn.gate.bias)
-        value = self.ops.activated(gate, up, c.activation, relu_on_up=c.architecture.relu_on_up)
-        multiply = self.ops.matmul_t if ffn.transposed else self.ops.matmul
-        multiply(ffn.down, value, out=self.hot[:n])
-        if ffn.down_bias is not None:
-            self.hot[:n].add_(ffn.down_bias)
+        neurons, x = layer.block.ffn.neurons, self.normed[:n]
+        up = self.ops.matmul(neurons.up.weight, x, neurons.up.bias)
+        gate = None if neurons.gate is None else self.ops.matmul(neurons.gate.weight, x, neurons.gate.bias)
+        value = self.ops.activated(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up)
+        multiply = self.ops.matmul_t if neurons.transposed else self.ops.matmul
+        multiply(neurons.down.weight, value, out=self.hot[:n])
+        if neurons.down.bias is not None:
+            self.hot[:n].add_(neurons.down.bias)
         return value
 
     def hot_ffn(self, layer: DeviceLayer, n: int) -> None:
         """`hot`: what the neurons on the device make of `normed`."""
-        ffn = layer.ffn
-        assert ffn is not None  # a layer without hot neurons has no such step
-        if ffn.transposed:
-            self._sparse(layer, ffn, n)
+        neurons = layer.block.ffn.neurons
+        if neurons.transposed:
+            self._sparse(layer, neurons, n)
         else:
-            self._dense(ffn, n)
-        if ffn.down_bias is not None:
-            self.hot[:n].add_(ffn.down_bias)
+            self._dense(neurons, n)
+        if neurons.down.bias is not None:
+            self.hot[:n].add_(neurons.down.bias)
 
-    def add_chunk(
-        self,
-        layer: DeviceLayer,
-        matrices: tuple[PlanarRows | None, PlanarRows, PlanarRows],
-        biases: tuple[Tensor | None, Tensor | None],
-        columns: slice,
-        n: int,
-    ) -> None:
-        """`cold` += what some neurons make of `normed`: gate, up and down_t [m, n_embd]; gate's and up's biases [m];
-        columns: where the mask has them.
-        """
-        c = self.config
+    def add_chunk(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], columns: slice, n: int) -> None:
+        """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""
         y, fired = self.ops.sparse_ffn_batch(
             self.normed[:n],
-            None if layer.predictor is None else self.mask[:n, columns].contiguous(),
-            *matrices,
-            gate_bias=biases[0],
-            up_bias=biases[1],
-            activation=c.activation,
-            relu_on_up=c.architecture.relu_on_up,
+            self.mask[:n, columns].contiguous() if isinstance(layer.block.ffn.selection, Predicted) else None,
+            None if neurons.gate is None else neurons.gate.weight,
+            neurons.up.weight,
+            neurons.down.weight,
+            gate_bias=None if neurons.gate is None else neurons.gate.bias,
+            up_bias=neurons.up.bias,
+            activation=neurons.activation,
+            relu_on_up=neurons.relu_on_up,
         )
         self.cold[:n].add_(y)
         self.counts[layer.place, 1:].add_(fired)
 
-    def adds(self, layer: DeviceLayer) -> tuple[Tensor, ...]:
+    def adds(self, layer: DeviceLayer) -> Added:
         """What a layer leaves to be added to x."""
-        parts = [self.projected] if layer.ffn_norm is None else []
-        parts += [self.hot] if layer.n_hot else []
-        return (*parts, self.cold) if layer.n_cold else tuple(parts)
+        block = layer.block
+        parts = (self.hot,) if layer.n_hot else ()
+        if layer.n_cold:
+            parts = (*parts, self.cold)
+        match block:
+            case Sequential():
+                return Added(parts, block.ffn_norms.after, block.scale)
+            case Parallel():
+                return Added((self.projected, *parts))
+        assert_never(block)
 
-    def settle(self, adds: tuple[Tensor, ...], n: int) -> None:
+    def settle(self, adds: Added, n: int) -> None:
         """x += adds."""
-        for add in adds:
-            self.x[:n].add_(add[:n])
+        for part in self._summed(adds, n):
+            self.x[:n].add_(part, alpha=adds.scale)
 
-    def last_norm(self, norm: DeviceNorm, x: Tensor) -> Tensor:
+    def last_norm(self, norm: Norm[Tensor], x: Tensor) -> Tensor:
         """x [T, n_embd] behind the last norm; x stays as it is."""
-        c = self.config
-        return self.ops.add_norm(x, (), norm.weight, norm.bias, c.norm_eps, c.architecture.norm)
+        return self.ops.add_norm(x, (), norm.weight, norm.bias, norm.eps, norm.kind)
 
-    def head(self, norm: DeviceNorm, output: DeviceLinear, x: Tensor, logits: Tensor) -> None:
-        """Logits [T, n_vocab] of x [T, n_embd], which stays as it is; T 1 as for one token."""
-        normed = self.last_norm(norm, x)
+    def head(self, head: Head[PlanarRows, Tensor], x: Tensor, products: Tensor) -> None:
+        """The head's products [T, n_vocab] with x [T, n_embd], which stays as it is; T 1 as for one token."""
+        normed, output = self.last_norm(head.norm, x), head.output
         if len(x) == 1:
-            self.ops.matvec(output.rows, normed[0], output.bias, out=logits[0])
+            self.ops.matvec(output.weight, normed[0], output.bias, out=products[0])
         else:
-            self.ops.matmul(output.rows, normed, output.bias, out=logits)
+            self.ops.matmul(output.weight, normed, output.bias, out=products)
 
-    def _norm(self, norm: DeviceNorm, adds: tuple[Tensor, ...], out: Tensor, n: int) -> None:
-        c = self.config
-        added = tuple(add[:n] for add in adds)
-        self.ops.add_norm(self.x[:n], added, norm.weight, norm.bias, c.norm_eps, c.architecture.norm, out=out[:n])
+    def _enter(self, norm: Norm[Tensor] | None, adds: Added, n: int) -> Tensor:
+        """x += adds; what a block reads: x, or `normed`."""
+        if norm is None:
+            self.settle(adds, n)
+            return self.x
+        self._norm(norm, self.x, self._summed(adds, n), self.normed, n, adds.scale)
+        return self.normed
+
+    def _summed(self, adds: Added, n: int) -> tuple[Tensor, ...]:
+        """The first T rows of the parts; of their sum, where that is normed."""
+        parts = tuple(part[:n] for part in adds.parts)
+        if adds.norm is None or not parts:
+            return parts
+        first, *others = parts
+        self._norm(adds.norm, first, tuple(others), first, n)
+        return (first,)
+
+    def _norm(
+        self, norm: Norm[Tensor], x: Tensor, adds: tuple[Tensor, ...], out: Tensor, n: int, scale: float = 1.0
+    ) -> None:
+        numbers = norm.weight, norm.bias, norm.eps, norm.kind
+        self.ops.add_norm(x[:n], adds, *numbers, scale=scale, out=out[:n])
 
     def _multiply(self, linear: DeviceLinear, x: Tensor, out: Tensor, n: int) -> None:
         if n == 1:
-            self.ops.matvec(linear.rows, x[0], linear.bias, out=out[0])
+            self.ops.matvec(linear.weight, x[0], linear.bias, out=out[0])
         else:
-            self.ops.matmul(linear.rows, x[:n], linear.bias, out=out[:n])
+            self.ops.matmul(linear.weight, x[:n], linear.bias, out=out[:n])
 
-    def _dense(self, ffn: DeviceFFN, n: int) -> None:
-        c = self.config
-        if ffn.gate is not None:
-            self._multiply(ffn.gate, self.normed, self.gate, n)
-        self._multiply(ffn.up, self.normed, self.up, n)
-        gate = self.gate[:n] if ffn.gate is not None else None
-        relu_on_up = c.architecture.relu_on_up
-        self.ops.activated(gate, self.up[:n], c.activation, relu_on_up=relu_on_up, out=self.value[:n])
-        self._multiply(DeviceLinear(ffn.down, None), self.value, self.hot, n)
+    def _dense(self, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
+        room = self._values[neurons.n_ff]
+        if neurons.gate is not None:
+            self._multiply(neurons.gate, self.normed, room.gate, n)
+        self._multiply(neurons.up, self.normed, room.up, n)
+        gate = room.gate[:n] if neurons.gate is not None else None
+        kind, relu_on_up = neurons.activation, neurons.relu_on_up
+        self.ops.activated(gate, room.up[:n], kind, relu_on_up=relu_on_up, out=room.value[:n])
+        self._multiply(Linear(neurons.down.weight, None), room.value, self.hot, n)
 
-    def _sparse(self, layer: DeviceLayer, ffn: DeviceFFN, n: int) -> None:
-        c, one = self.config, n == 1
-        mask = None
-        if layer.predictor is not None:
+    def _sparse(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
+        one, mask = n == 1, None
+        if isinstance(layer.block.ffn.selection, Predicted):
             mask = self.mask[0, : layer.n_hot] if one else self.mask[:n, : layer.n_hot].contiguous()
         run = self.ops.sparse_ffn if one else self.ops.sparse_ffn_batch
         _, fired = run(
             self.normed[0] if one else self.normed[:n],
             mask,
-            ffn.gate.rows if ffn.gate else None,
-            ffn.up.rows,
-            ffn.down,
-            gate_bias=ffn.gate.bias if ffn.gate else None,
-            up_bias=ffn.up.bias,
-            activation=c.activation,
-            relu_on_up=c.architecture.relu_on_up,
+            neurons.gate.weight if neurons.gate else None,
+            neurons.up.weight,
+            neurons.down.weight,
+            gate_bias=neurons.gate.bias if neurons.gate else None,
+            up_bias=neurons.up.bias,
+            activation=neurons.activation,
+            relu_on_up=neurons.relu_on_up,
             out=self.hot[0] if one else self.hot[:n],
         )
         self.counts[layer.place, 1:].add_(fired)
 
 
-def flow_bytes(config: ModelConfig, n_tokens: int, pages: PageTable) -> int:
+def flow_bytes(widths: Widths, n_tokens: int, pages: PageTable) -> int:
     """What a DeviceFlow for so many tokens, and its tables, take."""
-    s = config.sizes
-    ffn = s.n_ff if config.sparse else 4 * 3 * s.n_ff
-    tables = 2 * 4 * pages.n_ctx_sequence * (s.n_rot // 2) + 8 * places_numbers(n_tokens, pages)
-    return n_tokens * (4 * (7 * s.n_embd + 2 * s.n_q + 2 * s.n_kv) + ffn) + tables + (16 << 10)
+    heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
+    numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
+    turned = sum(rope.n_rot // 2 for rope in widths.ropes)
+    tables = 2 * 4 * pages.n_ctx_sequence * turned + 8 * places_numbers(n_tokens, pages)
+    return n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted) + tables + (16 << 10)

@@ -4,11 +4,13 @@ from functools import partial
 
 import torch
 
-from powerinfer_cli.model import ModelConfig, Weights
+from powerinfer_cli.model import Model
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.device.bytes import pages_of, scratch_bytes
+from powerinfer_cli.runtime.device.cold_stream import FileNeurons
+from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import lift_budget
 from powerinfer_cli.runtime.device.side import DeviceSide
@@ -22,21 +24,22 @@ __all__ = ["measure_scratch"]
 STREAMED = 256  # neurons
 
 
-def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOptions, n_ctx: int) -> int:
+def measure_scratch(model: Model, options: EngineOptions, n_ctx: int) -> int:
     """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
 
     Where the devices are no GPUs, the buffers are counted instead.
     """
     device = torch.device(options.devices[0])
     if device.type != "cuda":
-        return scratch_bytes(config, options, n_ctx)
+        return scratch_bytes(model, options, n_ctx)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     pages = pages_of(options, n_ctx)
-    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
-    last = config.n_layer - 1
-    hot = all_neurons(config.n_ff)
-    if config.sparse:
-        hot = hot[: -min(STREAMED, config.n_ff // 2)]
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
+    last = len(model.layers) - 1
+    neurons = model.layers[last].ffn.neurons
+    hot = all_neurons(neurons.n_ff)
+    if neurons.transposed:
+        hot = hot[: -min(STREAMED, neurons.n_ff // 2)]
     lift_budget(device)
     with torch.cuda.device(device):
         torch.cuda.reset_peak_memory_stats()
@@ -45,7 +48,7 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
         side = DeviceSide(
             parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
         )
-        _pass(side, weights, last, n_tokens, pages)
+        _pass(side, neurons, last, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()
@@ -54,7 +57,7 @@ def measure_scratch(weights: Weights, config: ModelConfig, options: EngineOption
     return peak - kept
 
 
-def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, pages: PageTable) -> None:
+def _pass(side: DeviceSide, neurons: FileNeurons, index: int, n_tokens: int, pages: PageTable) -> None:
     """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
     layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
     assert side.output is not None
@@ -62,25 +65,22 @@ def _pass(side: DeviceSide, weights: Weights, index: int, n_tokens: int, pages: 
     for sequence in range(len(counts)):
         pages.resize(sequence, n_ctx)
     flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
-    flow.attend(layer, cache, side.tables, (), n_tokens)
+    flow.attend(layer, cache, side.tables, NOTHING, n_tokens)
     flow.predict(layer, n_tokens)
     flow.hot_ffn(layer, n_tokens)
     if side.stream is not None:
-        side.stream.run(
-            weights.layers[index], all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens
-        )
+        side.stream.run(neurons, all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens)
     flow.settle(flow.adds(layer), n_tokens)
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
-    flow.head(*side.output, flow.x[:n_tokens], logits)
+    flow.head(side.output, flow.x[:n_tokens], logits)
     del logits
     flow = side.begin(side.one, Batch.of([(0, [0], n_ctx - 1)]))
     steps = [
-        partial(flow.attend, layer, cache, side.tables, (), 1),
+        partial(flow.attend, layer, cache, side.tables, NOTHING, 1),
         partial(flow.predict, layer, 1),
         partial(flow.hot_ffn, layer, 1),
         partial(flow.settle, flow.adds(layer), 1),
     ]
     Recorder(side.device).record(Replay(side.device, steps))
-    side.logits_of(flow, [0])
-    if side.config.rope is not None:
-        side.shift(0, n_ctx, 0, max(1, n_ctx // 2))
+    side.products_of(flow, [0])
+    side.shift(0, n_ctx, 0, max(1, n_ctx // 2))

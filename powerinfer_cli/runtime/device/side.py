@@ -1,7 +1,8 @@
 """What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,19 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.cache import CacheType
-from powerinfer_cli.kernels.device import DeviceCache, make_cache, ops_for
+from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, make_cache, ops_for
 from powerinfer_cli.kernels.device.cache import read_rows, write_rows
 from powerinfer_cli.kernels.reference import rotate
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Head
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Cells, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
-from powerinfer_cli.runtime.device.flow import DeviceFlow, RopeTables, rope_tables
+from powerinfer_cli.runtime.device.flow import DeviceFlow, Widths, rope_tables
 from powerinfer_cli.runtime.device.link import Link
-from powerinfer_cli.runtime.device.weights import DeviceLayer, DeviceLinear, DeviceNorm, Uploader
-from powerinfer_cli.runtime.rope import frequencies_of
+from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import effective_threshold
 
@@ -43,7 +45,7 @@ class DeviceSide:
         n_tokens: int,
         uploader: Uploader,
     ) -> None:
-        config, options = parts.config, parts.options
+        model, config, options = parts.model, parts.config, parts.options
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
         known = parts.statistics if predictors else None
@@ -53,21 +55,22 @@ class DeviceSide:
         for place, (index, where) in enumerate(placed.items()):
             assert where.device != MAIN_MEMORY
             activity = known.activity(index) if known else None
-            layer = uploader.layer(parts.weights.layers[index], where, activity, predictors=predictors)
+            layer = uploader.layer(model.layers[index], where, activity, predictors=predictors)
             self.layers[index] = replace(layer, place=place)
-            self.caches[index] = make_cache(config.n_head_kv, parts.pages.n_cells, config.head_dim, *types, device)
-        self.output: tuple[DeviceNorm, DeviceLinear] | None = None
-        if head:
-            self.output = uploader.norm(parts.weights.output_norm), uploader.linear(parts.weights.output)
-        self._frequencies = frequencies_of(config, parts.weights)
-        self.tables: RopeTables | None = rope_tables(config, self._frequencies, parts.pages.n_ctx_sequence, device)
+            a = layer.block.attention
+            self.caches[index] = make_cache(a.n_head_kv, parts.pages.n_cells, a.head_dim, *types, device)
+        self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
+        widths = Widths.of(config.n_embd, [model.layers[index] for index in placed])
+        n_ctx = parts.pages.n_ctx_sequence
+        self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in widths.ropes}
+        self.tables = rope_tables(widths.ropes, n_ctx, device)
         ops, threshold = ops_for(device), effective_threshold(config, options)
         self.stream: ColdStream | None = None
-        if options.stream_from is not None and streamable(parts.weights):
-            self.stream = ColdStream(self.link, neuron_bytes(parts.weights))
+        if options.stream_from is not None and streamable(model):
+            self.stream = ColdStream(self.link, neuron_bytes(model))
         self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
-        self.one = DeviceFlow(config, ops, 1, parts.pages, threshold, self._counts, device)
-        self.many = DeviceFlow(config, ops, n_tokens, parts.pages, threshold, self._counts, device)
+        self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)
+        self.many = DeviceFlow(widths, ops, n_tokens, parts.pages, threshold, self._counts, device)
         n_logits = config.n_vocab if head else 0
         self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
         self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
@@ -101,9 +104,9 @@ class DeviceSide:
         self.link.wait()
         return self._host_x[:n_tokens]
 
-    def logits_of(self, flow: DeviceFlow, rows: Sequence[int]) -> Tensor:
-        """The logits [n, n_vocab] of these rows of the residual stream, in main memory; for no more rows than there are
-        sequences nobody waits, and they are there after the next wait.
+    def products_of(self, flow: DeviceFlow, rows: Sequence[int]) -> Tensor:
+        """The head's products [n, n_vocab] with these rows of the residual stream, in main memory; for no more rows
+        than there are sequences nobody waits, and they are there after the next wait.
         """
         assert self.output is not None
         n, first = len(rows), rows[0]
@@ -111,16 +114,16 @@ class DeviceSide:
         x = flow.x[first : first + n] if together else torch.cat([flow.x[row : row + 1] for row in rows])
         if n > len(self._logits):
             logits = torch.empty(n, self.config.n_vocab, device=self.device)
-            flow.head(*self.output, x, logits)
+            flow.head(self.output, x, logits)
             return logits.cpu()
-        flow.head(*self.output, x, self._logits[:n])
+        flow.head(self.output, x, self._logits[:n])
         self.link.copy(self._host_logits[:n], self._logits[:n])
         return self._host_logits[:n]
 
     def hidden_of(self, flow: DeviceFlow, rows: slice) -> Tensor:
         """These rows [n, n_embd] of the residual stream behind the last norm, on the device."""
         assert self.output is not None
-        return flow.last_norm(self.output[0], flow.x[rows])
+        return flow.last_norm(self.output.norm, flow.x[rows])
 
     def collect(self) -> npt.NDArray[np.int64]:
         """How many neurons were let through, and how many fired here, since the last time, by layer [layers, 2], as
@@ -163,11 +166,8 @@ class DeviceSide:
         begin = n_keep + n_discard
         if n_discard == 0 or begin == n_past:
             return
-        assert self.config.rope is not None  # learned positions cannot be turned back
-        assert self._frequencies is not None
-        angle = -n_discard * torch.from_numpy(self._frequencies)
-        cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
-        for cache in self.caches.values():
+        for index, cache in self.caches.items():
+            turn = self._turn(self.layers[index].block.attention.rope, -n_discard)
             for first in range(begin, n_past, SHIFTED):
                 last = min(first + SHIFTED, n_past)
                 source, target = (
@@ -175,10 +175,18 @@ class DeviceSide:
                     for by in (0, n_discard)
                 )
                 keys = read_rows(cache.k, cache.k_scales, source).transpose(0, 1)
-                turned = rotate(keys, cos, sin, self.config.rope.style).transpose(0, 1)
+                turned = turn(keys).transpose(0, 1)
                 values = read_rows(cache.v, cache.v_scales, source)
                 write_rows(cache.k, cache.k_scales, target, turned)
                 write_rows(cache.v, cache.v_scales, target, values)
+
+    def _turn(self, rope: Rope | None, by: int) -> Callable[[Tensor], Tensor]:
+        """Turns keys [N, H, D] by so many positions."""
+        if rope is None:
+            return lambda keys: keys
+        angle = by * self._frequencies[rope]
+        cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
+        return partial(rotate, cos=cos, sin=sin, style=rope.style)
 
 
 def _nbytes(part: object) -> int:

@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cpu.sparse_token import Neurons
-from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cpu.weights import ColdLayer
 from powerinfer_cli.runtime.device.cold_stream import streamable
-from powerinfer_cli.runtime.device.flow import DeviceFlow
+from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device.side import DeviceSide
@@ -32,6 +29,7 @@ from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, Tokens, make_cold_buffers
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
+from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.saved import Stored
 
@@ -69,9 +67,10 @@ class HybridBackend:
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
         self._n_tokens, self._single, self._kind = 0, False, Tokens.MANY
-        self._weights = parts.weights
+        self._model = parts.model
+        self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
         self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
-        if options.stream_from is not None and not streamable(parts.weights):
+        if options.stream_from is not None and not streamable(parts.model):
             self._stream_from = math.inf
             parts.events.note(
                 "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
@@ -107,7 +106,7 @@ class HybridBackend:
         self._move(at, self.plan.output, n)
         self._n_tokens, self._single = n, n == 1
         if self.config.sparse:
-            self._stats.add(slice(None), self.config.n_ff * n)
+            self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
 
     def _kind_of(self, batch: Batch) -> Tokens:
@@ -138,7 +137,7 @@ class HybridBackend:
         side, n = self._sides[run.side], len(x)
         flow = side.begin(side.many, batch)
         side.take_x(flow, x)
-        adds: tuple[Tensor, ...] = ()
+        adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
             flow.attend(layer, side.caches[index], side.tables, adds, n)
@@ -155,9 +154,9 @@ class HybridBackend:
             return self._cpu.head_of_one() if self._single else self._cpu.head_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
-            found = side.logits_of(_flow(side, self._n_tokens), rows)
+            found = side.products_of(_flow(side, self._n_tokens), rows)
         self._count()
-        return found.numpy().copy()
+        return finish_logits(self._model.head, found.numpy().copy())
 
     def hidden_at(self, rows: slice) -> Hidden:
         if self.plan.output == MAIN_MEMORY:
@@ -211,11 +210,10 @@ class HybridBackend:
         for index, layer in enumerate(self._cpu.weights.cold):
             if layer is not None:
                 side = self._sides[self.plan.layers[index].device]
-                asked = side.layers[index].predictor is not None
-                neurons = _neurons(layer, self.config)
+                asked = side.layers[index].modes is not None
                 numbers = None if layer.alone else layer.numbers
                 where = self._buffers, self._cpu.room, self._cpu.team, self._cold_counts[index]
-                self._cold[index] = ColdTier(neurons, numbers, *where, asked=asked, few=self._cpu.most_few)
+                self._cold[index] = ColdTier(layer.neurons, numbers, *where, asked=asked, few=self._cpu.most_few)
         self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
 
     def _record(self) -> None:
@@ -237,7 +235,7 @@ class HybridBackend:
         flow = side.one
         steps: list[Step] = []
         work: list[Step] = []
-        adds: tuple[Tensor, ...] = ()
+        adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
             work += [
@@ -260,7 +258,7 @@ class HybridBackend:
     def _batch(self, run: Run, n: int) -> None:
         side = self._sides[run.side]
         flow = side.many
-        adds: tuple[Tensor, ...] = ()
+        adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
             flow.attend(layer, side.caches[index], side.tables, adds, n)
@@ -281,17 +279,17 @@ class HybridBackend:
 
     def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
         """The layer's cold neurons pass through the GPU."""
-        weights, hot = self._weights.layers[index], self.plan.layers[index].hot
+        neurons, hot = self._model.layers[index].ffn.neurons, self.plan.layers[index].hot
         assert side.stream is not None  # it was made for batches of this size
-        side.stream.run(weights, cold_neurons(hot, self.config.n_ff), side.layers[index], flow, n)
+        side.stream.run(neurons, cold_neurons(hot, neurons.n_ff), side.layers[index], flow, n)
 
     def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
         """To the cold tier: the FFN's input, and who of its neurons counts."""
         side.link.copy(self._buffers.normed[:n], flow.normed[:n])
         layer = side.layers[index]
-        if layer.predictor is not None:
+        if layer.modes is not None:
             mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
-            side.link.copy(mask, flow.mask[:n, layer.n_hot :].contiguous())
+            side.link.copy(mask, flow.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
 
     def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
         begin = perf_counter()
@@ -337,17 +335,3 @@ class HybridBackend:
 
 def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:
     return side.one if n_tokens == 1 else side.many
-
-
-def _neurons(layer: ColdLayer, config: ModelConfig) -> Neurons:
-    gate = layer.gate
-    return Neurons(
-        gate.rows if gate else None,
-        layer.up.rows,
-        layer.down_t.rows,
-        gate.bias if gate else None,
-        layer.up.bias,
-        layer.down_t.bias,
-        config.architecture.relu_on_up,
-        config.activation,
-    )

@@ -1,7 +1,7 @@
 """The cold tier: what the neurons in main memory make of a layer's normed input, on the CPU."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -9,15 +9,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from powerinfer_cli.kernels.cpu.norm import quantise
-from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, sparse_batch
+from powerinfer_cli.kernels.cpu.sparse_batch import sparse_batch
 from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse_token import ASK, Neurons, Told, sparse_token
+from powerinfer_cli.kernels.cpu.sparse_token import ASK, RowNeurons, Told, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
 from powerinfer_cli.kernels.jit.team import Team
-from powerinfer_cli.runtime.cpu.program import Room
+from powerinfer_cli.runtime.cpu.buffers import Room
 
 __all__ = ["ColdBuffers", "ColdTier", "Tokens", "make_cold_buffers"]
 
@@ -69,7 +69,7 @@ class ColdTier:
 
     def __init__(
         self,
-        neurons: Neurons,
+        neurons: RowNeurons,
         numbers: npt.NDArray[np.int32] | None,
         buffers: ColdBuffers,
         room: Room,
@@ -83,7 +83,7 @@ class ColdTier:
         that has one of each sequence.
         """
         self._buffers, self._team, self._asked, self._numbers = buffers, team, asked, numbers
-        b, n = buffers, neurons.up.n_rows
+        b, n = buffers, neurons.n_ff
         self._modes = np.zeros(n, np.uint8) if numbers is not None else b.mask.numpy()[:n]
         result = b.result.numpy()
         self.n_cold = n if numbers is None else len(numbers)
@@ -91,7 +91,8 @@ class ColdTier:
         told = None
         if asked or numbers is not None:
             told = Told(self._modes, np.full(n, ASK, np.uint8), self._bits)
-        workspace = _workspace(room, n)
+        assert room.sparse is not None  # there is one where neurons are cold
+        workspace = room.sparse.of(n)
         self._logits = workspace.logits
         products = room.products
         n_embd = b.one.n
@@ -149,11 +150,3 @@ class ColdTier:
             self._logits[:n_tokens, self._numbers] = mask
         elif self._asked:
             self._logits[:n_tokens] = mask
-
-
-def _workspace(room: Room, n: int) -> SparseWorkspace:
-    """The shared one, its logits in rows of n."""
-    shared = room.sparse
-    assert shared is not None  # only sparse models have cold neurons
-    flat = shared.logits.reshape(-1)
-    return replace(shared, logits=flat[: len(shared.logits) * n].reshape(-1, n))

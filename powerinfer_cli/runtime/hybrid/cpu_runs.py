@@ -8,8 +8,9 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
-from powerinfer_cli.runtime.cpu.program import Buffers, Writer
-from powerinfer_cli.runtime.cpu.recording import Recording, all_active, recording_of
+from powerinfer_cli.runtime.cpu.buffers import Buffers
+from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
+from powerinfer_cli.runtime.cpu.recording import Recording, every_neuron, recording_of
 from powerinfer_cli.runtime.cpu.side import CPUSide
 from powerinfer_cli.runtime.cpu.weights import CPUWeights
 from powerinfer_cli.runtime.hybrid.cold_tier import Tokens
@@ -50,7 +51,7 @@ class CPURuns(CPUSide):
     def _halted(self, writer: Writer, weights: CPUWeights, layers: Layers) -> list[list[Operation]]:
         """Layer by layer, without what the last one adds to x."""
         found = []
-        adds: tuple[npt.NDArray[np.float32], ...] = ()
+        adds = NOTHING
         for number in layers:
             index = self.layers.index(number)
             found.append(writer.layer(index, weights.layers[index], self.cache.layers[index], adds))
@@ -64,14 +65,16 @@ class CPURuns(CPUSide):
         """A batch's x through these layers, every neuron computed; `tap` is called after each."""
         if layers not in self._recordings:
             writer = self._batch_writer
-            made = recording_of(writer, self._halted(writer, all_active(self.weights), layers))
+            every = every_neuron(self.weights)
+            here = [every.layers[self.layers.index(number)] for number in layers]
+            made = recording_of(writer, here, self._halted(writer, every, layers))
             end = assemble(self._end(writer, layers))
             self.prepare(op.kernel for part in (*made.parts, end) for op in part.operations)
             self._recordings[layers] = made, end
         made, end = self._recordings[layers]
-        for number, part in zip(layers, made.parts, strict=True):
+        for number, part, activations in zip(layers, made.parts, made.activations, strict=True):
             self.team.run(part.table, self.threads_batch)
-            tap(number, made.residual[:n_tokens], made.activations[:n_tokens])
+            tap(number, made.residual[:n_tokens], activations[:n_tokens])
         self.team.run(end.table, self.threads_batch)
 
     def embed(self, buffers: Buffers) -> None:

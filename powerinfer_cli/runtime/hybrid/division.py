@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Parts
 
@@ -26,13 +27,13 @@ def runs_of(plan: Plan) -> list[Run]:
 
 def check_plan(plan: Plan, parts: Parts) -> None:
     """Raises PowerInferError: the plan is for other sizes, or divides a layer that cannot be divided."""
-    n_ff = parts.config.n_ff
+    neurons = [layer.ffn.neurons for layer in parts.model.layers]
     try:
-        plan.check(parts.config.n_layer, n_ff)
+        plan.check([one.n_ff for one in neurons])
     except ValueError as error:
         raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    divided = any(placed.device != MAIN_MEMORY and placed.hot.size < n_ff for placed in plan.layers)
-    if divided and not parts.config.sparse:
+    placed = zip(plan.layers, neurons, strict=True)
+    if any(where.device != MAIN_MEMORY and where.hot.size < one.n_ff and not one.transposed for where, one in placed):
         raise PowerInferError(
             "the placement plan divides layers of a dense model: it can only be placed by whole layers"
         )
@@ -40,14 +41,11 @@ def check_plan(plan: Plan, parts: Parts) -> None:
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:
     """How much of the file goes to GPUs."""
-    total = parts.weights.output.weight.nbytes if plan.output != MAIN_MEMORY else 0
-    for layer, placed in zip(parts.weights.layers, plan.layers, strict=True):
+    total: int = parts.model.head.output.weight.nbytes if plan.output != MAIN_MEMORY else 0
+    for layer, placed in zip(parts.model.layers, plan.layers, strict=True):
         if placed.device == MAIN_MEMORY:
             continue
-        linears = (layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output)
-        total += sum(linear.weight.nbytes for linear in linears)
-        total += sum(tensor.nbytes for tensor in (layer.fc1, layer.fc2) if tensor)
-        parts_of_neurons = (layer.ffn_gate, layer.ffn_up, layer.ffn_down, layer.ffn_down_t)
-        whole = sum(linear.weight.nbytes for linear in parts_of_neurons if linear)
-        total += whole * placed.hot.size // layer.ffn_up.weight.shape[0]
+        neurons = sum(one.nbytes for one in layer.ffn.neurons.matrices)
+        hot = neurons * placed.hot.size // layer.ffn.neurons.n_ff
+        total += sum(one.nbytes for one in leaves(layer)[0]) - neurons + hot
     return total

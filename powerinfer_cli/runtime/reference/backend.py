@@ -1,5 +1,6 @@
 """The plain twin of the fast backends: every operation in torch, float32, on weights as they are or as copies."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -9,17 +10,20 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.angles import rope_frequencies, rope_magnitude
+from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
-from powerinfer_cli.model import POSITION_OFFSET
+from powerinfer_cli.model import Model, Rope
+from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.reference.build import Builder, resident_bytes
 from powerinfer_cli.runtime.reference.cache import KVCache
-from powerinfer_cli.runtime.reference.layer import Watch
+from powerinfer_cli.runtime.reference.layer import Asked, ReferenceLayer, Turn, Watch, multiply, normed
 from powerinfer_cli.runtime.saved import Stored, saved_part
+from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["ReferenceBackend"]
 
@@ -30,27 +34,32 @@ class ReferenceBackend:
     """Layers over torch tensors, with a float32 KV cache. Each sequence attends by itself."""
 
     def __init__(self, parts: Parts) -> None:
-        config, weights, options = parts.config, parts.weights, parts.options
+        model, config, options = parts.model, parts.config, parts.options
         self.config, self.n_ctx, self.pages = config, parts.n_ctx, parts.pages
         self.use_threads(options)
         resident = options.resident
         if resident is None:
-            resident = resident_bytes(weights) <= available_memory() // 2
-        build = Builder(config, resident=resident, all_active=options.all_active)
+            resident = resident_bytes(model) <= available_memory() // 2
+        matrix = partial(Matrix, resident=resident)
         asked = parts.statistics if config.sparse and not options.all_active else None
-        self._token_embd = build.matrix(weights.token_embd)
-        self._position_embd = build.matrix(weights.position_embd) if weights.position_embd else None
+        threshold = -math.inf if options.all_active else sparse_threshold(config)
         self._layers = [
-            build.layer(i, layer, parts.stats, asked.activity(i) if asked else None)
-            for i, layer in enumerate(weights.layers)
+            ReferenceLayer(
+                number,
+                layer.map(matrix, to_float32),
+                _asked(threshold, asked.activity(number) if asked else None),
+                parts.stats,
+            )
+            for number, layer in enumerate(model.layers)
         ]
-        self._output_norm = build.norm(weights.output_norm)
-        self._output = build.projection(weights.output)
-        rope = config.rope
-        divisors = weights.rope_freqs.to_float32() if weights.rope_freqs else None
-        self._frequencies = torch.from_numpy(rope_frequencies(rope, divisors)) if rope else None
-        self._magnitude = rope_magnitude(rope) if rope else 1.0
-        self.cache = KVCache(config, parts.pages.n_cells)
+        self._embedding = model.embedding
+        self._tokens = matrix(model.embedding.tokens)
+        self._positions = None if model.embedding.positions is None else matrix(model.embedding.positions)
+        self._head = model.head.map(matrix, to_float32)
+        ropes = {layer.attention.rope for layer in model.layers}
+        n_ctx = parts.pages.n_ctx_sequence
+        self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in ropes if rope is not None}
+        self.cache = KVCache(model.layers, parts.pages.n_cells)
         self._hidden = torch.empty(0)
 
     def forward(self, batch: Batch) -> None:
@@ -71,20 +80,28 @@ class ReferenceBackend:
     def _run(self, batch: Batch, watch: Callable[[int], Watch] | None) -> None:
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
-        x = self._token_embd.rows(torch.from_numpy(batch.ids).long())
-        if self._position_embd is not None:
-            x = x + self._position_embd.rows(positions + POSITION_OFFSET)
+        x = self._embed(torch.from_numpy(batch.ids).long(), positions)
         parts = [(slice(s.begin, s.end), self._cells(s.sequence, 0, s.n_past + s.n_tokens)) for s in batch.segments]
-        turn = self._turn(positions)
+        turns = {rope: self._turn(rope, positions) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
-            x = layer.forward(x, partial(self._attend, index, turn, parts), watch and watch(index))
+            rope = layer.block.attention.rope
+            turn = _as_it_is if rope is None else turns[rope]
+            x = layer.forward(x, turn, partial(self._attend, index, parts), watch and watch(index))
         self._hidden = x
 
-    def _attend(
-        self, layer: int, turn: Callable[[Tensor], Tensor], parts: Parted, q: Tensor, k: Tensor, v: Tensor
-    ) -> Tensor:
-        q, k = turn(q), turn(k)
-        found = [attention(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        embedding = self._embedding
+        x = embedding.scale * self._tokens.rows(ids)
+        if self._positions is not None:
+            x = x + self._positions.rows(positions + embedding.offset)
+        return x if embedding.norm is None else normed(embedding.norm.map(to_float32), x)
+
+    def _attend(self, layer: int, parts: Parted, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        a = self._layers[layer].block.attention
+        found = [
+            attention(q[part], *self.cache.append(layer, k[part], v[part], cells), a.scale, a.window, a.softcap)
+            for part, cells in parts
+        ]
         return torch.cat(found)
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
@@ -92,19 +109,20 @@ class ReferenceBackend:
 
     @torch.inference_mode()
     def hidden_at(self, rows: slice) -> Hidden:
-        hidden: Hidden = self._output_norm(self._hidden[rows]).numpy()
+        hidden: Hidden = normed(self._head.norm, self._hidden[rows]).numpy()
         return hidden
 
     @torch.inference_mode()
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
-        rope = self.config.rope
-        if rope is None or self._frequencies is None:
+        if self._positions is not None:
             return False  # learned positions are inside the keys
-        angle = -n_discard * self._frequencies
-        cos, sin = angle.cos().float()[None], angle.sin().float()[None]
         source = self._cells(sequence, n_keep + n_discard, n_past)
         target = self._cells(sequence, n_keep, n_past - n_discard)
-        self.cache.move(source, target, partial(rotate, cos=cos, sin=sin, style=rope.style))
+        back = torch.tensor([-n_discard])
+        turns = {rope: self._turn(rope, back, 1.0) for rope in self._frequencies}
+        for index, layer in enumerate(self._layers):
+            rope = layer.block.attention.rope
+            self.cache.move(index, source, target, _as_it_is if rope is None else turns[rope])
         return True
 
     def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
@@ -128,19 +146,17 @@ class ReferenceBackend:
     def _cells(self, sequence: int, begin: int, end: int) -> Tensor:
         return torch.from_numpy(self.pages.cells(sequence, begin, end))
 
-    def _turn(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
-        rope = self.config.rope
-        if rope is None or self._frequencies is None:
-            return lambda x: x
-        angles = positions.double()[:, None] * self._frequencies  # [T, n_rot / 2]
-        cos, sin = (self._magnitude * angles.cos()).float(), (self._magnitude * angles.sin()).float()
-        return partial(rotate, cos=cos, sin=sin, style=rope.style)
+    def _turn(self, rope: Rope, positions: Tensor, magnitude: float | None = None) -> Turn:
+        """By how much heads at these positions are turned, and scaled: by the rope's magnitude, or by another."""
+        angles = positions.double()[:, None] * self._frequencies[rope]  # [T, n_rot / 2]
+        scale = rope.magnitude if magnitude is None else magnitude
+        return partial(rotate, cos=(scale * angles.cos()).float(), sin=(scale * angles.sin()).float(), style=rope.style)
 
     @torch.inference_mode()
     def _logits(self, hidden: Tensor) -> Logits:
         """hidden [T, n_embd] -> [T, n_vocab]"""
-        logits: Logits = self._output(self._output_norm(hidden)).numpy()
-        return logits
+        products: Logits = multiply(self._head.output, normed(self._head.norm, hidden)).numpy()
+        return finish_logits(self._head, products)
 
     def use_threads(self, options: EngineOptions) -> None:
         self._threads, self._threads_batch = options.threads
@@ -149,6 +165,25 @@ class ReferenceBackend:
         wanted = self._threads if n_tokens == 1 else self._threads_batch
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
+
+
+def resident_bytes(model: Model) -> int:
+    """Bytes of float32 copies of all matrices, if none were dequantised on use."""
+    output = model.head.output.weight
+    ends = [model.embedding.tokens] + ([] if output is model.embedding.tokens else [output])
+    inside = [tensor for layer in model.layers for tensor in leaves(layer)[0]]
+    total: int = sum(tensor.n_elements for tensor in (*ends, *inside))
+    return 4 * total
+
+
+def _asked(threshold: float, activity: LayerActivity | None) -> Asked:
+    if activity is None:
+        return Asked(threshold)
+    return Asked(threshold, torch.from_numpy(activity.undecided), torch.from_numpy(activity.always))
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _show(tap: Tap, layer: int, residual: Tensor, values: Tensor) -> None:

@@ -1,26 +1,27 @@
-"""Keys and values of all sequences' positions so far, float32, in one allocation of the full context."""
+"""Keys and values of all sequences' positions so far, float32, in one allocation of the full context a layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.model.blocks import Layer
 from powerinfer_cli.runtime.cache_size import kv_bytes
 
 __all__ = ["KVCache"]
 
 
 class KVCache:
-    """k, v [n_layer, n_cells, n_head_kv, head_dim]. Who is in which cell is for others to know."""
+    """k, v: of each layer [n_cells, n_head_kv, head_dim]. Who is in which cell is for others to know."""
 
-    def __init__(self, config: ModelConfig, n_cells: int) -> None:
-        shape = (config.n_layer, n_cells, config.n_head_kv, config.head_dim)
-        try:
-            self.k, self.v = torch.empty(shape), torch.empty(shape)  # what is not written to costs no memory
+    def __init__(self, layers: Sequence[Layer[Any, Any]], n_cells: int) -> None:
+        shapes = [(n_cells, layer.attention.n_head_kv, layer.attention.head_dim) for layer in layers]
+        try:  # what is not written to costs no memory
+            self.k, self.v = ([torch.empty(shape) for shape in shapes] for _ in range(2))
         except RuntimeError as error:
-            size = kv_bytes(config, n_cells) / 2**30
+            size = kv_bytes(layers, n_cells) / 2**30
             raise PowerInferError(
                 f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller -c"
             ) from error
@@ -30,10 +31,10 @@ class KVCache:
         [S]; all of the sequence's in that layer, [S, n_head_kv, head_dim].
         """
         new = cells[len(cells) - len(k) :]
-        self.k[layer, new], self.v[layer, new] = k, v
-        return self.k[layer, cells], self.v[layer, cells]
+        self.k[layer][new], self.v[layer][new] = k, v
+        return self.k[layer][cells], self.v[layer][cells]
 
-    def move(self, source: Tensor, target: Tensor, turn_back: Callable[[Tensor], Tensor]) -> None:
+    def move(self, layer: int, source: Tensor, target: Tensor, turn_back: Callable[[Tensor], Tensor]) -> None:
         """Copy from cells to as many others; `turn_back` turns keys [N, H, D] back."""
-        for k, v in zip(self.k, self.v, strict=True):
-            k[target], v[target] = turn_back(k[source]), v[source]
+        k, v = self.k[layer], self.v[layer]
+        k[target], v[target] = turn_back(k[source]), v[source]

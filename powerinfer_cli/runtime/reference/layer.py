@@ -1,66 +1,166 @@
-"""One transformer layer, for every architecture. T tokens, H heads, D = head_dim."""
+"""One transformer layer, for every architecture, from blocks over matrices. T tokens, H heads, D = head_dim."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, assert_never
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from powerinfer_cli.kernels.chosen_rows import sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.runtime.reference.ffn import FFN
+from powerinfer_cli.kernels.reference import layer_norm, neuron_values, rms_norm
+from powerinfer_cli.model import NormKind
+from powerinfer_cli.model.blocks import (
+    Attention,
+    Everything,
+    HeadNorms,
+    Layer,
+    Linear,
+    Neurons,
+    Norm,
+    Norms,
+    Parallel,
+    Predicted,
+    Sequential,
+)
+from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Attend", "Layer", "Projection", "Watch"]
+__all__ = ["Asked", "Attend", "ReferenceLayer", "Turn", "Watch", "multiply", "normed"]
 
-NormFn = Callable[[Tensor], Tensor]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k and v of a batch [T, H, D], not turned yet -> [T, H * D]
-Watch = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the activations [T, n_ff] of the FFN
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k and v of a batch [T, H, D] -> [T, H * D]
+Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
+Watch: TypeAlias = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the FFN's activations [T, n_ff]
 
 
 @dataclass(frozen=True)
-class Projection:
-    """x @ W.T (+ bias)."""
+class Asked:
+    """Which neurons the predictor is asked about (int64 indices; None: all), and which are computed regardless (bool
+    [n_ff]). What is in neither is never computed: its statistics say that it is never active.
+    """
 
-    weight: Matrix
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y = self.weight.matmul(x)
-        return y if self.bias is None else y + self.bias
+    threshold: float
+    ask: Tensor | None = None
+    always: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Weights and norms of one layer. A parallel layer (falcon) has no ffn_norm: its FFN reads the attention's norm."""
+class ReferenceLayer:
+    """A layer, what it is asked, and where its neurons are counted."""
 
-    head_dim: int
-    attn_norm: NormFn
-    attn_norm_2: NormFn | None
-    attn_q: Projection
-    attn_k: Projection
-    attn_v: Projection
-    attn_q_norm: NormFn | None
-    attn_k_norm: NormFn | None
-    attn_output: Projection
-    ffn_norm: NormFn | None
-    ffn: FFN
+    number: int
+    block: Layer[Matrix, Tensor]
+    asked: Asked
+    stats: SparsityStats
 
-    def forward(self, x: Tensor, attend: Attend, watch: Watch | None = None) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, watch: Watch | None = None) -> Tensor:
         """x [T, n_embd] -> [T, n_embd]. With `watch` every neuron is computed, and shown to it."""
-        normed = self.attn_norm(x)
-        attended = self._attention(self.attn_norm_2(x) if self.attn_norm_2 else normed, attend)
-        if self.ffn_norm is None:
-            return x + attended + self._ffn(normed, x, watch)
-        x = x + attended
-        return x + self._ffn(self.ffn_norm(x), x, watch)
+        block = self.block
+        match block:
+            case Sequential():
+                x = x + block.scale * _within(
+                    block.attention_norms, x, lambda seen: _attention(block.attention, seen, turn, attend)
+                )
+                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, watch))
+            case Parallel():
+                seen = normed(block.norm, x)
+                also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
+                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, watch)
+        assert_never(block)
 
     def _ffn(self, x: Tensor, residual: Tensor, watch: Watch | None) -> Tensor:
-        if watch is None:
-            return self.ffn.forward(x, residual)
-        values = self.ffn.values(x)
-        watch(residual, values)
-        return self.ffn.down_of(values)
+        """x: the FFN's input; residual: what predictors look at. Both [T, n_embd] -> [T, n_embd]"""
+        neurons, selection = self.block.ffn.neurons, self.block.ffn.selection
+        if watch is not None:
+            values = _values(neurons, x)
+            watch(residual, values)
+            return _down(neurons, values)
+        match selection:
+            case Everything():
+                return _down(neurons, _values(neurons, x))
+            case Predicted():
+                return self._predicted(neurons, self._predict(selection, residual), x)
+        assert_never(selection)
 
-    def _attention(self, x: Tensor, attend: Attend) -> Tensor:
-        q, k, v = (p(x).view(len(x), -1, self.head_dim) for p in (self.attn_q, self.attn_k, self.attn_v))
-        if self.attn_q_norm and self.attn_k_norm:
-            q, k = self.attn_q_norm(q), self.attn_k_norm(k)
-        return self.attn_output(attend(q, k, v))
+    def _predict(self, predictor: Predicted[Matrix], residual: Tensor) -> Tensor:
+        """bool [T, n_ff]: which neurons to compute for each token."""
+        asked = self.asked
+        hidden = torch.relu(predictor.fc1.matmul(residual))
+        if asked.ask is None:
+            mask = predictor.fc2.matmul(hidden) >= asked.threshold
+        else:
+            mask = torch.zeros(len(residual), predictor.fc2.n_rows, dtype=torch.bool)
+            mask[:, asked.ask] = hidden @ predictor.fc2.rows(asked.ask).T >= asked.threshold
+        return mask if asked.always is None else mask | asked.always
+
+    def _predicted(self, neurons: Neurons[Matrix, Tensor], mask: Tensor, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            y, fired = sparse_ffn_token(x, mask[0].nonzero()[:, 0], neurons)
+        else:
+            y, fired = sparse_ffn_batch(x, mask, neurons)
+        self.stats.grow(self.number + 1)
+        self.stats.add([self.number], mask.numel(), np.array([[int(mask.count_nonzero()), fired]]))
+        return y if neurons.down.bias is None else y + neurons.down.bias
+
+
+def multiply(linear: Linear[Matrix, Tensor], x: Tensor) -> Tensor:
+    """x @ W.T (+ bias)."""
+    y = linear.weight.matmul(x)
+    return y if linear.bias is None else y + linear.bias
+
+
+def normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
+    """Over the last dimension; a weight may be of more of them."""
+    match norm.kind:
+        case NormKind.RMS:
+            y = rms_norm(x, norm.weight, norm.eps)
+        case NormKind.LAYER:
+            y = layer_norm(x, torch.ones(x.shape[-1]), None, norm.eps) * norm.weight
+        case _:
+            assert_never(norm.kind)
+    return y if norm.bias is None else y + norm.bias
+
+
+def _within(norms: Norms[Tensor], x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
+    y = block(x if norms.before is None else normed(norms.before, x))
+    return y if norms.after is None else normed(norms.after, y)
+
+
+def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
+    q, k, v = (multiply(one, x).view(len(x), -1, attention.head_dim) for one in (attention.q, attention.k, attention.v))
+    norms = attention.norms
+    if norms is None:
+        q, k = turn(q), turn(k)
+    elif norms.after_rope:
+        q, k = _head_norms(norms, turn(q), turn(k))
+    else:
+        q, k = map(turn, _head_norms(norms, q, k))
+    return multiply(attention.output, attend(q, k, v))
+
+
+def _head_norms(norms: HeadNorms[Tensor], q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    return _of_heads(norms.q, q, norms.whole), _of_heads(norms.k, k, norms.whole)
+
+
+def _of_heads(norm: Norm[Tensor], x: Tensor, whole: bool) -> Tensor:
+    """x [T, H, D]"""
+    if whole:
+        return normed(norm, x.flatten(1)).view(x.shape)
+    if norm.weight.numel() == x.shape[-1]:
+        return normed(norm, x)
+    return normed(Norm(norm.kind, norm.eps, norm.weight.view(x.shape[1:]), norm.bias), x)
+
+
+def _values(neurons: Neurons[Matrix, Tensor], x: Tensor) -> Tensor:
+    """What every neuron is, whatever a predictor says. x [T, n_embd] -> [T, n_ff]"""
+    gate = None if neurons.gate is None else multiply(neurons.gate, x)
+    return neuron_values(gate, multiply(neurons.up, x), neurons.activation, relu_on_up=neurons.relu_on_up)
+
+
+def _down(neurons: Neurons[Matrix, Tensor], values: Tensor) -> Tensor:
+    """The FFN's output for such values. [T, n_ff] -> [T, n_embd]"""
+    if not neurons.transposed:
+        return multiply(neurons.down, values)
+    y = values @ neurons.down.weight.rows(torch.arange(values.shape[1]))
+    return y if neurons.down.bias is None else y + neurons.down.bias

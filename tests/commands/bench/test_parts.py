@@ -13,7 +13,7 @@ from powerinfer_cli.commands.bench.run import how_run
 from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import EngineOptions
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
@@ -79,8 +79,7 @@ def test_every_combination_model_by_model() -> None:
 
 def traffic(model: ModelFile, folder: Path, asked: list[int], type_k: str = "f16", type_v: str = "f16") -> Traffic:
     gguf = model.open(folder)
-    config = ModelConfig.from_gguf(gguf)
-    return count_traffic(load_weights(gguf, config), config, type_k, type_v, asked)
+    return count_traffic(load_model(gguf), type_k, type_v, asked)
 
 
 # Of exact_sparse: n_embd 64, n_ff 200, 3 layers, rank 9 (hidden 18), 80 tokens, 4 heads of 16, 2 for keys and values.

@@ -37,12 +37,15 @@ def fill(cache: KeysValues, k: np.ndarray, v: np.ndarray, begin: int = 0) -> Non
     run(rope(state_of(n, begin), q, keys, values, cache, None, None))
 
 
-def attend(cache: KeysValues, q: np.ndarray, n_past: int, threads: int = 2) -> np.ndarray:
+def attend(
+    cache: KeysValues, q: np.ndarray, n_past: int, threads: int = 2, window: int | None = None, cap: float | None = None
+) -> np.ndarray:
     """q [T, n_head, head_dim] -> [T, n_head * head_dim]"""
     n = len(q)
     queries = rows_of(q.reshape(n, -1), np.nan)
     out: Vectors = poisoned_vectors(n, q[0].size, records=False)
-    run(attention(state_of(n, n_past), queries, cache, out, threads), threads=threads)
+    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap}
+    run(attention(state_of(n, n_past), queries, cache, out, threads, **limits), threads=threads)
     assert not out.floats[:, out.n :].any()
     return out.floats[:, : out.n].copy()
 
@@ -59,6 +62,20 @@ def test_attention(n_token: int, n_past: int, n_head: int, n_head_kv: int, head_
     cache = poisoned(shape_of(n_head, n_head_kv, head_dim, n), CacheType.F32, CacheType.F32)
     fill(cache, k, v)
     wanted(q, k, v).check(attend(cache, q, n_past))
+
+
+@pytest.mark.parametrize(("n_token", "n_past"), [(1, 0), (1, 300), (5, 126), (150, 0), (40, 290)])
+@pytest.mark.parametrize(("window", "cap"), [(1, None), (7, None), (128, None), (129, 2.0), (None, 0.5), (1000, 30.0)])
+def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: float | None) -> None:
+    """What lies behind the window is not looked at, in whichever page it is."""
+    n = n_past + n_token
+    q, k, v = normal(n_token, 6, 48), normal(n, 2, 48, seed=1), normal(n, 2, 48, seed=2)
+    cache = poisoned(shape_of(6, 2, 48, n), CacheType.F32, CacheType.F32)
+    fill(cache, k, v)
+    out = attend(cache, q, n_past, window=window, cap=cap)
+    wanted(q, k, v, window=window, cap=cap or 0.0).check(out)
+    alone = [attend(cache, q[t : t + 1], n_past + t, window=window, cap=cap) for t in range(n_token)]
+    np.testing.assert_array_equal(np.concatenate(alone), out)
 
 
 @pytest.mark.parametrize("type_k", CacheType)
@@ -142,7 +159,7 @@ def test_sequences_in_scattered_pages() -> None:
     )
     out = poisoned_vectors(n_token, 6 * 32, records=False)
     stacked = rows_of(np.concatenate(queries), np.nan)
-    run(attention(states_of(parts), stacked, shared, out, 3), threads=3)
+    run(attention(states_of(parts), stacked, shared, out, 3, scale=32**-0.5), threads=3)
     np.testing.assert_array_equal(out.floats[:, : out.n], np.concatenate(alone))
 
 
@@ -157,4 +174,4 @@ def test_a_long_context() -> None:
 @pytest.mark.parametrize("rung", ["avx2", "any"])
 @pytest.mark.timeout(600)
 def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "test_types or change_no_bit or far_apart")
+    pass_on_rung(__file__, rung, "test_types or change_no_bit or far_apart or windows")

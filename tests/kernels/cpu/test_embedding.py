@@ -9,7 +9,6 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model import POSITION_OFFSET
 from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, poisoned_vectors, run, state_of
 from tests.helpers.matrices import random_rows
@@ -48,8 +47,8 @@ def test_learned_positions(kind: GGMLType) -> None:
     places, learned = matrix(kind, 20, columns, seed=1)
     ids = np.array([8, 0, 3], np.int32)
     out = poisoned_vectors(4, columns, records=False)
-    run(embed(state_of(3, n_past=11), rows, ids, out, places), threads=2)
-    wanted = numbers[ids] + learned[11 + POSITION_OFFSET :][:3]
+    run(embed(state_of(3, n_past=11), rows, ids, out, places, 2, scale=2.5), threads=2)
+    wanted = np.float32(2.5) * numbers[ids] + learned[13:16]
     np.testing.assert_allclose(out.floats[:3, :columns], wanted, rtol=1e-6, atol=1e-7)
     assert np.isnan(out.floats[3]).all()
 

@@ -8,7 +8,8 @@ from powerinfer_cli.kernels import reference
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.cpu.rope import Angles, rope
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model import RopeStyle
+from powerinfer_cli.model import NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Norm
 from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, rows_of, run, state_of
 
@@ -36,10 +37,13 @@ def angles_of(n_rot: int, n_tokens: int, n_past: int, magnitude: float = 1.0) ->
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize(("head_dim", "n_rot"), [(64, 64), (80, 20), (10, 6), (96, 96)])
 @pytest.mark.parametrize(("n_token", "n_past"), [(1, 0), (1, 63), (5, 14), (50, 30)])
-@pytest.mark.parametrize("normed", [False, True])
-def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past: int, normed: bool) -> None:
+@pytest.mark.parametrize("normed", ["", "rms", "rms own", "layer own", "rms after", "layer after"])
+def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past: int, normed: str) -> None:
     q, k, v = normal(n_token, 6, head_dim), normal(n_token, 2, head_dim, seed=1), normal(n_token, 2, head_dim, seed=2)
-    weights = (normal(head_dim, seed=3), normal(head_dim, seed=4)) if normed else (None, None)
+    kind = NormKind.LAYER if "layer" in normed else NormKind.RMS
+    heads_of = (6, 2) if "own" in normed else (1, 1)  # weights: of each head its own, or one for all
+    weights = [normal(n * head_dim, seed=3 + n) for n in heads_of]
+    norms = HeadNorms(*(Norm(kind, EPS, w, None) for w in weights), after_rope="after" in normed) if normed else None
     angles = angles_of(n_rot, n_token, n_past, magnitude=1.25)
     made = []
 
@@ -47,16 +51,22 @@ def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past:
         rows = [rows_of(x.reshape(n_token, -1), np.nan) for x in (q, k, v)]
         cache = cache_of(6, 2, head_dim)
         made[:] = [rows[0], cache]
-        operation = rope(state_of(n_token, n_past), *rows, cache, angles, style, *weights, EPS)
+        operation = rope(state_of(n_token, n_past), *rows, cache, angles, style, norms)
         return operation, [rows[0], cache.k, cache.v]
 
     on_any_team(make)
     turned, cache = made
     cos, sin = torch.from_numpy(angles.cos), torch.from_numpy(angles.sin)
-    heads = [torch.from_numpy(x) for x in (q, k)]
-    if normed:
-        heads = [reference.rms_norm(x, torch.from_numpy(w), EPS) for x, w in zip(heads, weights, strict=True)]
-    wanted_q, wanted_k = (reference.rotate(x, cos, sin, style).numpy() for x in heads)
+    heads = []
+    for x, weight in zip((torch.from_numpy(q), torch.from_numpy(k)), weights, strict=True):
+        turn = reference.rotate(x, cos, sin, style) if "after" in normed else x
+        if normed:
+            turn = reference.layer_norm(turn, torch.ones(head_dim), None, EPS) if "layer" in normed else turn
+            ones = torch.ones(head_dim)
+            turn = turn if "layer" in normed else reference.rms_norm(turn, ones, EPS)
+            turn = turn * torch.from_numpy(weight).view(-1, head_dim)
+        heads.append(turn if "after" in normed else reference.rotate(turn, cos, sin, style))
+    wanted_q, wanted_k = (x.numpy() for x in heads)
     np.testing.assert_allclose(turned[:, : 6 * head_dim].reshape(q.shape), wanted_q, rtol=1e-5, atol=3e-6)
     stored_k, stored_v = cache.read(np.arange(2 * PAGE))
     np.testing.assert_allclose(stored_k[n_past : n_past + n_token], wanted_k, rtol=1e-5, atol=3e-6)

@@ -29,7 +29,7 @@ def run(
     threads: int,
     through: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
-    n_ff, n = made.neurons.down_t.n_rows, made.neurons.down_t.n_cols
+    n_ff, n = made.neurons.down.weight.n_rows, made.neurons.down.weight.n_cols
     room = len(x.floats)
     work = make_sparse_workspace(3, room, n, n_ff)
     for array in vars(work).values():
@@ -47,7 +47,7 @@ def run(
 
 
 def check(made: SparseLayer, tokens: int = 9, room: int = 9, threads: int = 2) -> None:
-    n = made.neurons.up.n_cols
+    n = made.neurons.up.weight.n_cols
     x, hidden = random_vectors(room, n), random_vectors(room, RANK, seed=2)
     out, counts = run(made, x, hidden, tokens, threads)
     wanted, size, wanted_counts = plain_ffn(made, x, hidden, tokens)

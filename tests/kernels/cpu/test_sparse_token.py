@@ -22,7 +22,7 @@ TEAM = team_of(3)
 def run(
     made: SparseLayer, x: Vectors, hidden: Vectors, predictor: Predictor | Told | None, threads: int
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
-    n = made.neurons.down_t.n_cols
+    n = made.neurons.down.weight.n_cols
     out, counts = aligned(padded(n) * 4).view(np.float32), np.zeros(2, np.int64)
     out[:] = np.nan
     program = assemble(sparse_token(x, hidden, made.neurons, predictor, out, counts))  # keeps what it points into
@@ -31,7 +31,7 @@ def run(
 
 
 def check(made: SparseLayer, threads: int = 2) -> None:
-    x, hidden = random_vectors(1, made.neurons.up.n_cols), random_vectors(1, RANK, seed=2)
+    x, hidden = random_vectors(1, made.neurons.up.weight.n_cols), random_vectors(1, RANK, seed=2)
     out, counts = run(made, x, hidden, made.predictor, threads)
     wanted, size, wanted_counts = plain_ffn(made, x, hidden, 1)
     assert counts == wanted_counts

@@ -14,6 +14,7 @@ from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, 
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Norm
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
 from tests.helpers.rounding import Interval, attention, sparse_ffn
 
@@ -148,12 +149,12 @@ def test_no_neurons_are_no_ffn() -> None:
 @pytest.mark.parametrize("shape", [(33,), (3, 33)])
 def test_norm_of_a_sum(kind: NormKind, shape: tuple[int, ...]) -> None:
     x, adds, weight, bias = normal(*shape), (normal(*shape, seed=1), normal(*shape, seed=2)), normal(33), normal(33)
-    total = x + adds[0] + adds[1]
+    total = x + 0.5 * adds[0] + 0.5 * adds[1]
     wanted = plain.rms_norm(total, weight, 1e-3) + bias
     if kind is NormKind.LAYER:
         wanted = plain.layer_norm(total, weight, bias, 1e-3)
     out = torch.full(shape, torch.nan)
-    assert OPS.add_norm(x, adds, weight, bias, 1e-3, kind, out) is out
+    assert OPS.add_norm(x, adds, weight, bias, 1e-3, kind, out, scale=0.5) is out
     torch.testing.assert_close(out, wanted)
     torch.testing.assert_close(x, total)
     torch.testing.assert_close(OPS.add_norm(x, (), weight, None, 1e-3, NormKind.RMS), plain.rms_norm(x, weight, 1e-3))
@@ -185,7 +186,7 @@ def test_one_token_asks_nothing_of_the_device(kind: GGMLType) -> None:
             cache = make_cache(4, 3 * PAGE, DIM, kind_of_cache, kind_of_cache, "cpu")
             q = x.view(1, 256)
             OPS.rope_store(q, q[:, :128].clone(), q[:, 128:], cache, n_past, n_past, cos, cos, RopeStyle.NEOX)
-            OPS.attention(q, cache, n_past, pages)
+            OPS.attention(q, cache, n_past, pages, scale=0.2, window=4, softcap=3.0)
 
 
 def test_the_check_for_questions_finds_them() -> None:
@@ -213,9 +214,13 @@ def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, 
 
 
 @pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16])
-@pytest.mark.parametrize("n_kv", [1, 2, 6])
+@pytest.mark.parametrize(("n_kv", "window", "cap"), [(1, None, None), (2, 40, None), (6, None, 2.0), (6, 130, 9.0)])
 def test_attention_over_the_cache(
-    types: tuple[CacheType, CacheType], n_kv: int, monkeypatch: pytest.MonkeyPatch
+    types: tuple[CacheType, CacheType],
+    n_kv: int,
+    window: int | None,
+    cap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one, and with heads one or two at a time."""
     monkeypatch.setattr(reference_attention, "SCRATCH_NUMBERS", 2 * 70 * DIM)
@@ -223,31 +228,42 @@ def test_attention_over_the_cache(
         seen = n_past + n_token
         q, k, v = normal(n_token, 6 * DIM), normal(seen, n_kv * DIM, seed=1), normal(seen, n_kv * DIM, seed=2)
         cache = filled(n_kv, types, k, v, n_past)
-        exact = attention(*(x.view(len(x), -1, DIM) for x in (q, k, v)))
+        exact = attention(*(x.view(len(x), -1, DIM) for x in (q, k, v)), window=window, cap=cap or 0.0)
+        limits = {"scale": DIM**-0.5, "window": window, "softcap": cap}
         loss = {CacheType.F32: 0.0, CacheType.F16: 2e-3, CacheType.Q8_0: 4e-2}  # of what is stored
         wanted = Interval(exact.value, exact.radius + max(loss[types[0]], loss[types[1]]))
         out = torch.full_like(q, torch.nan)
-        assert OPS.attention(q, cache, torch.tensor([n_past]), PAGES, out=out) is out
+        assert OPS.attention(q, cache, torch.tensor([n_past]), PAGES, **limits, out=out) is out
         wanted.check(out)
-        known = OPS.attention(q, cache, torch.tensor([n_past]), PAGES, limit=seen)
+        known = OPS.attention(q, cache, torch.tensor([n_past]), PAGES, **limits, limit=seen)
         wanted.check(known)
 
 
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize("n_rot", [DIM, 10])
-@pytest.mark.parametrize("normed", [False, True])
-def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: bool) -> None:
+@pytest.mark.parametrize("normed", ["", "rms", "layer own", "after"])
+def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
     angles = normal(N_CTX, n_rot // 2, seed=9)
     cos, sin = angles.cos(), angles.sin()
     positions, cells = torch.tensor([70, 255, 3]), torch.tensor([5, 1, 140])  # of several sequences
     q, k, v = normal(3, 4 * DIM), normal(3, 2 * DIM, seed=1), normal(3, 2 * DIM, seed=2)
-    q_norm, k_norm = (normal(DIM, seed=3), normal(DIM, seed=4)) if normed else (None, None)
-    heads, keys = q.view(3, 4, DIM), k.view(3, 2, DIM)
-    if q_norm is not None and k_norm is not None:
-        heads, keys = plain.rms_norm(heads, q_norm, 1e-6), plain.rms_norm(keys, k_norm, 1e-6)
-    wanted_q, wanted_k = (plain.rotate(x, cos[positions], sin[positions], style) for x in (heads, keys))
+    own = normed == "layer own"  # of each head
+    weights = normal(4 * DIM if own else DIM, seed=3), normal(2 * DIM if own else DIM, seed=4)
+    kind, after = NormKind.LAYER if own else NormKind.RMS, normed == "after"
+    norms = HeadNorms(*(Norm(kind, 1e-6, w, None) for w in weights), after_rope=after) if normed else None
+
+    def wanted_of(x: Tensor, weight: Tensor) -> Tensor:
+        heads = x.view(3, -1, DIM)
+        heads = plain.rotate(heads, cos[positions], sin[positions], style) if after else heads
+        if normed:
+            ones = torch.ones(DIM)
+            heads = plain.layer_norm(heads, ones, None, 1e-6) if own else plain.rms_norm(heads, ones, 1e-6)
+            heads = heads * weight.view(-1, DIM)
+        return heads if after else plain.rotate(heads, cos[positions], sin[positions], style)
+
+    wanted_q, wanted_k = wanted_of(q, weights[0]), wanted_of(k, weights[1])
     cache = make_cache(2, 2 * PAGE, DIM, CacheType.F32, CacheType.F32, "cpu")
-    OPS.rope_store(q, k.clone(), v, cache, positions, cells, cos, sin, style, q_norm=q_norm, k_norm=k_norm, eps=1e-6)
+    OPS.rope_store(q, k.clone(), v, cache, positions, cells, cos, sin, style, norms=norms)
     torch.testing.assert_close(q.view(3, 4, DIM), wanted_q)
     torch.testing.assert_close(cache.k[:, cells], wanted_k.transpose(0, 1))
     torch.testing.assert_close(cache.v[:, cells], v.view(3, 2, DIM).transpose(0, 1))

@@ -5,6 +5,7 @@ What must not be read is NaN, as is all that is to be written.
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cac
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.device.reference import FEW
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Norm
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
 from tests.helpers.rounding import Interval
 
@@ -235,9 +237,12 @@ def test_norm_of_a_sum(kind: NormKind, n_adds: int) -> None:
         weight, bias, out = in_nan(normal(shape[-1], seed=9)), in_nan(normal(shape[-1], seed=8)), nan(*shape)
         for given in (bias, None):
             xs = [in_nan(normal(*shape) + 1) for _ in range(2)]
-            assert FAST.add_norm(xs[0], adds, weight, given, 1e-3, kind, out) is out
-            close(out, TWIN.add_norm(xs[1], adds, weight, given, 1e-3, kind))
+            assert FAST.add_norm(xs[0], adds, weight, given, 1e-3, kind, out, scale=0.5) is out
+            close(out, TWIN.add_norm(xs[1], adds, weight, given, 1e-3, kind, scale=0.5))
             assert torch.equal(xs[0], xs[1])
+            if not adds:
+                assert FAST.add_norm(xs[1], (), weight, given, 1e-3, kind, xs[1]) is xs[1]  # in place
+                close(xs[1], out)
 
 
 def empty_cache(n_kv: int, n_cells: int, dim: int, types: tuple[CacheType, CacheType]) -> DeviceCache:
@@ -251,23 +256,31 @@ def past(n: int) -> Tensor:
     return torch.tensor([n], device=DEVICE)
 
 
+LIMITS: list[dict[str, Any]] = [
+    {"scale": 0.2, "window": 40},
+    {"scale": 0.1, "window": 300, "softcap": 2.0},
+    {"scale": 0.1},
+]
 TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
 
 
 @pytest.mark.parametrize("style", [*RopeStyle, None])
 @pytest.mark.parametrize(("dim", "n_rot"), [(64, 64), (96, 20)])
-@pytest.mark.parametrize("normed", [False, True])
-def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: bool) -> None:
+@pytest.mark.parametrize("normed", ["", "rms", "layer own", "layer after"])
+def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: str) -> None:
     angles = normal(128, n_rot // 2, seed=9)
     cos, sin = (in_nan(angles.cos()), in_nan(angles.sin())) if style else (None, None)
-    norms = {"q_norm": in_nan(normal(dim, seed=3)), "k_norm": in_nan(normal(dim, seed=4)), "eps": 1e-6}
+    heads_of = (4, 2) if "own" in normed else (1, 1)
+    kind_of_norm = NormKind.LAYER if "layer" in normed else NormKind.RMS
+    weights = [in_nan(normal(n * dim, seed=3 + n)) for n in heads_of]
+    norms = HeadNorms(*(Norm(kind_of_norm, 1e-6, w, None) for w in weights), after_rope="after" in normed)
     for types in TYPES if style is RopeStyle.NEOX else TYPES[:1]:
         results = []
         for ops in (FAST, TWIN):
             q, k, v = in_nan(normal(2, 4 * dim)), in_nan(normal(2, 2 * dim, seed=1)), in_nan(normal(2, 2 * dim, seed=2))
             cache, positions = empty_cache(2, 256, dim, types), torch.tensor([N, 127], device=DEVICE)
             cells = torch.tensor([200, 3], device=DEVICE)
-            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, **(norms if normed else {}))  # type: ignore  # of dict
+            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, norms=norms if normed else None)
             results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
         for kind, found, wanted in zip("qkkvv", *results, strict=True):
             if found is None:
@@ -296,8 +309,9 @@ def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n
             q, where = there(torch.zeros(n_past + 1, n_kv * dim)), places(pages, 0, n_past + 1)
             TWIN.rope_store(q, there(k), there(v), cache, *where, None, None, None)
             q, out = in_nan(normal(1, n_head * dim) * 2), nan(1, n_head * dim)
-            assert FAST.attention(q, cache, past(n_past), pages, out=out) is out
-            close(out, TWIN.attention(q, cache, past(n_past), pages), 2e-5)
+            for limits in LIMITS:
+                assert FAST.attention(q, cache, past(n_past), pages, **limits, out=out) is out
+                close(out, TWIN.attention(q, cache, past(n_past), pages, **limits), 2e-5)
             found.append(out)
         assert torch.equal(*found)
 
@@ -306,7 +320,8 @@ def test_attention_of_a_batch() -> None:
     cache, pages = empty_cache(2, 256, 32, (CacheType.F32, CacheType.F32)), torch.tensor([1, -1], device=DEVICE)
     q, k, v = in_nan(normal(5, 128)), in_nan(normal(5, 64, seed=1)), in_nan(normal(5, 64, seed=2))
     FAST.rope_store(q, k, v, cache, *places(pages, 0, 5), None, None, None)
-    close(FAST.attention(q, cache, past(0), pages, limit=64), TWIN.attention(q, cache, past(0), pages))
+    wanted = TWIN.attention(q, cache, past(0), pages, scale=0.2)
+    close(FAST.attention(q, cache, past(0), pages, scale=0.2, limit=64), wanted)
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])

@@ -1,7 +1,8 @@
 """The CPU backend's KV cache: its size, and dropping positions from its middle."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -9,29 +10,35 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.kernels.cache import CacheType
-from powerinfer_cli.model import ModelConfig, RopeStyle
+from powerinfer_cli.model import RopeStyle, load_model
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu.cache import PackedCache
 from powerinfer_cli.runtime.memory import peak_memory
 from tests.helpers.tiny_models import tiny_model
+
+Layers: TypeAlias = list[Any]
 
 FREQUENCIES = 50.0 ** (-np.arange(16) / 16)
 TOLERANCE = {"f32": 1e-5, "f16": 4e-3, "q8_0": 4e-2}
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+def layers(tmp_path_factory: pytest.TempPathFactory) -> Layers:
     path: Path = tmp_path_factory.mktemp("llama") / "tiny.gguf"
-    tiny = ModelConfig.from_gguf(open_gguf(tiny_model("llama").file.write(path)))
-    return dataclasses.replace(tiny, n_layer=3, n_head=4, n_head_kv=2, head_dim=64)
+    model = load_model(open_gguf(tiny_model("llama").file.write(path)))
+    return [changed(model.layers[0], n_head=4, n_head_kv=2, head_dim=64)] * 3
+
+
+def changed(layer: Any, **changes: Any) -> Any:
+    return replace(layer, attention=replace(layer.attention, **changes))
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def filled(config: ModelConfig, n: int, type_k: str, type_v: str) -> PackedCache:
-    cache = PackedCache(config, n, type_k, type_v)
+def filled(layers: Layers, n: int, type_k: str, type_v: str) -> PackedCache:
+    cache = PackedCache(layers, n, type_k, type_v)
     for i, layer in enumerate(cache.layers):
         layer.write_keys(np.arange(n), normal(n, 2, 64, seed=i))
         values = normal(2, n, 64, seed=10 + i)
@@ -43,15 +50,15 @@ def filled(config: ModelConfig, n: int, type_k: str, type_v: str) -> PackedCache
 
 
 @pytest.mark.parametrize("types", [("f32", "f32"), ("f16", "f16"), ("q8_0", "f16"), ("f16", "q8_0"), ("q8_0", "q8_0")])
-def test_bytes(config: ModelConfig, types: tuple[str, str]) -> None:
-    assert PackedCache(config, 128, *types).n_bytes == kv_bytes(config, 128, *types)
-    assert kv_bytes(config, 1, "f16", "f16") == 3 * 2 * 64 * 2 * 2
-    assert kv_bytes(config, 1, "q8_0", "f32") == 3 * 2 * (64 + 2 * 2 + 64 * 4)
+def test_bytes(layers: Layers, types: tuple[str, str]) -> None:
+    assert PackedCache(layers, 128, *types).n_bytes == kv_bytes(layers, 128, *types)
+    assert kv_bytes(layers, 1, "f16", "f16") == 3 * 2 * 64 * 2 * 2
+    assert kv_bytes(layers, 1, "q8_0", "f32") == 3 * 2 * (64 + 2 * 2 + 64 * 4)
 
 
 @pytest.mark.parametrize("kind", CacheType)
-def test_what_is_written_is_read(config: ModelConfig, kind: CacheType) -> None:
-    layer = PackedCache(config, 50, kind, kind).layers[1]
+def test_what_is_written_is_read(layers: Layers, kind: CacheType) -> None:
+    layer = PackedCache(layers, 50, kind, kind).layers[1]
     k = normal(21, 2, 64)
     layer.write_keys(np.arange(13, 34), k)
     np.testing.assert_allclose(layer.read(np.arange(13, 34))[0], k, rtol=0, atol=TOLERANCE[kind] / 2)
@@ -60,8 +67,8 @@ def test_what_is_written_is_read(config: ModelConfig, kind: CacheType) -> None:
 
 
 @pytest.mark.parametrize("kind", CacheType)
-def test_what_is_stored_can_be_put_elsewhere(config: ModelConfig, kind: CacheType) -> None:
-    layer, other = filled(config, 50, kind, kind).layers[1], PackedCache(config, 50, kind, kind).layers[1]
+def test_what_is_stored_can_be_put_elsewhere(layers: Layers, kind: CacheType) -> None:
+    layer, other = filled(layers, 50, kind, kind).layers[1], PackedCache(layers, 50, kind, kind).layers[1]
     cells, elsewhere = np.arange(10, 40), np.arange(30)[::-1]
     other.store(elsewhere, layer.stored(cells))
     for read, wanted in zip(other.read(elsewhere), layer.read(cells), strict=True):
@@ -73,13 +80,12 @@ def test_what_is_stored_can_be_put_elsewhere(config: ModelConfig, kind: CacheTyp
 @pytest.mark.parametrize("kind", CacheType)
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize(("n_keep", "n_discard"), [(0, 5), (17, 16), (3, 1), (20, 30), (4, 0)])
-def test_shift(config: ModelConfig, kind: CacheType, style: RopeStyle, n_keep: int, n_discard: int) -> None:
-    assert config.rope is not None
-    config = dataclasses.replace(config, rope=dataclasses.replace(config.rope, style=style))
-    n = 50
-    cache = filled(config, n, kind, kind)
+def test_shift(layers: Layers, kind: CacheType, style: RopeStyle, n_keep: int, n_discard: int) -> None:
+    rope = replace(layers[0].attention.rope, style=style)
+    layers, n = [changed(layer, rope=rope) for layer in layers], 50
+    cache = filled(layers, n, kind, kind)
     before = [layer.read(np.arange(n)) for layer in cache.layers]
-    cache.shift(np.arange(n_keep + n_discard, n), np.arange(n_keep, n - n_discard), n_discard, FREQUENCIES)
+    cache.shift(np.arange(n_keep + n_discard, n), np.arange(n_keep, n - n_discard), n_discard, {rope: FREQUENCIES})
     left = n - n_discard
     for layer, (k, v) in zip(cache.layers, before, strict=True):
         moved_k, moved_v = layer.read(np.arange(left))
@@ -103,19 +109,19 @@ def turned_back(keys: np.ndarray, by: int, style: RopeStyle) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("type_k", "type_v", "flag"), [("q8_0", "f16", "-ctk"), ("f16", "q8_0", "-ctv")])
-def test_heads_that_do_not_divide(config: ModelConfig, type_k: str, type_v: str, flag: str) -> None:
+def test_heads_that_do_not_divide(layers: Layers, type_k: str, type_v: str, flag: str) -> None:
     with pytest.raises(PowerInferError, match=f"{flag} q8_0 needs heads of a multiple of 32, not 80"):
-        PackedCache(dataclasses.replace(config, head_dim=80), 50, type_k, type_v)
+        PackedCache([changed(layer, head_dim=80) for layer in layers], 50, type_k, type_v)
 
 
-def test_more_than_there_is(config: ModelConfig) -> None:
+def test_more_than_there_is(layers: Layers) -> None:
     with pytest.raises(PowerInferError, match="choose a smaller -c"):
-        PackedCache(config, 1 << 48)
+        PackedCache(layers, 1 << 48)
 
 
-def test_memory_is_not_touched_before_it_is_used(config: ModelConfig) -> None:
+def test_memory_is_not_touched_before_it_is_used(layers: Layers) -> None:
     before = peak_memory()
-    cache = PackedCache(config, 1 << 22)
+    cache = PackedCache(layers, 1 << 22)
     cache.layers[2].write_keys(np.array([(1 << 22) - 1]), normal(1, 2, 64))
     assert cache.n_bytes > 6e9
     assert peak_memory() - before < 50e6

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.device import scratch
 from powerinfer_cli.runtime.device.bytes import allocated, model_bytes, pages_of, scratch_bytes
-from powerinfer_cli.runtime.device.flow import flow_bytes
+from powerinfer_cli.runtime.device.flow import Widths, flow_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
@@ -55,30 +55,28 @@ SHARED = {"alone": {}, "divided": {"n_sequences": 3}, "unified": {"n_sequences":
 def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sharing: str, n_ctx: int) -> None:
     tiny = tiny_model(case)
     gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
-    config = ModelConfig.from_gguf(gguf)
-    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]  # any option
+    model, options = load_model(gguf), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]  # any option
     pages = pages_of(options, n_ctx)
-    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
-    placed = {i: LayerPlacement(0, all_neurons(config.n_ff)) for i in range(config.n_layer)}
+    placed = {i: LayerPlacement(0, all_neurons(model.config.n_ff)) for i in range(model.config.n_layer)}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
-    sizes = model_bytes(weights, config, options, n_ctx)
+    sizes = model_bytes(model, options, n_ctx)
     there = tensors_of([side.layers, side.caches, side.output], set())
     counted = sizes.total - sizes.scratch
     assert there <= counted
     assert side.kept_bytes() == there
     assert counted - there < 64 << 10  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
-    assert flows <= flow_bytes(config, 16, pages) + flow_bytes(config, 1, pages) < flows + (64 << 10)
+    widths = Widths.of(model.config.n_embd, model.layers)
+    assert flows <= flow_bytes(widths, 16, pages) + flow_bytes(widths, 1, pages) < flows + (64 << 10)
     assert sizes.scratch > flows
 
 
 def test_without_a_gpu_scratch_is_counted(tmp_path: Path) -> None:
     gguf = tiny_model("llama").file.open(tmp_path)
-    config = ModelConfig.from_gguf(gguf)
-    options = EngineOptions(devices=("cpu",))
-    measured = measure_scratch(load_weights(gguf, config), config, options, 64)
-    assert measured == scratch_bytes(config, options, 64) > 0
+    model, options = load_model(gguf), EngineOptions(devices=("cpu",))
+    assert measure_scratch(model, options, 64) == scratch_bytes(model, options, 64) > 0
 
 
 @pytest.mark.parametrize("sharing", SHARED)
@@ -86,13 +84,12 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     """By a full batch and a token, at the end of what sequences may have; here it only has to run."""
     tiny = tiny_model("llama-relu")
     gguf = tiny.file.sparsified(random_predictors(tiny)).open(tmp_path)
-    config = ModelConfig.from_gguf(gguf)
-    weights, options = load_weights(gguf, config), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
+    model, options = load_model(gguf), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
     pages, device = pages_of(options, 400), torch.device("cpu")
-    parts = Parts(config, weights, options, SparsityStats(), None, pages, LoadEvents())
-    placed = {1: LayerPlacement(0, all_neurons(config.n_ff)[:50])}
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
+    placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff)[:50])}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
-    scratch._pass(side, weights, 1, 300, pages)
+    scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
     segments = side.many.places.segments
     assert [own.end - own.begin for own in segments] == ([133, 133, 34] if sharing == "divided" else [300])
     assert {own.limit for own in segments} == {pages.n_ctx_sequence}

@@ -7,7 +7,7 @@ import pytest
 
 import powerinfer_cli
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import ModelConfig, load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import (
     Conditions,
     device_use,
@@ -32,15 +32,15 @@ N_CTX = 256
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_from_statistics_to_a_file_and_back(tmp_path: Path, share: float) -> None:
     gguf = open_gguf(MODEL)
-    config = ModelConfig.from_gguf(gguf)
-    weights = load_weights(gguf, config)
+    model = load_model(gguf)
+    config = model.config
     folder = find_statistics(MODEL)
     assert folder is not None
     statistics = load_statistics(folder, config.n_layer, config.n_ff)
-    sizes = model_bytes(weights, config, EngineOptions(), N_CTX)
+    sizes = model_bytes(model, EngineOptions(), N_CTX)
     neurons = sum(layer.ffn for layer in sizes.layers)
     budgets = (sizes.total - neurons + round(share * neurons),)
-    kind = weights.layers[0].ffn_up.weight.type.name
+    kind = model.layers[0].ffn.neurons.up.weight.type.name
     settings = PlanSettings(kind, config.n_embd, model_fingerprint(gguf))
     found = make_plan(sizes, statistics, budgets, load_profile("rtx-3060-12gb-ddr4"), settings)
     assert device_use(sizes, found.plan, 0).total <= budgets[0]

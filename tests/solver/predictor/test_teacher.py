@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import load_weights
+from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import Engine, EngineOptions
 from solver.predictor.samples import Samples
 from solver.predictor.teacher import neuron_rows
@@ -31,9 +31,9 @@ def test_the_sign_is_active(name: str, least: float, tmp_path: Path) -> None:
         seen[layer] = Samples.of(torch.tensor(residual), torch.tensor(activations))
 
     engine.record(IDS, tap)
-    for layer, weights in enumerate(load_weights(gguf, engine.config).layers):
+    for layer, weights in enumerate(load_model(gguf).layers):
         unit, active = seen[layer].unit_inputs(), seen[layer].labels()
-        said = unit @ neuron_rows(weights, engine.config, unit).T > 0
+        said = unit @ neuron_rows(weights, unit).T > 0
         assert (said == active).float().mean() > least
         if name == "bamboo":
             assert (said | ~active).all(), "whoever is active has an open gate"

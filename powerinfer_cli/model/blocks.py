@@ -1,0 +1,308 @@
+"""What a model is made of, as data: the one place that says what a layer is.
+
+Blocks are generic in their leaves, matrices M and vectors V: tensors of a file, rows packed for the CPU, rows on a
+device. `map` gives the same block with other leaves, visiting them in the order in which a token needs them; `leaves`
+lists them. Neither torch nor Numba is known here. T tokens, D = head_dim.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Generic, TypeAlias, TypeVar, assert_never
+
+from powerinfer_cli.model.rope import Rope
+
+__all__ = [
+    "FFN",
+    "Activation",
+    "Attention",
+    "Embedding",
+    "Everything",
+    "Head",
+    "HeadNorms",
+    "Layer",
+    "Linear",
+    "Neurons",
+    "Norm",
+    "NormKind",
+    "Norms",
+    "Parallel",
+    "Predicted",
+    "Selection",
+    "Sequential",
+    "all_active",
+    "leaves",
+    "with_ffn",
+]
+
+M = TypeVar("M")
+V = TypeVar("V")
+N = TypeVar("N")
+W = TypeVar("W")
+
+
+class Activation(StrEnum):
+    """What a neuron's gate, or without one its up, passes through. GELU by the error function, or by tanh."""
+
+    RELU = "relu"
+    RELU_SQUARED = "relu_squared"
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+
+    @property
+    def has_exact_zeros(self) -> bool:
+        """0 for every negative number: such neurons need not be computed, whatever else they would be."""
+        return self in (Activation.RELU, Activation.RELU_SQUARED)
+
+
+class NormKind(StrEnum):
+    RMS = "rms"
+    LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class Linear(Generic[M, V]):
+    """x @ weight.T + bias: weight [rows, columns], bias [rows]."""
+
+    weight: M
+    bias: V | None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Linear[N, W]":
+        return Linear(matrix(self.weight), None if self.bias is None else vector(self.bias))
+
+
+@dataclass(frozen=True)
+class Norm(Generic[V]):
+    """By the root mean square, or by mean and variance; weight [n], bias [n]."""
+
+    kind: NormKind
+    eps: float
+    weight: V
+    bias: V | None
+
+    def map(self, vector: Callable[[V], W]) -> "Norm[W]":
+        bias = None if self.bias is None else vector(self.bias)
+        return Norm(self.kind, self.eps, vector(self.weight), bias)
+
+
+@dataclass(frozen=True)
+class Norms(Generic[V]):
+    """Of a block in a residual: of what it reads, of what it makes, or both. What reads is normed where `before` is."""
+
+    before: Norm[V] | None
+    after: Norm[V] | None = None
+
+    def map(self, vector: Callable[[V], W]) -> "Norms[W]":
+        before = None if self.before is None else self.before.map(vector)
+        return Norms(before, None if self.after is None else self.after.map(vector))
+
+
+@dataclass(frozen=True)
+class HeadNorms(Generic[V]):
+    """Of queries and keys. Weights [D] for all heads alike, or [heads * D]: each head its own, or, where `whole`, the
+    norm is over all heads together. after_rope: of heads that have been turned.
+    """
+
+    q: Norm[V]
+    k: Norm[V]
+    whole: bool = False
+    after_rope: bool = False
+
+    def map(self, vector: Callable[[V], W]) -> "HeadNorms[W]":
+        return HeadNorms(self.q.map(vector), self.k.map(vector), self.whole, self.after_rope)
+
+
+@dataclass(frozen=True)
+class Attention(Generic[M, V]):
+    """Causal attention of n_head queries of D to n_head_kv keys and values.
+
+    rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
+    it; None: all. softcap c: scores are c tanh(score / c).
+    """
+
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    q: Linear[M, V]
+    k: Linear[M, V]
+    v: Linear[M, V]
+    output: Linear[M, V]
+    norms: HeadNorms[V] | None
+    rope: Rope | None
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+    @property
+    def n_q(self) -> int:
+        """Numbers of a token's queries."""
+        return self.n_head * self.head_dim
+
+    @property
+    def n_kv(self) -> int:
+        """Numbers of a token's keys, and of its values."""
+        return self.n_head_kv * self.head_dim
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Attention[N, W]":
+        q, k, v = (one.map(matrix, vector) for one in (self.q, self.k, self.v))
+        norms = None if self.norms is None else self.norms.map(vector)
+        output = self.output.map(matrix, vector)
+        sizes = self.n_head, self.n_head_kv, self.head_dim
+        return Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
+
+
+@dataclass(frozen=True)
+class Neurons(Generic[M, V]):
+    """act(gate x) * up x, or act(up x) without a gate, times down.
+
+    gate and up [n_ff, n_embd]; down [n_embd, n_ff], or `transposed` [n_ff, n_embd], so that a neuron is a row of each;
+    its bias is of n_embd. relu_on_up: up passes through ReLU as well.
+    """
+
+    n_ff: int
+    gate: Linear[M, V] | None
+    up: Linear[M, V]
+    down: Linear[M, V]
+    transposed: bool
+    activation: Activation
+    relu_on_up: bool = False
+
+    @property
+    def matrices(self) -> tuple[M, ...]:
+        """Gate, where there is one, up and down."""
+        return tuple(one.weight for one in (self.gate, self.up, self.down) if one is not None)
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Neurons[N, W]":
+        return self.map_rows(matrix, vector, vector)
+
+    def map_rows(self, matrix: Callable[[M], N], number: Callable[[V], W], vector: Callable[[V], W]) -> "Neurons[N, W]":
+        """`number`: of biases that have a number a neuron; `vector`: of down's."""
+        gate = None if self.gate is None else self.gate.map(matrix, number)
+        up, down = self.up.map(matrix, number), self.down.map(matrix, vector)
+        return Neurons(self.n_ff, gate, up, down, self.transposed, self.activation, self.relu_on_up)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Every neuron is computed, but for what exact zeros spare."""
+
+
+@dataclass(frozen=True)
+class Predicted(Generic[M]):
+    """Those are computed whose logit, fc2 @ relu(fc1 @ x), is high enough; fc1 [rank, n_embd], fc2 [n_ff, rank].
+
+    x: the residual stream where the FFN begins, before any norm.
+    """
+
+    fc1: M
+    fc2: M
+
+    def map(self, matrix: Callable[[M], N]) -> "Predicted[N]":
+        return Predicted(matrix(self.fc1), matrix(self.fc2))
+
+
+Selection: TypeAlias = Everything | Predicted[M]
+
+
+@dataclass(frozen=True)
+class FFN(Generic[M, V]):
+    """Neurons, and who says which of them a token needs."""
+
+    neurons: Neurons[M, V]
+    selection: "Selection[M]"
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
+        selection = self.selection
+        match selection:
+            case Everything():
+                return FFN(self.neurons.map(matrix, vector), selection)
+            case Predicted():
+                asked = selection.map(matrix)  # before any of them is read
+                return FFN(self.neurons.map(matrix, vector), asked)
+        assert_never(selection)
+
+
+@dataclass(frozen=True)
+class Sequential(Generic[M, V]):
+    """x += scale * attention(x), then x += scale * ffn(x), each within its norms."""
+
+    attention_norms: Norms[V]
+    attention: Attention[M, V]
+    ffn_norms: Norms[V]
+    ffn: FFN[M, V]
+    scale: float = 1.0
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Sequential[N, W]":
+        return Sequential(
+            self.attention_norms.map(vector),
+            self.attention.map(matrix, vector),
+            self.ffn_norms.map(vector),
+            self.ffn.map(matrix, vector),
+            self.scale,
+        )
+
+
+@dataclass(frozen=True)
+class Parallel(Generic[M, V]):
+    """x += attention(norm(x)) + ffn(ffn_norm(x)); ffn_norm None: the FFN reads what attention reads."""
+
+    norm: Norm[V]
+    attention: Attention[M, V]
+    ffn_norm: Norm[V] | None
+    ffn: FFN[M, V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Parallel[N, W]":
+        return Parallel(
+            self.norm.map(vector),
+            self.attention.map(matrix, vector),
+            None if self.ffn_norm is None else self.ffn_norm.map(vector),
+            self.ffn.map(matrix, vector),
+        )
+
+
+Layer: TypeAlias = Sequential[M, V] | Parallel[M, V]
+
+
+@dataclass(frozen=True)
+class Embedding(Generic[M, V]):
+    """scale * tokens[id] + positions[position + offset], normed; tokens [n_vocab, n_embd]."""
+
+    tokens: M
+    positions: M | None = None
+    offset: int = 0
+    scale: float = 1.0
+    norm: Norm[V] | None = None
+
+
+@dataclass(frozen=True)
+class Head(Generic[M, V]):
+    """Logits: scale * output(norm(x)), or softcap c: c tanh(that / c). Where a file has no head of its own, `output`
+    has the token embedding's weight itself.
+    """
+
+    norm: Norm[V]
+    output: Linear[M, V]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Head[N, W]":
+        return Head(self.norm.map(vector), self.output.map(matrix, vector), self.scale, self.softcap)
+
+
+def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":
+    """The same layer with another FFN."""
+    return replace(layer, ffn=ffn)
+
+
+def all_active(layer: "Layer[M, V]") -> "Layer[M, V]":
+    """The same layer, all of whose neurons are computed."""
+    return with_ffn(layer, replace(layer.ffn, selection=Everything()))
+
+
+def leaves(block: Any) -> tuple[list[Any], list[Any]]:
+    """The matrices and the vectors of a block, in the order of their use."""
+    matrices: list[Any] = []
+    vectors: list[Any] = []
+    block.map(matrices.append, vectors.append)
+    return matrices, vectors

@@ -1,0 +1,79 @@
+"""Model: what a file holds, as blocks over its tensors. Nothing is read yet: tensors are views of the mapped file."""
+
+import re
+from dataclasses import dataclass
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile, Tensor
+from powerinfer_cli.model.blocks import Embedding, Head, Layer
+from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshold_of
+from powerinfer_cli.model.key_table import check_keys
+from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
+from powerinfer_cli.model.registry import architecture_of
+from powerinfer_cli.model.tensors import ModelReader
+
+__all__ = ["Model", "read_model"]
+
+# Rotary tables that old converters wrote; every engine computes them instead.
+IGNORED = re.compile(r"blk\.\d+\.(attn_rot_embd|attn\.rotary_emb\.inv_freq)(\.weight)?|rope\.freqs")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Embedding, layers and head over a file's tensors."""
+
+    config: ModelConfig
+    embedding: Embedding[Tensor, Tensor]
+    layers: tuple[Layer[Tensor, Tensor], ...]
+    head: Head[Tensor, Tensor]
+
+
+def read_model(gguf: GGUFFile) -> Model:
+    """A file's sizes and tensors.
+
+    Raises:
+        PowerInferError: an unknown architecture; a key that is missing, or asks for what is not computed; a tensor
+            that is missing, too many or of another shape. The message names it.
+    """
+    arch = architecture_of(gguf)
+    keys = Keys(gguf, arch.name)
+    sizes = read_sizes(gguf, keys, arch)
+    reader = ModelReader(gguf, arch, keys, sizes)
+    embedding, head = arch.ends(reader)
+    layers = reader.layers()
+    same = {"attention.scale": sizes.head_dim**-0.5, "embedding_length_out": float(sizes.n_embd)}
+    check_keys(gguf, arch.name, keys.asked, same, arch.neutral)
+    reader.check_alike()
+    kind = "PowerInfer " if sizes.sparse else "dense "
+    for name in gguf.tensors:
+        if name not in reader.taken and not IGNORED.fullmatch(name):
+            raise PowerInferError(f"{gguf.path}: unexpected tensor {name} in a {kind}{arch.name} model")
+    config = ModelConfig(
+        architecture=arch,
+        name=gguf.get("general.name", str, gguf.path.stem),
+        sparse=sizes.sparse,
+        sparse_threshold=sparse_threshold_of(gguf),
+        n_layer=sizes.n_layer,
+        n_embd=sizes.n_embd,
+        n_ff=max(sizes.n_ff),
+        n_vocab=sizes.n_vocab,
+        n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
+        activation=sizes.activation,
+    )
+    return Model(config, embedding, layers, head)
+
+
+def _positions(gguf: GGUFFile, embedding: Embedding[Tensor, Tensor], n_ctx_train: int) -> int:
+    """How many positions the model knows."""
+    if embedding.positions is None:
+        return n_ctx_train
+    rows = embedding.positions.shape[0]
+    if rows <= embedding.offset:
+        raise PowerInferError(f"{gguf.path}: tensor position_embd.weight has no positions")
+    return min(n_ctx_train, rows - embedding.offset)
+
+
+def _exact_without_window(keys: Keys) -> int:
+    """Where an architecture knows no window, attention sees everything: the same up to the window's length."""
+    key = "attention.sliding_window"
+    return MAX_CONTEXT if key in keys.asked else keys.integer(key, 0, high=MAX_CONTEXT) or MAX_CONTEXT

@@ -1,0 +1,141 @@
+"""What flows through the layers on the CPU: vectors for up to so many tokens, which layers share."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.gemm import Workspace, make_workspace
+from powerinfer_cli.kernels.cpu.rope import Angles
+from powerinfer_cli.kernels.cpu.segments import State
+from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
+from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Parallel, Predicted, Sequential
+from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
+
+__all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AttentionRoom:
+    """Of an attention of so many heads."""
+
+    q: Vectors
+    k: Vectors
+    v: Vectors
+    attended: Vectors
+
+
+@dataclass(frozen=True)
+class NeuronRoom:
+    """Of so many neurons, all of which are computed."""
+
+    gate: Vectors
+    up: Vectors
+    value: Vectors
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """For up to so many tokens.
+
+    Of a batch, what is never needed at the same time shares memory: q, projected and ffn; normed and attended; up and
+    value.
+    """
+
+    segments: State
+    ids: npt.NDArray[np.int32]
+    x: Vectors  # the residual stream, which predictors read
+    normed: Vectors  # what the next block reads
+    normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
+    attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
+    neurons: dict[int, NeuronRoom]  # by n_ff
+    hidden: dict[int, Vectors]  # of predictors, by rank
+    angles: dict[Rope, Angles]
+    projected: Vectors
+    ffn: Vectors
+    counts: Ints  # [layers, 2]: neurons let through, neurons that fired
+
+    @property
+    def state(self) -> Ints:
+        """What operations are told of the batch."""
+        return self.segments.numbers
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the products of a batch need besides their operands."""
+
+    products: Workspace
+    sparse: SparseWorkspace | None
+
+
+def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_tokens: int, threads: int) -> Room:
+    """cold: neurons of each layer that has only such here."""
+    turned = [block.ffn.neurons.n_ff for block in blocks if block.ffn.neurons.transposed]
+    widest = max([*turned, *cold], default=0)
+    sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
+    columns = [n_embd, *(block.attention.n_q for block in blocks), *(block.ffn.neurons.n_ff for block in blocks)]
+    return Room(make_workspace(threads, n_tokens, max(columns)), sparse)
+
+
+def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: int, n_ctx: int) -> Buffers:
+    """For up to so many tokens of up to so many sequences of n_ctx positions."""
+    blocks = [layer.block for layer in weights.layers]
+    selections = [block.ffn.selection for block in blocks]
+    ranks = {one.fc1.n_rows for one in selections if isinstance(one, Predicted)}
+    # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
+    parallel = any(isinstance(block, Parallel) for block in blocks)
+    ropes = {block.attention.rope for block in blocks}
+    normed = make_vectors(n_tokens, n_embd)
+    attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
+    wide = next((one.q for one in attention.values() if one.q.n == n_embd and n_tokens > 1), None)
+    projected = wide or make_vectors(n_tokens, n_embd, records=False)
+    shared = n_tokens > 1 and not parallel
+    return Buffers(
+        segments=State(n_sequences),
+        ids=np.zeros(n_tokens, np.int32),
+        x=make_vectors(n_tokens, n_embd, records=bool(ranks) or any(map(_reads_x, blocks))),
+        normed=normed,
+        normed_2=make_vectors(n_tokens, n_embd),
+        attention=attention,
+        neurons=_neuron_rooms([block.ffn.neurons for block in blocks], n_tokens),
+        hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
+        angles={r: Angles(n_tokens, r.frequencies(n_ctx), r.magnitude) for r in ropes if r is not None},
+        projected=projected,
+        ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
+        counts=np.zeros((len(blocks), 2), np.int64),
+    )
+
+
+def _reads_x(block: Block) -> bool:
+    """Whether attention or FFN reads the residual stream as it is."""
+    return isinstance(block, Sequential) and None in (block.attention_norms.before, block.ffn_norms.before)
+
+
+def _attention_rooms(
+    blocks: Sequence[Block], n_tokens: int, normed: Vectors | None
+) -> dict[tuple[int, int], AttentionRoom]:
+    """normed: where what is attended to may lie, if it is as wide."""
+    rooms = {}
+    for n_q, n_kv in {(block.attention.n_q, block.attention.n_kv) for block in blocks}:
+        q, k, v = (make_vectors(n_tokens, n, records=False) for n in (n_q, n_kv, n_kv))
+        here = normed is not None and normed.n == n_q
+        rooms[n_q, n_kv] = AttentionRoom(q, k, v, normed if here and normed else make_vectors(n_tokens, n_q))
+    return rooms
+
+
+def _neuron_rooms(neurons: Iterable[CPUNeurons], n_tokens: int) -> dict[int, NeuronRoom]:
+    """What a sparse FFN needs is its own."""
+    rooms = {}
+    for n_ff in {one.n_ff for one in neurons if not one.transposed}:
+        gate, up = (make_vectors(n_tokens, n_ff, records=False) for _ in range(2))
+        alone = n_tokens == 1
+        value = make_vectors(1, n_ff) if alone else replace(up, records=make_records(n_tokens, n_ff))
+        rooms[n_ff] = NeuronRoom(gate, up, value)
+    return rooms
