@@ -241,13 +241,13 @@ def _check_all_shapes(schema: Any, path: tuple[str, ...]) -> None:
     _check_shapes({key: value for key, value in schema.items() if value is not None}, path)
     for key, value in schema.items():
         if key in _NAMED and isinstance(value, dict):
-            parts = [((key, name), part) for name, part in value.items()]
-        elif isinstance(value, list):
-            parts = [((key, str(i)), part) for i, part in enumerate(value)] if key in _LISTS else []
-        else:
-            parts = [((key,), value)] if key in _INSIDE else []
-        for steps, part in parts:
-            _check_all_shapes(part, (*path, *steps))
+            for name, part in value.items():
+                _check_all_shapes(part, (*path, key, name))
+        elif key in _LISTS and isinstance(value, list):
+            for i, part in enumerate(value):
+                _check_all_shapes(part, (*path, key, str(i)))
+        elif key in _INSIDE:
+            _check_all_shapes(value, (*path, key))
 
 
 def _check_shapes(schema: dict[str, Any], path: tuple[str, ...]) -> None:
