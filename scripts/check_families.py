@@ -80,7 +80,7 @@ def told(name: str, folder: Path) -> bool:
     else:
         agrees, text = False, "not opened"
     note = f" ({family.peer_differs})" if family.peer_differs else ""
-    print(f"{name:16} {family.arch:12} {family.authority:14} {text:10} {'agrees' if agrees else 'differs'}{note}")
+    print(f"{name:18} {family.arch:13} {family.authority:14} {text:10} {'agrees' if agrees else 'differs'}{note}")
     return agrees or bool(family.peer_differs)
 
 

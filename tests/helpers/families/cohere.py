@@ -3,8 +3,9 @@
 from functools import partial
 from typing import Any
 
+from tests.helpers.converter import head_size
 from tests.helpers.families.conversion import family_file, rope_keys, sizes
-from tests.helpers.families.family import SIZES, WINDOW, Family, rope
+from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
 from tests.helpers.model_file import ModelFile
 
 
@@ -18,7 +19,7 @@ def _cohere2() -> Any:
     from transformers import Cohere2Config, Cohere2ForCausalLM
 
     layers = {"num_hidden_layers": 6, "sliding_window": WINDOW}  # the 4th sees everything, without rope
-    return Cohere2ForCausalLM(Cohere2Config(**(SIZES | layers), logit_scale=0.3, rope_parameters=rope(1000.0)))
+    return Cohere2ForCausalLM(Cohere2Config(**(ODD | layers), logit_scale=0.3, rope_parameters=rope(1000.0)))
 
 
 def _file(model: Any) -> ModelFile:
@@ -26,8 +27,8 @@ def _file(model: Any) -> ModelFile:
     arch = {"cohere": "command-r"}.get(config.model_type, config.model_type)
     keys = sizes(config) | rope_keys(config) | {"logit_scale": config.logit_scale, "rope.scaling.type": "none"}
     if arch == "cohere2":
-        keys |= {"attention.sliding_window": config.sliding_window, "rope.dimension_count": 16}
-        keys |= {"attention.key_length": 16, "attention.value_length": 16}
+        keys |= {"attention.sliding_window": config.sliding_window, "rope.dimension_count": head_size(config)}
+        keys |= dict.fromkeys(("attention.key_length", "attention.value_length"), head_size(config))
     return family_file(model, arch, keys)
 
 

@@ -27,6 +27,14 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+# Three queries a key head, and no multiple of 16 anywhere.
+ODD = SIZES | {
+    "hidden_size": 72,
+    "intermediate_size": 100,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+
 
 def rope(base: float, **more: Any) -> dict[str, Any]:
     """transformers' rope_parameters; `more` may name another type than the default."""

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, norms_plus_one, rope_keys, sizes
-from tests.helpers.families.family import SIZES, WINDOW, Family, rope
+from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
 from tests.helpers.model_file import ModelFile
 
 HEAD = {"head_dim": 24}
-WINDOWED = SIZES | HEAD | {"query_pre_attn_scalar": 24, "sliding_window": WINDOW}
+WINDOWED = {"query_pre_attn_scalar": 24, "sliding_window": WINDOW}
 
 
 def _gemma() -> Any:
@@ -21,15 +21,15 @@ def _gemma2(**more: Any) -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
-    return Gemma2ForCausalLM(Gemma2Config(**(WINDOWED | caps | more), rope_parameters=rope(10000.0)))
+    return Gemma2ForCausalLM(Gemma2Config(**(SIZES | HEAD | WINDOWED | caps | more), rope_parameters=rope(10000.0)))
 
 
-def _gemma3(full: dict[str, Any], **more: Any) -> Any:
+def _gemma3(full: dict[str, Any], sizes: dict[str, Any] = SIZES, **more: Any) -> Any:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     bases = {"full_attention": full, "sliding_attention": rope(500.0)}
     layers = {"num_hidden_layers": 7}  # the 6th sees everything
-    return Gemma3ForCausalLM(Gemma3TextConfig(**(WINDOWED | layers | more), rope_parameters=bases))
+    return Gemma3ForCausalLM(Gemma3TextConfig(**(sizes | HEAD | WINDOWED | layers | more), rope_parameters=bases))
 
 
 def _file(model: Any) -> ModelFile:
@@ -57,7 +57,7 @@ FAMILIES = {
     "gemma2": _family("gemma2", _gemma2),
     "gemma3": _family("gemma3", lambda: _gemma3(rope(5000.0))),
     "gemma3-linear": _family(
-        "gemma3", lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), final_logit_softcapping=1.5)
+        "gemma3", lambda: _gemma3(rope(5000.0, rope_type="linear", factor=4.0), ODD, final_logit_softcapping=1.5)
     ),
 }
 # Scores' scale follows from the width instead of the head's; the numbers of layers alone tell these models.

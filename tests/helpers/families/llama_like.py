@@ -1,9 +1,10 @@
 """Llama's block with scales, layers without rope, or another activation; pairs of rope are neighbours."""
 
+from functools import partial
 from typing import Any
 
 from tests.helpers.families.conversion import family_file, neighbours, rope_keys, rotated, sizes
-from tests.helpers.families.family import SIZES, Family, rope
+from tests.helpers.families.family import ODD, SIZES, Family, rope
 from tests.helpers.model_file import ModelFile
 
 
@@ -13,7 +14,7 @@ def _llama() -> Any:
     return LlamaForCausalLM(LlamaConfig(**SIZES, head_dim=24, rope_parameters=rope(1000.0)))
 
 
-def _granite() -> Any:
+def _granite(**more: Any) -> Any:
     from transformers import GraniteConfig, GraniteForCausalLM
 
     scales = {
@@ -22,7 +23,7 @@ def _granite() -> Any:
         "residual_multiplier": 0.6,
         "logits_scaling": 1.7,
     }
-    return GraniteForCausalLM(GraniteConfig(**SIZES, **scales, rope_parameters=rope(1000.0)))
+    return GraniteForCausalLM(GraniteConfig(**SIZES, **scales, **more, rope_parameters=rope(1000.0)))
 
 
 def _scales(config: Any) -> dict[str, float]:
@@ -48,7 +49,7 @@ def _smollm3() -> Any:
 def _arcee() -> Any:
     from transformers import ArceeConfig, ArceeForCausalLM
 
-    return ArceeForCausalLM(ArceeConfig(**SIZES, head_dim=24, rope_parameters=rope(1000.0)))
+    return ArceeForCausalLM(ArceeConfig(**ODD, head_dim=20, rope_parameters=rope(1000.0)))
 
 
 def _mistral3() -> Any:
@@ -97,6 +98,7 @@ def _file(model: Any, arch: str, **more: Any) -> ModelFile:
 FAMILIES = {
     "llama": Family("llama", _llama, lambda model: _file(model, "llama")),
     "granite": Family("granite", _granite, _granite_file),
+    "granite-biases": Family("granite", partial(_granite, attention_bias=True, mlp_bias=True), _granite_file),
     "smollm3": Family("smollm3", _smollm3, lambda model: _file(model, "smollm3")),
     "arcee": Family("arcee", _arcee, lambda model: _file(model, "arcee")),
     "mistral3": Family("mistral3", _mistral3, lambda model: _file(model, "mistral3")),

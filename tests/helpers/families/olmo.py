@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, rope_keys, sizes, windows
-from tests.helpers.families.family import SIZES, WINDOW, Family, rope
+from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
 from tests.helpers.model_file import ModelFile
 
 LAYERS = {"num_hidden_layers": 6, "sliding_window": WINDOW, "max_position_embeddings": 128}  # the 4th sees everything
@@ -24,7 +24,7 @@ def _olmo3() -> Any:
 
     yarn = rope(5000.0, rope_type="yarn", factor=4.0, original_max_position_embeddings=32, attention_factor=GAIN)
     bases = {"full_attention": yarn, "sliding_attention": rope(5000.0)}
-    return Olmo3ForCausalLM(Olmo3Config(**(SIZES | LAYERS), rope_parameters=bases))
+    return Olmo3ForCausalLM(Olmo3Config(**(ODD | LAYERS), rope_parameters=bases))
 
 
 def _olmo_file(model: Any) -> ModelFile:

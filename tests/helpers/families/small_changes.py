@@ -1,5 +1,6 @@
 """Blocks near Llama's with a norm elsewhere, other biases or another activation: GLM 4, Seed-OSS, Hunyuan, Apertus."""
 
+from functools import partial
 from typing import Any
 
 from tests.helpers.converter import LLAMA_NAMES
@@ -73,12 +74,12 @@ def _hunyuan_file(model: Any) -> ModelFile:
     return family_file(model, "hunyuan-dense", keys, HUNYUAN_NAMES)
 
 
-def _apertus() -> Any:
+def _apertus(**more: Any) -> Any:
     from transformers import ApertusConfig, ApertusForCausalLM
 
     sizes = {"max_position_embeddings": 8 * 64}
     parameters = rope(1000.0, rope_type="llama3", **LLAMA3)
-    return ApertusForCausalLM(ApertusConfig(**(SIZES | sizes), rope_parameters=parameters))
+    return ApertusForCausalLM(ApertusConfig(**(SIZES | sizes | more), rope_parameters=parameters))
 
 
 def _apertus_file(model: Any) -> ModelFile:
@@ -98,4 +99,5 @@ FAMILIES = {
     "seed_oss": Family("seed_oss", _seed_oss, _seed_oss_file),
     "hunyuan-dense": Family("hunyuan-dense", _hunyuan, _hunyuan_file),
     "apertus": Family("apertus", _apertus, _apertus_file),
+    "apertus-biases": Family("apertus", partial(_apertus, attention_bias=True), _apertus_file),
 }
