@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
-from powerinfer_cli.model.config import ARCHITECTURES
+from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.families import DEEP, FAMILIES, PROMPT, WINDOW, TinyFamily, tiny_family
 from tests.helpers.rounding import check_logits

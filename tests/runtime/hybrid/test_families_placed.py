@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.model.config import ARCHITECTURES
+from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
