@@ -24,6 +24,7 @@ from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import Grammars
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
+from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["OpenModel"]
 
@@ -155,7 +156,7 @@ class OpenModel:
             PowerInferError: as `generate`, or the template fails.
         """
         how = wanted("chat", sampling)
-        prompt = self.template.render(chat_messages(messages), add_generation_prompt=True, **(template_variables or {}))
+        prompt = write_chat(self.template, chat_messages(messages), **(template_variables or {}))
         ids = prompt_ids(self.tokenizer, prompt)
         answer = self._begin(ids, how, StreamingDetokenizer(self.tokenizer, strip_first_space=True))
         return answer if stream else answer.read()

@@ -36,7 +36,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
 
 
 def chat_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As a template takes them: each content a text. Raises UsageError: anything else than messages of text."""
+    """Each with a role and content, a text or parts. Raises UsageError: anything else than messages of text."""
     if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
         raise UsageError('messages must be a list, as [{"role": "user", "content": "Hello"}]')
     return [_message(one, f"messages[{i}]") for i, one in enumerate(messages)]
@@ -53,4 +53,4 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     parts = list(content) if isinstance(content, Sequence) else [content]
     if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
         raise UsageError(f"{where}: content must be a text, or parts of type text, got {content!r:.60}")
-    return {**message, "content": "\n".join(part["text"] for part in parts)}
+    return {**message, "content": [{"type": "text", "text": part["text"]} for part in parts]}
