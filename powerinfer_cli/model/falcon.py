@@ -5,7 +5,7 @@ from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel
 from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
-__all__ = ["FALCON"]
+__all__ = ["ARCHITECTURES"]
 
 
 def _falcon(t: LayerReader) -> Layer[Tensor, Tensor]:
@@ -16,12 +16,14 @@ def _falcon(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Parallel(norm, attention, ffn_norm, t.ffn(gated=False))
 
 
-FALCON = Architecture(
-    "falcon",
-    _falcon,
-    rope_style=RopeStyle.NEOX,
-    norm=NormKind.LAYER,
-    norm_bias="required",
-    activation=Activation.GELU,
-    neutral={"use_parallel_residual": (True,)},
+ARCHITECTURES = (
+    Architecture(
+        "falcon",
+        _falcon,
+        rope_style=RopeStyle.NEOX,
+        norm=NormKind.LAYER,
+        norm_bias="required",
+        activation=Activation.GELU,
+        neutral={"use_parallel_residual": (True,)},
+    ),
 )

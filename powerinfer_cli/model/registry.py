@@ -4,14 +4,13 @@ from difflib import get_close_matches
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model.falcon import FALCON
-from powerinfer_cli.model.llama import BAMBOO, LLAMA, QWEN2, QWEN3
-from powerinfer_cli.model.opt import OPT
+from powerinfer_cli.model import cohere, falcon, gemma, glm, gpt2, granite, llama, olmo, phi, qwen, stablelm
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
-ARCHITECTURES = {a.name: a for a in (LLAMA, BAMBOO, FALCON, OPT, QWEN2, QWEN3)}
+FAMILIES = (llama, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm)
+ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
 
 def architecture_of(gguf: GGUFFile) -> Architecture:

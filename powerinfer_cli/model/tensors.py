@@ -174,6 +174,8 @@ class ModelReader:
         if kind not in list(RopeScaling):
             keys.fail(f"rope.scaling.type {kind[:60]!r} is not supported (supported: {', '.join(RopeScaling)})")
         scaling = RopeScaling(kind)
+        if "rope_factors_long.weight" in self.gguf.tensors and scaling is not RopeScaling.YARN:
+            scaling = RopeScaling.LONGROPE  # files name no type of it
         yarn_attn = "rope.scaling.yarn_attn_factor"
         original = "rope.scaling.original_context_length"
         factor = 1.0 if scaling in (RopeScaling.NONE, RopeScaling.LONGROPE) else self._factor()
@@ -303,6 +305,30 @@ class LayerReader:
         sizes = self.n_head, self.n_head_kv, self.head_dim
         scale = self.head_dim**-0.5 if scale is None else scale
         return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap)
+
+    @property
+    def has_windows(self) -> bool:
+        """Of any layer."""
+        return self.keys.integer("attention.sliding_window", 0, high=MAX_CONTEXT) > 0
+
+    def window(self, *, period: int, default: int = 0) -> int | None:
+        """This layer's; None: it has none. Every layer has one but each `period`-th, unless the file has a pattern.
+
+        default: where the file does not say how long it is; 0: no layer has one.
+        """
+        window = self.keys.integer("attention.sliding_window", default, high=MAX_CONTEXT)
+        windowed = self.keys.pattern("attention.sliding_window_pattern", self.model.sizes.n_layer, period)[self.index]
+        return window if window and windowed else None
+
+    def own_head_norms(self) -> HeadNorms[Tensor]:
+        """Of each head by itself, with a weight of its own."""
+        q, k = (self._own_norm(f"attn_{x}_norm", n) for x, n in (("q", self.n_head), ("k", self.n_head_kv)))
+        return HeadNorms(q, k)
+
+    def _own_norm(self, name: str, n_head: int) -> Norm[Tensor]:
+        weight = self.tensor(f"{name}.weight", n_head, self.head_dim)
+        flat = replace(weight, shape=(n_head * self.head_dim,))
+        return Norm(self.model.arch.norm, self.model.sizes.norm_eps, flat, None)
 
     def head_norms(self, *, after_rope: bool = False) -> HeadNorms[Tensor]:
         """Of each head by itself, with one weight for all."""

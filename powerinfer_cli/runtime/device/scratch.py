@@ -24,15 +24,14 @@ __all__ = ["measure_scratch"]
 STREAMED = 256  # neurons
 
 
-def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
+def measure_scratch(model: Model, options: EngineOptions, n_ctx: int) -> int:
     """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
 
-    name: torch's for one of the devices; where that is no GPU, the buffers are counted instead. streams: whether cold
-    neurons pass through, too.
+    Where the devices are no GPUs, the buffers are counted instead.
     """
-    device = torch.device(name)
+    device = torch.device(options.devices[0])
     if device.type != "cuda":
-        return scratch_bytes(model, options, n_ctx, streams=streams)
+        return scratch_bytes(model, options, n_ctx)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     pages = pages_of(options, n_ctx)
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
@@ -46,8 +45,9 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
         uploader = Uploader(device, 1, LoadEvents())
-        placed = {last: LayerPlacement(0, hot)}
-        side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
+        side = DeviceSide(
+            parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
+        )
         _pass(side, neurons, last, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before

@@ -1,0 +1,55 @@
+"""Gemma 1 to 3: scaled embeddings, GELU by tanh; from 2 on norms around both blocks, windows; in 3 norms of heads."""
+
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import Activation, Attention, Layer, Sequential
+from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+
+__all__ = ["ARCHITECTURES"]
+
+DEEPEST = {
+    "gemma2": 46,
+    "gemma3": 62,
+}  # layers of the 27B models, whose scores have another scale
+
+
+def _gemma(t: LayerReader) -> Layer[Tensor, Tensor]:
+    return Sequential(t.norms("attn_norm"), t.attention(rope=t.model.rope()), t.norms("ffn_norm"), t.ffn())
+
+
+def _gemma2(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """Every other layer has a window."""
+    softcap = t.keys.number("attn_logit_softcapping", 50.0, low=0.0) or None
+    window = t.window(period=2, default=4096)
+    attention = t.attention(rope=t.model.rope(), scale=_scale(t), window=window, softcap=softcap)
+    return _around(t, attention)
+
+
+def _gemma3(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """Five of six layers have a window, and a rope of their own, which is not scaled."""
+    window = t.window(period=6)
+    rope = t.model.rope() if window is None else t.model.rope(base_key="rope.freq_base_swa", scaled=False)
+    return _around(t, t.attention(rope=rope, scale=_scale(t), window=window, norms=t.head_norms()))
+
+
+def _around(t: LayerReader, attention: Attention[Tensor, Tensor]) -> Layer[Tensor, Tensor]:
+    norms = t.norms("attn_norm", "post_attention_norm"), t.norms("ffn_norm", "post_ffw_norm")
+    return Sequential(norms[0], attention, norms[1], t.ffn())
+
+
+def _scale(t: LayerReader) -> float | None:
+    largest = t.model.sizes.n_layer == DEEPEST[t.model.arch.name]
+    return (t.n_embd // t.n_head) ** -0.5 if largest else None
+
+
+def _ends(model: ModelReader) -> Ends:
+    softcap = model.keys.number("final_logit_softcapping", 30.0 if model.arch.name == "gemma2" else 0.0, low=0.0)
+    return model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap or None)
+
+
+NEOX, TANH = RopeStyle.NEOX, Activation.GELU_TANH
+ARCHITECTURES = (
+    Architecture("gemma", _gemma, _ends, rope_style=NEOX, activation=TANH),
+    Architecture("gemma2", _gemma2, _ends, rope_style=NEOX, activation=TANH),
+    Architecture("gemma3", _gemma3, _ends, rope_style=NEOX, activation=TANH),
+)

@@ -1,0 +1,34 @@
+"""OLMo 2 and 3, EXAONE 4: norms behind both blocks, none before; norms of queries and keys."""
+
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import HeadNorms, Layer, Sequential
+from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.tensors import Architecture, LayerReader
+
+__all__ = ["ARCHITECTURES"]
+
+
+def _olmo2(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """Norms are over all heads together. OLMo 3: three of four layers have a window, and a rope that is not scaled."""
+    n_q, n_kv = t.n_head * t.head_dim, t.n_head_kv * t.head_dim
+    norms = HeadNorms(t.norm("attn_q_norm", n_q), t.norm("attn_k_norm", n_kv), whole=True)
+    window, rope = t.window(period=4), t.model.rope()
+    if window is not None:
+        rope = t.model.rope(base_key="rope.freq_base_swa", base=rope.base, scaled=False)
+    attention = t.attention(rope=rope, window=window, norms=norms)
+    return Sequential(t.norms(after="post_attention_norm"), attention, t.norms(after="post_ffw_norm"), t.ffn())
+
+
+def _exaone4(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """Where layers have windows, only they turn."""
+    window = t.window(period=4)
+    attention = t.attention(
+        rope=t.model.rope() if window is not None or not t.has_windows else None, window=window, norms=t.head_norms()
+    )
+    return Sequential(t.norms(after="post_attention_norm"), attention, t.norms(after="post_ffw_norm"), t.ffn())
+
+
+ARCHITECTURES = (
+    Architecture("olmo2", _olmo2, rope_style=RopeStyle.NEOX),
+    Architecture("exaone4", _exaone4, rope_style=RopeStyle.NEOX),
+)

@@ -1,0 +1,36 @@
+"""StableLM, GPT-NeoX: layer norms with bias, partial rotary; sequential, or attention and FFN side by side."""
+
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, Sequential
+from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.tensors import Architecture, LayerReader
+
+__all__ = ["ARCHITECTURES"]
+
+PARALLEL = "use_parallel_residual"
+
+
+def _stablelm(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """StableLM 2 12B: side by side behind one norm; its heads are normed, each by a weight of its own."""
+    norms = t.own_head_norms() if "attn_q_norm.weight" in t else None
+    attention = t.attention(rope=t.model.rope(), norms=norms)
+    together = "ffn_norm.weight" not in t
+    if t.keys.flag(PARALLEL, default=together) != together:
+        t.keys.fail(f"{PARALLEL} contradicts tensor blk.{t.index}.ffn_norm.weight")
+    if together:
+        return Parallel(t.norm("attn_norm"), attention, None, t.ffn())
+    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn())
+
+
+def _gptneox(t: LayerReader) -> Layer[Tensor, Tensor]:
+    attention = t.attention(rope=t.model.rope(), fused=True)
+    if t.keys.flag(PARALLEL, default=True):
+        return Parallel(t.norm("attn_norm"), attention, t.norm("ffn_norm"), t.ffn(gated=False))
+    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(gated=False))
+
+
+NEOX, LAYER = RopeStyle.NEOX, NormKind.LAYER
+ARCHITECTURES = (
+    Architecture("stablelm", _stablelm, rope_style=NEOX, norm=LAYER, norm_bias="optional"),
+    Architecture("gptneox", _gptneox, rope_style=NEOX, norm=LAYER, norm_bias="required", activation=Activation.GELU),
+)
