@@ -8,7 +8,7 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Predictors, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics
+from powerinfer_cli.placement import ActivationStatistics, Placement, find_statistics, load_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
@@ -63,14 +63,14 @@ def make(
     wanted: Making,
     events: LoadEvents,
     *,
-    plan: Plan | None = None,
+    placement: Placement | None = None,
 ) -> Made:
-    """Run the stages, by `plan` if there is one for the options' GPUs. What is interrupted goes on there when repeated.
+    """Run the stages, with the model where `placement` says. What is interrupted goes on there when repeated.
 
     Raises:
         PowerInferError: a text that is too short, files that are another model's, a disk that is full.
     """
-    return _Run(gguf, SolverModel(gguf, options, events, plan, place.folder), place, wanted, events).all()
+    return _Run(gguf, SolverModel(gguf, options, events, placement, place.folder), place, wanted, events).all()
 
 
 @dataclass(frozen=True)

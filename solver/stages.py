@@ -16,7 +16,13 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import load_model, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, Plan, find_statistics, load_statistics, model_fingerprint
+from powerinfer_cli.placement import (
+    ActivationStatistics,
+    Placement,
+    find_statistics,
+    load_statistics,
+    model_fingerprint,
+)
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.predictor import (
     DensityChoice,
@@ -70,7 +76,7 @@ class Place:
 class SolverModel:
     """A model's file, and its engine once a stage needs it, with every neuron active.
 
-    plan: whole layers on GPUs. results: where what the engine helps to make will be written.
+    placement: of whole layers on GPUs. results: where what the engine helps to make will be written.
     """
 
     def __init__(
@@ -78,10 +84,10 @@ class SolverModel:
         gguf: GGUFFile,
         options: EngineOptions,
         events: LoadEvents,
-        plan: Plan | None = None,
+        placement: Placement | None = None,
         results: Path | None = None,
     ) -> None:
-        self.gguf, self.events, self.plan, self.results = gguf, events, plan, results
+        self.gguf, self.events, self.placement, self.results = gguf, events, placement, results
         self.config = load_model(gguf).config
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
@@ -100,7 +106,7 @@ class SolverModel:
     def _engine(self) -> Engine:
         if self.results is not None:  # the long work begins here
             check_writable(self.results, "give -o DIR for what is made")
-        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events, self.plan)
+        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events, self.placement)
 
     def forget_engine(self) -> None:
         """Give its memory back."""

@@ -110,43 +110,39 @@ def _score(
     words: str,
 ) -> None:
     from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
-    from powerinfer_cli.opening import find_companions, open_model_file, place
-    from powerinfer_cli.runtime import Engine
+    from powerinfer_cli.gguf_io import open_gguf
+    from powerinfer_cli.opening import open_model
     from powerinfer_cli.runtime.perplexity import chunks, ratio
-    from powerinfer_cli.text import Tokenizer
 
     terminal = Terminal(color=False, quiet=False)
-    gguf = open_model_file(path)
-    if text.compare and not gguf.sparse and predictor_path is None:
+    if text.compare and predictor_path is None and not open_gguf(path).sparse:
         raise UsageError(
             f"--compare dense: {path} is a dense model, whose neurons are all active without --predictor-path"
         )
-    tokenizer = Tokenizer.from_gguf(gguf)
-    ids = _ids(tokenizer, words)
-    options = with_machine(model.options(), machine)
+    options, wishes = with_machine(model.options(), machine), placement.wishes()
     with Loading(terminal.note) as events:
-        beside = find_companions(gguf, path, predictor_path, terminal.note)
-        placed = place(gguf, path, options, placement.wishes(), beside, events)
-        engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
-    for line in placed.lines:
+        opened = open_model(path, options, wishes, predictor_path=predictor_path, events=events)
+    for line in opened.gpus:
         terminal.note(f"gpu: {line}")
-    n_ctx = engine.n_ctx
+    n_ctx = opened.n_ctx
+    ids = _ids(opened.tokenizer, words)
     _check_length(text.file, len(ids), n_ctx)
-    bos_id = tokenizer.bos_id if tokenizer.add_bos else None
+    bos_id = opened.tokenizer.bos_id if opened.tokenizer.add_bos else None
     pieces = list(islice(chunks(ids, n_ctx, bos_id), None if text.n_chunks < 0 else text.n_chunks))
     terminal.note(f"{len(pieces)} chunks of {n_ctx} tokens")
     try:
         with Interrupt() as interrupt:
-            score = _run(engine, pieces, interrupt)
-            _tell_active(terminal, engine)
+            score = _run(opened.engine, pieces, interrupt)
+            _tell_active(terminal, opened.engine)
             if text.compare is None:
                 return
-            del engine  # or two models are in memory
+            if opened.placement is not None:
+                wishes = replace(wishes, disable_gpu_index=True)  # the plan that is kept stays
+            opened.close()  # or two models are in memory
             print("with every neuron active:")
             with Loading(terminal.note) as events:
-                plan = placed.plan if gguf.sparse else None  # of dense layers all neurons are on one side
-                dense = Engine.load(gguf, replace(placed.options, all_active=True), None, events, plan)
-            other = _run(dense, pieces, interrupt)
+                dense = open_model(path, replace(options, n_ctx=n_ctx, all_active=True), wishes, events=events)
+            other = _run(dense.engine, pieces, interrupt)
             value, error = ratio(score, other)
             print(f"Ratio, predictor to every neuron: {value:.5f} +/- {error:.5f}")
     except Interrupted as interrupted:

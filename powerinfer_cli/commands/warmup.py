@@ -83,8 +83,8 @@ def _everything(jobs: int, events: "LoadEvents") -> tuple[int, int]:
 
 def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[int, int]:
     """Load it, its weights left in the file, or even a large one takes long; loading compiles all it needs."""
-    from powerinfer_cli.opening import open_model_file
-    from powerinfer_cli.runtime import Engine, EngineOptions
+    from powerinfer_cli.opening import PlacementWishes, open_model
+    from powerinfer_cli.runtime import EngineOptions
 
     compiled = 0
 
@@ -95,5 +95,5 @@ def _for_model(path: Path, flags: WarmupFlags, events: "LoadEvents") -> tuple[in
             compiled += total
 
     options = EngineOptions(n_ctx=SHORT, repack=False, type_k=flags.type_k.value, type_v=flags.type_v.value)
-    Engine.load(open_model_file(path), options, None, replace(events, progress=progress))
+    open_model(path, options, PlacementWishes(device="cpu"), text=False, events=replace(events, progress=progress))
     return compiled, 0

@@ -7,7 +7,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Tensor
 from powerinfer_cli.model.blocks import Embedding, Head, Layer
 from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshold_of
-from powerinfer_cli.model.key_table import check_keys
+from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
 from powerinfer_cli.model.registry import architecture_of
 from powerinfer_cli.model.tensors import ModelReader
@@ -20,12 +20,16 @@ IGNORED = re.compile(r"blk\.\d+\.(attn_rot_embd|attn\.rotary_emb\.inv_freq)(\.we
 
 @dataclass(frozen=True)
 class Model:
-    """Embedding, layers and head over a file's tensors."""
+    """Embedding, layers and head over a file's tensors. nbytes: of all these in the file. notes: what its keys ask for
+    in vain, one line each.
+    """
 
     config: ModelConfig
     embedding: Embedding[Tensor, Tensor]
     layers: tuple[Layer[Tensor, Tensor], ...]
     head: Head[Tensor, Tensor]
+    nbytes: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def read_model(gguf: GGUFFile) -> Model:
@@ -60,7 +64,8 @@ def read_model(gguf: GGUFFile) -> Model:
         n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
         activation=sizes.activation,
     )
-    return Model(config, embedding, layers, head)
+    nbytes = sum(tensor.nbytes for tensor in gguf.tensors.values())
+    return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)))
 
 
 def _positions(gguf: GGUFFile, embedding: Embedding[Tensor, Tensor], n_ctx_train: int) -> int:

@@ -1,20 +1,26 @@
-"""From a model's path and wishes to an engine that runs it: what lies beside the model, GPUs, placing."""
+"""From a model's path and wishes to one that runs: what lies beside it, GPUs, placing. The public Python API."""
 
 from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import Companions, find_companions
+from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.opened import Opened, open_model
+from powerinfer_cli.opening.opened import open_model
 from powerinfer_cli.opening.placing import Placed, place
+from powerinfer_cli.opening.prompts import start_ids
+from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.opening.wishes import PlacementWishes
 
 __all__ = [
+    "Answer",
     "Companions",
-    "Opened",
+    "OpenModel",
     "Placed",
     "PlacementWishes",
+    "TextStream",
     "bundled_model",
     "find_companions",
     "open_model",
     "open_model_file",
     "place",
+    "start_ids",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import Predictors, load_model, load_predictors
+from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 
@@ -24,7 +24,7 @@ class Companions:
     together: GroupActivity | None = None
 
 
-def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, note: Note) -> Companions:
+def find_companions(gguf: GGUFFile, config: ModelConfig, predictor_path: Path | None, note: Note) -> Companions:
     """The predictors of a directory, if one is given, and the statistics that lie beside the model.
 
     Statistics only save work, so unusable ones are noted and left alone; a dense model without predictors has no use
@@ -32,20 +32,18 @@ def find_companions(gguf: GGUFFile, path: Path, predictor_path: Path | None, not
     """
     predictors = None
     if predictor_path is not None:
-        config = load_model(gguf).config
         predictors = load_predictors(predictor_path, config.n_layer, config.n_embd, config.n_ff)
     sparse = gguf.sparse or predictors is not None
-    statistics, together = _statistics(gguf, path, note) if sparse else (None, None)
+    statistics, together = _statistics(gguf.path, config, note) if sparse else (None, None)
     return Companions(statistics, predictors, together)
 
 
 def _statistics(
-    gguf: GGUFFile, path: Path, note: Note
+    path: Path, config: ModelConfig, note: Note
 ) -> tuple[ActivationStatistics, GroupActivity | None] | tuple[None, None]:
     folder = find_statistics(path)
     if folder is None:
         return None, None
-    config = load_model(gguf).config
     try:
         statistics = load_statistics(folder, config.n_layer, config.n_ff)
         return statistics, load_group_activity(folder.parent, statistics.counts)

@@ -1,59 +1,48 @@
 """What of a model goes to which GPU: a plan that is kept, if it fits, or else a new one, in seconds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_files import keep_plan, kept_plan
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.opening.wishes import PlacementWishes
-from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use, shown_bytes
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.device.cold_stream import streamable
 
 __all__ = ["place_on", "placement_lines"]
 
-Result = tuple[EngineOptions, Plan | None, tuple[str, ...]]
+Result = tuple[Placement | None, tuple[str, ...]]
 
 
 def place_on(
     target: Target,
     gguf: GGUFFile,
-    path: Path,
+    model: Model,
     options: EngineOptions,
     wishes: PlacementWishes,
     beside: Companions,
     events: LoadEvents,
 ) -> Result:
-    """Options, plan and what lies where, a line each GPU. Without a plan everything stays in main memory.
+    """The placement and what lies where, a line each GPU; None: everything stays in main memory.
 
     Raises:
         PowerInferError: no model that can be run.
     """
-    job = _job(gguf, path, options, target, beside, wishes)
+    job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers)
     divided = wishes.gpu_layers is None and job.config.sparse and beside.statistics is not None
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
         if wishes.gpu_layers is None and not _holds_all(whole.plan):
             events.note(_no_statistics(job))
-        return _placed(job, whole.plan, whole.remarks, options, events)
+        return _placed(job, whole.plan, whole.remarks, events)
     room = job.reservation()
     if set(room.devices) == {MAIN_MEMORY} and room.output == MAIN_MEMORY:
-        return _placed(job, whole.plan, room.remarks, options, events)
-    return _placed(job, _divided(job, wishes, events), room.remarks, options, events)
-
-
-def _job(
-    gguf: GGUFFile, path: Path, options: EngineOptions, target: Target, beside: Companions, wishes: PlacementWishes
-) -> PlanJob:
-    job = PlanJob.of(gguf, path, options, target, beside, wishes.max_layers)
-    streams = not target.rehearsed and job.config.sparse and streamable(job.model)
-    # Whether it pays is known with the plan; room for it is needed before.
-    return replace(job, options=replace(job.options, stream_from=options.n_ubatch)) if streams else job
+        return _placed(job, whole.plan, room.remarks, events)
+    return _placed(job, _divided(job, wishes, events), room.remarks, events)
 
 
 def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
@@ -79,15 +68,13 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
     return result.plan
 
 
-def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], asked: EngineOptions, events: LoadEvents) -> Result:
+def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents) -> Result:
     for remark in remarks:
         events.note(remark)
     if not plan.gpus:
-        return asked, None, ()
-    options = job.options
-    if options.stream_from is not None:
-        options = replace(options, stream_from=_stream_from(job, plan, events))
-    return options, plan, placement_lines(plan, job)
+        return None, ()
+    stream_from = _stream_from(job, plan, events) if job.streams else None
+    return Placement(plan, job.target.devices, job.n_ctx, stream_from), placement_lines(plan, job)
 
 
 def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:

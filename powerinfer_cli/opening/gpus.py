@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.opening.wishes import PlacementWishes, parse_shares
-from powerinfer_cli.placement import parse_budgets, shown_bytes
+from powerinfer_cli.opening.wishes import PlacementWishes
+from powerinfer_cli.placement import check_budgets, shown_bytes
 
 __all__ = ["Target", "find_target"]
 
@@ -34,6 +34,10 @@ class Target:
     def rehearsed(self) -> bool:
         return "cpu" in self.devices
 
+    @property
+    def cuda(self) -> bool:
+        return bool(self.devices) and not self.rehearsed
+
 
 def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
     """None: everything runs on the CPU; a line says so to those who asked for a GPU that is not there.
@@ -41,10 +45,8 @@ def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
     Raises:
         UsageError: budgets, shares or a GPU that cannot be.
     """
-    shares = None if wishes.tensor_split is None else parse_shares(wishes.tensor_split)
-    wanted = None if wishes.vram_budget is None else parse_budgets(wishes.vram_budget)
     if wishes.device == "cpu":
-        return _rehearsal(wishes, wanted, shares, note)
+        return _rehearsal(wishes, note)
     count = _count_gpus()
     if not count:
         if wishes.given:
@@ -53,7 +55,7 @@ def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
                 "everything runs on the CPU"
             )
         return None
-    return _on_cuda(wishes, shares, count, note)
+    return _on_cuda(wishes, count, note)
 
 
 def _count_gpus() -> int:
@@ -65,22 +67,20 @@ def _count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _rehearsal(
-    wishes: PlacementWishes, wanted: tuple[int, ...] | None, shares: tuple[float, ...] | None, note: Note
-) -> Target | None:
-    if wanted is None and wishes.gpu_layers is None:
+def _rehearsal(wishes: PlacementWishes, note: Note) -> Target | None:
+    if wishes.vram_budget is None and wishes.gpu_layers is None:
         if wishes.given:
             note(
                 f"{' and '.join(wishes.given)}: no effect with --device cpu alone; "
                 "add --vram-budget or -ngl to rehearse"
             )
         return None
-    count = len(wanted or shares or (0,))
+    count = len(wishes.vram_budget or wishes.tensor_split or (0,))
     note("the GPU's part is rehearsed on the CPU: slow, and only good for trying plans out")
-    return Target(("cpu",) * count, wanted, shares)
+    return Target(("cpu",) * count, wishes.vram_budget, wishes.tensor_split)
 
 
-def _on_cuda(wishes: PlacementWishes, shares: tuple[float, ...] | None, count: int, note: Note) -> Target:
+def _on_cuda(wishes: PlacementWishes, count: int, note: Note) -> Target:
     import torch
 
     first = wishes.main_gpu or 0
@@ -88,9 +88,10 @@ def _on_cuda(wishes: PlacementWishes, shares: tuple[float, ...] | None, count: i
         raise UsageError(f"-mg {first}: there are {count} GPUs, counted from 0")
     order = [first, *(gpu for gpu in range(count) if gpu != first)]
     cards = [torch.cuda.get_device_properties(gpu).total_memory for gpu in order]
-    given = wishes.vram_budget is not None
-    if wishes.vram_budget is not None:
-        budgets = parse_budgets(wishes.vram_budget, cards)
+    shares, budgets = wishes.tensor_split, wishes.vram_budget
+    given = budgets is not None
+    if budgets is not None:
+        check_budgets(budgets, cards)
         order = order[: len(budgets)]
         _warn_of_others(order, budgets, note)
     else:

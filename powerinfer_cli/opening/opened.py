@@ -1,43 +1,68 @@
-"""From a model's path to an engine that runs it."""
+"""From a model's path to one that runs: the one way there, of commands, the server, and Python programs."""
 
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Unpack
 
-from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import load_model, with_predictors
+from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import find_companions
+from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.placing import place
-from powerinfer_cli.opening.wishes import PlacementWishes
+from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, logged, with_wishes
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 
-__all__ = ["Opened", "open_model"]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A model that can be run. gpus: what lies where, a line each."""
-
-    gguf: GGUFFile
-    tokenizer: Tokenizer
-    engine: Engine
-    gpus: tuple[str, ...]
+__all__ = ["open_model"]
 
 
 def open_model(
-    path: Path,
-    options: EngineOptions,
-    events: LoadEvents,
-    *,
-    predictor_path: Path | None = None,
+    path: str | PathLike[str] | None = None,
+    options: EngineOptions | None = None,
     placement: PlacementWishes | None = None,
-) -> Opened:
-    """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    gguf = open_model_file(path)
-    tokenizer = Tokenizer.from_gguf(gguf)
-    beside = find_companions(gguf, path, predictor_path, events.note)
-    placed = place(gguf, path, options, placement or PlacementWishes(), beside, events)
-    engine = Engine.load(gguf, placed.options, beside.statistics, events, placed.plan, predictors=beside.predictors)
-    for line in tokenizer.notes:
+    *,
+    predictor_path: str | PathLike[str] | None = None,
+    chat_template: str | None = None,
+    text: bool = True,
+    events: LoadEvents | None = None,
+    **wishes: Unpack[ModelWishes],
+) -> OpenModel:
+    """Load a GGUF file, and have it run on this machine's CPU and GPUs. Without a path, the bundled story model.
+
+    Keywords are named as llama-cpp-python names them, and replace what `options` and `placement` say:
+
+    - n_ctx: tokens of context; 0, as without: the model's own, if memory allows
+    - n_threads, n_threads_batch: of the CPU, for one token and for a prompt; without: one per physical core
+    - n_batch, n_ubatch: tokens of a prompt between two chances to interrupt, and evaluated at a time
+    - vram_budget: GiB of GPU memory, a number or one for each GPU; 0: none; without: what is free, less a margin
+    - n_gpu_layers: whole layers go to the GPU, the last so many at most; -1: all that fit
+    - main_gpu, tensor_split: the first GPU to use; how GPUs share layers, as [3, 1]
+    - device: "cpu" uses no GPU (with vram_budget or n_gpu_layers its part is rehearsed)
+    - reset_gpu_index, disable_gpu_index: plan anew; neither read nor write the plan that is kept
+    - type_k, type_v: of the KV cache, "f32", "f16" or "q8_0"
+    - repack: False leaves weights as they are in the mapped file: less memory, slower
+    - use_mlock: keep weights from being paged out
+    - all_active: ask no predictor, compute every neuron
+    - reference: plain float32 arithmetic, to compare with
+
+    predictor_path: a directory of trained predictors. chat_template: a built-in's name, a file or a template, instead
+    of the model's own. text: False leaves the vocabulary unread, for programs of token ids. events: whom to tell what
+    happens; without, the logger "powerinfer_cli".
+
+    Raises:
+        PowerInferError: one line: a file that is no model or not to be run, no memory, wishes that cannot be.
+    """
+    options, placement = with_wishes(options or EngineOptions(), placement or PlacementWishes(), wishes)
+    events = events or logged()
+    gguf = open_model_file(bundled_model() if path is None else Path(path))
+    tokenizer = Tokenizer.from_gguf(gguf) if text else None
+    model = load_model(gguf)
+    beside = find_companions(gguf, model.config, None if predictor_path is None else Path(predictor_path), events.note)
+    if beside.predictors is not None:
+        model = with_predictors(model, beside.predictors)
+    placed = place(gguf, model, options, placement, beside, events)
+    engine = Engine(model, options, beside.statistics, events, placed.placement)
+    for line in tokenizer.notes if tokenizer else ():
         events.note(f"warning: {line}")
-    return Opened(gguf, tokenizer, engine, placed.lines)
+    return OpenModel(gguf, model, engine, tokenizer, beside, placed, chat_template)

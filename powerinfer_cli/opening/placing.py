@@ -1,14 +1,14 @@
 """From wishes to a placement plan: one that is kept, if it fits, or else a new one, in seconds."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import find_target
 from powerinfer_cli.opening.wishes import PlacementWishes
-from powerinfer_cli.placement import Plan
+from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
 __all__ = ["Placed", "place"]
@@ -16,16 +16,15 @@ __all__ = ["Placed", "place"]
 
 @dataclass(frozen=True)
 class Placed:
-    """What an engine is loaded with. lines: what lies on which GPU, for people."""
+    """Where a model lies: without a placement, in main memory. lines: what lies on which GPU, for people."""
 
-    options: EngineOptions
-    plan: Plan | None = None
+    placement: Placement | None = None
     lines: tuple[str, ...] = ()
 
 
 def place(
     gguf: GGUFFile,
-    path: Path,
+    model: Model,
     options: EngineOptions,
     wishes: PlacementWishes,
     beside: Companions,
@@ -41,10 +40,10 @@ def place(
         raise UsageError(f"--reference excludes {', '.join(wishes.given)}: it computes on the CPU only")
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
-        return Placed(options)
+        return Placed()
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
-        return Placed(options)
+        return Placed()
     from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
 
-    return Placed(*place_on(target, gguf, path, options, wishes, beside, events))
+    return Placed(*place_on(target, gguf, model, options, wishes, beside, events))

@@ -1,11 +1,11 @@
 """Planning for one model, one way to run it and one set of GPUs: what a plan is made of, and for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
-from powerinfer_cli.model import Model, ModelConfig, load_model
+from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_files import GIVEN, cache_root
@@ -19,6 +19,7 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes, pages_of
+from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.engine import context_size
 from solver.placing import DeviceProfile, PlanResult, PlanSettings, load_profile, make_plan
@@ -31,33 +32,38 @@ MARGIN, MOST_MARGIN = 1 / 32, 256 << 20  # of a GPU's budget, which stays free: 
 
 @dataclass(frozen=True)
 class PlanJob:
-    """options: with the GPUs and the number of positions that the plan is for."""
+    """n_ctx: tokens of context that the plan is for. streams: whether it is to leave room for cold neurons that pass
+    through a GPU.
+    """
 
     path: Path
     model: Model
     fingerprint: str
     options: EngineOptions
+    n_ctx: int
     target: Target
     beside: Companions
     max_layers: int | None
+    streams: bool = False
 
     @classmethod
     def of(
         cls,
         gguf: GGUFFile,
-        path: Path,
+        model: Model,
         options: EngineOptions,
         target: Target,
         beside: Companions,
         max_layers: int | None = None,
     ) -> "PlanJob":
-        """Raises PowerInferError: no model that can be run, or a context that does not fit."""
-        model = load_model(gguf, beside.predictors)
-        chosen = replace(options, n_ctx=context_size(model, options, 0), devices=target.devices)
+        """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
+        n_ctx = context_size(model, options, 0)
+        # Whether it pays is known with the plan; room for it is needed before.
+        streams = target.cuda and model.config.sparse and streamable(model)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{layer.fc1.shape[0]:x}" for layer in beside.predictors.layers)
-        return cls(path, model, fingerprint, chosen, target, beside, max_layers)
+        return cls(gguf.path, model, fingerprint, options, n_ctx, target, beside, max_layers, streams)
 
     @property
     def config(self) -> ModelConfig:
@@ -66,10 +72,11 @@ class PlanJob:
     @cached_property
     def sizes(self) -> ModelBytes:
         """Bytes of everything; scratch is measured on the GPU."""
-        n_ctx = self.options.n_ctx
-        devices = self.target.devices
-        scratch = measure_scratch(self.model, self.options, n_ctx) if devices else None
-        return model_bytes(self.model, self.options, n_ctx, scratch)
+        scratch = None
+        if self.target.devices:
+            first = self.target.devices[0]
+            scratch = measure_scratch(self.model, self.options, self.n_ctx, first, streams=self.streams)
+        return model_bytes(self.model, self.options, self.n_ctx, scratch)
 
     @cached_property
     def budgets(self) -> tuple[int, ...]:
@@ -104,7 +111,7 @@ class PlanJob:
         return Conditions(
             fingerprint=self.fingerprint,
             budgets=self.budgets,
-            n_ctx=self.options.n_ctx,
+            n_ctx=self.n_ctx,
             type_k=self.options.type_k,
             type_v=self.options.type_v,
             scratch=self.sizes.scratch,
@@ -112,7 +119,7 @@ class PlanJob:
             shares=self.target.shares,
             statistics=statistics_fingerprint(statistics) if statistics else "",
             profile=profile,
-            n_cells=pages_of(self.options, self.options.n_ctx).n_cells,
+            n_cells=pages_of(self.options, self.n_ctx).n_cells,
         )
 
     def make(self, profile: DeviceProfile, solver: str = "milp") -> PlanResult:

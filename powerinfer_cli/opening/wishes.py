@@ -1,26 +1,55 @@
-"""What somebody wishes of where a model lies, and the shares among GPUs that a wish may name."""
+"""What somebody wishes of how a model runs and where it lies, as keywords of `open_model`, and as values."""
 
-from dataclasses import dataclass
-from typing import Literal
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal, TypedDict
 
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.placement import budget_bytes
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
-__all__ = ["PlacementWishes", "parse_shares"]
+__all__ = ["ModelWishes", "PlacementWishes", "logged", "parse_shares", "with_wishes"]
+
+
+class ModelWishes(TypedDict, total=False):
+    """Keywords of `open_model`, which says what they mean."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int | None
+    n_threads_batch: int | None
+    type_k: str
+    type_v: str
+    repack: bool
+    use_mlock: bool
+    all_active: bool
+    reference: bool
+    vram_budget: float | Sequence[float] | None
+    n_gpu_layers: int | None
+    main_gpu: int | None
+    tensor_split: Sequence[float] | None
+    device: Literal["cuda", "cpu"] | None
+    reset_gpu_index: bool
+    disable_gpu_index: bool
 
 
 @dataclass(frozen=True)
 class PlacementWishes:
     """As the flags of these names say; None: whatever is there.
 
-    vram_budget: GiB, a number for each GPU. gpu_layers: whole layers, the last so many at most; -1: all that fit.
+    vram_budget: bytes, a number for each GPU. gpu_layers: whole layers, the last so many at most; -1: all that fit.
     tensor_split: how layers are divided among GPUs. reset_gpu_index: replace the plan that is kept;
     disable_gpu_index: neither read nor write one.
     """
 
-    vram_budget: str | None = None
+    vram_budget: tuple[int, ...] | None = None
     gpu_layers: int | None = None
     main_gpu: int | None = None
-    tensor_split: str | None = None
+    tensor_split: tuple[float, ...] | None = None
     device: Literal["cuda", "cpu"] | None = None
     reset_gpu_index: bool = False
     disable_gpu_index: bool = False
@@ -45,12 +74,78 @@ class PlacementWishes:
         return None if self.gpu_layers in (None, -1) else self.gpu_layers
 
 
+_FIELDS = {"use_mlock": "mlock", "n_gpu_layers": "gpu_layers"}  # where a keyword is named otherwise
+_PLACING = frozenset(PlacementWishes.__dataclass_fields__)
+
+
+def with_wishes(
+    options: EngineOptions, placement: PlacementWishes, wishes: Mapping[str, Any]
+) -> tuple[EngineOptions, PlacementWishes]:
+    """These, with what keywords of `open_model` say instead.
+
+    Raises:
+        UsageError: a value that makes no sense.
+        TypeError: there is no such keyword.
+    """
+    for name in wishes:
+        if name not in ModelWishes.__annotations__:
+            raise TypeError(f"open_model() got an unexpected keyword argument {name!r}")
+    values = {_FIELDS.get(name, name): _checked(name, value) for name, value in wishes.items()}
+    placing = {name: value for name, value in values.items() if name in _PLACING}
+    running = {name: value for name, value in values.items() if name not in _PLACING}
+    return replace(options, **running), replace(placement, **placing)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """As a field takes it. Raises UsageError."""
+    kind = ModelWishes.__annotations__[name]
+    if name in ("vram_budget", "tensor_split"):
+        if value is None:
+            return None
+        numbers = _numbers(name, value)
+        return tuple(map(budget_bytes, numbers)) if name == "vram_budget" else _shares(numbers, name)
+    if name == "device" and value not in ("cuda", "cpu", None):
+        raise UsageError(f'device must be "cuda" or "cpu", got {value!r:.60}')
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is int and not whole:
+        raise UsageError(f"{name} must be a whole number, got {value!r:.60}")
+    if kind == int | None and not (whole or value is None):
+        raise UsageError(f"{name} must be a whole number or None, got {value!r:.60}")
+    if name in _LEAST and value is not None and value < _LEAST[name]:
+        raise UsageError(f"{name} must be {_LEAST[name]} or more, got {value}")
+    return value
+
+
+_LEAST = {"n_gpu_layers": -1, "main_gpu": 0}
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    found = [value] if isinstance(value, Real) or not isinstance(value, Iterable) else list(value)
+    if not found or isinstance(value, str) or not all(isinstance(one, Real) for one in found):
+        raise UsageError(f"{name} must be a number, or one for each GPU, got {value!r:.60}")
+    return [float(one) for one in found]
+
+
 def parse_shares(text: str) -> tuple[float, ...]:
     """The numbers of -ts, by commas or slashes. Raises UsageError."""
     try:
-        shares = tuple(float(part) for part in text.replace("/", ",").split(","))
+        numbers = [float(part) for part in text.replace("/", ",").split(",")]
     except ValueError:
-        shares = ()
-    if not shares or not all(0 <= share < float("inf") for share in shares) or not sum(shares):
-        raise UsageError(f"-ts {text[:40]!r}: must be numbers from 0 on, one for each GPU, not all 0, as 3,1")
-    return shares
+        numbers = []
+    return _shares(numbers, f"-ts {text[:40]!r}")
+
+
+def _shares(numbers: Sequence[float], said: str) -> tuple[float, ...]:
+    if not numbers or not all(share >= 0 and math.isfinite(share) for share in numbers) or not sum(numbers):
+        raise UsageError(f"{said}: must be numbers from 0 on, one for each GPU, not all 0, as 3,1")
+    return tuple(numbers)
+
+
+def logged() -> LoadEvents:
+    """Remarks go to the logger of the package, warnings as such."""
+    logger = logging.getLogger("powerinfer_cli")
+
+    def note(line: str) -> None:
+        logger.log(logging.WARNING if line.startswith("warning: ") else logging.INFO, "%s", line)
+
+    return LoadEvents(note)

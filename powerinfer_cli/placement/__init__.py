@@ -1,6 +1,13 @@
 """Activation statistics, budgets, and what follows from them for where neurons go. Pure data, no execution."""
 
-from powerinfer_cli.placement.budget import Reservation, parse_budgets, reserve, shown_bytes
+from powerinfer_cli.placement.budget import (
+    Reservation,
+    budget_bytes,
+    check_budgets,
+    parse_budgets,
+    reserve,
+    shown_bytes,
+)
 from powerinfer_cli.placement.fingerprint import model_fingerprint, statistics_fingerprint
 from powerinfer_cli.placement.gpuidx import (
     Conditions,
@@ -14,6 +21,7 @@ from powerinfer_cli.placement.plan import (
     MAIN_MEMORY,
     LayerPlacement,
     Neurons,
+    Placement,
     Plan,
     all_neurons,
     cold_neurons,
@@ -40,9 +48,12 @@ __all__ = [
     "LayerPlacement",
     "ModelBytes",
     "Neurons",
+    "Placement",
     "Plan",
     "Reservation",
     "all_neurons",
+    "budget_bytes",
+    "check_budgets",
     "cold_neurons",
     "device_use",
     "find_statistics",

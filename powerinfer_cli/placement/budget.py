@@ -14,7 +14,7 @@ from powerinfer_cli.errors import UsageError
 from powerinfer_cli.placement.plan import MAIN_MEMORY
 from powerinfer_cli.placement.sizes import ModelBytes
 
-__all__ = ["Reservation", "parse_budgets", "reserve", "shown_bytes"]
+__all__ = ["Reservation", "budget_bytes", "check_budgets", "parse_budgets", "reserve", "shown_bytes"]
 
 GIB = 1 << 30
 MOST_GIB = 1 << 20
@@ -33,32 +33,31 @@ class Reservation:
     remarks: tuple[str, ...] = ()
 
 
-def parse_budgets(text: str, cards: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Bytes by GPU from what `--vram-budget` says: GiB, separated by commas. `cards`: bytes that each GPU has.
+def parse_budgets(text: str) -> tuple[int, ...]:
+    """Bytes by GPU from what `--vram-budget` says: GiB, separated by commas. Raises UsageError."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--vram-budget has {text[:60]!r}, but must be GiB for each GPU: numbers and commas") from None
+    return tuple(map(budget_bytes, numbers))
 
-    Raises UsageError: not a number, negative, infinite, more budgets than GPUs, or more than a card has.
-    """
-    budgets = tuple(_bytes(part) for part in text.split(","))
-    if cards is not None and len(budgets) > len(cards):
-        raise UsageError(f"--vram-budget {text[:60]} names {len(budgets)} GPUs, but there are {len(cards)}")
-    for gpu, (budget, card) in enumerate(zip(budgets, cards or (), strict=False)):
+
+def budget_bytes(gib: float) -> int:
+    """Raises UsageError: negative, infinite or no number."""
+    if not 0 <= gib <= MOST_GIB:  # which also refuses NaN
+        raise UsageError(f"a budget of {gib:g} GiB makes no sense: it must be a number from 0 to {MOST_GIB}")
+    return round(gib * GIB)
+
+
+def check_budgets(budgets: Sequence[int], cards: Sequence[int]) -> None:
+    """`cards`: bytes that each GPU has. Raises UsageError: more budgets than GPUs, or more than a card has."""
+    if len(budgets) > len(cards):
+        raise UsageError(f"the VRAM budget names {len(budgets)} GPUs, but there are {len(cards)}")
+    for gpu, (budget, card) in enumerate(zip(budgets, cards, strict=False)):
         if budget > card:
             raise UsageError(
                 f"a budget of {shown_bytes(budget)} is more than GPU {gpu} has ({shown_bytes(card)}): give it less"
             )
-    return budgets
-
-
-def _bytes(text: str) -> int:
-    try:
-        gib = float(text)
-    except ValueError:
-        raise UsageError(f"--vram-budget has {text[:60]!r}, but must be GiB for each GPU: numbers and commas") from None
-    if not 0 <= gib <= MOST_GIB:  # which also refuses NaN
-        raise UsageError(
-            f"a budget of {text.strip()[:60]} GiB makes no sense: it must be a number from 0 to {MOST_GIB}"
-        )
-    return round(gib * GIB)
 
 
 def shown_bytes(count: int) -> str:

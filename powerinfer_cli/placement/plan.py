@@ -11,6 +11,7 @@ __all__ = [
     "SOLVERS",
     "LayerPlacement",
     "Neurons",
+    "Placement",
     "Plan",
     "all_neurons",
     "main_memory_plan",
@@ -107,6 +108,26 @@ class Plan:
         for index, (layer, neurons) in enumerate(zip(self.layers, n_ff, strict=True)):
             if layer.hot.size and layer.hot[-1] >= neurons:
                 raise ValueError(f"it places neuron {layer.hot[-1]} of layer {index}, which has only {neurons}")
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """What placing a model on this machine found: a plan for GPUs, and what these are.
+
+    devices: the plan's GPUs, as torch names them ("cuda:0"); or "cpu", where the GPU's part is rehearsed. n_ctx: tokens
+    of context that the plan has room for; None: as many as are asked for. stream_from: batches of so many tokens or
+    more have the cold neurons pass through the GPU (None: none have).
+    """
+
+    plan: Plan
+    devices: tuple[str, ...]
+    n_ctx: int | None = None
+    stream_from: int | None = None
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The devices that hold something."""
+        return tuple(self.devices[gpu] for gpu in self.plan.gpus)
 
 
 def main_memory_plan(n_layer: int, fingerprint: str = "", budgets: tuple[int, ...] = ()) -> Plan:

@@ -73,3 +73,6 @@ class Backend(Protocol):
 
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on; nothing else of them counts."""
+
+    def close(self) -> None:
+        """End its threads; it computes nothing any more."""

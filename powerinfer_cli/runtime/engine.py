@@ -12,8 +12,8 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cache import PAGE
-from powerinfer_cli.model import Model, Predictors, key_notes, load_model
-from powerinfer_cli.placement import ActivationStatistics, Plan
+from powerinfer_cli.model import Model, Predictors, load_model
+from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import kv_bytes
@@ -38,31 +38,28 @@ class Engine:
 
     def __init__(
         self,
-        gguf: GGUFFile,
+        model: Model,
         options: EngineOptions,
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
-        plan: Plan | None = None,
-        *,
-        predictors: Predictors | None = None,
+        placement: Placement | None = None,
     ) -> None:
-        """Build the layers of a model, on the options' devices as a plan says; without one, in main memory.
-
-        `predictors` make a dense model sparse, and replace those of a sparse one.
+        """Build the layers of a model where a placement says; without one, in main memory.
 
         Raises:
-            PowerInferError: what `load_model` raises, or a context that does not fit.
+            PowerInferError: a context that does not fit.
         """
-        model = load_model(gguf, predictors)
         self.config = model.config
         events = events or LoadEvents()
-        for line in key_notes(gguf, self.config.architecture.name):
+        for line in model.notes:
             events.note(line)
         self.options = options
         self.stats = SparsityStats()
-        self._plan = plan if plan is not None and plan.gpus else None
-        packed = options.repack and not options.reference and self._plan is None
-        n_ctx = context_size(model, options, sum(t.nbytes for t in gguf.tensors.values()) if packed else 0)
+        self._placement = placement if placement is not None and placement.plan.gpus else None
+        packed = options.repack and not options.reference and self._placement is None
+        n_ctx = self._placement.n_ctx if self._placement else None
+        if n_ctx is None:
+            n_ctx = context_size(model, options, model.nbytes if packed else 0)
         self._pages = PageTable(n_ctx, options.n_sequences, unified=options.unified)
         parts = Parts(model, options, self.stats, statistics, self._pages, events)
         try:
@@ -80,10 +77,10 @@ class Engine:
             from powerinfer_cli.runtime.reference.backend import ReferenceBackend
 
             return ReferenceBackend(parts)
-        if self._plan is not None:
+        if self._placement is not None:
             from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 
-            return HybridBackend(parts, self._plan, self.options.devices)
+            return HybridBackend(parts, self._placement)
         from powerinfer_cli.runtime.cpu.backend import CPUBackend
 
         return CPUBackend(parts)
@@ -95,11 +92,17 @@ class Engine:
         options: EngineOptions | None = None,
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
-        plan: Plan | None = None,
+        placement: Placement | None = None,
         *,
         predictors: Predictors | None = None,
     ) -> "Engine":
-        return cls(gguf, options or EngineOptions(), statistics, events, plan, predictors=predictors)
+        """The same from a file. `predictors` make a dense model sparse, and replace those of a sparse one.
+
+        Raises:
+            PowerInferError: what `load_model` raises, or a context that does not fit.
+        """
+        model = load_model(gguf, predictors)
+        return cls(model, options or EngineOptions(), statistics, events, placement)
 
     @property
     def n_ctx(self) -> int:
@@ -264,14 +267,18 @@ class Engine:
         self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
         self._backend.use_threads(self.options)
 
+    def close(self) -> None:
+        """End its threads; whoever drops it then frees its memory. It computes nothing any more."""
+        self._backend.close()
+
     @property
     def devices(self) -> tuple[str, ...]:
         """Those that a plan has put something on, as torch names them."""
-        return () if self._plan is None else tuple(self.options.devices[gpu] for gpu in self._plan.gpus)
+        return () if self._placement is None else self._placement.used
 
     def neurons(self) -> tuple[LayerNeurons, ...]:
         """Of each layer; shares are means since the last reset of `stats`."""
-        placed = self._plan.layers if self._plan is not None else None
+        placed = self._placement.plan.layers if self._placement is not None else None
         return tuple(
             LayerNeurons(n_ff, placed[i].hot.size if placed else 0, self.stats.active(i))
             for i, n_ff in enumerate(self._n_ff)

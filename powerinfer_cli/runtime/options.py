@@ -28,16 +28,14 @@ class LoadEvents:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run a model.
+    """What somebody wishes of how a model runs.
 
     n_ctx 0: the training context, or what fits half of the free memory. n_batch: tokens between two reports of
     progress; n_ubatch: tokens evaluated at a time. n_threads None: one per physical core; n_threads_batch None: as
     n_threads. type_k, type_v: of the KV cache. repack False: weights stay as they are in the mapped file, which saves
     memory and costs speed. mlock: keep weights from being paged out. cores: where each thread may run, empty for
     anywhere. all_active: ask no predictor, compute every neuron. reference: plain float32 arithmetic in torch, slow,
-    to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows). devices:
-    what a placement plan's GPUs are, as torch names them: "cuda:0"; or "cpu", where the GPU's part is rehearsed.
-    stream_from: batches of so many tokens or more have the cold neurons pass through the GPU (None: none have).
+    to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows).
     n_sequences: texts that are evaluated side by side, as a server's slots are; the context is divided among them, or,
     `unified`, is for whoever needs it.
     """
@@ -55,8 +53,6 @@ class EngineOptions:
     all_active: bool = False
     reference: bool = False
     resident: bool | None = None
-    devices: tuple[str, ...] = ()
-    stream_from: int | None = None
     n_sequences: int = 1
     unified: bool = False
 

@@ -113,21 +113,28 @@ class SamplerOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, (flag, smallest, largest) in RANGES.items():
-            value = getattr(self, name)
-            if not abs(value) <= _FLOAT32_MAX:
-                raise UsageError(f"{flag} must be a finite number, got {value}")
-            if not smallest <= value <= largest:
-                raise UsageError(f"{flag} must be {_range_text(smallest, largest)}, got {value}")
-        # Its inverse has to be a finite float32 as well.
-        if self.penalty_repeat < 1.0 / _FLOAT32_MAX:
-            raise UsageError(f"--repeat-penalty must be greater than 0, got {self.penalty_repeat}")
+        for name, (flag, _, _) in RANGES.items():
+            wrong = out_of_range(name, getattr(self, name))
+            if wrong is not None:
+                raise UsageError(f"{flag} {wrong}")
         for name in self.samplers:
             if name not in SAMPLER_LETTERS:
                 raise UsageError(_unknown_sampler("--samplers", name))
         for token, value in self.logit_bias.items():
             if not (value == -math.inf or abs(value) <= _FLOAT32_MAX):
                 raise UsageError(f"--logit-bias: the bias of token {token} must be a number or -inf, got {value}")
+
+
+def out_of_range(name: str, value: float) -> str | None:
+    """What a field's value must be, where it is not; None where it is."""
+    _, smallest, largest = RANGES[name]
+    if not abs(value) <= _FLOAT32_MAX:
+        return f"must be a finite number, got {value}"
+    if not smallest <= value <= largest:
+        return f"must be {_range_text(smallest, largest)}, got {value}"
+    if name == "penalty_repeat" and value < 1.0 / _FLOAT32_MAX:  # its inverse has to be a finite float32 as well
+        return f"must be greater than 0, got {value}"
+    return None
 
 
 def _range_text(smallest: float, largest: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement.fingerprint import model_fingerprint
 from powerinfer_cli.runtime import Engine
-from powerinfer_cli.serving.grammars import grammars_of
+from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel

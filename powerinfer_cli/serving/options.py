@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.grammars import Form
+from powerinfer_cli.sampling.forms import Form
 
 __all__ = ["ServerOptions"]
 

@@ -98,8 +98,8 @@ def _speeds(args: argparse.Namespace, profile: DeviceProfile, stem: Path) -> Ite
 def _case(args: argparse.Namespace, shape: str, kind: str, profile: DeviceProfile) -> Case:
     cache = "f32" if kind == "F32" else "f16"
     n_ctx = min(512, SHAPES[shape].ctx)
-    options = EngineOptions(n_ctx=n_ctx, n_ubatch=256, type_k=cache, type_v=cache, devices=(args.device,))
-    return open_case(args.models, shape, kind, options, profile)
+    options = EngineOptions(n_ctx=n_ctx, n_ubatch=256, type_k=cache, type_v=cache)
+    return open_case(args.models, shape, kind, options, args.device, profile)
 
 
 def _write(stem: Path, device: torch.device, findings: list[Finding], speeds: list[Speed]) -> None:

@@ -71,7 +71,7 @@ def equality(case: Case) -> Iterator[Finding]:
 
 def budgets(case: Case) -> Iterator[Finding]:
     """The allocator's peak, through loading, a long prompt and decoding, is within ten budgets."""
-    device = torch.device(case.options.devices[0])
+    device = torch.device(case.devices[0])
     for share in TEN:
         budget = _budget(case, share)
         plan = plan_for(case, [budget])
@@ -101,7 +101,7 @@ def waits(case: Case) -> Iterator[Finding]:
             yield Finding(f"{case.name}: {share:.0%}", True, "nothing on the device")
             continue
         before = backend.waits
-        with _no_other_synchronisation(torch.device(case.options.devices[0])):
+        with _no_other_synchronisation(torch.device(case.devices[0])):
             engine.decode(2)
         seen, wanted = backend.waits - before, _allowed(plan, case.config.n_ff)
         yield Finding(f"{case.name}: {share:.0%} of it on the device", seen <= wanted, f"{seen} waits of {wanted}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.model import Model, ModelConfig, load_model
-from powerinfer_cli.placement import ActivationStatistics, ModelBytes, Plan
+from powerinfer_cli.placement import ActivationStatistics, ModelBytes, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
@@ -28,12 +28,13 @@ PROFILED = 64  # tokens
 
 @dataclass(frozen=True)
 class Case:
-    """A model, how it is run, and what is known of it. options.devices: one for each budget that a plan has."""
+    """A model, how it is run, and what is known of it. devices: one for each budget that a plan has."""
 
     name: str
     gguf: GGUFFile
     model: Model
     options: EngineOptions
+    devices: tuple[str, ...]
     sizes: ModelBytes
     statistics: ActivationStatistics
     profile: DeviceProfile
@@ -43,7 +44,8 @@ class Case:
         return self.model.config
 
     def load(self, plan: Plan | None) -> Engine:
-        return Engine.load(self.gguf, self.options, plan=plan)
+        placement = None if plan is None else Placement(plan, self.devices)
+        return Engine.load(self.gguf, self.options, placement=placement)
 
 
 def tokens(case: Case, count: int, seed: int = 0) -> list[int]:
@@ -51,7 +53,7 @@ def tokens(case: Case, count: int, seed: int = 0) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).integers(0, case.config.n_vocab, count)]
 
 
-def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, profile: DeviceProfile) -> Case:
+def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, device: str, profile: DeviceProfile) -> Case:
     """Make the model if it is not there, and count its activations."""
     path = folder / f"{shape}-{kind.lower()}.powerinfer.gguf"
     if not path.exists():
@@ -61,17 +63,17 @@ def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, profi
     model = load_model(gguf)
     config = model.config
     counts = [np.zeros(config.n_ff) for _ in range(config.n_layer)]
-    engine = Engine.load(gguf, replace(options, devices=(), n_ctx=PROFILED))
+    engine = Engine.load(gguf, replace(options, n_ctx=PROFILED))
     ids = np.random.default_rng(1).integers(0, config.n_vocab, PROFILED).tolist()
 
     def count(layer: int, _residual: np.ndarray, activations: np.ndarray) -> None:
         counts[layer] += (activations > 0).sum(0)
 
     engine.record(ids, count)
-    scratch = measure_scratch(model, options, options.n_ctx)
+    scratch = measure_scratch(model, options, options.n_ctx, device, streams=False)
     sizes = model_bytes(model, options, options.n_ctx, scratch)
     statistics = ActivationStatistics(tuple(counts))
-    return Case(path.stem, gguf, model, options, sizes, statistics, profile)
+    return Case(path.stem, gguf, model, options, (device,), sizes, statistics, profile)
 
 
 def plan_for(case: Case, budgets: Sequence[int], solver: str = "milp") -> Plan:

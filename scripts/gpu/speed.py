@@ -105,7 +105,7 @@ def timeline(case: Case, path: Path) -> str:
     engine.prefill(ids[:8])
     engine.decode(ids[8])
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.device(case.options.devices[0]).type == "cuda":
+    if torch.device(case.devices[0]).type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
         for token in ids[9:12]:

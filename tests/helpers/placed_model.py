@@ -8,6 +8,7 @@ import pytest
 
 from powerinfer_cli.commands.solve import target as solve_target
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import load_model
 from powerinfer_cli.opening import plan_job
 from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.opening.gpus import Target
@@ -55,8 +56,9 @@ def write_placed(folder: Path, *, statistics: bool = True, model: ModelFile | No
 def sizes_of(path: Path, n_ctx: int = 0) -> ModelBytes:
     """What it takes on a GPU."""
     gguf = open_gguf(path)
-    beside = find_companions(gguf, path, None, print)
-    return PlanJob.of(gguf, path, EngineOptions(n_ctx=n_ctx), Target(("cpu",), None), beside).sizes
+    model = load_model(gguf)
+    beside = find_companions(gguf, model.config, None, print)
+    return PlanJob.of(gguf, model, EngineOptions(n_ctx=n_ctx), Target(("cpu",), None), beside).sizes
 
 
 def budget(path: Path, share: float = 0.5, n_ctx: int = 0) -> str:

@@ -207,10 +207,10 @@ def test_which_gpus_and_how_much_of_them() -> None:
     alone = target(main_gpu=1)
     assert alone is not None
     assert (alone.devices, alone.budgets) == (("cuda:1",), pytest.approx(free[1:], abs=2))
-    assert target(vram_budget="3", main_gpu=1) == Target(("cuda:1",), (3 * GIB,))
-    assert target(vram_budget="3,1", main_gpu=1) == Target(("cuda:1", "cuda:0"), (3 * GIB, GIB))
+    assert target(vram_budget=(3 * GIB,), main_gpu=1) == Target(("cuda:1",), (3 * GIB,))
+    assert target(vram_budget=(3 * GIB, GIB), main_gpu=1) == Target(("cuda:1", "cuda:0"), (3 * GIB, GIB))
     assert not notes
-    assert target(vram_budget="9", tensor_split="1") == Target(("cuda:0",), (9 * GIB,), (1.0,))
+    assert target(vram_budget=(9 * GIB,), tensor_split=(1.0,)) == Target(("cuda:0",), (9 * GIB,), (1.0,))
     assert notes == ["warning: other programs leave 8.00 GiB of GPU 0, less than its budget"]
 
 
@@ -218,10 +218,10 @@ def test_which_gpus_and_how_much_of_them() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"vram_budget": "11"}, "more than GPU 0 has"),
-        ({"vram_budget": "1,1,1"}, "names 3 GPUs, but there are 2"),
+        ({"vram_budget": (11 * GIB,)}, "more than GPU 0 has"),
+        ({"vram_budget": (GIB, GIB, GIB)}, "names 3 GPUs, but there are 2"),
         ({"main_gpu": 2}, "-mg 2: there are 2 GPUs"),
-        ({"tensor_split": "1,1,1"}, "-ts names 3 GPUs, but there are 2"),
+        ({"tensor_split": (1.0, 1.0, 1.0)}, "-ts names 3 GPUs, but there are 2"),
     ],
 )
 def test_gpus_that_are_not_there(flags: dict[str, object], says: str) -> None:

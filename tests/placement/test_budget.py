@@ -15,6 +15,7 @@ from powerinfer_cli.placement import (
     ModelBytes,
     Plan,
     all_neurons,
+    check_budgets,
     device_use,
     hot_bytes,
     no_neurons,
@@ -165,7 +166,7 @@ def test_what_a_plan_uses() -> None:
 
 def test_budgets_from_text() -> None:
     assert parse_budgets("8") == (8 * GIB,)
-    assert parse_budgets("0.5, 10", [GIB, 10 * GIB]) == (GIB // 2, 10 * GIB)
+    assert parse_budgets("0.5, 10") == (GIB // 2, 10 * GIB)
     assert parse_budgets("0") == (0,)
     assert all(low < high for low, high in pairwise(parse_budgets("1,2,3,4")))
 
@@ -180,11 +181,19 @@ def test_budgets_from_text() -> None:
         ("", "numbers and commas"),
         ("8,", "numbers and commas"),
         ("8GB", "numbers and commas"),
-        ("13", "13.00 GiB is more than GPU 0 has .12.00 GiB."),
-        ("1,1", "names 2 GPUs, but there are 1"),
     ],
 )
 def test_impossible_budgets(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        parse_budgets(text, [12 * GIB])
+        parse_budgets(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("13", "13.00 GiB is more than GPU 0 has .12.00 GiB."), ("1,1", "names 2 GPUs, but there are 1")],
+)
+def test_budgets_that_no_card_has(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_budgets(parse_budgets(text), [12 * GIB])
+    check_budgets(parse_budgets("12"), [12 * GIB])

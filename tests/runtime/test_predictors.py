@@ -11,7 +11,7 @@ import torch
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, Tensor
 from powerinfer_cli.gguf_io import made as made_file
 from powerinfer_cli.model import Predictors, load_model, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Plan
+from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.model_file import ModelFile
@@ -190,9 +190,9 @@ def test_a_model_divided_between_devices(tmp_path: Path, case: str, repack: bool
     notes: list[str] = []
     engine = Engine.load(
         tiny.file.open(tmp_path),
-        EngineOptions(devices=("cpu",), repack=repack, stream_from=2, **exact),
+        EngineOptions(repack=repack, **exact),
         events=LoadEvents(note=notes.append),
-        plan=plan,
+        placement=Placement(plan, ("cpu",), stream_from=2),
         predictors=Predictors.of(pairs, 0.1),
     )
     assert ["rows that can be streamed" in note for note in notes] == [True]

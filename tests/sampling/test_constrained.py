@@ -10,8 +10,8 @@ import pytest
 
 from powerinfer_cli.sampling import SamplerOptions, build_sampler
 from powerinfer_cli.sampling.constrained import sample
+from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import GrammarError, Grammars
-from powerinfer_cli.serving.grammars import grammars_of
 from tests.sampling.constrained_texts import END, bpe, bundled, byte_grammars, chance, written
 
 DATE = 'root ::= [0-9]{4} "-" [0-9]{2} ("é" | "😀")'

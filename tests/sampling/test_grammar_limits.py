@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import GrammarError, Grammars, NotKeptError, only_kept
-from powerinfer_cli.serving.grammars import grammars_of
 from tests.sampling.constrained_texts import bundled, byte_grammars, written
 
 PATIENCE = 10  # seconds of this process, for what takes one or two

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import GrammarError
-from powerinfer_cli.serving.grammars import grammars_of
 from tests.sampling.constrained_texts import bpe, bundled, byte_grammars, fits, written
 
 PERSON = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.serving.answers.embeddings import finished, normalised
 from powerinfer_cli.serving.errors import context_exceeded
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.tasks import EmbeddingTask, Failed, Task, Vectors
 from tests.serving.fake_service import FakeModel, bundled_metadata, post
 

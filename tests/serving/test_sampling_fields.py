@@ -5,8 +5,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.sampling.forms import Form
 from powerinfer_cli.serving.errors import APIError
-from powerinfer_cli.serving.grammars import Form
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.routes.tokens import DetokenizeRequest, TokenizeRequest
 from powerinfer_cli.serving.schemas.infill import InfillRequest

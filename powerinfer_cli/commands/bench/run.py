@@ -15,9 +15,8 @@ from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
 from powerinfer_cli.commands.shared.interrupts import Interrupt
 from powerinfer_cli.kernels.jit import RUNG
-from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import Placed, PlacementWishes, find_companions, open_model_file, place
-from powerinfer_cli.placement import MAIN_MEMORY
+from powerinfer_cli.opening import PlacementWishes, open_model
+from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
 __all__ = ["Bench", "open_bench", "options_for"]
@@ -151,27 +150,24 @@ def open_bench(
     placement: PlacementWishes | None = None,
 ) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
-    gguf = open_model_file(setup.model)
-    beside = find_companions(gguf, setup.model, predictor_path, events.note)
-    statistics = beside.statistics
-    placed = place(gguf, setup.model, options, placement or PlacementWishes(), beside, events)
-    for line in placed.lines:
+    opened = open_model(setup.model, options, placement, predictor_path=predictor_path, text=False, events=events)
+    for line in opened.gpus:
         events.note(f"gpu: {line}")
-    engine = Engine.load(gguf, placed.options, statistics, events, placed.plan, predictors=beside.predictors)
-    model = load_model(gguf, beside.predictors)
+    model, statistics = opened.model, opened.beside.statistics
     activities = [statistics.activity(layer) if statistics else None for layer in range(len(model.layers))]
     asked = [
         layer.ffn.neurons.n_ff if activity is None else len(activity.undecided)
         for layer, activity in zip(model.layers, activities, strict=True)
     ]
     traffic = count_traffic(model, setup.type_k, setup.type_v, asked)
-    return Bench(setup, how_run(options), ModelFacts.of(gguf, model.config), traffic, engine, interrupt, _where(placed))
+    facts = ModelFacts.of(opened.gguf, model.config)
+    return Bench(setup, how_run(options), facts, traffic, opened.engine, interrupt, _where(opened.placement))
 
 
-def _where(placed: Placed) -> Where:
-    plan, devices = placed.plan, placed.options.devices
-    if plan is None or not plan.gpus:
+def _where(placement: Placement | None) -> Where:
+    if placement is None:
         return Where()
+    plan, devices = placement.plan, placement.devices
     count = sum(layer.device != MAIN_MEMORY for layer in plan.layers) + (plan.output != MAIN_MEMORY)
     if devices[0] == "cpu":
         return Where("CPU, GPU rehearsed", "", count)

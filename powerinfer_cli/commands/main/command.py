@@ -64,7 +64,7 @@ def main(
 
         shared_renderer().start()  # and meanwhile the model loads
     from powerinfer_cli.commands.main.session import open_session
-    from powerinfer_cli.serving.grammars import grammars_of
+    from powerinfer_cli.sampling.forms import grammars_of
 
     options = with_machine(model.options(), machine)
     with Loading(terminal.note, quiet=text.log_disable) as events:

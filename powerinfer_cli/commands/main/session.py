@@ -13,7 +13,7 @@ from powerinfer_cli.commands.main.timings import Timings
 from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.opening import PlacementWishes, open_model
+from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.constrained import sample
@@ -59,8 +59,7 @@ class Session:
 
     def start_ids(self, text: str) -> list[int]:
         """`text` as tokens of a new context, which the model is to continue: without the EOS that closes a text."""
-        ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
-        return ids[:-1] if self.tokenizer.add_eos else ids
+        return start_ids(self.tokenizer, text)
 
     def keep(self, ids: Sequence[int], wanted: int) -> None:
         """Let the first `wanted` (negative: all) of the context's first `ids` stay when it shifts; BOS always does."""
@@ -226,7 +225,7 @@ def open_session(
     placement: PlacementWishes | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    opened = open_model(path, engine_options, events, predictor_path=predictor_path, placement=placement)
+    opened = open_model(path, engine_options, placement, predictor_path=predictor_path, events=events)
     tokenizer, engine = opened.tokenizer, opened.engine
     sampler = build_sampler(
         sampler_options,

@@ -98,7 +98,7 @@ def _load(
     path = find_model(model, hf_file)
     with Loading(log.note, quiet=quiet or options.log_json) as events:
         opened = open_model(
-            path, engine_options, events, predictor_path=predictor.predictor_path, placement=placement.wishes()
+            path, engine_options, placement.wishes(), predictor_path=predictor.predictor_path, events=events
         )
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)

@@ -9,7 +9,7 @@ import typer
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.json_text import read_json
-from powerinfer_cli.serving.grammars import Form
+from powerinfer_cli.sampling.forms import Form
 
 __all__ = ["GrammarFlags"]
 

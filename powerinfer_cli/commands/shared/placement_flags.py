@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:  # loads the engine
     from powerinfer_cli.opening import PlacementWishes
 
-__all__ = ["DeviceFlag", "PlacementFlags"]
+__all__ = ["DeviceFlag", "PlacementFlags", "wishes_of"]
 
 
 class DeviceFlag(StrEnum):
@@ -70,7 +70,20 @@ class PlacementFlags:
     ] = False
 
     def wishes(self) -> "PlacementWishes":
-        """As opening a model takes them."""
-        from powerinfer_cli.opening import PlacementWishes
+        """As opening a model takes them. Raises UsageError."""
+        return wishes_of(**vars(self))
 
-        return PlacementWishes(**vars(self))
+
+def wishes_of(
+    vram_budget: str | None, tensor_split: str | None, device: DeviceFlag | None, **others: Any
+) -> "PlacementWishes":
+    """Of the flags of these names. Raises UsageError: budgets or shares that are none."""
+    from powerinfer_cli.opening.wishes import PlacementWishes, parse_shares
+    from powerinfer_cli.placement import parse_budgets
+
+    return PlacementWishes(
+        vram_budget=None if vram_budget is None else parse_budgets(vram_budget),
+        tensor_split=None if tensor_split is None else parse_shares(tensor_split),
+        device=None if device is None else device.value,
+        **others,
+    )

@@ -21,6 +21,7 @@ from powerinfer_cli.files import check_writable
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.solve.target import Machine
     from powerinfer_cli.gguf_io import GGUFFile
+    from powerinfer_cli.placement import Placement
     from powerinfer_cli.runtime import EngineOptions, LoadEvents
     from solver.report import Planned
     from solver.run import Made, Making
@@ -90,7 +91,7 @@ def _solve(
     text: str | None,
     events: "LoadEvents",
 ) -> "tuple[Made, Planned | None]":
-    from powerinfer_cli.commands.solve.plan import plan_stage, profiling_options
+    from powerinfer_cli.commands.solve.plan import plan_stage, profiling_placement
     from solver.merge import merge
     from solver.run import make
 
@@ -98,14 +99,14 @@ def _solve(
     _check_files(gguf, stages, plan, told, plan_file)
     if stages.merge and gguf.sparse:
         raise UsageError(f"--merge: {path} has predictors already")
-    quiet = replace(options, n_ctx=0)
-    how, whole = profiling_options(gguf, path, quiet, machine)
-    made = make(gguf, how, place, _making(stages, predictor, text, gguf, how), events, plan=whole)
+    how = replace(options, n_ctx=0)
+    whole = profiling_placement(gguf, how, machine)
+    made = make(gguf, how, place, _making(stages, predictor, text, whole), events, placement=whole)
     if stages.merge and made.folder:
         merge(gguf, made.folder, stages.merge, events, small=stages.merge_small)
     planned = None
     if not (stages.profile_only or stages.train_only):
-        planned = plan_stage(gguf, path, options, made, machine, plan, plan_file, events)
+        planned = plan_stage(gguf, options, made, machine, plan, plan_file, events)
     return made, planned
 
 
@@ -136,9 +137,7 @@ def _place(path: Path, output: Path | None) -> "tuple[Place, Path | None]":
     return Place(output), output / gpuidx_path(path).name
 
 
-def _making(
-    stages: StageFlags, predictor: PredictorFlags, text: str | None, gguf: "GGUFFile", options: "EngineOptions"
-) -> "Making":
+def _making(stages: StageFlags, predictor: PredictorFlags, text: str | None, whole: "Placement | None") -> "Making":
     from solver.run import Making
 
     return Making(
@@ -149,7 +148,7 @@ def _making(
         predictors=predictor.predictor_path,
         density=stages.density,
         most_loss=stages.max_quality_loss,
-        options=stages.training(options.devices[0] if options.devices else "cpu"),
+        options=stages.training(whole.devices[0] if whole else "cpu"),
         force=stages.force,
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag
+from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, wishes_of
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
@@ -139,15 +139,9 @@ class PlanFlags:
     ] = ObjectiveFlag.MILP
 
     def wishes(self) -> "PlacementWishes":
-        """As opening a model takes them."""
-        from powerinfer_cli.opening import PlacementWishes
-
-        return PlacementWishes(
-            vram_budget=self.vram_budget,
-            gpu_layers=self.gpu_layers,
-            main_gpu=self.main_gpu,
-            tensor_split=self.tensor_split,
-            device=None if self.device is None else self.device.value,
+        """As opening a model takes them. Raises UsageError."""
+        return wishes_of(
+            self.vram_budget, self.tensor_split, self.device, gpu_layers=self.gpu_layers, main_gpu=self.main_gpu
         )
 
 

@@ -11,8 +11,7 @@ from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening.gpus import LEAST_SPARE, SPARE, Target, find_target
 from powerinfer_cli.opening.plan_files import GIVEN
 from powerinfer_cli.opening.plan_job import STAND_IN
-from powerinfer_cli.opening.wishes import parse_shares
-from powerinfer_cli.placement import parse_budgets, shown_bytes
+from powerinfer_cli.placement import check_budgets, shown_bytes
 from solver.placing import DeviceProfile, bundled_profiles, load_profile
 
 __all__ = ["Machine", "find_machine", "whole_target"]
@@ -39,23 +38,24 @@ class Machine:
 def find_machine(flags: PlanFlags, note: Note) -> Machine:
     """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be, no budget where needed."""
     here = flags.device is not DeviceFlag.CPU and torch.cuda.is_available()
+    wishes = flags.wishes()
+    budgets, shares = wishes.vram_budget, wishes.tensor_split
     if flags.device_profile is None and here:
-        target = find_target(flags.wishes(), note)
+        target = find_target(wishes, note)
         assert target is not None  # there is a GPU
         return Machine(target)
-    shares = None if flags.tensor_split is None else parse_shares(flags.tensor_split)
-    if flags.device_profile is None and flags.vram_budget is None:
+    if flags.device_profile is None and budgets is None:
         if flags.gpu_layers or shares or flags.main_gpu:
             note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
         return Machine(Target((), ()))
     name = flags.device_profile
     if name is None:
-        name = _stand_in(max(parse_budgets(flags.vram_budget or "")), note)
+        name = _stand_in(max(budgets or (0,)), note)
     profile = load_profile(name)
-    if flags.vram_budget is not None:
+    if budgets is not None:
         # Of a machine that only stands for one, as many GPUs may be asked for, and as large ones.
-        limits = None if flags.device_profile is None else [gpu.memory or 1 << 62 for gpu in profile.gpus]
-        budgets = parse_budgets(flags.vram_budget, limits)
+        if flags.device_profile is not None:
+            check_budgets(budgets, [gpu.memory or 1 << 62 for gpu in profile.gpus])
     else:
         unknown = [str(index) for index, gpu in enumerate(profile.gpus) if not gpu.memory]
         if unknown:
@@ -85,4 +85,4 @@ def _stand_in(budget: int, note: Note) -> str:
 def whole_target(machine: Machine) -> Target | None:
     """This machine's GPUs for profiling, as far as their budgets go; None without any."""
     target = machine.target
-    return replace(target, shares=None) if target.devices and not target.rehearsed else None
+    return replace(target, shares=None) if target.cuda else None

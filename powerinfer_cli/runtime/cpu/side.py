@@ -110,6 +110,10 @@ class CPUSide(ABC):
         for a batch.
         """
 
+    def close(self) -> None:
+        """End its threads."""
+        self.team.close()
+
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on."""
         self.threads, self.threads_batch = options.threads

@@ -27,7 +27,9 @@ def pages_of(options: EngineOptions, n_ctx: int) -> PageTable:
 
 
 def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int | None = None) -> ModelBytes:
-    """For n_ctx tokens of the options' sequences, cache types and batches. scratch: as measured, if it was."""
+    """For n_ctx tokens of the options' sequences, cache types and batches. scratch: as measured, if it was; else
+    counted, for layers that are not streamed.
+    """
     pages = pages_of(options, n_ctx)
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
     layers = tuple(_layer(layer, options, pages) for layer in wanted)
@@ -35,9 +37,9 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     return ModelBytes(layers, _bytes(model.head), found)
 
 
-def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int) -> int:
+def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: bool = False) -> int:
     """Buffers, and what comes and goes while a batch is computed or weights are loaded: counted, for want of a GPU that
-    would tell.
+    would tell. streams: cold neurons pass through, too.
     """
     n_tokens, pages = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), pages_of(options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * pages.tables.shape[1]
@@ -45,7 +47,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int) -> int:
     heads = [layer.attention for layer in model.layers]
     widths = Widths.of(n_embd, model.layers)
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
-    streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if options.stream_from is not None else 0
+    streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if streams else 0
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)

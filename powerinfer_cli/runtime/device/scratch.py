@@ -24,14 +24,15 @@ __all__ = ["measure_scratch"]
 STREAMED = 256  # neurons
 
 
-def measure_scratch(model: Model, options: EngineOptions, n_ctx: int) -> int:
+def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
     """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
 
-    Where the devices are no GPUs, the buffers are counted instead.
+    name: torch's for one of the devices; where that is no GPU, the buffers are counted instead. streams: whether cold
+    neurons pass through, too.
     """
-    device = torch.device(options.devices[0])
+    device = torch.device(name)
     if device.type != "cuda":
-        return scratch_bytes(model, options, n_ctx)
+        return scratch_bytes(model, options, n_ctx, streams=streams)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     pages = pages_of(options, n_ctx)
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
@@ -45,9 +46,8 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
         uploader = Uploader(device, 1, LoadEvents())
-        side = DeviceSide(
-            parts, device, {last: LayerPlacement(0, hot)}, head=True, n_tokens=n_tokens, uploader=uploader
-        )
+        placed = {last: LayerPlacement(0, hot)}
+        side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
         _pass(side, neurons, last, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before

@@ -33,7 +33,9 @@ SHIFTED = 256  # positions at a time: they move down, so that none is overwritte
 
 
 class DeviceSide:
-    """`layers`: by their number in the model. `head`: whether the last norm and the head are here."""
+    """`layers`: by their number in the model. `head`: whether the last norm and the head are here. `streams`: whether
+    cold neurons may pass through.
+    """
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class DeviceSide:
         head: bool,
         n_tokens: int,
         uploader: Uploader,
+        streams: bool = False,
     ) -> None:
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
@@ -66,7 +69,7 @@ class DeviceSide:
         self.tables = rope_tables(widths.ropes, n_ctx, device)
         ops, threshold = ops_for(device), effective_threshold(config, options)
         self.stream: ColdStream | None = None
-        if options.stream_from is not None and streamable(model):
+        if streams and streamable(model):
             self.stream = ColdStream(self.link, neuron_bytes(model))
         self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.device.cold_stream import streamable
@@ -39,11 +39,11 @@ Step = Callable[[], None]
 
 
 class HybridBackend:
-    """A model divided by a plan. `devices`: what the plan's GPUs are, as torch names them; "cpu" rehearses."""
+    """A model divided by a plan."""
 
-    def __init__(self, parts: Parts, plan: Plan, devices: Sequence[str]) -> None:
-        config, options = parts.config, parts.options
-        self.config, self.options, self.plan = config, options, plan
+    def __init__(self, parts: Parts, placement: Placement) -> None:
+        config, plan = parts.config, placement.plan
+        self.config, self.plan = config, plan
         check_plan(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
         self._stats.grow(config.n_layer)
@@ -53,13 +53,19 @@ class HybridBackend:
         done = 0
         self._sides: dict[int, DeviceSide] = {}
         for gpu in plan.gpus:
-            device = torch.device(devices[gpu])
+            device = torch.device(placement.devices[gpu])
             keep_budget(device, plan.budgets[gpu])
             uploader = Uploader(device, total, parts.events, done)
             placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
             with told_when_full(device, plan.budgets[gpu]):
                 self._sides[gpu] = DeviceSide(
-                    parts, device, placed, head=plan.output == gpu, n_tokens=n_tokens, uploader=uploader
+                    parts,
+                    device,
+                    placed,
+                    head=plan.output == gpu,
+                    n_tokens=n_tokens,
+                    uploader=uploader,
+                    streams=placement.stream_from is not None,
                 )
             done = uploader.done
         self._make_buffers(n_tokens)
@@ -69,8 +75,8 @@ class HybridBackend:
         self._n_tokens, self._single, self._kind = 0, False, Tokens.MANY
         self._model = parts.model
         self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
-        self._stream_from = math.inf if options.stream_from is None else max(2, options.stream_from)
-        if options.stream_from is not None and not streamable(parts.model):
+        self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
+        if placement.stream_from is not None and not streamable(parts.model):
             self._stream_from = math.inf
             parts.events.note(
                 "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
@@ -196,6 +202,9 @@ class HybridBackend:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""
         self._cpu.use_threads(options)
         self._make_cold()
+
+    def close(self) -> None:
+        self._cpu.close()
 
     def _make_buffers(self, n_tokens: int) -> None:
         """What passes between the cold tiers and the GPUs."""

@@ -161,6 +161,9 @@ class ReferenceBackend:
     def use_threads(self, options: EngineOptions) -> None:
         self._threads, self._threads_batch = options.threads
 
+    def close(self) -> None:
+        pass  # its threads are torch's
+
     def _set_threads(self, n_tokens: int) -> None:
         wanted = self._threads if n_tokens == 1 else self._threads_batch
         if torch.get_num_threads() != wanted:

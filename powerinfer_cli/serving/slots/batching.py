@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.sampling import TokenBreakers
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
 from powerinfer_cli.serving.slots.choosing import Chooser
@@ -17,7 +18,6 @@ from powerinfer_cli.serving.slots.counters import Served, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
-from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
 from powerinfer_cli.serving.slots.slot import Asked, Running, Slot

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.serving.slots.counters import Served
 from powerinfer_cli.serving.slots.generation import Generation
-from powerinfer_cli.serving.slots.pooling import Pool
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,

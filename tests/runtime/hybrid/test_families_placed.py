@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model.registry import ARCHITECTURES
-from powerinfer_cli.placement import MAIN_MEMORY
+from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
 from tests.helpers.plans import plan_of
@@ -21,9 +21,10 @@ def family(request: pytest.FixtureRequest) -> TinyFamily:
 
 
 def placed(family: TinyFamily, folder: Path, devices: list[int], output: int) -> Engine:
-    options = EngineOptions(n_ctx=128, n_ubatch=32, n_threads=1, type_k="f32", type_v="f32", devices=("cpu",))
+    options = EngineOptions(n_ctx=128, n_ubatch=32, n_threads=1, type_k="f32", type_v="f32")
     shares = [float(device != MAIN_MEMORY) for device in devices]
-    return Engine.load(family.file.open(folder), options, plan=plan_of(family.file, devices, shares, output))
+    placement = Placement(plan_of(family.file, devices, shares, output), ("cpu",))
+    return Engine.load(family.file.open(folder), options, placement=placement)
 
 
 def told(engine: Engine) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device import cold_stream
 from powerinfer_cli.runtime.hybrid.backend import HybridBackend
@@ -29,9 +29,12 @@ def relu(request: pytest.FixtureRequest) -> TinyModel:
     return tiny_model(request.param)
 
 
-def open_engine(model: ModelFile, folder: Path, plan: Plan | None, **options: object) -> Engine:
-    wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
-    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]  # any option
+def open_engine(
+    model: ModelFile, folder: Path, plan: Plan | None, stream_from: int | None = None, **options: object
+) -> Engine:
+    wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32"} | options
+    placement = None if plan is None else Placement(plan, DEVICES, stream_from=stream_from)
+    return Engine.load(model.open(folder), EngineOptions(**wanted), placement=placement)  # type: ignore[arg-type]  # any option
 
 
 def waits_of(engine: Engine) -> int:

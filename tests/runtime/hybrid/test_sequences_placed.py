@@ -8,7 +8,7 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.model_file import ModelFile
 from tests.helpers.plans import plan_of
@@ -44,9 +44,12 @@ def model_of(name: str, *, sparse: bool) -> ModelFile:
     return file.sparsified(random_predictors(tiny)[:2]) if sparse else file
 
 
-def engine_of(model: ModelFile, folder: Path, plan: Plan | None = None, **options: object) -> Engine:
-    wanted = {"n_ctx": N_CTX, "n_threads": 1, "type_k": "f32", "type_v": "f32", "devices": DEVICES} | options
-    return Engine.load(model.open(folder), EngineOptions(**wanted), plan=plan)  # type: ignore[arg-type]  # any option
+def engine_of(
+    model: ModelFile, folder: Path, plan: Plan | None = None, stream_from: int | None = None, **options: object
+) -> Engine:
+    wanted = {"n_ctx": N_CTX, "n_threads": 1, "type_k": "f32", "type_v": "f32"} | options
+    placement = None if plan is None else Placement(plan, DEVICES, stream_from=stream_from)
+    return Engine.load(model.open(folder), EngineOptions(**wanted), placement=placement)  # type: ignore[arg-type]  # any option
 
 
 def events_for(name: str) -> tuple[int, list[Event]]:

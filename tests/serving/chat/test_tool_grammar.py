@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
 from powerinfer_cli.sampling.json_schema import read_schema
 from powerinfer_cli.serving.chat.deltas import Answer
@@ -26,7 +27,6 @@ from powerinfer_cli.serving.chat.tool_styles import (
     MISTRAL_NAMED,
     ToolStyle,
 )
-from powerinfer_cli.serving.grammars import grammars_of
 from powerinfer_cli.serving.schemas.chat import ChatRequest
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 from tests.serving.chat.fake_chat import TEMPLATES, USER, WEATHER, ChatModel, Script

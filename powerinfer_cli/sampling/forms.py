@@ -1,13 +1,25 @@
-"""Grammars for a model's tokenizer."""
+"""What a text may be, and grammars for a model's vocabulary."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
-from powerinfer_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Form", "grammars_of"]
+__all__ = ["Form", "TokenPieces", "grammars_of"]
+
+
+class TokenPieces(Protocol):
+    """What is asked of a tokenizer."""
+
+    vocab_size: int
+    eog_ids: frozenset[int]
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes of one token."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is no text."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Form:
         return None if self.json_schema is None else grammars.json_schema(self.json_schema)
 
 
-def grammars_of(tokenizer: Tokenizer, warn: Callable[[str], None] = lambda line: None) -> Grammars:
+def grammars_of(tokenizer: TokenPieces, warn: Callable[[str], None] = lambda line: None) -> Grammars:
     """Text is what the tokenizer's ordinary tokens write; control tokens match only where a grammar names them.
 
     warn: takes lines on what of a JSON schema is not held.

@@ -1,0 +1,103 @@
+"""An engine's one context, for texts one after the other."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime import Engine, Piece, Wanted
+from powerinfer_cli.runtime.pooling import Pool
+
+__all__ = ["Context", "reusable"]
+
+Logits = npt.NDArray[np.float32]
+
+
+class Context:
+    """Any thread may call it, one at a time goes ahead. Whoever reads a prompt has the context until another does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Engine | None = engine
+        self._lock = threading.RLock()
+        self._owner: object = None
+        self._n_read = 0  # tokens that are there by batches, as those of a prompt
+
+    @property
+    def engine(self) -> Engine:
+        """Raises PowerInferError: closed."""
+        if self._engine is None:
+            raise PowerInferError("the model is closed: open it again")
+        return self._engine
+
+    def read(self, owner: object, ids: Sequence[int]) -> Logits:
+        """Have the context hold a prompt; the logits [n_vocab] that follow it.
+
+        What it shares with the last prompt is not computed again, as far as the result is the same to the bit.
+        """
+        with self._lock:
+            engine = self.engine
+            self._owner = owner
+            known = reusable(engine.tokens[: self._n_read], ids, engine.most_tokens)
+            self._n_read = 0
+            try:
+                engine.truncate(known)
+                logits = engine.prefill(ids[known:])
+            except BaseException:
+                engine.reset()
+                raise
+            self._n_read = len(ids) - (len(ids) % engine.most_tokens == 1)
+            return logits
+
+    def append(self, owner: object, token: int) -> Logits | None:
+        """The logits [n_vocab] behind one token more; None: the context is full.
+
+        Raises PowerInferError: another text has the context now.
+        """
+        with self._lock:
+            engine = self.engine
+            if self._owner is not owner:
+                raise PowerInferError(
+                    "another text was begun with this model, which ends this one: "
+                    "finish one first, or open the model once for each"
+                )
+            return engine.decode(token) if engine.room(0) else None
+
+    def hidden(self, ids: Sequence[int], pooling: str) -> npt.NDArray[np.floating]:
+        """Hidden states behind the last norm, pooled: [1, n_embd], or [T, n_embd] for "none"."""
+        with self._lock:
+            engine = self.engine
+            self._owner, self._n_read = None, 0
+            pool = Pool(pooling)
+            try:
+                engine.reset()
+                for start in range(0, len(ids), engine.most_tokens):
+                    piece = Piece(0, ids[start : start + engine.most_tokens], Wanted.HIDDEN)
+                    rows = engine.step([piece])[0]
+                    assert rows is not None
+                    pool.add(rows)
+            finally:
+                engine.reset()
+            return pool.result
+
+    def close(self) -> None:
+        """End its threads, and let go of its memory. Waits for the step that is under way."""
+        with self._lock:
+            engine, self._engine, self._owner = self._engine, None, None
+            if engine is not None:
+                engine.close()
+
+
+def reusable(held: Sequence[int], ids: Sequence[int], most: int) -> int:
+    """How many of a prompt's tokens need not be evaluated, of those that are held from another one by batches.
+
+    A batch of one token is computed in another way, equal up to rounding. So that the same prompt has the same text
+    whatever came before, such a batch is where it would be without anything held, and nowhere else. most: tokens of a
+    batch.
+    """
+    shared = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
+    if len(ids) % most == 1:
+        return min(shared, len(ids) - 1) // most * most
+    known = max(0, min(shared, len(ids) - 2))
+    return known - 1 if known and (len(ids) - known) % most == 1 else known

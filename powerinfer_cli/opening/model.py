@@ -1,0 +1,219 @@
+"""A model that is open: what a Python program does with it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Unpack, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.context import Context
+from powerinfer_cli.opening.placing import Placed
+from powerinfer_cli.opening.prompts import POOLINGS, chat_messages, prompt_ids
+from powerinfer_cli.opening.sampling_wishes import SamplingWishes, Wanted, wanted
+from powerinfer_cli.opening.text_stream import Answer, TextStream
+from powerinfer_cli.placement import Placement
+from powerinfer_cli.runtime import Engine
+from powerinfer_cli.sampling import TokenBreakers, build_sampler
+from powerinfer_cli.sampling.forms import grammars_of
+from powerinfer_cli.sampling.grammar import Grammars
+from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
+from powerinfer_cli.text.template_forms import write_chat
+
+__all__ = ["OpenModel"]
+
+Vectors = npt.NDArray[np.float32]
+
+
+class OpenModel:
+    """A model with its engine, from `open_model`; closed where a `with` block ends, or by `close`.
+
+    It holds one context, so it writes one text at a time; threads may share it. gguf: the file; model: its layers, with
+    their predictors; beside: what came with it. placement: what lies on GPUs, None for nothing; gpus: the same for
+    people, a line each.
+    """
+
+    def __init__(
+        self,
+        gguf: GGUFFile,
+        model: Model,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        beside: Companions,
+        placed: Placed,
+        chat_template: str | None = None,
+    ) -> None:
+        """Made by `open_model`. chat_template: a built-in's name, a file or a template; None: the model's own."""
+        self.gguf, self.model, self.beside, self._tokenizer = gguf, model, beside, tokenizer
+        self.placement: Placement | None = placed.placement
+        self.gpus = placed.lines
+        self._context = Context(engine)
+        self._chat_template = chat_template
+
+    def __enter__(self) -> "OpenModel":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<OpenModel {self.gguf.path}>"
+
+    @property
+    def path(self) -> Path:
+        """Of the file; of a split one, of its first part."""
+        return self.gguf.path
+
+    @property
+    def engine(self) -> Engine:
+        """Token ids in, logits out. Raises PowerInferError: the model is closed."""
+        return self._context.engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back. Raises PowerInferError: the vocabulary was not read."""
+        if self._tokenizer is None:
+            raise PowerInferError("the model was opened without its vocabulary: open it with text=True")
+        return self._tokenizer
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of context."""
+        return self.engine.n_ctx
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """By which messages become a prompt. Raises PowerInferError: it does not compile."""
+        if self._chat_template is None:
+            return ChatTemplate.from_tokenizer(self.tokenizer)
+        return ChatTemplate.from_option(self._chat_template, self.tokenizer)
+
+    def generate(self, prompt: str | Sequence[int], **sampling: Unpack[SamplingWishes]) -> TextStream:
+        """Continue a text, or token ids: an iterator over pieces of text as they are written; `.read()` is all of it.
+
+        Keywords are named as OpenAI and llama-cpp-python name them; defaults are those of `powerinfer main`, which
+        writes the same for the same seed:
+
+        - max_tokens: None writes until the model ends the text or the context is full
+        - stop: a text or several, before which the text ends
+        - seed: None is a new one each time
+        - temperature (0.8; 0: greedy), top_k (40; 0: off), top_p (0.95; 1: off), min_p (0.05; 0: off)
+        - repeat_penalty (1: off), frequency_penalty, presence_penalty (0: off), repeat_last_n (64)
+        - typical_p, tfs_z, top_n_sigma, xtc_probability, xtc_threshold, dynatemp_range, dynatemp_exponent, min_keep,
+          dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, dry_sequence_breakers, adaptive_target,
+          adaptive_decay, mirostat_mode, mirostat_tau, mirostat_eta: as the flags of these names; off without
+        - samplers: their names, in order; logit_bias: biases by token id; ignore_eos: the model cannot end the text
+        - grammar: GBNF that the text must match; json_schema: write JSON of this schema; response_format: OpenAI's
+
+        Raises:
+            PowerInferError: one line: values that make no sense, or a prompt that does not fit.
+        """
+        how = wanted("generate", sampling)
+        ids = prompt_ids(self.tokenizer, prompt)
+        detokenizer = StreamingDetokenizer(self.tokenizer, strip_first_space=True)
+        for token in ids:
+            detokenizer.push(token)
+        return self._begin(ids, how, detokenizer)
+
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        stream: Literal[False] = False,
+        template_variables: Mapping[str, Any] | None = None,
+        **sampling: Unpack[SamplingWishes],
+    ) -> Answer: ...
+    @overload
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        stream: Literal[True],
+        template_variables: Mapping[str, Any] | None = None,
+        **sampling: Unpack[SamplingWishes],
+    ) -> TextStream: ...
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        stream: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+        **sampling: Unpack[SamplingWishes],
+    ) -> Answer | TextStream:
+        """Answer a conversation by the model's chat template; the answer's `.text`, or with `stream` its pieces.
+
+        messages: of `role` and `content` each, the latter a text or OpenAI's parts of type text. template_variables:
+        what the template takes besides, as {"enable_thinking": False}. Other keywords: as for `generate`.
+
+        Raises:
+            PowerInferError: as `generate`, or the template fails.
+        """
+        how = wanted("chat", sampling)
+        prompt = write_chat(self.template, chat_messages(messages), **(template_variables or {}))
+        ids = prompt_ids(self.tokenizer, prompt)
+        answer = self._begin(ids, how, StreamingDetokenizer(self.tokenizer, strip_first_space=True))
+        return answer if stream else answer.read()
+
+    def embed(self, text: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> Vectors:
+        """The vector of a text, [n_embd], or of each of several, [n, n_embd]: float32, of length 1 if `normalize`.
+
+        pooling: "mean" of the tokens' hidden states behind the last norm, "cls" (the first) or "last".
+
+        Raises:
+            PowerInferError: no such pooling, or a text that does not fit the context.
+        """
+        if pooling not in POOLINGS:
+            raise UsageError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r:.60}")
+        if isinstance(text, str):
+            return self._vector(text, pooling, normalize)
+        texts = list(text)
+        if not all(isinstance(one, str) for one in texts):
+            raise UsageError("embed() takes a text or a list of texts")
+        rows = [self._vector(one, pooling, normalize) for one in texts]
+        return np.stack(rows) if rows else np.empty((0, self.engine.config.n_embd), np.float32)
+
+    def close(self) -> None:
+        """End its threads and give its memory back; closing twice is fine. A text that is being written ends."""
+        self._context.close()
+        self.gguf.close()
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return grammars_of(self.tokenizer)
+
+    def _begin(self, ids: Sequence[int], how: Wanted, detokenizer: StreamingDetokenizer) -> TextStream:
+        engine = self.engine
+        room = engine.n_ctx_sequence
+        if len(ids) >= room:
+            raise PowerInferError(
+                f"the prompt has {len(ids)} tokens, but the context holds {room}: shorten it, or give a larger n_ctx"
+            )
+        sampler = build_sampler(
+            how.sampler,
+            n_vocab=engine.config.n_vocab,
+            n_ctx_train=engine.config.n_ctx_train,
+            eog_ids=self.tokenizer.eog_ids,
+            breakers=lambda texts: TokenBreakers.of(texts, self.tokenizer),
+        )
+        asked = how.form.grammar is not None or how.form.json_schema is not None
+        made = how.form.compiled(self._grammars) if asked else None
+        constraint = None if made is None else made()
+        return TextStream(
+            self._context, self.tokenizer, ids, sampler, constraint, detokenizer, how.max_tokens, how.stop
+        )
+
+    def _vector(self, text: str, pooling: str, normalize: bool) -> Vectors:
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise UsageError("an empty text has no vector")
+        vector = self._context.hidden(ids, pooling)[0].astype(np.float64)
+        length = float(np.sqrt((vector * vector).sum()))
+        scaled: npt.NDArray[np.float64] = vector / length if normalize and length > 0 else vector
+        return scaled.astype(np.float32)
