@@ -137,6 +137,8 @@ def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: i
         if file.readinto(stored.data) != stored.size:
             raise ValueError("size")
         arrays[name] = stored.view(dtype).reshape(shape)
+        if dtype.kind == "f" and not np.isfinite(arrays[name]).all():  # which would spoil all that is read behind them
+            raise ValueError("values")
     return Saved(ids.tolist(), arrays, size)
 
 

@@ -74,6 +74,8 @@ def with_header(**changes: object) -> bytes:
         with_header(arrays=[{"name": "9" * 5000, "type": "int8", "shape": [2]}]),
         with_header(arrays=[{"name": ["k"], "type": "int8", "shape": [2]}]),
         with_header(arrays=[{"name": "k", "type": "int8", "shape": [1]}] * 2),
+        with_header(arrays=[{"name": "k", "type": "float16", "shape": [1]}])[:-2] + b"\xff\x7f",
+        with_header(arrays=[{"name": "k", "type": "float16", "shape": [1]}])[:-2] + b"\x00\x7c",
         with_header()[:-1],
         with_header() + b"x",
         with_header()[:-6] + b"\xff" * 6,
