@@ -10,6 +10,7 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.files import make_folder
 from powerinfer_cli.json_text import read_json
 from powerinfer_cli.sampling import SamplerOptions
+from powerinfer_cli.serving.http.origins import named_origin
 from powerinfer_cli.serving.options import ServerOptions
 
 __all__ = ["listed", "server_options"]
@@ -58,7 +59,7 @@ def server_options(
         slot_save_path=slots.slot_save_path,
         context_shift=slots.context_shift,
         cache_prompt=slots.cache_prompt,
-        cors_origins=tuple(listed(door.cors_origins)),
+        cors_origins=tuple(map(_origin, listed(door.cors_origins))),
         queue=slots.queue,
         log_json=door.log_format == "json",
     )
@@ -93,6 +94,13 @@ def _variables(chats: ChatFlags) -> dict[str, Any]:
 def listed(text: str | None) -> list[str]:
     """The parts between commas."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _origin(text: str) -> str:
+    try:
+        return named_origin(text)
+    except ValueError as error:
+        raise UsageError(f"--cors-origins {text[:200]}: must be http://NAME[:PORT], localhost or *") from error
 
 
 def _keys(door: DoorFlags) -> frozenset[str]:

@@ -1,13 +1,12 @@
 """Whose web pages may use the server: browsers say with a request which page it comes from."""
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from powerinfer_cli.serving.errors import APIError
 
-__all__ = ["allowed_origin", "foreign_page", "is_own"]
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+__all__ = ["allowed_origin", "foreign_page", "is_own", "named_origin"]
 
 
 def allowed_origin(origin: str, allowed: Iterable[str]) -> str:
@@ -22,11 +21,26 @@ def allowed_origin(origin: str, allowed: Iterable[str]) -> str:
     return ""
 
 
+def named_origin(text: str) -> str:
+    """One of those to allow, as browsers write it: in small letters, nothing behind the name. Raises ValueError."""
+    if text in ("*", "localhost", "null"):
+        return text
+    scheme, _, place = text.lower().partition("://")
+    place = place.removesuffix("/")
+    if not scheme or not place or "@" in place or urlsplit(f"{scheme}://{place}").netloc != place:
+        raise ValueError(f"{text} is no origin")
+    return f"{scheme}://{place}"
+
+
 def _is_local(origin: str) -> bool:
     try:
-        return urlsplit(origin).hostname in _LOCAL
+        host = urlsplit(origin).hostname or ""
+        if f".{host}".endswith(".localhost"):
+            return True
+        address = ip_address(host)
     except ValueError:
         return False
+    return address.is_loopback or address.is_unspecified  # 0.0.0.0, as many a server tells where it is
 
 
 def is_own(origin: str, headers: Mapping[bytes, bytes]) -> bool:
@@ -39,7 +53,8 @@ def is_own(origin: str, headers: Mapping[bytes, bytes]) -> bool:
         place = urlsplit(origin).netloc.lower()
     except ValueError:
         return False
-    names = (headers.get(name, b"").decode("latin-1").lower() for name in (b"host", b"x-forwarded-host"))
+    given = (headers.get(name, b"").decode("latin-1").lower() for name in (b"host", b"x-forwarded-host"))
+    names = [text.partition(",")[0].strip() for text in given]  # each of several proxies adds one
     return bool(place) and place in names
 
 

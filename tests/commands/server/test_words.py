@@ -46,7 +46,7 @@ def test_flags(asked: list[ServerOptions], tmp_path: Path) -> None:
     flags += ["--embedding", "--pooling", "last", "--chat-template", "chatml", "--no-jinja", "--no-webui"]
     flags += ["--reasoning-format", "none", "--slot-save-path", str(tmp_path / "new"), "--ctx-shift"]
     flags += ["--chat-template-kwargs", '{"tone": "dry"}', "--reasoning", "off", "--no-prefill-assistant"]
-    flags += ["--no-cache-prompt", "--cors-origins", "http://a.b, localhost", "--queue", "3", "--log-format", "json"]
+    flags += ["--no-cache-prompt", "--cors-origins", "http://A.b/, localhost", "--queue", "3", "--log-format", "json"]
     assert run(*flags) == Result(0, "", "")
     (options,) = asked
     assert options.api_keys == {"one", "two", "three", "four"}
@@ -89,6 +89,11 @@ def test_the_environment(asked: list[ServerOptions], monkeypatch: pytest.MonkeyP
 def test_a_variable_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     assert variable in failed(run(), 2)
+
+
+@pytest.mark.parametrize("origin", ["a.b", "http://a.b/page", "localhost, evil.com"])
+def test_what_is_no_origin_is_named(asked: list[ServerOptions], origin: str) -> None:
+    assert "--cors-origins" in failed(run("--cors-origins", origin), 2)
 
 
 @pytest.mark.parametrize("variable", ["LLAMA_API_KEY", "LLAMA_ARG_API_KEY_FILE"])

@@ -12,7 +12,7 @@ from powerinfer_cli.serving.errors import server_error
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.middleware import Access, Gate
-from powerinfer_cli.serving.http.origins import allowed_origin
+from powerinfer_cli.serving.http.origins import allowed_origin, named_origin
 from powerinfer_cli.serving.http.reading import Bodies
 from powerinfer_cli.serving.options import ServerOptions
 
@@ -88,7 +88,12 @@ def test_while_the_model_loads() -> None:
         ("http://localhost:3000", ("localhost",), "http://localhost:3000"),
         ("http://[::1]:3000", ("localhost",), "http://[::1]:3000"),
         ("http://127.0.0.1", ("localhost",), "http://127.0.0.1"),
+        ("http://127.0.0.5:3000", ("localhost",), "http://127.0.0.5:3000"),
+        ("http://0.0.0.0:3000", ("localhost",), "http://0.0.0.0:3000"),
+        ("http://app.localhost:3000", ("localhost",), "http://app.localhost:3000"),
         ("http://localhost.evil.com", ("localhost",), ""),
+        ("http://127.0.0.1.evil.com", ("localhost",), ""),
+        ("http://localhost@evil.com", ("localhost",), ""),
         ("http://notlocalhost", ("localhost",), ""),
         ("http://[", ("localhost",), ""),
         ("", ("localhost",), ""),
@@ -96,6 +101,14 @@ def test_while_the_model_loads() -> None:
 )
 def test_origins(origin: str, allowed: tuple[str, ...], told: str) -> None:
     assert allowed_origin(origin, allowed) == told
+
+
+def test_an_origin_is_named_as_browsers_write_it() -> None:
+    told = [named_origin(text) for text in ("http://A.b/", "https://a.b:8443", "app://obsidian.md", "localhost", "*")]
+    assert told == ["http://a.b", "https://a.b:8443", "app://obsidian.md", "localhost", "*"]
+    for text in ("a.b", "a.b:80", "http://", "http://a.b/page", "http://a.b?c", "http://me@a.b", "http://[", "//a.b"):
+        with pytest.raises(ValueError, match=r"no origin|Invalid"):
+            named_origin(text)
 
 
 def test_preflight_needs_neither_key_nor_model() -> None:
@@ -131,6 +144,7 @@ EVIL, HOST = {"Origin": "http://evil.com", "Content-Type": "text/plain"}, "http:
         ({"Origin": "http://evil.com:80", "Host": "evil.com:8080"}, {}, 403),
         ({"Origin": "https://ours.com", "Host": "ours.com"}, {}, 200),
         ({"Origin": "https://ours.com", "X-Forwarded-Host": "ours.com"}, {}, 200),
+        ({"Origin": "https://ours.com", "X-Forwarded-Host": "ours.com, inner"}, {}, 200),
         ({"Origin": "https://ours.com", "Sec-Fetch-Site": "same-origin"}, {}, 200),
         ({"Origin": "https://ours.com", "Sec-Fetch-Site": "cross-site"}, {}, 403),
         (EVIL, {"cors_origins": ("*",)}, 200),
