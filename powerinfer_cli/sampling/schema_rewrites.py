@@ -25,6 +25,8 @@ _KEPT_ABOVE = ("$defs", "definitions", "$schema", "$id", "title", "description",
 _PLAIN = {"properties", "required", "type", "title", "description", "$comment"}
 _EXACT = 1 << 53  # up to here every integer is a double, which is what llguidance counts with
 _LARGEST = 1 << 63
+_LARGEST_NUMBER = 10**18  # that can be an end of what has digits behind the point
+_NO_NUMBER = {"minimum": 1, "maximum": 0}
 
 
 def rewrite(schema: Schema, resolve: Callable[[Any], Any], note: Note, *, movable: bool = True) -> Schema:
@@ -48,23 +50,29 @@ def rewrite(schema: Schema, resolve: Callable[[Any], Any], note: Note, *, movabl
 
 
 def _bounds(schema: Schema) -> None:
-    """Draft 4's booleans; and integers that are no doubles, with which llguidance counts: the next one within."""
+    """Draft 4's booleans; and integers that are no doubles, with which llguidance counts: the next one within. It has
+    no ends of numbers that are further away.
+    """
+    kinds = schema.get("type")
+    whole = kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds)
     for key, other, inwards in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
         if isinstance(schema.get(other), bool):
             exclusive = schema.pop(other)
             if exclusive and key in schema:
                 schema[other] = schema.pop(key)
-        if schema.get("type") == "integer":
-            for name, step in ((key, 0), (other, inwards)):
-                value = schema.get(name)
-                if isinstance(value, int) and abs(value) >= _EXACT:
-                    del schema[name]
-                    bound = value + step
-                    schema[key] = _within(bound, inwards)
-                    if inwards * bound >= _LARGEST:  # which nothing is that can be written
-                        schema["maximum"], schema["minimum"] = 0, 1
-                        return
-    if schema.get("type") == "integer":  # it also fails for what has 19 digits and no other end
+        for name, step in ((key, 0), (other, inwards)):
+            value = schema.get(name, 0)
+            if whole and abs(value) >= _EXACT:
+                del schema[name]
+                bound = int(value) + step
+                schema[key] = _within(bound, inwards)
+                if inwards * bound >= _LARGEST:  # which nothing is that can be written
+                    schema |= _NO_NUMBER
+                    return
+            elif inwards * value < -_LARGEST_NUMBER:
+                del schema[name]
+                schema[key] = -inwards * _LARGEST_NUMBER
+    if whole:  # it also fails for what has 19 digits and no other end
         if schema.get("minimum", 0) >= 10**18:
             schema.setdefault("maximum", _LARGEST)
         if schema.get("maximum", 0) <= -(10**18):
@@ -102,6 +110,11 @@ def _negation(schema: Schema, note: Note) -> None:
     if "not" not in schema:
         return
     negated = schema["not"]
+    if negated is True or negated == {}:
+        for key in set(schema) - set(_KEPT_ABOVE):
+            del schema[key]
+        schema |= {"type": "integer", **_NO_NUMBER}
+        return
     if isinstance(negated, dict):
         keys = set(negated)
         values = [negated["const"]] if keys == {"const"} else negated.get("enum") if keys == {"enum"} else None
