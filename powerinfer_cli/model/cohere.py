@@ -24,7 +24,15 @@ def _ends(model: ModelReader) -> Ends:
     return model.ends(logit_scale=model.keys.number("logit_scale", 0.0) or 1.0)
 
 
+BESIDE = "layer norms without bias, attention and FFN side by side"
 ARCHITECTURES = (
-    Architecture("command-r", _command_r, _ends, norm=NormKind.LAYER),
-    Architecture("cohere2", _cohere2, _ends, norm=NormKind.LAYER),
+    Architecture("command-r", _command_r, _ends, norm=NormKind.LAYER, models="Command R and R+, Aya", differs=BESIDE),
+    Architecture(
+        "cohere2",
+        _cohere2,
+        _ends,
+        norm=NormKind.LAYER,
+        models="Command R7B, Command A",
+        differs=f"{BESIDE}; windows, whose layers alone are turned",
+    ),
 )

@@ -24,6 +24,8 @@ ARCHITECTURES = (
         norm=NormKind.LAYER,
         norm_bias="required",
         activation=Activation.GELU,
+        models="Falcon 7B and 40B, ReluFalcon",
+        differs="layer norms; no gate, GELU; attention and FFN side by side",
         neutral={"use_parallel_residual": (True,)},
     ),
 )

@@ -1,5 +1,7 @@
 """Gemma 1 to 3: scaled embeddings, GELU by tanh; from 2 on norms around both blocks, windows; in 3 norms of heads."""
 
+from functools import partial
+
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import Activation, Attention, Layer, Sequential
 from powerinfer_cli.model.rope import RopeStyle
@@ -7,10 +9,7 @@ from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelR
 
 __all__ = ["ARCHITECTURES"]
 
-DEEPEST = {
-    "gemma2": 46,
-    "gemma3": 62,
-}  # layers of the 27B models, whose scores have another scale
+DEEPEST = {"gemma2": 46, "gemma3": 62}  # layers of the 27B models, whose scores have another scale
 
 
 def _gemma(t: LayerReader) -> Layer[Tensor, Tensor]:
@@ -47,9 +46,9 @@ def _ends(model: ModelReader) -> Ends:
     return model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap or None)
 
 
-NEOX, TANH = RopeStyle.NEOX, Activation.GELU_TANH
+GEMMA = partial(Architecture, ends=_ends, rope_style=RopeStyle.NEOX, activation=Activation.GELU_TANH)
 ARCHITECTURES = (
-    Architecture("gemma", _gemma, _ends, rope_style=NEOX, activation=TANH),
-    Architecture("gemma2", _gemma2, _ends, rope_style=NEOX, activation=TANH),
-    Architecture("gemma3", _gemma3, _ends, rope_style=NEOX, activation=TANH),
+    GEMMA("gemma", _gemma, models="Gemma, CodeGemma", differs="scaled embeddings, GELU"),
+    GEMMA("gemma2", _gemma2, models="Gemma 2", differs="as gemma; norms around blocks, windows, soft caps"),
+    GEMMA("gemma3", _gemma3, models="Gemma 3 (text)", differs="as gemma2 without soft caps; norms of heads, two ropes"),
 )

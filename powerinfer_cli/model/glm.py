@@ -12,4 +12,11 @@ def _glm4(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(norms[0], t.attention(rope=t.model.rope()), norms[1], t.ffn(fused=True))
 
 
-ARCHITECTURES = (Architecture("glm4", _glm4),)
+ARCHITECTURES = (
+    Architecture(
+        "glm4",
+        _glm4,
+        models="GLM 4 0414 (9B and 32B)",
+        differs="norms around blocks; gate and up fused; a part of each head turned",
+    ),
+)

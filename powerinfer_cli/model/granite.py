@@ -31,7 +31,8 @@ def _minicpm_ends(model: ModelReader) -> Ends:
     return model.ends(embedding_scale=model.keys.number("embedding_scale", 12.0), logit_scale=1 / scale)
 
 
+SCALES = "scales of embeddings, residuals, logits"
 ARCHITECTURES = (
-    Architecture("granite", _granite, _granite_ends),
-    Architecture("minicpm", _minicpm, _minicpm_ends),
+    Architecture("granite", _granite, _granite_ends, models="Granite 3 (dense)", differs=f"{SCALES} and scores"),
+    Architecture("minicpm", _minicpm, _minicpm_ends, models="MiniCPM 1B and 2B", differs=SCALES),
 )

@@ -29,6 +29,18 @@ def _exaone4(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 
 ARCHITECTURES = (
-    Architecture("olmo2", _olmo2, rope_style=RopeStyle.NEOX),
-    Architecture("exaone4", _exaone4, rope_style=RopeStyle.NEOX),
+    Architecture(
+        "olmo2",
+        _olmo2,
+        rope_style=RopeStyle.NEOX,
+        models="OLMo 2 and 3",
+        differs="norms behind blocks, norms of all heads together; OLMo 3: windows",
+    ),
+    Architecture(
+        "exaone4",
+        _exaone4,
+        rope_style=RopeStyle.NEOX,
+        models="EXAONE 4",
+        differs="norms behind blocks, norms of heads; in the 32B windows, whose layers alone are turned",
+    ),
 )

@@ -20,8 +20,22 @@ def _phi3(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(fused=True))
 
 
-TANH = Activation.GELU_TANH
 ARCHITECTURES = (
-    Architecture("phi2", _phi2, rope_style=RopeStyle.NEOX, norm=NormKind.LAYER, norm_bias="required", activation=TANH),
-    Architecture("phi3", _phi3, rope_style=RopeStyle.NEOX),
+    Architecture(
+        "phi2",
+        _phi2,
+        rope_style=RopeStyle.NEOX,
+        norm=NormKind.LAYER,
+        norm_bias="required",
+        activation=Activation.GELU_TANH,
+        models="Phi 1, 1.5 and 2",
+        differs="layer norms; no gate, GELU; attention and FFN side by side; biases",
+    ),
+    Architecture(
+        "phi3",
+        _phi3,
+        rope_style=RopeStyle.NEOX,
+        models="Phi 3, 3.5 and 4 (mini and medium)",
+        differs="fused matrices; windows; factors for long contexts",
+    ),
 )

@@ -31,9 +31,12 @@ def _seed_oss(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(t.norms("attn_norm"), attention, t.norms("post_attention_norm"), t.ffn())
 
 
+NEOX = RopeStyle.NEOX
 ARCHITECTURES = (
-    Architecture("qwen2", _qwen2, rope_style=RopeStyle.NEOX),
-    Architecture("qwen3", _qwen3, rope_style=RopeStyle.NEOX),
-    Architecture("hunyuan-dense", _hunyuan, rope_style=RopeStyle.NEOX),
-    Architecture("seed_oss", _seed_oss, rope_style=RopeStyle.NEOX),
+    Architecture("qwen2", _qwen2, rope_style=NEOX, models="Qwen 2 and 2.5, QwQ", differs="biases of attention"),
+    Architecture("qwen3", _qwen3, rope_style=NEOX, models="Qwen 3", differs="norms of heads"),
+    Architecture(
+        "hunyuan-dense", _hunyuan, rope_style=NEOX, models="Hunyuan 0.5B to 7B", differs="norms of turned heads"
+    ),
+    Architecture("seed_oss", _seed_oss, rope_style=NEOX, models="Seed-OSS 36B", differs="biases of attention"),
 )

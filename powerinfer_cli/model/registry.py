@@ -4,12 +4,12 @@ from difflib import get_close_matches
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import cohere, falcon, gemma, glm, gpt2, granite, llama, olmo, phi, qwen, stablelm
+from powerinfer_cli.model import cohere, falcon, gemma, glm, gpt2, granite, llama, nemotron, olmo, phi, qwen, stablelm
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
-FAMILIES = (llama, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm)
+FAMILIES = (llama, nemotron, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm)
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
 

@@ -1,4 +1,6 @@
-"""StableLM, GPT-NeoX: layer norms with bias, partial rotary; sequential, or attention and FFN side by side."""
+"""StableLM, GPT-NeoX, Orion: layer norms with bias; attention and FFN one after the other, or side by side."""
+
+from functools import partial
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, Sequential
@@ -29,8 +31,25 @@ def _gptneox(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(gated=False))
 
 
-NEOX, LAYER = RopeStyle.NEOX, NormKind.LAYER
+def _orion(t: LayerReader) -> Layer[Tensor, Tensor]:
+    return Sequential(t.norms("attn_norm"), t.attention(rope=t.model.rope()), t.norms("ffn_norm"), t.ffn())
+
+
+LAYER_NORMS = partial(Architecture, rope_style=RopeStyle.NEOX, norm=NormKind.LAYER, norm_bias="optional")
 ARCHITECTURES = (
-    Architecture("stablelm", _stablelm, rope_style=NEOX, norm=LAYER, norm_bias="optional"),
-    Architecture("gptneox", _gptneox, rope_style=NEOX, norm=LAYER, norm_bias="required", activation=Activation.GELU),
+    LAYER_NORMS("orion", _orion, models="Orion 14B", differs="layer norms"),
+    LAYER_NORMS(
+        "stablelm",
+        _stablelm,
+        models="StableLM 3B, StableLM 2",
+        differs="layer norms; a part of each head turned; in the 12B attention and FFN side by side, norms of heads",
+    ),
+    LAYER_NORMS(
+        "gptneox",
+        _gptneox,
+        norm_bias="required",
+        activation=Activation.GELU,
+        models="Pythia, GPT-NeoX 20B, Dolly 2",
+        differs="layer norms; no gate, GELU; attention and FFN side by side or not; biases",
+    ),
 )

@@ -62,7 +62,10 @@ def plain_ends(model: "ModelReader") -> Ends:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are."""
+    """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are.
+
+    models, differs: for people: some that have it, and what it is beside llama's.
+    """
 
     name: str
     layer: Callable[["LayerReader"], Layer[Tensor, Tensor]]
@@ -74,6 +77,8 @@ class Architecture:
     activation: Activation = Activation.SILU  # of a dense file that names none
     sparse_activation: Activation = Activation.RELU
     learned_positions: bool = False
+    models: str = ""
+    differs: str = ""
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
