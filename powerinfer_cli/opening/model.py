@@ -20,6 +20,7 @@ from powerinfer_cli.opening.sampling_wishes import SamplingWishes, Wanted, wante
 from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import Engine
+from powerinfer_cli.runtime.memory import return_memory
 from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammar import Grammars
@@ -183,6 +184,7 @@ class OpenModel:
         """End its threads and give its memory back; closing twice is fine. A text that is being written ends."""
         self._context.close()
         self.gguf.close()
+        return_memory()
 
     @cached_property
     def _grammars(self) -> Grammars:

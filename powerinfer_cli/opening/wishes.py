@@ -142,10 +142,16 @@ def _shares(numbers: Sequence[float], said: str) -> tuple[float, ...]:
 
 
 def logged() -> LoadEvents:
-    """Remarks go to the logger of the package, warnings as such."""
+    """Remarks go to the logger of the package, warnings as such; so does what takes a while, when it begins."""
     logger = logging.getLogger("powerinfer_cli")
+    begun: set[str] = set()
 
     def note(line: str) -> None:
         logger.log(logging.WARNING if line.startswith("warning: ") else logging.INFO, "%s", line)
 
-    return LoadEvents(note)
+    def progress(what: str, _done: int, _total: int) -> None:
+        if what not in begun:
+            begun.add(what)
+            logger.info("%s", what)
+
+    return LoadEvents(note, progress)

@@ -3,8 +3,10 @@
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from inspect import ismethod
 from itertools import chain, pairwise
 from math import inf
+from weakref import WeakMethod
 
 __all__ = ["WordCache", "merge_few", "merge_many", "merge_symbols"]
 
@@ -80,8 +82,9 @@ class WordCache(dict[str, tuple[int, ...]]):
     """word -> ids, filled on demand by `encode`. Bounded: it starts afresh when full, and keeps no long words."""
 
     def __init__(self, encode: Callable[[str], tuple[int, ...]]) -> None:
+        """`encode`: where it is a method, of whoever keeps this cache; that one is not kept by it, for it is large."""
         super().__init__()
-        self._encode = encode
+        self._encode = WeakMethod(encode) if ismethod(encode) else lambda: encode
 
     def ids_of(self, words: Sequence[str]) -> list[int]:
         """The ids of all words, in their order."""
@@ -91,7 +94,9 @@ class WordCache(dict[str, tuple[int, ...]]):
         return ids
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = self._encode(word)
+        encode = self._encode()
+        assert encode is not None
+        ids: tuple[int, ...] = encode(word)
         if len(word) <= LONGEST_CACHED:
             if len(self) >= CACHED_WORDS:
                 self.clear()

@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -263,6 +264,24 @@ def test_closing_frees_threads_and_memory() -> None:
     while helpers() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert helpers() <= threads
+
+
+@pytest.fixture
+def by_counting_alone() -> Iterator[None]:
+    """Python frees what nobody refers to, and does not look for circles."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("by_counting_alone")
+def test_nothing_is_left_of_a_model() -> None:
+    with open_model(bundled_model(), n_ctx=64, n_threads=1) as opened:
+        opened.generate(PROMPT, max_tokens=3).read()
+        opened.chat(MESSAGES, max_tokens=1)
+        parts = [weakref.ref(part) for part in (opened, opened.engine, opened.engine._backend, opened.tokenizer)]
+    del opened
+    assert [part() for part in parts] == [None] * len(parts)
 
 
 def test_two_models_at_once(model: OpenModel) -> None:

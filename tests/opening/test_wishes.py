@@ -10,7 +10,7 @@ from powerinfer_cli import OpenModel, PowerInferError, open_model
 from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.context import reusable
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes, wanted
-from powerinfer_cli.opening.wishes import ModelWishes, with_wishes
+from powerinfer_cli.opening.wishes import ModelWishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import Form
@@ -214,6 +214,17 @@ def test_prompts_and_vectors_that_cannot_be(model: OpenModel) -> None:
     with pytest.raises(PowerInferError, match="do not fit the context of 64"):
         model.embed("word " * 70)
     assert model.generate("", max_tokens=3, temperature=0).read().completion_tokens == 3
+
+
+def test_what_takes_a_while_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    events = logged()
+    with caplog.at_level("INFO", "powerinfer_cli"):
+        for done in range(3):
+            events.progress("compiling kernels (once)", done, 3)
+        events.note("warning: odd")
+        events.note("plain")
+    told = [(record.levelname, record.message) for record in caplog.records]
+    assert told == [("INFO", "compiling kernels (once)"), ("WARNING", "warning: odd"), ("INFO", "plain")]
 
 
 def test_names_that_are_none() -> None:
