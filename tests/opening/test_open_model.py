@@ -248,8 +248,8 @@ def test_closing_frees_threads_and_memory() -> None:
     gc.collect()
     threads, texts = helpers(), set()
     used = []
-    for _ in range(3):
-        with open_model(bundled_model(), n_ctx=4096, n_threads=2) as opened:
+    for _ in range(5):
+        with open_model(bundled_model(), n_ctx=16384, n_threads=2) as opened:
             texts.add(opened.generate(PROMPT, max_tokens=10, **GREEDY).read().text)
             stream = opened.generate(PROMPT, max_tokens=10)
             next(stream)
@@ -259,7 +259,7 @@ def test_closing_frees_threads_and_memory() -> None:
                 late()
         used.append(resident_memory() or 0)
     assert len(texts) == 1
-    assert used[2] - used[0] < 4 << 20, used  # the KV cache alone is larger
+    assert used[4] - used[1] < 20 << 20, used  # the weights of three are more
     deadline = time.monotonic() + 20
     while helpers() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
