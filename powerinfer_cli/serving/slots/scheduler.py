@@ -7,6 +7,7 @@ __all__ = [
     "LEAST_CHUNK",
     "LEAST_SIMILAR",
     "PROMPT_CHUNK",
+    "SHORT_PROMPT",
     "Clearing",
     "Held",
     "Idle",
@@ -21,6 +22,8 @@ __all__ = [
 
 PROMPT_CHUNK = 64
 """Tokens of prompts in a step while others generate: they wait for no more than these between two of their tokens."""
+SHORT_PROMPT = 512
+"""Tokens of a prompt that does not wait for a longer one before it, of thousands perhaps: they share steps."""
 LEAST_CHUNK = 3
 """Tokens of prompts that a step has room for: as many as may be left of one that is not cut to single tokens."""
 LEAST_SIMILAR = 0.1
@@ -91,8 +94,9 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
 
     One token for each slot that generates, or is about to; where they are too many for a step, those that have waited
     longest. Then prompts in the order in which they came, each as far as it goes before the next one begins, so that
-    the first is answered as soon as can be. Prompts get PROMPT_CHUNK tokens altogether while somebody generates,
-    otherwise the whole step. A prompt is begun or gone on with only while `room` holds all of its rest.
+    the first is answered as soon as can be; but where it is long, short ones get up to half of what it would get.
+    Prompts get PROMPT_CHUNK tokens altogether while somebody generates, otherwise the whole step. A prompt is begun or
+    gone on with only while `room` holds all of its rest, and that of the first.
     The engine multiplies single tokens in another order than several, and an answer must depend neither on where
     company has cut its prompt nor on what a slot had read before. So a prompt's last token is always read apart, and
     none of the others is, where steps allow it; see also `reusable`.
@@ -106,7 +110,21 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
     if singles:
         budget = min(budget, PROMPT_CHUNK)
     room -= len(shares)
-    for load in sorted(reading, key=lambda load: load.since):
+    queue = sorted(reading, key=lambda load: load.since)
+    if queue and queue[0].n_left > SHORT_PROMPT:
+        short = [load for load in queue if load.n_left <= SHORT_PROMPT]
+        beside = _fill(short, budget // 2, most_tokens, room - queue[0].n_left)
+        shares |= beside
+        budget -= sum(beside.values())
+        room -= sum(load.n_left for load in short if load.slot in beside)
+        queue = [load for load in queue if load.slot not in beside]
+    return shares | _fill(queue, budget, most_tokens, room)
+
+
+def _fill(queue: Sequence[Load], budget: int, most_tokens: int, room: int) -> dict[int, int]:
+    """Tokens of each prompt that gets any, one after another."""
+    shares: dict[int, int] = {}
+    for load in queue:
         if budget <= 0 or load.n_left > room:
             break
         n = _uncut(load.n_left, budget, most_tokens)

@@ -56,6 +56,17 @@ def test_one_token_for_each_that_generates_and_a_chunk_of_the_first_prompt() -> 
     assert plan_step(generating, reading, 16, 10_000) == {0: 1, 2: 1, 3: 14}
 
 
+def test_short_prompts_share_steps_with_a_long_one_before_them() -> None:
+    long, short, other = Load(1, 8000, 1), Load(2, 300, 2), Load(3, 20, 3)
+    assert plan_step([], [long, short, other], 512, 10_000) == {2: 256, 1: 256}
+    assert plan_step([], [long, other, short], 512, 10_000) == {2: 256, 1: 256}
+    assert plan_step([Load(0, 0, 0)], [long, other], 512, 10_000) == {0: 1, 3: 19, 1: 45}
+    assert plan_step([], [long, Load(2, 7000, 2), other], 512, 20_000) == {3: 19, 1: 493}
+    assert plan_step([], [long, other], 512, 8019) == {1: 512}  # where room is scarce, it is the first one's
+    assert plan_step([], [long, other], 512, 8020) == {3: 19, 1: 493}
+    assert plan_step([], [short, long], 512, 10_000) == {1: 256, 2: 256}
+
+
 def test_a_step_too_small_for_all_takes_turns() -> None:
     generating = [Load(0, 0, 3), Load(2, 0, 1), Load(4, 0, 2)]
     assert plan_step(generating, [], 2, 100) == {2: 1, 4: 1}
@@ -70,9 +81,9 @@ def test_a_prompt_waits_for_room_for_all_of_it() -> None:
 
 @given(
     st.lists(st.integers(0, 50), max_size=5),
-    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 50)), max_size=4),
-    st.integers(1, 128),
-    st.integers(1, 400),
+    st.lists(st.tuples(st.integers(1, 300) | st.integers(1, 2000), st.integers(0, 50)), max_size=4),
+    st.integers(1, 128) | st.integers(1, 1024),
+    st.integers(1, 400) | st.integers(1, 4000),
 )
 def test_a_step_keeps_its_bounds(since: list[int], prompts: list[tuple[int, int]], most: int, room: int) -> None:
     generating = [Load(i, 0, n) for i, n in enumerate(since)]
@@ -118,14 +129,14 @@ def test_what_a_shift_drops(n_past: int, n_ctx: int, n_keep: int, n_discard: int
 
 @given(
     st.lists(st.integers(1, 90), max_size=5),
-    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 99)), max_size=4),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 99) | st.integers(1, 1599)), max_size=4),
     st.lists(st.integers(0, 90), max_size=3),
     st.integers(1, 64),
+    st.sampled_from([100, 1600]),
 )
 def test_a_shared_cache_never_comes_to_a_halt(
-    texts: list[int], prompts: list[tuple[int, int]], caches: list[int], most: int
+    texts: list[int], prompts: list[tuple[int, int]], caches: list[int], most: int, n_ctx: int
 ) -> None:
-    n_ctx = 100
     generating = [Held(i, n, i) for i, n in enumerate(texts)]
     reading = [Held(10 + i, n, 10 + i, rest) for i, (n, rest) in enumerate(prompts) if n + rest <= n_ctx]
     idle = [Held(20 + i, n, i) for i, n in enumerate(caches)]
@@ -152,6 +163,22 @@ def test_no_single_token_is_cut_off(n_prompt: int, n_generating: int, most: int)
         left -= pieces[-1]
     assert pieces[-1] == 1
     assert min(pieces[:-1], default=2) > 1 or n_prompt == 2
+
+
+@given(st.integers(500, 3000), st.integers(2, 600), st.integers(0, 2), st.integers(2 * LEAST_CHUNK, 600))
+def test_no_single_token_is_cut_off_where_steps_are_shared(long: int, short: int, generating: int, most: int) -> None:
+    left, pieces = {10: long, 11: short}, dict[int, list[int]]({10: [], 11: []})
+    while left:
+        reading = [Load(slot, n, slot) for slot, n in left.items()]
+        shares = plan_step([Load(i, 0, i) for i in range(generating)], reading, most, 10**6)
+        assert set(shares) & set(left)
+        for slot in set(shares) & set(left):
+            pieces[slot].append(shares[slot])
+            left[slot] -= shares[slot]
+        left = {slot: n for slot, n in left.items() if n}
+    for one, total in ((pieces[10], long), (pieces[11], short)):
+        assert (sum(one), one[-1]) == (total, 1)
+        assert min(one[:-1], default=2) > 1 or total == 2
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.lists(st.integers(0, 2), max_size=12))
