@@ -7,6 +7,7 @@ from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .rewrite import StreamedTensor, rewrite_gguf, streamed
+from .strings import Strings
 from .tensor import Tensor
 from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType
 from .writer import WritableValue, write_gguf
@@ -20,6 +21,7 @@ __all__ = [
     "MadeTensor",
     "MetaValue",
     "StreamedTensor",
+    "Strings",
     "Tensor",
     "WritableValue",
     "chosen_rows",

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from .cursor import Cursor
 from .failure import shown
+from .strings import Strings
 from .types import ValueType
 
 __all__ = ["MetaValue", "read_entries", "read_metadata"]
 
-MetaValue: TypeAlias = Union[bool, int, float, str, npt.NDArray[np.generic], list[str], "list[MetaValue]"]
+MetaValue: TypeAlias = Union[bool, int, float, str, npt.NDArray[np.generic], Strings, "list[MetaValue]"]
 
 LONGEST_KEY = 65535
 MOST_ENTRIES = 1 << 16

@@ -20,6 +20,7 @@ from .failure import GGUFError, shown, shown_path
 from .magic import check_magic, check_version
 from .metadata import MetaValue, read_entries, read_metadata
 from .split import check_not_joined, merge_parts, part_paths
+from .strings import Strings
 from .tensor import Tensor, place_tensors, read_tensor_infos
 from .types import INDEX_ARCHITECTURE, ValueType
 
@@ -78,6 +79,8 @@ class GGUFFile:
             if isinstance(default, _Missing):
                 raise GGUFError(f"{shown_path(self.path)}: the metadata has no {shown(key)}")
             return default
+        if isinstance(value, Strings):
+            value = list(value)
         if kind is list and isinstance(value, np.ndarray):
             value = value.tolist()
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):

@@ -14,6 +14,7 @@ from .encoder import quantize
 from .failure import GGUFError, shown, shown_path
 from .magic import SPARSE
 from .metadata import LONGEST_KEY
+from .strings import Strings
 from .tensor import LONGEST_NAME, MOST_DIMENSIONS
 from .types import BLOCK, INDEX_ARCHITECTURE, INDEX_FILE_TYPES, GGMLType, ValueType
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WritableValue", "write_gguf"]
 
-WritableValue: TypeAlias = bool | int | float | str | np.generic | npt.NDArray[Any] | list[Any]
+WritableValue: TypeAlias = bool | int | float | str | np.generic | npt.NDArray[Any] | list[Any] | Strings
 """An int becomes UINT32 if it fits, else INT32, UINT64 or INT64; a float FLOAT32; NumPy scalars and arrays keep
 their type. A list holds str, bool, int (INT32, else INT64) or float, all alike, and is not empty."""
 
@@ -133,6 +134,8 @@ def _add_metadata(writer: "gguf.GGUFWriter", arch: str, metadata: Mapping[str, W
 
 def _typed(key: str, value: WritableValue) -> tuple[ValueType, ValueType | None, Any]:
     """The value's type, its items' type if it is an array, and the value in Python's own types."""
+    if isinstance(value, Strings):
+        value = list(value)
     if isinstance(value, np.ndarray | list):
         item_kind, items = _typed_items(key, value)
         return ValueType.ARRAY, item_kind, items

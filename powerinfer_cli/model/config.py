@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.gguf_io import GGUFFile, Strings
 from powerinfer_cli.model.blocks import Activation
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.tensors import Architecture, Sizes
@@ -86,8 +86,8 @@ def _head_dim(keys: Keys, n_embd: int, n_head: int) -> int:
 
 def _n_vocab(gguf: GGUFFile, keys: Keys) -> int:
     """As llama.cpp: the token list counts; the key and the embedding's rows stand in where there is no list."""
-    tokens = gguf.get("tokenizer.ggml.tokens", list, [])
-    if tokens:
+    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, Strings) and len(tokens):
         return len(tokens)
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None and "vocab_size" not in keys:

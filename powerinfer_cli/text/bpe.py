@@ -1,13 +1,15 @@
 """Byte-level BPE (`tokenizer.ggml.model` = gpt2): pre-tokenizer's words, each merged by ranked pairs."""
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
 
+from powerinfer_cli.gguf_io import Strings
+
 from .characters import lenient_text
-from .merging import WordCache, merge_symbols
+from .merging import NEVER, NumberCache, WordCache, merge_symbols
 from .pretokenizers import PreTokenizer
-from .spm import BETWEEN, SPACE, word_cutter
+from .spm import SPACE, bridges_of, word_cutter
+from .text_index import TextIndex
 
 __all__ = ["BpeEncoder", "byte_characters"]
 
@@ -23,15 +25,17 @@ def byte_characters() -> tuple[str, ...]:
 class BpeEncoder:
     """Encodes fragments of text that hold no special token."""
 
-    def __init__(self, ids: Mapping[str, int], merges: Sequence[str], pre: PreTokenizer) -> None:
+    def __init__(self, ids: TextIndex, merges: Strings, pre: PreTokenizer) -> None:
         """`merges`: `left right`, best first. A pair that is there twice counts with its first place."""
         self._ids = ids
-        self._ranks = {merges[rank]: rank for rank in range(len(merges) - 1, -1, -1)}
+        find = TextIndex(merges).find
+        self._id_of = NumberCache(lambda token: ids.find(token, -1)).__getitem__
+        self._rank_of = NumberCache(lambda pair: find(pair, NEVER)).__getitem__
         self._pre = pre
         self._byte_table = str.maketrans(dict(enumerate(byte_characters())))
         self._cache = WordCache(self.encode_word)
         if pre.spaces_escaped:
-            self._cut = word_cutter(BETWEEN.join(merges).replace(" ", ""), newlines_merge=True)
+            self._cut = word_cutter(bridges_of(merges), newlines_merge=True)
 
     def encode(self, fragment: bytes) -> list[int]:
         """Ids of `fragment`."""
@@ -52,9 +56,9 @@ class BpeEncoder:
             if whole is not None:
                 return (whole,)
         ids: list[int] = []
-        for symbol in merge_symbols(list(word), self._ranks, separator=" "):
-            found = self._ids.get(symbol)
-            if found is None:
+        for symbol in merge_symbols(list(word), self._rank_of, separator=" "):
+            found = self._id_of(symbol)
+            if found < 0:
                 ids.extend(self._byte_ids(symbol))
             else:
                 ids.append(found)

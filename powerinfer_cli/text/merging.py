@@ -1,16 +1,22 @@
 """Pairwise merging, which SentencePiece and byte-level BPE share, and the cache of words that makes it fast."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from inspect import ismethod
 from itertools import chain, pairwise
-from math import inf
+from typing import TypeAlias
 from weakref import WeakMethod
 
-__all__ = ["WordCache", "merge_few", "merge_many", "merge_symbols"]
+__all__ = ["NEVER", "NumberCache", "WordCache", "merge_few", "merge_many", "merge_symbols"]
+
+RankOf: TypeAlias = Callable[[str], int]
+
+NEVER = 1 << 40
+"""Above every rank."""
 
 CACHED_WORDS = 1 << 16
+CACHED_NUMBERS = 1 << 17
 LONGEST_CACHED = 64
 AT_ONCE = 1 << 12  # words of the cache that are looked up while all other threads wait
 
@@ -19,32 +25,31 @@ FEW = 32
 _HALF = 2**32 - 1
 
 
-def merge_symbols(symbols: list[str], ranks: Mapping[str, int], separator: str) -> list[str]:
+def merge_symbols(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
     """Merge neighbours, lowest rank first and leftmost among equals, until no pair has a rank.
 
-    `ranks`: left + separator + right -> rank, 0 or more, for the pairs that merge. Symbols are not empty.
+    `rank_of`: left + separator + right -> rank, 0 or more; NEVER for pairs that do not merge. Symbols are not empty.
     """
-    return (merge_few if len(symbols) <= FEW else merge_many)(symbols, ranks, separator)
+    return (merge_few if len(symbols) <= FEW else merge_many)(symbols, rank_of, separator)
 
 
-def merge_few(symbols: list[str], ranks: Mapping[str, int], separator: str) -> list[str]:
+def merge_few(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
     """By scanning all pairs for the best: quadratic, and the faster way for the length of a word."""
     symbols = list(symbols)
-    get = ranks.get
-    found = [get(left + separator + right, inf) for left, right in pairwise(symbols)]
-    found.append(inf)
-    while (best := min(found)) < inf:
+    found = [rank_of(left + separator + right) for left, right in pairwise(symbols)]
+    found.append(NEVER)
+    while (best := min(found)) < NEVER:
         i = found.index(best)
         symbols[i] += symbols.pop(i + 1)
         del found[i]
         if i + 1 < len(symbols):
-            found[i] = get(symbols[i] + separator + symbols[i + 1], inf)
+            found[i] = rank_of(symbols[i] + separator + symbols[i + 1])
         if i:
-            found[i - 1] = get(symbols[i - 1] + separator + symbols[i], inf)
+            found[i - 1] = rank_of(symbols[i - 1] + separator + symbols[i])
     return symbols
 
 
-def merge_many(symbols: list[str], ranks: Mapping[str, int], separator: str) -> list[str]:
+def merge_many(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
     """By a heap of pairs and a linked list of symbols: O(n log n), and some 70 bytes a symbol."""
     symbols = list(symbols)
     count = len(symbols)
@@ -54,8 +59,8 @@ def merge_many(symbols: list[str], ranks: Mapping[str, int], separator: str) -> 
     heap: list[int] = []  # rank, left and the length of both, in one number: a tuple takes three times as much
 
     def consider(left: int, right: int) -> None:
-        rank = ranks.get(symbols[left] + separator + symbols[right])
-        if rank is not None:
+        rank = rank_of(symbols[left] + separator + symbols[right])
+        if rank < NEVER:
             heappush(heap, rank << 64 | left << 32 | len(symbols[left]) + len(symbols[right]))
 
     for i in range(count - 1):
@@ -76,6 +81,22 @@ def merge_many(symbols: list[str], ranks: Mapping[str, int], separator: str) -> 
         if before[left] >= 0:
             consider(before[left], left)
     return [symbol for symbol in symbols if symbol]
+
+
+class NumberCache(dict[str, int]):
+    """A pair's rank or a piece's id, found on demand: of many a text uses few, again and again. Bounded."""
+
+    def __init__(self, find: Callable[[str], int]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, text: str) -> int:
+        found = self._find(text)
+        if len(text) <= LONGEST_CACHED:
+            if len(self) >= CACHED_NUMBERS:
+                self.clear()
+            self[text] = found
+        return found
 
 
 class WordCache(dict[str, tuple[int, ...]]):

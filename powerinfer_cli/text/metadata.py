@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import Strings
 
 __all__ = ["Metadata", "flag", "number_array", "string", "strings", "token_id"]
 
@@ -43,14 +44,14 @@ def token_id(metadata: Metadata, key: str) -> int | None:
     raise _wrong(key, "a whole number", value)
 
 
-def strings(metadata: Metadata, key: str) -> Sequence[str] | None:
-    """The array of strings at `key`, None without one. Not a copy: vocabularies are large."""
+def strings(metadata: Metadata, key: str) -> Strings | None:
+    """The array of strings at `key`, None without one."""
     value = metadata.get(key)
-    if value is None:
-        return None
+    if value is None or isinstance(value, Strings):
+        return value
     if not isinstance(value, Sequence) or isinstance(value, str) or not set(map(type, value)) <= {str}:
         raise _wrong(key, "an array of strings", value)
-    return value
+    return Strings.of(value)
 
 
 def number_array(metadata: Metadata, key: str, count: int) -> npt.NDArray[Any] | None:

@@ -9,6 +9,7 @@ from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
 __all__ = ["TokenPieces", "clean_spaces"]
 
+_SPACE = SPACE.encode()
 _HEX = re.compile(r"[0-9A-Fa-f]{1,2}")
 
 
@@ -25,11 +26,12 @@ class TokenPieces:
         self._values = {character: byte for byte, character in enumerate(byte_characters())}
 
     def __getitem__(self, token: int) -> bytes:
-        text, kind = self._tokens[token], self._kinds[token]
+        raw, kind = self._tokens.raw(token), self._kinds[token]
         if kind & (UNKNOWN | CONTROL | USER_DEFINED):
-            return text.encode("utf-8", "surrogatepass")
+            return raw
         if kind & NORMAL and not self._byte_level:
-            return text.replace(SPACE, " ").encode("utf-8", "surrogatepass")
+            return raw.replace(_SPACE, b" ")
+        text = self._tokens[token]
         if kind & NORMAL:
             try:
                 return bytes(map(self._values.__getitem__, text))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from powerinfer_cli.gguf_io import Strings
+
 from .metadata import Metadata, flag, token_id
 from .vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
@@ -197,9 +199,10 @@ def _eog_ids(vocabulary: Vocabulary, roles: Mapping[str, int | None], kinds: byt
     return frozenset(eog)
 
 
-def _partition_order(tokens: Sequence[str], kinds: bytes | bytearray) -> tuple[int, ...]:
-    special = np.flatnonzero(np.frombuffer(kinds, np.uint8) & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
-    return tuple(sorted(special, key=lambda i: -len(tokens[i].encode("utf-8", "surrogatepass"))))
+def _partition_order(tokens: Strings, kinds: bytes | bytearray) -> tuple[int, ...]:
+    special = np.flatnonzero(np.frombuffer(kinds, np.uint8) & (CONTROL | USER_DEFINED | UNKNOWN))
+    lengths = (tokens.ends - tokens.starts)[special]
+    return tuple(special[np.argsort(-lengths, kind="stable")].tolist())
 
 
 def _stripping(vocabulary: Vocabulary, partition: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:

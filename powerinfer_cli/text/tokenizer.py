@@ -46,14 +46,14 @@ class Tokenizer:
         self._clean_spaces = vocabulary.pre is not None and vocabulary.pre.clean_spaces
         self._pieces = TokenPieces(vocabulary, special.kinds)
         self._specials = [
-            SpecialText(i, to_bytes(vocabulary.tokens[i]), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
+            SpecialText(i, vocabulary.tokens.raw(i), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
             for i in special.partition
         ]
         self._user_defined = [one for one in self._specials if not self._kinds[one.id] & (CONTROL | UNKNOWN)]
         self._prefixes_space = vocabulary.pre is None and self.add_space_prefix
         self._encoder: SpmEncoder | BpeEncoder
         if vocabulary.pre is None:
-            self._encoder = SpmEncoder(vocabulary.ids, vocabulary.scores, special.unk_id)
+            self._encoder = SpmEncoder(vocabulary.tokens, vocabulary.ids, vocabulary.scores, special.unk_id)
         else:
             self._encoder = BpeEncoder(vocabulary.ids, vocabulary.merges, vocabulary.pre)
 

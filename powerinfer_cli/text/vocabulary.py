@@ -4,16 +4,18 @@ Keys are those of the GGUF specification under `tokenizer.ggml.`. What a file ma
 then, follows llama.cpp.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import Strings
 
 from .metadata import Metadata, number_array, string, strings
 from .pretokenizers import PreTokenizer, known_pretokenizers, pretokenizer
+from .text_index import TextIndex
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "USER_DEFINED", "Vocabulary", "read_vocabulary"]
 
@@ -47,11 +49,11 @@ class Vocabulary:
     pre: PreTokenizer | None  # None for SentencePiece
     pre_name: str
     name: str  # general.name
-    tokens: Sequence[str]
-    ids: Mapping[str, int]  # in the order of tokens
+    tokens: Strings
+    ids: TextIndex  # of tokens
     kinds: bytes  # [n_vocab]
     scores: npt.NDArray[np.float32]  # [n_vocab]
-    merges: Sequence[str]
+    merges: Strings
     notes: tuple[str, ...]  # what the user may want to know, one line each
 
 
@@ -77,7 +79,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         ids=ids,
         kinds=_kinds(metadata, len(tokens)),
         scores=_scores(metadata, len(tokens)),
-        merges=() if pre is None else _merges(metadata, pre),
+        merges=Strings.of([]) if pre is None else _merges(metadata, pre),
         notes=tuple(notes),
     )
 
@@ -96,16 +98,16 @@ def _unknown(what: str, key: str, name: str, foreign: Mapping[str, str], known: 
     return PowerInferError(f"{beginning} tokenizer.ggml.{key}; known are {', '.join(known)}")
 
 
-def _tokens(metadata: Metadata) -> tuple[Sequence[str], dict[str, int]]:
+def _tokens(metadata: Metadata) -> tuple[Strings, TextIndex]:
     tokens = strings(metadata, "tokenizer.ggml.tokens")
     if not tokens:
         raise PowerInferError("the metadata has no tokenizer.ggml.tokens: the file holds no vocabulary")
-    if "" in tokens:
-        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
-    ids = {token: i for i, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        i, token = next((i, token) for i, token in enumerate(tokens) if ids[token] != i)
-        message = f"tokenizer.ggml.tokens holds {token[:80]!r} twice, as ids {i} and {ids[token]}"
+    if (tokens.starts == tokens.ends).any():
+        tokens = Strings.of(token or f"[EMPTY_{i}]" for i, token in enumerate(tokens))
+    ids = TextIndex(tokens)
+    pair = ids.first_pair()
+    if pair is not None:
+        message = f"tokenizer.ggml.tokens holds {tokens[pair[0]][:80]!r} twice, as ids {pair[0]} and {pair[1]}"
         raise PowerInferError(message)
     return tokens, ids
 
@@ -130,10 +132,10 @@ def _scores(metadata: Metadata, count: int) -> npt.NDArray[np.float32]:
     return scores
 
 
-def _merges(metadata: Metadata, pre: PreTokenizer) -> Sequence[str]:
+def _merges(metadata: Metadata, pre: PreTokenizer) -> Strings:
     merges = strings(metadata, "tokenizer.ggml.merges")
     if merges is None and not pre.merges_needed:
-        return ()
+        return Strings.of([])
     if merges is None:
         raise PowerInferError("the metadata has no tokenizer.ggml.merges, which a BPE vocabulary needs")
     return merges

@@ -1,20 +1,37 @@
 """Parts of the tokenizers that have a dull twin to be compared with."""
 
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 from math import inf
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerinfer_cli.text.merging import CACHED_WORDS, LONGEST_CACHED, WordCache, merge_few, merge_many
+from powerinfer_cli.gguf_io import Strings
+from powerinfer_cli.text.merging import (
+    CACHED_NUMBERS,
+    CACHED_WORDS,
+    LONGEST_CACHED,
+    NEVER,
+    NumberCache,
+    WordCache,
+    merge_few,
+    merge_many,
+)
 from powerinfer_cli.text.partition import SpecialText, partition
-from powerinfer_cli.text.spm import SpmEncoder
+from powerinfer_cli.text.spm import SpmEncoder, bridges_of
+from powerinfer_cli.text.text_index import TextIndex
 from tests.text.vocabularies import sentencepiece
 
 PIECES = st.text("ab", min_size=1, max_size=3)
 RANKS = st.dictionaries(st.tuples(PIECES, PIECES), st.integers(0, 5))
+
+
+def ranked(ranks: dict[str, int]) -> Callable[[str], int]:
+    return lambda pair: ranks.get(pair, NEVER)
 
 
 def naive_merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
@@ -32,19 +49,24 @@ def naive_merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[s
 def test_both_ways_of_merging_follow_the_definition(text: str, ranks: dict[tuple[str, str], int]) -> None:
     expected = naive_merge(list(text), ranks)
     joined = {f"{left} {right}": rank for (left, right), rank in ranks.items()}
-    assert merge_many(list(text), joined, " ") == expected
-    assert merge_few(list(text), joined, " ") == expected
+    assert merge_many(list(text), ranked(joined), " ") == expected
+    assert merge_few(list(text), ranked(joined), " ") == expected
 
 
 def test_a_word_of_any_length_takes_little_memory() -> None:
     """A client may send millions of spaces, which are one word."""
     symbols = [" "] * 50_000
     tracemalloc.start()
-    merged = merge_many(symbols, {"  ": 2, "    ": 1, "   ": 3}, "")
+    merged = merge_many(symbols, ranked({"  ": 2, "    ": 1, "   ": 3}), "")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "".join(merged) == "".join(symbols)
     assert peak < 150 * len(symbols)  # 230 with tuples and lists
+
+
+def spm_encoder(tokens: list[str], scores: npt.NDArray[np.float32]) -> SpmEncoder:
+    pieces = Strings.of(tokens)
+    return SpmEncoder(pieces, TextIndex(pieces), scores, 0)
 
 
 SPM_WORDS = st.lists(
@@ -59,15 +81,38 @@ def test_cutting_a_text_into_words_changes_no_id(parts: list[str], bridged: bool
     learned = [token for token in sentencepiece()["tokenizer.ggml.tokens"] if "\n" not in token]
     tokens = [*more, *bridges, *learned, "\n"]
     scores = -np.arange(len(tokens), dtype=np.float32) // 3
-    encoder = SpmEncoder({token: i for i, token in enumerate(tokens)}, scores, 0)
+    encoder = spm_encoder(tokens, scores)
     text = "".join(parts)
     assert tuple(encoder.encode(text.encode())) == encoder.encode_word(text.replace(" ", "▁"))
 
 
 def test_words_are_cut_where_no_piece_can_join_them() -> None:
-    ids = {token: i for i, token in enumerate(["a▁", "a", "b", "▁"])}
-    cut = SpmEncoder(ids, np.zeros(4, dtype=np.float32), 0)._cut
+    cut = spm_encoder(["a▁", "a", "b", "▁"], np.zeros(4, dtype=np.float32))._cut
     assert cut("b▁b▁▁a▁b▁") == ["b", "▁b", "▁▁a▁b", "▁"]
+
+
+SPACED = st.text("a▁é你\n\0", min_size=1, max_size=5)
+
+
+@given(tokens=st.lists(SPACED), merges=st.lists(st.tuples(SPACED, SPACED)))
+@settings(max_examples=200, deadline=None)
+def test_bridges_are_what_stands_before_a_space_in_some_piece(tokens: list[str], merges: list[tuple[str, str]]) -> None:
+    whole = [*tokens, *map("".join, merges)]
+    expected = {one for token in whole for one, behind in pairwise(token) if behind == "▁"} - {"▁"}
+    assert bridges_of(Strings.of([*tokens, *map(" ".join, merges)])) == expected
+    assert bridges_of(Strings.of(["▁", "▁▁a", "b▁ ▁", "c ▁", "é▁d", "你", "▁\n"])) == {"b", "c", "é"}
+
+
+def test_the_cache_of_numbers_is_bounded() -> None:
+    asked: list[str] = []
+    cache = NumberCache(lambda pair: asked.append(pair) or len(pair))
+    assert [cache["ab"], cache["ab"]] == [2, 2]
+    assert asked == ["ab"]
+    for i in range(CACHED_NUMBERS + 10):
+        assert cache[f"w{i}"] == len(f"w{i}")
+    assert len(cache) <= CACHED_NUMBERS
+    assert cache["x" * (LONGEST_CACHED + 1)] == LONGEST_CACHED + 1
+    assert "x" * (LONGEST_CACHED + 1) not in cache
 
 
 def test_the_word_cache_is_bounded() -> None:
