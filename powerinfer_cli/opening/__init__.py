@@ -1,11 +1,10 @@
 """From a model's path and wishes to one that runs: what lies beside it, GPUs, placing. The public Python API."""
 
 from powerinfer_cli.opening.bundled import bundled_model
-from powerinfer_cli.opening.companions import Companions, find_companions
+from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.opened import open_model
-from powerinfer_cli.opening.placing import Placed, place
 from powerinfer_cli.opening.prompts import start_ids
 from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.opening.wishes import PlacementWishes
@@ -14,13 +13,10 @@ __all__ = [
     "Answer",
     "Companions",
     "OpenModel",
-    "Placed",
     "PlacementWishes",
     "TextStream",
     "bundled_model",
-    "find_companions",
     "open_model",
     "open_model_file",
-    "place",
     "start_ids",
 ]

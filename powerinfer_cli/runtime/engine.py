@@ -67,7 +67,7 @@ class Engine:
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the model with a context of {n_ctx} tokens and batches of {self.most_tokens}: "
-                "choose a smaller -c or -ub"
+                "choose a smaller context (-c, n_ctx) or smaller batches (-ub, n_ubatch)"
             ) from error
         self._sequences = Sequences(self._pages, self.config.n_vocab)
         self._n_ff = tuple(layer.ffn.neurons.n_ff for layer in model.layers)
@@ -329,15 +329,16 @@ def context_size(model: Model, options: EngineOptions, weights: int) -> int:
     if wanted == 0:
         fitting = max(0, free - weights) // 2 // kv_bytes(model.layers, 1, *types)
         return max(options.n_sequences, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
+    asked = f"a context of {wanted} tokens (-c, n_ctx)"
     if wanted < options.n_sequences:
-        raise PowerInferError(f"-c {wanted}: too few tokens for {options.n_sequences} sequences (-np)")
+        raise PowerInferError(f"{asked}: too few tokens for {options.n_sequences} sequences (-np)")
     longest = wanted if options.unified else wanted // options.n_sequences
     if config.learned_positions and longest > config.n_ctx_train:
-        raise PowerInferError(f"-c {wanted}: the model knows only {config.n_ctx_train} positions")
+        raise PowerInferError(f"{asked}: the model knows only {config.n_ctx_train} positions")
     pages = pages_needed(wanted, options.n_sequences, unified=options.unified)
     needed = kv_bytes(model.layers, pages * PAGE, *types)
     if needed > free:
         raise PowerInferError(
-            f"-c {wanted}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
+            f"{asked}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
         )
     return wanted

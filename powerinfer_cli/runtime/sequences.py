@@ -14,7 +14,9 @@ class ContextFull(PowerInferError):
 
 
 def _full(n_tokens: int, n_ctx: int) -> ContextFull:
-    return ContextFull(f"{n_tokens} tokens do not fit the context of {n_ctx}: shorten the prompt or give a larger -c")
+    return ContextFull(
+        f"{n_tokens} tokens do not fit the context of {n_ctx}: shorten the prompt, or choose a larger one (-c, n_ctx)"
+    )
 
 
 class Sequences:

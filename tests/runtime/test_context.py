@@ -81,7 +81,7 @@ def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatc
     weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
     monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * one * 1000)
     assert Engine.load(gguf, EngineOptions()).n_ctx == 768
-    with pytest.raises(PowerInferError, match=r"-c 99999: the KV cache needs .* GiB"):
+    with pytest.raises(PowerInferError, match=r"a context of 99999 tokens \(-c, n_ctx\): the KV cache needs .* GiB"):
         Engine.load(gguf, EngineOptions(n_ctx=99999))
 
 
@@ -91,7 +91,7 @@ def test_learned_positions_end(tmp_path: Path) -> None:
     ids = [i % N_VOCAB for i in range(128)]
     engine = opt.file.engine(tmp_path, n_ctx=128)
     assert np.isfinite(engine.prefill(ids)).all()
-    with pytest.raises(PowerInferError, match="-c 129: the model knows only 128 positions"):
+    with pytest.raises(PowerInferError, match=r"129 tokens \(-c, n_ctx\): the model knows only 128 positions"):
         opt.file.engine(tmp_path, n_ctx=129)
 
 

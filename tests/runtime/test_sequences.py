@@ -116,7 +116,7 @@ def test_hidden_states_become_logits(tmp_path: Path) -> None:
 def test_full(tmp_path: Path, unified: bool) -> None:
     engine = engine_of(tmp_path, unified=unified)
     fed(engine, 0, [1] * 90)
-    with pytest.raises(ContextFull, match=f"{300 if unified else 100}: shorten the prompt or give a larger -c"):
+    with pytest.raises(ContextFull, match=f"{300 if unified else 100}: shorten the prompt, or choose a larger"):
         engine.step([Piece(0, [2]), Piece(1, [3] * (210 if unified else 101))])
     assert (len(engine.tokens_of(0)), len(engine.tokens_of(1))) == (90, 0)
     engine.step([Piece(0, [2]), Piece(1, [3] * 100)])

@@ -45,7 +45,7 @@ class PackedCache:
         except MemoryError as error:
             size = kv_bytes(layers, cells, type_k, type_v) / 2**30
             raise PowerInferError(
-                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller -c"
+                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
 
     @property

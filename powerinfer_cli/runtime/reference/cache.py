@@ -23,7 +23,7 @@ class KVCache:
         except RuntimeError as error:
             size = kv_bytes(layers, n_cells) / 2**30
             raise PowerInferError(
-                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller -c"
+                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
 
     def append(self, layer: int, k: Tensor, v: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:

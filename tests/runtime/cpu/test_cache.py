@@ -115,7 +115,7 @@ def test_heads_that_do_not_divide(layers: Layers, type_k: str, type_v: str, flag
 
 
 def test_more_than_there_is(layers: Layers) -> None:
-    with pytest.raises(PowerInferError, match="choose a smaller -c"):
+    with pytest.raises(PowerInferError, match=r"choose a smaller one \(-c, n_ctx\)"):
         PackedCache(layers, 1 << 48)
 
 
