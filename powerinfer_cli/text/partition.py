@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
-__all__ = ["SpecialText", "partition"]
+__all__ = ["Partition", "SpecialText"]
 
 _BEGINNING = 3  # bytes
 _SPACES = b" \t\n\v\f\r"
@@ -19,20 +20,27 @@ class SpecialText:
     rstrip: bool  # and after it
 
 
-def partition(text: bytes, specials: Sequence[SpecialText]) -> list[bytes | int]:
-    """Fragments of text and ids of special tokens, in order.
+class Partition:
+    """Cuts special tokens out of texts.
 
-    Each special token in turn is cut out of all fragments that are left, so the order of `specials` decides which one
-    wins where two overlap.
+    Each in turn is cut out of all fragments that are left, so the order of `specials` decides which one wins where two
+    overlap.
     """
-    fragments: list[bytes | int] = [text] if text else []
-    # Vocabularies with thousands of specials exist, but their beginnings are few: looking for those first is fast.
-    beginnings = {special.text[:_BEGINNING] for special in specials}
-    here = {beginning for beginning in beginnings if beginning in text}
-    for special in specials:
-        if special.text[:_BEGINNING] in here and special.text in text:
+
+    def __init__(self, specials: Sequence[SpecialText]) -> None:
+        # Vocabularies with thousands of specials exist, but their beginnings are few: looking for those first is fast.
+        self._by_beginning: dict[bytes, list[tuple[int, SpecialText]]] = {}
+        for place, special in enumerate(specials):
+            self._by_beginning.setdefault(special.text[:_BEGINNING], []).append((place, special))
+
+    def cut(self, text: bytes) -> list[bytes | int]:
+        """Fragments of text and ids of special tokens, in order."""
+        fragments: list[bytes | int] = [text] if text else []
+        near = [group for beginning, group in self._by_beginning.items() if beginning in text]
+        here = [(place, special) for group in near for place, special in group if special.text in text]
+        for _, special in sorted(here, key=itemgetter(0)):
             fragments = [part for fragment in fragments for part in _cut_out(fragment, special)]
-    return fragments
+        return fragments
 
 
 def _cut_out(fragment: bytes | int, special: SpecialText) -> list[bytes | int]:

@@ -9,7 +9,7 @@ from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from .bpe import BpeEncoder
 from .characters import to_bytes
 from .metadata import Metadata, flag, string
-from .partition import SpecialText, partition
+from .partition import Partition, SpecialText
 from .pieces import TokenPieces, clean_spaces
 from .special_tokens import read_special_tokens
 from .spm import SpmEncoder
@@ -45,11 +45,12 @@ class Tokenizer:
         self._kinds = special.kinds
         self._clean_spaces = vocabulary.pre is not None and vocabulary.pre.clean_spaces
         self._pieces = TokenPieces(vocabulary, special.kinds)
-        self._specials = [
+        specials = [
             SpecialText(i, vocabulary.tokens.raw(i), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
             for i in special.partition
         ]
-        self._user_defined = [one for one in self._specials if not self._kinds[one.id] & (CONTROL | UNKNOWN)]
+        self._specials = Partition(specials)
+        self._user_defined = Partition([one for one in specials if not self._kinds[one.id] & (CONTROL | UNKNOWN)])
         self._prefixes_space = vocabulary.pre is None and self.add_space_prefix
         self._encoder: SpmEncoder | BpeEncoder
         if vocabulary.pre is None:
@@ -84,7 +85,7 @@ class Tokenizer:
         if add_special and self.add_bos and self.bos_id is not None:
             ids.append(self.bos_id)
         after_special = True
-        for fragment in partition(to_bytes(text), self._specials if parse_special else self._user_defined):
+        for fragment in (self._specials if parse_special else self._user_defined).cut(to_bytes(text)):
             if isinstance(fragment, int):
                 ids.append(fragment)
                 after_special = True

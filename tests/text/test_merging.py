@@ -21,7 +21,7 @@ from powerinfer_cli.text.merging import (
     merge_few,
     merge_many,
 )
-from powerinfer_cli.text.partition import SpecialText, partition
+from powerinfer_cli.text.partition import Partition, SpecialText
 from powerinfer_cli.text.spm import SpmEncoder, bridges_of
 from powerinfer_cli.text.text_index import TextIndex
 from tests.text.vocabularies import sentencepiece
@@ -125,7 +125,9 @@ def test_the_word_cache_is_bounded() -> None:
 
 
 def cut(text: bytes, *specials: tuple[bytes, str]) -> list[bytes | int]:
-    return partition(text, [SpecialText(i, s, "l" in strip, "r" in strip) for i, (s, strip) in enumerate(specials)])
+    return Partition(
+        [SpecialText(i, s, "l" in strip, "r" in strip) for i, (s, strip) in enumerate(specials)],
+    ).cut(text)
 
 
 def test_special_tokens_are_cut_out_in_the_order_given() -> None:

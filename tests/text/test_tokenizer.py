@@ -1,6 +1,7 @@
 """The tokenizer's interface: files, types of text, hostile metadata."""
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import open_gguf, write_gguf
+from powerinfer_cli.gguf_io import Strings, open_gguf, write_gguf
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 from tests.text.vocabularies import byte_level, sentencepiece
 
@@ -209,3 +210,23 @@ def test_tokens_that_only_look_like_an_end_are_not() -> None:
     assert special_tokens("</s>", "<|tool_response>").eog_ids == {2, 21}
     assert special_tokens("</s>").eog_ids == {2, 20}
     assert special_tokens("<|channel|>", **{"tokenizer.ggml.token_type": [3] * 21}).is_user_defined(20)
+
+
+def test_a_vocabulary_takes_little_memory_for_each_token_and_merge() -> None:
+    """A str for each, in a dict, takes some 160 bytes."""
+    characters = [chr(0x4E00 + i) for i in range(200)]
+    pairs = [(a, b) for a in characters for b in characters]
+    tokens = Strings.of([*characters, *(a + b for a, b in pairs)])
+    merges = Strings.of(f"{a} {b}" for a, b in pairs)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+    }
+    tracemalloc.start()
+    tokenizer = Tokenizer.from_metadata(metadata)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert tokenizer.encode(characters[7] + characters[9], add_special=False) == [200 + 7 * 200 + 9]
+    assert kept < 32 * (len(tokens) + len(merges))
