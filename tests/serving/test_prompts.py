@@ -56,7 +56,7 @@ def test_bos_comes_only_where_it_is_asked_for() -> None:
         ([1, TOKENIZER.vocab_size], "invalid tokens"),
         ([[1, 2], [2**70]], "invalid tokens"),
         ({"prompt_string": "x", "multimodal_data": ["aGk="]}, "multimodal"),
-        (["x"] * 5, "at most 4 prompts"),
+        (["x"] * 5, "at most 4 prompts, got 5: .*--queue"),
     ],
 )
 def test_what_is_no_prompt(value: Any, words: str) -> None:
