@@ -47,8 +47,8 @@ def tokenize_prompts(
         raise invalid_request(f'"{field}" must not be empty')
     if len(ones) > most:
         raise invalid_request(
-            f'"{field}" must be at most {most} prompts, got {len(ones)}: send fewer at a time, or start the server with '
-            "a larger --queue"
+            f'"{field}" must be at most {most} prompts, got {len(ones)}: send fewer at a time, or start the server '
+            "with a larger --queue"
         )
     return [_tokenize_one(one, tokenizer, add_special, field) for one in ones]
 
