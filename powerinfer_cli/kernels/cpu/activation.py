@@ -9,14 +9,15 @@ from powerinfer_cli.kernels.cpu.quantise import quantise_groups
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats import record_bytes
 from powerinfer_cli.kernels.jit import kernel
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i64, load_f32, store_f32
 from powerinfer_cli.model import Activation
 
 __all__ = ["activate"]
 
 _PIECE = 512  # numbers
+OP = operands("state gate up floats records stride code relu_on_up")
 
 
 def activate(
@@ -32,15 +33,25 @@ def activate(
 
     gate and up float32 [T, padded(n)], zeros behind n, as `out.floats`.
     """
-    code = ACTIVATION_CODES[activation]
-    return Operation(_activate, (state, gate, up, out.floats, out.records, out.stride, code, relu_on_up))
+    return Operation.of(
+        _activate,
+        OP,
+        state=state,
+        gate=gate,
+        up=up,
+        floats=out.floats,
+        records=out.records,
+        stride=out.stride,
+        code=ACTIVATION_CODES[activation],
+        relu_on_up=relu_on_up,
+    )
 
 
 @kernel(OPERATION, "activate")
 def _activate(op_address, worker):
     op = i64(op_address)
-    state, gate_address, up_address, floats = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
-    records, stride, code, relu_on_up = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6], op[FIRST + 7]
+    state, gate_address, up_address, floats = i64(op[OP.state]), op[OP.gate], op[OP.up], op[OP.floats]
+    records, stride, code, relu_on_up = op[OP.records], op[OP.stride], op[OP.code], op[OP.relu_on_up]
     pieces = stride // _PIECE
     while True:
         piece = take(op)

@@ -7,8 +7,8 @@ from powerinfer_cli.kernels.cpu.rows import COLUMNS, GROUP, HAS_MIN, UNPACK_ROW,
 from powerinfer_cli.kernels.cpu.segments import PAST, START, segment_of
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     address_of,
     f32,
@@ -29,6 +29,7 @@ from powerinfer_cli.kernels.simd import (
 __all__ = ["embed"]
 
 _CHUNK = 512  # numbers unpacked at a time
+OP = operands("state rows ids floats stride positions offset scale")
 
 
 def embed(
@@ -43,7 +44,18 @@ def embed(
     """out.floats[t] = scale * rows[ids[t]], + positions[p + offset] for a token at position p of its sequence, where
     there are learned positions.
     """
-    return Operation(_embed, (state, rows, ids, out.floats, out.stride, positions, offset, float(scale)))
+    return Operation.of(
+        _embed,
+        OP,
+        state=state,
+        rows=rows,
+        ids=ids,
+        floats=out.floats,
+        stride=out.stride,
+        positions=positions,
+        offset=offset,
+        scale=float(scale),
+    )
 
 
 @helper
@@ -69,9 +81,9 @@ def _fetch(rows, i, scale, worker, out, stride, room, adding):
 @kernel(OPERATION, "embed")
 def _embed(op_address, worker):
     op = i64(op_address)
-    state, rows, ids, floats = i64(op[FIRST]), i64(op[FIRST + 1]), i32(op[FIRST + 2]), op[FIRST + 3]
-    stride, positions, offset = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
-    scale, room = float_of(op[FIRST + 7]), address_of(stack_f32(2048))
+    state, rows, ids, floats = i64(op[OP.state]), i64(op[OP.rows]), i32(op[OP.ids]), op[OP.floats]
+    stride, positions, offset = op[OP.stride], op[OP.positions], op[OP.offset]
+    scale, room = float_of(op[OP.scale]), address_of(stack_f32(2048))
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:

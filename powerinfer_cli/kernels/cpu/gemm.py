@@ -6,7 +6,7 @@ columns in their order, whatever the threads and the other tokens of the batch a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats.kinds import KINDS, Kind, kind_name, kind_of, offset_of
 from powerinfer_cli.kernels.formats.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     f32,
     i8,
@@ -57,6 +57,10 @@ _PANEL_M = _PANEL_S + COLUMNS_AT_ONCE // 16 * ROWS * 4
 _PANEL_BYTES = _PANEL_M + COLUMNS_AT_ONCE // 16 * ROWS * 4 - _PANEL_Q
 _TILE = _PANEL_Q + PANELS * _PANEL_BYTES
 _SCRATCH = _TILE + TOKENS * ROWS * 4
+
+PACK = operands("state records record_bytes n stride packed")
+FLOATS = operands("state x stride n packed")
+PRODUCT = operands("state rows packed out stride bias scratch")
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,42 @@ def gemm(
 
 def _packing(state: npt.NDArray[np.int64], x: Vectors, workspace: Workspace, is_float: bool) -> Operation:
     if is_float:
-        return Operation(_pack_floats, (state, x.floats, x.stride, x.n, workspace.packed))
-    return Operation(_pack, (state, x.records, x.records.shape[1], x.n, x.stride, workspace.packed))
+        return Operation.of(
+            _pack_floats,
+            FLOATS,
+            state=state,
+            x=x.floats,
+            stride=x.stride,
+            n=x.n,
+            packed=workspace.packed,
+        )
+    return Operation.of(
+        _pack,
+        PACK,
+        state=state,
+        records=x.records,
+        record_bytes=x.records.shape[1],
+        n=x.n,
+        stride=x.stride,
+        packed=workspace.packed,
+    )
 
 
 def _product(state: npt.NDArray[np.int64], p: Product, workspace: Workspace, wait: bool) -> Operation:
     f = p.matrix.format
-    return Operation(
-        _GEMM[kind_of(f)],
-        (state, p.matrix, workspace.packed, p.out, p.out.shape[1], p.bias, workspace.scratch),
-        wait,
+    return replace(
+        Operation.of(
+            _GEMM[kind_of(f)],
+            PRODUCT,
+            state=state,
+            rows=p.matrix,
+            packed=workspace.packed,
+            out=p.out,
+            stride=p.out.shape[1],
+            bias=p.bias,
+            scratch=workspace.scratch,
+        ),
+        wait=wait,
     )
 
 
@@ -115,12 +145,12 @@ def _pack(op_address, worker):
     """Records to tiles of tokens; zeros where there is no token. A piece is a tile."""
     op = i64(op_address)
     state, records, stride, n, p, packed = (
-        i64(op[FIRST]),
-        op[FIRST + 1],
-        op[FIRST + 2],
-        op[FIRST + 3],
-        op[FIRST + 4],
-        op[FIRST + 5],
+        i64(op[PACK.state]),
+        op[PACK.records],
+        op[PACK.record_bytes],
+        op[PACK.n],
+        op[PACK.stride],
+        op[PACK.packed],
     )
     blocks = (n + 31) // 32
     while True:
@@ -145,7 +175,13 @@ def _pack(op_address, worker):
 def _pack_floats(op_address, worker):
     """float32 vectors, zeros behind n, to tiles of tokens."""
     op = i64(op_address)
-    state, x, stride, n, packed = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2], op[FIRST + 3], op[FIRST + 4]
+    state, x, stride, n, packed = (
+        i64(op[FLOATS.state]),
+        op[FLOATS.x],
+        op[FLOATS.stride],
+        op[FLOATS.n],
+        op[FLOATS.packed],
+    )
     blocks = (n + 31) // 32 * 4
     while True:
         tile = take(op)
@@ -277,9 +313,9 @@ def _make(kind: Kind) -> Kernel:
 
     def product(op_address, worker):
         op = i64(op_address)
-        state, rows, packed = i64(op[FIRST]), i64(op[FIRST + 1]), op[FIRST + 2]
-        out, stride, bias = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
-        scratch = op[FIRST + 6] + worker * _SCRATCH
+        state, rows, packed = i64(op[PRODUCT.state]), i64(op[PRODUCT.rows]), op[PRODUCT.packed]
+        out, stride, bias = op[PRODUCT.out], op[PRODUCT.stride], op[PRODUCT.bias]
+        scratch = op[PRODUCT.scratch] + worker * _SCRATCH
         n, blocks = rows[COLUMNS], (rows[COLUMNS] + 31) // 32
         while True:
             first = take(op) * PIECE

@@ -3,20 +3,25 @@
 A row is read once for all tokens, and each token's product is what it is alone, to the bit.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, ROWS, STRIDE, WeightRows, dot_row, row_address
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i64, prefetch
 
 __all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "stride_of"]
 
 _LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
+
+ONE = operands("rows x out bias threads")
+FEW = operands("state rows x x_bytes out out_bytes bias threads")
 
 
 def input_of(rows: WeightRows, x: Vectors) -> npt.NDArray[np.generic]:
@@ -37,7 +42,18 @@ def matvec(
 
     threads: for how many the rows are cut into shares; the result is the same for any.
     """
-    return Operation(_matvec, (rows, input_of(rows, x), out, bias, threads), wait)
+    return replace(
+        Operation.of(
+            _matvec,
+            ONE,
+            rows=rows,
+            x=input_of(rows, x),
+            out=out,
+            bias=bias,
+            threads=threads,
+        ),
+        wait=wait,
+    )
 
 
 def stride_of(rows: WeightRows, x: Vectors) -> int:
@@ -56,8 +72,21 @@ def matvec_few(
     wait: bool = True,
 ) -> Operation:
     """out[t, i] = W[i] . x[t] (+ bias[i]), for each of the batch's tokens; as `matvec` of each."""
-    places = input_of(rows, x), stride_of(rows, x), out, out.strides[0]
-    return Operation(_matvec_few, (state, rows, *places, bias, threads), wait)
+    return replace(
+        Operation.of(
+            _matvec_few,
+            FEW,
+            state=state,
+            rows=rows,
+            x=input_of(rows, x),
+            x_bytes=stride_of(rows, x),
+            out=out,
+            out_bytes=out.strides[0],
+            bias=bias,
+            threads=threads,
+        ),
+        wait=wait,
+    )
 
 
 @helper
@@ -88,7 +117,7 @@ def _matvec(op_address, worker):
     behind the matrix: where weights lie in the order of their use, it is wanted next.
     """
     op = i64(op_address)
-    rows, x, out, bias, threads = i64(op[FIRST]), op[FIRST + 1], f32(op[FIRST + 2]), op[FIRST + 3], op[FIRST + 4]
+    rows, x, out, bias, threads = i64(op[ONE.rows]), op[ONE.x], f32(op[ONE.out]), op[ONE.bias], op[ONE.threads]
     n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
     begin, end = _share(take(op), threads, n)
     fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
@@ -110,8 +139,8 @@ def _matvec(op_address, worker):
 def _matvec_few(op_address, worker):
     """As `_matvec`: while the first token's product is computed, memory is asked for what comes next."""
     op = i64(op_address)
-    rows, x, x_bytes, out, out_bytes = i64(op[FIRST + 1]), op[FIRST + 2], op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
-    n_tokens, bias, threads = i64(op[FIRST])[N_TOKENS], op[FIRST + 6], op[FIRST + 7]
+    rows, x, x_bytes, out, out_bytes = i64(op[FEW.rows]), op[FEW.x], op[FEW.x_bytes], op[FEW.out], op[FEW.out_bytes]
+    n_tokens, bias, threads = i64(op[FEW.state])[N_TOKENS], op[FEW.bias], op[FEW.threads]
     n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
     begin, end = _share(take(op), threads, n)
     fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))

@@ -8,8 +8,8 @@ from powerinfer_cli.kernels.cpu.quantise import quantise_groups
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats import padded, record_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, first, float_of, fma, i64, load_f32, splat, store_f32, total, zero
 from powerinfer_cli.model import NormKind
 
@@ -18,6 +18,8 @@ __all__ = ["add", "add_norm", "quantise"]
 Floats = npt.NDArray[np.float32]
 State = npt.NDArray[np.int64]
 _NONE, _RMS, _LAYER = range(3)
+NORM = operands("state x x_records add1 add2 floats records weight bias n stride eps code scale")
+QUANTISE = operands("state floats records stride relu")
 
 
 def add_norm(
@@ -47,7 +49,15 @@ def add(state: State, x: Vectors, *adds: Floats, scale: float = 1.0) -> Operatio
 
 def quantise(state: State, x: Vectors, *, relu: bool = False) -> Operation:
     """Make x's records of its floats; with `relu`, of what relu leaves of them, in place."""
-    return Operation(_quantise, (state, x.floats, x.records, x.stride, relu))
+    return Operation.of(
+        _quantise,
+        QUANTISE,
+        state=state,
+        floats=x.floats,
+        records=x.records,
+        stride=x.stride,
+        relu=relu,
+    )
 
 
 def _operation(
@@ -68,8 +78,24 @@ def _operation(
     x_records = x.records if x.records.size else None
     out_floats = None if out is None else out.floats
     out_records = None if out is None or not out.records.size else out.records
-    vectors = (state, x.floats, x_records, add1, add2, out_floats, out_records, weight, bias)
-    return Operation(_add_norm, (*vectors, x.n, x.stride, eps, code, float(scale)))
+    return Operation.of(
+        _add_norm,
+        NORM,
+        state=state,
+        x=x.floats,
+        x_records=x_records,
+        add1=add1,
+        add2=add2,
+        floats=out_floats,
+        records=out_records,
+        weight=weight,
+        bias=bias,
+        n=x.n,
+        stride=x.stride,
+        eps=eps,
+        code=code,
+        scale=float(scale),
+    )
 
 
 def _behind_zeros(weight: Floats | None) -> Floats | None:
@@ -108,10 +134,10 @@ def _mean_square(x, shift, n):
 @kernel(OPERATION, "add_norm")
 def _add_norm(op_address, worker):
     op = i64(op_address)
-    state, x_address, x_records = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2]
-    add1, add2, floats, records = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
-    weight, bias, n, stride = f32(op[FIRST + 7]), op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
-    eps, code, by = float_of(op[FIRST + 11]), op[FIRST + 12], float_of(op[FIRST + 13])
+    state, x_address, x_records = i64(op[NORM.state]), op[NORM.x], op[NORM.x_records]
+    add1, add2, floats, records = op[NORM.add1], op[NORM.add2], op[NORM.floats], op[NORM.records]
+    weight, bias, n, stride = f32(op[NORM.weight]), op[NORM.bias], op[NORM.n], op[NORM.stride]
+    eps, code, by = float_of(op[NORM.eps]), op[NORM.code], float_of(op[NORM.scale])
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:
@@ -141,11 +167,11 @@ def _add_norm(op_address, worker):
 def _quantise(op_address, worker):
     op = i64(op_address)
     state, floats, records, stride, positive = (
-        i64(op[FIRST]),
-        op[FIRST + 1],
-        op[FIRST + 2],
-        op[FIRST + 3],
-        op[FIRST + 4],
+        i64(op[QUANTISE.state]),
+        op[QUANTISE.floats],
+        op[QUANTISE.records],
+        op[QUANTISE.stride],
+        op[QUANTISE.relu],
     )
     while True:
         t = take(op)

@@ -16,8 +16,8 @@ from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.jit import Kernel, kernel
-from powerinfer_cli.kernels.jit.program import Operation, assemble
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
+from powerinfer_cli.kernels.jit.program import Operation, assemble, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, Team, take
 from powerinfer_cli.kernels.simd import i64
 
 __all__ = ["pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
@@ -29,13 +29,19 @@ ROWS_AT_ONCE = 8  # a thread's piece of work
 Bytes = npt.NDArray[np.uint8]
 OnNote = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
+OP = operands("source source_stride target target_stride n_rows n_cols repack")
 
 
 @kernel(OPERATION)
 def repack_rows(address, worker):
     op = i64(address)
-    source, source_stride, target, target_stride = op[FIRST], op[FIRST + 1], op[FIRST + 2], op[FIRST + 3]
-    n_rows, n_cols, repack = op[FIRST + 4], op[FIRST + 5], op[FIRST + 6]
+    source, source_stride, target, target_stride = (
+        op[OP.source],
+        op[OP.source_stride],
+        op[OP.target],
+        op[OP.target_stride],
+    )
+    n_rows, n_cols, repack = op[OP.n_rows], op[OP.n_cols], op[OP.repack]
     while True:
         begin = take(op) * ROWS_AT_ONCE
         if begin >= n_rows:
@@ -169,8 +175,18 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
     if target.format.repack is None:
         np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
         return
-    operands = part, part.shape[1], place, target.stride, len(part), target.n_cols, target.format.repack.address
-    team.run(assemble([Operation(repack_rows, operands)]).table)
+    operation = Operation.of(
+        repack_rows,
+        OP,
+        source=part,
+        source_stride=part.shape[1],
+        target=place,
+        target_stride=target.stride,
+        n_rows=len(part),
+        n_cols=target.n_cols,
+        repack=target.format.repack.address,
+    )
+    team.run(assemble([operation]).table)
 
 
 def _done(tensor: Tensor, begin: int, end: int, on_progress: OnProgress | None) -> None:

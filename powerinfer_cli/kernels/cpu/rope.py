@@ -6,8 +6,8 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.cache import STORE, KeysValues, put_key, put_value
 from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operand, Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, float_of, i64
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms
@@ -16,12 +16,10 @@ __all__ = ["Angles", "rope"]
 
 Floats = npt.NDArray[np.float32]
 _NONE, _RMS, _LAYER = range(3)
-# The operation's numbers, behind the state.
-_Q, _Q_STRIDE, _K, _K_STRIDE, _V, _V_STRIDE = range(FIRST + 1, FIRST + 7)
-_COS, _SIN, _PAIRS, _APART, _STEP = range(FIRST + 7, FIRST + 12)
-_Q_NORM, _K_NORM, _Q_NORM_STEP, _K_NORM_STEP, _EPS, _NORM, _AFTER = range(FIRST + 12, FIRST + 19)
-_GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 19, FIRST + 23)
-_KEYS, _KEY_SCALES, _VALUES, _VALUE_SCALES, _STORE_KEY, _STORE_VALUE = range(FIRST + 23, FIRST + 29)
+OP = operands(
+    "state q q_stride k k_stride v v_stride cos sin pairs apart step q_norm k_norm q_norm_step k_norm_step eps norm "
+    "after group n_head_kv head_dim n_ctx keys key_scales values value_scales store_key store_value"
+)
 
 
 class Angles:
@@ -57,22 +55,44 @@ def rope(
     shape = cache.shape
     cos, sin, n_rot = (angles.cos, angles.sin, 2 * angles.cos.shape[1]) if angles else (None, None, 0)
     apart, step = (1, 2) if style is RopeStyle.INTERLEAVED else (n_rot // 2, 1)
-    rows = (q, q.strides[0], k, k.strides[0], v, v.strides[0])
-    turn = (cos, sin, n_rot // 2, apart, step)
-    sizes = (shape.n_head // shape.n_head_kv, shape.n_head_kv, shape.head_dim, shape.n_ctx)
-    stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
-    puts = (STORE[cache.type_k].address, STORE[cache.type_v].address)
-    return Operation(_rope, (state, *rows, *turn, *_norms(norms, shape.head_dim), *sizes, *stores, *puts))
+    return Operation.of(
+        _rope,
+        OP,
+        state=state,
+        q=q,
+        q_stride=q.strides[0],
+        k=k,
+        k_stride=k.strides[0],
+        v=v,
+        v_stride=v.strides[0],
+        cos=cos,
+        sin=sin,
+        pairs=n_rot // 2,
+        apart=apart,
+        step=step,
+        **_norms(norms, shape.head_dim),
+        group=shape.n_head // shape.n_head_kv,
+        n_head_kv=shape.n_head_kv,
+        head_dim=shape.head_dim,
+        n_ctx=shape.n_ctx,
+        keys=cache.k,
+        key_scales=cache.k_scales,
+        values=cache.v,
+        value_scales=cache.v_scales,
+        store_key=STORE[cache.type_k].address,
+        store_value=STORE[cache.type_v].address,
+    )
 
 
-def _norms(norms: HeadNorms[Floats] | None, head_dim: int) -> tuple[Operand, ...]:
+def _norms(norms: HeadNorms[Floats] | None, head_dim: int) -> dict[str, Operand]:
     """Weights of queries and keys, from one head's to the next in each, epsilon, what is done, and when."""
+    found: dict[str, Operand] = {"q_norm": None, "k_norm": None, "q_norm_step": 0, "k_norm_step": 0}
     if norms is None:
-        return None, None, 0, 0, 0.0, _NONE, False
-    q, k = norms.q, norms.k
-    steps = (0 if len(one.weight) == head_dim else head_dim for one in (q, k))
-    code = _RMS if q.kind is NormKind.RMS else _LAYER
-    return q.weight, k.weight, *steps, float(q.eps), code, norms.after_rope
+        return found | {"eps": 0.0, "norm": _NONE, "after": False}
+    for name, one in (("q_norm", norms.q), ("k_norm", norms.k)):
+        found |= {name: one.weight, f"{name}_step": 0 if one.weight.size == head_dim else head_dim}
+    code = _RMS if norms.q.kind is NormKind.RMS else _LAYER
+    return found | {"eps": float(norms.q.eps), "norm": code, "after": norms.after_rope}
 
 
 @helper
@@ -99,10 +119,10 @@ def _turn(x, cos, sin, pairs, apart, step):
 
 @helper
 def _norm_and_turn(op, x, weight, cos, sin):
-    code, n, eps, after = op[_NORM], op[_HEAD_DIM], float_of(op[_EPS]), op[_AFTER]
+    code, n, eps, after = op[OP.norm], op[OP.head_dim], float_of(op[OP.eps]), op[OP.after]
     if code and not after:
         _norm_head(code, x, weight, n, eps)
-    _turn(x, cos, sin, op[_PAIRS], op[_APART], op[_STEP])
+    _turn(x, cos, sin, op[OP.pairs], op[OP.apart], op[OP.step])
     if code and after:
         _norm_head(code, x, weight, n, eps)
 
@@ -116,8 +136,14 @@ def _blocks_of(segment):
 @kernel(OPERATION, "rope")
 def _rope(op_address, worker):
     op = i64(op_address)
-    state, pairs, group, n_head_kv, head_dim = i64(op[FIRST]), op[_PAIRS], op[_GROUP], op[_N_HEAD_KV], op[_HEAD_DIM]
-    n_ctx, keys, values = op[_N_CTX], op[_KEYS], op[_VALUES]
+    state, pairs, group, n_head_kv, head_dim = (
+        i64(op[OP.state]),
+        op[OP.pairs],
+        op[OP.group],
+        op[OP.n_head_kv],
+        op[OP.head_dim],
+    )
+    n_ctx, keys, values = op[OP.n_ctx], op[OP.keys], op[OP.values]
     while True:
         # A piece: a kv head, and those tokens of a segment whose keys share a block: no two threads write to one line.
         piece, i = take(op), 0
@@ -133,13 +159,13 @@ def _rope(op_address, worker):
         head, block = piece % n_head_kv, n_past // 16 + piece // n_head_kv
         begin, end = max(block * 16 - n_past, 0), min(block * 16 + 16 - n_past, segment[COUNT])
         for t in range(first + begin, first + end):
-            c, s = f32(op[_COS] + t * pairs * 4), f32(op[_SIN] + t * pairs * 4)
+            c, s = f32(op[OP.cos] + t * pairs * 4), f32(op[OP.sin] + t * pairs * 4)
             for j in range(head * group, (head + 1) * group):
-                x = f32(op[_Q] + t * op[_Q_STRIDE] + j * head_dim * 4)
-                _norm_and_turn(op, x, f32(op[_Q_NORM] + j * op[_Q_NORM_STEP] * 4), c, s)
-            key = op[_K] + t * op[_K_STRIDE] + head * head_dim * 4
-            value = op[_V] + t * op[_V_STRIDE] + head * head_dim * 4
-            _norm_and_turn(op, f32(key), f32(op[_K_NORM] + head * op[_K_NORM_STEP] * 4), c, s)
+                x = f32(op[OP.q] + t * op[OP.q_stride] + j * head_dim * 4)
+                _norm_and_turn(op, x, f32(op[OP.q_norm] + j * op[OP.q_norm_step] * 4), c, s)
+            key = op[OP.k] + t * op[OP.k_stride] + head * head_dim * 4
+            value = op[OP.v] + t * op[OP.v_stride] + head * head_dim * 4
+            _norm_and_turn(op, f32(key), f32(op[OP.k_norm] + head * op[OP.k_norm_step] * 4), c, s)
             cell = cell_of(segment, n_past + t - first)
-            put_key(op[_STORE_KEY], key, head_dim, n_ctx, keys, op[_KEY_SCALES], head, cell)
-            put_value(op[_STORE_VALUE], value, head_dim, n_ctx, values, op[_VALUE_SCALES], head, cell)
+            put_key(op[OP.store_key], key, head_dim, n_ctx, keys, op[OP.key_scales], head, cell)
+            put_value(op[OP.store_value], value, head_dim, n_ctx, values, op[OP.value_scales], head, cell)

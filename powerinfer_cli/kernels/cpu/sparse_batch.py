@@ -18,6 +18,7 @@ from powerinfer_cli.kernels.cpu.sparse_rows import (
     MULTIPLY,
     MULTIPLY_RELU,
     PACK,
+    PACKED,
     multiply_rows,
     row_scratch_bytes,
 )
@@ -26,8 +27,8 @@ from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operand, Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     at_least,
     f32,
@@ -50,6 +51,11 @@ __all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch", "spread_v
 
 _BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
 _ROOM = _BLOCK + 16  # for a token's list of a block's neurons
+
+MARK = operands("state logits modes threshold n_ff counts tokens capacity passed")
+TURN = operands("state n_ff counts tokens values capacity sizes chosen factors most")
+SPREAD = operands("state n_ff sizes chosen factors most out stride")
+ADD_ROWS = operands("state rows counts sizes chosen factors most out stride bias scratch scratch_bytes")
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,25 @@ def sparse_batch(
     """
     w, capacity = workspace, workspace.tokens.shape[1]
     operations: list[Operation] = []
-    asked: tuple[Operand, ...] = (None, None, 0.0)
+    asked: dict[str, Operand] = {"logits": None, "modes": None, "threshold": 0.0}
     if isinstance(predictor, Told):
-        asked = (w.logits, predictor.asked, 0.5)
+        asked = {"logits": w.logits, "modes": predictor.asked, "threshold": 0.5}
     elif predictor is not None and hidden is not None:
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
-        asked = (w.logits, predictor.modes, predictor.threshold)
-    operations.append(Operation(_mark, (state, *asked, neurons.n_ff, w.counts, w.tokens, capacity, counts)))
+        asked = {"logits": w.logits, "modes": predictor.modes, "threshold": predictor.threshold}
+    operations.append(
+        Operation.of(
+            _mark,
+            MARK,
+            **asked,
+            state=state,
+            n_ff=neurons.n_ff,
+            counts=w.counts,
+            tokens=w.tokens,
+            capacity=capacity,
+            passed=counts,
+        )
+    )
     first = ACTIVATION_CODES[neurons.activation]
     steps = [(neurons.up, first)]
     if neurons.gate is not None:
@@ -132,25 +150,66 @@ def sparse_batch(
         f = rows.format
         if f.group not in (0, packed_for):
             packed_for = f.group
-            operations.append(Operation(PACK[f.group], (state, x.records, x.records.shape[1], x.n, x.stride, w.packed)))
+            operations.append(
+                Operation.of(
+                    PACK[f.group],
+                    PACKED,
+                    state=state,
+                    records=x.records,
+                    record_bytes=x.records.shape[1],
+                    n=x.n,
+                    stride=x.stride,
+                    packed=w.packed,
+                )
+            )
         given, stride = x.floats.view(np.uint8), x.stride * 4
         if f.group:
             given, stride = w.packed, -(-x.n // (16 * f.group)) * chunk_bytes(f.group)
         lists = (w.counts, w.tokens, w.values, capacity)
         operations.append(multiply_rows(state, rows, given, stride, bias, lists, step, counts, w.scratch))
-    turned = (w.sizes, w.chosen, w.factors, w.sizes.shape[1])
-    down = (neurons.down.weight, w.counts, *turned, out, out.shape[1], neurons.down.bias, w.scratch, w.scratch.shape[1])
+    turned: dict[str, Operand] = {"sizes": w.sizes, "chosen": w.chosen, "factors": w.factors, "most": w.sizes.shape[1]}
+    lists_of = {"counts": w.counts, "tokens": w.tokens, "values": w.values, "capacity": capacity}
     return [
         *operations,
-        Operation(_turn, (state, neurons.n_ff, w.counts, w.tokens, w.values, capacity, *turned)),
-        Operation(_add_rows, (state, *down)),
+        Operation.of(
+            _turn,
+            TURN,
+            state=state,
+            n_ff=neurons.n_ff,
+            **lists_of,
+            **turned,
+        ),
+        Operation.of(
+            _add_rows,
+            ADD_ROWS,
+            state=state,
+            rows=neurons.down.weight,
+            counts=w.counts,
+            **turned,
+            out=out,
+            stride=out.shape[1],
+            bias=neurons.down.bias,
+            scratch=w.scratch,
+            scratch_bytes=w.scratch.shape[1],
+        ),
     ]
 
 
 def spread_values(state: npt.NDArray[np.int64], workspace: SparseWorkspace, out: npt.NDArray[np.float32]) -> Operation:
     """After `sparse_batch`: out[t, i] = what neuron i was for token t, 0 where it was not. out float32 [T, n_ff]."""
     w = workspace
-    return Operation(_spread, (state, len(w.counts), w.sizes, w.chosen, w.factors, w.sizes.shape[1], out, out.shape[1]))
+    return Operation.of(
+        _spread,
+        SPREAD,
+        state=state,
+        n_ff=len(w.counts),
+        sizes=w.sizes,
+        chosen=w.chosen,
+        factors=w.factors,
+        most=w.sizes.shape[1],
+        out=out,
+        stride=out.shape[1],
+    )
 
 
 @helper
@@ -166,8 +225,13 @@ def _bits_of(modes, begin, end, mode):
 def _mark(op_address, worker):
     """For each neuron the tokens whose logit lets it through. A piece is 64 neurons."""
     op = i64(op_address)
-    state, logits, modes, threshold = i64(op[FIRST]), f32(op[FIRST + 1]), op[FIRST + 2], float_of(op[FIRST + 3])
-    n_ff, counts, tokens, capacity = op[FIRST + 4], i32(op[FIRST + 5]), i32(op[FIRST + 6]), op[FIRST + 7]
+    state, logits, modes, threshold = (
+        i64(op[MARK.state]),
+        f32(op[MARK.logits]),
+        op[MARK.modes],
+        float_of(op[MARK.threshold]),
+    )
+    n_ff, counts, tokens, capacity = op[MARK.n_ff], i32(op[MARK.counts]), i32(op[MARK.tokens]), op[MARK.capacity]
     while True:
         begin = take(op) * 64
         if begin >= n_ff:
@@ -195,26 +259,26 @@ def _mark(op_address, worker):
         let_through = 0
         for i in range(begin, end):
             let_through += counts[i]
-        fetch_add(i64(op[FIRST + 8]), 0, let_through)
+        fetch_add(i64(op[MARK.passed]), 0, let_through)
 
 
 @kernel(OPERATION, "sparse_turn")
 def _turn(op_address, worker):
     """Neurons' lists of tokens to tokens' lists of neurons. A piece is a block of neurons."""
     op = i64(op_address)
-    state, n_ff, counts, capacity = i64(op[FIRST]), op[FIRST + 1], i32(op[FIRST + 2]), op[FIRST + 5]
-    n_tokens, most = state[N_TOKENS], op[FIRST + 9]
+    state, n_ff, counts, capacity = i64(op[TURN.state]), op[TURN.n_ff], i32(op[TURN.counts]), op[TURN.capacity]
+    n_tokens, most = state[N_TOKENS], op[TURN.most]
     while True:
         block = take(op)
         if block * _BLOCK >= n_ff:
             return
-        sizes = i32(op[FIRST + 6] + block * most * 4)
-        chosen = i32(op[FIRST + 7] + block * most * _ROOM * 4)
-        factors = f32(op[FIRST + 8] + block * most * _ROOM * 4)
+        sizes = i32(op[TURN.sizes] + block * most * 4)
+        chosen = i32(op[TURN.chosen] + block * most * _ROOM * 4)
+        factors = f32(op[TURN.factors] + block * most * _ROOM * 4)
         for t in range(n_tokens):
             sizes[t] = 0
         for i in range(block * _BLOCK, min(block * _BLOCK + _BLOCK, n_ff)):
-            tokens, values = i32(op[FIRST + 3] + i * capacity * 4), f32(op[FIRST + 4] + i * capacity * 4)
+            tokens, values = i32(op[TURN.tokens] + i * capacity * 4), f32(op[TURN.values] + i * capacity * 4)
             for k in range(counts[i]):
                 at = np.int64(tokens[k]) * _ROOM + sizes[tokens[k]]
                 chosen[at], factors[at] = i - block * _BLOCK, values[k]
@@ -225,18 +289,18 @@ def _turn(op_address, worker):
 def _spread(op_address, worker):
     """Tokens' lists of neurons to rows of all neurons. A piece is a token."""
     op = i64(op_address)
-    state, n_ff, most, stride = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 5], op[FIRST + 7]
+    state, n_ff, most, stride = i64(op[SPREAD.state]), op[SPREAD.n_ff], op[SPREAD.most], op[SPREAD.stride]
     while True:
         t = take(op)
         if t >= state[N_TOKENS]:
             return
-        row = f32(op[FIRST + 6] + t * stride * 4)
+        row = f32(op[SPREAD.out] + t * stride * 4)
         for i in range(n_ff):
             row[i] = 0.0
         for first in range(0, n_ff, _BLOCK):
             at = first // _BLOCK * most + t
-            chosen, factors = i32(op[FIRST + 3] + at * _ROOM * 4), f32(op[FIRST + 4] + at * _ROOM * 4)
-            for k in range(i32(op[FIRST + 2])[at]):
+            chosen, factors = i32(op[SPREAD.chosen] + at * _ROOM * 4), f32(op[SPREAD.factors] + at * _ROOM * 4)
+            for k in range(i32(op[SPREAD.sizes])[at]):
                 row[first + chosen[k]] = factors[k]
 
 
@@ -286,9 +350,9 @@ def _add_rows(op_address, worker):
     neurons' weights, stay in the core's cache.
     """
     op = i64(op_address)
-    state, rows, counts = i64(op[FIRST]), i64(op[FIRST + 1]), i32(op[FIRST + 2])
-    most, out, stride, bias = op[FIRST + 6], op[FIRST + 7], op[FIRST + 8], op[FIRST + 9]
-    scratch = op[FIRST + 10] + worker * op[FIRST + 11]
+    state, rows, counts = i64(op[ADD_ROWS.state]), i64(op[ADD_ROWS.rows]), i32(op[ADD_ROWS.counts])
+    most, out, stride, bias = op[ADD_ROWS.most], op[ADD_ROWS.out], op[ADD_ROWS.stride], op[ADD_ROWS.bias]
+    scratch = op[ADD_ROWS.scratch] + worker * op[ADD_ROWS.scratch_bytes]
     n, n_tokens = rows[COLUMNS], state[N_TOKENS]
     weights = scratch + _SLICE * 4 + 128
     all_sums = weights + _BLOCK * _SLICE * 4
@@ -306,9 +370,13 @@ def _add_rows(op_address, worker):
             lists = first // _BLOCK * most
             for t in range(n_tokens):
                 at = (lists + t) * _ROOM * 4
-                size = i32(op[FIRST + 3])[lists + t]
+                size = i32(op[ADD_ROWS.sizes])[lists + t]
                 _add_block(
-                    f32(all_sums + t * _SLICE * 4), size, i32(op[FIRST + 4] + at), f32(op[FIRST + 5] + at), f32(weights)
+                    f32(all_sums + t * _SLICE * 4),
+                    size,
+                    i32(op[ADD_ROWS.chosen] + at),
+                    f32(op[ADD_ROWS.factors] + at),
+                    f32(weights),
                 )
         for t in range(n_tokens):
             target, sums = f32(out + t * stride * 4), f32(all_sums + t * _SLICE * 4)

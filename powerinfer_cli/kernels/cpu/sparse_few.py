@@ -11,7 +11,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.cpu.functions import activated_number
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, stride_of
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, dot_row, row_address
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address
 from powerinfer_cli.kernels.cpu.sparse_token import (
     ALWAYS,
     ASK,
@@ -27,19 +27,18 @@ from powerinfer_cli.kernels.cpu.sparse_token import (
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats.format import padded
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operand, Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import address_of, f32, fetch_add, float_of, i32, i64, lowest_bit, stack_f32, u8
+from powerinfer_cli.model.blocks import Linear
 
 __all__ = ["FEW", "sparse_few"]
 
 FEW = 16  # tokens at most
-# The operation's numbers.
-_STATE, _FC2, _HIDDEN, _HIDDEN_BYTES, _MODES, _THRESHOLD = range(FIRST, FIRST + 6)
-_FIRST_ROWS, _FIRST_X, _FIRST_X_BYTES, _FIRST_BIAS = range(FIRST + 6, FIRST + 10)
-_SECOND, _SECOND_X, _SECOND_X_BYTES, _SECOND_BIAS, _RELU_ON_UP = range(FIRST + 10, FIRST + 15)
-_UNION, _NEEDED, _CHOSEN, _VALUES, _N_FF = range(FIRST + 15, FIRST + 20)
-_COUNTS, _DOWN, _SUMS, _ROOM, _BORDERS, _CODE = range(FIRST + 20, FIRST + 26)
+OP = operands(
+    "state fc2 hidden hidden_bytes modes threshold first first_x first_x_bytes first_bias second second_x "
+    "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code"
+)
 
 
 def sparse_few(
@@ -60,24 +59,50 @@ def sparse_few(
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
     sums = np.zeros((PARTS, few, n_embd), np.float32)
-    asked: tuple[Operand, ...] = (None, None, 0, None, 0.0)
+    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "modes": None, "threshold": 0.0}
     if isinstance(predictor, Told):
-        asked = (None, predictor.bits, 0, None, 0.0)
+        asked |= {"hidden": predictor.bits}
     elif predictor is not None and hidden is not None:
-        fc2 = predictor.fc2
-        asked = (fc2, input_of(fc2, hidden), stride_of(fc2, hidden), predictor.modes, predictor.threshold)
-    gate, up = neurons.gate, neurons.up.weight
-    first: tuple[Operand, ...] = (up, input_of(up, x), stride_of(up, x), neurons.up.bias, None, None, 0, None, False)
-    if gate is not None:
-        second = (up, input_of(up, x), stride_of(up, x), neurons.up.bias, neurons.relu_on_up)
-        rows = gate.weight
-        first = (rows, input_of(rows, x), stride_of(rows, x), gate.bias, *second)
-    down, code = neurons.down.weight, ACTIVATION_CODES[neurons.activation]
-    lists = (union, needed, chosen, values, n_ff)
+        fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold
+        asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "hidden_bytes": stride_of(fc2, hidden)}
+        asked |= {"modes": modes, "threshold": threshold}
+    gate, up = neurons.gate, neurons.up
+    first = _with_inputs("first", up if gate is None else gate, x)
+    second = _with_inputs("second", None if gate is None else up, x)
     return [
-        Operation(_add_neurons, (state, *asked, *first, *lists, counts, down, sums, few, borders_of(n_ff), code)),
-        add_parts(state, sums, out, neurons.down.bias, down),
+        Operation.of(
+            _add_neurons,
+            OP,
+            state=state,
+            **asked,
+            **first,
+            **second,
+            relu_on_up=gate is not None and neurons.relu_on_up,
+            union=union,
+            needed=needed,
+            chosen=chosen,
+            values=values,
+            n_ff=n_ff,
+            counts=counts,
+            down=neurons.down.weight,
+            sums=sums,
+            room=few,
+            borders=borders_of(n_ff),
+            code=ACTIVATION_CODES[neurons.activation],
+        ),
+        add_parts(state, sums, out, neurons.down.bias, neurons.down.weight),
     ]
+
+
+def _with_inputs(
+    name: str, linear: Linear[WeightRows, npt.NDArray[np.float32]] | None, x: Vectors
+) -> dict[str, Operand]:
+    """A matrix, its inputs, the bytes from one to the next, and its bias."""
+    names = (name, f"{name}_x", f"{name}_x_bytes", f"{name}_bias")
+    if linear is None:
+        return dict(zip(names, (None, None, 0, None), strict=True))
+    rows = linear.weight
+    return dict(zip(names, (rows, input_of(rows, x), stride_of(rows, x), linear.bias), strict=True))
 
 
 @helper
@@ -98,15 +123,20 @@ def _let_through(op, first, begin, end, n_tokens, union, needed, worker):
 
     Their rows of the next step are asked for on the way, a little with each row of fc2.
     """
-    fc2, hidden, hidden_bytes, threshold = i64(op[_FC2]), op[_HIDDEN], op[_HIDDEN_BYTES], float_of(op[_THRESHOLD])
-    modes, every = u8(op[_MODES]), (1 << n_tokens) - 1
+    fc2, hidden, hidden_bytes, threshold = (
+        i64(op[OP.fc2]),
+        op[OP.hidden],
+        op[OP.hidden_bytes],
+        float_of(op[OP.threshold]),
+    )
+    modes, every = u8(op[OP.modes]), (1 << n_tokens) - 1
     count = asked = through = 0
     done = np.int64(0)  # bytes asked for of the row of union[asked]
     for i in range(begin, end):
         bits = every
-        if hidden and not op[_FC2]:
+        if hidden and not op[OP.fc2]:
             bits = i64(hidden)[i]
-        elif op[_MODES]:
+        elif op[OP.modes]:
             bits = every if modes[i] == ALWAYS else 0
             if modes[i] == ASK:
                 ahead = row_in_memory(fc2, i) + AHEAD_BYTES
@@ -135,9 +165,9 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
 
     Of each that is kept, a row of the next step is asked for while the row after it is read.
     """
-    x, x_bytes, bias, code = op[_FIRST_X], op[_FIRST_X_BYTES], op[_FIRST_BIAS], op[_CODE]
-    chosen, values, n_ff = op[_CHOSEN], op[_VALUES], op[_N_FF]
-    following = i64(op[_SECOND]) if op[_SECOND] else i64(op[_DOWN])
+    x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
+    chosen, values, n_ff = op[OP.chosen], op[OP.values], op[OP.n_ff]
+    following = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down])
     fired = asked = 0
     for k in range(count):
         i, bits, kept = np.int64(union[k]), needed[k], 0
@@ -171,9 +201,9 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
 @helper
 def _multiply_up(op, union, needed, count, place, lengths, worker):
     """Each value *= its up product (+ bias), or *= relu of that; the down rows are asked for on the way."""
-    rows, x, x_bytes = i64(op[_SECOND]), op[_SECOND_X], op[_SECOND_X_BYTES]
-    bias, relu_on_up = op[_SECOND_BIAS], op[_RELU_ON_UP]
-    values, n_ff, down = f32(op[_VALUES]), op[_N_FF], i64(op[_DOWN])
+    rows, x, x_bytes = i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes]
+    bias, relu_on_up = op[OP.second_bias], op[OP.relu_on_up]
+    values, n_ff, down = f32(op[OP.values]), op[OP.n_ff], i64(op[OP.down])
     for k in range(count):
         i, bits = np.int64(union[k]), needed[k]
         row, ahead = row_address(rows, i, worker), row_in_memory(down, i)
@@ -194,21 +224,21 @@ def _multiply_up(op, union, needed, count, place, lengths, worker):
 def _add_neurons(op_address, worker):
     op = i64(op_address)
     n_tokens, first, counts, borders = (
-        i64(op[_STATE])[N_TOKENS],
-        i64(op[_FIRST_ROWS]),
-        i64(op[_COUNTS]),
-        i64(op[_BORDERS]),
+        i64(op[OP.state])[N_TOKENS],
+        i64(op[OP.first]),
+        i64(op[OP.counts]),
+        i64(op[OP.borders]),
     )
-    down, n_ff, fc2 = i64(op[_DOWN]), op[_N_FF], op[_FC2]
+    down, n_ff, fc2 = i64(op[OP.down]), op[OP.n_ff], op[OP.fc2]
     sum_bytes, lengths = padded(down[COLUMNS]) * 4, i64(address_of(stack_f32(32)))  # FEW numbers
     part = take(op)
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
-        union, needed = i32(op[_UNION] + begin * 4), i64(op[_NEEDED] + begin * 8)
+        union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
         _clear(lengths, n_tokens)
         count, through = _let_through(op, first, begin, end, n_tokens, union, needed, worker)
         count = _open_neurons(op, first, union, needed, count, begin, lengths, worker)
-        if op[_SECOND]:
+        if op[OP.second]:
             _clear(lengths, n_tokens)
             _multiply_up(op, union, needed, count, begin, lengths, worker)
         following, fired = take(op), 0
@@ -217,8 +247,8 @@ def _add_neurons(op_address, worker):
         limit = row_in_memory(read_next, borders[min(following + 1, PARTS)])
         for t in range(n_tokens):
             at = (t * n_ff + begin) * 4
-            chosen, values = i32(op[_CHOSEN] + at), f32(op[_VALUES] + at)
-            target = op[_SUMS] + (part * op[_ROOM] + t) * sum_bytes
+            chosen, values = i32(op[OP.chosen] + at), f32(op[OP.values] + at)
+            target = op[OP.sums] + (part * op[OP.room] + t) * sum_bytes
             add_down(down, chosen, lengths[t], values, target, min(ahead, limit), worker)
             ahead += lengths[t] * down[ROW_BYTES]
             fired += lengths[t]

@@ -22,8 +22,8 @@ from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.formats.chunks import AT_ONCE, chunk_bytes
 from powerinfer_cli.kernels.formats.kinds import KINDS, Kind, kind_name, kind_of, offset_of
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
-from powerinfer_cli.kernels.jit.program import Operand, Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     dot_floats,
     dot_records,
@@ -57,6 +57,11 @@ _ROW_BYTES, _TOKEN_BYTES = 96 << 10, 320 << 10  # of unpacked rows, and of token
 MULTIPLY, MULTIPLY_RELU = len(ACTIVATION_CODES), len(ACTIVATION_CODES) + 1
 _RELU = ACTIVATION_CODES[Activation.RELU]
 
+PACKED = operands("state records record_bytes n stride packed")
+PRODUCTS = operands(
+    "state rows x x_stride bias counts tokens values capacity mode fired scratch scratch_bytes piece block"
+)
+
 
 def row_scratch_bytes(n: int) -> int:
     """Of one thread: an unpacked row (quants, scales, minima), the sums, places and kept of the rows, the rows."""
@@ -75,8 +80,8 @@ def _packing(group: int) -> Kernel:
 
     def pack(op_address, worker):
         op = i64(op_address)
-        state, records, stride = i64(op[FIRST]), op[FIRST + 1], op[FIRST + 2]
-        n, p, packed = op[FIRST + 3], op[FIRST + 4], op[FIRST + 5]
+        state, records, stride = i64(op[PACKED.state]), op[PACKED.records], op[PACKED.record_bytes]
+        n, p, packed = op[PACKED.n], op[PACKED.stride], op[PACKED.packed]
         chunks = (n + 16 * group - 1) // (16 * group)
         while True:
             t = take(op)
@@ -180,9 +185,24 @@ def _products(kind: Kind) -> Kernel:
 
     def products(op_address, worker):
         op = i64(op_address)
-        state, rows, x, x_stride, bias = i64(op[FIRST]), i64(op[FIRST + 1]), op[FIRST + 2], op[FIRST + 3], op[FIRST + 4]
-        counts, capacity, mode, fired = i32(op[FIRST + 5]), op[FIRST + 8], op[FIRST + 9], i64(op[FIRST + 10])
-        scratch, piece, block = op[FIRST + 11] + worker * op[FIRST + 12], op[FIRST + 13], op[FIRST + 14]
+        state, rows, x, x_stride, bias = (
+            i64(op[PRODUCTS.state]),
+            i64(op[PRODUCTS.rows]),
+            op[PRODUCTS.x],
+            op[PRODUCTS.x_stride],
+            op[PRODUCTS.bias],
+        )
+        counts, capacity, mode, fired = (
+            i32(op[PRODUCTS.counts]),
+            op[PRODUCTS.capacity],
+            op[PRODUCTS.mode],
+            i64(op[PRODUCTS.fired]),
+        )
+        scratch, piece, block = (
+            op[PRODUCTS.scratch] + worker * op[PRODUCTS.scratch_bytes],
+            op[PRODUCTS.piece],
+            op[PRODUCTS.block],
+        )
         n, n_rows, n_tokens = rows[COLUMNS], rows[ROWS], state[N_TOKENS]
         steps = (n + columns - 1) // columns
         sums_at = scratch + _unpacked_bytes(n)
@@ -205,8 +225,8 @@ def _products(kind: Kind) -> Kernel:
                         steps,
                         x,
                         x_stride,
-                        i32(op[FIRST + 6] + i * capacity * 4),
-                        f32(op[FIRST + 7] + i * capacity * 4),
+                        i32(op[PRODUCTS.tokens] + i * capacity * 4),
+                        f32(op[PRODUCTS.values] + i * capacity * 4),
                         places[k],
                         np.int64(counts[i]),
                         until,
@@ -222,7 +242,7 @@ def _products(kind: Kind) -> Kernel:
                 if mode < EXACT:
                     counts[i] = kept[i - begin]
                 if mode != _RELU:
-                    activate_all(f32(op[FIRST + 7] + i * capacity * 4), counts[i], mode)
+                    activate_all(f32(op[PRODUCTS.values] + i * capacity * 4), counts[i], mode)
                 left += counts[i]
             fetch_add(fired, 1, left)
 
@@ -251,5 +271,23 @@ def multiply_rows(
     chunk = 16 * f.group or 32
     row_bytes = -(-rows.n_cols // chunk) * (chunk_bytes(f.group) if f.group else 128)
     piece, block = min(MOST_ROWS, max(1, _ROW_BYTES // row_bytes)), max(AT_ONCE, _TOKEN_BYTES // x_stride)
-    operands = (state, rows, x, x_stride, bias, *lists, step, counts, scratch, scratch.shape[1], piece, block)
-    return Operation(_PRODUCTS[kind_of(f)], operands)
+    found, tokens, values, capacity = lists
+    return Operation.of(
+        _PRODUCTS[kind_of(f)],
+        PRODUCTS,
+        state=state,
+        rows=rows,
+        x=x,
+        x_stride=x_stride,
+        bias=bias,
+        counts=found,
+        tokens=tokens,
+        values=values,
+        capacity=capacity,
+        mode=step,
+        fired=counts,
+        scratch=scratch,
+        scratch_bytes=scratch.shape[1],
+        piece=piece,
+        block=block,
+    )

@@ -34,8 +34,8 @@ from powerinfer_cli.kernels.cpu.rows import (
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats.format import padded
 from powerinfer_cli.kernels.jit import helper, kernel
-from powerinfer_cli.kernels.jit.program import Operand, Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     address_of,
     f32,
@@ -49,7 +49,7 @@ from powerinfer_cli.kernels.simd import (
     u8,
     zero,
 )
-from powerinfer_cli.model.blocks import Neurons
+from powerinfer_cli.model.blocks import Linear, Neurons
 
 __all__ = [
     "ALWAYS",
@@ -71,6 +71,12 @@ _SHARES = np.array([3] * 8 + [1] * 8)
 PARTS = len(_SHARES)
 _ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
+
+NEURONS = operands(
+    "fc2 hidden modes threshold first first_x first_bias second second_x second_bias relu_on_up chosen values counts "
+    "down sums borders code"
+)
+PART_SUMS = operands("state sums n part_stride out out_stride bias n_bias group")
 
 # A layer's neurons, whose down rows are rows.
 RowNeurons: TypeAlias = Neurons[WeightRows, npt.NDArray[np.float32]]
@@ -119,21 +125,39 @@ def sparse_token(
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
     sums = np.zeros((PARTS, 1, n_embd), np.float32)
-    asked: tuple[Operand, ...] = (None, None, None, 0.0)
+    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "modes": None, "threshold": 0.0}
     if isinstance(predictor, Told):
-        asked = (None, None, predictor.modes, 0.0)
+        asked |= {"modes": predictor.modes}
     elif predictor is not None and hidden is not None:
-        asked = (predictor.fc2, input_of(predictor.fc2, hidden), predictor.modes, predictor.threshold)
+        fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold
+        asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "modes": modes, "threshold": threshold}
     gate, up = neurons.gate, neurons.up.weight
-    first: tuple[Operand, ...] = (up, input_of(up, x), neurons.up.bias, None, None, None, False)
-    if gate is not None:
-        rows = gate.weight
-        first = (rows, input_of(rows, x), gate.bias, up, input_of(up, x), neurons.up.bias, neurons.relu_on_up)
-    down, code = neurons.down.weight, ACTIVATION_CODES[neurons.activation]
+    ups: tuple[Operand, ...] = up, input_of(up, x), neurons.up.bias
+    first, second = (ups, (None, None, None)) if gate is None else (_with_input(gate, x), ups)
+    steps = dict(
+        zip(("first", "first_x", "first_bias", "second", "second_x", "second_bias"), (*first, *second), strict=True)
+    )
     return [
-        Operation(_add_neurons, (*asked, *first, chosen, values, counts, down, sums, borders_of(n_ff), code)),
-        add_parts(None, sums, out, neurons.down.bias, down),
+        Operation.of(
+            _add_neurons,
+            NEURONS,
+            **asked,
+            **steps,
+            relu_on_up=gate is not None and neurons.relu_on_up,
+            chosen=chosen,
+            values=values,
+            counts=counts,
+            down=neurons.down.weight,
+            sums=sums,
+            borders=borders_of(n_ff),
+            code=ACTIVATION_CODES[neurons.activation],
+        ),
+        add_parts(None, sums, out, neurons.down.bias, neurons.down.weight),
     ]
+
+
+def _with_input(linear: Linear[WeightRows, npt.NDArray[np.float32]], x: Vectors) -> tuple[Operand, ...]:
+    return linear.weight, input_of(linear.weight, x), linear.bias
 
 
 def borders_of(n_ff: int) -> npt.NDArray[np.int64]:
@@ -154,8 +178,19 @@ def add_parts(
     Without a state there is one token.
     """
     n_tokens, n = sums.shape[1:]
-    places = sums, n, n_tokens * n, out, out.strides[0] // 4 if out.ndim > 1 else 0
-    return Operation(_add_parts, (state, *places, bias, down.n_cols, down.format.group))
+    return Operation.of(
+        _add_parts,
+        PART_SUMS,
+        state=state,
+        sums=sums,
+        n=n,
+        part_stride=n_tokens * n,
+        out=out,
+        out_stride=out.strides[0] // 4 if out.ndim > 1 else 0,
+        bias=bias,
+        n_bias=down.n_cols,
+        group=down.format.group,
+    )
 
 
 @helper
@@ -267,16 +302,31 @@ def add_down(rows, chosen, count, values, out_address, ahead, worker):
 @kernel(OPERATION, "add_neurons")
 def _add_neurons(op_address, worker):
     op = i64(op_address)
-    fc2, hidden, modes, threshold = op[FIRST], op[FIRST + 1], u8(op[FIRST + 2]), float_of(op[FIRST + 3])
-    first, first_x, first_bias = i64(op[FIRST + 4]), op[FIRST + 5], op[FIRST + 6]
-    second, second_x, second_bias, relu_on_up = op[FIRST + 7], op[FIRST + 8], op[FIRST + 9], op[FIRST + 10]
-    counts, down, sums, borders = i64(op[FIRST + 13]), i64(op[FIRST + 14]), op[FIRST + 15], i64(op[FIRST + 16])
-    sum_bytes, code = padded(down[COLUMNS]) * 4, op[FIRST + 17]
+    fc2, hidden, modes, threshold = (
+        op[NEURONS.fc2],
+        op[NEURONS.hidden],
+        u8(op[NEURONS.modes]),
+        float_of(op[NEURONS.threshold]),
+    )
+    first, first_x, first_bias = i64(op[NEURONS.first]), op[NEURONS.first_x], op[NEURONS.first_bias]
+    second, second_x, second_bias, relu_on_up = (
+        op[NEURONS.second],
+        op[NEURONS.second_x],
+        op[NEURONS.second_bias],
+        op[NEURONS.relu_on_up],
+    )
+    counts, down, sums, borders = (
+        i64(op[NEURONS.counts]),
+        i64(op[NEURONS.down]),
+        op[NEURONS.sums],
+        i64(op[NEURONS.borders]),
+    )
+    sum_bytes, code = padded(down[COLUMNS]) * 4, op[NEURONS.code]
     part = take(op)
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
-        chosen, values = i32(op[FIRST + 11] + begin * 4), f32(op[FIRST + 12] + begin * 4)
-        if op[FIRST + 2]:
+        chosen, values = i32(op[NEURONS.chosen] + begin * 4), f32(op[NEURONS.values] + begin * 4)
+        if op[NEURONS.modes]:
             count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
         else:
             count = _everything(first, begin, end, chosen)
@@ -295,15 +345,21 @@ def _add_neurons(op_address, worker):
 def _add_parts(op_address, worker):
     """A piece is some columns of a token."""
     op = i64(op_address)
-    n, part_stride, bias, n_bias, group = op[FIRST + 2], op[FIRST + 3], op[FIRST + 6], op[FIRST + 7], op[FIRST + 8]
-    n_tokens = i64(op[FIRST])[N_TOKENS] if op[FIRST] else 1
+    n, part_stride, bias, n_bias, group = (
+        op[PART_SUMS.n],
+        op[PART_SUMS.part_stride],
+        op[PART_SUMS.bias],
+        op[PART_SUMS.n_bias],
+        op[PART_SUMS.group],
+    )
+    n_tokens = i64(op[PART_SUMS.state])[N_TOKENS] if op[PART_SUMS.state] else 1
     lanes, chunk, pieces = stack_f32(16), 16 * group, n // _COLUMNS
     while True:
         piece = take(op)
         if piece >= n_tokens * pieces:
             return
         t, begin = piece // pieces, piece % pieces * _COLUMNS
-        sums, out = f32(op[FIRST + 1] + t * n * 4), f32(op[FIRST + 4] + t * op[FIRST + 5] * 4)
+        sums, out = f32(op[PART_SUMS.sums] + t * n * 4), f32(op[PART_SUMS.out] + t * op[PART_SUMS.out_stride] * 4)
         for c in range(begin, begin + _COLUMNS, 16):
             total = load_f32(sums, c)
             for part in range(1, PARTS):

@@ -1,8 +1,10 @@
 """Programs for a team: operations with their numbers, put into one table."""
 
 import struct
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +12,17 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.team import FIRST, WAIT, WIDTH, Program
 
-__all__ = ["Compiled", "Operand", "Operation", "assemble"]
+__all__ = ["Compiled", "Operand", "Operation", "assemble", "operands"]
 
 Operand = int | float | bool | None | np.ndarray | WeightRows
+
+
+def operands(names: str) -> Any:
+    """Declare what a kernel's operations have: columns of a program's row, by name, in this order."""
+    fields = names.split()
+    if FIRST + len(fields) > WIDTH:
+        raise ValueError(f"{len(fields)} operands, but a row has room for {WIDTH - FIRST}")
+    return namedtuple("Operands", fields)(*range(FIRST, FIRST + len(fields)))
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,13 @@ class Operation:
     kernel: Kernel
     operands: tuple[Operand, ...]
     wait: bool = True
+
+    @classmethod
+    def of(cls, kernel: Kernel, declared: Any, **given: Operand) -> "Operation":
+        """With the operands that were declared for the kernel, each by its name and none besides."""
+        if given.keys() != set(declared._fields):
+            raise TypeError(f"{kernel.name} has other operands: {sorted(given.keys() ^ set(declared._fields))}")
+        return cls(kernel, tuple(given[name] for name in declared._fields))
 
 
 @dataclass(frozen=True)
