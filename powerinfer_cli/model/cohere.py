@@ -21,7 +21,7 @@ def _cohere2(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 
 def _ends(model: ModelReader) -> Ends:
-    return model.ends(logit_scale=model.keys.number("logit_scale", 0.0) or 1.0)
+    return model.ends(logit_scale=model.keys.factor("logit_scale") or 1.0)
 
 
 BESIDE = "layer norms without bias, attention and FFN side by side"

@@ -40,10 +40,6 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
     Raises:
         PowerInferError: a missing key, or sizes that do not fit together.
     """
-    if keys.integer("expert_count", 0):
-        raise PowerInferError(f"{gguf.path}: mixture-of-experts models are not supported (expert_count is not 0)")
-    if not gguf.tensors:
-        raise PowerInferError(f"{gguf.path}: the file holds no tensors, only a vocabulary: it cannot be run")
     n_layer = keys.integer("block_count", low=1, high=len(gguf.tensors))
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
     n_head = keys.integers("attention.head_count", n_layer, low=1, high=MAX_SIZE)

@@ -18,7 +18,7 @@ def _gemma(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 def _gemma2(t: LayerReader) -> Layer[Tensor, Tensor]:
     """Every other layer has a window."""
-    softcap = t.keys.number("attn_logit_softcapping", 50.0, low=0.0) or None
+    softcap = t.keys.factor("attn_logit_softcapping", 50.0)
     window = t.window(period=2, default=4096)
     attention = t.attention(rope=t.model.rope(), scale=_scale(t), window=window, softcap=softcap)
     return _around(t, attention)
@@ -42,8 +42,8 @@ def _scale(t: LayerReader) -> float | None:
 
 
 def _ends(model: ModelReader) -> Ends:
-    softcap = model.keys.number("final_logit_softcapping", 30.0 if model.arch.name == "gemma2" else 0.0, low=0.0)
-    return model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap or None)
+    softcap = model.keys.factor("final_logit_softcapping", 30.0 if model.arch.name == "gemma2" else 0.0)
+    return model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap)
 
 
 GEMMA = partial(Architecture, ends=_ends, rope_style=RopeStyle.NEOX, activation=Activation.GELU_TANH)

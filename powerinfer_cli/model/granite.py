@@ -9,26 +9,30 @@ __all__ = ["ARCHITECTURES"]
 
 def _granite(t: LayerReader) -> Layer[Tensor, Tensor]:
     rope = t.model.rope() if t.keys.flag("rope.scaling.finetuned", default=True) else None
-    attention = t.attention(rope=rope, scale=t.keys.number("attention.scale", 0.0) or None)
-    scale = t.keys.number("residual_scale", 0.0) or 1.0
+    attention = t.attention(rope=rope, scale=t.keys.factor("attention.scale"))
+    scale = t.keys.factor("residual_scale") or 1.0
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(), scale)
 
 
 def _granite_ends(model: ModelReader) -> Ends:
-    embedding_scale = model.keys.number("embedding_scale", 0.0) or 1.0
-    return model.ends(embedding_scale=embedding_scale, logit_scale=1 / model.keys.number("logit_scale", low=1e-6))
+    embedding_scale, scale = (
+        model.keys.factor("embedding_scale") or 1.0,
+        model.keys.number("logit_scale", low=1e-6, high=1e6),
+    )
+    return model.ends(embedding_scale=embedding_scale, logit_scale=1 / scale)
 
 
 def _minicpm(t: LayerReader) -> Layer[Tensor, Tensor]:
     """Files from before the keys have the scales of the first models."""
-    scale = t.keys.number("residual_scale", 1.4 * t.model.sizes.n_layer**-0.5)
+    scale = t.keys.number("residual_scale", 1.4 * t.model.sizes.n_layer**-0.5, low=1e-6, high=1e6)
     attention = t.attention(rope=t.model.rope())
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(), scale)
 
 
 def _minicpm_ends(model: ModelReader) -> Ends:
-    scale = model.keys.number("logit_scale", model.sizes.n_embd / 256, low=1e-6)
-    return model.ends(embedding_scale=model.keys.number("embedding_scale", 12.0), logit_scale=1 / scale)
+    scale = model.keys.number("logit_scale", model.sizes.n_embd / 256, low=1e-6, high=1e6)
+    embedding_scale = model.keys.number("embedding_scale", 12.0, low=1e-6, high=1e6)
+    return model.ends(embedding_scale=embedding_scale, logit_scale=1 / scale)
 
 
 SCALES = "scales of embeddings, residuals, logits"

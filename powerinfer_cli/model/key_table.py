@@ -12,7 +12,7 @@ import numpy as np
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 
-__all__ = ["HONOURED", "IRRELEVANT", "NEUTRAL", "WITH_EXPERTS", "check_keys", "key_notes"]
+__all__ = ["HONOURED", "IRRELEVANT", "NEUTRAL", "WITH_EXPERTS", "check_keys", "is_off", "key_notes", "shown"]
 
 # Read for every architecture, `attention.sliding_window` as the longest context that is exact without a window where
 # an architecture has none; the last by the server's embeddings.
@@ -47,7 +47,8 @@ HONOURED = frozenset(
     ]
 )
 
-# They say how a file was made or trained, or belong to parts that are refused by another key.
+# They say how a file was made or trained, or belong to parts that are refused by another key; of layers with a window,
+# `read_model` holds them against what these are.
 IRRELEVANT = frozenset(
     [
         "tensor_data_layout",
@@ -235,16 +236,13 @@ def check_keys(
 
     asked: keys that are honoured. same: what each of some keys may say as well. own: an architecture's neutral values.
     """
-    kind = gguf.metadata.get("general.type", "model")
-    if kind not in ("", "model"):
-        raise PowerInferError(f"{gguf.path}: general.type is {str(kind)[:40]!r}: the file holds no whole model")
     for key, values in {**NEUTRAL, **own}.items():
         found = gguf.metadata.get(f"{arch}.{key}")
         if key in asked or found is None:
             continue
         if not _changes_nothing(found, (*values, *(same[k] for k in (key,) if k in same))):
             raise PowerInferError(
-                f"{gguf.path}: {arch}.{key} is {_shown(found)}, which changes what is computed: not supported for "
+                f"{gguf.path}: {arch}.{key} is {shown(found)}, which changes what is computed: not supported for "
                 f"{arch} models"
             )
 
@@ -259,14 +257,14 @@ def key_notes(gguf: GGUFFile, arch: str) -> list[str]:
     if unknown:
         notes.append(f"warning: {_listed(unknown)}: metadata of unknown meaning, ignored")
     if sampling:
-        values = [f"{key.removeprefix(_SAMPLING)} {_shown(gguf.metadata[key])}" for key in sampling]
+        values = [f"{key.removeprefix(_SAMPLING)} {shown(gguf.metadata[key])}" for key in sampling]
         notes.append(
             f"note: the model's author suggests for sampling: {_listed(values)}; use the options to follow that"
         )
     pooling = gguf.metadata.get(f"{arch}.pooling_type", 0)
     if not isinstance(pooling, int) or pooling not in _POOLINGS:
         notes.append(
-            f"warning: {arch}.pooling_type is {_shown(pooling)}, which is not supported: vectors of a text "
+            f"warning: {arch}.pooling_type is {shown(pooling)}, which is not supported: vectors of a text "
             "are not made one (see --pooling)"
         )
     if _SUPPRESSED in gguf.metadata:
@@ -284,12 +282,18 @@ def _near(found: object, value: object) -> bool:
     return isinstance(value, float) and isinstance(found, int | float) and abs(found - value) <= 1e-5 * abs(value)
 
 
-def _shown(value: Any) -> str:
+def is_off(found: object) -> bool:
+    """Whether a key says that there is nothing of what it is about."""
+    return _changes_nothing(found, _OFF)
+
+
+def shown(value: Any) -> str:
+    """A value as messages have it: short, on one line."""
     text = str(value[:20].tolist() if isinstance(value, np.ndarray) else value)
     text = {"True": "true", "False": "false"}.get(text, text)
     return text if len(text) <= 40 and text.isprintable() else f"{text[:40]!r}..."
 
 
 def _listed(names: list[str]) -> str:
-    shown = [name if name.isprintable() else repr(name) for name in (name[:60] for name in names[:5])]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    first = [name if name.isprintable() else repr(name) for name in (name[:60] for name in names[:5])]
+    return ", ".join(first) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -11,6 +11,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 __all__ = ["MAX_CONTEXT", "MAX_SIZE", "Keys"]
 
 LARGEST_NUMBER = 1e30  # well within float32, in which models are computed
+LARGEST_FACTOR = 1e6  # and the smallest is its inverse
 MAX_SIZE = 1 << 24  # no width, head count or vocabulary is larger; what claims to be is not a model
 MAX_CONTEXT = 1 << 28
 
@@ -58,6 +59,13 @@ class Keys:
     ) -> float:
         """A number in [low, high]; NaN is in no range."""
         return self._number(key, self._value(key), default, low, high)
+
+    def factor(self, key: str, default: float = 0.0) -> float | None:
+        """Something to multiply with, or a cap: positive; 0 says None: there is none."""
+        found = self.number(key, default, low=0.0, high=LARGEST_FACTOR)
+        if 0 < found < 1 / LARGEST_FACTOR:
+            self.fail(f"{key} is {found}, which makes no sense")
+        return found or None
 
     def text(self, key: str, default: str) -> str:
         self.asked.add(key)

@@ -1,5 +1,6 @@
 """Model: what a file holds, as blocks over its tensors. Nothing is read yet: tensors are views of the mapped file."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ def read_model(gguf: GGUFFile) -> Model:
     same = {"attention.scale": sizes.head_dim**-0.5, "embedding_length_out": float(sizes.n_embd)}
     check_keys(gguf, arch.name, keys.asked, same, arch.neutral)
     reader.check_alike()
+    _check_windows(keys, layers)
     kind = "PowerInfer " if sizes.sparse else "dense "
     for name in gguf.tensors:
         if name not in reader.taken and not IGNORED.fullmatch(name):
@@ -82,3 +84,24 @@ def _exact_without_window(keys: Keys) -> int:
     """Where an architecture knows no window, attention sees everything: the same up to the window's length."""
     key = "attention.sliding_window"
     return MAX_CONTEXT if key in keys.asked else keys.integer(key, 0, high=MAX_CONTEXT) or MAX_CONTEXT
+
+
+def _check_windows(keys: Keys, layers: tuple[Layer[Tensor, Tensor], ...]) -> None:
+    """What a file says of layers with a window, and the architecture does not ask, is true. Raises PowerInferError."""
+    windowed = [layer.attention.window is not None for layer in layers]
+    pattern = "attention.sliding_window_pattern"
+    unasked = any(windowed) and pattern not in keys.asked and pattern in keys
+    if unasked and list(keys.pattern(pattern, len(layers), 0)) != windowed:
+        keys.fail(f"{pattern} is not supported in {keys.architecture} models: every layer has a window")
+    for attention in (layer.attention for layer in layers if layer.attention.window is not None):
+        _same(keys, "attention.key_length_swa", attention.head_dim)
+        _same(keys, "attention.value_length_swa", attention.head_dim)
+        if attention.rope is not None:
+            _same(keys, "rope.dimension_count_swa", attention.rope.n_rot)
+            _same(keys, "rope.freq_base_swa", attention.rope.base)
+
+
+def _same(keys: Keys, key: str, value: float) -> None:
+    found = keys.number(key, value)
+    if not math.isclose(found, value, rel_tol=1e-6):
+        keys.fail(f"{key} is {found:g}: not supported in {keys.architecture} models, whose layers have {value:g}")

@@ -4,13 +4,17 @@ from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, Sequential
 from powerinfer_cli.model.keys import MAX_CONTEXT
 from powerinfer_cli.model.rope import RopeStyle
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 
 
 def _phi2(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Parallel(t.norm("attn_norm"), t.attention(rope=t.model.rope()), None, t.ffn(gated=False))
+
+
+def _phi2_ends(model: ModelReader) -> Ends:
+    return model.ends(output_bias="required")
 
 
 def _phi3(t: LayerReader) -> Layer[Tensor, Tensor]:
@@ -24,6 +28,7 @@ ARCHITECTURES = (
     Architecture(
         "phi2",
         _phi2,
+        _phi2_ends,
         rope_style=RopeStyle.NEOX,
         norm=NormKind.LAYER,
         norm_bias="required",

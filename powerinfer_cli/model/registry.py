@@ -1,10 +1,9 @@
 """The architectures that run, by the name that a file gives."""
 
-from difflib import get_close_matches
-
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import cohere, falcon, gemma, glm, gpt2, granite, llama, nemotron, olmo, phi, qwen, stablelm
+from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
@@ -14,13 +13,12 @@ ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES f
 
 
 def architecture_of(gguf: GGUFFile) -> Architecture:
-    """Raises PowerInferError: none is named, or one that does not run here."""
+    """Raises PowerInferError: none is named, or one that does not run here, or the file holds no model."""
     name = gguf.get("general.architecture", str, "")
+    check_contents(gguf, name)
     if not name:
         raise PowerInferError(f"{gguf.path}: general.architecture is missing: the file does not describe a model")
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
-    known = ", ".join(ARCHITECTURES)
-    nearest = get_close_matches(name, ARCHITECTURES, 1)
-    hint = f"; the nearest that is: {nearest[0]}" if nearest else ""
-    raise PowerInferError(f"{gguf.path}: architecture {name[:60]!r} is not supported{hint} (supported: {known})")
+    if name not in ARCHITECTURES:
+        raise unsupported(gguf, name, ARCHITECTURES)
+    check_kind(gguf, name)
+    return ARCHITECTURES[name]

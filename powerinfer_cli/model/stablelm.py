@@ -35,7 +35,7 @@ def _orion(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(t.norms("attn_norm"), t.attention(rope=t.model.rope()), t.norms("ffn_norm"), t.ffn())
 
 
-LAYER_NORMS = partial(Architecture, rope_style=RopeStyle.NEOX, norm=NormKind.LAYER, norm_bias="optional")
+LAYER_NORMS = partial(Architecture, rope_style=RopeStyle.NEOX, norm=NormKind.LAYER, norm_bias="required")
 ARCHITECTURES = (
     LAYER_NORMS("orion", _orion, models="Orion 14B", differs="layer norms"),
     LAYER_NORMS(
@@ -47,7 +47,6 @@ ARCHITECTURES = (
     LAYER_NORMS(
         "gptneox",
         _gptneox,
-        norm_bias="required",
         activation=Activation.GELU,
         models="Pythia, GPT-NeoX 20B, Dolly 2",
         differs="layer norms; no gate, GELU; attention and FFN side by side or not; biases",

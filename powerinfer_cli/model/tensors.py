@@ -37,6 +37,8 @@ Bias: TypeAlias = Literal["none", "optional", "required"]
 Ends: TypeAlias = tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]
 TensorLinear: TypeAlias = Linear[Tensor, Tensor]
 
+LONGROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -133,6 +135,7 @@ class ModelReader:
         embedding_scale: float = 1.0,
         embedding_norm: bool = False,
         position_offset: int | None = None,
+        output_bias: Bias = "optional",
         logit_scale: float = 1.0,
         softcap: float | None = None,
     ) -> Ends:
@@ -144,7 +147,7 @@ class ModelReader:
         positions = None if position_offset is None else self.tensor("position_embd.weight", None, s.n_embd)
         norm = self.norm("token_embd_norm", s.n_embd) if embedding_norm else None
         output = self.maybe("output.weight", s.n_vocab, s.n_embd)
-        head = Linear(tokens if output is None else output, self.maybe("output.bias", s.n_vocab))
+        head = Linear(tokens if output is None else output, self.bias("output", s.n_vocab, output_bias))
         embedding = Embedding[Tensor, Tensor](tokens, positions, position_offset or 0, embedding_scale, norm)
         return embedding, Head(self.norm("output_norm", s.n_embd), head, logit_scale, softcap)
 
@@ -179,7 +182,7 @@ class ModelReader:
         if kind not in list(RopeScaling):
             keys.fail(f"rope.scaling.type {kind[:60]!r} is not supported (supported: {', '.join(RopeScaling)})")
         scaling = RopeScaling(kind)
-        if "rope_factors_long.weight" in self.gguf.tensors and scaling is not RopeScaling.YARN:
+        if scaling is not RopeScaling.YARN and any(name in self.gguf.tensors for name in LONGROPE):
             scaling = RopeScaling.LONGROPE  # files name no type of it
         yarn_attn = "rope.scaling.yarn_attn_factor"
         original = "rope.scaling.original_context_length"
@@ -192,8 +195,8 @@ class ModelReader:
             scaling=scaling,
             factor=factor,
             n_ctx_original=keys.integer(original, sizes.n_ctx_train, low=1, high=MAX_CONTEXT),
-            attn_factor=keys.number("rope.scaling.attn_factor", 1.0),
-            yarn_attn_factor=keys.number(yarn_attn, 1.0) if yarn_attn in keys else None,
+            attn_factor=keys.number("rope.scaling.attn_factor", 1.0, low=1e-6, high=1e6),
+            yarn_attn_factor=keys.number(yarn_attn, 1.0, low=1e-6, high=1e6) if yarn_attn in keys else None,
             log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=0.0),
             beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-6, high=1e6),
             beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),
@@ -214,7 +217,7 @@ class ModelReader:
         plain = self.maybe("rope_freqs.weight", n_rot // 2)
         if scaling is not RopeScaling.LONGROPE:
             return plain, None
-        short, long = (self.tensor(f"rope_factors_{name}.weight", n_rot // 2) for name in ("short", "long"))
+        short, long = (self.tensor(name, n_rot // 2) for name in LONGROPE)
         return short, long
 
     def layers(self) -> tuple[Layer[Tensor, Tensor], ...]:
@@ -304,6 +307,9 @@ class LayerReader:
             whole = self.linear("attn_qkv", n_q + 2 * n_kv, self.n_embd, bias)
             q, k, v = _cut(whole, 0, n_q, n_q + n_kv, n_q + 2 * n_kv)
         else:
+            if "attn_q.weight" not in self:
+                names = (f"blk.{self.index}.attn_{one}.weight" for one in ("q", "qkv"))
+                self.model.fail(f"tensor {' is missing, or '.join(names)}")
             q = self.linear("attn_q", n_q, self.n_embd, bias)
             k, v = (self.linear(f"attn_{x}", n_kv, self.n_embd, bias) for x in "kv")
         output = self.linear("attn_output", self.n_embd, n_q, output_bias)

@@ -56,8 +56,8 @@ def open_model(
     options, placement = with_wishes(options or EngineOptions(), placement or PlacementWishes(), wishes)
     events = events or logged()
     gguf = open_model_file(bundled_model() if path is None else Path(path))
+    model = load_model(gguf)  # first: it says of files of other kinds what they are
     tokenizer = Tokenizer.from_gguf(gguf) if text else None
-    model = load_model(gguf)
     beside = find_companions(gguf, model.config, None if predictor_path is None else Path(predictor_path), events.note)
     if beside.predictors is not None:
         model = with_predictors(model, beside.predictors)
