@@ -43,10 +43,9 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
     Raises:
         PowerInferError: not a dense model that can be run, predictors of another one, or `path` cannot be written.
     """
-    config = load_model(dense).config
+    config = load_model(dense).config  # what cannot be run cannot be merged
     if config.sparse:
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
-    load_model(dense)  # what cannot be run cannot be merged
     if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
     predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import Predictors, load_predictors
+from powerinfer_cli.model import Model, Predictors, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, Placement, find_statistics, load_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -64,13 +64,16 @@ def make(
     events: LoadEvents,
     *,
     placement: Placement | None = None,
+    model: Model | None = None,
 ) -> Made:
     """Run the stages, with the model where `placement` says. What is interrupted goes on there when repeated.
+
+    model: the file's, where somebody has read it.
 
     Raises:
         PowerInferError: a text that is too short, files that are another model's, a disk that is full.
     """
-    return _Run(gguf, SolverModel(gguf, options, events, placement, place.folder), place, wanted, events).all()
+    return _Run(gguf, SolverModel(gguf, options, events, placement, place.folder, model), place, wanted, events).all()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import load_model, load_predictors
+from powerinfer_cli.model import Model, load_model, load_predictors, with_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,
     Placement,
@@ -76,7 +76,8 @@ class Place:
 class SolverModel:
     """A model's file, and its engine once a stage needs it, with every neuron active.
 
-    placement: of whole layers on GPUs. results: where what the engine helps to make will be written.
+    placement: of whole layers on GPUs. results: where what the engine helps to make will be written. model: the file's,
+    where somebody has read it.
     """
 
     def __init__(
@@ -86,9 +87,11 @@ class SolverModel:
         events: LoadEvents,
         placement: Placement | None = None,
         results: Path | None = None,
+        model: Model | None = None,
     ) -> None:
         self.gguf, self.events, self.placement, self.results = gguf, events, placement, results
-        self.config = load_model(gguf).config
+        self.model = model or load_model(gguf)
+        self.config = self.model.config
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
 
@@ -106,7 +109,7 @@ class SolverModel:
     def _engine(self) -> Engine:
         if self.results is not None:  # the long work begins here
             check_writable(self.results, "give -o DIR for what is made")
-        return Engine.load(self.gguf, self.engine_options(all_active=True), None, self.events, self.placement)
+        return Engine(self.model, self.engine_options(all_active=True), None, self.events, self.placement)
 
     def forget_engine(self) -> None:
         """Give its memory back."""
@@ -195,7 +198,7 @@ def predictor_stage(
     )
     model.forget_engine()
     torch.set_num_threads(model.options.threads[1])
-    reports = train_layers(model.gguf, buffer, work, place.predictor, options, made_with, events)
+    reports = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)
     _clear(place.work)
@@ -231,7 +234,7 @@ def density_stage(model: SolverModel, chunks: Chunks, density: float | None, mos
         raise PowerInferError(
             f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
         )
-    meter = DensityMeter(model.gguf, held_out(chunks)[1], model.options.n_threads)
+    meter = DensityMeter(model.model, held_out(chunks)[1], model.options.n_threads)
     if density is not None:
         rule = ActiveRule(density)
         loss = meter.loss(density)
@@ -246,7 +249,7 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
     predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
     dense = score(model.open_engine(), held, "perplexity with every neuron", events)
     model.forget_engine()
-    sparse = Engine.load(model.gguf, model.engine_options(), None, events, predictors=predictors)
+    sparse = Engine(with_predictors(model.model, predictors), model.engine_options(), None, events)
     return compare(dense, score(sparse, held, "perplexity with predictors", events), sparse)
 
 

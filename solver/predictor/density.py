@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import load_model
+from powerinfer_cli.model import Model
 from powerinfer_cli.runtime import EngineOptions, LoadEvents, SparsityStats
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -32,12 +31,12 @@ class DensityChoice:
 class DensityMeter:
     """Measures a model on held-out chunks, with the neurons left out that are not among the largest."""
 
-    def __init__(self, gguf: GGUFFile, chunks: Sequence[Sequence[int]], n_threads: int | None = None) -> None:
+    def __init__(self, model: Model, chunks: Sequence[Sequence[int]], n_threads: int | None = None) -> None:
         n_ctx = max(map(len, chunks))
         options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads, reference=True, all_active=True)
         pages = PageTable(n_ctx)
         pages.resize(0, n_ctx)
-        parts = Parts(load_model(gguf), options, SparsityStats(), None, pages, LoadEvents())
+        parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
         self._backend = ReferenceBackend(parts)
         self._chunks = chunks
         self._dense = self._score(1.0)

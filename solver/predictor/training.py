@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile
-from powerinfer_cli.model import ModelConfig, load_model
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.buffer import Buffer
 from solver.predictor.files import layer_file, publish, write_layer
@@ -31,7 +31,7 @@ class TrainOptions:
 
 
 def train_layers(
-    gguf: GGUFFile,
+    model: Model,
     buffer: Buffer,
     work: Path,
     folder: Path,
@@ -44,8 +44,7 @@ def train_layers(
     A finished layer's file stays in `work`: another call that is `made_with` the same goes on with the next.
     Raises PowerInferError.
     """
-    config = load_model(gguf).config
-    layers = load_model(gguf).layers
+    config, layers = model.config, model.layers
     state = read_state(work)
     reports = _finished(state, made_with, work)
     if reports:

@@ -102,7 +102,7 @@ def test_keywords_are_documented() -> None:
             assert re.search(rf"\b{name}\b", of.__doc__ or ""), name
 
 
-@pytest.mark.parametrize("command", ["main", "bench", "perplexity"])
+@pytest.mark.parametrize("command", ["main", "bench", "perplexity", "solve"])
 def test_a_file_is_read_once(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever places, loads and counts has the same model."""
     path = write_placed(tmp_path)
@@ -112,8 +112,9 @@ def test_a_file_is_read_once(command: str, tmp_path: Path, monkeypatch: pytest.M
         "main": ["-p", "Once", "-n", "2"],
         "bench": ["-p", "0", "-n", "2", "-r", "1"],
         "perplexity": ["-f", str(text), "-c", "16"],
+        "solve": ["--plan-only"],
     }[command]
-    half = ["--device", "cpu", "--vram-budget", budget(path), "--disable-gpu-index", "-t", "1"]
+    half = ["--device", "cpu", "--vram-budget", budget(path), "-t", "1"]
     calls = []
     read = sparse.read_model
     monkeypatch.setattr(sparse, "read_model", lambda gguf: calls.append(gguf) or read(gguf))

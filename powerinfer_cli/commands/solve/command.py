@@ -21,6 +21,7 @@ from powerinfer_cli.files import check_writable
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.solve.target import Machine
     from powerinfer_cli.gguf_io import GGUFFile
+    from powerinfer_cli.model import Model
     from powerinfer_cli.placement import Placement
     from powerinfer_cli.runtime import EngineOptions, LoadEvents
     from solver.report import Planned
@@ -52,19 +53,21 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     path = find_model(model)
 
     from powerinfer_cli.commands.solve.target import find_machine
+    from powerinfer_cli.model import load_model
     from powerinfer_cli.opening import open_model_file
 
     with Working() as events:
         machine = find_machine(plan, events.note)
         gguf = open_model_file(path)
         try:
-            made, planned = _solve(gguf, path, model.options(), predictor, stages, plan, told, machine, text, events)
+            read = load_model(gguf)
+            made, planned = _solve(gguf, read, model.options(), predictor, stages, plan, told, machine, text, events)
         except KeyboardInterrupt:
             events.note("interrupted: the same command goes on where this stopped")
             raise
     from powerinfer_cli.commands.solve.output import show
 
-    show(gguf, made, planned, stages.merge, told, sys.stdout.write)
+    show(gguf, read.config, made, planned, stages.merge, told, sys.stdout.write)
     _say_how_to_run(path, gguf, made, planned, stages, events)
 
 
@@ -81,7 +84,7 @@ def _list_profiles() -> None:
 
 def _solve(
     gguf: "GGUFFile",
-    path: Path,
+    model: "Model",
     options: "EngineOptions",
     predictor: PredictorFlags,
     stages: StageFlags,
@@ -95,18 +98,19 @@ def _solve(
     from solver.merge import merge
     from solver.run import make
 
-    place, plan_file = _place(path, stages.output)
+    place, plan_file = _place(gguf.path, stages.output)
     _check_files(gguf, stages, plan, told, plan_file)
     if stages.merge and gguf.sparse:
-        raise UsageError(f"--merge: {path} has predictors already")
+        raise UsageError(f"--merge: {gguf.path} has predictors already")
     how = replace(options, n_ctx=0)
-    whole = profiling_placement(gguf, how, machine)
-    made = make(gguf, how, place, _making(stages, predictor, text, whole), events, placement=whole)
+    whole = profiling_placement(gguf, model, how, machine)
+    making = _making(stages, predictor, text, whole)
+    made = make(gguf, how, place, making, events, placement=whole, model=model)
     if stages.merge and made.folder:
         merge(gguf, made.folder, stages.merge, events, small=stages.merge_small)
     planned = None
     if not (stages.profile_only or stages.train_only):
-        planned = plan_stage(gguf, options, made, machine, plan, plan_file, events)
+        planned = plan_stage(gguf, model, options, made, machine, plan, plan_file, events)
     return made, planned
 
 

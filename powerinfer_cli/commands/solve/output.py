@@ -11,7 +11,7 @@ from rich.table import Table
 
 from powerinfer_cli.commands.solve.flags import ReportFlags
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import load_model
+from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import model_fingerprint, shown_bytes
 from solver.placing import activity_from
 from solver.report import PARTS, Planned, report_data, report_page, write_page
@@ -24,6 +24,7 @@ WIDTH = 110  # where there is no terminal
 
 def show(
     gguf: GGUFFile,
+    config: ModelConfig,
     made: Made,
     planned: Planned | None,
     merged: Path | None,
@@ -31,7 +32,7 @@ def show(
     write: Callable[[str], object],
 ) -> None:
     """Raises PowerInferError: the page cannot be written."""
-    data = report_data(gguf, load_model(gguf).config, model_fingerprint(gguf), made, planned, merged)
+    data = report_data(gguf, config, model_fingerprint(gguf), made, planned, merged)
     if told.report:
         frequencies = activity_from(made.statistics, made.together).frequencies if made.statistics else None
         write_page(told.report, report_page(data, frequencies))

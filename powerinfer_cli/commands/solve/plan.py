@@ -7,7 +7,7 @@ from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.commands.solve.target import Machine, whole_target
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import load_model
+from powerinfer_cli.model import Model, with_predictors
 from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.plan_files import keep_plan
 from powerinfer_cli.opening.plan_job import PlanJob
@@ -21,19 +21,20 @@ __all__ = ["plan_stage", "profiling_placement"]
 CHUNK = 512  # tokens of a text that pass through the model at a time
 
 
-def profiling_placement(gguf: GGUFFile, options: EngineOptions, machine: Machine) -> Placement | None:
+def profiling_placement(gguf: GGUFFile, model: Model, options: EngineOptions, machine: Machine) -> Placement | None:
     """Where the model lies while it is profiled: by whole layers on this machine's GPUs, if it has any."""
     target = whole_target(machine)
     if target is None:
         return None
     every = replace(options, n_ctx=CHUNK, all_active=True)
-    job = PlanJob.of(gguf, load_model(gguf), every, target, Companions(None, None))
+    job = PlanJob.of(gguf, model, every, target, Companions(None, None))
     plan = replace(job, streams=False).whole_layers().plan  # no layer is divided
     return Placement(plan, target.devices) if plan.gpus else None
 
 
 def plan_stage(
     gguf: GGUFFile,
+    model: Model,
     options: EngineOptions,
     made: Made,
     machine: Machine,
@@ -50,7 +51,8 @@ def plan_stage(
         what = "activation statistics" if made.statistics is None else "predictors"
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     beside = Companions(made.statistics, made.predictors, made.together)
-    model = load_model(gguf, made.predictors)
+    if made.predictors:
+        model = with_predictors(model, made.predictors)
     job = PlanJob.of(gguf, model, options, machine.target, beside, flags.wishes().max_layers)
     profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
     result = job.make(profile, flags.solver.value)
