@@ -48,7 +48,7 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
     if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
-    predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
+    predictors = load_predictors(folder, config.n_embd, config.n_ff)
     tensors = list(_model_tensors(dense, config, small, events.note))
     for layer, predictor in enumerate(predictors.layers):
         pairs = (("fc1", predictor.fc1), ("fc2", predictor.fc2))

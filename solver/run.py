@@ -103,7 +103,7 @@ class _Run:
         elif not relu:
             statistics = self._statistics(made.rule if made else self._rule(), trains)
         folder = self._predictors(trained=made is not None)
-        predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff) if folder else None
+        predictors = load_predictors(folder, config.n_embd, config.n_ff) if folder else None
         together = self._together(statistics)
         if made is None:
             return Made(statistics, together, predictors, folder, self._reports() if folder else ())
@@ -155,7 +155,7 @@ class _Run:
         if made_with.get("model", self.model.fingerprint) != self.model.fingerprint:
             self.events.note(f"{folder}: the activation statistics of another model")
             return None
-        statistics = load_statistics(folder, config.n_layer, config.n_ff)
+        statistics = load_statistics(folder, config.n_ff)
         self.events.note(f"{folder}: activation statistics kept")
         return statistics
 

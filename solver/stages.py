@@ -138,7 +138,7 @@ def profile_stage(
     found = {"tokens": profile.tokens, "density": profile.density()}
     state.with_stage(ACTIVATION, made_with, found)
     _clear(place.work)
-    return load_statistics(place.statistics, config.n_layer, config.n_ff)
+    return load_statistics(place.statistics, config.n_ff)
 
 
 def _kept_statistics(
@@ -156,7 +156,7 @@ def _kept_statistics(
         note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
         return None
     try:
-        statistics = load_statistics(folder, config.n_layer, config.n_ff)
+        statistics = load_statistics(folder, config.n_ff)
     except PowerInferError as error:
         note(f"made anew: {error}")
         return None
@@ -216,7 +216,7 @@ def _kept_predictors(
         note(f"{place.predictor}: made anew ({f'another {stale}' if stale else 'of what they are is not known'})")
         return None
     try:
-        load_predictors(place.predictor, config.n_layer, config.n_embd, config.n_ff)
+        load_predictors(place.predictor, config.n_embd, config.n_ff)
         reports = [PredictorReport(**report) for report in state.found(PREDICTOR)["reports"]]
     except (PowerInferError, KeyError, TypeError) as error:
         note(f"made anew: {error}")
@@ -246,7 +246,7 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
     """What the predictors in `folder` cost on the held-out chunks. Raises PowerInferError."""
     config, events = model.config, model.events
     _, held = held_out(chunks)
-    predictors = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
+    predictors = load_predictors(folder, config.n_embd, config.n_ff)
     dense = score(model.open_engine(), held, "perplexity with every neuron", events)
     model.forget_engine()
     sparse = Engine(with_predictors(model.model, predictors), model.engine_options(), None, events)

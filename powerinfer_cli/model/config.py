@@ -14,8 +14,8 @@ __all__ = ["ModelConfig", "read_sizes", "sparse_threshold_of"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`sparse` means that it has predictors, `n_ctx_train` that it knows positions below; n_ff: neurons of the widest
-    layer. learned_positions: it knows no others at all.
+    """`sparse` means that it has predictors, `n_ctx_train` that it knows positions below; n_ff: neurons of each layer.
+    learned_positions: it knows no others at all.
     """
 
     architecture: Architecture
@@ -24,7 +24,7 @@ class ModelConfig:
     sparse_threshold: float
     n_layer: int
     n_embd: int
-    n_ff: int
+    n_ff: tuple[int, ...]
     n_vocab: int
     n_ctx_train: int
     activation: Activation

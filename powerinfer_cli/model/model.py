@@ -61,7 +61,7 @@ def read_model(gguf: GGUFFile) -> Model:
         sparse_threshold=sparse_threshold_of(gguf),
         n_layer=sizes.n_layer,
         n_embd=sizes.n_embd,
-        n_ff=max(sizes.n_ff),
+        n_ff=sizes.n_ff,
         n_vocab=sizes.n_vocab,
         n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
         activation=sizes.activation,

@@ -58,15 +58,15 @@ def _of_array(name: str, array: npt.NDArray[np.float32]) -> Tensor:
     return Tensor(name, GGMLType.F32, numbers.shape, numbers.view(np.uint8).reshape(-1))
 
 
-def load_predictors(folder: Path, n_layer: int, n_embd: int, n_ff: int) -> Predictors:
-    """Read a predictor directory for a model of these sizes. Nothing in it is executed.
+def load_predictors(folder: Path, n_embd: int, n_ff: Sequence[int]) -> Predictors:
+    """Read a predictor directory for a model whose layers have so many neurons. Nothing in it is executed.
 
     Raises:
         PowerInferError: a layer without its file, a predictor of another model, numbers that are none, or files that
             are not what they should be; the message names the file.
     """
-    paths = layer_files(folder, "model", n_layer, "predictors")
-    layers = tuple(_load_layer(path, n_embd, n_ff) for path in paths)
+    paths = layer_files(folder, "model", len(n_ff), "predictors")
+    layers = tuple(_load_layer(path, n_embd, neurons) for path, neurons in zip(paths, n_ff, strict=True))
     return Predictors(layers, _threshold(folder / CONFIG))
 
 

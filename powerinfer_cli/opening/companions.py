@@ -32,7 +32,7 @@ def find_companions(gguf: GGUFFile, config: ModelConfig, predictor_path: Path | 
     """
     predictors = None
     if predictor_path is not None:
-        predictors = load_predictors(predictor_path, config.n_layer, config.n_embd, config.n_ff)
+        predictors = load_predictors(predictor_path, config.n_embd, config.n_ff)
     sparse = gguf.sparse or predictors is not None
     statistics, together = _statistics(gguf.path, config, note) if sparse else (None, None)
     return Companions(statistics, predictors, together)
@@ -45,7 +45,7 @@ def _statistics(
     if folder is None:
         return None, None
     try:
-        statistics = load_statistics(folder, config.n_layer, config.n_ff)
+        statistics = load_statistics(folder, config.n_ff)
         return statistics, load_group_activity(folder.parent, statistics.counts)
     except PowerInferError as error:
         note(f"activation statistics are not used: {error}")

@@ -51,8 +51,7 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
     conditions = job.conditions(name)
     kept = None
     if not (wishes.reset_gpu_index or wishes.disable_gpu_index):
-        sizes = job.config.n_layer, job.config.n_ff
-        kept = kept_plan(job.path, conditions, *sizes, events.note, free=job.target.free)
+        kept = kept_plan(job.path, conditions, job.config.n_ff, events.note, free=job.target.free)
     if kept is not None:
         plan, path = kept
         events.note(f"plan: {path}")
@@ -78,7 +77,8 @@ def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents
 
 
 def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
-    if all(placed.device == MAIN_MEMORY or placed.hot.size == job.config.n_ff for placed in plan.layers):
+    placed = zip(plan.layers, job.config.n_ff, strict=True)
+    if all(where.device == MAIN_MEMORY or where.hot.size == n_ff for where, n_ff in placed):
         return None
     from solver.placing import Work, activity_from, simulate, stream_from
 
@@ -104,8 +104,9 @@ def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
         here = [index for index, layer in enumerate(plan.layers) if layer.device == gpu]
         hot = sum(plan.layers[index].hot.size for index in here)
         parts = [f"{len(here)} of {len(plan.layers)} layers"] if here else []
-        if hot < len(here) * job.config.n_ff:
-            parts.append(f"{hot / (len(here) * job.config.n_ff):.1%} of their neurons")
+        neurons = sum(job.config.n_ff[index] for index in here)
+        if hot < neurons:
+            parts.append(f"{hot / neurons:.1%} of their neurons")
         if plan.output == gpu:
             parts.append("the head")
         used = device_use(job.sizes, plan, gpu).total

@@ -1,7 +1,7 @@
 """Where a model's plan is kept: MODEL.generated.gpuidx beside it, or in the user's cache folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
@@ -37,7 +37,7 @@ def _places(model: Path, fingerprint: str) -> list[Path]:
 
 
 def kept_plan(
-    model: Path, wanted: Conditions, n_layer: int, n_ff: int, note: Note, *, free: bool
+    model: Path, wanted: Conditions, n_ff: Sequence[int], note: Note, *, free: bool
 ) -> tuple[Plan, Path] | None:
     """The plan that is kept and its file, if it fits what is wanted; why it does not, is noted.
 
@@ -48,7 +48,7 @@ def kept_plan(
         if not path.is_file():
             continue
         try:
-            found = read_gpuidx(path, n_layer, n_ff)
+            found = read_gpuidx(path, n_ff)
         except PowerInferError as error:
             note(f"planning anew: {error}")
             continue

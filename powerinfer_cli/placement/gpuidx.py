@@ -91,8 +91,8 @@ def write_gpuidx(path: Path, plan: Plan, conditions: Conditions, n_ff: Sequence[
     write_gguf(path, arch=INDEX_ARCHITECTURE, metadata=metadata, tensors=tensors, sparse=True)
 
 
-def read_gpuidx(path: Path, n_layer: int, n_ff: int) -> GpuIndex:
-    """Read a plan for a model of these sizes.
+def read_gpuidx(path: Path, n_ff: Sequence[int]) -> GpuIndex:
+    """Read a plan for a model whose layers have so many neurons.
 
     Raises:
         PowerInferError: not such a file, cut short, of a model of other sizes, or saying what cannot be.
@@ -100,7 +100,7 @@ def read_gpuidx(path: Path, n_layer: int, n_ff: int) -> GpuIndex:
     with open_gguf(path) as gguf:
         if not gguf.sparse or gguf.get("general.architecture", str, "") != INDEX_ARCHITECTURE:
             raise PowerInferError(f"{path}: not a GPU index: general.architecture is not {INDEX_ARCHITECTURE}")
-        count = gguf.get(BLOCK_COUNT, int)
+        count, n_layer = gguf.get(BLOCK_COUNT, int), len(n_ff)
         if count != n_layer:
             raise PowerInferError(f"{path}: the plan of another model: of {count} layers, but the model has {n_layer}")
         if len(gguf.tensors) != 2 * count:
@@ -108,7 +108,7 @@ def read_gpuidx(path: Path, n_layer: int, n_ff: int) -> GpuIndex:
                 f"{path}: {len(gguf.tensors)} tensors for {count} layers, but a GPU index has two each"
             )
         try:
-            hot = [_hot(gguf, layer, n_ff) for layer in range(n_layer)]
+            hot = [_hot(gguf, layer, neurons) for layer, neurons in enumerate(n_ff)]
             vram_capacity = gguf.get(VRAM_CAPACITY, int)
             if OURS + "fingerprint" not in gguf.metadata:
                 return GpuIndex(_plan_of_original(hot, vram_capacity), None, vram_capacity)

@@ -61,14 +61,14 @@ def find_statistics(model: Path) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def load_statistics(folder: Path, n_layer: int, n_ff: int) -> ActivationStatistics:
-    """Read one file a layer, by its number.
+def load_statistics(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:
+    """Read one file a layer, by its number, of so many neurons.
 
     Raises:
         PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
     """
-    paths = layer_files(folder, "activation", n_layer, "activation statistics")
-    counts = tuple(_load_counts(path, n_ff) for path in paths)
+    paths = layer_files(folder, "activation", len(n_ff), "activation statistics")
+    counts = tuple(_load_counts(path, neurons) for path, neurons in zip(paths, n_ff, strict=True))
     known = load_group_activity(folder.parent, counts)
     return ActivationStatistics(counts, known.tokens if known else None)
 

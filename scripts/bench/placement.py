@@ -86,7 +86,7 @@ def decode(path: Path) -> None:
         active = engine.stats.mean_active
         activity = always_active(sizes.layers)
         if active is not None:
-            activity = Activity(tuple(np.full(config.n_ff, active) for _ in sizes.layers))
+            activity = Activity(tuple(np.full(n_ff, active) for n_ff in config.n_ff))
         found = simulate(plan, Work(sizes, activity, kind.name, config.n_embd, TOKENS / 2 / CONTEXT), profile)
         measured = statistics.quantiles(times, n=4)[0]
         rates = cpu.rates_for(kind.name)

@@ -62,7 +62,7 @@ def open_case(folder: Path, shape: str, kind: str, options: EngineOptions, devic
     gguf = open_gguf(path)
     model = load_model(gguf)
     config = model.config
-    counts = [np.zeros(config.n_ff) for _ in range(config.n_layer)]
+    counts = [np.zeros(n_ff) for n_ff in config.n_ff]
     engine = Engine.load(gguf, replace(options, n_ctx=PROFILED))
     ids = np.random.default_rng(1).integers(0, config.n_vocab, PROFILED).tolist()
 

@@ -35,14 +35,17 @@ class Buffer:
     """Where the files are and what is in them."""
 
     folder: Path
-    n_layer: int
     n_embd: int
-    n_ff: int
+    n_ff: tuple[int, ...]  # of each layer
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.n_ff)
 
     @property
     def token_bytes(self) -> int:
         """Of one token in all layers."""
-        return self.n_layer * (2 * self.n_embd + -(-self.n_ff // 8))
+        return sum(2 * self.n_embd + -(-n_ff // 8) for n_ff in self.n_ff)
 
     def inputs(self, layer: int) -> Path:
         return self.folder / f"inputs_{layer}.f16"
@@ -52,12 +55,13 @@ class Buffer:
 
     def layer(self, number: int) -> Samples:
         """All samples of a layer, in memory. Raises PowerInferError."""
+        n_ff = self.n_ff[number]
         try:
             inputs = np.fromfile(self.inputs(number), np.float16).reshape(-1, self.n_embd)
-            active = np.fromfile(self.active(number), np.uint8).reshape(len(inputs), -(-self.n_ff // 8))
+            active = np.fromfile(self.active(number), np.uint8).reshape(len(inputs), -(-n_ff // 8))
         except (OSError, ValueError) as error:
             raise PowerInferError(f"{self.folder}: what was collected there is damaged: delete the folder") from error
-        return Samples(torch.from_numpy(inputs), torch.from_numpy(active), self.n_ff)
+        return Samples(torch.from_numpy(inputs), torch.from_numpy(active), n_ff)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -82,7 +86,7 @@ def collect(
     Raises:
         PowerInferError: no room, on the disk or in `most_bytes`.
     """
-    buffer = Buffer(make_folder(folder), config.n_layer, config.n_embd, config.n_ff)
+    buffer = Buffer(make_folder(folder), config.n_embd, config.n_ff)
     key = json.dumps(dict(made_with), sort_keys=True)
     state = _read_state(buffer, key)
     tokens = sum(map(len, chunks))
@@ -128,7 +132,7 @@ def _read_state(buffer: Buffer, key: str) -> dict[str, Any] | None:
         if state["key"] != key or not state["chunks"]:
             return None
         for layer in range(buffer.n_layer):
-            rows = {buffer.inputs(layer): 2 * buffer.n_embd, buffer.active(layer): -(-buffer.n_ff // 8)}
+            rows = {buffer.inputs(layer): 2 * buffer.n_embd, buffer.active(layer): -(-buffer.n_ff[layer] // 8)}
             for path, row in rows.items():
                 if path.stat().st_size < state["tokens"] * row:
                     return None

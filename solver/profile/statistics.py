@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,15 +69,19 @@ def made_of(chunks: Chunks) -> str:
 
 @dataclass
 class _Tally:
-    """counts int64 [layers, n_ff] so far; bits uint8 [layers, samples, bytes]: active sets of some tokens."""
+    """counts int64 [layers, n_ff] so far; bits uint8 [layers, samples, bytes]: active sets of some tokens.
+
+    They have room for the widest layer.
+    """
 
     counts: npt.NDArray[np.int64]
     bits: npt.NDArray[np.uint8]
     done: int = 0  # chunks
 
     @classmethod
-    def empty(cls, n_layer: int, n_ff: int, samples: int) -> "_Tally":
-        return cls(np.zeros((n_layer, n_ff), np.int64), np.zeros((n_layer, samples, -(-n_ff // 8)), np.uint8))
+    def empty(cls, n_ff: Sequence[int], samples: int) -> "_Tally":
+        layers, widest = len(n_ff), max(n_ff)
+        return cls(np.zeros((layers, widest), np.int64), np.zeros((layers, samples, -(-widest // 8)), np.uint8))
 
 
 def profile_text(
@@ -90,26 +94,28 @@ def profile_text(
     made_with: Mapping[str, Any],
     events: LoadEvents,
 ) -> Profile:
-    """Count active neurons over a text, and write `activation/` and the groups' activity to `folder`.
+    """Count active neurons over a text, and write `activation/` and, where layers are alike, the groups' activity.
 
     What is done so far is kept in `work`, also when this is interrupted: another call that is `made_with` the same
     goes on there. Progress is in tokens. Raises PowerInferError.
     """
-    n_layer, n_ff = config.n_layer, config.n_ff
+    n_ff = config.n_ff
     tokens = sum(map(len, chunks))
     stride = max(1, tokens // SAMPLED)
     key = json.dumps(dict(made_with), sort_keys=True)
-    tally = _resume(make_folder(work) / PARTIAL, _Tally.empty(n_layer, n_ff, -(-tokens // stride)), key)
+    tally = _resume(make_folder(work) / PARTIAL, _Tally.empty(n_ff, -(-tokens // stride)), key)
     if tally.done:
         events.note(f"profile: going on after chunk {tally.done} of {len(chunks)}")
     _count(open_engine(), chunks, tally, rule, stride, work / PARTIAL, key, events)
-    samples = [np.unpackbits(bits, axis=1, count=n_ff, bitorder="little").astype(bool) for bits in tally.bits]
+    counts = [layer[:n] for layer, n in zip(tally.counts, n_ff, strict=True)]
     make_folder(folder)
-    save_statistics(folder / "activation", list(tally.counts))
-    save_group_activity(folder, group_activity(tally.counts, samples, tokens))
+    save_statistics(folder / "activation", counts)
+    if len(set(n_ff)) == 1:  # groups are the same in all layers
+        active = [np.unpackbits(bits, axis=1, count=n_ff[0], bitorder="little").astype(bool) for bits in tally.bits]
+        save_group_activity(folder, group_activity(tally.counts, active, tokens))
     with suppress(OSError):
         (work / PARTIAL).unlink()
-    return Profile(tokens, [torch.from_numpy(counts) for counts in tally.counts])
+    return Profile(tokens, [torch.from_numpy(layer) for layer in counts])
 
 
 def _count(
@@ -129,12 +135,13 @@ def _count(
 
     def see(at: int, layer: int, _: Floats, activations: Floats) -> None:
         mask = rule.mask(activations)
-        fresh[layer] += mask.sum(axis=0)
+        fresh[layer, : mask.shape[1]] += mask.sum(axis=0)
         first = -at % stride
         chosen = mask[first::stride]
         if len(chosen):
             row = (at + first) // stride
-            tally.bits[layer, row : row + len(chosen)] = np.packbits(chosen, axis=1, bitorder="little")
+            bits = np.packbits(chosen, axis=1, bitorder="little")
+            tally.bits[layer, row : row + len(chosen), : bits.shape[1]] = bits
 
     def done(count: int) -> None:
         nonlocal saved

@@ -2,8 +2,8 @@
 
 {
   "format": "powerinfer solve report 1",
-  "model":      {"path", "name", "architecture", "sparse", "layers", "neurons" (of a layer), "type" (of the FFN),
-                 "bytes", "fingerprint"},
+  "model":      {"path", "name", "architecture", "sparse", "layers", "neurons" (of the widest layer),
+                 "type" (of the FFN), "bytes", "fingerprint"},
   "profile":    {"tokens" (null: not known), "density" (mean share of active neurons)} or null,
   "predictors": {"folder", "layers": [{"layer", "rank", "recall", "predicted_density", "true_density"}, ...],
                  "recall", "predicted_density", "true_density" (means; null without layers)} or null,
@@ -67,7 +67,7 @@ def report_data(
             "architecture": config.architecture.name,
             "sparse": gguf.sparse,
             "layers": config.n_layer,
-            "neurons": config.n_ff,
+            "neurons": max(config.n_ff),
             "type": gguf.tensors["blk.0.ffn_up.weight"].type.name,
             "bytes": sum(tensor.nbytes for tensor in gguf.tensors.values()),
             "fingerprint": fingerprint,

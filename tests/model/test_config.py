@@ -26,7 +26,7 @@ def config(model: ModelFile, folder: Path) -> ModelConfig:
 
 def test_sizes_of_a_llama(llama: ModelFile, tmp_path: Path) -> None:
     c = config(llama, tmp_path)
-    assert (c.n_layer, c.n_embd, c.n_ff, c.n_vocab, c.n_ctx_train) == (2, 64, 112, 96, 128)
+    assert (c.n_layer, c.n_embd, c.n_ff, c.n_vocab, c.n_ctx_train) == (2, 64, (112, 112), 96, 128)
     assert (c.name, c.sparse, c.activation) == ("model", False, Activation.SILU)
     layer = load_model(llama.open(tmp_path)).layers[1]
     a, neurons = layer.attention, layer.ffn.neurons

@@ -32,7 +32,7 @@ def pairs(n_layer: int = N_LAYER, rank: int = 3) -> list[Predictor]:
 
 
 def load(folder: Path, n_layer: int = N_LAYER) -> Predictors:
-    return load_predictors(folder, n_layer, N_EMBD, N_FF)
+    return load_predictors(folder, N_EMBD, [N_FF] * n_layer)
 
 
 def refusal(folder: Path, n_layer: int = N_LAYER) -> str:
@@ -295,5 +295,5 @@ def test_a_directory_like_a_trainers(dense: GGUFFile, tmp_path: Path) -> None:
     config = load_model(dense).config
     folder = save_predictors(tmp_path / "p", random_predictors(tiny_model("llama")), 0.125)
     assert json.loads((folder / "config.json").read_text()) == {"sparse_threshold": 0.125}
-    loaded = load_predictors(folder, config.n_layer, config.n_embd, config.n_ff)
+    loaded = load_predictors(folder, config.n_embd, config.n_ff)
     assert with_predictors(load_model(dense), loaded).config.sparse_threshold == 0.125

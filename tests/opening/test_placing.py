@@ -54,7 +54,7 @@ def test_a_plan_is_made_once_and_kept(path: Path) -> None:
     result = rehearse(path, "--vram-budget", half)
     result.note(rf"^planned in [\d.]+ s, within [\d.]+% of the best, kept in {index}$")
     result.note(r"^gpu:     rehearsed on the CPU, 2 of 2 layers and 50\.0% of their neurons and the head: .* of ")
-    plan = read_gpuidx(index, N_LAYER, 32).plan
+    plan = read_gpuidx(index, [32] * N_LAYER).plan
     assert sum(plan.hot_counts) == 32
     made = index.read_bytes()
     again = rehearse(path, "--vram-budget", half)
@@ -70,7 +70,7 @@ def test_another_budget_is_planned_anew(path: Path) -> None:
     result = rehearse(path, "--vram-budget", budget(path, 0.25))
     result.note(r"^planning anew: model.gguf.generated.gpuidx does not fit: it was made for a budget of .*, and now it")
     result.note(r"25\.0% of their neurons")
-    plan = read_gpuidx(index, N_LAYER, 32).plan
+    plan = read_gpuidx(index, [32] * N_LAYER).plan
     assert sum(plan.hot_counts) == 16
     assert plan.budgets == (round(float(budget(path, 0.25)) * 2**30),)
 

@@ -54,7 +54,7 @@ def test_its_name(tmp_path: Path) -> None:
 
 
 def test_read_back(path: Path) -> None:
-    index = read_gpuidx(path, 4, N_FF)
+    index = read_gpuidx(path, [N_FF] * 4)
     assert index.conditions == MADE
     assert index.vram_capacity == 1234
     assert [layer.device for layer in index.plan.layers] == [-1, 0, 1, 1]
@@ -69,7 +69,7 @@ def test_nothing_optional(path: Path) -> None:
     made = Conditions("f", (), 0, "f32", "f32")
     plan = Plan((), (LayerPlacement(MAIN_MEMORY, no_neurons()),), MAIN_MEMORY, "layers", "f")
     write_gpuidx(path, plan, made, [N_FF], 0)
-    assert read_gpuidx(path, 1, N_FF).conditions == made
+    assert read_gpuidx(path, [N_FF]).conditions == made
 
 
 class Original:
@@ -139,7 +139,7 @@ def write_raw(path: Path, keys: Mapping[str, Any], chosen: Any, bucket: Any, **c
 
 def test_the_originals_own_file(path: Path) -> None:
     write_raw(path, {}, np.array([0, 1, 1], np.int32), [1, 2])
-    index = read_gpuidx(path, 1, 3)
+    index = read_gpuidx(path, [3])
     assert index.conditions is None
     assert index.plan.layers[0].hot.tolist() == [1, 2]
     assert index.vram_capacity == 77
@@ -148,7 +148,7 @@ def test_the_originals_own_file(path: Path) -> None:
 
 def refusal(path: Path, n_layer: int = 4, n_ff: int = N_FF) -> str:
     with pytest.raises(PowerInferError) as caught:
-        read_gpuidx(path, n_layer, n_ff)
+        read_gpuidx(path, [n_ff] * n_layer)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)
@@ -220,7 +220,7 @@ def test_hostile(path: Path, chosen: Any, bucket: Any, keys: dict[str, Any], mes
 
 def test_what_is_hostile_is_only_what_was_changed(path: Path) -> None:
     write_raw(path, OURS, np.array(GOOD[0], np.int32), GOOD[1])
-    assert read_gpuidx(path, 1, 3).conditions == Conditions("f", (100,), 1, "f16", "f16")
+    assert read_gpuidx(path, [3]).conditions == Conditions("f", (100,), 1, "f16", "f16")
 
 
 def test_tensors_that_are_no_index(path: Path) -> None:

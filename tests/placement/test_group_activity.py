@@ -22,7 +22,7 @@ def saved(folder: Path) -> Path:
 
 def test_the_number_of_tokens_decides_what_is_always_active(tmp_path: Path) -> None:
     saved(tmp_path)
-    known = load_statistics(tmp_path / "activation", 2, 4)
+    known = load_statistics(tmp_path / "activation", [4] * 2)
     assert known.tokens == 20000
     activity = known.activity(0)
     assert activity is not None
@@ -32,7 +32,7 @@ def test_the_number_of_tokens_decides_what_is_always_active(tmp_path: Path) -> N
 
 def test_without_it_the_largest_count_stands_for_it(tmp_path: Path) -> None:
     saved(tmp_path).unlink()
-    unknown = load_statistics(tmp_path / "activation", 2, 4)
+    unknown = load_statistics(tmp_path / "activation", [4] * 2)
     assert unknown.tokens is None
     assert unknown.activity(0) is None, "100 tokens are too few to tell"
 
@@ -41,7 +41,7 @@ def test_of_other_counts_it_is_left_alone(tmp_path: Path) -> None:
     saved(tmp_path)
     assert load_group_activity(tmp_path, [row + 1.0 for row in COUNTS]) is None
     save_statistics(tmp_path / "activation", list(COUNTS + 1))
-    assert load_statistics(tmp_path / "activation", 2, 4).tokens is None
+    assert load_statistics(tmp_path / "activation", [4] * 2).tokens is None
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ def folder_of(tmp_path: Path, n_layer: int = 12) -> Path:
 
 def refusal(folder: Path, n_layer: int = 2) -> str:
     with pytest.raises(PowerInferError) as caught:
-        load_statistics(folder, n_layer, N_FF)
+        load_statistics(folder, [N_FF] * n_layer)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_layers_are_keyed_by_number(tmp_path: Path) -> None:
     """Sorted as text, activation_10 would come before activation_2."""
-    statistics = load_statistics(folder_of(tmp_path), 12, N_FF)
+    statistics = load_statistics(folder_of(tmp_path), [N_FF] * 12)
     assert [int(counts[0]) for counts in statistics.counts] == list(range(12))
 
 
@@ -47,7 +47,7 @@ def test_saved_as_the_original_saves(tmp_path: Path) -> None:
 def test_any_real_type_counts(tmp_path: Path, dtype: torch.dtype) -> None:
     folder = folder_of(tmp_path, 2)
     torch.save(torch.tensor([0, 1, 0, 1, 1, 0]).to(dtype), folder / "activation_1.pt")
-    counts = load_statistics(folder, 2, N_FF).counts[1]
+    counts = load_statistics(folder, [N_FF] * 2).counts[1]
     assert counts.dtype == np.float64
     assert counts.tolist() == [0, 1, 0, 1, 1, 0]
 
@@ -56,7 +56,7 @@ def test_other_files_do_not_matter(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 2)
     for name in ("README.md", "activation_x.pt", "activation_2.pt.partial", "my_activation_5.pt"):
         (folder / name).write_text("")
-    assert len(load_statistics(folder, 2, N_FF).counts) == 2
+    assert len(load_statistics(folder, [N_FF] * 2).counts) == 2
 
 
 def test_found_beside_the_model(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_one_number_that_says_it_is_many_takes_no_memory(tmp_path: Path, monkeyp
 def test_a_slice_of_all_layers_counts_and_what_would_inflate(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 2)
     torch.save(torch.arange(2 * N_FF).view(2, N_FF)[1], folder / "activation_1.pt")
-    assert load_statistics(folder, 2, N_FF).counts[1].tolist() == [6, 7, 8, 9, 10, 11]
+    assert load_statistics(folder, [N_FF] * 2).counts[1].tolist() == [6, 7, 8, 9, 10, 11]
     with zipfile.ZipFile(folder / "activation_1.pt") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(folder / "activation_1.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -168,7 +168,7 @@ def test_a_slice_of_all_layers_counts_and_what_would_inflate(tmp_path: Path) -> 
 
 def test_what_is_read_outlives_its_file(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 2)
-    counts = load_statistics(folder, 2, N_FF).counts[1]
+    counts = load_statistics(folder, [N_FF] * 2).counts[1]
     with (folder / "activation_1.pt").open("r+b") as file:
         file.truncate(0)
     assert counts.tolist() == [1, 2, 3, 4, 5, 6]

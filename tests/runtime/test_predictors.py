@@ -152,7 +152,7 @@ def test_a_directory(llama: TinyModel, tmp_path: Path) -> None:
     pairs = random_predictors(llama)
     folder = save_predictors(tmp_path / "predictors", pairs, 0.2)
     wanted = masked_logits(llama, PROMPT, predictor_mask(pairs, 0.2), "attended")
-    engine = llama.file.engine(tmp_path, load_predictors(folder, 2, 64, 112))
+    engine = llama.file.engine(tmp_path, load_predictors(folder, 64, [112] * 2))
     check_logits(feed(engine), wanted)
 
 

@@ -13,7 +13,14 @@ Tap = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 def fake_config(**changes: Any) -> ModelConfig:
-    sizes = {"n_layer": 3, "n_embd": 16, "n_ff": 21, "n_vocab": 50, "n_ctx_train": 64, "activation": Activation.RELU}
+    sizes = {
+        "n_layer": 3,
+        "n_embd": 16,
+        "n_ff": (21,) * 3,
+        "n_vocab": 50,
+        "n_ctx_train": 64,
+        "activation": Activation.RELU,
+    }
     config: Any = SimpleNamespace(**(sizes | changes))
     return config
 
@@ -32,10 +39,11 @@ class FakeEngine:
         """residual [T, n_embd], activations [T, n_ff] of either sign, most of them 0."""
         rng = np.random.default_rng(layer)
         table = rng.standard_normal((self.config.n_vocab, self.config.n_embd)).astype(np.float32) + 1
-        rows = rng.standard_normal((self.config.n_ff, self.config.n_embd)).astype(np.float32)
+        n_ff = self.config.n_ff[layer]
+        rows = rng.standard_normal((n_ff, self.config.n_embd)).astype(np.float32)
         residual = 100 * table[list(ids)]
         gate = np.maximum(residual @ rows.T - 400, 0)
-        return residual, gate * np.where(np.arange(self.config.n_ff) % 2, 1, -1).astype(np.float32)
+        return residual, gate * np.where(np.arange(n_ff) % 2, 1, -1).astype(np.float32)
 
     def record(self, ids: Sequence[int], tap: Tap) -> None:
         for start in range(0, len(ids), self.batch):

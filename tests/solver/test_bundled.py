@@ -36,7 +36,7 @@ def test_the_file_is_small_and_complete() -> None:
 
 
 def test_the_statistics_belong_to_it() -> None:
-    statistics = load_statistics(FOLDER / "activation", RECIPE.n_layer, RECIPE.n_ff)
+    statistics = load_statistics(FOLDER / "activation", [RECIPE.n_ff] * RECIPE.n_layer)
     tokens = max(counts.max() for counts in statistics.counts)
     assert tokens <= 1.1 * RECIPE.predictor_tokens
     for counts in statistics.counts:

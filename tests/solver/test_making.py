@@ -49,7 +49,7 @@ def test_the_file_is_a_sparse_llama(made: Path) -> None:
 
 
 def test_statistics_card_and_held_out_text(made: Path) -> None:
-    counts = load_statistics(made / "activation", SMOKE.n_layer, SMOKE.n_ff).counts
+    counts = load_statistics(made / "activation", [SMOKE.n_ff] * SMOKE.n_layer).counts
     assert len(counts) == SMOKE.n_layer
     assert all(0 < layer.max() <= 1.5 * SMOKE.predictor_tokens + 2000 for layer in counts)
     assert counts[0].sum() > 0

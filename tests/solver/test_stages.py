@@ -287,7 +287,7 @@ def test_every_architecture_merges(name: str, tmp_path: Path) -> None:
     options = replace(ENGINE, n_ctx=64)
     merged = Engine.load(open_gguf(tmp_path / "merged.gguf"), options)
     beside = Engine.load(
-        source, options, predictors=load_predictors(folder, 2, 64, tiny.file.tensors["blk.0.ffn_up.weight"].shape[0])
+        source, options, predictors=load_predictors(folder, 64, [tiny.file.tensors["blk.0.ffn_up.weight"].shape[0]] * 2)
     )
     check_logits(merged.logits(PROMPT), beside.logits(PROMPT))
     assert merged.stats.predicted == beside.stats.predicted < merged.stats.total

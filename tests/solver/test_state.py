@@ -65,7 +65,7 @@ def test_a_directory_is_what_the_engine_takes(tmp_path: Path) -> None:
     for layer in range(12):
         write_layer(tmp_path, layer, trained(layer + 1))
     publish(tmp_path, tmp_path / "out", 12, {"sparse_threshold": 0.5})
-    predictors = load_predictors(tmp_path / "out", 12, 4, 6)
+    predictors = load_predictors(tmp_path / "out", 4, [6] * 12)
     assert [layer.fc1.shape for layer in predictors.layers] == [(rank, 4) for rank in range(1, 13)]
     assert predictors.threshold == 0.5
 

@@ -43,7 +43,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     """
     n_tokens, pages = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), pages_of(options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * pages.tables.shape[1]
-    n_ff = model.config.n_ff
+    n_ff = max(model.config.n_ff)
     heads = [layer.attention for layer in model.layers]
     widths = Widths.of(n_embd, model.layers)
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))

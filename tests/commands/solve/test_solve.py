@@ -106,7 +106,7 @@ def test_a_plan_is_made_in_a_second_and_used(tmp_path: Path, monkeypatch: pytest
     for words in ("Memory", "KV cache", "main memory", "activations covered", "data sheets, not measured"):
         assert words in result.out
     index = gpuidx_path(path)
-    assert sum(read_gpuidx(index, N_LAYER, N_FF).plan.hot_counts) == N_FF
+    assert sum(read_gpuidx(index, [N_FF] * N_LAYER).plan.hot_counts) == N_FF
     run = ("main", "-m", str(path), "-p", "Once", "-n", "2", "--device", "cpu", "--vram-budget", half, "-t", "1")
     powerinfer(*run).note(f"^plan: {index}$")
 
@@ -119,7 +119,7 @@ def test_a_plan_for_another_machine_is_used_as_it_is(tmp_path: Path) -> None:
     assert data["plan"]["solver"] == "frequency"
     assert data["plan"]["budgets"][0] < 24 << 30
     assert data["plan"]["file"] == str(file)
-    index = read_gpuidx(file, N_LAYER, N_FF)
+    index = read_gpuidx(file, [N_FF] * N_LAYER)
     assert index.conditions is not None
     assert (index.conditions.profile, index.conditions.max_layers) == ("given: rtx-4090-ddr5", 1)
 

@@ -59,7 +59,7 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sha
     pages = pages_of(options, n_ctx)
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
-    placed = {i: LayerPlacement(0, all_neurons(model.config.n_ff)) for i in range(model.config.n_layer)}
+    placed = {i: LayerPlacement(0, all_neurons(n_ff)) for i, n_ff in enumerate(model.config.n_ff)}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
     sizes = model_bytes(model, options, n_ctx)
     there = tensors_of([side.layers, side.caches, side.output], set())
@@ -87,7 +87,7 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     model, options = load_model(gguf), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
     pages, device = pages_of(options, 400), torch.device("cpu")
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-    placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff)[:50])}
+    placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff[1])[:50])}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
     scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
     segments = side.many.places.segments

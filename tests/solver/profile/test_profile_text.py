@@ -64,7 +64,7 @@ def test_counts_and_tokens_are_written(tmp_path: Path) -> None:
     engine = FakeEngine()
     seen: list[tuple[str, int, int]] = []
     found = profile(tmp_path, engine, events=LoadEvents(progress=lambda *what: seen.append(what)))
-    statistics = load_statistics(tmp_path / "activation", 3, 21)
+    statistics = load_statistics(tmp_path / "activation", [21] * 3)
     assert [counts.tolist() for counts in statistics.counts] == expected_counts(engine)
     assert [counts.tolist() for counts in found.counts] == expected_counts(engine)
     assert statistics.tokens == found.tokens == 640
@@ -77,7 +77,7 @@ def test_counts_and_tokens_are_written(tmp_path: Path) -> None:
 def test_groups_add_up(tmp_path: Path) -> None:
     engine = FakeEngine()
     profile(tmp_path, engine)
-    counts = load_statistics(tmp_path / "activation", 3, 21).counts
+    counts = load_statistics(tmp_path / "activation", [21] * 3).counts
     groups = load_group_activity(tmp_path, counts)
     assert groups is not None
     assert groups.bounds.tolist() == list(range(22))
@@ -126,9 +126,22 @@ def test_what_does_not_fit_is_begun_anew(tmp_path: Path, damage: str) -> None:
 
 
 def test_of_other_activations_the_largest_count(tmp_path: Path) -> None:
-    engine = FakeEngine(fake_config(n_ff=20))
+    engine = FakeEngine(fake_config(n_ff=(20,) * 3))
     found = profile(tmp_path, engine, ActiveRule(0.25))
     assert all(int(counts.sum()) >= 5 * 640 for counts in found.counts)
+
+
+def test_layers_of_different_widths(tmp_path: Path) -> None:
+    """Each layer is counted by itself; groups, which are the same in all layers, there are none."""
+    widths = (20, 21, 9)
+    found = profile(tmp_path, FakeEngine(fake_config(n_ff=widths)))
+    assert [len(counts) for counts in found.counts] == list(widths)
+    alone = profile(tmp_path / "alone", FakeEngine(fake_config(n_ff=(9,) * 3)))
+    assert found.counts[2].tolist() == alone.counts[2].tolist()
+    known = load_statistics(tmp_path / "activation", widths)
+    assert [len(counts) for counts in known.counts] == list(widths)
+    assert known.tokens is None
+    assert load_statistics(tmp_path / "alone" / "activation", [9] * 3).tokens == found.tokens
 
 
 def test_largest_by_hand() -> None:
