@@ -56,7 +56,7 @@ class BpeEncoder:
             if whole is not None:
                 return (whole,)
         ids: list[int] = []
-        for symbol in merge_symbols(list(word), self._rank_of, separator=" "):
+        for symbol in merge_symbols(word, self._rank_of, separator=" "):
             found = self._id_of(symbol)
             if found < 0:
                 ids.extend(self._byte_ids(symbol))

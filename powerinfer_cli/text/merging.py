@@ -8,6 +8,8 @@ from itertools import chain, pairwise
 from typing import TypeAlias
 from weakref import WeakMethod
 
+import numpy as np
+
 __all__ = ["NEVER", "NumberCache", "WordCache", "merge_few", "merge_many", "merge_symbols"]
 
 RankOf: TypeAlias = Callable[[str], int]
@@ -22,18 +24,17 @@ AT_ONCE = 1 << 12  # words of the cache that are looked up while all other threa
 
 FEW = 32
 
-_HALF = 2**32 - 1
 
-
-def merge_symbols(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
+def merge_symbols(symbols: Sequence[str], rank_of: RankOf, separator: str) -> list[str]:
     """Merge neighbours, lowest rank first and leftmost among equals, until no pair has a rank.
 
-    `rank_of`: left + separator + right -> rank, 0 or more; NEVER for pairs that do not merge. Symbols are not empty.
+    `rank_of`: left + separator + right -> rank, 0 or more; NEVER for pairs that do not merge. Symbols are not empty;
+    a text is its characters.
     """
     return (merge_few if len(symbols) <= FEW else merge_many)(symbols, rank_of, separator)
 
 
-def merge_few(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
+def merge_few(symbols: Sequence[str], rank_of: RankOf, separator: str) -> list[str]:
     """By scanning all pairs for the best: quadratic, and the faster way for the length of a word."""
     symbols = list(symbols)
     found = [rank_of(left + separator + right) for left, right in pairwise(symbols)]
@@ -49,38 +50,83 @@ def merge_few(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
     return symbols
 
 
-def merge_many(symbols: list[str], rank_of: RankOf, separator: str) -> list[str]:
-    """By a heap of pairs and a linked list of symbols: O(n log n), and some 70 bytes a symbol."""
-    symbols = list(symbols)
+def merge_many(symbols: Sequence[str], rank_of: RankOf, separator: str) -> list[str]:
+    """By queues of pairs and a linked list of symbols: O(n log n), and some 30 bytes a symbol."""
+    known: dict[str, str] = {}  # every symbol is one object, however often it is there: one takes 50 bytes and more
+    symbols = [known.setdefault(symbol, symbol) for symbol in symbols]
     count = len(symbols)
-    before = array("q", range(-1, count - 1))
-    after = array("q", range(1, count))
+    before = array("i", range(-1, count - 1))
+    after = array("i", range(1, count))
     after.append(-1)
-    heap: list[int] = []  # rank, left and the length of both, in one number: a tuple takes three times as much
+    pairs = _Pairs()
 
     def consider(left: int, right: int) -> None:
         rank = rank_of(symbols[left] + separator + symbols[right])
         if rank < NEVER:
-            heappush(heap, rank << 64 | left << 32 | len(symbols[left]) + len(symbols[right]))
+            pairs.put(rank, left)
 
     for i in range(count - 1):
         consider(i, i + 1)
-    while heap:
-        pair = heappop(heap)
-        left, length = pair >> 32 & _HALF, pair & _HALF
+    while (best := pairs.take()) is not None:
+        rank, left = best
         right = after[left]
-        # Symbols only grow or vanish, so the pair is still the one that was ranked if its length is.
-        if not symbols[left] or right < 0 or len(symbols[left]) + len(symbols[right]) != length:
+        # Its symbols may have merged with others: then it is another pair by now, or none.
+        if right < 0 or not symbols[left] or rank_of(symbols[left] + separator + symbols[right]) != rank:
             continue
-        symbols[left] += symbols[right]
+        merged = symbols[left] + symbols[right]
+        symbols[left] = known.setdefault(merged, merged)
         symbols[right] = ""
         following = after[left] = after[right]
+        after[right] = -1
         if following >= 0:
             before[following] = left
             consider(left, following)
         if before[left] >= 0:
             consider(before[left], left)
     return [symbol for symbol in symbols if symbol]
+
+
+class _Pairs:
+    """Places of pairs by their ranks: 4 bytes each, where a heap of numbers takes 50.
+
+    The places of a rank are sorted when it becomes the lowest one. Pairs of that rank which are found from then on,
+    which are few, wait in a heap.
+    """
+
+    def __init__(self) -> None:
+        self._ranks: list[int] = []  # a heap of those that have places
+        self._places: dict[int, array[int]] = {}
+        self._sorted: dict[int, int] = {}  # the next place's index, of a rank whose places are sorted
+        self._late: list[tuple[int, int]] = []  # a heap
+
+    def put(self, rank: int, place: int) -> None:
+        if rank in self._sorted:
+            heappush(self._late, (rank, place))
+        elif rank in self._places:
+            self._places[rank].append(place)
+        else:
+            self._places[rank] = array("i", [place])
+            heappush(self._ranks, rank)
+
+    def take(self) -> tuple[int, int] | None:
+        """The lowest rank and its leftmost place; None where there is none left."""
+        if not self._ranks:
+            return heappop(self._late) if self._late else None
+        rank = self._ranks[0]
+        places = self._places[rank]
+        if rank not in self._sorted:
+            np.frombuffer(places, np.intc).sort()
+            self._sorted[rank] = 0
+        index = self._sorted[rank]
+        best = rank, places[index]
+        if self._late and self._late[0] < best:
+            return heappop(self._late)
+        if index + 1 < len(places):
+            self._sorted[rank] = index + 1
+        else:
+            heappop(self._ranks)
+            del self._places[rank], self._sorted[rank]
+        return best
 
 
 class NumberCache(dict[str, int]):

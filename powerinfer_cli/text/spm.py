@@ -88,7 +88,7 @@ class SpmEncoder:
     def encode_word(self, text: str) -> tuple[int, ...]:
         """Ids of an escaped text, taken as one word whatever it holds."""
         ids: list[int] = []
-        for symbol in merge_symbols(list(text), self._rank_of, separator=""):
+        for symbol in merge_symbols(text, self._rank_of, separator=""):
             found = self._id_of(symbol)
             if found < 0:
                 ids.extend(map(self._byte_id, bytes_of(symbol)))
