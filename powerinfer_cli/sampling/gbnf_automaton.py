@@ -51,9 +51,9 @@ def _chars(node: Node, budget: Budget) -> Iterator[Chars]:
             case Chars() as chars:
                 budget.spend(len(chars.ranges))
                 yield chars
-            case Seq(items) | Alt(items):
+            case Seq(items=items) | Alt(items=items):
                 waiting += items
-            case Repeat(item, _, _):
+            case Repeat(item=item):
                 waiting.append(item)
 
 
@@ -141,16 +141,16 @@ def positions_of(node: Node, classes: Classes, budget: Budget) -> Positions:
                 behind.append([])
                 place = frozenset([len(chars) - 1])
                 return _Part(place, place, False)
-            case Alt(items):
+            case Alt(items=items):
                 parts = [visit(item) for item in items]
                 first, last = (_joined(sets, budget) for sets in ([p.first for p in parts], [p.last for p in parts]))
                 return _Part(first, last, any(p.nullable for p in parts))
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 part = visit(item)
                 if high is None or high > 1:
                     join(part.last, part.first)
                 return _Part(part.first, part.last, low == 0 or part.nullable)
-            case Seq(items):
+            case Seq(items=items):
                 whole = _Part(frozenset(), frozenset(), True)
                 for item in items:
                     part = visit(item)

@@ -63,18 +63,18 @@ class _State:
         """The leaves with which `shape` begins, and whether it can be empty."""
         self._budget.spend()
         match shape:
-            case Ref(name):
+            case Ref(name=name):
                 return self.first[name], self._nullable[name]
-            case Repeat(item, low, _):
+            case Repeat(item=item, low=low):
                 first, nullable = self._start(item)
                 return first, nullable or low == 0
-            case Alt(items):
+            case Alt(items=items):
                 first, nullable = 0, False
                 for item in items:
                     more, empty = self._start(item)
                     first, nullable = first | more, nullable or empty
                 return first, nullable
-            case Seq(items):
+            case Seq(items=items):
                 first, nullable = 0, True
                 for item in items:
                     more, empty = self._start(item)
@@ -86,15 +86,15 @@ class _State:
         """Notes that `behind` can follow `shape`."""
         self._budget.spend()
         match shape:
-            case Ref(name):
+            case Ref(name=name):
                 self._behind_rule[name] |= behind
-            case Repeat(item, _, high):
+            case Repeat(item=item, high=high):
                 again = self._start(item)[0] if high is None or high > 1 else 0
                 self._walk(item, behind | again)
-            case Alt(items):
+            case Alt(items=items):
                 for item in items:
                     self._walk(item, behind)
-            case Seq(items):
+            case Seq(items=items):
                 for item in reversed(items):
                     self._walk(item, behind)
                     first, nullable = self._start(item)

@@ -42,20 +42,20 @@ class _Lark:
                 f"bad grammar: too many alternatives and groups: with their parts they are more than {_MOST_PARTS}"
             )
         match shape:
-            case Lexeme(node):
+            case Lexeme(node=node):
                 name = self._terminals.setdefault(node, f"T{len(self._terminals)}")
                 if len(self._terminals) > MOST_NAMES:
                     raise GrammarError(f"bad grammar: more than {MOST_NAMES} different classes and words")
                 return name
-            case Tokens(token, negated):
+            case Tokens(token=token, negated=negated):
                 return f"<[^{_id_ranges(self._no_text | {token})}]>" if negated else f"<[{token}]>"
-            case Ref(name):
+            case Ref(name=name):
                 return self._names[name]
-            case Seq(items):
+            case Seq(items=items):
                 return " ".join(f"({self._write(item)})" for item in items) or '""'
-            case Alt(items):
+            case Alt(items=items):
                 return " | ".join(self._write(item) for item in items)
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 return f"({self._write(item)}){_bounds(low, high)}"
             case _:
                 raise TypeError(shape)
@@ -63,13 +63,13 @@ class _Lark:
 
 def _regex(node: Node) -> str:
     match node:
-        case Chars(ranges):
+        case Chars(ranges=ranges):
             return _char_class(ranges)
-        case Seq(items):
+        case Seq(items=items):
             return "".join(_regex(item) for item in items)
-        case Alt(items):
+        case Alt(items=items):
             return f"(?:{'|'.join(_regex(item) for item in items)})"
-        case Repeat(item, low, high):
+        case Repeat(item=item, low=low, high=high):
             return f"(?:{_regex(item)}){_bounds(low, high)}"
         case _:
             raise TypeError(node)

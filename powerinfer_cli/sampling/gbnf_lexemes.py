@@ -26,7 +26,7 @@ _DEEPEST = 100  # names within names that are put in place
 _MOST_WORK = 500_000  # steps of looking at rules and comparing lexemes: half a second, 50 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Lexeme:
     """A regular expression of characters only, which does not match the empty text."""
 
@@ -71,11 +71,11 @@ def _characters(node: Node) -> Shape:
     match node:
         case Chars():
             return Lexeme(node)
-        case Repeat(item, low, high):
+        case Repeat(item=item, low=low, high=high):
             return Repeat(_characters(item), low, high)  # type: ignore[arg-type]  # parts are shapes
-        case Alt(items):
+        case Alt(items=items):
             return Alt(tuple(_characters(item) for item in items))  # type: ignore[misc]  # likewise
-        case Seq(items):
+        case Seq(items=items):
             return Seq(tuple(_characters(item) for item in items))  # type: ignore[misc]  # likewise
     return node
 
@@ -102,19 +102,19 @@ class _Inlined:
                 return node, 1
             case Tokens():
                 return None
-            case Ref(name):
+            case Ref(name=name):
                 if name not in self._named:
                     self._named[name] = None  # while it is looked at: if it needs itself
                     if level < _DEEPEST:
                         self._named[name] = self(self._rules[name], level + 1)
                 found = self._named[name]
                 return None if found is None or found[1] > _LARGEST_NAMED else found
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 inner = self(item, level)
                 # A repetition of a large thing is spelt out by whoever builds automata of it.
                 size = 0 if inner is None else inner[1] * max(low, high or 1, 1)
                 return None if inner is None or size > _LARGEST else (Repeat(inner[0], low, high), size + 1)
-            case Seq(items) | Alt(items):
+            case Seq(items=items) | Alt(items=items):
                 parts = [self(item, level) for item in items]
                 whole = [part for part in parts if part is not None]
                 size = sum(part[1] for part in whole) + 1
@@ -141,11 +141,11 @@ class _Division:
         if regular is not None:
             return self._divide(regular[0])
         match node:
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 return Repeat(self.shape(item), low, high)  # type: ignore[arg-type]  # parts are shapes
-            case Alt(items):
+            case Alt(items=items):
                 return Alt(tuple(self.shape(item) for item in items))  # type: ignore[misc]  # likewise
-            case Seq(items):
+            case Seq(items=items):
                 return Seq(tuple(self._in_runs(items)))  # type: ignore[arg-type]  # likewise
         return node
 
@@ -176,11 +176,11 @@ class _Division:
             lexeme = Lexeme(full)
             return Repeat(lexeme, 0, 1) if self._may_be_empty(node) else lexeme  # type: ignore[arg-type]  # likewise
         match node:
-            case Seq(items):
+            case Seq(items=items):
                 return Seq(tuple(self._divide(item) for item in items))  # type: ignore[misc]  # parts are shapes
-            case Alt(items):
+            case Alt(items=items):
                 return Alt(tuple(self._divide(item) for item in items))  # type: ignore[misc]  # likewise
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 return Repeat(self._divide(item), low, high)  # type: ignore[arg-type]  # likewise
         return Lexeme(node)
 
@@ -192,11 +192,11 @@ class _Division:
 
     def _look_empty(self, node: Node) -> bool:
         match node:
-            case Seq(items):
+            case Seq(items=items):
                 return all(self._may_be_empty(item) for item in items)
-            case Alt(items):
+            case Alt(items=items):
                 return any(self._may_be_empty(item) for item in items)
-            case Repeat(item, low, _):
+            case Repeat(item=item, low=low):
                 return low == 0 or self._may_be_empty(item)
         return False
 
@@ -209,13 +209,13 @@ class _Division:
 
     def _look_nonempty(self, node: Node) -> Node | None:
         match node:
-            case Seq(items):
+            case Seq(items=items):
                 return None if all(self._may_be_empty(item) for item in items) else node
-            case Alt(items):
+            case Alt(items=items):
                 full = [self._nonempty(item) for item in items if item != Seq(())]
                 kept = tuple(item for item in full if item is not None)
                 return None if not kept or len(kept) < len(full) else kept[0] if len(kept) == 1 else Alt(kept)
-            case Repeat(item, low, high):
+            case Repeat(item=item, low=low, high=high):
                 inner = self._nonempty(item)
                 if inner is None or high == 0:
                     return None
@@ -281,9 +281,9 @@ def _leaves(shape: Shape) -> Iterator[Lexeme | Tokens]:
         match waiting.pop():
             case Lexeme() | Tokens() as leaf:
                 yield leaf
-            case Seq(items) | Alt(items):
+            case Seq(items=items) | Alt(items=items):
                 waiting += reversed(items)
-            case Repeat(item, _, _):
+            case Repeat(item=item):
                 waiting.append(item)
 
 
@@ -292,9 +292,9 @@ def _refs(shape: Shape) -> Iterator[str]:
     waiting = [shape]
     while waiting:
         match waiting.pop():
-            case Ref(name):
+            case Ref(name=name):
                 yield name
-            case Seq(items) | Alt(items):
+            case Seq(items=items) | Alt(items=items):
                 waiting += reversed(items)
-            case Repeat(item, _, _):
+            case Repeat(item=item):
                 waiting.append(item)

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 __all__ = ["Alt", "Chars", "Node", "Ref", "Repeat", "Rules", "Seq", "Tokens", "complement", "literal"]
 
+# No match_args: before Python 3.12 `case Seq(items)` makes the text "__match_args__" anew each time, and a cache of the
+# interpreter keeps thousands of them, each of which holds a megabyte that a large grammar needed once.
 _LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)  # no text holds these
 
@@ -21,14 +23,14 @@ def _hash_once(node: Seq | Alt | Repeat) -> int:
     return int(known)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Chars:
     """One character out of these ranges, which ascend, do not touch, and hold no surrogates."""
 
     ranges: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Tokens:
     """This one token, or any other."""
 
@@ -36,14 +38,14 @@ class Tokens:
     negated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Ref:
     """A rule by its name."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Seq:
     """One after another; of none, the empty text."""
 
@@ -51,13 +53,13 @@ class Seq:
     __hash__ = _hash_once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Alt:
     items: tuple[Node, ...]
     __hash__ = _hash_once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, match_args=False)
 class Repeat:
     """`low` to `high` times; high None for no limit."""
 
