@@ -2,14 +2,17 @@
 
 import contextlib
 import ctypes
+import gc
 import mmap
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available_memory", "forget_code", "peak_memory", "resident_memory", "return_memory"]
+__all__ = ["available_memory", "forget_code", "one_heap", "peak_memory", "resident_memory", "return_memory"]
 
+_ARENA_MAX = -8  # glibc's number for it
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 # Where control groups say what a group may have, has, and could drop at once: version 2, version 1.
@@ -90,7 +93,19 @@ def forget_code(library: str) -> None:
                 libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
+def one_heap() -> None:
+    """For threads that begin later. The C library would give each its own, which keeps what was once needed."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
 def return_memory() -> None:
-    """Give the system back what was freed, where the C library would keep it for later: after something large."""
+    """Give the system back what is not used any more, and would be kept for later: after something large.
+
+    Takes some milliseconds. Python keeps each megabyte in which anything is alive, so cycles are looked for first; and
+    the names in its cache of attributes go, many of which C code made for one look-up.
+    """
+    getattr(sys, "_clear_internal_caches", sys._clear_type_cache)()
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

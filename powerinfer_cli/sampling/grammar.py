@@ -24,8 +24,10 @@ from powerinfer_cli.sampling.schema_faults import without_faults
 
 __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint", "NotKeptError", "only_kept"]
 
-_MOST_KEPT = 500_000  # characters of compiled grammars; a client that asks again and again sends the same few
-_SMALLEST = 8000  # as so many characters, a grammar counts at least
+# Characters of compiled grammars, 20 to 75 bytes each. A client that asks again and again sends the same few.
+_MOST_KEPT, _FEW = 200_000, 50_000
+_SMALLEST = 2000  # as so many characters, a grammar counts at least
+_MOST_REFUSED = 100_000  # characters of what was wrong
 _MOST_WARNED = 1000  # lines that are not said again
 _LONGEST_TEXT = 1 << 20  # characters of a grammar
 _DEFINITION = re.compile(r"(?m)^[ \t]*[A-Za-z_]\w*[^\n:]*:")  # of a Lark rule or terminal
@@ -89,7 +91,7 @@ class Grammars:
         """
         self._vocabulary = Vocabulary(pieces, eog_ids, control)
         self._kept = Recent[Compiled](_MOST_KEPT)
-        self._refused = Recent[str](_MOST_KEPT)
+        self._refused = Recent[str](_MOST_REFUSED)
         self._mended = Recent[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
         self._warn = warn
         self._warned: set[str] = set()
@@ -108,7 +110,8 @@ class Grammars:
         try:
             return self._get("JSON schema", lark, lambda: lark)
         except GrammarError as error:
-            raise self._once("a fault", lark, partial(self._with_place, schema, error)) from None
+            reason = str(error)
+        raise self._once("a fault", lark, partial(self._with_place, schema, reason))
 
     def json_object(self) -> NewConstraint:
         """Any JSON object."""
@@ -131,11 +134,17 @@ class Grammars:
                 raise NotKeptError
             found = self._mend(schema)
             with self._lock:
-                self._mended.put(key, value=found, size=_SMALLEST + len(key) + len(found[0].text))
+                self._mended.put(key, value=found, size=_SMALLEST + len(found[0].text) + sum(map(len, found[1])))
         read, faults = found
         for line in (*faults, *(f".{line}" for line in read.loose)):
             self.warn(f"{where}{line}")
         return read.text
+
+    def keep_few(self) -> None:
+        """Drop all but what was used last: some megabytes."""
+        with self._lock:
+            self._kept.shrink(_FEW)
+            self._mended.shrink(_FEW)
 
     def _mend(self, schema: dict[str, Any]) -> tuple[ReadSchema, tuple[str, ...]]:
         mended, faults = without_faults(schema, self._fault, self._vocabulary.clock)
@@ -152,10 +161,10 @@ class Grammars:
             return "it is nested too deeply"
         return None
 
-    def _with_place(self, schema: dict[str, Any], error: GrammarError) -> GrammarError:
-        """The error of a schema that was read, and where in it that is."""
+    def _with_place(self, schema: dict[str, Any], reason: str) -> str:
+        """What is wrong with a schema that was read, and where in it that is."""
         _, faults = without_faults(schema, self._fault, self._vocabulary.clock)
-        return GrammarError(f"bad JSON schema: {faults[0]}") if faults and faults[0].where else error
+        return f"bad JSON schema: {faults[0]}" if faults and faults[0].where else reason
 
     def warn(self, line: str) -> None:
         """Once: it is not said again."""
@@ -165,16 +174,19 @@ class Grammars:
         if new:
             self._warn(line)
 
-    def _once(self, kind: str, key: str, error: Callable[[], GrammarError]) -> GrammarError:
-        """What is wrong with a grammar, found once: clients that are refused try again."""
+    def _once(self, kind: str, key: str, reason: Callable[[], str]) -> GrammarError:
+        """What is wrong with a grammar, found once: clients that are refused try again.
+
+        To be raised where no other error is at hand, as it would hold that one with all that was at work then.
+        """
         with self._lock:
             known = self._refused.get(kind, key)
         if known is not None:
             return GrammarError(known)
-        found = error()
+        found = reason()
         with self._lock:
-            self._refused.put(kind, key, value=str(found), size=_SMALLEST + len(key))
-        return found
+            self._refused.put(kind, key, value=found, size=200 + len(found))
+        return GrammarError(found)
 
     def _get(self, kind: str, key: str, lark: Callable[[], str]) -> NewConstraint:
         with self._lock:
@@ -190,14 +202,14 @@ class Grammars:
             raise GrammarError(f"the {kind} is too long: {len(key)} characters, {_LONGEST_TEXT} are the limit")
         try:
             compiled = Compiled(self._vocabulary, kind, lark())
+            with self._lock:
+                self._kept.put(kind, key, value=compiled, size=_SMALLEST + len(key))
+            return compiled.new
         except RecursionError:
             reason = f"bad {kind}: it is nested too deeply"
-            raise self._once(kind, key, partial(GrammarError, reason)) from None
         except GrammarError as error:
-            raise self._once(kind, key, partial(GrammarError, str(error))) from None
-        with self._lock:
-            self._kept.put(kind, key, value=compiled, size=_SMALLEST + len(key))
-        return compiled.new
+            reason = str(error)
+        raise self._once(kind, key, lambda: reason)
 
 
 def _lark_of(schema: ReadSchema) -> str:

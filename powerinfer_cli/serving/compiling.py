@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from powerinfer_cli.runtime.memory import return_memory
+from powerinfer_cli.runtime.memory import resident_memory, return_memory
 from powerinfer_cli.sampling.grammar import NotKeptError, only_kept
 from powerinfer_cli.serving.errors import unavailable
 from powerinfer_cli.serving.threads import in_thread
@@ -20,6 +20,7 @@ __all__ = ["with_grammars"]
 T = TypeVar("T")
 
 _MOST_WAITING = 64
+_WORTH = 4 << 20  # bytes, to be returned at once
 
 
 class _Line:
@@ -42,11 +43,13 @@ class _Line:
 
 
 def _then_trim(context: contextvars.Context, work: Callable[[], T]) -> T:
-    """What a large grammar took goes back to the system: malloc would keep a share for each thread."""
+    """What a large grammar took goes back to the system."""
+    before = resident_memory() or 0
     try:
         return context.run(work)
     finally:
-        return_memory()
+        if (resident_memory() or 0) > before + _WORTH:
+            return_memory()
 
 
 _line = _Line()

@@ -14,12 +14,14 @@ from typing import Any
 
 import uvicorn
 
+from powerinfer_cli.runtime.memory import one_heap
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.protocol import ACCEPTED_AT_ONCE, most_connections, protocol
 from powerinfer_cli.serving.http.sockets import BACKLOG, url_of
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import ServedModel, Service
+from powerinfer_cli.serving.tidying import tidying
 from powerinfer_cli.serving.watchdog import watchdog
 
 __all__ = ["serve"]
@@ -95,6 +97,7 @@ class _Lifecycle:
         self._failure: BaseException | None = None
 
     def run(self) -> None:
+        one_heap()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
@@ -122,7 +125,9 @@ class _Lifecycle:
 
     async def _serve(self) -> None:
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
+        tidy = asyncio.create_task(tidying(self._service))
         await self._server.serve(sockets=self._sockets)
+        tidy.cancel()
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Told instead of by asyncio, which would print an error's own words: they may be a client's."""

@@ -46,6 +46,10 @@ class BpeEncoder:
             words = list(chain.from_iterable(map(self._cut, lines)))
         return self._cache.ids_of(words)
 
+    def forget_words(self) -> None:
+        """Drop the cache."""
+        self._cache.clear()
+
     def encode_word(self, word: str) -> tuple[int, ...]:
         """Ids of one word. What has no token even as single bytes is left out."""
         pre = self._pre

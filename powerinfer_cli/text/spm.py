@@ -85,6 +85,10 @@ class SpmEncoder:
         text = spm_text(fragment.replace(b" ", SPACE.encode()))
         return self._cache.ids_of(self._cut(text))
 
+    def forget_words(self) -> None:
+        """Drop the cache."""
+        self._cache.clear()
+
     def encode_word(self, text: str) -> tuple[int, ...]:
         """Ids of an escaped text, taken as one word whatever it holds."""
         ids: list[int] = []

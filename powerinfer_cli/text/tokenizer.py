@@ -97,6 +97,10 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
+    def forget_words(self) -> None:
+        """Drop what is kept only to encode the same words faster: some megabytes. For any thread."""
+        self._encoder.forget_words()
+
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text that `encode` made `ids` of; control tokens are left out unless `special`.
 

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from scripts.clients.http import head
+from scripts.clients.http import ask, head
 from scripts.clients.process import Server
 from scripts.soaking import hostile_templates
 from scripts.soaking.behaviour import BEHAVIOURS, references
@@ -32,6 +33,26 @@ ATTACKS: dict[str, Callable[[str], str | int]] = {
     **HOSTILE_GRAMMARS,
     **{f"template: {name}": attack for name, attack in hostile_templates.ATTACKS.items()},
 }
+MESSAGES = [{"role": "user", "content": "Tell me a story about a fox."}]
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "likes": {"enum": ["tea", "rain"]}},
+    "required": ["name", "age", "likes"],
+}
+TOOLS = [
+    {"type": "function", "function": {"name": f"tool_{i}", "description": "A tool.", "parameters": PERSON}}
+    for i in range(2)
+]
+WORDS = 'root ::= item+\nitem ::= word ", "\nword ::= ' + " | ".join(f'"w{i}"' for i in range(300))
+CHAIN = {"dry_multiplier": 0.5, "mirostat": 0, "n_probs": 5, "logit_bias": [[5, 1.0]], "repeat_penalty": 1.1}
+ORDINARY: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 16, "tools": TOOLS}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 16, "tools": TOOLS, "tool_choice": "required"}),
+    ("/v1/responses", {"input": "Hello", "max_output_tokens": 8}),
+    ("/completion", {"prompt": "Once", "n_predict": 16, "grammar": WORDS}),
+    ("/completion", {"prompt": "Once", "n_predict": 16, **CHAIN}),
+    ("/tokenize", {"content": "Once upon a time there was a fox. " * 2000, "with_pieces": True}),
+]
 SAMPLES_A_SECOND = 10
 CALM_S = 5.0  # before the first attack
 SETTLE_S = 15.0  # behind the last
@@ -74,10 +95,21 @@ async def besiege(server: Server, users: int, seed: int, only: str = "") -> Sieg
 
 
 async def use_everything(port: int, seed: int) -> None:
-    """All that good and bad clients do, once: what a server loads when it is first asked for is not an attack's."""
+    """All that good and bad clients do, once: what a server loads when it is first asked for is not an attack's.
+
+    Every slot's context is filled, as it is reserved by -c, but takes memory only when it is first used.
+    """
     known, draw = await references(port), random.Random(seed)
     for _, behaviour in BEHAVIOURS.values():
         await behaviour(port, known, draw)
+    bodies = [
+        ("/completion", {"prompt": [300] * (slot["n_ctx"] - 16), "n_predict": 8, "id_slot": slot["id"]})
+        for slot in (await ask(port, "/slots")).json()
+    ]
+    answers = await asyncio.gather(*(ask(port, path, body) for path, body in bodies))
+    answers += [await ask(port, path, body) for path, body in ORDINARY]
+    if wrong := [answer for answer in answers if answer.status != 200]:
+        raise RuntimeError(f"ordinary requests are refused: {wrong[0]}")
 
 
 async def attacked(port: int, name: str) -> str:

@@ -1,6 +1,10 @@
 """How much memory there is: the machine's, and a control group's in each of the two versions; what is done about it."""
 
 import ctypes
+import platform
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,36 @@ def test_code_that_is_dropped_comes_back() -> None:
     memory.forget_code("libm")
     assert ctypes.CDLL("libm.so.6").abs(-5) == 5
     assert sorted([3, 1, 2]) == [1, 2, 3]
+
+
+ONE_HEAP = """
+import ctypes, threading
+from powerinfer_cli.runtime.memory import one_heap
+if {one}:
+    one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+found = []
+thread = threading.Thread(target=lambda: found.append(libc.malloc(ctypes.c_size_t(1000))))
+thread.start()
+thread.join()
+places = [line.split()[0] for line in open("/proc/self/maps") if line.rstrip().endswith("[heap]")]
+print(any(int(begin, 16) <= found[0] < int(end, 16) for begin, end in (place.split("-") for place in places)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap for each thread")
+def test_threads_share_one_heap() -> None:
+    for one in (False, True):
+        command = [sys.executable, "-c", ONE_HEAP.format(one=one)]
+        assert subprocess.check_output(command, text=True).strip() == str(one)
+
+
+def test_memory_is_returned_with_what_is_in_cycles() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    gone = weakref.ref(Cycle())
+    memory.return_memory()
+    assert gone() is None

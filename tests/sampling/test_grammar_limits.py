@@ -191,3 +191,23 @@ def test_nothing_stays_of_what_a_grammar_was_written_with() -> None:
         gc.collect()
         left = sys.getallocatedblocks() - before
     assert left < 40  # 165 and more with positional class patterns on Python 3.11
+
+
+def test_an_error_holds_nothing_of_what_was_at_work() -> None:
+    """Its context would: the other error, and with that all frames, until somebody is told."""
+    grammars = byte_grammars()
+    for compiled in (
+        lambda: grammars.gbnf('root ::= "a" nobody'),
+        lambda: grammars.json_schema({"type": "string", "pattern": "(?!a)b"}),
+    ):
+        with pytest.raises(GrammarError) as error:
+            compiled()
+        assert error.value.__context__ is None
+
+
+def test_few_grammars_are_kept_where_memory_is_wanted() -> None:
+    grammars = byte_grammars()
+    compiled = [grammars.gbnf(f'root ::= "a{i}"') for i in range(40)]
+    grammars.keep_few()
+    assert grammars.gbnf('root ::= "a39"') == compiled[39]
+    assert grammars.gbnf('root ::= "a0"') != compiled[0]

@@ -17,3 +17,14 @@ def test_what_is_too_large_is_not_kept() -> None:
     kept.put("a", "b", value=1, size=5)
     kept.put("c", value=2, size=11)
     assert (kept.get("a", "b"), kept.get("c"), kept.get("a")) == (1, None, None)
+
+
+def test_it_shrinks_from_the_oldest() -> None:
+    kept = Recent[int](10)
+    for name in "abc":
+        kept.put(name, value=ord(name), size=3)
+    kept.get("a")
+    kept.shrink(6)
+    assert [kept.get(name) is None for name in "abc"] == [False, True, False]
+    kept.put("d", value=4, size=4)
+    assert [kept.get(name) is None for name in "acd"] == [False, False, False]
