@@ -29,11 +29,12 @@ class BpeEncoder:
         """`merges`: `left right`, best first. A pair that is there twice counts with its first place."""
         self._ids = ids
         find = TextIndex(merges).find
-        self._id_of = NumberCache(lambda token: ids.find(token, -1)).__getitem__
-        self._rank_of = NumberCache(lambda pair: find(pair, NEVER)).__getitem__
+        known, ranks = NumberCache(lambda token: ids.find(token, -1)), NumberCache(lambda pair: find(pair, NEVER))
+        self._id_of, self._rank_of = known.__getitem__, ranks.__getitem__
         self._pre = pre
         self._byte_table = str.maketrans(dict(enumerate(byte_characters())))
         self._cache = WordCache(self.encode_word)
+        self._caches = self._cache, known, ranks
         if pre.spaces_escaped:
             self._cut = word_cutter(bridges_of(merges), newlines_merge=True)
 
@@ -47,8 +48,9 @@ class BpeEncoder:
         return self._cache.ids_of(words)
 
     def forget_words(self) -> None:
-        """Drop the cache."""
-        self._cache.clear()
+        """Drop the caches."""
+        for kept in self._caches:
+            kept.clear()
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """Ids of one word. What has no token even as single bytes is left out."""

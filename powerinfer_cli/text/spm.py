@@ -67,18 +67,20 @@ class SpmEncoder:
     def __init__(self, pieces: Strings, ids: TextIndex, scores: npt.NDArray[np.float32], unk_id: int | None) -> None:
         """`ids`: of all pieces; `scores`: [n_vocab]."""
         self._ids = ids
-        id_of = NumberCache(lambda piece: ids.find(piece, -1)).__getitem__
-        ranks = _ranks(scores).data
+        known = NumberCache(lambda piece: ids.find(piece, -1))
+        id_of, ranks = known.__getitem__, _ranks(scores).data
 
         def rank_of(piece: str) -> int:
             found = id_of(piece)
             return ranks[found] if found >= 0 else NEVER
 
-        self._id_of, self._rank_of = id_of, NumberCache(rank_of).__getitem__
+        known_ranks = NumberCache(rank_of)
+        self._id_of, self._rank_of = id_of, known_ranks.__getitem__
         self._unk_id = unk_id
         n_newlines = np.count_nonzero(np.frombuffer(pieces.data, np.uint8) == ord("\n"))
         self._cut = word_cutter(bridges_of(pieces), newlines_merge=bool(n_newlines > ("\n" in ids)))
         self._cache = WordCache(self.encode_word)
+        self._caches = self._cache, known, known_ranks
 
     def encode(self, fragment: bytes) -> list[int]:
         """Ids of `fragment`, whose spaces become ▁."""
@@ -86,8 +88,9 @@ class SpmEncoder:
         return self._cache.ids_of(self._cut(text))
 
     def forget_words(self) -> None:
-        """Drop the cache."""
-        self._cache.clear()
+        """Drop the caches."""
+        for kept in self._caches:
+            kept.clear()
 
     def encode_word(self, text: str) -> tuple[int, ...]:
         """Ids of an escaped text, taken as one word whatever it holds."""

@@ -25,6 +25,7 @@ from powerinfer_cli.text.merging import (
 from powerinfer_cli.text.partition import Partition, SpecialText
 from powerinfer_cli.text.spm import SpmEncoder, bridges_of
 from powerinfer_cli.text.text_index import TextIndex
+from powerinfer_cli.text.tokenizer import Tokenizer
 from tests.text.vocabularies import sentencepiece
 
 PIECES = st.text("ab", min_size=1, max_size=3)
@@ -146,3 +147,12 @@ def test_special_tokens_swallow_white_space() -> None:
     assert cut(b" <a> <a> ", (b"<a>", "lr")) == [0, 0]
     assert cut(b"a\n\nb", (b"\n", "r")) == [b"a", 0, b"b"]
     assert cut(b"x\xa0<a>", (b"<a>", "l")) == [b"x\xa0", 0]
+
+
+def test_words_that_are_forgotten_are_encoded_again() -> None:
+    tokenizer = Tokenizer(sentencepiece())
+    ids = tokenizer.encode("Once upon a time")
+    assert all(tokenizer._encoder._caches)
+    tokenizer.forget_words()
+    assert not any(tokenizer._encoder._caches)
+    assert tokenizer.encode("Once upon a time") == ids
