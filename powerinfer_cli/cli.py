@@ -143,7 +143,10 @@ def run() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except _ClickError as error:
-        _fail(_wrong_value(error) or error.format_message(), error.exit_code)
+        from powerinfer_cli.commands.shared.wrong_flag import wrong_flag
+
+        given = {arg.partition("=")[0] for arg in sys.argv}
+        _fail(wrong_flag(error, given) or error.format_message(), error.exit_code)
     except PowerInferError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -154,21 +157,6 @@ def run() -> None:
     except OSError as error:
         _drop_output()
         _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 1)
-
-
-def _wrong_value(error: Any) -> str:
-    """Of a flag, where that is what is wrong: what it must be, not what the library that found it says."""
-    found = getattr(error.__cause__, "errors", None)
-    if found is None or getattr(error, "param", None) is None:
-        return ""
-    from powerinfer_cli.wrong_values import wrong
-
-    errors = found()
-    value = errors[0].get("input")
-    got = f", got {value[:40]!r}" if isinstance(value, str) and errors[0]["type"] != "value_error" else ""
-    given = {arg.partition("=")[0] for arg in sys.argv}
-    flag = next((name for name in error.param.opts if name in given), error.param.opts[0])
-    return f"{flag} {wrong(errors)}{got}"
 
 
 def _open_closed_streams() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from powerinfer_cli.sampling.gbnf_lark import gbnf_lark
-from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens, complement, literal
+from powerinfer_cli.sampling.gbnf_syntax import Alt, Node, Ref, Repeat, Rules, Seq, Tokens, complement, literal
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 
 __all__ = ["IdOf", "gbnf_to_lark", "parse_gbnf"]
@@ -163,7 +163,7 @@ class _Parser:
             raise GrammarError(f"repetition {{{low},{high}}} has its bounds in the wrong order")
         return low, high
 
-    def char_class(self) -> Chars:
+    def char_class(self) -> Node:
         self.at += 1
         negated = self.peek() == "^"
         self.at += negated
@@ -177,6 +177,8 @@ class _Parser:
                     raise GrammarError(f"range {chr(low)!r}-{chr(high)!r} has its ends in the wrong order")
             ranges.append((low, high))
         self.at += 1
+        if not ranges:
+            return Seq(())  # as llama.cpp reads [] and [^]
         others = complement(ranges)
         return others if negated else complement(others.ranges)
 

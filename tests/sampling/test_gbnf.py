@@ -46,6 +46,7 @@ NOTATIONS: list[tuple[str, list[str], list[str]]] = [
     ("root ::= [^\\-]", ["a", "\\"], ["-"]),
     ("root ::= [+\\--9]+", ["+-./09"], [",", ":"]),
     ('root ::= "\\-"', ["-"], ["\\-"]),
+    ('root ::= "a" [] [^]', ["a"], ["", "ab"]),
     ('root ::= "a"{0}', [""], ["a"]),
     ('root ::= "b" ("a" x){0,0} "c"{0}\nx ::= x "y" | "z"', ["b"], ["ba", "bc"]),
     ('root ::= "a"{1,4000}', ["a", "aaa"], [""]),  # a limit above the most is none

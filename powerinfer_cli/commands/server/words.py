@@ -10,6 +10,7 @@ import typer
 from powerinfer_cli.commands.server.environment import environment_words, unknown_variables
 from powerinfer_cli.commands.server.harmless import without_harmless
 from powerinfer_cli.commands.shared.command_app import Command
+from powerinfer_cli.commands.shared.wrong_flag import wrong_flag
 from powerinfer_cli.errors import UsageError
 
 __all__ = ["ServerCommand", "with_layers"]
@@ -48,7 +49,7 @@ class ServerCommand(Command):
         try:
             super().parse_args(alone, list(words))
         except _ClickError as error:
-            raise UsageError(f"{name}: {error.format_message()}") from error
+            raise UsageError(wrong_flag(error, (), name) or f"{name}: {error.format_message()}") from error
 
 
 def with_layers(words: Sequence[str]) -> list[str]:

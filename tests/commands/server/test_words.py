@@ -83,12 +83,20 @@ def test_the_environment(asked: list[ServerOptions], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [("LLAMA_ARG_CTX_SIZE", "many"), ("LLAMA_ARG_PORT", "-1"), ("LLAMA_ARG_POOLING", "x"), ("LLAMA_ARG_UI", "perhaps")],
+    ("variable", "value", "words"),
+    [
+        ("LLAMA_ARG_CTX_SIZE", "many", " must be a whole number, got 'many'"),
+        ("LLAMA_ARG_PORT", "-1", " must be 0 or more, got '-1'"),
+        ("LLAMA_ARG_TOP_P", "x", " must be a number, got 'x'"),
+        ("LLAMA_ARG_POOLING", "x", " is wrong: 'x' is not one of"),
+        ("LLAMA_ARG_UI", "perhaps", ""),
+    ],
 )
-def test_a_variable_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_a_variable_that_is_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
     monkeypatch.setenv(variable, value)
-    assert variable in failed(run(), 2)
+    assert variable + words in failed(run(), 2)
 
 
 @pytest.mark.parametrize("origin", ["a.b", "http://a.b/page", "localhost, evil.com"])
