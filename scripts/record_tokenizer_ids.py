@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from powerinfer_cli.gguf_io import write_gguf
 from tests.text.nasty_texts import NASTY_TEXTS
-from tests.text.vocabularies import all_vocabularies
+from tests.text.vocabularies import all_vocabularies, ending_vocabularies
 
 DATA = Path(__file__).parent.parent / "tests" / "text" / "data"
 ORACLE = Path(__file__).with_name("llama_cpp_oracle.py")
@@ -50,6 +50,19 @@ def _run(python: str, path: Path, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def ask_for_endings(python: str) -> dict[str, Any]:
+    """Of each family's special tokens those that end a text."""
+    request = {"texts": [], "add_special": False, "parse_special": False, "decode": []}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, metadata in ending_vocabularies().items():
+            path = Path(folder) / "vocabulary.gguf"
+            write_gguf(path, arch="llama", metadata=HYPERPARAMETERS | metadata, tensors=[], sparse=False)
+            tokens = metadata["tokenizer.ggml.tokens"]
+            found[name] = [tokens[i] for i in _run(python, path, request)["eog"]]
+    return found
+
+
 def main(python: str) -> None:
     """Ask about every vocabulary. Equal lists of ids are stored once."""
     distinct: dict[str, int] = {}
@@ -71,7 +84,11 @@ def main(python: str) -> None:
                 **{key: plain[key] for key in ("eog", "bos", "eos", "add_bos", "add_eos")},
             }
             print(name)
-    record = {"distinct": [json.loads(value) for value in distinct], "vocabularies": vocabularies}
+    record = {
+        "distinct": [json.loads(value) for value in distinct],
+        "vocabularies": vocabularies,
+        "endings": ask_for_endings(python),
+    }
     DATA.mkdir(exist_ok=True)
     target = DATA / "llama_cpp_ids.json.gz"
     target.write_bytes(gzip.compress(json.dumps(record, separators=(",", ":")).encode(), mtime=0))

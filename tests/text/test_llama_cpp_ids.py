@@ -11,7 +11,7 @@ import pytest
 from powerinfer_cli.text import Tokenizer
 from powerinfer_cli.text.pretokenizers import known_pretokenizers
 from tests.text.nasty_texts import NASTY_TEXTS
-from tests.text.vocabularies import all_vocabularies
+from tests.text.vocabularies import all_vocabularies, ending_vocabularies
 
 RECORD = json.loads(gzip.decompress((Path(__file__).parent / "data" / "llama_cpp_ids.json.gz").read_bytes()))
 NAMES = sorted(RECORD["vocabularies"])
@@ -28,6 +28,7 @@ def recorded(name: str, what: str) -> list[Any]:
 
 def test_everything_is_recorded() -> None:
     assert set(NAMES) == set(all_vocabularies())
+    assert set(RECORD["endings"]) == set(ending_vocabularies())
     assert {f"bpe/{pre}" for pre in known_pretokenizers()} <= set(NAMES)
     assert all(len(recorded(name, "plain")) == len(NASTY_TEXTS) for name in NAMES)
 
@@ -58,6 +59,12 @@ def test_special_tokens(name: str) -> None:
     assert sorted(ours.eog_ids) == theirs["eog"]
     assert (ours.bos_id, ours.eos_id) == (theirs["bos"], theirs["eos"])
     assert (ours.add_bos, ours.add_eos) == (theirs["add_bos"], theirs["add_eos"])
+
+
+@pytest.mark.parametrize("name", sorted(RECORD["endings"]))
+def test_a_generation_ends_where_llama_cpp_ends_it(name: str) -> None:
+    ours = Tokenizer.from_metadata(ending_vocabularies()[name])
+    assert sorted(map(ours.text_of, ours.eog_ids)) == sorted(RECORD["endings"][name])
 
 
 def test_pretokenizers_are_told_apart() -> None:

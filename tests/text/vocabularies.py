@@ -173,3 +173,49 @@ def all_vocabularies() -> dict[str, dict[str, Any]]:
         "spm/eos": sentencepiece(**{"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}),
         "spm/clean": sentencepiece(**{"tokenizer.ggml.remove_extra_whitespaces": True}),
     }
+
+
+_ENDINGS = {
+    "gemma": "<bos> *<eos> <start_of_turn> <end_of_turn> <unk> </s>",
+    "gemma4": "<bos> *<eos> <|turn> <turn|> <|tool_response> </s>",
+    "phi-3": "<s> *</s> <|endoftext|> <|assistant|> <|end|> <|user|>",
+    "phi-4": "<|im_start|> *<|im_end|> <|im_sep|> <|endoftext|> <|fim_prefix|> <|fim_suffix|>",
+    "command-r": "<BOS_TOKEN> *<|END_OF_TURN_TOKEN|> <|START_OF_TURN_TOKEN|> <EOS_TOKEN> <PAD>",
+    "exaone": "[BOS] *[|endofturn|] <|endoftext|> [PAD] [|user|]",
+    "granite": "<|start_of_role|> *<|end_of_text|> <|end_of_role|> <fim_prefix> <fim_pad> <reponame>",
+    "glm4": "[gMASK] *<|endoftext|> <sop> <|user|> <|observation|> <|code_middle|>",
+    "smollm3": "<|begin_of_text|> *<|im_end|> <|end_of_text|> <|eot_id|> <|eom_id|>",
+    "seed": "<seed:bos> *<seed:eos> <seed:pad> <[end▁of▁sentence]>",
+    "hunyuan": "<｜hy_begin▁of▁sentence｜> *<｜hy_place▁holder▁no▁2｜> <｜hy_User｜> <｜hy_Assistant｜>",
+    "mistral": "<s> *</s> [INST] [/INST] [SYSTEM_PROMPT] [PREFIX] [EOS]",
+    "nemotron": "<s> *</s> <extra_id_0> <extra_id_1> <|im_end|> <EOT>",
+    "harmony": "<|startoftext|> *<|return|> <|end|> <|call|> <|channel|> <|message|> <|start|> <|endoftext|>",
+    "solar": "<|begin|> *<|end|> <|flush|> <|calls|> <|content|>",
+    "plamo": "<|plamo:bos|> *<|plamo:eos|> <|plamo:unk|> </s>",
+    "minicpm": "<s> *</s> <用户> <AI> <|im_end|> <|tool_call|>",
+    "deepseek": "<｜begin▁of▁sentence｜> *<｜end▁of▁sentence｜> <｜User｜> <|EOT|> <｜fim▁begin｜> <｜fim▁hole｜>",
+    "starcoder2": "*<|endoftext|> <fim_prefix> <fim_pad> <repo_name> <file_sep> <|repo_name|> <|file_sep|>",
+    "kimi": "[BOS] *[EOS] <|im_end|> [EOT] [PAD] <|im_middle|>",
+    "minimax": "]~!b[ *[e~[ ]~b] <end_of_utterance> _<EOT>",
+}
+"""Special tokens as families have them, of which * is EOS."""
+
+
+def ending_vocabularies() -> dict[str, dict[str, Any]]:
+    """family/kind -> metadata of a small vocabulary, in which the tokens are control tokens or, wrongly, normal."""
+    found = {}
+    for family, words in _ENDINGS.items():
+        special = words.split(" ")
+        eos = next(i for i, word in enumerate(special) if word[0] == "*")
+        tokens = [*(word.removeprefix("*") for word in special), *byte_table()]
+        for name, kind in (("control", CONTROL), ("normal", NORMAL)):
+            found[f"{family}/{name}"] = {
+                "tokenizer.ggml.model": "gpt2",
+                "tokenizer.ggml.pre": "gpt-2",
+                "tokenizer.ggml.tokens": tokens,
+                "tokenizer.ggml.token_type": _types([*[kind] * len(special), *[NORMAL] * 256]),
+                "tokenizer.ggml.merges": ["a b"],
+                "tokenizer.ggml.bos_token_id": 0,
+                "tokenizer.ggml.eos_token_id": eos,
+            }
+    return found
