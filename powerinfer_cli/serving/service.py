@@ -17,6 +17,7 @@ from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors, weight
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
@@ -70,7 +71,7 @@ class Service:
         self.rates = Rates()
         self.slot_files: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by slot
         self._model: ServedModel | None = None
-        self._thread: Any = None
+        self._thread: EngineThread | None = None
         self._inbox: Inbox | None = None
         self._replies: weakref.WeakSet[Reply] = weakref.WeakSet()
 
@@ -87,13 +88,13 @@ class Service:
         return self._model
 
     @property
-    def thread(self) -> Any:
+    def thread(self) -> EngineThread:
         """The engine's. Raises APIError while the model loads."""
         if self._thread is None:
             raise unavailable("Loading model")
         return self._thread
 
-    def ready(self, model: ServedModel, thread: Any) -> None:
+    def ready(self, model: ServedModel, thread: EngineThread) -> None:
         """From now on requests are served."""
         self._thread, self._model = thread, model
 

@@ -87,6 +87,7 @@ async def _do(task: SlotTask, service: Service) -> SlotDone:
 async def _save(number: int, path: Path, service: Service) -> dict[str, int]:
     async with service.slot_files[number]:  # one at a time: each holds a copy of what the slot has read
         done = await _do(SlotTask(SlotAction.SAVE, number), service)
+        assert done.content is not None  # saving tells it
         try:
             n_bytes = await asyncio.to_thread(service.thread.files.write, path, done.content)
         except PowerInferError as error:
