@@ -176,6 +176,19 @@ def test_bench_and_perplexity_take_the_flags(path: Path, tmp_path: Path) -> None
     assert placed["bytes_per_token"] is None
 
 
+def test_comparing_leaves_the_plan_that_is_kept(path: Path, tmp_path: Path) -> None:
+    """The model is opened twice, the second time to compute every neuron."""
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was one fox.\n" * 5)
+    score = ("perplexity", "-m", str(path), "-f", str(text), "-c", "16", "-t", "1", "--chunks", "1")
+    half = ("--device", "cpu", "--vram-budget", budget(path, 0.5, 16))
+    result = powerinfer(*score, *half, "--compare", "dense")
+    assert result.err.count("planned in") == 2
+    assert result.err.count(f"kept in {gpuidx_path(path)}") == 1
+    assert result.out.count("PPL = ") == 2
+    powerinfer(*score, *half).note(f"^plan: {gpuidx_path(path)}$")
+
+
 class Card:
     """What torch tells of a GPU."""
 
