@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime import Engine, Piece, Wanted
+from powerinfer_cli.runtime import Engine, Piece, Wanted, common_prefix
 from powerinfer_cli.runtime.pooling import Pool
 
 __all__ = ["Context", "reusable"]
@@ -96,7 +96,7 @@ def reusable(held: Sequence[int], ids: Sequence[int], most: int) -> int:
     whatever came before, such a batch is where it would be without anything held, and nowhere else. most: tokens of a
     batch.
     """
-    shared = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
+    shared = common_prefix(held, ids)
     if len(ids) % most == 1:
         return min(shared, len(ids) - 1) // most * most
     known = max(0, min(shared, len(ids) - 2))

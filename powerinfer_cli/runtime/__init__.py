@@ -3,6 +3,7 @@
 from powerinfer_cli.runtime.engine import ContextFull, Engine
 from powerinfer_cli.runtime.memory import available_memory, peak_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.sequences import common_prefix
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
@@ -17,5 +18,6 @@ __all__ = [
     "SparsityStats",
     "Wanted",
     "available_memory",
+    "common_prefix",
     "peak_memory",
 ]

@@ -6,7 +6,9 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.pages import PageTable
 
-__all__ = ["ContextFull", "Sequences"]
+__all__ = ["ContextFull", "Sequences", "common_prefix"]
+
+COMPARED = 256  # ids at a time
 
 
 class ContextFull(PowerInferError):
@@ -82,3 +84,13 @@ class Sequences:
             raise ValueError(f"cannot keep {n} of {len(held)} tokens")
         del held[n:]
         self.pages.resize(sequence, n)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids the two begin with together."""
+    n = min(len(a), len(b))
+    for start in range(0, n, COMPARED):
+        stop = min(start + COMPARED, n)
+        if list(a[start:stop]) != list(b[start:stop]):
+            return next(i for i in range(start, stop) if a[i] != b[i])
+    return n

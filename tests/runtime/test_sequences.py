@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime import ContextFull, Engine, Piece, Wanted
+from powerinfer_cli.runtime import ContextFull, Engine, Piece, Wanted, common_prefix
 from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import N_VOCAB, RELU_CASES, tiny_model
@@ -168,9 +170,9 @@ def test_save_and_restore(tmp_path: Path, kind: str) -> None:
     wrong = copy.deepcopy(saved)
     wrong.popitem()
     fed(later, 1, [7] * 40)
-    for ids_given, given in ((ids[:-1], saved), (ids, wrong), (ids, {**saved, "99.k": saved["0.k"]})):
+    for ids_given, stored in ((ids[:-1], saved), (ids, wrong), (ids, {**saved, "99.k": saved["0.k"]})):
         with pytest.raises(PowerInferError, match="saved context"):
-            later.restore(1, ids_given, given)
+            later.restore(1, ids_given, stored)
     for ids_given, match in (([1] * 301, "do not fit"), ([*ids[:-1], 10**6], "not in the vocabulary")):
         with pytest.raises(PowerInferError, match=match):
             later.restore(1, ids_given, saved)
@@ -182,3 +184,12 @@ def test_save_and_restore(tmp_path: Path, kind: str) -> None:
     other = file.engine(tmp_path, n_sequences=3, **{**options, "type_k": "f16" if kind == "f32" else "f32"})
     with pytest.raises(PowerInferError, match="saved context"):
         other.restore(0, ids, saved)
+
+
+@given(st.lists(st.integers(0, 2), max_size=20), st.lists(st.integers(0, 2), max_size=20), st.integers(0, 700))
+def test_common_prefix(a: list[int], b: list[int], n_before: int) -> None:
+    before = list(range(n_before))
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    assert common_prefix((*before, *a), [*before, *b]) == n_before + n

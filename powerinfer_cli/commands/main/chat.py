@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from powerinfer_cli.commands.main.interactive import TurnOptions
 from powerinfer_cli.commands.main.line_input import LineReader
-from powerinfer_cli.commands.main.session import Session, Stop, common_prefix
+from powerinfer_cli.commands.main.session import Session, Stop
 from powerinfer_cli.commands.main.writing import list_tokens
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime import common_prefix
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer
 from powerinfer_cli.text.template_forms import write_chat
 

@@ -14,13 +14,13 @@ from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
-from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, peak_memory
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, common_prefix, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.sampling.grammar import Constraint, NewConstraint
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
-__all__ = ["UNTIL_FULL", "Session", "Stop", "common_prefix", "open_session"]
+__all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]
 
 UNTIL_FULL = -2
 
@@ -207,11 +207,6 @@ class Session:
             )
         while self.engine.n_past + wanted > n_ctx:
             self._shift()
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def open_session(

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from powerinfer_cli.runtime import common_prefix
+
 __all__ = [
     "LEAST_CHUNK",
     "LEAST_SIMILAR",
@@ -13,7 +15,6 @@ __all__ = [
     "Idle",
     "Load",
     "choose_slot",
-    "common_prefix",
     "plan_clearing",
     "plan_shift",
     "plan_step",
@@ -29,7 +30,6 @@ LEAST_CHUNK = 3
 LEAST_SIMILAR = 0.1
 """The share of a prompt that a slot must hold to be chosen for it, as llama-server has it: less is a common greeting,
 which is not worth the rest of what that slot holds."""
-COMPARED = 256  # ids at a time
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,6 @@ class Load:
     slot: int
     n_left: int
     since: int
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids the two begin with together."""
-    n = min(len(a), len(b))
-    for start in range(0, n, COMPARED):
-        stop = min(start + COMPARED, n)
-        if list(a[start:stop]) != list(b[start:stop]):
-            return next(i for i in range(start, stop) if a[i] != b[i])
-    return n
 
 
 def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from powerinfer_cli.runtime import common_prefix
 from powerinfer_cli.serving.slots.scheduler import (
     LEAST_CHUNK,
     Clearing,
@@ -11,7 +12,6 @@ from powerinfer_cli.serving.slots.scheduler import (
     Idle,
     Load,
     choose_slot,
-    common_prefix,
     plan_clearing,
     plan_shift,
     plan_step,
@@ -19,15 +19,6 @@ from powerinfer_cli.serving.slots.scheduler import (
 )
 
 IDS = st.lists(st.integers(0, 2), max_size=20)
-
-
-@given(IDS, IDS, st.integers(0, 700))
-def test_common_prefix(a: list[int], b: list[int], n_before: int) -> None:
-    before = list(range(n_before))
-    n = 0
-    while n < min(len(a), len(b)) and a[n] == b[n]:
-        n += 1
-    assert common_prefix((*before, *a), [*before, *b]) == n_before + n
 
 
 def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
