@@ -18,16 +18,16 @@ def matches(rules: Rules, text: str) -> bool:
 def _ends(node: Node, start: int, text: str, known: dict[tuple[str, int], set[int]]) -> set[int]:
     """Where `node` may end that begins at `start`, by what is known of rules so far."""
     match node:
-        case Chars(ranges):
+        case Chars(ranges=ranges):
             fits = start < len(text) and any(low <= ord(text[start]) <= high for low, high in ranges)
             return {start + 1} if fits else set()
-        case Ref(name):
+        case Ref(name=name):
             return known[name, start]
-        case Seq(items):
+        case Seq(items=items):
             return _one_after_another(items, {start}, text, known)
-        case Alt(items):
+        case Alt(items=items):
             return set().union(*(_ends(item, start, text, known) for item in items))
-        case Repeat(item, low, high):
+        case Repeat(item=item, low=low, high=high):
             at = _one_after_another((item,) * low, {start}, text, known)
             found = set(at)
             for _ in range(len(text) + 1 if high is None else high - low):
