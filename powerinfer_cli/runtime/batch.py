@@ -2,11 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Segment"]
+from powerinfer_cli.kernels.few import FEW
+
+__all__ = ["Batch", "BatchKind", "Segment"]
+
+
+class BatchKind(Enum):
+    """One token; one of each of a few sequences, which get what each would get alone; or anything else."""
+
+    ONE = "one"
+    FEW = "few"
+    MANY = "many"
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def kind(self) -> BatchKind:
+        """Which of an executor's forms carries it out."""
+        if len(self) == 1:
+            return BatchKind.ONE
+        return BatchKind.FEW if len(self) == len(self.segments) <= FEW else BatchKind.MANY
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:

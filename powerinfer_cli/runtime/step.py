@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.sparse_few import FEW
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime.batch import Segment
 
 __all__ = ["Answer", "Piece", "Wanted", "answers", "passes"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse_few import FEW
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime import Engine, Piece
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors

@@ -32,9 +32,8 @@ from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import address_of, f32, fetch_add, float_of, i32, i64, lowest_bit, stack_f32, u8
 from powerinfer_cli.model.blocks import Linear
 
-__all__ = ["FEW", "sparse_few"]
+__all__ = ["sparse_few"]
 
-FEW = 16  # tokens at most
 OP = operands(
     "state fc2 hidden hidden_bytes modes threshold first first_x first_x_bytes first_bias second second_x "
     "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code"

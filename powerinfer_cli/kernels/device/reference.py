@@ -11,16 +11,14 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import attention, rope_store
+from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import activate
 from powerinfer_cli.model import Activation, NormKind
 
-__all__ = ["CHUNK_NUMBERS", "FEW", "Ops", "compute_dtype", "dequantize", "product"]
+__all__ = ["CHUNK_NUMBERS", "Ops", "compute_dtype", "dequantize", "product"]
 
 CHUNK_NUMBERS = 1 << 23
 """Weights that are dequantised at a time."""
-
-FEW = 8
-"""Tokens that are multiplied one by one, as each would be alone: what several sequences write side by side."""
 
 _MM_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8: products of halves, summed and kept in float32
 
@@ -97,7 +95,7 @@ class Ops:
         out, dtype = _room(out, x, len(x), rows.n_rows), compute_dtype(rows)
         for begin, end in _chunks(rows):
             weights = self.dequantize(rows.slice(begin, end), dtype)
-            if len(x) <= FEW and dtype is torch.float32:
+            if len(x) <= ONE_BY_ONE and dtype is torch.float32:
                 for t in range(len(x)):
                     torch.mv(weights, x[t], out=out[t, begin:end])
             else:
@@ -232,7 +230,7 @@ class Ops:
         return self.matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else self.matmul(rows, x, bias)
 
     def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:
-        if len(x) > FEW:
+        if len(x) > ONE_BY_ONE:
             return self.matmul_t(rows, x)
         y = torch.zeros(len(x), rows.n_cols, device=x.device)
         for begin, end in _chunks(rows):

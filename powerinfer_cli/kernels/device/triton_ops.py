@@ -12,8 +12,9 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import triton_attention, triton_norm, triton_products, triton_sparse
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.planar import PlanarRows
-from powerinfer_cli.kernels.device.reference import FEW, Ops
+from powerinfer_cli.kernels.device.reference import Ops
 from powerinfer_cli.kernels.device.reference_attention import attention
+from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation
 
 __all__ = ["TritonOps"]
@@ -57,7 +58,7 @@ class TritonOps(Ops):
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""
-        if len(x) > FEW or (rows.scales is None and rows.kind is not GGMLType.F32):
+        if len(x) > ONE_BY_ONE or (rows.scales is None and rows.kind is not GGMLType.F32):
             return super().matmul(rows, x, bias, out)
         out = torch.empty(len(x), rows.n_rows, device=x.device) if out is None else out
         for t in range(len(x)):
@@ -76,7 +77,7 @@ class TritonOps(Ops):
         """For one token fused, for a few one by one; see `Ops.predict`."""
         if x.ndim == 1:
             return triton_sparse.predict(fc1, fc2, x, threshold, modes, out)
-        if len(x) > FEW:
+        if len(x) > ONE_BY_ONE:
             return super().predict(fc1, fc2, x, threshold, modes, out)
         out = torch.empty(len(x), fc2.n_rows, dtype=torch.uint8, device=x.device) if out is None else out
         for t in range(len(x)):
@@ -106,7 +107,7 @@ class TritonOps(Ops):
             "relu_on_up": relu_on_up,
             "neurons": neurons,
         }
-        if len(x) > FEW:
+        if len(x) > ONE_BY_ONE:
             return super().sparse_ffn_batch(x, mask, gate, up, down_t, **options, out=out)
         out = torch.empty(len(x), down_t.n_cols, device=x.device) if out is None else out
         counts = []

@@ -1,13 +1,14 @@
 """The CPU backend: a model's operations as programs, for a single token, for a few, and for a batch, run by a team."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
-from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.recording import Recording, write_recording
 from powerinfer_cli.runtime.cpu.side import CPUSide
@@ -19,7 +20,7 @@ class CPUBackend(CPUSide):
     """Everything is in main memory: one program carries a token from its id to its logits."""
 
     def __init__(self, parts: Parts) -> None:
-        self._stats = parts.stats
+        self._stats, self._kind = parts.stats, BatchKind.MANY
         self._stats.grow(parts.config.n_layer)
         self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
@@ -40,34 +41,38 @@ class CPUBackend(CPUSide):
         self._recording: Recording | None = None
 
     def forward(self, batch: Batch) -> None:
-        single = len(batch) == 1
-        buffers = self.one if single else self.many
+        self._kind = batch.kind
+        buffers = self.buffers_for(self._kind)
         self.begin(batch, buffers)
-        # Each token the next of its own sequence, as when slots write side by side.
-        self._is_few = 1 < len(batch) == len(batch.segments) <= self.most_few
-        if single:
-            self.team.run(self._token.table, self.threads)
-        elif self._is_few:
-            self.team.run(self._few.table, self.threads)
-        else:
-            for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
-                self.team.run(part.table, self.threads_batch)
-        self._single = single
+        match self._kind:
+            case BatchKind.ONE:
+                self.team.run(self._token.table, self.threads)
+            case BatchKind.FEW:
+                self.team.run(self._few.table, self.threads)
+            case BatchKind.MANY:
+                for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
+                    self.team.run(part.table, self.threads_batch)
+            case never:
+                assert_never(never)
         if self.config.sparse:
             self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:
-        if self._single or self._is_few:  # the head has run
-            buffers = self.one if self._single else self.many
-            return buffers.normed.floats[rows, : self.config.n_embd].copy()
-        return self.hidden_of(rows)
+        if self._kind is BatchKind.MANY:
+            return self.hidden_of(rows)
+        normed = self.buffers_for(self._kind).normed  # the head has run
+        return normed.floats[rows, : self.config.n_embd].copy()
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
-        if self._single:
-            return self.finished(self.logits, slice(None))
-        if self._is_few:
-            return self.finished(self.many_logits, list(rows))
-        return self.head_of(rows)
+        match self._kind:
+            case BatchKind.ONE:
+                return self.finished(self.logits, slice(None))
+            case BatchKind.FEW:
+                return self.finished(self.many_logits, list(rows))
+            case BatchKind.MANY:
+                return self.head_of(rows)
+            case never:
+                assert_never(never)
 
     def record(self, batch: Batch, tap: Tap) -> None:
         n = len(batch)

@@ -10,14 +10,14 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import STORE, CacheType
 from powerinfer_cli.kernels.cpu.attention import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
-from powerinfer_cli.kernels.cpu.sparse_few import FEW
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts
-from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
 from powerinfer_cli.runtime.cpu.cache import PackedCache
@@ -123,6 +123,13 @@ class CPUSide(ABC):
             self.team = Team(size, self._cores)
             self.weights = with_scratch(self.weights, size)
         self.write_programs()
+
+    def buffers_for(self, kind: BatchKind) -> Buffers:
+        """A few tokens lie where many would."""
+        return self.one if kind is BatchKind.ONE else self.many
+
+    def threads_for(self, kind: BatchKind) -> int:
+        return self.threads_batch if kind is BatchKind.MANY else self.threads
 
     def begin(self, batch: Batch, buffers: Buffers) -> None:
         """Tell the programs over one or many tokens' buffers which tokens are next."""

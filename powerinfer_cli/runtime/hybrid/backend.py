@@ -19,14 +19,14 @@ from torch import Tensor
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
 from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
-from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
-from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, Tokens, make_cold_buffers
+from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
 from powerinfer_cli.runtime.logits import finish_logits
@@ -72,7 +72,7 @@ class HybridBackend:
         self._make_cold()
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
-        self._n_tokens, self._single, self._kind = 0, False, Tokens.MANY
+        self._n_tokens, self._kind = 0, BatchKind.MANY
         self._model = parts.model
         self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
@@ -90,8 +90,8 @@ class HybridBackend:
 
     def forward(self, batch: Batch) -> None:
         n = len(batch)
-        self._kind = self._kind_of(batch)
-        buffers = self._cpu.one if n == 1 else self._cpu.many
+        self._kind = batch.kind
+        buffers = self._cpu.buffers_for(self._kind)
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
         for side in self._sides.values():
@@ -110,15 +110,10 @@ class HybridBackend:
                 else:
                     self._batch(run, n)
         self._move(at, self.plan.output, n)
-        self._n_tokens, self._single = n, n == 1
+        self._n_tokens = n
         if self.config.sparse:
             self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
-
-    def _kind_of(self, batch: Batch) -> Tokens:
-        if len(batch) == 1:
-            return Tokens.ONE
-        return Tokens.FEW if len(batch) == len(batch.segments) <= self._cpu.most_few else Tokens.MANY
 
     def record(self, batch: Batch, tap: Tap) -> None:
         """Raises PowerInferError: a layer is divided."""
@@ -157,7 +152,7 @@ class HybridBackend:
     def logits_at(self, rows: Sequence[int]) -> Logits:
         if self.plan.output == MAIN_MEMORY:
             self._count()
-            return self._cpu.head_of_one() if self._single else self._cpu.head_of(rows)
+            return self._cpu.head_of_one() if self._kind is BatchKind.ONE else self._cpu.head_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
             found = side.products_of(_flow(side, self._n_tokens), rows)
@@ -167,7 +162,7 @@ class HybridBackend:
     def hidden_at(self, rows: slice) -> Hidden:
         if self.plan.output == MAIN_MEMORY:
             self._count()
-            return self._cpu.hidden_of_one() if self._single else self._cpu.hidden_of(rows)
+            return self._cpu.hidden_of_one() if self._kind is BatchKind.ONE else self._cpu.hidden_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
             found: Hidden = side.hidden_of(_flow(side, self._n_tokens), rows).cpu().numpy()
@@ -304,8 +299,7 @@ class HybridBackend:
         begin = perf_counter()
         side.link.wait()
         heard = perf_counter()
-        threads = self._cpu.threads_batch if self._kind is Tokens.MANY else self._cpu.threads
-        self._cold[index].run(n, threads, self._kind)
+        self._cold[index].run(n, self._cpu.threads_for(self._kind), self._kind)
         seconds = self._stats.seconds
         seconds.waiting += heard - begin
         seconds.cold += perf_counter() - heard

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,12 @@ from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
 from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Room
 
-__all__ = ["ColdBuffers", "ColdTier", "Tokens", "make_cold_buffers"]
+__all__ = ["ColdBuffers", "ColdTier", "make_cold_buffers"]
 
 Host = Callable[..., Tensor]
-
-
-class Tokens(Enum):
-    """What a batch is: one token, one of each of a few sequences, or anything. What the first two get is the same."""
-
-    ONE = "one"
-    FEW = "few"
-    MANY = "many"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,50 +96,54 @@ class ColdTier:
             *sparse_batch(b.state, b.many, None, neurons, told, out, counts, products, workspace),
         ]
         tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, b.few, counts, few)]
-        self._operations: dict[Tokens, list[Operation]] = {
-            Tokens.ONE: one,
-            Tokens.MANY: many,
-            **({Tokens.FEW: tokens} if few > 1 else {}),
+        self._operations: dict[BatchKind, list[Operation]] = {
+            BatchKind.ONE: one,
+            BatchKind.MANY: many,
+            **({BatchKind.FEW: tokens} if few > 1 else {}),
         }
-        self._programs: dict[Tokens, Compiled] = {}
+        self._programs: dict[BatchKind, Compiled] = {}
 
     @property
     def kernels(self) -> Iterable[Kernel]:
         """What must be compiled before `run`."""
         return (op.kernel for ops in self._operations.values() for op in ops)
 
-    def run(self, n_tokens: int, threads: int, kind: Tokens) -> Tensor:
+    def run(self, n_tokens: int, threads: int, kind: BatchKind) -> Tensor:
         """The partial sums [T, n_embd], down's bias included, of what a device has put into the buffers."""
         b = self._buffers
         b.state[N_TOKENS] = n_tokens
-        vectors = b.one if kind is Tokens.ONE else b.many
+        vectors = b.one if kind is BatchKind.ONE else b.many
         vectors.floats[:n_tokens, : vectors.n] = b.normed.numpy()[:n_tokens]
         self._tell(n_tokens, kind)
         if kind not in self._programs:
             self._programs[kind] = assemble(self._operations[kind])
         self._team.run(self._programs[kind].table, threads)
         found = b.result[: n_tokens * vectors.n].view(n_tokens, vectors.n)
-        if kind is Tokens.FEW:
+        if kind is BatchKind.FEW:
             found.numpy()[:] = b.few[:n_tokens, : vectors.n]
         return found
 
-    def _tell(self, n_tokens: int, kind: Tokens) -> None:
+    def _tell(self, n_tokens: int, kind: BatchKind) -> None:
         """Who counts: to `modes` for one token, to `bits` for a few, to the workspace's logits, which layers share, for
         a batch.
         """
         mask: npt.NDArray[np.uint8] | int = 1
         if self._asked:
             mask = self._buffers.mask.numpy()[: n_tokens * self.n_cold].reshape(n_tokens, self.n_cold)
-        if kind is Tokens.FEW:
-            weights = 1 << np.arange(n_tokens, dtype=np.int64)
-            self._bits[slice(None) if self._numbers is None else self._numbers] = (
-                weights @ mask if self._asked else weights.sum()
-            )
-        elif kind is Tokens.ONE:
-            if self._numbers is not None:
-                self._modes[self._numbers] = mask
-        elif self._numbers is not None:
-            self._logits[:n_tokens] = 0
-            self._logits[:n_tokens, self._numbers] = mask
-        elif self._asked:
-            self._logits[:n_tokens] = mask
+        match kind:
+            case BatchKind.ONE:
+                if self._numbers is not None:
+                    self._modes[self._numbers] = mask
+            case BatchKind.FEW:
+                weights = 1 << np.arange(n_tokens, dtype=np.int64)
+                self._bits[slice(None) if self._numbers is None else self._numbers] = (
+                    weights @ mask if self._asked else weights.sum()
+                )
+            case BatchKind.MANY:
+                if self._numbers is not None:
+                    self._logits[:n_tokens] = 0
+                    self._logits[:n_tokens, self._numbers] = mask
+                elif self._asked:
+                    self._logits[:n_tokens] = mask
+            case never:
+                assert_never(never)

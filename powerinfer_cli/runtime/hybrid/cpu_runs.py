@@ -1,6 +1,7 @@
 """The layers that a plan leaves in main memory, one program for each run of them, between what GPUs do."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,12 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
+from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Buffers
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
 from powerinfer_cli.runtime.cpu.recording import Recording, every_neuron, recording_of
 from powerinfer_cli.runtime.cpu.side import CPUSide
 from powerinfer_cli.runtime.cpu.weights import CPUWeights
-from powerinfer_cli.runtime.hybrid.cold_tier import Tokens
 
 __all__ = ["CPURuns"]
 
@@ -84,14 +85,18 @@ class CPURuns(CPUSide):
         else:
             self.team.run(self._embed_many.table, self.threads_batch)
 
-    def run(self, layers: Layers, kind: Tokens) -> None:
+    def run(self, layers: Layers, kind: BatchKind) -> None:
         """x through these layers."""
-        if kind is not Tokens.MANY:
-            programs = self._tokens if kind is Tokens.ONE else self._fews
-            self.team.run(programs[layers].table, self.threads)
-            return
-        for part in self._batches[layers]:
-            self.team.run(part.table, self.threads_batch)
+        match kind:
+            case BatchKind.ONE:
+                self.team.run(self._tokens[layers].table, self.threads)
+            case BatchKind.FEW:
+                self.team.run(self._fews[layers].table, self.threads)
+            case BatchKind.MANY:
+                for part in self._batches[layers]:
+                    self.team.run(part.table, self.threads_batch)
+            case never:
+                assert_never(never)
 
     def hidden_of_one(self) -> Hidden:
         """The hidden state [1, n_embd], behind the last norm, of the one token's x."""

@@ -17,7 +17,7 @@ from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
-from powerinfer_cli.kernels.device.reference import FEW
+from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
@@ -325,7 +325,7 @@ def test_attention_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])
-@pytest.mark.parametrize("n_token", [2, FEW + 3])
+@pytest.mark.parametrize("n_token", [2, ONE_BY_ONE + 3])
 def test_batches(kind: GGMLType, n_token: int) -> None:
     """Few tokens one by one; many go through torch's products of what Triton dequantised."""
     gate, up, down_t = (some_rows(kind, 12, 256, seed) for seed in range(3))
