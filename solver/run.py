@@ -15,11 +15,11 @@ from powerinfer_cli.text import Tokenizer
 from solver.default_text import default_chunks
 from solver.predictor import DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks
-from solver.sparsify import MOST_LOSS, Wanted, sparsify
+from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
 from solver.stages import Place, SolverModel, density_stage, profile_stage, text_chunks
 from solver.state import read_state
 
-__all__ = ["Made", "Making", "make"]
+__all__ = ["Making", "SolveResult", "make"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Made:
+class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
     choice: how it was found.
     """
@@ -65,7 +65,7 @@ def make(
     *,
     placement: Placement | None = None,
     model: Model | None = None,
-) -> Made:
+) -> SolveResult:
     """Run the stages, with the model where `placement` says. What is interrupted goes on there when repeated.
 
     model: the file's, where somebody has read it.
@@ -84,7 +84,7 @@ class _Run:
     wanted: Making
     events: LoadEvents
 
-    def all(self) -> Made:
+    def all(self) -> SolveResult:
         wanted, config, sparse = self.wanted, self.model.config, self.gguf.sparse
         relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):
@@ -94,7 +94,7 @@ class _Run:
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
             loss = MOST_LOSS if wanted.most_loss is None else wanted.most_loss
-            made = sparsify(self.model, self.chunks, self.place, Wanted(wanted.density, loss), wanted.options)
+            made = sparsify(self.model, self.chunks, self.place, SparsifyWishes(wanted.density, loss), wanted.options)
         if not wanted.profile:
             try:
                 statistics = self._found()
@@ -106,8 +106,8 @@ class _Run:
         predictors = load_predictors(folder, config.n_embd, config.n_ff) if folder else None
         together = self._together(statistics)
         if made is None:
-            return Made(statistics, together, predictors, folder, self._reports() if folder else ())
-        return Made(
+            return SolveResult(statistics, together, predictors, folder, self._reports() if folder else ())
+        return SolveResult(
             statistics, together, predictors, folder, tuple(made.reports), made.rule.density, made.choice, made.quality
         )
 

@@ -8,7 +8,7 @@ from solver.profile import ActiveRule, Chunks, held_out, made_of
 from solver.stages import BUFFER_BYTES, Place, SolverModel, density_stage, predictor_stage, quality_stage
 from solver.state import read_state
 
-__all__ = ["MOST_LOSS", "Sparsified", "Wanted", "sparsify"]
+__all__ = ["MOST_LOSS", "SparseModel", "SparsifyWishes", "sparsify"]
 
 MOST_LOSS = 0.05
 DENSITY, QUALITY = "density", "quality"
@@ -17,7 +17,7 @@ RAISED = 2 / STEPS  # the density, where predictors cost more than they may
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SparsifyWishes:
     """For models without zeros: `density`, or else the lowest whose perplexity is higher by at most `most_loss`."""
 
     density: float | None = None
@@ -25,7 +25,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Sparsified:
+class SparseModel:
     """rule: which neurons count as active. choice: None for a ReLU model. quality: measured with the predictors."""
 
     rule: ActiveRule
@@ -38,11 +38,11 @@ def sparsify(
     model: SolverModel,
     chunks: Chunks,
     place: Place,
-    wanted: Wanted,
+    wanted: SparsifyWishes,
     options: TrainOptions,
     *,
     buffer_bytes: int = BUFFER_BYTES,
-) -> Sparsified:
+) -> SparseModel:
     """Make predictors, in `place.predictor`, and measure them on held-out chunks; what is there and fits is kept.
 
     Where the density is to be found, a first one is found with the neurons that are really the largest. If predictors,
@@ -64,10 +64,10 @@ def sparsify(
             f"allowed: trying {raised:.0%}"
         )
         density = raised
-    return Sparsified(rule, choice, reports, quality)
+    return SparseModel(rule, choice, reports, quality)
 
 
-def _density(model: SolverModel, chunks: Chunks, place: Place, wanted: Wanted) -> DensityChoice:
+def _density(model: SolverModel, chunks: Chunks, place: Place, wanted: SparsifyWishes) -> DensityChoice:
     """As `density_stage`, or as it was recorded."""
     made_with: dict[str, Any] = {"model": model.fingerprint, "text": made_of(held_out(chunks)[1]), **asdict(wanted)}
     state = read_state(place.folder)

@@ -109,7 +109,7 @@ def _score(
     text: ScoredTextFlags,
     words: str,
 ) -> None:
-    from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
+    from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
     from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.opening import open_model
     from powerinfer_cli.runtime.perplexity import chunks, ratio
@@ -145,7 +145,7 @@ def _score(
             other = _run(dense.engine, pieces, interrupt)
             value, error = ratio(score, other)
             print(f"Ratio, predictor to every neuron: {value:.5f} +/- {error:.5f}")
-    except Interrupted as interrupted:
+    except Interruption as interrupted:
         raise KeyboardInterrupt from interrupted
 
 

@@ -2,12 +2,12 @@
 
 from powerinfer_cli.hub.aliases import GROUPS, is_for_chat
 from powerinfer_cli.hub.choice import Wish, size_text
-from powerinfer_cli.hub.request import Fetched, Request, fetch, fetch_model, parse_spec
+from powerinfer_cli.hub.request import FetchedModel, Request, fetch, fetch_model, parse_spec
 from powerinfer_cli.hub.watch import Watch
 
 __all__ = [
     "GROUPS",
-    "Fetched",
+    "FetchedModel",
     "Request",
     "Watch",
     "Wish",

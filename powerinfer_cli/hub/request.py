@@ -17,7 +17,7 @@ from powerinfer_cli.hub.store import Folder
 from powerinfer_cli.hub.transfer import fetch_file
 from powerinfer_cli.hub.watch import Watch
 
-__all__ = ["LOCAL_DIR", "Fetched", "Request", "fetch", "fetch_model", "parse_spec"]
+__all__ = ["LOCAL_DIR", "FetchedModel", "Request", "fetch", "fetch_model", "parse_spec"]
 
 LOCAL_DIR = Path("models")
 # llama.cpp's -hf takes Q4_K_M when no quant is named; PowerInfer's own repositories have Q4_0, named so or q4.
@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedModel:
     """All complete on disk. `models`: each model's first file; `size`: bytes of all `files`; `new`: files fetched."""
 
     folder: Path
@@ -90,7 +90,7 @@ def fetch_model(
         return fetched.models[0]
 
 
-def fetch(request: Request, watch: Watch) -> Fetched:
+def fetch(request: Request, watch: Watch) -> FetchedModel:
     """Bring the files of `request` here, all that is missing of them. Raises PowerInferError."""
     with _disk_errors(request.folder):
         folder = Folder.open(request.folder, request.repo)
@@ -120,7 +120,7 @@ def fetch(request: Request, watch: Watch) -> Fetched:
     return _fetched(request, folder, choice, files, len(missing))
 
 
-def _already_here(request: Request, folder: Folder, watch: Watch) -> Fetched | None:
+def _already_here(request: Request, folder: Folder, watch: Watch) -> FetchedModel | None:
     """What an earlier download left, when it is all that `request` means."""
     if folder.listing is None or folder.listing.revision != (request.revision or DEFAULT_REVISION):
         return None
@@ -142,8 +142,8 @@ def _described(hub: Hub, listing: Listing, choice: Choice) -> Listing:
     return replace(listing, files=files)
 
 
-def _fetched(request: Request, folder: Folder, choice: Choice, files: Sequence[RemoteFile], new: int) -> Fetched:
-    return Fetched(
+def _fetched(request: Request, folder: Folder, choice: Choice, files: Sequence[RemoteFile], new: int) -> FetchedModel:
+    return FetchedModel(
         request.folder,
         tuple(folder.root / model.path for model in choice.models),
         tuple(folder.path(file) for file in files),

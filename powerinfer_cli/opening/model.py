@@ -14,9 +14,9 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.context import Context
-from powerinfer_cli.opening.placing import Placed
+from powerinfer_cli.opening.placing import PlacingResult
 from powerinfer_cli.opening.prompts import POOLINGS, chat_messages, prompt_ids
-from powerinfer_cli.opening.sampling_wishes import SamplingWishes, Wanted, wanted
+from powerinfer_cli.opening.sampling_wishes import SamplingWishes, TextSettings, wanted
 from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import Engine
@@ -47,7 +47,7 @@ class OpenModel:
         engine: Engine,
         tokenizer: Tokenizer | None,
         beside: Companions,
-        placed: Placed,
+        placed: PlacingResult,
         chat_template: str | None = None,
     ) -> None:
         """Made by `open_model`. chat_template: a built-in's name, a file or a template; None: the model's own."""
@@ -190,7 +190,7 @@ class OpenModel:
     def _grammars(self) -> Grammars:
         return grammars_of(self.tokenizer)
 
-    def _begin(self, ids: Sequence[int], how: Wanted, detokenizer: StreamingDetokenizer) -> TextStream:
+    def _begin(self, ids: Sequence[int], how: TextSettings, detokenizer: StreamingDetokenizer) -> TextStream:
         engine = self.engine
         room = engine.n_ctx_sequence
         if len(ids) >= room:

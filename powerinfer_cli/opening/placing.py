@@ -11,11 +11,11 @@ from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
-__all__ = ["Placed", "place"]
+__all__ = ["PlacingResult", "place"]
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacingResult:
     """Where a model lies: without a placement, in main memory. lines: what lies on which GPU, for people."""
 
     placement: Placement | None = None
@@ -29,7 +29,7 @@ def place(
     wishes: PlacementWishes,
     beside: Companions,
     events: LoadEvents,
-) -> Placed:
+) -> PlacingResult:
     """Decide what of a model goes to GPUs. A new plan is kept beside the model.
 
     Raises:
@@ -40,10 +40,10 @@ def place(
         raise UsageError(f"--reference excludes {', '.join(wishes.given)}: it computes on the CPU only")
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
-        return Placed()
+        return PlacingResult()
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
-        return Placed()
+        return PlacingResult()
     from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
 
-    return Placed(*place_on(target, gguf, model, options, wishes, beside, events))
+    return PlacingResult(*place_on(target, gguf, model, options, wishes, beside, events))

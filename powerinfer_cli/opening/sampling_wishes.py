@@ -11,7 +11,7 @@ from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import Form
 from powerinfer_cli.sampling.options import RANGES, out_of_range, parse_samplers
 
-__all__ = ["SamplingWishes", "Wanted", "wanted"]
+__all__ = ["SamplingWishes", "TextSettings", "wanted"]
 
 
 class SamplingWishes(TypedDict, total=False):
@@ -55,7 +55,7 @@ class SamplingWishes(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TextSettings:
     """max_tokens: None for no limit. stop: where the text ends, before any of these. form: what it may be."""
 
     sampler: SamplerOptions
@@ -77,7 +77,7 @@ _FIELDS = {
 _OTHERS = ("max_tokens", "stop", "grammar", "json_schema", "response_format")
 
 
-def wanted(caller: str, wishes: Mapping[str, Any]) -> Wanted:
+def wanted(caller: str, wishes: Mapping[str, Any]) -> TextSettings:
     """As a text is made by. caller: whose keywords they are.
 
     Raises:
@@ -88,7 +88,7 @@ def wanted(caller: str, wishes: Mapping[str, Any]) -> Wanted:
         if name not in SamplingWishes.__annotations__:
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}")
     values = {_FIELDS.get(name, name): _checked(name, wishes[name]) for name in wishes if name not in _OTHERS}
-    return Wanted(
+    return TextSettings(
         SamplerOptions(**values),
         _limit(wishes.get("max_tokens")),
         _texts("stop", wishes.get("stop") or ()),

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from powerinfer_cli.sampling.gbnf import gbnf_to_lark
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, ReadSchema, read_schema
-from powerinfer_cli.sampling.matching import Compiled, Vocabulary
-from powerinfer_cli.sampling.recent import Recent
+from powerinfer_cli.sampling.matching import CompiledGrammar, Vocabulary
+from powerinfer_cli.sampling.recent import RecentTokens
 from powerinfer_cli.sampling.schema_faults import without_faults
 
 __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint", "NotKeptError", "only_kept"]
@@ -90,9 +90,9 @@ class Grammars:
         warn: takes a line, once, on each part of a schema that is not held.
         """
         self._vocabulary = Vocabulary(pieces, eog_ids, control)
-        self._kept = Recent[Compiled](_MOST_KEPT)
-        self._refused = Recent[str](_MOST_REFUSED)
-        self._mended = Recent[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
+        self._kept = RecentTokens[CompiledGrammar](_MOST_KEPT)
+        self._refused = RecentTokens[str](_MOST_REFUSED)
+        self._mended = RecentTokens[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
         self._warn = warn
         self._warned: set[str] = set()
         self._lock = threading.Lock()
@@ -154,7 +154,7 @@ class Grammars:
     def _fault(self, schema: Any) -> str | None:
         """What is wrong with it, in the compiler's words."""
         try:
-            Compiled(self._vocabulary, "JSON schema", _lark_of(read_schema(schema)))
+            CompiledGrammar(self._vocabulary, "JSON schema", _lark_of(read_schema(schema)))
         except GrammarError as error:
             return str(error).removeprefix("bad JSON schema: ")
         except RecursionError:
@@ -201,7 +201,7 @@ class Grammars:
         if len(key) > _LONGEST_TEXT:
             raise GrammarError(f"the {kind} is too long: {len(key)} characters, {_LONGEST_TEXT} are the limit")
         try:
-            compiled = Compiled(self._vocabulary, kind, lark())
+            compiled = CompiledGrammar(self._vocabulary, kind, lark())
             with self._lock:
                 self._kept.put(kind, key, value=compiled, size=_SMALLEST + len(key))
             return compiled.new

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from powerinfer_cli.sampling.grammar_error import GrammarError
 
-__all__ = ["Compiled", "Matching", "Vocabulary"]
+__all__ = ["CompiledGrammar", "Matching", "Vocabulary"]
 
 _NAMED = b"\xff"  # what llguidance puts before the names of special tokens; no text holds this byte
 # llguidance else narrows the mask to one way of cutting forced text into tokens, which needs the real tokenizer.
@@ -125,7 +125,7 @@ def _deep(call: Callable[[], LLMatcher]) -> tuple[LLMatcher, float]:
     return result[0]
 
 
-class Compiled:
+class CompiledGrammar:
     """A grammar that is known to match something."""
 
     def __init__(self, vocabulary: Vocabulary, kind: str, lark: str) -> None:

@@ -35,15 +35,15 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, device_use
 from solver.placing import DeviceProfile, PlanResult, activity_from
-from solver.run import Made
+from solver.run import SolveResult
 
-__all__ = ["FORMAT", "Planned", "report_data"]
+__all__ = ["FORMAT", "PlanOutcome", "report_data"]
 
 FORMAT = "powerinfer solve report 1"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanOutcome:
     """A plan and what it was made of. names: of the GPUs. file: where it is kept, if it is."""
 
     result: PlanResult
@@ -56,7 +56,12 @@ class Planned:
 
 
 def report_data(
-    gguf: GGUFFile, config: ModelConfig, fingerprint: str, made: Made, planned: Planned | None, merged: Path | None
+    gguf: GGUFFile,
+    config: ModelConfig,
+    fingerprint: str,
+    made: SolveResult,
+    planned: PlanOutcome | None,
+    merged: Path | None,
 ) -> dict[str, Any]:
     """As the module's own words say."""
     return {
@@ -90,7 +95,7 @@ def _profile(statistics: ActivationStatistics | None) -> dict[str, Any] | None:
     return {"tokens": seen, "density": float(fmean(map(float, shares)))}
 
 
-def _predictors(made: Made) -> dict[str, Any] | None:
+def _predictors(made: SolveResult) -> dict[str, Any] | None:
     if made.folder is None:
         return None
     names = ("recall", "predicted_density", "true_density")
@@ -104,14 +109,14 @@ def _predictors(made: Made) -> dict[str, Any] | None:
     }
 
 
-def _quality(made: Made) -> dict[str, Any] | None:
+def _quality(made: SolveResult) -> dict[str, Any] | None:
     if made.quality is None:
         return None
     found = asdict(made.quality)
     return {"perplexity_dense": found.pop("dense"), "perplexity": found.pop("sparse")} | found
 
 
-def _plan(planned: Planned, statistics: ActivationStatistics | None) -> dict[str, Any]:
+def _plan(planned: PlanOutcome, statistics: ActivationStatistics | None) -> dict[str, Any]:
     result, prediction = planned.result, planned.result.prediction
     plan, profile = result.plan, planned.profile
     devices = [*plan.gpus, MAIN_MEMORY]
@@ -139,7 +144,7 @@ def _plan(planned: Planned, statistics: ActivationStatistics | None) -> dict[str
     }
 
 
-def _device(planned: Planned, device: int) -> dict[str, Any]:
+def _device(planned: PlanOutcome, device: int) -> dict[str, Any]:
     use = device_use(planned.sizes, planned.result.plan, device)
     here = device != MAIN_MEMORY
     return {
@@ -151,7 +156,7 @@ def _device(planned: Planned, device: int) -> dict[str, Any]:
     }
 
 
-def _layer(planned: Planned, statistics: ActivationStatistics | None, index: int) -> dict[str, Any]:
+def _layer(planned: PlanOutcome, statistics: ActivationStatistics | None, index: int) -> dict[str, Any]:
     placed, time = planned.result.plan.layers[index], planned.result.prediction.layers[index]
     neurons = planned.sizes.layers[index].neurons
     active = float(neurons)

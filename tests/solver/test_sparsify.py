@@ -10,7 +10,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver import sparsify as module
 from solver.predictor import DensityChoice, PredictorOptions, RankOptions, TrainOptions
-from solver.sparsify import Wanted, sparsify
+from solver.sparsify import SparsifyWishes, sparsify
 from solver.stages import Place, SolverModel, text_chunks
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
@@ -28,14 +28,14 @@ def test_a_given_density_is_kept_and_everything_is_recorded(tmp_path: Path, monk
     notes: list[str] = []
     model = model_of("llama", tmp_path, notes)
     chunks = text_chunks(model, IDS, None)
-    first = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(density=0.5), OPTIONS)
+    first = sparsify(model, chunks, Place(tmp_path / "out"), SparsifyWishes(density=0.5), OPTIONS)
     assert first.rule.density == 0.5
     assert first.choice is not None
     assert first.choice.density == 0.5
     assert first.quality.sparse != first.quality.dense
     for stage in ("density_stage", "quality_stage"):
         monkeypatch.setattr(module, stage, None)
-    again = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(density=0.5), OPTIONS)
+    again = sparsify(model, chunks, Place(tmp_path / "out"), SparsifyWishes(density=0.5), OPTIONS)
     assert again == first
     assert notes[-1].endswith("predictors kept")
 
@@ -43,7 +43,7 @@ def test_a_given_density_is_kept_and_everything_is_recorded(tmp_path: Path, monk
 def test_a_relu_model_needs_no_density(tmp_path: Path) -> None:
     notes: list[str] = []
     model = model_of("llama-relu", tmp_path, notes)
-    found = sparsify(model, text_chunks(model, IDS, None), Place(tmp_path / "out"), Wanted(), OPTIONS)
+    found = sparsify(model, text_chunks(model, IDS, None), Place(tmp_path / "out"), SparsifyWishes(), OPTIONS)
     assert found.choice is None
     assert found.rule.density is None
     assert found.quality.active is not None
@@ -62,7 +62,7 @@ def test_predictors_that_cost_too_much_are_made_for_a_higher_density(
     real = module.quality_stage
     monkeypatch.setattr(module, "density_stage", lambda *_: DensityChoice(0.3, 0.04, ((0.3, 0.04), (1.0, 0.0))))
     monkeypatch.setattr(module, "quality_stage", lambda *given: replace(real(*given), loss=next(measured)))
-    found = sparsify(model, chunks, Place(tmp_path / "out"), Wanted(), OPTIONS)
+    found = sparsify(model, chunks, Place(tmp_path / "out"), SparsifyWishes(), OPTIONS)
     assert found.rule.density == pytest.approx(densities[-1])
     tried = [note for note in notes if note.startswith("density")]
     assert len(tried) == len(densities) - 1

@@ -142,7 +142,7 @@ def _setups(flags: WhatFlags) -> list[Setup]:
 
 def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], run: RunFlags, extras: Extras) -> None:
     from powerinfer_cli.commands.bench.run import options_for
-    from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
+    from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
 
     terminal = Terminal(color=False, quiet=False)
     say = terminal.tell if run.progress else lambda line: None
@@ -160,7 +160,7 @@ def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], r
                     time.sleep(run.delay)
                     progress = _after(f"test {number}/{total}, {test.name}: ", say)
                     out.add(loaded.run(test, run.repetitions, warmup=not run.no_warmup, progress=progress))
-        except Interrupted as interrupted:
+        except Interruption as interrupted:
             raise KeyboardInterrupt from interrupted
         finally:
             out.end()

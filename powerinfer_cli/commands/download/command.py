@@ -12,7 +12,7 @@ from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from powerinfer_cli.hub import Fetched, Request
+    from powerinfer_cli.hub import FetchedModel, Request
 
 __all__ = ["app"]
 
@@ -112,7 +112,7 @@ def _download(request: "Request") -> None:
     _report(fetched, chat=is_for_chat(request.repo))
 
 
-def _report(fetched: "Fetched", *, chat: bool) -> None:
+def _report(fetched: "FetchedModel", *, chat: bool) -> None:
     from powerinfer_cli.hub import size_text
 
     count = len(fetched.files)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.commands.main.timings import Timings
-from powerinfer_cli.commands.shared.interrupts import Interrupt, Interrupted
+from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
@@ -86,7 +86,7 @@ class Session:
         before, start = self.engine.n_past, time.perf_counter()
         try:
             self._logits = self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
-        except Interrupted:
+        except Interruption:
             self.engine.truncate(before)
             return False
         self.timings.prompt(len(ids), time.perf_counter() - start)

@@ -4,10 +4,10 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interrupt", "Interrupted"]
+__all__ = ["Interrupt", "Interruption"]
 
 
-class Interrupted(Exception):
+class Interruption(Exception):
     """Raised between two batches of a prompt after Ctrl-C."""
 
 
@@ -28,7 +28,7 @@ class Interrupt:
 
     def check(self) -> None:
         if self.requested:
-            raise Interrupted
+            raise Interruption
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.model import Model
     from powerinfer_cli.placement import Placement
     from powerinfer_cli.runtime import EngineOptions, LoadEvents
-    from solver.report import Planned
-    from solver.run import Made, Making
+    from solver.report import PlanOutcome
+    from solver.run import Making, SolveResult
     from solver.stages import Place
 
 __all__ = ["app"]
@@ -93,7 +93,7 @@ def _solve(
     machine: "Machine",
     text: str | None,
     events: "LoadEvents",
-) -> "tuple[Made, Planned | None]":
+) -> "tuple[SolveResult, PlanOutcome | None]":
     from powerinfer_cli.commands.solve.plan import plan_stage, profiling_placement
     from solver.merge import merge
     from solver.run import make
@@ -160,8 +160,8 @@ def _making(stages: StageFlags, predictor: PredictorFlags, text: str | None, who
 def _say_how_to_run(
     path: Path,
     gguf: "GGUFFile",
-    made: "Made",
-    planned: "Planned | None",
+    made: "SolveResult",
+    planned: "PlanOutcome | None",
     stages: StageFlags,
     events: "LoadEvents",
 ) -> None:

@@ -14,8 +14,8 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import model_fingerprint, shown_bytes
 from solver.placing import activity_from
-from solver.report import PARTS, Planned, report_data, report_page, write_page
-from solver.run import Made
+from solver.report import PARTS, PlanOutcome, report_data, report_page, write_page
+from solver.run import SolveResult
 
 __all__ = ["show", "tables"]
 
@@ -25,8 +25,8 @@ WIDTH = 110  # where there is no terminal
 def show(
     gguf: GGUFFile,
     config: ModelConfig,
-    made: Made,
-    planned: Planned | None,
+    made: SolveResult,
+    planned: PlanOutcome | None,
     merged: Path | None,
     told: ReportFlags,
     write: Callable[[str], object],

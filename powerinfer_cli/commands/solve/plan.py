@@ -13,8 +13,8 @@ from powerinfer_cli.opening.plan_files import keep_plan
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from solver.report import Planned
-from solver.run import Made
+from solver.report import PlanOutcome
+from solver.run import SolveResult
 
 __all__ = ["plan_stage", "profiling_placement"]
 
@@ -36,12 +36,12 @@ def plan_stage(
     gguf: GGUFFile,
     model: Model,
     options: EngineOptions,
-    made: Made,
+    made: SolveResult,
     machine: Machine,
     flags: PlanFlags,
     file: Path | None,
     events: LoadEvents,
-) -> Planned:
+) -> PlanOutcome:
     """Place the model's neurons, and keep the plan.
 
     Raises:
@@ -59,4 +59,4 @@ def plan_stage(
     kept = None
     if result.plan.gpus:
         kept = keep_plan(gguf.path, result.plan, job.conditions(name), job.sizes, events.note, file)
-    return Planned(result, job.sizes, profile, machine.gpus, job.n_ctx, job.kind, kept)
+    return PlanOutcome(result, job.sizes, profile, machine.gpus, job.n_ctx, job.kind, kept)

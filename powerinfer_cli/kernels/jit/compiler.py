@@ -19,7 +19,7 @@ from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types.misc import unliteral
 
-from powerinfer_cli.kernels.jit.deferred import Called, HelperSource, Imported
+from powerinfer_cli.kernels.jit.deferred import DeferredCall, DeferredImport, HelperSource
 from powerinfer_cli.kernels.jit.rung import LOWER_CPU
 from powerinfer_cli.kernels.jit.types import Number, Signature
 
@@ -51,7 +51,7 @@ def compiled(function: Callable[..., Any], signature: Signature, name: str) -> b
 
 def real(value: Any) -> Any:
     """What Numba is to see for a name in a kernel."""
-    if isinstance(value, Imported | Called | HelperSource):
+    if isinstance(value, DeferredImport | DeferredCall | HelperSource):
         return _made(value)
     if isinstance(value, Number):
         return getattr(numba.types, value.name)
@@ -62,10 +62,10 @@ def real(value: Any) -> Any:
 
 @functools.cache
 def _made(value: Any) -> Any:
-    if isinstance(value, Imported):
+    if isinstance(value, DeferredImport):
         found = value.find()
         return _made(found) if isinstance(found, HelperSource) else found
-    if isinstance(value, Called):
+    if isinstance(value, DeferredCall):
         return real(value.function)(*map(real, value.arguments))
     return Helper(_with_real_names(value.function if isinstance(value, HelperSource) else value))
 

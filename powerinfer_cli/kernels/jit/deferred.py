@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Called", "HelperSource", "Imported", "deferring", "helper"]
+__all__ = ["DeferredCall", "DeferredImport", "HelperSource", "deferring", "helper"]
 
 
 class _Callable:
-    def __call__(self, *arguments: Any) -> "Called":
-        return Called(self, arguments)
+    def __call__(self, *arguments: Any) -> "DeferredCall":
+        return DeferredCall(self, arguments)
 
 
 @dataclass(frozen=True, eq=False)
-class Imported(_Callable):
+class DeferredImport(_Callable):
     """A name of a module."""
 
     module: str
@@ -29,7 +29,7 @@ class Imported(_Callable):
 
 
 @dataclass(frozen=True, eq=False)
-class Called(_Callable):
+class DeferredCall(_Callable):
     """What such a function returns."""
 
     function: Any
@@ -52,9 +52,9 @@ def helper(function: Callable[..., Any]) -> Any:
 def deferring(package: str, rooms: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package whose modules have these names, each room's separated by spaces."""
     modules = {name: f"{package}.{room}" for room, names in rooms.items() for name in names.split()}
-    made = {name: Imported(module, name) for name, module in modules.items()}
+    made = {name: DeferredImport(module, name) for name, module in modules.items()}
 
-    def find(name: str) -> Imported:
+    def find(name: str) -> DeferredImport:
         try:
             return made[name]
         except KeyError:
