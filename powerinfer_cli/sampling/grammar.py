@@ -19,7 +19,7 @@ from powerinfer_cli.sampling.gbnf import gbnf_to_lark
 from powerinfer_cli.sampling.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.json_schema import ANY_OBJECT, ReadSchema, read_schema
 from powerinfer_cli.sampling.matching import CompiledGrammar, Vocabulary
-from powerinfer_cli.sampling.recent import RecentTokens
+from powerinfer_cli.sampling.recent import RecentCache
 from powerinfer_cli.sampling.schema_faults import without_faults
 
 __all__ = ["Constraint", "GrammarError", "Grammars", "NewConstraint", "NotKeptError", "only_kept"]
@@ -90,9 +90,9 @@ class Grammars:
         warn: takes a line, once, on each part of a schema that is not held.
         """
         self._vocabulary = Vocabulary(pieces, eog_ids, control)
-        self._kept = RecentTokens[CompiledGrammar](_MOST_KEPT)
-        self._refused = RecentTokens[str](_MOST_REFUSED)
-        self._mended = RecentTokens[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
+        self._kept = RecentCache[CompiledGrammar](_MOST_KEPT)
+        self._refused = RecentCache[str](_MOST_REFUSED)
+        self._mended = RecentCache[tuple[ReadSchema, tuple[str, ...]]](_MOST_KEPT)
         self._warn = warn
         self._warned: set[str] = set()
         self._lock = threading.Lock()

@@ -4,12 +4,12 @@ from collections import OrderedDict
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-__all__ = ["RecentTokens"]
+__all__ = ["RecentCache"]
 
 Value = TypeVar("Value")
 
 
-class RecentTokens(Generic[Value]):
+class RecentCache(Generic[Value]):
     """Values by their keys, which are texts; the sum of their sizes stays within `most`. For one thread at a time.
 
     Of keys, which may be long, only a digest is kept.

@@ -1,10 +1,10 @@
 """What is kept of what was used last."""
 
-from powerinfer_cli.sampling.recent import RecentTokens
+from powerinfer_cli.sampling.recent import RecentCache
 
 
 def test_what_was_used_longest_ago_makes_room() -> None:
-    kept = RecentTokens[int](10)
+    kept = RecentCache[int](10)
     for name in "abc":
         kept.put(name, value=ord(name), size=3)
     assert kept.get("a") == ord("a")
@@ -13,14 +13,14 @@ def test_what_was_used_longest_ago_makes_room() -> None:
 
 
 def test_what_is_too_large_is_not_kept() -> None:
-    kept = RecentTokens[int](10)
+    kept = RecentCache[int](10)
     kept.put("a", "b", value=1, size=5)
     kept.put("c", value=2, size=11)
     assert (kept.get("a", "b"), kept.get("c"), kept.get("a")) == (1, None, None)
 
 
 def test_it_shrinks_from_the_oldest() -> None:
-    kept = RecentTokens[int](10)
+    kept = RecentCache[int](10)
     for name in "abc":
         kept.put(name, value=ord(name), size=3)
     kept.get("a")
