@@ -58,12 +58,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
     n_rot = 2 * cos.shape[-1]
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # [T, 1, n_rot / 2]
     turning = x[..., :n_rot]
-    if style is RopeStyle.INTERLEAVED:
-        a, b = turning[..., 0::2], turning[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
-    else:
-        a, b = turning.chunk(2, -1)
-        turned = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    match style:
+        case RopeStyle.INTERLEAVED:
+            a, b = turning[..., 0::2], turning[..., 1::2]
+            turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+        case RopeStyle.NEOX:
+            a, b = turning.chunk(2, -1)
+            turned = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+        case never:
+            assert_never(never)
     return turned if n_rot == x.shape[-1] else torch.cat((turned, x[..., n_rot:]), -1)
 
 

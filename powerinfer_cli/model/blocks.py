@@ -53,12 +53,27 @@ class Activation(StrEnum):
     @property
     def has_exact_zeros(self) -> bool:
         """0 for every negative number: such neurons need not be computed, whatever else they would be."""
-        return self in (Activation.RELU, Activation.RELU_SQUARED)
+        match self:
+            case Activation.RELU | Activation.RELU_SQUARED:
+                return True
+            case Activation.SILU | Activation.GELU | Activation.GELU_TANH:
+                return False
+        assert_never(self)
 
 
 class NormKind(StrEnum):
     RMS = "rms"
     LAYER = "layer"
+
+    @property
+    def is_centred(self) -> bool:
+        """The mean is taken out first."""
+        match self:
+            case NormKind.RMS:
+                return False
+            case NormKind.LAYER:
+                return True
+        assert_never(self)
 
 
 @dataclass(frozen=True)

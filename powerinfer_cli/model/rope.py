@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 __all__ = ["Rope", "RopeScaling", "RopeStyle"]
 
 Floats = npt.NDArray[np.float32]
+Frequencies = npt.NDArray[np.float64]
 
 
 class RopeStyle(StrEnum):
@@ -17,6 +19,15 @@ class RopeStyle(StrEnum):
 
     INTERLEAVED = "interleaved"
     NEOX = "neox"
+
+    def steps(self, n_rot: int) -> tuple[int, int]:
+        """How far the second of a pair is from the first, and a pair from the one before it."""
+        match self:
+            case RopeStyle.INTERLEAVED:
+                return 1, 2
+            case RopeStyle.NEOX:
+                return n_rot // 2, 1
+        assert_never(self)
 
 
 class RopeScaling(StrEnum):
@@ -62,8 +73,14 @@ class Rope:
         if divisors is not None:
             unscaled = unscaled / divisors.astype(np.float64)
         scaled = unscaled / self.factor
-        if self.scaling is not RopeScaling.YARN:
-            return scaled
+        match self.scaling:
+            case RopeScaling.NONE | RopeScaling.LINEAR | RopeScaling.LONGROPE:
+                return scaled
+            case RopeScaling.YARN:
+                return self._blended(pair, unscaled, scaled)
+        assert_never(self.scaling)
+
+    def _blended(self, pair: Frequencies, unscaled: Frequencies, scaled: Frequencies) -> Frequencies:
 
         def dimension(turns: float) -> float:
             """The pair, as a real number, that makes this many turns within the original context."""
@@ -72,20 +89,26 @@ class Rope:
         low = max(0, math.floor(dimension(self.beta_fast)))
         high = min(self.n_rot - 1, math.ceil(dimension(self.beta_slow)))
         ramp = ((pair - low) / max(0.001, high - low)).clip(0, 1)
-        blended: npt.NDArray[np.float64] = unscaled * (1 - ramp) + scaled * ramp
+        blended: Frequencies = unscaled * (1 - ramp) + scaled * ramp
         return blended
 
     @property
     def magnitude(self) -> float:
         """What YaRN multiplies rotated queries and keys by (section 3.4), times the file's own factor."""
+        match self.scaling:
+            case RopeScaling.NONE | RopeScaling.LINEAR | RopeScaling.LONGROPE:
+                return self.attn_factor
+            case RopeScaling.YARN:
+                return self.attn_factor * self._yarn_gain
+        assert_never(self.scaling)
 
+    @property
+    def _yarn_gain(self) -> float:
         def scale(multiplier: float) -> float:
             return 1.0 if self.factor <= 1 else 0.1 * multiplier * math.log(self.factor) + 1.0
 
-        if self.scaling is not RopeScaling.YARN:
-            return self.attn_factor
         if self.yarn_attn_factor is not None:
-            return self.attn_factor * self.yarn_attn_factor
+            return self.yarn_attn_factor
         if self.log_multiplier:  # DeepSeek's variant: the gain over all dimensions is taken out again
-            return self.attn_factor * scale(1.0) / scale(self.log_multiplier)
-        return self.attn_factor * scale(1.0)
+            return scale(1.0) / scale(self.log_multiplier)
+        return scale(1.0)

@@ -7,7 +7,7 @@ have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias, assert_never
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, dequantize
@@ -85,7 +85,12 @@ class Architecture:
 
     @property
     def norm_eps_key(self) -> str:
-        return "attention.layer_norm_rms_epsilon" if self.norm is NormKind.RMS else "attention.layer_norm_epsilon"
+        match self.norm:
+            case NormKind.RMS:
+                return "attention.layer_norm_rms_epsilon"
+            case NormKind.LAYER:
+                return "attention.layer_norm_epsilon"
+        assert_never(self.norm)
 
 
 class ModelReader:

@@ -32,8 +32,10 @@ class Pool:
             self._rows = self._rows or [rows[:1].copy()]
         elif self._pooling == "last":
             self._rows = [rows[-1:].copy()]
-        else:
+        elif self._pooling == "none":
             self._rows.append(rows.astype(np.float32))
+        else:
+            raise ValueError(f"no pooling {self._pooling!r}")
         self._n += len(rows)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,7 @@ def answers(
     found: list[Answer] = []
     rows: list[int] = []
     for piece, segment in zip(pieces, segments, strict=True):
-        begin = {Wanted.ALL: segment.begin, Wanted.LAST: segment.end - 1}.get(piece.wanted, segment.end)
-        rows += range(begin, segment.end)
+        rows += range(_first_row(piece.wanted, segment), segment.end)
         hidden = piece.wanted is Wanted.HIDDEN
         found.append(hidden_at(slice(segment.begin, segment.end)) if hidden else None)
     logits, at = logits_at(rows) if rows else np.empty((0, 0), np.float32), 0
@@ -70,3 +69,15 @@ def answers(
             found[i] = logits[at : at + segment.n_tokens]
             at += segment.n_tokens
     return found
+
+
+def _first_row(wanted: Wanted, segment: Segment) -> int:
+    """From where on in a batch the head is asked about a segment; its end: not at all."""
+    match wanted:
+        case Wanted.ALL:
+            return segment.begin
+        case Wanted.LAST:
+            return segment.end - 1
+        case Wanted.NOTHING | Wanted.HIDDEN:
+            return segment.end
+    assert_never(wanted)

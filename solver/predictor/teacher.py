@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import Tensor as StoredTensor
-from powerinfer_cli.model import NormKind
 from powerinfer_cli.model.blocks import Layer, Norm, Parallel, Sequential
 
 __all__ = ["FileLayer", "neuron_rows"]
@@ -30,7 +29,7 @@ def neuron_rows(layer: FileLayer, unit: Tensor) -> Tensor:
         rows = matrix * _floats(norm.weight)
         if norm.bias is not None:
             bias += matrix @ _floats(norm.bias)
-    if norm is not None and norm.kind is NormKind.LAYER:
+    if norm is not None and norm.kind.is_centred:
         rows -= rows.mean(dim=1, keepdim=True)
         size = unit.var(dim=1, correction=0).sqrt().mean()
     return rows.addr_(bias * size, _constant(unit)) if bias.any() else rows

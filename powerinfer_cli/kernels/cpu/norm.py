@@ -10,6 +10,7 @@ from powerinfer_cli.kernels.formats import padded, record_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
+from powerinfer_cli.kernels.norm_codes import NO_NORM, NORM_CODES
 from powerinfer_cli.kernels.simd import f32, first, float_of, fma, i64, load_f32, splat, store_f32, total, zero
 from powerinfer_cli.model import NormKind
 
@@ -17,7 +18,7 @@ __all__ = ["add", "add_norm", "quantise"]
 
 Floats = npt.NDArray[np.float32]
 State = npt.NDArray[np.int64]
-_NONE, _RMS, _LAYER = range(3)
+_LAYER = NORM_CODES[NormKind.LAYER]
 NORM = operands("state x x_records add1 add2 floats records weight bias n stride eps code scale")
 QUANTISE = operands("state floats records stride relu")
 
@@ -38,13 +39,14 @@ def add_norm(
     adds float32 [T, padded(n)]; weight, bias [n]. Records are made of `x` and of `out` where they have room for any;
     out may be x.
     """
-    code = _RMS if kind is NormKind.RMS else _LAYER
-    return _operation(state, x, adds, scale, out, _behind_zeros(weight), _behind_zeros(bias), float(eps), code)
+    return _operation(
+        state, x, adds, scale, out, _behind_zeros(weight), _behind_zeros(bias), float(eps), NORM_CODES[kind]
+    )
 
 
 def add(state: State, x: Vectors, *adds: Floats, scale: float = 1.0) -> Operation:
     """x[t] += scale * each of up to two adds[i][t], in place, and x's records, if it has any, from the sum."""
-    return _operation(state, x, adds, scale, None, None, None, 0.0, _NONE)
+    return _operation(state, x, adds, scale, None, None, None, 0.0, NO_NORM)
 
 
 def quantise(state: State, x: Vectors, *, relu: bool = False) -> Operation:
@@ -149,7 +151,7 @@ def _add_norm(op_address, worker):
             _add_row(x, f32(add2 + t * stride * 4), by, n)
         if x_records:
             quantise_groups(x, 0, stride, x_records + t * record_bytes(stride), stride)
-        if code == _NONE:
+        if code == NO_NORM:
             continue
         mean = _mean(x, n) if code == _LAYER else np.float32(0.0)
         scale = np.float32(1.0) / np.sqrt(_mean_square(x, mean, n) + eps)

@@ -8,6 +8,7 @@ from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, START, 
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
+from powerinfer_cli.kernels.norm_codes import NO_NORM, NORM_CODES
 from powerinfer_cli.kernels.simd import f32, float_of, i64
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms
@@ -15,7 +16,7 @@ from powerinfer_cli.model.blocks import HeadNorms
 __all__ = ["Angles", "rope"]
 
 Floats = npt.NDArray[np.float32]
-_NONE, _RMS, _LAYER = range(3)
+_LAYER = NORM_CODES[NormKind.LAYER]
 OP = operands(
     "state q q_stride k k_stride v v_stride cos sin pairs apart step q_norm k_norm q_norm_step k_norm_step eps norm "
     "after group n_head_kv head_dim n_ctx keys key_scales values value_scales store_key store_value"
@@ -54,7 +55,7 @@ def rope(
     """
     shape = cache.shape
     cos, sin, n_rot = (angles.cos, angles.sin, 2 * angles.cos.shape[1]) if angles else (None, None, 0)
-    apart, step = (1, 2) if style is RopeStyle.INTERLEAVED else (n_rot // 2, 1)
+    apart, step = style.steps(n_rot) if style else (0, 1)
     return Operation.of(
         _rope,
         OP,
@@ -88,11 +89,10 @@ def _norms(norms: HeadNorms[Floats] | None, head_dim: int) -> dict[str, Operand]
     """Weights of queries and keys, from one head's to the next in each, epsilon, what is done, and when."""
     found: dict[str, Operand] = {"q_norm": None, "k_norm": None, "q_norm_step": 0, "k_norm_step": 0}
     if norms is None:
-        return found | {"eps": 0.0, "norm": _NONE, "after": False}
+        return found | {"eps": 0.0, "norm": NO_NORM, "after": False}
     for name, one in (("q_norm", norms.q), ("k_norm", norms.k)):
         found |= {name: one.weight, f"{name}_step": 0 if one.weight.size == head_dim else head_dim}
-    code = _RMS if norms.q.kind is NormKind.RMS else _LAYER
-    return found | {"eps": float(norms.q.eps), "norm": code, "after": norms.after_rope}
+    return found | {"eps": float(norms.q.eps), "norm": NORM_CODES[norms.q.kind], "after": norms.after_rope}
 
 
 @helper

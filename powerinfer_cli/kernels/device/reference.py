@@ -3,6 +3,8 @@
 What decoding uses has static shapes and asks nothing back from the device, so that a CUDA graph can record it.
 """
 
+from typing import assert_never
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -257,10 +259,13 @@ class Ops:
         """
         for add in adds:
             x.add_(add, alpha=scale)
-        if kind is NormKind.RMS:
-            normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-            if bias is not None:
-                normed = normed + bias
-        else:
-            normed = F.layer_norm(x, weight.shape, weight, bias, eps)
+        match kind:
+            case NormKind.RMS:
+                normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+                if bias is not None:
+                    normed = normed + bias
+            case NormKind.LAYER:
+                normed = F.layer_norm(x, weight.shape, weight, bias, eps)
+            case never:
+                assert_never(never)
         return normed if out is None else out.copy_(normed)

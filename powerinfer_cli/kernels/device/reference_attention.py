@@ -4,6 +4,8 @@ Where tokens stand, in their sequence and in the cache, is told by tensors on th
 all positions.
 """
 
+from typing import assert_never
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,9 +60,12 @@ def rope_store(
 def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
     """Heads x [T, H, D] by a weight [D] for all, or [H * D] of their own."""
     weight = norm.weight.view(-1, x.shape[-1])
-    if norm.kind is NormKind.RMS:
-        return rms_norm(x, weight, norm.eps)
-    return F.layer_norm(x, x.shape[-1:], eps=norm.eps) * weight
+    match norm.kind:
+        case NormKind.RMS:
+            return rms_norm(x, weight, norm.eps)
+        case NormKind.LAYER:
+            return F.layer_norm(x, x.shape[-1:], eps=norm.eps) * weight
+    assert_never(norm.kind)
 
 
 def attention(

@@ -8,7 +8,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.cache import PAGE as _PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.triton_rows import launch
-from powerinfer_cli.model import NormKind, RopeStyle
+from powerinfer_cli.model import RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms
 
 __all__ = ["attention", "rope_store"]
@@ -44,11 +44,11 @@ def rope_store(
             n_head,
             n_kv,
             cache.n_cells,
-            norms is not None and norms.q.kind is NormKind.LAYER,
+            norms is not None and norms.q.kind.is_centred,
             norms is not None and norms.after_rope,
             dim,
             n_rot,
-            style is RopeStyle.INTERLEAVED,
+            style is not None and style.steps(n_rot) == (1, 2),
             max(32, triton.next_power_of_2(dim)),
         ),
         warps=1,

@@ -41,7 +41,7 @@ def add_norm(
         n,
         eps,
         scale,
-        kind is NormKind.RMS,
+        not kind.is_centred,
         width,
         warps=warps,
     )

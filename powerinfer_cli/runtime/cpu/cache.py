@@ -73,8 +73,8 @@ def turned(
 ) -> npt.NDArray[np.float32]:
     """Keys [N, H, D], their pairs turned by the angles whose cos and sin these are, [n_rot / 2]."""
     n_rot, result = 2 * len(cos), keys.copy()
-    near = style is RopeStyle.INTERLEAVED
-    first, second = (slice(0, n_rot, 2), slice(1, n_rot, 2)) if near else (slice(n_rot // 2), slice(n_rot // 2, n_rot))
+    apart, step = style.steps(n_rot)
+    first, second = slice(0, n_rot - apart, step), slice(apart, n_rot, step)
     a, b = keys[..., first], keys[..., second]
     result[..., first] = a * cos - b * sin
     result[..., second] = a * sin + b * cos

@@ -9,7 +9,18 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Attention, Head, Layer, Linear, Neurons, Norm, Parallel, Predicted, Sequential
+from powerinfer_cli.model.blocks import (
+    Attention,
+    Everything,
+    Head,
+    Layer,
+    Linear,
+    Neurons,
+    Norm,
+    Parallel,
+    Predicted,
+    Sequential,
+)
 from powerinfer_cli.runtime.device.places import Places, places_numbers
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.pages import PageTable
@@ -184,12 +195,15 @@ class DeviceFlow:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons."""
         self.enter_ffn(layer, n)
         asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
-        if not isinstance(asked, Predicted):
-            self.counts[layer.place, 0].add_(n * n_ff)
-            return
-        x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
-        self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
-        self.counts[layer.place, 0].add_(mask.sum())
+        match asked:
+            case Everything():
+                self.counts[layer.place, 0].add_(n * n_ff)
+            case Predicted():
+                x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
+                self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
+                self.counts[layer.place, 0].add_(mask.sum())
+            case _:
+                assert_never(asked)
 
     def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`; x is what a predictor looks at."""

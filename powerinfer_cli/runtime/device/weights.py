@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 from powerinfer_cli import gguf_io
 from powerinfer_cli.gguf_io import chosen_rows
 from powerinfer_cli.kernels.device import PlanarRows, planar_type, to_planar
-from powerinfer_cli.model.blocks import FFN, Head, Layer, Linear, Predicted, all_active, with_ffn
+from powerinfer_cli.model.blocks import FFN, Everything, Head, Layer, Linear, Predicted, all_active, with_ffn
 from powerinfer_cli.placement import LayerPlacement, cold_neurons
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
@@ -99,8 +99,13 @@ def placed_layer(layer: FileLayer, hot: Indices, order: Indices) -> FileLayer:
 
     some = neurons.map_rows(rows, rows, lambda one: one)
     down: Linear[gguf_io.Tensor, gguf_io.Tensor] = Linear(some.down.weight, None)
-    if isinstance(selection, Predicted):
-        selection = Predicted(selection.fc1, chosen_rows(selection.fc2, order))
+    match selection:
+        case Everything():
+            pass
+        case Predicted():
+            selection = Predicted(selection.fc1, chosen_rows(selection.fc2, order))
+        case _:
+            assert_never(selection)
     return with_ffn(layer, FFN(replace(some, n_ff=hot.size, down=down), selection))
 
 
