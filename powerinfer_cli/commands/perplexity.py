@@ -110,12 +110,12 @@ def _score(
     words: str,
 ) -> None:
     from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
-    from powerinfer_cli.gguf_io import open_gguf
     from powerinfer_cli.opening import open_model
+    from powerinfer_cli.opening.model_file import open_model_file
     from powerinfer_cli.runtime.perplexity import chunks, ratio
 
     terminal = Terminal(color=False, quiet=False)
-    if text.compare and predictor_path is None and not open_gguf(path).sparse:
+    if text.compare and predictor_path is None and not open_model_file(path).sparse:
         raise UsageError(
             f"--compare dense: {path} is a dense model, whose neurons are all active without --predictor-path"
         )

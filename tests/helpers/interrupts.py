@@ -1,4 +1,4 @@
-"""Ctrl-C for tests that were themselves started in the background, where a shell has them ignore it."""
+"""Signals for tests that were themselves started in the background or by nohup, where they are ignored."""
 
 import signal
 from collections.abc import Iterator
@@ -13,3 +13,13 @@ def ctrl_c_counts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def hangup_counts() -> Iterator[None]:
+    """Who is started meanwhile does not ignore that the terminal is gone."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

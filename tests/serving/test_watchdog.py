@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.interrupts import hangup_counts
+
 from powerinfer_cli.serving import lifecycle
 
 # A search that takes for ever, and holds the interpreter's lock all the while: no handler in Python runs again.
@@ -34,7 +36,9 @@ LINE = "the server was told to end, and is ended now: it does not do so itself\n
 def hogged(seconds: float, *before: str) -> Iterator["subprocess.Popen[str]"]:
     command = [*before, sys.executable, "-c", SERVER, str(seconds)]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+    with hangup_counts():
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root)
+    with started as process:
         assert process.stderr is not None
         try:
             while (line := process.stderr.readline()) != "hogging\n":

@@ -58,7 +58,7 @@ def test_props(client: httpx.Client, divided: RunningServer) -> None:
     body = client.get("/props").json()
     assert body["total_slots"] == 4
     assert body["model_path"].endswith(".gguf")
-    assert body["default_generation_settings"]["n_ctx"] == 1024
+    assert body["default_generation_settings"]["n_ctx"] == 512  # what the model was trained on
     params = body["default_generation_settings"]["params"]
     assert (params["seed"], params["temperature"], params["n_predict"]) == (42, 0.0, -1)
     assert params["samplers"][0] == "penalties"

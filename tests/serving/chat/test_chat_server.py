@@ -98,8 +98,8 @@ def test_openai_is_told_what_is_wrong(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError) as failure:
         openai.chat.completions.create(model="any", messages=ASK * 300)
     body: Any = failure.value.body
-    assert (body["type"], body["n_ctx"]) == ("exceed_context_size_error", 1024)
-    assert body["n_prompt_tokens"] > 1024
+    assert (body["type"], body["n_ctx"]) == ("exceed_context_size_error", 512)
+    assert body["n_prompt_tokens"] > 512
 
 
 def test_anthropic_whole_and_streamed(anthropic: Anthropic) -> None:

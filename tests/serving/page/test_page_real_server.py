@@ -68,7 +68,7 @@ def test_stop_frees_the_slot(server: RunningServer, client: httpx.Client, open_t
 def test_a_conversation_that_is_too_long(server: RunningServer, open_tab: Open) -> None:
     tab = open_tab(server.url)
     tab.say("much too long " * 1000)
-    expect(tab.page.get_by_role("alert")).to_contain_text("the server has room for 1024")
+    expect(tab.page.get_by_role("alert")).to_contain_text("the server has room for 512")
 
 
 def test_the_neurons_of_an_engine(server: RunningServer, client: httpx.Client, open_tab: Open) -> None:
