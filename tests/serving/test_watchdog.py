@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.interrupts import hangup_counts
-
 from powerinfer_cli.serving import lifecycle
+from tests.helpers.interrupts import hangup_counts
 
 # A search that takes for ever, and holds the interpreter's lock all the while: no handler in Python runs again.
 SERVER = """
