@@ -42,7 +42,7 @@ class Context:
             known = reusable(engine.tokens[: self._n_read], ids, engine.most_tokens)
             self._n_read = 0
             try:
-                engine.truncate(known)
+                known = engine.truncate(known)
                 logits = engine.prefill(ids[known:])
             except BaseException:
                 engine.reset()

@@ -43,6 +43,7 @@ def open_model(
     - type_k, type_v: of the KV cache, "f32", "f16" or "q8_0"
     - repack: False leaves weights as they are in the mapped file: less memory, slower
     - use_mlock: keep weights from being paged out
+    - swa_full: layers with a window cache everything, not only what the window needs
     - all_active: ask no predictor, compute every neuron
     - reference: plain float32 arithmetic, to compare with
 

@@ -18,7 +18,8 @@ from powerinfer_cli.placement import (
     statistics_fingerprint,
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.device.bytes import model_bytes, pages_of
+from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.device.bytes import model_bytes
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.engine import context_size
@@ -107,7 +108,7 @@ class PlanJob:
 
     def conditions(self, profile: str) -> Conditions:
         """What a plan is for. profile: what names the costs."""
-        statistics = self.beside.statistics
+        statistics, extent = self.beside.statistics, extent_of(self.model.layers, self.options, self.n_ctx)
         return Conditions(
             fingerprint=self.fingerprint,
             budgets=self.budgets,
@@ -119,7 +120,7 @@ class PlanJob:
             shares=self.target.shares,
             statistics=statistics_fingerprint(statistics) if statistics else "",
             profile=profile,
-            n_cells=pages_of(self.options, self.n_ctx).n_cells,
+            n_cells=sum({extent.n_cells(layer.attention.window) for layer in self.model.layers}),
         )
 
     def make(self, profile: DeviceProfile, solver: str = "milp") -> PlanResult:

@@ -26,6 +26,7 @@ class ModelWishes(TypedDict, total=False):
     type_v: str
     repack: bool
     use_mlock: bool
+    swa_full: bool
     all_active: bool
     reference: bool
     vram_budget: float | Sequence[float] | None

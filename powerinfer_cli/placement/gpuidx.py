@@ -32,7 +32,8 @@ class Conditions:
 
     fingerprint: of the model. budgets: bytes by GPU. max_layers, shares: of `-ngl` and `--tensor-split`. scratch: bytes
     on each GPU. statistics: their fingerprint, empty without any. profile: what names the measured costs. n_cells:
-    positions of the KV cache, which are more than n_ctx where sequences share it; 0: not known.
+    positions of the KV cache, which are more than n_ctx where sequences share it, and those of layers with a window
+    where they are others; 0: not known.
     """
 
     fingerprint: str

@@ -11,14 +11,13 @@ from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Cells", "Hidden", "Logits", "Parts", "Tap"]
+__all__ = ["Backend", "Hidden", "Logits", "Parts", "Tap"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Hidden: TypeAlias = npt.NDArray[np.float32]
-Cells: TypeAlias = npt.NDArray[np.int64]
 
 # Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32 and read-only, valid during the call only.
 Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], None]
@@ -61,14 +60,14 @@ class Backend(Protocol):
         """The logits [len(rows), n_vocab] that follow these tokens, ascending, of the last `forward`; once for each."""
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
-        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down; its pages stay as they are.
-        False: it cannot; evaluate them anew.
+        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, as the pages say; they stay
+        as they are. False: it cannot; evaluate them anew.
         """
 
-    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
-        """What the KV cache holds in these cells, as it is stored: arrays [len(cells), ...] by layer and part."""
+    def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
+        """What the KV cache holds in these cells, as it is stored: arrays [cells, ...] by layer and part."""
 
-    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write_cells(self, held: Held, stored: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `read_cells` gave. Raises PowerInferError: it is not for such a cache."""
 
     def use_threads(self, options: EngineOptions) -> None:

@@ -1,17 +1,40 @@
 """How much memory a KV cache takes."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from powerinfer_cli.kernels.cache import CacheType, value_stride
 from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["kv_bytes"]
+__all__ = ["extent_of", "fitting_context", "kv_bytes"]
+
+STEP = 256  # tokens: a context that is chosen is a multiple
 
 
-def kv_bytes(layers: Sequence[Layer[Any, Any]], n_ctx: int, type_k: str = "f32", type_v: str = "f32") -> int:
-    """Bytes of these layers' cache for n_ctx positions."""
-    return n_ctx * sum(_position_bytes(layer, type_k, type_v) for layer in layers)
+def extent_of(layers: Sequence[Layer[Any, Any]], options: EngineOptions, n_ctx: int) -> Extent:
+    """Of the cache of a model's layers for n_ctx tokens."""
+    windows = [one for layer in layers if (one := layer.attention.window) is not None]
+    window = None if options.swa_full else max(windows, default=None)
+    most_tokens = min(options.n_batch, options.n_ubatch)
+    return Extent(n_ctx, options.n_sequences, options.unified, window, most_tokens)
+
+
+def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:
+    """Bytes of these layers' cache."""
+    cells = [extent.n_cells(layer.attention.window) for layer in layers]
+    return sum(n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, layers, strict=True))
+
+
+def fitting_context(layers: Sequence[Layer[Any, Any]], options: EngineOptions, most: int, n_bytes: int) -> int:
+    """How many tokens, `most` at most, the cache has room for in n_bytes; but one for each sequence."""
+    types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
+    sizes = range(options.n_sequences, most + 1)
+    count = bisect_right(sizes, n_bytes, key=lambda n: kv_bytes(layers, extent_of(layers, options, n), *types))
+    fitting = max(options.n_sequences, sizes[count - 1] if count else 0)
+    return fitting if fitting in (most, options.n_sequences) else fitting // STEP * STEP or fitting
 
 
 def _position_bytes(layer: Layer[Any, Any], type_k: str, type_v: str) -> int:

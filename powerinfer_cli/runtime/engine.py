@@ -1,7 +1,6 @@
 """Engine: prefill and decode over one model and one KV cache, for one sequence of tokens or for several at once."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeVar
@@ -11,15 +10,15 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.cache_size import extent_of, fitting_context, kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.pages import PageTable, pages_needed
+from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
@@ -60,7 +59,7 @@ class Engine:
         n_ctx = self._placement.n_ctx if self._placement else None
         if n_ctx is None:
             n_ctx = context_size(model, options, model.nbytes if packed else 0)
-        self._pages = PageTable(n_ctx, options.n_sequences, unified=options.unified)
+        self._pages = PageTable(extent_of(model.layers, options, n_ctx))
         parts = Parts(model, options, self.stats, statistics, self._pages, events)
         try:
             self._backend = self._start(parts)
@@ -70,6 +69,7 @@ class Engine:
                 "choose a smaller context (-c, n_ctx) or smaller batches (-ub, n_ubatch)"
             ) from error
         self._sequences = Sequences(self._pages, self.config.n_vocab)
+        self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
         self._n_ff = tuple(layer.ffn.neurons.n_ff for layer in model.layers)
 
     def _start(self, parts: Parts) -> Backend:
@@ -122,6 +122,11 @@ class Engine:
     def most_tokens(self) -> int:
         """Of one step."""
         return max(1, min(self.options.n_batch, self.options.n_ubatch, self.n_ctx))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether `truncate` always leaves what it is asked for."""
+        return self._pages.windowed is None
 
     @property
     def n_past(self) -> int:
@@ -221,9 +226,11 @@ class Engine:
         finally:
             self.reset()
 
-    def truncate(self, n: int, sequence: int = 0) -> None:
-        """Forget all but a sequence's first n tokens."""
-        self._sequences.truncate(sequence, n)
+    def truncate(self, n: int, sequence: int = 0) -> int:
+        """Forget all but a sequence's first n tokens. How many are left: n, or 0 where layers with a window have lost
+        what they would need to go on from there. They have it still for about as many tokens as a batch has.
+        """
+        return self._sequences.truncate(sequence, n)
 
     def reset(self) -> None:
         """Forget the whole context."""
@@ -235,19 +242,21 @@ class Engine:
         if n_keep < 0 or n_discard < 0 or n_keep + n_discard > len(held):
             raise ValueError(f"cannot drop {n_discard} tokens after {n_keep} of {len(held)}")
         moved = held[n_keep + n_discard :]
-        if self._backend.shift(sequence, len(held), n_keep, n_discard):
-            self._sequences.replace(sequence, [*held[:n_keep], *moved])
+        can_move = self._sequences.can_shift(sequence, n_keep, n_discard)
+        if can_move and self._backend.shift(sequence, len(held), n_keep, n_discard):
+            self._sequences.shift(sequence, n_keep, n_discard)
             return
-        self.truncate(n_keep, sequence)
-        for batch in batched(moved, self.most_tokens):
+        known = self.truncate(n_keep, sequence)
+        for batch in batched([*held[known:n_keep], *moved], self.most_tokens):
             self._forward([(sequence, batch)])
 
     def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
         """What `restore` needs besides a sequence's tokens: the contents of its part of the KV cache."""
-        held = len(self.tokens_of(sequence))
-        return self._backend.read_cells(self._pages.cells(sequence, 0, held))
+        windowed, n = self._pages.windowed, len(self.tokens_of(sequence))
+        begin = 0 if windowed is None else windowed.begin(sequence)
+        return self._backend.read_cells(self._pages.held(sequence, n, begin))
 
-    def restore(self, sequence: int, ids: Sequence[int], stored: Mapping[str, npt.NDArray[Any]]) -> None:
+    def restore(self, sequence: int, ids: Sequence[int], stored: Stored) -> None:
         """Let a sequence be the tokens that it was when `save` gave `stored`, in this engine or one like it.
 
         Raises:
@@ -257,10 +266,21 @@ class Engine:
         """
         self._sequences.take(sequence, ids)
         try:
-            self._backend.write_cells(self._pages.cells(sequence, 0, len(ids)), stored)
-            self._sequences.become(sequence, ids)
+            begin, found = self._fitted(len(ids), stored)
+            self._backend.write_cells(self._pages.held(sequence, len(ids), begin), found)
+            self._sequences.become(sequence, ids, begin)
         finally:
             self._sequences.give_back()
+
+    def _fitted(self, n: int, stored: Stored) -> tuple[int, Stored]:
+        """What of n saved tokens there is room for, and from which position on layers with a window have it."""
+        windowed = self._pages.windowed
+        if windowed is None:
+            return 0, stored
+        rows = min(n - windowed.lowest(n), windowed_rows(stored, self._windowed))
+        if rows < n - windowed.first(n):
+            raise PowerInferError("a saved context is not for this model: it has less than its windows see")
+        return n - rows, last_rows(stored, self._windowed, rows)
 
     def use_threads(self, n_threads: int | None = None, n_threads_batch: int | None = None) -> None:
         """Change how many threads compute, as EngineOptions counts them. Weights, context and results stay the same."""
@@ -327,16 +347,14 @@ def context_size(model: Model, options: EngineOptions, weights: int) -> int:
     config, free, wanted = model.config, available_memory(), options.n_ctx
     types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
     if wanted == 0:
-        fitting = max(0, free - weights) // 2 // kv_bytes(model.layers, 1, *types)
-        return max(options.n_sequences, min(config.n_ctx_train, math.floor(fitting / 256) * 256 or fitting))
+        return fitting_context(model.layers, options, config.n_ctx_train, max(0, free - weights) // 2)
     asked = f"a context of {wanted} tokens (-c, n_ctx)"
     if wanted < options.n_sequences:
         raise PowerInferError(f"{asked}: too few tokens for {options.n_sequences} sequences (-np)")
     longest = wanted if options.unified else wanted // options.n_sequences
     if config.learned_positions and longest > config.n_ctx_train:
         raise PowerInferError(f"{asked}: the model knows only {config.n_ctx_train} positions")
-    pages = pages_needed(wanted, options.n_sequences, unified=options.unified)
-    needed = kv_bytes(model.layers, pages * PAGE, *types)
+    needed = kv_bytes(model.layers, extent_of(model.layers, options, wanted), *types)
     if needed > free:
         raise PowerInferError(
             f"{asked}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"

@@ -1,6 +1,6 @@
 """Contexts that were saved: what `read_cells` of a backend gave, checked before any of it is put back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["Stored", "saved_part"]
+__all__ = ["Stored", "last_rows", "saved_part", "windowed_rows"]
 
 Stored: TypeAlias = Mapping[str, npt.NDArray[Any]]
-"""Arrays [positions, n_head_kv, ...] by LAYER.PART; parts are k and v, and k_scales and v_scales of q8_0."""
+"""Arrays [positions, n_head_kv, ...] by LAYER.PART; parts are k and v, and k_scales and v_scales of q8_0. Layers
+with a window may have the last positions only."""
 
 
 def saved_part(stored: Stored, key: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -20,3 +21,21 @@ def saved_part(stored: Stored, key: str, shape: tuple[int, ...], dtype: npt.DTyp
     if found is None or found.shape != shape or found.dtype != np.dtype(dtype):
         raise PowerInferError(f"a saved context is not for this model and these cache types: {key}")
     return found
+
+
+def windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
+    """How many positions the arrays of these layers have. Raises PowerInferError: not all as many."""
+    found = {part.shape[0] if part.ndim else -1 for name, part in stored.items() if _layer_of(name) in windowed}
+    if len(found) != 1:
+        raise PowerInferError("a saved context is not for this model: its layers with a window differ in length")
+    return int(found.pop())
+
+
+def last_rows(stored: Stored, windowed: Collection[int], rows: int) -> Stored:
+    """The last positions, so many, of these layers; of others all."""
+    return {name: part[len(part) - rows :] if _layer_of(name) in windowed else part for name, part in stored.items()}
+
+
+def _layer_of(name: str) -> int | None:
+    number = name.partition(".")[0]
+    return int(number) if number.isdecimal() else None

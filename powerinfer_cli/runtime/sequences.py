@@ -42,7 +42,7 @@ class Sequences:
         """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
         found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts])
         for sequence, ids in parts:
-            self.pages.resize(sequence, len(self.ids[sequence]) + len(ids))
+            self.pages.extend(sequence, len(self.ids[sequence]) + len(ids))
         return found
 
     def take(self, sequence: int, ids: Sequence[int]) -> None:
@@ -53,9 +53,11 @@ class Sequences:
             raise _full(len(ids), self.pages.n_ctx_sequence)
         self.pages.resize(sequence, max(held, len(ids)))
 
-    def become(self, sequence: int, ids: Sequence[int]) -> None:
-        """A sequence is `ids` now, whose pages were taken and written."""
+    def become(self, sequence: int, ids: Sequence[int], begin: int) -> None:
+        """A sequence is `ids` now, whose pages were taken and written; those of windows from position `begin` on."""
         self.ids[sequence] = list(ids)
+        if self.pages.windowed is not None:
+            self.pages.windowed.become(sequence, begin)
 
     def note(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
         """The forward pass is done."""
@@ -72,18 +74,32 @@ class Sequences:
         if bad is not None:
             raise PowerInferError(f"token id {bad} is not in the vocabulary of {self._n_vocab}")
 
-    def replace(self, sequence: int, ids: list[int]) -> None:
-        """A sequence is these now, no more than it had, in its first pages."""
-        self.ids[sequence] = ids
-        self.pages.resize(sequence, len(ids))
+    def can_shift(self, sequence: int, n_keep: int, n_discard: int) -> bool:
+        """Whether windows would find what they need once [n_keep, n_keep + n_discard) is dropped."""
+        windowed, n_past = self.pages.windowed, len(self.ids[sequence])
+        if windowed is None:
+            return True
+        return windowed.begin_behind(sequence, n_past, n_keep, n_discard) <= windowed.first(n_past - n_discard)
 
-    def truncate(self, sequence: int, n: int) -> None:
-        """Forget all but a sequence's first n tokens."""
-        held = self.ids[sequence]
+    def shift(self, sequence: int, n_keep: int, n_discard: int) -> None:
+        """[n_keep, n_keep + n_discard) is dropped, the rest has moved down."""
+        held, windowed = self.ids[sequence], self.pages.windowed
+        if windowed is not None:
+            windowed.become(sequence, windowed.begin_behind(sequence, len(held), n_keep, n_discard))
+        del held[n_keep : n_keep + n_discard]
+        self.pages.resize(sequence, len(held))
+
+    def truncate(self, sequence: int, n: int) -> int:
+        """Forget all but a sequence's first n tokens, or all. How many are left."""
+        held, windowed = self.ids[sequence], self.pages.windowed
         if not 0 <= n <= len(held):
             raise ValueError(f"cannot keep {n} of {len(held)} tokens")
-        del held[n:]
-        self.pages.resize(sequence, n)
+        left = self.pages.left(sequence, n)
+        if left == 0 and windowed is not None:
+            windowed.become(sequence, 0)
+        del held[left:]
+        self.pages.resize(sequence, left)
+        return left
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.runtime import EngineOptions, LoadEvents, SparsityStats
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.pages import Extent, PageTable
 from powerinfer_cli.runtime.perplexity import Floats, Score, losses, ratio
 from powerinfer_cli.runtime.reference.backend import ReferenceBackend
 from solver.profile import largest
@@ -34,7 +34,7 @@ class DensityMeter:
     def __init__(self, model: Model, chunks: Sequence[Sequence[int]], n_threads: int | None = None) -> None:
         n_ctx = max(map(len, chunks))
         options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads, reference=True, all_active=True)
-        pages = PageTable(n_ctx)
+        pages = PageTable(Extent(n_ctx))
         pages.resize(0, n_ctx)
         parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
         self._backend = ReferenceBackend(parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.pages import Extent, PageTable
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Piece, Wanted
 
@@ -47,6 +47,7 @@ class ToyEngine:
     n_sequences: int = 1
     n_ctx: int = 256
     unified: bool = False
+    slack: int = 1 << 20  # tokens that it can go back by
     most_tokens: int = 32
     config: ToyConfig = field(default_factory=ToyConfig)
     logits: Callable[[Sequence[int], int], np.ndarray] = random_logits
@@ -54,7 +55,7 @@ class ToyEngine:
     stats: SparsityStats = field(default_factory=SparsityStats)
 
     def __post_init__(self) -> None:
-        self.pages = PageTable(self.n_ctx, self.n_sequences, unified=self.unified)
+        self.pages = PageTable(Extent(self.n_ctx, self.n_sequences, self.unified))
         self.ids: list[list[int]] = [[] for _ in range(self.n_sequences)]
         self.steps: list[list[tuple[int, int, Wanted]]] = []
 
@@ -93,10 +94,12 @@ class ToyEngine:
     def tokens_of(self, sequence: int) -> Sequence[int]:
         return self.ids[sequence]
 
-    def truncate(self, n: int, sequence: int = 0) -> None:
+    def truncate(self, n: int, sequence: int = 0) -> int:
         assert 0 <= n <= len(self.ids[sequence])
-        del self.ids[sequence][n:]
-        self.pages.resize(sequence, n)
+        left = n if len(self.ids[sequence]) - n <= self.slack else 0
+        del self.ids[sequence][left:]
+        self.pages.resize(sequence, left)
+        return left
 
     def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None:
         assert n_keep + n_discard <= len(self.ids[sequence])

@@ -27,6 +27,7 @@ MODEL: dict[str, Any] = {
     "type_v": "q8_0",
     "repack": False,
     "use_mlock": True,
+    "swa_full": True,
     "all_active": True,
     "reference": True,
     "vram_budget": [8, 0.5],

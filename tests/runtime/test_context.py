@@ -14,6 +14,7 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
 from powerinfer_cli.runtime import engine as engine_module
 from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.pages import Extent
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import N_VOCAB, PROMPT, tiny_model
@@ -76,7 +77,7 @@ def test_default_context_is_the_training_context(tmp_path: Path) -> None:
 
 def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gguf = tiny_model("llama").file.with_metadata(context_length=1 << 20).open(tmp_path)
-    one = kv_bytes(load_model(gguf).layers, 1, "f16", "f16")
+    one = kv_bytes(load_model(gguf).layers, Extent(128), "f16", "f16") // 128
     assert one == 2 * 2 * 2 * 2 * 16  # keys and values, float16, layers, heads, dimensions
     weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
     monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * one * 1000)

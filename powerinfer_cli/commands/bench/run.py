@@ -54,14 +54,17 @@ class Bench:
             self.engine.reset()
             self._evaluate(ids[test.n_depth :], test.n_prompt, min(test.n_gen, 1))
         self.engine.reset()
-        if test.n_depth:
+        before, kept = ids[: test.n_depth], None
+        if before:
             progress("depth")
-            self._prefill(ids[: test.n_depth])
+            self._prefill(before)
+            kept = None if self.engine.keeps_all else self.engine.save(0)
         self.engine.stats.reset()
         samples = []
         for repetition in range(repetitions):
             progress(f"run {repetition + 1}/{repetitions}")
-            self.engine.truncate(test.n_depth)
+            if self.engine.truncate(len(before)) < len(before) and kept is not None:
+                self.engine.restore(0, before, kept)
             start = time.perf_counter_ns()
             self._evaluate(ids[test.n_depth :], test.n_prompt, test.n_gen)
             samples.append(time.perf_counter_ns() - start)

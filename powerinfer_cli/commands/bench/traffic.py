@@ -1,6 +1,7 @@
 """How many bytes a token needs from memory, counted from the model: what decoding cannot do with less than."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -18,11 +19,14 @@ class Traffic:
     always: int
     gate: int  # rows that are read of a neuron once it is predicted active
     neurons: int  # the other rows, which are read once it has fired
-    position: int  # keys and values of one position of the context
+    # Keys and values of one position, in layers that see so many; None: all.
+    position: Mapping[int | None, int]
 
     def per_token(self, positions: float, predicted: float = 1.0, fired: float = 1.0) -> float:
         """With so many positions attended to, and these shares (0..1) of the neurons predicted active, and non-zero."""
-        return self.always + positions * self.position + predicted * self.gate + fired * self.neurons
+        seen = {window: positions if window is None else min(positions, window) for window in self.position}
+        cached = sum(seen[window] * n for window, n in self.position.items())
+        return self.always + cached + predicted * self.gate + fired * self.neurons
 
 
 def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) -> Traffic:
@@ -48,7 +52,9 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
                 neurons += _size(*leaves(rows)) - first
             case _:
                 assert_never(selection)
-    position = sum(_position(layer.attention, type_k, type_v) for layer in model.layers)
+    position: Counter[int | None] = Counter()
+    for layer in model.layers:
+        position[layer.attention.window] += _position(layer.attention, type_k, type_v)
     return Traffic(always, gate, neurons, position)
 
 

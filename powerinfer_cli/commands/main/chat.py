@@ -142,8 +142,7 @@ class Conversation:
         self._asked, ids = self._fitted(messages)
         self._n_asked = len(ids)
         session.keep(ids, self._options.n_keep)
-        known = common_prefix(session.engine.tokens, ids[:-1])
-        session.rewind(known)
+        known = session.rewind(common_prefix(session.engine.tokens, ids[:-1]))
         if self._options.verbose:
             terminal.note(f"prompt: {len(ids)} tokens, of which the last {len(ids) - known} are new")
             list_tokens(session, terminal, ids[known:])

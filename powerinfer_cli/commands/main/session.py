@@ -83,20 +83,23 @@ class Session:
 
     def _evaluate(self, ids: Sequence[int]) -> bool:
         """Behind the context; False where Ctrl-C came between two batches: then it is as it was."""
-        before, start = self.engine.n_past, time.perf_counter()
+        before, start = list(self.engine.tokens), time.perf_counter()
         try:
             self._logits = self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
         except Interruption:
-            self.engine.truncate(before)
+            known = self.engine.truncate(len(before))
+            if known < len(before):  # layers with a window have gone on too far
+                self.engine.prefill(before[known:])
             return False
         self.timings.prompt(len(ids), time.perf_counter() - start)
         return True
 
-    def rewind(self, n: int) -> None:
-        """Forget all but the context's first n tokens."""
+    def rewind(self, n: int) -> int:
+        """Forget all but the context's first n tokens. How many are left, as the engine's `truncate` tells."""
         self._pending = None
-        self.engine.truncate(n)
+        left = self.engine.truncate(n)
         self.sampler.replace_history(self.engine.tokens)
+        return left
 
     def rewrite(self, ids: Sequence[int]) -> bool:
         """Have the context hold these tokens instead, and behind them still what was written last.

@@ -41,6 +41,7 @@ VARIABLES = {
     "LLAMA_ARG_THREADS_BATCH": Variable("--threads-batch"),
     "LLAMA_ARG_REPACK": _switch("--repack"),
     "LLAMA_ARG_MLOCK": Variable("--mlock", ""),
+    "LLAMA_ARG_SWA_FULL": Variable("--swa-full", ""),
     "LLAMA_ARG_NUMA": Variable("--numa"),
     "LLAMA_ARG_N_GPU_LAYERS": Variable("--gpu-layers"),
     "LLAMA_ARG_MAIN_GPU": Variable("--main-gpu"),

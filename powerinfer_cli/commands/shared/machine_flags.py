@@ -43,6 +43,9 @@ class MachineFlags:
         _machine("--repack/--no-repack", " /-nr", help="Weights in a faster layout; without, straight from the file."),
     ] = True
     mlock: Annotated[bool, _machine("--mlock", help="Keep the weights from being paged out.")] = False
+    swa_full: Annotated[
+        bool, _machine("--swa-full", help="Layers with a window cache everything, not only what the window needs.")
+    ] = False
     numa: Annotated[
         Numa | None, _machine("--numa", help="Spread threads over the nodes, keep to one, or as numactl says.")
     ] = None
@@ -65,7 +68,8 @@ def with_machine(options: "EngineOptions", flags: MachineFlags) -> "EngineOption
         UsageError: flags that exclude each other, or make no sense.
         PowerInferError: cores that are not there.
     """
-    wanted = replace(options, repack=flags.repack, mlock=flags.mlock, cores=_cores(flags), reference=flags.reference)
+    kept = replace(options, repack=flags.repack, mlock=flags.mlock, swa_full=flags.swa_full)
+    wanted = replace(kept, cores=_cores(flags), reference=flags.reference)
     if flags.reference:
         _check_reference(wanted, flags)
     return wanted

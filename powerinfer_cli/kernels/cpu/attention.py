@@ -219,9 +219,11 @@ def _hide(scores, hidden):
 
 @helper
 def _forget(scores, count):
-    """Nothing of these positions counts."""
+    """The first positions weigh nothing: 0 instead of e**-87, which would still break ties in rounding, so that a row's
+    result would depend on where its tile begins.
+    """
     for i in range(0, count, 16):
-        store_f32(scores, i, zero())
+        store_f32(scores, i, first_or(zero(), count - i, load_f32(scores, i)))
 
 
 @helper
@@ -255,9 +257,9 @@ def _tile(op, segment, room, begin, end, head, rows):
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
     window, softcap = op[_WINDOW], float_of(op[_SOFTCAP])
-    lowest = max(0, n_past + begin // group + 1 - window) // _SPAN * _SPAN
-    for start in range(lowest, limit, _SPAN):
-        count = min(_SPAN, limit - start)
+    lowest = max(0, n_past + begin // group + 1 - window)
+    for start in range(lowest // _SPAN * _SPAN, limit, _SPAN):
+        count, unseen = min(_SPAN, limit - start), max(0, lowest - start)
         position = head * op[_N_CTX] + cell_of(segment, start)
         _part(op[_SCORES], room, rows, head_dim, op[_K], op[_K_SCALES], position, count, scores)
         for r in range(end - begin):
@@ -271,7 +273,10 @@ def _tile(op, segment, room, begin, end, head, rows):
                 _cap(row_scores, count, softcap)
             _hide(row_scores, hidden)
             _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
-        _part(op[_SUMS], scores, rows, dims, op[_V], op[_V_SCALES], position, count, sums)
+            _forget(row_scores, hidden)
+        # What lies behind the window may be no numbers, and 0 * NaN is NaN.
+        weights, value, left = scores + unseen * 4, position + unseen, count - unseen
+        _part(op[_SUMS], weights, rows, dims, op[_V], op[_V_SCALES], value, left, sums)
 
 
 @helper

@@ -49,6 +49,7 @@ class Buffers:
     """
 
     segments: State
+    windowed: State  # the same, with the pages of layers with a window
     ids: npt.NDArray[np.int32]
     x: Vectors  # the residual stream, which predictors read
     normed: Vectors  # what the next block reads
@@ -65,6 +66,10 @@ class Buffers:
     def state(self) -> Ints:
         """What operations are told of the batch."""
         return self.segments.numbers
+
+    def cached(self, window: int | None) -> Ints:
+        """The same for those that look into the cache of a layer with such a window, or without one."""
+        return self.state if window is None else self.windowed.numbers
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     shared = n_tokens > 1 and not parallel
     return Buffers(
         segments=State(n_sequences),
+        windowed=State(n_sequences),
         ids=np.zeros(n_tokens, np.int32),
         x=make_vectors(n_tokens, n_embd, records=bool(ranks) or any(map(_reads_x, blocks))),
         normed=normed,

@@ -1,67 +1,67 @@
 """The KV cache of the CPU backend: every layer's keys and values, in float32, float16 or 8 bits."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cache import GROUP, PAGE, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cache import GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import Rope, RopeStyle
 from powerinfer_cli.model.blocks import Layer
 from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.pages import Cells, Extent
 
 __all__ = ["PackedCache"]
 
-Cells: TypeAlias = npt.NDArray[np.int64]
 Frequencies: TypeAlias = Mapping[Rope, npt.NDArray[np.float64]]
+Moves: TypeAlias = Callable[[int | None], tuple[Cells, Cells]]
 
 
 class PackedCache:
     """`layers`: what kernels read and write. Which cells hold what is for others to know."""
 
     def __init__(
-        self, layers: Sequence[Layer[Any, Any]], n_cells: int, type_k: str = "f16", type_v: str = "f16"
+        self, layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f16", type_v: str = "f16"
     ) -> None:
-        """n_cells is rounded up to whole pages.
-
-        Raises:
-            PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
+        """Raises:
+        PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
         """
         attentions = [layer.attention for layer in layers]
         for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
             odd = [one.head_dim for one in attentions if one.head_dim % GROUP]
             if kind == CacheType.Q8_0 and odd:
                 raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {odd[0]}")
-        cells = math.ceil(n_cells / PAGE) * PAGE
-        self._ropes = [one.rope for one in attentions]
+        self._attentions = attentions
         types = CacheType(type_k), CacheType(type_v)
         try:
             self.layers = [
-                KeysValues.make(Shape(one.n_head, one.n_head_kv, one.head_dim, cells), *types) for one in attentions
+                KeysValues.make(Shape(one.n_head, one.n_head_kv, one.head_dim, extent.n_cells(one.window)), *types)
+                for one in attentions
             ]
         except MemoryError as error:
-            size = kv_bytes(layers, cells, type_k, type_v) / 2**30
+            size = kv_bytes(layers, extent, type_k, type_v) / 2**30
             raise PowerInferError(
-                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
+                f"no memory for a context of {extent.n_ctx} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
 
     @property
     def n_bytes(self) -> int:
         return sum(layer.n_bytes for layer in self.layers)
 
-    def shift(self, cells: Cells, to: Cells, by: int, frequencies: Frequencies) -> None:
+    def shift(self, moves: Moves, by: int, frequencies: Frequencies) -> None:
         """Move what is in cells to others, which may be among them, its keys turned back by so many positions.
 
-        frequencies: of each rope, the angle per position of each rotated pair, [n_rot / 2].
+        moves: from where to where, in a layer with such a window, or without one. frequencies: of each rope, the angle
+        per position of each rotated pair, [n_rot / 2].
         """
-        if not cells.size:
-            return
-        for layer, rope in zip(self.layers, self._ropes, strict=True):
+        for layer, attention in zip(self.layers, self._attentions, strict=True):
+            cells, to = moves(attention.window)
+            if not cells.size:
+                continue
             keys, _ = layer.read(cells)
-            if rope is not None:
+            if (rope := attention.rope) is not None:
                 angles = by * frequencies[rope]
                 keys = turned(keys, np.cos(angles), -np.sin(angles), rope.style)
             layer.write_keys(to, keys)

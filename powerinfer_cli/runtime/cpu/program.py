@@ -157,14 +157,14 @@ class Writer:
         ]
 
     def _attention(self, a: Attention[WeightRows, Floats], x: Vectors, cache: KeysValues) -> list[Operation]:
-        b = self.buffers
+        b, cached = self.buffers, self.buffers.cached(a.window)
         room = b.attention[a.n_q, a.n_kv]
         projections = [(a.q, room.q.floats), (a.k, room.k.floats), (a.v, room.v.floats)]
         attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
         return [
             *self._multiply(x, projections),
             *self._turn(a, room, cache),
-            attend(b.state, room.q.floats, cache, room.attended, self.threads),
+            attend(cached, room.q.floats, cache, room.attended, self.threads),
             quantise(b.state, room.attended),
             *self._multiply(room.attended, [(a.output, b.projected.floats)]),
         ]
@@ -180,7 +180,7 @@ class Writer:
         style = None if a.rope is None else a.rope.style
         return [
             *before,
-            rope(b.state, room.q.floats, room.k.floats, room.v.floats, cache, angles, style, norms),
+            rope(b.cached(a.window), room.q.floats, room.k.floats, room.v.floats, cache, angles, style, norms),
         ]
 
     def _ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:

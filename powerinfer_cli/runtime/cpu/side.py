@@ -1,13 +1,13 @@
 """What a model has in main memory, and the team of threads that computes it: for all of a model, or for a part."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cache import STORE, CacheType
+from powerinfer_cli.kernels.cache import STORE, CacheType, KeysValues
 from powerinfer_cli.kernels.cpu.attention import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
-from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
@@ -27,6 +27,7 @@ from powerinfer_cli.runtime.cpu.weights import matrices, pack_weights, tables, w
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.pages import Cells, Held
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["CPUSide"]
@@ -58,7 +59,7 @@ class CPUSide(ABC):
             self.team,
             tensors,
             tables=tables(model),
-            besides=kv_bytes(here, self.pages.n_cells, *types),
+            besides=kv_bytes(here, self.pages.extent, *types),
             repack=options.repack,
             lock=options.mlock,
             events=parts.events,
@@ -66,7 +67,7 @@ class CPUSide(ABC):
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
         self.weights = pack_weights(model, packer, activities, plan, predictors=predictors, repack=options.repack)
-        self.cache = PackedCache(here, self.pages.n_cells, options.type_k, options.type_v)
+        self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
@@ -133,8 +134,9 @@ class CPUSide(ABC):
 
     def begin(self, batch: Batch, buffers: Buffers) -> None:
         """Tell the programs over one or many tokens' buffers which tokens are next."""
-        tables = self.pages.tables
-        buffers.segments.fill([(s.n_tokens, s.n_past, tables[s.sequence]) for s in batch.segments])
+        windowed = self.pages.windowed or self.pages
+        for state, rows in ((buffers.segments, self.pages.tables), (buffers.windowed, windowed.tables)):
+            state.fill([(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
         buffers.counts[:] = 0
         for angles in buffers.angles.values():
@@ -175,19 +177,21 @@ class CPUSide(ABC):
         """As a backend's."""
         if not self._can_shift:
             return False
-        cells = self.pages.cells(sequence, n_keep + n_discard, n_past)
-        to = self.pages.cells(sequence, n_keep, n_past - n_discard)
-        self.cache.shift(cells, to, n_discard, self._frequencies)
+
+        def moves(window: int | None) -> tuple[Cells, Cells]:
+            return self.pages.of(window).moves(sequence, n_past, n_keep, n_discard)
+
+        self.cache.shift(moves, n_discard, self._frequencies)
         return True
 
-    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+    def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
         """As a backend's, for the layers that are here."""
         found: dict[str, npt.NDArray[Any]] = {}
-        for number, layer in zip(self.layers, self.cache.layers, strict=True):
-            found |= {f"{number}.{name}": part for name, part in layer.stored(cells).items()}
+        for number, layer, window in self._caches():
+            found |= {f"{number}.{name}": part for name, part in layer.stored(held.of(window)).items()}
         return found
 
-    def write_cells(self, cells: Cells, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write_cells(self, held: Held, stored: Mapping[str, npt.NDArray[Any]]) -> None:
         """As a backend's, for the layers that are here; nothing is written where anything is wrong."""
         parts: dict[int, dict[str, npt.NDArray[Any]]] = {number: {} for number in self.layers}
         for name, part in stored.items():
@@ -196,12 +200,17 @@ class CPUSide(ABC):
                 raise PowerInferError(f"a saved context has {name}, which this model has not")
             parts[int(place)][kind] = part
         try:
-            for number, layer in zip(self.layers, self.cache.layers, strict=True):
-                layer.check(cells, parts[number])
+            for number, layer, window in self._caches():
+                layer.check(held.of(window), parts[number])
         except ValueError as error:
             raise PowerInferError(f"a saved context is not for this model and these cache types: {error}") from error
-        for number, layer in zip(self.layers, self.cache.layers, strict=True):
-            layer.store(cells, parts[number])
+        for number, layer, window in self._caches():
+            layer.store(held.of(window), parts[number])
+
+    def _caches(self) -> Iterator[tuple[int, KeysValues, int | None]]:
+        """Of the layers that are here: their number, cache and window."""
+        windows = [layer.block.attention.window for layer in self.weights.layers]
+        return zip(self.layers, self.cache.layers, windows, strict=True)
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is not compiled yet. A full disk is worth a word."""

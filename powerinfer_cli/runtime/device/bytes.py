@@ -8,12 +8,13 @@ from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import FFN, Head, Layer, Predicted, all_active, leaves
 from powerinfer_cli.placement import LayerBytes, ModelBytes
+from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
 from powerinfer_cli.runtime.device.flow import Widths, flow_bytes
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["allocated", "model_bytes", "pages_of", "scratch_bytes"]
+__all__ = ["allocated", "model_bytes", "scratch_bytes"]
 
 BLOCK = 512  # the allocator of torch rounds up to it
 PLANES = 6  # tensors of a matrix, at most
@@ -21,18 +22,13 @@ DEQUANTISED = 16  # bytes of a weight while it becomes a float
 UNPACKED = 10  # bytes for each of a file's, while they become planes
 
 
-def pages_of(options: EngineOptions, n_ctx: int) -> PageTable:
-    """The pages of a cache for n_ctx tokens of the options' sequences."""
-    return PageTable(n_ctx, options.n_sequences, unified=options.unified)
-
-
 def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int | None = None) -> ModelBytes:
     """For n_ctx tokens of the options' sequences, cache types and batches. scratch: as measured, if it was; else
     counted, for layers that are not streamed.
     """
-    pages = pages_of(options, n_ctx)
+    extent = extent_of(model.layers, options, n_ctx)
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
-    layers = tuple(_layer(layer, options, pages) for layer in wanted)
+    layers = tuple(_layer(layer, options, extent) for layer in wanted)
     found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
     return ModelBytes(layers, _bytes(model.head), found)
 
@@ -41,8 +37,8 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     """Buffers, and what comes and goes while a batch is computed or weights are loaded: counted, for want of a GPU that
     would tell. streams: cold neurons pass through, too.
     """
-    n_tokens, pages = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), pages_of(options, n_ctx)
-    n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * pages.tables.shape[1]
+    n_tokens, extent = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), extent_of(model.layers, options, n_ctx)
+    n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
     n_ff = max(model.config.n_ff)
     heads = [layer.attention for layer in model.layers]
     widths = Widths.of(n_embd, model.layers)
@@ -51,7 +47,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
-    flows = flow_bytes(widths, n_tokens, pages) + flow_bytes(widths, 1, pages)
+    flows = flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent)
     return flows + weights + attention + values + streamed
 
 
@@ -60,7 +56,7 @@ def allocated(n_bytes: int) -> int:
     return -(-n_bytes // BLOCK) * BLOCK
 
 
-def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, pages: PageTable) -> LayerBytes:
+def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent) -> LayerBytes:
     attention, neurons, selection = layer.attention, layer.ffn.neurons, layer.ffn.selection
     n_ff, matrices = neurons.n_ff, neurons.matrices
     neuron = -(-sum(map(_rows, matrices)) // n_ff)
@@ -75,7 +71,7 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, pages: PageTabl
         + (0 if neurons.down.bias is None else _vector(neurons.down.bias))
         + len(matrices) * (PLANES + 1) * BLOCK,  # what rounding adds to neurons' matrices and biases
         predictor=predictor,
-        kv=cache_bytes(attention.n_head_kv, pages.n_cells, attention.head_dim, *types),
+        kv=cache_bytes(attention.n_head_kv, extent.n_cells(attention.window), attention.head_dim, *types),
         neuron=neuron + biases,
         neurons=n_ff,
     )

@@ -23,7 +23,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.device.places import Places, places_numbers
 from powerinfer_cli.runtime.device.weights import DeviceLayer
-from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.pages import Extent, PageTable
 
 __all__ = ["NOTHING", "Added", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables"]
 
@@ -158,6 +158,7 @@ class DeviceFlow:
         n: int,
     ) -> None:
         room, norms, turn = self._heads[a.n_q, a.n_kv], a.norms, None if a.rope is None else tables[a.rope]
+        where = self.places.cached(a.window)
         for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
             self._multiply(linear, seen, out, n)
         if norms is not None and norms.whole:
@@ -170,13 +171,13 @@ class DeviceFlow:
             room.v[:n],
             cache,
             self.places.positions[:n],
-            self.places.cells[:n],
+            where.cells[:n],
             turn.cos if turn else None,
             turn.sin if turn else None,
             a.rope.style if a.rope else None,
             norms=norms,
         )
-        for own in self.places.segments:
+        for own in where.segments:
             part = slice(own.begin, own.end)
             self.ops.attention(
                 room.q[part],
@@ -347,10 +348,10 @@ class DeviceFlow:
         self.counts[layer.place, 1:].add_(fired)
 
 
-def flow_bytes(widths: Widths, n_tokens: int, pages: PageTable) -> int:
+def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
     """What a DeviceFlow for so many tokens, and its tables, take."""
     heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
     numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
     turned = sum(rope.n_rot // 2 for rope in widths.ropes)
-    tables = 2 * 4 * pages.n_ctx_sequence * turned + 8 * places_numbers(n_tokens, pages)
+    tables = 2 * 4 * extent.n_ctx_sequence * turned + 8 * places_numbers(n_tokens, extent)
     return n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted) + tables + (16 << 10)

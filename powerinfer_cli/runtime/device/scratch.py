@@ -8,7 +8,8 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.device.bytes import pages_of, scratch_bytes
+from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.device.bytes import scratch_bytes
 from powerinfer_cli.runtime.device.cold_stream import FileNeurons
 from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
@@ -34,7 +35,7 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
     if device.type != "cuda":
         return scratch_bytes(model, options, n_ctx, streams=streams)
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
-    pages = pages_of(options, n_ctx)
+    pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     last = len(model.layers) - 1
     neurons = model.layers[last].ffn.neurons
@@ -63,7 +64,7 @@ def _pass(side: DeviceSide, neurons: FileNeurons, index: int, n_tokens: int, pag
     assert side.output is not None
     counts = [min(n_ctx, n_tokens - done) for done in range(0, n_tokens, n_ctx)]
     for sequence in range(len(counts)):
-        pages.resize(sequence, n_ctx)
+        pages.extend(sequence, n_ctx)
     flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
     flow.attend(layer, cache, side.tables, NOTHING, n_tokens)
     flow.predict(layer, n_tokens)

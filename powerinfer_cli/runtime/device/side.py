@@ -1,6 +1,6 @@
 """What a model has on one GPU: its layers with their hot neurons, their KV cache, buffers, maybe the head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,13 +17,14 @@ from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Head
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
-from powerinfer_cli.runtime.backend import Cells, Parts
+from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
 from powerinfer_cli.runtime.device.flow import DeviceFlow, Widths, rope_tables
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
+from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import effective_threshold
 
@@ -61,7 +62,8 @@ class DeviceSide:
             layer = uploader.layer(model.layers[index], where, activity, predictors=predictors)
             self.layers[index] = replace(layer, place=place)
             a = layer.block.attention
-            self.caches[index] = make_cache(a.n_head_kv, parts.pages.n_cells, a.head_dim, *types, device)
+            n_cells = parts.pages.extent.n_cells(a.window)
+            self.caches[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device)
         self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
         widths = Widths.of(config.n_embd, [model.layers[index] for index in placed])
         n_ctx = parts.pages.n_ctx_sequence
@@ -139,44 +141,49 @@ class DeviceSide:
         counted: npt.NDArray[np.int64] = self._host_counts.numpy()
         return counted
 
-    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+    def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
         """As a backend's, for the layers that are here."""
-        where = torch.from_numpy(cells).to(self.device)
-        return {
-            f"{index}.{name}": part.index_select(1, where).transpose(0, 1).cpu().contiguous().numpy()
-            for index, cache in self.caches.items()
-            for name, part in cache.parts.items()
-        }
+        found = {}
+        for index, cache, cells in self._held(held):
+            for name, part in cache.parts.items():
+                rows = part.index_select(1, cells).transpose(0, 1)
+                found[f"{index}.{name}"] = rows.cpu().contiguous().numpy()
+        return found
 
-    def share_of(self, cells: Cells, stored: Stored) -> dict[str, npt.NDArray[Any]]:
+    def share_of(self, held: Held, stored: Stored) -> dict[str, npt.NDArray[Any]]:
         """What of a saved context goes here. Raises PowerInferError: it is not for such layers and caches."""
         found = {}
-        for index, cache in self.caches.items():
+        for index, cache, cells in self._held(held):
             for name, part in cache.parts.items():
                 key, shape = f"{index}.{name}", (len(cells), part.shape[0], part.shape[2])
                 found[key] = saved_part(stored, key, shape, str(part.dtype).removeprefix("torch."))
         return found
 
-    def write_cells(self, cells: Cells, stored: Stored) -> None:
+    def write_cells(self, held: Held, stored: Stored) -> None:
         """Put back what `share_of` has found."""
-        where = torch.from_numpy(cells).to(self.device)
-        for index, cache in self.caches.items():
+        for index, cache, cells in self._held(held):
             for name, part in cache.parts.items():
-                part.index_copy_(1, where, torch.from_numpy(stored[f"{index}.{name}"]).to(self.device).transpose(0, 1))
+                part.index_copy_(1, cells, torch.from_numpy(stored[f"{index}.{name}"]).to(self.device).transpose(0, 1))
+
+    def _held(self, held: Held) -> Iterator[tuple[int, DeviceCache, Tensor]]:
+        """Of the layers that are here: their number, cache, and the cells that are held."""
+        for index, cache in self.caches.items():
+            window = self.layers[index].block.attention.window
+            yield index, cache, torch.from_numpy(held.of(window)).to(self.device)
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
         """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, its keys turned back."""
-        begin = n_keep + n_discard
-        if n_discard == 0 or begin == n_past:
+        if n_discard == 0:
             return
         for index, cache in self.caches.items():
-            turn = self._turn(self.layers[index].block.attention.rope, -n_discard)
-            for first in range(begin, n_past, SHIFTED):
-                last = min(first + SHIFTED, n_past)
-                source, target = (
-                    torch.from_numpy(self.pages.cells(sequence, first - by, last - by)).to(self.device)
-                    for by in (0, n_discard)
-                )
+            a = self.layers[index].block.attention
+            turn, pages = self._turn(a.rope, -n_discard), self.pages.of(a.window)
+            moves = map(torch.from_numpy, pages.moves(sequence, n_past, n_keep, n_discard))
+            sources, targets = (cells.to(self.device) for cells in moves)
+            # Pages by turns move as a whole: a position's new place may be that of one which has not moved yet.
+            size = SHIFTED if pages is self.pages else max(1, len(sources))
+            for begin in range(0, len(sources), size):
+                source, target = (cells[begin : begin + size] for cells in (sources, targets))
                 keys = read_rows(cache.k, cache.k_scales, source).transpose(0, 1)
                 turned = turn(keys).transpose(0, 1)
                 values = read_rows(cache.v, cache.v_scales, source)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
-from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
@@ -31,6 +31,7 @@ from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.saved import Stored
 
 __all__ = ["HybridBackend"]
@@ -177,21 +178,21 @@ class HybridBackend:
                 side.shift(sequence, n_past, n_keep, n_discard)
         return True
 
-    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
-        found = self._cpu.read_cells(cells)
+    def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
+        found = self._cpu.read_cells(held)
         for side in self._sides.values():
             with side.link.current():
-                found |= side.read_cells(cells)
+                found |= side.read_cells(held)
         return found
 
-    def write_cells(self, cells: Cells, stored: Stored) -> None:
+    def write_cells(self, held: Held, stored: Stored) -> None:
         """Nothing is written where anything is wrong."""
-        shares = [side.share_of(cells, stored) for side in self._sides.values()]
+        shares = [side.share_of(held, stored) for side in self._sides.values()]
         theirs = {name for share in shares for name in share}
-        self._cpu.write_cells(cells, {name: part for name, part in stored.items() if name not in theirs})
+        self._cpu.write_cells(held, {name: part for name, part in stored.items() if name not in theirs})
         for side, share in zip(self._sides.values(), shares, strict=True):
             with side.link.current():
-                side.write_cells(cells, share)
+                side.write_cells(held, share)
 
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""

@@ -15,11 +15,12 @@ from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
 from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.placement.statistics import LayerActivity
-from powerinfer_cli.runtime.backend import Cells, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.reference.cache import KVCache
 from powerinfer_cli.runtime.reference.layer import Asked, ReferenceLayer, Turn, Watch, multiply, normed
 from powerinfer_cli.runtime.saved import Stored, saved_part
@@ -27,7 +28,7 @@ from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["ReferenceBackend"]
 
-Parted = list[tuple[slice, Tensor]]  # segments: their tokens in the batch, and all cells of their sequences so far
+Parted = list[tuple[slice, Tensor]]  # segments: their tokens in the batch, and the cells that these look at
 
 
 class ReferenceBackend:
@@ -59,7 +60,8 @@ class ReferenceBackend:
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = parts.pages.n_ctx_sequence
         self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in ropes if rope is not None}
-        self.cache = KVCache(model.layers, parts.pages.n_cells)
+        self.cache = KVCache(model.layers, parts.pages.extent)
+        self._windows = {layer.attention.window for layer in model.layers}
         self._hidden = torch.empty(0)
 
     def forward(self, batch: Batch) -> None:
@@ -81,12 +83,12 @@ class ReferenceBackend:
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
         x = self._embed(torch.from_numpy(batch.ids).long(), positions)
-        parts = [(slice(s.begin, s.end), self._cells(s.sequence, 0, s.n_past + s.n_tokens)) for s in batch.segments]
+        parts = {window: self._parted(batch, window) for window in self._windows}
         turns = {rope: self._turn(rope, positions) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
-            rope = layer.block.attention.rope
+            rope, window = layer.block.attention.rope, layer.block.attention.window
             turn = _as_it_is if rope is None else turns[rope]
-            x = layer.forward(x, turn, partial(self._attend, index, parts), watch and watch(index))
+            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), watch and watch(index))
         self._hidden = x
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -116,35 +118,43 @@ class ReferenceBackend:
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         if self._positions is not None:
             return False  # learned positions are inside the keys
-        source = self._cells(sequence, n_keep + n_discard, n_past)
-        target = self._cells(sequence, n_keep, n_past - n_discard)
         back = torch.tensor([-n_discard])
         turns = {rope: self._turn(rope, back, 1.0) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
-            rope = layer.block.attention.rope
-            self.cache.move(index, source, target, _as_it_is if rope is None else turns[rope])
+            a = layer.block.attention
+            moves = self.pages.of(a.window).moves(sequence, n_past, n_keep, n_discard)
+            source, target = map(torch.from_numpy, moves)
+            self.cache.move(index, source, target, _as_it_is if a.rope is None else turns[a.rope])
         return True
 
-    def read_cells(self, cells: Cells) -> dict[str, npt.NDArray[Any]]:
-        where = torch.from_numpy(cells)
-        return {key: numbers[where].numpy() for key, numbers in self._kept()}
+    def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
+        return {key: numbers[cells].numpy() for key, numbers, cells in self._kept(held)}
 
-    def write_cells(self, cells: Cells, stored: Stored) -> None:
-        kept, where = dict(self._kept()), torch.from_numpy(cells)
-        given = {key: saved_part(stored, key, (len(cells), *kept[key].shape[1:]), "float32") for key in kept}
-        if unknown := stored.keys() - kept.keys():
+    def write_cells(self, held: Held, stored: Stored) -> None:
+        kept = list(self._kept(held))
+        given = {
+            key: saved_part(stored, key, (len(cells), *numbers.shape[1:]), "float32") for key, numbers, cells in kept
+        }
+        if unknown := stored.keys() - given.keys():
             raise PowerInferError(f"a saved context has {min(unknown)}, which this model has not")
-        for key, numbers in kept.items():
-            numbers[where] = torch.from_numpy(given[key])
+        for key, numbers, cells in kept:
+            numbers[cells] = torch.from_numpy(given[key])
 
-    def _kept(self) -> Iterator[tuple[str, Tensor]]:
-        """The parts of the cache, [n_cells, n_head_kv, head_dim], by name."""
+    def _kept(self, held: Held) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The parts of the cache, [n_cells, n_head_kv, head_dim], by name, and which cells of them are held."""
         for index, (k, v) in enumerate(zip(self.cache.k, self.cache.v, strict=True)):
-            yield f"{index}.k", k
-            yield f"{index}.v", v
+            cells = torch.from_numpy(held.of(self._layers[index].block.attention.window))
+            yield f"{index}.k", k, cells
+            yield f"{index}.v", v, cells
 
-    def _cells(self, sequence: int, begin: int, end: int) -> Tensor:
-        return torch.from_numpy(self.pages.cells(sequence, begin, end))
+    def _parted(self, batch: Batch, window: int | None) -> Parted:
+        """For layers with such a window, or without one."""
+        pages, parts = self.pages.of(window), []
+        for s in batch.segments:
+            begin = 0 if window is None else max(0, s.n_past - window + 1)
+            cells = pages.cells(s.sequence, begin, s.n_past + s.n_tokens)
+            parts.append((slice(s.begin, s.end), torch.from_numpy(cells)))
+        return parts
 
     def _turn(self, rope: Rope, positions: Tensor, magnitude: float | None = None) -> Turn:
         """By how much heads at these positions are turned, and scaled: by the rope's magnitude, or by another."""

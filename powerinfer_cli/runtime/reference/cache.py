@@ -1,4 +1,4 @@
-"""Keys and values of all sequences' positions so far, float32, in one allocation of the full context a layer."""
+"""Keys and values of all sequences' positions so far, float32, in one allocation a layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.blocks import Layer
 from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.pages import Extent
 
 __all__ = ["KVCache"]
 
@@ -16,19 +17,20 @@ __all__ = ["KVCache"]
 class KVCache:
     """k, v: of each layer [n_cells, n_head_kv, head_dim]. Who is in which cell is for others to know."""
 
-    def __init__(self, layers: Sequence[Layer[Any, Any]], n_cells: int) -> None:
-        shapes = [(n_cells, layer.attention.n_head_kv, layer.attention.head_dim) for layer in layers]
+    def __init__(self, layers: Sequence[Layer[Any, Any]], extent: Extent) -> None:
+        attentions = [layer.attention for layer in layers]
+        shapes = [(extent.n_cells(one.window), one.n_head_kv, one.head_dim) for one in attentions]
         try:  # what is not written to costs no memory
             self.k, self.v = ([torch.empty(shape) for shape in shapes] for _ in range(2))
         except RuntimeError as error:
-            size = kv_bytes(layers, n_cells) / 2**30
+            size = kv_bytes(layers, extent) / 2**30
             raise PowerInferError(
-                f"no memory for a context of {n_cells} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
+                f"no memory for a context of {extent.n_ctx} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
 
     def append(self, layer: int, k: Tensor, v: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values [T, n_head_kv, head_dim] in the last T of a sequence's cells, int64
-        [S]; all of the sequence's in that layer, [S, n_head_kv, head_dim].
+        [S]; what is in all of these, [S, n_head_kv, head_dim].
         """
         new = cells[len(cells) - len(k) :]
         self.k[layer][new], self.v[layer][new] = k, v

@@ -179,9 +179,10 @@ class Batcher:
             return
         slot.running, slot.last = running, (asked.id, asked.task)
         try:
+            known = 0
             if isinstance(asked.task, CompletionTask) and asked.task.cache_prompt:
-                running.n_cached = reusable(asked.task.prompt, self._engine.tokens_of(slot.id))
-            self._engine.truncate(running.n_cached, slot.id)
+                known = reusable(asked.task.prompt, self._engine.tokens_of(slot.id))
+            running.n_cached = self._engine.truncate(known, slot.id)
         except Exception as error:
             self._fail(slot, error)
             return

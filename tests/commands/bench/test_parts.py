@@ -9,13 +9,15 @@ import pytest
 from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench.plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
-from powerinfer_cli.commands.bench.run import how_run
+from powerinfer_cli.commands.bench.run import how_run, open_bench, options_for
 from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
+from powerinfer_cli.commands.shared.interrupts import Interrupt
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import load_model
-from powerinfer_cli.runtime import EngineOptions
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 
 
@@ -94,7 +96,7 @@ def test_bytes_of_a_dense_model(tmp_path: Path) -> None:
     found = traffic(dense, tmp_path, [200] * 3)
     assert found.always == ENDS + 3 * (NORMS + ATTENTION + 3 * 200 * ROW)
     assert (found.gate, found.neurons) == (0, 0)
-    assert found.position == 3 * 2 * 32 * 2
+    assert found.position == {None: 3 * 2 * 32 * 2}
     assert found.per_token(10) == found.always + 10 * 384
 
 
@@ -113,7 +115,34 @@ def test_bytes_are_those_of_the_stored_types(tmp_path: Path) -> None:
     norms = (3 * 2 + 1) * ROW
     stored = traffic(dense.stored_as(GGMLType.Q8_0), tmp_path, [192] * 3, "q8_0", "f32")
     assert stored.always - norms == (plain.always - norms) // 4 * 34 // 32
-    assert stored.position == 3 * (34 + 32 * 4)
+    assert stored.position == {None: 3 * (34 + 32 * 4)}
+
+
+def test_windows_bound_what_is_read_of_a_context(tmp_path: Path) -> None:
+    found = traffic(tiny_family("gemma3").file, tmp_path, [0] * 7)
+    one = 2 * 2 * 24 * 2  # keys and values of two heads
+    assert found.position == {16: 6 * one, None: one}
+    assert found.per_token(10) - found.always == 70 * one
+    assert found.per_token(100) - found.always == (6 * 16 + 100) * one
+
+
+def test_each_run_begins_behind_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where windows have lost what they would need to go back there; none of it is evaluated again."""
+    path = tiny_family("gemma3").file.write(tmp_path / "tiny.gguf")
+    setup, test = Setup(path, 2048, 32, "f16", "f16", 1), Workload(400, 2, 300)
+    counts: list[int] = []
+    forward = Engine._forward
+
+    def counted(engine: Engine, parts: list[tuple[int, list[int]]]) -> object:
+        counts.append(len(parts[0][1]))
+        return forward(engine, parts)
+
+    monkeypatch.setattr(Engine, "_forward", counted)
+    with Interrupt() as interrupt:
+        bench = open_bench(setup, options_for(setup, test.n_ctx), interrupt, LoadEvents())
+        bench.run(test, 3, warmup=False, progress=lambda line: None)
+    assert sum(counts) == 300 + 3 * 402
+    assert list(bench.engine.tokens) == bench._ids(test)
 
 
 def test_a_tied_head_is_read_whole(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest
         ["-ctk", "f32", "-ctv", "f32"],
         ["--no-repack"],
         ["-nr", "--mlock"],
+        ["--swa-full"],
         ["--numa", "isolate"],
         ["--cpu-strict", "1"],
         ["--reference"],

@@ -24,6 +24,12 @@ def write(session: Session, limit: int) -> tuple[Stop, str]:
     return stop, "".join(pieces)
 
 
+def cannot_go_back(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an engine with windows, whose cells for them are gone."""
+    truncate = session.engine.truncate
+    monkeypatch.setattr(session.engine, "truncate", lambda n: truncate(0))
+
+
 @pytest.mark.parametrize(("keep", "kept"), [(0, 1), (2, 3), (-1, 4), (99, 4)])
 def test_kept_tokens_stay_and_bos_with_them(words: str, keep: int, kept: int) -> None:
     session = opened(words)
@@ -65,8 +71,11 @@ def test_what_cannot_fit_is_refused_before_anything_is_dropped(words: str) -> No
     assert list(session.engine.tokens)[:4] == ids
 
 
-def test_an_interrupted_prompt_is_not_fed(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_an_interrupted_prompt_is_not_fed(words: str, monkeypatch: pytest.MonkeyPatch, goes_back: bool) -> None:
     session = opened(words, n_batch=2)
+    if not goes_back:
+        cannot_go_back(session, monkeypatch)
     session.feed(session.start_ids("Once"))
     assert write(session, 2) == (Stop.LIMIT, " upon a")
     before, history = list(session.engine.tokens), list(session.sampler._history.last(64))
@@ -81,6 +90,17 @@ def test_an_interrupted_prompt_is_not_fed(words: str, monkeypatch: pytest.Monkey
     assert list(session.engine.tokens) == before
     assert list(session.sampler._history.last(64)) == history
     assert write(session, 2) == (Stop.LIMIT, " time there")
+
+
+def test_what_is_lost_is_evaluated_anew(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(words)
+    ids = session.start_ids("Once")
+    session.feed(ids)
+    assert write(session, 3) == (Stop.LIMIT, " upon a time")
+    cannot_go_back(session, monkeypatch)
+    assert session.rewrite(list(session.engine.tokens))
+    assert write(session, 1) == (Stop.LIMIT, " there")
+    assert session.rewind(len(ids)) == session.engine.n_past == 0
 
 
 def test_the_second_ctrl_c_ends_at_once(words: str) -> None:

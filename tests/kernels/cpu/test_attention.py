@@ -111,6 +111,22 @@ def test_threads_batches_and_tiles_change_no_bit(kind: str, n_head: int, n_head_
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+@pytest.mark.parametrize("kind", CacheType)
+@pytest.mark.parametrize("window", [1, 30, 128, 200])
+def test_what_lies_behind_a_window_may_be_anything(kind: CacheType, window: int) -> None:
+    """Numbers, or none: no bit depends on it, nor on where tiles begin."""
+    n, n_past, shape = 8, 413, shape_of(6, 2, 64, 421)
+    q, k, v = normal(n, 6, 64), normal(n_past + n, 2, 64, seed=1), normal(n_past + n, 2, 64, seed=2)
+    full, cut = poisoned(shape, kind, kind), poisoned(shape, kind, kind)
+    fill(full, k, v)
+    first = n_past + 1 - window
+    fill(cut, k[first:], v[first:], begin=first)
+    found = attend(cut, q, n_past, window=window)
+    np.testing.assert_array_equal(found, attend(full, q, n_past, window=window))
+    alone = [attend(full, q[t : t + 1], n_past + t, window=window) for t in range(n)]
+    np.testing.assert_array_equal(np.concatenate(alone), found)
+
+
 def test_the_future_is_not_seen() -> None:
     q, k, v = normal(40, 4, 16), normal(40, 2, 16, seed=1), normal(40, 2, 16, seed=2)
     cache = poisoned(shape_of(4, 2, 16, 40), CacheType.F32, CacheType.F32)

@@ -14,6 +14,7 @@ from powerinfer_cli.model import RopeStyle, load_model
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu.cache import PackedCache
 from powerinfer_cli.runtime.memory import peak_memory
+from powerinfer_cli.runtime.pages import Extent
 from tests.helpers.tiny_models import tiny_model
 
 Layers: TypeAlias = list[Any]
@@ -38,7 +39,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def filled(layers: Layers, n: int, type_k: str, type_v: str) -> PackedCache:
-    cache = PackedCache(layers, n, type_k, type_v)
+    cache = PackedCache(layers, Extent(n), type_k, type_v)
     for i, layer in enumerate(cache.layers):
         layer.write_keys(np.arange(n), normal(n, 2, 64, seed=i))
         values = normal(2, n, 64, seed=10 + i)
@@ -51,14 +52,14 @@ def filled(layers: Layers, n: int, type_k: str, type_v: str) -> PackedCache:
 
 @pytest.mark.parametrize("types", [("f32", "f32"), ("f16", "f16"), ("q8_0", "f16"), ("f16", "q8_0"), ("q8_0", "q8_0")])
 def test_bytes(layers: Layers, types: tuple[str, str]) -> None:
-    assert PackedCache(layers, 128, *types).n_bytes == kv_bytes(layers, 128, *types)
-    assert kv_bytes(layers, 1, "f16", "f16") == 3 * 2 * 64 * 2 * 2
-    assert kv_bytes(layers, 1, "q8_0", "f32") == 3 * 2 * (64 + 2 * 2 + 64 * 4)
+    assert PackedCache(layers, Extent(128), *types).n_bytes == kv_bytes(layers, Extent(128), *types)
+    assert kv_bytes(layers, Extent(1), "f16", "f16") == 128 * 3 * 2 * 64 * 2 * 2
+    assert kv_bytes(layers, Extent(1), "q8_0", "f32") == 128 * 3 * 2 * (64 + 2 * 2 + 64 * 4)
 
 
 @pytest.mark.parametrize("kind", CacheType)
 def test_what_is_written_is_read(layers: Layers, kind: CacheType) -> None:
-    layer = PackedCache(layers, 50, kind, kind).layers[1]
+    layer = PackedCache(layers, Extent(50), kind, kind).layers[1]
     k = normal(21, 2, 64)
     layer.write_keys(np.arange(13, 34), k)
     np.testing.assert_allclose(layer.read(np.arange(13, 34))[0], k, rtol=0, atol=TOLERANCE[kind] / 2)
@@ -68,7 +69,7 @@ def test_what_is_written_is_read(layers: Layers, kind: CacheType) -> None:
 
 @pytest.mark.parametrize("kind", CacheType)
 def test_what_is_stored_can_be_put_elsewhere(layers: Layers, kind: CacheType) -> None:
-    layer, other = filled(layers, 50, kind, kind).layers[1], PackedCache(layers, 50, kind, kind).layers[1]
+    layer, other = filled(layers, 50, kind, kind).layers[1], PackedCache(layers, Extent(50), kind, kind).layers[1]
     cells, elsewhere = np.arange(10, 40), np.arange(30)[::-1]
     other.store(elsewhere, layer.stored(cells))
     for read, wanted in zip(other.read(elsewhere), layer.read(cells), strict=True):
@@ -85,7 +86,8 @@ def test_shift(layers: Layers, kind: CacheType, style: RopeStyle, n_keep: int, n
     layers, n = [changed(layer, rope=rope) for layer in layers], 50
     cache = filled(layers, n, kind, kind)
     before = [layer.read(np.arange(n)) for layer in cache.layers]
-    cache.shift(np.arange(n_keep + n_discard, n), np.arange(n_keep, n - n_discard), n_discard, {rope: FREQUENCIES})
+    moves = np.arange(n_keep + n_discard, n), np.arange(n_keep, n - n_discard)
+    cache.shift(lambda window: moves, n_discard, {rope: FREQUENCIES})
     left = n - n_discard
     for layer, (k, v) in zip(cache.layers, before, strict=True):
         moved_k, moved_v = layer.read(np.arange(left))
@@ -111,17 +113,17 @@ def turned_back(keys: np.ndarray, by: int, style: RopeStyle) -> np.ndarray:
 @pytest.mark.parametrize(("type_k", "type_v", "flag"), [("q8_0", "f16", "-ctk"), ("f16", "q8_0", "-ctv")])
 def test_heads_that_do_not_divide(layers: Layers, type_k: str, type_v: str, flag: str) -> None:
     with pytest.raises(PowerInferError, match=f"{flag} q8_0 needs heads of a multiple of 32, not 80"):
-        PackedCache([changed(layer, head_dim=80) for layer in layers], 50, type_k, type_v)
+        PackedCache([changed(layer, head_dim=80) for layer in layers], Extent(50), type_k, type_v)
 
 
 def test_more_than_there_is(layers: Layers) -> None:
     with pytest.raises(PowerInferError, match=r"choose a smaller one \(-c, n_ctx\)"):
-        PackedCache(layers, 1 << 48)
+        PackedCache(layers, Extent(1 << 48))
 
 
 def test_memory_is_not_touched_before_it_is_used(layers: Layers) -> None:
     before = peak_memory()
-    cache = PackedCache(layers, 1 << 22)
+    cache = PackedCache(layers, Extent(1 << 22))
     cache.layers[2].write_keys(np.array([(1 << 22) - 1]), normal(1, 2, 64))
     assert cache.n_bytes > 6e9
     assert peak_memory() - before < 50e6

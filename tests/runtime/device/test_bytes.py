@@ -10,12 +10,14 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device import scratch
-from powerinfer_cli.runtime.device.bytes import allocated, model_bytes, pages_of, scratch_bytes
+from powerinfer_cli.runtime.device.bytes import allocated, model_bytes, scratch_bytes
 from powerinfer_cli.runtime.device.flow import Widths, flow_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
@@ -56,7 +58,7 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sha
     tiny = tiny_model(case)
     gguf = tiny.file.sparsified(random_predictors(tiny)).stored_as(kind).open(tmp_path)
     model, options = load_model(gguf), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]  # any option
-    pages = pages_of(options, n_ctx)
+    pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
     placed = {i: LayerPlacement(0, all_neurons(n_ff)) for i, n_ff in enumerate(model.config.n_ff)}
@@ -69,7 +71,7 @@ def test_counted_is_what_is_there(tmp_path: Path, case: str, kind: GGMLType, sha
     assert counted - there < 64 << 10  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
     widths = Widths.of(model.config.n_embd, model.layers)
-    assert flows <= flow_bytes(widths, 16, pages) + flow_bytes(widths, 1, pages) < flows + (64 << 10)
+    assert flows <= flow_bytes(widths, 16, pages.extent) + flow_bytes(widths, 1, pages.extent) < flows + (64 << 10)
     assert sizes.scratch > flows
 
 
@@ -85,11 +87,11 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     tiny = tiny_model("llama-relu")
     gguf = tiny.file.sparsified(random_predictors(tiny)).open(tmp_path)
     model, options = load_model(gguf), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
-    pages, device = pages_of(options, 400), torch.device("cpu")
+    pages, device = PageTable(extent_of(model.layers, options, 400)), torch.device("cpu")
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff[1])[:50])}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
     scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
-    segments = side.many.places.segments
+    segments = side.many.places.cached(None).segments
     assert [own.end - own.begin for own in segments] == ([133, 133, 34] if sharing == "divided" else [300])
     assert {own.limit for own in segments} == {pages.n_ctx_sequence}

@@ -55,6 +55,17 @@ def test_the_same_prompt_again_reads_one_token() -> None:
     assert tokens(first) == tokens(second)
 
 
+def test_what_an_engine_cannot_go_back_to_is_read_again() -> None:
+    """As one with windows cannot, whose cells for them are gone."""
+    driver = Driver(ToyEngine(slack=6))
+    first = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=6))
+    near = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=8))
+    far = driver.do(CompletionTask(PROMPT, GREEDY, n_predict=6))
+    assert [end(one).timings.cache_n for one in (first, near, far)] == [0, len(PROMPT) - 1, 0]
+    assert end(far).timings.prompt_n == len(PROMPT)
+    assert tokens(first) == tokens(near)[:6] == tokens(far)
+
+
 def test_without_cache_prompt_all_is_read_again() -> None:
     driver = Driver(ToyEngine())
     driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))
