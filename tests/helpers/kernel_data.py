@@ -1,9 +1,5 @@
 """Operands for kernel tests, and their plain values; and how a test file is run again with fewer instructions."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import numpy.typing as npt
 
@@ -65,13 +61,3 @@ def values_for(kind: GGMLType, x: Vectors) -> Floats:
     q = x.records[:, :p].view(np.int8).astype(np.float64)
     d = np.ascontiguousarray(x.records[:, p : p + p // 8]).view(np.float32).astype(np.float64)
     return (q * d.repeat(32, axis=1))[:, : x.n]
-
-
-def pass_on_rung(path: str, rung: str, which: str = "") -> None:
-    """Run a test file's tests again on a lower rung, or some of them, as -k says; not those that do so themselves."""
-    chosen = f"not rung and ({which})" if which else "not rung"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", chosen]
-    done = subprocess.run(
-        command, env=os.environ | {"POWERINFER_CPU": rung}, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout[-3000:]

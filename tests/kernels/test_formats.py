@@ -20,8 +20,9 @@ from powerinfer_cli.kernels.simd import (
     store_i32,
     u16,
 )
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.weight_rows import at_the_edge, gguf_rows
+
+pytestmark = pytest.mark.rungs
 
 BLOCKS = [kind for kind, f in FORMATS.items() if not f.is_float]
 FLOATS = [kind for kind, f in FORMATS.items() if f.is_float]
@@ -232,8 +233,3 @@ def test_products_of_extreme_bytes(multiply, weights, inputs) -> None:
 def test_rows_grow_little(kind: GGMLType) -> None:
     size, n_bytes = BLOCK[kind]
     assert FORMATS[kind].row_bytes(2048) <= 1.04 * (2048 // size * n_bytes)
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung)

@@ -8,7 +8,7 @@ import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "Rung", "choose_rung"]
+__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "Rung", "choose_rung", "possible_rungs"]
 
 VARIABLE = "POWERINFER_CPU"
 
@@ -36,13 +36,18 @@ _NAMES = {Rung.VNNI: "AVX-512 VNNI", Rung.AVX2: "AVX2", Rung.ANY: "neither AVX-5
 _LOWER_CPUS = {Rung.AVX2: "haswell", Rung.ANY: "x86-64"}
 
 
+def possible_rungs(features: dict[str, bool]) -> list[Rung]:
+    """Those that a CPU of these features has, best first."""
+    return [rung for rung, needs in _NEEDS.items() if all(features.get(f) for f in needs)]
+
+
 def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, str]:
     """The best rung that the CPU has, or the one asked for; and why, in words to print.
 
     Raises:
         PowerInferError: `forced` is no rung, in whatever case, or one that this CPU does not have.
     """
-    possible = [rung for rung, needs in _NEEDS.items() if all(features.get(f) for f in needs)]
+    possible = possible_rungs(features)
     if not forced:
         return possible[0], f"the CPU has {_NAMES[possible[0]]}"
     wanted = forced.strip().lower()

@@ -10,8 +10,9 @@ from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.teams import team_of
+
+pytestmark = pytest.mark.rungs
 
 TEAM = team_of(3)
 Floats = npt.NDArray[np.float64]
@@ -96,9 +97,3 @@ def test_the_result_may_lie_where_up_was() -> None:
     run(gate, up, there, Activation.GELU, 3)
     np.testing.assert_array_equal(there.floats, apart.floats)
     np.testing.assert_array_equal(there.records, apart.records)
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung)

@@ -8,7 +8,6 @@ from powerinfer_cli.kernels.cpu.attention import attention
 from powerinfer_cli.kernels.cpu.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import padded
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of, states_of
 from tests.helpers.rounding import Interval
 from tests.helpers.rounding import attention as wanted
@@ -64,6 +63,7 @@ def test_attention(n_token: int, n_past: int, n_head: int, n_head_kv: int, head_
     wanted(q, k, v).check(attend(cache, q, n_past))
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize(("n_token", "n_past"), [(1, 0), (1, 300), (5, 126), (150, 0), (40, 290)])
 @pytest.mark.parametrize(("window", "cap"), [(1, None), (7, None), (128, None), (129, 2.0), (None, 0.5), (1000, 30.0)])
 def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: float | None) -> None:
@@ -78,6 +78,7 @@ def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: fl
     np.testing.assert_array_equal(np.concatenate(alone), out)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("type_k", CacheType)
 @pytest.mark.parametrize("type_v", CacheType)
 @pytest.mark.parametrize(("n_token", "head_dim"), [(1, 96), (9, 64)])
@@ -95,6 +96,7 @@ def test_types(type_k: CacheType, type_v: CacheType, n_token: int, head_dim: int
     wanted(q, read_k, read_v).check(out)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize(("kind", "n_head", "n_head_kv"), [("f16", 8, 2), ("q8_0", 5, 5), ("f32", 7, 1)])
 def test_threads_batches_and_tiles_change_no_bit(kind: str, n_head: int, n_head_kv: int) -> None:
     n, head_dim = 150, 32
@@ -136,6 +138,7 @@ def test_the_future_is_not_seen() -> None:
     np.testing.assert_array_equal(attend(cache, q, 0)[:20], before[:20])
 
 
+@pytest.mark.rungs
 def test_scores_far_apart() -> None:
     """The maximum comes first, last, or in the middle, and dwarfs the rest."""
     q = normal(1, 1, 16)
@@ -185,9 +188,3 @@ def test_a_long_context() -> None:
     cache = poisoned(shape_of(2, 1, 16, n), CacheType.F32, CacheType.F32)
     fill(cache, k, v)
     wanted(q, k, v).check(attend(cache, q, n - 2))
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "test_types or change_no_bit or far_apart or windows")

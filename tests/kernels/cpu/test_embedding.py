@@ -9,7 +9,6 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit.program import Operation
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, poisoned_vectors, run, state_of
 from tests.helpers.matrices import random_rows
 
@@ -40,6 +39,7 @@ def test_embed(kind: GGMLType, columns: int) -> None:
     assert not out.floats[:, columns:].any()
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.F16, GGMLType.Q4_1])
 def test_learned_positions(kind: GGMLType) -> None:
     columns = 96
@@ -53,6 +53,7 @@ def test_learned_positions(kind: GGMLType) -> None:
     assert np.isnan(out.floats[3]).all()
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.F16, GGMLType.BF16])
 def test_odd_widths(kind: GGMLType) -> None:
     rows, numbers = matrix(kind, 5, 75)
@@ -60,9 +61,3 @@ def test_odd_widths(kind: GGMLType) -> None:
     run(embed(state_of(2), rows, np.array([4, 1], np.int32), out))
     np.testing.assert_array_equal(out.floats[:, :75], numbers[[4, 1]])
     assert not out.floats[:, 75:].any()
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "odd_widths or learned_positions")

@@ -10,8 +10,10 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
-from tests.helpers.kernel_data import pass_on_rung, random_vectors, values_for, weight_rows
+from tests.helpers.kernel_data import random_vectors, values_for, weight_rows
 from tests.helpers.teams import team_of
+
+pytestmark = pytest.mark.rungs
 
 TEAM = team_of(3)
 F32 = npt.NDArray[np.float32]
@@ -97,9 +99,3 @@ def test_rows_as_in_the_file(kind: GGMLType) -> None:
     x = random_vectors(4, 2144)
     repacked, in_file = (weight_rows(kind, 70, 2144, scratch_threads=n)[0] for n in (0, 3))
     assert np.array_equal(product(repacked, x, 4, 3), product(in_file, x, 4, 3))
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung)

@@ -5,12 +5,12 @@ import numpy.typing as npt
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.matvec import matvec
+from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.cpu.rows import WeightRows
-from powerinfer_cli.kernels.cpu.vectors import Vectors
+from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
-from tests.helpers.kernel_data import pass_on_rung, random_vectors, values_for, weight_rows
+from tests.helpers.kernel_data import random_vectors, values_for, weight_rows
 from tests.helpers.teams import team_of
 
 TEAM = team_of(4)
@@ -42,6 +42,7 @@ def test_every_format(kind: GGMLType) -> None:
         check(rows, w, kind, np.linspace(-1, 1, 37, dtype=np.float32))
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("kind", [GGMLType.Q4_0, GGMLType.F16], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 15, 64, 65, 129, 500])
 def test_odd_numbers_of_rows(kind: GGMLType, n_rows: int) -> None:
@@ -49,6 +50,7 @@ def test_odd_numbers_of_rows(kind: GGMLType, n_rows: int) -> None:
     check(rows, w, kind)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("kind", [GGMLType.Q4_0, GGMLType.Q6_K], ids=lambda kind: kind.name)
 def test_rows_as_in_the_file(kind: GGMLType) -> None:
     x = random_vectors(1, 512)
@@ -57,6 +59,7 @@ def test_rows_as_in_the_file(kind: GGMLType) -> None:
         assert np.array_equal(product(repacked, x), product(in_file, x, threads=threads))
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("n_rows", [3, 71, 400])
 def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
     rows, _ = weight_rows(GGMLType.Q4_K, n_rows, 512)
@@ -67,7 +70,19 @@ def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
             assert np.array_equal(product(rows, x, shares=shares, threads=threads), one)
 
 
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "odd_numbers or as_in_the_file or same_bits")
+@pytest.mark.rungs
+@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+def test_a_few_tokens_get_what_each_would_alone(kind: GGMLType) -> None:
+    n_tokens, room = 3, 5
+    rows, _ = weight_rows(kind, 71, 512)
+    x, bias = random_vectors(room, 512), np.linspace(-1, 1, 71, dtype=np.float32)
+    state, out = np.array([n_tokens, 0], np.int64), np.full((room, 80), np.nan, np.float32)
+    for threads in (1, 2, 4):
+        program = assemble([matvec_few(state, rows, x, out, bias, threads=threads)])
+        TEAM.run(program.table, threads)
+        for t in range(n_tokens):
+            one = make_vectors(1, 512)
+            one.floats[0], one.records[0] = x.floats[t], x.records[t]
+            assert np.array_equal(out[t, :71], product(rows, one, bias))
+        assert np.isnan(out[n_tokens:]).all()
+        assert np.isnan(out[:, 71:]).all()

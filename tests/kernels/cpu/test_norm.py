@@ -8,7 +8,6 @@ from powerinfer_cli.kernels import reference
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model import NormKind
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import check_records, on_any_team, poisoned_vectors, rows_of, run, state_of, vectors_of
 
 SIZES = [1, 15, 100, 512, 1000, 2048]
@@ -18,6 +17,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("n_adds", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["rms", "layer", "layer with bias"])
@@ -95,6 +95,7 @@ def test_rows_of_another_size() -> None:
         add(state_of(1), vectors_of(normal(1, 600)), rows_of(normal(1, 500)))
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("n", SIZES)
 def test_quantise(n: int, relu: bool) -> None:
@@ -110,9 +111,3 @@ def test_quantise(n: int, relu: bool) -> None:
     on_any_team(make)
     np.testing.assert_array_equal(results[0].floats[:, :n], np.maximum(x, 0) if relu else x)
     check_records(results[0])
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "add_norm or quantise")

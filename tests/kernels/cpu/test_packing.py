@@ -19,7 +19,6 @@ from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.simd import i64
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.matrices import random_rows, stored, weight_types
 from tests.helpers.teams import team_of
 
@@ -90,6 +89,7 @@ def test_floats_and_rows_as_in_the_file_are_no_copies(tmp_path: Path) -> None:
     assert not np.shares_memory(pack(blocks, team).data, blocks.data)
 
 
+@pytest.mark.rungs
 def test_part_of_a_tensor(tmp_path: Path, team: Team) -> None:
     """As a fused matrix is taken apart: rows of a tensor as one of its own."""
     whole = written(tmp_path / "file.gguf", GGMLType.Q5_K, 20, 512)
@@ -107,6 +107,7 @@ def test_every_type_of_weights_is_served() -> None:
     assert {conversion(kind) for kind in CONVERTED} <= set(FORMATS)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_conversion(kind: GGMLType, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SLICE_NUMBERS", 1024)
@@ -137,6 +138,7 @@ def test_float64_becomes_float32(team: Team) -> None:
     np.testing.assert_array_equal(numbers(pack(tensor, team), team), x.astype(np.float32))
 
 
+@pytest.mark.rungs
 def test_rows_side_by_side(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SLICE_BYTES", 3000)
     monkeypatch.setattr(packing, "SLICE_NUMBERS", 1500)
@@ -220,9 +222,3 @@ def test_memory_stays_below_a_quarter_more_than_the_file(tmp_path: Path) -> None
     command = [sys.executable, "-c", MEMORY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert 1 <= float(done.stdout) < 1.25 + packing.SLICE_BYTES / n_bytes
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "part_of_a_tensor or side_by_side or test_conversion")

@@ -10,7 +10,6 @@ from powerinfer_cli.kernels.cpu.rope import Angles, rope
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.kernel_runs import on_any_team, rows_of, run, state_of
 
 EPS = 1e-6
@@ -34,6 +33,7 @@ def angles_of(n_rot: int, n_tokens: int, n_past: int, magnitude: float = 1.0) ->
     return angles
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize(("head_dim", "n_rot"), [(64, 64), (80, 20), (10, 6), (96, 96)])
 @pytest.mark.parametrize(("n_token", "n_past"), [(1, 0), (1, 63), (5, 14), (50, 30)])
@@ -84,6 +84,7 @@ def test_nothing_is_turned_without_angles() -> None:
     np.testing.assert_array_equal(cache.read(np.arange(3))[0].reshape(3, -1), k)
 
 
+@pytest.mark.rungs
 @pytest.mark.parametrize(("kind", "most"), [(CacheType.F16, 2**-11), (CacheType.Q8_0, 0.502 / 127)])
 def test_what_storing_loses(kind: CacheType, most: float) -> None:
     """Half a step of float16, or of q8_0: of the largest among 32 dimensions."""
@@ -105,9 +106,3 @@ def test_what_storing_loses(kind: CacheType, most: float) -> None:
         scale = np.abs(groups) if kind is CacheType.F16 else np.abs(groups).max(-1, keepdims=True)
         error = np.abs(stored[9:].reshape(groups.shape) - groups)
         assert (error <= scale * (most + 2**-11 * (kind is CacheType.Q8_0))).all()
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung, "test_rope or storing_loses")

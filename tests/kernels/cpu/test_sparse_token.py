@@ -12,9 +12,11 @@ from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned
 from powerinfer_cli.kernels.formats import FORMATS, padded
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
-from tests.helpers.kernel_data import pass_on_rung, random_vectors
+from tests.helpers.kernel_data import random_vectors
 from tests.helpers.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 from tests.helpers.teams import team_of
+
+pytestmark = pytest.mark.rungs
 
 TEAM = team_of(3)
 
@@ -98,9 +100,3 @@ def test_told_by_somebody_else() -> None:
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]
     assert 0 < given[1][1] < given[1][0] < 300
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-@pytest.mark.timeout(600)
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung)

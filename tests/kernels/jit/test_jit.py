@@ -11,7 +11,7 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels import jit
 from powerinfer_cli.kernels.jit import Kernel, Rung, cache_folder, files, prepare, types
-from powerinfer_cli.kernels.jit.rung import choose_rung
+from powerinfer_cli.kernels.jit.rung import choose_rung, possible_rungs
 
 AVX2 = {"avx2": True, "fma": True, "f16c": True}
 VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"), True) | AVX2
@@ -51,6 +51,13 @@ def test_a_rung_that_is_not_there_is_an_error(features: dict[str, bool], forced:
         choose_rung(features, forced)
     assert str(error.value).startswith(f"POWERINFER_CPU={forced}: {reason}")
     assert "\n" not in str(error.value)
+
+
+def test_rungs_that_a_cpu_has() -> None:
+    """The first is its best; scripts/test tries the others as well."""
+    assert possible_rungs(VNNI) == [Rung.VNNI, Rung.AVX2, Rung.ANY]
+    assert possible_rungs(AVX2) == [Rung.AVX2, Rung.ANY]
+    assert possible_rungs({}) == [Rung.ANY]
 
 
 @pytest.mark.parametrize("command", ["main", "bench", "perplexity", "warmup"])

@@ -12,8 +12,9 @@ from powerinfer_cli.kernels.jit import kernel, team
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.simd import fetch_add, i64, nanoseconds
-from tests.helpers.kernel_data import pass_on_rung
 from tests.helpers.teams import team_of
+
+pytestmark = pytest.mark.rungs
 
 Ints = npt.NDArray[np.int64]
 
@@ -181,8 +182,3 @@ def test_a_program_without_operations_ends() -> None:
 def test_sizes_that_make_no_sense(size: int) -> None:
     with pytest.raises(ValueError, match="a team of"):
         Team(size)
-
-
-@pytest.mark.parametrize("rung", ["avx2", "any"])
-def test_lower_rung(rung: str) -> None:
-    pass_on_rung(__file__, rung)
