@@ -32,6 +32,7 @@ __all__ = [
     "Sequential",
     "all_active",
     "leaves",
+    "predictor_of",
     "with_ffn",
 ]
 
@@ -308,6 +309,16 @@ class Head(Generic[M, V]):
 def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":
     """The same layer with another FFN."""
     return replace(layer, ffn=ffn)
+
+
+def predictor_of(selection: "Selection[M]") -> Predicted[M] | None:
+    """Who is asked which neurons count, where somebody is."""
+    match selection:
+        case Everything():
+            return None
+        case Predicted():
+            return selection
+    assert_never(selection)
 
 
 def all_active(layer: "Layer[M, V]") -> "Layer[M, V]":

@@ -61,7 +61,6 @@ OTHER_FILES = (
         f"{WHOLE}, which reads text without it; pictures and sound are not supported",
         types=_names("mmproj"),
         architectures=_names("clip"),
-        tensors=re.compile(r"(v|a|mm|resampler)\.[a-z].*"),
     ),
     Kind("a placement plan (.gpuidx)", WHOLE, architectures=_names(INDEX_ARCHITECTURE)),
 )

@@ -13,7 +13,7 @@ from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Parallel, Predicted, Sequential
+from powerinfer_cli.model.blocks import Parallel, Sequential, predictor_of
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
@@ -93,7 +93,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     """For up to so many tokens of up to so many sequences of n_ctx positions."""
     blocks = [layer.block for layer in weights.layers]
     selections = [block.ffn.selection for block in blocks]
-    ranks = {one.fc1.n_rows for one in selections if isinstance(one, Predicted)}
+    ranks = {one.fc1.n_rows for one in map(predictor_of, selections) if one is not None}
     # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
     parallel = any(isinstance(block, Parallel) for block in blocks)
     ropes = {block.attention.rope for block in blocks}

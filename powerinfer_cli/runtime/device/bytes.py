@@ -6,7 +6,7 @@ from powerinfer_cli.kernels.device import cache_bytes, planar_bytes
 from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import FFN, Head, Layer, Predicted, all_active, leaves
+from powerinfer_cli.model.blocks import FFN, Head, Layer, all_active, leaves, predictor_of
 from powerinfer_cli.placement import LayerBytes, ModelBytes
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
@@ -61,9 +61,8 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
     n_ff, matrices = neurons.n_ff, neurons.matrices
     neuron = -(-sum(map(_rows, matrices)) // n_ff)
     biases = sum(4 for linear in (neurons.gate, neurons.up) if linear is not None and linear.bias is not None)
-    predictor = 0
-    if isinstance(selection, Predicted):
-        predictor = sum(map(_matrix, (selection.fc1, selection.fc2))) + allocated(n_ff)
+    asked = predictor_of(selection)
+    predictor = 0 if asked is None else sum(map(_matrix, (asked.fc1, asked.fc2))) + allocated(n_ff)
     types = CacheType(options.type_k), CacheType(options.type_v)
     return LayerBytes(
         attention=_bytes(layer)

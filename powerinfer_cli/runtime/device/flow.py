@@ -20,6 +20,7 @@ from powerinfer_cli.model.blocks import (
     Parallel,
     Predicted,
     Sequential,
+    predictor_of,
 )
 from powerinfer_cli.runtime.device.places import Places, places_numbers
 from powerinfer_cli.runtime.device.weights import DeviceLayer
@@ -67,7 +68,7 @@ class Widths:
             n_embd,
             frozenset((block.attention.n_q, block.attention.n_kv) for block in blocks),
             frozenset(one.n_ff for one, _ in neurons if not one.transposed),
-            max((one.n_ff for one, asked in neurons if isinstance(asked, Predicted)), default=0),
+            max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
             frozenset(block.attention.rope for block in blocks if block.attention.rope is not None),
         )
 
@@ -247,7 +248,7 @@ class DeviceFlow:
         """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""
         y, fired = self.ops.sparse_ffn_batch(
             self.normed[:n],
-            self.mask[:n, columns].contiguous() if isinstance(layer.block.ffn.selection, Predicted) else None,
+            self.mask[:n, columns].contiguous() if predictor_of(layer.block.ffn.selection) else None,
             None if neurons.gate is None else neurons.gate.weight,
             neurons.up.weight,
             neurons.down.weight,
@@ -330,7 +331,7 @@ class DeviceFlow:
 
     def _sparse(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
         one, mask = n == 1, None
-        if isinstance(layer.block.ffn.selection, Predicted):
+        if predictor_of(layer.block.ffn.selection):
             mask = self.mask[0, : layer.n_hot] if one else self.mask[:n, : layer.n_hot].contiguous()
         run = self.ops.sparse_ffn if one else self.ops.sparse_ffn_batch
         _, fired = run(

@@ -12,7 +12,17 @@ from torch import Tensor
 from powerinfer_cli import gguf_io
 from powerinfer_cli.gguf_io import chosen_rows
 from powerinfer_cli.kernels.device import PlanarRows, planar_type, to_planar
-from powerinfer_cli.model.blocks import FFN, Everything, Head, Layer, Linear, Predicted, all_active, with_ffn
+from powerinfer_cli.model.blocks import (
+    FFN,
+    Everything,
+    Head,
+    Layer,
+    Linear,
+    Predicted,
+    all_active,
+    predictor_of,
+    with_ffn,
+)
 from powerinfer_cli.placement import LayerPlacement, cold_neurons
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
@@ -63,7 +73,7 @@ class Uploader:
         order = np.concatenate((hot, cold))
         wanted = placed_layer(layer if predictors else all_active(layer), hot, order)
         modes = None
-        if isinstance(wanted.ffn.selection, Predicted):
+        if predictor_of(wanted.ffn.selection):
             modes = torch.from_numpy(modes_of(activity, n_ff)[order]).to(self.device)
         return DeviceLayer(wanted.map(self.rows, self.vector), modes, hot.size, cold.size)
 
