@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.model import Activation, RopeStyle
+from powerinfer_cli.model.blocks import Temperature, alibi_exponents
 
 __all__ = [
     "activate",
@@ -71,24 +72,39 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None, softcap: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    alibi: float | None = None,
+    temperature: Temperature | None = None,
 ) -> Tensor:
     """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
 
-    H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(scale q . k), or by
-    softmax(c tanh(scale q . k / c)) with a softcap c.
+    H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(score): scale q . k,
+    or c tanh(scale q . k / c) with a softcap c, less, with alibi, a head's slope times the distance.
     """
     n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
     mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
     if window is not None:
         mask = mask.triu(n_past - window + 1)
+    own = torch.arange(n_past, k.shape[0])
+    if temperature is not None:
+        q = q * torch.from_numpy(temperature.at(own.numpy())).view(-1, 1, 1)
     q, k, v = (t.transpose(0, 1) for t in (q, k, v))  # [H, T or S, D]
     k, v = (t.repeat_interleave(len(q) // len(t), 0) for t in (k, v))
-    if softcap is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    else:
-        scores = softcap * torch.tanh(scale / softcap * (q @ k.transpose(1, 2)))
-        out = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    if softcap is None and alibi is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(0, 1).flatten(1)
+    scores = scale * (q @ k.transpose(1, 2))
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if alibi is not None:
+        slopes = 2.0 ** (-alibi * torch.from_numpy(alibi_exponents(len(q))))
+        distances = own.unsqueeze(1) - torch.arange(k.shape[1])
+        scores = scores - (slopes.view(-1, 1, 1) * distances).float()
+    out = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
     return out.transpose(0, 1).flatten(1)
 
 

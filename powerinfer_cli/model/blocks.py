@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias, TypeVar, assert_never
 
+import numpy as np
+import numpy.typing as npt
+
 from powerinfer_cli.model.rope import Rope
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "Predicted",
     "Selection",
     "Sequential",
+    "Temperature",
+    "alibi_exponents",
     "all_active",
     "leaves",
     "predictor_of",
@@ -130,11 +135,32 @@ class HeadNorms(Generic[V]):
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """What a query is multiplied by: 1 + gain * log(1 + position // length), more the further on it is."""
+
+    gain: float
+    length: int
+
+    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return (1 + self.gain * np.log1p(positions // self.length)).astype(np.float32)
+
+
+def alibi_exponents(n_head: int) -> npt.NDArray[np.float64]:
+    """[n_head]: a head's slope is 2 ** (-alibi * its exponent). k / n for the first n, the largest power of two; then,
+    between those, odd multiples of 1 / 2n (Press et al. 2022).
+    """
+    n = 1 << n_head.bit_length() - 1
+    return np.concatenate((np.arange(1, n + 1) / n, (2 * np.arange(n_head - n) + 1) / (2 * n)))
+
+
+@dataclass(frozen=True)
 class Attention(Generic[M, V]):
     """Causal attention of n_head queries of D to n_head_kv keys and values.
 
     rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
-    it; None: all. softcap c: scores are c tanh(score / c).
+    it; None: all. softcap c: scores are c tanh(score / c). alibi: scores fall with distance, by each head's slope;
+    temperature None: queries are as they are. clamp c: numbers of q, k and v are kept within -c and c, before their
+    norms.
     """
 
     n_head: int
@@ -149,6 +175,9 @@ class Attention(Generic[M, V]):
     scale: float
     window: int | None = None
     softcap: float | None = None
+    alibi: float | None = None
+    temperature: Temperature | None = None
+    clamp: float | None = None
 
     @property
     def n_q(self) -> int:
@@ -165,7 +194,8 @@ class Attention(Generic[M, V]):
         norms = None if self.norms is None else self.norms.map(vector)
         output = self.output.map(matrix, vector)
         sizes = self.n_head, self.n_head_kv, self.head_dim
-        return Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
+        made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
+        return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,7 @@ class ModelConfig:
     n_vocab: int
     n_ctx_train: int
     activation: Activation
-
-    @property
-    def learned_positions(self) -> bool:
-        return self.architecture.learned_positions
+    learned_positions: bool
 
 
 def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:

@@ -31,7 +31,6 @@ ARCHITECTURES = (
         norm=NormKind.LAYER,
         norm_bias="required",
         activation=Activation.GELU_TANH,
-        learned_positions=True,
         models="GPT-2",
         differs="learned positions; layer norms; no gate, GELU; biases",
     ),
@@ -44,7 +43,6 @@ ARCHITECTURES = (
         norm_bias="required",
         norm_eps_default=1e-5,  # the original's converter does not write it
         activation=Activation.RELU,
-        learned_positions=True,
         models="OPT",
         differs="learned positions; layer norms; no gate, ReLU; biases",
     ),

@@ -65,6 +65,7 @@ def read_model(gguf: GGUFFile) -> Model:
         n_vocab=sizes.n_vocab,
         n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
         activation=sizes.activation,
+        learned_positions=embedding.positions is not None,
     )
     nbytes = sum(tensor.nbytes for tensor in gguf.tensors.values())
     return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)))

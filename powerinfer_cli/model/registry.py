@@ -2,13 +2,29 @@
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import cohere, falcon, gemma, glm, gpt2, granite, llama, nemotron, olmo, phi, qwen, stablelm
+from powerinfer_cli.model import (
+    bloom,
+    cohere,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    granite,
+    llama,
+    mistral,
+    mpt,
+    nemotron,
+    olmo,
+    phi,
+    qwen,
+    stablelm,
+)
 from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
-FAMILIES = (llama, nemotron, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm)
+FAMILIES = (llama, mistral, nemotron, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt)
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
 

@@ -7,7 +7,7 @@ have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, NoReturn, TypeAlias, assert_never
+from typing import Any, Literal, NoReturn, TypeAlias, assert_never
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, dequantize
@@ -78,7 +78,6 @@ class Architecture:
     norm_eps_default: float | None = None
     activation: Activation = Activation.SILU  # of a dense file that names none
     sparse_activation: Activation = Activation.RELU
-    learned_positions: bool = False
     models: str = ""
     differs: str = ""
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
@@ -303,9 +302,10 @@ class LayerReader:
         scale: float | None = None,
         window: int | None = None,
         softcap: float | None = None,
+        **more: Any,
     ) -> Attention[Tensor, Tensor]:
         """`fused`: queries, keys and values are the rows of one matrix; others may be as well. scale: of scores, where
-        it is not 1 / sqrt(head_dim).
+        it is not 1 / sqrt(head_dim). more: of `Attention`'s fields.
         """
         n_q, n_kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         if fused or "attn_qkv.weight" in self:
@@ -320,7 +320,7 @@ class LayerReader:
         output = self.linear("attn_output", self.n_embd, n_q, output_bias)
         sizes = self.n_head, self.n_head_kv, self.head_dim
         scale = self.head_dim**-0.5 if scale is None else scale
-        return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap)
+        return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap, **more)
 
     @property
     def has_windows(self) -> bool:

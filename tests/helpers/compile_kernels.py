@@ -17,7 +17,7 @@ from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.kernels.device import make_cache, triton_attention, triton_norm, triton_products, triton_sparse
 from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm
+from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 from tests.helpers.device_data import rows_of
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
@@ -63,6 +63,7 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
         ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, norms=norms)
     ops.attention(q, cache, n_past, pages, scale=0.1)
     ops.attention(q, cache, n_past, pages, scale=0.1, window=512, softcap=50.0)
+    ops.attention(q, cache, n_past, pages, scale=0.1, alibi=8.0, temperature=Temperature(0.1, 4096))
 
 
 def main() -> None:

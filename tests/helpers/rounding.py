@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import Temperature
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating] | torch.Tensor
@@ -117,11 +118,22 @@ def sparse_ffn(
 
 
 def attention(
-    q: Numbers, k: Numbers, v: Numbers, *, scale: float | None = None, window: int | None = None, cap: float = 0.0
+    q: Numbers,
+    k: Numbers,
+    v: Numbers,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    cap: float = 0.0,
+    alibi: float = 0.0,
+    temperature: Temperature | None = None,
 ) -> Interval:
     """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]. Without a scale 1 / sqrt(D)."""
     queries, keys, values = (np.asarray(x, np.float64).swapaxes(0, 1) for x in (q, k, v))  # [H, T or S, D]
     n_head, n_token, dim = queries.shape
+    own = np.arange(keys.shape[1] - n_token, keys.shape[1])
+    if temperature is not None:
+        queries = queries * (1 + temperature.gain * np.log(1 + own // temperature.length))[:, None]
     keys, values = (x.repeat(n_head // len(x), axis=0) for x in (keys, values))
     seen = np.tri(n_token, keys.shape[1], keys.shape[1] - n_token, dtype=bool)
     if window is not None:
@@ -131,14 +143,26 @@ def attention(
     size = np.abs(queries) @ np.abs(keys).swapaxes(1, 2) * scale
     if cap:
         scores = cap * np.tanh(scores / cap)
+    if alibi:
+        scores = scores - _slopes(n_head, alibi)[:, None, None] * (own[:, None] - np.arange(keys.shape[1]))
     # What an exponent is off is what its exponential is off in relation; the largest score is taken from all.
-    off = np.where(seen, gamma(dim + 2) * size + UNIT * np.abs(scores) + _TANH * cap, 0).max(axis=2, keepdims=True)
+    off = np.where(seen, gamma(dim + 4) * size + 4 * UNIT * np.abs(scores) + _TANH * cap, 0).max(axis=2, keepdims=True)
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
     radius = (4 * off + gamma(2 * keys.shape[1] + _FUNCTION)) * (weights @ np.abs(values))
     out, radius = ((x.swapaxes(0, 1).reshape(n_token, -1)) for x in (weights @ values, radius))
     return Interval(out, radius)
+
+
+def _slopes(n_head: int, most: float) -> Floats:
+    """As the paper has them: of the largest power of two, then every other one of twice as many heads."""
+    power = 1
+    while 2 * power <= n_head:
+        power *= 2
+    first = [2.0 ** (-most * (i + 1) / power) for i in range(power)]
+    other = [2.0 ** (-most * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
+    return np.array((first + other)[:n_head])
 
 
 def check_logits(found: Numbers, wanted: Numbers) -> None:

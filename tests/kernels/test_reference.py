@@ -18,6 +18,7 @@ from powerinfer_cli.kernels.reference import (
     sparse_ffn,
 )
 from powerinfer_cli.model import Activation, Rope, RopeScaling, RopeStyle
+from powerinfer_cli.model.blocks import Temperature
 from tests.helpers import rounding
 
 PLAIN = {
@@ -145,6 +146,24 @@ def test_attention(n_token: int, n_past: int, n_head_kv: int) -> None:
             kv, seen = head * n_head_kv // 6, n_past + t + 1
             scores = [math.exp((q[t, head] @ k[s, kv]).item() / math.sqrt(5)) for s in range(seen)]
             wanted = sum(score * v[s, kv] for s, score in enumerate(scores)) / sum(scores)
+            np.testing.assert_allclose(exact.value[t, 5 * head : 5 * head + 5], wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_head", [1, 4, 6])
+def test_scores_by_position(n_head: int) -> None:
+    """They fall with distance, and grow with the query's own position, which is 2, 3 or 4 times as long as 3."""
+    q, k, v = normal(3, n_head, 5), normal(8, 1, 5, seed=1), normal(8, 1, 5, seed=2)
+    bends = {"alibi": 3.0, "temperature": Temperature(0.5, 3)}
+    exact = rounding.attention(q, k, v, **bends)
+    exact.check(attention(q, k, v, 5**-0.5, **bends))
+    slopes = {1: [1], 4: [0.25, 0.5, 0.75, 1], 6: [0.25, 0.5, 0.75, 1, 0.125, 0.375]}[n_head]
+    q, k, v = q.double(), k.double(), v.double()
+    for t, position in enumerate((5, 6, 7)):
+        grown = 1 + 0.5 * math.log(1 + position // 3)
+        for head, slope in enumerate(slopes):
+            sizes = [(grown * q[t, head] @ k[s, 0]).item() / math.sqrt(5) for s in range(position + 1)]
+            weights = [math.exp(size - 2 ** (-3 * slope) * (position - s)) for s, size in enumerate(sizes)]
+            wanted = sum(weight * v[s, 0] for s, weight in enumerate(weights)) / sum(weights)
             np.testing.assert_allclose(exact.value[t, 5 * head : 5 * head + 5], wanted, rtol=1e-9, atol=1e-12)
 
 

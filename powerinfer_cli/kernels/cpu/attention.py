@@ -45,6 +45,7 @@ from powerinfer_cli.kernels.simd import (
     zero,
     zero_tile,
 )
+from powerinfer_cli.model.blocks import alibi_exponents
 
 __all__ = ["attention", "attention_kernels"]
 
@@ -58,7 +59,7 @@ _MOST_ROWS = max(_TILES)
 # The operation's numbers, behind the state.
 _Q, _Q_BYTES, _OUT, _OUT_STRIDE, _GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 1, FIRST + 9)
 _K, _K_SCALES, _V, _V_SCALES, _SCALE, _THREADS, _ROOM, _ROOM_BYTES = range(FIRST + 9, FIRST + 17)
-_SCORES, _SUMS, _WINDOW, _SOFTCAP = range(FIRST + 17, FIRST + 21)
+_SCORES, _SUMS, _WINDOW, _SOFTCAP, _SLOPES, _TEMPERATURES = range(FIRST + 17, FIRST + 23)
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
 # many positions, out)
@@ -78,9 +79,12 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    alibi: float | None = None,
+    temperatures: npt.NDArray[np.float32] | None = None,
 ) -> Operation:
     """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
-    it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c).
+    it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c), with alibi they then
+    fall by a head's slope times the distance. temperatures [T]: what a token's queries are multiplied by.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     """
@@ -91,7 +95,9 @@ def attention(
     rows = (q, q.strides[0], out.floats, out.stride)
     scores, sums = attention_kernels(cache.type_k, cache.type_v)
     rest = (float(scale), threads, room, room.strides[0], scores.address, sums.address)
-    return Operation(_attend, (state, *rows, *sizes, *stores, *rest, window or _EVERYTHING, softcap or 0.0))
+    slopes = None if alibi is None else np.exp2(-alibi * alibi_exponents(shape.n_head)).astype(np.float32)
+    bends = (window or _EVERYTHING, softcap or 0.0, slopes, temperatures)
+    return Operation(_attend, (state, *rows, *sizes, *stores, *rest, *bends))
 
 
 def attention_kernels(type_k: CacheType, type_v: CacheType) -> tuple[Kernel, Kernel]:
@@ -211,6 +217,13 @@ def _cap(scores, count, softcap):
 
 
 @helper
+def _lean(scores, count, seen, slope):
+    """Scores, less by distance from the last position that is seen."""
+    for i in range(count):
+        scores[i] = scores[i] - slope * np.float32(seen - 1 - i)
+
+
+@helper
 def _hide(scores, hidden):
     """The first scores are of positions behind the window."""
     for i in range(0, hidden, 16):
@@ -256,7 +269,7 @@ def _tile(op, segment, room, begin, end, head, rows):
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
-    window, softcap = op[_WINDOW], float_of(op[_SOFTCAP])
+    window, softcap, slopes = op[_WINDOW], float_of(op[_SOFTCAP]), op[_SLOPES]
     lowest = max(0, n_past + begin // group + 1 - window)
     for start in range(lowest // _SPAN * _SPAN, limit, _SPAN):
         count, unseen = min(_SPAN, limit - start), max(0, lowest - start)
@@ -271,6 +284,8 @@ def _tile(op, segment, room, begin, end, head, rows):
                 continue
             if softcap > np.float32(0.0):
                 _cap(row_scores, count, softcap)
+            if slopes:
+                _lean(row_scores, count, seen, f32(slopes)[head * group + (begin + r) % group])
             _hide(row_scores, hidden)
             _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
             _forget(row_scores, hidden)
@@ -289,8 +304,9 @@ def _gather(op, segment, room, begin, end, head, rows):
         row = min(begin + r, end - 1)
         token = segment[START] + row // group
         x = f32(op[_Q] + token * op[_Q_BYTES] + (head * group + row % group) * head_dim * 4)
+        factor = scale * f32(op[_TEMPERATURES])[token] if op[_TEMPERATURES] else scale
         for d in range(head_dim):
-            f32(room)[d * rows + r] = x[d] * scale
+            f32(room)[d * rows + r] = x[d] * factor
         for d in range(0, dims, 16):
             store_f32(f32(sums), r * dims + d, zero())
         f32(highest)[r], f32(totals)[r] = _LOWEST, np.float32(0.0)

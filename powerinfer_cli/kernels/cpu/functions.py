@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 
-__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "relu", "silu", "tanh"]
+__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "minimum", "relu", "silu", "tanh"]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits

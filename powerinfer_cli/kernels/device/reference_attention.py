@@ -14,7 +14,7 @@ from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache, cells_of, read_rows, write_rows
 from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm
+from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 
 __all__ = ["SCRATCH_NUMBERS", "attention", "rope_store"]
 
@@ -77,14 +77,17 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    alibi: float | None = None,
+    temperature: Temperature | None = None,
     limit: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of T tokens of one sequence, at positions n_past + t. q [T, n_head * head_dim] -> that shape.
 
     n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
-    positions up to n_past + t, `window` of them or all, by scores that are scaled, and capped as c tanh(score / c)
-    where there is a softcap c; n_head is a multiple of n_head_kv. `limit`: a number of positions, at least n_past + T,
+    positions up to n_past + t, `window` of them or all, by scores that are scaled, capped as c tanh(score / c) where
+    there is a softcap c, and less by a head's slope times the distance where there is alibi; n_head is a multiple of
+    n_head_kv. temperature: of queries. `limit`: a number of positions, at least n_past + T,
     beyond which nothing is read; for callers that know n_past.
     """
     n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
@@ -96,24 +99,43 @@ def attention(
     if window is not None:
         visible = visible & (positions > own - window)
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
+    if temperature is not None:
+        q = q * (1 + temperature.gain * torch.log1p((own // temperature.length).float()))
     queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
     queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)
     found = torch.empty_like(queries)
     mask, seen = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
-    step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim))
+    step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim)) if alibi is None else 1
+    slopes = None if alibi is None else _slopes(cache.n_head_kv * group, alibi, q.device)
     for begin in range(0, cache.n_head_kv, step):
         heads = slice(begin, begin + step)
         k, v = (read_rows(*part, cells) for part in cache.heads(heads))
         # What lies behind may be no numbers, and 0 * NaN is NaN.
         k, v = (torch.where(seen, x, 0).unsqueeze(0) for x in (k, v))
-        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap).squeeze(0)
+        lean = None
+        if slopes is not None:
+            lean = (slopes[begin * group : (begin + 1) * group].view(-1, 1, 1) * (positions - own)).flatten(0, 1)
+        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap, lean).squeeze(0)
     found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
     return found if out is None else out.copy_(found)
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None) -> Tensor:
-    if softcap is None:
+def _slopes(n_head: int, alibi: float, device: torch.device) -> Tensor:
+    """[n_head], made there: nothing is copied while a graph is recorded. See `alibi_exponents`."""
+    n, head = 1 << n_head.bit_length() - 1, torch.arange(n_head, device=device)
+    return torch.exp2(-alibi / n * torch.where(head < n, head + 1, head - n + 0.5))
+
+
+def _attended(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, lean: Tensor | None
+) -> Tensor:
+    """mask and `lean`, what is added to scores, [rows of q, positions]."""
+    if softcap is None and lean is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    scores = softcap * torch.tanh(scale / softcap * (q @ k.transpose(-1, -2)))
+    scores = scale * (q @ k.transpose(-1, -2))
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if lean is not None:
+        scores = scores + lean
     return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v

@@ -9,7 +9,7 @@ from powerinfer_cli.kernels.cache import PAGE as _PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.model import RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms
+from powerinfer_cli.model.blocks import HeadNorms, Temperature
 
 __all__ = ["attention", "rope_store"]
 
@@ -72,6 +72,8 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    alibi: float | None = None,
+    temperature: Temperature | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
@@ -88,6 +90,8 @@ def attention(
         (n_head, n_parts),
         *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, pages, sums, n_head // cache.n_head_kv),
         *(cache.n_cells, scale, window or _EVERYTHING, softcap or 0.0, softcap is not None),
+        *(alibi or 0.0, 1 << n_head.bit_length() - 1, alibi is not None),
+        *((0.0, 1, False) if temperature is None else (temperature.gain, temperature.length, True)),
         *(n_parts, dim, width, _BLOCK, _PAGE),
     )
     launch(_combine, (n_head,), sums, out, n_parts, dim, width)
@@ -245,13 +249,22 @@ def _attend(
     window,
     softcap,
     CAPPED: tl.constexpr,
+    alibi,
+    n_power,
+    LEANING: tl.constexpr,
+    gain,
+    length,
+    TEMPERED: tl.constexpr,
     n_parts,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PAGE: tl.constexpr,
 ):
-    """A head over a part of the positions. Every place of a block has a softmax of its own; they meet at the end."""
+    """A head over a part of the positions. Every place of a block has a softmax of its own; they meet at the end.
+
+    n_power: the largest power of two that is no more than there are heads.
+    """
     head, part, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
     n_seen = (tl.load(n_past) + 1).to(tl.int32)
     lowest = tl.maximum(n_seen - window, 0)
@@ -260,6 +273,12 @@ def _attend(
     begin = start + part * size
     end = tl.minimum(begin + size, n_seen)
     query = tl.load(q + head * DIM + d, mask=d < DIM, other=0) * scale
+    slope = 0.0
+    if TEMPERED:
+        query *= 1 + gain * tl.log(1 + ((n_seen - 1) // length).to(tl.float32))
+    if LEANING:
+        place = tl.where(head < n_power, head + 1, head - n_power + 0.5)
+        slope = tl.exp2(-alibi * place / n_power)
     highest = tl.full([BLOCK], _LOWEST, tl.float32)
     weights = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
@@ -273,6 +292,8 @@ def _attend(
         score = tl.sum(_get(keys, key_scales, row, d, seen, DIM, WIDTH) * query[None, :], axis=1)
         if CAPPED:  # by 1 - 2 / (1 + e**2x), which is tanh
             score = softcap * (1 - 2 / (1 + tl.exp(2 * score / softcap)))
+        if LEANING:
+            score -= slope * (n_seen - 1 - first - at).to(tl.float32)
         score = tl.where(seen, score, _LOWEST)
         peak = tl.maximum(highest, score)
         fade, weight = tl.exp(highest - peak), tl.where(seen, tl.exp(score - peak), 0)

@@ -31,15 +31,13 @@ def _attention(
     n_past: Tensor,
     pages: Tensor,
     *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
     limit: int | None = None,
     out: Tensor | None = None,
+    **scores: Any,
 ) -> Tensor:
     if len(q) == 1:
-        return triton_attention.attention(q, cache, n_past, pages, scale=scale, window=window, softcap=softcap, out=out)
-    return attention(q, cache, n_past, pages, scale=scale, window=window, softcap=softcap, limit=limit, out=out)
+        return triton_attention.attention(q, cache, n_past, pages, **scores, out=out)
+    return attention(q, cache, n_past, pages, **scores, limit=limit, out=out)
 
 
 class TritonOps(Ops):

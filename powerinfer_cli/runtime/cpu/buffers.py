@@ -13,12 +13,13 @@ from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Parallel, Sequential, predictor_of
+from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, predictor_of
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Buffers:
     neurons: dict[int, NeuronRoom]  # by n_ff
     hidden: dict[int, Vectors]  # of predictors, by rank
     angles: dict[Rope, Angles]
+    temperatures: dict[Temperature, Floats]  # of each token's position
     projected: Vectors
     ffn: Vectors
     counts: Ints  # [layers, 2]: neurons let through, neurons that fired
@@ -97,6 +99,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
     parallel = any(isinstance(block, Parallel) for block in blocks)
     ropes = {block.attention.rope for block in blocks}
+    temperatures = {block.attention.temperature for block in blocks}
     normed = make_vectors(n_tokens, n_embd)
     attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
     wide = next((one.q for one in attention.values() if one.q.n == n_embd and n_tokens > 1), None)
@@ -113,6 +116,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         neurons=_neuron_rooms([block.ffn.neurons for block in blocks], n_tokens),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
         angles={r: Angles(n_tokens, r.frequencies(n_ctx), r.magnitude) for r in ropes if r is not None},
+        temperatures={one: np.zeros(n_tokens, np.float32) for one in temperatures if one is not None},
         projected=projected,
         ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
         counts=np.zeros((len(blocks), 2), np.int64),

@@ -11,6 +11,7 @@ from typing import TypeAlias, assert_never
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.attention import attention
+from powerinfer_cli.kernels.cpu.clamp import clamp
 from powerinfer_cli.kernels.cpu.embedding import embed
 from powerinfer_cli.kernels.cpu.gemm import Product, gemm
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
@@ -160,9 +161,13 @@ class Writer:
         b, cached = self.buffers, self.buffers.cached(a.window)
         room = b.attention[a.n_q, a.n_kv]
         projections = [(a.q, room.q.floats), (a.k, room.k.floats), (a.v, room.v.floats)]
-        attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
+        temperatures = None if a.temperature is None else b.temperatures[a.temperature]
+        limited = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
+        attend = partial(limited, alibi=a.alibi, temperatures=temperatures)
+        bounds = [] if a.clamp is None else [clamp(b.state, made, a.clamp) for _, made in projections]
         return [
             *self._multiply(x, projections),
+            *bounds,
             *self._turn(a, room, cache),
             attend(cached, room.q.floats, cache, room.attended, self.threads),
             quantise(b.state, room.attended),

@@ -141,6 +141,8 @@ class CPUSide(ABC):
         buffers.counts[:] = 0
         for angles in buffers.angles.values():
             angles.fill(batch.positions)
+        for temperature, numbers in buffers.temperatures.items():
+            numbers[: len(batch)] = temperature.at(batch.positions)
 
     def head_of_one(self) -> Logits:
         """The logits [1, n_vocab] of the one token's x."""

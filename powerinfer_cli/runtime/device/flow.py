@@ -162,6 +162,8 @@ class DeviceFlow:
         where = self.places.cached(a.window)
         for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
             self._multiply(linear, seen, out, n)
+            if a.clamp is not None:
+                out[:n].clamp_(-a.clamp, a.clamp)
         if norms is not None and norms.whole:
             self._norm(norms.q, room.q, (), room.q, n)
             self._norm(norms.k, room.k, (), room.k, n)
@@ -188,6 +190,8 @@ class DeviceFlow:
                 scale=a.scale,
                 window=a.window,
                 softcap=a.softcap,
+                alibi=a.alibi,
+                temperature=a.temperature,
                 limit=own.limit,
                 out=room.attended[part],
             )

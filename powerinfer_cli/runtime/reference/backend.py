@@ -100,10 +100,9 @@ class ReferenceBackend:
 
     def _attend(self, layer: int, parts: Parted, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         a = self._layers[layer].block.attention
-        found = [
-            attention(q[part], *self.cache.append(layer, k[part], v[part], cells), a.scale, a.window, a.softcap)
-            for part, cells in parts
-        ]
+        attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
+        attend = partial(attend, alibi=a.alibi, temperature=a.temperature)
+        found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
 
     def logits_at(self, rows: Sequence[int]) -> Logits:

@@ -130,6 +130,8 @@ def _within(norms: Norms[Tensor], x: Tensor, block: Callable[[Tensor], Tensor]) 
 def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
     q, k, v = (multiply(one, x).view(len(x), -1, attention.head_dim) for one in (attention.q, attention.k, attention.v))
     norms = attention.norms
+    if attention.clamp is not None:
+        q, k, v = (one.clamp(-attention.clamp, attention.clamp) for one in (q, k, v))
     if norms is None:
         q, k = turn(q), turn(k)
     elif norms.after_rope:

@@ -1,5 +1,7 @@
 """Rope, the KV cache and attention against their plain twins, the parts of the cache that are not filled poisoned."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from powerinfer_cli.kernels.cpu.attention import attention
 from powerinfer_cli.kernels.cpu.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.model.blocks import Temperature
 from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of, states_of
 from tests.helpers.rounding import Interval
 from tests.helpers.rounding import attention as wanted
@@ -37,13 +40,22 @@ def fill(cache: KeysValues, k: np.ndarray, v: np.ndarray, begin: int = 0) -> Non
 
 
 def attend(
-    cache: KeysValues, q: np.ndarray, n_past: int, threads: int = 2, window: int | None = None, cap: float | None = None
+    cache: KeysValues,
+    q: np.ndarray,
+    n_past: int,
+    threads: int = 2,
+    window: int | None = None,
+    cap: float | None = None,
+    alibi: float | None = None,
+    temperature: Temperature | None = None,
 ) -> np.ndarray:
     """q [T, n_head, head_dim] -> [T, n_head * head_dim]"""
     n = len(q)
     queries = rows_of(q.reshape(n, -1), np.nan)
     out: Vectors = poisoned_vectors(n, q[0].size, records=False)
-    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap}
+    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap, "alibi": alibi}
+    if temperature is not None:
+        limits["temperatures"] = temperature.at(np.arange(n_past, n_past + n))
     run(attention(state_of(n, n_past), queries, cache, out, threads, **limits), threads=threads)
     assert not out.floats[:, out.n :].any()
     return out.floats[:, : out.n].copy()
@@ -75,6 +87,30 @@ def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: fl
     out = attend(cache, q, n_past, window=window, cap=cap)
     wanted(q, k, v, window=window, cap=cap or 0.0).check(out)
     alone = [attend(cache, q[t : t + 1], n_past + t, window=window, cap=cap) for t in range(n_token)]
+    np.testing.assert_array_equal(np.concatenate(alone), out)
+
+
+@pytest.mark.rungs
+@pytest.mark.parametrize(("n_token", "n_past"), [(1, 300), (5, 126), (40, 290)])
+@pytest.mark.parametrize(("n_head", "n_head_kv"), [(6, 2), (5, 5)])
+@pytest.mark.parametrize(
+    "bends",
+    [
+        {"alibi": 8.0},
+        {"alibi": 16.0, "window": 30, "cap": 2.0},
+        {"temperature": Temperature(0.5, 16)},
+        {"temperature": Temperature(2.0, 100), "alibi": 4.0},
+    ],
+)
+def test_scores_by_position(n_token: int, n_past: int, n_head: int, n_head_kv: int, bends: dict[str, Any]) -> None:
+    """They fall with distance, or grow with the query's own position."""
+    n = n_past + n_token
+    q, k, v = normal(n_token, n_head, 24), normal(n, n_head_kv, 24, seed=1), normal(n, n_head_kv, 24, seed=2)
+    cache = poisoned(shape_of(n_head, n_head_kv, 24, n), CacheType.F32, CacheType.F32)
+    fill(cache, k, v)
+    out = attend(cache, q, n_past, **bends)
+    wanted(q, k, v, **bends).check(out)
+    alone = [attend(cache, q[t : t + 1], n_past + t, **bends) for t in range(n_token)]
     np.testing.assert_array_equal(np.concatenate(alone), out)
 
 

@@ -1,5 +1,7 @@
 """The torch twins against the plain operations on float64 or float32 weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, 
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm
+from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
 from tests.helpers.rounding import Interval, attention, sparse_ffn
 
@@ -214,12 +216,21 @@ def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, 
 
 
 @pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16])
-@pytest.mark.parametrize(("n_kv", "window", "cap"), [(1, None, None), (2, 40, None), (6, None, 2.0), (6, 130, 9.0)])
+@pytest.mark.parametrize(
+    ("n_kv", "limits"),
+    [
+        (1, {}),
+        (2, {"window": 40}),
+        (6, {"softcap": 2.0}),
+        (6, {"window": 130, "softcap": 9.0}),
+        (2, {"alibi": 8.0, "softcap": 4.0}),
+        (3, {"alibi": 4.0, "temperature": Temperature(0.7, 32)}),
+    ],
+)
 def test_attention_over_the_cache(
     types: tuple[CacheType, CacheType],
     n_kv: int,
-    window: int | None,
-    cap: float | None,
+    limits: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one, and with heads one or two at a time."""
@@ -228,14 +239,14 @@ def test_attention_over_the_cache(
         seen = n_past + n_token
         q, k, v = normal(n_token, 6 * DIM), normal(seen, n_kv * DIM, seed=1), normal(seen, n_kv * DIM, seed=2)
         cache = filled(n_kv, types, k, v, n_past)
-        exact = attention(*(x.view(len(x), -1, DIM) for x in (q, k, v)), window=window, cap=cap or 0.0)
-        limits = {"scale": DIM**-0.5, "window": window, "softcap": cap}
+        of_twin = {"cap" if name == "softcap" else name: value for name, value in limits.items()}
+        exact = attention(*(x.view(len(x), -1, DIM) for x in (q, k, v)), **of_twin)
         loss = {CacheType.F32: 0.0, CacheType.F16: 2e-3, CacheType.Q8_0: 4e-2}  # of what is stored
         wanted = Interval(exact.value, exact.radius + max(loss[types[0]], loss[types[1]]))
         out = torch.full_like(q, torch.nan)
-        assert OPS.attention(q, cache, torch.tensor([n_past]), PAGES, **limits, out=out) is out
+        assert OPS.attention(q, cache, torch.tensor([n_past]), PAGES, scale=DIM**-0.5, **limits, out=out) is out
         wanted.check(out)
-        known = OPS.attention(q, cache, torch.tensor([n_past]), PAGES, **limits, limit=seen)
+        known = OPS.attention(q, cache, torch.tensor([n_past]), PAGES, scale=DIM**-0.5, **limits, limit=seen)
         wanted.check(known)
 
 

@@ -19,7 +19,7 @@ from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cac
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm
+from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 from tests.helpers.device_data import f32_rows, normal, places, rows_of
 from tests.helpers.rounding import Interval
 
@@ -258,7 +258,7 @@ def past(n: int) -> Tensor:
 
 LIMITS: list[dict[str, Any]] = [
     {"scale": 0.2, "window": 40},
-    {"scale": 0.1, "window": 300, "softcap": 2.0},
+    {"scale": 0.1, "window": 300, "softcap": 2.0, "alibi": 2.0, "temperature": Temperature(0.7, 64)},
     {"scale": 0.1},
 ]
 TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
@@ -296,7 +296,7 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
 
 
 @pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (2, 1, 96)])
+@pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (3, 1, 96)])
 def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n_kv: int, dim: int) -> None:
     """From the first position to the last of a context in several parts. Where pages lie makes no difference."""
     for n_past in (0, 300, 511):
