@@ -10,7 +10,7 @@ from powerinfer_cli.model.blocks import FFN, Head, Layer, all_active, leaves, pr
 from powerinfer_cli.placement import LayerBytes, ModelBytes
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
-from powerinfer_cli.runtime.device.flow import Widths, flow_bytes
+from powerinfer_cli.runtime.device.flow import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
@@ -47,7 +47,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
-    flows = flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent)
+    flows = flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
     return flows + weights + attention + values + streamed
 
 

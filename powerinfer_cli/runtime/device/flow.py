@@ -26,7 +26,7 @@ from powerinfer_cli.runtime.device.places import Places, places_numbers
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.pages import Extent, PageTable
 
-__all__ = ["NOTHING", "Added", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables"]
+__all__ = ["NOTHING", "Added", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
 
 DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 
@@ -354,9 +354,16 @@ class DeviceFlow:
 
 
 def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
-    """What a DeviceFlow for so many tokens, and its tables, take."""
+    """What a DeviceFlow for so many tokens takes."""
     heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
     numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
-    turned = sum(rope.n_rot // 2 for rope in widths.ropes)
-    tables = 2 * 4 * extent.n_ctx_sequence * turned + 8 * places_numbers(n_tokens, extent)
-    return n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted) + tables + (16 << 10)
+    return (
+        n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted)
+        + 8 * places_numbers(n_tokens, extent)
+        + (16 << 10)
+    )
+
+
+def table_bytes(widths: Widths, extent: Extent) -> int:
+    """What the rope tables take, which all flows of a device share."""
+    return 2 * 4 * extent.n_ctx_sequence * sum(rope.n_rot // 2 for rope in widths.ropes)
