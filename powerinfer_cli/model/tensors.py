@@ -354,7 +354,8 @@ class LayerReader:
     def ffn(
         self, *, gated: bool = True, bias: Bias = "optional", relu_on_up: bool = False, fused: bool = False
     ) -> FFN[Tensor, Tensor]:
-        """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor.
+        """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor, which
+        neurons with exact zeros can do without.
 
         fused: `ffn_up` has the gate's rows before its own.
         """
@@ -365,9 +366,10 @@ class LayerReader:
             gate = self.linear("ffn_gate", n_ff, n_embd, bias) if gated else None
             up = self.linear("ffn_up", n_ff, n_embd, bias)
         sparse, activation = self.model.sizes.sparse, self.model.sizes.activation
-        down = self._down_t(bias) if sparse else self.linear("ffn_down", n_embd, n_ff, bias)
+        turned = sparse or (activation.has_exact_zeros and "ffn_down_t.weight" in self)
+        down = self._down_t(bias) if turned else self.linear("ffn_down", n_embd, n_ff, bias)
         selection = self._predictor() if sparse else Everything()
-        return FFN(Neurons(n_ff, gate, up, down, sparse, activation, relu_on_up), selection)
+        return FFN(Neurons(n_ff, gate, up, down, turned, activation, relu_on_up), selection)
 
     def _down_t(self, bias: Bias) -> TensorLinear:
         """The original's converter renames a bias along with its matrix; other writers keep llama.cpp's name."""
