@@ -226,10 +226,14 @@ class Engine:
         finally:
             self.reset()
 
-    def truncate(self, n: int, sequence: int = 0) -> int:
-        """Forget all but a sequence's first n tokens. How many are left: n, or 0 where layers with a window have lost
-        what they would need to go on from there. They have it still for about as many tokens as a batch has.
+    def left(self, n: int, sequence: int = 0) -> int:
+        """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what
+        they would need. They have it still for about as many tokens behind as a batch has.
         """
+        return self._pages.left(sequence, n)
+
+    def truncate(self, n: int, sequence: int = 0) -> int:
+        """Forget all but a sequence's first n tokens, or all of them. How many are left, as `left` tells."""
         return self._sequences.truncate(sequence, n)
 
     def reset(self) -> None:

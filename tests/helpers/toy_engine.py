@@ -94,9 +94,12 @@ class ToyEngine:
     def tokens_of(self, sequence: int) -> Sequence[int]:
         return self.ids[sequence]
 
+    def left(self, n: int, sequence: int = 0) -> int:
+        return n if len(self.ids[sequence]) - n <= self.slack else 0
+
     def truncate(self, n: int, sequence: int = 0) -> int:
         assert 0 <= n <= len(self.ids[sequence])
-        left = n if len(self.ids[sequence]) - n <= self.slack else 0
+        left = self.left(n, sequence)
         del self.ids[sequence][left:]
         self.pages.resize(sequence, left)
         return left

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -155,7 +155,11 @@ class Batcher:
         return False
 
     def _slot_for(self, task: Task, idle: Sequence[Slot]) -> Slot | None:
-        free = [Idle(slot.id, self._engine.tokens_of(slot.id), slot.last_used) for slot in idle]
+        engine = self._engine
+        free = [
+            Idle(slot.id, engine.tokens_of(slot.id), slot.last_used, partial(engine.left, sequence=slot.id))
+            for slot in idle
+        ]
         if isinstance(task, SlotTask):
             chosen = choose_slot((), free, task.id_slot)
         elif isinstance(task, EmbeddingTask):

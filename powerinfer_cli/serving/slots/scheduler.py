@@ -1,6 +1,6 @@
 """Which slot gets a task, and what the next step carries. Decisions only: no engine, no clock, no state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from powerinfer_cli.runtime import common_prefix
@@ -34,11 +34,14 @@ which is not worth the rest of what that slot holds."""
 
 @dataclass(frozen=True)
 class Idle:
-    """A slot that may be taken. ids: what its sequence holds; last_used: greater for later."""
+    """A slot that may be taken. ids: what its sequence holds; last_used: greater for later. left: how many of its first
+    n it could go on from, as an engine's `left` tells.
+    """
 
     id: int
     ids: Sequence[int]
     last_used: int
+    left: Callable[[int], int] = lambda n: n
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,25 @@ def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:
 def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True) -> int | None:
     """The slot for a prompt; None where it has to wait.
 
-    The one that is asked for; else the one with the longest common prefix, if that is worth something; else one that
-    holds nothing, so that embeddings, say, leave chats alone; else the one that has not been used for the longest
-    time. reuse False: prefixes do not matter.
+    The one that is asked for; else the one with the longest common prefix, if that is worth something and can be gone
+    on from; else one that holds nothing, so that embeddings, say, leave chats alone; else the one that has not been
+    used for the longest time. reuse False: prefixes do not matter.
     """
     if id_slot >= 0:
         return next((slot.id for slot in idle if slot.id == id_slot), None)
     if not idle:
         return None
-    held = {slot.id: common_prefix(prompt, slot.ids) if reuse else 0 for slot in idle}
+    held = {slot.id: _shared(prompt, slot) if reuse else 0 for slot in idle}
     best = min(idle, key=lambda slot: (-held[slot.id], slot.last_used, slot.id))
     if held[best.id] > LEAST_SIMILAR * len(prompt):
         return best.id
     return min(idle, key=lambda slot: (len(slot.ids) > 0, slot.last_used, slot.id)).id
+
+
+def _shared(prompt: Sequence[int], slot: Idle) -> int:
+    """Tokens that a prompt has in common with what a slot holds, if the slot can go back to where they end."""
+    known = reusable(prompt, slot.ids)
+    return common_prefix(prompt, slot.ids) if slot.left(known) == known else 0
 
 
 def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:

@@ -66,6 +66,16 @@ def test_what_an_engine_cannot_go_back_to_is_read_again() -> None:
     assert tokens(first) == tokens(near)[:6] == tokens(far)
 
 
+def test_a_slot_that_cannot_go_back_is_left_alone() -> None:
+    """Its chat goes on later; who shares only its beginning gets nothing from it."""
+    driver = Driver(ToyEngine(n_sequences=2, slack=6))
+    first = tokens(driver.do(CompletionTask(PROMPT, GREEDY, n_predict=20)))
+    other = end(driver.do(CompletionTask((*PROMPT[:-1], 7, 8), GREEDY, n_predict=2)))
+    assert (other.id_slot, other.timings.cache_n) == (1, 0)
+    again = end(driver.do(CompletionTask((*PROMPT, *first, 9, 9), GREEDY, n_predict=2)))
+    assert (again.id_slot, again.timings.cache_n) == (0, len(PROMPT) + 19)
+
+
 def test_without_cache_prompt_all_is_read_again() -> None:
     driver = Driver(ToyEngine())
     driver.do(CompletionTask(PROMPT, GREEDY, n_predict=4))

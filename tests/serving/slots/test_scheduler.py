@@ -33,6 +33,12 @@ def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
     assert choose_slot((1,), []) is None
 
 
+def test_a_prefix_that_a_slot_cannot_go_back_to_counts_for_nothing() -> None:
+    idle = [Idle(0, [1, 2, 3, 4, 9], 5, lambda n: 0), Idle(1, [1, 2, 7], 7), Idle(2, [], 6)]
+    assert choose_slot((1, 2, 3, 4, 5), idle) == 1
+    assert choose_slot((1, 2, 3, 4, 5), [idle[0], idle[2]]) == 2
+
+
 def test_a_common_greeting_is_not_worth_a_conversation() -> None:
     idle = [Idle(0, [1, *range(500, 900)], 9), Idle(1, [], 0)]
     assert choose_slot((1, *range(100, 120)), idle) == 1
