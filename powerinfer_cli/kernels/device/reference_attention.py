@@ -87,13 +87,14 @@ def attention(
     n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
     positions up to n_past + t, `window` of them or all, by scores that are scaled, capped as c tanh(score / c) where
     there is a softcap c, and less by a head's slope times the distance where there is alibi; n_head is a multiple of
-    n_head_kv. temperature: of queries. `limit`: a number of positions, at least n_past + T,
-    beyond which nothing is read; for callers that know n_past.
+    n_head_kv. temperature: of queries. `limit`: n_past + T, for callers that know it: then nothing is read that no
+    token sees.
     """
     n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
     n_seen = min(limit or most, most)
-    cells = cells_of(pages, n_seen)
-    positions = torch.arange(n_seen, device=q.device)
+    first = 0 if limit is None or window is None else max(0, limit - n_token - window + 1)
+    cells = cells_of(pages, n_seen)[first:]
+    positions = torch.arange(first, n_seen, device=q.device)
     own = n_past + torch.arange(n_token, device=q.device).unsqueeze(1)
     visible = positions <= own  # [T, S]
     if window is not None:
@@ -106,7 +107,7 @@ def attention(
     queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)
     found = torch.empty_like(queries)
     mask, seen = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
-    step = max(1, SCRATCH_NUMBERS // (n_seen * head_dim)) if alibi is None else 1
+    step = max(1, SCRATCH_NUMBERS // (len(cells) * head_dim)) if alibi is None else 1
     slopes = None if alibi is None else _slopes(cache.n_head_kv * group, alibi, q.device)
     for begin in range(0, cache.n_head_kv, step):
         heads = slice(begin, begin + step)

@@ -321,7 +321,7 @@ def test_attention_of_a_batch() -> None:
     q, k, v = in_nan(normal(5, 128)), in_nan(normal(5, 64, seed=1)), in_nan(normal(5, 64, seed=2))
     FAST.rope_store(q, k, v, cache, *places(pages, 0, 5), None, None, None)
     wanted = TWIN.attention(q, cache, past(0), pages, scale=0.2)
-    close(FAST.attention(q, cache, past(0), pages, scale=0.2, limit=64), wanted)
+    close(FAST.attention(q, cache, past(0), pages, scale=0.2, limit=5), wanted)
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])
