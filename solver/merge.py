@@ -1,4 +1,4 @@
-"""A dense GGUF and a predictor directory as one PowerInfer GGUF."""
+"""A dense GGUF and a predictor directory as one PowerInfer GGUF; or without one, where zeros are exact."""
 
 import re
 from collections import Counter
@@ -33,9 +33,10 @@ COST = "some 3 % in perplexity with types of four bits"  # SmolLM2-135M in Q4_1:
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
-def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, small: bool = False) -> None:
+def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, *, small: bool = False) -> None:
     """Write `path`: the tensors of `dense` as they are, down matrices transposed, and the predictors of `folder`.
 
+    folder None: there are none, and the file is a dense one, of a model whose neurons have exact zeros.
     Blocks of a quantised matrix lie along its rows, so that a transposed one has to be quantised anew: as Q8_0, or with
     `small` in its own type where that can be written. Predictors are Q8_0 in a quantised model and F16 in another.
     Notes say what became what, and what it costs. No more than one tensor is in memory.
@@ -48,9 +49,13 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
     if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")
-    predictors = load_predictors(folder, config.n_embd, config.n_ff)
+    if folder is None and not config.activation.has_exact_zeros:
+        raise PowerInferError(f"{dense.path}: neurons of {config.activation} are never exactly 0: they need predictors")
+    if folder is None and not any(map(_DOWN.fullmatch, dense.tensors)):
+        raise PowerInferError(f"{dense.path}: its down matrices are transposed already")
+    predictors = None if folder is None else load_predictors(folder, config.n_embd, config.n_ff)
     tensors = list(_model_tensors(dense, config, small, events.note))
-    for layer, predictor in enumerate(predictors.layers):
+    for layer, predictor in enumerate(predictors.layers if predictors else ()):
         pairs = (("fc1", predictor.fc1), ("fc2", predictor.fc2))
         quantised = dense.tensors[f"blk.{layer}.ffn_down.weight"].type not in FLOATS
         tensors += [_predictor(f"blk.{layer}.{name}.weight", tensor, quantised) for name, tensor in pairs]
@@ -58,9 +63,9 @@ def merge(dense: GGUFFile, folder: Path, path: Path, events: LoadEvents, *, smal
         dense,
         path,
         dropped=("powerinfer.",),
-        added=_added(config, predictors.threshold),
+        added=_added(config, predictors.threshold) if predictors else {},
         tensors=tensors,
-        sparse=True,
+        sparse=predictors is not None,
         on_bytes=lambda done, total: events.progress("merging", done, total),
     )
 

@@ -33,7 +33,8 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
     """Count a model's bytes, in the types of its file. `asked`: neurons per layer that the predictor is asked about.
 
     Every matrix counts once, but of the embedding one row is read, and of a sparse FFN the rows of active neurons.
-    Without a gate (opt, falcon), the up matrix takes its place.
+    Without a gate (opt, falcon), the up matrix takes its place. All of it is read where zeros are exact and nobody
+    predicts.
     """
     embedding = model.embedding
     tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
@@ -44,7 +45,9 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
         rows, selection = layer.ffn.neurons, layer.ffn.selection
         match selection:
             case Everything():
-                always += _size(*leaves(rows))
+                read = _first(rows) if rows.transposed else _size(*leaves(rows))
+                always += read
+                neurons += _size(*leaves(rows)) - read
             case Predicted():
                 always += selection.fc1.nbytes + n_asked * selection.fc2.row_bytes
                 first = _first(rows)

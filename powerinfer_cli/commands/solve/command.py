@@ -56,6 +56,9 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     from powerinfer_cli.model import load_model
     from powerinfer_cli.opening import open_model_file
 
+    if stages.no_predictors:
+        _turn(path, stages, plan, told)
+        return
     with Working() as events:
         machine = find_machine(plan, events.note)
         gguf = open_model_file(path)
@@ -80,6 +83,19 @@ def _list_profiles() -> None:
     for name in bundled_profiles():
         profile = load_profile(name)
         typer.echo(f"{name:24} {', '.join(gpu.name for gpu in profile.gpus)}; {profile.cpu.name}")
+
+
+def _turn(path: Path, stages: StageFlags, plan: PlanFlags, told: ReportFlags) -> None:
+    """Write the model with its down matrices transposed, and nothing else."""
+    from powerinfer_cli.opening import open_model_file
+    from solver.merge import merge
+
+    assert stages.merge is not None  # checked with the flags
+    gguf = open_model_file(path)
+    _check_files(gguf, stages, plan, told, None)
+    with Working() as events:
+        merge(gguf, None, stages.merge, events, small=stages.merge_small)
+        events.note(f"run it: powerinfer main -m {stages.merge}")
 
 
 def _solve(

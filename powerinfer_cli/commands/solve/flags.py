@@ -76,6 +76,9 @@ class StageFlags:
     merge_small: Annotated[
         bool, _stage("--merge-small", help="In it, 4-bit down matrices stay so: smaller, some 3 % in perplexity.")
     ] = False
+    no_predictors: Annotated[
+        bool, _stage("--no-predictors", help="In it there are none, for ReLU and ReLU squared: only turned matrices.")
+    ] = False
     force: Annotated[bool, _stage("--force", help="Make anew what nobody knows the origin of.")] = False
 
     def check(self) -> None:
@@ -93,6 +96,10 @@ class StageFlags:
             raise UsageError("--density and --max-quality-loss exclude each other: one is found from the other")
         if self.merge_small and not self.merge:
             raise UsageError("--merge-small says how --merge FILE is written: give that, too")
+        if self.no_predictors and not self.merge:
+            raise UsageError("--no-predictors says how --merge FILE is written: give that, too")
+        if self.no_predictors and any(alone):
+            raise UsageError("--no-predictors only writes --merge FILE: it goes with no other stage")
         if self.plan_only and self.merge:
             raise UsageError("--merge has nothing to write with --plan-only")
 

@@ -23,6 +23,7 @@ class CPUBackend(CPUSide):
         self._stats, self._kind = parts.stats, BatchKind.MANY
         self._stats.grow(parts.config.n_layer)
         self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
+        self._counts = any(layer.ffn.neurons.transposed for layer in parts.model.layers)
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
@@ -54,7 +55,7 @@ class CPUBackend(CPUSide):
                     self.team.run(part.table, self.threads_batch)
             case never:
                 assert_never(never)
-        if self.config.sparse:
+        if self._counts:
             self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:

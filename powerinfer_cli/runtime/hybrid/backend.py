@@ -76,6 +76,7 @@ class HybridBackend:
         self._n_tokens, self._kind = 0, BatchKind.MANY
         self._model = parts.model
         self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
+        self._counts = any(layer.ffn.neurons.transposed for layer in parts.model.layers)
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
         if placement.stream_from is not None and not streamable(parts.model):
             self._stream_from = math.inf
@@ -112,7 +113,7 @@ class HybridBackend:
                     self._batch(run, n)
         self._move(at, self.plan.output, n)
         self._n_tokens = n
-        if self.config.sparse:
+        if self._counts:
             self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
 
@@ -325,10 +326,10 @@ class HybridBackend:
 
     def _count(self) -> None:
         """Wait for the GPUs, and add up what they and the cold tiers have counted."""
-        needed = [side for gpu, side in self._sides.items() if self.config.sparse or gpu == self.plan.output]
+        needed = [side for gpu, side in self._sides.items() if self._counts or gpu == self.plan.output]
         for side in needed:
             counted = side.collect()
-            if self.config.sparse:
+            if self._counts:
                 self._stats.add(list(side.layers), 0, counted)
                 self._stats.hot += int(counted[:, 1].sum())
         if self._cold:

@@ -1,0 +1,59 @@
+"""A dense model with exact zeros, its down matrices turned, without predictors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.commands.bench.traffic import count_traffic
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import load_model
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver.merge import merge
+from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.rounding import check_logits
+
+OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
+
+
+@pytest.fixture
+def turned(tmp_path: Path) -> Path:
+    dense = tiny_family("nemotron-biases").file.write(tmp_path / "dense.gguf")
+    merge(open_gguf(dense), None, tmp_path / "turned.gguf", LoadEvents())
+    return tmp_path / "turned.gguf"
+
+
+def test_it_computes_the_same(turned: Path) -> None:
+    family, gguf = tiny_family("nemotron-biases"), open_gguf(turned)
+    assert not gguf.sparse
+    wanted = family.file.tensors["blk.1.ffn_down.weight"].T
+    assert np.array_equal(gguf.tensors["blk.1.ffn_down_t.weight"].to_float32(), wanted)
+    assert "blk.1.ffn_down.weight" not in gguf.tensors
+    check_logits(Engine.load(gguf, OPTIONS).logits(PROMPT), family.reference)
+
+
+def test_what_a_token_reads_is_counted(turned: Path) -> None:
+    """All of up, and the rows of down whose neurons are not 0."""
+    engine, model = Engine.load(open_gguf(turned), OPTIONS), load_model(open_gguf(turned))
+    engine.prefill(PROMPT[:5])
+    engine.stats.reset()
+    for token in PROMPT[5:20]:
+        engine.decode(token)
+    active, predicted = engine.stats.mean_active, engine.stats.mean_predicted
+    assert predicted == 1.0
+    assert active is not None
+    assert 0.2 < active < 0.8
+    whole = load_model(open_gguf(turned.with_name("dense.gguf")))
+    traffic, dense = (count_traffic(one, "f32", "f32", [0] * 4) for one in (model, whole))
+    down = sum(layer.ffn.neurons.down.weight.nbytes for layer in model.layers)
+    saved = dense.per_token(10.0) - traffic.per_token(10.0, predicted, active)
+    assert saved == pytest.approx((1 - active) * down, rel=0.02)  # biases go with the rows
+
+
+def test_only_exact_zeros_are_turned(turned: Path) -> None:
+    other = tiny_family("llama").file.write(turned.with_name("llama.gguf"))
+    for source, problem in ((other, "never exactly 0"), (turned, "transposed already")):
+        with pytest.raises(PowerInferError, match=problem):
+            merge(open_gguf(source), None, turned.with_name("new.gguf"), LoadEvents())
+    assert not turned.with_name("new.gguf").exists()
