@@ -99,9 +99,9 @@ def attention(
     visible = positions <= own  # [T, S]
     if window is not None:
         visible = visible & (positions > own - window)
-    # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
     if temperature is not None:
         q = q * (1 + temperature.gain * torch.log1p((own // temperature.length).float()))
+    # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
     queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
     queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)

@@ -57,6 +57,19 @@ def data_of(result: Result) -> dict[str, Any]:
     return found
 
 
+def test_exact_zeros_need_no_predictors(tmp_path: Path) -> None:
+    path, turned = write_placed(tmp_path, statistics=False, model=dense_model("relu")), tmp_path / "turned.gguf"
+    before = sorted(tmp_path.iterdir())
+    result = solve(path, "--merge", str(turned), "--no-predictors")
+    assert result.code == 0, result
+    assert sorted(tmp_path.iterdir()) == sorted([*before, turned])
+    assert not open_gguf(turned).sparse
+    asked = ("-p", "Once", "-n", "8", "--temp", "0", "-t", "1")
+    texts = [powerinfer("main", "-m", str(one), *asked) for one in (turned, path)]
+    assert [text.code for text in texts] == [0, 0]
+    assert texts[0].out == texts[1].out
+
+
 def test_a_dense_model_becomes_sparse_and_is_placed(tmp_path: Path, text: str) -> None:
     path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
     out, page, merged = tmp_path / "out", tmp_path / "plan.html", tmp_path / "merged.gguf"
@@ -225,6 +238,8 @@ def test_the_names_of_machines() -> None:
         (["--density", "0.5", "--max-quality-loss", "0.1"], 2, "exclude each other"),
         (["--merge", "x.gguf"], 2, "has predictors already"),
         (["--merge-small"], 2, "give that, too"),
+        (["--no-predictors"], 2, "give that, too"),
+        (["--no-predictors", "--merge", "x.gguf", "--profile-only"], 2, "goes with no other stage"),
         (["-f", "absent.txt"], 1, "absent.txt: cannot read"),
         (["--profile-only", "--force", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
         (["--plan-only", "--vram-budget", "1", "-o", "{short}/x"], 1, "{short}/x"),
