@@ -6,7 +6,7 @@ from math import erf
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, Predictor, RowNeurons, Told
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, NeuronMask, Predictor, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import Linear, Neurons
@@ -21,7 +21,7 @@ class SparseLayer:
     """Neurons, and what their matrices hold, in float64."""
 
     neurons: RowNeurons
-    predictor: Predictor | Told | None
+    predictor: Predictor | NeuronMask | None
     gate: Floats | None
     up: Floats
     down_t: Floats

@@ -17,8 +17,8 @@ from powerinfer_cli.kernels.cpu.functions import exp, tanh
 from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, START, cell_of, segment_at
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.jit import RUNG, Kernel, Rung, family, helper, kernel, types
-from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, take
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     add_scaled,
     calling,
@@ -56,10 +56,10 @@ _EVERYTHING = 1 << 40  # positions
 # AVX-512 has 32 registers; below, a vector of 16 takes two of 16, or more.
 _TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4), 4: (1, 1)}
 _MOST_ROWS = max(_TILES)
-# The operation's numbers, behind the state.
-_Q, _Q_BYTES, _OUT, _OUT_STRIDE, _GROUP, _N_HEAD_KV, _HEAD_DIM, _N_CTX = range(FIRST + 1, FIRST + 9)
-_K, _K_SCALES, _V, _V_SCALES, _SCALE, _THREADS, _ROOM, _ROOM_BYTES = range(FIRST + 9, FIRST + 17)
-_SCORES, _SUMS, _WINDOW, _SOFTCAP, _SLOPES, _TEMPERATURES = range(FIRST + 17, FIRST + 23)
+OP = operands(
+    "state q q_bytes out out_stride group n_head_kv head_dim n_ctx k k_scales v v_scales scale threads room room_bytes "
+    "scores sums window softcap slopes temperatures"
+)
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
 # many positions, out)
@@ -90,14 +90,35 @@ def attention(
     """
     shape = cache.shape
     room = aligned(threads * _room(shape.value_stride) * 4).view(np.float32).reshape(threads, -1)
-    sizes = (shape.n_head // shape.n_head_kv, shape.n_head_kv, shape.head_dim, shape.n_ctx)
-    stores = (cache.k, cache.k_scales, cache.v, cache.v_scales)
-    rows = (q, q.strides[0], out.floats, out.stride)
     scores, sums = attention_kernels(cache.type_k, cache.type_v)
-    rest = (float(scale), threads, room, room.strides[0], scores.address, sums.address)
     slopes = None if alibi is None else np.exp2(-alibi * alibi_exponents(shape.n_head)).astype(np.float32)
-    bends = (window or _EVERYTHING, softcap or 0.0, slopes, temperatures)
-    return Operation(_attend, (state, *rows, *sizes, *stores, *rest, *bends))
+    return Operation.of(
+        _attend,
+        OP,
+        state=state,
+        q=q,
+        q_bytes=q.strides[0],
+        out=out.floats,
+        out_stride=out.stride,
+        group=shape.n_head // shape.n_head_kv,
+        n_head_kv=shape.n_head_kv,
+        head_dim=shape.head_dim,
+        n_ctx=shape.n_ctx,
+        k=cache.k,
+        k_scales=cache.k_scales,
+        v=cache.v,
+        v_scales=cache.v_scales,
+        scale=float(scale),
+        threads=threads,
+        room=room,
+        room_bytes=room.strides[0],
+        scores=scores.address,
+        sums=sums.address,
+        window=window or _EVERYTHING,
+        softcap=softcap or 0.0,
+        slopes=slopes,
+        temperatures=temperatures,
+    )
 
 
 def attention_kernels(type_k: CacheType, type_v: CacheType) -> tuple[Kernel, Kernel]:
@@ -265,16 +286,16 @@ def _soften(scores, count, seen, sums, dims, highest, total_so_far):
 @helper
 def _tile(op, segment, room, begin, end, head, rows):
     """All positions for a tile that has room for so many rows, of which the first end - begin count."""
-    group, head_dim, n_past = op[_GROUP], op[_HEAD_DIM], segment[PAST]
+    group, head_dim, n_past = op[OP.group], op[OP.head_dim], segment[PAST]
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
-    window, softcap, slopes = op[_WINDOW], float_of(op[_SOFTCAP]), op[_SLOPES]
+    window, softcap, slopes = op[OP.window], float_of(op[OP.softcap]), op[OP.slopes]
     lowest = max(0, n_past + begin // group + 1 - window)
     for start in range(lowest // _SPAN * _SPAN, limit, _SPAN):
         count, unseen = min(_SPAN, limit - start), max(0, lowest - start)
-        position = head * op[_N_CTX] + cell_of(segment, start)
-        _part(op[_SCORES], room, rows, head_dim, op[_K], op[_K_SCALES], position, count, scores)
+        position = head * op[OP.n_ctx] + cell_of(segment, start)
+        _part(op[OP.scores], room, rows, head_dim, op[OP.k], op[OP.k_scales], position, count, scores)
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
             seen = n_past + (begin + r) // group + 1 - start
@@ -291,20 +312,20 @@ def _tile(op, segment, room, begin, end, head, rows):
             _forget(row_scores, hidden)
         # What lies behind the window may be no numbers, and 0 * NaN is NaN.
         weights, value, left = scores + unseen * 4, position + unseen, count - unseen
-        _part(op[_SUMS], weights, rows, dims, op[_V], op[_V_SCALES], value, left, sums)
+        _part(op[OP.sums], weights, rows, dims, op[OP.v], op[OP.v_scales], value, left, sums)
 
 
 @helper
 def _gather(op, segment, room, begin, end, head, rows):
     """A tile's queries, scaled, as [head_dim, rows], spare rows repeating the last; sums and maxima at their start."""
-    group, head_dim = op[_GROUP], op[_HEAD_DIM]
-    dims, scale = (head_dim + 15) // 16 * 16, float_of(op[_SCALE])
+    group, head_dim = op[OP.group], op[OP.head_dim]
+    dims, scale = (head_dim + 15) // 16 * 16, float_of(op[OP.scale])
     sums, _, highest, totals = _places(room, dims)
     for r in range(rows):
         row = min(begin + r, end - 1)
         token = segment[START] + row // group
-        x = f32(op[_Q] + token * op[_Q_BYTES] + (head * group + row % group) * head_dim * 4)
-        factor = scale * f32(op[_TEMPERATURES])[token] if op[_TEMPERATURES] else scale
+        x = f32(op[OP.q] + token * op[OP.q_bytes] + (head * group + row % group) * head_dim * 4)
+        factor = scale * f32(op[OP.temperatures])[token] if op[OP.temperatures] else scale
         for d in range(head_dim):
             f32(room)[d * rows + r] = x[d] * factor
         for d in range(0, dims, 16):
@@ -315,17 +336,17 @@ def _gather(op, segment, room, begin, end, head, rows):
 @helper
 def _finish(op, segment, room, begin, end, head):
     """A tile's sums of values over its sums of exponentials, and zeros behind a token's last head."""
-    group, head_dim = op[_GROUP], op[_HEAD_DIM]
+    group, head_dim = op[OP.group], op[OP.head_dim]
     dims = (head_dim + 15) // 16 * 16
     sums, _, _, totals = _places(room, dims)
     for row in range(begin, end):
         r, at = row - begin, (head * group + row % group) * head_dim
         token, inverse = segment[START] + row // group, np.float32(1.0) / f32(totals)[row - begin]
-        out = f32(op[_OUT] + token * op[_OUT_STRIDE] * 4)
+        out = f32(op[OP.out] + token * op[OP.out_stride] * 4)
         for d in range(head_dim):
             out[at + d] = f32(sums)[r * dims + d] * inverse
-        if head == op[_N_HEAD_KV] - 1 and row % group == group - 1:
-            for d in range(at + head_dim, op[_OUT_STRIDE]):
+        if head == op[OP.n_head_kv] - 1 and row % group == group - 1:
+            for d in range(at + head_dim, op[OP.out_stride]):
                 out[d] = np.float32(0.0)
 
 
@@ -341,9 +362,9 @@ def _rows_of_a_tile(n_rows, n_head_kv, threads):
 @kernel(OPERATION, "attention")
 def _attend(op_address, worker):
     op = i64(op_address)
-    state, group, n_head_kv = i64(op[FIRST]), op[_GROUP], op[_N_HEAD_KV]
-    room = op[_ROOM] + worker * op[_ROOM_BYTES]
-    size = _rows_of_a_tile(state[N_TOKENS] * group, n_head_kv, op[_THREADS])
+    state, group, n_head_kv = i64(op[OP.state]), op[OP.group], op[OP.n_head_kv]
+    room = op[OP.room] + worker * op[OP.room_bytes]
+    size = _rows_of_a_tile(state[N_TOKENS] * group, n_head_kv, op[OP.threads])
     while True:
         piece, i = take(op), 0
         segment = segment_at(state, 0)

@@ -22,7 +22,7 @@ from powerinfer_cli.kernels.cpu.sparse_rows import (
     multiply_rows,
     row_scratch_bytes,
 )
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Predictor, RowNeurons, Told
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Predictor, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
@@ -107,7 +107,7 @@ def sparse_batch(
     x: Vectors,
     hidden: Vectors | None,
     neurons: RowNeurons,
-    predictor: Predictor | Told | None,
+    predictor: Predictor | NeuronMask | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
     products: Workspace,
@@ -121,7 +121,7 @@ def sparse_batch(
     w, capacity = workspace, workspace.tokens.shape[1]
     operations: list[Operation] = []
     asked: dict[str, Operand] = {"logits": None, "modes": None, "threshold": 0.0}
-    if isinstance(predictor, Told):
+    if isinstance(predictor, NeuronMask):
         asked = {"logits": w.logits, "modes": predictor.asked, "threshold": 0.5}
     elif predictor is not None and hidden is not None:
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)

@@ -16,9 +16,9 @@ from powerinfer_cli.kernels.cpu.sparse_token import (
     ALWAYS,
     ASK,
     PARTS,
+    NeuronMask,
     Predictor,
     RowNeurons,
-    Told,
     add_down,
     add_parts,
     borders_of,
@@ -45,7 +45,7 @@ def sparse_few(
     x: Vectors,
     hidden: Vectors | None,
     neurons: RowNeurons,
-    predictor: Predictor | Told | None,
+    predictor: Predictor | NeuronMask | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
     few: int,
@@ -59,7 +59,7 @@ def sparse_few(
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
     sums = np.zeros((PARTS, few, n_embd), np.float32)
     asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "modes": None, "threshold": 0.0}
-    if isinstance(predictor, Told):
+    if isinstance(predictor, NeuronMask):
         asked |= {"hidden": predictor.bits}
     elif predictor is not None and hidden is not None:
         fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold

@@ -56,9 +56,9 @@ __all__ = [
     "ASK",
     "NEVER",
     "PARTS",
+    "NeuronMask",
     "Predictor",
     "RowNeurons",
-    "Told",
     "add_down",
     "add_parts",
     "borders_of",
@@ -96,7 +96,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Told:
+class NeuronMask:
     """Somebody else asks the predictor, and says who is let through.
 
     modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. asked uint8 [n_ff]: ASK throughout, for a batch,
@@ -113,7 +113,7 @@ def sparse_token(
     x: Vectors,
     hidden: Vectors | None,
     neurons: RowNeurons,
-    predictor: Predictor | Told | None,
+    predictor: Predictor | NeuronMask | None,
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
 ) -> list[Operation]:
@@ -126,7 +126,7 @@ def sparse_token(
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
     sums = np.zeros((PARTS, 1, n_embd), np.float32)
     asked: dict[str, Operand] = {"fc2": None, "hidden": None, "modes": None, "threshold": 0.0}
-    if isinstance(predictor, Told):
+    if isinstance(predictor, NeuronMask):
         asked |= {"modes": predictor.modes}
     elif predictor is not None and hidden is not None:
         fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold

@@ -12,7 +12,7 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.team import FIRST, WAIT, WIDTH, Program
 
-__all__ = ["Compiled", "Operand", "Operation", "assemble", "operands"]
+__all__ = ["CompiledProgram", "Operand", "Operation", "assemble", "operands"]
 
 Operand = int | float | bool | None | np.ndarray | WeightRows
 
@@ -44,14 +44,14 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledProgram:
     """A program, and what its addresses point into."""
 
     table: Program
     operations: tuple[Operation, ...]
 
 
-def assemble(operations: Sequence[Operation]) -> Compiled:
+def assemble(operations: Sequence[Operation]) -> CompiledProgram:
     """The table of a sequence of operations. The last one always waits."""
     table = np.zeros((len(operations), WIDTH), np.int64)
     for row, operation in zip(table, operations, strict=True):
@@ -60,7 +60,7 @@ def assemble(operations: Sequence[Operation]) -> Compiled:
             row[column] = _number(operand)
     if len(table):
         table[-1, WAIT] = 1
-    return Compiled(table, tuple(operations))
+    return CompiledProgram(table, tuple(operations))
 
 
 def _number(operand: Operand) -> int:

@@ -27,20 +27,20 @@ from powerinfer_cli.model.blocks import Attention, Everything, Linear, Norm, Par
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
-__all__ = ["NOTHING", "Added", "Writer"]
+__all__ = ["NOTHING", "Addends", "Writer"]
 
 Products: TypeAlias = Sequence[tuple[Linear[WeightRows, Floats], Floats]]
 
 
 @dataclass(frozen=True)
-class Added:
+class Addends:
     """What is still to be added to the residual stream, and how often."""
 
     parts: tuple[Floats, ...] = ()
     scale: float = 1.0
 
 
-NOTHING = Added()
+NOTHING = Addends()
 
 
 class Writer:
@@ -59,7 +59,7 @@ class Writer:
         found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale)
         return [found] if e.norm is None else [found, self._norm(e.norm, b.x, b.x)]
 
-    def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: Added) -> list[Operation]:
+    def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: Addends) -> list[Operation]:
         """First x += adds, what the layer before has left; then the layer, up to what is to be added next.
 
         place: among the layers that are here.
@@ -78,20 +78,20 @@ class Writer:
         layer: CPULayer,
         block: Sequential[WeightRows, Floats],
         cache: KeysValues,
-        adds: Added,
+        adds: Addends,
     ) -> list[Operation]:
         b, around, behind = self.buffers, block.attention_norms, block.ffn_norms
         return [
             *self._enter(around.before, adds),
             *self._attention(block.attention, b.x if around.before is None else b.normed, cache),
             *self._leave(around.after, b.projected),
-            *self._enter(behind.before, Added((b.projected.floats,), block.scale)),
+            *self._enter(behind.before, Addends((b.projected.floats,), block.scale)),
             *self._ffn(place, layer, b.x if behind.before is None else b.normed),
             *self._leave(behind.after, b.ffn),
         ]
 
     def _parallel(
-        self, place: int, layer: CPULayer, block: Parallel[WeightRows, Floats], cache: KeysValues, adds: Added
+        self, place: int, layer: CPULayer, block: Parallel[WeightRows, Floats], cache: KeysValues, adds: Addends
     ) -> list[Operation]:
         b = self.buffers
         if block.ffn_norm is None:
@@ -109,28 +109,28 @@ class Writer:
         passes[0] = self.embedding(weights) + passes[0]
         return passes
 
-    def left(self, layer: CPULayer) -> Added:
+    def left(self, layer: CPULayer) -> Addends:
         """What a layer leaves to be added to x."""
         b, block = self.buffers, layer.block
         match block:
             case Sequential():
-                return Added((b.ffn.floats,), block.scale)
+                return Addends((b.ffn.floats,), block.scale)
             case Parallel():
-                return Added((b.projected.floats, b.ffn.floats))
+                return Addends((b.projected.floats, b.ffn.floats))
         assert_never(block)
 
-    def last_add(self, adds: Added) -> list[Operation]:
+    def last_add(self, adds: Addends) -> list[Operation]:
         """x += what the last layer has left."""
         return [add(self.buffers.state, self.buffers.x, *adds.parts, scale=adds.scale)]
 
-    def head(self, weights: CPUWeights, adds: Added, products: Floats) -> list[Operation]:
+    def head(self, weights: CPUWeights, adds: Addends, products: Floats) -> list[Operation]:
         """x += adds, the last norm, the head's products [T, n_vocab or more]."""
         b, head = self.buffers, weights.head
         if head is None:
             raise ValueError("the head is on a GPU")
         return [*self._enter(head.norm, adds), *self._multiply(b.normed, [(head.output, products)])]
 
-    def _enter(self, norm: Norm[Floats] | None, adds: Added) -> list[Operation]:
+    def _enter(self, norm: Norm[Floats] | None, adds: Addends) -> list[Operation]:
         """x += adds; what a block reads, in `normed` where it reads something else than x."""
         b = self.buffers
         if norm is not None:
@@ -141,7 +141,7 @@ class Writer:
         """What a block has made, normed."""
         return [] if norm is None else [self._norm(norm, made, made)]
 
-    def _norm(self, norm: Norm[Floats], x: Vectors, out: Vectors, adds: Added = NOTHING) -> Operation:
+    def _norm(self, norm: Norm[Floats], x: Vectors, out: Vectors, adds: Addends = NOTHING) -> Operation:
         numbers = norm.weight, norm.bias, out, norm.eps, norm.kind, adds.scale
         return add_norm(self.buffers.state, x, adds.parts, *numbers)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.sparse_batch import spread_values
-from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
+from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.model.blocks import all_active
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUWeights
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 class Recording:
     """A program for each layer, and what is there once it has run; read-only."""
 
-    parts: tuple[Compiled, ...]
+    parts: tuple[CompiledProgram, ...]
     residual: Floats  # [tokens, n_embd]: what the layer's predictor looks at
     activations: tuple[Floats, ...]  # of each layer, [tokens, n_ff]: what meets the down matrix
 

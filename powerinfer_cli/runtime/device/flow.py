@@ -26,7 +26,7 @@ from powerinfer_cli.runtime.device.places import Places, places_numbers
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.pages import Extent, PageTable
 
-__all__ = ["NOTHING", "Added", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
+__all__ = ["NOTHING", "Addends", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
 
 DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 
@@ -74,7 +74,7 @@ class Widths:
 
 
 @dataclass(frozen=True, eq=False)
-class Added:
+class Addends:
     """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled."""
 
     parts: tuple[Tensor, ...] = ()
@@ -82,7 +82,7 @@ class Added:
     scale: float = 1.0
 
 
-NOTHING = Added()
+NOTHING = Addends()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class DeviceFlow:
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
 
     def attend(
-        self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Added, n: int
+        self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
     ) -> None:
         """Up to `projected`, what attention makes. adds: to x before."""
         block = layer.block
@@ -217,7 +217,7 @@ class DeviceFlow:
         match block:
             case Sequential():
                 seen = self._enter(
-                    block.ffn_norms.before, Added((self.projected,), block.attention_norms.after, block.scale), n
+                    block.ffn_norms.before, Addends((self.projected,), block.attention_norms.after, block.scale), n
                 )
                 if seen is not self.normed:
                     self.normed[:n].copy_(seen[:n])
@@ -264,7 +264,7 @@ class DeviceFlow:
         self.cold[:n].add_(y)
         self.counts[layer.place, 1:].add_(fired)
 
-    def adds(self, layer: DeviceLayer) -> Added:
+    def adds(self, layer: DeviceLayer) -> Addends:
         """What a layer leaves to be added to x."""
         block = layer.block
         parts = (self.hot,) if layer.n_hot else ()
@@ -272,12 +272,12 @@ class DeviceFlow:
             parts = (*parts, self.cold)
         match block:
             case Sequential():
-                return Added(parts, block.ffn_norms.after, block.scale)
+                return Addends(parts, block.ffn_norms.after, block.scale)
             case Parallel():
-                return Added((self.projected, *parts))
+                return Addends((self.projected, *parts))
         assert_never(block)
 
-    def settle(self, adds: Added, n: int) -> None:
+    def settle(self, adds: Addends, n: int) -> None:
         """x += adds."""
         for part in self._summed(adds, n):
             self.x[:n].add_(part, alpha=adds.scale)
@@ -294,7 +294,7 @@ class DeviceFlow:
         else:
             self.ops.matmul(output.weight, normed, output.bias, out=products)
 
-    def _enter(self, norm: Norm[Tensor] | None, adds: Added, n: int) -> Tensor:
+    def _enter(self, norm: Norm[Tensor] | None, adds: Addends, n: int) -> Tensor:
         """x += adds; what a block reads: x, or `normed`."""
         if norm is None:
             self.settle(adds, n)
@@ -302,7 +302,7 @@ class DeviceFlow:
         self._norm(norm, self.x, self._summed(adds, n), self.normed, n, adds.scale)
         return self.normed
 
-    def _summed(self, adds: Added, n: int) -> tuple[Tensor, ...]:
+    def _summed(self, adds: Addends, n: int) -> tuple[Tensor, ...]:
         """The first T rows of the parts; of their sum, where that is normed."""
         parts = tuple(part[:n] for part in adds.parts)
         if adds.norm is None or not parts:

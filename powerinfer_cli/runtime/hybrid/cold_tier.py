@@ -11,11 +11,11 @@ from torch import Tensor
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.sparse_batch import sparse_batch
 from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse_token import ASK, RowNeurons, Told, sparse_token
+from powerinfer_cli.kernels.cpu.sparse_token import ASK, NeuronMask, RowNeurons, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.jit import Kernel
-from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
+from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Room
@@ -83,7 +83,7 @@ class ColdTier:
         self._bits = np.zeros(n, np.int64)
         told = None
         if asked or numbers is not None:
-            told = Told(self._modes, np.full(n, ASK, np.uint8), self._bits)
+            told = NeuronMask(self._modes, np.full(n, ASK, np.uint8), self._bits)
         assert room.sparse is not None  # there is one where neurons are cold
         workspace = room.sparse.of(n)
         self._logits = workspace.logits
@@ -101,7 +101,7 @@ class ColdTier:
             BatchKind.MANY: many,
             **({BatchKind.FEW: tokens} if few > 1 else {}),
         }
-        self._programs: dict[BatchKind, Compiled] = {}
+        self._programs: dict[BatchKind, CompiledProgram] = {}
 
     @property
     def kernels(self) -> Iterable[Kernel]:

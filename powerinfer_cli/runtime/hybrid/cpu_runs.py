@@ -6,7 +6,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.jit.program import Compiled, Operation, assemble
+from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
 from powerinfer_cli.runtime.batch import BatchKind
@@ -41,7 +41,7 @@ class CPURuns(CPUSide):
         self._fews = {layers: assemble([op for ops in run for op in ops]) for layers, run in fews.items()}
         self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
         self._batch_writer = many
-        self._recordings: dict[Layers, tuple[Recording, Compiled]] = {}
+        self._recordings: dict[Layers, tuple[Recording, CompiledProgram]] = {}
 
     def _operations(self, writer: Writer, layers: Layers) -> list[list[Operation]]:
         """Layer by layer."""

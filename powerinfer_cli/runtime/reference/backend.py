@@ -22,7 +22,7 @@ from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.reference.cache import KVCache
-from powerinfer_cli.runtime.reference.layer import Asked, ReferenceLayer, Turn, Watch, multiply, normed
+from powerinfer_cli.runtime.reference.layer import PredictorQuery, ReferenceLayer, Turn, Watch, multiply, normed
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
@@ -188,10 +188,10 @@ def resident_bytes(model: Model) -> int:
     return 4 * total
 
 
-def _asked(threshold: float, activity: LayerActivity | None) -> Asked:
+def _asked(threshold: float, activity: LayerActivity | None) -> PredictorQuery:
     if activity is None:
-        return Asked(threshold)
-    return Asked(threshold, torch.from_numpy(activity.undecided), torch.from_numpy(activity.always))
+        return PredictorQuery(threshold)
+    return PredictorQuery(threshold, torch.from_numpy(activity.undecided), torch.from_numpy(activity.always))
 
 
 def _as_it_is(x: Tensor) -> Tensor:

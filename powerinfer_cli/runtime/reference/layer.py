@@ -27,7 +27,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Asked", "Attend", "ReferenceLayer", "Turn", "Watch", "multiply", "normed"]
+__all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Turn", "Watch", "multiply", "normed"]
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k and v of a batch [T, H, D] -> [T, H * D]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
@@ -35,7 +35,7 @@ Watch: TypeAlias = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_e
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictorQuery:
     """Which neurons the predictor is asked about (int64 indices; None: all), and which are computed regardless (bool
     [n_ff]). What is in neither is never computed: its statistics say that it is never active.
     """
@@ -51,7 +51,7 @@ class ReferenceLayer:
 
     number: int
     block: Layer[Matrix, Tensor]
-    asked: Asked
+    asked: PredictorQuery
     stats: SparsityStats
 
     def forward(self, x: Tensor, turn: Turn, attend: Attend, watch: Watch | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.counters import ServedRequest
 
 __all__ = ["Log"]
 
@@ -62,7 +62,7 @@ class Log:
             f"{values['predicted']} written at {values['tokens_per_s']} tokens/s"
         )
 
-    def served(self, record: Served) -> None:
+    def served(self, record: ServedRequest) -> None:
         """A task has ended; told only to those who want to know all."""
         if self._tasks:
             self.note("task " + " ".join(f"{name}={_short(value)}" for name, value in asdict(record).items()))

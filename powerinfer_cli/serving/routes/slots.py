@@ -17,7 +17,7 @@ from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.replies import while_connected
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.slots.slot import SlotView
-from powerinfer_cli.serving.slots.slot_files import Saved
+from powerinfer_cli.serving.slots.slot_files import SavedSlot
 from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotDone, SlotTask
 
 __all__ = ["router"]
@@ -98,7 +98,7 @@ async def _save(number: int, path: Path, service: Service) -> dict[str, int]:
 async def _restore(number: int, path: Path, service: Service) -> dict[str, int]:
     async with service.slot_files[number]:
         try:
-            saved: Saved = await asyncio.to_thread(service.thread.files.read, path)
+            saved: SavedSlot = await asyncio.to_thread(service.thread.files.read, path)
         except PowerInferError as error:
             raise invalid_request(f"Unable to restore slot: {error}") from error
         done = await _do(SlotTask(SlotAction.RESTORE, number, saved), service)

@@ -14,13 +14,13 @@ from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.sampling import TokenBreakers
 from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
 from powerinfer_cli.serving.slots.choosing import Chooser
-from powerinfer_cli.serving.slots.counters import Served, Tally
+from powerinfer_cli.serving.slots.counters import ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
-from powerinfer_cli.serving.slots.slot import Asked, Running, Slot
+from powerinfer_cli.serving.slots.slot import Running, Slot, SlotRequest
 from powerinfer_cli.serving.slots.slot_actions import do_slot_task
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
@@ -50,7 +50,7 @@ class Batcher:
         tokenizer: Tokenizer,
         *,
         context_shift: bool,
-        log: Callable[[Served], None],
+        log: Callable[[ServedRequest], None],
         on_end: Callable[[int], None],
         on_fault: Callable[[Exception], None] = note_fault,
         clock: Callable[[], float] = time.perf_counter,
@@ -65,7 +65,7 @@ class Batcher:
         self._context_shift = context_shift
         self._log, self._on_end, self._on_fault = log, on_end, on_fault
         self._shared = engine.n_sequences > 1 and engine.n_ctx_sequence == engine.n_ctx
-        self._asked: dict[int, Asked] = {}  # in the order in which they came
+        self._asked: dict[int, SlotRequest] = {}  # in the order in which they came
         self._turns: dict[int, int] = {}  # of requests: when one of its tasks last had a slot, or it came
         self._ticks = itertools.count(1)
         self._breakers = lru_cache(_BREAKERS)(lambda texts: TokenBreakers.of(texts, tokenizer))
@@ -81,7 +81,7 @@ class Batcher:
         """Tasks without a slot."""
         return len(self._asked)
 
-    def change(self, asked: Sequence[Asked] = (), cancelled: Collection[int] = ()) -> None:
+    def change(self, asked: Sequence[SlotRequest] = (), cancelled: Collection[int] = ()) -> None:
         """Take tasks on, and end others, of these too, without an event; then those start that slots are free for.
 
         Nothing happens for ids of tasks that have ended.
@@ -168,7 +168,7 @@ class Batcher:
             chosen = choose_slot(task.prompt, free, task.id_slot, reuse=task.cache_prompt)
         return None if chosen is None else self.slots[chosen]
 
-    def _start(self, asked: Asked, slot: Slot) -> None:
+    def _start(self, asked: SlotRequest, slot: Slot) -> None:
         if isinstance(asked.task, SlotTask):
             self._act(asked, asked.task, slot)
             return
@@ -200,12 +200,12 @@ class Batcher:
         chooser = Chooser(task, self._tokenizer, self._breakers, config.n_vocab, config.n_ctx_train)
         return Generation(task, self._tokenizer, chooser, self._clock)
 
-    def _refuse(self, asked: Asked, error: Exception) -> None:
+    def _refuse(self, asked: SlotRequest, error: Exception) -> None:
         self._emit(asked.emit, [Failed(self._as_api_error(error))])
         self._note(asked.served("error", self._clock()))
         self._on_end(asked.id)
 
-    def _act(self, asked: Asked, task: SlotTask, slot: Slot) -> None:
+    def _act(self, asked: SlotRequest, task: SlotTask, slot: Slot) -> None:
         event: Event
         try:
             event = do_slot_task(self._engine, task)
@@ -295,7 +295,7 @@ class Batcher:
         if events and not self._emit(running.emit, events):
             self._end(slot, [], "cancelled")
 
-    def _note(self, served: Served | None) -> None:
+    def _note(self, served: ServedRequest | None) -> None:
         try:
             if served is not None:
                 self._log(served)

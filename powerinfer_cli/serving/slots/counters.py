@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Counters", "Served", "Tally"]
+__all__ = ["Counters", "ServedRequest", "Tally"]
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRequest:
     """One request at its end. stop: a Stop's value, "embedding", "cancelled", or "error".
 
     n_prompt: tokens of the prompt, n_cached of which were there already. ms: from its coming to its end, waiting

@@ -9,10 +9,10 @@ from typing import Any
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
-from powerinfer_cli.serving.slots.counters import Counters, Served
+from powerinfer_cli.serving.slots.counters import Counters, ServedRequest
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import note_fault, refusal
-from powerinfer_cli.serving.slots.slot import Asked, SlotView
+from powerinfer_cli.serving.slots.slot import SlotRequest, SlotView
 from powerinfer_cli.serving.slots.slot_files import SlotFiles
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
 from powerinfer_cli.text import Tokenizer
@@ -28,7 +28,7 @@ class EngineThread:
         engine: EngineLike,
         tokenizer: Tokenizer,
         options: ServerOptions,
-        log: Callable[[Served], None],
+        log: Callable[[ServedRequest], None],
         *,
         on_fault: Callable[[Exception], None] = note_fault,
         model: str = "",
@@ -50,7 +50,7 @@ class EngineThread:
         )
         self.files = SlotFiles(engine, model)
         self._wake = threading.Condition()
-        self._inbox: list[Asked] = []
+        self._inbox: list[SlotRequest] = []
         self._cancelled: set[int] = set()
         self._open: set[int] = set()  # tasks that have not ended
         self._next_id = 0
@@ -88,7 +88,7 @@ class EngineThread:
             self._open |= set(ids)
             for place, (task_id, task) in enumerate(zip(ids, tasks, strict=True)):
                 told = self._until_cancelled(task_id, partial(emit, place))
-                self._inbox.append(Asked(task_id, ids.start, task, told, came))
+                self._inbox.append(SlotRequest(task_id, ids.start, task, told, came))
             self._wake.notify()
         return ids
 
@@ -185,7 +185,7 @@ class EngineThread:
                 self._batcher.end_all(unavailable("the server is stopping"))
                 return
 
-    def _work(self, asked: Sequence[Asked], cancelled: frozenset[int]) -> None:
+    def _work(self, asked: Sequence[SlotRequest], cancelled: frozenset[int]) -> None:
         if asked or cancelled:
             self._batcher.change(asked, cancelled)
         if self._batcher.is_busy and not self._stopping:

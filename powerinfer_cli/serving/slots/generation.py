@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.serving.slots.choosing import Chooser
-from powerinfer_cli.serving.slots.showing import Showing, Shown
+from powerinfer_cli.serving.slots.showing import Showing, ShownText
 from powerinfer_cli.serving.tasks import CompletionTask, Stop
 from powerinfer_cli.text import Tokenizer
 
@@ -59,7 +59,7 @@ class Generation:
         """Tokens that may still be written, -1 for no limit."""
         return -1 if self._task.n_predict < 0 else max(0, self._task.n_predict - self.n_predicted)
 
-    def advance(self, logits: npt.NDArray[np.float32], *, full: bool = False) -> Shown:
+    def advance(self, logits: npt.NDArray[np.float32], *, full: bool = False) -> ShownText:
         """Write one token more: what may be shown now. `stop` is set where it was the last one.
 
         logits: [n_vocab]. full: the context has no room for another one. Raises whatever sampling raises.
@@ -75,7 +75,7 @@ class Generation:
         self.stop = self._reason(token, shown.text, full)
         if self.stop is not None:
             rest = self._showing.flush()
-            shown = Shown(shown.text + rest.text, shown.tokens + rest.tokens, shown.chances + rest.chances)
+            shown = ShownText(shown.text + rest.text, shown.tokens + rest.tokens, shown.chances + rest.chances)
             self.has_new_line = self.has_new_line or "\n" in rest.text
             if self._showing.stopping_word is not None:
                 self.stop = Stop.WORD

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from powerinfer_cli.serving.tasks import CompletionTask, TokenChances
 from powerinfer_cli.text import StopMatcher, StreamingDetokenizer, Tokenizer
 
-__all__ = ["IndentWatch", "Showing", "Shown"]
+__all__ = ["IndentWatch", "Showing", "ShownText"]
 
 
 @dataclass
-class Shown:
+class ShownText:
     """Text that is sure to stay, with its tokens and their chances (none where nobody asked for them)."""
 
     text: str = ""
@@ -50,28 +50,28 @@ class Showing:
         """Whether the text has found its end."""
         return self.outdented or self._matcher.hit is not None
 
-    def push(self, token: int, chances: TokenChances | None) -> Shown:
+    def push(self, token: int, chances: TokenChances | None) -> ShownText:
         """What may be shown now that this token was written."""
         self._held.append((token, chances, self._n_text))
         text = self._detokenizer.push(token)
         self._n_text += len(text)
         return self._show(self._matcher.push(text)[0])
 
-    def flush(self) -> Shown:
+    def flush(self) -> ShownText:
         """The rest, at the end. `stopping_word` may be set only now."""
         if self.ended:
-            return Shown()
+            return ShownText()
         self._detokenizer.reset()
         return self._show(self._matcher.flush())
 
-    def _show(self, text: str) -> Shown:
+    def _show(self, text: str) -> ShownText:
         if self._indent is not None:
             end = self._indent.push(text)
             self.outdented = end < len(text)
             text = text[:end]
         self._n_shown += len(text)
         complete = self._n_shown == self._n_text and not self._detokenizer.incomplete
-        shown = Shown(text)
+        shown = ShownText(text)
         while self._held and (complete or self._held[0][2] < self._n_shown):
             token, chances, _ = self._held.popleft()
             shown.tokens.append(token)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.runtime.step import Piece, Wanted
-from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.counters import ServedRequest
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
@@ -18,11 +18,11 @@ from powerinfer_cli.serving.tasks import (
     Timings,
 )
 
-__all__ = ["Asked", "Running", "Slot", "SlotView"]
+__all__ = ["Running", "Slot", "SlotRequest", "SlotView"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class SlotRequest:
     """A task that has no slot yet. request: the same for all that were asked for together.
 
     came: when, in seconds on the thread's clock.
@@ -34,22 +34,22 @@ class Asked:
     emit: Emit
     came: float
 
-    def served(self, stop: str, now: float) -> Served | None:
+    def served(self, stop: str, now: float) -> ServedRequest | None:
         """The record of one that never got a slot."""
         if isinstance(self.task, SlotTask):
             return None
         ms = 1e3 * (now - self.came)
-        return Served(self.task.label, self.id, -1, len(self.task.prompt), 0, 0, 0.0, 0.0, stop, ms)
+        return ServedRequest(self.task.label, self.id, -1, len(self.task.prompt), 0, 0, 0.0, 0.0, stop, ms)
 
 
 @dataclass
 class Running:
     """A task in a slot. Times in seconds, on the thread's clock.
 
-    request: as Asked has it. came, started: when it was asked for, and when it got its slot. order: greater for later.
-    n_cached: tokens of the prompt that were there already; n_read: that are there now, these included. read_at: when
-    the last of them was read. last_step: the step that it was last part of. generation: None for embeddings; pool:
-    theirs alone.
+    request: as SlotRequest has it. came, started: when it was asked for, and when it got its slot. order: greater for
+    later. n_cached: tokens of the prompt that were there already; n_read: that are there now, these included.
+    read_at: when the last of them was read. last_step: the step that it was last part of. generation: None for
+    embeddings; pool: theirs alone.
     """
 
     id: int
@@ -115,10 +115,10 @@ class Running:
             seed=written.seed,
         )
 
-    def served(self, id_slot: int, stop: str, now: float) -> Served:
+    def served(self, id_slot: int, stop: str, now: float) -> ServedRequest:
         """The record of its end."""
         timings = self.timings
-        return Served(
+        return ServedRequest(
             label=self.task.label,
             id_task=self.id,
             id_slot=id_slot,

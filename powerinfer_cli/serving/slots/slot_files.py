@@ -25,7 +25,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.tasks import SlotContent
 
-__all__ = ["Saved", "SlotFiles", "read_slot", "write_slot"]
+__all__ = ["SavedSlot", "SlotFiles", "read_slot", "write_slot"]
 
 MAGIC = b"PWRSLOT1"
 LONGEST_HEADER = 1 << 20
@@ -35,7 +35,7 @@ ID = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
-class Saved(SlotContent):
+class SavedSlot(SlotContent):
     """A file's content. n_bytes: of the file."""
 
     n_bytes: int
@@ -53,7 +53,7 @@ class SlotFiles:
         """Bytes written. Raises PowerInferError."""
         return write_slot(path, self._model, content.ids, content.arrays)
 
-    def read(self, path: Path) -> "Saved":
+    def read(self, path: Path) -> "SavedSlot":
         """Raises PowerInferError."""
         return read_slot(path, self._model, self._n_ctx, self._n_vocab)
 
@@ -84,7 +84,7 @@ def write_slot(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, 
     return n_bytes
 
 
-def read_slot(path: Path, model: str, n_ctx: int, n_vocab: int) -> Saved:
+def read_slot(path: Path, model: str, n_ctx: int, n_vocab: int) -> SavedSlot:
     """What `write_slot` wrote for the same model.
 
     Raises PowerInferError: no such file, or not one of these, another model's, more than n_ctx tokens, ids that are
@@ -110,7 +110,7 @@ def _opened(path: str, flags: int) -> int:
     return handle
 
 
-def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: int) -> Saved:
+def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: int) -> SavedSlot:
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("magic")
     length = int.from_bytes(file.read(4), "little")
@@ -139,7 +139,7 @@ def _read(file: io.BufferedReader, size: int, model: str, n_ctx: int, n_vocab: i
         arrays[name] = stored.view(dtype).reshape(shape)
         if dtype.kind == "f" and not np.isfinite(arrays[name]).all():  # which would spoil all that is read behind them
             raise ValueError("values")
-    return Saved(ids.tolist(), arrays, size)
+    return SavedSlot(ids.tolist(), arrays, size)
 
 
 def _name(name: object) -> str:

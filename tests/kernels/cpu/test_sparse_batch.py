@@ -9,7 +9,7 @@ import pytest
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.gemm import make_workspace
 from powerinfer_cli.kernels.cpu.sparse_batch import make_sparse_workspace, sparse_batch
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Predictor, Told
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Predictor
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
@@ -126,7 +126,7 @@ def test_told_by_somebody_else() -> None:
     logits = hidden.floats[:20, :RANK].astype(np.float64) @ made.fc2.T
     through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
     asked = run(made, x, hidden, 20, 2)
-    made.predictor = Told(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), np.zeros(300, np.int64))
+    made.predictor = NeuronMask(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), np.zeros(300, np.int64))
     given = run(made, x, hidden, 20, 2, through)
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]

@@ -8,7 +8,7 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Predictor, Told, sparse_token
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats import FORMATS, padded
@@ -105,7 +105,7 @@ def test_told_by_somebody_else() -> None:
     through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
     asked = together(made, x, hidden, 6)
     bits = (1 << np.arange(6)) @ through
-    made.predictor = Told(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), bits.astype(np.int64))
+    made.predictor = NeuronMask(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), bits.astype(np.int64))
     given = together(made, x, hidden, 6)
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, Predictor, Told, sparse_token
+from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned
 from powerinfer_cli.kernels.formats import FORMATS, padded
 from powerinfer_cli.kernels.jit.program import assemble
@@ -22,7 +22,7 @@ TEAM = team_of(3)
 
 
 def run(
-    made: SparseLayer, x: Vectors, hidden: Vectors, predictor: Predictor | Told | None, threads: int
+    made: SparseLayer, x: Vectors, hidden: Vectors, predictor: Predictor | NeuronMask | None, threads: int
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
     n = made.neurons.down.weight.n_cols
     out, counts = aligned(padded(n) * 4).view(np.float32), np.zeros(2, np.int64)
@@ -94,7 +94,7 @@ def test_told_by_somebody_else() -> None:
     modes, threshold = made.predictor.modes, made.predictor.threshold
     logits = hidden.floats[0, :RANK].astype(np.float64) @ made.fc2.T
     through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
-    told = Told(through.astype(np.uint8), np.full(300, ASK, np.uint8), through.astype(np.int64))
+    told = NeuronMask(through.astype(np.uint8), np.full(300, ASK, np.uint8), through.astype(np.int64))
     asked = run(made, x, hidden, made.predictor, 2)
     given = run(made, x, hidden, told, 2)
     assert np.array_equal(given[0], asked[0])

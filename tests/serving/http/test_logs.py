@@ -6,12 +6,12 @@ import pytest
 
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.requests import Record, note_events
-from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.counters import ServedRequest
 from powerinfer_cli.serving.tasks import Finished, Stop, TextPiece, Timings
 
 TIMINGS = Timings(cache_n=7, prompt_n=5, prompt_ms=10.0, predicted_n=11, predicted_ms=100.0)
 FINISHED = Finished(Stop.END, "", False, TIMINGS, id_slot=2, n_prompt=12, tokens_cached=23, seed=1)
-SERVED = Served("chat", 4, 2, 12, 7, 11, 10.0, 100.0, "eos", 112.25)
+SERVED = ServedRequest("chat", 4, 2, 12, 7, 11, 10.0, 100.0, "eos", 112.25)
 
 
 def record(n_completions: int) -> Record:

@@ -6,7 +6,7 @@ import pytest
 from powerinfer_cli.runtime.step import Wanted
 from powerinfer_cli.sampling import SamplerOptions, TokenBreakers
 from powerinfer_cli.serving.slots.faults import refusal
-from powerinfer_cli.serving.slots.slot import Asked
+from powerinfer_cli.serving.slots.slot import SlotRequest
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -172,7 +172,7 @@ def test_copies_are_cancelled_together_and_none_begins() -> None:
 
 def test_a_request_that_comes_and_goes_at_once_gets_no_slot() -> None:
     driver = Driver(ToyEngine())
-    asked = [Asked(i, 0, CompletionTask(PROMPT, GREEDY), lambda events: None, 0.0) for i in range(3)]
+    asked = [SlotRequest(i, 0, CompletionTask(PROMPT, GREEDY), lambda events: None, 0.0) for i in range(3)]
     driver.batcher.change(asked, range(3))
     assert not driver.batcher.is_busy
     assert (sorted(driver.ended), driver.batcher.slots[0].last) == ([0, 1, 2], (-1, None))

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.slots.counters import Served, Tally
+from powerinfer_cli.serving.slots.counters import ServedRequest, Tally
 from powerinfer_cli.serving.tasks import CompletionTask
 from tests.helpers.toy_engine import ToyEngine
 from tests.serving.slots.toy import GREEDY, Driver, ids_of
 
 
 def test_rates_of_a_request() -> None:
-    served = Served("completion", 1, 0, 30, 10, 5, 100.0, 200.0, "eos", 310.0)
+    served = ServedRequest("completion", 1, 0, 30, 10, 5, 100.0, 200.0, "eos", 310.0)
     assert served.prompt_per_second == pytest.approx(200.0)  # the cached ones cost nothing
     assert served.predicted_per_second == pytest.approx(20.0)  # nor does the first that is written
     nothing = dataclasses.replace(served, n_predicted=0, prompt_ms=0.0, predicted_ms=0.0)

@@ -10,7 +10,7 @@ import pytest
 
 from powerinfer_cli.serving.errors import APIError
 from powerinfer_cli.serving.options import ServerOptions
-from powerinfer_cli.serving.slots.counters import Served
+from powerinfer_cli.serving.slots.counters import ServedRequest
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, Failed, SlotAction, SlotTask, Task
 from tests.helpers.toy_engine import ToyEngine
@@ -21,7 +21,7 @@ PROMPT = ids_of("Once upon a time")
 
 @contextmanager
 def serving(
-    engine: ToyEngine, log: Callable[[Served], None] = lambda served: None, **options: object
+    engine: ToyEngine, log: Callable[[ServedRequest], None] = lambda served: None, **options: object
 ) -> Iterator[EngineThread]:
     thread = EngineThread(engine, tokenizer(), ServerOptions(**options), log)
     thread.start()
@@ -97,7 +97,7 @@ def test_cancelling_ends_within_one_step() -> None:
         go.acquire(timeout=10)
 
     told: list[Event] = []
-    records: list[Served] = []
+    records: list[ServedRequest] = []
     with serving(ToyEngine(on_step=on_step), records.append) as thread:
         asked = submit(thread, CompletionTask(PROMPT, GREEDY), told.extend)
         for _ in range(3):
@@ -208,7 +208,7 @@ def test_the_thread_outlives_what_nobody_foresaw(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_log_that_fails_costs_nobody_an_answer() -> None:
-    def broken(served: Served) -> None:
+    def broken(served: ServedRequest) -> None:
         raise RuntimeError("disk full")
 
     with serving(ToyEngine(), broken) as thread:

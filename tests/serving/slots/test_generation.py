@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.slots.choosing import Chooser, is_plain_greedy, likeliest, log_softmax
 from powerinfer_cli.serving.slots.generation import Generation
-from powerinfer_cli.serving.slots.showing import IndentWatch, Showing, Shown
+from powerinfer_cli.serving.slots.showing import IndentWatch, Showing, ShownText
 from powerinfer_cli.serving.tasks import CompletionTask, Stop
 from tests.serving.slots.toy import GREEDY, ids_of, tokenizer
 
@@ -31,7 +31,7 @@ def one_hot(token: int) -> np.ndarray:
     return logits
 
 
-def write(task: CompletionTask, ids: Sequence[int], times: Sequence[float] = ()) -> tuple[Generation, list[Shown]]:
+def write(task: CompletionTask, ids: Sequence[int], times: Sequence[float] = ()) -> tuple[Generation, list[ShownText]]:
     written = generation(task, times)
     shown = []
     for token in ids:
@@ -41,7 +41,7 @@ def write(task: CompletionTask, ids: Sequence[int], times: Sequence[float] = ())
     return written, shown
 
 
-def whole(shown: Sequence[Shown]) -> str:
+def whole(shown: Sequence[ShownText]) -> str:
     return "".join(one.text for one in shown)
 
 

@@ -9,7 +9,7 @@ import pytest
 from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.serving.slots.slot_files import Saved, SlotFiles
+from powerinfer_cli.serving.slots.slot_files import SavedSlot, SlotFiles
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, SlotAction, SlotDone, SlotTask, Vectors
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
@@ -68,7 +68,7 @@ def test_contexts_shift_side_by_side(tmp_path: Path) -> None:
         assert (end(driver.events[i]).timings.predicted_n, end(driver.events[i]).truncated) == (100, True)
 
 
-def stored(driver: Driver, folder: Path) -> Saved:
+def stored(driver: Driver, folder: Path) -> SavedSlot:
     """What the first slot holds, saved, erased and read again."""
     [saved] = driver.do(SlotTask(SlotAction.SAVE, 0))
     assert isinstance(saved, SlotDone)

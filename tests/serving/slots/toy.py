@@ -7,8 +7,8 @@ from pathlib import Path
 
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
-from powerinfer_cli.serving.slots.counters import Served
-from powerinfer_cli.serving.slots.slot import Asked
+from powerinfer_cli.serving.slots.counters import ServedRequest
+from powerinfer_cli.serving.slots.slot import SlotRequest
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, TextPiece, Vectors
 from powerinfer_cli.text import Tokenizer
 from tests.helpers.toy_engine import ToyEngine
@@ -33,7 +33,7 @@ class Driver:
     def __init__(self, engine: ToyEngine, *, context_shift: bool = False) -> None:
         self.engine = engine
         self.events: dict[int, list[Event]] = {}
-        self.log: list[Served] = []
+        self.log: list[ServedRequest] = []
         self.ended: list[int] = []
         self._ids = count()
         self.batcher = Batcher(
@@ -43,7 +43,7 @@ class Driver:
     def add(self, task: Task) -> int:
         task_id = next(self._ids)
         self.events[task_id] = []
-        self.batcher.change([Asked(task_id, task_id, task, self.events[task_id].extend, 0.0)])
+        self.batcher.change([SlotRequest(task_id, task_id, task, self.events[task_id].extend, 0.0)])
         return task_id
 
     def add_copies(self, tasks: Sequence[Task]) -> list[int]:
@@ -51,7 +51,7 @@ class Driver:
         ids = [next(self._ids) for _ in tasks]
         self.events.update((task_id, []) for task_id in ids)
         pairs = zip(ids, tasks, strict=True)
-        self.batcher.change([Asked(i, ids[0], task, self.events[i].extend, 0.0) for i, task in pairs])
+        self.batcher.change([SlotRequest(i, ids[0], task, self.events[i].extend, 0.0) for i, task in pairs])
         return ids
 
     def run(self, steps: int = 0) -> None:
