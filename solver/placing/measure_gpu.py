@@ -9,7 +9,9 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
-from powerinfer_cli.model import NormKind
+from powerinfer_cli.kernels.device.reference import DeviceNeurons
+from powerinfer_cli.model import Activation, NormKind
+from powerinfer_cli.model.blocks import Linear, Neurons
 from powerinfer_cli.runtime.device.link import Link as Way
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from solver.placing.device_profile import ANY_TYPE, Link, Processor, Rates
@@ -98,6 +100,9 @@ class _Bench:
         n_ff = max(32, self.weights // 3 // planar_bytes(kind, 1, self.n_embd))
         gate, up, down = (self._weights(kind, n_ff) for _ in range(3))
         x, out, fires = self._zeros(self.n_embd), self._zeros(self.n_embd), torch.ones(n_ff, device=self.device)
+        neurons: DeviceNeurons = Neurons(
+            n_ff, Linear(gate, fires), Linear(up, None), Linear(down, None), transposed=True, activation=Activation.RELU
+        )
         drawn = torch.randperm(n_ff, generator=torch.Generator().manual_seed(0))
         neuron, n_bytes, seconds = 3 * planar_bytes(kind, 1, self.n_embd), [], []
         for density in DENSITIES:
@@ -106,13 +111,11 @@ class _Bench:
             mask[drawn[:count]] = 1
             there = mask.to(self.device)
             n_bytes.append(float(count * neuron))
-            seconds.append(self.seconds([self._sparse_ffn(x, there, (gate, up, down), fires, out)]))
+            seconds.append(self.seconds([self._sparse_ffn(x, there, neurons, out)]))
         return rate_and_fixed(n_bytes, seconds)
 
-    def _sparse_ffn(
-        self, x: Tensor, mask: Tensor, rows: tuple[PlanarRows, PlanarRows, PlanarRows], fires: Tensor, out: Tensor
-    ) -> Callable[[], object]:
-        return lambda: self.ops.sparse_ffn(x, mask, *rows, gate_bias=fires, out=out)
+    def _sparse_ffn(self, x: Tensor, mask: Tensor, neurons: DeviceNeurons, out: Tensor) -> Callable[[], object]:
+        return lambda: self.ops.sparse_ffn(x, mask, neurons, out=out)
 
     def cache(self) -> float:
         """Bytes of keys and values a second, in float16."""

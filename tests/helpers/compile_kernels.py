@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.device import make_cache, triton_attention, triton_n
 from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
-from tests.helpers.device_data import rows_of
+from tests.helpers.device_data import neurons_of, rows_of
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
 
@@ -49,8 +49,8 @@ def ffn(ops: TritonOps, kind: GGMLType) -> None:
     ops.chosen_rows(rows, x, torch.arange(3))
     ops.dequantize(rows, torch.float16)
     ops.predict(fc1, fc2, x, 0.5, mask)
-    ops.sparse_ffn(x, mask, rows, rows, rows, neurons=torch.arange(N))
-    ops.sparse_ffn(x, None, None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU)
+    ops.sparse_ffn(x, mask, neurons_of(rows, rows, rows), entries=torch.arange(N))
+    ops.sparse_ffn(x, None, neurons_of(None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU))
 
 
 def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:

@@ -8,6 +8,8 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import PlanarRows, to_planar
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.cache import cells_of
+from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import Linear, Neurons
 from tests.helpers.weight_rows import gguf_rows
 
 
@@ -20,6 +22,22 @@ def rows_of(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> tuple[Pl
     raw = gguf_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
     rows = to_planar(torch.from_numpy(raw), kind, n_cols)
     return rows, twins.dequantize(rows)
+
+
+def neurons_of(
+    gate: PlanarRows | None,
+    up: PlanarRows,
+    down_t: PlanarRows,
+    *,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: Activation = Activation.RELU,
+    relu_on_up: bool = False,
+) -> twins.DeviceNeurons:
+    """Neurons of such rows."""
+    gates = None if gate is None else Linear(gate, gate_bias)
+    ups, downs = Linear(up, up_bias), Linear(down_t, None)
+    return Neurons(up.n_rows, gates, ups, downs, transposed=True, activation=activation, relu_on_up=relu_on_up)
 
 
 def places(pages: Tensor, n_past: int, n_token: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     matmul_t(rows, x [T, n_rows], out=None) -> [T, n_cols]
     predict(fc1, fc2, x [n_embd] or [T, n_embd], threshold, modes=None, out=None) -> uint8 [n] or [T, n]
     activated(gate | None, up, activation, *, relu_on_up=False, out=None) -> like up
-    sparse_ffn(x [n_embd], mask uint8 | None, gate | None, up, down_t, *, gate_bias=None, up_bias=None,
-               activation=RELU, relu_on_up=False, neurons=None, out=None) -> (y [n_embd], fired int64 [1])
+    sparse_ffn(x [n_embd], mask uint8 | None, Neurons of rows, *, entries=None, out=None)
+               -> (y [n_embd], fired int64 [1])
     sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])
     add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None, *, scale=1.0) -> like x, which has the adds added
     rope_store(q [T, H * D], k, v [T, H_kv * D], cache, positions, cells int64 [T],

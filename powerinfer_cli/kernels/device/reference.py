@@ -3,7 +3,7 @@
 What decoding uses has static shapes and asks nothing back from the device, so that a CUDA graph can record it.
 """
 
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,16 @@ from powerinfer_cli.kernels.device.reference_attention import attention, rope_st
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import activate
 from powerinfer_cli.model import Activation, NormKind
+from powerinfer_cli.model.blocks import Linear, Neurons
 
-__all__ = ["CHUNK_NUMBERS", "Ops", "compute_dtype", "dequantize", "product"]
+__all__ = ["CHUNK_NUMBERS", "DeviceNeurons", "Ops", "compute_dtype", "dequantize", "product"]
 
 CHUNK_NUMBERS = 1 << 23
 """Weights that are dequantised at a time."""
 
 _MM_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8: products of halves, summed and kept in float32
+
+DeviceNeurons: TypeAlias = Neurons[PlanarRows, Tensor]
 
 
 def dequantize(rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -164,71 +167,50 @@ class Ops:
         self,
         x: Tensor,
         mask: Tensor | None,
-        gate: PlanarRows | None,
-        up: PlanarRows,
-        down_t: PlanarRows,
+        neurons: DeviceNeurons,
         *,
-        gate_bias: Tensor | None = None,
-        up_bias: Tensor | None = None,
-        activation: Activation = Activation.RELU,
-        relu_on_up: bool = False,
-        neurons: Tensor | None = None,
+        entries: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `sparse_ffn_batch`, for one token: x [n_embd], mask [n] -> (y [n_embd], fired)."""
         batch_mask = None if mask is None else mask.unsqueeze(0)
-        y, fired = self.sparse_ffn_batch(
-            x.unsqueeze(0),
-            batch_mask,
-            gate,
-            up,
-            down_t,
-            gate_bias=gate_bias,
-            up_bias=up_bias,
-            activation=activation,
-            relu_on_up=relu_on_up,
-            neurons=neurons,
-            out=None if out is None else out.unsqueeze(0),
-        )
+        batch_out = None if out is None else out.unsqueeze(0)
+        y, fired = self.sparse_ffn_batch(x.unsqueeze(0), batch_mask, neurons, entries=entries, out=batch_out)
         return y[0], fired
 
     def sparse_ffn_batch(
         self,
         x: Tensor,
         mask: Tensor | None,
-        gate: PlanarRows | None,
-        up: PlanarRows,
-        down_t: PlanarRows,
+        neurons: DeviceNeurons,
         *,
-        gate_bias: Tensor | None = None,
-        up_bias: Tensor | None = None,
-        activation: Activation = Activation.RELU,
-        relu_on_up: bool = False,
-        neurons: Tensor | None = None,
+        entries: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The FFN of those neurons that count. x [T, n_embd] -> (y [T, n_embd], how many fired, int64 [1]).
+        """What those neurons that count make of x, without down's bias. x [T, n_embd] -> (y [T, n_embd], how many
+        fired, int64 [1]).
 
-        gate, up and down_t [n, n_embd]; biases [n]. mask uint8 [T, n] of 0 and 1, None: all count; with `neurons`
-        int64 [n] row i's entry is mask[:, neurons[i]]. A neuron fired if it counts and, where the activation has
-        exact zeros, its gate (without one its up) is open. T 1 is computed in float32 throughout.
+        neurons: n, transposed. mask uint8 [T, n] of 0 and 1, None: all count; with `entries` int64 [n] neuron i's is
+        mask[:, entries[i]]. A neuron fired if it counts and, where the activation has exact zeros, its gate (without
+        one its up) is open. T 1 is computed in float32 throughout.
         """
-        if mask is not None and neurons is not None:
-            mask = mask.index_select(1, neurons)
-        first, first_bias = (up, up_bias) if gate is None else (gate, gate_bias)
-        fires = self._linear(first, x, first_bias)
+        if mask is not None and entries is not None:
+            mask = mask.index_select(1, entries)
+        gate, up, kind = neurons.gate, neurons.up, neurons.activation
+        fires = self._linear(up if gate is None else gate, x)
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
-        open_ = counts & (fires > 0) if activation.has_exact_zeros else counts
+        open_ = counts & (fires > 0) if kind.has_exact_zeros else counts
         if gate is None:
-            value = self.activated(None, fires, activation, out=fires)
+            value = self.activated(None, fires, kind, out=fires)
         else:
-            value = self._linear(up, x, up_bias)
-            value = self.activated(fires, value, activation, relu_on_up=relu_on_up, out=value)
+            value = self._linear(up, x)
+            value = self.activated(fires, value, kind, relu_on_up=neurons.relu_on_up, out=value)
         value = value.masked_fill_(~open_, 0)  # also what is no number
-        y = self._back(down_t, value)
+        y = self._back(neurons.down.weight, value)
         return y if out is None else out.copy_(y), open_.sum().view(1)
 
-    def _linear(self, rows: PlanarRows, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _linear(self, linear: Linear[PlanarRows, Tensor], x: Tensor) -> Tensor:
+        rows, bias = linear.weight, linear.bias
         return self.matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else self.matmul(rows, x, bias)
 
     def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.device import triton_attention, triton_norm, triton_products, triton_sparse
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.planar import PlanarRows
-from powerinfer_cli.kernels.device.reference import Ops
+from powerinfer_cli.kernels.device.reference import DeviceNeurons, Ops
 from powerinfer_cli.kernels.device.reference_attention import attention
 from powerinfer_cli.kernels.few import ONE_BY_ONE
-from powerinfer_cli.model import Activation
 
 __all__ = ["TritonOps"]
 
@@ -86,30 +85,17 @@ class TritonOps(Ops):
         self,
         x: Tensor,
         mask: Tensor | None,
-        gate: PlanarRows | None,
-        up: PlanarRows,
-        down_t: PlanarRows,
+        neurons: DeviceNeurons,
         *,
-        gate_bias: Tensor | None = None,
-        up_bias: Tensor | None = None,
-        activation: Activation = Activation.RELU,
-        relu_on_up: bool = False,
-        neurons: Tensor | None = None,
+        entries: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """For a few tokens one by one, so that rows without effect are not read; see `Ops.sparse_ffn_batch`."""
-        options: dict[str, Any] = {
-            "gate_bias": gate_bias,
-            "up_bias": up_bias,
-            "activation": activation,
-            "relu_on_up": relu_on_up,
-            "neurons": neurons,
-        }
         if len(x) > ONE_BY_ONE:
-            return super().sparse_ffn_batch(x, mask, gate, up, down_t, **options, out=out)
-        out = torch.empty(len(x), down_t.n_cols, device=x.device) if out is None else out
+            return super().sparse_ffn_batch(x, mask, neurons, entries=entries, out=out)
+        out = torch.empty(len(x), neurons.down.weight.n_cols, device=x.device) if out is None else out
         counts = []
         for t in range(len(x)):
             own = None if mask is None else mask[t]
-            counts.append(self.sparse_ffn(x[t], own, gate, up, down_t, **options, out=out[t])[1])
+            counts.append(self.sparse_ffn(x[t], own, neurons, entries=entries, out=out[t])[1])
         return out, torch.stack(counts).sum(0)

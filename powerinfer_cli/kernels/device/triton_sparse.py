@@ -12,6 +12,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import PlanarRows
+from powerinfer_cli.kernels.device.reference import DeviceNeurons
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, group_tile, launch, rows_of, tile_of
 from powerinfer_cli.model import Activation
@@ -54,30 +55,26 @@ def activated(
 def sparse_ffn(
     x: Tensor,
     mask: Tensor | None,
-    gate: PlanarRows | None,
-    up: PlanarRows,
-    down_t: PlanarRows,
+    neurons: DeviceNeurons,
     *,
-    gate_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: Activation = Activation.RELU,
-    relu_on_up: bool = False,
-    neurons: Tensor | None = None,
+    entries: Tensor | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The FFN of those neurons that count, for one token. x [n_embd] -> (y [n_embd], how many fired, int64 [1])."""
-    values = torch.empty(up.n_rows, device=x.device)
-    opened = torch.empty(up.n_rows, dtype=torch.uint8, device=x.device)
-    gate_tile, up_tile = tile_of(gate or up), tile_of(up)
+    """What those neurons that count make of x, for one token. x [n_embd] -> (y [n_embd], how many fired, int64 [1])."""
+    gate, up = neurons.gate, neurons.up
+    first, n = up if gate is None else gate, up.weight.n_rows
+    values = torch.empty(n, device=x.device)
+    opened = torch.empty(n, dtype=torch.uint8, device=x.device)
+    first_tile, up_tile = tile_of(first.weight), tile_of(up.weight)
     launch(
         _values,
-        (up.n_rows,),
-        *(x, mask, neurons, rows_of(gate or up), gate_bias, rows_of(up), up_bias),
-        *(values, opened, gate is not None, ACTIVATION_CODES[activation], relu_on_up),
-        *(gate_tile.width, up_tile.width),
-        warps=max(gate_tile.warps, up_tile.warps),
+        (n,),
+        *(x, mask, entries, rows_of(first.weight), first.bias, rows_of(up.weight), up.bias),
+        *(values, opened, gate is not None, ACTIVATION_CODES[neurons.activation], neurons.relu_on_up),
+        *(first_tile.width, up_tile.width),
+        warps=max(first_tile.warps, up_tile.warps),
     )
-    return _weighted_sum(down_t, values, opened, out)
+    return _weighted_sum(neurons.down.weight, values, opened, out)
 
 
 def _weighted_sum(rows: PlanarRows, values: Tensor, opened: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -154,7 +151,7 @@ def _one_dot(w, row, bias, x, WIDTH: tl.constexpr):
 def _values(
     x,
     mask,
-    neurons,
+    entries,
     gate,
     gate_bias,
     up,
@@ -172,7 +169,7 @@ def _values(
     value = 0.0
     is_open = True
     if mask is not None:
-        is_open = tl.load(mask + (row if neurons is None else tl.load(neurons + row))) != 0
+        is_open = tl.load(mask + (row if entries is None else tl.load(entries + row))) != 0
     if is_open:
         value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
         if ACTIVATION < _EXACT:

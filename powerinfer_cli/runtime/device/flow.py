@@ -250,17 +250,8 @@ class DeviceFlow:
 
     def add_chunk(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], columns: slice, n: int) -> None:
         """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""
-        y, fired = self.ops.sparse_ffn_batch(
-            self.normed[:n],
-            self.mask[:n, columns].contiguous() if predictor_of(layer.block.ffn.selection) else None,
-            None if neurons.gate is None else neurons.gate.weight,
-            neurons.up.weight,
-            neurons.down.weight,
-            gate_bias=None if neurons.gate is None else neurons.gate.bias,
-            up_bias=neurons.up.bias,
-            activation=neurons.activation,
-            relu_on_up=neurons.relu_on_up,
-        )
+        mask = self.mask[:n, columns].contiguous() if predictor_of(layer.block.ffn.selection) else None
+        y, fired = self.ops.sparse_ffn_batch(self.normed[:n], mask, neurons)
         self.cold[:n].add_(y)
         self.counts[layer.place, 1:].add_(fired)
 
@@ -337,19 +328,9 @@ class DeviceFlow:
         one, mask = n == 1, None
         if predictor_of(layer.block.ffn.selection):
             mask = self.mask[0, : layer.n_hot] if one else self.mask[:n, : layer.n_hot].contiguous()
+        x, out = (self.normed[0], self.hot[0]) if one else (self.normed[:n], self.hot[:n])
         run = self.ops.sparse_ffn if one else self.ops.sparse_ffn_batch
-        _, fired = run(
-            self.normed[0] if one else self.normed[:n],
-            mask,
-            neurons.gate.weight if neurons.gate else None,
-            neurons.up.weight,
-            neurons.down.weight,
-            gate_bias=neurons.gate.bias if neurons.gate else None,
-            up_bias=neurons.up.bias,
-            activation=neurons.activation,
-            relu_on_up=neurons.relu_on_up,
-            out=self.hot[0] if one else self.hot[:n],
-        )
+        _, fired = run(x, mask, neurons, out=out)
         self.counts[layer.place, 1:].add_(fired)
 
 

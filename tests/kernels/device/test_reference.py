@@ -17,7 +17,7 @@ from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
-from tests.helpers.device_data import f32_rows, normal, places, rows_of
+from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
 from tests.helpers.rounding import Interval, attention, sparse_ffn
 
 OPS = ops_for("cpu")
@@ -90,8 +90,8 @@ def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) 
     (gate, wg), (up, wu), (down, wd) = (rows_of(GGMLType.Q8_0, 37, 64, seed) for seed in range(3))
     gate_bias, up_bias = (normal(37, seed=4), normal(37, seed=5)) if with_bias else (None, None)
     x, mask = normal(3, 64), normal(3, 90, seed=7) > 0
-    neurons = torch.from_numpy(np.random.default_rng(1).permutation(90)[:37]) if picked else None
-    counted = mask[:, neurons] if picked else mask[:, :37]
+    entries = torch.from_numpy(np.random.default_rng(1).permutation(90)[:37]) if picked else None
+    counted = mask[:, entries] if picked else mask[:, :37]
     gates = (wg, gate_bias) if gated else (None, None)
     options = {"gate_bias": gates[1], "up_bias": up_bias, "relu_on_up": relu_on_up}
     wanted = sparse_ffn(x, counted, gates[0], wu, wd, **options)
@@ -99,12 +99,12 @@ def test_relu_ffn(gated: bool, relu_on_up: bool, with_bias: bool, picked: bool) 
     first, first_bias = (wg, gate_bias) if gated else (wu, up_bias)
     fires = counted.numpy() & Interval.of(x).matmul(first, first_bias).is_positive
     given = (mask if picked else counted.contiguous()).to(torch.uint8)
-    options["neurons"] = neurons
-    y, fired = OPS.sparse_ffn_batch(x, given, gate if gated else None, up, down, **options)
+    rows = neurons_of(gate if gated else None, up, down, **options)
+    y, fired = OPS.sparse_ffn_batch(x, given, rows, entries=entries)
     wanted.check(y)
     assert (fired.tolist(), fired.dtype) == ([int(fires.sum())], torch.int64)
     out = torch.full((64,), torch.nan)
-    y, fired = OPS.sparse_ffn(x[1], given[1], gate if gated else None, up, down, **options, out=out)
+    y, fired = OPS.sparse_ffn(x[1], given[1], rows, entries=entries, out=out)
     wanted[1].check(out)
     assert torch.equal(y, out)
     assert fired.tolist() == [int(fires[1].sum())]
@@ -117,10 +117,11 @@ def test_other_activations_count_every_neuron_of_the_mask(activation: Activation
     mask = (normal(2, 20, seed=4) > 0).to(torch.uint8)
     weights = (gate if gated else None, up, down_t)
     rows = (f32_rows(gate) if gated else None, f32_rows(up), f32_rows(down_t))
-    y, fired = OPS.sparse_ffn_batch(x, mask, *rows, activation=activation)
+    neurons = neurons_of(*rows, activation=activation)
+    y, fired = OPS.sparse_ffn_batch(x, mask, neurons)
     sparse_ffn(x, mask, *weights, activation=activation).check(y)
     assert fired.item() == int(mask.sum())
-    y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=activation)
+    y, fired = OPS.sparse_ffn_batch(x, None, neurons)
     sparse_ffn(x, torch.ones_like(mask), *weights, activation=activation).check(y)
     assert fired.item() == 40
 
@@ -129,10 +130,10 @@ def test_other_activations_count_every_neuron_of_the_mask(activation: Activation
 def test_squared_relu_opens_as_relu_does(gated: bool) -> None:
     gate, up, down_t, x = normal(20, 8), normal(20, 8, seed=1), normal(20, 8, seed=2), normal(2, 8, seed=3)
     rows = (f32_rows(gate) if gated else None, f32_rows(up), f32_rows(down_t))
-    y, fired = OPS.sparse_ffn_batch(x, None, *rows, activation=Activation.RELU_SQUARED)
+    y, fired = OPS.sparse_ffn_batch(x, None, neurons_of(*rows, activation=Activation.RELU_SQUARED))
     everyone = torch.ones(2, 20, dtype=torch.uint8)
     sparse_ffn(x, everyone, gate if gated else None, up, down_t, activation=Activation.RELU_SQUARED).check(y)
-    assert fired.tolist() == OPS.sparse_ffn_batch(x, None, *rows)[1].tolist()
+    assert fired.tolist() == OPS.sparse_ffn_batch(x, None, neurons_of(*rows))[1].tolist()
     assert 0 < fired.item() < 40
 
 
@@ -141,9 +142,9 @@ def test_no_neurons_are_no_ffn() -> None:
     none = f32_rows(torch.empty(0, 8))
     empty = torch.zeros(0, dtype=torch.int64)
     mask = torch.ones(1, 12, dtype=torch.uint8)
-    y, fired = OPS.sparse_ffn(normal(8), mask[0], none, none, none, neurons=empty)
+    y, fired = OPS.sparse_ffn(normal(8), mask[0], neurons_of(none, none, none), entries=empty)
     assert (y.tolist(), fired.tolist()) == ([0.0] * 8, [0])
-    y, fired = OPS.sparse_ffn_batch(normal(3, 8), mask.expand(3, 12), none, none, none, neurons=empty)
+    y, fired = OPS.sparse_ffn_batch(normal(3, 8), mask.expand(3, 12), neurons_of(none, none, none), entries=empty)
     assert (y.abs().sum().item(), fired.tolist()) == (0.0, [0])
 
 
@@ -181,7 +182,7 @@ def test_one_token_asks_nothing_of_the_device(kind: GGMLType) -> None:
     with Asked():
         mask = OPS.predict(fc1, fc2, x, 0.1, modes)
         for activation in (Activation.RELU, Activation.SILU):
-            OPS.sparse_ffn(x, mask, up, up, up, neurons=neurons, activation=activation)
+            OPS.sparse_ffn(x, mask, neurons_of(up, up, up, activation=activation), entries=neurons)
         OPS.chosen_rows(up, x, neurons)
         OPS.add_norm(x, (x.clone(),), x, None, 1e-5, NormKind.RMS)
         for kind_of_cache in CacheType:

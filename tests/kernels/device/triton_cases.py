@@ -20,7 +20,7 @@ from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
-from tests.helpers.device_data import f32_rows, normal, places, rows_of
+from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
 from tests.helpers.rounding import Interval
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -143,18 +143,20 @@ class FFN:
     def __init__(self, kind: GGMLType, n_embd: int, *, gated: bool = True, biased: bool = False, n: int = N) -> None:
         self.gate = some_rows(kind, n, n_embd) if gated else None
         self.up, self.down_t = some_rows(kind, n, n_embd, 1), some_rows(kind, n, n_embd, 2)
-        self.options: dict[str, object] = {}
+        self.options: dict[str, Any] = {}
         if biased:
             self.options = {"up_bias": in_nan(normal(n, seed=4))}
             if gated:
                 self.options["gate_bias"] = in_nan(normal(n, seed=5))
 
-    def run(self, ops: Ops, x: Tensor, mask: Tensor | None, **more: object) -> tuple[Tensor, int]:
-        y, fired = ops.sparse_ffn(x, mask, self.gate, self.up, self.down_t, **self.options, **more)  # type: ignore
+    def run(self, ops: Ops, x: Tensor, mask: Tensor | None, **more: Any) -> tuple[Tensor, int]:
+        entries, out = more.pop("entries", None), more.pop("out", None)
+        neurons = neurons_of(self.gate, self.up, self.down_t, **self.options, **more)
+        y, fired = ops.sparse_ffn(x, mask, neurons, entries=entries, out=out)
         assert (fired.dtype, fired.shape) == (torch.int64, (1,))
         return y, int(fired)
 
-    def check(self, x: Tensor, mask: Tensor | None, **more: object) -> None:
+    def check(self, x: Tensor, mask: Tensor | None, **more: Any) -> None:
         (y, fired), (wanted, wanted_fired) = self.run(FAST, x, mask, **more), self.run(TWIN, x, mask, **more)
         assert fired == wanted_fired
         close(y, wanted)
@@ -177,7 +179,7 @@ def test_ffn_of_every_kind(gated: bool, relu_on_up: bool, biased: bool) -> None:
     for mask in (some_mask(N), some_mask(N, 0.0), None):
         ffn.check(x, mask, relu_on_up=relu_on_up)
     neurons = there(torch.from_numpy(np.random.default_rng(1).permutation(30)[:N]))
-    ffn.check(x, some_mask(30), relu_on_up=relu_on_up, neurons=neurons)
+    ffn.check(x, some_mask(30), relu_on_up=relu_on_up, entries=neurons)
 
 
 @pytest.mark.parametrize("activation", [kind for kind in Activation if kind is not Activation.RELU])
@@ -209,7 +211,9 @@ def test_ffn_of_many_neurons_and_wide_rows() -> None:
     ffn, x = FFN(GGMLType.F16, 1100, n=40), in_nan(normal(1100, seed=3))
     ffn.check(x, some_mask(40, 0.9))
     none = f32_rows(there(torch.empty(0, 8)))
-    y, fired = FAST.sparse_ffn(there(normal(8)), some_mask(4), none, none, none, neurons=there(torch.tensor([]).long()))
+    y, fired = FAST.sparse_ffn(
+        there(normal(8)), some_mask(4), neurons_of(none, none, none), entries=there(torch.tensor([]).long())
+    )
     assert (y.tolist(), fired.tolist()) == ([0.0] * 8, [0])
 
 
@@ -334,7 +338,9 @@ def test_batches(kind: GGMLType, n_token: int) -> None:
     bias, out = in_nan(normal(12, seed=4)), nan(n_token, 12)
     assert FAST.matmul(gate, x, bias, out) is out
     close(out, TWIN.matmul(gate, x, bias), loss)
-    (y, fired), (wanted, wanted_fired) = (ops.sparse_ffn_batch(x, mask, gate, up, down_t) for ops in (FAST, TWIN))
+    (y, fired), (wanted, wanted_fired) = (
+        ops.sparse_ffn_batch(x, mask, neurons_of(gate, up, down_t)) for ops in (FAST, TWIN)
+    )
     close(y, wanted, loss)
     assert fired == wanted_fired
 
@@ -345,8 +351,9 @@ def test_a_few_are_what_each_is_alone(kind: GGMLType) -> None:
     gate, up, down_t = (some_rows(kind, 6, 64, seed) for seed in range(3))
     fc1, fc2 = some_rows(kind, 32, 64, 5), some_rows(kind, 6, 32, 6)
     x, mask = in_nan(normal(2, 64)), torch.stack([some_mask(6, 0.7, seed=i) for i in range(2)])
-    y, fired = FAST.sparse_ffn_batch(x, mask, gate, up, down_t)
-    alone = [FAST.sparse_ffn(x[t], mask[t], gate, up, down_t) for t in range(2)]
+    neurons = neurons_of(gate, up, down_t)
+    y, fired = FAST.sparse_ffn_batch(x, mask, neurons)
+    alone = [FAST.sparse_ffn(x[t], mask[t], neurons) for t in range(2)]
     assert torch.equal(y, torch.stack([one for one, _ in alone]))
     assert torch.equal(fired, torch.stack([count for _, count in alone]).sum(0))
     predicted = FAST.predict(fc1, fc2, x, 0.1)
