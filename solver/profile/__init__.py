@@ -2,7 +2,7 @@
 
 from solver.profile.active import ActiveRule, largest
 from solver.profile.recording import CHUNK, Chunks, Recordable, chunks_of, held_out, record
-from solver.profile.sample import sample_text
+from solver.profile.sample import SampleDocument, sample_documents, sample_text
 from solver.profile.statistics import Profile, made_of, profile_text
 
 __all__ = [
@@ -11,11 +11,13 @@ __all__ = [
     "Chunks",
     "Profile",
     "Recordable",
+    "SampleDocument",
     "chunks_of",
     "held_out",
     "largest",
     "made_of",
     "profile_text",
     "record",
+    "sample_documents",
     "sample_text",
 ]

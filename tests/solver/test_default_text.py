@@ -10,6 +10,7 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver import default_text
 from solver.default_text import default_chunks, own_size, own_text
+from solver.profile import sample_documents
 from solver.stages import SolverModel
 
 BUNDLED = Path(powerinfer_cli.__file__).parent / "bundled" / "storyteller.powerinfer.gguf"
@@ -38,8 +39,9 @@ def test_what_a_model_does_not_know_is_left_out(
     model: SolverModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(default_text, "own_size", lambda _: 600)
-    tales = (Path(default_text.__file__).parent / "profile" / "texts" / "07_tales.txt").read_text(encoding="utf-8")
-    code = (Path(default_text.__file__).parent / "profile" / "texts" / "04_code.txt").read_text(encoding="utf-8")
+    documents = sample_documents()
+    tales = "\n".join(document.text for document in documents if document.kind == "tale")
+    code = "\n".join(document.text for document in documents if document.kind == "code")
     monkeypatch.setattr(default_text, "sample_text", lambda: tales[:5500] + code[:4000])
     chunks = default_chunks(model, tokenizer, tmp_path)
     texts = [tokenizer.decode(chunk) for chunk in chunks]

@@ -12,7 +12,6 @@ from powerinfer_cli.placement.group_activity import load_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule, largest
 from solver.profile.recording import chunks_of, held_out
-from solver.profile.sample import sample_text
 from solver.profile.statistics import Profile, made_of, profile_text
 from tests.solver.fake_engine import FakeEngine, fake_config
 
@@ -161,10 +160,3 @@ def test_a_density_is_a_share(density: float) -> None:
 def test_texts_are_told_apart() -> None:
     assert made_of(CHUNKS) == made_of([list(chunk) for chunk in CHUNKS])
     assert len({made_of(CHUNKS), made_of(CHUNKS[1:]), made_of([[1, 2], [3]]), made_of([[1], [2, 3]])}) == 4
-
-
-def test_the_bundled_sample_is_varied() -> None:
-    text = sample_text()
-    assert 55_000 < len(text.encode()) < 110_000
-    for part in ("harbour master", "def ", "SELECT", "\u4ece\u524d", "Uhrmacher", "Once upon a time", "| planet |"):
-        assert part in text
