@@ -6,7 +6,7 @@ import io
 import math
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,31 @@ TYPES = {  # of real numbers that torch converts to all others
 }
 
 
-def layer_files(folder: Path, stem: str, n_layer: int, what: str) -> list[Path]:
-    """`STEM_N.pt` of each layer, by number: sorted as text, layer 10 would come before layer 2.
+def layer_files(folder: Path, stem: str, n_layer: int, what: str, *, without: Collection[int] = ()) -> dict[int, Path]:
+    """`STEM_N.pt` of each layer, but for those `without` one, by number: sorted as text, 10 would come before 2.
 
     Raises:
-        PowerInferError: the folder cannot be read, or has files of more or fewer layers. what: plural, for the message.
+        PowerInferError: the folder cannot be read, has files of more or fewer layers, or one of a layer that is said to
+            have none. what: plural, for the message.
     """
     name = re.compile(rf"{re.escape(stem)}_(\d{{1,6}})\.pt")
     try:
         paths = {int(m[1]): path for path in sorted(folder.iterdir()) if (m := name.fullmatch(path.name))}
     except OSError as error:
         raise PowerInferError(f"{folder}: cannot read the {what}: {error.strerror or error}") from error
-    missing = [layer for layer in range(n_layer) if layer not in paths]
-    if missing or len(paths) > n_layer:
+    if unexpected := sorted(set(paths) & set(without)):
         raise PowerInferError(
-            f"{folder}: {what} of another model: {len(paths)} layers, but the model has {n_layer}"
+            f"{paths[unexpected[0]]}: layer {unexpected[0]} is said to be dense: remove this file, or say otherwise"
+        )
+    wanted = [layer for layer in range(n_layer) if layer not in without]
+    missing = [layer for layer in wanted if layer not in paths]
+    if missing or len(paths) > len(wanted):
+        dense = f" and {len(without)} dense ones" if without else ""
+        raise PowerInferError(
+            f"{folder}: {what} of another model: {len(paths)} layers{dense}, but the model has {n_layer}"
             + (f" ({stem}_{missing[0]}.pt is missing)" if missing else "")
         )
-    return [paths[layer] for layer in range(n_layer)]
+    return {layer: paths[layer] for layer in wanted}
 
 
 def load_torch(path: Path, most_bytes: int, what: str) -> Any:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import same_file
 from powerinfer_cli.gguf_io import (
     BLOCK,
+    AddedValue,
     GGMLType,
     GGUFError,
     GGUFFile,
@@ -22,7 +23,7 @@ from powerinfer_cli.gguf_io import (
     streamed,
     transposed,
 )
-from powerinfer_cli.model import Activation, ModelConfig, load_model, load_predictors
+from powerinfer_cli.model import DENSE_LAYERS, Activation, ModelConfig, Predictors, load_model, load_predictors
 from powerinfer_cli.placement import shown_bytes
 from powerinfer_cli.runtime import LoadEvents
 
@@ -54,8 +55,11 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
     if folder is None and not any(map(_DOWN.fullmatch, dense.tensors)):
         raise PowerInferError(f"{dense.path}: its down matrices are transposed already")
     predictors = None if folder is None else load_predictors(folder, config.n_embd, config.n_ff)
-    tensors = list(_model_tensors(dense, config, small, events.note))
+    stay = _unturned(dense, config, predictors)
+    tensors = list(_model_tensors(dense, config, small, events.note, stay))
     for layer, predictor in enumerate(predictors.layers if predictors else ()):
+        if predictor is None:
+            continue
         pairs = (("fc1", predictor.fc1), ("fc2", predictor.fc2))
         quantised = dense.tensors[f"blk.{layer}.ffn_down.weight"].type not in FLOATS
         tensors += [_predictor(f"blk.{layer}.{name}.weight", tensor, quantised) for name, tensor in pairs]
@@ -63,28 +67,39 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
         dense,
         path,
         dropped=("powerinfer.",),
-        added=_added(config, predictors.threshold) if predictors else {},
+        added=_added(config, predictors) if predictors else {},
         tensors=tensors,
         sparse=predictors is not None,
         on_bytes=lambda done, total: events.progress("merging", done, total),
     )
 
 
-def _added(config: ModelConfig, threshold: float) -> dict[str, str | float]:
+def _unturned(dense: GGUFFile, config: ModelConfig, predictors: Predictors | None) -> Collection[int]:
+    """Layers that keep their down matrix: those that run dense. Exact zeros are skipped by rows in any case."""
+    if predictors is None:
+        return ()
+    if len(predictors.dense_layers) == config.n_layer:
+        raise PowerInferError(f"{dense.path}: no layer has a predictor: there is nothing to merge")
+    return () if config.activation.has_exact_zeros else predictors.dense_layers
+
+
+def _added(config: ModelConfig, predictors: Predictors) -> dict[str, AddedValue]:
     """A sparse file's activation is ReLU unless our key says another, which the original PowerInfer does not know."""
-    added: dict[str, str | float] = {"powerinfer.sparse_threshold": threshold}
+    added: dict[str, AddedValue] = {"powerinfer.sparse_threshold": predictors.threshold}
+    if predictors.dense_layers:
+        added[DENSE_LAYERS] = np.array(predictors.dense_layers, np.int32)
     if config.activation is not Activation.RELU:
         added["powerinfer.activation"] = config.activation.value
     return added
 
 
 def _model_tensors(
-    dense: GGUFFile, config: ModelConfig, small: bool, note: Callable[[str], None]
+    dense: GGUFFile, config: ModelConfig, small: bool, note: Callable[[str], None], stay: Collection[int]
 ) -> Iterator[StreamedTensor]:
     grown: Counter[tuple[GGMLType, GGMLType]] = Counter()  # bytes, by what became what
     for tensor in dense.tensors.values():
         match = _DOWN.fullmatch(tensor.name)
-        if match is None:
+        if match is None or int(match[1]) in stay:
             yield streamed(tensor)
             continue
         name = f"blk.{match[1]}.ffn_down_t.{match[2]}"

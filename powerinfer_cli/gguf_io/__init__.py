@@ -6,7 +6,7 @@ from .failure import GGUFError
 from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
-from .rewrite import StreamedTensor, rewrite_gguf, streamed
+from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, streamed
 from .strings import Strings
 from .tensor import Tensor
 from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType
@@ -15,6 +15,7 @@ from .writer import WritableValue, write_gguf
 __all__ = [
     "BLOCK",
     "INDEX_ARCHITECTURE",
+    "AddedValue",
     "GGMLType",
     "GGUFError",
     "GGUFFile",

@@ -21,7 +21,7 @@ from .types import BLOCK, GGMLType, ValueType
 
 __all__ = ["AddedValue", "StreamedTensor", "rewrite_gguf", "streamed"]
 
-AddedValue = str | float
+AddedValue = str | float | npt.NDArray[np.int32]
 VERSION = 3
 PIECE = 1 << 24  # bytes of an unchanged tensor written at a time
 
@@ -65,8 +65,8 @@ def rewrite_gguf(
 ) -> None:
     """Write `path` with the metadata of `source`, less keys that begin with one of `dropped`, and with `tensors`.
 
-    Values in `added` are stored as strings or FLOAT32, and take the place of those with the same key. An old file
-    stays whole until the new one is. `on_bytes(done, of all)` tells of tensors' bytes.
+    Values in `added` are stored as strings, FLOAT32 or arrays of INT32, and take the place of those with the same key.
+    An old file stays whole until the new one is. `on_bytes(done, of all)` tells of tensors' bytes.
 
     Raises:
         PowerInferError: the file cannot be written, or would not be one that can be read.
@@ -109,6 +109,9 @@ def _entry(key: str, value: AddedValue) -> bytes:
     assert len(key.encode()) <= LONGEST_KEY
     if isinstance(value, str):
         return _string(key) + struct.pack("<I", ValueType.STRING) + _string(value)
+    if isinstance(value, np.ndarray):
+        kinds = struct.pack("<IIQ", ValueType.ARRAY, ValueType.INT32, value.size)
+        return _string(key) + kinds + value.astype("<i4").tobytes()
     return _string(key) + struct.pack("<If", ValueType.FLOAT32, value)
 
 

@@ -1,7 +1,7 @@
 """What a GGUF says about a transformer: its sizes, and its layers as blocks over its tensors."""
 
 from powerinfer_cli.model.blocks import Activation, NormKind
-from powerinfer_cli.model.config import ModelConfig
+from powerinfer_cli.model.config import DENSE_LAYERS, ModelConfig
 from powerinfer_cli.model.key_table import key_notes
 from powerinfer_cli.model.model import Model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors, load_predictors
@@ -12,6 +12,7 @@ from powerinfer_cli.model.tensors import Architecture
 
 __all__ = [
     "ARCHITECTURES",
+    "DENSE_LAYERS",
     "Activation",
     "Architecture",
     "LayerPredictor",

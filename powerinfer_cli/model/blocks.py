@@ -215,6 +215,11 @@ class Neurons(Generic[M, V]):
     relu_on_up: bool = False
 
     @property
+    def divisible(self) -> bool:
+        """Whether some may lie on a GPU and the others not: each must be a row of all its matrices."""
+        return self.transposed
+
+    @property
     def matrices(self) -> tuple[M, ...]:
         """Gate, where there is one, up and down."""
         return tuple(one.weight for one in (self.gate, self.up, self.down) if one is not None)

@@ -9,13 +9,18 @@ from powerinfer_cli.model.blocks import Activation
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.tensors import Architecture, Sizes
 
-__all__ = ["ModelConfig", "read_sizes", "sparse_threshold_of"]
+__all__ = ["DENSE_LAYERS", "ModelConfig", "read_sizes", "sparse_threshold_of"]
+
+DENSE_LAYERS = "powerinfer.dense_layers"
+"""Ours, int32 [n]: the layers of a PowerInfer file without fc1 and fc2. Their down matrix is `ffn_down`, or
+`ffn_down_t`. Without the key every layer has a predictor.
+"""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`sparse` means that it has predictors, `n_ctx_train` that it knows positions below; n_ff: neurons of each layer.
-    learned_positions: it knows no others at all.
+    """`sparse` means that it has predictors, in all layers or in some, `n_ctx_train` that it knows positions below;
+    n_ff: neurons of each layer. learned_positions: it knows no others at all.
     """
 
     architecture: Architecture
@@ -52,8 +57,19 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
         n_ff=keys.integers("feed_forward_length", n_layer, low=1, high=MAX_SIZE),
         norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
         activation=_activation(gguf, keys, arch),
-        sparse=gguf.sparse,
+        predicted=_predicted(gguf, n_layer),
     )
+
+
+def _predicted(gguf: GGUFFile, n_layer: int) -> tuple[bool, ...]:
+    """Which layers have a predictor: those of a PowerInfer file that a key of ours does not name."""
+    dense = gguf.get(DENSE_LAYERS, list, []) if gguf.sparse else []
+    fine = all(isinstance(layer, int) and 0 <= layer < n_layer for layer in dense) and len(set(dense)) == len(dense)
+    if not fine or len(dense) == n_layer:
+        raise PowerInferError(
+            f"{gguf.path}: {DENSE_LAYERS} must name some of the layers 0 to {n_layer - 1}, none of them twice"
+        )
+    return tuple(gguf.sparse and layer not in dense for layer in range(n_layer))
 
 
 def _kv_heads(keys: Keys, n_layer: int, n_head: tuple[int, ...]) -> tuple[int, ...]:

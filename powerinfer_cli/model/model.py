@@ -50,14 +50,14 @@ def read_model(gguf: GGUFFile) -> Model:
     check_keys(gguf, arch.name, keys.asked, same, arch.neutral)
     reader.check_alike()
     _check_windows(keys, layers)
-    kind = "PowerInfer " if sizes.sparse else "dense "
+    kind = "PowerInfer " if gguf.sparse else "dense "
     for name in gguf.tensors:
         if name not in reader.taken and not IGNORED.fullmatch(name):
             raise PowerInferError(f"{gguf.path}: unexpected tensor {name} in a {kind}{arch.name} model")
     config = ModelConfig(
         architecture=arch,
         name=gguf.get("general.name", str, gguf.path.stem),
-        sparse=sizes.sparse,
+        sparse=any(sizes.predicted),
         sparse_threshold=sparse_threshold_of(gguf),
         n_layer=sizes.n_layer,
         n_embd=sizes.n_embd,

@@ -1,12 +1,15 @@
-"""Predictor directories: for each layer `model_N.pt` with the two matrices of its predictor, and a `config.json`.
+"""Predictor directories: `model_N.pt` with the two matrices of layer N's predictor, and a `config.json`.
 
 Each .pt is what `torch.save` makes of {"fc1.weight": [rank, n_embd], "fc2.weight": [n_ff, rank]}, as the original
 PowerInfer's tools write and read it. The matrices stay in their files until they are used.
+
+config.json: {"sparse_threshold": number, "dense_layers": [N, ...]}. `dense_layers`, which is ours, names the layers
+that have no file, because no predictor pays there: they run dense. All other layers have theirs.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +42,28 @@ class LayerPredictor:
 
 @dataclass(frozen=True)
 class Predictors:
-    """One a layer. A neuron is let through where its logit, fc2 @ relu(fc1 @ x), is at least the threshold."""
+    """One a layer; None: the layer runs dense. A neuron is let through where its logit, fc2 @ relu(fc1 @ x), is at
+    least the threshold.
+    """
 
-    layers: tuple[LayerPredictor, ...]
+    layers: tuple[LayerPredictor | None, ...]
     threshold: float = 0.0
+
+    @property
+    def dense_layers(self) -> tuple[int, ...]:
+        """Those without a predictor."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer is None)
 
     @classmethod
     def of(
-        cls, pairs: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]], threshold: float = 0.0
+        cls, pairs: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None], threshold: float = 0.0
     ) -> "Predictors":
-        """From arrays (fc1, fc2), one pair a layer."""
-        layers = (LayerPredictor(_of_array(FC1, fc1), _of_array(FC2, fc2)) for fc1, fc2 in pairs)
-        return cls(tuple(layers), threshold)
+        """From arrays (fc1, fc2), one pair a layer; None for a layer that runs dense."""
+        return cls(tuple(None if pair is None else _of_arrays(*pair) for pair in pairs), threshold)
+
+
+def _of_arrays(fc1: npt.NDArray[np.float32], fc2: npt.NDArray[np.float32]) -> LayerPredictor:
+    return LayerPredictor(_of_array(FC1, fc1), _of_array(FC2, fc2))
 
 
 def _of_array(name: str, array: npt.NDArray[np.float32]) -> Tensor:
@@ -62,27 +75,47 @@ def load_predictors(folder: Path, n_embd: int, n_ff: Sequence[int]) -> Predictor
     """Read a predictor directory for a model whose layers have so many neurons. Nothing in it is executed.
 
     Raises:
-        PowerInferError: a layer without its file, a predictor of another model, numbers that are none, or files that
-            are not what they should be; the message names the file.
+        PowerInferError: a layer without its file that config.json does not name as dense, a predictor of another model,
+            numbers that are none, or files that are not what they should be; the message names the file.
     """
-    paths = layer_files(folder, "model", len(n_ff), "predictors")
-    layers = tuple(_load_layer(path, n_embd, neurons) for path, neurons in zip(paths, n_ff, strict=True))
-    return Predictors(layers, _threshold(folder / CONFIG))
+    settings = _settings(folder / CONFIG)
+    dense = _dense_layers(folder / CONFIG, settings, len(n_ff))
+    paths = layer_files(folder, "model", len(n_ff), "predictors", without=dense)
+    layers = (_load_layer(paths[i], n_embd, n) if i in paths else None for i, n in enumerate(n_ff))
+    return Predictors(tuple(layers), _threshold(folder / CONFIG, settings))
 
 
-def _threshold(path: Path) -> float:
-    """As the original: without the file, or its entry, 0."""
+def _settings(path: Path) -> dict[str, Any]:
+    """What config.json holds; without the file, nothing."""
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise PowerInferError(f"{path}: too large for a predictor's settings")
         settings = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(settings, dict):
+            return settings
     except FileNotFoundError:
-        return 0.0
+        return {}
     except OSError as error:
         raise PowerInferError(f"{path}: cannot read the predictor's settings: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise PowerInferError(f"{path}: the predictor's settings are not JSON") from error
-    value = settings.get("sparse_threshold") if isinstance(settings, dict) else math.nan
+    raise PowerInferError(f"{path}: the predictor's settings are not a JSON object")
+
+
+def _dense_layers(path: Path, settings: dict[str, Any], n_layer: int) -> Collection[int]:
+    found = settings.get("dense_layers", [])
+    numbers: list[Any] = found if isinstance(found, list) else [None]
+    fine = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < n_layer for n in numbers)
+    if not fine or len(set(numbers)) != len(numbers):
+        raise PowerInferError(
+            f"{path}: dense_layers must be a list of layers from 0 to {n_layer - 1}, none of them twice"
+        )
+    return numbers
+
+
+def _threshold(path: Path, settings: dict[str, Any]) -> float:
+    """As the original: without an entry, 0."""
+    value = settings.get("sparse_threshold")
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):

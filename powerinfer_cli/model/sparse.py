@@ -1,14 +1,17 @@
 """Models with predictors from elsewhere: a dense one becomes sparse, a sparse one gets other predictors."""
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile, Tensor, retyped, transposed
-from powerinfer_cli.model.blocks import FFN, Layer, Linear, Predicted, with_ffn
+from powerinfer_cli.model.blocks import FFN, Everything, Layer, Linear, Neurons, Predicted, with_ffn
 from powerinfer_cli.model.model import Model, read_model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors
 
 __all__ = ["load_model", "with_predictors"]
+
+TensorLayer: TypeAlias = Layer[Tensor, Tensor]
 
 _FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
@@ -27,7 +30,8 @@ def with_predictors(model: Model, predictors: Predictors) -> Model:
     """The same model, sparse by these predictors; what it computes of a neuron stays as it was.
 
     A down matrix is transposed when its bytes are asked for, and where it is quantised it becomes Q8_0, which moves no
-    weight by more than 1/254 of the largest of 32. Predictors take the type that fits the neurons' own.
+    weight by more than 1/254 of the largest of 32. Predictors take the type that fits the neurons' own. A layer without
+    one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are skipped by rows.
     Raises PowerInferError: predictors of another model.
     """
     n_layer = len(model.layers)
@@ -37,12 +41,17 @@ def with_predictors(model: Model, predictors: Predictors) -> Model:
         )
     pairs = zip(model.layers, predictors.layers, strict=True)
     layers = tuple(_sparse_layer(layer, predictor, model.config.n_embd) for layer, predictor in pairs)
-    config = replace(model.config, sparse=True, sparse_threshold=predictors.threshold)
+    sparse = any(predictor is not None for predictor in predictors.layers)
+    config = replace(model.config, sparse=sparse, sparse_threshold=predictors.threshold)
     return replace(model, config=config, layers=layers)
 
 
-def _sparse_layer(layer: Layer[Tensor, Tensor], predictor: LayerPredictor, n_embd: int) -> Layer[Tensor, Tensor]:
-    fc1, fc2, neurons = predictor.fc1, predictor.fc2, layer.ffn.neurons
+def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: int) -> TensorLayer:
+    neurons = layer.ffn.neurons
+    if predictor is None:
+        rows = _by_rows(neurons, n_embd) if neurons.activation.has_exact_zeros else neurons
+        return with_ffn(layer, FFN(rows, Everything()))
+    fc1, fc2 = predictor.fc1, predictor.fc2
     rank = fc1.shape[0]
     if fc1.shape != (rank, n_embd) or fc2.shape != (neurons.n_ff, rank):
         raise PowerInferError(
@@ -51,13 +60,17 @@ def _sparse_layer(layer: Layer[Tensor, Tensor], predictor: LayerPredictor, n_emb
         )
     kind = neurons.up.weight.type
     selection = Predicted(*(retyped(one, _predictor_type(kind, one)) for one in (fc1, fc2)))
+    return with_ffn(layer, FFN(_by_rows(neurons, n_embd), selection))
+
+
+def _by_rows(neurons: Neurons[Tensor, Tensor], n_embd: int) -> Neurons[Tensor, Tensor]:
+    """With the down matrix transposed."""
     if neurons.transposed:
-        return with_ffn(layer, FFN(neurons, selection))
+        return neurons
     down = neurons.down.weight
     name = down.name.replace("ffn_down", "ffn_down_t")
     turned = transposed(down, name, down.type if down.type in _FLOATS else _eight_bits(n_embd))
-    rows = replace(neurons, down=Linear(turned, neurons.down.bias), transposed=True)
-    return with_ffn(layer, FFN(rows, selection))
+    return replace(neurons, down=Linear(turned, neurons.down.bias), transposed=True)
 
 
 def _predictor_type(neurons: GGMLType, matrix: Tensor) -> GGMLType:

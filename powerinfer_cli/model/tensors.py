@@ -42,7 +42,9 @@ LONGROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What keys say of a model's sizes; tuples have an entry a layer."""
+    """What keys say of a model's sizes; tuples have an entry a layer. predicted: whether a predictor says which of its
+    neurons count.
+    """
 
     n_layer: int
     n_embd: int
@@ -54,7 +56,7 @@ class Sizes:
     n_ff: tuple[int, ...]
     norm_eps: float
     activation: Activation
-    sparse: bool
+    predicted: tuple[bool, ...]
 
 
 def plain_ends(model: "ModelReader") -> Ends:
@@ -259,16 +261,19 @@ class LayerReader:
         self.n_embd, self.n_ff, self.head_dim = s.n_embd, s.n_ff[index], s.head_dim
         self.n_head, self.n_head_kv = s.n_head[index], s.n_head_kv[index]
 
+    def _name(self, name: str) -> str:
+        return f"blk.{self.index}.{name}"
+
     def __contains__(self, name: str) -> bool:
-        there = f"blk.{self.index}.{name}" in self.model.gguf.tensors
+        there = self._name(name) in self.model.gguf.tensors
         self.model.note_optional(self.index, name, there)
         return there
 
     def tensor(self, name: str, *shape: int | None) -> Tensor:
-        return self.model.tensor(f"blk.{self.index}.{name}", *shape)
+        return self.model.tensor(self._name(name), *shape)
 
     def maybe(self, name: str, *shape: int | None) -> Tensor | None:
-        found = self.model.maybe(f"blk.{self.index}.{name}", *shape)
+        found = self.model.maybe(self._name(name), *shape)
         self.model.note_optional(self.index, name, found is not None)
         return found
 
@@ -355,7 +360,7 @@ class LayerReader:
         self, *, gated: bool = True, bias: Bias = "optional", relu_on_up: bool = False, fused: bool = False
     ) -> FFN[Tensor, Tensor]:
         """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor, which
-        neurons with exact zeros can do without.
+        neurons with exact zeros can do without, and single layers of a PowerInfer file.
 
         fused: `ffn_up` has the gate's rows before its own.
         """
@@ -365,10 +370,11 @@ class LayerReader:
         else:
             gate = self.linear("ffn_gate", n_ff, n_embd, bias) if gated else None
             up = self.linear("ffn_up", n_ff, n_embd, bias)
-        sparse, activation = self.model.sizes.sparse, self.model.sizes.activation
-        turned = sparse or (activation.has_exact_zeros and "ffn_down_t.weight" in self)
+        predicted, activation = self.model.sizes.predicted[self.index], self.model.sizes.activation
+        may_turn = self.model.gguf.sparse or activation.has_exact_zeros
+        turned = predicted or (may_turn and self._name("ffn_down_t.weight") in self.model.gguf.tensors)
         down = self._down_t(bias) if turned else self.linear("ffn_down", n_embd, n_ff, bias)
-        selection = self._predictor() if sparse else Everything()
+        selection = self._predictor() if predicted else Everything()
         return FFN(Neurons(n_ff, gate, up, down, turned, activation, relu_on_up), selection)
 
     def _down_t(self, bias: Bias) -> TensorLinear:
@@ -376,10 +382,13 @@ class LayerReader:
         weight = self.tensor("ffn_down_t.weight", self.n_ff, self.n_embd)
         if bias == "none":
             return Linear(weight, None)
-        plain, turned = (self.maybe(f"{name}.bias", self.n_embd) for name in ("ffn_down", "ffn_down_t"))
+        names = [self._name(f"{name}.bias") for name in ("ffn_down", "ffn_down_t")]
+        plain, turned = (self.model.maybe(name, self.n_embd) for name in names)
         if plain is not None and turned is not None:
             self.model.fail(f"tensors {turned.name} and {plain.name} exclude another")
-        return Linear(weight, plain if turned is None else turned)
+        found = plain if turned is None else turned
+        self.model.note_optional(self.index, "ffn_down.bias", found is not None)
+        return Linear(weight, found)
 
     def _predictor(self) -> Selection[Tensor]:
         fc1, fc2 = self.tensor("fc1.weight", None, self.n_embd), self.tensor("fc2.weight", self.n_ff, None)

@@ -63,7 +63,7 @@ class PlanJob:
         streams = target.cuda and model.config.sparse and streamable(model)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
-            fingerprint += "".join(f"-{layer.fc1.shape[0]:x}" for layer in beside.predictors.layers)
+            fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)
         return cls(gguf.path, model, fingerprint, options, n_ctx, target, beside, max_layers, streams)
 
     @property

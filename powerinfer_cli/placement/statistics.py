@@ -68,7 +68,7 @@ def load_statistics(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:
         PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
     """
     paths = layer_files(folder, "activation", len(n_ff), "activation statistics")
-    counts = tuple(_load_counts(path, neurons) for path, neurons in zip(paths, n_ff, strict=True))
+    counts = tuple(_load_counts(path, neurons) for path, neurons in zip(paths.values(), n_ff, strict=True))
     known = load_group_activity(folder.parent, counts)
     return ActivationStatistics(counts, known.tokens if known else None)
 

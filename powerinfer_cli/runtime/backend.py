@@ -39,6 +39,12 @@ class Parts:
         return self.model.config
 
     @property
+    def counted_neurons(self) -> npt.NDArray[np.int64]:
+        """[n_layer]: of layers that compute neuron by neuron; 0 of the others."""
+        neurons = [layer.ffn.neurons for layer in self.model.layers]
+        return np.array([one.n_ff if one.transposed else 0 for one in neurons], np.int64)
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that the KV cache has to hold."""
         return self.pages.n_ctx

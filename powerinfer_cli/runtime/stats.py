@@ -91,6 +91,15 @@ class SparsityStats:
         """Share of non-zero neurons that were computed on GPUs, 0..1; None where none was non-zero."""
         return self.hot / self.fired if self.fired else None
 
+    def shares(self, n_layer: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of each layer's neurons, those let through and those that were non-zero, 0..1; 1 where nothing sparse ran."""
+        counts = np.zeros((n_layer, 3), np.int64)
+        counts[: len(self.counts)] = self.counts
+        total = counts[:, TOTAL]
+        seen = np.maximum(total, 1)
+        predicted, fired = (np.where(total, counts[:, kind] / seen, 1.0) for kind in (PREDICTED, FIRED))
+        return predicted, fired
+
     def active(self, layer: int) -> float | None:
         """Share of a layer's neurons that were non-zero, 0..1; None where nothing sparse has run there."""
         if layer >= len(self.counts) or not self.counts[layer, TOTAL]:

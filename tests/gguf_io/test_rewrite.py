@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, GGUFFile, StreamedTensor, open_gguf, rewrite_gguf, streamed, write_gguf
+from powerinfer_cli.gguf_io import (
+    AddedValue,
+    GGMLType,
+    GGUFFile,
+    StreamedTensor,
+    open_gguf,
+    rewrite_gguf,
+    streamed,
+    write_gguf,
+)
 
 METADATA = {
     "general.alignment": 64,
@@ -59,12 +68,17 @@ def test_keys_keep_their_types_to_the_byte(source: GGUFFile, tmp_path: Path) -> 
 
 
 def test_keys_are_dropped_added_and_replaced(source: GGUFFile, tmp_path: Path) -> None:
-    added = {"llama.hidden_activation": "relu", "a.flag": 2.5}
+    added: dict[str, AddedValue] = {
+        "llama.hidden_activation": "relu",
+        "a.flag": 2.5,
+        "a.numbers": np.array([3, -7], np.int32),
+    }
     copy = rewrite(source, tmp_path / "copy.gguf", dropped=("powerinfer.",), added=added, sparse=False)
     assert not copy.sparse
     assert "powerinfer.sparse_threshold" not in copy.metadata
     assert copy.metadata["llama.hidden_activation"] == "relu"
     assert copy.metadata["a.flag"] == 2.5
+    assert copy.get("a.numbers", list) == [3, -7]
     assert copy.metadata["a.small"] == 7
 
 

@@ -1,6 +1,6 @@
 """A model in memory, as what a GGUF of it would hold, and small changes to it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,21 +70,31 @@ class ModelFile:
 
     def sparsified(
         self,
-        predictors: list[tuple[np.ndarray, np.ndarray]],
+        predictors: Sequence[tuple[np.ndarray, np.ndarray] | None],
         threshold: float | None = None,
         bias_name: str = "ffn_down_t.bias",
+        *,
+        turned: bool = False,
     ) -> "ModelFile":
-        """As a PowerInfer model: down matrices transposed, each layer with its predictor (fc1, fc2)."""
+        """As a PowerInfer model: down matrices transposed, each layer with its predictor (fc1, fc2). None: the layer
+        runs dense, its down matrix as it is, or transposed as well.
+        """
         changes: dict[str, np.ndarray | None] = {}
-        for layer, (fc1, fc2) in enumerate(predictors):
+        dense = [layer for layer, pair in enumerate(predictors) if pair is None]
+        for layer, pair in enumerate(predictors):
             prefix = f"blk.{layer}."
+            if pair is None and not turned:
+                continue
             down = self.tensors[prefix + "ffn_down.weight"]
             changes |= {prefix + "ffn_down.weight": None, prefix + "ffn_down.bias": None}
             changes |= {prefix + "ffn_down_t.weight": np.ascontiguousarray(down.T)}
-            changes |= {prefix + "fc1.weight": fc1, prefix + "fc2.weight": fc2}
+            if pair is not None:
+                changes |= {prefix + "fc1.weight": pair[0], prefix + "fc2.weight": pair[1]}
             if prefix + "ffn_down.bias" in self.tensors:
                 changes[prefix + bias_name] = self.tensors[prefix + "ffn_down.bias"]
         metadata = dict(self.metadata)
         if threshold is not None:
             metadata["powerinfer.sparse_threshold"] = threshold
+        if dense:
+            metadata["powerinfer.dense_layers"] = np.array(dense, np.int32)
         return replace(self.with_tensors(changes), metadata=metadata, sparse=True)

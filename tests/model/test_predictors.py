@@ -45,6 +45,7 @@ def refusal(folder: Path, n_layer: int = N_LAYER) -> str:
 def check(loaded: Predictors, wanted: list[Predictor]) -> None:
     assert len(loaded.layers) == len(wanted)
     for layer, (fc1, fc2) in zip(loaded.layers, wanted, strict=True):
+        assert layer is not None
         np.testing.assert_array_equal(layer.fc1.to_float32(), fc1)
         np.testing.assert_array_equal(layer.fc2.to_float32(), fc2)
 
@@ -68,6 +69,7 @@ def test_layers_are_keyed_by_number(tmp_path: Path) -> None:
 def test_float_types(tmp_path: Path, dtype: torch.dtype, kind: GGMLType) -> None:
     given = pairs()
     loaded = load(save_predictors(tmp_path / "p", given, dtype=dtype))
+    assert loaded.layers[0] is not None
     assert loaded.layers[0].fc2.type is kind
     check(loaded, [tuple(torch.from_numpy(m).to(dtype).float().numpy() for m in pair) for pair in given])  # type: ignore[misc]
 
@@ -123,6 +125,28 @@ def test_layers_of_another_model(tmp_path: Path) -> None:
     assert "3 layers, but the model has 2" in refusal(folder)
     assert "model_3.pt is missing" in refusal(folder, 4)
     assert "nowhere: cannot read" in refusal(tmp_path / "nowhere")
+
+
+def test_layers_that_run_dense_have_no_file(tmp_path: Path) -> None:
+    given: list[Predictor | None] = [None, *pairs(4)[1:3], None]
+    folder = save_predictors(tmp_path / "p", given, 0.5)
+    loaded = load(folder, 4)
+    assert [layer is None for layer in loaded.layers] == [True, False, False, True]
+    assert loaded.dense_layers == (0, 3)
+    assert loaded.threshold == 0.5
+    assert "model_4.pt is missing" in refusal(folder, 5)
+    assert "dense_layers" in refusal(folder, 3)
+    (folder / "model_2.pt").unlink()
+    assert "1 layers and 2 dense ones, but the model has 4 (model_2.pt is missing)" in refusal(folder, 4)
+    save_predictors(folder, pairs(4), None)
+    assert "model_0.pt: layer 0 is said to be dense" in refusal(folder, 4)
+
+
+@pytest.mark.parametrize("text", ["3", "null", "[2]", "[-1]", "[0, 0]", "[true]", "[0.0]", '["0"]', '{"0": 1}'])
+def test_dense_layers_that_cannot_be(tmp_path: Path, text: str) -> None:
+    folder = save_predictors(tmp_path / "p", pairs(), None)
+    (folder / "config.json").write_text(f'{{"dense_layers": {text}}}')
+    assert "config.json: dense_layers must be a list of layers from 0 to 1" in refusal(folder)
 
 
 class Bomb:
@@ -289,6 +313,14 @@ def test_predictors_of_another_model(dense: GGUFFile) -> None:
     for wrong in ([(fc1, fc2)], [(fc1, fc2)] * 3, [(fc1[:, 1:], fc2)] * 2, [(fc1, fc2[1:])] * 2, [(fc1[1:], fc2)] * 2):
         with pytest.raises(PowerInferError, match="another model"):
             with_predictors(model, Predictors.of(wrong))
+
+
+def test_nothing_but_dense_layers(dense: GGUFFile) -> None:
+    """A directory may come to that; the model is then what it was."""
+    before = load_model(dense)
+    model = with_predictors(before, Predictors.of([None, None]))
+    assert not model.config.sparse
+    assert model.layers == before.layers
 
 
 def test_a_directory_like_a_trainers(dense: GGUFFile, tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.model import load_model
+from powerinfer_cli.model import Model, load_model
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import CASES, RELU_CASES, tiny_model
 
 
-def load(model: ModelFile, folder: Path) -> None:
-    gguf = model.open(folder)
-    load_model(gguf)
+def load(model: ModelFile, folder: Path) -> Model:
+    return load_model(model.open(folder))
 
 
 def refusal(model: ModelFile, folder: Path) -> str:
@@ -122,6 +121,37 @@ def test_predictors_fit_together(sparse_llama: ModelFile, tmp_path: Path) -> Non
 def test_a_predictor_of_rank_0(sparse_llama: ModelFile, tmp_path: Path) -> None:
     empty = {"blk.1.fc1.weight": np.zeros((0, 64), np.float32), "blk.1.fc2.weight": np.zeros((112, 0), np.float32)}
     assert "blk.1.fc1.weight" in refusal(sparse_llama.with_tensors(empty), tmp_path)
+
+
+def without_predictor(model: ModelFile, layer: int, named: object) -> ModelFile:
+    lost = model.with_tensors({f"blk.{layer}.{name}.weight": None for name in ("fc1", "fc2")})
+    return replace(lost, metadata={**lost.metadata, "powerinfer.dense_layers": named})
+
+
+def test_layers_without_a_predictor_are_named(sparse_llama: ModelFile, tmp_path: Path) -> None:
+    found = load(without_predictor(sparse_llama, 1, np.array([1], np.int32)), tmp_path)
+    assert found.config.sparse
+    assert [layer.ffn.neurons.transposed for layer in found.layers] == [True, True]
+    message = refusal(without_predictor(sparse_llama, 1, np.array([0], np.int32)), tmp_path)
+    assert "blk.1.fc1.weight is missing" in message
+    named = replace(sparse_llama, metadata={**sparse_llama.metadata, "powerinfer.dense_layers": np.array([0])})
+    assert "unexpected tensor blk.0.fc1.weight" in refusal(named, tmp_path)
+
+
+@pytest.mark.parametrize("named", [[0, 1], [2], [-1], [1, 1], [0.5]])
+def test_dense_layers_that_cannot_be(sparse_llama: ModelFile, tmp_path: Path, named: list[float]) -> None:
+    message = refusal(without_predictor(sparse_llama, 1, np.array(named)), tmp_path)
+    assert "powerinfer.dense_layers must name some of the layers 0 to 1, none of them twice" in message
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_biases_of_layers_with_and_without_predictors_are_alike(tmp_path: Path, there: bool) -> None:
+    opt = tiny_model("opt")
+    mixed = opt.file.sparsified([random_predictors(opt)[0], None])
+    assert {"blk.0.ffn_down_t.bias", "blk.1.ffn_down.bias"} < mixed.tensors.keys()
+    assert load(mixed, tmp_path).layers[1].ffn.neurons.down.bias is not None
+    if not there:
+        assert "blk.1.ffn_down.bias is missing" in refusal(mixed.with_tensors({"blk.1.ffn_down.bias": None}), tmp_path)
 
 
 def test_one_down_bias_at_most(tmp_path: Path) -> None:

@@ -66,8 +66,20 @@ def test_a_directory_is_what_the_engine_takes(tmp_path: Path) -> None:
         write_layer(tmp_path, layer, trained(layer + 1))
     publish(tmp_path, tmp_path / "out", 12, {"sparse_threshold": 0.5})
     predictors = load_predictors(tmp_path / "out", 4, [6] * 12)
-    assert [layer.fc1.shape for layer in predictors.layers] == [(rank, 4) for rank in range(1, 13)]
+    assert [layer and layer.fc1.shape for layer in predictors.layers] == [(rank, 4) for rank in range(1, 13)]
     assert predictors.threshold == 0.5
+
+
+def test_layers_that_run_dense_are_named(tmp_path: Path) -> None:
+    for layer in range(3):
+        write_layer(tmp_path, layer, trained(2))
+    publish(tmp_path, tmp_path / "out", 3, {})
+    (tmp_path / "model_1.pt").unlink()
+    publish(tmp_path, tmp_path / "out", 3, {"sparse_threshold": 0.5}, dense_layers=[1])
+    predictors = load_predictors(tmp_path / "out", 4, [6] * 3)
+    assert predictors.dense_layers == (1,)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert settings == {"sparse_threshold": 0.5, "dense_layers": [1]}
 
 
 def test_layers_of_a_deeper_model_go(tmp_path: Path) -> None:

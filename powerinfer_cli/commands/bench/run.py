@@ -73,8 +73,7 @@ class Bench:
         n_bytes = None
         if self._counts_bytes(test):
             positions = test.n_depth + (test.n_gen + 1) / 2  # token i attends to those before it, and to itself
-            shares = (1.0, 1.0) if active is None or predicted is None else (predicted, active)
-            n_bytes = self.traffic.per_token(positions, *shares)
+            n_bytes = self.traffic.per_token(positions, *stats.shares(self.engine.config.n_layer))
         return Result(
             self.setup,
             self.how,

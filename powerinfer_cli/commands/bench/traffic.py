@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
+
+import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
@@ -11,22 +14,29 @@ from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicte
 
 __all__ = ["Traffic", "count_traffic"]
 
+Shares: TypeAlias = float | npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes. `always`: read for every token. `gate`, `neurons`: of all sparse layers, if every neuron were active."""
+    """Bytes. `always`: read for every token. `gate`, `neurons`: by layer, if every neuron were active; 0 where all are
+    read anyway.
+    """
 
     always: int
-    gate: int  # rows that are read of a neuron once it is predicted active
-    neurons: int  # the other rows, which are read once it has fired
+    gate: tuple[int, ...]  # rows that are read of a neuron once it is predicted active
+    neurons: tuple[int, ...]  # the other rows, which are read once it has fired
     # Keys and values of one position, in layers that see so many; None: all.
     position: Mapping[int | None, int]
 
-    def per_token(self, positions: float, predicted: float = 1.0, fired: float = 1.0) -> float:
-        """With so many positions attended to, and these shares (0..1) of the neurons predicted active, and non-zero."""
+    def per_token(self, positions: float, predicted: Shares = 1.0, fired: Shares = 1.0) -> float:
+        """With so many positions attended to, and these shares (0..1) of the neurons predicted active, and non-zero: of
+        each layer, or of all.
+        """
         seen = {window: positions if window is None else min(positions, window) for window in self.position}
         cached = sum(seen[window] * n for window, n in self.position.items())
-        return self.always + cached + predicted * self.gate + fired * self.neurons
+        rows = np.dot(*np.broadcast_arrays(predicted, self.gate)) + np.dot(*np.broadcast_arrays(fired, self.neurons))
+        return self.always + cached + float(rows)
 
 
 def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) -> Traffic:
@@ -39,26 +49,27 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
     embedding = model.embedding
     tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
     always = sum(table.row_bytes for table in tables) + _size(*leaves(model.head))
-    gate = neurons = 0
+    gate, neurons = [], []
     for layer, n_asked in zip(model.layers, asked, strict=True):
         always += _size(*leaves(layer)) - _size(*leaves(layer.ffn))
         rows, selection = layer.ffn.neurons, layer.ffn.selection
+        whole, first = _size(*leaves(rows)), _first(rows)
         match selection:
             case Everything():
-                read = _first(rows) if rows.transposed else _size(*leaves(rows))
+                read = first if rows.transposed and rows.activation.has_exact_zeros else whole
                 always += read
-                neurons += _size(*leaves(rows)) - read
+                gate.append(0)
+                neurons.append(whole - read)
             case Predicted():
                 always += selection.fc1.nbytes + n_asked * selection.fc2.row_bytes
-                first = _first(rows)
-                gate += first
-                neurons += _size(*leaves(rows)) - first
+                gate.append(first)
+                neurons.append(whole - first)
             case _:
                 assert_never(selection)
     position: Counter[int | None] = Counter()
     for layer in model.layers:
         position[layer.attention.window] += _position(layer.attention, type_k, type_v)
-    return Traffic(always, gate, neurons, position)
+    return Traffic(always, tuple(gate), tuple(neurons), position)
 
 
 def _first(rows: Neurons[Tensor, Tensor]) -> int:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-import numpy as np
-
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
@@ -22,8 +20,7 @@ class CPUBackend(CPUSide):
     def __init__(self, parts: Parts) -> None:
         self._stats, self._kind = parts.stats, BatchKind.MANY
         self._stats.grow(parts.config.n_layer)
-        self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
-        self._counts = any(layer.ffn.neurons.transposed for layer in parts.model.layers)
+        self._n_ff = parts.counted_neurons
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
@@ -55,7 +52,7 @@ class CPUBackend(CPUSide):
                     self.team.run(part.table, self.threads_batch)
             case never:
                 assert_never(never)
-        if self._counts:
+        if self._n_ff.any():
             self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:

@@ -203,7 +203,8 @@ class DeviceFlow:
         asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
         match asked:
             case Everything():
-                self.counts[layer.place, 0].add_(n * n_ff)
+                if layer.block.ffn.neurons.transposed:
+                    self.counts[layer.place, 0].add_(n * n_ff)
             case Predicted():
                 x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import predictor_of
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -26,7 +27,8 @@ STREAMED = 256  # neurons
 
 
 def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
-    """Bytes on each GPU: a full batch and a token at the context's end pass through the last layer and the head.
+    """Bytes on each GPU: a full batch and a token at the context's end pass through a layer, the last of each kind, and
+    the head.
 
     name: torch's for one of the devices; where that is no GPU, the buffers are counted instead. streams: whether cold
     neurons pass through, too.
@@ -34,11 +36,19 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
     device = torch.device(name)
     if device.type != "cuda":
         return scratch_bytes(model, options, n_ctx, streams=streams)
+    kinds: dict[tuple[bool, bool], int] = {}
+    for index, layer in enumerate(model.layers):
+        kinds[layer.ffn.neurons.transposed, predictor_of(layer.ffn.selection) is not None] = index
+    return max(_with_layer(index, model, options, n_ctx, device, streams=streams) for index in kinds.values())
+
+
+def _with_layer(
+    index: int, model: Model, options: EngineOptions, n_ctx: int, device: torch.device, *, streams: bool
+) -> int:
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-    last = len(model.layers) - 1
-    neurons = model.layers[last].ffn.neurons
+    neurons = model.layers[index].ffn.neurons
     hot = all_neurons(neurons.n_ff)
     if neurons.transposed:
         hot = hot[: -min(STREAMED, neurons.n_ff // 2)]
@@ -47,9 +57,9 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
         uploader = Uploader(device, 1, LoadEvents())
-        placed = {last: LayerPlacement(0, hot)}
+        placed = {index: LayerPlacement(0, hot)}
         side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
-        _pass(side, neurons, last, n_tokens, pages)
+        _pass(side, neurons, index, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()

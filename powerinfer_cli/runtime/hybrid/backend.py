@@ -75,8 +75,8 @@ class HybridBackend:
         self._record()
         self._n_tokens, self._kind = 0, BatchKind.MANY
         self._model = parts.model
-        self._n_ff = np.array([layer.ffn.neurons.n_ff for layer in parts.model.layers])
-        self._counts = any(layer.ffn.neurons.transposed for layer in parts.model.layers)
+        self._n_ff = parts.counted_neurons
+        self._counts = bool(self._n_ff.any())
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
         if placement.stream_from is not None and not streamable(parts.model):
             self._stream_from = math.inf

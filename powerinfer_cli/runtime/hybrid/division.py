@@ -32,11 +32,12 @@ def check_plan(plan: Plan, parts: Parts) -> None:
         plan.check([one.n_ff for one in neurons])
     except ValueError as error:
         raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    placed = zip(plan.layers, neurons, strict=True)
-    if any(where.device != MAIN_MEMORY and where.hot.size < one.n_ff and not one.transposed for where, one in placed):
-        raise PowerInferError(
-            "the placement plan divides layers of a dense model: it can only be placed by whole layers"
-        )
+    for number, (where, one) in enumerate(zip(plan.layers, neurons, strict=True)):
+        if where.device != MAIN_MEMORY and where.hot.size < one.n_ff and not one.divisible:
+            raise PowerInferError(
+                f"the placement plan divides layer {number}, whose down matrix is not transposed: it goes to one side "
+                "as a whole"
+            )
 
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:

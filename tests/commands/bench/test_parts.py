@@ -1,6 +1,7 @@
 """The parts of `powerinfer bench`: lists of tests, bytes by hand arithmetic, figures, the bandwidth probe."""
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_bytes_of_a_dense_model(tmp_path: Path) -> None:
     _, dense = exact_sparse()
     found = traffic(dense, tmp_path, [200] * 3)
     assert found.always == ENDS + 3 * (NORMS + ATTENTION + 3 * 200 * ROW)
-    assert (found.gate, found.neurons) == (0, 0)
+    assert (sum(found.gate), sum(found.neurons)) == (0, 0)
     assert found.position == {None: 3 * 2 * 32 * 2}
     assert found.per_token(10) == found.always + 10 * 384
 
@@ -105,8 +106,23 @@ def test_bytes_of_a_sparse_model(tmp_path: Path) -> None:
     found = traffic(sparse, tmp_path, [200, 150, 0])
     predictors = 3 * 18 * ROW + (200 + 150) * 18 * 4
     assert found.always == ENDS + 3 * (NORMS + ATTENTION) + predictors
-    assert (found.gate, found.neurons) == (3 * 200 * ROW, 3 * 2 * 200 * ROW)
+    assert (sum(found.gate), sum(found.neurons)) == (3 * 200 * ROW, 3 * 2 * 200 * ROW)
     assert found.per_token(0.5, 0.25, 0.125) == found.always + 192 + 150 * ROW + 150 * ROW
+
+
+def test_bytes_of_a_model_that_is_sparse_in_some_layers(tmp_path: Path) -> None:
+    """The first has a predictor, the second runs dense, the third skips zeros alone."""
+    sparse, dense = exact_sparse()
+    changes = {f"blk.{layer}.{name}.weight": None for layer in (1, 2) for name in ("fc1", "fc2")}
+    down = {"blk.1.ffn_down_t.weight": None, "blk.1.ffn_down.weight": dense.tensors["blk.1.ffn_down.weight"]}
+    mixed = sparse.with_tensors({**changes, **down})
+    mixed = replace(mixed, metadata={**mixed.metadata, "powerinfer.dense_layers": np.array([1, 2], np.int32)})
+    found, part = traffic(mixed, tmp_path, [200] * 3), 200 * ROW
+    assert found.always == ENDS + 3 * (NORMS + ATTENTION) + 18 * ROW + 200 * 18 * 4 + 3 * part + part
+    assert found.gate == (part, 0, 0)
+    assert found.neurons == (2 * part, 0, 2 * part)
+    shares = np.array([0.5, 1, 1]), np.array([0.25, 1, 0.125])
+    assert found.per_token(0, *shares) == found.always + 0.5 * part + 0.25 * 2 * part + 0.125 * 2 * part
 
 
 def test_bytes_are_those_of_the_stored_types(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_recording(tmp_path: Path, case: str, sparse: bool) -> None:
 def test_plans_that_do_not_fit(tmp_path: Path) -> None:
     model = tiny_model("llama").file.first_layers(2)
     for plan, said in (
-        (plan_of(model, [0, 0], [0.5, 1], 0), "dense model"),
+        (plan_of(model, [0, 0], [0.5, 1], 0), "layer 0, whose down matrix is not transposed"),
         (plan_of(model, [0, 0, 0], [1, 1, 1], 0), "not for this model: it places 3 layers"),
     ):
         with pytest.raises(PowerInferError, match=said):
