@@ -93,7 +93,7 @@ def _settings(path: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(settings, dict):
             return settings
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the layers are asked for next
         return {}
     except OSError as error:
         raise PowerInferError(f"{path}: cannot read the predictor's settings: {error.strerror}") from error
