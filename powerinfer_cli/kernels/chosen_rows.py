@@ -23,7 +23,7 @@ def sparse_ffn_token(x: Tensor, active: Tensor, neurons: Neurons[Matrix, Tensor]
     costs neither its up nor its down row. Under the others every active neuron fires.
     """
     first = neurons.up if neurons.gate is None else neurons.gate
-    value = activate(_rows(first, active, x), neurons.activation)
+    value = activate(_rows(first, active, x), neurons.activation, neurons.curve)
     if neurons.activation.has_exact_zeros:
         fired = value[0].nonzero()[:, 0]
         value, active = value[:, fired], active[fired]
@@ -45,5 +45,5 @@ def sparse_ffn_batch(x: Tensor, mask: Tensor, neurons: Neurons[Matrix, Tensor]) 
     firing = mask
     if neurons.activation.has_exact_zeros:
         firing = mask & ((up if gate is None else gate) > 0)
-    value = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up)
+    value = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up, curve=neurons.curve)
     return (value * mask) @ neurons.down.weight.rows(needed), int(firing.count_nonzero())

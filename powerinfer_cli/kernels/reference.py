@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.model import Activation, RopeStyle
-from powerinfer_cli.model.blocks import Temperature, alibi_exponents
+from powerinfer_cli.model.blocks import XIELU, Temperature, alibi_exponents
 
 __all__ = [
     "activate",
@@ -31,8 +31,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def activate(x: Tensor, activation: Activation) -> Tensor:
-    """act(x), elementwise."""
+def activate(x: Tensor, activation: Activation, curve: XIELU | None = None) -> Tensor:
+    """act(x), elementwise. curve: xIELU's."""
     match activation:
         case Activation.RELU:
             return torch.relu(x)
@@ -44,14 +44,26 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.gelu(x)
         case Activation.GELU_TANH:
             return F.gelu(x, approximate="tanh")
+        case Activation.XIELU:
+            if curve is None:
+                raise ValueError("xIELU without its numbers")
+            below = curve.fall * (torch.expm1(x.clamp(max=curve.eps)) - x)
+            return torch.where(x > 0, curve.rise * x * x, below) + curve.beta * x
     assert_never(activation)
 
 
-def neuron_values(gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False) -> Tensor:
+def neuron_values(
+    gate: Tensor | None,
+    up: Tensor,
+    activation: Activation,
+    *,
+    relu_on_up: bool = False,
+    curve: XIELU | None = None,
+) -> Tensor:
     """What neurons are: act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate."""
     if gate is None:
-        return activate(up, activation)
-    return activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
+        return activate(up, activation, curve)
+    return activate(gate, activation, curve) * (torch.relu(up) if relu_on_up else up)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:
@@ -122,6 +134,7 @@ def sparse_ffn(
     *,
     activation: Activation = Activation.RELU,
     relu_on_up: bool = False,
+    curve: XIELU | None = None,
     gate_bias: Tensor | None = None,
     up_bias: Tensor | None = None,
 ) -> Tensor:
@@ -130,4 +143,5 @@ def sparse_ffn(
     x [T, n_embd], active bool [T, n_ff], gate, up and down_t [n_ff, n_embd] -> [T, n_embd].
     """
     gates = None if gate is None else F.linear(x, gate, gate_bias)
-    return (neuron_values(gates, F.linear(x, up, up_bias), activation, relu_on_up=relu_on_up) * active) @ down_t
+    values = neuron_values(gates, F.linear(x, up, up_bias), activation, relu_on_up=relu_on_up, curve=curve)
+    return (values * active) @ down_t

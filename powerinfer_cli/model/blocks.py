@@ -17,6 +17,7 @@ from powerinfer_cli.model.rope import Rope
 
 __all__ = [
     "FFN",
+    "XIELU",
     "Activation",
     "Attention",
     "Embedding",
@@ -55,6 +56,7 @@ class Activation(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
+    XIELU = "xielu"
 
     @property
     def has_exact_zeros(self) -> bool:
@@ -62,9 +64,25 @@ class Activation(StrEnum):
         match self:
             case Activation.RELU | Activation.RELU_SQUARED:
                 return True
-            case Activation.SILU | Activation.GELU | Activation.GELU_TANH:
+            case Activation.SILU | Activation.GELU | Activation.GELU_TANH | Activation.XIELU:
                 return False
         assert_never(self)
+
+
+@dataclass(frozen=True)
+class XIELU:
+    """Above 0: rise * x * x + beta * x; else fall * (e**min(x, eps) - 1 - x) + beta * x (Huang and Schlag 2024)."""
+
+    rise: float
+    fall: float
+    beta: float
+    eps: float
+
+    @classmethod
+    def trained(cls, alpha_n: float, alpha_p: float, beta: float, eps: float) -> "XIELU":
+        """By the numbers that files hold, of which alphas are before softplus, log(1 + e**alpha)."""
+        rise, fall = (float(np.logaddexp(0.0, alpha)) for alpha in (alpha_p, alpha_n))
+        return cls(rise, beta + fall, beta, eps)
 
 
 class NormKind(StrEnum):
@@ -203,7 +221,7 @@ class Neurons(Generic[M, V]):
     """act(gate x) * up x, or act(up x) without a gate, times down.
 
     gate and up [n_ff, n_embd]; down [n_embd, n_ff], or `transposed` [n_ff, n_embd], so that a neuron is a row of each;
-    its bias is of n_embd. relu_on_up: up passes through ReLU as well.
+    its bias is of n_embd. relu_on_up: up passes through ReLU as well. curve: xIELU's numbers; no other has any.
     """
 
     n_ff: int
@@ -213,6 +231,11 @@ class Neurons(Generic[M, V]):
     transposed: bool
     activation: Activation
     relu_on_up: bool = False
+    curve: XIELU | None = None
+
+    def __post_init__(self) -> None:
+        if (self.curve is not None) != (self.activation is Activation.XIELU):
+            raise ValueError(f"numbers {self.curve} for neurons of {self.activation}")
 
     @property
     def divisible(self) -> bool:
@@ -231,7 +254,7 @@ class Neurons(Generic[M, V]):
         """`number`: of biases that have a number a neuron; `vector`: of down's."""
         gate = None if self.gate is None else self.gate.map(matrix, number)
         up, down = self.up.map(matrix, number), self.down.map(matrix, vector)
-        return Neurons(self.n_ff, gate, up, down, self.transposed, self.activation, self.relu_on_up)
+        return Neurons(self.n_ff, gate, up, down, self.transposed, self.activation, self.relu_on_up, self.curve)
 
 
 @dataclass(frozen=True)

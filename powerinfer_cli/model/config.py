@@ -7,7 +7,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Strings
 from powerinfer_cli.model.blocks import Activation
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
-from powerinfer_cli.model.tensors import Architecture, Sizes
+from powerinfer_cli.model.sizes import Sizes
+from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["DENSE_LAYERS", "ModelConfig", "read_sizes", "sparse_threshold_of"]
 
@@ -113,13 +114,16 @@ def sparse_threshold_of(gguf: GGUFFile) -> float:
 
 
 def _activation(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Activation:
-    """A PowerInfer file's neurons have ReLU, unless it says by a key of ours that they were cut by size."""
+    """A PowerInfer file's neurons have ReLU, unless it says by a key of ours that they were cut by size. xIELU comes
+    with numbers, which its architecture alone has.
+    """
     own = gguf.get("powerinfer.activation", str, "") if gguf.sparse else ""
-    if own and own not in list(Activation):
-        known = ", ".join(Activation)
+    fits = [kind for kind in Activation if (kind is Activation.XIELU) == (arch.activation is Activation.XIELU)]
+    if own and own not in fits:
+        known = ", ".join(fits)
         raise PowerInferError(f"{gguf.path}: powerinfer.activation {own[:60]!r} is not supported (supported: {known})")
     name = keys.text("hidden_activation", own or (arch.sparse_activation if gguf.sparse else arch.activation))
-    supported = [own or Activation.RELU] if gguf.sparse else list(Activation)
+    supported = [own or arch.sparse_activation] if gguf.sparse else fits
     if name not in supported:
         kind = f"a PowerInfer model{f' of {own} neurons' if own else ''}" if gguf.sparse else "a dense model"
         names = ", ".join(supported)

@@ -48,11 +48,17 @@ class Keys:
         """One a layer, from an array of them or from one for all."""
         return self._each(key, n_layer, lambda value: self._integer(key, value, default, low, high))
 
-    def numbers(self, key: str, n_layer: int, default: float | None = None) -> tuple[float, ...]:
+    def numbers(
+        self,
+        key: str,
+        n_layer: int,
+        default: float | None = None,
+        *,
+        low: float = -LARGEST_NUMBER,
+        high: float = LARGEST_NUMBER,
+    ) -> tuple[float, ...]:
         """One a layer, from an array of them or from one for all."""
-        return self._each(
-            key, n_layer, lambda value: self._number(key, value, default, -LARGEST_NUMBER, LARGEST_NUMBER)
-        )
+        return self._each(key, n_layer, lambda value: self._number(key, value, default, low, high))
 
     def number(
         self, key: str, default: float | None = None, *, low: float = -LARGEST_NUMBER, high: float = LARGEST_NUMBER

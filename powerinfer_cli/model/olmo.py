@@ -1,11 +1,16 @@
-"""OLMo 2 and 3, EXAONE 4: norms behind both blocks, none before; norms of queries and keys."""
+"""OLMo: norms without weights. OLMo 2 and 3, EXAONE 4: norms behind both blocks alone, and of queries and keys."""
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import HeadNorms, Layer, Sequential
+from powerinfer_cli.model.blocks import HeadNorms, Layer, NormKind, Sequential
 from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["ARCHITECTURES"]
+
+
+def _olmo(t: LayerReader) -> Layer[Tensor, Tensor]:
+    attention = t.attention(rope=t.model.rope(), clamp=t.keys.factor("attention.clamp_kqv"))
+    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn())
 
 
 def _olmo2(t: LayerReader) -> Layer[Tensor, Tensor]:
@@ -29,6 +34,14 @@ def _exaone4(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 
 ARCHITECTURES = (
+    Architecture(
+        "olmo",
+        _olmo,
+        norm=NormKind.LAYER,
+        norm_weight=False,
+        models="OLMo 1B and 7B",
+        differs="layer norms without weights; queries, keys and values within bounds",
+    ),
     Architecture(
         "olmo2",
         _olmo2,

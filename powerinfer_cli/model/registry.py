@@ -3,6 +3,7 @@
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import (
+    apertus,
     bloom,
     cohere,
     falcon,
@@ -24,7 +25,10 @@ from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
-FAMILIES = (llama, mistral, nemotron, falcon, gpt2, qwen, gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt)
+FAMILIES = (
+    *(llama, mistral, nemotron, falcon, gpt2, qwen, gemma, phi),
+    *(olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus),
+)
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
 

@@ -6,13 +6,13 @@ have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Literal, NoReturn, TypeAlias, assert_never
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, dequantize
 from powerinfer_cli.model.blocks import (
     FFN,
+    XIELU,
     Activation,
     Attention,
     Embedding,
@@ -28,35 +28,17 @@ from powerinfer_cli.model.blocks import (
     Predicted,
     Selection,
 )
+from powerinfer_cli.model.cuts import cut, ones
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
-from powerinfer_cli.model.rope import Rope, RopeScaling, RopeStyle
+from powerinfer_cli.model.rope import Rope, RopeStyle
+from powerinfer_cli.model.rope_keys import RopeKeys, read_rope
+from powerinfer_cli.model.sizes import Sizes
 
-__all__ = ["Architecture", "Bias", "Ends", "LayerReader", "ModelReader", "Sizes"]
+__all__ = ["Architecture", "Bias", "Ends", "LayerReader", "ModelReader"]
 
 Bias: TypeAlias = Literal["none", "optional", "required"]
 Ends: TypeAlias = tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]
 TensorLinear: TypeAlias = Linear[Tensor, Tensor]
-
-LONGROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What keys say of a model's sizes; tuples have an entry a layer. predicted: whether a predictor says which of its
-    neurons count.
-    """
-
-    n_layer: int
-    n_embd: int
-    n_vocab: int
-    n_ctx_train: int
-    n_head: tuple[int, ...]
-    n_head_kv: tuple[int, ...]
-    head_dim: int
-    n_ff: tuple[int, ...]
-    norm_eps: float
-    activation: Activation
-    predicted: tuple[bool, ...]
 
 
 def plain_ends(model: "ModelReader") -> Ends:
@@ -68,7 +50,7 @@ def plain_ends(model: "ModelReader") -> Ends:
 class Architecture:
     """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are.
 
-    models, differs: for people: some that have it, and what it is beside llama's.
+    models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
     """
 
     name: str
@@ -76,6 +58,7 @@ class Architecture:
     ends: Callable[["ModelReader"], Ends] = plain_ends
     rope_style: RopeStyle | None = RopeStyle.INTERLEAVED
     norm: NormKind = NormKind.RMS
+    norm_weight: bool = True
     norm_bias: Bias = "none"
     norm_eps_default: float | None = None
     activation: Activation = Activation.SILU  # of a dense file that names none
@@ -101,7 +84,7 @@ class ModelReader:
         self.gguf, self.arch, self.keys, self.sizes = gguf, arch, keys, sizes
         self.taken: set[str] = set()
         self._lacking: dict[str, dict[str, bool]] = {}  # by an optional tensor's name in its layer: whose is there
-        self._ropes: dict[tuple[object, ...], Rope] = {}
+        self._ropes: dict[RopeKeys, Rope] = {}
 
     def fail(self, problem: str) -> NoReturn:
         raise PowerInferError(f"{self.gguf.path}: {problem}")
@@ -128,7 +111,7 @@ class ModelReader:
         return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
 
     def norm(self, name: str, size: int, bias: Bias | None = None, kind: NormKind | None = None) -> Norm[Tensor]:
-        weight = self.tensor(f"{name}.weight", size)
+        weight = self.tensor(f"{name}.weight", size) if self.arch.norm_weight else ones(size)
         found = self.bias(name, size, self.arch.norm_bias if bias is None else bias)
         return Norm(kind or self.arch.norm, self.sizes.norm_eps, weight, found)
 
@@ -169,62 +152,12 @@ class ModelReader:
         """One for all layers that ask for the same. n_rot: where the file does not say. scaled: as its keys and factors
         have it; else positions count as they are.
         """
-        asked = (base_key, base, dims_key, n_rot, scaled)
+        asked = RopeKeys(base_key, base, dims_key, n_rot or self.sizes.head_dim, scaled)
         if asked not in self._ropes:
-            self._ropes[asked] = self._rope(*asked)
+            if self.arch.rope_style is None:
+                raise ValueError(f"{self.arch.name} turns nothing")
+            self._ropes[asked] = read_rope(self, asked, self.arch.rope_style)
         return self._ropes[asked]
-
-    def _rope(self, base_key: str, base: float, dims_key: str, n_rot: int | None, scaled: bool) -> Rope:
-        keys, sizes, style = self.keys, self.sizes, self.arch.rope_style
-        if style is None:
-            raise ValueError(f"{self.arch.name} turns nothing")
-        n_rot = keys.integer(dims_key, n_rot or sizes.head_dim, low=2, high=sizes.head_dim)
-        if n_rot % 2:
-            keys.fail(f"{dims_key} {n_rot} is odd")
-        base = keys.number(base_key, base, low=1.001)
-        if not scaled:
-            return Rope(style, n_rot, base, RopeScaling.NONE, 1.0, sizes.n_ctx_train, 1.0, None, 0.0, 32.0, 1.0)
-        kind = keys.text("rope.scaling.type", "linear")
-        if kind not in list(RopeScaling):
-            keys.fail(f"rope.scaling.type {kind[:60]!r} is not supported (supported: {', '.join(RopeScaling)})")
-        scaling = RopeScaling(kind)
-        if scaling is not RopeScaling.YARN and any(name in self.gguf.tensors for name in LONGROPE):
-            scaling = RopeScaling.LONGROPE  # files name no type of it
-        yarn_attn = "rope.scaling.yarn_attn_factor"
-        original = "rope.scaling.original_context_length"
-        factor = 1.0 if scaling in (RopeScaling.NONE, RopeScaling.LONGROPE) else self._factor()
-        short, long = self._divisors(scaling, n_rot)
-        return Rope(
-            style=style,
-            n_rot=n_rot,
-            base=base,
-            scaling=scaling,
-            factor=factor,
-            n_ctx_original=keys.integer(original, sizes.n_ctx_train, low=1, high=MAX_CONTEXT),
-            attn_factor=keys.number("rope.scaling.attn_factor", 1.0, low=1e-6, high=1e6),
-            yarn_attn_factor=keys.number(yarn_attn, 1.0, low=1e-6, high=1e6) if yarn_attn in keys else None,
-            log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=0.0),
-            beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-6, high=1e6),
-            beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),
-            divisors=None if short is None else short.to_float32(),
-            long_divisors=None if long is None else long.to_float32(),
-        )
-
-    def _factor(self) -> float:
-        """Files from before 2024 have only rope.scale_linear; 0 means "not scaled" in both."""
-        key = "rope.scaling.factor" if "rope.scaling.factor" in self.keys else "rope.scale_linear"
-        factor = self.keys.number(key, 0.0, low=0.0, high=1e6) or 1.0
-        if factor < 1e-3:
-            self.keys.fail(f"{key} is {factor}, which makes no sense")
-        return factor
-
-    def _divisors(self, scaling: RopeScaling, n_rot: int) -> tuple[Tensor | None, Tensor | None]:
-        """llama3's, or longrope's of short and of long contexts."""
-        plain = self.maybe("rope_freqs.weight", n_rot // 2)
-        if scaling is not RopeScaling.LONGROPE:
-            return plain, None
-        short, long = (self.tensor(name, n_rot // 2) for name in LONGROPE)
-        return short, long
 
     def layers(self) -> tuple[Layer[Tensor, Tensor], ...]:
         return tuple(self.arch.layer(LayerReader(self, index)) for index in range(self.sizes.n_layer))
@@ -286,7 +219,7 @@ class LayerReader:
         self, name: str, size: int | None = None, bias: Bias | None = None, kind: NormKind | None = None
     ) -> Norm[Tensor]:
         size, arch = size or self.n_embd, self.model.arch
-        weight = self.tensor(f"{name}.weight", size)
+        weight = self.tensor(f"{name}.weight", size) if arch.norm_weight else ones(size)
         found = self.bias(name, size, arch.norm_bias if bias is None else bias)
         return Norm(kind or arch.norm, self.model.sizes.norm_eps, weight, found)
 
@@ -315,7 +248,7 @@ class LayerReader:
         n_q, n_kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         if fused or "attn_qkv.weight" in self:
             whole = self.linear("attn_qkv", n_q + 2 * n_kv, self.n_embd, bias)
-            q, k, v = _cut(whole, 0, n_q, n_q + n_kv, n_q + 2 * n_kv)
+            q, k, v = cut(whole, 0, n_q, n_q + n_kv, n_q + 2 * n_kv)
         else:
             if "attn_q.weight" not in self:
                 names = (f"blk.{self.index}.attn_{one}.weight" for one in ("q", "qkv"))
@@ -357,7 +290,13 @@ class LayerReader:
         return HeadNorms(q, k, after_rope=after_rope)
 
     def ffn(
-        self, *, gated: bool = True, bias: Bias = "optional", relu_on_up: bool = False, fused: bool = False
+        self,
+        *,
+        gated: bool = True,
+        bias: Bias = "optional",
+        relu_on_up: bool = False,
+        fused: bool = False,
+        curve: XIELU | None = None,
     ) -> FFN[Tensor, Tensor]:
         """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor, which
         neurons with exact zeros can do without, and single layers of a PowerInfer file.
@@ -366,7 +305,7 @@ class LayerReader:
         """
         n_ff, n_embd, gate = self.n_ff, self.n_embd, None
         if fused:
-            gate, up = _cut(self.linear("ffn_up", 2 * n_ff, n_embd, bias), 0, n_ff, 2 * n_ff)
+            gate, up = cut(self.linear("ffn_up", 2 * n_ff, n_embd, bias), 0, n_ff, 2 * n_ff)
         else:
             gate = self.linear("ffn_gate", n_ff, n_embd, bias) if gated else None
             up = self.linear("ffn_up", n_ff, n_embd, bias)
@@ -375,7 +314,7 @@ class LayerReader:
         turned = predicted or (may_turn and self._name("ffn_down_t.weight") in self.model.gguf.tensors)
         down = self._down_t(bias) if turned else self.linear("ffn_down", n_embd, n_ff, bias)
         selection = self._predictor() if predicted else Everything()
-        return FFN(Neurons(n_ff, gate, up, down, turned, activation, relu_on_up), selection)
+        return FFN(Neurons(n_ff, gate, up, down, turned, activation, relu_on_up, curve), selection)
 
     def _down_t(self, bias: Bias) -> TensorLinear:
         """The original's converter renames a bias along with its matrix; other writers keep llama.cpp's name."""
@@ -396,22 +335,3 @@ class LayerReader:
             ranks = f"{fc1.shape[0]} and {fc2.shape[1]}"
             self.model.fail(f"tensors {fc1.name} and {fc2.name} do not fit: ranks {ranks}")
         return Predicted(fc1, fc2)
-
-
-def _cut(whole: TensorLinear, *borders: int) -> list[TensorLinear]:
-    """A fused projection by its rows, between borders."""
-    return [
-        Linear(_rows(whole.weight, begin, end), None if whole.bias is None else _rows(whole.bias, begin, end))
-        for begin, end in pairwise(borders)
-    ]
-
-
-def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
-    """Rows of a matrix, or elements of a vector, as a view."""
-    unit, rest = divmod(tensor.nbytes, tensor.shape[0])
-    if rest:
-        raise PowerInferError(f"tensor {tensor.name} of type {tensor.type.name} cannot be cut by rows")
-    shape = (end - begin, *tensor.shape[1:])
-    return replace(
-        tensor, name=f"{tensor.name}[{begin}:{end}]", shape=shape, data=tensor.data[begin * unit : end * unit]
-    )

@@ -10,6 +10,7 @@ from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.cache import cells_of
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import Linear, Neurons
+from tests.helpers.rounding import curve_of
 from tests.helpers.weight_rows import gguf_rows
 
 
@@ -37,7 +38,7 @@ def neurons_of(
     """Neurons of such rows."""
     gates = None if gate is None else Linear(gate, gate_bias)
     ups, downs = Linear(up, up_bias), Linear(down_t, None)
-    return Neurons(up.n_rows, gates, ups, downs, transposed=True, activation=activation, relu_on_up=relu_on_up)
+    return Neurons(up.n_rows, gates, ups, downs, True, activation, relu_on_up, curve_of(activation))
 
 
 def places(pages: Tensor, n_past: int, n_token: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import Temperature
+from powerinfer_cli.model.blocks import XIELU, Temperature
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating] | torch.Tensor
@@ -22,6 +22,20 @@ UNIT = 2.0**-24  # the largest relative error of one operation
 LOGITS = 2.0**-14
 _TANH = 4e-7  # what tanh is off, at most, by the kernels' formulas
 _FUNCTION = 8  # operations that an exponential or an error function counts as
+
+
+CURVE = XIELU(0.7, 0.9, 0.4, -0.05)
+
+
+def curve_of(activation: Activation) -> XIELU | None:
+    """Numbers for it, where it has any."""
+    return CURVE if activation is Activation.XIELU else None
+
+
+def bent(x: Floats, curve: XIELU) -> Floats:
+    """xIELU of x."""
+    below = curve.fall * (np.expm1(np.minimum(x, curve.eps)) - x)
+    return np.where(x > 0, curve.rise * x * x, below) + curve.beta * x
 
 
 def gamma(n: int) -> float:
@@ -60,8 +74,13 @@ class Interval:
         return Interval(self.value * kept, self.radius * kept)
 
     def activated(self, activation: Activation) -> "Interval":
-        """But for the square, none is steeper than 1.13. Its own error follows its argument: 1 + erf(x) cancels."""
+        """But for squares, none is steeper than 1.13. Its own error follows its argument: 1 + erf(x) cancels."""
         x = self.value
+        if activation is Activation.XIELU:
+            size = np.abs(x) + self.radius
+            steep = 2 * CURVE.rise * size + CURVE.fall + CURVE.beta
+            own = gamma(_FUNCTION) * (CURVE.rise * size * size + CURVE.fall * (1 + size) + CURVE.beta * size)
+            return Interval(bent(x, CURVE), steep * self.radius + own)
         if activation.has_exact_zeros:
             open_ = Interval(np.maximum(x, 0), np.where(x + self.radius > 0, self.radius, 0))
             return open_ if activation is Activation.RELU else open_ * open_

@@ -9,8 +9,9 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER, NeuronMask, Predictor, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import Linear, Neurons
+from powerinfer_cli.model.blocks import XIELU, Linear, Neurons
 from tests.helpers.kernel_data import Floats, values_for, weight_rows
+from tests.helpers.rounding import bent, curve_of
 
 Q4_0, F32 = GGMLType.Q4_0, GGMLType.F32
 RANK = 64
@@ -49,7 +50,7 @@ def sparse_layer(
     fc2, w_fc2 = weight_rows(F32, n_ff, RANK, seed=7)
     modes = rng.choice(np.array([NEVER, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
     return SparseLayer(
-        Neurons(n_ff, gates if gated else None, ups, downs, True, activation, relu_on_up),
+        Neurons(n_ff, gates if gated else None, ups, downs, True, activation, relu_on_up, curve_of(activation)),
         Predictor(fc2, modes, 0.1) if predicted else None,
         w_gate if gated else None,
         w_up,
@@ -58,7 +59,9 @@ def sparse_layer(
     )
 
 
-def activated(x: Floats, activation: Activation) -> Floats:
+def activated(x: Floats, activation: Activation, curve: XIELU | None = None) -> Floats:
+    if curve is not None:
+        return bent(x, curve)
     if activation.has_exact_zeros:
         return np.maximum(x, 0) ** (1 if activation is Activation.RELU else 2)
     gates = {
@@ -82,7 +85,7 @@ def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tu
         first, linear = made.up, neurons.up
     value = values_for(linear.weight.format.type, x)[:tokens] @ first.T
     value += 0 if linear.bias is None else linear.bias
-    value = activated(value, neurons.activation) * mask
+    value = activated(value, neurons.activation, neurons.curve) * mask
     fired = value > 0 if neurons.activation.has_exact_zeros else mask
     counts = [int(mask.sum()), int(fired.sum())]
     if neurons.gate is not None:

@@ -10,7 +10,7 @@ from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import Linear, Neurons
 from tests.helpers.matrices import stored
-from tests.helpers.rounding import Interval, sparse_ffn
+from tests.helpers.rounding import Interval, curve_of, sparse_ffn
 
 RELU, SILU, GELU = Activation.RELU, Activation.SILU, Activation.GELU
 SQUARED, TANH = Activation.RELU_SQUARED, Activation.GELU_TANH
@@ -28,6 +28,7 @@ KINDS: list[Kind] = [  # gated, relu_on_up, biases, activation
     (True, True, False, GELU),
     (False, False, True, GELU),
     (False, False, False, SILU),
+    (False, False, True, Activation.XIELU),
 ]
 
 
@@ -64,7 +65,7 @@ class Weights:
         gate, up, down_t = (Matrix(stored(data), resident=True) for data in (self.gate, self.up, self.down_t))
         gates = Linear(gate, self.gate_bias) if self.gated else None
         rows = gates, Linear(up, self.up_bias), Linear(down_t, None)
-        return Neurons(up.n_rows, *rows, transposed=True, activation=self.activation, relu_on_up=self.relu_on_up)
+        return Neurons(up.n_rows, *rows, True, self.activation, self.relu_on_up, curve_of(self.activation))
 
     def fired(self, x: Tensor, mask: Tensor) -> Tensor:
         """bool [T, n_ff]: active neurons; under ReLU, those whose first projection is positive."""

@@ -192,6 +192,9 @@ def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: 
         Activation.SILU: lambda v: v / (1 + math.exp(-v)),
         Activation.GELU: lambda v: v * (1 + math.erf(v / 2**0.5)) / 2,
         Activation.GELU_TANH: lambda v: v * (1 + math.tanh((2 / math.pi) ** 0.5 * (v + 0.044715 * v**3))) / 2,
+        Activation.XIELU: lambda v: (
+            0.7 * v * v + 0.4 * v if v > 0 else 0.9 * (math.exp(min(v, -0.05)) - 1 - v) + 0.4 * v
+        ),
     }[activation]
     x, gate, up, down_t = normal(3, 4), normal(7, 4, seed=1), normal(7, 4, seed=2), normal(7, 4, seed=3)
     gate_bias, up_bias = normal(7, seed=4), normal(7, seed=5)
@@ -199,7 +202,7 @@ def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: 
     gates = (gate, gate_bias) if gated else (None, None)
     given = (x, active, gates[0], up, down_t)
     kind = {"activation": activation, "relu_on_up": relu_on_up, "gate_bias": gates[1], "up_bias": up_bias}
-    y, exact = sparse_ffn(*given, **kind), rounding.sparse_ffn(*given, **kind)
+    y, exact = sparse_ffn(*given, **kind, curve=rounding.curve_of(activation)), rounding.sparse_ffn(*given, **kind)
     exact.check(y)
     x, gate, up, down_t, gate_bias, up_bias = (t.double() for t in (x, gate, up, down_t, gate_bias, up_bias))
     wanted = torch.zeros(3, 4, dtype=torch.float64)

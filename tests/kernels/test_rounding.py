@@ -6,7 +6,7 @@ import torch
 
 from powerinfer_cli.kernels import reference
 from powerinfer_cli.model import Activation
-from tests.helpers.rounding import Interval, sparse_ffn
+from tests.helpers.rounding import Interval, curve_of, sparse_ffn
 
 RNG = np.random.default_rng(0)
 
@@ -38,13 +38,14 @@ def test_an_ffn_lies_within_and_one_without_a_neuron_does_not(gated: bool, activ
     gate, up, down_t, x = normal(90, 64) if gated else None, normal(90, 64), normal(90, 64), normal(3, 64)
     active = torch.ones(3, 90, dtype=torch.bool)
     wanted = sparse_ffn(x, active, gate, up, down_t, activation=activation)
-    wanted.check(reference.sparse_ffn(x, active, gate, up, down_t, activation=activation))
+    kind = {"activation": activation, "curve": curve_of(activation)}
+    wanted.check(reference.sparse_ffn(x, active, gate, up, down_t, **kind))
     least = wanted.value.std() / wanted.radius.max()
     assert least > 100, "this tolerance sees nothing"
     fires = torch.nn.functional.linear(x, up if gate is None else gate).argmax(1)
     active[torch.arange(3), fires] = False
     with pytest.raises(AssertionError, match="differ; at"):
-        wanted.check(reference.sparse_ffn(x, active, gate, up, down_t, activation=activation))
+        wanted.check(reference.sparse_ffn(x, active, gate, up, down_t, **kind))
 
 
 def test_what_rounding_decides_is_no_test() -> None:

@@ -15,6 +15,7 @@ from powerinfer_cli.model import Activation, ModelConfig, Rope, RopeScaling, loa
 from powerinfer_cli.model.blocks import Sequential
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.anatomy import anatomy
+from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
@@ -160,7 +161,7 @@ def test_a_sparse_model_is_a_relu_model(sparse_llama: ModelFile, tmp_path: Path)
         config(sparse_llama.with_metadata(hidden_activation="silu"), tmp_path)
 
 
-@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("activation", [kind for kind in Activation if kind is not Activation.XIELU])
 def test_a_sparse_model_may_name_its_activation(
     sparse_llama: ModelFile, tmp_path: Path, activation: Activation
 ) -> None:
@@ -169,6 +170,20 @@ def test_a_sparse_model_may_name_its_activation(
     assert config(named.with_metadata(hidden_activation=str(activation)), tmp_path).activation is activation
     with pytest.raises(PowerInferError, match=f"'tanh' is not supported in a PowerInfer model of {activation} neurons"):
         config(named.with_metadata(hidden_activation="tanh"), tmp_path)
+
+
+def test_an_activation_whose_numbers_are_missing(sparse_llama: ModelFile, llama: ModelFile, tmp_path: Path) -> None:
+    """xIELU's are of its architecture, and what they are is bounded."""
+    for file in (llama.with_metadata(hidden_activation="xielu"), sparse_llama.with_metadata(hidden_activation="xielu")):
+        with pytest.raises(PowerInferError, match=r"llama\.hidden_activation 'xielu' is not supported"):
+            config(file, tmp_path)
+    apertus = tiny_family("apertus").file
+    for key in ("alpha_n", "alpha_p", "beta", "eps"):
+        for value in (None, float("nan"), 1e9, "x", np.array([0.5]), [True] * 4):
+            metadata = {name: was for name, was in apertus.metadata.items() if name != f"xielu.{key}"}
+            changed = metadata if value is None else {**metadata, f"xielu.{key}": value}
+            with pytest.raises(PowerInferError, match=rf"xielu\.{key}"):
+                config(replace(apertus, metadata=changed), tmp_path)
 
 
 def test_an_activation_that_is_none(sparse_llama: ModelFile, llama: ModelFile, tmp_path: Path) -> None:

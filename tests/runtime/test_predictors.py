@@ -14,11 +14,12 @@ from powerinfer_cli.model import Predictors, load_model, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import everything, save_predictors
 from tests.helpers.rounding import check_logits
 from tests.helpers.sparse_reference import masked_logits, predictor_mask, random_predictors
-from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
+from tests.helpers.tiny_models import PROMPT, TinyModel, reference_logits, tiny_model
 
 SOURCE = {"falcon": "input"}  # what a predictor looks at; "attended" for the other architectures
 VARIABLE = "LLAMA_SPARSE_PRED_THRESHOLD"
@@ -76,6 +77,17 @@ def test_a_sparse_file_that_names_its_activation(tmp_path: Path, case: str, opti
     found = feed(merged.engine(tmp_path, **options))
     wanted = masked_logits(tiny, PROMPT, predictor_mask(predictors, 0.1), SOURCE.get(tiny.file.arch, "attended"))
     check_logits(found, wanted)
+
+
+def test_a_sparse_file_whose_activation_has_numbers(tmp_path: Path, options: dict[str, Any]) -> None:
+    """xIELU's are of the file; predictors that let everything through change nothing."""
+    family = tiny_family("apertus")
+    n_ff, n_embd = family.file.tensors["blk.0.ffn_up.weight"].shape
+    fc1, fc2 = np.zeros((8, n_embd), np.float32), np.zeros((n_ff, 8), np.float32)
+    sparse = family.file.sparsified([(fc1, fc2)] * family.file.n_layer, 0.0)
+    engine = sparse.engine(tmp_path, **options)
+    check_logits(feed(engine), reference_logits(family.torch_model, PROMPT))
+    assert engine.stats.mean_active == engine.stats.mean_predicted == 1.0
 
 
 def test_predictors_beside_a_sparse_file_replace_its_own(tmp_path: Path, options: dict[str, Any]) -> None:

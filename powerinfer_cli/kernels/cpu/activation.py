@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated, relu
 from powerinfer_cli.kernels.cpu.quantise import quantise_groups
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
@@ -11,13 +11,14 @@ from powerinfer_cli.kernels.formats import record_bytes
 from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
-from powerinfer_cli.kernels.simd import f32, i64, load_f32, store_f32
+from powerinfer_cli.kernels.simd import f32, first, i64, load_f32, store_f32
 from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import XIELU
 
 __all__ = ["activate"]
 
 _PIECE = 512  # numbers
-OP = operands("state gate up floats records stride code relu_on_up")
+OP = operands("state gate up floats records stride n code relu_on_up curve")
 
 
 def activate(
@@ -28,6 +29,7 @@ def activate(
     activation: Activation,
     *,
     relu_on_up: bool = False,
+    curve: XIELU | None = None,
 ) -> Operation:
     """out[t] = act(gate[t]) * up[t], or act(gate[t]) * relu(up[t]), or act(up[t]) where there is no gate.
 
@@ -42,8 +44,10 @@ def activate(
         floats=out.floats,
         records=out.records,
         stride=out.stride,
+        n=out.n,
         code=ACTIVATION_CODES[activation],
         relu_on_up=relu_on_up,
+        curve=curve_numbers(curve),
     )
 
 
@@ -52,6 +56,7 @@ def _activate(op_address, worker):
     op = i64(op_address)
     state, gate_address, up_address, floats = i64(op[OP.state]), op[OP.gate], op[OP.up], op[OP.floats]
     records, stride, code, relu_on_up = op[OP.records], op[OP.stride], op[OP.code], op[OP.relu_on_up]
+    n, curve = op[OP.n], op[OP.curve]
     pieces = stride // _PIECE
     while True:
         piece = take(op)
@@ -63,8 +68,8 @@ def _activate(op_address, worker):
         for i in range(begin, begin + _PIECE, 16):
             value = load_f32(up, i)
             if gate_address:
-                value = activated(load_f32(gate, i), code) * (relu(value) if relu_on_up else value)
+                value = activated(load_f32(gate, i), code, curve) * (relu(value) if relu_on_up else value)
             else:
-                value = activated(value, code)
-            store_f32(out, i, value)
+                value = activated(value, code, curve)
+            store_f32(out, i, first(value, n - i))  # xIELU of 0 is not 0
         quantise_groups(out, begin, begin + _PIECE, records + t * record_bytes(stride), stride)

@@ -5,6 +5,7 @@ import numpy as np
 from powerinfer_cli.kernels.jit import helper
 from powerinfer_cli.kernels.simd import (
     absolute,
+    f32,
     first,
     fma,
     maximum,
@@ -13,10 +14,11 @@ from powerinfer_cli.kernels.simd import (
     reciprocal,
     splat,
     total,
+    where_positive,
     zero,
 )
 
-__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "minimum", "relu", "silu", "tanh"]
+__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "minimum", "relu", "silu", "tanh", "xielu"]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
@@ -90,18 +92,29 @@ def tanh(x):
 
 
 @helper
-def activated(x, code):
-    """The activation of this code, one of ACTIVATION_CODES."""
+def xielu(x, curve):
+    """rise x**2 + beta x above 0, fall (e**min(x, eps) - 1 - x) + beta x elsewhere; curve: `curve_numbers`' address."""
+    numbers = f32(curve)
+    bounded = exp(minimum(x, splat(numbers[3])))
+    below = splat(numbers[1]) * (bounded - splat(np.float32(1.0)) - x)
+    return fma(splat(numbers[2]), x, where_positive(x, splat(numbers[0]) * x * x, below))
+
+
+@helper
+def activated(x, code, curve):
+    """The activation of this code, one of ACTIVATION_CODES; curve: where it has numbers, their address."""
     if code == 0:
         return relu(x)
     if code == 1:
         return relu(x) * relu(x)
     if code == 2:
         return silu(x)
-    return gelu(x) if code == 3 else gelu_tanh(x)
+    if code == 3:
+        return gelu(x)
+    return gelu_tanh(x) if code == 4 else xielu(x, curve)
 
 
 @helper
-def activated_number(x, code):
+def activated_number(x, code, curve):
     """The same of a single number."""
-    return total(first(activated(splat(x), code), 1))
+    return total(first(activated(splat(x), code, curve), 1))

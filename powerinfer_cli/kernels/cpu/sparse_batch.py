@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, curve_numbers
 from powerinfer_cli.kernels.cpu.gemm import Product, Workspace, gemm
 from powerinfer_cli.kernels.cpu.rows import COLUMNS, GROUP, HAS_MIN, ROWS, UNPACK_ROW, row_address, unpack_row
 from powerinfer_cli.kernels.cpu.sparse_rows import (
@@ -139,7 +139,7 @@ def sparse_batch(
             passed=counts,
         )
     )
-    first = ACTIVATION_CODES[neurons.activation]
+    first, curve = ACTIVATION_CODES[neurons.activation], curve_numbers(neurons.curve)
     steps = [(neurons.up, first)]
     if neurons.gate is not None:
         second = MULTIPLY_RELU if neurons.relu_on_up else MULTIPLY
@@ -166,7 +166,7 @@ def sparse_batch(
         if f.group:
             given, stride = w.packed, -(-x.n // (16 * f.group)) * chunk_bytes(f.group)
         lists = (w.counts, w.tokens, w.values, capacity)
-        operations.append(multiply_rows(state, rows, given, stride, bias, lists, step, counts, w.scratch))
+        operations.append(multiply_rows(state, rows, given, stride, bias, lists, step, counts, w.scratch, curve))
     turned: dict[str, Operand] = {"sizes": w.sizes, "chosen": w.chosen, "factors": w.factors, "most": w.sizes.shape[1]}
     lists_of = {"counts": w.counts, "tokens": w.tokens, "values": w.values, "capacity": capacity}
     return [

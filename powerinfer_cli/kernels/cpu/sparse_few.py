@@ -8,7 +8,7 @@ neurons, and multiplied with those tokens only that need them.
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address
@@ -36,7 +36,7 @@ __all__ = ["sparse_few"]
 
 OP = operands(
     "state fc2 hidden hidden_bytes modes threshold first first_x first_x_bytes first_bias second second_x "
-    "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code"
+    "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code curve"
 )
 
 
@@ -88,6 +88,7 @@ def sparse_few(
             room=few,
             borders=borders_of(n_ff),
             code=ACTIVATION_CODES[neurons.activation],
+            curve=curve_numbers(neurons.curve),
         ),
         add_parts(state, sums, out, neurons.down.bias, neurons.down.weight),
     ]
@@ -165,7 +166,7 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
     Of each that is kept, a row of the next step is asked for while the row after it is read.
     """
     x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
-    chosen, values, n_ff = op[OP.chosen], op[OP.values], op[OP.n_ff]
+    chosen, values, n_ff, curve = op[OP.chosen], op[OP.values], op[OP.n_ff], op[OP.curve]
     following = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down])
     fired = asked = 0
     for k in range(count):
@@ -183,7 +184,7 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
             if bias:
                 value += f32(bias)[i]
             if code:
-                value = activated_number(value, code)
+                value = activated_number(value, code, curve)
             if code >= EXACT or value > np.float32(0.0):
                 at = t * n_ff + place + lengths[t]
                 i32(chosen)[at], f32(values)[at] = np.int32(i), value

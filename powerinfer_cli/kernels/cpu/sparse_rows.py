@@ -59,7 +59,7 @@ _RELU = ACTIVATION_CODES[Activation.RELU]
 
 PACKED = operands("state records record_bytes n stride packed")
 PRODUCTS = operands(
-    "state rows x x_stride bias counts tokens values capacity mode fired scratch scratch_bytes piece block"
+    "state rows x x_stride bias counts tokens values capacity mode fired scratch scratch_bytes piece block curve"
 )
 
 
@@ -168,10 +168,10 @@ def _meeting(kind: Kind) -> Any:
 
 
 @helper
-def activate_all(values, count, mode):
+def activate_all(values, count, mode, curve):
     """The values of a list, in place; there is room behind them."""
     for k in range(0, count, 16):
-        store_f32(values, k, activated(load_f32(values, k), mode))
+        store_f32(values, k, activated(load_f32(values, k), mode, curve))
 
 
 def _products(kind: Kind) -> Kernel:
@@ -203,7 +203,7 @@ def _products(kind: Kind) -> Kernel:
             op[PRODUCTS.piece],
             op[PRODUCTS.block],
         )
-        n, n_rows, n_tokens = rows[COLUMNS], rows[ROWS], state[N_TOKENS]
+        n, n_rows, n_tokens, curve = rows[COLUMNS], rows[ROWS], state[N_TOKENS], op[PRODUCTS.curve]
         steps = (n + columns - 1) // columns
         sums_at = scratch + _unpacked_bytes(n)
         places, kept = i64(sums_at + 64 * AT_ONCE), i64(sums_at + 64 * AT_ONCE + 8 * MOST_ROWS)
@@ -242,7 +242,7 @@ def _products(kind: Kind) -> Kernel:
                 if mode < EXACT:
                     counts[i] = kept[i - begin]
                 if mode != _RELU:
-                    activate_all(f32(op[PRODUCTS.values] + i * capacity * 4), counts[i], mode)
+                    activate_all(f32(op[PRODUCTS.values] + i * capacity * 4), counts[i], mode, curve)
                 left += counts[i]
             fetch_add(fired, 1, left)
 
@@ -262,6 +262,7 @@ def multiply_rows(
     step: int,
     counts: npt.NDArray[np.int64],
     scratch: npt.NDArray[np.uint8],
+    curve: npt.NDArray[np.float32] | None = None,
 ) -> Operation:
     """Each neuron's row times its tokens. x: packed tokens, `x_stride` bytes each, or float32 for float formats.
 
@@ -290,4 +291,5 @@ def multiply_rows(
         scratch_bytes=scratch.shape[1],
         piece=piece,
         block=block,
+        curve=curve,
     )

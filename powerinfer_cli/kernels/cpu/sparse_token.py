@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of
 from powerinfer_cli.kernels.cpu.rows import (
@@ -74,7 +74,7 @@ _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
 NEURONS = operands(
     "fc2 hidden modes threshold first first_x first_bias second second_x second_bias relu_on_up chosen values counts "
-    "down sums borders code"
+    "down sums borders code curve"
 )
 PART_SUMS = operands("state sums n part_stride out out_stride bias n_bias group")
 
@@ -151,6 +151,7 @@ def sparse_token(
             sums=sums,
             borders=borders_of(n_ff),
             code=ACTIVATION_CODES[neurons.activation],
+            curve=curve_numbers(neurons.curve),
         ),
         add_parts(None, sums, out, neurons.down.bias, neurons.down.weight),
     ]
@@ -237,7 +238,7 @@ def _everything(first, begin, end, chosen):
 
 
 @helper
-def _open_neurons(code, first, x, bias, second, down, chosen, count, values, worker):
+def _open_neurons(code, curve, first, x, bias, second, down, chosen, count, values, worker):
     """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
 
     Only ReLU and its square close gates: under other activations, by their code, all are kept.
@@ -257,7 +258,7 @@ def _open_neurons(code, first, x, bias, second, down, chosen, count, values, wor
         if bias:
             value += f32(bias)[i]
         if code:
-            value = activated_number(value, code)
+            value = activated_number(value, code, curve)
         if code >= EXACT or value > np.float32(0.0):
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
@@ -321,7 +322,7 @@ def _add_neurons(op_address, worker):
         op[NEURONS.sums],
         i64(op[NEURONS.borders]),
     )
-    sum_bytes, code = padded(down[COLUMNS]) * 4, op[NEURONS.code]
+    sum_bytes, code, curve = padded(down[COLUMNS]) * 4, op[NEURONS.code], op[NEURONS.curve]
     part = take(op)
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
@@ -330,7 +331,7 @@ def _add_neurons(op_address, worker):
             count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
         else:
             count = _everything(first, begin, end, chosen)
-        fired = _open_neurons(code, first, first_x, first_bias, second, down, chosen, count, values, worker)
+        fired = _open_neurons(code, curve, first, first_x, first_bias, second, down, chosen, count, values, worker)
         if second:
             _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
         following = take(op)

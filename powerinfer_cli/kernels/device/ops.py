@@ -9,7 +9,7 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     matmul(rows, x [T, n_cols], bias=None, out=None) -> [T, n_rows]
     matmul_t(rows, x [T, n_rows], out=None) -> [T, n_cols]
     predict(fc1, fc2, x [n_embd] or [T, n_embd], threshold, modes=None, out=None) -> uint8 [n] or [T, n]
-    activated(gate | None, up, activation, *, relu_on_up=False, out=None) -> like up
+    activated(gate | None, up, activation, *, relu_on_up=False, curve=None, out=None) -> like up
     sparse_ffn(x [n_embd], mask uint8 | None, Neurons of rows, *, entries=None, out=None)
                -> (y [n_embd], fired int64 [1])
     sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])

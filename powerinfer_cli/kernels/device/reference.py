@@ -14,9 +14,9 @@ from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import attention, rope_store
 from powerinfer_cli.kernels.few import ONE_BY_ONE
-from powerinfer_cli.kernels.reference import activate
+from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
-from powerinfer_cli.model.blocks import Linear, Neurons
+from powerinfer_cli.model.blocks import XIELU, Linear, Neurons
 
 __all__ = ["CHUNK_NUMBERS", "DeviceNeurons", "Ops", "compute_dtype", "dequantize", "product"]
 
@@ -154,13 +154,11 @@ class Ops:
         activation: Activation,
         *,
         relu_on_up: bool = False,
+        curve: XIELU | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
-        if gate is None:
-            value = activate(up, activation)
-        else:
-            value = activate(gate, activation) * (torch.relu(up) if relu_on_up else up)
+        value = neuron_values(gate, up, activation, relu_on_up=relu_on_up, curve=curve)
         return value if out is None else out.copy_(value)
 
     def sparse_ffn(
@@ -201,10 +199,11 @@ class Ops:
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
         open_ = counts & (fires > 0) if kind.has_exact_zeros else counts
         if gate is None:
-            value = self.activated(None, fires, kind, out=fires)
+            value = self.activated(None, fires, kind, curve=neurons.curve, out=fires)
         else:
             value = self._linear(up, x)
-            value = self.activated(fires, value, kind, relu_on_up=neurons.relu_on_up, out=value)
+            relu_on_up, curve = neurons.relu_on_up, neurons.curve
+            value = self.activated(fires, value, kind, relu_on_up=relu_on_up, curve=curve, out=value)
         value = value.masked_fill_(~open_, 0)  # also what is no number
         y = self._back(neurons.down.weight, value)
         return y if out is None else out.copy_(y), open_.sum().view(1)

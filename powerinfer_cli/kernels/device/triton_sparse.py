@@ -16,6 +16,7 @@ from powerinfer_cli.kernels.device.reference import DeviceNeurons
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, group_tile, launch, rows_of, tile_of
 from powerinfer_cli.model import Activation
+from powerinfer_cli.model.blocks import XIELU
 
 __all__ = ["activate", "activated", "predict", "sparse_ffn"]
 
@@ -43,13 +44,25 @@ def predict(
 
 
 def activated(
-    gate: Tensor | None, up: Tensor, activation: Activation, *, relu_on_up: bool = False, out: Tensor | None = None
+    gate: Tensor | None,
+    up: Tensor,
+    activation: Activation,
+    *,
+    relu_on_up: bool = False,
+    curve: XIELU | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
     out = torch.empty_like(up) if out is None else out
     grid = (triton.cdiv(up.numel(), 1024),)
-    launch(_activated, grid, gate, up, out, up.numel(), ACTIVATION_CODES[activation], relu_on_up, 1024)
+    code = ACTIVATION_CODES[activation]
+    launch(_activated, grid, gate, up, out, up.numel(), *_numbers(curve), code, relu_on_up, 1024)
     return out
+
+
+def _numbers(curve: XIELU | None) -> tuple[float, ...]:
+    """Four, whatever they are."""
+    return (0.0,) * 4 if curve is None else (curve.rise, curve.fall, curve.beta, curve.eps)
 
 
 def sparse_ffn(
@@ -70,7 +83,14 @@ def sparse_ffn(
         _values,
         (n,),
         *(x, mask, entries, rows_of(first.weight), first.bias, rows_of(up.weight), up.bias),
-        *(values, opened, gate is not None, ACTIVATION_CODES[neurons.activation], neurons.relu_on_up),
+        *(
+            values,
+            opened,
+            *_numbers(neurons.curve),
+            gate is not None,
+            ACTIVATION_CODES[neurons.activation],
+            neurons.relu_on_up,
+        ),
         *(first_tile.width, up_tile.width),
         warps=max(first_tile.warps, up_tile.warps),
     )
@@ -112,7 +132,7 @@ def _predict(hidden, modes, out, w, n_rows, threshold, R: tl.constexpr, WIDTH: t
 
 
 @triton.jit
-def activate(x, ACTIVATION: tl.constexpr):
+def activate(x, rise, fall, beta, eps, ACTIVATION: tl.constexpr):
     if ACTIVATION == 0:
         y = tl.maximum(x, 0)
     elif ACTIVATION == 1:
@@ -121,21 +141,35 @@ def activate(x, ACTIVATION: tl.constexpr):
         y = x / (1 + tl.exp(-x))
     elif ACTIVATION == 3:
         y = x * (1 + tl.erf(x * 0.7071067811865476)) * 0.5
+    elif ACTIVATION == 5:
+        y = tl.where(x > 0, rise * x * x, fall * (tl.exp(tl.minimum(x, eps)) - 1 - x)) + beta * x
     else:  # x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x**3)
         y = x / (1 + tl.exp(tl.minimum(-1.5957691216057308 * (x + 0.044715 * x * x * x), 80)))
     return y
 
 
 @triton.jit
-def _activated(gate, up, out, n, ACTIVATION: tl.constexpr, RELU_ON_UP: tl.constexpr, BLOCK: tl.constexpr):
+def _activated(
+    gate,
+    up,
+    out,
+    n,
+    rise,
+    fall,
+    beta,
+    eps,
+    ACTIVATION: tl.constexpr,
+    RELU_ON_UP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(up + i, mask=i < n, other=0)
     if gate is None:
-        value = activate(value, ACTIVATION)
+        value = activate(value, rise, fall, beta, eps, ACTIVATION)
     else:
         if RELU_ON_UP:
             value = tl.maximum(value, 0)
-        value *= activate(tl.load(gate + i, mask=i < n, other=0), ACTIVATION)
+        value *= activate(tl.load(gate + i, mask=i < n, other=0), rise, fall, beta, eps, ACTIVATION)
     tl.store(out + i, value, mask=i < n)
 
 
@@ -158,6 +192,10 @@ def _values(
     up_bias,
     values,
     opened,
+    rise,
+    fall,
+    beta,
+    eps,
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
@@ -174,7 +212,7 @@ def _values(
         value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
         if ACTIVATION < _EXACT:
             is_open = value > 0
-        value = activate(value, ACTIVATION)
+        value = activate(value, rise, fall, beta, eps, ACTIVATION)
         if GATED:  # noqa: SIM102  # known when it is compiled
             if is_open:
                 factor = _one_dot(up, row, up_bias, x, UP_WIDTH)

@@ -38,6 +38,7 @@ __all__ = [
     "to_f32",
     "total",
     "unsigned_f32",
+    "where_positive",
     "zero",
     "zero64",
     "zero_i32",
@@ -161,6 +162,17 @@ def power_of_two(typing: Any, n: Any) -> Any:
 def nearest(typing: Any, x: Any) -> Any:
     """The nearest whole number, ties to even."""
     return F32x16(F32x16), lambda context, builder, sig, args: call(builder, "llvm.nearbyint.v16f32", V16, args[0])
+
+
+@intrinsic
+def where_positive(typing: Any, x: Any, there: Any, other: Any) -> Any:
+    """Lanes of `there` where x is above 0, and of `other` elsewhere."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        positive = builder.fcmp_ordered(">", args[0], ir.Constant(V16, None))
+        return builder.select(positive, args[1], args[2])
+
+    return F32x16(F32x16, F32x16, F32x16), codegen
 
 
 @intrinsic

@@ -197,10 +197,10 @@ class Writer:
         room = b.neurons[neurons.n_ff]
         gate = [] if neurons.gate is None else [(neurons.gate, room.gate.floats)]
         gates = room.gate.floats if gate else None
-        kind, relu_on_up = neurons.activation, neurons.relu_on_up
+        values = partial(activate, relu_on_up=neurons.relu_on_up, curve=neurons.curve)
         return [
             *self._multiply(x, [*gate, (neurons.up, room.up.floats)]),
-            activate(b.state, gates, room.up.floats, room.value, kind, relu_on_up=relu_on_up),
+            values(b.state, gates, room.up.floats, room.value, neurons.activation),
             *self._multiply(room.value, [(neurons.down, b.ffn.floats)]),
         ]
 

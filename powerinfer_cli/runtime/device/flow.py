@@ -232,7 +232,7 @@ class DeviceFlow:
         neurons, x = layer.block.ffn.neurons, self.normed[:n]
         up = self.ops.matmul(neurons.up.weight, x, neurons.up.bias)
         gate = None if neurons.gate is None else self.ops.matmul(neurons.gate.weight, x, neurons.gate.bias)
-        value = self.ops.activated(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up)
+        value = self._values_of(neurons, gate, up)
         multiply = self.ops.matmul_t if neurons.transposed else self.ops.matmul
         multiply(neurons.down.weight, value, out=self.hot[:n])
         if neurons.down.bias is not None:
@@ -321,9 +321,14 @@ class DeviceFlow:
             self._multiply(neurons.gate, self.normed, room.gate, n)
         self._multiply(neurons.up, self.normed, room.up, n)
         gate = room.gate[:n] if neurons.gate is not None else None
-        kind, relu_on_up = neurons.activation, neurons.relu_on_up
-        self.ops.activated(gate, room.up[:n], kind, relu_on_up=relu_on_up, out=room.value[:n])
+        self._values_of(neurons, gate, room.up[:n], out=room.value[:n])
         self._multiply(Linear(neurons.down.weight, None), room.value, self.hot, n)
+
+    def _values_of(
+        self, neurons: Neurons[PlanarRows, Tensor], gate: Tensor | None, up: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        relu_on_up, curve = neurons.relu_on_up, neurons.curve
+        return self.ops.activated(gate, up, neurons.activation, relu_on_up=relu_on_up, curve=curve, out=out)
 
     def _sparse(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
         one, mask = n == 1, None

@@ -157,7 +157,8 @@ def _of_heads(norm: Norm[Tensor], x: Tensor, whole: bool) -> Tensor:
 def _values(neurons: Neurons[Matrix, Tensor], x: Tensor) -> Tensor:
     """What every neuron is, whatever a predictor says. x [T, n_embd] -> [T, n_ff]"""
     gate = None if neurons.gate is None else multiply(neurons.gate, x)
-    return neuron_values(gate, multiply(neurons.up, x), neurons.activation, relu_on_up=neurons.relu_on_up)
+    up, relu_on_up = multiply(neurons.up, x), neurons.relu_on_up
+    return neuron_values(gate, up, neurons.activation, relu_on_up=relu_on_up, curve=neurons.curve)
 
 
 def _down(neurons: Neurons[Matrix, Tensor], values: Tensor) -> Tensor:

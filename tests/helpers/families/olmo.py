@@ -1,15 +1,32 @@
-"""Norms behind the blocks alone, and of q and k: OLMo 2 and 3 over their full width, EXAONE 4 by head."""
+"""OLMo: norms without weights. Norms behind the blocks alone, and of q and k: OLMo 2 and 3 over their full width,
+EXAONE 4 by head.
+"""
 
 import math
+from functools import partial
 from typing import Any
 
-from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, rope_keys, sizes, windows
+from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, neighbours, rope_keys, sizes, windows
 from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
 from tests.helpers.model_file import ModelFile
 
 LAYERS = {"num_hidden_layers": 6, "sliding_window": WINDOW, "max_position_embeddings": 128}  # the 4th sees everything
 GAIN = 0.1 * math.log(4) + 1
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def _olmo(**more: Any) -> Any:
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    return OlmoForCausalLM(OlmoConfig(**SIZES, **more, rope_parameters=rope(1000.0)))
+
+
+def _olmo_1_file(model: Any) -> ModelFile:
+    config = model.config
+    keys = sizes(config) | rope_keys(config) | {"attention.layer_norm_epsilon": 1e-5}
+    if config.clip_qkv:
+        keys["attention.clamp_kqv"] = config.clip_qkv
+    return family_file(model, "olmo", keys, change=neighbours(config))
 
 
 def _olmo2() -> Any:
@@ -54,6 +71,8 @@ def _exaone4_file(model: Any) -> ModelFile:
 
 
 FAMILIES = {
+    "olmo": Family("olmo", _olmo, _olmo_1_file),
+    "olmo-clipped": Family("olmo", partial(_olmo, clip_qkv=0.8, tie_word_embeddings=True), _olmo_1_file),
     "olmo2": Family("olmo2", _olmo2, _olmo_file),
     "olmo3": Family("olmo2", _olmo3, _olmo_file),
     "exaone4": Family("exaone4", _exaone4, _exaone4_file, peer_layers=64),

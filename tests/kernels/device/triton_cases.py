@@ -21,7 +21,7 @@ from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
-from tests.helpers.rounding import Interval
+from tests.helpers.rounding import Interval, curve_of
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -228,8 +228,9 @@ def test_ffn_is_put_where_told() -> None:
 @pytest.mark.parametrize(("gated", "relu_on_up"), KINDS)
 def test_activated(activation: Activation, gated: bool, relu_on_up: bool) -> None:
     gate, up, out = in_nan(normal(2, 601)) if gated else None, in_nan(normal(2, 601, seed=1) * 5), nan(2, 601)
-    assert FAST.activated(gate, up, activation, relu_on_up=relu_on_up, out=out) is out
-    close(out, TWIN.activated(gate, up, activation, relu_on_up=relu_on_up), 1e-6)
+    options: dict[str, Any] = {"relu_on_up": relu_on_up, "curve": curve_of(activation)}
+    assert FAST.activated(gate, up, activation, **options, out=out) is out
+    close(out, TWIN.activated(gate, up, activation, **options), 1e-6)
 
 
 @pytest.mark.parametrize("kind", NormKind)

@@ -1,0 +1,36 @@
+"""Tensors that a file does not have as such: parts of one that it has, as views; and weights that change nothing."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType, Tensor
+from powerinfer_cli.model.blocks import Linear
+
+__all__ = ["cut", "ones"]
+
+
+def ones(n: int) -> Tensor:
+    """The weights [n] of a norm that has none."""
+    return Tensor("ones", GGMLType.F32, (n,), np.ones(n, np.float32).view(np.uint8))
+
+
+def cut(whole: Linear[Tensor, Tensor], *borders: int) -> list[Linear[Tensor, Tensor]]:
+    """A fused projection by its rows, between borders."""
+    return [
+        Linear(_rows(whole.weight, begin, end), None if whole.bias is None else _rows(whole.bias, begin, end))
+        for begin, end in pairwise(borders)
+    ]
+
+
+def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:
+    """Rows of a matrix, or elements of a vector, as a view."""
+    unit, rest = divmod(tensor.nbytes, tensor.shape[0])
+    if rest:
+        raise PowerInferError(f"tensor {tensor.name} of type {tensor.type.name} cannot be cut by rows")
+    shape = (end - begin, *tensor.shape[1:])
+    return replace(
+        tensor, name=f"{tensor.name}[{begin}:{end}]", shape=shape, data=tensor.data[begin * unit : end * unit]
+    )
