@@ -4,19 +4,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.errors import PowerInferError, UsageError
 
-__all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range", "physical_cores", "usable_cores"]
+__all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range", "physical_cores"]
 
 _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
-
-
-def usable_cores() -> frozenset[int]:
-    """The logical cores this process may run on: fewer than the machine has where a container or `taskset` says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 def physical_cores(logical: Iterable[int]) -> int:

@@ -10,5 +10,5 @@ __all__ = ["team_of"]
 
 def team_of(size: int) -> Team:
     """All of its threads take part."""
-    with mock.patch.object(team, "_usable_cores", return_value=frozenset(range(size))):
+    with mock.patch.object(team, "usable_cores", return_value=frozenset(range(size))):
         return Team(size)

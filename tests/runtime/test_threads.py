@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.runtime import threads
@@ -16,7 +17,6 @@ from powerinfer_cli.runtime.threads import (
     parse_cpu_mask,
     parse_cpu_range,
     physical_cores,
-    usable_cores,
 )
 
 

@@ -86,7 +86,8 @@ def cpu_line(options: "EngineOptions") -> str:
 
 def _cores(flags: MachineFlags) -> tuple[frozenset[int], ...]:
     """Where each thread runs; empty: anywhere."""
-    from powerinfer_cli.runtime.threads import numa_cores, parse_cpu_mask, parse_cpu_range, usable_cores
+    from powerinfer_cli.cores import usable_cores
+    from powerinfer_cli.runtime.threads import numa_cores, parse_cpu_mask, parse_cpu_range
 
     chosen: frozenset[int] = frozenset()
     if flags.cpu_mask is not None:

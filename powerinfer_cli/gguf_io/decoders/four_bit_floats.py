@@ -8,9 +8,10 @@ import numpy as np
 from ..types import GGMLType
 from .bits import Bytes, Floats, fields, half, nibbles, over_runs, split
 
-__all__ = ["DECODERS"]
+__all__ = ["DECODERS", "NON_LINEAR"]
 
-_NON_LINEAR = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_NON_LINEAR = np.array(NON_LINEAR, np.float32)
 
 # The values of an E2M1 float, doubled; the scales below are halved to make up for it. Minus zero is plain zero.
 _E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.jit.crew import Crew
 from powerinfer_cli.kernels.simd import (
@@ -225,7 +226,7 @@ class Team:
             raise ValueError(f"a team of {size} threads")
         self.size = size
         self._crews: dict[tuple[int, int], Crew] = {}
-        self._most = min(size, len(frozenset().union(*cores) if cores else _usable_cores()))
+        self._most = min(size, len(frozenset().union(*cores) if cores else usable_cores()))
         memory = np.zeros(_SLEEPERS + (2 * size + 1) * _LINE, np.int64)
         self._control = memory[-memory.ctypes.data % 64 // 8 :]  # on a cache line's border
         address = self._control.ctypes.data
@@ -268,13 +269,6 @@ def _serve(work: Any, control: Program, worker: int, cores: frozenset[int] | Non
 
 def _dismiss(control: Program, size: int) -> None:
     dismiss.call(control.ctypes.data, size)
-
-
-def _usable_cores() -> frozenset[int]:
-    """Those that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 def _pin(cores: frozenset[int]) -> None:

@@ -17,8 +17,8 @@ _ROOMS = {
         "store_i32 two_f16"
     ),
     "numbers": (
-        "absolute first first_or fma largest maximum nearest power_of_two reciprocal splat table16 "
-        "to_f32 total unsigned_f32 where_positive zero zero64 zero_i32"
+        "absolute first first_or fma largest maximum minimum nearest power_of_two reciprocal splat "
+        "table16 to_f32 total unsigned_f32 where_greater where_positive zero zero64 zero_i32"
     ),
     "threads": "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait",
     "panels": "multiply multiply_floats transposer",

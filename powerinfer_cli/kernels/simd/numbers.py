@@ -30,6 +30,7 @@ __all__ = [
     "fma",
     "largest",
     "maximum",
+    "minimum",
     "nearest",
     "power_of_two",
     "reciprocal",
@@ -38,6 +39,7 @@ __all__ = [
     "to_f32",
     "total",
     "unsigned_f32",
+    "where_greater",
     "where_positive",
     "zero",
     "zero64",
@@ -139,6 +141,26 @@ largest = _reducer("largest", "The largest of 16 lanes.", _maximum)
 def maximum(typing: Any, x: Any, y: Any) -> Any:
     """The larger, lane by lane."""
     return F32x16(F32x16, F32x16), lambda context, builder, sig, args: _maximum(builder, *args)
+
+
+@intrinsic
+def minimum(typing: Any, x: Any, y: Any) -> Any:
+    """The smaller, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *args), *args)
+
+    return F32x16(F32x16, F32x16), codegen
+
+
+@intrinsic
+def where_greater(typing: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    """x where a > b, else y, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args[:2]), *args[2:])
+
+    return F32x16(F32x16, F32x16, F32x16, F32x16), codegen
 
 
 @intrinsic

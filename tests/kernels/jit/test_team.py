@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_thread_that_is_not_running(monkeypatch: pytest.Monke
 
 
 def test_no_more_threads_take_part_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(team, "_usable_cores", lambda: frozenset({0, 5}))
+    monkeypatch.setattr(team, "usable_cores", lambda: frozenset({0, 5}))
     before = others()
     chain, by = Chain(), Team(6)
     assert by.size == 6
