@@ -45,7 +45,10 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
     Raises:
         PowerInferError: not a dense model that can be run, predictors of another one, or `path` cannot be written.
     """
-    config = load_model(dense).config  # what cannot be run cannot be merged
+    model = load_model(dense)  # what cannot be run cannot be merged
+    config = model.config
+    if model.has_experts:
+        raise PowerInferError(f"{dense.path}: has experts, whose down matrices cannot be transposed yet")
     if config.sparse:
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
     if any(same_file(path, source) for source in dense.files):

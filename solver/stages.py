@@ -77,7 +77,7 @@ class SolverModel:
     """A model's file, and its engine once a stage needs it, with every neuron active.
 
     placement: of whole layers on GPUs. results: where what the engine helps to make will be written. model: the file's,
-    where somebody has read it.
+    where somebody has read it. Raises PowerInferError: it has experts.
     """
 
     def __init__(
@@ -91,6 +91,8 @@ class SolverModel:
     ) -> None:
         self.gguf, self.events, self.placement, self.results = gguf, events, placement, results
         self.model = model or load_model(gguf)
+        if self.model.has_experts:
+            raise PowerInferError(f"{gguf.path}: solve is for models without experts as yet: these need no predictors")
         self.config = self.model.config
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options

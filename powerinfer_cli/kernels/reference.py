@@ -1,13 +1,13 @@
 """Every operation of a layer in plain torch, float32, easy to check by eye. T tokens, H heads, D = head_dim."""
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.model import Activation, RopeStyle
-from powerinfer_cli.model.blocks import XIELU, Temperature, alibi_exponents
+from powerinfer_cli.model.blocks import LEAST_SUM, XIELU, Gating, Router, Temperature, alibi_exponents
 
 __all__ = [
     "activate",
@@ -17,6 +17,7 @@ __all__ = [
     "predict_active",
     "rms_norm",
     "rotate",
+    "route",
     "sparse_ffn",
 ]
 
@@ -118,6 +119,34 @@ def attention(
         scores = scores - (slopes.view(-1, 1, 1) * distances).float()
     out = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
     return out.transpose(0, 1).flatten(1)
+
+
+def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which experts each token needs, and how much they count: logits [T, E] -> int64 and float32 [T, n_chosen], the
+    experts ascending.
+    """
+    match router.gating:
+        case Gating.SOFTMAX:
+            scores = logits.softmax(-1)
+        case Gating.SIGMOID:
+            scores = logits.sigmoid()
+        case Gating.SOFTMAX_OF_CHOSEN:
+            scores = logits
+        case never:
+            assert_never(never)
+    ranked = scores if router.choice_bias is None else scores + router.choice_bias
+    if router.n_groups > 1:
+        groups = ranked.unflatten(1, (router.n_groups, -1))
+        best = groups.topk(min(2, groups.shape[-1])).values.sum(-1)
+        out = best.sort(descending=True, stable=True).indices[:, router.n_groups_used :]
+        ranked = groups.scatter(1, out.unsqueeze(-1).expand(-1, -1, groups.shape[-1]), -torch.inf).flatten(1)
+    chosen = ranked.sort(descending=True, stable=True).indices[:, : router.n_chosen].sort().values
+    weights = scores.gather(1, chosen)
+    if router.gating is Gating.SOFTMAX_OF_CHOSEN:
+        weights = weights.softmax(-1)
+    if router.normed:
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=LEAST_SUM)
+    return chosen, router.scale * weights
 
 
 def predict_active(x: Tensor, fc1: Tensor, fc2: Tensor, threshold: float) -> Tensor:

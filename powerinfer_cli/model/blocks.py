@@ -17,11 +17,13 @@ from powerinfer_cli.model.rope import Rope
 
 __all__ = [
     "FFN",
+    "LEAST_SUM",
     "XIELU",
     "Activation",
     "Attention",
     "Embedding",
     "Everything",
+    "Gating",
     "Head",
     "HeadNorms",
     "Layer",
@@ -32,13 +34,17 @@ __all__ = [
     "Norms",
     "Parallel",
     "Predicted",
+    "Routed",
+    "Router",
     "Selection",
     "Sequential",
+    "SharedExpert",
     "Temperature",
     "alibi_exponents",
     "all_active",
     "leaves",
     "predictor_of",
+    "routing_of",
     "with_ffn",
 ]
 
@@ -276,7 +282,76 @@ class Predicted(Generic[M]):
         return Predicted(matrix(self.fc1), matrix(self.fc2))
 
 
-Selection: TypeAlias = Everything | Predicted[M]
+class Gating(StrEnum):
+    """What makes scores of a router's logits: experts are chosen by them, and count by them. Softmax of the chosen:
+    they are chosen by the logits, and count by the softmax of the chosen ones' logits.
+    """
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    SOFTMAX_OF_CHOSEN = "softmax_of_chosen"
+
+
+LEAST_SUM = 2.0**-14
+"""What the weights of chosen experts are divided by at least: a float16's smallest normal number."""
+
+
+@dataclass(frozen=True)
+class Router(Generic[M, V]):
+    """Chooses `n_chosen` of E experts for a token, those of the highest scores, of equal ones the first; and says how
+    much each counts: its score, all of them divided by their sum where `normed`, times `scale`.
+
+    logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
+    experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose two highest scores have
+    the highest sums.
+    """
+
+    logits: Linear[M, V]
+    n_chosen: int
+    gating: Gating
+    choice_bias: V | None = None
+    n_groups: int = 1
+    n_groups_used: int = 1
+    normed: bool = False
+    scale: float = 1.0
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
+        logits = self.logits.map(matrix, vector)
+        bias = None if self.choice_bias is None else vector(self.choice_bias)
+        groups = self.n_groups, self.n_groups_used
+        return Router(logits, self.n_chosen, self.gating, bias, *groups, self.normed, self.scale)
+
+
+@dataclass(frozen=True)
+class SharedExpert(Generic[M, V]):
+    """Neurons that every token needs; times sigmoid(gate . x) where there is a gate, [n_embd]."""
+
+    neurons: Neurons[M, V]
+    gate: V | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "SharedExpert[N, W]":
+        return SharedExpert(self.neurons.map(matrix, vector), None if self.gate is None else vector(self.gate))
+
+
+@dataclass(frozen=True)
+class Routed(Generic[M, V]):
+    """A router says which of `n_experts` equal groups of the neurons a token needs, and how much each counts.
+
+    The FFN's neurons are all experts': of n_experts * ff, expert e's are the ff from e * ff on. So gate and up are
+    [n_experts * ff, n_embd], with biases of as many; down is [n_experts * n_embd, ff], an expert's n_embd rows behind
+    another's, with a bias of n_experts * n_embd; or, transposed, [n_experts * ff, n_embd].
+    """
+
+    n_experts: int
+    router: Router[M, V]
+    shared: SharedExpert[M, V] | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Routed[N, W]":
+        router = self.router.map(matrix, vector)
+        return Routed(self.n_experts, router, None if self.shared is None else self.shared.map(matrix, vector))
+
+
+Selection: TypeAlias = Everything | Predicted[M] | Routed[M, V]
 
 
 @dataclass(frozen=True)
@@ -284,7 +359,7 @@ class FFN(Generic[M, V]):
     """Neurons, and who says which of them a token needs."""
 
     neurons: Neurons[M, V]
-    selection: "Selection[M]"
+    selection: "Selection[M, V]"
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
         selection = self.selection
@@ -294,6 +369,9 @@ class FFN(Generic[M, V]):
             case Predicted():
                 asked = selection.map(matrix)  # before any of them is read
                 return FFN(self.neurons.map(matrix, vector), asked)
+            case Routed():
+                routed = selection.map(matrix, vector)
+                return FFN(self.neurons.map(matrix, vector), routed)
         assert_never(selection)
 
 
@@ -369,18 +447,30 @@ def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":
     return replace(layer, ffn=ffn)
 
 
-def predictor_of(selection: "Selection[M]") -> Predicted[M] | None:
-    """Who is asked which neurons count, where somebody is."""
+def predictor_of(selection: "Selection[M, V]") -> Predicted[M] | None:
+    """The predictor, where there is one."""
     match selection:
-        case Everything():
+        case Everything() | Routed():
             return None
         case Predicted():
             return selection
     assert_never(selection)
 
 
+def routing_of(selection: "Selection[M, V]") -> Routed[M, V] | None:
+    """The router and what belongs to it, where neurons are experts."""
+    match selection:
+        case Everything() | Predicted():
+            return None
+        case Routed():
+            return selection
+    assert_never(selection)
+
+
 def all_active(layer: "Layer[M, V]") -> "Layer[M, V]":
-    """The same layer, all of whose neurons are computed."""
+    """The same layer without a predictor: all of its neurons are computed, or all of the chosen experts'."""
+    if predictor_of(layer.ffn.selection) is None:
+        return layer
     return with_ffn(layer, replace(layer.ffn, selection=Everything()))
 
 

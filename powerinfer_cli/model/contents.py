@@ -64,6 +64,12 @@ OTHER_FILES = (
     ),
     Kind("a placement plan (.gpuidx)", WHOLE, architectures=_names(INDEX_ARCHITECTURE)),
 )
+EXPERTS = Kind(
+    "a mixture-of-experts model",
+    "experts of this architecture do not run yet; use a dense model of the family",
+    keys=("expert_count",),
+    tensors=re.compile(r"blk\.\d+\.(ffn_(gate|up|down|gate_up)_(ch|sh)?exps?|ffn_gate_inp|ffn_gate\.\d+)(_.*)?\..*"),
+)
 # Models of other kinds, the most telling first.
 OTHER_MODELS = (
     Kind(
@@ -119,14 +125,7 @@ OTHER_MODELS = (
         ),
         tensors=re.compile(r"blk\.\d+\.(ssm_|time_mix_|channel_mix_|shortconv\.).*"),
     ),
-    Kind(
-        "a mixture-of-experts model",
-        "experts do not run yet; use a dense model of the family",
-        keys=("expert_count",),
-        tensors=re.compile(
-            r"blk\.\d+\.(ffn_(gate|up|down|gate_up)_(ch|sh)?exps?|ffn_gate_inp|ffn_gate\.\d+)(_.*)?\..*"
-        ),
-    ),
+    EXPERTS,
     Kind(
         "a model with latent attention (MLA)",
         "that does not run yet",
@@ -150,12 +149,23 @@ def check_contents(gguf: GGUFFile, arch: str) -> None:
         raise PowerInferError(f"{gguf.path}: the file holds no tensors, only a vocabulary: it cannot be run; {WHOLE}")
 
 
-def check_kind(gguf: GGUFFile, arch: str) -> None:
-    """The same of an architecture that runs. Raises PowerInferError."""
+def check_kind(gguf: GGUFFile, arch: str, *, experts: bool = False) -> None:
+    """The same of an architecture that runs, with experts or without. Raises PowerInferError."""
     for kind in OTHER_MODELS:
-        if sign := _sign(gguf, arch, kind):
+        if experts and kind is EXPERTS:
+            _check_experts(gguf, arch)
+        elif sign := _sign(gguf, arch, kind):
             found = f"which changes what is computed: not supported for {arch} models; it is {kind.name}"
             raise PowerInferError(f"{gguf.path}: {sign}, {found}: {kind.advice}")
+
+
+def _check_experts(gguf: GGUFFile, arch: str) -> None:
+    """Whether a file that has experts says how many. Raises PowerInferError."""
+    pattern = EXPERTS.tensors
+    name = pattern and next((name for name in gguf.tensors if pattern.fullmatch(name)), None)
+    if name and is_off(gguf.metadata.get(f"{arch}.expert_count", 0)):
+        holds = _one_line(f"the file holds tensor {name}, one of a mixture of experts")
+        raise PowerInferError(f"{gguf.path}: {holds}, but does not say how many there are ({arch}.expert_count)")
 
 
 def unsupported(gguf: GGUFFile, arch: str, supported: Mapping[str, object]) -> PowerInferError:

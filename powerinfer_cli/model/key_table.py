@@ -66,7 +66,7 @@ IRRELEVANT = frozenset(
     ]
 )
 
-# Without experts, which are refused, they say nothing.
+# Without experts they say nothing; with experts they are heeded, or refused unless they ask for nothing.
 WITH_EXPERTS = frozenset(
     [
         "leading_dense_block_count",
@@ -230,13 +230,21 @@ _SUPPRESSED = "tokenizer.ggml.suppress_tokens"
 
 
 def check_keys(
-    gguf: GGUFFile, arch: str, asked: Set[str], same: Mapping[str, float], own: Mapping[str, tuple[object, ...]]
+    gguf: GGUFFile,
+    arch: str,
+    asked: Set[str],
+    same: Mapping[str, float],
+    own: Mapping[str, tuple[object, ...]],
+    *,
+    experts: bool = False,
 ) -> None:
     """Raises PowerInferError: a key asks for what is not computed.
 
     asked: keys that are honoured. same: what each of some keys may say as well. own: an architecture's neutral values.
+    experts: the model has some.
     """
-    for key, values in {**NEUTRAL, **own}.items():
+    of_experts = dict.fromkeys(WITH_EXPERTS, _OFF) if experts else {}
+    for key, values in {**NEUTRAL, **of_experts, **own}.items():
         found = gguf.metadata.get(f"{arch}.{key}")
         if key in asked or found is None:
             continue

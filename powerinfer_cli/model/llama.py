@@ -2,6 +2,7 @@
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import Activation, Layer, Parallel, Sequential
+from powerinfer_cli.model.experts import expert_width, has_experts, routed
 from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
@@ -10,6 +11,14 @@ __all__ = ["ARCHITECTURES"]
 
 def _llama(t: LayerReader) -> Layer[Tensor, Tensor]:
     return Sequential(t.norms("attn_norm"), t.attention(rope=t.model.rope()), t.norms("ffn_norm"), t.ffn())
+
+
+def _llama_or_mixtral(t: LayerReader) -> Layer[Tensor, Tensor]:
+    """Mixtral's files have llama's architecture."""
+    if not has_experts(t):
+        return _llama(t)
+    experts = routed(t, width=expert_width(t, t.n_ff), normed=True)
+    return Sequential(t.norms("attn_norm"), t.attention(rope=t.model.rope()), t.norms("ffn_norm"), experts)
 
 
 def _bamboo(t: LayerReader) -> Layer[Tensor, Tensor]:
@@ -30,9 +39,10 @@ def _plamo(t: LayerReader) -> Layer[Tensor, Tensor]:
 ARCHITECTURES = (
     Architecture(
         "llama",
-        _llama,
-        models="Llama 1 to 3, Mistral, TinyLlama, SmolLM2, Yi, ReluLLaMA, ProSparse",
-        differs="RMS norms, rotary positions, a gate with SiLU (with ReLU where the file is sparse)",
+        _llama_or_mixtral,
+        models="Llama 1 to 3, Mistral, Mixtral, TinyLlama, SmolLM2, Yi, ReluLLaMA, ProSparse",
+        differs="RMS norms, rotary positions, a gate with SiLU (with ReLU where the file is sparse); Mixtral: experts",
+        experts=True,
     ),
     Architecture(
         "bamboo", _bamboo, activation=Activation.RELU, models="Bamboo", differs="ReLU on the gate and on what it gates"

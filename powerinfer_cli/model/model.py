@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Tensor
-from powerinfer_cli.model.blocks import Embedding, Head, Layer
+from powerinfer_cli.model.blocks import Embedding, Head, Layer, routing_of
 from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshold_of
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
@@ -32,6 +32,11 @@ class Model:
     nbytes: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_experts(self) -> bool:
+        """In any layer."""
+        return _has_experts(self.layers)
+
 
 def read_model(gguf: GGUFFile) -> Model:
     """A file's sizes and tensors.
@@ -47,7 +52,7 @@ def read_model(gguf: GGUFFile) -> Model:
     embedding, head = arch.ends(reader)
     layers = reader.layers()
     same = {"attention.scale": sizes.head_dim**-0.5, "embedding_length_out": float(sizes.n_embd)}
-    check_keys(gguf, arch.name, keys.asked, same, arch.neutral)
+    check_keys(gguf, arch.name, keys.asked, same, arch.neutral, experts=_has_experts(layers))
     reader.check_alike()
     _check_windows(keys, layers)
     kind = "PowerInfer " if gguf.sparse else "dense "
@@ -61,7 +66,7 @@ def read_model(gguf: GGUFFile) -> Model:
         sparse_threshold=sparse_threshold_of(gguf),
         n_layer=sizes.n_layer,
         n_embd=sizes.n_embd,
-        n_ff=sizes.n_ff,
+        n_ff=tuple(layer.ffn.neurons.n_ff for layer in layers),
         n_vocab=sizes.n_vocab,
         n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
         activation=sizes.activation,
@@ -69,6 +74,10 @@ def read_model(gguf: GGUFFile) -> Model:
     )
     nbytes = sum(tensor.nbytes for tensor in gguf.tensors.values())
     return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)))
+
+
+def _has_experts(layers: tuple[Layer[Tensor, Tensor], ...]) -> bool:
+    return any(routing_of(layer.ffn.selection) is not None for layer in layers)
 
 
 def _positions(gguf: GGUFFile, embedding: Embedding[Tensor, Tensor], n_ctx_train: int) -> int:

@@ -18,6 +18,7 @@ from powerinfer_cli.model import (
     olmo,
     phi,
     qwen,
+    qwen_moe,
     stablelm,
 )
 from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
@@ -26,7 +27,7 @@ from powerinfer_cli.model.tensors import Architecture
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
-    *(llama, mistral, nemotron, falcon, gpt2, qwen, gemma, phi),
+    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, gemma, phi),
     *(olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
@@ -40,5 +41,6 @@ def architecture_of(gguf: GGUFFile) -> Architecture:
         raise PowerInferError(f"{gguf.path}: general.architecture is missing: the file does not describe a model")
     if name not in ARCHITECTURES:
         raise unsupported(gguf, name, ARCHITECTURES)
-    check_kind(gguf, name)
-    return ARCHITECTURES[name]
+    found = ARCHITECTURES[name]
+    check_kind(gguf, name, experts=found.experts)
+    return found

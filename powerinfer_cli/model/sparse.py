@@ -35,6 +35,8 @@ def with_predictors(model: Model, predictors: Predictors) -> Model:
     Raises PowerInferError: predictors of another model.
     """
     n_layer = len(model.layers)
+    if model.has_experts:
+        raise PowerInferError("predictors are for models without experts: a router says which neurons are needed")
     if len(predictors.layers) != n_layer:
         raise PowerInferError(
             f"predictors of another model: {len(predictors.layers)} layers, but the model has {n_layer}"

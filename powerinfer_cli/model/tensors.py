@@ -51,6 +51,7 @@ class Architecture:
     """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are.
 
     models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
+    experts: its files may hold experts.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Architecture:
     sparse_activation: Activation = Activation.RELU
     models: str = ""
     differs: str = ""
+    experts: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
@@ -329,7 +331,7 @@ class LayerReader:
         self.model.note_optional(self.index, "ffn_down.bias", found is not None)
         return Linear(weight, found)
 
-    def _predictor(self) -> Selection[Tensor]:
+    def _predictor(self) -> Selection[Tensor, Tensor]:
         fc1, fc2 = self.tensor("fc1.weight", None, self.n_embd), self.tensor("fc2.weight", self.n_ff, None)
         if not fc1.shape[0] == fc2.shape[1] > 0:
             ranks = f"{fc1.shape[0]} and {fc2.shape[1]}"

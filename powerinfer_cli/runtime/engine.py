@@ -46,7 +46,7 @@ class Engine:
         """Build the layers of a model where a placement says; without one, in main memory.
 
         Raises:
-            PowerInferError: a context that does not fit.
+            PowerInferError: a context that does not fit; experts on GPUs.
         """
         self.config = model.config
         events = events or LoadEvents()
@@ -55,6 +55,9 @@ class Engine:
         self.options = options
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
+        self._has_experts = model.has_experts
+        if self._has_experts and self._placement is not None:
+            raise PowerInferError("a plan that puts a mixture of experts on GPUs cannot be carried out yet")
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None
         if n_ctx is None:
@@ -216,7 +219,10 @@ class Engine:
 
         Raises:
             ContextFull: the context has no room for them.
+            PowerInferError: the model has experts.
         """
+        if self._has_experts:
+            raise PowerInferError("what experts' neurons are for a token cannot be recorded yet")
         self.reset()
         self._sequences.check([(0, ids)])
         try:

@@ -60,7 +60,7 @@ class ModelFile:
     def stored_as(self, kind: GGMLType) -> "ModelFile":
         """The matrices in another type, by quantising them; what is not made of whole blocks stays as it is."""
         size = BLOCK[kind][0]
-        matrices = [name for name, data in self.tensors.items() if data.ndim == 2 and data.shape[1] % size == 0]
+        matrices = [name for name, data in self.tensors.items() if data.ndim > 1 and data.shape[-1] % size == 0]
         stored = {name: quantize(self.tensors[name], kind) for name in matrices}
         return replace(self.with_tensors(stored), types=dict.fromkeys(matrices, kind))
 

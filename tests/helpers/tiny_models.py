@@ -158,7 +158,7 @@ def randomise(model: Any, norm_mean: float = 1.0, embedding: float = 0.5) -> Non
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.normal_(std=0.3)
-        elif weight.ndim == 2 and "norm" not in name:
-            weight.normal_(std=embedding if _EMBEDDING.search(name) else weight.shape[1] ** -0.5)
+        elif weight.ndim > 1 and "norm" not in name:
+            weight.normal_(std=embedding if _EMBEDDING.search(name) else weight.shape[-1] ** -0.5)
         else:
             weight.normal_(mean=norm_mean, std=0.3)

@@ -141,7 +141,7 @@ def test_other_architectures(llama: ModelFile, tmp_path: Path, arch: str) -> Non
         ({"rope__scaling__type": "yarn", "rope__scaling__yarn_beta_fast": 0.0}, "yarn_beta_fast is 0.0"),
         ({"rope__scaling__type": "yarn", "rope__scaling__yarn_beta_slow": -1.0}, "yarn_beta_slow is -1.0"),
         ({"hidden_activation": "tanh"}, "hidden_activation 'tanh' is not supported"),
-        ({"expert_count": 8}, "mixture-of-experts"),
+        ({"expert_count": 8}, "expert_used_count is missing"),
     ],
 )
 def test_sizes_that_make_no_sense(llama: ModelFile, tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:

@@ -33,6 +33,10 @@ HOSTILE = st.one_of(
     st.just([[1], ["a"]]),
 )
 MORE_KEYS = (
+    "expert_count",
+    "expert_used_count",
+    "expert_group_count",
+    "expert_weights_scale",
     "attention.sliding_window",
     "attention.sliding_window_pattern",
     "attention.scale",

@@ -8,6 +8,8 @@ import pytest
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime import Engine, Piece
+from tests.helpers.families import FAMILIES, tiny_family
+from tests.helpers.families.family import tiny
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import N_VOCAB, RELU_CASES, tiny_model
@@ -60,6 +62,17 @@ def test_architectures(tmp_path: Path, name: str, sparse: bool) -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_types_of_weights(tmp_path: Path, kind: GGMLType, sparse: bool) -> None:
     agree(file_of("llama-relu", sparse, kind), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2moe", "qwen3moe"])
+def test_experts(tmp_path: Path, name: str) -> None:
+    agree(tiny_family(name).file, tmp_path, n_threads=2)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q4_0, GGMLType.MXFP4], ids=lambda kind: kind.name)
+def test_types_of_experts(tmp_path: Path, kind: GGMLType) -> None:
+    file = tiny("olmoe", FAMILIES["olmoe"], intermediate_size=96).file
+    agree(file.stored_as(kind), tmp_path, n_threads=2)
 
 
 @pytest.mark.parametrize("options", [{"all_active": True}, {"repack": False}, {"type_k": "f16"}, {"n_threads": 3}])

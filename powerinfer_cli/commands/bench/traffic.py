@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, leaves
+from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, Routed, leaves
 
 __all__ = ["Traffic", "count_traffic"]
 
@@ -44,7 +44,7 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
 
     Every matrix counts once, but of the embedding one row is read, and of a sparse FFN the rows of active neurons.
     Without a gate (opt, falcon), the up matrix takes its place. All of it is read where zeros are exact and nobody
-    predicts.
+    predicts. Of experts, as many as are chosen, the router and the shared one.
     """
     embedding = model.embedding
     tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
@@ -64,6 +64,11 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
                 always += selection.fc1.nbytes + n_asked * selection.fc2.row_bytes
                 gate.append(first)
                 neurons.append(whole - first)
+            case Routed():
+                always += _size(*leaves(selection))
+                always += whole * selection.router.n_chosen // selection.n_experts
+                gate.append(0)
+                neurons.append(0)
             case _:
                 assert_never(selection)
     position: Counter[int | None] = Counter()

@@ -36,7 +36,26 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 
-__all__ = ["Product", "Workspace", "gemm", "make_workspace"]
+__all__ = [
+    "COLUMNS_AT_ONCE",
+    "FLOAT_COLUMNS_AT_ONCE",
+    "PANELS_AT",
+    "PANEL_BYTES",
+    "PIECE",
+    "SCRATCH_BYTES",
+    "TILE_AT",
+    "Product",
+    "Workspace",
+    "begin_tile",
+    "end_tile",
+    "fill_float_panel",
+    "filling",
+    "gemm",
+    "make_workspace",
+    "pack_float_token",
+    "pack_token",
+    "stepping",
+]
 
 PANELS = 2  # of a piece
 PIECE = PANELS * ROWS
@@ -51,12 +70,12 @@ _Q_STRIDE = COLUMNS_AT_ONCE + 64
 _S_STRIDE = (COLUMNS_AT_ONCE // 16 + 16) * 4
 _STAGED_S = 16 * _Q_STRIDE
 _STAGED_M = _STAGED_S + 16 * _S_STRIDE
-_PANEL_Q = _STAGED_M + 16 * _S_STRIDE
-_PANEL_S = _PANEL_Q + COLUMNS_AT_ONCE * ROWS
+PANELS_AT = _STAGED_M + 16 * _S_STRIDE
+_PANEL_S = PANELS_AT + COLUMNS_AT_ONCE * ROWS
 _PANEL_M = _PANEL_S + COLUMNS_AT_ONCE // 16 * ROWS * 4
-_PANEL_BYTES = _PANEL_M + COLUMNS_AT_ONCE // 16 * ROWS * 4 - _PANEL_Q
-_TILE = _PANEL_Q + PANELS * _PANEL_BYTES
-_SCRATCH = _TILE + TOKENS * ROWS * 4
+PANEL_BYTES = _PANEL_M + COLUMNS_AT_ONCE // 16 * ROWS * 4 - PANELS_AT
+TILE_AT = PANELS_AT + PANELS * PANEL_BYTES
+SCRATCH_BYTES = TILE_AT + TOKENS * ROWS * 4
 
 PACK = operands("state records record_bytes n stride packed")
 FLOATS = operands("state x stride n packed")
@@ -83,7 +102,9 @@ class Product:
 def make_workspace(threads: int, tokens: int, columns: int) -> Workspace:
     """For so many threads, tokens in a batch, and columns of the widest matrix."""
     blocks = -(-tokens // TOKENS) * -(-columns // 32)
-    return Workspace(aligned(blocks * TOKENS * 32 * 4), aligned(threads * _SCRATCH).reshape(threads, _SCRATCH))
+    return Workspace(
+        aligned(blocks * TOKENS * 32 * 4), aligned(threads * SCRATCH_BYTES).reshape(threads, SCRATCH_BYTES)
+    )
 
 
 def gemm(
@@ -140,6 +161,27 @@ def _product(state: npt.NDArray[np.int64], p: Product, workspace: Workspace, wai
     )
 
 
+@helper
+def pack_token(record, p, blocks, to, t, present):
+    """A record of p columns as a tile's t-th token; nothing of it counts where it is not `present`."""
+    q, d = i8(record), f32(record + p)
+    sums, half_sums = i32(record + p + p // 8), i32(record + p + p // 4)
+    for b in range(blocks):
+        store32(i8(to), t * 32, load32(q, b * 32))
+        f32(to + SCALES)[t] = d[b] if present else np.float32(0.0)
+        i32(to + BIASES)[t] = sums[b] * -128
+        i32(to + HALF_BIASES)[t] = half_sums[2 * b] * -128
+        i32(to + HALF_BIASES)[TOKENS + t] = half_sums[2 * b + 1] * -128
+        to += BLOCK
+
+
+@helper
+def pack_float_token(x, blocks, to, t):
+    """float32 in blocks of 8 as a tile's t-th token."""
+    for b in range(blocks):
+        store32(i8(to), (b * TOKENS + t) * 32, load32(i8(x), b * 32))
+
+
 @kernel(OPERATION, "gemm_pack")
 def _pack(op_address, worker):
     """Records to tiles of tokens; zeros where there is no token. A piece is a tile."""
@@ -160,15 +202,7 @@ def _pack(op_address, worker):
         for t in range(TOKENS):
             present = tile * TOKENS + t < state[N_TOKENS]
             record = records + (tile * TOKENS + (t if present else 0)) * stride
-            q, d = i8(record), f32(record + p)
-            sums, half_sums = i32(record + p + p // 8), i32(record + p + p // 4)
-            for b in range(blocks):
-                to = packed + (tile * blocks + b) * BLOCK
-                store32(i8(to), t * 32, load32(q, b * 32))
-                f32(to + SCALES)[t] = d[b] if present else np.float32(0.0)
-                i32(to + BIASES)[t] = sums[b] * -128
-                i32(to + HALF_BIASES)[t] = half_sums[2 * b] * -128
-                i32(to + HALF_BIASES)[TOKENS + t] = half_sums[2 * b + 1] * -128
+            pack_token(record, p, blocks, packed + tile * blocks * BLOCK, t, present)
 
 
 @kernel(OPERATION, "gemm_pack_floats")
@@ -189,12 +223,11 @@ def _pack_floats(op_address, worker):
             return
         for t in range(TOKENS):
             present = tile * TOKENS + t < state[N_TOKENS]
-            row = i8(x + (tile * TOKENS + (t if present else 0)) * stride * 4)
-            for b in range(blocks):
-                store32(i8(packed), ((tile * blocks + b) * TOKENS + t) * 32, load32(row, b * 32))
+            row = x + (tile * TOKENS + (t if present else 0)) * stride * 4
+            pack_float_token(row, blocks, packed + tile * blocks * TOKENS * 32, t)
 
 
-def _filling(kind: Kind) -> Any:
+def filling(kind: Kind) -> Any:
     """fill(rows, first, begin, end, scratch, panel, worker): unpack columns begin..end of the rows from `first` on.
 
     Lanes of rows that are not there hold anything.
@@ -204,7 +237,7 @@ def _filling(kind: Kind) -> Any:
 
     @helper
     def fill(rows, first, begin, end, scratch, panel, worker):
-        scales, mins = panel + _PANEL_S - _PANEL_Q, panel + _PANEL_M - _PANEL_Q
+        scales, mins = panel + _PANEL_S - PANELS_AT, panel + _PANEL_M - PANELS_AT
         for half in range(2):
             row = first + half * 16
             if row >= rows[N_ROWS]:
@@ -229,7 +262,7 @@ def _filling(kind: Kind) -> Any:
 
 
 @helper
-def _fill_float_panel(rows, first, begin, end, scratch, panel, worker):
+def fill_float_panel(rows, first, begin, end, scratch, panel, worker):
     """The same for float formats; weights behind the last column are 0."""
     for half in range(2):
         row = first + half * 16
@@ -245,7 +278,7 @@ def _fill_float_panel(rows, first, begin, end, scratch, panel, worker):
 
 
 @helper
-def _begin_tile(tile, out, stride, tokens, first, rows, bias, column):
+def begin_tile(tile, out, stride, tokens, first, rows, bias, column):
     """The tile's sums so far: before the first column the bias, later what `out` holds."""
     for i in range(0, TOKENS * ROWS, 16):
         store_f32(tile, i, zero())
@@ -263,7 +296,7 @@ def _begin_tile(tile, out, stride, tokens, first, rows, bias, column):
 
 
 @helper
-def _end_tile(tile, out, stride, tokens, first, rows):
+def end_tile(tile, out, stride, tokens, first, rows):
     for t in range(tokens):
         at = t * stride + first
         if rows == ROWS:
@@ -274,14 +307,14 @@ def _end_tile(tile, out, stride, tokens, first, rows):
                 out[at + i] = tile[t * ROWS + i]
 
 
-def _stepping(kind: Kind) -> Any:
+def stepping(kind: Kind) -> Any:
     """step(x, begin, end, tokens, panel, tile): tile += packed tokens times columns begin..end, unpacked in a panel."""
     group = kind[0]
     many, few = (multiply(n, *kind) if group else multiply_floats(n) for n in (TOKENS, _FEW))
 
     @helper
     def step(x, begin, end, tokens, panel, tile):
-        block, scales, mins = x + begin // 32 * BLOCK, panel + _PANEL_S - _PANEL_Q, panel + _PANEL_M - _PANEL_Q
+        block, scales, mins = x + begin // 32 * BLOCK, panel + _PANEL_S - PANELS_AT, panel + _PANEL_M - PANELS_AT
         if tokens > _FEW:
             many(block, panel, scales, mins, (end - begin) // 32, tile)
         else:
@@ -300,22 +333,22 @@ def _stepping(kind: Kind) -> Any:
 
 def _make(kind: Kind) -> Kernel:
     is_float = kind[0] == 0
-    fill, step = _fill_float_panel if is_float else _filling(kind), _stepping(kind)
+    fill, step = fill_float_panel if is_float else filling(kind), stepping(kind)
     at_once = FLOAT_COLUMNS_AT_ONCE if is_float else COLUMNS_AT_ONCE
     block_bytes = 32 * TOKENS * 4 if is_float else BLOCK
 
     @helper
     def add_tile(x, begin, end, tokens, panel, tile, out, stride, row, rows, bias):
         """Tokens' products with columns begin..end of a panel's rows, added to `out`."""
-        _begin_tile(f32(tile), out, stride, tokens, row, rows, bias, begin)
+        begin_tile(f32(tile), out, stride, tokens, row, rows, bias, begin)
         step(x, begin, end, tokens, panel, tile)
-        _end_tile(f32(tile), out, stride, tokens, row, rows)
+        end_tile(f32(tile), out, stride, tokens, row, rows)
 
     def product(op_address, worker):
         op = i64(op_address)
         state, rows, packed = i64(op[PRODUCT.state]), i64(op[PRODUCT.rows]), op[PRODUCT.packed]
         out, stride, bias = op[PRODUCT.out], op[PRODUCT.stride], op[PRODUCT.bias]
-        scratch = op[PRODUCT.scratch] + worker * _SCRATCH
+        scratch = op[PRODUCT.scratch] + worker * SCRATCH_BYTES
         n, blocks = rows[COLUMNS], (rows[COLUMNS] + 31) // 32
         while True:
             first = take(op) * PIECE
@@ -324,16 +357,16 @@ def _make(kind: Kind) -> Kernel:
             last = min(first + PIECE, rows[N_ROWS])
             for begin in range(0, n, at_once):
                 end = min(begin + at_once, n)
-                panel = scratch + _PANEL_Q
+                panel = scratch + PANELS_AT
                 for row in range(first, last, ROWS):
-                    fill(rows, row, begin, end, scratch, panel + (row - first) // ROWS * _PANEL_BYTES, worker)
+                    fill(rows, row, begin, end, scratch, panel + (row - first) // ROWS * PANEL_BYTES, worker)
                 for t in range(0, state[N_TOKENS], TOKENS):
                     tokens = min(TOKENS, state[N_TOKENS] - t)
                     x, target = packed + t // TOKENS * blocks * block_bytes, f32(out + t * stride * 4)
                     for row in range(first, last, ROWS):
-                        here = panel + (row - first) // ROWS * _PANEL_BYTES
+                        here = panel + (row - first) // ROWS * PANEL_BYTES
                         count = min(ROWS, last - row)
-                        add_tile(x, begin, end, tokens, here, scratch + _TILE, target, stride, row, count, bias)
+                        add_tile(x, begin, end, tokens, here, scratch + TILE_AT, target, stride, row, count, bias)
 
     return kernel(OPERATION, f"gemm_{kind_name(kind)}")(product)
 

@@ -7,13 +7,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace
 from powerinfer_cli.kernels.cpu.gemm import Workspace, make_workspace
 from powerinfer_cli.kernels.cpu.rope import Angles
 from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, predictor_of
+from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, predictor_of, routing_of
+from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
@@ -57,6 +59,7 @@ class Buffers:
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
     neurons: dict[int, NeuronRoom]  # by n_ff
+    routed: RoutedRooms
     hidden: dict[int, Vectors]  # of predictors, by rank
     angles: dict[Rope, Angles]
     temperatures: dict[Temperature, Floats]  # of each token's position
@@ -80,15 +83,18 @@ class Room:
 
     products: Workspace
     sparse: SparseWorkspace | None
+    experts: ExpertWorkspace | None
 
 
 def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_tokens: int, threads: int) -> Room:
     """cold: neurons of each layer that has only such here."""
-    turned = [block.ffn.neurons.n_ff for block in blocks if block.ffn.neurons.transposed]
+    whole = [one for block in blocks for one in whole_neurons(block)]
+    turned = [one.n_ff for one in whole if one.transposed]
     widest = max([*turned, *cold], default=0)
     sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
-    columns = [n_embd, *(block.attention.n_q for block in blocks), *(block.ffn.neurons.n_ff for block in blocks)]
-    return Room(make_workspace(threads, n_tokens, max(columns)), sparse)
+    columns = [n_embd, *(block.attention.n_q for block in blocks), *(one.n_ff for one in whole)]
+    products = make_workspace(threads, n_tokens, max(columns))
+    return Room(products, sparse, expert_workspace(blocks, n_embd, n_tokens, products.scratch))
 
 
 def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: int, n_ctx: int) -> Buffers:
@@ -113,7 +119,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         normed=normed,
         normed_2=make_vectors(n_tokens, n_embd),
         attention=attention,
-        neurons=_neuron_rooms([block.ffn.neurons for block in blocks], n_tokens),
+        neurons=_neuron_rooms([one for block in blocks for one in whole_neurons(block)], n_tokens),
+        routed=routed_rooms(blocks, n_tokens),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},
         angles={r: Angles(n_tokens, r.frequencies(n_ctx), r.magnitude) for r in ropes if r is not None},
         temperatures={one: np.zeros(n_tokens, np.float32) for one in temperatures if one is not None},
@@ -121,6 +128,14 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
         counts=np.zeros((len(blocks), 2), np.int64),
     )
+
+
+def whole_neurons(block: Block) -> list[CPUNeurons]:
+    """Those of a layer that are computed without a router's choice."""
+    routed = routing_of(block.ffn.selection)
+    if routed is None:
+        return [block.ffn.neurons]
+    return [] if routed.shared is None else [routed.shared.neurons]
 
 
 def _reads_x(block: Block) -> bool:

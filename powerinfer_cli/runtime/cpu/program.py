@@ -13,6 +13,7 @@ from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.attention import attention
 from powerinfer_cli.kernels.cpu.clamp import clamp
 from powerinfer_cli.kernels.cpu.embedding import embed
+from powerinfer_cli.kernels.cpu.gate import gate
 from powerinfer_cli.kernels.cpu.gemm import Product, gemm
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
@@ -23,8 +24,19 @@ from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
 from powerinfer_cli.kernels.cpu.sparse_token import Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model.blocks import Attention, Everything, Linear, Norm, Parallel, Predicted, Sequential
+from powerinfer_cli.model.blocks import (
+    FFN,
+    Attention,
+    Linear,
+    Norm,
+    Parallel,
+    Routed,
+    Sequential,
+    predictor_of,
+    routing_of,
+)
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
+from powerinfer_cli.runtime.cpu.experts import routed_ffn
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -189,8 +201,21 @@ class Writer:
         ]
 
     def _ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:
-        neurons = layer.block.ffn.neurons
-        return self._sparse_ffn(place, layer, x) if neurons.transposed else self._dense_ffn(neurons, x)
+        ffn = layer.block.ffn
+        routed = routing_of(ffn.selection)
+        if routed is not None:
+            return self._routed_ffn(ffn, routed, x)
+        return self._sparse_ffn(place, layer, x) if ffn.neurons.transposed else self._dense_ffn(ffn.neurons, x)
+
+    def _routed_ffn(
+        self, ffn: FFN[WeightRows, Floats], routed: Routed[WeightRows, Floats], x: Vectors
+    ) -> list[Operation]:
+        b, shared = self.buffers, routed.shared
+        first = [] if shared is None else self._dense_ffn(shared.neurons, x)
+        if shared is not None and shared.gate is not None:
+            first.append(gate(b.state, x, shared.gate, b.ffn.floats))
+        workspace = None if self.room is None else self.room.experts
+        return [*first, *routed_ffn(b.state, ffn, routed, x, b.routed, self._multiply, b.ffn.floats, workspace)]
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
         b = self.buffers
@@ -205,20 +230,15 @@ class Writer:
         ]
 
     def _sparse_ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:
-        b, neurons, selection = self.buffers, layer.block.ffn.neurons, layer.block.ffn.selection
+        b, neurons, asked = self.buffers, layer.block.ffn.neurons, predictor_of(layer.block.ffn.selection)
         asking: list[Operation] = []
         hidden = predictor = None
-        match selection:
-            case Predicted():
-                assert layer.modes is not None  # made with the selection
-                hidden = b.hidden[selection.fc1.n_rows]
-                predictor = Predictor(selection.fc2, layer.modes, self.threshold)
-                asking = self._multiply(b.x, [(Linear(selection.fc1, None), hidden.floats)])
-                asking.append(quantise(b.state, hidden, relu=True))
-            case Everything():
-                pass
-            case _:
-                assert_never(selection)
+        if asked is not None:
+            assert layer.modes is not None  # made with the selection
+            hidden = b.hidden[asked.fc1.n_rows]
+            predictor = Predictor(asked.fc2, layer.modes, self.threshold)
+            asking = self._multiply(b.x, [(Linear(asked.fc1, None), hidden.floats)])
+            asking.append(quantise(b.state, hidden, relu=True))
         operands = x, hidden, neurons, predictor, b.ffn.floats, b.counts[place]
         if self.few:
             return [*asking, *sparse_few(b.state, *operands, self.few)]

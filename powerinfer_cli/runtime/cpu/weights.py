@@ -18,6 +18,7 @@ from powerinfer_cli.model.blocks import (
     Layer,
     Neurons,
     Predicted,
+    Routed,
     all_active,
     leaves,
 )
@@ -158,7 +159,7 @@ def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity
     """
     ffn = layer.ffn
     match ffn.selection:
-        case Everything():
+        case Everything() | Routed():
             return CPULayer(layer.map(packer.pack, _floats), None)
         case Predicted():
             together = _Together(ffn, packer)

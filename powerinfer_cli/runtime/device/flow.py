@@ -19,6 +19,7 @@ from powerinfer_cli.model.blocks import (
     Norm,
     Parallel,
     Predicted,
+    Routed,
     Sequential,
     predictor_of,
 )
@@ -209,6 +210,8 @@ class DeviceFlow:
                 x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
                 self.counts[layer.place, 0].add_(mask.sum())
+            case Routed():
+                raise ValueError("experts are in main memory")
             case _:
                 assert_never(asked)
 

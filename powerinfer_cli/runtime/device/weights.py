@@ -19,6 +19,7 @@ from powerinfer_cli.model.blocks import (
     Layer,
     Linear,
     Predicted,
+    Routed,
     all_active,
     predictor_of,
     with_ffn,
@@ -114,6 +115,8 @@ def placed_layer(layer: FileLayer, hot: Indices, order: Indices) -> FileLayer:
             pass
         case Predicted():
             selection = Predicted(selection.fc1, chosen_rows(selection.fc2, order))
+        case Routed():
+            raise ValueError("experts are in main memory")
         case _:
             assert_never(selection)
     return with_ffn(layer, FFN(replace(some, n_ff=hot.size, down=down), selection))

@@ -6,11 +6,12 @@ from typing import TypeAlias, assert_never
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.kernels.chosen_rows import sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference import layer_norm, neuron_values, rms_norm
+from powerinfer_cli.kernels.reference import layer_norm, neuron_values, rms_norm, route
 from powerinfer_cli.model import NormKind
 from powerinfer_cli.model.blocks import (
     Attention,
@@ -23,7 +24,9 @@ from powerinfer_cli.model.blocks import (
     Norms,
     Parallel,
     Predicted,
+    Routed,
     Sequential,
+    SharedExpert,
 )
 from powerinfer_cli.runtime.stats import SparsityStats
 
@@ -81,6 +84,8 @@ class ReferenceLayer:
                 return _down(neurons, _values(neurons, x))
             case Predicted():
                 return self._predicted(neurons, self._predict(selection, residual), x)
+            case Routed():
+                return _routed(neurons, selection, x)
         assert_never(selection)
 
     def _predict(self, predictor: Predicted[Matrix], residual: Tensor) -> Tensor:
@@ -152,6 +157,38 @@ def _of_heads(norm: Norm[Tensor], x: Tensor, whole: bool) -> Tensor:
     if norm.weight.numel() == x.shape[-1]:
         return normed(norm, x)
     return normed(Norm(norm.kind, norm.eps, norm.weight.view(x.shape[1:]), norm.bias), x)
+
+
+def _routed(neurons: Neurons[Matrix, Tensor], routed: Routed[Matrix, Tensor], x: Tensor) -> Tensor:
+    """The sum of the chosen experts, each for the tokens that need it, and of the shared one. [T, n_embd]"""
+    chosen, weights = route(multiply(routed.router.logits, x), routed.router)
+    y = torch.zeros_like(x) if routed.shared is None else _shared(routed.shared, x)
+    for expert in sorted(set(chosen.flatten().tolist())):
+        token, place = (chosen == expert).nonzero(as_tuple=True)
+        y[token] += weights[token, place].unsqueeze(1) * _expert(neurons, routed.n_experts, expert, x[token])
+    return y
+
+
+def _shared(shared: SharedExpert[Matrix, Tensor], x: Tensor) -> Tensor:
+    y = _down(shared.neurons, _values(shared.neurons, x))
+    return y if shared.gate is None else y * (x @ shared.gate).sigmoid().unsqueeze(1)
+
+
+def _expert(neurons: Neurons[Matrix, Tensor], n_experts: int, expert: int, x: Tensor) -> Tensor:
+    """One of the experts, of which neurons are all. x [T, n_embd] -> [T, n_embd]"""
+
+    def part(linear: Linear[Matrix, Tensor]) -> Linear[Tensor, Tensor]:
+        size = linear.weight.n_rows // n_experts
+        rows = torch.arange(expert * size, (expert + 1) * size)
+        return Linear(linear.weight.rows(rows), None if linear.bias is None else linear.bias[rows])
+
+    def product(linear: Linear[Tensor, Tensor], of: Tensor) -> Tensor:
+        return F.linear(of, linear.weight, linear.bias)
+
+    gate = None if neurons.gate is None else product(part(neurons.gate), x)
+    up = product(part(neurons.up), x)
+    values = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up, curve=neurons.curve)
+    return product(part(neurons.down), values)
 
 
 def _values(neurons: Neurons[Matrix, Tensor], x: Tensor) -> Tensor:

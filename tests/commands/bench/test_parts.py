@@ -125,6 +125,17 @@ def test_bytes_of_a_model_that_is_sparse_in_some_layers(tmp_path: Path) -> None:
     assert found.per_token(0, *shares) == found.always + 0.5 * part + 0.25 * 2 * part + 0.125 * 2 * part
 
 
+def test_bytes_of_experts(tmp_path: Path) -> None:
+    """Router, shared expert, and as many experts as are chosen: of 8 experts of 40 neurons 3, n_embd 64."""
+    plain, shared = (traffic(tiny_family(name).file, tmp_path, [320] * 4) for name in ("qwen3moe", "qwen2moe"))
+    norms, heads, attention = NORMS, 2 * 24 * 4, (2 * 96 + 2 * 48) * ROW
+    ends = ROW + ROW + 96 * ROW
+    assert plain.always == ends + 4 * (norms + heads + attention + 8 * ROW + 3 * 3 * 40 * ROW)
+    biases, own = (64 + 32 + 32) * 4, 3 * 72 * ROW + ROW
+    assert shared.always == ends + 4 * (norms + ATTENTION + biases + own + 8 * ROW + 3 * 3 * 40 * ROW)
+    assert (sum(plain.gate), sum(plain.neurons)) == (0, 0)
+
+
 def test_bytes_are_those_of_the_stored_types(tmp_path: Path) -> None:
     _, dense = exact_sparse(n_ff=192)
     plain = traffic(dense, tmp_path, [192] * 3)

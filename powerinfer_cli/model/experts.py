@@ -1,0 +1,122 @@
+"""The tensors of a layer whose FFN is a mixture of experts: its router, its experts, its shared expert."""
+
+from dataclasses import replace
+
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import FFN, Gating, Linear, Neurons, Routed, Router, SharedExpert
+from powerinfer_cli.model.keys import MAX_SIZE
+from powerinfer_cli.model.tensors import LayerReader
+
+__all__ = ["MOST_EXPERTS", "expert_width", "has_experts", "routed", "shared_width"]
+
+MOST_EXPERTS = 1 << 12
+_NO_GATING = 0  # a file that does not say
+_GATINGS = {1: Gating.SOFTMAX, 2: Gating.SIGMOID, 3: Gating.SOFTMAX_OF_CHOSEN}
+
+
+def has_experts(t: LayerReader) -> bool:
+    """Whether the file says so, of architectures that come with and without."""
+    return t.keys.integer("expert_count", 0, high=MOST_EXPERTS) > 0
+
+
+def expert_width(t: LayerReader, default: int | None = None) -> int:
+    """Neurons of an expert of this layer. default: where the file does not say; None: the layer's, divided among
+    those that are chosen.
+    """
+    key = "expert_feed_forward_length"
+    found = t.keys.integers(key, t.model.sizes.n_layer, 0, high=MAX_SIZE)[t.index]
+    return found or default or max(1, t.n_ff // _n_chosen(t, _n_experts(t)))
+
+
+def shared_width(t: LayerReader, default: int) -> int:
+    """Neurons of the shared expert. default: where the file does not say."""
+    return t.keys.integer("expert_shared_feed_forward_length", 0, high=MAX_SIZE) or default
+
+
+def routed(
+    t: LayerReader,
+    *,
+    width: int,
+    gating: Gating = Gating.SOFTMAX,
+    normed: bool,
+    shared: int = 0,
+    shared_gate: bool = False,
+) -> FFN[Tensor, Tensor]:
+    """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
+    shared expert, 0 where there is none; shared_gate: it has a gate.
+    """
+    if t.model.gguf.sparse:
+        t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
+    experts = _n_experts(t)
+    router = _router(t, experts, gating, normed)
+    found = _shared(t, shared, shared_gate) if shared else None
+    return FFN(_experts(t, experts, width), Routed(experts, router, found))
+
+
+def _n_experts(t: LayerReader) -> int:
+    return t.keys.integer("expert_count", low=1, high=MOST_EXPERTS)
+
+
+def _n_chosen(t: LayerReader, experts: int) -> int:
+    chosen = t.keys.integers("expert_used_count", t.model.sizes.n_layer, low=1, high=MOST_EXPERTS)[t.index]
+    if chosen > experts:
+        t.keys.fail(f"expert_used_count is {chosen}, but expert_count is {experts}")
+    return chosen
+
+
+def _router(t: LayerReader, experts: int, gating: Gating, normed: bool) -> Router[Tensor, Tensor]:
+    chosen = _n_chosen(t, experts)
+    n_groups, n_used = _groups(t, experts, chosen)
+    return Router(
+        t.linear("ffn_gate_inp", experts, t.n_embd),
+        chosen,
+        _gating(t, gating),
+        t.maybe("exp_probs_b.bias", experts),
+        n_groups,
+        n_used,
+        t.keys.flag("expert_weights_norm", default=normed),
+        t.keys.factor("expert_weights_scale") or 1.0,
+    )
+
+
+def _groups(t: LayerReader, experts: int, chosen: int) -> tuple[int, int]:
+    """How many groups there are, and from how many of them experts are chosen."""
+    groups = t.keys.integer("expert_group_count", 0, high=MOST_EXPERTS) or 1
+    used = t.keys.integer("expert_group_used_count", 0, high=MOST_EXPERTS) or groups
+    if groups == 1:
+        return 1, 1
+    if experts % groups:
+        t.keys.fail(f"expert_group_count {groups} does not divide expert_count {experts}")
+    if used > groups:
+        t.keys.fail(f"expert_group_used_count is {used}, but expert_group_count is {groups}")
+    if chosen > used * (experts // groups):
+        t.keys.fail(f"expert_used_count is {chosen}, but {used} of {groups} groups have {used * (experts // groups)}")
+    return groups, used
+
+
+def _gating(t: LayerReader, default: Gating) -> Gating:
+    number = t.keys.integer("expert_gating_func", _NO_GATING)
+    if number not in (_NO_GATING, *_GATINGS):
+        t.keys.fail(f"expert_gating_func {number} is not supported (supported: {', '.join(map(str, _GATINGS))})")
+    return _GATINGS.get(number, default)
+
+
+def _experts(t: LayerReader, experts: int, width: int) -> Neurons[Tensor, Tensor]:
+    gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
+    down = _stacked(t, "ffn_down_exps", experts, t.n_embd, width)
+    return Neurons(experts * width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
+
+
+def _stacked(t: LayerReader, name: str, experts: int, rows: int, columns: int) -> Linear[Tensor, Tensor]:
+    """All experts' rows, one expert's behind another's."""
+    weight = t.tensor(f"{name}.weight", experts, rows, columns)
+    bias = t.maybe(f"{name}.bias", experts, rows)
+    flat = replace(weight, shape=(experts * rows, columns))
+    return Linear(flat, None if bias is None else replace(bias, shape=(experts * rows,)))
+
+
+def _shared(t: LayerReader, width: int, gated: bool) -> SharedExpert[Tensor, Tensor]:
+    gate, up = (t.linear(f"ffn_{name}_shexp", width, t.n_embd) for name in ("gate", "up"))
+    down = t.linear("ffn_down_shexp", t.n_embd, width)
+    neurons = Neurons(width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
+    return SharedExpert(neurons, t.tensor("ffn_gate_inp_shexp.weight", t.n_embd) if gated else None)

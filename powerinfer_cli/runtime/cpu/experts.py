@@ -1,0 +1,87 @@
+"""A mixture of experts on the CPU: the room that it needs, and its operations for one token, a few, or many."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace, experts_batch, make_expert_workspace
+from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, experts_token
+from powerinfer_cli.kernels.cpu.routing import Routes, make_routes, most_tiles, route
+from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
+from powerinfer_cli.kernels.jit.program import Operation
+from powerinfer_cli.model.blocks import FFN, Linear, Routed, routing_of
+from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, Floats
+
+__all__ = ["Multiply", "RoutedRoom", "RoutedRooms", "expert_workspace", "routed_ffn", "routed_rooms"]
+
+Multiply: TypeAlias = Callable[[Vectors, Sequence[tuple[Linear[WeightRows, Floats], Floats]]], list[Operation]]
+
+
+@dataclass(frozen=True)
+class RoutedRoom:
+    """Of an FFN of so many experts of which so many are chosen, with so many neurons each."""
+
+    routes: Routes
+    experts: ExpertRoom
+
+
+RoutedRooms: TypeAlias = dict[tuple[int, int, int], RoutedRoom]
+
+
+def routed_rooms(blocks: Sequence[Block], n_tokens: int) -> RoutedRooms:
+    """For up to so many tokens. Values share memory with ups."""
+    rooms = {}
+    for n_experts, n_chosen, ff in {_sizes(*one) for one in _routed(blocks)}:
+        pairs = n_tokens * n_chosen
+        gate, up = (make_vectors(pairs, ff, records=False) for _ in range(2))
+        value = replace(up, records=make_records(pairs, ff))
+        rooms[n_experts, n_chosen, ff] = RoutedRoom(
+            make_routes(n_tokens, n_experts, n_chosen), ExpertRoom(gate, up, value)
+        )
+    return rooms
+
+
+def expert_workspace(
+    blocks: Sequence[Block], n_embd: int, n_tokens: int, scratch: npt.NDArray[np.uint8]
+) -> ExpertWorkspace | None:
+    """What products of up to so many tokens with experts need; None: there are no experts. scratch: of products."""
+    sizes = [_sizes(*one) for one in _routed(blocks)]
+    if not sizes:
+        return None
+    most = max(most_tiles(n_tokens, n_experts, n_chosen) for n_experts, n_chosen, _ in sizes)
+    return make_expert_workspace(most, max(n_embd, *(ff for _, _, ff in sizes)), scratch)
+
+
+def routed_ffn(
+    state: npt.NDArray[np.int64],
+    ffn: FFN[WeightRows, Floats],
+    routed: Routed[WeightRows, Floats],
+    x: Vectors,
+    rooms: RoutedRooms,
+    multiply: Multiply,
+    out: Floats,
+    workspace: ExpertWorkspace | None,
+) -> list[Operation]:
+    """What a router chooses, and these experts: out[t] is their sum, or, where there is a shared expert, which has
+    been computed before, is increased by it. workspace: for many tokens; None: one or a few.
+    """
+    room = rooms[_sizes(ffn.neurons, routed)]
+    routes, add = room.routes, routed.shared is not None
+    choice = [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *route(state, routed.router, routes)]
+    if workspace is None:
+        return [*choice, *experts_token(state, x, ffn.neurons, routes, room.experts, out, add=add)]
+    return [*choice, *experts_batch(state, x, ffn.neurons, routes, room.experts, out, workspace, add=add)]
+
+
+def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows, Floats]]]:
+    pairs = ((block.ffn.neurons, routing_of(block.ffn.selection)) for block in blocks)
+    return [(neurons, routed) for neurons, routed in pairs if routed is not None]
+
+
+def _sizes(neurons: CPUNeurons, routed: Routed[WeightRows, Floats]) -> tuple[int, int, int]:
+    """Experts, those of them that are chosen, neurons of each."""
+    return routed.n_experts, routed.router.n_chosen, neurons.n_ff // routed.n_experts
