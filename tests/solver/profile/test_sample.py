@@ -29,7 +29,7 @@ def test_the_sample_is_varied() -> None:
     documents = sample_documents()
     assert {document.kind for document in documents} == KINDS
     sizes = [len(document.text.encode()) for document in documents]
-    assert sum(sizes) > 230_000
+    assert sum(sizes) > 270_000
     assert min(sizes) > 1000
     assert max(sizes) < 9500
     text = sample_text()
