@@ -29,7 +29,9 @@ def test_the_sample_is_varied() -> None:
     documents = sample_documents()
     assert {document.kind for document in documents} == KINDS
     sizes = [len(document.text.encode()) for document in documents]
-    assert sum(sizes) > 270_000
+    assert sum(sizes) > 320_000
+    for kind in KINDS:
+        assert sum(len(document.text.encode()) for document in documents if document.kind == kind) > 10_000, kind
     assert min(sizes) > 1000
     assert max(sizes) < 9500
     text = sample_text()
