@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from string import digits
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import INDEX_ARCHITECTURE, GGUFFile
@@ -176,11 +177,18 @@ def unsupported(gguf: GGUFFile, arch: str, supported: Mapping[str, object]) -> P
     if kind is not None:
         why = "" if sign.startswith("general.architecture") else f" ({sign})"
         parts.append(f"it is {kind.name}{why}: {kind.advice}")
-    nearest = get_close_matches(arch, supported, 1)
+    nearest = _nearest(arch, supported)
     if nearest and (kind is None or "mixture" in kind.name):
-        parts.append(f"the nearest that is: {nearest[0]}")
+        parts.append(f"the nearest that is: {nearest}")
     parts.append(f"found: {_summary(gguf, arch)}")
     return PowerInferError(f"{gguf.path}: {'; '.join(parts)} (supported: {', '.join(supported)})")
+
+
+def _nearest(arch: str, supported: Mapping[str, object]) -> str:
+    """The name most like it; of those that differ in a number alone, the last. Empty: none is like it."""
+    near = get_close_matches(arch, supported)
+    same = [name for name in near if name.rstrip(digits) == arch.rstrip(digits)]
+    return max(same, default=near[0] if near else "")
 
 
 def _summary(gguf: GGUFFile, arch: str) -> str:

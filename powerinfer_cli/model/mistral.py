@@ -8,7 +8,7 @@ __all__ = ["ARCHITECTURES"]
 
 
 def _mistral3(t: LayerReader) -> Layer[Tensor, Tensor]:
-    rope, gain = t.model.rope(), t.keys.number("attention.temperature_scale", 0.0)
+    rope, gain = t.model.rope(), t.keys.factor("attention.temperature_scale")
     temperature = Temperature(gain, rope.n_ctx_original) if gain else None
     return Sequential(
         t.norms("attn_norm"), t.attention(rope=rope, temperature=temperature), t.norms("ffn_norm"), t.ffn()

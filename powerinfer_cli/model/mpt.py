@@ -17,8 +17,8 @@ def _mpt(t: LayerReader) -> Layer[Tensor, Tensor]:
         rope=None,
         fused=True,
         norms=norms,
-        alibi=t.keys.number("attention.max_alibi_bias", 0.0, low=0.0) or None,
-        clamp=t.keys.number("attention.clamp_kqv", 0.0, low=0.0) or None,
+        alibi=t.keys.factor("attention.max_alibi_bias"),
+        clamp=t.keys.factor("attention.clamp_kqv"),
     )
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(gated=False))
 

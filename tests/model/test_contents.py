@@ -74,11 +74,13 @@ def test_files_that_are_no_models(tmp_path: Path, file: ModelFile, words: tuple[
             ("a mixture-of-experts model (qwen9moe.expert_count is 128)", "the nearest that is: qwen3", "48 layers"),
         ),
         (of("deepseek2", {"attention.kv_lora_rank": 512}, "x"), ("latent attention",)),
+        (of("phi4", {}, "x"), ("nearest that is: phi3;",)),
+        (of("exaone", {}, "x"), ("nearest that is: exaone4;",)),
         (of("dream", {}, "x"), ("a diffusion model",)),
         (of("eagle3", {}, "x"), ("a draft head",)),
         (
             of("gemma9", {"block_count": 3}, "x", "y"),
-            ("nearest that is: gemma", "3 layers, 8.19 thousand parameters, mostly F32"),
+            ("nearest that is: gemma3;", "3 layers, 8.19 thousand parameters, mostly F32"),
         ),
     ],
 )

@@ -153,6 +153,9 @@ def test_layers_with_a_window_are_as_the_file_says(whole: GGUFFile) -> None:
         ("embedding_scale", (-1.0, float("nan"), 1e30)),
         ("residual_scale", (-1.0, float("nan"), 1e30)),
         ("attention.scale", (-1.0, float("nan"), 1e30)),
+        ("attention.temperature_scale", (-1.0, float("nan"), 1e30)),
+        ("attention.max_alibi_bias", (-1.0, float("nan"), 1e30)),
+        ("attention.clamp_kqv", (-1.0, float("nan"), 1e30)),
         ("rope.scaling.factor", (-1.0, float("nan"), 1e-9)),
         ("rope.scaling.attn_factor", (-1.0, 0.0, float("nan"))),
         ("rope.freq_base", (0.0, -1.0, float("nan"))),
@@ -160,7 +163,9 @@ def test_layers_with_a_window_are_as_the_file_says(whole: GGUFFile) -> None:
         ("rope.dimension_count", (0, -2, 1 << 20)),
     ],
 )
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "granite", "minicpm", "olmo3", "cohere2", "phi3-window"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "gemma3", "granite", "minicpm", "olmo3", "cohere2", "phi3-window", "mistral3", "mpt"]
+)
 def test_what_cannot_be_is_refused_by_its_key(tmp_path: Path, name: str, key: str, values: tuple[Any, ...]) -> None:
     """Where a family does not heed the key, it is refused, too, or has no effect on it."""
     gguf = tiny_family(name).file.open(tmp_path)
