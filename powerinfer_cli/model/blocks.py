@@ -303,7 +303,8 @@ class Router(Generic[M, V]):
 
     logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
     experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose two highest scores have
-    the highest sums.
+    the highest sums. early: logits are of the layer's input, before attention and any norm, so that experts are known
+    before they are needed.
     """
 
     logits: Linear[M, V]
@@ -314,12 +315,13 @@ class Router(Generic[M, V]):
     n_groups_used: int = 1
     normed: bool = False
     scale: float = 1.0
+    early: bool = False
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
         logits = self.logits.map(matrix, vector)
         bias = None if self.choice_bias is None else vector(self.choice_bias)
         groups = self.n_groups, self.n_groups_used
-        return Router(logits, self.n_chosen, self.gating, bias, *groups, self.normed, self.scale)
+        return Router(logits, self.n_chosen, self.gating, bias, *groups, self.normed, self.scale, self.early)
 
 
 @dataclass(frozen=True)

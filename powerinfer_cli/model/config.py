@@ -43,12 +43,13 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
     Raises:
         PowerInferError: a missing key, or sizes that do not fit together.
     """
-    n_layer = keys.integer("block_count", low=1, high=len(gguf.tensors))
+    n_layer, n_guessing = _n_layers(gguf, keys, arch)
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
     n_head = keys.integers("attention.head_count", n_layer, low=1, high=MAX_SIZE)
     n_head_kv = _kv_heads(keys, n_layer, n_head)
     return Sizes(
         n_layer=n_layer,
+        n_guessing=n_guessing,
         n_embd=n_embd,
         n_vocab=_n_vocab(gguf, keys),
         n_ctx_train=keys.integer("context_length", low=1, high=MAX_CONTEXT),
@@ -60,6 +61,15 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
         activation=_activation(gguf, keys, arch),
         predicted=_predicted(gguf, n_layer),
     )
+
+
+def _n_layers(gguf: GGUFFile, keys: Keys, arch: Architecture) -> tuple[int, int]:
+    """And how many there are behind the last, to guess further tokens."""
+    n_layer = keys.integer("block_count", low=1, high=len(gguf.tensors))
+    guessing = keys.integer("nextn_predict_layers", 0, high=MAX_SIZE) if arch.guessing_layers else 0
+    if guessing >= n_layer:
+        keys.fail(f"nextn_predict_layers is {guessing}, but block_count is {n_layer}")
+    return n_layer - guessing, guessing
 
 
 def _predicted(gguf: GGUFFile, n_layer: int) -> tuple[bool, ...]:

@@ -7,7 +7,7 @@ from powerinfer_cli.model.blocks import FFN, Gating, Linear, Neurons, Routed, Ro
 from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.tensors import LayerReader
 
-__all__ = ["MOST_EXPERTS", "expert_width", "has_experts", "routed", "shared_width"]
+__all__ = ["MOST_EXPERTS", "expert_width", "has_experts", "leads_dense", "routed", "shared_width"]
 
 MOST_EXPERTS = 1 << 12
 _NO_GATING = 0  # a file that does not say
@@ -19,6 +19,11 @@ def has_experts(t: LayerReader) -> bool:
     return t.keys.integer("expert_count", 0, high=MOST_EXPERTS) > 0
 
 
+def leads_dense(t: LayerReader) -> bool:
+    """Whether this layer is one of the first, which are dense."""
+    return t.index < t.keys.integer("leading_dense_block_count", 0, high=t.model.sizes.n_layer)
+
+
 def expert_width(t: LayerReader, default: int | None = None) -> int:
     """Neurons of an expert of this layer. default: where the file does not say; None: the layer's, divided among
     those that are chosen.
@@ -28,9 +33,12 @@ def expert_width(t: LayerReader, default: int | None = None) -> int:
     return found or default or max(1, t.n_ff // _n_chosen(t, _n_experts(t)))
 
 
-def shared_width(t: LayerReader, default: int) -> int:
-    """Neurons of the shared expert. default: where the file does not say."""
-    return t.keys.integer("expert_shared_feed_forward_length", 0, high=MAX_SIZE) or default
+def shared_width(t: LayerReader, width: int, default: int = 0) -> int:
+    """Neurons of the shared experts together, which are as one; 0: there are none. The file says it, or how many there
+    are of so many neurons. default: where it says neither.
+    """
+    count = t.keys.integer("expert_shared_count", 0, high=MOST_EXPERTS)
+    return t.keys.integer("expert_shared_feed_forward_length", 0, high=MAX_SIZE) or count * width or default
 
 
 def routed(
@@ -41,14 +49,15 @@ def routed(
     normed: bool,
     shared: int = 0,
     shared_gate: bool = False,
+    early: bool = False,
 ) -> FFN[Tensor, Tensor]:
     """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
-    shared expert, 0 where there is none; shared_gate: it has a gate.
+    shared expert, 0 where there is none; shared_gate: it has a gate. early: the router reads the layer's input.
     """
     if t.model.gguf.sparse:
         t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
     experts = _n_experts(t)
-    router = _router(t, experts, gating, normed)
+    router = replace(_router(t, experts, gating, normed), early=early)
     found = _shared(t, shared, shared_gate) if shared else None
     return FFN(_experts(t, experts, width), Routed(experts, router, found))
 

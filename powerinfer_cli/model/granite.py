@@ -1,7 +1,8 @@
-"""Granite, MiniCPM: llama's blocks with scales of embeddings, residuals, scores and logits."""
+"""Granite with experts and without, MiniCPM: llama's blocks with scales of embeddings, residuals, scores and logits."""
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import Layer, Sequential
+from powerinfer_cli.model.blocks import FFN, Layer, Sequential
+from powerinfer_cli.model.experts import expert_width, has_experts, routed, shared_width
 from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
@@ -11,7 +12,14 @@ def _granite(t: LayerReader) -> Layer[Tensor, Tensor]:
     rope = t.model.rope() if t.keys.flag("rope.scaling.finetuned", default=True) else None
     attention = t.attention(rope=rope, scale=t.keys.factor("attention.scale"))
     scale = t.keys.factor("residual_scale") or 1.0
-    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(), scale)
+    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), _ffn(t), scale)
+
+
+def _ffn(t: LayerReader) -> FFN[Tensor, Tensor]:
+    if t.model.arch.name == "granite" or not has_experts(t):
+        return t.ffn()
+    width = expert_width(t, t.n_ff)
+    return routed(t, width=width, normed=True, shared=shared_width(t, width))
 
 
 def _granite_ends(model: ModelReader) -> Ends:
@@ -38,5 +46,13 @@ def _minicpm_ends(model: ModelReader) -> Ends:
 SCALES = "scales of embeddings, residuals, logits"
 ARCHITECTURES = (
     Architecture("granite", _granite, _granite_ends, models="Granite 3 (dense)", differs=f"{SCALES} and scores"),
+    Architecture(
+        "granitemoe",
+        _granite,
+        _granite_ends,
+        models="Granite 3 1B-A400M and 3B-A800M",
+        differs=f"{SCALES} and scores; experts",
+        experts=True,
+    ),
     Architecture("minicpm", _minicpm, _minicpm_ends, models="MiniCPM 1B and 2B", differs=SCALES),
 )

@@ -11,12 +11,16 @@ from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshol
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
 from powerinfer_cli.model.registry import architecture_of
+from powerinfer_cli.model.sizes import Sizes
 from powerinfer_cli.model.tensors import ModelReader
 
 __all__ = ["Model", "read_model"]
 
 # Rotary tables that old converters wrote; every engine computes them instead.
 IGNORED = re.compile(r"blk\.\d+\.(attn_rot_embd|attn\.rotary_emb\.inv_freq)(\.weight)?|rope\.freqs")
+
+
+LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def read_model(gguf: GGUFFile) -> Model:
     _check_windows(keys, layers)
     kind = "PowerInfer " if gguf.sparse else "dense "
     for name in gguf.tensors:
-        if name not in reader.taken and not IGNORED.fullmatch(name):
+        if name not in reader.taken and not IGNORED.fullmatch(name) and not _guesses(name, sizes):
             raise PowerInferError(f"{gguf.path}: unexpected tensor {name} in a {kind}{arch.name} model")
     config = ModelConfig(
         architecture=arch,
@@ -72,8 +76,14 @@ def read_model(gguf: GGUFFile) -> Model:
         activation=sizes.activation,
         learned_positions=embedding.positions is not None,
     )
-    nbytes = sum(tensor.nbytes for tensor in gguf.tensors.values())
+    nbytes = sum(tensor.nbytes for name, tensor in gguf.tensors.items() if name in reader.taken)
     return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)))
+
+
+def _guesses(name: str, sizes: Sizes) -> bool:
+    """Whether a tensor belongs to a layer behind the last."""
+    found = LAYER.match(name)
+    return found is not None and sizes.n_layer <= int(found[1]) < sizes.n_layer + sizes.n_guessing
 
 
 def _has_experts(layers: tuple[Layer[Tensor, Tensor], ...]) -> bool:

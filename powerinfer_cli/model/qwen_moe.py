@@ -11,7 +11,8 @@ __all__ = ["ARCHITECTURES"]
 
 def _qwen2moe(t: LayerReader) -> Layer[Tensor, Tensor]:
     attention = t.attention(rope=t.model.rope(), bias="required")
-    experts = routed(t, width=expert_width(t), normed=False, shared=shared_width(t, t.n_ff), shared_gate=True)
+    width = expert_width(t)
+    experts = routed(t, width=width, normed=False, shared=shared_width(t, width, t.n_ff), shared_gate=True)
     return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), experts)
 
 

@@ -19,6 +19,8 @@ from powerinfer_cli.model import (
     phi,
     qwen,
     qwen_moe,
+    shared_experts,
+    smallthinker,
     stablelm,
 )
 from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
@@ -27,8 +29,8 @@ from powerinfer_cli.model.tensors import Architecture
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
-    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, gemma, phi),
-    *(olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus),
+    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker),
+    *(gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

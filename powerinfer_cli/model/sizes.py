@@ -9,9 +9,12 @@ __all__ = ["Sizes"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tuples have an entry a layer. predicted: whether a predictor says which of its neurons count."""
+    """Tuples have an entry a layer. predicted: whether a predictor says which of its neurons count. n_guessing: layers
+    behind the last, which guess further tokens and are not read.
+    """
 
     n_layer: int
+    n_guessing: int
     n_embd: int
     n_vocab: int
     n_ctx_train: int

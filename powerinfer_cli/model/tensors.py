@@ -51,7 +51,7 @@ class Architecture:
     """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are.
 
     models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
-    experts: its files may hold experts.
+    experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Architecture:
     models: str = ""
     differs: str = ""
     experts: bool = False
+    guessing_layers: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property

@@ -11,6 +11,7 @@ from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.model import Model, Predictors, load_model, with_predictors
 from powerinfer_cli.model.blocks import Gating, Routed, routing_of
 from powerinfer_cli.model.key_table import WITH_EXPERTS
+from tests.helpers.anatomy import anatomy
 from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 
@@ -146,3 +147,15 @@ def test_no_sparse_file_of_experts(tmp_path: Path) -> None:
     gguf = open_gguf(qwen3().write(tmp_path / "m.gguf"))
     with pytest.raises(PowerInferError, match=r"a PowerInfer model \(PWRI\) of experts is not supported"):
         load_model(GGUFFile(gguf.path, True, gguf.version, gguf.metadata, gguf.tensors))
+
+
+def test_layers_that_guess_are_not_read(tmp_path: Path) -> None:
+    """What GLM 4.5 has behind its last layer; and nothing behind that."""
+    plain = tiny_family("glm4moe").file
+    last = {name.replace("blk.3.", "blk.4."): data for name, data in plain.tensors.items() if name.startswith("blk.3.")}
+    more = last | {"blk.4.nextn.enorm.weight": last["blk.4.attn_norm.weight"]}
+    file = plain.with_tensors(more).with_metadata(block_count=5, nextn_predict_layers=1)
+    assert repr(anatomy(opened(file, tmp_path))) == repr(anatomy(opened(plain, tmp_path)))
+    assert "unexpected tensor blk.4." in refusal(plain.with_tensors(more), tmp_path)
+    message = refusal(file, tmp_path, nextn_predict_layers=5)
+    assert "nextn_predict_layers is 5, but block_count is 5" in message

@@ -139,7 +139,10 @@ def whole_neurons(block: Block) -> list[CPUNeurons]:
 
 
 def _reads_x(block: Block) -> bool:
-    """Whether attention or FFN reads the residual stream as it is."""
+    """Whether attention, FFN or router reads the residual stream as it is."""
+    routed = routing_of(block.ffn.selection)
+    if routed is not None and routed.router.early:
+        return True
     return isinstance(block, Sequential) and None in (block.attention_norms.before, block.ffn_norms.before)
 
 

@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import FFN, Linear, Routed, routing_of
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, Floats
 
-__all__ = ["Multiply", "RoutedRoom", "RoutedRooms", "expert_workspace", "routed_ffn", "routed_rooms"]
+__all__ = ["Multiply", "RoutedRoom", "RoutedRooms", "choose", "chosen_experts", "expert_workspace", "routed_rooms"]
 
 Multiply: TypeAlias = Callable[[Vectors, Sequence[tuple[Linear[WeightRows, Floats], Floats]]], list[Operation]]
 
@@ -56,25 +56,35 @@ def expert_workspace(
     return make_expert_workspace(most, max(n_embd, *(ff for _, _, ff in sizes)), scratch)
 
 
-def routed_ffn(
+def choose(
     state: npt.NDArray[np.int64],
     ffn: FFN[WeightRows, Floats],
     routed: Routed[WeightRows, Floats],
     x: Vectors,
     rooms: RoutedRooms,
     multiply: Multiply,
+) -> list[Operation]:
+    """What a router makes of x, in the room of its layer's sizes."""
+    routes = rooms[_sizes(ffn.neurons, routed)].routes
+    return [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *route(state, routed.router, routes)]
+
+
+def chosen_experts(
+    state: npt.NDArray[np.int64],
+    ffn: FFN[WeightRows, Floats],
+    routed: Routed[WeightRows, Floats],
+    x: Vectors,
+    rooms: RoutedRooms,
     out: Floats,
     workspace: ExpertWorkspace | None,
 ) -> list[Operation]:
-    """What a router chooses, and these experts: out[t] is their sum, or, where there is a shared expert, which has
-    been computed before, is increased by it. workspace: for many tokens; None: one or a few.
+    """The chosen experts: out[t] is their sum, or, where there is a shared expert, which has been computed before, is
+    increased by it. workspace: for many tokens; None: one or a few.
     """
-    room = rooms[_sizes(ffn.neurons, routed)]
-    routes, add = room.routes, routed.shared is not None
-    choice = [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *route(state, routed.router, routes)]
+    room, add = rooms[_sizes(ffn.neurons, routed)], routed.shared is not None
     if workspace is None:
-        return [*choice, *experts_token(state, x, ffn.neurons, routes, room.experts, out, add=add)]
-    return [*choice, *experts_batch(state, x, ffn.neurons, routes, room.experts, out, workspace, add=add)]
+        return experts_token(state, x, ffn.neurons, room.routes, room.experts, out, add=add)
+    return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add)
 
 
 def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows, Floats]]]:

@@ -36,7 +36,7 @@ from powerinfer_cli.model.blocks import (
     routing_of,
 )
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
-from powerinfer_cli.runtime.cpu.experts import routed_ffn
+from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -95,6 +95,7 @@ class Writer:
         b, around, behind = self.buffers, block.attention_norms, block.ffn_norms
         return [
             *self._enter(around.before, adds),
+            *self._early_choice(block.ffn),
             *self._attention(block.attention, b.x if around.before is None else b.normed, cache),
             *self._leave(around.after, b.projected),
             *self._enter(behind.before, Addends((b.projected.floats,), block.scale)),
@@ -110,7 +111,8 @@ class Writer:
             norms, seen = self._enter(block.norm, adds), b.normed
         else:
             norms, seen = [*self._enter(block.ffn_norm, adds), self._norm(block.norm, b.x, b.normed_2)], b.normed_2
-        return [*norms, *self._attention(block.attention, seen, cache), *self._ffn(place, layer, b.normed)]
+        choice = self._early_choice(block.ffn)
+        return [*norms, *choice, *self._attention(block.attention, seen, cache), *self._ffn(place, layer, b.normed)]
 
     def layers(self, weights: CPUWeights, caches: Sequence[KeysValues]) -> list[list[Operation]]:
         """All layers' operations, each layer's apart; the first has the embedding before it."""
@@ -211,11 +213,19 @@ class Writer:
         self, ffn: FFN[WeightRows, Floats], routed: Routed[WeightRows, Floats], x: Vectors
     ) -> list[Operation]:
         b, shared = self.buffers, routed.shared
+        choice = [] if routed.router.early else choose(b.state, ffn, routed, x, b.routed, self._multiply)
         first = [] if shared is None else self._dense_ffn(shared.neurons, x)
         if shared is not None and shared.gate is not None:
             first.append(gate(b.state, x, shared.gate, b.ffn.floats))
         workspace = None if self.room is None else self.room.experts
-        return [*first, *routed_ffn(b.state, ffn, routed, x, b.routed, self._multiply, b.ffn.floats, workspace)]
+        return [*first, *choice, *chosen_experts(b.state, ffn, routed, x, b.routed, b.ffn.floats, workspace)]
+
+    def _early_choice(self, ffn: FFN[WeightRows, Floats]) -> list[Operation]:
+        """Of a router that reads the layer's input."""
+        b, routed = self.buffers, routing_of(ffn.selection)
+        if routed is None or not routed.router.early:
+            return []
+        return [quantise(b.state, b.x), *choose(b.state, ffn, routed, b.x, b.routed, self._multiply)]
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
         b = self.buffers

@@ -59,21 +59,23 @@ class ReferenceLayer:
 
     def forward(self, x: Tensor, turn: Turn, attend: Attend, watch: Watch | None = None) -> Tensor:
         """x [T, n_embd] -> [T, n_embd]. With `watch` every neuron is computed, and shown to it."""
-        block = self.block
+        block, first = self.block, x
         match block:
             case Sequential():
                 x = x + block.scale * _within(
                     block.attention_norms, x, lambda seen: _attention(block.attention, seen, turn, attend)
                 )
-                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, watch))
+                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, watch))
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
-                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, watch)
+                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, watch)
         assert_never(block)
 
-    def _ffn(self, x: Tensor, residual: Tensor, watch: Watch | None) -> Tensor:
-        """x: the FFN's input; residual: what predictors look at. Both [T, n_embd] -> [T, n_embd]"""
+    def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, watch: Watch | None) -> Tensor:
+        """x: the FFN's input; residual: what predictors look at; first: the layer's input. All [T, n_embd], and so is
+        what it makes.
+        """
         neurons, selection = self.block.ffn.neurons, self.block.ffn.selection
         if watch is not None:
             values = _values(neurons, x)
@@ -85,7 +87,7 @@ class ReferenceLayer:
             case Predicted():
                 return self._predicted(neurons, self._predict(selection, residual), x)
             case Routed():
-                return _routed(neurons, selection, x)
+                return _routed(neurons, selection, x, first if selection.router.early else x)
         assert_never(selection)
 
     def _predict(self, predictor: Predicted[Matrix], residual: Tensor) -> Tensor:
@@ -159,9 +161,11 @@ def _of_heads(norm: Norm[Tensor], x: Tensor, whole: bool) -> Tensor:
     return normed(Norm(norm.kind, norm.eps, norm.weight.view(x.shape[1:]), norm.bias), x)
 
 
-def _routed(neurons: Neurons[Matrix, Tensor], routed: Routed[Matrix, Tensor], x: Tensor) -> Tensor:
-    """The sum of the chosen experts, each for the tokens that need it, and of the shared one. [T, n_embd]"""
-    chosen, weights = route(multiply(routed.router.logits, x), routed.router)
+def _routed(neurons: Neurons[Matrix, Tensor], routed: Routed[Matrix, Tensor], x: Tensor, asked: Tensor) -> Tensor:
+    """The sum of the chosen experts, each for the tokens that need it, and of the shared one. asked: what the router
+    reads. [T, n_embd]
+    """
+    chosen, weights = route(multiply(routed.router.logits, asked), routed.router)
     y = torch.zeros_like(x) if routed.shared is None else _shared(routed.shared, x)
     for expert in sorted(set(chosen.flatten().tolist())):
         token, place = (chosen == expert).nonzero(as_tuple=True)

@@ -2,15 +2,41 @@
 
 from functools import cache
 
-from tests.helpers.families import cohere, experts, gemma, gpt, layer_norm, llama_like, olmo, phi, small_changes, twins
+from tests.helpers.families import (
+    cohere,
+    experts,
+    gemma,
+    gpt,
+    layer_norm,
+    llama_like,
+    olmo,
+    phi,
+    shared_experts,
+    small_changes,
+    smallthinker,
+    twins,
+)
 from tests.helpers.families.family import PROMPT, WINDOW, Family, TinyFamily, tiny
 
 __all__ = ["DEEP", "EXPERTS", "FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFamily", "peer_family", "tiny_family"]
 
-GROUPS = (gemma, llama_like, experts, phi, olmo, cohere, layer_norm, small_changes, gpt, twins)
+GROUPS = (
+    gemma,
+    llama_like,
+    experts,
+    shared_experts,
+    smallthinker,
+    phi,
+    olmo,
+    cohere,
+    layer_norm,
+    small_changes,
+    gpt,
+    twins,
+)
 FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
 # Mixtures of experts, which do not run on GPUs yet.
-EXPERTS: dict[str, Family] = experts.FAMILIES
+EXPERTS: dict[str, Family] = experts.FAMILIES | shared_experts.FAMILIES | smallthinker.FAMILIES
 # Forms that a file tells by nothing but its many layers.
 DEEP: dict[str, Family] = gemma.DEEP | twins.DEEP
 

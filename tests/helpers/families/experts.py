@@ -1,10 +1,12 @@
 """Mixtures of experts: Mixtral, Qwen 2 and 3, OLMoE."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from tests.helpers.converter import LLAMA_NAMES, stored
 from tests.helpers.families.conversion import Change, neighbours, rope_keys, rotated, sizes, unchanged
@@ -13,6 +15,7 @@ from tests.helpers.model_file import ModelFile
 
 NAMES = LLAMA_NAMES | {
     "mlp.gate": "ffn_gate_inp",
+    "mlp.exp_probs_b": "exp_probs_b",
     "mlp.experts.gate_up_proj": "ffn_gate_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
@@ -29,25 +32,55 @@ class _Whole:
     def __init__(self, model: Any) -> None:
         self.model, self.config = model, model.config
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        found = self.model.state_dict()
-        return {name if name.endswith((".weight", ".bias")) else f"{name}.weight": found[name] for name in found}
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(map(_renamed, *zip(*self.model.state_dict().items(), strict=True)))
+
+
+def _renamed(name: str, weight: Tensor) -> tuple[str, Tensor]:
+    if name.endswith("e_score_correction_bias"):
+        return f"{name.partition('mlp.')[0]}mlp.exp_probs_b.bias", weight.flatten()
+    return name if name.endswith((".weight", ".bias")) else f"{name}.weight", weight
 
 
 def experts_file(
-    model: Any, arch: str, keys: dict[str, Any], names: dict[str, str] = NAMES, change: Change = unchanged
+    model: Any,
+    arch: str,
+    keys: dict[str, Any],
+    names: dict[str, str] = NAMES,
+    change: Change = unchanged,
+    counts: tuple[int, int] | None = None,
 ) -> ModelFile:
-    """The model as a file of `arch`; what torch has of gates and ups in one is divided."""
+    """The model as a file of `arch`; what torch has of gates and ups in one is divided. counts: of experts, and of
+    chosen ones.
+    """
     tensors: dict[str, np.ndarray] = {}
     for name, data in stored(_Whole(model), names, change).items():
-        if "ffn_gate_up_exps" in name:
-            gate, up = np.split(data, 2, axis=1)
+        if "ffn_gate_up_" in name:
+            gate, up = np.split(data, 2, axis=data.ndim - 2)
             tensors[name.replace("gate_up", "gate")], tensors[name.replace("gate_up", "up")] = gate.copy(), up.copy()
         else:
             tensors[name] = data[0] if "ffn_gate_inp_shexp" in name else data
     config = model.config
-    counts = {"expert_count": config.num_experts, "expert_used_count": config.num_experts_per_tok}
-    return ModelFile(arch, {f"{arch}.{key}": value for key, value in (keys | counts).items()}, tensors)
+    n_experts, n_chosen = counts or (config.num_experts, config.num_experts_per_tok)
+    found = keys | {"expert_count": n_experts, "expert_used_count": n_chosen}
+    return ModelFile(arch, {f"{arch}.{key}": value for key, value in found.items()}, tensors)
+
+
+class Stacks(nn.Module):
+    """Experts' weights, for families that transformers has no class for."""
+
+    def __init__(self, n_experts: int, ff: int, n_embd: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(n_experts, 2 * ff, n_embd))
+        self.down_proj = nn.Parameter(torch.empty(n_experts, n_embd, ff))
+
+
+def mixed(x: Tensor, experts: Stacks, chosen: Tensor, weights: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """The sum of the chosen experts, times their weights; all are computed. x [1, T, n_embd], chosen [1, T, k]"""
+    gate, up = torch.einsum("eij,btj->btei", experts.gate_up_proj, x).chunk(2, -1)
+    every = torch.einsum("eij,btej->btei", experts.down_proj, act(gate) * up)
+    found = every.gather(2, chosen.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
+    return (weights.unsqueeze(-1) * found).sum(2)
 
 
 def _mixtral(**more: Any) -> Any:
@@ -87,7 +120,7 @@ def _qwen_file(model: Any, arch: str) -> ModelFile:
 def _olmoe(**more: Any) -> Any:
     from transformers import OlmoeConfig, OlmoeForCausalLM
 
-    given = {"num_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 56}
+    given = {"num_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 56, "num_key_value_heads": 4}
     return OlmoeForCausalLM(OlmoeConfig(**(SIZES | given | more), rope_parameters=rope(1000.0)))
 
 

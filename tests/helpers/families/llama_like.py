@@ -26,7 +26,7 @@ def _granite(**more: Any) -> Any:
     return GraniteForCausalLM(GraniteConfig(**SIZES, **scales, **more, rope_parameters=rope(1000.0)))
 
 
-def _scales(config: Any) -> dict[str, float]:
+def granite_scales(config: Any) -> dict[str, float]:
     return {
         "attention.scale": config.attention_multiplier,
         "embedding_scale": config.embedding_multiplier,
@@ -36,7 +36,7 @@ def _scales(config: Any) -> dict[str, float]:
 
 
 def _granite_file(model: Any) -> ModelFile:
-    return _file(model, "granite", **_scales(model.config))
+    return _file(model, "granite", **granite_scales(model.config))
 
 
 def _smollm3() -> Any:

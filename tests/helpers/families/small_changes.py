@@ -59,19 +59,21 @@ def _hunyuan() -> Any:
     return HunYuanDenseV1ForCausalLM(HunYuanDenseV1Config(**(SIZES | own)))
 
 
-def _hunyuan_file(model: Any) -> ModelFile:
+def hunyuan_keys(config: Any) -> dict[str, Any]:
     """alpha becomes a larger base; the context's size is what the converter believes it to be."""
-    config = model.config
     parameters, head_dim = config.rope_parameters, config.head_dim
     n_ctx = 256 * 1024
-    keys = sizes(config) | {
+    return sizes(config) | {
         "context_length": n_ctx,
         "rope.freq_base": parameters["rope_theta"] * parameters["alpha"] ** (head_dim / (head_dim - 2)),
         "rope.scaling.type": "none",
         "rope.scaling.factor": 1.0,
         "rope.scaling.original_context_length": n_ctx,
     }
-    return family_file(model, "hunyuan-dense", keys, HUNYUAN_NAMES)
+
+
+def _hunyuan_file(model: Any) -> ModelFile:
+    return family_file(model, "hunyuan-dense", hunyuan_keys(model.config), HUNYUAN_NAMES)
 
 
 def _apertus(**more: Any) -> Any:
