@@ -5,10 +5,10 @@ device. `map` gives the same block with other leaves, visiting them in the order
 lists them. Neither torch nor Numba is known here. T tokens, D = head_dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Generic, TypeAlias, TypeVar, assert_never
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,10 @@ __all__ = [
     "HeadNorms",
     "Layer",
     "Linear",
+    "LinearMixer",
+    "Mixer",
     "Neurons",
+    "NoMixer",
     "Norm",
     "NormKind",
     "Norms",
@@ -42,6 +45,7 @@ __all__ = [
     "Temperature",
     "alibi_exponents",
     "all_active",
+    "attentions",
     "leaves",
     "predictor_of",
     "routing_of",
@@ -222,6 +226,37 @@ class Attention(Generic[M, V]):
         return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp)
 
 
+class _NoCache:
+    """Of what looks at no other token: its cache has no heads."""
+
+    n_head: Literal[0] = 0
+    n_head_kv: Literal[0] = 0
+    head_dim: Literal[0] = 0
+    rope: None = None
+    window: None = None
+
+
+@dataclass(frozen=True)
+class LinearMixer(_NoCache, Generic[M, V]):
+    """What is left of attention that was found to need no other tokens: output(x)."""
+
+    output: Linear[M, V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "LinearMixer[N, W]":
+        return LinearMixer(self.output.map(matrix, vector))
+
+
+@dataclass(frozen=True)
+class NoMixer(_NoCache):
+    """Nothing: the layer is an FFN alone."""
+
+    def map(self, matrix: Callable[[Any], Any], vector: Callable[[Any], Any]) -> "NoMixer":
+        return self
+
+
+Mixer: TypeAlias = Attention[M, V] | LinearMixer[M, V] | NoMixer
+
+
 @dataclass(frozen=True)
 class Neurons(Generic[M, V]):
     """act(gate x) * up x, or act(up x) without a gate, times down.
@@ -379,10 +414,10 @@ class FFN(Generic[M, V]):
 
 @dataclass(frozen=True)
 class Sequential(Generic[M, V]):
-    """x += scale * attention(x), then x += scale * ffn(x), each within its norms."""
+    """x += scale * attention(x), then x += scale * ffn(x), each within its norms; `attention` may be something less."""
 
     attention_norms: Norms[V]
-    attention: Attention[M, V]
+    attention: "Mixer[M, V]"
     ffn_norms: Norms[V]
     ffn: FFN[M, V]
     scale: float = 1.0
@@ -442,6 +477,11 @@ class Head(Generic[M, V]):
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Head[N, W]":
         return Head(self.norm.map(vector), self.output.map(matrix, vector), self.scale, self.softcap)
+
+
+def attentions(layers: "Iterable[Layer[M, V]]") -> list[Attention[M, V]]:
+    """Of those layers that attend."""
+    return [layer.attention for layer in layers if isinstance(layer.attention, Attention)]
 
 
 def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":

@@ -45,8 +45,9 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
     """
     n_layer, n_guessing = _n_layers(gguf, keys, arch)
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
-    n_head = keys.integers("attention.head_count", n_layer, low=1, high=MAX_SIZE)
-    n_head_kv = _kv_heads(keys, n_layer, n_head)
+    least = 0 if arch.gaps else 1
+    n_head = keys.integers("attention.head_count", n_layer, low=least, high=MAX_SIZE)
+    n_head_kv = _kv_heads(keys, n_layer, n_head, least)
     return Sizes(
         n_layer=n_layer,
         n_guessing=n_guessing,
@@ -55,8 +56,8 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
         n_ctx_train=keys.integer("context_length", low=1, high=MAX_CONTEXT),
         n_head=n_head,
         n_head_kv=n_head_kv,
-        head_dim=_head_dim(keys, n_embd, n_head[0]),
-        n_ff=keys.integers("feed_forward_length", n_layer, low=1, high=MAX_SIZE),
+        head_dim=_head_dim(keys, n_embd, next(filter(None, n_head), 1)),
+        n_ff=keys.integers("feed_forward_length", n_layer, low=least, high=MAX_SIZE),
         norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
         activation=_activation(gguf, keys, arch),
         predicted=_predicted(gguf, n_layer),
@@ -83,13 +84,13 @@ def _predicted(gguf: GGUFFile, n_layer: int) -> tuple[bool, ...]:
     return tuple(gguf.sparse and layer not in dense for layer in range(n_layer))
 
 
-def _kv_heads(keys: Keys, n_layer: int, n_head: tuple[int, ...]) -> tuple[int, ...]:
+def _kv_heads(keys: Keys, n_layer: int, n_head: tuple[int, ...], least: int) -> tuple[int, ...]:
     key = "attention.head_count_kv"
-    found = keys.integers(key, n_layer, low=1, high=max(n_head)) if key in keys else n_head
+    found = keys.integers(key, n_layer, low=least, high=max(n_head)) if key in keys else n_head
     for heads, kv in zip(n_head, found, strict=True):
         if kv > heads:
-            keys.fail(f"{key} is {kv}, outside 1 to {heads}")
-        if heads % kv:
+            keys.fail(f"{key} is {kv}, outside {least} to {heads}")
+        if kv and heads % kv:
             keys.fail(f"attention.head_count {heads} is not a multiple of attention.head_count_kv {kv}")
     return found
 

@@ -68,7 +68,7 @@ def read_model(gguf: GGUFFile) -> Model:
         name=gguf.get("general.name", str, gguf.path.stem),
         sparse=any(sizes.predicted),
         sparse_threshold=sparse_threshold_of(gguf),
-        n_layer=sizes.n_layer,
+        n_layer=len(layers),
         n_embd=sizes.n_embd,
         n_ff=tuple(layer.ffn.neurons.n_ff for layer in layers),
         n_vocab=sizes.n_vocab,

@@ -6,6 +6,7 @@ from powerinfer_cli.model import (
     apertus,
     bloom,
     cohere,
+    deci,
     falcon,
     gemma,
     glm,
@@ -30,7 +31,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker),
-    *(gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus),
+    *(gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

@@ -52,6 +52,7 @@ class Architecture:
 
     models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
     experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
+    gaps: layers may have no attention, or nothing at all: such are left out.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Architecture:
     differs: str = ""
     experts: bool = False
     guessing_layers: bool = False
+    gaps: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
@@ -163,7 +165,11 @@ class ModelReader:
         return self._ropes[asked]
 
     def layers(self) -> tuple[Layer[Tensor, Tensor], ...]:
-        return tuple(self.arch.layer(LayerReader(self, index)) for index in range(self.sizes.n_layer))
+        s = self.sizes
+        some = [index for index in range(s.n_layer) if s.n_head[index] or s.n_ff[index]]
+        if not some:
+            self.keys.fail("block_count: no layer has anything in it")
+        return tuple(self.arch.layer(LayerReader(self, index)) for index in some)
 
     def note_optional(self, layer: int, name: str, there: bool) -> None:
         self._lacking.setdefault(name, {})[f"blk.{layer}.{name}"] = there

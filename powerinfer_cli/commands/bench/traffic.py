@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, Routed, leaves
+from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, Routed, attentions, leaves
 
 __all__ = ["Traffic", "count_traffic"]
 
@@ -72,8 +72,8 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
             case _:
                 assert_never(selection)
     position: Counter[int | None] = Counter()
-    for layer in model.layers:
-        position[layer.attention.window] += _position(layer.attention, type_k, type_v)
+    for attention in attentions(model.layers):
+        position[attention.window] += _position(attention, type_k, type_v)
     return Traffic(always, tuple(gate), tuple(neurons), position)
 
 

@@ -14,7 +14,7 @@ from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, predictor_of, routing_of
+from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, attentions, predictor_of, routing_of
 from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
@@ -92,7 +92,7 @@ def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_token
     turned = [one.n_ff for one in whole if one.transposed]
     widest = max([*turned, *cold], default=0)
     sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
-    columns = [n_embd, *(block.attention.n_q for block in blocks), *(one.n_ff for one in whole)]
+    columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole)]
     products = make_workspace(threads, n_tokens, max(columns))
     return Room(products, sparse, expert_workspace(blocks, n_embd, n_tokens, products.scratch))
 
@@ -104,8 +104,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     ranks = {one.fc1.n_rows for one in map(predictor_of, selections) if one is not None}
     # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
     parallel = any(isinstance(block, Parallel) for block in blocks)
-    ropes = {block.attention.rope for block in blocks}
-    temperatures = {block.attention.temperature for block in blocks}
+    ropes = {one.rope for one in attentions(blocks)}
+    temperatures = {one.temperature for one in attentions(blocks)}
     normed = make_vectors(n_tokens, n_embd)
     attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
     wide = next((one.q for one in attention.values() if one.q.n == n_embd and n_tokens > 1), None)
@@ -151,7 +151,7 @@ def _attention_rooms(
 ) -> dict[tuple[int, int], AttentionRoom]:
     """normed: where what is attended to may lie, if it is as wide."""
     rooms = {}
-    for n_q, n_kv in {(block.attention.n_q, block.attention.n_kv) for block in blocks}:
+    for n_q, n_kv in {(one.n_q, one.n_kv) for one in attentions(blocks)}:
         q, k, v = (make_vectors(n_tokens, n, records=False) for n in (n_q, n_kv, n_kv))
         here = normed is not None and normed.n == n_q
         rooms[n_q, n_kv] = AttentionRoom(q, k, v, normed if here and normed else make_vectors(n_tokens, n_q))

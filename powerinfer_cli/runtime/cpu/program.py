@@ -28,6 +28,8 @@ from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
     Linear,
+    LinearMixer,
+    NoMixer,
     Norm,
     Parallel,
     Routed,
@@ -92,16 +94,32 @@ class Writer:
         cache: KeysValues,
         adds: Addends,
     ) -> list[Operation]:
-        b, around, behind = self.buffers, block.attention_norms, block.ffn_norms
+        b, behind = self.buffers, block.ffn_norms
+        mixed, adds = self._mixed(block, cache, adds)
         return [
-            *self._enter(around.before, adds),
-            *self._early_choice(block.ffn),
-            *self._attention(block.attention, b.x if around.before is None else b.normed, cache),
-            *self._leave(around.after, b.projected),
-            *self._enter(behind.before, Addends((b.projected.floats,), block.scale)),
+            *mixed,
+            *self._enter(behind.before, adds),
             *self._ffn(place, layer, b.x if behind.before is None else b.normed),
             *self._leave(behind.after, b.ffn),
         ]
+
+    def _mixed(
+        self, block: Sequential[WeightRows, Floats], cache: KeysValues, adds: Addends
+    ) -> tuple[list[Operation], Addends]:
+        """x += adds, and attention; what is to be added next."""
+        b, around, a = self.buffers, block.attention_norms, block.attention
+        seen, choice = b.x if around.before is None else b.normed, self._early_choice(block.ffn)
+        match a:
+            case Attention():
+                made = self._attention(a, seen, cache)
+            case LinearMixer():
+                made = self._multiply(seen, [(a.output, b.projected.floats)])
+            case NoMixer():
+                return [*self._enter(None, adds), *choice], NOTHING
+            case _:
+                assert_never(a)
+        before, after = self._enter(around.before, adds), self._leave(around.after, b.projected)
+        return [*before, *choice, *made, *after], Addends((b.projected.floats,), block.scale)
 
     def _parallel(
         self, place: int, layer: CPULayer, block: Parallel[WeightRows, Floats], cache: KeysValues, adds: Addends

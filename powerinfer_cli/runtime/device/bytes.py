@@ -1,12 +1,14 @@
 """How many bytes a model takes on a GPU: what weights, cache and buffers there come to."""
 
+from collections.abc import Sequence
+
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import cache_bytes, planar_bytes
 from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import FFN, Head, Layer, all_active, leaves, predictor_of
+from powerinfer_cli.model.blocks import FFN, Head, Layer, all_active, attentions, leaves, predictor_of
 from powerinfer_cli.placement import LayerBytes, ModelBytes
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
@@ -14,7 +16,7 @@ from powerinfer_cli.runtime.device.flow import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["allocated", "model_bytes", "scratch_bytes"]
+__all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes"]
 
 BLOCK = 512  # the allocator of torch rounds up to it
 PLANES = 6  # tensors of a matrix, at most
@@ -40,15 +42,20 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     n_tokens, extent = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), extent_of(model.layers, options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
     n_ff = max(model.config.n_ff)
-    heads = [layer.attention for layer in model.layers]
-    widths = Widths.of(n_embd, model.layers)
+    heads = attentions(model.layers)
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
     streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if streams else 0
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
-    flows = flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
-    return flows + weights + attention + values + streamed
+    return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
+
+
+def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:
+    """What a batch and a token flow through in these of a model's layers, and what they turn by."""
+    extent, widths = extent_of(model.layers, options, n_ctx), Widths.of(model.config.n_embd, layers)
+    n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+    return flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
 
 
 def allocated(n_bytes: int) -> int:

@@ -15,12 +15,15 @@ from powerinfer_cli.model.blocks import (
     Head,
     Layer,
     Linear,
+    LinearMixer,
     Neurons,
+    NoMixer,
     Norm,
     Parallel,
     Predicted,
     Routed,
     Sequential,
+    attentions,
     predictor_of,
 )
 from powerinfer_cli.runtime.device.places import Places, places_numbers
@@ -67,10 +70,10 @@ class Widths:
         neurons = [(block.ffn.neurons, block.ffn.selection) for block in blocks]
         return cls(
             n_embd,
-            frozenset((block.attention.n_q, block.attention.n_kv) for block in blocks),
+            frozenset((one.n_q, one.n_kv) for one in attentions(blocks)),
             frozenset(one.n_ff for one, _ in neurons if not one.transposed),
             max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
-            frozenset(block.attention.rope for block in blocks if block.attention.rope is not None),
+            frozenset(one.rope for one in attentions(blocks) if one.rope is not None),
         )
 
 
@@ -135,21 +138,39 @@ class DeviceFlow:
     def attend(
         self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
     ) -> None:
-        """Up to `projected`, what attention makes. adds: to x before."""
+        """Up to `projected`, what attention makes, where there is one. adds: to x before."""
         block = layer.block
         match block:
             case Sequential():
-                before = block.attention_norms.before
-                seen = self._enter(before, adds, n)
+                self._mix(block, cache, tables, adds, n)
             case Parallel():
                 before = block.norm if block.ffn_norm is None else block.ffn_norm
                 seen = self._enter(before, adds, n)
                 if block.ffn_norm is not None:
                     self._norm(block.norm, self.x, (), self.normed_2, n)
                     seen = self.normed_2
+                self._attention(block.attention, seen, cache, tables, n)
             case _:
                 assert_never(block)
-        self._attention(block.attention, seen, cache, tables, n)
+
+    def _mix(
+        self,
+        block: Sequential[PlanarRows, Tensor],
+        cache: DeviceCache,
+        tables: Mapping[Rope, RopeTables],
+        adds: Addends,
+        n: int,
+    ) -> None:
+        a, before = block.attention, block.attention_norms.before
+        match a:
+            case Attention():
+                self._attention(a, self._enter(before, adds, n), cache, tables, n)
+            case LinearMixer():
+                self._multiply(a.output, self._enter(before, adds, n), self.projected, n)
+            case NoMixer():
+                self.settle(adds, n)
+            case _:
+                assert_never(a)
 
     def _attention(
         self,
@@ -220,15 +241,22 @@ class DeviceFlow:
         block = layer.block
         match block:
             case Sequential():
-                seen = self._enter(
-                    block.ffn_norms.before, Addends((self.projected,), block.attention_norms.after, block.scale), n
-                )
+                seen = self._enter(block.ffn_norms.before, self._mixed(block), n)
                 if seen is not self.normed:
                     self.normed[:n].copy_(seen[:n])
             case Parallel():
                 pass  # it is there
             case _:
                 assert_never(block)
+
+    def _mixed(self, block: Sequential[PlanarRows, Tensor]) -> Addends:
+        """What is to be added to x before the FFN."""
+        match block.attention:
+            case Attention() | LinearMixer():
+                return Addends((self.projected,), block.attention_norms.after, block.scale)
+            case NoMixer():
+                return NOTHING
+        assert_never(block.attention)
 
     def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
         """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]; and `hot` of that."""

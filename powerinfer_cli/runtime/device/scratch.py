@@ -1,16 +1,18 @@
 """What a GPU needs besides weights and KV cache: buffers, and what comes and goes. Measured there, for one layer."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import predictor_of
+from powerinfer_cli.model.blocks import Layer, predictor_of
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import extent_of
-from powerinfer_cli.runtime.device.bytes import scratch_bytes
+from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
 from powerinfer_cli.runtime.device.cold_stream import FileNeurons
 from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
@@ -21,14 +23,14 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["measure_scratch"]
+__all__ = ["largest_of_kinds", "measure_scratch"]
 
 STREAMED = 256  # neurons
 
 
 def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
-    """Bytes on each GPU: a full batch and a token at the context's end pass through a layer, the last of each kind, and
-    the head.
+    """Bytes on each GPU: a full batch and a token at the context's end pass through a layer, the largest of each kind,
+    and the head; buffers are those of all layers.
 
     name: torch's for one of the devices; where that is no GPU, the buffers are counted instead. streams: whether cold
     neurons pass through, too.
@@ -36,10 +38,26 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
     device = torch.device(name)
     if device.type != "cuda":
         return scratch_bytes(model, options, n_ctx, streams=streams)
-    kinds: dict[tuple[bool, bool], int] = {}
-    for index, layer in enumerate(model.layers):
-        kinds[layer.ffn.neurons.transposed, predictor_of(layer.ffn.selection) is not None] = index
-    return max(_with_layer(index, model, options, n_ctx, device, streams=streams) for index in kinds.values())
+    return max(
+        _with_layer(index, model, options, n_ctx, device, streams=streams)
+        + buffer_bytes(model, model.layers, options, n_ctx)
+        - buffer_bytes(model, model.layers[index : index + 1], options, n_ctx)
+        for index in largest_of_kinds(model.layers)
+    )
+
+
+def largest_of_kinds(layers: Sequence[Layer[Any, Any]]) -> list[int]:
+    """Of each kind of layers the one with most heads and neurons. Kinds differ in what is done: in how neurons lie, and
+    whether they are predicted; in whether there is attention, and whether it has a window.
+    """
+    kinds: dict[tuple[bool, ...], list[int]] = {}
+    for index, layer in enumerate(layers):
+        neurons, a = layer.ffn.neurons, layer.attention
+        predicted = predictor_of(layer.ffn.selection) is not None
+        kinds.setdefault((neurons.transposed, predicted, a.n_head > 0, a.window is None), []).append(index)
+    return [
+        max(kind, key=lambda i: (layers[i].ffn.neurons.n_ff, layers[i].attention.n_head)) for kind in kinds.values()
+    ]
 
 
 def _with_layer(

@@ -13,7 +13,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model.blocks import Attention, leaves
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
 from powerinfer_cli.runtime.batch import Batch
@@ -98,8 +98,9 @@ class ReferenceBackend:
             x = x + self._positions.rows(positions + embedding.offset)
         return x if embedding.norm is None else normed(embedding.norm.map(to_float32), x)
 
-    def _attend(self, layer: int, parts: Parted, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        a = self._layers[layer].block.attention
+    def _attend(
+        self, layer: int, parts: Parted, a: Attention[Matrix, Tensor], q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
         attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
         attend = partial(attend, alibi=a.alibi, temperature=a.temperature)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]

@@ -19,7 +19,9 @@ from powerinfer_cli.model.blocks import (
     HeadNorms,
     Layer,
     Linear,
+    LinearMixer,
     Neurons,
+    NoMixer,
     Norm,
     Norms,
     Parallel,
@@ -32,7 +34,8 @@ from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Turn", "Watch", "multiply", "normed"]
 
-Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k and v of a batch [T, H, D] -> [T, H * D]
+# With q, k and v of a batch [T, H, D] -> [T, H * D]
+Attend: TypeAlias = Callable[[Attention[Matrix, Tensor], Tensor, Tensor, Tensor], Tensor]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
 Watch: TypeAlias = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the FFN's activations [T, n_ff]
 
@@ -62,15 +65,26 @@ class ReferenceLayer:
         block, first = self.block, x
         match block:
             case Sequential():
-                x = x + block.scale * _within(
-                    block.attention_norms, x, lambda seen: _attention(block.attention, seen, turn, attend)
-                )
+                x = self._mixed(block, x, turn, attend)
                 return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, watch))
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
                 return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, watch)
         assert_never(block)
+
+    def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
+        """x [T, n_embd] behind attention."""
+        a = block.attention
+        match a:
+            case Attention():
+                made = _within(block.attention_norms, x, lambda seen: _attention(a, seen, turn, attend))
+                return x + block.scale * made
+            case LinearMixer():
+                return x + block.scale * _within(block.attention_norms, x, lambda seen: multiply(a.output, seen))
+            case NoMixer():
+                return x
+        assert_never(a)
 
     def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, watch: Watch | None) -> Tensor:
         """x: the FFN's input; residual: what predictors look at; first: the layer's input. All [T, n_embd], and so is
@@ -145,7 +159,7 @@ def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, atte
         q, k = _head_norms(norms, turn(q), turn(k))
     else:
         q, k = map(turn, _head_norms(norms, q, k))
-    return multiply(attention.output, attend(q, k, v))
+    return multiply(attention.output, attend(attention, q, k, v))
 
 
 def _head_norms(norms: HeadNorms[Tensor], q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,3 +115,17 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     segments = side.many.places.cached(None).segments
     assert [own.end - own.begin for own in segments] == ([133, 133, 34] if sharing == "divided" else [300])
     assert {own.limit for own in segments} == {pages.n_ctx_sequence}
+
+
+def test_layers_of_other_sizes_and_without_attention_are_counted(tmp_path: Path) -> None:
+    model, options = load_model(tiny_family("deci").file.open(tmp_path)), EngineOptions(n_ubatch=16)
+    check_counts(model, options, 300)
+    whole, alone, linear, narrow, _ = (layer.kv for layer in model_bytes(model, options, 300).layers)
+    assert alone == linear < narrow < whole
+
+
+def test_scratch_is_measured_with_the_largest_layer_of_each_kind(tmp_path: Path) -> None:
+    """Gemma 3's sixth layer alone sees everything; of Llama-Nemotron's the fourth is the narrowest."""
+    found = {name: load_model(tiny_family(name).file.open(tmp_path)).layers for name in ("gemma3", "deci")}
+    assert scratch.largest_of_kinds(found["gemma3"]) == [0, 5]
+    assert scratch.largest_of_kinds(found["deci"]) == [0, 1]

@@ -9,7 +9,7 @@ from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import EXPERTS, FAMILIES, PROMPT, TinyFamily, tiny_family
-from tests.helpers.plans import plan_of
+from tests.helpers.plans import plan_of, widths
 from tests.helpers.rounding import check_logits
 
 KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES and name not in EXPERTS]
@@ -37,7 +37,7 @@ def told(engine: Engine) -> np.ndarray:
 @pytest.mark.parametrize("output", [0, MAIN_MEMORY])
 def test_whole_layers(family: TinyFamily, tmp_path: Path, output: int) -> None:
     """All of them with the head, or the second half without it."""
-    n_layer = family.file.n_layer
+    n_layer = len(widths(family.file))
     first = 0 if output == 0 else MAIN_MEMORY
     devices = [first] * (n_layer // 2) + [0] * (n_layer - n_layer // 2)
     found = told(placed(family, tmp_path, devices, output))
