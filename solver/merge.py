@@ -13,33 +13,32 @@ from powerinfer_cli.gguf_io import (
     BLOCK,
     AddedValue,
     GGMLType,
-    GGUFError,
     GGUFFile,
     StreamedTensor,
     Tensor,
-    quantize,
     retyped,
     rewrite_gguf,
     streamed,
     transposed,
 )
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import DENSE_LAYERS, Activation, ModelConfig, Predictors, load_model, load_predictors
+from powerinfer_cli.model.turned import FLOATS, DownType, Width, down_loss, down_type
 from powerinfer_cli.placement import shown_bytes
 from powerinfer_cli.runtime import LoadEvents
 
-__all__ = ["merge", "storable"]
+__all__ = ["merge"]
 
 _DOWN = re.compile(r"blk\.(\d+)\.ffn_down\.(weight|bias)")
-COST = "some 3 % in perplexity with types of four bits"  # SmolLM2-135M in Q4_1: 2.6 %; as Q8_0: 0.08 %
-FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+LARGE_LOSS = 0.025  # that shows in perplexity: 0.7 to 1.2 % at 0.035, 3.5 % at 0.07 (scripts/bench/NOTES.md)
 
 
-def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, *, small: bool = False) -> None:
+def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, *, down: DownType = Width.AUTO) -> None:
     """Write `path`: the tensors of `dense` as they are, down matrices transposed, and the predictors of `folder`.
 
     folder None: there are none, and the file is a dense one, of a model whose neurons have exact zeros.
-    Blocks of a quantised matrix lie along its rows, so that a transposed one has to be quantised anew: as Q8_0, or with
-    `small` in its own type where that can be written. Predictors are Q8_0 in a quantised model and F16 in another.
+    Blocks of a quantised matrix lie along its rows, so that a transposed one has to be quantised anew, in the type that
+    `down` asks for (see `down_type`). Predictors are Q8_0 in a quantised model and F16 in another.
     Notes say what became what, and what it costs. No more than one tensor is in memory.
 
     Raises:
@@ -59,7 +58,7 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
         raise PowerInferError(f"{dense.path}: its down matrices are transposed already")
     predictors = None if folder is None else load_predictors(folder, config.n_embd, config.n_ff)
     stay = _unturned(dense, config, predictors)
-    tensors = list(_model_tensors(dense, config, small, events.note, stay))
+    tensors = list(_model_tensors(dense, config, down, events.note, stay))
     for layer, predictor in enumerate(predictors.layers if predictors else ()):
         if predictor is None:
             continue
@@ -97,9 +96,10 @@ def _added(config: ModelConfig, predictors: Predictors) -> dict[str, AddedValue]
 
 
 def _model_tensors(
-    dense: GGUFFile, config: ModelConfig, small: bool, note: Callable[[str], None], stay: Collection[int]
+    dense: GGUFFile, config: ModelConfig, down: DownType, note: Callable[[str], None], stay: Collection[int]
 ) -> Iterator[StreamedTensor]:
     grown: Counter[tuple[GGMLType, GGMLType]] = Counter()  # bytes, by what became what
+    losses: dict[tuple[GGMLType, GGMLType], float] = {}
     for tensor in dense.tensors.values():
         match = _DOWN.fullmatch(tensor.name)
         if match is None or int(match[1]) in stay:
@@ -109,33 +109,23 @@ def _model_tensors(
         if match[2] == "bias":
             yield streamed(tensor, name)
             continue
-        wanted = tensor.type if small or tensor.type in FLOATS else GGMLType.Q8_0
-        kind = storable(wanted, config.n_embd)
-        turned = streamed(transposed(tensor, name, kind))
-        grown[tensor.type, kind] += turned.nbytes - tensor.nbytes
+        kind = down_type(tensor.type, config.n_embd, down)
+        turned = streamed(transposed(tensor, name, kind, CompiledFit()))
+        pair = tensor.type, kind
+        grown[pair] += turned.nbytes - tensor.nbytes
+        losses[pair] = max(losses.get(pair, 0.0), down_loss(tensor, down, CompiledFit()))
         yield turned
     for (before, after), more in grown.items():
-        if before not in FLOATS:
-            note(_told(before, after, more, small))
+        if before not in FLOATS or before is not after:
+            note(_told(before, after, more, losses[before, after], down))
 
 
-def _told(before: GGMLType, after: GGMLType, more: int, small: bool) -> str:
-    what = f"down matrices are turned round, {before.name} to {after.name}"
-    if after not in (GGMLType.Q8_0, *FLOATS):
-        return f"warning: {what}: quantised twice, which costs {COST}; without --merge-small they become Q8_0"
-    hint = f", {shown_bytes(more)} more; --merge-small keeps their type, at {COST}" if more > 0 and not small else ""
-    return f"{what}{hint}"
-
-
-def storable(kind: GGMLType, columns: int) -> GGMLType:
-    """`kind` where rows of that many numbers can be written in it; else Q8_0, or F16 where that cannot be."""
-    for choice in (kind, GGMLType.Q8_0):
-        try:
-            quantize(np.zeros((1, columns), np.float32), choice)
-        except GGUFError:
-            continue
-        return choice
-    return GGMLType.F16
+def _told(before: GGMLType, after: GGMLType, more: int, loss: float, down: DownType) -> str:
+    what = f"down matrices are turned round, {before.name} to {after.name}: {shown_bytes(abs(more))} "
+    what += f"{'more' if more >= 0 else 'less'}, numbers move by {100 * loss:.1f} %"
+    if loss > LARGE_LOSS:
+        return f"warning: {what}, which costs a per cent of perplexity or more; --down-type auto keeps more bits"
+    return f"{what}; --down-type same keeps their size and loses more" if more > 0 and down is Width.AUTO else what
 
 
 def _predictor(name: str, tensor: Tensor, quantised: bool) -> StreamedTensor:

@@ -15,6 +15,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, load_predictors, with_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,
@@ -251,7 +252,7 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
     dense = score(model.open_engine(), held, "perplexity with every neuron", events)
     model.forget_engine()
-    sparse = Engine(with_predictors(model.model, predictors), model.engine_options(), None, events)
+    sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
     return compare(dense, score(sparse, held, "perplexity with predictors", events), sparse)
 
 

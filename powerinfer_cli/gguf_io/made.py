@@ -1,6 +1,5 @@
 """Tensors that no file holds: their bytes are made of another tensor's when they are asked for."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,8 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.cores import usable_cores
+
 from .decoders import dequantize
 from .encoder import quantize
+from .encoders import Fit, encode
 from .failure import GGUFError, shown, shown_path
 from .tensor import Tensor
 from .types import BLOCK, GGMLType
@@ -82,16 +84,17 @@ def retyped(tensor: Tensor, kind: GGMLType) -> MadeTensor:
     return MadeTensor(tensor.name, kind, tensor.shape, make, tensor.path)
 
 
-def transposed(tensor: Tensor, name: str, kind: GGMLType) -> MadeTensor:
+def transposed(tensor: Tensor, name: str, kind: GGMLType, fit: Fit | None = None) -> MadeTensor:
     """A matrix [n, m] of any type as [m, n] of another, turned by several threads, a part at a time.
 
-    Making it raises GGUFError where `kind` cannot hold a number.
+    fit: what searches for the scales of quantised blocks, see `encoders.encode`. Making it raises GGUFError where
+    `kind` cannot hold a number.
     """
     n_rows, n_cols = tensor.shape
-    return MadeTensor(name, kind, (n_cols, n_rows), partial(_transpose, tensor, kind), tensor.path)
+    return MadeTensor(name, kind, (n_cols, n_rows), partial(_transpose, tensor, kind, fit), tensor.path)
 
 
-def _transpose(tensor: Tensor, kind: GGMLType) -> Bytes:
+def _transpose(tensor: Tensor, kind: GGMLType, fit: Fit | None) -> Bytes:
     n_rows, n_cols = tensor.shape
     block_size, block_bytes = BLOCK[kind]
     out = np.empty((n_cols, n_rows // block_size * block_bytes), np.uint8)
@@ -107,10 +110,9 @@ def _transpose(tensor: Tensor, kind: GGMLType) -> Bytes:
             out[begin:end].view(unit)[:] = part.view(unit).T
         else:
             values = dequantize(part, tensor.type)
-            out[begin:end] = quantize(np.ascontiguousarray(values.T), kind)
+            out[begin:end] = encode(np.ascontiguousarray(values.T), kind, fit=fit)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(MOST_THREADS, cores)) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, len(usable_cores()))) as pool:
         for done in [pool.submit(turn, begin) for begin in range(0, n_cols, step)]:
             done.result()
     tensor.drop_pages(0, tensor.nbytes)

@@ -5,33 +5,34 @@ from typing import TypeAlias
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFFile, Tensor, retyped, transposed
+from powerinfer_cli.gguf_io.encoders import Fit
 from powerinfer_cli.model.blocks import FFN, Everything, Layer, Linear, Neurons, Predicted, with_ffn
 from powerinfer_cli.model.model import Model, read_model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors
+from powerinfer_cli.model.turned import FLOATS, down_type
 
 __all__ = ["load_model", "with_predictors"]
 
 TensorLayer: TypeAlias = Layer[Tensor, Tensor]
 
-_FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
-
-def load_model(gguf: GGUFFile, predictors: Predictors | None = None) -> Model:
-    """A file's model, with these predictors if there are any.
+def load_model(gguf: GGUFFile, predictors: Predictors | None = None, fit: Fit | None = None) -> Model:
+    """A file's model, with these predictors if there are any. fit: see `with_predictors`.
 
     Raises:
         PowerInferError: what `read_model` and `with_predictors` raise.
     """
     model = read_model(gguf)
-    return with_predictors(model, predictors) if predictors else model
+    return with_predictors(model, predictors, fit) if predictors else model
 
 
-def with_predictors(model: Model, predictors: Predictors) -> Model:
+def with_predictors(model: Model, predictors: Predictors, fit: Fit | None = None) -> Model:
     """The same model, sparse by these predictors; what it computes of a neuron stays as it was.
 
-    A down matrix is transposed when its bytes are asked for, and where it is quantised it becomes Q8_0, which moves no
-    weight by more than 1/254 of the largest of 32. Predictors take the type that fits the neurons' own. A layer without
-    one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are skipped by rows.
+    A down matrix is transposed when its bytes are asked for, and where it is quantised it is quantised anew, in the
+    type that `down_type` says; `fit` searches for its scales. Predictors take the type that fits the neurons' own. A
+    layer without one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are skipped by
+    rows.
     Raises PowerInferError: predictors of another model.
     """
     n_layer = len(model.layers)
@@ -42,16 +43,16 @@ def with_predictors(model: Model, predictors: Predictors) -> Model:
             f"predictors of another model: {len(predictors.layers)} layers, but the model has {n_layer}"
         )
     pairs = zip(model.layers, predictors.layers, strict=True)
-    layers = tuple(_sparse_layer(layer, predictor, model.config.n_embd) for layer, predictor in pairs)
+    layers = tuple(_sparse_layer(layer, predictor, model.config.n_embd, fit) for layer, predictor in pairs)
     sparse = any(predictor is not None for predictor in predictors.layers)
     config = replace(model.config, sparse=sparse, sparse_threshold=predictors.threshold)
     return replace(model, config=config, layers=layers)
 
 
-def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: int) -> TensorLayer:
+def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: int, fit: Fit | None) -> TensorLayer:
     neurons = layer.ffn.neurons
     if predictor is None:
-        rows = _by_rows(neurons, n_embd) if neurons.activation.has_exact_zeros else neurons
+        rows = _by_rows(neurons, n_embd, fit) if neurons.activation.has_exact_zeros else neurons
         return with_ffn(layer, FFN(rows, Everything()))
     fc1, fc2 = predictor.fc1, predictor.fc2
     rank = fc1.shape[0]
@@ -62,16 +63,15 @@ def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: 
         )
     kind = neurons.up.weight.type
     selection = Predicted(*(retyped(one, _predictor_type(kind, one)) for one in (fc1, fc2)))
-    return with_ffn(layer, FFN(_by_rows(neurons, n_embd), selection))
+    return with_ffn(layer, FFN(_by_rows(neurons, n_embd, fit), selection))
 
 
-def _by_rows(neurons: Neurons[Tensor, Tensor], n_embd: int) -> Neurons[Tensor, Tensor]:
+def _by_rows(neurons: Neurons[Tensor, Tensor], n_embd: int, fit: Fit | None) -> Neurons[Tensor, Tensor]:
     """With the down matrix transposed."""
     if neurons.transposed:
         return neurons
     down = neurons.down.weight
-    name = down.name.replace("ffn_down", "ffn_down_t")
-    turned = transposed(down, name, down.type if down.type in _FLOATS else _eight_bits(n_embd))
+    turned = transposed(down, down.name.replace("ffn_down", "ffn_down_t"), down_type(down.type, n_embd), fit)
     return replace(neurons, down=Linear(turned, neurons.down.bias), transposed=True)
 
 
@@ -79,7 +79,7 @@ def _predictor_type(neurons: GGMLType, matrix: Tensor) -> GGMLType:
     """As exact as the neurons that it predicts, and as small: it is read for every token."""
     if neurons is GGMLType.F32:
         return GGMLType.F32
-    return GGMLType.F16 if neurons in _FLOATS else _eight_bits(matrix.shape[1])
+    return GGMLType.F16 if neurons in FLOATS else _eight_bits(matrix.shape[1])
 
 
 def _eight_bits(columns: int) -> GGMLType:

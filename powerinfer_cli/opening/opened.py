@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import load_model, with_predictors
 from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import find_companions
@@ -61,7 +62,7 @@ def open_model(
     tokenizer = Tokenizer.from_gguf(gguf) if text else None
     beside = find_companions(gguf, model.config, None if predictor_path is None else Path(predictor_path), events.note)
     if beside.predictors is not None:
-        model = with_predictors(model, beside.predictors)
+        model = with_predictors(model, beside.predictors, CompiledFit())
     placed = place(gguf, model, options, placement, beside, events)
     engine = Engine(model, options, beside.statistics, events, placed.placement)
     for line in tokenizer.notes if tokenizer else ():

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
@@ -104,7 +105,7 @@ class Engine:
         Raises:
             PowerInferError: what `load_model` raises, or a context that does not fit.
         """
-        model = load_model(gguf, predictors)
+        model = load_model(gguf, predictors, CompiledFit())
         return cls(model, options or EngineOptions(), statistics, events, placement)
 
     @property

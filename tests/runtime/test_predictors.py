@@ -10,6 +10,7 @@ import torch
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, Tensor
 from powerinfer_cli.gguf_io import made as made_file
+from powerinfer_cli.gguf_io.encoders import Fit
 from powerinfer_cli.model import Predictors, load_model, load_predictors
 from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
@@ -139,9 +140,9 @@ def test_each_down_matrix_is_turned_once(
     turned: list[str] = []
     turn = made_file._transpose
 
-    def count(tensor: Tensor, to: GGMLType) -> np.ndarray:
+    def count(tensor: Tensor, to: GGMLType, fit: Fit | None) -> np.ndarray:
         turned.append(tensor.name)
-        return turn(tensor, to)
+        return turn(tensor, to, fit)
 
     monkeypatch.setattr(made_file, "_transpose", count)
     dense = exact_sparse(n_ff=192)[1].stored_as(kind)

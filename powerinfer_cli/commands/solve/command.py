@@ -94,7 +94,7 @@ def _turn(path: Path, stages: StageFlags, plan: PlanFlags, told: ReportFlags) ->
     gguf = open_model_file(path)
     _check_files(gguf, stages, plan, told, None)
     with Working() as events:
-        merge(gguf, None, stages.merge, events, small=stages.merge_small)
+        merge(gguf, None, stages.merge, events, down=stages.down())
         events.note(f"run it: powerinfer main -m {stages.merge}")
 
 
@@ -123,7 +123,7 @@ def _solve(
     making = _making(stages, predictor, text, whole)
     made = make(gguf, how, place, making, events, placement=whole, model=model)
     if stages.merge and made.folder:
-        merge(gguf, made.folder, stages.merge, events, small=stages.merge_small)
+        merge(gguf, made.folder, stages.merge, events, down=stages.down())
     planned = None
     if not (stages.profile_only or stages.train_only):
         planned = plan_stage(gguf, model, options, made, machine, plan, plan_file, events)

@@ -11,6 +11,7 @@ from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, wishes_of
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch
+    from powerinfer_cli.model.turned import DownType
     from powerinfer_cli.opening import PlacementWishes
     from solver.predictor import TrainOptions
 
@@ -73,9 +74,14 @@ class StageFlags:
     merge: Annotated[
         Path | None, _stage("--merge", metavar="FILE", help="Write model and predictors as one PowerInfer GGUF.")
     ] = None
-    merge_small: Annotated[
-        bool, _stage("--merge-small", help="In it, 4-bit down matrices stay so: smaller, some 3 % in perplexity.")
-    ] = False
+    down_type: Annotated[
+        str | None,
+        _stage(
+            "--down-type",
+            metavar="TYPE",
+            help="Of its turned down matrices: auto, same (as they were), q8_0, q6_k, q5_k, q5_1, ...",
+        ),
+    ] = None
     no_predictors: Annotated[
         bool, _stage("--no-predictors", help="In it there are none, for ReLU and ReLU squared: only turned matrices.")
     ] = False
@@ -94,14 +100,29 @@ class StageFlags:
             raise UsageError(f"--max-quality-loss must be from 0 on, got {self.max_quality_loss:g}")
         if self.density is not None and self.max_quality_loss is not None:
             raise UsageError("--density and --max-quality-loss exclude each other: one is found from the other")
-        if self.merge_small and not self.merge:
-            raise UsageError("--merge-small says how --merge FILE is written: give that, too")
+        if self.down_type is not None and not self.merge:
+            raise UsageError("--down-type says how --merge FILE is written: give that, too")
+        if self.down_type is not None:
+            self.down()
         if self.no_predictors and not self.merge:
             raise UsageError("--no-predictors says how --merge FILE is written: give that, too")
         if self.no_predictors and any(alone):
             raise UsageError("--no-predictors only writes --merge FILE: it goes with no other stage")
         if self.plan_only and self.merge:
             raise UsageError("--merge has nothing to write with --plan-only")
+
+    def down(self) -> "DownType":
+        """As merging takes it. Raises UsageError."""
+        from powerinfer_cli.gguf_io import GGMLType
+        from powerinfer_cli.gguf_io.encoders import SEARCHED
+        from powerinfer_cli.model.turned import FLOATS, Width
+
+        named: dict[str, Width | GGMLType] = {width.value: width for width in Width}
+        named |= {kind.name.lower(): kind for kind in sorted((*SEARCHED, *FLOATS))}
+        found = named.get((self.down_type or Width.AUTO).lower())
+        if found is None:
+            raise UsageError(f"--down-type {str(self.down_type)[:40]}: choose from {', '.join(named)}")
+        return found
 
     def training(self, device: str) -> "TrainOptions":
         """As the solver takes it. device: as torch names it."""

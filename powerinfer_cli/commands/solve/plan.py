@@ -7,6 +7,7 @@ from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.commands.solve.target import Machine, whole_target
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import Model, with_predictors
 from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.plan_files import keep_plan
@@ -52,7 +53,7 @@ def plan_stage(
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     beside = Companions(made.statistics, made.predictors, made.together)
     if made.predictors:
-        model = with_predictors(model, made.predictors)
+        model = with_predictors(model, made.predictors, CompiledFit())
     job = PlanJob.of(gguf, model, options, machine.target, beside, flags.wishes().max_layers)
     profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
     result = job.make(profile, flags.solver.value)
