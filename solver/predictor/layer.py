@@ -1,4 +1,4 @@
-"""Training of one layer's predictor: which neurons will be active, told from the residual before the FFN norm.
+"""One layer's predictor: which neurons will be active, told from the residual before the FFN norm.
 
 The predictor is `fc2 @ relu(fc1 @ x)`, without biases, as PowerInfer's files hold it. Without biases it is positively
 homogeneous: scaling x scales the logits and leaves their signs alone. So training sees every token at unit RMS,
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from solver.predictor.samples import Samples
-from solver.predictor.start import Start, linear_start, rows_from_labels
+from solver.predictor.start import Residuals, Start, start_from_labels, start_from_rows
 
 __all__ = [
     "PredictorOptions",
@@ -37,12 +37,13 @@ LEAST_CONSTANT = 0.05  # what of "about 1 for every token" is trusted
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How to train. `recall` is the target on other text; `margin` is added to it on held-back tokens."""
+    """How to make one. `recall` is the target on other text; `margin` is added to it on held-back tokens. steps: of
+    gradient descent from the closed form."""
 
     rank: int = 64
     recall: float = 0.95
     margin: float = 0.01
-    steps: int = 500
+    steps: int = 0
     batch: int = 512
     positive_weight: float = 6.0
     validation_share: float = 0.05
@@ -63,6 +64,15 @@ class PredictorReport:
     predicted_density: float
     true_density: float
     rank: int
+
+    @classmethod
+    def of_dense(cls, true_density: float) -> "PredictorReport":
+        """Of a layer that has no predictor."""
+        return cls(1.0, 1.0, 1.0, true_density, 0)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.rank == 0
 
     @property
     def excess(self) -> float:
@@ -117,9 +127,11 @@ def train_predictor(
     held back for threshold and report. Raises ValueError: too few tokens to hold any back.
     """
     train, held = Samples.of(inputs, activations).to(options.device).split(options.validation_share)
-    unit = train.unit_inputs()
-    map_rows = rows_from_labels(unit, train) if rows is None else rows
-    start = linear_start(unit, map_rows, min(options.rank, train.n_embd), options.seed)
+    residuals, most = Residuals(train.unit_inputs()), min(options.rank, train.n_embd)
+    if rows is None:
+        start = start_from_labels(residuals, train, most, options.seed)
+    else:
+        start = start_from_rows(residuals, rows, most, options.seed)
     return fit(train, held, start, options)
 
 

@@ -1,50 +1,51 @@
 """The rank of a layer's predictor: a larger one costs bytes itself, a smaller one lets idle neurons through."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
-from solver.predictor.layer import PredictorOptions, TrainedPredictor, fit
+from solver.predictor.layer import LEAST_CONSTANT, PredictorOptions, PredictorReport, TrainedPredictor, fit
 from solver.predictor.samples import Samples
-from solver.predictor.start import Start, linear_start, rows_from_labels
+from solver.predictor.start import Residuals, Start, start_from_labels, start_from_rows
 
-__all__ = [
-    "Costs",
-    "RankOptions",
-    "candidates",
-    "choose",
-    "most_rank",
-    "start_densities",
-    "train_at_best_rank",
-]
+__all__ = ["LEAST_GAIN", "Costs", "RankOptions", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
 
 MOST = 1280  # directions that are looked at; released predictors of 13B models have no more
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
-GAINED = 0.75  # what training leaves of the start's falsely predicted neurons (NOTES, "Predictors")
-SETTLED = 1.05  # of the true density: a start that lets no more through is not trained
 HELD = 2048  # tokens on which starts are compared
-TRIES = 3
+PATIENCE = 3  # ranks, each dearer than the best before
+LEAST_GAIN = 0.03  # of a token's bytes, for which gradient steps are worth their time
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes read for a neuron that is let through, and for each hidden neuron of the predictor."""
+    """Bytes read for a neuron that is let through, and for each hidden neuron of the predictor.
+
+    spared: of a neuron's bytes, those that are not read where its gate turns out to be 0. dense: of the whole layer
+    without a predictor.
+    """
 
     neuron: float
     hidden: float
+    spared: float = 0.0
+    dense: float = math.inf
 
-    def of(self, density: float, rank: int, n_ff: int) -> float:
-        """Bytes read for a token."""
-        return density * n_ff * self.neuron + rank * self.hidden
+    def of(self, density: float, rank: int, n_ff: int, true: float = 1.0) -> float:
+        """Bytes read for a token, with these shares of neurons let through, and not 0."""
+        idle = max(0.0, density - true)
+        return n_ff * (density * self.neuron - idle * self.spared) + rank * self.hidden
+
+    def of_report(self, report: PredictorReport, n_ff: int) -> float:
+        """Bytes read for a token with a predictor."""
+        return self.of(report.predicted_density, report.rank, n_ff, report.true_density)
 
 
 @dataclass(frozen=True)
 class RankOptions:
-    """`most_excess`: predicted density over true density that is to be kept where any rank does. rank: no choice."""
+    """rank: None for the one with which a token reads the fewest bytes."""
 
-    most_excess: float = 1.6
     rank: int | None = None
 
 
@@ -72,81 +73,64 @@ def train_at_best_rank(
     *,
     compare: bool = False,
 ) -> TrainedPredictor:
-    """Train at the cheapest rank whose predicted density is within `most_excess` of the true one.
+    """The predictor in closed form with which a token reads the fewest bytes, be they more than the dense layer's.
 
-    Ranks are compared by where training starts from, and by what training takes off. Where the trained predictor
-    misses the limit all the same, larger ranks are tried. `rows`: as for `train_predictor`; with `compare` they are
-    weighed against a start from the labels alone.
+    With `options.steps` it is trained as well, and what comes of it taken where it saves LEAST_GAIN. `rows`: as for
+    `train_predictor`; with `compare` they are weighed against the labels alone.
     """
     train, held = samples.to(options.device).split(options.validation_share)
     most = choice.rank or most_rank(samples.n_embd, samples.n_ff)
-    start = _start(train, held, rows, most, options, compare=compare)
-    if choice.rank:
-        return fit(train, held, start, replace(options, rank=choice.rank), on_step)
-    ranks = candidates(most)
-    densities, true = start_densities(start, held, ranks, options.recall + options.margin)
-    chosen = choose(ranks, densities, true, costs, choice.most_excess, samples.n_ff)
-    best: TrainedPredictor | None = None
-    for _ in range(TRIES):
-        settled = densities[ranks.index(chosen)] <= SETTLED * true
-        found = fit(train, held, start, replace(options, rank=chosen, steps=0 if settled else options.steps), on_step)
-        best = _better(best, found, choice.most_excess)
-        left = [rank for rank in ranks if rank > chosen]
-        if found.report.excess <= choice.most_excess or not left:
-            break
-        gained = (found.report.predicted_density - true) / max(densities[ranks.index(chosen)] - true, 1e-9)
-        chosen = choose(left, densities[-len(left) :], true, costs, choice.most_excess, samples.n_ff, gained)
-    assert best is not None  # there is at least one try
+    recall, n_ff = options.recall + options.margin, samples.n_ff
+    found = [
+        (*_cheapest(start, held, [most] if choice.rank else candidates(most), costs, recall), start)
+        for start in _starts(train, rows, most, options.seed, compare=compare)
+    ]
+    _, rank, start = min(found, key=lambda one: one[0])
+    best = fit(train, held, start, replace(options, rank=rank, steps=0))
+    if options.steps:
+        trained = fit(train, held, start, replace(options, rank=rank), on_step)
+        before, after = (costs.of_report(one.report, n_ff) for one in (best, trained))
+        best = trained if after <= (1 - LEAST_GAIN) * before else best
     return best
 
 
-def _start(
-    train: Samples, held: Samples, rows: torch.Tensor | None, most: int, options: PredictorOptions, *, compare: bool
-) -> Start:
-    unit = train.unit_inputs()
-    maps = [] if rows is None else [rows]
+def _starts(train: Samples, rows: torch.Tensor | None, most: int, seed: int, *, compare: bool) -> Iterator[Start]:
+    residuals = Residuals(train.unit_inputs())
+    if rows is not None:
+        yield start_from_rows(residuals, rows, most, seed)
     if rows is None or compare:
-        maps.append(rows_from_labels(unit, train))
-    starts = [linear_start(unit, one, most, options.seed) for one in maps]
-    return min(starts, key=lambda start: start_densities(start, held, [most], options.recall)[0][0])
+        yield start_from_labels(residuals, train, most, seed)
 
 
-def start_densities(start: Start, held: Samples, ranks: list[int], recall: float) -> tuple[list[float], float]:
-    """The density with which each rank's start has the recall, and the true density."""
+def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, recall: float) -> tuple[float, int]:
+    """Bytes of a token, and the rank with which they are fewest."""
+    best, worse = (math.inf, ranks[0]), 0
+    for rank, density, true in start_densities(start, held, ranks, recall):
+        price = costs.of(density, rank, held.n_ff, true)
+        best, worse = ((price, rank), 0) if price < best[0] else (best, worse + 1)
+        if worse == PATIENCE:
+            break
+    return best
+
+
+def start_densities(
+    start: Start, held: Samples, ranks: Sequence[int], recall: float
+) -> Iterator[tuple[int, float, float]]:
+    """Each rank, the density with which its start has the recall, and the true density."""
     part = held[:HELD]
-    x, truth = part.unit_inputs(), part.labels()
-    active = int(truth.sum())
+    (features, one), truth = start.features(part.unit_inputs()), part.labels()
+    one, active = one.clamp(min=LEAST_CONSTANT), int(truth.sum())
     true = active / max(1, truth.numel())
-    if not active:
-        return [0.0] * len(ranks), 0.0
     missed = max(1, int((1 - recall) * active))
-    densities = []
+    products, before = features.new_zeros(truth.shape), 0
     for rank in ranks:
-        fc1, fc2 = start.predictor(rank)
-        logits = F.linear(F.relu(F.linear(x, fc1.to(x))), fc2.to(x))
+        used = min(rank - 1, start.most)
+        products.addmm_(features[:, before:used], start.weights[:, before:used].T)
+        before = used
+        if not active:
+            yield rank, 0.0, 0.0
+            continue
+        scales, offsets = start.calibrated(used)
+        logits = (products / one[:, None]).mul_(scales).add_(offsets)  # as `calibrate` sees them
         threshold = logits[truth].kthvalue(missed).values
-        densities.append((logits >= threshold).float().mean().item())
-    return densities, true
-
-
-def choose(
-    ranks: list[int],
-    densities: list[float],
-    true: float,
-    costs: Costs,
-    most_excess: float,
-    n_ff: int,
-    gained: float = GAINED,
-) -> int:
-    """The cheapest rank within the limit; where none is, the cheapest of all."""
-    expected = [true + gained * max(0.0, density - true) for density in densities]
-    price = {rank: costs.of(density, rank, n_ff) for rank, density in zip(ranks, expected, strict=True)}
-    within = [rank for rank, density in zip(ranks, expected, strict=True) if density <= most_excess * true]
-    return min(within or ranks, key=lambda rank: price[rank])
-
-
-def _better(old: TrainedPredictor | None, new: TrainedPredictor, most_excess: float) -> TrainedPredictor:
-    """The new one if it keeps the limit, or lets fewer neurons through."""
-    if old is None or new.report.excess <= most_excess:
-        return new
-    return min((old, new), key=lambda one: one.report.predicted_density)
+        yield rank, (logits >= threshold).float().mean().item(), true

@@ -39,8 +39,9 @@ def train_layers(
     made_with: Mapping[str, Any],
     events: LoadEvents,
 ) -> list[PredictorReport]:
-    """Train a predictor for each layer from what was collected, and write the directory `folder`.
+    """Make a predictor for each layer from what was collected, and write the directory `folder`.
 
+    A layer that reads no fewer bytes with its predictor gets none: its report is that of a dense layer.
     A finished layer's file stays in `work`: another call that is `made_with` the same goes on with the next.
     Raises PowerInferError.
     """
@@ -51,12 +52,17 @@ def train_layers(
         events.note(f"training: going on after layer {len(reports) - 1} of {config.n_layer}")
     for number in range(len(reports), config.n_layer):
         trained = _train_layer(layers[number], config, buffer.layer(number), options, number, events)
-        write_layer(work, number, trained)
-        reports.append(trained.report)
+        costs, n_ff = layer_costs(layers[number], config), config.n_ff[number]
+        if costs.of_report(trained.report, n_ff) < costs.dense or options.ranks.rank:
+            write_layer(work, number, trained)
+            reports.append(trained.report)
+        else:
+            reports.append(PredictorReport.of_dense(trained.report.true_density))
         state = state.with_stage(STAGE, made_with, {"reports": [asdict(report) for report in reports]})
         events.note(_line(number, trained.report))
     settings = {"sparse_threshold": 0.0, "powerinfer": dict(made_with)}
-    publish(work, folder, config.n_layer, settings)
+    dense = [number for number, report in enumerate(reports) if report.is_dense]
+    publish(work, folder, config.n_layer, settings, dense)
     return reports
 
 
@@ -68,7 +74,8 @@ def _finished(state: SolverState, made_with: Mapping[str, Any], work: Path) -> l
         reports = [PredictorReport(**report) for report in state.found(STAGE)["reports"]]
     except (KeyError, TypeError):
         return []
-    return reports if all(layer_file(work, layer).is_file() for layer in range(len(reports))) else []
+    there = (report.is_dense or layer_file(work, layer).is_file() for layer, report in enumerate(reports))
+    return reports if all(there) else []
 
 
 def _train_layer(
@@ -80,33 +87,31 @@ def _train_layer(
     events: LoadEvents,
 ) -> TrainedPredictor:
     predictor = replace(options.predictor, seed=options.predictor.seed + number)
-    rows = neuron_rows(weights, samples[: 1 << 13].unit_inputs())
+    exact = weights.ffn.neurons.activation.has_exact_zeros
+    rows = neuron_rows(weights, samples[: 1 << 13].unit_inputs()) if exact else None
     steps = max(1, predictor.steps)
 
     def on_step(done: int, total: int) -> None:
         share = math.floor(steps * done / max(1, total))
         events.progress("training predictors", number * steps + share, config.n_layer * steps)
 
-    return train_at_best_rank(
-        samples,
-        rows,
-        layer_costs(weights, config),
-        predictor,
-        options.ranks,
-        on_step,
-        compare=not weights.ffn.neurons.activation.has_exact_zeros,
-    )
+    return train_at_best_rank(samples, rows, layer_costs(weights, config), predictor, options.ranks, on_step)
 
 
 def layer_costs(weights: FileLayer, config: ModelConfig) -> Costs:
     """Bytes of a neuron's rows, and of a hidden neuron of the predictor, which is stored in 8 bits."""
     neurons = weights.ffn.neurons
-    neuron = sum(tensor.nbytes for tensor in neurons.matrices) / neurons.n_ff
+    dense = sum(tensor.nbytes for tensor in neurons.matrices)
+    first = neurons.up if neurons.gate is None else neurons.gate
+    spared = dense - first.weight.nbytes if neurons.activation.has_exact_zeros else 0
     block_size, block_bytes = BLOCK[GGMLType.Q8_0]
-    return Costs(neuron, (config.n_embd + neurons.n_ff) * block_bytes / block_size)
+    hidden = (config.n_embd + neurons.n_ff) * block_bytes / block_size
+    return Costs(dense / neurons.n_ff, hidden, spared / neurons.n_ff, dense)
 
 
 def _line(number: int, report: PredictorReport) -> str:
+    if report.is_dense:
+        return f"layer {number}: dense, as no predictor reads less ({report.true_density:.1%} active)"
     return (
         f"layer {number}: rank {report.rank}, recall {report.recall:.1%}, "
         f"predicted {report.predicted_density:.1%} for {report.true_density:.1%} active"

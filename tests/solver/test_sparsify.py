@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import load_predictors
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver import sparsify as module
-from solver.predictor import DensityChoice, PredictorOptions, RankOptions, TrainOptions
+from solver.predictor import DensityChoice, PredictorOptions, RankOptions, TrainOptions, training
+from solver.predictor.ranks import Costs
 from solver.sparsify import SparsifyWishes, sparsify
 from solver.stages import Place, SolverModel, text_chunks
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
@@ -68,3 +70,18 @@ def test_predictors_that_cost_too_much_are_made_for_a_higher_density(
     assert len(tried) == len(densities) - 1
     if tried:
         assert tried[0] == "density 30%: perplexity +20.0% with predictors, but +5.0% is allowed: trying 40%"
+
+
+def test_layers_that_read_no_less_with_a_predictor_get_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a hidden neuron costs more than the whole layer, that is all of them."""
+    notes: list[str] = []
+    model, options = model_of("llama", tmp_path, notes), replace(OPTIONS, ranks=RankOptions())
+    monkeypatch.setattr(training, "layer_costs", lambda *_: Costs(neuron=1, hidden=1e6, dense=1000))
+    found = sparsify(model, text_chunks(model, IDS, None), Place(tmp_path / "out"), SparsifyWishes(0.5), options)
+    assert all(report.is_dense and report.predicted_density == 1 for report in found.reports)
+    assert all(report.true_density == pytest.approx(0.5, abs=0.02) for report in found.reports)
+    assert found.quality.loss == pytest.approx(0, abs=1e-6)
+    assert "layer 0: dense" in " ".join(notes), notes
+    config = model.config
+    predictors = load_predictors(tmp_path / "out" / "predictor", config.n_embd, config.n_ff)
+    assert predictors.dense_layers == tuple(range(config.n_layer))

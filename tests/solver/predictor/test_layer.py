@@ -9,7 +9,7 @@ from torch import Tensor
 
 from solver.predictor.layer import PredictorOptions, TrainedPredictor, measure, predict, train_predictor
 from solver.predictor.samples import Samples, pack, unpack
-from solver.predictor.start import linear_start
+from solver.predictor.start import Residuals, start_from_rows
 
 OPTIONS = PredictorOptions(rank=32, recall=0.9, margin=0.005, steps=250, batch=64, validation_share=0.1, seed=3)
 N_EMBD, N_FF = 32, 48
@@ -170,6 +170,44 @@ def test_tokens_are_held_back_in_blocks_all_over_the_text() -> None:
 def test_a_start_of_full_rank_is_the_map(data: tuple[Tensor, Tensor, Tensor]) -> None:
     inputs, _, rows = data
     unit = Samples.of(inputs, inputs).unit_inputs()
-    fc1, fc2 = linear_start(unit, rows, N_EMBD, 0).predictor(N_EMBD + 1)
+    fc1, fc2 = start_from_rows(Residuals(unit), rows, N_EMBD, 0).predictor(N_EMBD + 1)
     wanted, found = unit @ rows.T, predict(fc1, fc2, unit)
     assert ((wanted > 0) == (found > 0)).float().mean() > 0.99
+
+
+def neurons_cut_unevenly(graded: bool) -> tuple[Samples, Tensor]:
+    """A rank of 8 says all of one half of the neurons, and little of the others; a share of 5 to 30 % is active.
+
+    graded: by a threshold on their size, as in a model without zeros, so that the map is not known.
+    """
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(6000, 40, generator=generator)
+    x[:, 0] = 6
+    rows = torch.zeros(64, 40)
+    rows[:32, 1:8] = torch.randn(32, 7, generator=generator) * 3
+    rows[32:, 8:] = torch.randn(32, 32, generator=generator)
+    rows[:, 0] = -rows.norm(dim=1) * torch.linspace(0.5, 1.6, 32).repeat(2) / 6
+    noise = 0.2 * torch.randn(6000, 64, generator=generator) * rows.norm(dim=1) if graded else 0.0
+    return Samples.of(x, x @ rows.T + noise > 0), rows
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_neurons_of_which_less_is_known_get_thresholds_of_their_own(graded: bool) -> None:
+    """Against the same logits, neuron by neuron, at one threshold for all."""
+    samples, rows = neurons_cut_unevenly(graded)
+    found = train_predictor(
+        samples.inputs, samples.labels(), replace(OPTIONS, rank=9, recall=0.95, steps=0), None if graded else rows
+    )
+    logits = predict(found.fc1, found.fc2, samples.unit_inputs())
+    plain = (logits - logits.mean(dim=0)) / logits.std(dim=0) - (rows[:, 0] * -6 / rows[:, 1:].norm(dim=1))
+    threshold = plain[samples.labels()].quantile(0.04) if plain.numel() < 1 << 20 else 0.0
+    alike = (plain >= threshold).float().mean()
+    assert found.report.recall >= 0.95
+    assert found.report.predicted_density < 0.9 * alike
+
+
+def test_constants_do_not_spoil_the_block_that_they_are_stored_in(data: tuple[Tensor, Tensor, Tensor]) -> None:
+    """A block of 32 numbers has one scale."""
+    inputs, activations, rows = data
+    _, fc2 = start_from_rows(Residuals(Samples.of(inputs, activations).unit_inputs()), rows, N_EMBD, 0).predictor(32)
+    assert fc2[:, 0].square().mean() <= 1.01 * fc2[:, 1:].square().mean()
