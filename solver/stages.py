@@ -237,7 +237,7 @@ def density_stage(model: SolverModel, chunks: Chunks, density: float | None, mos
         raise PowerInferError(
             f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
         )
-    meter = DensityMeter(model.model, held_out(chunks)[1], model.options.n_threads)
+    meter = DensityMeter(model.open_engine(), held_out(chunks)[1])
     if density is not None:
         rule = ActiveRule(density)
         loss = meter.loss(density)

@@ -12,6 +12,7 @@ from powerinfer_cli.model.blocks import LEAST_SUM, XIELU, Gating, Router, Temper
 __all__ = [
     "activate",
     "attention",
+    "largest",
     "layer_norm",
     "neuron_values",
     "predict_active",
@@ -65,6 +66,12 @@ def neuron_values(
     if gate is None:
         return activate(up, activation, curve)
     return activate(gate, activation, curve) * (torch.relu(up) if relu_on_up else up)
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """bool [T, n]: of each row of values [T, n] the `count` largest by size, with all as large as the least."""
+    sizes = values.abs()
+    return sizes >= sizes.topk(count, dim=1).values[:, -1:]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, style: RopeStyle) -> Tensor:

@@ -14,13 +14,15 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Hidden", "Logits", "Parts", "Tap"]
+__all__ = ["Backend", "Floats", "Hidden", "Logits", "Parts", "Watch"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Hidden: TypeAlias = npt.NDArray[np.float32]
+Floats: TypeAlias = npt.NDArray[np.float32]
 
-# Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32 and read-only, valid during the call only.
-Tap: TypeAlias = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], None]
+# Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32, valid during the call only. The down matrix meets
+# what it leaves in activations.
+Watch: TypeAlias = Callable[[int, Floats, Floats], None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Backend(Protocol):
     def forward(self, batch: Batch) -> None:
         """Evaluate tokens behind those that their sequences have already. Their pages are in the table."""
 
-    def record(self, batch: Batch, tap: Tap) -> None:
-        """As `forward`, with every neuron computed and nothing counted; `tap` is called after each layer, in order."""
+    def record(self, batch: Batch, watch: Watch) -> None:
+        """As `forward`, with every neuron computed and nothing counted; `watch` is called in each layer, in order."""
 
     def hidden_at(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these tokens of the last `forward`."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Placement
-from powerinfer_cli.runtime.backend import Backend, Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import extent_of, fitting_context, kv_bytes
 from powerinfer_cli.runtime.memory import available_memory
@@ -24,7 +25,10 @@ from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
-__all__ = ["ContextFull", "Engine"]
+__all__ = ["Change", "ContextFull", "Engine", "Tap"]
+
+Tap: TypeAlias = Callable[[int, Floats, Floats], None]  # layer, residual [T, n_embd], activations [T, n_ff]
+Change: TypeAlias = Callable[[int, Floats], None]  # layer, activations [T, n_ff], which it may write to
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -177,8 +181,16 @@ class Engine:
             found |= dict(zip(passed, told, strict=True))
         return [found[i] for i in range(len(pieces))]
 
-    def prefill(self, ids: Sequence[int], on_batch: Callable[[int, int], None] | None = None) -> Logits:
+    def prefill(
+        self,
+        ids: Sequence[int],
+        on_batch: Callable[[int, int], None] | None = None,
+        change: Change | None = None,
+    ) -> Logits:
         """Append ids, a batch at a time; the logits [n_vocab] that follow the last. `on_batch(done, all)` is progress.
+
+        With `change` every neuron is computed, and change(layer, activations [T, n_ff]) may write to what meets the
+        down matrix; nothing is counted.
 
         Raises:
             ContextFull: the context has no room for them (nothing was appended).
@@ -188,7 +200,7 @@ class Engine:
         self._sequences.check([(0, ids)])
         done = 0
         for batch in batched(ids, self.most_tokens):
-            self._forward([(0, batch)])
+            self._forward([(0, batch)], change)
             done += len(batch)
             if on_batch:
                 on_batch(done, len(ids))
@@ -201,12 +213,15 @@ class Engine:
         following: Logits = self._logits_at([0])[0]
         return following
 
-    def logits(self, ids: Sequence[int]) -> Logits:
-        """Append ids; the logits after each of them, [len(ids), n_vocab]. Raises ContextFull."""
+    def logits(self, ids: Sequence[int], change: Change | None = None) -> Logits:
+        """Append ids; the logits after each of them, [len(ids), n_vocab]. change: as in `prefill`.
+
+        Raises ContextFull.
+        """
         self._sequences.check([(0, ids)])
         found = [np.empty((0, self.config.n_vocab), np.float32)]
         for batch in batched(ids, self.most_tokens):
-            self._forward([(0, batch)])
+            self._forward([(0, batch)], change)
             found.append(self._logits_at(range(len(batch))))
         return np.concatenate(found)
 
@@ -222,16 +237,19 @@ class Engine:
             ContextFull: the context has no room for them.
             PowerInferError: the model has experts.
         """
-        if self._has_experts:
-            raise PowerInferError("what experts' neurons are for a token cannot be recorded yet")
+        self._check_recordable()
         self.reset()
         self._sequences.check([(0, ids)])
         try:
             for batch in batched(ids, self.most_tokens):
-                self._backend.record(self._sequences.batch([(0, batch)]), tap)
+                self._backend.record(self._sequences.batch([(0, batch)]), partial(_show, tap))
                 self._sequences.note([(0, batch)])
         finally:
             self.reset()
+
+    def _check_recordable(self) -> None:
+        if self._has_experts:
+            raise PowerInferError("what experts' neurons are for a token cannot be recorded yet")
 
     def left(self, n: int, sequence: int = 0) -> int:
         """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what
@@ -331,16 +349,32 @@ class Engine:
         seconds.outside_cold += took - (seconds.cold - cold)
         return found
 
-    def _forward(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:
-        """Append (sequence, ids)."""
+    def _forward(self, parts: Sequence[tuple[int, Sequence[int]]], change: Change | None = None) -> Batch:
+        """Append (sequence, ids). change: as in `prefill`."""
+        if change is not None:
+            self._check_recordable()
         self._sequences.check(parts)
         batch = self._sequences.batch(parts)
         try:
-            self._timed(self._backend.forward, batch)
+            if change is None:
+                self._timed(self._backend.forward, batch)
+            else:
+                self._backend.record(batch, partial(_change, change))
             self._sequences.note(parts)
         finally:
             self._sequences.give_back()
         return batch
+
+
+def _show(tap: Tap, layer: int, residual: Floats, activations: Floats) -> None:
+    views = residual.view(), activations.view()
+    for view in views:
+        view.flags.writeable = False
+    tap(layer, *views)
+
+
+def _change(change: Change, layer: int, _: Floats, activations: Floats) -> None:
+    change(layer, activations)
 
 
 def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:

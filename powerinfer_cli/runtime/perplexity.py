@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.runtime.engine import Engine
+from powerinfer_cli.runtime.engine import Change, Engine
 
 __all__ = ["Floats", "Score", "chunk_losses", "chunks", "losses", "ratio"]
 
 Floats = npt.NDArray[np.float64]
 
 ROWS = 256  # tokens whose logits are in memory at a time
+AT_ONCE = 16  # of these, what a core's cache holds
 
 
 @dataclass
@@ -57,9 +58,13 @@ def _exp(value: float) -> float:
 
 def losses(logits: npt.NDArray[np.float32], targets: Sequence[int]) -> Floats:
     """logits [T, n_vocab], targets [T] -> -log softmax(logits)[target], [T]"""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(shifted).sum(axis=1))
-    return np.asarray(log_total - shifted[np.arange(len(shifted)), list(targets)])
+    found = np.empty(len(logits))
+    for start in range(0, len(logits), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        shifted = logits[part] - logits[part].max(axis=1, keepdims=True)
+        chosen = shifted[np.arange(len(shifted)), targets[part]].astype(np.float64)
+        found[part] = np.log(np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)) - chosen
+    return found
 
 
 def chunks(ids: Sequence[int], n_ctx: int, bos: int | None) -> Iterator[list[int]]:
@@ -69,14 +74,18 @@ def chunks(ids: Sequence[int], n_ctx: int, bos: int | None) -> Iterator[list[int
         yield chunk if bos is None else [bos, *chunk[1:]]
 
 
-def chunk_losses(engine: Engine, chunk: Sequence[int], check: Callable[[], None]) -> Floats:
-    """Losses of the tokens behind the first of a chunk's second half. `check` is called between batches."""
+def chunk_losses(
+    engine: Engine, chunk: Sequence[int], check: Callable[[], None], change: Change | None = None
+) -> Floats:
+    """Losses of the tokens behind the first of a chunk's second half. `check` is called between batches. change: as
+    in `Engine.prefill`.
+    """
     first = len(chunk) // 2
     engine.reset()
-    engine.prefill(chunk[:first], on_batch=lambda done, total: check())
+    engine.prefill(chunk[:first], on_batch=lambda done, total: check(), change=change)
     found = []
     for start in range(first, len(chunk) - 1, ROWS):
         part = chunk[start : min(start + ROWS, len(chunk) - 1)]
-        found.append(losses(engine.logits(part), chunk[start + 1 : start + 1 + len(part)]))
+        found.append(losses(engine.logits(part, change), chunk[start + 1 : start + 1 + len(part)]))
         check()
     return np.concatenate(found)

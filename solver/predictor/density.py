@@ -1,18 +1,14 @@
-"""How sparse a SiLU or GELU model may be: its perplexity with the largest neurons only, by the plain engine."""
+"""How sparse a SiLU or GELU model may be: its perplexity with the largest neurons only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from powerinfer_cli.model import Model
-from powerinfer_cli.runtime import EngineOptions, LoadEvents, SparsityStats
-from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.pages import Extent, PageTable
-from powerinfer_cli.runtime.perplexity import Floats, Score, losses, ratio
-from powerinfer_cli.runtime.reference.backend import ReferenceBackend
-from solver.profile import largest
+from powerinfer_cli.runtime import Engine, LoadEvents
+from powerinfer_cli.runtime.perplexity import Score, chunk_losses, ratio
+from solver.profile import ActiveRule
 
 __all__ = ["STEPS", "DensityChoice", "DensityMeter", "find_density"]
 
@@ -31,14 +27,9 @@ class DensityChoice:
 class DensityMeter:
     """Measures a model on held-out chunks, with the neurons left out that are not among the largest."""
 
-    def __init__(self, model: Model, chunks: Sequence[Sequence[int]], n_threads: int | None = None) -> None:
-        n_ctx = max(map(len, chunks))
-        options = EngineOptions(n_ctx=n_ctx, n_threads=n_threads, reference=True, all_active=True)
-        pages = PageTable(Extent(n_ctx))
-        pages.resize(0, n_ctx)
-        parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-        self._backend = ReferenceBackend(parts)
-        self._chunks = chunks
+    def __init__(self, engine: Engine, chunks: Sequence[Sequence[int]]) -> None:
+        """engine: with every neuron."""
+        self._engine, self._chunks = engine, chunks
         self._dense = self._score(1.0)
 
     @property
@@ -51,20 +42,14 @@ class DensityMeter:
         return ratio(self._score(density), self._dense)[0] - 1
 
     def _score(self, density: float) -> Score:
-        score = Score()
-        for chunk in self._chunks:
-            score.add(self._losses(chunk, density))
-        return score
+        rule, score = ActiveRule(density), Score()
 
-    def _losses(self, chunk: Sequence[int], density: float) -> Floats:
-        """Of the tokens behind the first of the second half, as in `runtime.perplexity`."""
-        batch = Batch.of([(0, chunk, 0)])
-        if density >= 1:
-            self._backend.forward(batch)
-        else:
-            self._backend.forward_changed(batch, lambda values: values * largest(values, density))
-        first = len(chunk) // 2
-        return losses(self._backend.logits_at(range(first, len(chunk) - 1)), chunk[first + 1 :])
+        def change(_: int, activations: npt.NDArray[np.float32]) -> None:
+            rule.apply(activations)
+
+        for chunk in self._chunks:
+            score.add(chunk_losses(self._engine, chunk, lambda: None, None if density == 1 else change))
+        return score
 
 
 def find_density(meter: DensityMeter, most_loss: float, events: LoadEvents) -> DensityChoice:

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.kernels.cpu.largest import keep_largest, least_of_largest
 from powerinfer_cli.model import ModelConfig
 
-__all__ = ["ActiveRule", "largest"]
+__all__ = ["ActiveRule"]
 
 
 @dataclass(frozen=True)
 class ActiveRule:
-    """density None: those that are not 0 (ReLU). Else, for each token, this share of all: those of the largest size."""
+    """density None: those that are not 0 (ReLU). Else, for each token, this share of all, those of the largest size:
+    at least one neuron.
+    """
 
     density: float | None = None
 
@@ -40,13 +41,15 @@ class ActiveRule:
         if self.density is None:
             nonzero: npt.NDArray[np.bool_] = activations != 0
             return nonzero
-        chosen: npt.NDArray[np.bool_] = largest(torch.tensor(activations), self.density).numpy()
+        least = least_of_largest(activations, self._count(activations))
+        chosen: npt.NDArray[np.bool_] = np.abs(activations) >= least[:, None]
         return chosen
 
+    def apply(self, activations: npt.NDArray[np.float32]) -> None:
+        """Of activations [T, n_ff] those that are not active become 0, in place."""
+        if self.density is not None:
+            keep_largest(activations, self._count(activations))
 
-def largest(activations: Tensor, density: float) -> Tensor:
-    """bool [T, n_ff]: for each token the share `density` of the largest by size, at least one neuron."""
-    sizes = activations.abs()
-    count = max(1, math.ceil(density * sizes.shape[1]))
-    least = sizes.topk(count, dim=1).values[:, -1:]
-    return sizes >= least
+    def _count(self, activations: npt.NDArray[np.float32]) -> int:
+        n_ff: int = activations.shape[1]
+        return max(1, math.ceil((self.density or 1) * n_ff))

@@ -26,7 +26,7 @@ from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Pre
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
@@ -47,14 +47,22 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 
-__all__ = ["SparseWorkspace", "make_sparse_workspace", "sparse_batch", "spread_values"]
+__all__ = [
+    "SparseWorkspace",
+    "add_rows",
+    "gather_values",
+    "make_sparse_workspace",
+    "sparse_batch",
+    "sparse_values",
+    "spread_values",
+]
 
 _BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
 _ROOM = _BLOCK + 16  # for a token's list of a block's neurons
 
 MARK = operands("state logits modes threshold n_ff counts tokens capacity passed")
 TURN = operands("state n_ff counts tokens values capacity sizes chosen factors most")
-SPREAD = operands("state n_ff sizes chosen factors most out stride")
+SPREAD = operands("state n_ff counts sizes chosen factors most rows stride")
 ADD_ROWS = operands("state rows counts sizes chosen factors most out stride bias scratch scratch_bytes")
 
 
@@ -118,6 +126,21 @@ def sparse_batch(
     hidden: relu(fc1 x), the input of fc2; without a predictor every neuron is computed. counts [2]: how many neurons
     are let through, and how many fire, over all tokens, is added to it. `products`: a workspace for fc2.
     """
+    values = sparse_values(state, x, hidden, neurons, predictor, counts, products, workspace)
+    return [*values, add_rows(state, neurons, out, workspace)]
+
+
+def sparse_values(
+    state: npt.NDArray[np.int64],
+    x: Vectors,
+    hidden: Vectors | None,
+    neurons: RowNeurons,
+    predictor: Predictor | NeuronMask | None,
+    counts: npt.NDArray[np.int64],
+    products: Workspace,
+    workspace: SparseWorkspace,
+) -> list[Operation]:
+    """The first part of `sparse_batch`: what neurons are for which tokens, in the workspace."""
     w, capacity = workspace, workspace.tokens.shape[1]
     operations: list[Operation] = []
     asked: dict[str, Operand] = {"logits": None, "modes": None, "threshold": 0.0}
@@ -179,36 +202,62 @@ def sparse_batch(
             **lists_of,
             **turned,
         ),
-        Operation.of(
-            _add_rows,
-            ADD_ROWS,
-            state=state,
-            rows=neurons.down.weight,
-            counts=w.counts,
-            **turned,
-            out=out,
-            stride=out.shape[1],
-            bias=neurons.down.bias,
-            scratch=w.scratch,
-            scratch_bytes=w.scratch.shape[1],
-        ),
     ]
 
 
-def spread_values(state: npt.NDArray[np.int64], workspace: SparseWorkspace, out: npt.NDArray[np.float32]) -> Operation:
-    """After `sparse_batch`: out[t, i] = what neuron i was for token t, 0 where it was not. out float32 [T, n_ff]."""
+def add_rows(
+    state: npt.NDArray[np.int64],
+    neurons: RowNeurons,
+    out: npt.NDArray[np.float32],
+    workspace: SparseWorkspace,
+) -> Operation:
+    """The last part of `sparse_batch`: out[t] = the sum of down's rows by the values in the workspace."""
     w = workspace
     return Operation.of(
-        _spread,
-        SPREAD,
+        _add_rows,
+        ADD_ROWS,
         state=state,
-        n_ff=len(w.counts),
+        rows=neurons.down.weight,
+        counts=w.counts,
         sizes=w.sizes,
         chosen=w.chosen,
         factors=w.factors,
         most=w.sizes.shape[1],
         out=out,
         stride=out.shape[1],
+        bias=neurons.down.bias,
+        scratch=w.scratch,
+        scratch_bytes=w.scratch.shape[1],
+    )
+
+
+def spread_values(state: npt.NDArray[np.int64], workspace: SparseWorkspace, out: npt.NDArray[np.float32]) -> Operation:
+    """After `sparse_values`: out[t, i] = what neuron i was for token t, 0 where it was not. out float32 [T, n_ff]."""
+    return _between_rows_and_lists(_spread, state, workspace, out)
+
+
+def gather_values(
+    state: npt.NDArray[np.int64], workspace: SparseWorkspace, values: npt.NDArray[np.float32]
+) -> Operation:
+    """Before `add_rows`: neuron i is values[t, i] for token t, whatever it was. values float32 [T, n_ff]."""
+    return _between_rows_and_lists(_gather, state, workspace, values)
+
+
+def _between_rows_and_lists(
+    work: Kernel, state: npt.NDArray[np.int64], w: SparseWorkspace, rows: npt.NDArray[np.float32]
+) -> Operation:
+    return Operation.of(
+        work,
+        SPREAD,
+        state=state,
+        n_ff=len(w.counts),
+        counts=w.counts,
+        sizes=w.sizes,
+        chosen=w.chosen,
+        factors=w.factors,
+        most=w.sizes.shape[1],
+        rows=rows,
+        stride=rows.shape[1],
     )
 
 
@@ -294,7 +343,7 @@ def _spread(op_address, worker):
         t = take(op)
         if t >= state[N_TOKENS]:
             return
-        row = f32(op[SPREAD.out] + t * stride * 4)
+        row = f32(op[SPREAD.rows] + t * stride * 4)
         for i in range(n_ff):
             row[i] = 0.0
         for first in range(0, n_ff, _BLOCK):
@@ -302,6 +351,29 @@ def _spread(op_address, worker):
             chosen, factors = i32(op[SPREAD.chosen] + at * _ROOM * 4), f32(op[SPREAD.factors] + at * _ROOM * 4)
             for k in range(i32(op[SPREAD.sizes])[at]):
                 row[first + chosen[k]] = factors[k]
+
+
+@kernel(OPERATION, "sparse_gather")
+def _gather(op_address, worker):
+    """Rows of all neurons to tokens' lists of those that are not 0. A piece is a token."""
+    op = i64(op_address)
+    state, n_ff, most, stride = i64(op[SPREAD.state]), op[SPREAD.n_ff], op[SPREAD.most], op[SPREAD.stride]
+    counts = i32(op[SPREAD.counts])
+    while True:
+        t = take(op)
+        if t >= state[N_TOKENS]:
+            return
+        row = f32(op[SPREAD.rows] + t * stride * 4)
+        for first in range(0, n_ff, _BLOCK):
+            at = first // _BLOCK * most + t
+            chosen, factors = i32(op[SPREAD.chosen] + at * _ROOM * 4), f32(op[SPREAD.factors] + at * _ROOM * 4)
+            size = 0
+            for i in range(first, min(first + _BLOCK, n_ff)):
+                if row[i] != np.float32(0.0):
+                    chosen[size], factors[size] = i - first, row[i]
+                    counts[i] = 1  # somebody needs its row, whoever says so
+                    size += 1
+            i32(op[SPREAD.sizes])[at] = size
 
 
 @helper

@@ -5,10 +5,10 @@ from typing import assert_never
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cpu.program import Writer
-from powerinfer_cli.runtime.cpu.recording import Recording, write_recording
+from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
 
 __all__ = ["CPUBackend"]
@@ -72,13 +72,16 @@ class CPUBackend(CPUSide):
             case never:
                 assert_never(never)
 
-    def record(self, batch: Batch, tap: Tap) -> None:
-        n = len(batch)
+    def record(self, batch: Batch, watch: Watch) -> None:
+        self._kind = BatchKind.MANY
         if self._recording is None:
-            self._recording = write_recording(self._batch_writer, self.weights, self.cache.layers)
-            self.prepare(op.kernel for part in self._recording.parts for op in part.operations)
-        recording = self._recording
+            self._recording = self._write_recording()
         self.begin(batch, self.many)
-        for index, part in enumerate(recording.parts):
-            self.team.run(part.table, self.threads_batch)
-            tap(index, recording.residual[:n], recording.activations[index][:n])
+        self._recording.run(self.team, self.threads_batch, self.layers, len(batch), watch)
+
+    def _write_recording(self) -> Recording:
+        writer, weights = HaltedWriter(self._batch_writer), every_neuron(self.weights)
+        layers = writer.layers(weights, self.cache.layers)
+        layers[-1] += writer.last_add(writer.left(weights.layers[-1]))
+        self.prepare(op.kernel for ops in layers for op in ops)
+        return writer.recording(layers)

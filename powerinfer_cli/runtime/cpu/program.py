@@ -246,6 +246,11 @@ class Writer:
         return [quantise(b.state, b.x), *choose(b.state, ffn, routed, b.x, b.routed, self._multiply)]
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
+        values, b = self.dense_values(neurons, x), self.buffers
+        return [*values, *self._multiply(b.neurons[neurons.n_ff].value, [(neurons.down, b.ffn.floats)])]
+
+    def dense_values(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
+        """What meets the down matrix."""
         b = self.buffers
         room = b.neurons[neurons.n_ff]
         gate = [] if neurons.gate is None else [(neurons.gate, room.gate.floats)]
@@ -254,7 +259,6 @@ class Writer:
         return [
             *self._multiply(x, [*gate, (neurons.up, room.up.floats)]),
             values(b.state, gates, room.up.floats, room.value, neurons.activation),
-            *self._multiply(room.value, [(neurons.down, b.ffn.floats)]),
         ]
 
     def _sparse_ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:

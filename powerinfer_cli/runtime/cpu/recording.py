@@ -1,36 +1,51 @@
-"""Recording: the CPU backend's batch program with every neuron computed, halted after each layer to look at it."""
+"""Recording: the CPU backend's batch program with every neuron computed, halted before each layer's down matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cache import KeysValues
-from powerinfer_cli.kernels.cpu.sparse_batch import spread_values
+from powerinfer_cli.kernels.cpu.norm import quantise
+from powerinfer_cli.kernels.cpu.sparse_batch import add_rows, gather_values, sparse_values, spread_values
+from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
+from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model.blocks import all_active
+from powerinfer_cli.runtime.backend import Watch
 from powerinfer_cli.runtime.cpu.program import Writer
-from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUWeights
+from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights
 
-__all__ = ["Recording", "every_neuron", "recording_of", "write_recording"]
+__all__ = ["HaltedLayer", "HaltedWriter", "Recording", "every_neuron"]
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class HaltedLayer:
+    """Two programs, and what is there between them: activations [tokens, n_ff], that the second one reads."""
+
+    before: CompiledProgram
+    activations: Floats
+    behind: CompiledProgram
+
+
+@dataclass(frozen=True)
 class Recording:
-    """A program for each layer, and what is there once it has run; read-only."""
+    """The layers, and the residual [tokens, n_embd] that a layer's predictor looks at, there when it halts.
 
-    parts: tuple[CompiledProgram, ...]
-    residual: Floats  # [tokens, n_embd]: what the layer's predictor looks at
-    activations: tuple[Floats, ...]  # of each layer, [tokens, n_ff]: what meets the down matrix
+    A layer adds to it only in the next one's program.
+    """
 
+    layers: tuple[HaltedLayer, ...]
+    residual: Floats
 
-def write_recording(writer: Writer, weights: CPUWeights, caches: Sequence[KeysValues]) -> Recording:
-    """`writer`: of batches. All layers, the embedding before them."""
-    every = every_neuron(weights)
-    return recording_of(writer, every.layers, writer.layers(every, caches))
+    def run(self, team: Team, threads: int, numbers: Iterable[int], n_tokens: int, watch: Watch) -> None:
+        """numbers: of the layers, in the model."""
+        for number, layer in zip(numbers, self.layers, strict=True):
+            team.run(layer.before.table, threads)
+            watch(number, self.residual[:n_tokens], layer.activations[:n_tokens])
+            team.run(layer.behind.table, threads)
 
 
 def every_neuron(weights: CPUWeights) -> CPUWeights:
@@ -38,26 +53,44 @@ def every_neuron(weights: CPUWeights) -> CPUWeights:
     return replace(weights, layers=tuple(CPULayer(all_active(layer.block), None) for layer in weights.layers))
 
 
-def recording_of(writer: Writer, layers: Sequence[CPULayer], parts: Sequence[list[Operation]]) -> Recording:
-    """`parts`: each layer's operations. A layer adds to the residual only after its predictor has looked, in the next
-    one's part: so what the predictor saw is still there when the part ends.
-    """
-    b = writer.buffers
-    spread: dict[int, Floats] = {}
-    activations = []
-    for layer, part in zip(layers, parts, strict=True):
-        neurons = layer.block.ffn.neurons
-        if neurons.transposed and writer.room is not None and writer.room.sparse is not None:
-            values = spread.setdefault(neurons.n_ff, np.zeros((len(b.ids), neurons.n_ff), np.float32))
-            part.append(spread_values(b.state, writer.room.sparse.of(neurons.n_ff), values))
-        else:
-            values = b.neurons[neurons.n_ff].value.floats
-        activations.append(_view(values, neurons.n_ff))
-    return Recording(tuple(map(assemble, parts)), _view(b.x.floats, b.x.n), tuple(activations))
+class HaltedWriter(Writer):
+    """Writes the operations of batches so that they can be halted in each layer; its neurons are not predicted."""
 
+    def __init__(self, writer: Writer) -> None:
+        """writer: of batches, over the same buffers."""
+        super().__init__(writer.buffers, writer.threshold, writer.threads, writer.room)
+        self._halts: list[tuple[Operation, Floats]] = []
+        self._spread: dict[int, Floats] = {}
 
-def _view(rows: Floats, n: int) -> Floats:
-    """The first n columns, for reading."""
-    view = rows[:, :n]
-    view.flags.writeable = False
-    return view
+    def recording(self, layers: Sequence[list[Operation]]) -> Recording:
+        """Of layers that this has written last, in their order."""
+        halts, self._halts = self._halts, []
+        found = []
+        for operations, (last, activations) in zip(layers, halts, strict=True):
+            at = 1 + next(i for i, operation in enumerate(operations) if operation is last)
+            found.append(HaltedLayer(assemble(operations[:at]), activations, assemble(operations[at:])))
+        x = self.buffers.x
+        return Recording(tuple(found), x.floats[:, : x.n])
+
+    def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
+        b, values = self.buffers, self.dense_values(neurons, x)
+        room = b.neurons[neurons.n_ff].value
+        self._halts.append((values[-1], room.floats[:, : neurons.n_ff]))
+        return [*values, quantise(b.state, room), *self._multiply(room, [(neurons.down, b.ffn.floats)])]
+
+    def _sparse_ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:
+        b, room, neurons = self.buffers, self.room, layer.block.ffn.neurons
+        assert room is not None
+        assert room.sparse is not None  # there is one where down rows are rows
+        n_ff, workspace = neurons.n_ff, room.sparse.of(neurons.n_ff)
+        if n_ff not in self._spread:
+            self._spread[n_ff] = np.zeros((len(b.ids), n_ff), np.float32)
+        activations = self._spread[n_ff]
+        spread = spread_values(b.state, workspace, activations)
+        self._halts.append((spread, activations))
+        return [
+            *sparse_values(b.state, x, None, neurons, None, b.counts[place], room.products, workspace),
+            spread,
+            gather_values(b.state, workspace, activations),
+            add_rows(b.state, neurons, b.ffn.floats, workspace),
+        ]

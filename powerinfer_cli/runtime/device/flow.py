@@ -259,16 +259,19 @@ class DeviceFlow:
         assert_never(block.attention)
 
     def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
-        """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]; and `hot` of that."""
+        """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]."""
         neurons, x = layer.block.ffn.neurons, self.normed[:n]
         up = self.ops.matmul(neurons.up.weight, x, neurons.up.bias)
         gate = None if neurons.gate is None else self.ops.matmul(neurons.gate.weight, x, neurons.gate.bias)
-        value = self._values_of(neurons, gate, up)
+        return self._values_of(neurons, gate, up)
+
+    def hot_of(self, layer: DeviceLayer, values: Tensor, n: int) -> None:
+        """`hot`: what comes of neurons that are these values [T, n_ff]."""
+        neurons = layer.block.ffn.neurons
         multiply = self.ops.matmul_t if neurons.transposed else self.ops.matmul
-        multiply(neurons.down.weight, value, out=self.hot[:n])
+        multiply(neurons.down.weight, values, out=self.hot[:n])
         if neurons.down.bias is not None:
             self.hot[:n].add_(neurons.down.bias)
-        return value
 
     def hot_ffn(self, layer: DeviceLayer, n: int) -> None:
         """`hot`: what the neurons on the device make of `normed`."""

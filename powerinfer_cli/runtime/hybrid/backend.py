@@ -18,7 +18,7 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
@@ -117,11 +117,12 @@ class HybridBackend:
             self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
 
-    def record(self, batch: Batch, tap: Tap) -> None:
+    def record(self, batch: Batch, watch: Watch) -> None:
         """Raises PowerInferError: a layer is divided."""
         if self._cold:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
-        n = len(batch)
+        n = self._n_tokens = len(batch)
+        self._kind = BatchKind.MANY
         self._cpu.begin(batch, self._cpu.many)
         self._cpu.embed(self._cpu.many)
         x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
@@ -129,13 +130,18 @@ class HybridBackend:
             if run.side == MAIN_MEMORY:
                 x_here = self._cpu.x_of(self._cpu.many)
                 x_here[:n] = x.cpu().numpy()
-                self._cpu.record(run.layers, n, tap)
+                self._cpu.record(run.layers, n, watch)
                 x = torch.from_numpy(x_here[:n])
             else:
                 with self._sides[run.side].link.current():
-                    x = self._record_there(run, x, batch, tap)
+                    x = self._record_there(run, x, batch, watch)
+        if self.plan.output == MAIN_MEMORY:
+            self._cpu.x_of(self._cpu.many)[:n] = x.cpu().numpy()
+        else:
+            there = self._sides[self.plan.output]
+            there.take_x(_flow(there, n), x)
 
-    def _record_there(self, run: Run, x: Tensor, batch: Batch, tap: Tap) -> Tensor:
+    def _record_there(self, run: Run, x: Tensor, batch: Batch, watch: Watch) -> Tensor:
         """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
         side, n = self._sides[run.side], len(x)
         flow = side.begin(side.many, batch)
@@ -146,7 +152,9 @@ class HybridBackend:
             flow.attend(layer, side.caches[index], side.tables, adds, n)
             flow.enter_ffn(layer, n)
             values = flow.every_neuron(layer, n)
-            tap(index, flow.x[:n].cpu().numpy(), values.cpu().numpy())
+            seen = values.cpu()
+            watch(index, flow.x[:n].cpu().numpy(), seen.numpy())
+            flow.hot_of(layer, values.copy_(seen), n)
             adds = flow.adds(layer)
         flow.settle(adds, n)
         return flow.x[:n]

@@ -6,13 +6,13 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
+from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import Plan
-from powerinfer_cli.runtime.backend import Hidden, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Parts, Watch
 from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Buffers
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
-from powerinfer_cli.runtime.cpu.recording import Recording, every_neuron, recording_of
+from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
 from powerinfer_cli.runtime.cpu.weights import CPUWeights
 
@@ -41,42 +41,30 @@ class CPURuns(CPUSide):
         self._fews = {layers: assemble([op for ops in run for op in ops]) for layers, run in fews.items()}
         self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
         self._batch_writer = many
-        self._recordings: dict[Layers, tuple[Recording, CompiledProgram]] = {}
+        self._recordings: dict[Layers, Recording] = {}
 
     def _operations(self, writer: Writer, layers: Layers) -> list[list[Operation]]:
         """Layer by layer."""
-        found = self._halted(writer, self.weights, layers)
-        found[-1] += self._end(writer, layers)
-        return found
+        return self._operations_of(writer, self.weights, layers)
 
-    def _halted(self, writer: Writer, weights: CPUWeights, layers: Layers) -> list[list[Operation]]:
-        """Layer by layer, without what the last one adds to x."""
+    def _operations_of(self, writer: Writer, weights: CPUWeights, layers: Layers) -> list[list[Operation]]:
         found = []
         adds = NOTHING
         for number in layers:
             index = self.layers.index(number)
             found.append(writer.layer(index, weights.layers[index], self.cache.layers[index], adds))
             adds = writer.left(weights.layers[index])
+        found[-1] += writer.last_add(adds)
         return found
 
-    def _end(self, writer: Writer, layers: Layers) -> list[Operation]:
-        return writer.last_add(writer.left(self.weights.layers[self.layers.index(layers[-1])]))
-
-    def record(self, layers: Layers, n_tokens: int, tap: Tap) -> None:
-        """A batch's x through these layers, every neuron computed; `tap` is called after each."""
+    def record(self, layers: Layers, n_tokens: int, watch: Watch) -> None:
+        """A batch's x through these layers, every neuron computed; `watch` is called in each."""
         if layers not in self._recordings:
-            writer = self._batch_writer
-            every = every_neuron(self.weights)
-            here = [every.layers[self.layers.index(number)] for number in layers]
-            made = recording_of(writer, here, self._halted(writer, every, layers))
-            end = assemble(self._end(writer, layers))
-            self.prepare(op.kernel for part in (*made.parts, end) for op in part.operations)
-            self._recordings[layers] = made, end
-        made, end = self._recordings[layers]
-        for number, part, activations in zip(layers, made.parts, made.activations, strict=True):
-            self.team.run(part.table, self.threads_batch)
-            tap(number, made.residual[:n_tokens], activations[:n_tokens])
-        self.team.run(end.table, self.threads_batch)
+            writer = HaltedWriter(self._batch_writer)
+            operations = self._operations_of(writer, every_neuron(self.weights), layers)
+            self.prepare(op.kernel for ops in operations for op in ops)
+            self._recordings[layers] = writer.recording(operations)
+        self._recordings[layers].run(self.team, self.threads_batch, layers, n_tokens, watch)
 
     def embed(self, buffers: Buffers) -> None:
         """x = the embeddings of the tokens that `begin` told of."""

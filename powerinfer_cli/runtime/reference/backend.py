@@ -1,7 +1,7 @@
 """The plain twin of the fast backends: every operation in torch, float32, on weights as they are or as copies."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,14 @@ from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
 from powerinfer_cli.model.blocks import Attention, leaves
 from powerinfer_cli.placement.statistics import LayerActivity
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Tap
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.reference.cache import KVCache
-from powerinfer_cli.runtime.reference.layer import PredictorQuery, ReferenceLayer, Turn, Watch, multiply, normed
+from powerinfer_cli.runtime.reference.layer import PredictorQuery, ReferenceLayer, Turn, multiply, normed
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
@@ -67,19 +67,11 @@ class ReferenceBackend:
     def forward(self, batch: Batch) -> None:
         self._run(batch, None)
 
-    def record(self, batch: Batch, tap: Tap) -> None:
-        self._run(batch, lambda layer: partial(_show, tap, layer))
-
-    def forward_changed(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> None:
-        """As `forward`, with every neuron computed; what meets the down matrices is change(values [T, n_ff])."""
-
-        def watch(_: Tensor, values: Tensor) -> None:
-            values.copy_(change(values))
-
-        self._run(batch, lambda layer: watch)
+    def record(self, batch: Batch, watch: Watch) -> None:
+        self._run(batch, watch)
 
     @torch.inference_mode()
-    def _run(self, batch: Batch, watch: Callable[[int], Watch] | None) -> None:
+    def _run(self, batch: Batch, watch: Watch | None) -> None:
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
         x = self._embed(torch.from_numpy(batch.ids).long(), positions)
@@ -88,7 +80,9 @@ class ReferenceBackend:
         for index, layer in enumerate(self._layers):
             rope, window = layer.block.attention.rope, layer.block.attention.window
             turn = _as_it_is if rope is None else turns[rope]
-            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), watch and watch(index))
+            x = layer.forward(
+                x, turn, partial(self._attend, index, parts[window]), watch and partial(_show, watch, index)
+            )
         self._hidden = x
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -199,8 +193,6 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def _show(tap: Tap, layer: int, residual: Tensor, values: Tensor) -> None:
-    arrays = residual.numpy(), values.numpy()
-    for array in arrays:
-        array.flags.writeable = False
-    tap(layer, *arrays)
+def _show(watch: Watch, layer: int, residual: Tensor, values: Tensor) -> None:
+    """The arrays are the tensors' memory."""
+    watch(layer, residual.numpy(), values.numpy())

@@ -32,12 +32,12 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Turn", "Watch", "multiply", "normed"]
+__all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Show", "Turn", "multiply", "normed"]
 
 # With q, k and v of a batch [T, H, D] -> [T, H * D]
 Attend: TypeAlias = Callable[[Attention[Matrix, Tensor], Tensor, Tensor, Tensor], Tensor]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
-Watch: TypeAlias = Callable[[Tensor, Tensor], None]  # sees the residual [T, n_embd] and the FFN's activations [T, n_ff]
+Show: TypeAlias = Callable[[Tensor, Tensor], None]  # the residual [T, n_embd] and the FFN's activations [T, n_ff]
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class ReferenceLayer:
     asked: PredictorQuery
     stats: SparsityStats
 
-    def forward(self, x: Tensor, turn: Turn, attend: Attend, watch: Watch | None = None) -> Tensor:
-        """x [T, n_embd] -> [T, n_embd]. With `watch` every neuron is computed, and shown to it."""
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, show: Show | None = None) -> Tensor:
+        """x [T, n_embd] -> [T, n_embd]. With `show` every neuron is computed, and shown to it, who may change it."""
         block, first = self.block, x
         match block:
             case Sequential():
                 x = self._mixed(block, x, turn, attend)
-                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, watch))
+                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, show))
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
-                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, watch)
+                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, show)
         assert_never(block)
 
     def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
@@ -86,14 +86,14 @@ class ReferenceLayer:
                 return x
         assert_never(a)
 
-    def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, watch: Watch | None) -> Tensor:
+    def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, show: Show | None) -> Tensor:
         """x: the FFN's input; residual: what predictors look at; first: the layer's input. All [T, n_embd], and so is
         what it makes.
         """
         neurons, selection = self.block.ffn.neurons, self.block.ffn.selection
-        if watch is not None:
+        if show is not None:
             values = _values(neurons, x)
-            watch(residual, values)
+            show(residual, values)
             return _down(neurons, values)
         match selection:
             case Everything():

@@ -135,6 +135,28 @@ def test_a_tap_that_fails_leaves_an_empty_context(model: ModelFile, tmp_path: Pa
     np.testing.assert_array_equal(engine.prefill(PROMPT), model.engine(tmp_path, **options).prefill(PROMPT))
 
 
+def keep_even(layer: int, values: np.ndarray) -> None:
+    values[:, 1 + layer :: 2] = 0
+
+
+@pytest.mark.parametrize("n_batch", [1, 9])
+def test_what_meets_the_down_matrix_can_be_changed(model: ModelFile, tmp_path: Path, n_batch: int) -> None:
+    """As the plain twin says; left alone it is what the dense model computes."""
+    engine, plain = (model.engine(tmp_path, n_batch=n_batch, all_active=True, reference=x) for x in (False, True))
+    found, wanted = engine.logits(PROMPT, keep_even), plain.logits(PROMPT, keep_even)
+    check_logits(found, wanted)
+    assert not engine.stats.counts.any()
+    for one in (engine, plain):
+        one.reset()
+    dense = engine.logits(PROMPT, lambda *_: None)
+    check_logits(dense, plain.logits(PROMPT))
+    assert np.abs(found - dense).max() > 0.1
+    engine.reset()
+    np.testing.assert_allclose(engine.prefill(PROMPT, change=keep_even), found[-1], atol=1e-4)
+    engine.reset()
+    check_logits(engine.logits(PROMPT), dense)
+
+
 def test_too_many_tokens_and_unknown_ones(model: ModelFile, tmp_path: Path) -> None:
     engine = model.engine(tmp_path)
     with pytest.raises(ContextFull):

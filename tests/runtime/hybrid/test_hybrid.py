@@ -184,6 +184,10 @@ def test_cache_types(tmp_path: Path) -> None:
         assert 0 < np.abs(found - exact).max() < tolerance * exact.std()
 
 
+def halve(layer: int, values: np.ndarray) -> None:
+    values[:, layer::2] = 0
+
+
 @pytest.mark.parametrize("case", ["llama", "falcon-7b-relu"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_recording(tmp_path: Path, case: str, sparse: bool) -> None:
@@ -199,6 +203,7 @@ def test_recording(tmp_path: Path, case: str, sparse: bool) -> None:
         engine.record(
             PROMPT[:19], lambda layer, x, y, found=found: found.extend((np.full(1, layer), x.copy(), y.copy()))
         )
+        found.append(engine.logits(PROMPT[:19], halve))
         seen.append(found)
     for other in seen[1:]:
         for ours, theirs in zip(other, seen[0], strict=True):

@@ -52,7 +52,7 @@ def test_the_lowest_density_within_the_loss_is_found(enough: float, found: float
 
 def test_losses_are_those_of_the_largest_neurons(model: SolverModel) -> None:
     chunks = text_chunks(model, IDS, None)[:2]
-    meter = DensityMeter(model.model, chunks, 1)
+    meter = DensityMeter(model.open_engine(), chunks)
     assert meter.loss(1.0) == 0
     assert abs(meter.loss(0.999)) < 1e-6, "one of 112 is still left out of none"
     assert abs(meter.loss(0.1)) > abs(meter.loss(0.9))
@@ -60,7 +60,7 @@ def test_losses_are_those_of_the_largest_neurons(model: SolverModel) -> None:
     dense.reset()
     logits = dense.logits(chunks[0]).astype(np.float64)
     losses = np.log(np.exp(logits).sum(axis=1))[64:-1] - logits[np.arange(64, 127), chunks[0][65:]]
-    assert DensityMeter(model.model, chunks[:1], 1).perplexity == pytest.approx(np.exp(losses.mean()), rel=1e-4)
+    assert DensityMeter(model.open_engine(), chunks[:1]).perplexity == pytest.approx(np.exp(losses.mean()), rel=1e-4)
 
 
 def test_a_given_density_is_measured(model: SolverModel) -> None:

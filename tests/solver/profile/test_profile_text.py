@@ -10,7 +10,7 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.placement import load_statistics
 from powerinfer_cli.placement.group_activity import load_group_activity
 from powerinfer_cli.runtime import LoadEvents
-from solver.profile.active import ActiveRule, largest
+from solver.profile.active import ActiveRule
 from solver.profile.recording import chunks_of, held_out
 from solver.profile.statistics import Profile, made_of, profile_text
 from tests.solver.fake_engine import FakeEngine, fake_config
@@ -143,12 +143,15 @@ def test_layers_of_different_widths(tmp_path: Path) -> None:
     assert load_statistics(tmp_path / "alone" / "activation", [9] * 3).tokens == found.tokens
 
 
-def test_largest_by_hand() -> None:
-    activations = torch.tensor([[0.1, -3.0, 2.0, 0.0], [1.0, 0.5, 0.2, -0.1]])
-    assert largest(activations, 0.5).tolist() == [[False, True, True, False], [True, True, False, False]]
-    assert largest(activations, 0.01).sum(dim=1).tolist() == [1, 1]
-    assert ActiveRule(0.5).mask(activations.numpy()).tolist() == largest(activations, 0.5).tolist()
-    assert ActiveRule().mask(activations.numpy()).tolist() == [[True, True, True, False], [True] * 4]
+def test_active_by_hand() -> None:
+    activations = np.array([[0.1, -3.0, 2.0, 0.0], [1.0, 0.5, 0.2, -0.1]], np.float32)
+    assert ActiveRule(0.5).mask(activations).tolist() == [[False, True, True, False], [True, True, False, False]]
+    assert ActiveRule(0.01).mask(activations).sum(axis=1).tolist() == [1, 1]
+    assert ActiveRule().mask(activations).tolist() == [[True, True, True, False], [True] * 4]
+    for rule in (ActiveRule(0.5), ActiveRule(0.01), ActiveRule()):
+        changed = activations.copy()
+        rule.apply(changed)
+        np.testing.assert_array_equal(changed, np.where(rule.mask(activations), activations, 0))
 
 
 @pytest.mark.parametrize("density", [0.0, -1.0, 1.5, float("nan")])
