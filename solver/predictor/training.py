@@ -59,7 +59,7 @@ def train_layers(
         else:
             reports.append(PredictorReport.of_dense(trained.report.true_density))
         state = state.with_stage(STAGE, made_with, {"reports": [asdict(report) for report in reports]})
-        events.note(_line(number, trained.report))
+        events.note(_line(number, reports[-1]))
     settings = {"sparse_threshold": 0.0, "powerinfer": dict(made_with)}
     dense = [number for number, report in enumerate(reports) if report.is_dense]
     publish(work, folder, config.n_layer, settings, dense)
