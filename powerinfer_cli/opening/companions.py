@@ -1,5 +1,6 @@
 """What a model is run with beside its own file: activation statistics, and predictors from a directory."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ __all__ = ["Companions", "find_companions"]
 
 Note = Callable[[str], None]
 
+_TURNED = re.compile(r"blk\.\d+\.ffn_down_t\.weight")
+
 
 @dataclass(frozen=True)
 class Companions:
@@ -27,14 +30,14 @@ class Companions:
 def find_companions(gguf: GGUFFile, config: ModelConfig, predictor_path: Path | None, note: Note) -> Companions:
     """The predictors of a directory, if one is given, and the statistics that lie beside the model.
 
-    Statistics only save work, so unusable ones are noted and left alone; a dense model without predictors has no use
-    for them. Raises PowerInferError: predictors that are none, or another model's.
+    Statistics only save work, so unusable ones are noted and left alone; a dense model has no use for them, unless its
+    down matrices are transposed. Raises PowerInferError: predictors that are none, or another model's.
     """
     predictors = None
     if predictor_path is not None:
         predictors = load_predictors(predictor_path, config.n_embd, config.n_ff)
-    sparse = gguf.sparse or predictors is not None
-    statistics, together = _statistics(gguf.path, config, note) if sparse else (None, None)
+    by_rows = gguf.sparse or predictors is not None or any(map(_TURNED.fullmatch, gguf.tensors))
+    statistics, together = _statistics(gguf.path, config, note) if by_rows else (None, None)
     return Companions(statistics, predictors, together)
 
 

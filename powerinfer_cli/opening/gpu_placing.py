@@ -33,7 +33,7 @@ def place_on(
         PowerInferError: no model that can be run.
     """
     job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers)
-    divided = wishes.gpu_layers is None and job.config.sparse and beside.statistics is not None
+    divided = wishes.gpu_layers is None and job.divisible and beside.statistics is not None
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
         if wishes.gpu_layers is None and not _holds_all(whole.plan):
@@ -93,7 +93,7 @@ def _holds_all(plan: Plan) -> bool:
 
 
 def _no_statistics(job: PlanJob) -> str:
-    what = "no activation statistics" if job.config.sparse else "no predictor"
+    what = "no activation statistics" if job.divisible else "no predictor"
     return f"{what}: whole layers go to the GPU; `powerinfer solve -m {job.path}` makes what placing neurons needs"
 
 

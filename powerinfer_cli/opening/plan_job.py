@@ -60,7 +60,7 @@ class PlanJob:
         """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
         n_ctx = context_size(model, options, 0)
         # Whether it pays is known with the plan; room for it is needed before.
-        streams = target.cuda and model.config.sparse and streamable(model)
+        streams = target.cuda and _divisible(model) and streamable(model)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)
@@ -69,6 +69,11 @@ class PlanJob:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @property
+    def divisible(self) -> bool:
+        """Whether neurons of a layer, of one at least, may lie apart."""
+        return _divisible(self.model)
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -135,7 +140,7 @@ class PlanJob:
             solver=solver,
             together=self.beside.together,
         )
-        statistics = self.beside.statistics if self.config.sparse else None
+        statistics = self.beside.statistics if self.divisible else None
         return make_plan(self.sizes, statistics, self.budgets, profile, settings)
 
     def whole_layers(self) -> PlanResult:
@@ -163,3 +168,7 @@ class PlanJob:
             on_step=lambda what: events.progress(f"measuring {what}", 0, 1),
         )
         return profile, profile.note
+
+
+def _divisible(model: Model) -> bool:
+    return any(layer.ffn.neurons.divisible for layer in model.layers)

@@ -28,7 +28,7 @@ from powerinfer_cli.placement.plan import (
     main_memory_plan,
     no_neurons,
 )
-from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, device_use, hot_bytes
+from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, RowReading, device_use, hot_bytes
 from powerinfer_cli.placement.statistics import (
     ActivationStatistics,
     LayerActivity,
@@ -51,6 +51,7 @@ __all__ = [
     "Placement",
     "Plan",
     "Reservation",
+    "RowReading",
     "all_neurons",
     "budget_bytes",
     "check_budgets",

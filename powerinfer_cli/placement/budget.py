@@ -87,7 +87,7 @@ def reserve(
     weights = budgets if shares is None else _checked_shares(shares, len(budgets))
     rooms = [max(0, b - sizes.scratch - margin) if w else 0 for b, w in zip(budgets, weights, strict=True)]
     last = max((gpu for gpu, room in enumerate(rooms) if room), default=MAIN_MEMORY)
-    costs = [layer.fixed + whole * layer.ffn for layer in sizes.layers]
+    costs = [layer.fixed + layer.ffn if whole else layer.least for layer in sizes.layers]
     n_layer = len(costs)
     cap = n_layer + 1 if max_layers is None else max_layers
     first = max(0, n_layer - cap)
@@ -103,7 +103,7 @@ def reserve(
     left = []
     for gpu, (begin, end) in enumerate(pairwise(cuts)):
         devices[begin:end] = [gpu] * (end - begin)
-        used = sum(layer.fixed for layer in sizes.layers[begin:end])
+        used = sum(layer.least for layer in sizes.layers[begin:end])
         left.append(rooms[gpu] - used if end > begin else 0)
     remarks = _remarks(budgets, n_layer, range(first, start), cap > n_layer and output == MAIN_MEMORY)
     return Reservation(tuple(devices), output, tuple(left), remarks)

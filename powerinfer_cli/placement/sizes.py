@@ -1,10 +1,21 @@
 """How many bytes a model takes on a GPU, and which of them a plan puts where."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from powerinfer_cli.placement.plan import MAIN_MEMORY, Plan
 
-__all__ = ["DeviceUse", "LayerBytes", "ModelBytes", "device_use", "hot_bytes"]
+__all__ = ["DeviceUse", "LayerBytes", "ModelBytes", "RowReading", "device_use", "hot_bytes"]
+
+
+class RowReading(Enum):
+    """Which rows of a layer's neurons a token reads: all, from front to back; those of neurons that a predictor lets
+    through; or the first row of each, and the others of those that are active, as zeros are exact.
+    """
+
+    ALL = auto()
+    PREDICTED = auto()
+    FIRST = auto()
 
 
 @dataclass(frozen=True)
@@ -12,7 +23,8 @@ class LayerBytes:
     """One layer's bytes on a GPU.
 
     attention: with the norms. predictor: 0 without one. kv: for the whole context. neuron: gate, up and down row of one
-    neuron. neurons: how many the layer has.
+    neuron. neurons: how many the layer has. first: of `neuron`, what is read before it is known whether the neuron is
+    active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart.
     """
 
     attention: int
@@ -20,11 +32,19 @@ class LayerBytes:
     kv: int
     neuron: int
     neurons: int
+    first: int = 0
+    reading: RowReading = RowReading.PREDICTED
+    divisible: bool = True
 
     @property
     def fixed(self) -> int:
         """What must lie on a GPU before its first neuron does."""
         return self.attention + self.predictor + self.kv
+
+    @property
+    def least(self) -> int:
+        """What a GPU must have room for that is to hold the layer."""
+        return self.fixed if self.divisible else self.fixed + self.ffn
 
     @property
     def ffn(self) -> int:

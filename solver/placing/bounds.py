@@ -67,7 +67,7 @@ def _choices(
     sizes: list[Floats] = [np.zeros(1)]
     for gpu, on in gpus.items():
         costs = LayerCosts.of(layer, work.activity, index, profile, gpu, work.kind, work.n_embd)
-        counts: Counts = np.array([costs.n_ff]) if whole else np.arange(costs.n_ff + 1)
+        counts: Counts = np.array([costs.n_ff]) if whole or not layer.divisible else np.arange(costs.n_ff + 1)
         times.append(before_ffn(layer, on, work) + costs.time(counts))
         sizes.append(layer.fixed + counts.astype(np.float64) * layer.neuron)
     return np.concatenate(times), np.concatenate(sizes)

@@ -3,16 +3,26 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.placement import ActivationStatistics, LayerBytes, Neurons
-from solver.placing.device_profile import DeviceProfile, Link, Processor
+from powerinfer_cli.placement import ActivationStatistics, LayerBytes, Neurons, RowReading
+from solver.placing.device_profile import DeviceProfile, Link, Rates
 
-__all__ = ["Activity", "Counts", "Floats", "LayerCosts", "Together", "activity_from", "always_active", "handover"]
+__all__ = [
+    "Activity",
+    "Counts",
+    "Floats",
+    "LayerCosts",
+    "Together",
+    "activity_from",
+    "always_active",
+    "handover",
+    "row_seconds",
+]
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -38,20 +48,49 @@ class Activity:
     """How often neurons are active: one vector [n_ff] a layer, 0..1.
 
     dense: all neurons are computed whatever they are, so that rows are read from front to back. together: how they fire
-    together; None where nobody measured it, or where it does not matter.
+    together; None where nobody measured it, or where it does not matter. let_through: by layer, the share of neurons
+    that its predictor lets through; None: those that are active, and no others.
     """
 
     frequencies: tuple[Floats, ...]
     dense: bool = False
     together: Together | None = None
+    let_through: tuple[float, ...] | None = None
+
+    def passing(self, layer: int) -> Floats:
+        """How often each neuron of a layer is let through: when it is active, and in vain as often as any other."""
+        active = self.frequencies[layer]
+        mean = float(active.mean())
+        wanted = mean if self.let_through is None else self.let_through[layer]
+        if wanted <= mean or mean >= 1:
+            return active * (wanted / mean if mean else 0.0)
+        return active + (1 - active) * ((wanted - mean) / (1 - mean))
 
 
-def activity_from(statistics: ActivationStatistics, together: Together | None = None) -> Activity:
+def activity_from(
+    statistics: ActivationStatistics, together: Together | None = None, let_through: Sequence[float] | None = None
+) -> Activity:
     """From counts, over as many tokens as `together` says, or as the largest of them, as of a neuron always active."""
     largest = max((counts.max(initial=0.0) for counts in statistics.counts), default=0.0)
     seen = together.tokens if together else largest
     frequencies = tuple(np.clip(counts / (seen or 1.0), 0.0, 1.0) for counts in statistics.counts)
-    return Activity(frequencies, together=together)
+    return Activity(frequencies, together=together, let_through=None if let_through is None else tuple(let_through))
+
+
+def row_seconds(layer: LayerBytes, activity: Activity, index: int, rates: Rates) -> Floats:
+    """What each neuron's rows take of a token's time, [n_ff]."""
+    reading = RowReading.ALL if activity.dense else layer.reading
+    others = layer.neuron - layer.first
+    match reading:
+        case RowReading.ALL:
+            return np.full(layer.neurons, layer.neuron / rates.dense)
+        case RowReading.FIRST:
+            return layer.first / rates.dense + activity.frequencies[index] * (others / rates.scattered)
+        case RowReading.PREDICTED:
+            passing = activity.passing(index)
+            fired: Floats = np.minimum(passing, activity.frequencies[index])
+            return (passing * layer.first + fired * others) / rates.scattered
+    assert_never(reading)
 
 
 def always_active(layers: Sequence[LayerBytes]) -> Activity:
@@ -69,17 +108,17 @@ class LayerCosts:
     """An FFN's times, in seconds, with the first n neurons of `order` hot.
 
     order [n_ff]: the most frequent first, of equal ones the lower. mass [n_ff + 1]: how many of the first n neurons
-    are expected to be active. deviation [n_ff + 1]: how far, from token to token, the GPU's time less the CPU's is from
-    its mean; 0 where nobody knows. gpu, cpu: seconds for one active neuron. gpu_fixed, cpu_fixed: seconds for any.
-    handover: seconds, once both are used.
+    are expected to be active. gpu, cpu [n_ff + 1]: what the rows of the first n take there. deviation [n_ff + 1]: how
+    far, from token to token, the GPU's time less the CPU's is from its mean; 0 where nobody knows. gpu_fixed,
+    cpu_fixed: of any number of neurons. handover: once both are used.
     """
 
     order: Counts
     mass: Floats
+    gpu: Floats
+    cpu: Floats
     deviation: Floats
     neuron: int
-    gpu: float
-    cpu: float
     gpu_fixed: float
     cpu_fixed: float
     handover: float
@@ -92,19 +131,17 @@ class LayerCosts:
         frequencies = activity.frequencies[index]
         order = np.argsort(-frequencies, kind="stable")
 
-        def seconds(processor: Processor) -> float:
-            rates = processor.rates_for(kind)
-            return layer.neuron / (rates.dense if activity.dense else rates.scattered)
-
         processor = profile.gpu(gpu)
-        times = seconds(processor), seconds(profile.cpu)
+        rates = processor.rates_for(kind), profile.cpu.rates_for(kind)
+        times = [row_seconds(layer, activity, index, one)[order] for one in rates]
+        active = [_active_seconds(layer, one) for one in rates]
         return cls(
             order=order,
             mass=_running(frequencies[order]),
-            deviation=_deviation(activity.together, index, layer.neurons, *times),
+            gpu=_running(times[0]),
+            cpu=_running(times[1]),
+            deviation=_deviation(activity.together, index, layer.neurons, *active),
             neuron=layer.neuron,
-            gpu=times[0],
-            cpu=times[1],
             gpu_fixed=processor.ffn,
             cpu_fixed=profile.cpu.ffn,
             handover=handover(profile.link, n_embd),
@@ -119,8 +156,8 @@ class LayerCosts:
         order = np.concatenate([hot.astype(np.int64), np.flatnonzero(cold)])
         place = np.empty(self.n_ff, np.int64)
         place[self.order] = np.arange(self.n_ff)
-        mass = _running(np.diff(self.mass)[place[order]])
-        return replace(self, order=order, mass=mass, deviation=np.zeros(self.n_ff + 1))
+        mass, gpu, cpu = (_running(np.diff(one)[place[order]]) for one in (self.mass, self.gpu, self.cpu))
+        return replace(self, order=order, mass=mass, gpu=gpu, cpu=cpu, deviation=np.zeros(self.n_ff + 1))
 
     @property
     def n_ff(self) -> int:
@@ -129,11 +166,11 @@ class LayerCosts:
 
     def gpu_time(self, hot: Counts) -> Floats:
         """For each number of hot neurons."""
-        return np.where(hot > 0, self.gpu_fixed + self.mass[hot] * self.gpu, 0.0)
+        return np.where(hot > 0, self.gpu_fixed + self.gpu[hot], 0.0)
 
     def cpu_time(self, hot: Counts) -> Floats:
         """For each number of hot neurons."""
-        return np.where(hot < self.n_ff, self.cpu_fixed + (self.mass[-1] - self.mass[hot]) * self.cpu, 0.0)
+        return np.where(hot < self.n_ff, self.cpu_fixed + self.cpu[-1] - self.cpu[hot], 0.0)
 
     def time(self, hot: Counts) -> Floats:
         """Until both are done and the sum is there, for each number of hot neurons."""
@@ -142,6 +179,18 @@ class LayerCosts:
         if self.deviation.any():
             both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), cpu)
         return np.where(hot < self.n_ff, both + self.handover, gpu)
+
+
+def _active_seconds(layer: LayerBytes, rates: Rates) -> float:
+    """What one active neuron more takes."""
+    match layer.reading:
+        case RowReading.ALL:
+            return 0.0
+        case RowReading.FIRST:
+            return (layer.neuron - layer.first) / rates.scattered
+        case RowReading.PREDICTED:
+            return layer.neuron / rates.scattered
+    assert_never(layer.reading)
 
 
 def _running(values: Floats) -> Floats:

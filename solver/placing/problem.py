@@ -37,7 +37,7 @@ BISECTIONS = 100
 
 @dataclass(frozen=True)
 class Problem:
-    """layers: those that lie on a GPU, by their index in the model. devices: the GPU of each. room: bytes by GPU."""
+    """layers: those to divide, by their index in the model. devices: the GPU of each. room: bytes by GPU."""
 
     layers: dict[int, LayerCosts]
     devices: dict[int, int]
@@ -77,8 +77,12 @@ class Solution:
 def build_problem(
     sizes: ModelBytes, reservation: Reservation, activity: Activity, profile: DeviceProfile, kind: str, n_embd: int
 ) -> Problem:
-    """For the layers that a reservation has put on GPUs. kind: ggml's name of the FFN's weight type."""
-    devices = {i: device for i, device in enumerate(reservation.devices) if device != MAIN_MEMORY}
+    """For the layers that a reservation has put on GPUs, but those that are whole there or not at all.
+
+    kind: ggml's name of the FFN's weight type.
+    """
+    placed = zip(sizes.layers, reservation.devices, strict=True)
+    devices = {i: gpu for i, (layer, gpu) in enumerate(placed) if gpu != MAIN_MEMORY and layer.divisible}
     layers = {
         i: LayerCosts.of(sizes.layers[i], activity, i, profile, device, kind, n_embd) for i, device in devices.items()
     }

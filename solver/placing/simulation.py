@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, ModelBytes, Plan
-from solver.placing.costs import Activity, LayerCosts, handover
+from solver.placing.costs import Activity, LayerCosts, handover, row_seconds
 from solver.placing.device_profile import DeviceProfile, Processor
 
 __all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_time", "simulate"]
@@ -94,7 +94,7 @@ def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DevicePr
     covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
     if placed.device == MAIN_MEMORY:
         rates = on.rates_for(work.kind)
-        cpu = on.ffn + expected * sizes.neuron / (rates.dense if work.activity.dense else rates.scattered)
+        cpu = on.ffn + float(row_seconds(sizes, work.activity, index, rates).sum())
         return LayerTime(before, 0.0, cpu, cpu, moved, 0.0)
     costs = LayerCosts.of(sizes, work.activity, index, profile, placed.device, work.kind, work.n_embd)
     costs = costs.with_hot(placed.hot)

@@ -42,6 +42,13 @@ def dense_model(activation: str = "silu") -> ModelFile:
     return dense.with_metadata(hidden_activation=activation)
 
 
+def turned_model() -> ModelFile:
+    """The same without predictors, its down matrices transposed: zeros are exact."""
+    model = placed_model()
+    names = [f"blk.{layer}.{name}.weight" for layer in range(N_LAYER) for name in ("fc1", "fc2")]
+    return replace(model.with_tensors(dict.fromkeys(names)), sparse=False).with_metadata(hidden_activation="relu")
+
+
 def write_placed(folder: Path, *, statistics: bool = True, model: ModelFile | None = None) -> Path:
     """In a folder of its own."""
     made = model or placed_model()

@@ -1,6 +1,7 @@
 """What of a model goes to GPUs, rehearsed on the CPU: flags, plans that are kept, and the same text all the while."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,16 @@ from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from tests.helpers.families import tiny_family
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
+from tests.helpers.model_file import ModelFile
+from tests.helpers.placed_model import (
+    N_LAYER,
+    budget,
+    bytes_alone_count,
+    dense_model,
+    placed_model,
+    turned_model,
+    write_placed,
+)
 from tests.helpers.result import Result
 
 GIB = 1 << 30
@@ -107,11 +117,20 @@ def test_whole_layers(path: Path) -> None:
     assert not gpuidx_path(path).exists()
 
 
-@pytest.mark.parametrize("sparse", [True, False])
-def test_without_statistics_whole_layers_go(tmp_path: Path, sparse: bool) -> None:
-    path = write_placed(tmp_path, statistics=False, model=placed_model() if sparse else dense_model())
+def test_exact_zeros_are_placed_without_predictors(path: Path, tmp_path: Path) -> None:
+    write_placed(tmp_path, model=turned_model())
+    half = budget(path)
+    result = rehearse(path, "--vram-budget", half)
+    result.note(r"^gpu:     rehearsed on the CPU, 2 of 2 layers and 50\.0% of their neurons and the head: .* of ")
+    assert sum(read_gpuidx(gpuidx_path(path), [32] * N_LAYER).plan.hot_counts) == 32
+    rehearse(path, "--vram-budget", half).note(f"^plan: {gpuidx_path(path)}$")
+
+
+@pytest.mark.parametrize("model", [placed_model, turned_model, dense_model])
+def test_without_statistics_whole_layers_go(tmp_path: Path, model: Callable[[], ModelFile]) -> None:
+    path = write_placed(tmp_path, statistics=False, model=model())
     result = rehearse(path, "--vram-budget", budget(path, 0.5))
-    what = "no activation statistics" if sparse else "no predictor"
+    what = "no predictor" if model is dense_model else "no activation statistics"
     result.note(rf"^{what}: whole layers go to the GPU; `powerinfer solve -m {path}` makes")
     result.note(r"^the output head stays in main memory: the budget of .* does not hold it as well$")
     result.note(r"^gpu:     rehearsed on the CPU, 2 of 2 layers: ")

@@ -1,6 +1,7 @@
 """What fits, what gives way and in which order."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -197,3 +198,11 @@ def test_budgets_that_no_card_has(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_budgets(parse_budgets(text), [12 * GIB])
     check_budgets(parse_budgets("12"), [12 * GIB])
+
+
+@pytest.mark.parametrize(("budget", "devices", "left"), [(900, (0, 0, 0, 0), 0), (809, (M, 0, 0, 0), 149)])
+def test_a_layer_that_cannot_be_divided_is_whole(budget: int, devices: tuple[int, ...], left: int) -> None:
+    """The third, of 350 bytes beside three of 150."""
+    layers = (LAYER, LAYER, replace(LAYER, divisible=False), LAYER)
+    found = reserve(ModelBytes(layers, head=90, scratch=10), [budget])
+    assert (found.devices, found.left) == (devices, (left,))

@@ -48,13 +48,13 @@ def plan_stage(
     Raises:
         PowerInferError: there is nothing to plan by, or the plan cannot be written.
     """
-    if made.statistics is None or not (gguf.sparse or made.predictors):
-        what = "activation statistics" if made.statistics is None else "predictors"
-        raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     beside = Companions(made.statistics, made.predictors, made.together)
     if made.predictors:
         model = with_predictors(model, made.predictors, CompiledFit())
     job = PlanJob.of(gguf, model, options, machine.target, beside, flags.wishes().max_layers)
+    if made.statistics is None or not job.divisible:
+        what = "activation statistics" if made.statistics is None else "predictors"
+        raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
     result = job.make(profile, flags.solver.value)
     kept = None

@@ -8,8 +8,18 @@ from powerinfer_cli.kernels.device import cache_bytes, planar_bytes
 from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import FFN, Head, Layer, all_active, attentions, leaves, predictor_of
-from powerinfer_cli.placement import LayerBytes, ModelBytes
+from powerinfer_cli.model.blocks import (
+    FFN,
+    Head,
+    Layer,
+    Linear,
+    Neurons,
+    all_active,
+    attentions,
+    leaves,
+    predictor_of,
+)
+from powerinfer_cli.placement import LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
 from powerinfer_cli.runtime.device.flow import Widths, flow_bytes, table_bytes
@@ -66,8 +76,10 @@ def allocated(n_bytes: int) -> int:
 def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent) -> LayerBytes:
     attention, neurons, selection = layer.attention, layer.ffn.neurons, layer.ffn.selection
     n_ff, matrices = neurons.n_ff, neurons.matrices
-    neuron = -(-sum(map(_rows, matrices)) // n_ff)
-    biases = sum(4 for linear in (neurons.gate, neurons.up) if linear is not None and linear.bias is not None)
+    exact = neurons.activation.has_exact_zeros
+    first = neurons.up if neurons.gate is None else neurons.gate
+    neuron = sum(_row(linear, n_ff) for linear in (neurons.gate, neurons.up) if linear is not None)
+    neuron += -(-_rows(neurons.down.weight) // n_ff)
     asked = predictor_of(selection)
     predictor = 0 if asked is None else sum(map(_matrix, (asked.fc1, asked.fc2))) + allocated(n_ff)
     types = CacheType(options.type_k), CacheType(options.type_v)
@@ -78,9 +90,23 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         + len(matrices) * (PLANES + 1) * BLOCK,  # what rounding adds to neurons' matrices and biases
         predictor=predictor,
         kv=cache_bytes(attention.n_head_kv, extent.n_cells(attention.window), attention.head_dim, *types),
-        neuron=neuron + biases,
+        neuron=neuron,
         neurons=n_ff,
+        first=_row(first, n_ff) if exact else neuron,
+        reading=_reading(neurons, predicted=asked is not None),
+        divisible=neurons.divisible,
     )
+
+
+def _row(linear: Linear[Tensor, Tensor], n_ff: int) -> int:
+    """Of one neuron, with its bias."""
+    return -(-_rows(linear.weight) // n_ff) + (0 if linear.bias is None else 4)
+
+
+def _reading(neurons: Neurons[Tensor, Tensor], *, predicted: bool) -> RowReading:
+    if predicted:
+        return RowReading.PREDICTED
+    return RowReading.FIRST if neurons.transposed and neurons.activation.has_exact_zeros else RowReading.ALL
 
 
 def _bytes(block: Layer[Tensor, Tensor] | FFN[Tensor, Tensor] | Head[Tensor, Tensor]) -> int:

@@ -24,7 +24,15 @@ from powerinfer_cli.opening import plan_files
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
 from tests.helpers.main_cli import Process, powerinfer
-from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, dense_model, placed_model, write_placed
+from tests.helpers.placed_model import (
+    N_LAYER,
+    budget,
+    bytes_alone_count,
+    dense_model,
+    placed_model,
+    turned_model,
+    write_placed,
+)
 from tests.helpers.result import Result
 
 N_FF = 32
@@ -122,6 +130,15 @@ def test_a_plan_is_made_in_a_second_and_used(tmp_path: Path, monkeypatch: pytest
     assert sum(read_gpuidx(index, [N_FF] * N_LAYER).plan.hot_counts) == N_FF
     run = ("main", "-m", str(path), "-p", "Once", "-n", "2", "--device", "cpu", "--vram-budget", half, "-t", "1")
     powerinfer(*run).note(f"^plan: {index}$")
+
+
+def test_exact_zeros_are_planned_for_without_predictors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_alone_count(monkeypatch)
+    path = write_placed(tmp_path, model=turned_model())
+    data = data_of(solve(path, "--plan-only", "--vram-budget", budget(path), "--json"))
+    assert sum(layer["hot"] for layer in data["plan"]["layers"]) == N_FF
+    path = write_placed(tmp_path, model=dense_model("relu"))
+    assert "no predictors to plan by" in solve(path, "--plan-only", "--vram-budget", "1").error
 
 
 def test_a_plan_for_another_machine_is_used_as_it_is(tmp_path: Path) -> None:

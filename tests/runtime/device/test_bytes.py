@@ -7,7 +7,7 @@ import torch
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.placement import LayerPlacement, all_neurons
+from powerinfer_cli.placement import LayerPlacement, RowReading, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.cache_size import extent_of
@@ -129,3 +129,24 @@ def test_scratch_is_measured_with_the_largest_layer_of_each_kind(tmp_path: Path)
     found = {name: load_model(tiny_family(name).file.open(tmp_path)).layers for name in ("gemma3", "deci")}
     assert scratch.largest_of_kinds(found["gemma3"]) == [0, 5]
     assert scratch.largest_of_kinds(found["deci"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("case", "predicted", "reading", "first"),
+    [
+        ("llama-relu", True, RowReading.PREDICTED, 1 / 3),
+        ("llama-relu", False, RowReading.ALL, 1 / 3),
+        ("opt", True, RowReading.PREDICTED, 1 / 2),
+        ("llama", False, RowReading.ALL, 1.0),
+    ],
+)
+def test_which_rows_are_read(tmp_path: Path, case: str, predicted: bool, reading: RowReading, first: float) -> None:
+    tiny = tiny_model(case)
+    file = tiny.file.sparsified(random_predictors(tiny)) if predicted else tiny.file
+    model = load_model(file.open(tmp_path))
+    for layer in model_bytes(model, EngineOptions(), 64).layers:
+        assert (layer.reading, layer.divisible) == (reading, predicted)
+        assert layer.first / layer.neuron == pytest.approx(first, rel=0.05)
+    if predicted:  # exact zeros remain
+        asked = model_bytes(model, EngineOptions(all_active=True), 64).layers[0]
+        assert (asked.reading, asked.divisible) == (RowReading.FIRST, True)

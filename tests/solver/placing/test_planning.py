@@ -14,6 +14,7 @@ from powerinfer_cli.placement import (
     LayerBytes,
     ModelBytes,
     Plan,
+    RowReading,
     device_use,
     main_memory_plan,
 )
@@ -272,3 +273,20 @@ def test_a_gpu_that_is_slower_may_still_take_a_part(statistics: ActivationStatis
     whole = make_plan(LARGE, statistics, [LARGE.total], on, replace(SETTINGS, solver="layers"))
     assert found.prediction.seconds < 0.8 * whole.prediction.seconds
     assert found.gap < 0.2
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_layers_that_cannot_be_divided_are_whole_or_not_there(statistics: ActivationStatistics, share: float) -> None:
+    """Two of six: their neurons' down rows are no rows."""
+    layers = list(LARGE.layers)
+    for index in (2, 5):
+        layers[index] = replace(LARGE.layers[index], first=600_000, reading=RowReading.ALL, divisible=False)
+    sizes = replace(LARGE, layers=tuple(layers))
+    found = plan(statistics, round(FIXED + share * N_LAYER * N_FF * 600_000), sizes=sizes)
+    assert within(found.plan, sizes)
+    assert found.plan.solver == "milp"
+    for index in (2, 5):
+        assert found.plan.layers[index].hot.size in (0, N_FF)
+        assert (found.plan.layers[index].device == MAIN_MEMORY) == (found.plan.layers[index].hot.size == 0)
+    assert any(0 < count < N_FF for count in found.plan.hot_counts)
+    assert found.relaxation <= found.prediction.seconds

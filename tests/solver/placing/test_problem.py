@@ -123,13 +123,13 @@ def neuron_by_neuron(found: Problem) -> float:
     room: dict[int, float] = {}
     at = 0
     for index, layer in enumerate(layers):
-        frequency = np.diff(layer.mass)
+        gpu, cpu = np.diff(layer.gpu), np.diff(layer.cpu)
         mine = range(at, at + layer.n_ff)
         time, whole = n + index, n + len(layers) + index
         cost[time], cost[whole] = 1.0, -layer.handover
-        row({j: -f * layer.gpu for j, f in zip(mine, frequency, strict=True)} | {time: 1.0}, 0.0, np.inf)
-        cold = {j: f * layer.cpu for j, f in zip(mine, frequency, strict=True)} | {time: 1.0}
-        row(cold, layer.mass[-1] * layer.cpu, np.inf)
+        row({j: -cost for j, cost in zip(mine, gpu, strict=True)} | {time: 1.0}, 0.0, np.inf)
+        cold = dict(zip(mine, cpu, strict=True)) | {time: 1.0}
+        row(cold, layer.cpu[-1], np.inf)
         for j in mine:
             row({j: 1.0, whole: -1.0}, 0.0, np.inf)
             room[j] = layer.neuron
@@ -157,7 +157,7 @@ def test_against_another_solver_and_formulation(seed: int) -> None:
     mine = found.time(fill_up(found, best(found).hot))
     assert mine >= wanted * (1 - 2e-4)
     assert mine <= wanted * 1.01
-    assert lower_bound(found) <= mine
+    assert lower_bound(found) <= mine * (1 + 1e-12)
 
 
 def realistic(n_layer: int, n_ff: int, share: float, seed: int = 0) -> Problem:

@@ -1,19 +1,23 @@
 """Decoding times, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from powerinfer_cli.placement import (
     MAIN_MEMORY,
+    ActivationStatistics,
     LayerBytes,
     LayerPlacement,
     ModelBytes,
     Plan,
+    RowReading,
     all_neurons,
     main_memory_plan,
     no_neurons,
 )
-from solver.placing.costs import Activity, always_active
+from solver.placing.costs import Activity, activity_from, always_active
 from solver.placing.device_profile import DeviceProfile, Link, Processor, Rates
 from solver.placing.simulation import Work, simulate
 
@@ -78,5 +82,46 @@ def test_attention_alone_on_the_gpu() -> None:
     plan = Plan((9,), (LayerPlacement(0, no_neurons()),) * 2, 0, "milp", "")
     layer = simulate(plan, WORK, MACHINE).layers[1]
     assert (layer.gpu, layer.covered) == (0, 0)
-    assert layer.ffn == layer.cpu == pytest.approx(1.4)
+    assert layer.ffn == pytest.approx(layer.cpu) == pytest.approx(1.4)
     assert layer.handover == pytest.approx(GIVEN)
+
+
+def test_first_rows_are_read_of_all_neurons() -> None:
+    """Exact zeros without a predictor: 10 of 30 bytes of each neuron, from front to back, the others of active ones."""
+    layer = replace(LAYER, first=10, reading=RowReading.FIRST)
+    work = replace(WORK, sizes=replace(SIZES, layers=(layer, layer)))
+    found = simulate(main_memory_plan(2), work, MACHINE).layers[0]
+    assert found.cpu == pytest.approx(10 * 10 / 100 + 1.5 * 20 / 50 + 0.5)
+    hot = LayerPlacement(0, np.array([0, 2, 9], np.int32))
+    both = simulate(Plan((9,), (hot, hot), 0, "milp", ""), work, MACHINE).layers[1]
+    assert both.cpu == pytest.approx(7 * 10 / 100 + 0.9 * 20 / 50 + 0.5)
+    assert both.gpu == pytest.approx(3 * 10 / 1000 + 0.6 * 20 / 500 + 0.05)
+
+
+def test_a_layer_without_a_predictor_is_dense() -> None:
+    """Beside one that has one, whatever its neurons' frequencies are."""
+    dense = replace(LAYER, first=30, reading=RowReading.ALL)
+    work = replace(WORK, sizes=replace(SIZES, layers=(dense, LAYER)))
+    first, second = simulate(main_memory_plan(2), work, MACHINE).layers
+    assert first.cpu == pytest.approx(10 * 30 / 100 + 0.5)
+    assert second.cpu == pytest.approx(1.5 * 30 / 50 + 0.5)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 1.0])
+def test_what_predictors_let_through_is_read(share: float) -> None:
+    """Its first rows; the others where it is active. Of a neuron whose zeros are not exact `first` is all rows."""
+    layers = (replace(LAYER, first=10), replace(LAYER, first=30))
+    activity = activity_from(ActivationStatistics((FREQUENCIES, FREQUENCIES)), let_through=(share, share))
+    activity = replace(activity, frequencies=(FREQUENCIES, FREQUENCIES))
+    work = replace(WORK, sizes=replace(SIZES, layers=layers), activity=activity)
+    exact, graded = simulate(main_memory_plan(2), work, MACHINE).layers
+    assert exact.cpu == pytest.approx((10 * share * 10 + 1.5 * 20) / 50 + 0.5)
+    assert graded.cpu == pytest.approx(10 * share * 30 / 50 + 0.5)
+
+
+def test_predictors_that_miss() -> None:
+    """Of fewer neurons than are active, all rows are read of no more."""
+    activity = replace(WORK.activity, let_through=(0.075, 0.075))
+    work = replace(WORK, sizes=replace(SIZES, layers=(replace(LAYER, first=10),) * 2), activity=activity)
+    found = simulate(main_memory_plan(2), work, MACHINE).layers[0]
+    assert found.cpu == pytest.approx(0.75 * 30 / 50 + 0.5)
