@@ -18,6 +18,7 @@ ACTIVATION_CODES = {
     Activation.GELU: 3,
     Activation.GELU_TANH: 4,
     Activation.XIELU: 5,
+    Activation.CLAMPED_SWISH: 6,
 }
 
 

@@ -42,15 +42,16 @@ def activate(x: Tensor, activation: Activation, curve: XIELU | None = None) -> T
             return torch.relu(x).square()
         case Activation.SILU:
             return F.silu(x)
-        case Activation.GELU:
-            return F.gelu(x)
-        case Activation.GELU_TANH:
-            return F.gelu(x, approximate="tanh")
+        case Activation.GELU | Activation.GELU_TANH:
+            return F.gelu(x, approximate="none" if activation is Activation.GELU else "tanh")
         case Activation.XIELU:
             if curve is None:
                 raise ValueError("xIELU without its numbers")
             below = curve.fall * (torch.expm1(x.clamp(max=curve.eps)) - x)
             return torch.where(x > 0, curve.rise * x * x, below) + curve.beta * x
+        case Activation.CLAMPED_SWISH:
+            bounded = x.clamp(max=7.0)
+            return bounded * torch.sigmoid(1.702 * bounded)
     assert_never(activation)
 
 
@@ -65,7 +66,11 @@ def neuron_values(
     """What neurons are: act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate."""
     if gate is None:
         return activate(up, activation, curve)
-    return activate(gate, activation, curve) * (torch.relu(up) if relu_on_up else up)
+    if activation.bends_up:
+        up = 1 + up.clamp(-7.0, 7.0)
+    elif relu_on_up:
+        up = torch.relu(up)
+    return activate(gate, activation, curve) * up
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -100,11 +105,13 @@ def attention(
     softcap: float | None = None,
     alibi: float | None = None,
     temperature: Temperature | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
 
     H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(score): scale q . k,
-    or c tanh(scale q . k / c) with a softcap c, less, with alibi, a head's slope times the distance.
+    or c tanh(scale q . k / c) with a softcap c, less, with alibi, a head's slope times the distance. sinks [H]: a
+    further score of each head's, without a value.
     """
     n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
     mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
@@ -115,7 +122,7 @@ def attention(
         q = q * torch.from_numpy(temperature.at(own.numpy())).view(-1, 1, 1)
     q, k, v = (t.transpose(0, 1) for t in (q, k, v))  # [H, T or S, D]
     k, v = (t.repeat_interleave(len(q) // len(t), 0) for t in (k, v))
-    if softcap is None and alibi is None:
+    if softcap is None and alibi is None and sinks is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(0, 1).flatten(1)
     scores = scale * (q @ k.transpose(1, 2))
     if softcap is not None:
@@ -124,7 +131,10 @@ def attention(
         slopes = 2.0 ** (-alibi * torch.from_numpy(alibi_exponents(len(q))))
         distances = own.unsqueeze(1) - torch.arange(k.shape[1])
         scores = scores - (slopes.view(-1, 1, 1) * distances).float()
-    out = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.view(-1, 1, 1).expand(-1, n_token, 1)), -1)
+    out = scores.softmax(-1)[..., : len(mask[0])] @ v
     return out.transpose(0, 1).flatten(1)
 
 

@@ -59,7 +59,9 @@ W = TypeVar("W")
 
 
 class Activation(StrEnum):
-    """What a neuron's gate, or without one its up, passes through. GELU by the error function, or by tanh."""
+    """What a neuron's gate, or without one its up, passes through. GELU by the error function, or by tanh. Clamped
+    swish: g sigmoid(1.702 g) of g = min(gate, 7), and up becomes 1 + itself, within -7 and 7, first.
+    """
 
     RELU = "relu"
     RELU_SQUARED = "relu_squared"
@@ -67,6 +69,7 @@ class Activation(StrEnum):
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
     XIELU = "xielu"
+    CLAMPED_SWISH = "clamped_swish"
 
     @property
     def has_exact_zeros(self) -> bool:
@@ -74,9 +77,14 @@ class Activation(StrEnum):
         match self:
             case Activation.RELU | Activation.RELU_SQUARED:
                 return True
-            case Activation.SILU | Activation.GELU | Activation.GELU_TANH | Activation.XIELU:
+            case Activation.SILU | Activation.GELU | Activation.GELU_TANH | Activation.XIELU | Activation.CLAMPED_SWISH:
                 return False
         assert_never(self)
+
+    @property
+    def bends_up(self) -> bool:
+        """What it gates passes through something as well."""
+        return self is Activation.CLAMPED_SWISH
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class Attention(Generic[M, V]):
     rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
     it; None: all. softcap c: scores are c tanh(score / c). alibi: scores fall with distance, by each head's slope;
     temperature None: queries are as they are. clamp c: numbers of q, k and v are kept within -c and c, before their
-    norms.
+    norms. sinks [n_head]: scores that are in each head's softmax, and have no values.
     """
 
     n_head: int
@@ -206,6 +214,7 @@ class Attention(Generic[M, V]):
     alibi: float | None = None
     temperature: Temperature | None = None
     clamp: float | None = None
+    sinks: V | None = None
 
     @property
     def n_q(self) -> int:
@@ -223,7 +232,8 @@ class Attention(Generic[M, V]):
         output = self.output.map(matrix, vector)
         sizes = self.n_head, self.n_head_kv, self.head_dim
         made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
-        return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp)
+        sinks = None if self.sinks is None else vector(self.sinks)
+        return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks)
 
 
 class _NoCache:
@@ -277,6 +287,8 @@ class Neurons(Generic[M, V]):
     def __post_init__(self) -> None:
         if (self.curve is not None) != (self.activation is Activation.XIELU):
             raise ValueError(f"numbers {self.curve} for neurons of {self.activation}")
+        if self.activation.bends_up and (self.gate is None or self.transposed):
+            raise ValueError(f"{self.activation} without a gate, or neuron by neuron")
 
     @property
     def divisible(self) -> bool:

@@ -125,11 +125,12 @@ def sparse_threshold_of(gguf: GGUFFile) -> float:
 
 
 def _activation(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Activation:
-    """A PowerInfer file's neurons have ReLU, unless it says by a key of ours that they were cut by size. xIELU comes
-    with numbers, which its architecture alone has.
+    """A PowerInfer file's neurons have ReLU, unless it says by a key of ours that they were cut by size. What an
+    architecture has for its own (xIELU comes with numbers) no other has.
     """
     own = gguf.get("powerinfer.activation", str, "") if gguf.sparse else ""
-    fits = [kind for kind in Activation if (kind is Activation.XIELU) == (arch.activation is Activation.XIELU)]
+    alone = (Activation.XIELU, Activation.CLAMPED_SWISH)
+    fits = [arch.activation] if arch.activation in alone else [kind for kind in Activation if kind not in alone]
     if own and own not in fits:
         known = ", ".join(fits)
         raise PowerInferError(f"{gguf.path}: powerinfer.activation {own[:60]!r} is not supported (supported: {known})")

@@ -11,6 +11,7 @@ from powerinfer_cli.model import (
     gemma,
     glm,
     gpt2,
+    gpt_oss,
     granite,
     llama,
     mistral,
@@ -30,7 +31,7 @@ from powerinfer_cli.model.tensors import Architecture
 __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
-    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker),
+    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}

@@ -57,6 +57,7 @@ class Rope:
     beta_slow: float
     divisors: Floats | None = None
     long_divisors: Floats | None = None
+    whole_pairs: bool = True  # YaRN's ramp begins and ends at pairs; else between them
 
     def frequencies(self, n_ctx: int) -> npt.NDArray[np.float64]:
         """Angle per position of each rotated pair, [n_rot / 2], in sequences of up to n_ctx positions.
@@ -86,8 +87,10 @@ class Rope:
             """The pair, as a real number, that makes this many turns within the original context."""
             return self.n_rot * math.log(self.n_ctx_original / (turns * 2 * math.pi)) / (2 * math.log(self.base))
 
-        low = max(0, math.floor(dimension(self.beta_fast)))
-        high = min(self.n_rot - 1, math.ceil(dimension(self.beta_slow)))
+        low, high = dimension(self.beta_fast), dimension(self.beta_slow)
+        if self.whole_pairs:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(0, low), min(self.n_rot - 1, high)
         ramp = ((pair - low) / max(0.001, high - low)).clip(0, 1)
         blended: Frequencies = unscaled * (1 - ramp) + scaled * ramp
         return blended

@@ -16,7 +16,7 @@ LONGROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
 @dataclass(frozen=True)
 class RopeKeys:
     """Which keys a layer's rope is read from, and what holds where these are missing. scaled: as the file has it; else
-    positions count as they are.
+    positions count as they are. whole_pairs: see `Rope`.
     """
 
     base: str
@@ -24,6 +24,7 @@ class RopeKeys:
     n_rot: str
     default_n_rot: int
     scaled: bool
+    whole_pairs: bool = True
 
 
 class Reader(Protocol):
@@ -65,6 +66,7 @@ def read_rope(file: Reader, asked: RopeKeys, style: RopeStyle) -> Rope:
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),
         divisors=None if short is None else short.to_float32(),
         long_divisors=None if long is None else long.to_float32(),
+        whole_pairs=asked.whole_pairs,
     )
 
 

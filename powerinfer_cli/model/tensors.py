@@ -153,11 +153,12 @@ class ModelReader:
         dims_key: str = "rope.dimension_count",
         n_rot: int | None = None,
         scaled: bool = True,
+        whole_pairs: bool = True,
     ) -> Rope:
         """One for all layers that ask for the same. n_rot: where the file does not say. scaled: as its keys and factors
-        have it; else positions count as they are.
+        have it; else positions count as they are. whole_pairs: see `Rope`.
         """
-        asked = RopeKeys(base_key, base, dims_key, n_rot or self.sizes.head_dim, scaled)
+        asked = RopeKeys(base_key, base, dims_key, n_rot or self.sizes.head_dim, scaled, whole_pairs)
         if asked not in self._ropes:
             if self.arch.rope_style is None:
                 raise ValueError(f"{self.arch.name} turns nothing")

@@ -146,6 +146,7 @@ def attention(
     cap: float = 0.0,
     alibi: float = 0.0,
     temperature: Temperature | None = None,
+    sinks: Numbers | None = None,
 ) -> Interval:
     """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]. Without a scale 1 / sqrt(D)."""
     queries, keys, values = (np.asarray(x, np.float64).swapaxes(0, 1) for x in (q, k, v))  # [H, T or S, D]
@@ -167,8 +168,13 @@ def attention(
     # What an exponent is off is what its exponential is off in relation; the largest score is taken from all.
     off = np.where(seen, gamma(dim + 4) * size + 4 * UNIT * np.abs(scores) + _TANH * cap, 0).max(axis=2, keepdims=True)
     scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-    weights /= weights.sum(axis=2, keepdims=True)
+    highest, added = scores.max(axis=2, keepdims=True), 0.0
+    if sinks is not None:
+        sink = np.asarray(sinks, np.float64)[:, None, None]
+        highest = np.maximum(highest, sink)
+        added = np.exp(sink - highest)
+    weights = np.exp(scores - highest)
+    weights /= weights.sum(axis=2, keepdims=True) + added
     radius = (4 * off + gamma(2 * keys.shape[1] + _FUNCTION)) * (weights @ np.abs(values))
     out, radius = ((x.swapaxes(0, 1).reshape(n_token, -1)) for x in (weights @ values, radius))
     return Interval(out, radius)

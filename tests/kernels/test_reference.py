@@ -12,6 +12,7 @@ from powerinfer_cli.kernels.reference import (
     activate,
     attention,
     layer_norm,
+    neuron_values,
     predict_active,
     rms_norm,
     rotate,
@@ -182,9 +183,34 @@ def test_prediction_compares_the_raw_logit() -> None:
     assert predict_active(x, fc1, fc2, 0.0).tolist() == [[True, True, False], [True, True, False]]
 
 
+def test_clamped_swish() -> None:
+    """gpt-oss's, of numbers on both sides of its bounds."""
+    gate, up = torch.tensor([-20.0, -1.0, 0.0, 2.0, 7.0, 9.0]), torch.tensor([1.0, -9.0, 3.0, 8.0, -7.0, 0.5])
+    wanted = []
+    for g, u in zip(gate.tolist(), up.tolist(), strict=True):
+        bounded = min(g, 7.0)
+        wanted.append(bounded / (1 + math.exp(-1.702 * bounded)) * (1 + max(-7.0, min(u, 7.0))))
+    np.testing.assert_allclose(neuron_values(gate, up, Activation.CLAMPED_SWISH), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_head", [1, 4])
+def test_sinks(n_head: int) -> None:
+    """A score more in each head's softmax."""
+    q, k, v = normal(3, n_head, 5), normal(8, 1, 5, seed=1), normal(8, 1, 5, seed=2)
+    sinks = torch.tensor([0.0, -3.0, 2.0, 30.0])[:n_head]
+    exact = rounding.attention(q, k, v, sinks=sinks)
+    exact.check(attention(q, k, v, 5**-0.5, sinks=sinks))
+    q, k, v = q.double(), k.double(), v.double()
+    for t, position in enumerate((5, 6, 7)):
+        for head, sink in enumerate(sinks.tolist()):
+            weights = [math.exp((q[t, head] @ k[s, 0]).item() / math.sqrt(5)) for s in range(position + 1)]
+            wanted = sum(weight * v[s, 0] for s, weight in enumerate(weights)) / (sum(weights) + math.exp(sink))
+            np.testing.assert_allclose(exact.value[t, 5 * head : 5 * head + 5], wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("relu_on_up", [True, False])
-@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("activation", [kind for kind in Activation if not kind.bends_up])
 def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: Activation) -> None:
     act = {
         Activation.RELU: lambda v: max(v, 0.0),

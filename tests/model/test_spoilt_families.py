@@ -111,7 +111,7 @@ def test_each_shape_is_checked(whole: GGUFFile) -> None:
 def test_no_tensor_is_passed_over(whole: GGUFFile) -> None:
     """Of another layer, or of a part that such models do not have."""
     some = next(iter(whole.tensors.values()))
-    for name in ("blk.9.attn_norm.weight", "blk.1.attn_sinks.weight", "blk.0.layer_output_scale.weight", "cls.weight"):
+    for name in ("blk.9.attn_norm.weight", "blk.1.attn_sub_norm.weight", "blk.0.layer_output_scale.weight", "cls.bias"):
         message = refusal(with_tensors(whole, {**whole.tensors, name: replace(some, name=name)}))
         assert f"unexpected tensor {name}" in message
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, curve_numbers
-from powerinfer_cli.kernels.cpu.functions import activated, relu
+from powerinfer_cli.kernels.cpu.functions import activated, gated
 from powerinfer_cli.kernels.cpu.quantise import quantise_groups
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats import record_bytes
@@ -68,8 +68,8 @@ def _activate(op_address, worker):
         for i in range(begin, begin + _PIECE, 16):
             value = load_f32(up, i)
             if gate_address:
-                value = activated(load_f32(gate, i), code, curve) * (relu(value) if relu_on_up else value)
+                value = activated(load_f32(gate, i), code, curve) * gated(value, code, relu_on_up)
             else:
                 value = activated(value, code, curve)
-            store_f32(out, i, first(value, n - i))  # xIELU of 0 is not 0
+            store_f32(out, i, first(value, n - i))  # xIELU of 0 is not 0, nor is 1 + 0
         quantise_groups(out, begin, begin + _PIECE, records + t * record_bytes(stride), stride)

@@ -58,7 +58,7 @@ _TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4),
 _MOST_ROWS = max(_TILES)
 OP = operands(
     "state q q_bytes out out_stride group n_head_kv head_dim n_ctx k k_scales v v_scales scale threads room room_bytes "
-    "scores sums window softcap slopes temperatures"
+    "scores sums window softcap slopes temperatures sinks"
 )
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
@@ -81,10 +81,12 @@ def attention(
     softcap: float | None = None,
     alibi: float | None = None,
     temperatures: npt.NDArray[np.float32] | None = None,
+    sinks: npt.NDArray[np.float32] | None = None,
 ) -> Operation:
     """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
     it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c), with alibi they then
     fall by a head's slope times the distance. temperatures [T]: what a token's queries are multiplied by.
+    sinks [n_head]: scores that are in the softmax, and have no values.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     """
@@ -118,6 +120,7 @@ def attention(
         softcap=softcap or 0.0,
         slopes=slopes,
         temperatures=temperatures,
+        sinks=sinks,
     )
 
 
@@ -317,8 +320,10 @@ def _tile(op, segment, room, begin, end, head, rows):
 
 @helper
 def _gather(op, segment, room, begin, end, head, rows):
-    """A tile's queries, scaled, as [head_dim, rows], spare rows repeating the last; sums and maxima at their start."""
-    group, head_dim = op[OP.group], op[OP.head_dim]
+    """A tile's queries, scaled, as [head_dim, rows], spare rows repeating the last; sums and maxima at their start,
+    which a sink has made.
+    """
+    group, head_dim, sinks = op[OP.group], op[OP.head_dim], op[OP.sinks]
     dims, scale = (head_dim + 15) // 16 * 16, float_of(op[OP.scale])
     sums, _, highest, totals = _places(room, dims)
     for r in range(rows):
@@ -331,6 +336,8 @@ def _gather(op, segment, room, begin, end, head, rows):
         for d in range(0, dims, 16):
             store_f32(f32(sums), r * dims + d, zero())
         f32(highest)[r], f32(totals)[r] = _LOWEST, np.float32(0.0)
+        if sinks:
+            f32(highest)[r], f32(totals)[r] = f32(sinks)[head * group + row % group], np.float32(1.0)
 
 
 @helper

@@ -101,6 +101,13 @@ def xielu(x, curve):
 
 
 @helper
+def clamped_swish(x):
+    """g sigmoid(1.702 g), g = min(x, 7)"""
+    bounded = minimum(x, splat(np.float32(7.0)))
+    return bounded * reciprocal(splat(np.float32(1.0)) + exp(bounded * splat(np.float32(-1.702))))
+
+
+@helper
 def activated(x, code, curve):
     """The activation of this code, one of ACTIVATION_CODES; curve: where it has numbers, their address."""
     if code == 0:
@@ -111,7 +118,18 @@ def activated(x, code, curve):
         return silu(x)
     if code == 3:
         return gelu(x)
-    return gelu_tanh(x) if code == 4 else xielu(x, curve)
+    if code == 4:
+        return gelu_tanh(x)
+    return xielu(x, curve) if code == 5 else clamped_swish(x)
+
+
+@helper
+def gated(up, code, relu_on_up):
+    """What the activation of this code multiplies."""
+    if code == 6:
+        most = splat(np.float32(7.0))
+        return splat(np.float32(1.0)) + maximum(minimum(up, most), zero() - most)
+    return relu(up) if relu_on_up else up
 
 
 @helper

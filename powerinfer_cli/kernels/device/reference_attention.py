@@ -79,6 +79,7 @@ def attention(
     softcap: float | None = None,
     alibi: float | None = None,
     temperature: Temperature | None = None,
+    sinks: Tensor | None = None,
     limit: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -87,8 +88,8 @@ def attention(
     n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
     positions up to n_past + t, `window` of them or all, by scores that are scaled, capped as c tanh(score / c) where
     there is a softcap c, and less by a head's slope times the distance where there is alibi; n_head is a multiple of
-    n_head_kv. temperature: of queries. `limit`: n_past + T, for callers that know it: then nothing is read that no
-    token sees.
+    n_head_kv. temperature: of queries. sinks [n_head]: scores of each head's softmax that have no values. `limit`:
+    n_past + T, for callers that know it: then nothing is read that no token sees.
     """
     n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
     n_seen = min(limit or most, most)
@@ -117,7 +118,10 @@ def attention(
         lean = None
         if slopes is not None:
             lean = (slopes[begin * group : (begin + 1) * group].view(-1, 1, 1) * (positions - own)).flatten(0, 1)
-        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap, lean).squeeze(0)
+        sink = None
+        if sinks is not None:
+            sink = sinks.view(cache.n_head_kv, group, 1, 1)[heads].expand(-1, -1, n_token, 1).flatten(1, 2)
+        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap, lean, sink).squeeze(0)
     found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
     return found if out is None else out.copy_(found)
 
@@ -129,14 +133,24 @@ def _slopes(n_head: int, alibi: float, device: torch.device) -> Tensor:
 
 
 def _attended(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float | None, lean: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    lean: Tensor | None,
+    sink: Tensor | None,
 ) -> Tensor:
-    """mask and `lean`, what is added to scores, [rows of q, positions]."""
-    if softcap is None and lean is None:
+    """mask and `lean`, what is added to scores, [rows of q, positions]; sink [heads, rows of q, 1]."""
+    if softcap is None and lean is None and sink is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     scores = scale * (q @ k.transpose(-1, -2))
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if lean is not None:
         scores = scores + lean
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sink is not None:
+        return torch.cat((scores, sink.unsqueeze(0)), -1).softmax(-1)[..., :-1] @ v
+    return scores.softmax(-1) @ v

@@ -74,6 +74,7 @@ def attention(
     softcap: float | None = None,
     alibi: float | None = None,
     temperature: Temperature | None = None,
+    sinks: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
@@ -94,7 +95,7 @@ def attention(
         *((0.0, 1, False) if temperature is None else (temperature.gain, temperature.length, True)),
         *(n_parts, dim, width, _BLOCK, _PAGE),
     )
-    launch(_combine, (n_head,), sums, out, n_parts, dim, width)
+    launch(_combine, (n_head,), sums, out, sinks, n_parts, dim, width)
     return out
 
 
@@ -309,11 +310,18 @@ def _attend(
 
 
 @triton.jit
-def _combine(sums, out, N_PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
+def _combine(sums, out, sinks, N_PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """The parts of a head as one, and its sink among them."""
     head, part, d = tl.program_id(0), tl.arange(0, N_PARTS), tl.arange(0, WIDTH)
     at = sums + (head * N_PARTS + part) * (DIM + 2)
     highest = tl.load(at + DIM)
-    fade = tl.exp(highest - tl.max(highest, axis=0))
+    peak = tl.max(highest, axis=0)
+    if sinks is not None:
+        sink = tl.load(sinks + head)
+        peak = tl.maximum(peak, sink)
+    fade = tl.exp(highest - peak)
     weights = tl.sum(tl.load(at + DIM + 1) * fade)
+    if sinks is not None:
+        weights += tl.exp(sink - peak)
     total = tl.load(at[:, None] + d[None, :], mask=(d < DIM)[None, :], other=0)
     tl.store(out + head * DIM + d, tl.sum(total * fade[:, None], axis=0) / weights, mask=d < DIM)

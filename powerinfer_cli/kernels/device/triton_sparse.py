@@ -143,6 +143,9 @@ def activate(x, rise, fall, beta, eps, ACTIVATION: tl.constexpr):
         y = x * (1 + tl.erf(x * 0.7071067811865476)) * 0.5
     elif ACTIVATION == 5:
         y = tl.where(x > 0, rise * x * x, fall * (tl.exp(tl.minimum(x, eps)) - 1 - x)) + beta * x
+    elif ACTIVATION == 6:
+        y = tl.minimum(x, 7)
+        y = y / (1 + tl.exp(tl.minimum(-1.702 * y, 80)))
     else:  # x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x**3)
         y = x / (1 + tl.exp(tl.minimum(-1.5957691216057308 * (x + 0.044715 * x * x * x), 80)))
     return y
@@ -167,7 +170,9 @@ def _activated(
     if gate is None:
         value = activate(value, rise, fall, beta, eps, ACTIVATION)
     else:
-        if RELU_ON_UP:
+        if ACTIVATION == 6:
+            value = 1 + tl.maximum(tl.minimum(value, 7), -7)
+        elif RELU_ON_UP:
             value = tl.maximum(value, 0)
         value *= activate(tl.load(gate + i, mask=i < n, other=0), rise, fall, beta, eps, ACTIVATION)
     tl.store(out + i, value, mask=i < n)

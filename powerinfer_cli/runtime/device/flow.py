@@ -214,6 +214,7 @@ class DeviceFlow:
                 softcap=a.softcap,
                 alibi=a.alibi,
                 temperature=a.temperature,
+                sinks=a.sinks,
                 limit=own.limit,
                 out=room.attended[part],
             )

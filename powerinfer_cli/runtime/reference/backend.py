@@ -96,7 +96,7 @@ class ReferenceBackend:
         self, layer: int, parts: Parted, a: Attention[Matrix, Tensor], q: Tensor, k: Tensor, v: Tensor
     ) -> Tensor:
         attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
-        attend = partial(attend, alibi=a.alibi, temperature=a.temperature)
+        attend = partial(attend, alibi=a.alibi, temperature=a.temperature, sinks=a.sinks)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
 

@@ -7,6 +7,7 @@ from tests.helpers.families import (
     experts,
     gemma,
     gpt,
+    gpt_oss,
     layer_norm,
     llama_like,
     olmo,
@@ -26,6 +27,7 @@ GROUPS = (
     experts,
     shared_experts,
     smallthinker,
+    gpt_oss,
     phi,
     olmo,
     cohere,
@@ -36,7 +38,11 @@ GROUPS = (
 )
 FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
 # Mixtures of experts, which do not run on GPUs yet.
-EXPERTS: dict[str, Family] = experts.FAMILIES | shared_experts.FAMILIES | smallthinker.FAMILIES
+EXPERTS: dict[str, Family] = {
+    name: family
+    for group in (experts, shared_experts, smallthinker, gpt_oss)
+    for name, family in group.FAMILIES.items()
+}
 # Forms that a file tells by nothing but its many layers.
 DEEP: dict[str, Family] = gemma.DEEP | twins.DEEP
 

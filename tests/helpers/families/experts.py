@@ -39,6 +39,8 @@ class _Whole:
 def _renamed(name: str, weight: Tensor) -> tuple[str, Tensor]:
     if name.endswith("e_score_correction_bias"):
         return f"{name.partition('mlp.')[0]}mlp.exp_probs_b.bias", weight.flatten()
+    if name.endswith("_proj_bias"):
+        return f"{name.removesuffix('_bias')}.bias", weight
     return name if name.endswith((".weight", ".bias")) else f"{name}.weight", weight
 
 
@@ -56,7 +58,7 @@ def experts_file(
     tensors: dict[str, np.ndarray] = {}
     for name, data in stored(_Whole(model), names, change).items():
         if "ffn_gate_up_" in name:
-            gate, up = np.split(data, 2, axis=data.ndim - 2)
+            gate, up = np.split(data, 2, axis=1 if name.endswith("exps.bias") else data.ndim - 2)
             tensors[name.replace("gate_up", "gate")], tensors[name.replace("gate_up", "up")] = gate.copy(), up.copy()
         else:
             tensors[name] = data[0] if "ffn_gate_inp_shexp" in name else data

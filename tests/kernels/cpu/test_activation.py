@@ -27,6 +27,7 @@ def activated(x: Floats, activation: Activation) -> Floats:
         Activation.GELU: lambda: x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2,
         Activation.GELU_TANH: lambda: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
         Activation.XIELU: lambda: bent(x, CURVE),
+        Activation.CLAMPED_SWISH: lambda: np.minimum(x, 7) / (1 + np.exp(-1.702 * np.minimum(x, 7))),
     }
     return formulas[activation]()
 
@@ -60,6 +61,8 @@ def test_values(activation: Activation, gated: bool, n: int) -> None:
     gate, up, out = inputs(4, n, 1), inputs(4, n, 2), poisoned(4, n)
     run(gate if gated else None, up, out, activation, 3)
     a, b = gate.floats[:3].astype(np.float64), up.floats[:3].astype(np.float64)
+    if gated and activation.bends_up:
+        b[:, :n] = 1 + b[:, :n].clip(-7, 7)
     wanted = activated(a, activation) * b if gated else activated(b, activation)
     wanted[:, n:] = 0.0
     rest = 1.0 if activation is Activation.XIELU else np.abs(a if gated else b)  # erf's error, and e**x - 1's

@@ -15,6 +15,7 @@ from tests.helpers.kernel_runs import poisoned_vectors, rows_of, run, state_of, 
 from tests.helpers.rounding import Interval
 from tests.helpers.rounding import attention as wanted
 
+SINKS = np.array([0.0, -3.0, 2.0, 30.0, -40.0, 1.0], np.float32)
 LOSS = {CacheType.F32: 0.0, CacheType.F16: 2e-3, CacheType.Q8_0: 3e-2}  # of what is stored
 
 
@@ -48,12 +49,13 @@ def attend(
     cap: float | None = None,
     alibi: float | None = None,
     temperature: Temperature | None = None,
+    sinks: np.ndarray | None = None,
 ) -> np.ndarray:
     """q [T, n_head, head_dim] -> [T, n_head * head_dim]"""
     n = len(q)
     queries = rows_of(q.reshape(n, -1), np.nan)
     out: Vectors = poisoned_vectors(n, q[0].size, records=False)
-    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap, "alibi": alibi}
+    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap, "alibi": alibi, "sinks": sinks}
     if temperature is not None:
         limits["temperatures"] = temperature.at(np.arange(n_past, n_past + n))
     run(attention(state_of(n, n_past), queries, cache, out, threads, **limits), threads=threads)
@@ -100,10 +102,14 @@ def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: fl
         {"alibi": 16.0, "window": 30, "cap": 2.0},
         {"temperature": Temperature(0.5, 16)},
         {"temperature": Temperature(2.0, 100), "alibi": 4.0},
+        {"sinks": SINKS},
+        {"sinks": SINKS, "window": 30, "cap": 2.0},
     ],
 )
 def test_scores_by_position(n_token: int, n_past: int, n_head: int, n_head_kv: int, bends: dict[str, Any]) -> None:
-    """They fall with distance, or grow with the query's own position."""
+    """They fall with distance, or grow with the query's own position; or a head has one more, without a value."""
+    if "sinks" in bends:
+        bends = bends | {"sinks": SINKS[:n_head]}
     n = n_past + n_token
     q, k, v = normal(n_token, n_head, 24), normal(n, n_head_kv, 24, seed=1), normal(n, n_head_kv, 24, seed=2)
     cache = poisoned(shape_of(n_head, n_head_kv, 24, n), CacheType.F32, CacheType.F32)

@@ -90,7 +90,9 @@ def test_kinds_of_ffn(gated: bool, relu_on_up: bool, predicted: bool) -> None:
 
 
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("activation", [kind for kind in Activation if kind is not Activation.RELU])
+@pytest.mark.parametrize(
+    "activation", [kind for kind in Activation if kind is not Activation.RELU and not kind.bends_up]
+)
 def test_ffn_of_other_activations(gated: bool, activation: Activation) -> None:
     for kinds in ((Q4_0, Q4_0, Q4_0), (F32, F32, F32)):
         made = sparse_layer(kinds, n_ff=1100, gated=gated, activation=activation, biases=True)
