@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.model import Activation, RopeStyle
-from powerinfer_cli.model.blocks import LEAST_SUM, XIELU, Gating, Router, Temperature, alibi_exponents
+from powerinfer_cli.model.blocks import LEAST_SUM, NEAR, XIELU, Gating, Router, Temperature, alibi_exponents
 
 __all__ = [
     "activate",
@@ -147,7 +147,7 @@ def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
             scores = logits.softmax(-1)
         case Gating.SIGMOID:
             scores = logits.sigmoid()
-        case Gating.SOFTMAX_OF_CHOSEN:
+        case Gating.SOFTMAX_OF_CHOSEN | Gating.NEAR:
             scores = logits
         case never:
             assert_never(never)
@@ -158,12 +158,29 @@ def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
         out = best.sort(descending=True, stable=True).indices[:, router.n_groups_used :]
         ranked = groups.scatter(1, out.unsqueeze(-1).expand(-1, -1, groups.shape[-1]), -torch.inf).flatten(1)
     chosen = ranked.sort(descending=True, stable=True).indices[:, : router.n_chosen].sort().values
-    weights = scores.gather(1, chosen)
+    weights = _near(logits, chosen) if router.gating is Gating.NEAR else scores.gather(1, chosen)
     if router.gating is Gating.SOFTMAX_OF_CHOSEN:
         weights = weights.softmax(-1)
     if router.normed:
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=LEAST_SUM)
     return chosen, router.scale * weights
+
+
+def _near(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Each chosen one's softmax among those that are near it and no better. [T, n_chosen]"""
+    own = logits.gather(1, chosen)
+    better = (own.unsqueeze(1) > own.unsqueeze(2)) | ((own.unsqueeze(1) == own.unsqueeze(2)) & _before(chosen))
+    left = torch.ones_like(logits, dtype=torch.bool).unsqueeze(1).repeat(1, chosen.shape[1], 1)
+    left.scatter_(2, chosen.unsqueeze(1).expand_as(better), ~better)
+    every, best = logits.unsqueeze(1), own.unsqueeze(2)
+    near = best - every <= NEAR * torch.maximum(every.abs(), best)
+    return (every - best).exp().masked_fill(~(left & near), 0).sum(-1).reciprocal()
+
+
+def _before(chosen: Tensor) -> Tensor:
+    """[k, k]: whether the second index comes before the first."""
+    k = chosen.shape[1]
+    return torch.ones(k, k, dtype=torch.bool).tril(-1)
 
 
 def predict_active(x: Tensor, fc1: Tensor, fc2: Tensor, threshold: float) -> Tensor:

@@ -18,6 +18,7 @@ from powerinfer_cli.model.rope import Rope
 __all__ = [
     "FFN",
     "LEAST_SUM",
+    "NEAR",
     "XIELU",
     "Activation",
     "Attention",
@@ -331,14 +332,17 @@ class Predicted(Generic[M]):
 
 class Gating(StrEnum):
     """What makes scores of a router's logits: experts are chosen by them, and count by them. Softmax of the chosen:
-    they are chosen by the logits, and count by the softmax of the chosen ones' logits.
+    they are chosen by the logits, and count by the softmax of the chosen ones' logits. Near: each counts by its softmax
+    among the logits that are hardly lower, by `NEAR` of the larger one's size, and not chosen before (Liu et al. 2024).
     """
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
     SOFTMAX_OF_CHOSEN = "softmax_of_chosen"
+    NEAR = "near"
 
 
+NEAR = 0.02
 LEAST_SUM = 2.0**-14
 """What the weights of chosen experts are divided by at least: a float16's smallest normal number."""
 

@@ -19,6 +19,7 @@ from powerinfer_cli.model import (
     nemotron,
     olmo,
     phi,
+    phi_moe,
     qwen,
     qwen_moe,
     shared_experts,
@@ -32,7 +33,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
-    *(gemma, phi, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci),
+    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

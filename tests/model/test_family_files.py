@@ -10,7 +10,7 @@ from powerinfer_cli.model import registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-KNOWN = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "rope", "tensors")} | {"functools"}
+KNOWN = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "rope", "tensors")} | {"dataclasses", "functools"}
 
 
 def source(family: ModuleType) -> str:

@@ -33,7 +33,7 @@ from powerinfer_cli.kernels.simd import (
     total,
     zero,
 )
-from powerinfer_cli.model.blocks import LEAST_SUM, Gating, Router
+from powerinfer_cli.model.blocks import LEAST_SUM, NEAR, Gating, Router
 
 __all__ = ["N_PAIRS", "N_TILES", "N_USED", "Routes", "make_routes", "most_tiles", "route"]
 
@@ -41,10 +41,10 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Small = npt.NDArray[np.int32]
 
-_GATINGS = {Gating.SOFTMAX: 0, Gating.SIGMOID: 1, Gating.SOFTMAX_OF_CHOSEN: 2}
-_SOFTMAX, _SIGMOID, _OF_CHOSEN = range(3)
+_GATINGS = {Gating.SOFTMAX: 0, Gating.SIGMOID: 1, Gating.SOFTMAX_OF_CHOSEN: 2, Gating.NEAR: 3}
+_SOFTMAX, _SIGMOID, _OF_CHOSEN, _NEAR = range(4)
 _LOWEST, _TAKEN = np.float32(-3e38), np.float32(-3.3e38)  # no score is lower than the one, nor taken at the other
-_LEAST_SUM = np.float32(LEAST_SUM)
+_LEAST_SUM, _NEAR_BY = np.float32(LEAST_SUM), np.float32(NEAR)
 
 # In `Routes.counts`. The first is where operations over vectors look for how many there are: here one a pair.
 N_PAIRS, N_USED, N_TILES = N_TOKENS, N_TOKENS + 1, N_TOKENS + 2
@@ -175,6 +175,16 @@ def _best(ranked, begin, end):
 
 
 @helper
+def _near(scores, ranked, n, best):
+    """The best one's softmax among those that are near it and not taken."""
+    top, sums = scores[best], np.float32(0.0)
+    for e in range(n):
+        if ranked[e] > _TAKEN and top - scores[e] <= _NEAR_BY * max(abs(scores[e]), top):
+            sums += largest(exp(splat(scores[e] - top)))
+    return np.float32(1.0) / sums
+
+
+@helper
 def _two_best(ranked, begin, end):
     """The sum of the two highest."""
     one, two = _LOWEST, _LOWEST
@@ -255,8 +265,9 @@ def _route(op_address, worker):
             _leave_groups(ranked, room, n_experts, n_groups, op[ROUTE.n_groups_used])
         for j in range(n_chosen):
             e = _best(ranked, 0, n_experts)
+            weight = _near(scores, ranked, n_experts, e) if gating == _NEAR else scores[e]
             ranked[e] = _TAKEN
-            _put_in_order(chosen, weights, j, np.int32(e), scores[e])
+            _put_in_order(chosen, weights, j, np.int32(e), weight)
         if gating == _OF_CHOSEN:
             _soften_weights(weights, n_chosen, ranked)
         _scale_weights(weights, n_chosen, scale, op[ROUTE.normed])

@@ -130,10 +130,25 @@ def _olmoe_file(model: Any) -> ModelFile:
     return experts_file(model, "olmoe", sizes(model.config) | rope_keys(model.config))
 
 
+def _phimoe() -> Any:
+    from transformers import PhimoeConfig, PhimoeForCausalLM
+
+    given = {"num_local_experts": 6, "num_experts_per_tok": 2, "attention_bias": True, "lm_head_bias": True}
+    return PhimoeForCausalLM(PhimoeConfig(**(SIZES | given), rope_parameters=rope(1000.0)))
+
+
+def _phimoe_file(model: Any) -> ModelFile:
+    keys = sizes(model.config) | rope_keys(model.config) | rotated(model.config)
+    return experts_file(model, "phimoe", keys, NAMES | {"mlp.router": "ffn_gate_inp"}, counts=(6, 2))
+
+
 FAMILIES = {
     "mixtral": Family("llama", _mixtral, _mixtral_file),
     "mixtral-all-chosen": Family("llama", partial(_mixtral, num_experts_per_tok=5), _mixtral_file),
     "qwen2moe": Family("qwen2moe", _qwen2, lambda model: _qwen_file(model, "qwen2moe")),
     "qwen3moe": Family("qwen3moe", _qwen3, lambda model: _qwen_file(model, "qwen3moe")),
+    "phimoe": Family(
+        "phimoe", _phimoe, _phimoe_file, peer_differs="it has other norms, and weighs experts by the softmax of all"
+    ),
     "olmoe": Family("olmoe", _olmoe, _olmoe_file),
 }

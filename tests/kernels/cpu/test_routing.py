@@ -67,6 +67,20 @@ def check_pairs(routes: Routes, tokens: int) -> None:
     np.testing.assert_array_equal(routes.tile_starts, firsts)
 
 
+def test_what_is_near() -> None:
+    """As transformers' PhiMoE weighs its two, the second without the first."""
+    from transformers.models.phimoe.modeling_phimoe import sparsemixer
+
+    logits = (1 + 0.02 * normal(200, 6, 5)).astype(np.float32)
+    logits[100:] -= 2.0
+    routes = check(logits, router(2, Gating.NEAR))
+    weights, chosen = sparsemixer(torch.from_numpy(logits), 0.01, False)
+    order = chosen.argsort(1)
+    np.testing.assert_array_equal(routes.chosen[:200], chosen.gather(1, order))
+    np.testing.assert_allclose(routes.weights[:200], weights.gather(1, order), rtol=1e-5)
+    assert (routes.weights[:200] < 0.9).mean() > 0.3
+
+
 def normal(tokens: int, n_experts: int, seed: int = 0) -> F32:
     return np.random.default_rng(seed).standard_normal((tokens, n_experts)).astype(np.float32)
 
