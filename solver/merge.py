@@ -130,4 +130,4 @@ def _told(before: GGMLType, after: GGMLType, more: int, loss: float, down: DownT
 
 def _predictor(name: str, tensor: Tensor, quantised: bool) -> StreamedTensor:
     eight_bits = quantised and tensor.shape[1] % BLOCK[GGMLType.Q8_0][0] == 0
-    return streamed(retyped(tensor, GGMLType.Q8_0 if eight_bits else GGMLType.F16), name)
+    return streamed(retyped(tensor, GGMLType.Q8_0 if eight_bits else GGMLType.F16, CompiledFit()), name)

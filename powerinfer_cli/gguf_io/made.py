@@ -12,7 +12,6 @@ import numpy.typing as npt
 from powerinfer_cli.cores import usable_cores
 
 from .decoders import dequantize
-from .encoder import quantize
 from .encoders import Fit, encode
 from .failure import GGUFError, shown, shown_path
 from .tensor import Tensor
@@ -20,7 +19,7 @@ from .types import BLOCK, GGMLType
 
 __all__ = ["MadeTensor", "chosen_rows", "retyped", "transposed"]
 
-AT_ONCE = 1 << 20  # numbers that a thread turns at a time
+AT_ONCE = 1 << 17  # numbers that a thread turns at a time; what is made of them stays in its cache
 MOST_THREADS = 8
 _UNITS: dict[GGMLType, type[Any]] = {GGMLType.F32: np.uint32, GGMLType.F16: np.uint16, GGMLType.BF16: np.uint16}
 
@@ -75,11 +74,16 @@ def chosen_rows(tensor: Tensor, numbers: npt.NDArray[np.int32]) -> MadeTensor:
     return MadeTensor(tensor.name, tensor.type, (len(numbers), *tensor.shape[1:]), make, tensor.path)
 
 
-def retyped(tensor: Tensor, kind: GGMLType) -> MadeTensor:
-    """The same numbers in another type. Making it raises GGUFError where that cannot hold them."""
+def retyped(tensor: Tensor, kind: GGMLType, fit: Fit | None = None) -> MadeTensor:
+    """The same numbers in another type; fit: as in `transposed`. Making it raises GGUFError where that cannot hold
+    them.
+    """
 
     def make() -> Bytes:
-        return tensor.data.copy() if kind is tensor.type else quantize(tensor.to_float32(), kind)
+        if kind is tensor.type:
+            return tensor.data.copy()
+        numbers = tensor.to_float32().reshape(-1, tensor.shape[-1])
+        return encode(numbers, kind, fit=fit, threads=_threads())
 
     return MadeTensor(tensor.name, kind, tensor.shape, make, tensor.path)
 
@@ -112,8 +116,12 @@ def _transpose(tensor: Tensor, kind: GGMLType, fit: Fit | None) -> Bytes:
             values = dequantize(part, tensor.type)
             out[begin:end] = encode(np.ascontiguousarray(values.T), kind, fit=fit)
 
-    with ThreadPoolExecutor(min(MOST_THREADS, len(usable_cores()))) as pool:
+    with ThreadPoolExecutor(_threads()) as pool:
         for done in [pool.submit(turn, begin) for begin in range(0, n_cols, step)]:
             done.result()
     tensor.drop_pages(0, tensor.nbytes)
     return out
+
+
+def _threads() -> int:
+    return min(MOST_THREADS, len(usable_cores()))

@@ -62,7 +62,7 @@ def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: 
             f"instead of (rank, {n_embd}) and ({neurons.n_ff}, rank)"
         )
     kind = neurons.up.weight.type
-    selection = Predicted(*(retyped(one, _predictor_type(kind, one)) for one in (fc1, fc2)))
+    selection = Predicted(*(retyped(one, _predictor_type(kind, one), fit) for one in (fc1, fc2)))
     return with_ffn(layer, FFN(_by_rows(neurons, n_embd, fit), selection))
 
 

@@ -13,7 +13,6 @@ from powerinfer_cli.gguf_io import (
     MadeTensor,
     Tensor,
     dequantize,
-    quantize,
     retyped,
     transposed,
 )
@@ -60,7 +59,7 @@ def test_blocks_are_quantised_anew(kind: GGMLType, monkeypatch: pytest.MonkeyPat
 def test_another_type(kind: GGMLType) -> None:
     given = tensor(GGMLType.F32, 3, 64)
     made = retyped(given, kind)
-    np.testing.assert_array_equal(made.rows(), quantize(given.to_float32(), kind))
+    np.testing.assert_array_equal(made.rows(), encode(given.to_float32(), kind))
     assert not np.shares_memory(made.data, given.data)
     assert made.to_float32().shape == (3, 64)
 

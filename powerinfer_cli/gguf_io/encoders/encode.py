@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..encoder import LARGEST_HALF, quantize
 from ..failure import GGUFError
 from ..types import BLOCK, GGMLType
-from .fitting import LEAST, Choice, Fit, Grid, PlainFit, Scales, inverse
+from .fitting import LEAST, Choice, Fit, PlainFit, Scales
 from .layouts import LAYOUTS, Layout
 
 __all__ = ["SEARCHED", "encode"]
@@ -85,22 +85,16 @@ def _encoded(layout: Layout, x: Floats, weights: Floats, fit: Fit, block_size: i
     nothing = np.zeros((n, 0), np.uint8)
     if not layout.steps:
         d, m = _halves(found.d), _halves(found.m)
-        return layout.pack(_quants(x, d, m, layout.grid), d, m, nothing, nothing)
+        return layout.pack(fit.places(x, d, m, layout.grid), d, m, nothing, nothing)
     d, m, scales, minima = _Super(layout, x, weights, fit, together).fitted(found)
     each_d, each_m = (d[:, None] * scales).reshape(-1), (-m[:, None] * minima).reshape(-1)
-    q = _quants(x, each_d, each_m, layout.grid).reshape(n, -1)
+    q = fit.places(x, each_d, each_m, layout.grid).reshape(n, -1)
     return layout.pack(q, d, m, scales.astype(np.int8).view(np.uint8), minima.astype(np.uint8))
 
 
 def _halves(numbers: Floats) -> Floats:
     """As float16 holds them."""
     return np.clip(numbers, -LARGEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32)
-
-
-def _quants(x: Floats, d: Floats, m: Floats, grid: Grid) -> Bytes:
-    """The nearest, from 0 on."""
-    by_d = inverse(d)[:, None]
-    return grid.places((x - m[:, None]) * by_d if grid.minima else x * by_d)
 
 
 class _Super:

@@ -96,6 +96,9 @@ class Fit(Protocol):
     def choose(self, x: Floats, weights: Floats, grid: Grid, d: Floats, m: Floats) -> Choice:
         """Among d and m [C, G]; of equal ones the first."""
 
+    def places(self, x: Floats, d: Floats, m: Floats, grid: Grid) -> npt.NDArray[np.uint8]:
+        """The nearest quants with scales d and m [G], as `Grid.places` counts them, [G, n]."""
+
 
 class PlainFit:
     """The twin."""
@@ -131,6 +134,9 @@ class PlainFit:
             found[better], error[better] = number, here[better]
             sums[:, better] = _sums(x, weights, q)[:, better]
         return Choice(found, error, sums)
+
+    def places(self, x: Floats, d: Floats, m: Floats, grid: Grid) -> npt.NDArray[np.uint8]:
+        return grid.places((x - m[:, None]) * inverse(d)[:, None])
 
 
 class _Best:

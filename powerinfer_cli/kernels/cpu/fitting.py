@@ -16,6 +16,7 @@ from powerinfer_cli.kernels.simd import (
     absolute,
     f32,
     fma,
+    i8,
     load_f32,
     maximum,
     minimum,
@@ -24,11 +25,12 @@ from powerinfer_cli.kernels.simd import (
     splat,
     stack_f32,
     store_f32,
+    store_i8,
     where_greater,
     zero,
 )
 
-__all__ = ["CompiledFit", "choose_scales", "encode", "search_scales"]
+__all__ = ["CompiledFit", "choose_scales", "encode", "place_numbers", "search_scales"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -36,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 
 def encode(values: Floats, kind: GGMLType, importance: Floats | None = None, *, threads: int | None = None) -> Bytes:
     """`gguf_io.encoders.encode`, several times as fast. threads: without, one for each core that may be used."""
-    for one in (search_scales, choose_scales):
+    for one in (search_scales, choose_scales, place_numbers):
         _ = one.address  # compiled by one thread
     return encoders.encode(values, kind, importance, fit=CompiledFit(), threads=threads or len(usable_cores()))
 
@@ -62,6 +64,15 @@ class CompiledFit:
         addresses = (one.ctypes.data for one in (x, weights, d, m, levels, found))
         choose_scales.call(*addresses, groups, size, len(d), len(grid.levels), grid.low, grid.top)
         return Choice(found[0].astype(np.int64), found[1], found[2:])
+
+    def places(self, x: Floats, d: Floats, m: Floats, grid: Grid) -> Bytes:
+        """The nearest quants with scales d and m [G], as `Grid.places` counts them, [G, n]."""
+        groups, size = x.shape
+        x, d, m, levels = _floats(x, d, m, _between(grid))
+        found = np.empty((groups, size), np.uint8)
+        addresses = (one.ctypes.data for one in (x, d, m, levels, found))
+        place_numbers.call(*addresses, groups, size, len(grid.levels), grid.low, grid.top)
+        return found
 
 
 def _floats(*arrays: Floats) -> list[Floats]:
@@ -221,11 +232,13 @@ def choose_scales(x_at, weights_at, d_at, m_at, levels_at, found_at, groups, siz
             _load_some(m_all, i * groups + block, groups - block, lanes)
             m = load_f32(lanes, 0)
             inverse, here = _inverse(d), zero()
+            s1, s2, sx = zero(), zero(), zero()
             for k in range(size):
-                value = load_f32(x, 16 * k)
-                rest = fma(_nearest((value - m) * inverse, levels, n_levels, lowest, highest), d, m) - value
-                here = fma(load_f32(weights, 16 * k) * rest, rest, here)
-            s1, s2, sx = _sums(x, weights, size, inverse, m, levels, n_levels, lowest, highest)
+                value, weight = load_f32(x, 16 * k), load_f32(weights, 16 * k)
+                q = _nearest((value - m) * inverse, levels, n_levels, lowest, highest)
+                rest, weighted = fma(q, d, m) - value, weight * q
+                here = fma(weight * rest, rest, here)
+                s1, s2, sx = s1 + weighted, fma(weighted, q, s2), fma(weighted, value, sx)
             number = where_greater(error, here, splat(np.float32(i)), number)
             q1, q2 = where_greater(error, here, s1, q1), where_greater(error, here, s2, q2)
             qx, error = where_greater(error, here, sx, qx), minimum(here, error)
@@ -234,3 +247,24 @@ def choose_scales(x_at, weights_at, d_at, m_at, levels_at, found_at, groups, siz
         _put(found, 2, groups, block, lanes, q1)
         _put(found, 3, groups, block, lanes, q2)
         _put(found, 4, groups, block, lanes, qx)
+
+
+@helper
+def _place(value, levels, n_levels, least, most):
+    """How many quants, or levels, are below the nearest."""
+    if n_levels == 0:
+        return minimum(maximum(nearest(value), least), most) - least
+    found, one = zero(), splat(np.float32(1.0))
+    for i in range(1, n_levels):
+        found = found + where_greater(value, splat(levels[2 * i - 1]), one, zero())
+    return found
+
+
+@kernel(types.void(*[types.int64] * 10))
+def place_numbers(x_at, d_at, m_at, levels_at, found_at, groups, size, n_levels, bottom, top):
+    x, d, m, levels, found = f32(x_at), f32(d_at), f32(m_at), f32(levels_at), i8(found_at)
+    lowest, highest = splat(np.float32(bottom)), splat(np.float32(top))
+    for group in range(groups):
+        inverse, low = _inverse(splat(d[group])), splat(m[group])
+        for i in range(group * size, (group + 1) * size, 16):
+            store_i8(found, i, _place((load_f32(x, i) - low) * inverse, levels, n_levels, lowest, highest))

@@ -58,6 +58,17 @@ def test_choices(grid: Grid) -> None:
     np.testing.assert_allclose(compiled.sums, plain.sums, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("grid", [*GRIDS, Grid(-127, 127)])
+@pytest.mark.parametrize(("count", "size"), [(1, 32), (37, 16), (0, 16)])
+def test_places(grid: Grid, count: int, size: int) -> None:
+    x, rng = groups(count, size)[0], np.random.default_rng(2)
+    d = rng.uniform(0.01, 0.3, count).astype(np.float32)
+    d[:5:2] = 0
+    m = rng.uniform(-2, 0, count).astype(np.float32) if grid.minima else np.zeros(count, np.float32)
+    plain, compiled = (fit.places(x, d, m, grid) for fit in (PlainFit(), CompiledFit()))
+    np.testing.assert_array_equal(compiled, plain)
+
+
 @pytest.mark.parametrize("kind", sorted(SEARCHED), ids=lambda kind: kind.name)
 def test_rows_in_parallel(kind: GGMLType) -> None:
     x = normal(150, 768) * np.float32(0.02)
