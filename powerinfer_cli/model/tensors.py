@@ -105,9 +105,7 @@ class ModelReader:
         """As `tensor`; None where it is missing."""
         self.taken.add(name)
         tensor = self.gguf.tensors.get(name)
-        if tensor is not None:
-            self._check(tensor, shape)
-        return tensor
+        return None if tensor is None else self._fitted(tensor, shape)
 
     def bias(self, name: str, size: int | None, kind: Bias) -> Tensor | None:
         """The bias of so many numbers that belongs to a weight, `name`."""
@@ -182,9 +180,11 @@ class ModelReader:
                 lacking = next(name for name, there in found.items() if not there)
                 self.fail(f"tensor {lacking} is missing, but other layers have theirs")
 
-    def _check(self, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
-        fits = len(tensor.shape) == len(shape) and all(
-            want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+    def _fitted(self, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+        """As llama.cpp, whose tensors have four sizes: ones in front are there or not, by who has written the file."""
+        fitted = _with_ones(tensor.shape, len(shape))
+        fits = len(fitted) == len(shape) and all(
+            want is None or want == have for want, have in zip(shape, fitted, strict=True)
         )
         if not fits:
             want = " x ".join("any" if n is None else str(n) for n in shape)
@@ -194,6 +194,14 @@ class ModelReader:
             dequantize(tensor.rows()[:0], tensor.type)
         except GGUFError as error:
             raise PowerInferError(f"{self.gguf.path}: tensor {tensor.name} cannot hold weights: {error}") from error
+        return tensor if fitted == tensor.shape else replace(tensor, shape=fitted)
+
+
+def _with_ones(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
+    """With n sizes, as far as ones in front can make them more or fewer."""
+    while len(shape) > n and shape[0] == 1:
+        shape = shape[1:]
+    return (1,) * (n - len(shape)) + shape
 
 
 class LayerReader:

@@ -100,12 +100,28 @@ def test_each_tensor_is_needed(whole: GGUFFile) -> None:
 def test_each_shape_is_checked(whole: GGUFFile) -> None:
     for name, tensor in whole.tensors.items():
         *rows, columns = tensor.shape
-        shapes = [(*rows, columns + 1), (1, *tensor.shape)]
+        shapes = [(*rows, columns + 1), (2, *tensor.shape)]
         if rows and name != ANY_ROWS:
             shapes.append((rows[0] + 1, columns))
         for shape in shapes:
             message = refusal(with_tensors(whole, {**whole.tensors, name: replace(tensor, shape=shape)}))
             assert f"{name} has shape {' x '.join(map(str, shape))}, but" in message
+
+
+def test_sizes_of_one_in_front_may_be_there_or_not(whole: GGUFFile) -> None:
+    """llama.cpp's converter writes them, its quantiser leaves them out."""
+    plain = known(whole)
+    for change in (_with_one, _without_ones):
+        changed = with_tensors(whole, {n: replace(t, shape=change(t.shape)) for n, t in whole.tensors.items()})
+        assert known(changed) == plain
+
+
+def _with_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
 
 
 def test_no_tensor_is_passed_over(whole: GGUFFile) -> None:

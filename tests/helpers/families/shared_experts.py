@@ -92,6 +92,7 @@ def _ernie(**more: Any) -> Any:
     from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM
 
     given = {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 40, "moe_layer_start_index": 1}
+    given["intermediate_size"] = 160  # the converter divides it by the key heads for the shared experts' width, 2 * 40
     return Ernie4_5_MoeForCausalLM(Ernie4_5_MoeConfig(**(SIZES | given | more), rope_parameters=rope(1000.0)))
 
 

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Convert the tests' tiny models of each family by llama.cpp's own converter, and compare what they compute with torch.
+
+    python scripts/check_converted.py --peer-source llama.cpp    # its source, with conversion/ and gguf-py/
+    python scripts/check_converted.py --peer-source ... --only gemma3,phi2 --files FOLDER
+
+A line a family: how far our logits of its file are from the torch model's, in relation to the largest of those. Files
+have no vocabulary. Families whose model is no class of transformers are left out: the converter wants other names.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from powerinfer_cli.errors import PowerInferError  # noqa: E402
+from powerinfer_cli.gguf_io import open_gguf  # noqa: E402
+from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402
+from tests.helpers.families import FAMILIES, PROMPT, tiny_family  # noqa: E402
+
+AGREES = 2e-5
+Convert = Callable[[Path], Path]
+
+
+def main() -> int:
+    """0 where all that could be converted agree."""
+    args = parse()
+    own = [name for name, family in FAMILIES.items() if family.authority == "transformers"]
+    names = args.only.split(",") if args.only else own
+    convert = converter(args.peer_source)
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = [told(name, (args.files or Path(scratch)) / name, convert) for name in names]
+        return int(not all(answers))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-source", required=True, type=Path, metavar="FOLDER", help="llama.cpp's source")
+    parser.add_argument("--only", metavar="NAME,...", help="of the families' cases")
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the models and files there")
+    return parser.parse_args()
+
+
+def told(name: str, folder: Path, convert: Convert) -> bool:
+    """Whether the family agrees, with its line."""
+    tiny, options = tiny_family(name), EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
+    save(tiny.torch_model, folder)
+    try:
+        path = convert(folder)
+    except Exception as error:  # of any kind; also of models that transformers has changed since
+        print(f"{name:22} {FAMILIES[name].arch:13} not converted: {type(error).__name__}: {error}"[:140], flush=True)
+        return True
+    try:
+        found = Engine.load(open_gguf(path), options).logits(PROMPT)
+    except PowerInferError as error:
+        print(f"{name:22} {FAMILIES[name].arch:13} {error}", flush=True)
+        return False
+    off = float(np.abs(found - tiny.reference).max() / np.abs(tiny.reference).max())
+    print(f"{name:22} {FAMILIES[name].arch:13} {off:.1e} {'agrees' if off < AGREES else 'differs'}", flush=True)
+    return off < AGREES
+
+
+def save(model: Any, folder: Path) -> None:
+    """As transformers does, with a vocabulary of as many words, which Gemma's converter counts."""
+    model.save_pretrained(folder)
+    words = {str(i): i for i in range(model.config.vocab_size)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": []}))
+
+
+def converter(source: Path) -> Convert:
+    """From a model's folder to its file, of float32, by the converter of this source."""
+    sys.path[:0] = [str(source), str(source / "gguf-py")]
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == "gguf"]:
+        del sys.modules[loaded]  # of another version
+    import conversion
+    import gguf
+    import torch
+
+    logging.disable(logging.CRITICAL)
+    load, kind = conversion.ModelBase.load_hparams, conversion.ModelType.TEXT
+    conversion.ModelBase.load_hparams = staticmethod(lambda folder, *_, **__: with_old_names(load(folder, False)))
+
+    def set_vocab(self: Any) -> None:
+        self.gguf_writer.add_tokenizer_model("no_vocab")
+
+    def convert(folder: Path) -> Path:
+        config = conversion.ModelBase.load_hparams(folder)
+        cls = conversion.get_model_class(conversion.get_model_architecture(config, kind))
+        cls.set_vocab = set_vocab
+        with torch.inference_mode():
+            cls(folder, gguf.LlamaFileType.ALL_F32, folder / "model.gguf").write()
+        return folder / "model.gguf"
+
+    return convert
+
+
+def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Under the names of models' first code too, which the converter looks for."""
+    rope = config.get("rope_parameters") or {}
+    config.setdefault("rotary_pct", rope.get("partial_rotary_factor", 1.0))
+    if "n_positions" in config:
+        config.setdefault("n_ctx", config["n_positions"])
+    if config["model_type"] == "hunyuan_v1_moe":
+        config |= {"moe_intermediate_size": [config["intermediate_size"]], "num_shared_expert": [1]}
+        config["moe_topk"] = np.atleast_1d(config["moe_topk"]).tolist()
+    config["architectures"] = [{"MptForCausalLM": "MPTForCausalLM"}.get(one, one) for one in config["architectures"]]
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())
