@@ -12,11 +12,11 @@ from powerinfer_cli.placement import ActivationStatistics, Placement, find_stati
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import default_chunks
+from solver.default_text import default_chunks, given_chunks
 from solver.predictor import DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
-from solver.stages import Place, SolverModel, density_stage, profile_stage, text_chunks
+from solver.stages import Place, SolverModel, density_stage, profile_stage
 from solver.state import read_state
 
 __all__ = ["Making", "SolveResult", "make"]
@@ -130,8 +130,7 @@ class _Run:
         tokenizer = Tokenizer.from_gguf(self.gguf)
         if self.wanted.text is None:
             return default_chunks(self.model, tokenizer, self.place.folder)
-        ids = tokenizer.encode(self.wanted.text, add_special=False, parse_special=False)
-        return text_chunks(self.model, ids, tokenizer.bos_id if tokenizer.add_bos else None)
+        return given_chunks(self.model, tokenizer, self.wanted.text)
 
     def _statistics(self, rule: ActiveRule, trains: bool) -> ActivationStatistics:
         """Those that came with the model need no text, unless one is given, or one is needed for training anyway."""

@@ -37,7 +37,7 @@ from solver.predictor import (
     score,
     train_layers,
 )
-from solver.profile import CHUNK, ActiveRule, Chunks, chunks_of, held_out, made_of, profile_text
+from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out, made_of, profile_text, some_of
 from solver.state import SolverState, read_state
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
 
 ACTIVATION, PREDICTOR = "activation", "predictor"
 BUFFER_BYTES = 8 << 30
+METERED = 2560  # held-out tokens that densities are tried on
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class SolverModel:
         self.__dict__.pop("_engine", None)
 
 
-def text_chunks(model: SolverModel, ids: list[int], bos: int | None) -> list[list[int]]:
+def text_chunks(model: SolverModel, ids: list[int], bos: int | None) -> Text:
     """A text's tokens in chunks that the model's context holds. Raises PowerInferError: less than one chunk."""
     return chunks_of(ids, model.n_ctx, bos)
 
@@ -237,7 +238,7 @@ def density_stage(model: SolverModel, chunks: Chunks, density: float | None, mos
         raise PowerInferError(
             f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
         )
-    meter = DensityMeter(model.open_engine(), held_out(chunks)[1])
+    meter = DensityMeter(model.open_engine(), some_of(held_out(chunks)[1], METERED))
     if density is not None:
         rule = ActiveRule(density)
         loss = meter.loss(density)

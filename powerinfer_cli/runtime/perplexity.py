@@ -75,12 +75,16 @@ def chunks(ids: Sequence[int], n_ctx: int, bos: int | None) -> Iterator[list[int
 
 
 def chunk_losses(
-    engine: Engine, chunk: Sequence[int], check: Callable[[], None], change: Change | None = None
+    engine: Engine,
+    chunk: Sequence[int],
+    check: Callable[[], None],
+    change: Change | None = None,
+    first: int | None = None,
 ) -> Floats:
-    """Losses of the tokens behind the first of a chunk's second half. `check` is called between batches. change: as
-    in `Engine.prefill`.
+    """Losses of the tokens behind number `first`, None: the first of the chunk's second half. `check` is called between
+    batches. change: as in `Engine.prefill`.
     """
-    first = len(chunk) // 2
+    first = len(chunk) // 2 if first is None else first
     engine.reset()
     engine.prefill(chunk[:first], on_batch=lambda done, total: check(), change=change)
     found = []

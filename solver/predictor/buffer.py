@@ -21,7 +21,8 @@ from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.samples import Samples
 from solver.profile import ActiveRule
-from solver.profile.recording import Chunks, Floats, Recordable, record
+from solver.profile.recording import Floats, Recordable, record
+from solver.profile.text import Chunks
 
 __all__ = ["Buffer", "collect"]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.runtime import Engine, LoadEvents
 from powerinfer_cli.runtime.perplexity import Score, chunk_losses, ratio
-from solver.profile import ActiveRule
+from solver.profile import ActiveRule, first_scored
 
 __all__ = ["STEPS", "DensityChoice", "DensityMeter", "find_density"]
 
@@ -48,7 +48,8 @@ class DensityMeter:
             rule.apply(activations)
 
         for chunk in self._chunks:
-            score.add(chunk_losses(self._engine, chunk, lambda: None, None if density == 1 else change))
+            changed = None if density == 1 else change
+            score.add(chunk_losses(self._engine, chunk, lambda: None, changed, first_scored(chunk)))
         return score
 
 

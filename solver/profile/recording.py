@@ -8,14 +8,11 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import ModelConfig
+from solver.profile.text import Chunks
 
-__all__ = ["CHUNK", "Chunks", "Recordable", "chunks_of", "held_out", "record"]
-
-CHUNK = 512  # tokens, if the context has room for them
-HELD_EVERY = 8  # of so many chunks one is kept from training
+__all__ = ["Recordable", "check_numbers", "record"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-Chunks: TypeAlias = Sequence[Sequence[int]]
 
 
 class Recordable(Protocol):
@@ -28,30 +25,14 @@ class Recordable(Protocol):
         """Evaluate ids from an empty context; tap(layer, residual [T, n_embd], activations [T, n_ff]) for a batch."""
 
 
-def chunks_of(ids: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int]]:
-    """Whole chunks of a text; the first token of each gives its place to `bos`, where there is one.
-
-    Raises:
-        PowerInferError: the text is shorter than one chunk.
-    """
-    length = min(CHUNK, n_ctx)
-    if len(ids) < length:
-        raise PowerInferError(f"the text has {len(ids)} tokens, but one chunk has {length}: give a longer text")
-    starts = range(0, len(ids) - length + 1, length)
-    cut = [list(ids[start : start + length]) for start in starts]
-    return cut if bos is None else [[bos, *chunk[1:]] for chunk in cut]
-
-
-def held_out(chunks: Chunks) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
-    """Chunks to train on, and those kept from it to measure the result: from all parts of the text.
-
-    Of a text of one chunk both are that chunk.
-    """
-    if len(chunks) == 1:
-        return list(chunks), list(chunks)
-    every = min(HELD_EVERY, len(chunks))
-    held = [chunk for i, chunk in enumerate(chunks) if i % every == every - 1]
-    return [chunk for i, chunk in enumerate(chunks) if i % every != every - 1], held
+def check_numbers(first: int, layer: int, activations: Floats) -> None:
+    """first: the number of their first token. Raises PowerInferError: some are no numbers."""
+    sums = activations.sum(axis=1)
+    for row in np.flatnonzero(~np.isfinite(sums)):
+        if not np.isfinite(activations[row]).all():
+            raise PowerInferError(
+                f"layer {layer}, token {first + row} of the text: activations that are no numbers: the file is damaged"
+            )
 
 
 def record(
@@ -63,7 +44,7 @@ def record(
 ) -> None:
     """Record chunks from number `first` on. see(first token, layer, residual, activations); done(chunks so far).
 
-    Tokens are counted over the whole text.
+    Tokens are counted over the whole text. Raises PowerInferError: activations that are no numbers.
     """
     last_layer = engine.config.n_layer - 1
     for number in range(first, len(chunks)):
@@ -71,6 +52,7 @@ def record(
 
         def tap(layer: int, residual: Floats, activations: Floats) -> None:
             nonlocal at
+            check_numbers(at, layer, activations)
             see(at, layer, residual, activations)
             if layer == last_layer:
                 at += len(residual)

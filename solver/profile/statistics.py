@@ -22,7 +22,8 @@ from powerinfer_cli.placement import save_statistics
 from powerinfer_cli.placement.group_activity import group_activity, save_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule
-from solver.profile.recording import Chunks, Floats, Recordable, record
+from solver.profile.recording import Floats, Recordable, record
+from solver.profile.text import Chunks
 
 __all__ = ["Profile", "count_active", "made_of", "profile_text"]
 

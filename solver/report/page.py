@@ -153,6 +153,6 @@ def _predictor_table(data: dict[str, Any]) -> str:
     if not quality:
         return table
     return (
-        f"<p>Perplexity on held-out text: {quality['perplexity']:.4f}, with every neuron "
-        f"{quality['perplexity_dense']:.4f} ({quality['loss']:+.2%}).</p>{table}"
+        f"<p>Perplexity on {quality['tokens']:,} held-out tokens: {quality['perplexity']:.4f}, with every neuron "
+        f"{quality['perplexity_dense']:.4f} ({quality['loss']:+.2%} ± {quality['error']:.2%}).</p>{table}"
     )

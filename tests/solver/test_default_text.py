@@ -1,24 +1,32 @@
-"""The text for a model that nobody gave a text for."""
+"""The text that a model is profiled with: a user's, what it knows of the sample, what it writes itself."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import powerinfer_cli
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver import default_text
-from solver.default_text import default_chunks, own_size, own_text
-from solver.profile import sample_documents
+from solver import default_text, own_text
+from solver.default_text import default_chunks, given_chunks, own_size, read_size
+from solver.own_text import own_texts
+from solver.profile import SampleDocument, sample_documents
 from solver.stages import SolverModel
 
 BUNDLED = Path(powerinfer_cli.__file__).parent / "bundled" / "storyteller.powerinfer.gguf"
 
 
-@pytest.fixture(scope="module")
-def model() -> SolverModel:
-    return SolverModel(open_gguf(BUNDLED), EngineOptions(n_threads=1, reference=True), LoadEvents())
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def model(notes: list[str]) -> SolverModel:
+    return SolverModel(open_gguf(BUNDLED), EngineOptions(n_threads=1), LoadEvents(note=notes.append))
 
 
 @pytest.fixture(scope="module")
@@ -26,34 +34,70 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_gguf(BUNDLED)
 
 
-def test_a_model_writes_what_it_knows(model: SolverModel, tokenizer: Tokenizer) -> None:
-    ids = own_text(model, 120, 1, tokenizer.eog_ids)
-    assert len(ids) == 120
-    assert ids[0] == 1
-    assert ids == own_text(model, 120, 1, tokenizer.eog_ids), "the same text each time"
-    text = tokenizer.decode(ids)
-    assert sum(word in text for word in (" the ", " and ", " a ", " was ")) >= 3, text
+def test_a_model_writes_many_texts_at_once(model: SolverModel, tokenizer: Tokenizer) -> None:
+    texts = own_texts(model, 1600, 1, tokenizer.eog_ids)
+    assert 1600 <= sum(map(len, texts)) < 1700
+    assert {text[0] for text in texts} == {1}
+    assert all(len(text) >= 512 for text in texts[:-1]), "short ones are put together"
+    assert sum(text.count(1) for text in texts) >= 16
+    assert texts == own_texts(model, 1600, 1, tokenizer.eog_ids), "the same texts each time"
+    written = tokenizer.decode([token for text in texts for token in text])
+    assert sum(written.count(word) for word in (" the ", " and ", " a ", " was ")) >= 30, written
+    assert own_texts(model, 1600, 1, tokenizer.eog_ids, seconds=0) == [[1] * 16], "no longer than it may take"
+
+
+def test_caches_of_texts_are_bounded(model: SolverModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_text, "CACHES", 1)
+    assert len(own_texts(model, 20, 1, ())) == 1
+
+
+def sample_of(*kinds: str) -> Callable[[], tuple[SampleDocument, ...]]:
+    documents = [one for one in sample_documents() if one.kind in kinds]
+    return lambda: tuple(SampleDocument(one.name, one.text[:1500]) for one in documents[:6])
 
 
 def test_what_a_model_does_not_know_is_left_out(
-    model: SolverModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: SolverModel, tokenizer: Tokenizer, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(default_text, "own_size", lambda _: 600)
-    documents = sample_documents()
-    tales = "\n".join(document.text for document in documents if document.kind == "tale")
-    code = "\n".join(document.text for document in documents if document.kind == "code")
-    monkeypatch.setattr(default_text, "sample_text", lambda: tales[:5500] + code[:4000])
-    chunks = default_chunks(model, tokenizer, tmp_path)
-    texts = [tokenizer.decode(chunk) for chunk in chunks]
-    whole = len(tokenizer.encode(tales[:5500] + code[:4000], add_special=False)) // 512
-    assert whole >= 6, "most of the chunks are of code"
-    assert len(texts) == 4, "two of tales, one of tales and code, one that the model wrote"
-    assert not any("subscribe" in text for text in texts)
-    monkeypatch.setattr(default_text, "own_text", None)
-    assert default_chunks(model, tokenizer, tmp_path) == chunks, "kept beside the outputs"
+    monkeypatch.setattr(default_text, "sample_documents", sample_of("code", "language"))
+    text = default_chunks(model, tokenizer, tmp_path)
+    assert "text: the model knows 0 of 6 documents of the sample" in notes[-2]
+    assert "tokens that the model has written itself are added" in notes[-1]
+    assert not any("return" in tokenizer.decode(chunk) for chunk in text)
+    monkeypatch.setattr(default_text, "own_texts", None)
+    assert default_chunks(model, tokenizer, tmp_path) == text, "kept beside the outputs"
 
 
-def test_small_models_write_more() -> None:
-    assert own_size(6 << 20) == 16384
+def test_who_knows_the_sample_only_reads(
+    model: SolverModel, tokenizer: Tokenizer, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(default_text, "own_texts", None)
+    monkeypatch.setattr(default_text, "sample_documents", sample_of("tale"))
+    monkeypatch.setattr(default_text, "FOREIGN", 1.0)
+    text = default_chunks(model, tokenizer, tmp_path)
+    assert notes == [
+        f"text: the model knows {len(set(text.documents))} of {len(set(text.documents))} documents "
+        + notes[0].partition("documents ")[2]
+    ]
+    assert len(set(text.documents)) == len(sample_of("tale")()), "each document by itself"
+
+
+def test_a_text_in_another_language_is_said(model: SolverModel, tokenizer: Tokenizer, notes: list[str]) -> None:
+    story = "Once upon a time there was a little fox who lived in the forest. One day the fox found a red ball. " * 40
+    chunks = given_chunks(model, tokenizer, story)
+    assert not notes
+    foreign = "Ещё вчера старый смотритель маяка записывал в журнал каждую проходящую мимо баржу. " * 40
+    assert len(given_chunks(model, tokenizer, foreign)) >= len(chunks)
+    (note,) = notes
+    assert note.startswith("the model hardly knows such text: its perplexity is ")
+    with pytest.raises(PowerInferError, match=r"^the text has \d+ tokens, but one chunk has 512: give a longer text$"):
+        given_chunks(model, tokenizer, story[:300])
+
+
+def test_small_models_read_and_write_more() -> None:
+    assert own_size(6 << 20) == 20480
     assert 2000 < own_size(640 << 20) < 5000
     assert own_size(40 << 30) == 512
+    assert read_size(135_000_000) == 49152
+    assert read_size(7_000_000_000) == 20480

@@ -172,7 +172,8 @@ def test_a_full_disk_leaves_the_old_predictors(
 def test_the_loss_is_measured(made: Place, dense: Path) -> None:
     model = model_of(dense)
     quality = quality_stage(model, chunks_for(model), made.predictor)
-    assert quality.tokens == 2 * 127
+    assert quality.tokens == 4 * (255 - 32)
+    assert 0 < quality.error < 0.01
     assert abs(quality.loss) < 0.02
     assert quality.predicted is not None
     assert quality.active is not None

@@ -12,11 +12,11 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.buffer import Buffer, collect
 from solver.profile.active import ActiveRule
-from solver.profile.recording import chunks_of
+from solver.profile.text import chunks_of
 from tests.solver.fake_engine import FakeEngine
 
 IDS = [int(i) for i in np.random.default_rng(2).integers(0, 50, 640)]
-CHUNKS = chunks_of(IDS, 64, bos=1)
+CHUNKS = [list(chunk) for chunk in chunks_of(IDS, 64, bos=1)]
 TOKEN_BYTES = 3 * (2 * 16 + 3)
 
 

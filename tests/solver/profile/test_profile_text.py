@@ -1,5 +1,6 @@
 """Profiling a text: what is written, and how it goes on after an interruption."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from powerinfer_cli.placement import load_statistics
 from powerinfer_cli.placement.group_activity import load_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule
-from solver.profile.recording import chunks_of, held_out
 from solver.profile.statistics import Profile, made_of, profile_text
+from solver.profile.text import chunks_of, held_out
 from tests.solver.fake_engine import FakeEngine, fake_config
 
 IDS = [int(i) for i in np.random.default_rng(2).integers(0, 50, 640)]
-CHUNKS = chunks_of(IDS, 64, bos=1)
+CHUNKS = [list(chunk) for chunk in chunks_of(IDS, 64, bos=1)]
 
 
 def profile(
@@ -40,8 +41,8 @@ def expected_counts(engine: FakeEngine) -> list[list[int]]:
 
 
 def test_chunks_are_whole_and_begin_alike() -> None:
-    assert chunks_of([5, 6, 7, 8, 9], 2, bos=None) == [[5, 6], [7, 8]]
-    assert chunks_of([5, 6, 7, 8], 2, bos=1) == [[1, 6], [1, 8]]
+    assert list(chunks_of([5, 6, 7, 8, 9], 2, bos=None)) == [(5, 6), (7, 8)]
+    assert list(chunks_of([5, 6, 7, 8], 2, bos=1)) == [(1, 6), (1, 8)]
     assert [len(chunk) for chunk in chunks_of([0] * 1024, 4096, bos=None)] == [512, 512]
 
 
@@ -53,10 +54,10 @@ def test_a_text_shorter_than_a_chunk_is_one_line() -> None:
 def test_held_out_chunks_come_from_all_parts() -> None:
     numbered = [[i] for i in range(20)]
     train, held = held_out(numbered)
-    assert held == [[7], [15]]
-    assert sorted(train + held) == numbered
-    assert held_out(numbered[:1]) == ([[0]], [[0]])
-    assert held_out(numbered[:2]) == ([[0]], [[1]])
+    assert held == [(3,), (7,), (11,), (15,), (19,)]
+    assert sorted(train + held) == [tuple(one) for one in numbered]
+    assert held_out(numbered[:1]) == ([(0,)], [(0,)])
+    assert held_out(numbered[:2]) == ([(0,)], [(1,)])
 
 
 def test_counts_and_tokens_are_written(tmp_path: Path) -> None:
@@ -71,6 +72,18 @@ def test_counts_and_tokens_are_written(tmp_path: Path) -> None:
     assert [done for _, done, _ in seen] == list(range(64, 641, 64))
     assert not (tmp_path / "work" / "profile-partial.npz").exists()
     assert len(list((tmp_path / "activation").iterdir())) == 3, "the original takes every file there for a layer's"
+
+
+def test_activations_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    class Broken(FakeEngine):
+        def values(self, layer: int, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+            residual, activations = super().values(layer, ids)
+            if layer == 1 and len(self.recorded) == 2:
+                activations[3, 5] = np.nan
+            return residual, activations
+
+    with pytest.raises(PowerInferError, match=r"^layer 1, token 131 of the text: activations that are no numbers"):
+        profile(tmp_path, Broken())
 
 
 def test_groups_add_up(tmp_path: Path) -> None:
