@@ -14,8 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.demo_model.card import render  # noqa: E402  # after the path is set
-from scripts.demo_model.run import RECIPE, SMOKE, make, write_held_out  # noqa: E402  # after the path is set
+from scripts.demo_model.card import read_training, render  # noqa: E402  # after the path is set
+from scripts.demo_model.run import RECIPE, SMOKE, make, remake_predictors, write_held_out  # noqa: E402  # after the path is set
 
 CARD = "MODEL_CARD.md"
 
@@ -31,6 +31,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="torch device for training (default cpu)")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's choice)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument(
+        "--predictors-only",
+        action="store_true",
+        help="keep the model in --out, and make predictors and statistics anew",
+    )
     parser.add_argument("--smoke", action="store_true", help="a toy model in seconds, for tests")
     return parser.parse_args(arguments)
 
@@ -53,7 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         with (work / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    made = make(recipe, args.out, work, seed=args.seed, device=args.device, resume=args.resume, log=log)
+    if args.predictors_only:
+        training = read_training((args.out / CARD).read_text(encoding="utf-8"))
+        made = remake_predictors(recipe, args.out, training, seed=args.seed, log=log)
+    else:
+        made = make(recipe, args.out, work, seed=args.seed, device=args.device, resume=args.resume, log=log)
     card = render(made, args.seed)
     (args.out / CARD).write_text(card, encoding="utf-8")
     if args.held_out:

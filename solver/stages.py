@@ -188,7 +188,7 @@ def predictor_stage(
         "model": model.fingerprint,
         "text": made_of(train),
         "active": rule.name,
-        "options": {**asdict(options.predictor), **asdict(options.ranks)},
+        "options": {**asdict(options.predictor), **asdict(options.ranks), "time_budget": options.time_budget},
     }
     made_with["options"].pop("device")
     state = read_state(place.folder)
@@ -202,7 +202,7 @@ def predictor_stage(
     )
     model.forget_engine()
     torch.set_num_threads(model.options.threads[1])
-    reports = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
+    reports = train_layers(model.model, buffer, work, place.predictor, options, made_with, events).reports
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)
     _clear(place.work)

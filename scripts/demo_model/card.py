@@ -1,7 +1,9 @@
 """The model card, written from measured figures."""
 
+import re
+
 from scripts.demo_model.grammar import HELD_OUT_SHARE, PLOTS, count_stories
-from scripts.demo_model.run import Made
+from scripts.demo_model.run import Made, Training
 
 _LIMITS = """## Limits
 - A character's kind may change in what others say of it (a wolf is called "the bravest crab"); names and things
@@ -28,6 +30,14 @@ def render(made: Made, seed: int) -> str:
     )
 
 
+def read_training(card: str) -> Training:
+    """What a card says of the network's training. Raises ValueError."""
+    found = re.search(r"^- ([\d,]+) tokens in (\d+) steps, (\d+) minutes", card, re.MULTILINE)
+    if found is None:
+        raise ValueError("the card does not say how the network was trained")
+    return Training(int(found[2]), int(found[1].replace(",", "")), 60.0 * int(found[3]))
+
+
 def _model(made: Made) -> str:
     shape = made.shape
     return f"""## Model
@@ -41,7 +51,7 @@ def _model(made: Made) -> str:
 
 def _training(made: Made) -> str:
     return f"""## Training
-- {made.train_tokens:,} tokens in {made.recipe.steps} steps, {made.train_seconds / 60:.0f} minutes; Muon and
+- {made.training.tokens:,} tokens in {made.training.steps} steps, {made.training.seconds / 60:.0f} minutes; Muon and
   AdamW, one pass
 - An L1 term on relu(gate), per layer, whose weight steers itself to the wanted density
 - Corpus: {len(PLOTS)} plots of a story grammar (lost things, wishes, fears, quarrels, kindness, tricks, birthdays,

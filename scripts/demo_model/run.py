@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from powerinfer_cli.placement import save_statistics
+from powerinfer_cli.placement.group_activity import group_activity, save_group_activity
 from scripts.demo_model.chat import CONTROL_TOKENS, END
 from scripts.demo_model.corpus import documents, stories
 from scripts.demo_model.evaluation import (
@@ -35,6 +37,7 @@ OPENINGS = (
     "Have you heard of",
     "This is the story of",
 )
+SAMPLED = 256  # tokens whose active sets say which neurons fire together
 Log: TypeAlias = Callable[[str], None]
 
 
@@ -51,9 +54,9 @@ class Recipe:
     n_ff: int = 1024
     vocabulary_documents: int = 20000
     predictor_tokens: int = 120_000
-    predictor_rank: int = 64
+    predictor_rank: int = 128
     predictor_recall: float = 0.97
-    predictor_steps: int = 1000
+    predictor_steps: int = 300
     measured_documents: int = 200
     samples: int = 6
 
@@ -94,6 +97,15 @@ def make_trainer(recipe: Recipe, seed: int, device: str, vocabulary: Vocabulary)
 
 
 @dataclass(frozen=True)
+class Training:
+    """Steps, tokens and seconds that a network took."""
+
+    steps: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Made:
     """The figures of a finished making."""
 
@@ -101,8 +113,7 @@ class Made:
     shape: Shape
     parameters: int
     predictor_parameters: int
-    train_tokens: int
-    train_seconds: float
+    training: Training
     dense_perplexity: float
     sparse_perplexity: float
     held_out_documents: int
@@ -122,13 +133,23 @@ def make(recipe: Recipe, folder: Path, work: Path, *, seed: int, device: str, re
         trainer.load(checkpoint)
         log(f"resumed at step {trainer.step}")
     trainer.run(log, checkpoint)
-    return finish(recipe, trainer, folder, seed=seed, log=log)
+    training = Training(trainer.step, trainer.tokens, trainer.seconds)
+    return finish(recipe, trainer.network, vocabulary, training, folder, seed=seed, log=log)
 
 
-def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Log) -> Made:
-    """Train the predictors of a trained network, export it, and measure the file. Works at any step."""
-    network, vocabulary = trainer.network.cpu().eval(), trainer.vocabulary
-    shape = network.shape
+def remake_predictors(recipe: Recipe, folder: Path, training: Training, *, seed: int, log: Log) -> Made:
+    """Make predictors and statistics anew for the model in `folder`, whose other weights stay as they are."""
+    vocabulary = make_vocabulary(recipe, seed)
+    shape = Shape(len(vocabulary), recipe.n_embd, recipe.n_layer, n_ff=recipe.n_ff)
+    network, _ = load_exported(folder / MODEL_NAME, shape)
+    return finish(recipe, network, vocabulary, training, folder, seed=seed, log=log)
+
+
+def finish(
+    recipe: Recipe, network: Network, vocabulary: Vocabulary, training: Training, folder: Path, *, seed: int, log: Log
+) -> Made:
+    """Make the predictors of a trained network, export it, and measure the file."""
+    network, shape = network.cpu().eval(), network.shape
     rows = token_rows(vocabulary, seed + 1, shape.n_ctx, held_out=False)
     log("collecting residuals and activations")
     collected = collect(network, rows, recipe.predictor_tokens)
@@ -136,7 +157,7 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
     path = folder / MODEL_NAME
     folder.mkdir(parents=True, exist_ok=True)
     export(path, network, vocabulary, predictors)
-    save_statistics(folder / "activation", [counts.numpy() for counts in collected.profile.counts])
+    _save_statistics(folder, collected)
     held = list(itertools.islice(token_rows(vocabulary, seed, shape.n_ctx, held_out=True), recipe.measured_documents))
     log("measuring the file")
     exported, in_file = load_exported(path, shape)
@@ -148,8 +169,7 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
         shape=shape,
         parameters=sum(p.numel() for p in network.parameters()),
         predictor_parameters=sum(p.fc1.numel() + p.fc2.numel() for p in predictors),
-        train_tokens=trainer.tokens,
-        train_seconds=trainer.seconds,
+        training=training,
         dense_perplexity=dense,
         sparse_perplexity=perplexity(exported, held),
         held_out_documents=len(held),
@@ -158,6 +178,16 @@ def finish(recipe: Recipe, trainer: Trainer, folder: Path, *, seed: int, log: Lo
         file_bytes=path.stat().st_size,
         samples=_samples(recipe, vocabulary, path),
     )
+
+
+def _save_statistics(folder: Path, collected: Collected) -> None:
+    """Counts, of how many tokens they are, and how neurons fire together."""
+    profile = collected.profile
+    counts = [layer.numpy() for layer in profile.counts]
+    save_statistics(folder / "activation", counts)
+    stride = max(1, profile.tokens // SAMPLED)
+    active = [(layer[::stride] != 0).numpy() for layer in collected.activations]
+    save_group_activity(folder, group_activity(np.array(counts), active, profile.tokens))
 
 
 def _train_one(recipe: Recipe, collected: Collected, network: Network, number: int, log: Log) -> TrainedPredictor:

@@ -2,6 +2,7 @@
 
 from solver.predictor.buffer import Buffer, collect
 from solver.predictor.density import STEPS, DensityChoice, DensityMeter, find_density
+from solver.predictor.improving import Offer
 from solver.predictor.layer import (
     PredictorOptions,
     PredictorReport,
@@ -12,13 +13,15 @@ from solver.predictor.layer import (
 )
 from solver.predictor.quality import Quality, compare, score
 from solver.predictor.ranks import RankOptions
-from solver.predictor.training import TrainOptions, train_layers
+from solver.predictor.training import LayersMade, TrainOptions, train_layers
 
 __all__ = [
     "STEPS",
     "Buffer",
     "DensityChoice",
     "DensityMeter",
+    "LayersMade",
+    "Offer",
     "PredictorOptions",
     "PredictorReport",
     "Quality",

@@ -9,14 +9,16 @@ import json
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing, write_torch
 from solver.predictor.layer import TrainedPredictor
 
-__all__ = ["layer_file", "publish", "write_layer"]
+__all__ = ["layer_file", "publish", "read_layer", "write_layer"]
 
 CONFIG = "config.json"
 
@@ -32,6 +34,15 @@ def write_layer(folder: Path, layer: int, predictor: TrainedPredictor) -> None:
         raise PowerInferError(f"the predictor of layer {layer} is not finite: its samples are damaged")
     with replacing(layer_file(folder, layer)) as temporary:
         write_torch(temporary, weights)
+
+
+def read_layer(folder: Path, layer: int) -> tuple[Tensor, Tensor]:
+    """fc1 and fc2 of a file that `write_layer` wrote. Raises PowerInferError."""
+    try:
+        found = torch.load(layer_file(folder, layer), weights_only=True)
+        return found["fc1.weight"], found["fc2.weight"]
+    except (OSError, RuntimeError, KeyError, UnpicklingError) as error:
+        raise PowerInferError(f"{layer_file(folder, layer)}: cannot be read again: delete {folder}") from error
 
 
 def publish(

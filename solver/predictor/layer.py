@@ -23,7 +23,8 @@ __all__ = [
     "PredictorReport",
     "TrainedPredictor",
     "calibrate",
-    "fit",
+    "closed_form",
+    "improve",
     "measure",
     "predict",
     "train_predictor",
@@ -121,32 +122,39 @@ def measure(
 def train_predictor(
     inputs: Tensor, activations: Tensor, options: PredictorOptions, rows: Tensor | None = None
 ) -> TrainedPredictor:
-    """Train one layer's predictor on residuals [N, n_embd] and activations [N, n_ff] (or a mask of them).
+    """Make one layer's predictor from residuals [N, n_embd] and activations [N, n_ff] (or a mask of them).
 
     `rows` [n_ff, n_embd]: the linear map behind the neurons, where it is known. `validation_share` of the tokens is
     held back for threshold and report. Raises ValueError: too few tokens to hold any back.
     """
     train, held = Samples.of(inputs, activations).to(options.device).split(options.validation_share)
-    residuals, most = Residuals(train.unit_inputs()), min(options.rank, train.n_embd)
+    residuals, most = Residuals(train), min(options.rank, train.n_embd)
     if rows is None:
-        start = start_from_labels(residuals, train, most, options.seed)
+        start = start_from_labels(residuals, most, options.seed)
     else:
         start = start_from_rows(residuals, rows, most, options.seed)
-    return fit(train, held, start, options)
+    closed = closed_form(train, held, start, options)
+    return improve(train, held, closed, options) if options.steps else closed
 
 
-def fit(
+def closed_form(train: Samples, held: Samples, start: Start, options: PredictorOptions) -> TrainedPredictor:
+    """Of `options.rank`, with the threshold set on `held`, and a report on it."""
+    return _finished(*start.predictor(options.rank), train, held, options)
+
+
+def improve(
     train: Samples,
     held: Samples,
-    start: Start,
+    closed: TrainedPredictor,
     options: PredictorOptions,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainedPredictor:
-    """Train from a start, set the threshold on `held`, and report on it. `on_step(done, of all)` is progress."""
-    fc1, fc2 = start.predictor(options.rank)
-    fc1, fc2 = fc1.to(options.device), fc2.to(options.device)
-    if options.steps:
-        fc1, fc2 = _optimise(fc1, fc2, train, options, on_step)
+    """`options.steps` steps from a predictor on; the threshold is set anew. `on_step(done, of all)` is progress."""
+    fc1, fc2 = closed.fc1.to(options.device), closed.fc2.to(options.device)
+    return _finished(*_optimise(fc1, fc2, train, options, on_step), train, held, options)
+
+
+def _finished(fc1: Tensor, fc2: Tensor, train: Samples, held: Samples, options: PredictorOptions) -> TrainedPredictor:
     fc2 = calibrate(fc1, fc2, train, held, min(1.0, options.recall + options.margin))
     return TrainedPredictor(fc1.cpu(), fc2.cpu(), measure(fc1, fc2, held.unit_inputs(), held.labels()))
 

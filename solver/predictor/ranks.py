@@ -1,22 +1,21 @@
 """The rank of a layer's predictor: a larger one costs bytes itself, a smaller one lets idle neurons through."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from solver.predictor.layer import LEAST_CONSTANT, PredictorOptions, PredictorReport, TrainedPredictor, fit
+from solver.predictor.layer import LEAST_CONSTANT, PredictorOptions, PredictorReport, TrainedPredictor, closed_form
 from solver.predictor.samples import Samples
 from solver.predictor.start import Residuals, Start, start_from_labels, start_from_rows
 
-__all__ = ["LEAST_GAIN", "Costs", "RankOptions", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
+__all__ = ["Costs", "RankOptions", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
 
 MOST = 1280  # directions that are looked at; released predictors of 13B models have no more
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
 HELD = 2048  # tokens on which starts are compared
 PATIENCE = 3  # ranks, each dearer than the best before
-LEAST_GAIN = 0.03  # of a token's bytes, for which gradient steps are worth their time
 
 
 @dataclass(frozen=True)
@@ -69,37 +68,30 @@ def train_at_best_rank(
     costs: Costs,
     options: PredictorOptions,
     choice: RankOptions,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
     *,
     compare: bool = False,
 ) -> TrainedPredictor:
     """The predictor in closed form with which a token reads the fewest bytes, be they more than the dense layer's.
 
-    With `options.steps` it is trained as well, and what comes of it taken where it saves LEAST_GAIN. `rows`: as for
-    `train_predictor`; with `compare` they are weighed against the labels alone.
+    `rows`: as for `train_predictor`; with `compare` they are weighed against the labels alone. No gradient steps.
     """
     train, held = samples.to(options.device).split(options.validation_share)
     most = choice.rank or most_rank(samples.n_embd, samples.n_ff)
-    recall, n_ff = options.recall + options.margin, samples.n_ff
+    recall = options.recall + options.margin
     found = [
         (*_cheapest(start, held, [most] if choice.rank else candidates(most), costs, recall), start)
         for start in _starts(train, rows, most, options.seed, compare=compare)
     ]
     _, rank, start = min(found, key=lambda one: one[0])
-    best = fit(train, held, start, replace(options, rank=rank, steps=0))
-    if options.steps:
-        trained = fit(train, held, start, replace(options, rank=rank), on_step)
-        before, after = (costs.of_report(one.report, n_ff) for one in (best, trained))
-        best = trained if after <= (1 - LEAST_GAIN) * before else best
-    return best
+    return closed_form(train, held, start, replace(options, rank=rank))
 
 
 def _starts(train: Samples, rows: torch.Tensor | None, most: int, seed: int, *, compare: bool) -> Iterator[Start]:
-    residuals = Residuals(train.unit_inputs())
+    residuals = Residuals(train)
     if rows is not None:
         yield start_from_rows(residuals, rows, most, seed)
     if rows is None or compare:
-        yield start_from_labels(residuals, train, most, seed)
+        yield start_from_labels(residuals, most, seed)
 
 
 def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, recall: float) -> tuple[float, int]:

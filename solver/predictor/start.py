@@ -13,7 +13,7 @@ which every token has about the same size. A multiple of it added to each hidden
 of rank r need r + 1 hidden neurons, not the 2 r of opposite pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from solver.predictor.samples import Samples
 
-__all__ = ["Residuals", "Start", "start_from_labels", "start_from_rows"]
+__all__ = ["CHUNK", "Residuals", "Start", "start_from_labels", "start_from_rows"]
 
 SHIFT = 3.0  # of hidden neurons, in standard deviations
 RIDGE = 1e-4  # of the mean variance: directions in which residuals hardly spread
@@ -35,43 +35,54 @@ LEAST_COMMON = 0.5  # of the mean of residuals' squares
 RAREST = 1e-4  # share of tokens
 EXTRA = 16  # directions of the random sketch beyond those wanted
 PASSES = 3  # of the sketch over the map
-CHUNK = 4096  # tokens whose labels are numbers at a time
+CHUNK = 2048  # tokens
 
 Calibration: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """Inputs [N, n_embd] at unit RMS, and how they spread."""
+    """How a layer's residuals, at unit RMS, spread. A few thousand at a time are numbers of 32 bits."""
 
-    x: Tensor
+    samples: Samples
+
+    def parts(self) -> Iterator[tuple[Samples, Tensor]]:
+        """A part of the samples and its residuals [CHUNK, n_embd]."""
+        for begin in range(0, len(self.samples), CHUNK):
+            part = self.samples[begin : begin + CHUNK]
+            yield part, part.unit_inputs()
 
     @cached_property
     def mean(self) -> Tensor:
-        return self.x.mean(dim=0)
+        total: Tensor = sum(x.sum(dim=0) for _, x in self.parts())  # type: ignore[assignment]
+        return total / len(self.samples)
 
     @cached_property
     def constant(self) -> Tensor:
         """[n_embd]: its product with each residual is about 1, and 1 on average where residuals have much in common."""
-        second = _ridged(self.x.T @ self.x / len(self.x), RIDGE)
-        found: Tensor = torch.linalg.solve(second, self.mean)
+        second = _mean_square((x for _, x in self.parts()), len(self.samples))
+        found: Tensor = torch.linalg.solve(_ridged(second, RIDGE), self.mean)
         return found / (found @ self.mean).clamp(min=LEAST_COMMON)
 
-    @cached_property
-    def centred(self) -> Tensor:
+    def centred(self, x: Tensor) -> Tensor:
         """[N, n_embd]: without what they share."""
-        return self.x - torch.outer(self.x @ self.constant, self.mean)
+        return x - torch.outer(x @ self.constant, self.mean)
 
     @cached_property
     def covariance(self) -> Tensor:
         """[n_embd, n_embd]: of the centred ones."""
-        return self.centred.T @ self.centred / len(self.x)
+        return _mean_square((self.centred(x) for _, x in self.parts()), len(self.samples))
 
     @cached_property
     def lower(self) -> Tensor:
         """The covariance's Cholesky factor."""
         factor: Tensor = torch.linalg.cholesky(_ridged(self.covariance, RIDGE))
         return factor
+
+
+def _mean_square(parts: Iterable[Tensor], count: int) -> Tensor:
+    total: Tensor = sum(x.T @ x for x in parts)  # type: ignore[assignment]
+    return total / count
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ def start_from_rows(residuals: Residuals, rows: Tensor, most: int, seed: int) ->
 
     Neurons count by how often they come near 0: of others the sign is soon known.
     """
-    rows = rows.to(residuals.x)
+    rows = rows.to(residuals.mean)
     white, means = rows @ residuals.lower, rows @ residuals.mean
     spread = white.norm(dim=1).clamp(min=1e-12)
     near = torch.exp(-(means / spread).square() / 2).clamp(min=LEAST_WEIGHT).sqrt() / spread
@@ -138,18 +149,18 @@ def start_from_rows(residuals: Residuals, rows: Tensor, most: int, seed: int) ->
     return Start(directions, weights, residuals.mean, residuals.constant, calibration)
 
 
-def start_from_labels(residuals: Residuals, samples: Samples, most: int, seed: int) -> Start:
+def start_from_labels(residuals: Residuals, most: int, seed: int) -> Start:
     """Of labels, regressed on residuals: the cut is that of least squares, logits are those of a discriminant."""
-    x, count = residuals.centred, len(samples)
-    together, shares = x.new_zeros(x.shape[1], samples.n_ff), x.new_zeros(samples.n_ff)
-    for begin in range(0, count, CHUNK):  # labels as numbers are many
-        part = slice(begin, begin + CHUNK)
-        labels = samples[part].labels().to(x.dtype)
-        together += x[part].T @ labels
+    count, n_ff, like = len(residuals.samples), residuals.samples.n_ff, residuals.mean
+    together, shares, offset = like.new_zeros(len(like), n_ff), like.new_zeros(n_ff), torch.zeros_like(like)
+    for part, x in residuals.parts():
+        labels, centred = part.labels().to(x.dtype), residuals.centred(x)
+        together += centred.T @ labels
         shares += labels.sum(dim=0)
+        offset += centred.sum(dim=0)
     shares = (shares / count).clamp(RAREST, 1 - RAREST)
     spread = (shares * (1 - shares)).sqrt()
-    together = together / count - torch.outer(x.mean(dim=0), shares)
+    together = together / count - torch.outer(offset / count, shares)
     rows = torch.linalg.solve(_ridged(residuals.covariance, LABEL_RIDGE), together).T / spread[:, None]
     directions, weights = _cut(residuals, rows @ residuals.lower, most, seed)
 

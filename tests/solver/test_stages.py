@@ -144,7 +144,22 @@ def test_training_goes_on_after_the_last_finished_layer(
     assert not place.predictor.exists()
     predictor_stage(model, chunks_for(model), place, ActiveRule(), OPTIONS)
     assert len(calls) == 4, "two layers, the one that failed, and that one again"
-    assert "training: going on after layer 1 of 3" in notes
+    assert "training: going on, 2 of 3 layers are done" in notes
+    for layer in range(3):
+        one, other = (torch.load(folder / f"model_{layer}.pt") for folder in (place.predictor, made.predictor))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_number_of_threads_changes_nothing(dense: Path, made: Place, tmp_path: Path) -> None:
+    """Layers are made side by side."""
+    place = Place(tmp_path)
+    model = SolverModel(open_gguf(dense), replace(ENGINE, n_threads=3), LoadEvents())
+    before = torch.get_num_threads()
+    try:
+        predictor_stage(model, chunks_for(model), place, ActiveRule(), OPTIONS)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
     for layer in range(3):
         one, other = (torch.load(folder / f"model_{layer}.pt") for folder in (place.predictor, made.predictor))
         assert all(torch.equal(one[name], other[name]) for name in one)

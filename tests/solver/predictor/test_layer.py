@@ -170,7 +170,7 @@ def test_tokens_are_held_back_in_blocks_all_over_the_text() -> None:
 def test_a_start_of_full_rank_is_the_map(data: tuple[Tensor, Tensor, Tensor]) -> None:
     inputs, _, rows = data
     unit = Samples.of(inputs, inputs).unit_inputs()
-    fc1, fc2 = start_from_rows(Residuals(unit), rows, N_EMBD, 0).predictor(N_EMBD + 1)
+    fc1, fc2 = start_from_rows(Residuals(Samples.of(inputs, inputs)), rows, N_EMBD, 0).predictor(N_EMBD + 1)
     wanted, found = unit @ rows.T, predict(fc1, fc2, unit)
     assert ((wanted > 0) == (found > 0)).float().mean() > 0.99
 
@@ -209,5 +209,5 @@ def test_neurons_of_which_less_is_known_get_thresholds_of_their_own(graded: bool
 def test_constants_do_not_spoil_the_block_that_they_are_stored_in(data: tuple[Tensor, Tensor, Tensor]) -> None:
     """A block of 32 numbers has one scale."""
     inputs, activations, rows = data
-    _, fc2 = start_from_rows(Residuals(Samples.of(inputs, activations).unit_inputs()), rows, N_EMBD, 0).predictor(32)
+    _, fc2 = start_from_rows(Residuals(Samples.of(inputs, activations)), rows, N_EMBD, 0).predictor(32)
     assert fc2[:, 0].square().mean() <= 1.01 * fc2[:, 1:].square().mean()
