@@ -25,12 +25,14 @@ sys.path.insert(0, str(ROOT))
 from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after the path is set
 from scripts.bench.peer_cases import CASES, Case, Figure, Measure, Model, Run, Sample, figure, runs_of  # noqa: E402  # after the path is set
 from scripts.bench.peer_report import markdown, plot, to_json  # noqa: E402  # after the path is set
+from scripts.synthetic.experts import ExpertShape, write_experts  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
-SHAPES = {
+SHAPES: dict[str, Shape | ExpertShape] = {
     "1.1b": Shape(),
     "7b": Shape(embd=4096, ff=11008, layers=32, heads=32, kv=32, rank=512),
+    "qwen3moe": ExpertShape(layers=6),  # of 48: a layer is what counts, and all of them would need 17 GB
     "tiny": Shape(embd=64, ff=128, layers=2, heads=4, kv=2, rank=16, vocab=400, ctx=2048),
 }
 PEER = ROOT / "scripts" / "bench" / "llama_cpp_bench.py"
@@ -80,13 +82,17 @@ def reshaped(case: Case, shape: str | None) -> Case:
 def model_file(model: Model, args: argparse.Namespace) -> Path:
     """The file, made first where it is missing."""
     suffix = "gguf" if model.dense else "powerinfer.gguf"
-    name = f"{model.shape}-{model.type.lower()}-{args.sparsity:g}-seed{args.seed}.{suffix}"
+    shape = SHAPES[model.shape]
+    how = "" if isinstance(shape, ExpertShape) else f"{args.sparsity:g}-"
+    name = f"{model.shape}-{model.type.lower()}-{how}seed{args.seed}.{suffix}"
     path: Path = args.models / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"making {path}", file=sys.stderr)
-        shape = replace(SHAPES[model.shape], sparsity=args.sparsity, seed=args.seed)
-        write_model(path, shape, model.type, dense=model.dense)
+        if isinstance(shape, ExpertShape):
+            write_experts(path, replace(shape, seed=args.seed), model.type)
+        else:
+            write_model(path, replace(shape, sparsity=args.sparsity, seed=args.seed), model.type, dense=model.dense)
     return path
 
 

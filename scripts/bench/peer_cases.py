@@ -19,7 +19,7 @@ class Measure(StrEnum):
 
 @dataclass(frozen=True)
 class Model:
-    """A synthetic file; `dense` is the twin that llama.cpp can run."""
+    """A synthetic file; `dense`: llama.cpp can run it, being a sparse model's twin, or of experts."""
 
     shape: str
     type: str
@@ -101,6 +101,7 @@ def _rung(name: str, what: str, target: float, model: Model, n_prompt: int, n_ge
 DEPTH = 1500
 TOKENS, TOKENS_7B, PROMPT = 64, 32, 512
 _SPARSE, _DENSE = Model("1.1b", "Q4_0", dense=False), Model("1.1b", "Q4_0", dense=True)
+_EXPERTS, _EXPERTS_K = (Model("qwen3moe", kind, dense=True) for kind in ("Q4_0", "Q4_K_M"))
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -114,6 +115,11 @@ CASES: dict[str, Case] = {
         _pair("prompt-sparse", "prompt of 512, sparse 1.1B", 1.8, _SPARSE, PROMPT, 0),
         _pair("depth", "decode, dense 1.1B, depth 1500 / 0", 1.0, _DENSE, 0, TOKENS, Measure.DEPTH),
         _pair("depth-sparse", "decode, sparse 1.1B, depth 1500 / 0", 1.0, _SPARSE, 0, TOKENS, Measure.DEPTH),
+        _pair("experts-q4_0", "decode, 8 of 128 experts, Q4_0", 1.15, _EXPERTS, 0, TOKENS),
+        _pair("experts-q4_k_m", "decode, 8 of 128 experts, Q4_K_M", 1.15, _EXPERTS_K, 0, TOKENS),
+        _pair("prompt-experts", "prompt of 512, 8 of 128 experts, Q4_0", 1.5, _EXPERTS, PROMPT, 0),
+        _pair("prompt-experts-k", "prompt of 512, 8 of 128 experts, Q4_K_M", 1.5, _EXPERTS_K, PROMPT, 0),
+        _ours("bandwidth-experts", "bandwidth used, decode, 8 of 128 experts", 0.75, _EXPERTS, TOKENS),
         _ours("bandwidth-dense", "bandwidth used, decode, dense 1.1B", 0.8, _DENSE, TOKENS),
         _ours("bandwidth-sparse", "bandwidth used, decode, sparse 1.1B", 0.8, _SPARSE, TOKENS),
         _rung("avx2", "decode, dense 1.1B, AVX2 / best", 0.75, _DENSE, 0, TOKENS),

@@ -1,25 +1,18 @@
 """A synthetic model as a file: sparse (PowerInfer GGUF), or its dense twin for llama.cpp."""
 
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import BLOCK, GGMLType
+from powerinfer_cli.gguf_io import GGMLType
+from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, encode, tensor_type
-from scripts.synthetic.vocabulary import make_vocabulary
 from scripts.synthetic.weights import Shape, base_matrices, shuffle
 
 __all__ = ["write_model"]
-
-Bytes = npt.NDArray[Any]  # a matrix's are uint8, [rows, row_bytes]
 
 ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 SPARSE_FFN = ("ffn_gate", "ffn_up", "ffn_down_t", "fc1", "fc2")
@@ -28,48 +21,14 @@ DENSE_FFN = ("ffn_gate", "ffn_up", "ffn_down")
 SHUFFLED = {"ffn_gate": "gate", "fc2": "gate", "ffn_up": "up", "ffn_down": "down", "ffn_down_t": "down"}
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A tensor of the file; `make` gives its bytes."""
-
-    name: str
-    kind: GGMLType
-    dims: tuple[int, ...]
-    make: Callable[[], Bytes]
-
-    @property
-    def nbytes(self) -> int:
-        block_size, block_bytes = BLOCK[self.kind]
-        return int(np.prod(self.dims)) // block_size * block_bytes
-
-
 def write_model(path: Path, shape: Shape, file_type: str, *, dense: bool) -> None:
     """Write the file, tensor by tensor: memory holds one layer, and the matrix that is being written.
 
     Numbers are quantised once; a layer's matrices are shuffled rows (of ffn_down: shuffled blocks) of the same bytes.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    writer = gguf.GGUFWriter(temporary, "llama")
-    try:
-        _add_metadata(writer, shape, file_type, dense=dense)
-        entries = list(_entries(shape, file_type, dense=dense))
-        for entry in entries:
-            raw_type = gguf.GGMLQuantizationType(entry.kind)
-            writer.add_tensor_info(entry.name, entry.dims, np.dtype(np.void), entry.nbytes, raw_dtype=raw_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for entry in entries:
-            writer.write_tensor_data(entry.make())
-        writer.close()
-        if not dense:
-            with temporary.open("r+b") as file:
-                file.write(b"PWRI")
-        temporary.replace(path)
-    finally:
-        writer.close()
-        with suppress(OSError):
-            temporary.unlink()
+    metadata = partial(_add_metadata, shape=shape, file_type=file_type, dense=dense)
+    entries = _entries(shape, file_type, dense=dense)
+    write_file(path, "llama", metadata, entries, magic=b"GGUF" if dense else b"PWRI")
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str, *, dense: bool) -> None:
@@ -87,17 +46,10 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str, *, dens
     writer.add_file_type(FILE_TYPES[file_type])
     if not dense:
         writer.add_float32("powerinfer.sparse_threshold", 0.0)
-    vocabulary = make_vocabulary(shape.vocab, shape.seed)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(vocabulary.pieces)
-    writer.add_token_scores(vocabulary.scores)
-    writer.add_token_types(vocabulary.types)
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    add_vocabulary(writer, shape.vocab, shape.seed)
 
 
-def _entries(shape: Shape, file_type: str, *, dense: bool) -> Iterator[_Entry]:
+def _entries(shape: Shape, file_type: str, *, dense: bool) -> Iterator[Entry]:
     base = base_matrices(shape)
 
     def encoded(name: str, kind: GGMLType) -> Bytes:
@@ -105,14 +57,14 @@ def _entries(shape: Shape, file_type: str, *, dense: bool) -> Iterator[_Entry]:
 
     of_a_layer = cache(encoded)  # every layer asks for the same again; the two big matrices are written only once
 
-    def matrix(name: str, make: Callable[[GGMLType], Bytes], prefix: str = "") -> _Entry:
+    def matrix(name: str, make: Callable[[GGMLType], Bytes], prefix: str = "") -> Entry:
         full_name = f"{prefix}{name}.weight"
         rows, columns = base[name].rows, base[name].columns
         kind = tensor_type(full_name, columns, shape.layers, file_type)
-        return _Entry(full_name, kind, (rows, columns), partial(make, kind))
+        return Entry(full_name, kind, (rows, columns), partial(make, kind))
 
-    def norm(name: str) -> _Entry:
-        return _Entry(f"{name}.weight", GGMLType.F32, (shape.embd,), lambda: np.ones(shape.embd, np.float32))
+    def norm(name: str) -> Entry:
+        return Entry(f"{name}.weight", GGMLType.F32, (shape.embd,), lambda: np.ones(shape.embd, np.float32))
 
     yield matrix("token_embd", partial(encoded, "token_embd"))
     yield norm("output_norm")

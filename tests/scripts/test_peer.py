@@ -29,6 +29,9 @@ def test_targets_are_the_issues() -> None:
         "prompt-dense": 1.0,
         "prompt-sparse": 1.8,
         "depth": 1.0,
+        "experts-q4_0": 1.15,
+        "prompt-experts": 1.5,
+        "bandwidth-experts": 0.75,
         "bandwidth-dense": 0.8,
         "avx2": 0.75,
     }
