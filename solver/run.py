@@ -1,5 +1,6 @@
 """The stages before the plan in their order: what a model came with is kept, what is missing or stale is made."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,12 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.default_text import default_chunks, given_chunks
 from solver.predictor import DensityChoice, PredictorReport, Quality, TrainOptions
-from solver.profile import ActiveRule, Chunks
+from solver.profile import ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
+from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
-from solver.stages import Place, SolverModel, density_stage, profile_stage
+from solver.stages import PREDICTOR, Place, SolverModel, density_stage, profile_stage
 from solver.state import read_state
+from solver.verdict import Judging, Verdict, judge
 
 __all__ = ["Making", "SolveResult", "make"]
 
@@ -25,25 +28,31 @@ __all__ = ["Making", "SolveResult", "make"]
 @dataclass(frozen=True)
 class Making:
     """What is wanted. text: to run through the model, None for one that suits it. train: predictors, if the model has
-    none; with `anew` also if it has. predictors: a directory of some that are there. density, most_loss: as
-    `sparsify` takes them. force: nothing is kept of which nobody knows what it was made of.
+    none; with `retrain` also if it has. predictors: a directory of some that are there. density, most_loss: as
+    `sparsify` takes them. anew: nothing is kept of which nobody knows what it was made of. judging: how predictors for
+    a dense model are judged before they are made, None: not at all; what does not pay is made with `force` only, and
+    nothing at all with `verdict_only`. after: seconds of what the caller does then, by its words.
     """
 
     text: str | None = None
     profile: bool = True
     train: bool = True
-    anew: bool = False
+    retrain: bool = False
     predictors: Path | None = None
     density: float | None = None
     most_loss: float | None = None
     options: TrainOptions = field(default_factory=TrainOptions)
+    anew: bool = False
+    judging: Judging | None = None
     force: bool = False
+    verdict_only: bool = False
+    after: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
-    choice: how it was found.
+    choice: how it was found. ended: with the verdict; nothing was made.
     """
 
     statistics: ActivationStatistics | None = None
@@ -54,6 +63,8 @@ class SolveResult:
     density: float | None = None
     choice: DensityChoice | None = None
     quality: Quality | None = None
+    verdict: Verdict | None = None
+    ended: bool = False
 
 
 def make(
@@ -65,15 +76,17 @@ def make(
     *,
     placement: Placement | None = None,
     model: Model | None = None,
+    schedule: Schedule | None = None,
 ) -> SolveResult:
     """Run the stages, with the model where `placement` says. What is interrupted goes on there when repeated.
 
-    model: the file's, where somebody has read it.
+    model: the file's, where somebody has read it. schedule: what is to come is declared there.
 
     Raises:
         PowerInferError: a text that is too short, files that are another model's, a disk that is full.
     """
-    return _Run(gguf, SolverModel(gguf, options, events, placement, place.folder, model), place, wanted, events).all()
+    ran = SolverModel(gguf, options, events, placement, place.folder, model)
+    return _Run(gguf, ran, place, wanted, events, schedule or Schedule()).all()
 
 
 @dataclass(frozen=True)
@@ -83,13 +96,21 @@ class _Run:
     place: Place
     wanted: Making
     events: LoadEvents
+    schedule: Schedule
 
     def all(self) -> SolveResult:
         wanted, config, sparse = self.wanted, self.model.config, self.gguf.sparse
         relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):
             raise UsageError("a ReLU model's neurons are active or not: leave --density and --max-quality-loss out")
-        trains = wanted.train and wanted.predictors is None and (wanted.anew or not sparse)
+        trains = wanted.train and wanted.predictors is None and (wanted.retrain or not sparse)
+        verdict = self._verdict() if trains and not sparse else None
+        if wanted.verdict_only or (verdict is not None and not verdict.pays and not wanted.force):
+            return SolveResult(verdict=verdict, ended=True)
+        if verdict is not None:
+            for line in [*verdict.lines(), verdict.sentence()]:
+                self.events.note(line)
+            self.schedule.declare(self._to_come(verdict))
         made = None
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
@@ -107,9 +128,42 @@ class _Run:
         together = self._together(statistics)
         if made is None:
             return SolveResult(statistics, together, predictors, folder, self._reports() if folder else ())
-        return SolveResult(
-            statistics, together, predictors, folder, tuple(made.reports), made.rule.density, made.choice, made.quality
-        )
+        found = made.rule.density, made.choice, made.quality
+        return SolveResult(statistics, together, predictors, folder, tuple(made.reports), *found, verdict)
+
+    def _verdict(self) -> Verdict | None:
+        """None where it is of no use: predictors of this model are there, and were made by this program."""
+        judging = self.wanted.judging
+        if judging is None:
+            return None
+        made_with = read_state(self.place.folder).stages.get(PREDICTOR, {}).get("made_with", {})
+        solved = made_with.get("model") == self.model.fingerprint and self.place.predictor.is_dir()
+        if solved and not self.wanted.verdict_only:
+            return None
+        return judge(self.model, self._sample(), self.place, judging)
+
+    def _to_come(self, verdict: Verdict) -> dict[str, float]:
+        """Seconds of what follows a verdict, at the rates that it was found with."""
+        tokens, held = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
+        return {
+            "profile": tokens * verdict.reading,
+            "collecting": tokens * verdict.reading,
+            "training predictors": len(verdict.layers) * verdict.training,
+            "perplexity with every neuron": held * verdict.reading,
+            "perplexity with predictors": held * verdict.reading,
+            **self.wanted.after,
+        }
+
+    def _sample(self) -> Chunks:
+        """What a verdict is found on."""
+        tokenizer = Tokenizer.from_gguf(self.gguf)
+        bos = tokenizer.bos_id if tokenizer.add_bos else None
+        if self.wanted.text is None:
+            texts = [document.text for document in sample_documents()]
+            documents = [tokenizer.encode(text, add_special=False, parse_special=False) for text in texts]
+            return Text.of(documents, self.model.n_ctx, bos)
+        ids = tokenizer.encode(self.wanted.text, add_special=False, parse_special=False)
+        return chunks_of(ids, self.model.n_ctx, bos)
 
     def _predictors(self, *, trained: bool) -> Path | None:
         """Where they are, if they are not in the model."""
@@ -134,12 +188,12 @@ class _Run:
 
     def _statistics(self, rule: ActiveRule, trains: bool) -> ActivationStatistics:
         """Those that came with the model need no text, unless one is given, or one is needed for training anyway."""
-        if self.wanted.text is None and not trains and not self.wanted.force:
+        if self.wanted.text is None and not trains and not self.wanted.anew:
             with suppress(PowerInferError):  # the stage says what is wrong with them, and makes others
                 found = self._found()
                 if found is not None:
                     return found
-        return profile_stage(self.model, self.chunks, self.place, rule, force=self.wanted.force)
+        return profile_stage(self.model, self.chunks, self.place, rule, force=self.wanted.anew)
 
     @property
     def _folder(self) -> Path | None:

@@ -41,6 +41,7 @@ from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out,
 from solver.state import SolverState, read_state
 
 __all__ = [
+    "PREDICTOR",
     "Place",
     "SolverModel",
     "density_stage",

@@ -8,10 +8,11 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics
+from powerinfer_cli.opening.plan_files import cache_root
+from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 
-__all__ = ["Companions", "find_companions"]
+__all__ = ["Companions", "cached_results", "find_companions"]
 
 Note = Callable[[str], None]
 
@@ -37,16 +38,23 @@ def find_companions(gguf: GGUFFile, config: ModelConfig, predictor_path: Path | 
     if predictor_path is not None:
         predictors = load_predictors(predictor_path, config.n_embd, config.n_ff)
     by_rows = gguf.sparse or predictors is not None or any(map(_TURNED.fullmatch, gguf.tensors))
-    statistics, together = _statistics(gguf.path, config, note) if by_rows else (None, None)
+    statistics, together = _statistics(gguf, config, note) if by_rows else (None, None)
     return Companions(statistics, predictors, together)
 
 
+def cached_results(gguf: GGUFFile) -> Path:
+    """Where in the user's cache folder results lie of a model whose own folder takes none."""
+    return cache_root() / "solved" / model_fingerprint(gguf)
+
+
 def _statistics(
-    path: Path, config: ModelConfig, note: Note
+    gguf: GGUFFile, config: ModelConfig, note: Note
 ) -> tuple[ActivationStatistics, GroupActivity | None] | tuple[None, None]:
-    folder = find_statistics(path)
+    folder = find_statistics(gguf.path)
     if folder is None:
-        return None, None
+        folder = cached_results(gguf) / "activation"
+        if not folder.is_dir():
+            return None, None
     try:
         statistics = load_statistics(folder, config.n_ff)
         return statistics, load_group_activity(folder.parent, statistics.counts)

@@ -1,6 +1,6 @@
 """Planning for one model, one way to run it and one set of GPUs: what a plan is made of, and for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -128,9 +128,9 @@ class PlanJob:
             n_cells=sum({extent.n_cells(layer.attention.window) for layer in self.model.layers}),
         )
 
-    def make(self, profile: DeviceProfile, solver: str = "milp") -> PlanResult:
-        """Raises UsageError: budgets or shares that cannot be."""
-        settings = PlanSettings(
+    def settings(self, solver: str) -> PlanSettings:
+        """What a plan is made by, besides sizes, statistics, budgets and costs."""
+        return PlanSettings(
             kind=self.kind,
             n_embd=self.config.n_embd,
             fingerprint=self.fingerprint,
@@ -140,7 +140,15 @@ class PlanJob:
             solver=solver,
             together=self.beside.together,
         )
+
+    def make(
+        self, profile: DeviceProfile, solver: str = "milp", let_through: tuple[float, ...] | None = None
+    ) -> PlanResult:
+        """let_through: by layer the share of neurons, where it is known. Raises UsageError: budgets or shares that
+        cannot be.
+        """
         statistics = self.beside.statistics if self.divisible else None
+        settings = replace(self.settings(solver), let_through=let_through)
         return make_plan(self.sizes, statistics, self.budgets, profile, settings)
 
     def whole_layers(self) -> PlanResult:

@@ -42,7 +42,7 @@ class PlanSettings:
     solver: "milp" (the fastest plan that is found, by HiGHS or without it), or just that of "greedy", "frequency" (most
     activations on the GPU, the original PowerInfer's objective) or "layers" (whole layers). least_hot: for "frequency",
     how many neurons of a layer are hot if any are. together: what a profile knows besides its counts. depth: the share
-    of the context that a token attends to. time_limit: seconds for HiGHS.
+    of the context that a token attends to. time_limit: seconds for HiGHS. let_through: as `Activity` has it.
     """
 
     kind: str
@@ -56,6 +56,7 @@ class PlanSettings:
     together: Together | None = None
     depth: float = 0.0
     time_limit: float = 10.0
+    let_through: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError: there is no such solver."""
@@ -106,7 +107,11 @@ def make_plan(
     """
     if any(budgets) and not profile.gpus:
         raise UsageError(f"a budget of GPU memory, but the device profile of {profile.cpu.name[:60]} has no GPU")
-    activity = always_active(sizes.layers) if statistics is None else activity_from(statistics, settings.together)
+    activity = (
+        always_active(sizes.layers)
+        if statistics is None
+        else activity_from(statistics, settings.together, settings.let_through)
+    )
     work = Work(sizes, activity, settings.kind, settings.n_embd, settings.depth)
     maker = _Maker(work, tuple(budgets), profile, settings)
     solver = "layers" if statistics is None else settings.solver

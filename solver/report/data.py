@@ -10,6 +10,11 @@
   "density":    {"density", "loss"} or null: share of neurons kept of a SiLU or GELU model, its cost in perplexity,
   "quality":    {"perplexity_dense", "perplexity", "loss", "error", "predicted", "active", "tokens"} or null,
   "merged":     path or null,
+  "verdict":    null or {"kind", "activation", "tokens", "density", "loss", "active", "predicted" (shares), "bytes_now",
+                 "bytes_sparse", "bytes_best", "bytes_turned" (of a token), "tokens_per_second": {"dense", "sparse"
+                 (predicted), "measured", "spread" (null: not measured)}, "gain", "pays", "says", "others" (cores),
+                 "layers": [...]},
+  "comparison": null or {"dense", "sparse", "predicted" (tokens/s), "ratio", "allowed_loss", "run": "dense"|"sparse"},
   "plan": null or {
     "file" (null: not kept), "solver", "n_ctx", "budgets" (bytes), "output_device" (-1: main memory),
     "seconds" (of the search), "gap" (share), "bound_ms", "predicted_ms", "tokens_per_second",
@@ -34,6 +39,7 @@ import numpy as np
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, device_use
+from solver.comparison import Comparison
 from solver.placing import DeviceProfile, PlanResult, activity_from
 from solver.run import SolveResult
 
@@ -62,6 +68,7 @@ def report_data(
     made: SolveResult,
     planned: PlanOutcome | None,
     merged: Path | None,
+    compared: Comparison | None = None,
 ) -> dict[str, Any]:
     """As the module's own words say."""
     return {
@@ -82,6 +89,8 @@ def report_data(
         "density": {"density": made.density, "loss": made.choice.loss} if made.choice else None,
         "quality": _quality(made),
         "merged": str(merged) if merged else None,
+        "verdict": made.verdict.data() if made.verdict else None,
+        "comparison": _comparison(compared) if compared else None,
         "plan": _plan(planned, made.statistics) if planned else None,
     }
 
@@ -114,6 +123,17 @@ def _quality(made: SolveResult) -> dict[str, Any] | None:
         return None
     found = asdict(made.quality)
     return {"perplexity_dense": found.pop("dense"), "perplexity": found.pop("sparse")} | found
+
+
+def _comparison(compared: Comparison) -> dict[str, Any]:
+    return {
+        "dense": compared.dense.tokens_per_second,
+        "sparse": compared.sparse.tokens_per_second,
+        "ratio": compared.ratio,
+        "predicted": compared.predicted,
+        "allowed_loss": compared.most_loss,
+        "run": "sparse" if compared.sparse_wins else "dense",
+    }
 
 
 def _plan(planned: PlanOutcome, statistics: ActivationStatistics | None) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`powerinfer solve`: what placing neurons needs, made where it is missing: statistics, predictors, and a plan."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,30 +12,24 @@ from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
-from powerinfer_cli.commands.solve.outputs import check_outputs
 from powerinfer_cli.commands.solve.progress import Working
-from powerinfer_cli.errors import PowerInferError, UsageError
-from powerinfer_cli.files import check_writable
+from powerinfer_cli.errors import PowerInferError
 
 if TYPE_CHECKING:  # these import torch
-    from powerinfer_cli.commands.solve.target import Machine
+    from powerinfer_cli.commands.solve.job import Outcome
     from powerinfer_cli.gguf_io import GGUFFile
-    from powerinfer_cli.model import Model
-    from powerinfer_cli.placement import Placement
-    from powerinfer_cli.runtime import EngineOptions, LoadEvents
-    from solver.report import PlanOutcome
-    from solver.run import Making, SolveResult
-    from solver.stages import Place
 
 __all__ = ["app"]
 
 EPILOG = """Examples:
-powerinfer solve -m model.gguf                          all that is missing, for this machine
+powerinfer solve -m model.gguf --verdict                what the model can gain, in a minute
+powerinfer solve -m model.gguf                          that, and all that is missing, for this machine
 powerinfer solve -m model.gguf --vram-budget 8          a plan for 8 GiB of GPU memory
 powerinfer solve -m dense.gguf -f text.txt --merge sparse.powerinfer.gguf
 powerinfer solve -m model.gguf --plan-only --device-profile rtx-4090-ddr5 --report plan.html
 powerinfer solve --device-profile list                  machines whose data sheets are here
 
+A dense model is judged first; where it would not become 5 % faster, that is all, unless --force is given.
 An interrupted run goes on where it stopped when it is repeated."""
 
 
@@ -52,6 +45,7 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     text = None if stages.file is None else read_text(stages.file)
     path = find_model(model)
 
+    from powerinfer_cli.commands.solve.job import Job
     from powerinfer_cli.commands.solve.target import find_machine
     from powerinfer_cli.model import load_model
     from powerinfer_cli.opening import open_model_file
@@ -59,19 +53,21 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     if stages.no_predictors:
         _turn(path, stages, plan, told)
         return
-    with Working() as events:
+    working = Working()
+    with working as events:
         machine = find_machine(plan, events.note)
         gguf = open_model_file(path)
         try:
             read = load_model(gguf)
-            made, planned = _solve(gguf, read, model.options(), predictor, stages, plan, told, machine, text, events)
+            flags = model.options(), predictor, stages, plan, told
+            found = Job(gguf, read, *flags, machine, text, working.schedule, events).run()
         except KeyboardInterrupt:
             events.note("interrupted: the same command goes on where this stopped")
             raise
     from powerinfer_cli.commands.solve.output import show
 
-    show(gguf, read.config, made, planned, stages.merge, told, sys.stdout.write)
-    _say_how_to_run(path, gguf, made, planned, stages, events)
+    show(gguf, read.config, found, stages.merge, told, sys.stdout.write)
+    _say_how_to_run(path, gguf, found, stages)
 
 
 app = command_app("solve", solve, EPILOG)
@@ -87,105 +83,37 @@ def _list_profiles() -> None:
 
 def _turn(path: Path, stages: StageFlags, plan: PlanFlags, told: ReportFlags) -> None:
     """Write the model with its down matrices transposed, and nothing else."""
+    from powerinfer_cli.commands.solve.job import check_files
     from powerinfer_cli.opening import open_model_file
     from solver.merge import merge
 
     assert stages.merge is not None  # checked with the flags
     gguf = open_model_file(path)
-    _check_files(gguf, stages, plan, told, None)
+    check_files(gguf, stages, plan, told, None)
     with Working() as events:
         merge(gguf, None, stages.merge, events, down=stages.down())
         events.note(f"run it: powerinfer main -m {stages.merge}")
 
 
-def _solve(
-    gguf: "GGUFFile",
-    model: "Model",
-    options: "EngineOptions",
-    predictor: PredictorFlags,
-    stages: StageFlags,
-    plan: PlanFlags,
-    told: ReportFlags,
-    machine: "Machine",
-    text: str | None,
-    events: "LoadEvents",
-) -> "tuple[SolveResult, PlanOutcome | None]":
-    from powerinfer_cli.commands.solve.plan import plan_stage, profiling_placement
-    from solver.merge import merge
-    from solver.run import make
-
-    place, plan_file = _place(gguf.path, stages.output)
-    _check_files(gguf, stages, plan, told, plan_file)
-    if stages.merge and gguf.sparse:
-        raise UsageError(f"--merge: {gguf.path} has predictors already")
-    how = replace(options, n_ctx=0)
-    whole = profiling_placement(gguf, model, how, machine)
-    making = _making(stages, predictor, text, whole)
-    made = make(gguf, how, place, making, events, placement=whole, model=model)
-    if stages.merge and made.folder:
-        merge(gguf, made.folder, stages.merge, events, down=stages.down())
-    planned = None
-    if not (stages.profile_only or stages.train_only):
-        planned = plan_stage(gguf, model, options, made, machine, plan, plan_file, events)
-    return made, planned
-
-
-def _check_files(
-    gguf: "GGUFFile", stages: StageFlags, plan: PlanFlags, told: ReportFlags, plan_file: Path | None
-) -> None:
-    """What will be written, against what is read."""
-    if plan_file is not None:
-        check_writable(plan_file.parent, "name another place with -o")
-    named = {"--merge": stages.merge, "--report": told.report}
-    if plan_file is not None and plan_file == stages.output:
-        named["-o"] = plan_file
-    given = [stages.file, None if plan.device_profile is None else Path(plan.device_profile)]
-    check_outputs(named, [*gguf.files, *(path for path in given if path is not None)])
-
-
-def _place(path: Path, output: Path | None) -> "tuple[Place, Path | None]":
-    """Where results go, and the plan's file where one is named."""
-    from powerinfer_cli.placement import gpuidx_path
-    from solver.stages import Place
-
-    if output is None:
-        return Place(path.parent), None
-    if output.suffix == ".gpuidx":
-        return Place(output.parent), output
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"-o {output} is a file: give a folder, or a plan's name that ends in .gpuidx")
-    return Place(output), output / gpuidx_path(path).name
-
-
-def _making(stages: StageFlags, predictor: PredictorFlags, text: str | None, whole: "Placement | None") -> "Making":
-    from solver.run import Making
-
-    return Making(
-        text=text,
-        profile=not (stages.train_only or stages.plan_only),
-        train=not (stages.profile_only or stages.plan_only),
-        anew=stages.train_only,
-        predictors=predictor.predictor_path,
-        density=stages.density,
-        most_loss=stages.max_quality_loss,
-        options=stages.training(whole.devices[0] if whole else "cpu"),
-        force=stages.force,
-    )
-
-
-def _say_how_to_run(
-    path: Path,
-    gguf: "GGUFFile",
-    made: "SolveResult",
-    planned: "PlanOutcome | None",
-    stages: StageFlags,
-    events: "LoadEvents",
-) -> None:
-    if stages.profile_only:
+def _say_how_to_run(path: Path, gguf: "GGUFFile", found: "Outcome", stages: StageFlags) -> None:
+    """The last line: the faster of what may be run."""
+    made, planned, compared = found.made, found.planned, found.compared
+    if stages.profile_only or made.ended:
         return
-    if stages.merge:
-        events.note(f"run it: powerinfer main -m {stages.merge}")
-    elif not gguf.sparse and made.folder:
-        events.note(f"run it: powerinfer main -m {path} --predictor-path {made.folder}")
+    sparse = compared is None or compared.sparse_wins
+    own = path if gguf.sparse else None
+    if not sparse and gguf.sparse:
+        _note("run the dense file that this model was made of: it is faster")
+    elif not sparse:
+        _note(f"run the dense file: powerinfer main -m {path}")
+    elif stages.merge:
+        _note(f"run it: powerinfer main -m {stages.merge}")
+    elif own or made.folder:
+        beside = "" if own else f" --predictor-path {made.folder}"
+        _note(f"run it: powerinfer main -m {path}{beside}")
     if planned is not None and planned.result.plan.gpus and planned.file is None:
         raise PowerInferError("the plan is not kept")
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

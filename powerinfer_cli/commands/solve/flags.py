@@ -85,13 +85,17 @@ class StageFlags:
     no_predictors: Annotated[
         bool, _stage("--no-predictors", help="In it there are none, for ReLU and ReLU squared: only turned matrices.")
     ] = False
-    force: Annotated[bool, _stage("--force", help="Make anew what nobody knows the origin of.")] = False
+    verdict: Annotated[bool, _stage("--verdict", help="Say what the model can gain, and end.")] = False
+    force: Annotated[bool, _stage("--force", help="Go on where the verdict is that it does not pay.")] = False
+    anew: Annotated[bool, _stage("--anew", help="Make anew what nobody knows the origin of.")] = False
 
     def check(self) -> None:
         """Raises UsageError."""
-        alone = [self.profile_only, self.train_only, self.plan_only]
+        alone = [self.profile_only, self.train_only, self.plan_only, self.verdict]
         if sum(alone) > 1:
-            raise UsageError("--profile-only, --train-only and --plan-only exclude each other")
+            raise UsageError("--profile-only, --train-only, --plan-only and --verdict exclude each other")
+        if self.verdict and self.force:
+            raise UsageError("--verdict ends with the verdict, and --force goes on: give one")
         if not 0 < self.recall < 1:
             raise UsageError(f"--recall must be between 0 and 1, got {self.recall:g}")
         if self.density is not None and not 0 < self.density <= 1:
@@ -108,8 +112,8 @@ class StageFlags:
             raise UsageError("--no-predictors says how --merge FILE is written: give that, too")
         if self.no_predictors and any(alone):
             raise UsageError("--no-predictors only writes --merge FILE: it goes with no other stage")
-        if self.plan_only and self.merge:
-            raise UsageError("--merge has nothing to write with --plan-only")
+        if self.merge and (self.plan_only or self.verdict):
+            raise UsageError(f"--merge has nothing to write with {'--plan-only' if self.plan_only else '--verdict'}")
 
     def down(self) -> "DownType":
         """As merging takes it. Raises UsageError."""

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from powerinfer_cli.commands.solve.flags import ReportFlags
+from powerinfer_cli.commands.solve.job import Outcome
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import model_fingerprint, shown_bytes
 from solver.placing import activity_from
-from solver.report import PARTS, PlanOutcome, report_data, report_page, write_page
-from solver.run import SolveResult
+from solver.report import PARTS, report_data, report_page, write_page
+from solver.verdict import Kind, Verdict
 
 __all__ = ["show", "tables"]
 
@@ -25,21 +26,33 @@ WIDTH = 110  # where there is no terminal
 def show(
     gguf: GGUFFile,
     config: ModelConfig,
-    made: SolveResult,
-    planned: PlanOutcome | None,
+    found: Outcome,
     merged: Path | None,
     told: ReportFlags,
     write: Callable[[str], object],
 ) -> None:
     """Raises PowerInferError: the page cannot be written."""
-    data = report_data(gguf, config, model_fingerprint(gguf), made, planned, merged)
+    made = found.made
+    data = report_data(
+        gguf, config, model_fingerprint(gguf), made, found.planned, None if made.ended else merged, found.compared
+    )
     if told.report:
         frequencies = activity_from(made.statistics, made.together).frequencies if made.statistics else None
         write_page(told.report, report_page(data, frequencies))
     if told.json:
         write(json.dumps(data, indent=2) + "\n")
+    elif made.ended:
+        write("\n".join(_verdict_lines(gguf, made.verdict)) + "\n")
     else:
         _show_tables(data)
+        if found.compared:
+            write(found.compared.line() + "\n")
+
+
+def _verdict_lines(gguf: GGUFFile, verdict: Verdict | None) -> list[str]:
+    if verdict is None:
+        return [f"verdict: {Kind.PREDICTED if gguf.sparse else 'predictors are there'}: nothing to judge"]
+    return [*verdict.lines(), verdict.sentence()]
 
 
 def _show_tables(data: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from powerinfer_cli.commands.solve.costs import Costs
 from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.commands.solve.target import Machine, whole_target
 from powerinfer_cli.errors import PowerInferError
@@ -38,7 +39,7 @@ def plan_stage(
     model: Model,
     options: EngineOptions,
     made: SolveResult,
-    machine: Machine,
+    costs: Costs,
     flags: PlanFlags,
     file: Path | None,
     events: LoadEvents,
@@ -51,12 +52,14 @@ def plan_stage(
     beside = Companions(made.statistics, made.predictors, made.together)
     if made.predictors:
         model = with_predictors(model, made.predictors, CompiledFit())
+    machine = costs.machine
     job = PlanJob.of(gguf, model, options, machine.target, beside, flags.wishes().max_layers)
     if made.statistics is None or not job.divisible:
         what = "activation statistics" if made.statistics is None else "predictors"
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
-    profile, name = (machine.profile, machine.name) if machine.profile else job.costs(events, anew=True)
-    result = job.make(profile, flags.solver.value)
+    profile, name = costs.of(job)
+    through = tuple(report.predicted_density for report in made.reports) or None
+    result = job.make(profile, flags.solver.value, through)
     kept = None
     if result.plan.gpus:
         kept = keep_plan(gguf.path, result.plan, job.conditions(name), job.sizes, events.note, file)

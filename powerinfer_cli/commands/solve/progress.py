@@ -1,7 +1,7 @@
-"""Progress of long work: a bar with the time that is left on a terminal, and now and then a line elsewhere."""
+"""Progress of long work: one bar for the whole on a terminal, and now and then a line elsewhere."""
 
 import sys
-import time
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -10,90 +10,102 @@ if TYPE_CHECKING:
 
     from powerinfer_cli.runtime import LoadEvents
 
-__all__ = ["Working"]
+__all__ = ["Working", "shown_time"]
 
 BETWEEN = 15.0  # seconds between two lines where there is no terminal
-SHORT = 2.0  # seconds that nobody needs to be told of
+TICK = 0.5  # seconds between two looks at the clock
 
 
 class Working:
     """While entered, shows what the solver tells of its work on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: float = BETWEEN) -> None:
+        from solver.schedule import Schedule
+
+        self.schedule = Schedule()
+        self._between = between
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._what = ""
-        self._began = self._told = 0.0
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "LoadEvents":
         from powerinfer_cli.runtime import LoadEvents
 
+        work = self._lines if not sys.stderr.isatty() else self._frames
+        self._thread = threading.Thread(target=work, name="progress", daemon=True)
+        self._thread.start()
         return LoadEvents(self._note, self._progress)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._close()
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+            self._bar = None
 
     def _note(self, line: str) -> None:
-        if self._bar:
-            self._bar.console.print(line, markup=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(line, markup=False)
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what:
-            self._close()
-            self._what, self._began, self._told = what, now, now
-        if sys.stderr.isatty():
-            self._show(what, done, total)
-        elif done < total and now - self._told > BETWEEN:
-            self._told = now
-            self._note(self._line(what, done, total, now - self._began))
-        if done >= total:
-            self._close()
+        with self._lock:
+            self.schedule.progress(what, done, total)
+            if self._bar is None and sys.stderr.isatty() and not self._ended.is_set():
+                self._bar = _make_bar()
+                self._bar.start()
+                self._task = self._bar.add_task("", total=1.0, left="")
+            self._show()
 
-    @staticmethod
-    def _line(what: str, done: int, total: int, passed: float) -> str:
-        left = f", about {passed * (total - done) / done:.0f} s left" if done else ""
-        return f"{what}: {done / max(1, total):.0%}{left}"
+    def _lines(self) -> None:
+        """Where there is no terminal: what is being done, whether or not it tells of itself."""
+        while not self._ended.wait(self._between):
+            with self._lock:
+                shown = self.schedule.shown()
+                if shown.what:
+                    share = "" if shown.left is None else f"{shown.share:.0%} of all, "
+                    self._note(f"{share}{shown.what}{_left(shown.left)}")
 
-    def _show(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = _make_bar()
-            self._bar.start()
-            self._task = self._bar.add_task(what, total=total)
-        assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total)
+    def _frames(self) -> None:
+        while not self._ended.wait(TICK):
+            with self._lock:
+                self._show()
 
-    def _close(self) -> None:
-        """The bar goes; what took a while leaves a line."""
-        if self._bar is not None:
-            self._bar.stop()
-            passed = time.monotonic() - self._began
-            if passed > SHORT:
-                print(f"{self._what}: {passed:.0f} s", file=sys.stderr, flush=True)
-        self._bar = self._task = None
-        self._what = ""
+    def _show(self) -> None:
+        if self._bar is None or self._task is None:
+            return
+        shown = self.schedule.shown()
+        self._bar.update(self._task, completed=shown.share, description=shown.what, left=_left(shown.left).lstrip(", "))
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f", about {shown_time(seconds)} left"
+
+
+def shown_time(seconds: float) -> str:
+    """For people: 40 s, 3 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _make_bar() -> "Progress":
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     return Progress(
-        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.description}", markup=False),
         console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
         redirect_stdout=False,  # or what is written there while a bar is shown would go to stderr

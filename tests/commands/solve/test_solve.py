@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+import solver.comparison
 import solver.run
 import solver.stages
 from powerinfer_cli import files
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.opening import plan_files
+from powerinfer_cli.model import load_model
+from powerinfer_cli.opening import companions, plan_files
+from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
 from tests.helpers.main_cli import Process, powerinfer
@@ -37,15 +40,16 @@ from tests.helpers.result import Result
 
 N_FF = 32
 STORY = "Once upon a time there was one fox.\n"
-QUICK = ("--steps", "5", "--rank", "8", "-t", "1")
-BAR = "left:"  # part of each progress bar
+QUICK = ("--force", "--steps", "5", "--rank", "8", "-t", "1")
+BAR = "measuring "  # part of a progress bar
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(plan_files, "cache_root", lambda: tmp_path / "cache")
+    for module in (plan_files, companions):
+        monkeypatch.setattr(module, "cache_root", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
@@ -259,7 +263,7 @@ def test_the_names_of_machines() -> None:
         (["--no-predictors"], 2, "give that, too"),
         (["--no-predictors", "--merge", "x.gguf", "--profile-only"], 2, "goes with no other stage"),
         (["-f", "absent.txt"], 1, "absent.txt: cannot read"),
-        (["--profile-only", "--force", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
+        (["--profile-only", "--anew", "-f", "{short}"], 1, "but one chunk has 128: give a longer text"),
         (["--plan-only", "--vram-budget", "1", "-o", "{short}/x"], 1, "{short}/x"),
         (["--plan-only", "--vram-budget", "1", "-o", "{short}"], 2, "is a file: give a folder"),
         (["--plan-only", "--vram-budget", "1", "--predictor-path", "{short}"], 1, "cannot read the predictors"),
@@ -329,7 +333,30 @@ def test_what_cannot_be_written_is_found_out_first(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_model_in_a_folder_that_takes_nothing(
+def test_a_model_in_a_folder_that_takes_nothing(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made goes to the user's cache folder, and is found there."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = write_placed(folder, statistics=False)
+    real = files.tempfile.TemporaryFile
+
+    def refused(dir: Path) -> Any:  # noqa: A002  # its name
+        if dir == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(dir=dir)
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)
+    result = solve(path, "-f", text, "--profile-only", "-t", "1")
+    assert result.code == 0, result
+    result.note(f"^{folder} takes no files: what is made goes to {tmp_path}/cache/solved/")
+    assert list(folder.iterdir()) == [path]
+    gguf = open_gguf(path)
+    found = find_companions(gguf, load_model(gguf).config, None, print).statistics
+    assert found is not None
+    assert found.tokens
+
+
+def test_a_folder_that_was_given_takes_nothing(
     tmp_path: Path, text: str, no_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
@@ -338,8 +365,38 @@ def test_a_model_in_a_folder_that_takes_nothing(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)
+    out = tmp_path / "out"
+    error = solve(path, "-f", text, "-o", str(out), *QUICK).error
+    assert f"{out}: cannot be written: Permission denied: name another place with -o" in error
+
+
+def test_a_model_that_gains_nothing_is_told_so_and_no_more(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    before = sorted(tmp_path.iterdir())
+    result = solve(path, "-f", text, "-t", "1", "--device-profile", "rtx-3090-ddr5")
+    assert result.code == 0, result
+    assert "verdict: silu, no neuron is ever exactly 0; " in result.out
+    assert re.search(r"^not worth it: .* What helps instead: .*--force goes on all the same$", result.out, re.MULTILINE)
+    assert {one.name for one in set(tmp_path.iterdir()) - set(before)} <= {"solver.json", "cache"}
+    data = data_of(solve(path, "-f", text, "-t", "1", "--device-profile", "rtx-3090-ddr5", "--verdict", "--json"))
+    assert data["verdict"]["pays"] is False
+    assert data["verdict"]["bytes_best"] <= data["verdict"]["bytes_now"]
+    assert data["plan"] is None
+
+
+def test_what_was_made_is_measured_beside_the_dense_model(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_costs, "this_machine", lambda *_, **__: load_profile("rtx-3090-ddr5"))
+    monkeypatch.setattr(solver.comparison, "SECONDS", 0.1)
+    path = write_placed(tmp_path, statistics=False, model=dense_model("relu"))
     result = solve(path, "-f", text, *QUICK)
-    assert f"{tmp_path}: cannot be written: Permission denied: give -o DIR for what is made" in result.error
+    assert result.code == 0, result
+    assert re.search(
+        r"^measured: dense [\d,.]+ tokens/s, sparse [\d,.]+ \([\d.]+x; predicted", result.out, re.MULTILINE
+    )
+    ratio = float(re.findall(r"\(([\d.]+)x;", result.out)[0])
+    result.note("^run it: " if ratio > 1 else "^run (the dense file|it): ")
 
 
 class Trap:

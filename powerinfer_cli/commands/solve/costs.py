@@ -1,0 +1,56 @@
+"""What this machine costs, or the one that is planned for: measured once a run, with a word on who else is at work."""
+
+from dataclasses import dataclass, field
+
+from powerinfer_cli.commands.solve.target import Machine
+from powerinfer_cli.cores import usable_cores
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model
+from powerinfer_cli.opening import Companions
+from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from solver.others import BUSY, OtherPrograms
+from solver.placing import DeviceProfile
+from solver.verdict import MachineCosts
+
+__all__ = ["Costs"]
+
+
+@dataclass
+class Costs:
+    """Of one machine, for one model's type of weights."""
+
+    machine: Machine
+    events: LoadEvents
+    _found: list[tuple[DeviceProfile, str, float | None]] = field(default_factory=list)
+
+    def of(self, job: PlanJob) -> tuple[DeviceProfile, str]:
+        """Costs, and what names them: a profile's that was given, else measured now. Raises PowerInferError."""
+        profile, name, _ = self._of(job)
+        return profile, name
+
+    def for_verdict(self, gguf: GGUFFile, model: Model, options: EngineOptions, max_layers: int | None) -> MachineCosts:
+        """For a dense model's verdict. Raises PowerInferError."""
+        job = PlanJob.of(gguf, model, options, self.machine.target, Companions(None, None), max_layers)
+        profile, _, others = self._of(job)
+        here = self.machine.profile is None and not self.machine.target.rehearsed
+        return MachineCosts(profile, job.sizes, job.budgets, job.settings("milp"), here, others)
+
+    def _of(self, job: PlanJob) -> tuple[DeviceProfile, str, float | None]:
+        if not self._found:
+            if self.machine.profile is not None:
+                self._found.append((self.machine.profile, self.machine.name, None))
+            else:
+                before = OtherPrograms.watch()
+                profile, name = job.costs(self.events, anew=True)
+                self._found.append((profile, name, before.cores()))
+                self._warn(self._found[0][2])
+        return self._found[0]
+
+    def _warn(self, others: float | None) -> None:
+        cores = len(usable_cores())
+        if others is not None and others >= BUSY * cores:
+            self.events.note(
+                f"warning: other programs used {others:.1f} of {cores} cores while costs were measured: speeds are "
+                "those beside them; repeat this when they are done"
+            )

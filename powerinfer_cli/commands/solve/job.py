@@ -1,0 +1,169 @@
+"""One run of `powerinfer solve`, from a model that is open to what was made, planned and measured."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
+from powerinfer_cli.commands.solve.costs import Costs
+from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
+from powerinfer_cli.commands.solve.outputs import check_outputs
+from powerinfer_cli.commands.solve.place import results_place
+from powerinfer_cli.commands.solve.plan import plan_stage, profiling_placement
+from powerinfer_cli.commands.solve.target import Machine
+from powerinfer_cli.errors import UsageError
+from powerinfer_cli.files import check_writable
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.model import Model, load_model, with_predictors
+from powerinfer_cli.opening import open_model_file
+from powerinfer_cli.placement import Placement
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.text import Tokenizer
+from solver.comparison import COMPARING, SECONDS, Comparison, Runnable, compare_models
+from solver.merge import merge
+from solver.profile import sample_text
+from solver.report import PlanOutcome
+from solver.run import Making, SolveResult, make
+from solver.schedule import Schedule
+from solver.sparsify import MOST_LOSS
+from solver.verdict import Judging
+
+__all__ = ["Job", "Outcome", "check_files"]
+
+MERGING, LOADING = 2e-8, 4e-9  # seconds a byte
+LONGEST = 20_000  # characters of a text that is decoded
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    made: SolveResult
+    planned: PlanOutcome | None = None
+    compared: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and what is wished of it. text: as given. schedule: where what is to come is declared."""
+
+    gguf: GGUFFile
+    model: Model
+    options: EngineOptions
+    predictor: PredictorFlags
+    stages: StageFlags
+    plan: PlanFlags
+    told: ReportFlags
+    machine: Machine
+    text: str | None
+    schedule: Schedule
+    events: LoadEvents
+
+    def run(self) -> Outcome:
+        """Raises PowerInferError."""
+        place, plan_file = results_place(self.gguf, self.stages.output, self.events.note)
+        check_files(self.gguf, self.stages, self.plan, self.told, plan_file)
+        if self.stages.merge and self.gguf.sparse:
+            raise UsageError(f"--merge: {self.gguf.path} has predictors already")
+        placement, making = self._whole, self._making()
+        made = make(
+            self.gguf,
+            self._how,
+            place,
+            making,
+            self.events,
+            placement=placement,
+            model=self.model,
+            schedule=self.schedule,
+        )
+        if made.ended:
+            return Outcome(made)
+        if self.stages.merge and made.folder:
+            merge(self.gguf, made.folder, self.stages.merge, self.events, down=self.stages.down())
+        if self.stages.profile_only or self.stages.train_only:
+            return Outcome(made)
+        planned = plan_stage(self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, self.events)
+        return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
+
+    @cached_property
+    def _how(self) -> EngineOptions:
+        return replace(self.options, n_ctx=0)
+
+    @cached_property
+    def _whole(self) -> Placement | None:
+        return profiling_placement(self.gguf, self.model, self._how, self.machine)
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs(self.machine, self.events)
+
+    def _making(self) -> Making:
+        stages, wishes = self.stages, self.plan.wishes()
+        judging = Judging(
+            stages.density,
+            stages.recall,
+            lambda: self._costs.for_verdict(self.gguf, self.model, self.options, wishes.max_layers),
+            f"{self.machine.name} {self.machine.target.budgets} {wishes.max_layers}",
+        )
+        return Making(
+            text=self.text,
+            profile=not (stages.train_only or stages.plan_only),
+            train=not (stages.profile_only or stages.plan_only),
+            retrain=stages.train_only,
+            predictors=self.predictor.predictor_path,
+            density=stages.density,
+            most_loss=stages.max_quality_loss,
+            options=stages.training(self._whole.devices[0] if self._whole else "cpu"),
+            anew=stages.anew,
+            judging=judging,
+            force=stages.force,
+            verdict_only=stages.verdict,
+            after=self._after(),
+        )
+
+    def _after(self) -> dict[str, float]:
+        """Seconds of what follows."""
+        found = {"merging": MERGING * self.model.nbytes} if self.stages.merge else {}
+        return found if self._elsewhere else {**found, COMPARING: 2 * SECONDS + LOADING * self.model.nbytes}
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the plan is for another machine."""
+        return self.machine.profile is not None or self.machine.target.rehearsed
+
+    def _compare(self, made: SolveResult, planned: PlanOutcome) -> Comparison | None:
+        """None where the plan is for another machine, or there is nothing to compare."""
+        if self._elsewhere:
+            return None
+        if not self.gguf.sparse and not made.predictors:
+            return None
+        options = replace(self.options, n_ctx=planned.n_ctx)
+        placed = planned.result.plan
+        placement = Placement(placed, self.machine.target.devices) if placed.gpus else None
+        sparse = Runnable(self._sparse(made), options, made.statistics, placement)
+        dense = Runnable(self.model, replace(options, all_active=True), None, self._whole)
+        found = compare_models(dense, sparse, self._ids(), self.events)
+        most = MOST_LOSS if self.stages.max_quality_loss is None else self.stages.max_quality_loss
+        return Comparison(*found, planned.result.prediction.tokens_per_second, made.quality, most)
+
+    def _sparse(self, made: SolveResult) -> Model:
+        if self.stages.merge and made.folder:
+            return load_model(open_model_file(self.stages.merge))
+        return with_predictors(self.model, made.predictors, CompiledFit()) if made.predictors else self.model
+
+    def _ids(self) -> list[int]:
+        tokenizer = Tokenizer.from_gguf(self.gguf)
+        text = sample_text() if self.text is None else self.text
+        return tokenizer.encode(text[:LONGEST], add_special=tokenizer.add_bos, parse_special=False)
+
+
+def check_files(gguf: GGUFFile, stages: StageFlags, plan: PlanFlags, told: ReportFlags, plan_file: Path | None) -> None:
+    """What will be written, against what is read."""
+    if plan_file is not None:
+        check_writable(plan_file.parent, "name another place with -o")
+    named = {"--merge": stages.merge, "--report": told.report}
+    if plan_file is not None and plan_file == stages.output:
+        named["-o"] = plan_file
+    given = [stages.file, None if plan.device_profile is None else Path(plan.device_profile)]
+    check_outputs(named, [*gguf.files, *(path for path in given if path is not None)])

@@ -1,0 +1,78 @@
+"""How fast an engine decodes: measured on a text's own tokens, several engines in alternation."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from powerinfer_cli.runtime import Engine
+
+__all__ = ["Decoding", "compare_decoding", "measure_decoding"]
+
+BEFORE = 8  # tokens that are there when measuring begins
+ROUNDS = 6  # of each engine, in alternation
+LEAST = 8  # tokens of a round
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """seconds: of a token, the median. spread: of the middle half of tokens, as a share of it. tokens: were timed."""
+
+    seconds: float
+    spread: float
+    tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return 1.0 / self.seconds
+
+
+def measure_decoding(engine: Engine, ids: Sequence[int], seconds: float) -> Decoding:
+    """For about so long, from an empty context; it is empty after. ids: a text, from which tokens are taken in turn."""
+    return _Meter(engine, ids).round(seconds).found()
+
+
+def compare_decoding(
+    engines: Sequence[Engine], ids: Sequence[int], seconds: float, on_round: Callable[[int, int], None]
+) -> list[Decoding]:
+    """Each for about so long, in alternation, so that what else the machine does befalls all alike."""
+    meters = [_Meter(engine, ids) for engine in engines]
+    for number in range(ROUNDS):
+        for meter in meters if number % 2 == 0 else reversed(meters):
+            meter.round(seconds / ROUNDS)
+        on_round(number + 1, ROUNDS)
+    return [meter.found() for meter in meters]
+
+
+class _Meter:
+    """One engine's times."""
+
+    def __init__(self, engine: Engine, ids: Sequence[int]) -> None:
+        self._engine, self._ids = engine, ids[: engine.n_ctx_sequence]
+        self._times: list[float] = []
+
+    def round(self, seconds: float) -> "_Meter":
+        end, made = time.perf_counter() + seconds, 0
+        self._restart()
+        self._engine.decode(self._next())  # compiles
+        while made < LEAST or time.perf_counter() < end:
+            if self._engine.n_past >= len(self._ids):
+                self._restart()
+            token = self._next()
+            begin = time.perf_counter()
+            self._engine.decode(token)
+            self._times.append(time.perf_counter() - begin)
+            made += 1
+        self._engine.reset()
+        return self
+
+    def _restart(self) -> None:
+        self._engine.reset()
+        self._engine.prefill(self._ids[: min(BEFORE, len(self._ids) // 2)])
+
+    def _next(self) -> int:
+        return self._ids[self._engine.n_past]
+
+    def found(self) -> Decoding:
+        low, middle, high = statistics.quantiles(self._times, n=4)
+        return Decoding(middle, (high - low) / middle, len(self._times))

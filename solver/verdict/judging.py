@@ -1,0 +1,129 @@
+"""The way to a verdict: a short text is recorded, predictors are tried in a few layers, costs are measured."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from powerinfer_cli.errors import PowerInferError
+from solver.decoding import Decoding, measure_decoding
+from solver.profile import ActiveRule, Chunks, made_of
+from solver.stages import Place, SolverModel
+from solver.state import SolverState, read_state
+from solver.verdict.estimate import LayerBytes, Trial, estimate_layers, layer_bytes, try_predictor
+from solver.verdict.look import Look, look, short_text
+from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
+from solver.verdict.verdict import Verdict, always_read, bits_of, kind_of
+
+__all__ = ["Judging", "judge"]
+
+STAGE = "verdict"
+USUAL = 0.5  # of the neurons of a model without zeros
+SECONDS = 2.0  # of decoding
+READING, TRYING = "verdict: reading", "verdict: trying predictors"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """density: of a model without zeros, None for the usual one. recall: of predictors. machine: measures its costs,
+    and name: what tells it from others.
+    """
+
+    density: float | None
+    recall: float
+    machine: Callable[[], MachineCosts]
+    name: str
+
+
+def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> Verdict:
+    """A verdict on a dense model; the one that is recorded in the folder, if it is of the same model, text and wishes.
+
+    Raises PowerInferError.
+    """
+    pieces = short_text(chunks, sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    density = None if model.config.activation.has_exact_zeros else wanted.density or USUAL
+    made_with = {
+        "model": model.fingerprint,
+        "text": made_of(pieces),
+        "density": density,
+        "recall": wanted.recall,
+        "machine": wanted.name,
+        "threads": model.options.threads[0],
+    }
+    state = read_state(place.folder)
+    kept = _recorded(state, made_with)
+    if kept is not None:
+        return kept
+    found = _judge(model, pieces, density, wanted)
+    with suppress(PowerInferError):  # a folder that takes nothing: it is said when there is something to keep
+        state.with_stage(STAGE, made_with, found.record())
+    return found
+
+
+def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
+    if not state.fits(STAGE, made_with):
+        return None
+    try:
+        return Verdict.from_record(state.found(STAGE))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Judging) -> Verdict:
+    engine = model.open_engine()
+    begin = time.monotonic()
+    seen = look(engine, pieces, ActiveRule(density), model.events, READING)
+    files = [layer_bytes(layer, model.config) for layer in model.model.layers]
+    read_seconds = time.monotonic() - begin
+    trials = _try(model, seen, files, wanted.recall)
+    tried_seconds = time.monotonic() - begin - read_seconds
+    exact = density is None
+    layers = estimate_layers(files, seen.densities, trials, exact=exact)
+    machine = wanted.machine()
+    decoding = measure_decoding(engine, pieces[0], SECONDS) if machine.here else None
+    always = always_read(model.model)
+
+    def read(parts: Sequence[float]) -> float:
+        return always + sum(parts)
+
+    return Verdict(
+        kind=kind_of(model.model),
+        activation=model.config.activation,
+        layers=layers,
+        tokens=seen.tokens,
+        density=density,
+        loss=None,
+        bytes_now=read([layer.bytes_now for layer in layers]),
+        bytes_sparse=read([layer.bytes_sparse for layer in layers]),
+        bytes_best=read([layer.bytes_best for layer in layers]),
+        bytes_turned=read([layer.bytes_turned for layer in layers]),
+        dense=predict_dense(machine).tokens_per_second,
+        sparse=predict_sparse(machine, seen, files, layers, exact=exact).tokens_per_second,
+        measured=None if decoding is None else decoding.tokens_per_second,
+        spread=None if decoding is None else decoding.spread,
+        others=machine.others,
+        machine=_machine_name(machine, decoding),
+        bits=bits_of(model.model),
+        threads=model.options.threads[0],
+        reading=read_seconds / seen.tokens,
+        training=tried_seconds / len(trials),
+    )
+
+
+def _try(model: SolverModel, seen: Look, files: Sequence[LayerBytes], recall: float) -> dict[int, Trial]:
+    torch.set_num_threads(model.options.threads[1])
+    trials: dict[int, Trial] = {}
+    for layer, samples in seen.samples.items():
+        trials[layer] = try_predictor(model.model.layers[layer], model.config, samples, recall)
+        model.events.progress(TRYING, len(trials), len(seen.samples))
+    return trials
+
+
+def _machine_name(machine: MachineCosts, decoding: Decoding | None) -> str:
+    if decoding is not None:
+        return "this machine"
+    names = [machine.profile.cpu.name, *(gpu.name for gpu in machine.profile.gpus[: len(machine.budgets)])]
+    return ", ".join(names)

@@ -1,0 +1,66 @@
+"""Tokens a second that a plan is expected to decode, now and with predictors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from powerinfer_cli.placement import ActivationStatistics, ModelBytes, RowReading
+from solver.placing import DeviceProfile, PlanSettings, Prediction, make_plan
+from solver.verdict.estimate import LayerBytes, LayerEstimate
+from solver.verdict.look import Look
+
+__all__ = ["MachineCosts", "predict_dense", "predict_sparse"]
+
+
+@dataclass(frozen=True)
+class MachineCosts:
+    """What a model is planned by. sizes: of the dense one. here: whether the costs are this machine's, measured now.
+
+    others: how many cores other programs kept busy meanwhile, None where nobody knows.
+    """
+
+    profile: DeviceProfile
+    sizes: ModelBytes
+    budgets: tuple[int, ...]
+    settings: PlanSettings
+    here: bool
+    others: float | None = None
+
+
+def predict_dense(machine: MachineCosts) -> Prediction:
+    """By whole layers."""
+    return make_plan(machine.sizes, None, machine.budgets, machine.profile, machine.settings).prediction
+
+
+def predict_sparse(
+    machine: MachineCosts, look: Look, files: Sequence[LayerBytes], layers: Sequence[LayerEstimate], *, exact: bool
+) -> Prediction:
+    """By neurons; layers that stay dense are read from front to back. exact: rows but the first are read of neurons
+    alone that are not 0.
+    """
+    if not any(layer.sparse for layer in layers):
+        return predict_dense(machine)
+    sizes, counts = [], []
+    for size, file, layer, seen in zip(machine.sizes.layers, files, layers, look.counts, strict=True):
+        counts.append(seen.astype(np.float64))
+        if not layer.sparse:
+            sizes.append(size)
+            continue
+        scale = size.neuron / (file.dense / file.n_ff)  # of bytes as they lie there, over those of the file
+        neuron = round(scale * (file.first + file.rest))  # down rows as they lie transposed
+        sizes.append(
+            replace(
+                size,
+                predictor=round(layer.rank * file.hidden),
+                neuron=neuron,
+                first=round(scale * file.first) if exact else neuron,
+                reading=RowReading.PREDICTED,
+                divisible=True,
+            )
+        )
+    counts[0][int(counts[0].argmax())] = look.tokens  # statistics without their number of tokens count by the largest
+    placed = replace(machine.sizes, layers=tuple(sizes))
+    settings = replace(machine.settings, let_through=tuple(layer.predicted for layer in layers))
+    statistics = ActivationStatistics(tuple(counts), look.tokens)
+    return make_plan(placed, statistics, machine.budgets, machine.profile, settings).prediction

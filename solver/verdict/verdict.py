@@ -1,0 +1,187 @@
+"""What a model can gain from being made sparse, told before anything long is done."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from statistics import fmean
+from typing import Any
+
+from powerinfer_cli.model import Activation, Model
+from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.runtime.threads import default_threads
+from solver.verdict.estimate import LayerEstimate
+
+__all__ = ["LEAST_GAIN", "Kind", "Verdict", "always_read", "bits_of", "kind_of"]
+
+LEAST_GAIN = 0.05  # of tokens a second, below which nothing is begun
+MANY_BITS = 5.6  # of a weight, from which on a smaller file is an advice
+
+
+class Kind(StrEnum):
+    """Of a model, as far as sparsity goes."""
+
+    PREDICTED = "a PowerInfer file with predictors"
+    EXACT_ZEROS = "neurons are exactly 0 or not"
+    GRADED = "no neuron is ever exactly 0"
+
+
+def kind_of(model: Model) -> Kind:
+    """By its activation, and whether it has predictors."""
+    if model.config.sparse:
+        return Kind.PREDICTED
+    return Kind.EXACT_ZEROS if model.config.activation.has_exact_zeros else Kind.GRADED
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """tokens: that were looked at. density: the share of neurons kept, of a model without zeros; loss: what it costs in
+    perplexity with perfect knowledge, None where that was not measured.
+
+    bytes_*: of a token, as a whole: now; with the predictors that are to be expected; with some that are never wrong;
+    with turned down matrices and no predictors. dense, sparse: tokens a second, predicted. measured: of the dense model
+    here. others: cores that other programs kept busy. bits: of a weight. reading, training: seconds of a
+    token, and of a layer's predictor, as they were tried.
+    """
+
+    kind: Kind
+    activation: Activation
+    layers: tuple[LayerEstimate, ...]
+    tokens: int
+    density: float | None
+    loss: float | None
+    bytes_now: float
+    bytes_sparse: float
+    bytes_best: float
+    bytes_turned: float
+    dense: float
+    sparse: float
+    measured: float | None
+    spread: float | None
+    others: float | None
+    machine: str
+    bits: float
+    threads: int
+    reading: float
+    training: float
+
+    @property
+    def gain(self) -> float:
+        """Of tokens a second, as a share."""
+        return self.sparse / self.dense - 1
+
+    @property
+    def pays(self) -> bool:
+        return self.gain >= LEAST_GAIN
+
+    @property
+    def active(self) -> float:
+        """Mean share of active neurons."""
+        return fmean(layer.density for layer in self.layers)
+
+    @property
+    def predicted(self) -> float:
+        """Mean share of neurons that predictors let through."""
+        return fmean(layer.predicted for layer in self.layers)
+
+    def speeds(self) -> tuple[float, float]:
+        """Tokens a second now and sparse: as measured, where it was, and by as much faster as is predicted."""
+        now = self.measured or self.dense
+        return now, now * self.sparse / self.dense
+
+    def lines(self) -> list[str]:
+        """For people: what was found, before the sentence that says what comes of it."""
+        low, high = min(x.density for x in self.layers), max(x.density for x in self.layers)
+        now, sparse = self.speeds()
+        which = "are active" if self.density is None else "are kept, the largest"
+        return [
+            f"verdict: {self.activation.value}, {self.kind}; {self.tokens:,} tokens looked at",
+            f"  {self.active:.1%} of the neurons {which} (by layer {low:.1%} to {high:.1%})" + self._cost(),
+            f"  predictors let {self.predicted:.1%} through; {sum(x.sparse for x in self.layers)} of "
+            f"{len(self.layers)} layers read less with one",
+            f"  a token reads {self.bytes_now / 1e6:,.1f} MB now, {self.bytes_sparse / 1e6:,.1f} MB with predictors "
+            f"({self.bytes_best / 1e6:,.1f} MB, were they never wrong)",
+            f"  tokens/s, {self.machine}: {now:,.1f} now{' (measured)' if self.measured else ''}, {sparse:,.1f} with "
+            f"predictors (predicted: {self.dense:,.1f} and {self.sparse:,.1f})",
+        ]
+
+    def _cost(self) -> str:
+        return "" if self.loss is None else f": {self.loss:+.1%} perplexity"
+
+    def sentence(self) -> str:
+        """In one line, what follows."""
+        if self.pays:
+            return f"worth it: {self.gain:+.0%} tokens/s are to be expected"
+        gain = "no more" if self.gain < 0.005 else f"only {self.gain:+.0%}"
+        return f"not worth it: {gain} tokens/s are to be expected{self._why()}. {self._instead()}"
+
+    def _why(self) -> str:
+        if self.kind is Kind.GRADED:
+            return f", as {self.activation.value} makes no zeros and predictors of the largest neurons are often wrong"
+        if self.active > 1 / 2:
+            return f", as {self.active:.0%} of the neurons are active"
+        return ", as predictors read as much as they spare"
+
+    def _instead(self) -> str:
+        turned = (self.bytes_now - self.bytes_turned) / self.bytes_now
+        helps = []
+        if turned >= LEAST_GAIN:
+            helps.append(f"--merge FILE --no-predictors ({turned:.0%} fewer bytes a token, the same text)")
+        if self.bits > MANY_BITS:
+            helps.append(f"a smaller file of this model, as Q4_K_M ({self.bits:.1f} bits a weight now)")
+        if self.threads < default_threads():
+            helps.append(f"more threads (-t {default_threads()})")
+        if self.kind is Kind.GRADED:
+            helps.append("a ReLU model (powerinfer download --list)")
+        if not helps:
+            helps.append("nothing but a smaller model")
+        return f"What helps instead: {', or '.join(helps)}. --force goes on all the same"
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Verdict":
+        """Raises KeyError, TypeError, ValueError: it is none."""
+        layers = tuple(LayerEstimate(**layer) for layer in record["layers"])
+        kinds = {"kind": Kind(record["kind"]), "activation": Activation(record["activation"])}
+        return cls(**{**record, **kinds, "layers": layers})
+
+    def data(self) -> dict[str, Any]:
+        """For programs."""
+        names = ("tokens", "density", "loss", "bytes_now", "bytes_sparse", "bytes_best", "bytes_turned", "others")
+        return {
+            "kind": self.kind.name.lower(),
+            "activation": self.activation.value,
+            **{name: getattr(self, name) for name in names},
+            "active": self.active,
+            "predicted": self.predicted,
+            "tokens_per_second": {
+                "dense": self.dense,
+                "sparse": self.sparse,
+                "measured": self.measured,
+                "spread": self.spread,
+            },
+            "gain": self.gain,
+            "pays": self.pays,
+            "says": self.sentence(),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def bits_of(model: Model) -> float:
+    """A weight of a matrix, on average."""
+    matrices = [one for layer in model.layers for one in leaves(layer)[0]]
+    n_bytes, numbers = sum(one.nbytes for one in matrices), sum(one.n_elements for one in matrices)
+    return float(8 * n_bytes / numbers)
+
+
+def always_read(model: Model) -> int:
+    """Bytes of a token besides the FFNs: attention, norms and the head."""
+    whole = nbytes(model.head) + sum(nbytes(layer) for layer in model.layers)
+    return whole - sum(nbytes(layer.ffn) for layer in model.layers)
+
+
+def nbytes(block: Any) -> int:
+    """Of all leaves."""
+    return sum(int(one.nbytes) for group in leaves(block) for one in group)

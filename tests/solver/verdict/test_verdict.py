@@ -1,0 +1,124 @@
+"""What a model can gain, told before anything long is done."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import Activation, load_model
+from powerinfer_cli.opening import Companions
+from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from solver.placing import load_profile
+from solver.stages import Place, SolverModel, text_chunks
+from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of
+from solver.verdict.estimate import LayerBytes, LayerEstimate, Trial, estimate_layers
+from solver.verdict.look import short_text
+from tests.helpers.placed_model import placed_model
+from tests.helpers.tiny_models import N_VOCAB, tiny_model
+
+IDS = [int(i) for i in np.random.default_rng(4).integers(0, N_VOCAB, 8 * 128)]
+LAYER = LayerEstimate(0.1, 0.15, 64, True, 1e6, 4e5, 3e5, 8e5)
+VERDICT = Verdict(
+    Kind.EXACT_ZEROS, Activation.RELU, (LAYER, LAYER), 512, None, None, 3e6, 1.8e6, 1.6e6, 2.6e6, 100.0, 150.0, 80.0,
+    0.1, 0.0, "this machine", 4.5, 1, 0.001, 2.0,
+)  # fmt: skip
+
+
+def test_the_kind_of_a_model(tmp_path: Path) -> None:
+    for number, (file, kind) in enumerate(
+        [
+            (tiny_model("llama").file, Kind.GRADED),
+            (tiny_model("opt").file, Kind.EXACT_ZEROS),
+            (placed_model(), Kind.PREDICTED),
+        ]
+    ):
+        assert kind_of(load_model(open_gguf(file.write(tmp_path / f"{number}.gguf")))) is kind
+
+
+def test_what_is_worth_it() -> None:
+    assert VERDICT.pays
+    assert VERDICT.gain == pytest.approx(0.5)
+    assert VERDICT.speeds() == pytest.approx((80, 120))
+    assert VERDICT.sentence() == "worth it: +50% tokens/s are to be expected"
+    assert "0.1 MB" not in "".join(VERDICT.lines())
+    assert "a token reads 3.0 MB now, 1.8 MB with predictors (1.6 MB, were they never wrong)" in VERDICT.lines()[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sparse": 103.0}, ["only +3%", "--merge FILE --no-predictors (13% fewer bytes a token"]),
+        ({"sparse": 100.0, "bytes_turned": 3e6, "bits": 16.0}, ["no more tokens/s", "as Q4_K_M (16.0 bits a weight"]),
+        (
+            {"sparse": 100.0, "kind": Kind.GRADED, "activation": Activation.SILU},
+            ["silu makes no zeros", "a ReLU model"],
+        ),
+        ({"sparse": 100.0, "layers": (replace(LAYER, density=0.8),)}, ["80% of the neurons are active"]),
+    ],
+)
+def test_what_is_not_worth_it_is_told_why_and_what_helps(changes: dict[str, object], words: list[str]) -> None:
+    found = replace(VERDICT, **changes)  # type: ignore[arg-type]  # of several types
+    assert not found.pays
+    for word in [*words, "not worth it: ", "--force goes on all the same"]:
+        assert word in found.sentence()
+
+
+def test_a_verdict_is_what_was_recorded() -> None:
+    assert Verdict.from_record(json.loads(json.dumps(VERDICT.record()))) == VERDICT
+
+
+def test_layers_are_sparse_where_that_reads_less() -> None:
+    """The last layer's predictor errs so often that it is not worth its own bytes."""
+    size = LayerBytes(dense=3000.0, first=1.0, rest=2.0, hidden=2.0, n_ff=1000)
+    trials = {0: Trial(32, 0.2, 0.1), 2: Trial(96, 1.0, 0.1)}
+    first, middle, last = estimate_layers([size] * 3, [0.1, 0.1, 0.1], trials, exact=True)
+    assert (first.predicted, first.rank, first.sparse) == (pytest.approx(0.2), 32, True)
+    assert first.bytes_sparse == pytest.approx(1000 * (0.2 + 0.1 * 2) + 32 * 2)
+    assert first.bytes_best == pytest.approx(1000 * 0.1 * 3 + 32 * 2)
+    assert first.bytes_turned == pytest.approx(1000 * (1 + 0.1 * 2))
+    assert (middle.predicted, middle.rank) == (pytest.approx(0.6), 64)
+    assert last.bytes_sparse == pytest.approx(1000 * (1 + 0.2) + 96 * 2)
+    [graded] = estimate_layers([size], [0.5], {0: Trial(32, 0.99, 0.5)}, exact=False)
+    assert not graded.sparse
+    assert graded.bytes_sparse == graded.bytes_turned == graded.bytes_now
+
+
+def test_a_short_text_is_from_all_over() -> None:
+    chunks = [[i] * 300 for i in range(100)]
+    pieces = short_text(chunks, 10**8)
+    assert sum(map(len, pieces)) == 2048
+    assert pieces[-1][0] >= 80
+    assert sum(map(len, short_text(chunks, 10**11))) == 512
+
+
+def wished(model: SolverModel, **changes: float | None) -> Judging:
+    def machine() -> MachineCosts:
+        job = PlanJob.of(model.gguf, model.model, model.options, Target((), ()), Companions(None, None))
+        return MachineCosts(load_profile("rtx-3090-ddr5"), job.sizes, job.budgets, job.settings("milp"), here=False)
+
+    return Judging(changes.get("density"), 0.95, machine, "a name")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llama-relu", Kind.EXACT_ZEROS), ("llama", Kind.GRADED)])
+def test_a_verdict_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: Kind) -> None:
+    path = tiny_model(name).file.write(tmp_path / "model.gguf")
+    told: list[str] = []
+    events = LoadEvents(progress=lambda what, done, total: told.append(what))
+    model = SolverModel(open_gguf(path), EngineOptions(n_threads=1), events)
+    chunks, place = text_chunks(model, IDS, None), Place(tmp_path / "out")
+    found = judge(model, chunks, place, wished(model))
+    assert found.kind is kind
+    assert 0 < found.active < 1
+    assert found.bytes_best <= found.bytes_sparse <= found.bytes_now
+    assert found.dense > 0
+    assert found.measured is None  # for another machine
+    assert {judging.READING, judging.TRYING} <= set(told)
+    monkeypatch.setattr(judging, "look", None)
+    assert judge(model, chunks, place, wished(model)) == found
+    with pytest.raises(TypeError):
+        judge(model, chunks[:-1], place, wished(model))
