@@ -2,7 +2,8 @@
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import (
+from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
+from powerinfer_cli.model.families import (
     apertus,
     bloom,
     cohere,
@@ -26,7 +27,6 @@ from powerinfer_cli.model import (
     smallthinker,
     stablelm,
 )
-from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from powerinfer_cli.model import registry
+from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
@@ -36,7 +36,7 @@ def test_a_family_knows_nothing_but_parts(family: ModuleType) -> None:
 
 def test_every_family_is_registered_once() -> None:
     """A file that has ARCHITECTURES belongs to the registry, whose names are all different."""
-    folder = Path(registry.__file__).parent
+    folder = Path(families.__file__).parent
     having = {path.stem for path in folder.glob("*.py") if "\nARCHITECTURES = (" in path.read_text()}
     assert having == {family.__name__.rpartition(".")[2] for family in registry.FAMILIES}
     assert len(registry.ARCHITECTURES) == sum(len(family.ARCHITECTURES) for family in registry.FAMILIES)

@@ -1,0 +1,88 @@
+"""What a model is made of, as data: the one place that says what a layer is.
+
+Blocks are generic in their leaves, matrices M and vectors V: tensors of a file, rows packed for the CPU, rows on a
+device. `map` gives the same block with other leaves, visiting them in the order in which a token needs them; `leaves`
+lists them. Neither torch nor Numba is known here. T tokens, D = head_dim.
+"""
+
+from powerinfer_cli.model.blocks.attention import (
+    Attention,
+    HeadNorms,
+    LinearMixer,
+    Mixer,
+    NoMixer,
+    Temperature,
+    alibi_exponents,
+)
+from powerinfer_cli.model.blocks.ffn import (
+    FFN,
+    LEAST_SUM,
+    NEAR,
+    Everything,
+    Gating,
+    Neurons,
+    Predicted,
+    Routed,
+    Router,
+    Selection,
+    SharedExpert,
+    predictor_of,
+    routing_of,
+)
+from powerinfer_cli.model.blocks.layers import (
+    Embedding,
+    Head,
+    Layer,
+    Parallel,
+    Sequential,
+    all_active,
+    attentions,
+    leaves,
+    with_ffn,
+)
+from powerinfer_cli.model.blocks.parts import (
+    XIELU,
+    Activation,
+    Linear,
+    Norm,
+    NormKind,
+    Norms,
+)
+
+__all__ = [
+    "FFN",
+    "LEAST_SUM",
+    "NEAR",
+    "XIELU",
+    "Activation",
+    "Attention",
+    "Embedding",
+    "Everything",
+    "Gating",
+    "Head",
+    "HeadNorms",
+    "Layer",
+    "Linear",
+    "LinearMixer",
+    "Mixer",
+    "Neurons",
+    "NoMixer",
+    "Norm",
+    "NormKind",
+    "Norms",
+    "Parallel",
+    "Predicted",
+    "Routed",
+    "Router",
+    "Selection",
+    "Sequential",
+    "SharedExpert",
+    "Temperature",
+    "alibi_exponents",
+    "all_active",
+    "attentions",
+    "leaves",
+    "predictor_of",
+    "routing_of",
+    "with_ffn",
+]

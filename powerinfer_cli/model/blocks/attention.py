@@ -1,0 +1,125 @@
+"""What mixes a token with those before it: attention, or what is left of it where that is less."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
+from powerinfer_cli.model.rope import Rope
+
+__all__ = ["Attention", "HeadNorms", "LinearMixer", "Mixer", "NoMixer", "Temperature", "alibi_exponents"]
+
+
+@dataclass(frozen=True)
+class HeadNorms(Generic[V]):
+    """Of queries and keys. Weights [D] for all heads alike, or [heads * D]: each head its own, or, where `whole`, the
+    norm is over all heads together. after_rope: of heads that have been turned.
+    """
+
+    q: Norm[V]
+    k: Norm[V]
+    whole: bool = False
+    after_rope: bool = False
+
+    def map(self, vector: Callable[[V], W]) -> "HeadNorms[W]":
+        return HeadNorms(self.q.map(vector), self.k.map(vector), self.whole, self.after_rope)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What a query is multiplied by: 1 + gain * log(1 + position // length), more the further on it is."""
+
+    gain: float
+    length: int
+
+    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return (1 + self.gain * np.log1p(positions // self.length)).astype(np.float32)
+
+
+def alibi_exponents(n_head: int) -> npt.NDArray[np.float64]:
+    """[n_head]: a head's slope is 2 ** (-alibi * its exponent). k / n for the first n, the largest power of two; then,
+    between those, odd multiples of 1 / 2n (Press et al. 2022).
+    """
+    n = 1 << n_head.bit_length() - 1
+    return np.concatenate((np.arange(1, n + 1) / n, (2 * np.arange(n_head - n) + 1) / (2 * n)))
+
+
+@dataclass(frozen=True)
+class Attention(Generic[M, V]):
+    """Causal attention of n_head queries of D to n_head_kv keys and values.
+
+    rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
+    it; None: all. softcap c: scores are c tanh(score / c). alibi: scores fall with distance, by each head's slope;
+    temperature None: queries are as they are. clamp c: numbers of q, k and v are kept within -c and c, before their
+    norms. sinks [n_head]: scores that are in each head's softmax, and have no values.
+    """
+
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    q: Linear[M, V]
+    k: Linear[M, V]
+    v: Linear[M, V]
+    output: Linear[M, V]
+    norms: HeadNorms[V] | None
+    rope: Rope | None
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    alibi: float | None = None
+    temperature: Temperature | None = None
+    clamp: float | None = None
+    sinks: V | None = None
+
+    @property
+    def n_q(self) -> int:
+        """Numbers of a token's queries."""
+        return self.n_head * self.head_dim
+
+    @property
+    def n_kv(self) -> int:
+        """Numbers of a token's keys, and of its values."""
+        return self.n_head_kv * self.head_dim
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Attention[N, W]":
+        q, k, v = (one.map(matrix, vector) for one in (self.q, self.k, self.v))
+        norms = None if self.norms is None else self.norms.map(vector)
+        output = self.output.map(matrix, vector)
+        sizes = self.n_head, self.n_head_kv, self.head_dim
+        made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
+        sinks = None if self.sinks is None else vector(self.sinks)
+        return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks)
+
+
+class _NoCache:
+    """Of what looks at no other token: its cache has no heads."""
+
+    n_head: Literal[0] = 0
+    n_head_kv: Literal[0] = 0
+    head_dim: Literal[0] = 0
+    rope: None = None
+    window: None = None
+
+
+@dataclass(frozen=True)
+class LinearMixer(_NoCache, Generic[M, V]):
+    """What is left of attention that was found to need no other tokens: output(x)."""
+
+    output: Linear[M, V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "LinearMixer[N, W]":
+        return LinearMixer(self.output.map(matrix, vector))
+
+
+@dataclass(frozen=True)
+class NoMixer(_NoCache):
+    """Nothing: the layer is an FFN alone."""
+
+    def map(self, matrix: Callable[[Any], Any], vector: Callable[[Any], Any]) -> "NoMixer":
+        return self
+
+
+Mixer: TypeAlias = Attention[M, V] | LinearMixer[M, V] | NoMixer

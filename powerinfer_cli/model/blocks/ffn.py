@@ -1,0 +1,204 @@
+"""Neurons, and who says which of them a token needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeAlias, assert_never
+
+from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, V, W
+
+__all__ = [
+    "FFN",
+    "LEAST_SUM",
+    "NEAR",
+    "Everything",
+    "Gating",
+    "Neurons",
+    "Predicted",
+    "Routed",
+    "Router",
+    "Selection",
+    "SharedExpert",
+    "predictor_of",
+    "routing_of",
+]
+
+
+@dataclass(frozen=True)
+class Neurons(Generic[M, V]):
+    """act(gate x) * up x, or act(up x) without a gate, times down.
+
+    gate and up [n_ff, n_embd]; down [n_embd, n_ff], or `transposed` [n_ff, n_embd], so that a neuron is a row of each;
+    its bias is of n_embd. relu_on_up: up passes through ReLU as well. curve: xIELU's numbers; no other has any.
+    """
+
+    n_ff: int
+    gate: Linear[M, V] | None
+    up: Linear[M, V]
+    down: Linear[M, V]
+    transposed: bool
+    activation: Activation
+    relu_on_up: bool = False
+    curve: XIELU | None = None
+
+    def __post_init__(self) -> None:
+        if (self.curve is not None) != (self.activation is Activation.XIELU):
+            raise ValueError(f"numbers {self.curve} for neurons of {self.activation}")
+        if self.activation.bends_up and (self.gate is None or self.transposed):
+            raise ValueError(f"{self.activation} without a gate, or neuron by neuron")
+
+    @property
+    def divisible(self) -> bool:
+        """Whether some may lie on a GPU and the others not: each must be a row of all its matrices."""
+        return self.transposed
+
+    @property
+    def matrices(self) -> tuple[M, ...]:
+        """Gate, where there is one, up and down."""
+        return tuple(one.weight for one in (self.gate, self.up, self.down) if one is not None)
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Neurons[N, W]":
+        return self.map_rows(matrix, vector, vector)
+
+    def map_rows(self, matrix: Callable[[M], N], number: Callable[[V], W], vector: Callable[[V], W]) -> "Neurons[N, W]":
+        """`number`: of biases that have a number a neuron; `vector`: of down's."""
+        gate = None if self.gate is None else self.gate.map(matrix, number)
+        up, down = self.up.map(matrix, number), self.down.map(matrix, vector)
+        return Neurons(self.n_ff, gate, up, down, self.transposed, self.activation, self.relu_on_up, self.curve)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Every neuron is computed, but for what exact zeros spare."""
+
+
+@dataclass(frozen=True)
+class Predicted(Generic[M]):
+    """Those are computed whose logit, fc2 @ relu(fc1 @ x), is high enough; fc1 [rank, n_embd], fc2 [n_ff, rank].
+
+    x: the residual stream where the FFN begins, before any norm.
+    """
+
+    fc1: M
+    fc2: M
+
+    def map(self, matrix: Callable[[M], N]) -> "Predicted[N]":
+        return Predicted(matrix(self.fc1), matrix(self.fc2))
+
+
+class Gating(StrEnum):
+    """What makes scores of a router's logits: experts are chosen by them, and count by them. Softmax of the chosen:
+    they are chosen by the logits, and count by the softmax of the chosen ones' logits. Near: each counts by its softmax
+    among the logits that are hardly lower, by `NEAR` of the larger one's size, and not chosen before (Liu et al. 2024).
+    """
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    SOFTMAX_OF_CHOSEN = "softmax_of_chosen"
+    NEAR = "near"
+
+
+NEAR = 0.02
+LEAST_SUM = 2.0**-14
+"""What the weights of chosen experts are divided by at least: a float16's smallest normal number."""
+
+
+@dataclass(frozen=True)
+class Router(Generic[M, V]):
+    """Chooses `n_chosen` of E experts for a token, those of the highest scores, of equal ones the first; and says how
+    much each counts: its score, all of them divided by their sum where `normed`, times `scale`.
+
+    logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
+    experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose two highest scores have
+    the highest sums. early: logits are of the layer's input, before attention and any norm, so that experts are known
+    before they are needed.
+    """
+
+    logits: Linear[M, V]
+    n_chosen: int
+    gating: Gating
+    choice_bias: V | None = None
+    n_groups: int = 1
+    n_groups_used: int = 1
+    normed: bool = False
+    scale: float = 1.0
+    early: bool = False
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
+        logits = self.logits.map(matrix, vector)
+        bias = None if self.choice_bias is None else vector(self.choice_bias)
+        groups = self.n_groups, self.n_groups_used
+        return Router(logits, self.n_chosen, self.gating, bias, *groups, self.normed, self.scale, self.early)
+
+
+@dataclass(frozen=True)
+class SharedExpert(Generic[M, V]):
+    """Neurons that every token needs; times sigmoid(gate . x) where there is a gate, [n_embd]."""
+
+    neurons: Neurons[M, V]
+    gate: V | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "SharedExpert[N, W]":
+        return SharedExpert(self.neurons.map(matrix, vector), None if self.gate is None else vector(self.gate))
+
+
+@dataclass(frozen=True)
+class Routed(Generic[M, V]):
+    """A router says which of `n_experts` equal groups of the neurons a token needs, and how much each counts.
+
+    The FFN's neurons are all experts': of n_experts * ff, expert e's are the ff from e * ff on. So gate and up are
+    [n_experts * ff, n_embd], with biases of as many; down is [n_experts * n_embd, ff], an expert's n_embd rows behind
+    another's, with a bias of n_experts * n_embd; or, transposed, [n_experts * ff, n_embd].
+    """
+
+    n_experts: int
+    router: Router[M, V]
+    shared: SharedExpert[M, V] | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Routed[N, W]":
+        router = self.router.map(matrix, vector)
+        return Routed(self.n_experts, router, None if self.shared is None else self.shared.map(matrix, vector))
+
+
+Selection: TypeAlias = Everything | Predicted[M] | Routed[M, V]
+
+
+@dataclass(frozen=True)
+class FFN(Generic[M, V]):
+    """Neurons, and who says which of them a token needs."""
+
+    neurons: Neurons[M, V]
+    selection: "Selection[M, V]"
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
+        selection = self.selection
+        match selection:
+            case Everything():
+                return FFN(self.neurons.map(matrix, vector), selection)
+            case Predicted():
+                asked = selection.map(matrix)  # before any of them is read
+                return FFN(self.neurons.map(matrix, vector), asked)
+            case Routed():
+                routed = selection.map(matrix, vector)
+                return FFN(self.neurons.map(matrix, vector), routed)
+        assert_never(selection)
+
+
+def predictor_of(selection: "Selection[M, V]") -> Predicted[M] | None:
+    """The predictor, where there is one."""
+    match selection:
+        case Everything() | Routed():
+            return None
+        case Predicted():
+            return selection
+    assert_never(selection)
+
+
+def routing_of(selection: "Selection[M, V]") -> Routed[M, V] | None:
+    """The router and what belongs to it, where neurons are experts."""
+    match selection:
+        case Everything() | Predicted():
+            return None
+        case Routed():
+            return selection
+    assert_never(selection)
