@@ -4,6 +4,7 @@ An architecture is data: a function that builds one layer by asking a `LayerRead
 have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors are views of the mapped file.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypeAlias, assert_never
@@ -82,11 +83,45 @@ class Architecture:
         assert_never(self.norm)
 
 
-class ModelReader:
+class TensorReader(ABC):
+    """Tensors by name, and the parts that they make."""
+
+    def __init__(self, arch: Architecture, keys: Keys, sizes: Sizes) -> None:
+        self.arch, self.keys, self.n_embd, self._norm_eps = arch, keys, sizes.n_embd, sizes.norm_eps
+
+    @abstractmethod
+    def maybe(self, name: str, *shape: int | None) -> Tensor | None:
+        """As `tensor`; None where it is missing."""
+
+    @abstractmethod
+    def tensor(self, name: str, *shape: int | None) -> Tensor:
+        """Raises PowerInferError: it is missing, or of another shape (None stands for any size)."""
+
+    def bias(self, name: str, size: int | None, kind: Bias) -> Tensor | None:
+        """The bias of so many numbers that belongs to a weight, `name`."""
+        if kind == "none":
+            return None
+        return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
+
+    def norm(
+        self, name: str, size: int | None = None, bias: Bias | None = None, kind: NormKind | None = None
+    ) -> Norm[Tensor]:
+        """Of n_embd numbers, or of so many; as the architecture has its norms, or of another kind."""
+        size = size or self.n_embd
+        weight = self.tensor(f"{name}.weight", size) if self.arch.norm_weight else ones(size)
+        found = self.bias(name, size, self.arch.norm_bias if bias is None else bias)
+        return Norm(kind or self.arch.norm, self._norm_eps, weight, found)
+
+    def linear(self, name: str, rows: int | None, columns: int | None, bias: Bias = "optional") -> TensorLinear:
+        return Linear(self.tensor(f"{name}.weight", rows, columns), self.bias(name, rows, bias))
+
+
+class ModelReader(TensorReader):
     """A file's tensors by name, each of which is asked for once. `sizes`, `keys`: what its metadata say."""
 
     def __init__(self, gguf: GGUFFile, arch: Architecture, keys: Keys, sizes: Sizes) -> None:
-        self.gguf, self.arch, self.keys, self.sizes = gguf, arch, keys, sizes
+        super().__init__(arch, keys, sizes)
+        self.gguf, self.sizes = gguf, sizes
         self.taken: set[str] = set()
         self._lacking: dict[str, dict[str, bool]] = {}  # by an optional tensor's name in its layer: whose is there
         self._ropes: dict[RopeKeys, Rope] = {}
@@ -95,31 +130,15 @@ class ModelReader:
         raise PowerInferError(f"{self.gguf.path}: {problem}")
 
     def tensor(self, name: str, *shape: int | None) -> Tensor:
-        """Raises PowerInferError: it is missing, or of another shape (None stands for any size)."""
         found = self.maybe(name, *shape)
         if found is None:
             self.fail(f"tensor {name} is missing")
         return found
 
     def maybe(self, name: str, *shape: int | None) -> Tensor | None:
-        """As `tensor`; None where it is missing."""
         self.taken.add(name)
         tensor = self.gguf.tensors.get(name)
         return None if tensor is None else self._fitted(tensor, shape)
-
-    def bias(self, name: str, size: int | None, kind: Bias) -> Tensor | None:
-        """The bias of so many numbers that belongs to a weight, `name`."""
-        if kind == "none":
-            return None
-        return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
-
-    def norm(self, name: str, size: int, bias: Bias | None = None, kind: NormKind | None = None) -> Norm[Tensor]:
-        weight = self.tensor(f"{name}.weight", size) if self.arch.norm_weight else ones(size)
-        found = self.bias(name, size, self.arch.norm_bias if bias is None else bias)
-        return Norm(kind or self.arch.norm, self.sizes.norm_eps, weight, found)
-
-    def linear(self, name: str, rows: int | None, columns: int | None, bias: Bias = "optional") -> TensorLinear:
-        return Linear(self.tensor(f"{name}.weight", rows, columns), self.bias(name, rows, bias))
 
     def ends(
         self,
@@ -137,11 +156,11 @@ class ModelReader:
         s = self.sizes
         tokens = self.tensor("token_embd.weight", s.n_vocab, s.n_embd)
         positions = None if position_offset is None else self.tensor("position_embd.weight", None, s.n_embd)
-        norm = self.norm("token_embd_norm", s.n_embd) if embedding_norm else None
+        norm = self.norm("token_embd_norm") if embedding_norm else None
         output = self.maybe("output.weight", s.n_vocab, s.n_embd)
         head = Linear(tokens if output is None else output, self.bias("output", s.n_vocab, output_bias))
         embedding = Embedding[Tensor, Tensor](tokens, positions, position_offset or 0, embedding_scale, norm)
-        return embedding, Head(self.norm("output_norm", s.n_embd), head, logit_scale, softcap)
+        return embedding, Head(self.norm("output_norm"), head, logit_scale, softcap)
 
     def rope(
         self,
@@ -204,12 +223,13 @@ def _with_ones(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
     return (1,) * (n - len(shape)) + shape
 
 
-class LayerReader:
+class LayerReader(TensorReader):
     """The tensors of one layer, by their names behind `blk.N.`."""
 
     def __init__(self, model: ModelReader, index: int) -> None:
-        self.model, self.index, self.keys, s = model, index, model.keys, model.sizes
-        self.n_embd, self.n_ff, self.head_dim = s.n_embd, s.n_ff[index], s.head_dim
+        super().__init__(model.arch, model.keys, model.sizes)
+        self.model, self.index, s = model, index, model.sizes
+        self.n_ff, self.head_dim = s.n_ff[index], s.head_dim
         self.n_head, self.n_head_kv = s.n_head[index], s.n_head_kv[index]
 
     def _name(self, name: str) -> str:
@@ -228,24 +248,8 @@ class LayerReader:
         self.model.note_optional(self.index, name, found is not None)
         return found
 
-    def bias(self, name: str, size: int, kind: Bias) -> Tensor | None:
-        if kind == "none":
-            return None
-        return self.tensor(f"{name}.bias", size) if kind == "required" else self.maybe(f"{name}.bias", size)
-
-    def norm(
-        self, name: str, size: int | None = None, bias: Bias | None = None, kind: NormKind | None = None
-    ) -> Norm[Tensor]:
-        size, arch = size or self.n_embd, self.model.arch
-        weight = self.tensor(f"{name}.weight", size) if arch.norm_weight else ones(size)
-        found = self.bias(name, size, arch.norm_bias if bias is None else bias)
-        return Norm(kind or arch.norm, self.model.sizes.norm_eps, weight, found)
-
     def norms(self, before: str | None = None, after: str | None = None) -> Norms[Tensor]:
         return Norms(self.norm(before) if before else None, self.norm(after) if after else None)
-
-    def linear(self, name: str, rows: int, columns: int, bias: Bias = "optional") -> TensorLinear:
-        return Linear(self.tensor(f"{name}.weight", rows, columns), self.bias(name, rows, bias))
 
     def attention(
         self,
@@ -300,7 +304,7 @@ class LayerReader:
     def _own_norm(self, name: str, n_head: int) -> Norm[Tensor]:
         weight = self.tensor(f"{name}.weight", n_head, self.head_dim)
         flat = replace(weight, shape=(n_head * self.head_dim,))
-        return Norm(self.model.arch.norm, self.model.sizes.norm_eps, flat, None)
+        return Norm(self.arch.norm, self._norm_eps, flat, None)
 
     def head_norms(self, *, after_rope: bool = False) -> HeadNorms[Tensor]:
         """Of each head by itself, with one weight for all."""
