@@ -2,6 +2,9 @@
 
 A token's experts are added up from the first to the last by number, and each number of a product is one row's, so a
 token gets to the bit what it would get alone.
+
+Rows are cut into shares as a dense matrix's are. A share consists of runs, rows that lie one behind the other: while a
+run's last rows are read, memory is asked for the next run's first ones, across the jump to another matrix or expert.
 """
 
 from dataclasses import dataclass
@@ -11,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.activation import activate
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, input_of, stride_of
+from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, share, stride_of
 from powerinfer_cli.kernels.cpu.routing import N_USED, Routes
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
@@ -26,13 +29,11 @@ __all__ = ["ExpertRoom", "ExpertRows", "experts_token"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 ExpertRows: TypeAlias = Neurons[WeightRows, Floats]
 
-_ROWS_AT_ONCE = 32  # of an expert, that a thread claims at a time
-
 GATE_UP = operands(
     "gate gate_x gate_x_bytes gate_bias up up_x up_x_bytes up_bias n_chosen starts order used counts ff gates ups "
-    "stride"
+    "stride threads"
 )
-DOWN = operands("state rows x x_bytes bias n_chosen starts order used counts weights n_embd out stride add")
+DOWN = operands("state rows x x_bytes bias n_chosen starts order used counts weights n_embd out stride add threads")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ def experts_token(
     out: Floats,
     *,
     add: bool,
+    threads: int = 1,
 ) -> list[Operation]:
     """out[t], float32 [T, padded(n_embd)], = the sum of weight * expert(x[t]) over the experts of `routes`, or, `add`,
-    is increased by it.
+    is increased by it. threads: for how many the rows are cut into shares; the result is the same for any.
     """
     r, ff = routes, neurons.n_ff // routes.n_experts
     gate, up, down = neurons.gate, neurons.up, neurons.down
@@ -84,6 +86,7 @@ def experts_token(
             gates=room.gate.floats,
             ups=room.up.floats,
             stride=room.up.stride,
+            threads=threads,
         ),
         activate(
             r.counts,
@@ -108,6 +111,7 @@ def experts_token(
             out=out,
             stride=out.shape[1],
             add=add,
+            threads=threads,
         ),
     ]
 
@@ -119,64 +123,91 @@ def _product(rows, i, address, x, ahead, bias):
 
 
 @helper
-def _row_products(rows, i, x, x_bytes, bias, n_chosen, order, begin, end, out, stride, column, worker):
-    """out[p, column] = a row's product with the token of each of an expert's pairs."""
-    address = row_address(rows, i, worker)
-    for p in range(begin, end):
-        at = x + np.int64(order[p]) // n_chosen * x_bytes
-        ahead = address + rows[STRIDE] + AHEAD_BYTES if p == begin else address
-        f32(out)[p * stride + column] = _product(rows, i, address, at, ahead, bias)
+def _place(op, v, n):
+    """The v-th of n rows, by expert gate's, then up's: its number in its matrix, whether it is up's, its address,
+    how many of its run there are from it on.
+    """
+    ff, parts = op[GATE_UP.ff], 2 if op[GATE_UP.gate] else 1
+    run, c = v // ff, v % ff
+    is_up = run % parts == parts - 1
+    rows = i64(op[GATE_UP.up] if is_up else op[GATE_UP.gate])
+    i = np.int64(i32(op[GATE_UP.used])[run // parts]) * ff + c if v < n else np.int64(0)
+    return i, is_up, rows[BASE] + i * rows[STRIDE], ff - c
 
 
 @kernel(OPERATION, "experts_gate_up")
 def _gate_up(op_address, worker):
-    """A piece is some rows of one expert, of gate and up both."""
+    """As `_matvec`, over the rows of gate and up of all experts in use, one behind the other."""
     op = i64(op_address)
-    gate, up, n_chosen, ff = op[GATE_UP.gate], i64(op[GATE_UP.up]), op[GATE_UP.n_chosen], op[GATE_UP.ff]
-    starts, order, used = i32(op[GATE_UP.starts]), i32(op[GATE_UP.order]), i32(op[GATE_UP.used])
-    n_used, stride = i64(op[GATE_UP.counts])[N_USED], op[GATE_UP.stride]
-    pieces = (ff + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE
-    while True:
-        piece = take(op)
-        if piece >= n_used * pieces:
-            return
-        expert, first = np.int64(used[piece // pieces]), piece % pieces * _ROWS_AT_ONCE
-        begin, end = np.int64(starts[expert]), np.int64(starts[expert + 1])
-        for c in range(first, min(first + _ROWS_AT_ONCE, ff)):
-            i = expert * ff + c
-            if gate:
-                x, step, bias = op[GATE_UP.gate_x], op[GATE_UP.gate_x_bytes], op[GATE_UP.gate_bias]
-                out = op[GATE_UP.gates]
-                _row_products(i64(gate), i, x, step, bias, n_chosen, order, begin, end, out, stride, c, worker)
-            x, step, bias, out = op[GATE_UP.up_x], op[GATE_UP.up_x_bytes], op[GATE_UP.up_bias], op[GATE_UP.ups]
-            _row_products(up, i, x, step, bias, n_chosen, order, begin, end, out, stride, c, worker)
+    n_chosen, ff, stride, threads = op[GATE_UP.n_chosen], op[GATE_UP.ff], op[GATE_UP.stride], op[GATE_UP.threads]
+    starts, order = i32(op[GATE_UP.starts]), i32(op[GATE_UP.order])
+    n = i64(op[GATE_UP.counts])[N_USED] * ff * (2 if op[GATE_UP.gate] else 1)
+    begin, end = share(take(op), threads, n)
+    if begin < n:
+        fetch(_place(op, begin, n)[2], AHEAD_BYTES)
+    while begin < n:
+        i, is_up, there, left = _place(op, begin, n)
+        last = min(begin + left, end)
+        rows = i64(op[GATE_UP.up] if is_up else op[GATE_UP.gate])
+        x = op[GATE_UP.up_x] if is_up else op[GATE_UP.gate_x]
+        x_bytes = op[GATE_UP.up_x_bytes] if is_up else op[GATE_UP.gate_x_bytes]
+        bias = op[GATE_UP.up_bias] if is_up else op[GATE_UP.gate_bias]
+        out = f32(op[GATE_UP.ups] if is_up else op[GATE_UP.gates])
+        expert, row_bytes = i // ff, rows[STRIDE]
+        first_pair, end_pair = np.int64(starts[expert]), np.int64(starts[expert + 1])
+        claimed, next_begin, next_end = last < end, last, end
+        next_address = _place(op, last, n)[2] if claimed else there
+        for v in range(begin, last):
+            beyond = (v - last) * row_bytes + AHEAD_BYTES
+            if beyond >= 0 and not claimed:
+                claimed, (next_begin, next_end) = True, share(take(op), threads, n)
+                next_address = _place(op, next_begin, n)[2] if next_begin < n else there
+            ahead = next_address + beyond if beyond >= 0 else there + AHEAD_BYTES
+            address = row_address(rows, i, worker)
+            for p in range(first_pair, end_pair):
+                at = x + np.int64(order[p]) // n_chosen * x_bytes
+                value = _product(rows, i, address, at, ahead if p == first_pair else address, bias)
+                out[p * stride + i - expert * ff] = value
+            i += 1
+            there += row_bytes
+        if not claimed:
+            next_begin, next_end = share(take(op), threads, n)
+        begin, end = next_begin, next_end
 
 
 @kernel(OPERATION, "experts_down")
 def _down(op_address, worker):
-    """A piece is some rows of every expert's."""
+    """A share is some rows of every expert's, a run of each."""
     op = i64(op_address)
     rows, x, x_bytes, bias = i64(op[DOWN.rows]), op[DOWN.x], op[DOWN.x_bytes], op[DOWN.bias]
-    n_chosen, n_embd, weights = op[DOWN.n_chosen], op[DOWN.n_embd], f32(op[DOWN.weights])
+    n_chosen, n_embd, weights, threads = op[DOWN.n_chosen], op[DOWN.n_embd], f32(op[DOWN.weights]), op[DOWN.threads]
     starts, order, used = i32(op[DOWN.starts]), i32(op[DOWN.order]), i32(op[DOWN.used])
-    out, stride = f32(op[DOWN.out]), op[DOWN.stride]
-    while True:
-        first = take(op) * _ROWS_AT_ONCE
-        if first >= n_embd:
-            return
-        last = min(first + _ROWS_AT_ONCE, n_embd)
+    out, stride, n_used = f32(op[DOWN.out]), op[DOWN.stride], i64(op[DOWN.counts])[N_USED]
+    base, row_bytes, size = rows[BASE], rows[STRIDE], n_embd * rows[STRIDE]
+    begin, end = share(take(op), threads, n_embd)
+    fetch(base + used[0] * size + begin * row_bytes, min(AHEAD_BYTES, (end - begin) * row_bytes))
+    while begin < n_embd:
         if not op[DOWN.add]:
             for t in range(i64(op[DOWN.state])[N_TOKENS]):
-                for c in range(first, last):
+                for c in range(begin, end):
                     out[t * stride + c] = np.float32(0.0)
-        for u in range(i64(op[DOWN.counts])[N_USED]):
-            expert = np.int64(used[u])
-            begin, end = np.int64(starts[expert]), np.int64(starts[expert + 1])
-            for c in range(first, last):
+        claimed, next_begin, next_end = False, end, end
+        for u in range(n_used):
+            expert, is_last = np.int64(used[u]), u == n_used - 1
+            first_pair, end_pair = np.int64(starts[expert]), np.int64(starts[expert + 1])
+            next_address = base + used[0 if is_last else u + 1] * size + begin * row_bytes
+            for c in range(begin, end):
                 i = expert * n_embd + c
+                beyond = (c - end) * row_bytes + AHEAD_BYTES
+                if beyond >= 0 and is_last and not claimed:
+                    claimed, (next_begin, next_end) = True, share(take(op), threads, n_embd)
+                    next_address = base + used[0] * size + next_begin * row_bytes
+                ahead = next_address + beyond if beyond >= 0 else base + i * row_bytes + AHEAD_BYTES
                 address = row_address(rows, i, worker)
-                for p in range(begin, end):
-                    ahead = address + rows[STRIDE] + AHEAD_BYTES if p == begin else address
-                    value = _product(rows, i, address, x + p * x_bytes, ahead, bias)
+                for p in range(first_pair, end_pair):
+                    value = _product(rows, i, address, x + p * x_bytes, ahead if p == first_pair else address, bias)
                     pair = np.int64(order[p])
                     out[pair // n_chosen * stride + c] += weights[pair] * value
+        if not claimed:
+            next_begin, next_end = share(take(op), threads, n_embd)
+        begin, end = next_begin, next_end

@@ -15,7 +15,7 @@ from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i64, prefetch
 
-__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "stride_of"]
+__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "share", "stride_of"]
 
 _LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
@@ -97,7 +97,7 @@ def fetch(address, n_bytes):
 
 
 @helper
-def _share(number, threads, n):
+def share(number, threads, n):
     """Where a share of n rows begins and ends, from the first on; (n, n) behind the last.
 
     A level is half of what the levels before have left, one share a thread: long runs, which memory likes, at first,
@@ -119,19 +119,19 @@ def _matvec(op_address, worker):
     op = i64(op_address)
     rows, x, out, bias, threads = i64(op[ONE.rows]), op[ONE.x], f32(op[ONE.out]), op[ONE.bias], op[ONE.threads]
     n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
-    begin, end = _share(take(op), threads, n)
+    begin, end = share(take(op), threads, n)
     fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
     while begin < n:
         claimed, next_begin, next_end = False, end, end
         for i in range(begin, end):
             beyond = (i - end) * stride + AHEAD_BYTES  # the end of this share
             if beyond >= 0 and not claimed:
-                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+                claimed, (next_begin, next_end) = True, share(take(op), threads, n)
             ahead = base + next_begin * stride + beyond
             value = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], ahead)
             out[i] = value + f32(bias)[i] if bias else value
         if not claimed:
-            next_begin, next_end = _share(take(op), threads, n)
+            next_begin, next_end = share(take(op), threads, n)
         begin, end = next_begin, next_end
 
 
@@ -142,19 +142,19 @@ def _matvec_few(op_address, worker):
     rows, x, x_bytes, out, out_bytes = i64(op[FEW.rows]), op[FEW.x], op[FEW.x_bytes], op[FEW.out], op[FEW.out_bytes]
     n_tokens, bias, threads = i64(op[FEW.state])[N_TOKENS], op[FEW.bias], op[FEW.threads]
     n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
-    begin, end = _share(take(op), threads, n)
+    begin, end = share(take(op), threads, n)
     fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
     while begin < n:
         claimed, next_begin, next_end = False, end, end
         for i in range(begin, end):
             beyond = (i - end) * stride + AHEAD_BYTES
             if beyond >= 0 and not claimed:
-                claimed, (next_begin, next_end) = True, _share(take(op), threads, n)
+                claimed, (next_begin, next_end) = True, share(take(op), threads, n)
             row, shift = row_address(rows, i, worker), f32(bias)[i] if bias else np.float32(0.0)
             ahead = base + next_begin * stride + beyond
             for t in range(n_tokens):
                 value = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead if t == 0 else row)
                 f32(out + t * out_bytes)[i] = value + shift if bias else value
         if not claimed:
-            next_begin, next_end = _share(take(op), threads, n)
+            next_begin, next_end = share(take(op), threads, n)
         begin, end = next_begin, next_end

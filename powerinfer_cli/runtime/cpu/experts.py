@@ -77,13 +77,14 @@ def chosen_experts(
     rooms: RoutedRooms,
     out: Floats,
     workspace: ExpertWorkspace | None,
+    threads: int,
 ) -> list[Operation]:
     """The chosen experts: out[t] is their sum, or, where there is a shared expert, which has been computed before, is
     increased by it. workspace: for many tokens; None: one or a few.
     """
     room, add = rooms[_sizes(ffn.neurons, routed)], routed.shared is not None
     if workspace is None:
-        return experts_token(state, x, ffn.neurons, room.routes, room.experts, out, add=add)
+        return experts_token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, threads=threads)
     return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add)
 
 

@@ -236,7 +236,11 @@ class Writer:
         if shared is not None and shared.gate is not None:
             first.append(gate(b.state, x, shared.gate, b.ffn.floats))
         workspace = None if self.room is None else self.room.experts
-        return [*first, *choice, *chosen_experts(b.state, ffn, routed, x, b.routed, b.ffn.floats, workspace)]
+        return [
+            *first,
+            *choice,
+            *chosen_experts(b.state, ffn, routed, x, b.routed, b.ffn.floats, workspace, self.threads),
+        ]
 
     def _early_choice(self, ffn: FFN[WeightRows, Floats]) -> list[Operation]:
         """Of a router that reads the layer's input."""

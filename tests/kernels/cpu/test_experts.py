@@ -100,7 +100,7 @@ def run(
         workspace.packed[:], workspace.scratch[:] = 0xFF, 0xFF
         operations = experts_batch(*operands, workspace, add=add)
     else:
-        operations = experts_token(*operands, add=add)
+        operations = experts_token(*operands, add=add, threads=threads)
     TEAM.run(assemble([*route(state, router, routes), *operations]).table, threads)
     assert np.isnan(out[tokens:]).all()
     return Outcome(out[:tokens, :n], routes, rooms)
