@@ -53,7 +53,8 @@ def test_what_a_token_reads_is_counted(turned: Path) -> None:
 
 def test_only_exact_zeros_are_turned(turned: Path) -> None:
     other = tiny_family("llama").file.write(turned.with_name("llama.gguf"))
-    for source, problem in ((other, "never exactly 0"), (turned, "transposed already")):
+    gaps = tiny_family("deci").file.write(turned.with_name("deci.gguf"))
+    for source, problem in ((other, "never exactly 0"), (turned, "transposed already"), (gaps, "layers of nothing")):
         with pytest.raises(PowerInferError, match=problem):
             merge(open_gguf(source), None, turned.with_name("new.gguf"), LoadEvents())
     assert not turned.with_name("new.gguf").exists()
