@@ -10,7 +10,7 @@ from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-KNOWN = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "rope", "tensors")} | {"dataclasses", "functools"}
+KNOWN = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "tensors")} | {"dataclasses", "functools"}
 
 
 def source(family: ModuleType) -> str:

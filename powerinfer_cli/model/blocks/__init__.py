@@ -48,6 +48,7 @@ from powerinfer_cli.model.blocks.parts import (
     NormKind,
     Norms,
 )
+from powerinfer_cli.model.rope import Rope, RopeStyle
 
 __all__ = [
     "FFN",
@@ -72,6 +73,8 @@ __all__ = [
     "Norms",
     "Parallel",
     "Predicted",
+    "Rope",
+    "RopeStyle",
     "Routed",
     "Router",
     "Selection",

@@ -1,9 +1,8 @@
 """GLM 4: norms around both blocks, gate and up fused. GLM 4.5: experts behind the first layers."""
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import FFN, Gating, Layer, Sequential
+from powerinfer_cli.model.blocks import FFN, Gating, Layer, RopeStyle, Sequential
 from powerinfer_cli.model.experts import expert_width, leads_dense, routed, shared_width
-from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["ARCHITECTURES"]

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import Gating, Layer, NormKind, Norms, Sequential
+from powerinfer_cli.model.blocks import Gating, Layer, NormKind, Norms, RopeStyle, Sequential
 from powerinfer_cli.model.experts import expert_width, routed
 from powerinfer_cli.model.keys import MAX_CONTEXT
-from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]

@@ -1,8 +1,7 @@
 """Qwen 2 and 3, Seed-OSS, Hunyuan: llama's blocks, with biases or norms of heads."""
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import Layer, Sequential
-from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.blocks import Layer, RopeStyle, Sequential
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["ARCHITECTURES"]

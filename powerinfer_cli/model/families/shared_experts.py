@@ -1,9 +1,8 @@
 """Experts beside some that all tokens share, in dots.llm1, Ling and ERNIE 4.5 behind dense layers; Hunyuan's."""
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import FFN, Gating, Layer, Sequential
+from powerinfer_cli.model.blocks import FFN, Gating, Layer, RopeStyle, Sequential
 from powerinfer_cli.model.experts import expert_width, leads_dense, routed, shared_width
-from powerinfer_cli.model.rope import RopeStyle
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["ARCHITECTURES"]

@@ -3,8 +3,7 @@
 from functools import partial
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, Sequential
-from powerinfer_cli.model.rope import RopeStyle
+from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, RopeStyle, Sequential
 from powerinfer_cli.model.tensors import Architecture, LayerReader
 
 __all__ = ["ARCHITECTURES"]
