@@ -20,8 +20,9 @@ from solver.own_text import own_texts
 from solver.profile import Text, chunks_of, sample_documents, some_of
 from solver.stages import SolverModel
 
-__all__ = ["default_chunks", "first_losses", "given_chunks"]
+__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks"]
 
+READING_SAMPLE = "reading the sample"
 NAME = "solver-text.npz"
 MOST_BYTES = 64 << 20  # of that file
 PROBE = 64  # tokens of a text by which it is judged
@@ -82,7 +83,7 @@ def _known(model: SolverModel, sample: Sequence[list[int]], most: int) -> tuple[
     limit = FOREIGN * math.log(model.config.n_vocab)
     found: list[float] = []
     for part in (sample[:enough], sample[enough:]):
-        found += first_losses(model, part, "reading the sample")
+        found += first_losses(model, part, READING_SAMPLE)
         known = [ids for ids, loss in zip(sample, found, strict=False) if loss < limit]
         share = sum(map(len, known)) / int(sizes[len(found) - 1])
         if share >= KNOWN:

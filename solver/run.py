@@ -13,16 +13,27 @@ from powerinfer_cli.placement import ActivationStatistics, Placement, find_stati
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import default_chunks, given_chunks
-from solver.predictor import DensityChoice, PredictorReport, Quality, TrainOptions
+from solver.default_text import READING_SAMPLE, default_chunks, given_chunks
+from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
-from solver.stages import PREDICTOR, Place, SolverModel, density_stage, profile_stage
+from solver.stages import (
+    DENSE_QUALITY,
+    METERED,
+    PREDICTOR,
+    SPARSE_QUALITY,
+    Place,
+    SolverModel,
+    density_stage,
+    profile_stage,
+)
 from solver.state import read_state
-from solver.verdict import Judging, Verdict, judge
+from solver.verdict import Judging, Kind, Verdict, expected_seconds, judge
 
 __all__ = ["Making", "SolveResult", "make"]
+
+PROBED = 4096  # tokens by which documents are judged
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Making:
 @dataclass(frozen=True)
 class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
-    choice: how it was found. ended: with the verdict; nothing was made.
+    choice: how it was found. kind: of a model that there is nothing to make for. ended: nothing was made.
     """
 
     statistics: ActivationStatistics | None = None
@@ -64,6 +75,7 @@ class SolveResult:
     choice: DensityChoice | None = None
     quality: Quality | None = None
     verdict: Verdict | None = None
+    kind: Kind | None = None
     ended: bool = False
 
 
@@ -108,9 +120,9 @@ class _Run:
         if wanted.verdict_only or (verdict is not None and not verdict.pays and not wanted.force):
             return SolveResult(verdict=verdict, ended=True)
         if verdict is not None:
-            for line in [*verdict.lines(), verdict.sentence()]:
+            for line in [*verdict.lines(), verdict.sentence(forced=True)]:
                 self.events.note(line)
-            self.schedule.declare(self._to_come(verdict))
+            self._declare_rest(verdict)
         made = None
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
@@ -140,19 +152,30 @@ class _Run:
         solved = made_with.get("model") == self.model.fingerprint and self.place.predictor.is_dir()
         if solved and not self.wanted.verdict_only:
             return None
-        return judge(self.model, self._sample(), self.place, judging)
+        self.schedule.declare(expected_seconds(self.model))
+        found = judge(self.model, self._sample(), self.place, judging)
+        self.schedule.settle()
+        return found
 
-    def _to_come(self, verdict: Verdict) -> dict[str, float]:
+    def _declare_rest(self, verdict: Verdict) -> None:
         """Seconds of what follows a verdict, at the rates that it was found with."""
+        rate, options = verdict.reading, self.wanted.options
+        self.schedule.declare({READING_SAMPLE: PROBED * rate})
         tokens, held = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
-        return {
-            "profile": tokens * verdict.reading,
-            "collecting": tokens * verdict.reading,
-            "training predictors": len(verdict.layers) * verdict.training,
-            "perplexity with every neuron": held * verdict.reading,
-            "perplexity with predictors": held * verdict.reading,
-            **self.wanted.after,
-        }
+        training = len(verdict.layers) * verdict.training * (tokens - held) / verdict.tokens
+        searched = 6 * METERED * rate if verdict.density is not None and self.wanted.density is None else 0.0
+        self.schedule.declare(
+            {
+                "measuring densities": searched,
+                "profile": tokens * rate,
+                "collecting": (tokens - held) * rate,
+                MAKING: training,
+                IMPROVING: min(options.time_budget, training) if options.predictor.steps else 0.0,
+                DENSE_QUALITY: held * rate,
+                SPARSE_QUALITY: held * rate,
+                **self.wanted.after,
+            }
+        )
 
     def _sample(self) -> Chunks:
         """What a verdict is found on."""

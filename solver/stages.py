@@ -28,12 +28,14 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.predictor import (
     DensityChoice,
     DensityMeter,
+    LayersMade,
     PredictorReport,
     Quality,
     TrainOptions,
     collect,
     compare,
     find_density,
+    layer_costs,
     score,
     train_layers,
 )
@@ -41,7 +43,10 @@ from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out,
 from solver.state import SolverState, read_state
 
 __all__ = [
+    "DENSE_QUALITY",
+    "METERED",
     "PREDICTOR",
+    "SPARSE_QUALITY",
     "Place",
     "SolverModel",
     "density_stage",
@@ -51,6 +56,7 @@ __all__ = [
     "text_chunks",
 ]
 
+DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
 ACTIVATION, PREDICTOR = "activation", "predictor"
 BUFFER_BYTES = 8 << 30
 METERED = 2560  # held-out tokens that densities are tried on
@@ -203,11 +209,26 @@ def predictor_stage(
     )
     model.forget_engine()
     torch.set_num_threads(model.options.threads[1])
-    reports = train_layers(model.model, buffer, work, place.predictor, options, made_with, events).reports
+    made = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
+    reports = made.reports
+    if options.predictor.steps:
+        events.note(_offered(made, options.time_budget, model))
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)
     _clear(place.work)
     return reports
+
+
+def _offered(made: LayersMade, budget: float, model: SolverModel) -> str:
+    """How the time was spent, and what more of it would buy."""
+    offer, whole = made.offer, sum(layer_costs(layer, model.config).dense for layer in model.model.layers)
+    line = f"gradient steps: {made.seconds:,.0f} s of the {budget / 60:g} min of --time-budget"
+    if not offer.all:
+        return f"{line}; more time would buy nothing"
+    more = f"all {offer.all / whole:.1%}, which takes {offer.seconds / 60:,.0f} min"
+    if offer.ten_minutes:
+        more = f"ten minutes more would spare {offer.ten_minutes / whole:.1%} of the FFNs' bytes; {more}"
+    return f"{line}; {more}"
 
 
 def _kept_predictors(
@@ -252,10 +273,10 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
     config, events = model.config, model.events
     _, held = held_out(chunks)
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
-    dense = score(model.open_engine(), held, "perplexity with every neuron", events)
+    dense = score(model.open_engine(), held, DENSE_QUALITY, events)
     model.forget_engine()
     sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
-    return compare(dense, score(sparse, held, "perplexity with predictors", events), sparse)
+    return compare(dense, score(sparse, held, SPARSE_QUALITY, events), sparse)
 
 
 def _clear(folder: Path) -> None:

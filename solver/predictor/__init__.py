@@ -13,9 +13,11 @@ from solver.predictor.layer import (
 )
 from solver.predictor.quality import Quality, compare, score
 from solver.predictor.ranks import RankOptions
-from solver.predictor.training import LayersMade, TrainOptions, train_layers
+from solver.predictor.training import IMPROVING, MAKING, LayersMade, TrainOptions, layer_costs, train_layers
 
 __all__ = [
+    "IMPROVING",
+    "MAKING",
     "STEPS",
     "Buffer",
     "DensityChoice",
@@ -31,6 +33,7 @@ __all__ = [
     "collect",
     "compare",
     "find_density",
+    "layer_costs",
     "measure",
     "predict",
     "score",

@@ -22,7 +22,7 @@ from solver.predictor.start import CHUNK
 from solver.predictor.teacher import FileLayer, neuron_rows
 from solver.state import SolverState, read_state
 
-__all__ = ["LayersMade", "TrainOptions", "layer_costs", "train_layers"]
+__all__ = ["IMPROVING", "MAKING", "LayersMade", "TrainOptions", "layer_costs", "train_layers"]
 
 STAGE, STEPS = "layers", "steps"
 SPARE_BYTES = 1 << 30  # of memory, besides what the model itself takes while it runs

@@ -80,7 +80,7 @@ def report_data(
             "sparse": gguf.sparse,
             "layers": config.n_layer,
             "neurons": max(config.n_ff),
-            "type": gguf.tensors["blk.0.ffn_up.weight"].type.name,
+            "type": _weight_type(gguf),
             "bytes": sum(tensor.nbytes for tensor in gguf.tensors.values()),
             "fingerprint": fingerprint,
         },
@@ -116,6 +116,13 @@ def _predictors(made: SolveResult) -> dict[str, Any] | None:
         ],
         **{name: fmean(getattr(r, name) for r in made.reports) if made.reports else None for name in names},
     }
+
+
+def _weight_type(gguf: GGUFFile) -> str:
+    """Of neurons' matrices, or experts'."""
+    matrices = {name: tensor for name, tensor in gguf.tensors.items() if len(tensor.shape) > 1}
+    named = [tensor for name, tensor in matrices.items() if ".ffn_up" in name] or list(matrices.values())
+    return named[0].type.name
 
 
 def _quality(made: SolveResult) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +10,26 @@ from typing import Any
 import torch
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime import Engine
 from solver.decoding import Decoding, measure_decoding
+from solver.predictor import DensityMeter
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
 from solver.verdict.estimate import LayerBytes, Trial, estimate_layers, layer_bytes, try_predictor
-from solver.verdict.look import Look, look, short_text
+from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
 from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
 from solver.verdict.verdict import Verdict, always_read, bits_of, kind_of
 
-__all__ = ["Judging", "judge"]
+__all__ = ["Judging", "expected_seconds", "judge"]
 
 STAGE = "verdict"
 USUAL = 0.5  # of the neurons of a model without zeros
 SECONDS = 2.0  # of decoding
-READING, TRYING = "verdict: reading", "verdict: trying predictors"
+READING, WEIGHING, TRYING = "verdict: reading", "verdict: leaving small neurons out", "verdict: trying predictors"
+MEASURING = "verdict: measuring this machine"
+WORK, TRIAL_WORK = 1.5e10, 4e8  # multiplications a second and thread, roughly; of a predictor's trial
+MEASURED = 15.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,16 @@ def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> 
     return found
 
 
+def expected_seconds(model: SolverModel) -> dict[str, float]:
+    """Of a verdict's parts, by the words of their progress, before anything of them is measured."""
+    weights, threads = sum(tensor.n_elements for tensor in model.gguf.tensors.values()), model.options.threads[1]
+    tokens, config = tokens_of(weights), model.config
+    reading = tokens * weights / (WORK * threads)
+    graded = {} if config.activation.has_exact_zeros else {WEIGHING: 2 * reading}
+    trial = tokens * config.n_embd * max(config.n_ff) / (TRIAL_WORK * min(threads, LOOKED_AT))
+    return {READING: reading, **graded, TRYING: LOOKED_AT * trial, MEASURING: MEASURED}
+
+
 def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
     if not state.fits(STAGE, made_with):
         return None
@@ -78,12 +94,16 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     seen = look(engine, pieces, ActiveRule(density), model.events, READING)
     files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     read_seconds = time.monotonic() - begin
+    loss = None if density is None else _cost(model, engine, pieces, density)
+    before = time.monotonic()
     trials = _try(model, seen, files, wanted.recall)
-    tried_seconds = time.monotonic() - begin - read_seconds
+    tried_seconds = time.monotonic() - before
     exact = density is None
     layers = estimate_layers(files, seen.densities, trials, exact=exact)
+    model.events.progress(MEASURING, 0, 1)
     machine = wanted.machine()
     decoding = measure_decoding(engine, pieces[0], SECONDS) if machine.here else None
+    model.events.progress(MEASURING, 1, 1)
     always = always_read(model.model)
 
     def read(parts: Sequence[float]) -> float:
@@ -95,7 +115,7 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         layers=layers,
         tokens=seen.tokens,
         density=density,
-        loss=None,
+        loss=loss,
         bytes_now=read([layer.bytes_now for layer in layers]),
         bytes_sparse=read([layer.bytes_sparse for layer in layers]),
         bytes_best=read([layer.bytes_best for layer in layers]),
@@ -113,12 +133,33 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     )
 
 
+def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) -> float:
+    """In perplexity, with the really largest neurons."""
+    model.events.progress(WEIGHING, 0, 2)
+    meter = DensityMeter(engine, pieces)
+    model.events.progress(WEIGHING, 1, 2)
+    loss = meter.loss(density)
+    model.events.progress(WEIGHING, 2, 2)
+    return loss
+
+
 def _try(model: SolverModel, seen: Look, files: Sequence[LayerBytes], recall: float) -> dict[int, Trial]:
-    torch.set_num_threads(model.options.threads[1])
+    """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other."""
+    threads, workers = torch.get_num_threads(), min(model.options.threads[1], len(seen.samples))
+    model.events.progress(TRYING, 0, len(seen.samples))
     trials: dict[int, Trial] = {}
-    for layer, samples in seen.samples.items():
-        trials[layer] = try_predictor(model.model.layers[layer], model.config, samples, recall)
-        model.events.progress(TRYING, len(trials), len(seen.samples))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        tried = {
+            pool.submit(try_predictor, model.model.layers[layer], model.config, samples, recall): layer
+            for layer, samples in seen.samples.items()
+        }
+        for future in as_completed(tried):
+            trials[tried[future]] = future.result()
+            model.events.progress(TRYING, len(trials), len(seen.samples))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
     return trials
 
 

@@ -13,7 +13,7 @@ from solver.predictor.samples import Samples
 from solver.profile import ActiveRule, Chunks, Recordable
 from solver.profile.recording import Floats
 
-__all__ = ["LOOKED_AT", "Look", "look", "short_text"]
+__all__ = ["LOOKED_AT", "Look", "look", "short_text", "tokens_of"]
 
 LOOKED_AT = 4  # layers that predictors are tried in
 PIECE = 256  # tokens
@@ -36,11 +36,15 @@ class Look:
 
 
 def short_text(chunks: Chunks, weights: int) -> list[Sequence[int]]:
-    """Pieces from all over a text: 2,048 tokens, fewer for a model with very many weights, at least 512."""
-    tokens = max(LEAST, min(MOST, int(WORK / max(1, weights))))
-    wanted = max(1, tokens // PIECE)
+    """Pieces from all over a text."""
+    wanted = max(1, tokens_of(weights) // PIECE)
     every = max(1, len(chunks) // wanted)
     return [chunk[:PIECE] for chunk in chunks[::every][:wanted]]
+
+
+def tokens_of(weights: int) -> int:
+    """How many tokens are looked at: 2,048, fewer for a model with very many weights, at least 512."""
+    return max(LEAST, min(MOST, int(WORK / max(1, weights))))
 
 
 def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvents, what: str) -> Look:

@@ -23,10 +23,13 @@ class Kind(StrEnum):
     PREDICTED = "a PowerInfer file with predictors"
     EXACT_ZEROS = "neurons are exactly 0 or not"
     GRADED = "no neuron is ever exactly 0"
+    EXPERTS = "experts, of which a router chooses a few for each token"
 
 
 def kind_of(model: Model) -> Kind:
-    """By its activation, and whether it has predictors."""
+    """By who chooses what is active, and by its activation."""
+    if model.has_experts:
+        return Kind.EXPERTS
     if model.config.sparse:
         return Kind.PREDICTED
     return Kind.EXACT_ZEROS if model.config.activation.has_exact_zeros else Kind.GRADED
@@ -105,18 +108,23 @@ class Verdict:
         ]
 
     def _cost(self) -> str:
-        return "" if self.loss is None else f": {self.loss:+.1%} perplexity"
+        return "" if self.loss is None else f": {self.loss:+.1%} perplexity, were they always the right ones"
 
-    def sentence(self) -> str:
-        """In one line, what follows."""
+    def sentence(self, *, forced: bool = False) -> str:
+        """In one line, what follows. forced: it goes on all the same."""
         if self.pays:
             return f"worth it: {self.gain:+.0%} tokens/s are to be expected"
         gain = "no more" if self.gain < 0.005 else f"only {self.gain:+.0%}"
-        return f"not worth it: {gain} tokens/s are to be expected{self._why()}. {self._instead()}"
+        found = f"not worth it: {gain} tokens/s are to be expected{self._why()}. {self._instead()}"
+        return found if forced else f"{found}. --force goes on all the same"
 
     def _why(self) -> str:
         if self.kind is Kind.GRADED:
-            return f", as {self.activation.value} makes no zeros and predictors of the largest neurons are often wrong"
+            costs = "" if self.loss is None else f" (without the others {self.loss:+.1%} perplexity; fewer cost more)"
+            return (
+                f", as {self.activation.value} makes no zeros: to find the largest {self.active:.0%} of the "
+                f"neurons{costs}, predictors let {self.predicted:.0%} through"
+            )
         if self.active > 1 / 2:
             return f", as {self.active:.0%} of the neurons are active"
         return ", as predictors read as much as they spare"
@@ -134,7 +142,7 @@ class Verdict:
             helps.append("a ReLU model (powerinfer download --list)")
         if not helps:
             helps.append("nothing but a smaller model")
-        return f"What helps instead: {', or '.join(helps)}. --force goes on all the same"
+        return f"What helps instead: {', or '.join(helps)}"
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""

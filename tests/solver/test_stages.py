@@ -4,6 +4,8 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,12 @@ from powerinfer_cli.gguf_io import GGMLType, open_gguf
 from powerinfer_cli.model import load_predictors
 from powerinfer_cli.model.turned import DownType, Width
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver import stages
 from solver.dense import write_dense
 from solver.merge import merge
-from solver.predictor import PredictorOptions, RankOptions, TrainOptions, training
+from solver.predictor import LayersMade, PredictorOptions, RankOptions, TrainOptions, training
+from solver.predictor.improving import Offer
+from solver.predictor.ranks import Costs
 from solver.profile import ActiveRule
 from solver.stages import Place, SolverModel, predictor_stage, profile_stage, quality_stage, text_chunks
 from tests.helpers.exact_sparse import exact_sparse
@@ -315,3 +320,16 @@ def test_every_architecture_merges(name: str, tmp_path: Path) -> None:
     )
     check_logits(merged.logits(PROMPT), beside.logits(PROMPT))
     assert merged.stats.predicted == beside.stats.predicted < merged.stats.total
+
+
+@pytest.mark.parametrize(
+    ("offer", "words"),
+    [
+        (Offer(), "12 s of the 30 min of --time-budget; more time would buy nothing"),
+        (Offer(100, 300, 1800), "ten minutes more would spare 1.0% of the FFNs' bytes; all 3.0%, which takes 30 min"),
+    ],
+)
+def test_what_more_time_would_buy(monkeypatch: pytest.MonkeyPatch, offer: Offer, words: str) -> None:
+    monkeypatch.setattr(stages, "layer_costs", lambda *_: Costs(1.0, 1.0, dense=5000.0))
+    model: Any = SimpleNamespace(model=SimpleNamespace(layers=[None, None]), config=None)
+    assert words in stages._offered(LayersMade([], offer, 12.0), 1800.0, model)

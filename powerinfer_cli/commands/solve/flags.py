@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # imports torch
 
 __all__ = ["ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
 
+MOST_MINUTES = 100_000
+
 
 class ObjectiveFlag(StrEnum):
     """How hot neurons are chosen: solver.placing.planning's names."""
@@ -63,7 +65,12 @@ class StageFlags:
     rank: Annotated[
         int | None, _stage("--rank", metavar="N", low=1, help="Of all predictors; without, chosen for each layer.")
     ] = None
-    steps: Annotated[int, _stage("--steps", metavar="N", low=1, help="Training steps of each layer.")] = 500
+    steps: Annotated[
+        int, _stage("--steps", metavar="N", low=0, help="Gradient steps of a layer in which they pay; 0: none.")
+    ] = 500
+    time_budget: Annotated[
+        float, _stage("--time-budget", metavar="MIN", help="Minutes for such steps, the most valuable layers first.")
+    ] = 30.0
     density: Annotated[
         float | None, _stage("--density", metavar="N", help="SiLU, GELU: share of neurons to keep, the largest.")
     ] = None
@@ -98,6 +105,8 @@ class StageFlags:
             raise UsageError("--verdict ends with the verdict, and --force goes on: give one")
         if not 0 < self.recall < 1:
             raise UsageError(f"--recall must be between 0 and 1, got {self.recall:g}")
+        if not 0 <= self.time_budget <= MOST_MINUTES:
+            raise UsageError(f"--time-budget must be from 0 to {MOST_MINUTES} minutes, got {self.time_budget:g}")
         if self.density is not None and not 0 < self.density <= 1:
             raise UsageError(f"--density must be above 0 and at most 1, got {self.density:g}")
         if self.max_quality_loss is not None and not self.max_quality_loss >= 0:
@@ -133,7 +142,9 @@ class StageFlags:
         from solver.predictor import PredictorOptions, RankOptions, TrainOptions
 
         return TrainOptions(
-            PredictorOptions(recall=self.recall, steps=self.steps, device=device), RankOptions(rank=self.rank)
+            PredictorOptions(recall=self.recall, steps=self.steps, device=device),
+            RankOptions(rank=self.rank),
+            60 * self.time_budget,
         )
 
 

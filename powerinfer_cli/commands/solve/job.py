@@ -27,7 +27,7 @@ from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS
-from solver.verdict import Judging
+from solver.verdict import Judging, Kind, kind_of
 
 __all__ = ["Job", "Outcome", "check_files"]
 
@@ -66,6 +66,8 @@ class Job:
         check_files(self.gguf, self.stages, self.plan, self.told, plan_file)
         if self.stages.merge and self.gguf.sparse:
             raise UsageError(f"--merge: {self.gguf.path} has predictors already")
+        if self._nothing_to_make:
+            return Outcome(SolveResult(kind=Kind.EXPERTS, ended=True))
         placement, making = self._whole, self._making()
         made = make(
             self.gguf,
@@ -85,6 +87,13 @@ class Job:
             return Outcome(made)
         planned = plan_stage(self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, self.events)
         return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
+
+    @property
+    def _nothing_to_make(self) -> bool:
+        """Experts have their router, and are not placed one by one yet. Who asks for one stage is told that."""
+        stages = self.stages
+        asked = stages.profile_only or stages.train_only or stages.plan_only or stages.merge is not None
+        return kind_of(self.model) is Kind.EXPERTS and not asked
 
     @cached_property
     def _how(self) -> EngineOptions:

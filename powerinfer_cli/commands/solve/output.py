@@ -16,7 +16,8 @@ from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.placement import model_fingerprint, shown_bytes
 from solver.placing import activity_from
 from solver.report import PARTS, report_data, report_page, write_page
-from solver.verdict import Kind, Verdict
+from solver.run import SolveResult
+from solver.verdict import Kind
 
 __all__ = ["show", "tables"]
 
@@ -42,17 +43,22 @@ def show(
     if told.json:
         write(json.dumps(data, indent=2) + "\n")
     elif made.ended:
-        write("\n".join(_verdict_lines(gguf, made.verdict)) + "\n")
+        write("\n".join(_verdict_lines(gguf, made)) + "\n")
     else:
         _show_tables(data)
         if found.compared:
             write(found.compared.line() + "\n")
 
 
-def _verdict_lines(gguf: GGUFFile, verdict: Verdict | None) -> list[str]:
-    if verdict is None:
-        return [f"verdict: {Kind.PREDICTED if gguf.sparse else 'predictors are there'}: nothing to judge"]
-    return [*verdict.lines(), verdict.sentence()]
+def _verdict_lines(gguf: GGUFFile, made: SolveResult) -> list[str]:
+    if made.verdict is not None:
+        return [*made.verdict.lines(), made.verdict.sentence()]
+    if made.kind is Kind.EXPERTS:
+        return [
+            f"verdict: {made.kind}: there is nothing to train, and solve does not place experts yet",
+            f"run it as it is: powerinfer main -m {gguf.path}",
+        ]
+    return [f"verdict: {Kind.PREDICTED if gguf.sparse else 'predictors are there'}: nothing to judge"]
 
 
 def _show_tables(data: dict[str, Any]) -> None:

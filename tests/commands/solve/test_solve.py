@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from powerinfer_cli.opening import companions, plan_files
 from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
-from tests.helpers.main_cli import Process, powerinfer
+from solver.state import read_state
+from tests.helpers.families import tiny_family
+from tests.helpers.main_cli import PATIENCE, Process, powerinfer
 from tests.helpers.placed_model import (
     N_LAYER,
     budget,
@@ -382,6 +385,67 @@ def test_a_model_that_gains_nothing_is_told_so_and_no_more(tmp_path: Path, text:
     assert data["verdict"]["pays"] is False
     assert data["verdict"]["bytes_best"] <= data["verdict"]["bytes_now"]
     assert data["plan"] is None
+
+
+def test_what_may_be_made_all_the_same_is_not_told_to_be_forced(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    result = solve(path, "-f", text, "--density", "0.5", "--device-profile", "rtx-3090-ddr5", *QUICK)
+    assert result.code == 0, result
+    assert "goes on all the same" not in result.note("^not worth it: .*")[0]
+    result.note("^gradient steps: [0-9]+ s of the 30 min of --time-budget; ")
+
+
+def test_experts_have_nothing_to_be_trained(tmp_path: Path) -> None:
+    path = tiny_family("qwen3moe").file.write(tmp_path / "model.gguf")
+    result = solve(path, "-t", "1")
+    assert result.code == 0, result
+    assert result.out.startswith("verdict: experts, of which a router chooses a few for each token: ")
+    assert f"run it as it is: powerinfer main -m {path}" in result.out
+    assert list(tmp_path.iterdir()) == [path]
+    assert data_of(solve(path, "--json"))["verdict"] is None
+
+
+def test_ctrl_c_at_any_time_keeps_what_is_done(tmp_path: Path, text: str) -> None:
+    path, out, whole = (
+        write_placed(tmp_path, statistics=False, model=dense_model("relu")),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
+    flags = ("-f", text, "--device-profile", "rtx-3090-ddr5", *QUICK)
+    for stage in ("verdict", "activation"):
+        with Process("solve", "-m", str(path), *flags, "-o", str(out)) as process:
+            deadline = time.monotonic() + PATIENCE
+            while stage not in read_state(out).stages and process.alive:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.interrupt()
+            result = process.wait()
+        assert result.code in (0, 130), result  # 0: it was faster
+        assert "Traceback" not in result.err
+        assert stage in read_state(out).stages
+        assert not list(tmp_path.rglob("*.tmp"))
+    for folder in (out, whole):
+        assert solve(path, *flags, "-o", str(folder)).code == 0
+    assert read_state(out).found("predictor") == read_state(whole).found("predictor")
+    assert not (out / ".solver-work").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_work_that_tells_nothing_is_told_of_all_the_same(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """In a log a line now and then, on a terminal a bar."""
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", out)
+    working = Working(between=0.01)
+    with working as events:
+        working.schedule.declare({"profile": 100})
+        events.progress("profile", 1, 100)
+        deadline = time.monotonic() + PATIENCE
+        while "left" not in out.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    words = "2 min left" if terminal else "% of all, profile 1%, about 2 min left\n"
+    assert words in out.getvalue()
 
 
 def test_what_was_made_is_measured_beside_the_dense_model(
