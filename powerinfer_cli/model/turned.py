@@ -1,7 +1,7 @@
 """Down matrices turned round, so that a neuron is a row: in which type, how many bytes, and what that loses.
 
 Blocks lie along rows, so that a quantised matrix is quantised anew when it is turned. What that costs in perplexity is
-measured in scripts/bench/NOTES.md: next to nothing from 6.5 bits on, some per cent in types of four.
+measured in scripts/bench/NOTES.md: next to nothing in Q8_0, some per cent in types of four bits.
 """
 
 from enum import StrEnum
@@ -16,6 +16,7 @@ __all__ = ["FLOATS", "DownType", "Width", "down_bytes", "down_loss", "down_type"
 
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 SAMPLE = 1 << 18  # numbers by which a loss is judged
+WIDE = 2048  # n_embd of models of a billion weights and more, which Q6_K costs less than the small ones
 _SHORT_ROWS = {  # in place of super-blocks where rows are no whole ones: the next wider type, as llama.cpp has it
     GGMLType.Q2_K: GGMLType.Q4_0,
     GGMLType.Q3_K: GGMLType.IQ4_NL,
@@ -46,7 +47,8 @@ def down_type(kind: GGMLType, n_embd: int, wanted: DownType = Width.AUTO) -> GGM
         return kind if kind in FLOATS else GGMLType.F32
     if wanted is Width.SAME and kind in SEARCHED:
         return _fitting(kind, n_embd)
-    return _fitting(GGMLType.Q6_K if _bits(kind) <= _bits(GGMLType.Q6_K) else GGMLType.Q8_0, n_embd)
+    narrow = n_embd >= WIDE and _bits(kind) <= _bits(GGMLType.Q6_K)
+    return _fitting(GGMLType.Q6_K if narrow else GGMLType.Q8_0, n_embd)
 
 
 def _fitting(kind: GGMLType, n_embd: int) -> GGMLType:

@@ -18,6 +18,8 @@ T = GGMLType
     [
         (T.Q4_0, 4096, Width.AUTO, T.Q6_K),
         (T.Q4_1, 576, Width.AUTO, T.Q8_0),
+        (T.Q4_0, 1024, Width.AUTO, T.Q8_0),
+        (T.Q4_K, 2080, Width.AUTO, T.Q8_0),
         (T.Q6_K, 4096, Width.AUTO, T.Q6_K),
         (T.Q8_0, 4096, Width.AUTO, T.Q8_0),
         (T.IQ2_XXS, 4096, Width.AUTO, T.Q6_K),

@@ -7,13 +7,16 @@ import pytest
 
 from powerinfer_cli.commands.bench.traffic import count_traffic
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import load_model
+from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.model import load_model, load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.merge import merge
+from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.predictor_files import save_predictors
 from tests.helpers.rounding import check_logits
 
+IDS = list(range(70))
 OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
 
 
@@ -58,3 +61,18 @@ def test_only_exact_zeros_are_turned(turned: Path) -> None:
         with pytest.raises(PowerInferError, match=problem):
             merge(open_gguf(source), None, turned.with_name("new.gguf"), LoadEvents())
     assert not turned.with_name("new.gguf").exists()
+
+
+@pytest.mark.parametrize(("kind", "becomes"), [(GGMLType.Q4_0, GGMLType.Q8_0), (GGMLType.F16, GGMLType.F16)])
+def test_turned_at_load_or_in_a_file_is_the_same(tmp_path: Path, kind: GGMLType, becomes: GGMLType) -> None:
+    """To the bit."""
+    dense = exact_sparse(n_embd=256, n_ff=256, n_layer=2)[1].stored_as(kind)
+    rng = np.random.default_rng(5)
+    pairs = [(rng.standard_normal((32, 256)), rng.standard_normal((256, 32))) for _ in range(2)]
+    folder = save_predictors(tmp_path / "p", pairs)
+    source = open_gguf(dense.write(tmp_path / "dense.gguf"))
+    merge(source, folder, tmp_path / "merged.gguf", LoadEvents())
+    merged = open_gguf(tmp_path / "merged.gguf")
+    assert merged.tensors["blk.0.ffn_down_t.weight"].type is becomes
+    beside = Engine.load(source, OPTIONS, predictors=load_predictors(folder, 256, [256] * 2)).logits(IDS)
+    assert np.array_equal(Engine.load(merged, OPTIONS).logits(IDS), beside)
