@@ -154,7 +154,7 @@ def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
     ranked = scores if router.choice_bias is None else scores + router.choice_bias
     if router.n_groups > 1:
         groups = ranked.unflatten(1, (router.n_groups, -1))
-        best = groups.topk(min(2, groups.shape[-1])).values.sum(-1)
+        best = groups.topk(min(router.group_best, groups.shape[-1])).values.sum(-1)
         out = best.sort(descending=True, stable=True).indices[:, router.n_groups_used :]
         ranked = groups.scatter(1, out.unsqueeze(-1).expand(-1, -1, groups.shape[-1]), -torch.inf).flatten(1)
     chosen = ranked.sort(descending=True, stable=True).indices[:, : router.n_chosen].sort().values

@@ -56,7 +56,7 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
         n_ctx_train=keys.integer("context_length", low=1, high=MAX_CONTEXT),
         n_head=n_head,
         n_head_kv=n_head_kv,
-        head_dim=_head_dim(keys, n_embd, next(filter(None, n_head), 1)),
+        head_dim=_latent_dim(keys) if arch.latents else _head_dim(keys, n_embd, next(filter(None, n_head), 1)),
         n_ff=keys.integers("feed_forward_length", n_layer, low=least, high=MAX_SIZE),
         norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
         activation=_activation(gguf, keys, arch),
@@ -93,6 +93,12 @@ def _kv_heads(keys: Keys, n_layer: int, n_head: tuple[int, ...], least: int) -> 
         if kv and heads % kv:
             keys.fail(f"attention.head_count {heads} is not a multiple of attention.head_count_kv {kv}")
     return found
+
+
+def _latent_dim(keys: Keys) -> int:
+    """What is kept of a token."""
+    rank = keys.integer("attention.kv_lora_rank", low=1, high=MAX_SIZE)
+    return rank + keys.integer("rope.dimension_count", low=2, high=MAX_SIZE)
 
 
 def _head_dim(keys: Keys, n_embd: int, n_head: int) -> int:

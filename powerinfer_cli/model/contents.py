@@ -71,6 +71,12 @@ EXPERTS = Kind(
     keys=("expert_count",),
     tensors=re.compile(r"blk\.\d+\.(ffn_(gate|up|down|gate_up)_(ch|sh)?exps?|ffn_gate_inp|ffn_gate\.\d+)(_.*)?\..*"),
 )
+LATENTS = Kind(
+    "a model with latent attention (MLA)",
+    "that does not run yet",
+    keys=("attention.kv_lora_rank", "attention.q_lora_rank"),
+    tensors=re.compile(r"blk\.\d+\.attn_(kv_a_mqa|q_a|kv_b|k_b)\..*"),
+)
 # Models of other kinds, the most telling first.
 OTHER_MODELS = (
     Kind(
@@ -127,12 +133,7 @@ OTHER_MODELS = (
         tensors=re.compile(r"blk\.\d+\.(ssm_|time_mix_|channel_mix_|shortconv\.).*"),
     ),
     EXPERTS,
-    Kind(
-        "a model with latent attention (MLA)",
-        "that does not run yet",
-        keys=("attention.kv_lora_rank", "attention.q_lora_rank"),
-        tensors=re.compile(r"blk\.\d+\.attn_(kv_a_mqa|q_a|kv_b|k_b)\..*"),
-    ),
+    LATENTS,
 )
 
 
@@ -150,11 +151,13 @@ def check_contents(gguf: GGUFFile, arch: str) -> None:
         raise PowerInferError(f"{gguf.path}: the file holds no tensors, only a vocabulary: it cannot be run; {WHOLE}")
 
 
-def check_kind(gguf: GGUFFile, arch: str, *, experts: bool = False) -> None:
-    """The same of an architecture that runs, with experts or without. Raises PowerInferError."""
+def check_kind(gguf: GGUFFile, arch: str, *, experts: bool = False, latents: bool = False) -> None:
+    """The same of an architecture that runs, with experts and latents or without. Raises PowerInferError."""
     for kind in OTHER_MODELS:
         if experts and kind is EXPERTS:
             _check_experts(gguf, arch)
+        elif latents and kind is LATENTS:
+            continue
         elif sign := _sign(gguf, arch, kind):
             found = f"which changes what is computed: not supported for {arch} models; it is {kind.name}"
             raise PowerInferError(f"{gguf.path}: {sign}, {found}: {kind.advice}")

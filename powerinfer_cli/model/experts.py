@@ -50,14 +50,16 @@ def routed(
     shared: int = 0,
     shared_gate: bool = False,
     early: bool = False,
+    group_best: int = 2,
 ) -> FFN[Tensor, Tensor]:
     """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
     shared expert, 0 where there is none; shared_gate: it has a gate. early: the router reads the layer's input.
+    group_best: see `Router`.
     """
     if t.model.gguf.sparse:
         t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
     experts = _n_experts(t)
-    router = replace(_router(t, experts, gating, normed), early=early)
+    router = replace(_router(t, experts, gating, normed), early=early, group_best=group_best)
     found = _shared(t, shared, shared_gate) if shared else None
     return FFN(_experts(t, experts, width), Routed(experts, router, found))
 

@@ -8,6 +8,7 @@ from powerinfer_cli.model.families import (
     bloom,
     cohere,
     deci,
+    deepseek,
     falcon,
     gemma,
     glm,
@@ -33,7 +34,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
-    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci),
+    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
@@ -47,5 +48,5 @@ def architecture_of(gguf: GGUFFile) -> Architecture:
     if name not in ARCHITECTURES:
         raise unsupported(gguf, name, ARCHITECTURES)
     found = ARCHITECTURES[name]
-    check_kind(gguf, name, experts=found.experts)
+    check_kind(gguf, name, experts=found.experts, latents=found.latents)
     return found

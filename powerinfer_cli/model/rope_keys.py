@@ -16,7 +16,8 @@ LONGROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
 @dataclass(frozen=True)
 class RopeKeys:
     """Which keys a layer's rope is read from, and what holds where these are missing. scaled: as the file has it; else
-    positions count as they are. whole_pairs: see `Rope`.
+    positions count as they are. whole_pairs: see `Rope`. gain: what YaRN multiplies what is
+    turned by; None: what follows from the keys.
     """
 
     base: str
@@ -25,6 +26,7 @@ class RopeKeys:
     default_n_rot: int
     scaled: bool
     whole_pairs: bool = True
+    gain: float | None = None
 
 
 class Reader(Protocol):
@@ -60,7 +62,7 @@ def read_rope(file: Reader, asked: RopeKeys, style: RopeStyle) -> Rope:
         factor=1.0 if scaling in (RopeScaling.NONE, RopeScaling.LONGROPE) else _factor(keys),
         n_ctx_original=keys.integer(original, sizes.n_ctx_train, low=1, high=MAX_CONTEXT),
         attn_factor=keys.number("rope.scaling.attn_factor", 1.0, low=1e-6, high=1e6),
-        yarn_attn_factor=keys.number(yarn_attn, 1.0, low=1e-6, high=1e6) if yarn_attn in keys else None,
+        yarn_attn_factor=keys.number(yarn_attn, 1.0, low=1e-6, high=1e6) if yarn_attn in keys else asked.gain,
         log_multiplier=keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=0.0),
         beta_fast=keys.number("rope.scaling.yarn_beta_fast", 32.0, low=1e-6, high=1e6),
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", 1.0, low=1e-6, high=1e6),

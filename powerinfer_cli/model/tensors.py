@@ -53,6 +53,7 @@ class Architecture:
 
     models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
     experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
+    latents: attention is over these.
     gaps: layers may have no attention, or nothing at all: such are left out.
     """
 
@@ -70,6 +71,7 @@ class Architecture:
     differs: str = ""
     experts: bool = False
     guessing_layers: bool = False
+    latents: bool = False
     gaps: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
@@ -171,11 +173,12 @@ class ModelReader(TensorReader):
         n_rot: int | None = None,
         scaled: bool = True,
         whole_pairs: bool = True,
+        gain: float | None = None,
     ) -> Rope:
         """One for all layers that ask for the same. n_rot: where the file does not say. scaled: as its keys and factors
-        have it; else positions count as they are. whole_pairs: see `Rope`.
+        have it; else positions count as they are. whole_pairs, gain: see `RopeKeys`.
         """
-        asked = RopeKeys(base_key, base, dims_key, n_rot or self.sizes.head_dim, scaled, whole_pairs)
+        asked = RopeKeys(base_key, base, dims_key, n_rot or self.sizes.head_dim, scaled, whole_pairs, gain)
         if asked not in self._ropes:
             if self.arch.rope_style is None:
                 raise ValueError(f"{self.arch.name} turns nothing")

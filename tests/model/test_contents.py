@@ -73,7 +73,7 @@ def test_files_that_are_no_models(tmp_path: Path, file: ModelFile, words: tuple[
             of("qwen9moe", {"expert_count": 128, "block_count": 48}, "x"),
             ("a mixture-of-experts model (qwen9moe.expert_count is 128)", "the nearest that is: qwen3", "48 layers"),
         ),
-        (of("deepseek2", {"attention.kv_lora_rank": 512}, "x"), ("latent attention",)),
+        (of("minicpm3", {"attention.kv_lora_rank": 512}, "x"), ("latent attention",)),
         (of("phi4", {}, "x"), ("nearest that is: phi3;",)),
         (of("exaone", {}, "x"), ("nearest that is: exaone4;",)),
         (of("dream", {}, "x"), ("a diffusion model",)),

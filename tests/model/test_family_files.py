@@ -10,7 +10,8 @@ from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-KNOWN = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "tensors")} | {"dataclasses", "functools"}
+PARTS = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "latent", "tensors")}
+KNOWN = PARTS | {"dataclasses", "functools"}
 
 
 def source(family: ModuleType) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Everything, Neurons, Predicted, Routed, attentions, leaves
+from powerinfer_cli.model.blocks import Everything, Neurons, Predicted, Routed, attentions, latent_attentions, leaves
 
 __all__ = ["Traffic", "count_traffic"]
 
@@ -72,8 +72,9 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
             case _:
                 assert_never(selection)
     position: Counter[int | None] = Counter()
-    for attention in attentions(model.layers):
-        position[attention.window] += _position(attention, type_k, type_v)
+    heads = [(one.window, one.n_kv) for one in attentions(model.layers)]
+    for window, n in [*heads, *((None, one.n_kv) for one in latent_attentions(model.layers))]:
+        position[window] += _row_bytes(n, type_k) + _row_bytes(n, type_v)
     return Traffic(always, tuple(gate), tuple(neurons), position)
 
 
@@ -81,10 +82,6 @@ def _first(rows: Neurons[Tensor, Tensor]) -> int:
     """Of the gate, or of what stands for it."""
     first = rows.up if rows.gate is None else rows.gate
     return _size(*leaves(first))
-
-
-def _position(attention: Attention[Tensor, Tensor], type_k: str, type_v: str) -> int:
-    return _row_bytes(attention.n_kv, type_k) + _row_bytes(attention.n_kv, type_v)
 
 
 def _size(matrices: Sequence[Tensor], vectors: Sequence[Tensor]) -> int:

@@ -50,7 +50,8 @@ _LEAST_SUM, _NEAR_BY = np.float32(LEAST_SUM), np.float32(NEAR)
 N_PAIRS, N_USED, N_TILES = N_TOKENS, N_TOKENS + 1, N_TOKENS + 2
 
 ROUTE = operands(
-    "state logits stride n_experts n_chosen gating bias n_groups n_groups_used normed scale ranked chosen weights"
+    "state logits stride n_experts n_chosen gating bias n_groups n_groups_used group_best normed scale ranked chosen "
+    "weights"
 )
 SORT = operands("state n_experts n_chosen chosen starts order used tiles tile_starts counts")
 
@@ -118,6 +119,7 @@ def route(state: Ints, router: Router[Any, Floats], routes: Routes) -> list[Oper
             bias=router.choice_bias,
             n_groups=router.n_groups,
             n_groups_used=router.n_groups_used,
+            group_best=router.group_best,
             normed=router.normed,
             scale=float(router.scale),
             ranked=r.ranked,
@@ -197,11 +199,14 @@ def _two_best(ranked, begin, end):
 
 
 @helper
-def _leave_groups(ranked, room, n_experts, n_groups, n_used):
+def _leave_groups(ranked, room, n_experts, n_groups, n_used, group_best):
     """Take out the experts of all groups but the best. room: for n_groups numbers."""
     size = n_experts // n_groups
     for g in range(n_groups):
-        room[g] = max(_two_best(ranked, g * size, g * size + size), _LOWEST)
+        best = _two_best(ranked, g * size, g * size + size)
+        if group_best == 1:
+            best = ranked[_best(ranked, g * size, g * size + size)]
+        room[g] = max(best, _LOWEST)
     for _ in range(n_used):
         room[_best(room, 0, n_groups)] = np.float32(_TAKEN)
     for g in range(n_groups):
@@ -262,7 +267,7 @@ def _route(op_address, worker):
             ranked[e] = value if value > _LOWEST else _LOWEST  # nor is what is no number
         if n_groups > 1:
             room = f32(op[ROUTE.ranked] + t * stride * 8 + stride * 4)
-            _leave_groups(ranked, room, n_experts, n_groups, op[ROUTE.n_groups_used])
+            _leave_groups(ranked, room, n_experts, n_groups, op[ROUTE.n_groups_used], op[ROUTE.group_best])
         for j in range(n_chosen):
             e = _best(ranked, 0, n_experts)
             weight = _near(scores, ranked, n_experts, e) if gating == _NEAR else scores[e]

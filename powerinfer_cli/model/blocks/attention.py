@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,17 @@ import numpy.typing as npt
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
 from powerinfer_cli.model.rope import Rope
 
-__all__ = ["Attention", "HeadNorms", "LinearMixer", "Mixer", "NoMixer", "Temperature", "alibi_exponents"]
+__all__ = [
+    "Attention",
+    "HeadNorms",
+    "LatentAttention",
+    "LinearMixer",
+    "Mixer",
+    "NoMixer",
+    "Squeeze",
+    "Temperature",
+    "alibi_exponents",
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,67 @@ class Attention(Generic[M, V]):
         return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks)
 
 
+@dataclass(frozen=True)
+class Squeeze(Generic[M, V]):
+    """norm(linear(x)): what queries are made of, where they are made in two steps."""
+
+    linear: Linear[M, V]
+    norm: Norm[V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Squeeze[N, W]":
+        return Squeeze(self.linear.map(matrix, vector), self.norm.map(vector))
+
+
+@dataclass(frozen=True)
+class LatentAttention(Generic[M, V]):
+    """Causal attention of n_head queries to what is kept of a token: one vector, [turned, latent], which is its key and
+    its value for all heads alike (DeepSeek 2024, absorbed).
+
+    q [n_head * (plain + n_rot), n_embd, or what is squeezed]: of a head, what is compared with latents, and what is
+    turned. turned [n_rot, n_embd]; latent [rank, n_embd], which is normed. keys [n_head * rank, plain]: a head's plain
+    part times its rows is its query to latents. values [n_head * value_dim, rank]: a head's rows times the latents that
+    it attended to, which `output` [n_embd, n_head * value_dim] reads. scale: of scores.
+    """
+
+    n_head: int
+    rank: int
+    plain: int
+    value_dim: int
+    squeeze: Squeeze[M, V] | None
+    q: Linear[M, V]
+    turned: Linear[M, V]
+    latent: Linear[M, V]
+    norm: Norm[V]
+    keys: M
+    values: M
+    output: Linear[M, V]
+    rope: Rope
+    scale: float
+    n_head_kv: int = 1
+    window: None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of what is kept of a token."""
+        return self.rope.n_rot + self.rank
+
+    @property
+    def n_q(self) -> int:
+        """Numbers of a token's queries."""
+        return self.n_head * self.head_dim
+
+    @property
+    def n_kv(self) -> int:
+        return self.head_dim
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "LatentAttention[N, W]":
+        q, turned, latent, output = (one.map(matrix, vector) for one in (self.q, self.turned, self.latent, self.output))
+        made = replace(cast("LatentAttention[N, W]", self), q=q, turned=turned, latent=latent, output=output)
+        squeeze = None if self.squeeze is None else self.squeeze.map(matrix, vector)
+        keys, values = matrix(self.keys), matrix(self.values)
+        return replace(made, squeeze=squeeze, norm=self.norm.map(vector), keys=keys, values=values)
+
+
 class _NoCache:
     """Of what looks at no other token: its cache has no heads."""
 
@@ -122,4 +193,4 @@ class NoMixer(_NoCache):
         return self
 
 
-Mixer: TypeAlias = Attention[M, V] | LinearMixer[M, V] | NoMixer
+Mixer: TypeAlias = Attention[M, V] | LatentAttention[M, V] | LinearMixer[M, V] | NoMixer

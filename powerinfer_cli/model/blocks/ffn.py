@@ -1,9 +1,9 @@
 """Neurons, and who says which of them a token needs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Generic, TypeAlias, assert_never
+from typing import Generic, TypeAlias, assert_never, cast
 
 from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, V, W
 
@@ -109,9 +109,9 @@ class Router(Generic[M, V]):
     much each counts: its score, all of them divided by their sum where `normed`, times `scale`.
 
     logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
-    experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose two highest scores have
-    the highest sums. early: logits are of the layer's input, before attention and any norm, so that experts are known
-    before they are needed.
+    experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose `group_best` highest
+    scores, two or one, have the highest sums. early: logits are of the layer's input, before attention and any norm,
+    so that experts are known before they are needed.
     """
 
     logits: Linear[M, V]
@@ -123,12 +123,12 @@ class Router(Generic[M, V]):
     normed: bool = False
     scale: float = 1.0
     early: bool = False
+    group_best: int = 2
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
         logits = self.logits.map(matrix, vector)
         bias = None if self.choice_bias is None else vector(self.choice_bias)
-        groups = self.n_groups, self.n_groups_used
-        return Router(logits, self.n_chosen, self.gating, bias, *groups, self.normed, self.scale, self.early)
+        return replace(cast("Router[N, W]", self), logits=logits, choice_bias=bias)
 
 
 @dataclass(frozen=True)

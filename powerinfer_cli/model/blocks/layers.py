@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias
 
-from powerinfer_cli.model.blocks.attention import Attention, Mixer
+from powerinfer_cli.model.blocks.attention import Attention, LatentAttention, Mixer
 from powerinfer_cli.model.blocks.ffn import FFN, Everything, predictor_of
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, Norms, V, W
 
@@ -16,6 +16,7 @@ __all__ = [
     "Sequential",
     "all_active",
     "attentions",
+    "latent_attentions",
     "leaves",
     "with_ffn",
 ]
@@ -89,8 +90,13 @@ class Head(Generic[M, V]):
 
 
 def attentions(layers: "Iterable[Layer[M, V]]") -> list[Attention[M, V]]:
-    """Of those layers that attend."""
+    """Of those layers that attend to keys and values of heads."""
     return [layer.attention for layer in layers if isinstance(layer.attention, Attention)]
+
+
+def latent_attentions(layers: "Iterable[Layer[M, V]]") -> list[LatentAttention[M, V]]:
+    """Of those that attend to latents."""
+    return [layer.attention for layer in layers if isinstance(layer.attention, LatentAttention)]
 
 
 def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":

@@ -14,8 +14,17 @@ from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Parallel, Sequential, Temperature, attentions, predictor_of, routing_of
+from powerinfer_cli.model.blocks import (
+    Parallel,
+    Sequential,
+    Temperature,
+    attentions,
+    latent_attentions,
+    predictor_of,
+    routing_of,
+)
 from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
+from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
@@ -58,6 +67,7 @@ class Buffers:
     normed: Vectors  # what the next block reads
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
+    latent: LatentRooms
     neurons: dict[int, NeuronRoom]  # by n_ff
     routed: RoutedRooms
     hidden: dict[int, Vectors]  # of predictors, by rank
@@ -92,7 +102,7 @@ def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_token
     turned = [one.n_ff for one in whole if one.transposed]
     widest = max([*turned, *cold], default=0)
     sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
-    columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole)]
+    columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole), *latent_columns(blocks)]
     products = make_workspace(threads, n_tokens, max(columns))
     return Room(products, sparse, expert_workspace(blocks, n_embd, n_tokens, products.scratch))
 
@@ -104,7 +114,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     ranks = {one.fc1.n_rows for one in map(predictor_of, selections) if one is not None}
     # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
     parallel = any(isinstance(block, Parallel) for block in blocks)
-    ropes = {one.rope for one in attentions(blocks)}
+    ropes = {one.rope for one in attentions(blocks)} | {one.rope for one in latent_attentions(blocks)}
     temperatures = {one.temperature for one in attentions(blocks)}
     normed = make_vectors(n_tokens, n_embd)
     attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
@@ -119,6 +129,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         normed=normed,
         normed_2=make_vectors(n_tokens, n_embd),
         attention=attention,
+        latent=latent_rooms(blocks, n_tokens),
         neurons=_neuron_rooms([one for block in blocks for one in whole_neurons(block)], n_tokens),
         routed=routed_rooms(blocks, n_tokens),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},

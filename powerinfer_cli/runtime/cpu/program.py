@@ -27,6 +27,7 @@ from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
+    LatentAttention,
     Linear,
     LinearMixer,
     NoMixer,
@@ -39,6 +40,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
+from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -112,6 +114,8 @@ class Writer:
         match a:
             case Attention():
                 made = self._attention(a, seen, cache)
+            case LatentAttention():
+                made = self._latent(a, seen, cache)
             case LinearMixer():
                 made = self._multiply(seen, [(a.output, b.projected.floats)])
             case NoMixer():
@@ -204,6 +208,26 @@ class Writer:
             attend(cached, room.q.floats, cache, room.attended, self.threads),
             quantise(b.state, room.attended),
             *self._multiply(room.attended, [(a.output, b.projected.floats)]),
+        ]
+
+    def _latent(self, a: LatentAttention[WeightRows, Floats], x: Vectors, cache: KeysValues) -> list[Operation]:
+        b = self.buffers
+        room, cached = b.latent[sizes_of(a)], b.cached(None)
+        squeezed, squeezing = x, list[Operation]()
+        if a.squeeze is not None and room.squeezed is not None:
+            squeezed = room.squeezed
+            squeezing = self._multiply(x, [(a.squeeze.linear, squeezed.floats)])
+            squeezing.append(self._norm(a.squeeze.norm, squeezed, squeezed))
+        return [
+            *squeezing,
+            *self._multiply(squeezed, [(a.q, room.raw.floats)]),
+            *self._multiply(x, [(a.turned, room.turned.floats), (a.latent, room.latent.floats)]),
+            self._norm(a.norm, room.latent, room.latent),
+            *queries_and_kept(b.state, a, room),
+            rope(cached, room.q.floats, room.kept.floats, room.kept.floats, cache, b.angles[a.rope], a.rope.style),
+            attention(cached, room.q.floats, cache, room.attended, self.threads, scale=a.scale),
+            *values_of_heads(b.state, a, room),
+            *self._multiply(room.values, [(a.output, b.projected.floats)]),
         ]
 
     def _turn(self, a: Attention[WeightRows, Floats], room: AttentionRoom, cache: KeysValues) -> list[Operation]:

@@ -13,6 +13,7 @@ from powerinfer_cli.model.blocks import (
     Attention,
     Everything,
     Head,
+    LatentAttention,
     Layer,
     Linear,
     LinearMixer,
@@ -165,6 +166,8 @@ class DeviceFlow:
         match a:
             case Attention():
                 self._attention(a, self._enter(before, adds, n), cache, tables, n)
+            case LatentAttention():
+                raise ValueError("latents are in main memory")
             case LinearMixer():
                 self._multiply(a.output, self._enter(before, adds, n), self.projected, n)
             case NoMixer():
@@ -253,7 +256,7 @@ class DeviceFlow:
     def _mixed(self, block: Sequential[PlanarRows, Tensor]) -> Addends:
         """What is to be added to x before the FFN."""
         match block.attention:
-            case Attention() | LinearMixer():
+            case Attention() | LatentAttention() | LinearMixer():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
             case NoMixer():
                 return NOTHING

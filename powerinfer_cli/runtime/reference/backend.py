@@ -13,7 +13,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import Attention, leaves
+from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
 from powerinfer_cli.runtime.batch import Batch
@@ -93,10 +93,17 @@ class ReferenceBackend:
         return x if embedding.norm is None else normed(embedding.norm.map(to_float32), x)
 
     def _attend(
-        self, layer: int, parts: Parted, a: Attention[Matrix, Tensor], q: Tensor, k: Tensor, v: Tensor
+        self,
+        layer: int,
+        parts: Parted,
+        a: Attention[Matrix, Tensor] | LatentAttention[Matrix, Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
     ) -> Tensor:
-        attend = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
-        attend = partial(attend, alibi=a.alibi, temperature=a.temperature, sinks=a.sinks)
+        attend = partial(attention, scale=a.scale, window=a.window)
+        if isinstance(a, Attention):
+            attend = partial(attend, softcap=a.softcap, alibi=a.alibi, temperature=a.temperature, sinks=a.sinks)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
 

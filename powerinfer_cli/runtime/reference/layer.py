@@ -17,6 +17,7 @@ from powerinfer_cli.model.blocks import (
     Attention,
     Everything,
     HeadNorms,
+    LatentAttention,
     Layer,
     Linear,
     LinearMixer,
@@ -35,7 +36,9 @@ from powerinfer_cli.runtime.stats import SparsityStats
 __all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Show", "Turn", "multiply", "normed"]
 
 # With q, k and v of a batch [T, H, D] -> [T, H * D]
-Attend: TypeAlias = Callable[[Attention[Matrix, Tensor], Tensor, Tensor, Tensor], Tensor]
+Attend: TypeAlias = Callable[
+    [Attention[Matrix, Tensor] | LatentAttention[Matrix, Tensor], Tensor, Tensor, Tensor], Tensor
+]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
 Show: TypeAlias = Callable[[Tensor, Tensor], None]  # the residual [T, n_embd] and the FFN's activations [T, n_ff]
 
@@ -79,6 +82,9 @@ class ReferenceLayer:
         match a:
             case Attention():
                 made = _within(block.attention_norms, x, lambda seen: _attention(a, seen, turn, attend))
+                return x + block.scale * made
+            case LatentAttention():
+                made = _within(block.attention_norms, x, lambda seen: _latent(a, seen, turn, attend))
                 return x + block.scale * made
             case LinearMixer():
                 return x + block.scale * _within(block.attention_norms, x, lambda seen: multiply(a.output, seen))
@@ -160,6 +166,24 @@ def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, atte
     else:
         q, k = map(turn, _head_norms(norms, q, k))
     return multiply(attention.output, attend(attention, q, k, v))
+
+
+def _latent(a: LatentAttention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
+    """Every head's queries to what is kept of a token; what comes back is a latent of each head."""
+    n_rot, squeezed = a.rope.n_rot, x
+    if a.squeeze is not None:
+        squeezed = normed(a.squeeze.norm, multiply(a.squeeze.linear, x))
+    asked = multiply(a.q, squeezed).view(len(x), a.n_head, -1)
+    plain, turned = asked[..., : a.plain], asked[..., a.plain :]
+    keys, values = (_every(one).view(a.n_head, -1, one.n_cols) for one in (a.keys, a.values))
+    q = torch.cat((turned, torch.einsum("thn,hrn->thr", plain, keys)), -1)
+    kept = torch.cat((multiply(a.turned, x), normed(a.norm, multiply(a.latent, x))), -1).unsqueeze(1)
+    found = attend(a, turn(q), turn(kept), kept).view(q.shape)[..., n_rot:]
+    return multiply(a.output, torch.einsum("thr,hvr->thv", found, values).flatten(1))
+
+
+def _every(matrix: Matrix) -> Tensor:
+    return matrix.rows(torch.arange(matrix.n_rows))
 
 
 def _head_norms(norms: HeadNorms[Tensor], q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from functools import cache
 
 from tests.helpers.families import (
     cohere,
+    deepseek,
     experts,
     gemma,
     gpt,
@@ -28,6 +29,7 @@ GROUPS = (
     shared_experts,
     smallthinker,
     gpt_oss,
+    deepseek,
     phi,
     olmo,
     cohere,
@@ -40,7 +42,7 @@ FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family
 # Mixtures of experts, which do not run on GPUs yet.
 EXPERTS: dict[str, Family] = {
     name: family
-    for group in (experts, shared_experts, smallthinker, gpt_oss)
+    for group in (experts, shared_experts, smallthinker, gpt_oss, deepseek)
     for name, family in group.FAMILIES.items()
 }
 # Forms that a file tells by nothing but its many layers.

@@ -37,7 +37,9 @@ def _change(target: str, weight: Tensor) -> Tensor:
 
 def _file(model: Any) -> ModelFile:
     config = model.config
-    keys = sizes(config) | rope_keys(config) | windows(config) | {"expert_feed_forward_length": 112}
+    keys = (
+        sizes(config) | rope_keys(config) | windows(config) | {"expert_feed_forward_length": config.intermediate_size}
+    )
     del keys["attention.sliding_window_pattern"]  # the converter writes none
     return experts_file(model, "gpt-oss", keys, OSS_NAMES, _change, (6, 2))
 

@@ -39,7 +39,7 @@ DEEPSEEK = SIZES | {
 }
 
 
-def _biased(model: Any) -> Any:
+def biased(model: Any) -> Any:
     """With numbers that change which experts are chosen."""
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
@@ -47,7 +47,7 @@ def _biased(model: Any) -> Any:
     return model
 
 
-def _deepseek_keys(config: Any) -> dict[str, Any]:
+def deepseek_keys(config: Any) -> dict[str, Any]:
     return (
         sizes(config)
         | rope_keys(config)
@@ -68,11 +68,11 @@ def _dots1() -> Any:
     from transformers import Dots1Config, Dots1ForCausalLM
 
     more = {"n_shared_experts": 2, "n_group": 4, "topk_group": 2, "head_dim": 24, "sliding_window": None}
-    return _biased(Dots1ForCausalLM(Dots1Config(**(DEEPSEEK | more | {"num_key_value_heads": 4}))))
+    return biased(Dots1ForCausalLM(Dots1Config(**(DEEPSEEK | more | {"num_key_value_heads": 4}))))
 
 
 def _dots1_file(model: Any) -> ModelFile:
-    return experts_file(model, "dots1", _deepseek_keys(model.config), MANY_NAMES, counts=(8, 3))
+    return experts_file(model, "dots1", deepseek_keys(model.config), MANY_NAMES, counts=(8, 3))
 
 
 def _glm4moe(**more: Any) -> Any:
@@ -80,11 +80,11 @@ def _glm4moe(**more: Any) -> Any:
 
     turned = {"rope_parameters": rope(1000.0, partial_rotary_factor=0.5), "head_dim": 24}
     config = Glm4MoeConfig(**(DEEPSEEK | turned | more), attention_bias=True)
-    return _biased(Glm4MoeForCausalLM(config))
+    return biased(Glm4MoeForCausalLM(config))
 
 
 def _glm4moe_file(model: Any) -> ModelFile:
-    keys = _deepseek_keys(model.config) | rotated(model.config)
+    keys = deepseek_keys(model.config) | rotated(model.config)
     return experts_file(model, "glm4moe", keys, GLM_NAMES, counts=(8, 3))
 
 

@@ -100,11 +100,21 @@ def test_a_bias_counts_for_the_choice_alone() -> None:
     assert (routes.weights[:20] < 1).all()
 
 
+@pytest.mark.parametrize("best", [2, 1])
 @pytest.mark.parametrize(("n_groups", "used"), [(8, 3), (4, 1), (2, 2), (24, 9)])
-def test_groups(n_groups: int, used: int) -> None:
+def test_groups(n_groups: int, used: int, best: int) -> None:
     logits, bias = normal(50, 24), normal(1, 24, seed=1)[0]
     routes = check(
-        logits, router(3, Gating.SIGMOID, choice_bias=bias, n_groups=n_groups, n_groups_used=used, normed=True)
+        logits,
+        router(
+            3,
+            Gating.SIGMOID,
+            choice_bias=bias,
+            n_groups=n_groups,
+            n_groups_used=used,
+            group_best=best,
+            normed=True,
+        ),
     )
     groups = routes.chosen[:50] // (24 // n_groups)
     assert max(len(set(row)) for row in groups.tolist()) <= used
