@@ -9,11 +9,12 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, Predictors, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, Placement, find_statistics, load_statistics
+from powerinfer_cli.placement import ActivationStatistics, Placement, find_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.default_text import READING_SAMPLE, default_chunks, given_chunks
+from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
 from solver.schedule import Schedule
@@ -27,6 +28,8 @@ from solver.stages import (
     SolverModel,
     density_stage,
     profile_stage,
+    statistics_in,
+    told_of,
 )
 from solver.state import read_state
 from solver.verdict import Judging, Kind, Verdict, expected_seconds, judge
@@ -227,12 +230,12 @@ class _Run:
         folder, config = self._folder, self.model.config
         if folder is None:
             return None
-        made_with = read_state(folder.parent).stages.get("activation", {}).get("made_with", {})
-        if made_with.get("model", self.model.fingerprint) != self.model.fingerprint:
+        owner = owner_of(read_state(folder.parent), "activation", self.gguf)
+        if owner is Owner.OTHER:
             self.events.note(f"{folder}: the activation statistics of another model")
             return None
-        statistics = load_statistics(folder, config.n_ff)
-        self.events.note(f"{folder}: activation statistics kept")
+        statistics = statistics_in(folder, config.n_ff)
+        self.events.note(told_of(folder, statistics, owner))
         return statistics
 
     def _together(self, statistics: ActivationStatistics | None) -> GroupActivity | None:

@@ -5,6 +5,7 @@ fits, and makes anew what does not.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +22,12 @@ from powerinfer_cli.placement import (
     ActivationStatistics,
     Placement,
     find_statistics,
+    kin_numbers,
     load_statistics,
     model_fingerprint,
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (
     DensityChoice,
     DensityMeter,
@@ -53,7 +56,9 @@ __all__ = [
     "predictor_stage",
     "profile_stage",
     "quality_stage",
+    "statistics_in",
     "text_chunks",
+    "told_of",
 ]
 
 DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
@@ -141,39 +146,58 @@ def profile_stage(
     """
     events, config = model.events, model.config
     made_with = {"model": model.fingerprint, "text": made_of(chunks), "active": rule.name}
-    state = read_state(place.folder)
-    kept = _kept_statistics(model, place, state, made_with, force=force)
+    kept = _kept_statistics(model, place, made_with, force=force)
     if kept is not None:
         return kept
+    state = read_state(place.folder)
     profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events)
-    found = {"tokens": profile.tokens, "density": profile.density()}
+    found = {"tokens": profile.tokens, "density": profile.density(), KIN: kin_numbers(model.gguf)}
     state.with_stage(ACTIVATION, made_with, found)
     _clear(place.work)
-    return load_statistics(place.statistics, config.n_ff)
+    return statistics_in(place.statistics, config.n_ff)
 
 
 def _kept_statistics(
-    model: SolverModel, place: Place, state: SolverState, made_with: dict[str, str], *, force: bool
+    model: SolverModel, place: Place, made_with: dict[str, str], *, force: bool
 ) -> ActivationStatistics | None:
     """Statistics that need not be made, if there are any; a note says which, or why not."""
     note, config = model.events.note, model.config
-    own = find_statistics(model.gguf.path)
-    folder = place.statistics if place.statistics.is_dir() else own
+    folder = place.statistics if place.statistics.is_dir() else find_statistics(model.gguf.path)
     if folder is None:
         return None
-    recorded = ACTIVATION in state.stages and folder == place.statistics
-    stale = state.stale(ACTIVATION, made_with) if recorded else None
-    if stale or (force and not recorded):
+    state = read_state(folder.parent)
+    owner, stale = owner_of(state, ACTIVATION, model.gguf), state.stale(ACTIVATION, made_with)
+    if owner is Owner.OTHER and folder != place.statistics:
+        return None
+    if owner is Owner.KIN and stale == "model":
+        stale = None
+    if stale or (force and owner is Owner.UNKNOWN):
         note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
         return None
     try:
-        statistics = load_statistics(folder, config.n_ff)
+        statistics = statistics_in(folder, config.n_ff)
     except PowerInferError as error:
         note(f"made anew: {error}")
         return None
-    tokens = f"{statistics.tokens} tokens" if statistics.tokens else "number of tokens unknown"
-    note(f"{folder}: activation statistics kept ({tokens})")
+    note(told_of(folder, statistics, owner))
     return statistics
+
+
+def statistics_in(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:
+    """As `load_statistics`; the number of tokens may be known from the record beside the folder alone."""
+    statistics = load_statistics(folder, n_ff)
+    if statistics.tokens is None:
+        tokens = read_state(folder.parent).found(ACTIVATION).get("tokens")
+        if isinstance(tokens, int) and tokens >= max(counts.max(initial=1) for counts in statistics.counts):
+            return replace(statistics, tokens=tokens)
+    return statistics
+
+
+def told_of(folder: Path, statistics: ActivationStatistics, owner: Owner) -> str:
+    """For people: which statistics are kept, of how many tokens, and whose they are."""
+    tokens = f"{statistics.tokens:,} tokens" if statistics.tokens else "number of tokens unknown"
+    whose = "; of another quantisation of this model" if owner is Owner.KIN else ""
+    return f"{folder}: activation statistics kept ({tokens}{whose})"
 
 
 def predictor_stage(

@@ -11,6 +11,8 @@ from powerinfer_cli.model import ModelConfig, Predictors, load_predictors
 from powerinfer_cli.opening.plan_files import cache_root
 from powerinfer_cli.placement import ActivationStatistics, find_statistics, load_statistics, model_fingerprint
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
+from solver.owner import Owner, owner_of
+from solver.state import read_state
 
 __all__ = ["Companions", "cached_results", "find_companions"]
 
@@ -55,6 +57,9 @@ def _statistics(
         folder = cached_results(gguf) / "activation"
         if not folder.is_dir():
             return None, None
+    if owner_of(read_state(folder.parent), "activation", gguf) is Owner.OTHER:
+        note(f"activation statistics are not used: {folder} is of another model")
+        return None, None
     try:
         statistics = load_statistics(folder, config.n_ff)
         return statistics, load_group_activity(folder.parent, statistics.counts)

@@ -8,7 +8,7 @@ from powerinfer_cli.placement.budget import (
     reserve,
     shown_bytes,
 )
-from powerinfer_cli.placement.fingerprint import model_fingerprint, statistics_fingerprint
+from powerinfer_cli.placement.fingerprint import are_kin, kin_numbers, model_fingerprint, statistics_fingerprint
 from powerinfer_cli.placement.gpuidx import (
     Conditions,
     GpuIndex,
@@ -35,6 +35,7 @@ from powerinfer_cli.placement.statistics import (
     find_statistics,
     load_statistics,
     save_statistics,
+    solved_folder,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Reservation",
     "RowReading",
     "all_neurons",
+    "are_kin",
     "budget_bytes",
     "check_budgets",
     "cold_neurons",
@@ -60,6 +62,7 @@ __all__ = [
     "find_statistics",
     "gpuidx_path",
     "hot_bytes",
+    "kin_numbers",
     "load_statistics",
     "main_memory_plan",
     "model_fingerprint",
@@ -69,6 +72,7 @@ __all__ = [
     "reserve",
     "save_statistics",
     "shown_bytes",
+    "solved_folder",
     "stale_reason",
     "statistics_fingerprint",
     "write_gpuidx",

@@ -1,18 +1,23 @@
 """A fingerprint of a model and of its statistics: says whether a plan or a predictor was made for them."""
 
 import hashlib
+import re
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGUFFile, Tensor
 from powerinfer_cli.placement.statistics import ActivationStatistics
 
-__all__ = ["model_fingerprint", "statistics_fingerprint"]
+__all__ = ["are_kin", "kin_numbers", "model_fingerprint", "statistics_fingerprint"]
 
 SAMPLE = 64  # bytes at each place that is looked at
 PLACES = 3  # in each tensor: where it begins, in the middle, where it ends
 DIGEST = 16  # bytes
+KIN_LAYERS, KIN_COLUMNS = 8, 64
+LIKE = 0.9  # the cosine of the weights of one model in two quantisations; of two models it is about 0
+_UP = re.compile(r"blk\.\d+\.ffn_up\.weight")
 # Names, licences and vocabularies do not change what a neuron does.
 IDLE_KEYS = ("general.", "tokenizer.", "split.", "GGUF.")
 
@@ -32,6 +37,26 @@ def model_fingerprint(gguf: GGUFFile) -> str:
     for name in sorted(gguf.tensors):
         _add(digest, gguf.tensors[name])
     return digest.hexdigest()
+
+
+def kin_numbers(gguf: GGUFFile) -> tuple[float, ...]:
+    """Some weights of FFNs of some layers, to three digits: nearly the same in all quantisations of a model."""
+    ups = [name for name in gguf.tensors if _UP.fullmatch(name)]
+    ups.sort(key=lambda name: int(name.split(".")[1]))
+    found: list[float] = []
+    for name in ups[:: max(1, len(ups) // KIN_LAYERS)][:KIN_LAYERS]:
+        up = gguf.tensors[name]
+        row = Tensor(up.name, up.type, (1, up.shape[-1]), up.rows()[:1].reshape(-1), up.path).to_float32()
+        found += [float(f"{number:.3g}") for number in row[0, :KIN_COLUMNS]]
+    return tuple(found)
+
+
+def are_kin(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two models' `kin_numbers` are those of one model in two quantisations."""
+    a, b = np.array(one, np.float64), np.array(other, np.float64)
+    if a.shape != b.shape or not a.size or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    return bool(a @ b > LIKE * np.sqrt((a @ a) * (b @ b)) > 0)
 
 
 def _add(digest: "hashlib.blake2b", tensor: Tensor) -> None:

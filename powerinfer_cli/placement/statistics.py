@@ -19,7 +19,14 @@ from powerinfer_cli.number_files import is_whole, layer_files, load_torch
 from powerinfer_cli.placement.group_activity import load_group_activity
 from powerinfer_cli.torch_files import plain_vector
 
-__all__ = ["ActivationStatistics", "LayerActivity", "find_statistics", "load_statistics", "save_statistics"]
+__all__ = [
+    "ActivationStatistics",
+    "LayerActivity",
+    "find_statistics",
+    "load_statistics",
+    "save_statistics",
+    "solved_folder",
+]
 
 FOLDER = "activation"
 MAX_FILE_BYTES = 64 << 20  # a layer of a million neurons in float64 is 8 MiB
@@ -56,9 +63,15 @@ class ActivationStatistics:
 
 
 def find_statistics(model: Path) -> Path | None:
-    """The `activation` folder beside a model file, or beside what that is a link to, if there is one."""
-    folders = (path.parent / FOLDER for path in (model, model.resolve()))
+    """The `activation` folder of a model file alone, or that beside it; or of what it is a link to, or None."""
+    places = (place for path in (model, model.resolve()) for place in (solved_folder(path), path.parent))
+    folders = (place / FOLDER for place in places)
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def solved_folder(model: Path) -> Path:
+    """Where results of this file alone lie, if there is such a folder: of several models in one folder."""
+    return model.with_name(f"{model.name.removesuffix('.gguf')}.solved")
 
 
 def load_statistics(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:

@@ -93,7 +93,7 @@ def test_what_is_there_and_fits_is_kept(made: Place, dense: Path) -> None:
     statistics = profile_stage(model, chunks_for(model), made, ActiveRule())
     predictor_stage(model, chunks_for(model), made, ActiveRule(), OPTIONS)
     assert statistics.tokens == 4096
-    assert [note.split(": ")[1] for note in notes] == ["activation statistics kept (4096 tokens)", "predictors kept"]
+    assert [note.split(": ")[1] for note in notes] == ["activation statistics kept (4,096 tokens)", "predictors kept"]
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
 
 

@@ -9,6 +9,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.opening.bundled import is_bundled
 from powerinfer_cli.opening.companions import cached_results
 from powerinfer_cli.placement import gpuidx_path
+from solver.owner import results_folder
 from solver.stages import Place
 
 __all__ = ["results_place"]
@@ -28,7 +29,7 @@ def results_place(gguf: GGUFFile, output: Path | None, note: Callable[[str], Non
         except PowerInferError:
             note(f"{path.parent} takes no files: what is made goes to {own} (-o DIR names another place)")
             return Place(own), None
-        return Place(path.parent), None
+        return Place(results_folder(gguf)), None
     if output.suffix == ".gpuidx":
         return Place(output.parent), output
     if output.exists() and not output.is_dir():

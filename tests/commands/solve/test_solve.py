@@ -148,6 +148,17 @@ def test_exact_zeros_are_planned_for_without_predictors(tmp_path: Path, monkeypa
     assert "no predictors to plan by" in solve(path, "--plan-only", "--vram-budget", "1").error
 
 
+def test_two_models_in_one_folder_keep_apart(tmp_path: Path, text: str) -> None:
+    relu, silu = (dense_model(kind).write(tmp_path / f"{kind}.gguf") for kind in ("relu", "silu"))
+    flags = ("--profile-only", "-f", text, "-t", "1")
+    assert solve(relu, *flags).code == 0
+    assert solve(silu, *flags, "--density", "0.5").code == 0
+    assert (tmp_path / "activation").is_dir()
+    assert (tmp_path / "silu.solved" / "activation").is_dir()
+    again = solve(silu, *flags, "--density", "0.5")
+    again.note(f"{tmp_path}/silu.solved/activation: activation statistics kept")
+
+
 def test_a_plan_for_another_machine_is_used_as_it_is(tmp_path: Path) -> None:
     path, file = write_placed(tmp_path), tmp_path / "own.gpuidx"
     flags = ("--plan-only", "--device-profile", "rtx-4090-ddr5", "--json")
