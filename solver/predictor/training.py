@@ -12,6 +12,7 @@ import torch
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.model import Model, ModelConfig
+from powerinfer_cli.model.turned import down_bytes
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.buffer import Buffer
 from solver.predictor.files import layer_file, publish, read_layer, write_layer
@@ -191,14 +192,18 @@ def _finished(state: SolverState, made_with: Mapping[str, Any], work: Path) -> d
 
 
 def layer_costs(weights: FileLayer, config: ModelConfig) -> Costs:
-    """Bytes of a neuron's rows, and of a hidden neuron of the predictor, which is stored in 8 bits."""
+    """Bytes of a neuron's rows, that of the down matrix as it is turned, and of a hidden neuron of the predictor, which
+    is stored in 8 bits.
+    """
     neurons = weights.ffn.neurons
     dense = sum(tensor.nbytes for tensor in neurons.matrices)
-    first = neurons.up if neurons.gate is None else neurons.gate
-    spared = dense - first.weight.nbytes if neurons.activation.has_exact_zeros else 0
+    first, down = neurons.up if neurons.gate is None else neurons.gate, neurons.down.weight
+    turned = 0.0 if neurons.transposed else neurons.n_ff * down_bytes(down.type, config.n_embd) - down.nbytes
+    rows = dense + turned
+    spared = rows - first.weight.nbytes if neurons.activation.has_exact_zeros else 0
     block_size, block_bytes = BLOCK[GGMLType.Q8_0]
     hidden = (config.n_embd + neurons.n_ff) * block_bytes / block_size
-    return Costs(dense / neurons.n_ff, hidden, spared / neurons.n_ff, dense)
+    return Costs(rows / neurons.n_ff, hidden, spared / neurons.n_ff, dense)
 
 
 def _line(number: int, report: PredictorReport) -> str:

@@ -11,7 +11,8 @@
   "quality":    {"perplexity_dense", "perplexity", "loss", "error", "predicted", "active", "tokens"} or null,
   "merged":     path or null,
   "verdict":    null or {"kind", "activation", "tokens", "density", "loss", "active", "predicted" (shares), "bytes_now",
-                 "bytes_sparse", "bytes_best", "bytes_turned" (of a token), "tokens_per_second": {"dense", "sparse"
+                 "bytes_sparse", "bytes_best", "bytes_turned" (of a token), "down" (type),
+                 "down_loss", "tokens_per_second": {"dense", "sparse"
                  (predicted), "measured", "spread" (null: not measured)}, "gain", "pays", "says", "others" (cores),
                  "layers": [...]},
   "comparison": null or {"dense", "sparse", "predicted" (tokens/s), "ratio", "allowed_loss", "run": "dense"|"sparse"},

@@ -8,7 +8,6 @@ import numpy as np
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.model.blocks import Layer
-from powerinfer_cli.model.turned import down_bytes
 from solver.predictor import PredictorOptions, RankOptions
 from solver.predictor.ranks import train_at_best_rank
 from solver.predictor.samples import Samples
@@ -74,10 +73,8 @@ def layer_bytes(layer: Layer[Tensor, Tensor], config: ModelConfig) -> LayerBytes
     """Of a layer of a file."""
     neurons, costs = layer.ffn.neurons, layer_costs(layer, config)
     first = neurons.up if neurons.gate is None else neurons.gate
-    others = 0.0 if neurons.gate is None else neurons.up.weight.nbytes / neurons.n_ff
-    down = neurons.down.weight
-    turned = down.nbytes / neurons.n_ff if neurons.transposed else down_bytes(down.type, config.n_embd)
-    return LayerBytes(costs.dense, first.weight.nbytes / neurons.n_ff, others + turned, costs.hidden, neurons.n_ff)
+    row = first.weight.nbytes / neurons.n_ff
+    return LayerBytes(costs.dense, row, costs.neuron - row, costs.hidden, neurons.n_ff)
 
 
 def try_predictor(layer: Layer[Tensor, Tensor], config: ModelConfig, samples: Samples, recall: float) -> Trial:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
 from solver.decoding import Decoding, measure_decoding
 from solver.predictor import DensityMeter
@@ -105,6 +107,8 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     decoding = measure_decoding(engine, pieces[0], SECONDS) if machine.here else None
     model.events.progress(MEASURING, 1, 1)
     always = always_read(model.model)
+    tried = [model.model.layers[layer].ffn.neurons for layer in trials]
+    kinds = [down_type(one.down.weight.type, model.config.n_embd) for one in tried]
 
     def read(parts: Sequence[float]) -> float:
         return always + sum(parts)
@@ -120,6 +124,8 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         bytes_sparse=read([layer.bytes_sparse for layer in layers]),
         bytes_best=read([layer.bytes_best for layer in layers]),
         bytes_turned=read([layer.bytes_turned for layer in layers]),
+        down=kinds[0].name,
+        down_loss=max(0.0 if down.transposed else down_loss(down.down.weight, fit=CompiledFit()) for down in tried),
         dense=predict_dense(machine).tokens_per_second,
         sparse=predict_sparse(machine, seen, files, layers, exact=exact).tokens_per_second,
         measured=None if decoding is None else decoding.tokens_per_second,

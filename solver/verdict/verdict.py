@@ -41,9 +41,10 @@ class Verdict:
     perplexity with perfect knowledge, None where that was not measured.
 
     bytes_*: of a token, as a whole: now; with the predictors that are to be expected; with some that are never wrong;
-    with turned down matrices and no predictors. dense, sparse: tokens a second, predicted. measured: of the dense model
-    here. others: cores that other programs kept busy. bits: of a weight. reading, training: seconds of a
-    token, and of a layer's predictor, as they were tried.
+    with turned down matrices and no predictors. down, down_loss: the type of turned down matrices, and by how much that
+    moves their numbers, the worst of those that were looked at. dense, sparse: tokens a second, predicted. measured: of
+    the dense model here. others: cores that other programs kept busy. bits: of a weight. reading, training: seconds of
+    a token, and of a layer's predictor, as they were tried.
     """
 
     kind: Kind
@@ -56,6 +57,8 @@ class Verdict:
     bytes_sparse: float
     bytes_best: float
     bytes_turned: float
+    down: str
+    down_loss: float
     dense: float
     sparse: float
     measured: float | None
@@ -103,9 +106,15 @@ class Verdict:
             f"{len(self.layers)} layers read less with one",
             f"  a token reads {self.bytes_now / 1e6:,.1f} MB now, {self.bytes_sparse / 1e6:,.1f} MB with predictors "
             f"({self.bytes_best / 1e6:,.1f} MB, were they never wrong)",
+            *self._turned(),
             f"  tokens/s, {self.machine}: {now:,.1f} now{' (measured)' if self.measured else ''}, {sparse:,.1f} with "
             f"predictors (predicted: {self.dense:,.1f} and {self.sparse:,.1f})",
         ]
+
+    def _turned(self) -> list[str]:
+        if not self.down_loss:
+            return []
+        return [f"  down matrices become {self.down} as they are turned; their numbers move by {self.down_loss:.1%}"]
 
     def _cost(self) -> str:
         return "" if self.loss is None else f": {self.loss:+.1%} perplexity, were they always the right ones"
@@ -157,11 +166,12 @@ class Verdict:
 
     def data(self) -> dict[str, Any]:
         """For programs."""
-        names = ("tokens", "density", "loss", "bytes_now", "bytes_sparse", "bytes_best", "bytes_turned", "others")
+        of_down = ("down", "down_loss", "others")
+        names = ("tokens", "density", "loss", "bytes_now", "bytes_sparse", "bytes_best", "bytes_turned")
         return {
             "kind": self.kind.name.lower(),
             "activation": self.activation.value,
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in (*names, *of_down)},
             "active": self.active,
             "predicted": self.predicted,
             "tokens_per_second": {

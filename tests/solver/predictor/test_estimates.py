@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, open_gguf
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.text import Tokenizer
@@ -16,6 +16,7 @@ from solver.predictor.samples import Samples
 from solver.predictor.teacher import neuron_rows
 from solver.predictor.training import layer_costs
 from solver.profile.recording import Floats
+from tests.helpers.exact_sparse import exact_sparse
 
 ROOT = Path(__file__).parents[3]
 BUNDLED = ROOT / "powerinfer_cli" / "bundled" / MODEL_NAME
@@ -63,3 +64,14 @@ def test_a_short_look_promises_what_comes_of_it(model: Model, text: dict[int, Sa
     promised, came = found
     assert 0.95 * came <= promised <= 1.1 * came
     assert came < 0.4 * costs.dense
+
+
+@pytest.mark.parametrize(("kind", "turned"), [(GGMLType.Q4_0, GGMLType.Q8_0), (GGMLType.F16, GGMLType.F16)])
+def test_a_neuron_costs_its_row_of_the_turned_matrix(tmp_path: Path, kind: GGMLType, turned: GGMLType) -> None:
+    """Which is wider where types have few bits; the dense layer reads the file's."""
+    read = load_model(open_gguf(exact_sparse(n_ff=192)[1].stored_as(kind).write(tmp_path / "dense.gguf")))
+    costs = layer_costs(read.layers[0], read.config)
+    row, wide = (64 // BLOCK[one][0] * BLOCK[one][1] for one in (kind, turned))
+    assert costs.neuron == 2 * row + wide
+    assert costs.spared == row + wide
+    assert costs.dense == 192 * 3 * row

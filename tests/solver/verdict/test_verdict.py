@@ -24,8 +24,8 @@ from tests.helpers.tiny_models import N_VOCAB, tiny_model
 IDS = [int(i) for i in np.random.default_rng(4).integers(0, N_VOCAB, 8 * 128)]
 LAYER = LayerEstimate(0.1, 0.15, 64, True, 1e6, 4e5, 3e5, 8e5)
 VERDICT = Verdict(
-    Kind.EXACT_ZEROS, Activation.RELU, (LAYER, LAYER), 512, None, None, 3e6, 1.8e6, 1.6e6, 2.6e6, 100.0, 150.0, 80.0,
-    0.1, 0.0, "this machine", 4.5, 1, 0.001, 2.0,
+    Kind.EXACT_ZEROS, Activation.RELU, (LAYER, LAYER), 512, None, None, 3e6, 1.8e6, 1.6e6, 2.6e6, "Q8_0", 0.006, 100.0,
+    150.0, 80.0, 0.1, 0.0, "this machine", 4.5, 1, 0.001, 2.0,
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def test_what_is_worth_it() -> None:
     assert VERDICT.speeds() == pytest.approx((80, 120))
     assert VERDICT.sentence() == "worth it: +50% tokens/s are to be expected"
     assert "0.1 MB" not in "".join(VERDICT.lines())
+    assert "down matrices become Q8_0 as they are turned; their numbers move by 0.6%" in VERDICT.lines()[4]
+    assert not any("turned" in line for line in replace(VERDICT, down_loss=0.0).lines())
     assert "a token reads 3.0 MB now, 1.8 MB with predictors (1.6 MB, were they never wrong)" in VERDICT.lines()[3]
 
 
