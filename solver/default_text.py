@@ -20,7 +20,7 @@ from solver.own_text import own_texts
 from solver.profile import Text, chunks_of, sample_documents, some_of
 from solver.stages import SolverModel
 
-__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks"]
+__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "read_size"]
 
 READING_SAMPLE = "reading the sample"
 NAME = "solver-text.npz"

@@ -13,7 +13,7 @@ from powerinfer_cli.placement import ActivationStatistics, Placement, find_stati
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import READING_SAMPLE, default_chunks, given_chunks
+from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, read_size
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
@@ -34,7 +34,7 @@ from solver.stages import (
 from solver.state import read_state
 from solver.verdict import Judging, Kind, Verdict, expected_seconds, judge
 
-__all__ = ["Making", "SolveResult", "make"]
+__all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
 
 PROBED = 4096  # tokens by which documents are judged
 
@@ -104,6 +104,26 @@ def make(
     return _Run(gguf, ran, place, wanted, events, schedule or Schedule()).all()
 
 
+def seconds_to_come(verdict: Verdict, tokens: int, held: int, budget: float, *, searched: bool) -> dict[str, float]:
+    """Of what follows a verdict, at the rates that it was found with, by the words of its progress.
+
+    tokens: of the text, of which `held` are held out. budget: seconds for gradient steps. searched: so is the density
+    of a model without zeros.
+    """
+    rate, trained = verdict.reading, tokens - held
+    # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
+    training = len(verdict.layers) * verdict.training * max(1.0, trained / verdict.tokens) ** 0.5
+    return {
+        "measuring densities": 6 * METERED * rate if searched and verdict.density is not None else 0.0,
+        "profile": tokens * rate,
+        "collecting": trained * rate,
+        MAKING: training,
+        IMPROVING: min(budget, training),
+        DENSE_QUALITY: held * rate,
+        SPARSE_QUALITY: held * rate,
+    }
+
+
 @dataclass(frozen=True)
 class _Run:
     gguf: GGUFFile
@@ -161,24 +181,16 @@ class _Run:
         return found
 
     def _declare_rest(self, verdict: Verdict) -> None:
-        """Seconds of what follows a verdict, at the rates that it was found with."""
-        rate, options = verdict.reading, self.wanted.options
-        self.schedule.declare({READING_SAMPLE: PROBED * rate})
+        """At first by what a text usually has; then by what this one has."""
+        usual = read_size(sum(tensor.n_elements for tensor in self.gguf.tensors.values()))
+        self.schedule.declare({READING_SAMPLE: PROBED * verdict.reading, **self._to_come(verdict, usual, usual // 8)})
         tokens, held = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
-        training = len(verdict.layers) * verdict.training * (tokens - held) / verdict.tokens
-        searched = 6 * METERED * rate if verdict.density is not None and self.wanted.density is None else 0.0
-        self.schedule.declare(
-            {
-                "measuring densities": searched,
-                "profile": tokens * rate,
-                "collecting": (tokens - held) * rate,
-                MAKING: training,
-                IMPROVING: min(options.time_budget, training) if options.predictor.steps else 0.0,
-                DENSE_QUALITY: held * rate,
-                SPARSE_QUALITY: held * rate,
-                **self.wanted.after,
-            }
-        )
+        self.schedule.declare(self._to_come(verdict, tokens, held))
+
+    def _to_come(self, verdict: Verdict, tokens: int, held: int) -> dict[str, float]:
+        budget = self.wanted.options.time_budget if self.wanted.options.predictor.steps else 0.0
+        found = seconds_to_come(verdict, tokens, held, budget, searched=self.wanted.density is None)
+        return {**found, **self.wanted.after}
 
     def _sample(self) -> Chunks:
         """What a verdict is found on."""

@@ -20,22 +20,35 @@ class Shown:
 
 @dataclass
 class _Piece:
-    """expected: seconds of all of it. began, base: when it was first heard of, and how much of it was done by then."""
+    """expected: seconds of all of it. began, base: when it was first heard of, and how much of it was done by then.
+
+    over: when it ended; None: not yet.
+    """
 
     expected: float
     began: float | None = None
     base: float = 0.0
     done: float = 0.0
-    over: bool = False
+    over: float | None = None
 
     def tell(self, share: float, now: float) -> None:
         if self.began is None:
             self.began, self.base = now, share
         self.done = share
-        self.over = share >= 1
+        if share >= 1:
+            self.end(now)
+
+    def end(self, now: float) -> None:
+        self.over = now if self.over is None else self.over
+
+    def again(self) -> "_Piece":
+        """The same work anew: it takes as long as it did. What was not needed is not needed again."""
+        if self.over is None or self.began is None:
+            return self
+        return _Piece(self.over - self.began)
 
     def left(self, now: float) -> float:
-        if self.over:
+        if self.over is not None:
             return 0.0
         if self.began is None:
             return self.expected
@@ -67,19 +80,23 @@ class Schedule:
     def settle(self) -> None:
         """What was declared so far is done, or is not needed."""
         for piece in self._pieces.values():
-            piece.over = True
+            piece.end(self._clock())
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """So much of a piece is done. What stands before it is over."""
+        """So much of a piece is done. What stands before it is over. A piece that was over is work again, and so is
+        what was done behind it.
+        """
         self._what = f"{what} {done / total:.0%}" if total > 1 else what
-        piece = self._pieces.get(what)
-        if piece is None or piece.over:
+        names, now = list(self._pieces), self._clock()
+        if what not in names or (self._pieces[what].over is not None and done >= total):
             return
-        for before, other in self._pieces.items():
-            if before == what:
-                break
-            other.over = True
-        piece.tell(done / max(1, total), self._clock())
+        at = names.index(what)
+        if self._pieces[what].over is not None:
+            for name in names[at:]:
+                self._pieces[name] = self._pieces[name].again()
+        for name in names[:at]:
+            self._pieces[name].end(now)
+        self._pieces[what].tell(done / max(1, total), now)
 
     def shown(self) -> Shown:
         """Now."""

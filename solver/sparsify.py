@@ -1,6 +1,7 @@
 """From a dense model to a sparse one that is good enough: how many neurons, predictors for them, and what they cost."""
 
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from solver.predictor import STEPS, DensityChoice, PredictorReport, Quality, TrainOptions
@@ -59,6 +60,13 @@ def sparsify(
         if good or density is None or density >= 1 or number == TRIES - 1:
             break
         raised = min(1.0, density + RAISED)
+        through = fmean(report.predicted_density for report in reports)
+        if through + RAISED >= 1:
+            model.events.note(
+                f"density {density:.0%}: perplexity {quality.loss:+.1%} with predictors, more than is allowed; they "
+                f"let {through:.0%} through, so that a higher one would spare nothing"
+            )
+            break
         model.events.note(
             f"density {density:.0%}: perplexity {quality.loss:+.1%} with predictors, but {wanted.most_loss:+.1%} is "
             f"allowed: trying {raised:.0%}"

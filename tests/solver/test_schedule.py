@@ -70,3 +70,22 @@ def test_what_is_settled_is_no_longer_to_come() -> None:
     assert schedule.shown().left == 0
     schedule.declare({"one": 7})
     assert schedule.shown().left == 7
+
+
+def test_what_is_done_again_takes_as_long_as_it_did() -> None:
+    """And so does what was done behind it, but not what was not needed."""
+    clock = Clock()
+    schedule = Schedule(clock)
+    schedule.declare({"one": 10, "idle": 5, "other": 10})
+    schedule.progress("one", 0, 2)
+    clock.now = 20
+    schedule.progress("one", 2, 2)
+    schedule.progress("other", 0, 2)
+    clock.now = 50
+    schedule.progress("other", 2, 2)
+    assert schedule.shown().left == 0
+    schedule.progress("other", 2, 2)
+    assert schedule.shown().left == 0
+    schedule.progress("one", 0, 2)
+    assert schedule.shown().left == 50
+    assert schedule.shown().what == "one 0%"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_predictors
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver import sparsify as module
-from solver.predictor import DensityChoice, PredictorOptions, RankOptions, TrainOptions, training
+from solver.predictor import DensityChoice, PredictorOptions, PredictorReport, RankOptions, TrainOptions, training
 from solver.predictor.ranks import Costs
 from solver.sparsify import SparsifyWishes, sparsify
 from solver.stages import Place, SolverModel, text_chunks
@@ -52,11 +53,18 @@ def test_a_relu_model_needs_no_density(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "densities"), [([0.01], [0.3]), ([0.2, 0.01], [0.3, 0.4]), ([0.2] * 5, [0.3, 0.4, 0.5])]
+    ("losses", "densities", "through"),
+    [
+        ([0.01], [0.3], 0.4),
+        ([0.2, 0.01], [0.3, 0.4], 0.4),
+        ([0.2] * 5, [0.3, 0.4, 0.5], 0.4),
+        ([0.2], [0.3], 0.95),
+    ],
 )
 def test_predictors_that_cost_too_much_are_made_for_a_higher_density(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], densities: list[float]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], densities: list[float], through: float
 ) -> None:
+    """Unless they let nearly everything through."""
     notes: list[str] = []
     model = model_of("llama", tmp_path, notes)
     chunks = text_chunks(model, IDS, None)
@@ -64,9 +72,16 @@ def test_predictors_that_cost_too_much_are_made_for_a_higher_density(
     real = module.quality_stage
     monkeypatch.setattr(module, "density_stage", lambda *_: DensityChoice(0.3, 0.04, ((0.3, 0.04), (1.0, 0.0))))
     monkeypatch.setattr(module, "quality_stage", lambda *given: replace(real(*given), loss=next(measured)))
+    make = module.predictor_stage
+
+    def made(*given: Any, **named: Any) -> list[PredictorReport]:
+        return [replace(report, predicted_density=through) for report in make(*given, **named)]
+
+    monkeypatch.setattr(module, "predictor_stage", made)
     found = sparsify(model, chunks, Place(tmp_path / "out"), SparsifyWishes(), OPTIONS)
     assert found.rule.density == pytest.approx(densities[-1])
-    tried = [note for note in notes if note.startswith("density")]
+    assert any("would spare nothing" in note for note in notes) is (through > 0.9)
+    tried = [note for note in notes if "trying" in note]
     assert len(tried) == len(densities) - 1
     if tried:
         assert tried[0] == "density 30%: perplexity +20.0% with predictors, but +5.0% is allowed: trying 40%"
