@@ -95,6 +95,8 @@ _OFF, _ONE = (0, False, ""), (0, 1)  # not set; or a factor that is 1
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "attention.causal": (True,),
     "rope.scaling.yarn_ext_factor": (-1,),
+    "attn_logit_softcapping": (*_OFF, 50.0),  # what llama.cpp saves of models that have none
+    "final_logit_softcapping": (*_OFF, 30.0),
     **dict.fromkeys(
         [
             "logit_scale",
@@ -127,8 +129,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
             "deepstack_mapping",
             "decoder_start_token_id",
             "decoder_block_count",
-            "attn_logit_softcapping",
-            "final_logit_softcapping",
             "swin_norm",
             "rescale_every_n_layers",
             "time_mix_extra_dim",

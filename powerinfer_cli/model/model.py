@@ -11,8 +11,10 @@ from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshol
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
 from powerinfer_cli.model.registry import architecture_of
+from powerinfer_cli.model.rope import RopeScaling
 from powerinfer_cli.model.sizes import Sizes
 from powerinfer_cli.model.tensors import ModelReader
+from powerinfer_cli.model.unset import without_unset
 
 __all__ = ["Model", "read_model"]
 
@@ -49,13 +51,18 @@ def read_model(gguf: GGUFFile) -> Model:
         PowerInferError: an unknown architecture; a key that is missing, or asks for what is not computed; a tensor
             that is missing, too many or of another shape. The message names it.
     """
+    gguf = without_unset(gguf)
     arch = architecture_of(gguf)
     keys = Keys(gguf, arch.name)
     sizes = read_sizes(gguf, keys, arch)
     reader = ModelReader(gguf, arch, keys, sizes)
     embedding, head = arch.ends(reader)
     layers = reader.layers()
-    same = {"attention.scale": sizes.head_dim**-0.5, "embedding_length_out": float(sizes.n_embd)}
+    same = {
+        "attention.scale": sizes.head_dim**-0.5,
+        "embedding_length_out": float(sizes.n_embd),
+        "rope.scaling.yarn_ext_factor": float(keys.text("rope.scaling.type", "") == RopeScaling.YARN),
+    }
     check_keys(gguf, arch.name, keys.asked, same, arch.neutral, experts=_has_experts(layers))
     reader.check_alike()
     _check_windows(keys, layers)

@@ -37,6 +37,13 @@ ARCHITECTURES = (
         activation=Activation.GELU_TANH,
         models="BLOOM, BLOOMZ",
         differs="ALiBi; layer norms, also of embeddings; no gate, GELU; biases",
+        neutral={"attention.max_alibi_bias": (0, MOST)},
     ),
-    Architecture("baichuan", _baichuan, models="Baichuan 1 and 2", differs="the 13B has ALiBi"),
+    Architecture(
+        "baichuan",
+        _baichuan,
+        models="Baichuan 1 and 2",
+        differs="the 13B has ALiBi",
+        neutral={"attention.max_alibi_bias": (0, MOST)},
+    ),
 )

@@ -37,17 +37,23 @@ def _around(t: LayerReader, attention: Attention[Tensor, Tensor]) -> Layer[Tenso
 
 def _scale(t: LayerReader) -> float | None:
     largest = t.model.sizes.n_layer == DEEPEST[t.model.arch.name]
-    return (t.n_embd // t.n_head) ** -0.5 if largest else None
+    return t.keys.factor("attention.scale") or ((t.n_embd // t.n_head) ** -0.5 if largest else None)
 
 
 def _ends(model: ModelReader) -> Ends:
+    return model.ends(embedding_scale=model.sizes.n_embd**0.5)
+
+
+def _capped_ends(model: ModelReader) -> Ends:
     softcap = model.keys.factor("final_logit_softcapping", 30.0 if model.arch.name == "gemma2" else 0.0)
     return model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap)
 
 
-GEMMA = partial(Architecture, ends=_ends, rope_style=RopeStyle.NEOX, activation=Activation.GELU_TANH)
+GEMMA = partial(Architecture, rope_style=RopeStyle.NEOX, activation=Activation.GELU_TANH)
+AS_GEMMA = "as gemma; norms around blocks, windows, soft caps"
+AS_GEMMA2 = "as gemma2 without soft caps; norms of heads, two ropes"
 ARCHITECTURES = (
-    GEMMA("gemma", _gemma, models="Gemma, CodeGemma", differs="scaled embeddings, GELU"),
-    GEMMA("gemma2", _gemma2, models="Gemma 2", differs="as gemma; norms around blocks, windows, soft caps"),
-    GEMMA("gemma3", _gemma3, models="Gemma 3 (text)", differs="as gemma2 without soft caps; norms of heads, two ropes"),
+    GEMMA("gemma", _gemma, _ends, models="Gemma, CodeGemma", differs="scaled embeddings, GELU"),
+    GEMMA("gemma2", _gemma2, _capped_ends, models="Gemma 2", differs=AS_GEMMA),
+    GEMMA("gemma3", _gemma3, _capped_ends, models="Gemma 3 (text)", differs=AS_GEMMA2),
 )
