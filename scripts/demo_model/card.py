@@ -43,7 +43,8 @@ def _model(made: Made) -> str:
     return f"""## Model
 - llama architecture with relu(gate) * up: {shape.n_layer} layers, n_embd {shape.n_embd}, {shape.n_head} heads
   ({shape.n_kv} for keys and values), n_ff {shape.n_ff}, context {shape.n_ctx}, tied output
-- {made.parameters:,} parameters, and {made.predictor_parameters:,} in predictors of rank {made.recipe.predictor_rank}
+- {made.parameters:,} parameters, and {made.predictor_parameters:,} in predictors of ranks
+  {", ".join(map(str, made.recipe.predictor_ranks))}
 - {shape.n_vocab} pieces: byte-fallback SentencePiece-style vocabulary (byte-pair merges); chat form with
   `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>`
 - `PWRI` GGUF, Q8_0 matrices and F32 norms, {made.file_bytes:,} bytes"""

@@ -1,7 +1,7 @@
 """The rank of a layer's predictor: a larger one costs bytes itself, a smaller one lets idle neurons through."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,9 @@ MOST = 1280  # directions that are looked at; released predictors of 13B models 
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
 HELD = 2048  # tokens on which starts are compared
 PATIENCE = 3  # ranks, each dearer than the best before
+HARDLY = 0.03  # more bytes
+SCATTERED = 0.8  # of a row's time more, where rows are read here and there (NOTES, "Decode")
+FEW = 320  # the largest rank that is looked at first: larger cuts take long
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,23 @@ def train_at_best_rank(
     `rows`: as for `train_predictor`; with `compare` they are weighed against the labels alone. No gradient steps.
     """
     train, held = samples.to(options.device).split(options.validation_share)
-    most = choice.rank or most_rank(samples.n_embd, samples.n_ff)
     recall = options.recall + options.margin
-    found = [
-        (*_cheapest(start, held, [most] if choice.rank else candidates(most), costs, recall), start)
-        for start in _starts(train, rows, most, options.seed, compare=compare)
-    ]
-    _, rank, start = min(found, key=lambda one: one[0])
-    return closed_form(train, held, start, replace(options, rank=rank))
+    if choice.rank:
+        ways = [
+            (_cheapest(start, held, [choice.rank], costs, recall), start)
+            for start in _starts(train, rows, choice.rank, options.seed, compare=compare)
+        ]
+    else:
+        most = most_rank(samples.n_embd, samples.n_ff)
+        for looked_at in sorted({min(FEW, most), most}):
+            ways = [
+                (_cheapest(start, held, candidates(looked_at), costs, recall), start)
+                for start in _starts(train, rows, looked_at, options.seed, compare=compare)
+            ]
+            if all(cheapest.settled for cheapest, _ in ways):
+                break
+    cheapest, start = min(ways, key=lambda way: way[0].price)
+    return closed_form(train, held, start, replace(options, rank=cheapest.rank))
 
 
 def _starts(train: Samples, rows: torch.Tensor | None, most: int, seed: int, *, compare: bool) -> Iterator[Start]:
@@ -94,15 +106,30 @@ def _starts(train: Samples, rows: torch.Tensor | None, most: int, seed: int, *, 
         yield start_from_labels(residuals, most, seed)
 
 
-def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, recall: float) -> tuple[float, int]:
-    """Bytes of a token, and the rank with which they are fewest."""
-    best, worse = (math.inf, ranks[0]), 0
+@dataclass(frozen=True)
+class _Cheapest:
+    """price: bytes of a token. settled: more rank is dearer, as far as was looked."""
+
+    price: float
+    rank: int
+    settled: bool
+
+
+def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, recall: float) -> _Cheapest:
+    """The rank with the fewest bytes, or one with hardly more that lets fewer neurons through."""
+    prices: dict[int, float] = {}
     for rank, density, true in start_densities(start, held, ranks, recall):
-        price = costs.of(density, rank, held.n_ff, true)
-        best, worse = ((price, rank), 0) if price < best[0] else (best, worse + 1)
-        if worse == PATIENCE:
-            break
-    return best
+        prices[rank] = costs.of(density, rank, held.n_ff, true)
+        since = len(prices) - 1 - list(prices.values()).index(min(prices.values()))
+        if since >= PATIENCE and prices[rank] > (1 + HARDLY) * min(prices.values()):
+            return _quickest(prices, costs, settled=True)
+    return _quickest(prices, costs, settled=False)
+
+
+def _quickest(prices: Mapping[int, float], costs: Costs, *, settled: bool) -> _Cheapest:
+    near = [rank for rank, price in prices.items() if price <= (1 + HARDLY) * min(prices.values())]
+    rank = min(near, key=lambda rank: prices[rank] + SCATTERED * (prices[rank] - rank * costs.hidden))
+    return _Cheapest(prices[rank], rank, settled)
 
 
 def start_densities(
