@@ -32,7 +32,7 @@ from solver.stages import (
     told_of,
 )
 from solver.state import read_state
-from solver.verdict import Judging, Kind, Verdict, expected_seconds, judge
+from solver.verdict import Judging, Kind, Verdict, WorkRates, expected_rates, expected_seconds, judge
 
 __all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
 
@@ -104,17 +104,19 @@ def make(
     return _Run(gguf, ran, place, wanted, events, schedule or Schedule()).all()
 
 
-def seconds_to_come(verdict: Verdict, tokens: int, held: int, budget: float, *, searched: bool) -> dict[str, float]:
-    """Of what follows a verdict, at the rates that it was found with, by the words of its progress.
+def seconds_to_come(
+    rates: WorkRates, tokens: int, held: int, budget: float, *, searched: bool = True
+) -> dict[str, float]:
+    """Of what follows a verdict, by the words of its progress.
 
     tokens: of the text, of which `held` are held out. budget: seconds for gradient steps. searched: so is the density
     of a model without zeros.
     """
-    rate, trained = verdict.reading, tokens - held
+    rate, trained = rates.reading, tokens - held
     # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
-    training = len(verdict.layers) * verdict.training * max(1.0, trained / verdict.tokens) ** 0.5
+    training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
     return {
-        "measuring densities": 6 * METERED * rate if searched and verdict.density is not None else 0.0,
+        "measuring densities": 6 * METERED * rate if searched and rates.graded else 0.0,
         "profile": tokens * rate,
         "collecting": trained * rate,
         MAKING: training,
@@ -145,7 +147,9 @@ class _Run:
         if verdict is not None:
             for line in [*verdict.lines(), verdict.sentence(forced=True)]:
                 self.events.note(line)
-            self._declare_rest(verdict)
+            self.schedule.declare(self._usually_to_come(verdict.rates))
+            sizes = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
+            self.schedule.declare(self._to_come(verdict.rates, *sizes))
         made = None
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
@@ -175,21 +179,19 @@ class _Run:
         solved = made_with.get("model") == self.model.fingerprint and self.place.predictor.is_dir()
         if solved and not self.wanted.verdict_only:
             return None
-        self.schedule.declare(expected_seconds(self.model))
-        found = judge(self.model, self._sample(), self.place, judging)
-        self.schedule.settle()
-        return found
+        rates = expected_rates(self.model)
+        rest = {} if self.wanted.verdict_only else self._usually_to_come(rates)
+        self.schedule.declare({**expected_seconds(rates), **rest})
+        return judge(self.model, self._sample(), self.place, judging)
 
-    def _declare_rest(self, verdict: Verdict) -> None:
-        """At first by what a text usually has; then by what this one has."""
+    def _usually_to_come(self, rates: WorkRates) -> dict[str, float]:
+        """With a text of the usual size."""
         usual = read_size(sum(tensor.n_elements for tensor in self.gguf.tensors.values()))
-        self.schedule.declare({READING_SAMPLE: PROBED * verdict.reading, **self._to_come(verdict, usual, usual // 8)})
-        tokens, held = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
-        self.schedule.declare(self._to_come(verdict, tokens, held))
+        return {READING_SAMPLE: PROBED * rates.reading, **self._to_come(rates, usual, usual // 8)}
 
-    def _to_come(self, verdict: Verdict, tokens: int, held: int) -> dict[str, float]:
+    def _to_come(self, rates: WorkRates, tokens: int, held: int) -> dict[str, float]:
         budget = self.wanted.options.time_budget if self.wanted.options.predictor.steps else 0.0
-        found = seconds_to_come(verdict, tokens, held, budget, searched=self.wanted.density is None)
+        found = seconds_to_come(rates, tokens, held, budget, searched=self.wanted.density is None)
         return {**found, **self.wanted.after}
 
     def _sample(self) -> Chunks:

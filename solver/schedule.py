@@ -77,11 +77,6 @@ class Schedule:
             self._pieces.pop(what, None)
             self._pieces[what] = _Piece(expected)
 
-    def settle(self) -> None:
-        """What was declared so far is done, or is not needed."""
-        for piece in self._pieces.values():
-            piece.end(self._clock())
-
     def progress(self, what: str, done: int, total: int) -> None:
         """So much of a piece is done. What stands before it is over. A piece that was over is work again, and so is
         what was done behind it.

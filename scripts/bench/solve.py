@@ -110,7 +110,7 @@ def run(model: Path, out: Path, flags: Sequence[str]) -> tuple[float, float, dic
 def extrapolated(out: Path, weights: int) -> float:
     """Seconds of a complete run without gradient steps, by a verdict's rates."""
     verdict = Verdict.from_record(read_state(out).found("verdict"))
-    return sum(seconds_to_come(verdict, read_size(weights), HELD, 0.0, searched=True).values())
+    return sum(seconds_to_come(verdict.rates, read_size(weights), HELD, 0.0).values())
 
 
 def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,7 +1,18 @@
 """The verdict: what a model can gain, before any long work."""
 
-from solver.verdict.judging import Judging, expected_seconds, judge
+from solver.verdict.judging import Judging, expected_rates, expected_seconds, judge
 from solver.verdict.speed import MachineCosts
-from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, kind_of
+from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, WorkRates, kind_of
 
-__all__ = ["LEAST_GAIN", "Judging", "Kind", "MachineCosts", "Verdict", "expected_seconds", "judge", "kind_of"]
+__all__ = [
+    "LEAST_GAIN",
+    "Judging",
+    "Kind",
+    "MachineCosts",
+    "Verdict",
+    "WorkRates",
+    "expected_rates",
+    "expected_seconds",
+    "judge",
+    "kind_of",
+]

@@ -21,9 +21,9 @@ from solver.state import SolverState, read_state
 from solver.verdict.estimate import LayerBytes, Trial, estimate_layers, layer_bytes, try_predictor
 from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
 from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
-from solver.verdict.verdict import Verdict, always_read, bits_of, kind_of
+from solver.verdict.verdict import Verdict, WorkRates, always_read, bits_of, kind_of
 
-__all__ = ["Judging", "expected_seconds", "judge"]
+__all__ = ["Judging", "expected_rates", "expected_seconds", "judge"]
 
 STAGE = "verdict"
 USUAL = 0.5  # of the neurons of a model without zeros
@@ -71,14 +71,20 @@ def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> 
     return found
 
 
-def expected_seconds(model: SolverModel) -> dict[str, float]:
-    """Of a verdict's parts, by the words of their progress, before anything of them is measured."""
+def expected_rates(model: SolverModel) -> WorkRates:
+    """Roughly, before anything is measured."""
     weights, threads = sum(tensor.n_elements for tensor in model.gguf.tensors.values()), model.options.threads[1]
     tokens, config = tokens_of(weights), model.config
-    reading = tokens * weights / (WORK * threads)
-    graded = {} if config.activation.has_exact_zeros else {WEIGHING: 2 * reading}
-    trial = tokens * config.n_embd * max(config.n_ff) / (TRIAL_WORK * min(threads, LOOKED_AT))
-    return {READING: reading, **graded, TRYING: LOOKED_AT * trial, MEASURING: MEASURED}
+    training = tokens * config.n_embd * max(config.n_ff) / (TRIAL_WORK * min(threads, LOOKED_AT))
+    graded = not config.activation.has_exact_zeros
+    return WorkRates(weights / (WORK * threads), training, tokens, config.n_layer, graded)
+
+
+def expected_seconds(rates: WorkRates) -> dict[str, float]:
+    """Of a verdict's parts, by the words of their progress."""
+    reading = rates.tokens * rates.reading
+    graded = {WEIGHING: 2 * reading} if rates.graded else {}
+    return {READING: reading, **graded, TRYING: min(LOOKED_AT, rates.layers) * rates.training, MEASURING: MEASURED}
 
 
 def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:

@@ -11,7 +11,7 @@ from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.runtime.threads import default_threads
 from solver.verdict.estimate import LayerEstimate
 
-__all__ = ["LEAST_GAIN", "Kind", "Verdict", "always_read", "bits_of", "kind_of"]
+__all__ = ["LEAST_GAIN", "Kind", "Verdict", "WorkRates", "always_read", "bits_of", "kind_of"]
 
 LEAST_GAIN = 0.05  # of tokens a second, below which nothing is begun
 MANY_BITS = 5.6  # of a weight, from which on a smaller file is an advice
@@ -33,6 +33,19 @@ def kind_of(model: Model) -> Kind:
     if model.config.sparse:
         return Kind.PREDICTED
     return Kind.EXACT_ZEROS if model.config.activation.has_exact_zeros else Kind.GRADED
+
+
+@dataclass(frozen=True)
+class WorkRates:
+    """How fast a model is read and its predictors are made. reading: seconds of a token. training: of a layer, from so
+    many `tokens`. graded: without exact zeros.
+    """
+
+    reading: float
+    training: float
+    tokens: int
+    layers: int
+    graded: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,10 @@ class Verdict:
     threads: int
     reading: float
     training: float
+
+    @property
+    def rates(self) -> WorkRates:
+        return WorkRates(self.reading, self.training, self.tokens, len(self.layers), self.density is not None)
 
     @property
     def gain(self) -> float:

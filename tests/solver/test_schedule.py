@@ -63,15 +63,6 @@ def test_what_is_resumed_takes_its_share_of_what_was_expected() -> None:
     assert schedule.shown().left == pytest.approx(20)
 
 
-def test_what_is_settled_is_no_longer_to_come() -> None:
-    schedule = Schedule(Clock())
-    schedule.declare({"one": 100, "other": 5})
-    schedule.settle()
-    assert schedule.shown().left == 0
-    schedule.declare({"one": 7})
-    assert schedule.shown().left == 7
-
-
 def test_what_is_done_again_takes_as_long_as_it_did() -> None:
     """And so does what was done behind it, but not what was not needed."""
     clock = Clock()
