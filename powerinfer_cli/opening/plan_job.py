@@ -111,6 +111,10 @@ class PlanJob:
     def _type(self) -> GGMLType:
         return self.model.layers[0].ffn.neurons.up.weight.type
 
+    @property
+    def _head_type(self) -> GGMLType:
+        return self.model.head.output.weight.type
+
     def conditions(self, profile: str) -> Conditions:
         """What a plan is for. profile: what names the costs."""
         statistics, extent = self.beside.statistics, extent_of(self.model.layers, self.options, self.n_ctx)
@@ -132,6 +136,7 @@ class PlanJob:
         """What a plan is made by, besides sizes, statistics, budgets and costs."""
         return PlanSettings(
             kind=self.kind,
+            head_kind=self._head_type.name,
             n_embd=self.config.n_embd,
             fingerprint=self.fingerprint,
             margin=self.margin,
@@ -163,11 +168,12 @@ class PlanJob:
         if self.target.rehearsed:
             return load_profile(STAND_IN), f"{GIVEN}{STAND_IN}"
         from solver.placing.kept_costs import this_machine
+        from solver.placing.measure import CostShape
 
         profile = this_machine(
             self.target.devices,
-            self._type,
-            self.config.n_embd,
+            (self._type, self._head_type),
+            CostShape.of(self.model),
             cache_root() / "costs",
             budgets=self.budgets,
             threads=self.options.n_threads,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import ActivationStatistics, LayerBytes, ModelBytes, main_memory_plan
 from powerinfer_cli.runtime import Engine, EngineOptions
@@ -27,7 +27,7 @@ from solver.placing import (
     make_plan,
     simulate,
 )
-from solver.placing.measure import measure_cpu
+from solver.placing.measure import CostShape, measure_cpu
 
 GIB = 1 << 30
 N_EMBD = 8192  # of a 70B
@@ -67,12 +67,12 @@ def decode(path: Path) -> None:
     config = model.config
     options = EngineOptions(n_ctx=CONTEXT)
     engine = Engine.load(gguf, options)
-    kind = GGMLType[model.layers[0].ffn.neurons.up.weight.type.name]
+    kind, head = model.layers[0].ffn.neurons.up.weight.type, model.head.output.weight.type
     sizes = model_bytes(model, options, CONTEXT)
     ids = [int(i) for i in np.random.default_rng(0).integers(0, config.n_vocab, TOKENS)]
     plan = main_memory_plan(config.n_layer)
     for _ in range(ROUNDS):
-        cpu = measure_cpu([kind], config.n_embd)
+        cpu = measure_cpu([kind, head], CostShape.of(model))
         profile = DeviceProfile("measured", "", cpu, (), Link(1e9, 0.0))
         engine.reset()
         engine.stats.reset()
@@ -83,11 +83,13 @@ def decode(path: Path) -> None:
             times.append(time.perf_counter() - start)
             if sum(times) > LONG_ENOUGH:
                 break
-        active = engine.stats.mean_active
-        activity = always_active(sizes.layers)
+        activity, active = always_active(sizes.layers), engine.stats.mean_active
         if active is not None:
-            activity = Activity(tuple(np.full(n_ff, active) for n_ff in config.n_ff))
-        found = simulate(plan, Work(sizes, activity, kind.name, config.n_embd, TOKENS / 2 / CONTEXT), profile)
+            let_through, fired = engine.stats.shares(config.n_layer)
+            frequencies = tuple(np.full(n_ff, share) for n_ff, share in zip(config.n_ff, fired, strict=True))
+            activity = Activity(frequencies, let_through=tuple(map(float, let_through)))
+        work = Work(sizes, activity, kind.name, config.n_embd, TOKENS / 2 / CONTEXT, head.name)
+        found = simulate(plan, work, profile)
         measured = statistics.quantiles(times, n=4)[0]
         rates = cpu.rates_for(kind.name)
         print(

@@ -36,7 +36,7 @@ def least_seconds(
         for index in range(len(work.sizes.layers))
         if index not in settled
     ]
-    head = [work.sizes.head / on.rates_for(work.kind).dense for on in (profile.cpu, *gpus)]
+    head = [work.head_seconds(on) for on in (profile.cpu, *gpus)]
     if settled:  # it may lie on a GPU whose room is not counted here
         fixed += min(head)
     else:

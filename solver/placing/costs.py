@@ -70,9 +70,9 @@ class Activity:
 def activity_from(
     statistics: ActivationStatistics, together: Together | None = None, let_through: Sequence[float] | None = None
 ) -> Activity:
-    """From counts, over as many tokens as `together` says, or as the largest of them, as of a neuron always active."""
+    """From counts, over as many tokens as are known of, or as the largest of them, as of a neuron always active."""
     largest = max((counts.max(initial=0.0) for counts in statistics.counts), default=0.0)
-    seen = together.tokens if together else largest
+    seen = statistics.tokens or (together.tokens if together else largest)
     frequencies = tuple(np.clip(counts / (seen or 1.0), 0.0, 1.0) for counts in statistics.counts)
     return Activity(frequencies, together=together, let_through=None if let_through is None else tuple(let_through))
 

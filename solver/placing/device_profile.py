@@ -33,8 +33,8 @@ class Processor:
     """A CPU with its main memory, or a GPU.
 
     memory: bytes, 0 if not known. rates: by ggml's name of a weight type, "any" for all others. cache: bytes of keys
-    and values a second. layer, ffn: seconds that a layer's attention and its FFN cost whatever their size: launches,
-    barriers, norms. token: seconds that a token costs besides its layers.
+    and values a second. layer: seconds that a layer costs besides what it reads: launches, barriers, norms. ffn: that
+    a sparse FFN costs besides, or on a GPU any. token: seconds that a token costs besides its layers.
     """
 
     name: str

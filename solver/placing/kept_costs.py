@@ -14,16 +14,17 @@ from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import conversion
 from solver.placing.device_profile import DeviceProfile, load_profile, save_profile
 from solver.placing.machine import measure_machine
+from solver.placing.measure import PREDICTOR, CostShape
 
 __all__ = ["machine_name", "this_machine"]
 
-LEAST_WIDTH = 1024  # numbers in a row: a narrower model's rows are measured as if they were so long
+VERSION = 2  # of what is measured
 
 
 def this_machine(
     devices: Sequence[str],
-    kind: GGMLType,
-    n_embd: int,
+    kinds: Sequence[GGMLType],
+    shape: CostShape,
     kept: Path,
     *,
     budgets: Sequence[int] = (),
@@ -32,22 +33,24 @@ def this_machine(
     anew: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> DeviceProfile:
-    """Costs of this CPU and of these devices for weights of a type: some seconds, unless they lie in the folder `kept`.
+    """Costs of this CPU and of these devices for weights of types, the first that of most, and a model's sizes: some
+    seconds, unless they lie in the folder `kept`.
 
     anew: what lies there is replaced. Its note names the processors. Raises PowerInferError: too little memory.
     """
-    packed = kind if kind in FORMATS else conversion(kind)
-    width = max(LEAST_WIDTH, n_embd)
-    width += -width % max(256, BLOCK[packed][0])
+    packed = list(dict.fromkeys(kind if kind in FORMATS else conversion(kind) for kind in kinds))
+    width = shape.n_embd + -shape.n_embd % max(BLOCK[kind][0] for kind in (PREDICTOR, *packed))
     machine = machine_name(devices)
-    asked = f"{machine}, {packed.name}, {width}, {threads}, {sorted(map(sorted, cores))}"
+    names = " ".join(kind.name for kind in packed)
+    asked = f"{VERSION}, {machine}, {names}, {shape}, {threads}, {sorted(map(sorted, cores))}"
     path = kept / f"{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
     if not anew:
         try:
             return load_profile(str(path))
         except PowerInferError:
             pass  # not measured yet, or damaged: either way it is measured now
-    measured = measure_machine(devices, [packed], width, budgets=budgets, threads=threads, cores=cores, on_step=on_step)
+    wide = replace(shape, n_embd=width)
+    measured = measure_machine(devices, packed, wide, budgets=budgets, threads=threads, cores=cores, on_step=on_step)
     profile = replace(measured, note=f"Measured: {machine}")
     try:
         kept.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from solver.placing.device_profile import DeviceProfile, Link, Processor
-from solver.placing.measure import measure_cpu
+from solver.placing.measure import USUAL, CostShape, measure_cpu
 from solver.placing.measure_gpu import measure_gpu, measure_link
 
 __all__ = ["measure_machine"]
@@ -19,7 +19,7 @@ NO_LINK = Link(bandwidth=1e10, synchronisation=0.0)  # of a machine that has no 
 def measure_machine(
     devices: Sequence[str] = (),
     kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
-    n_embd: int = 4096,
+    shape: CostShape = USUAL,
     *,
     budgets: Sequence[int] = (),
     threads: int | None = None,
@@ -28,15 +28,15 @@ def measure_machine(
 ) -> DeviceProfile:
     """Time the CPU and these devices ("cuda:0", or "cpu" to rehearse), some seconds in all.
 
-    kinds: weight types, the first for all others. n_embd: width of the residual stream. budgets: bytes by device; no
-    more are taken while measuring, and none of them are kept. The slowest way to a device stands for all.
+    kinds: weight types, the first for all others. shape: of the model. budgets: bytes by device; no more are taken
+    while measuring, and none of them are kept. The slowest way to a device stands for all.
     Raises PowerInferError: too little memory.
     """
     try:
-        cpu = measure_cpu(kinds, n_embd, threads, cores, on_step)
+        cpu = measure_cpu(kinds, shape, threads, cores, on_step)
         gpus, links = [], [NO_LINK]
         for index, name in enumerate(devices):
-            gpu, link = _device(torch.device(name), kinds, n_embd, budgets[index] if budgets else None, on_step)
+            gpu, link = _device(torch.device(name), kinds, shape.n_embd, budgets[index] if budgets else None, on_step)
             gpus.append(gpu)
             links.append(link)
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:

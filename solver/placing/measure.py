@@ -1,57 +1,108 @@
-"""What this machine's CPU costs: the engine's own kernels, timed on weights that no cache holds."""
+"""What this machine's CPU costs: the engine's own kernels, timed on weights of a model's sizes.
+
+As many layers as the model has, so that caches hold of them what they hold of it; no more than a large cache would not
+hold either. What is timed is short, a few milliseconds, and done often: other programs meet some of it only.
+"""
 
 import itertools
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor, dequantize, quantize
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cpu.arena import Arena
 from powerinfer_cli.kernels.cpu.attention import attention, attention_kernels
 from powerinfer_cli.kernels.cpu.matvec import matvec
 from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
-from powerinfer_cli.kernels.cpu.packing import pack, packing_kernels
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side, packed_bytes, packing_kernels
 from powerinfer_cli.kernels.cpu.segments import make_state
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, NEVER, Predictor, sparse_token
-from powerinfer_cli.kernels.cpu.vectors import make_vectors
+from powerinfer_cli.kernels.cpu.sparse_token import ASK, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
-from powerinfer_cli.model import Activation, NormKind
-from powerinfer_cli.model.blocks import Linear, Neurons
+from powerinfer_cli.model import Activation, Model, NormKind
+from powerinfer_cli.model.blocks import Linear, Neurons, attentions, predictor_of, routing_of
 from powerinfer_cli.runtime.threads import default_threads
 from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
-__all__ = ["DENSITIES", "measure_cpu", "rate_and_fixed"]
+__all__ = ["DENSITIES", "CostShape", "measure_cpu", "rate_and_fixed"]
 
 WEIGHTS = 192 << 20  # bytes, of each kind of product
-DENSITIES = 0.05, 0.1, 0.2  # shares of active neurons: the slope over them is what a neuron costs
+DENSITIES = 0.02, 0.1, 0.2  # shares of neurons let through: the slope over them is what a neuron costs
 DRAWS = 8  # of active neurons
-SETS = 3  # layers
 POSITIONS = 2048
-HEADS, HEAD_DIM = 32, 128
-SCALE = HEAD_DIM**-0.5
 LAYERS = 8  # in a program of small operations
+TOGETHER = 4 << 20  # bytes of layers that are timed as one
 LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.2  # of each measurement; seconds
-TOKEN = 1.5e-4  # seconds: Python between two tokens
+TOKEN = 6e-5  # seconds: Python between two tokens
+PREDICTOR = GGMLType.Q8_0
+RANK = 8  # of the width: a predictor's, where there is none
+
+
+@dataclass(frozen=True)
+class CostShape:
+    """The sizes of a model that costs depend on: its width, its layers and what they are made of, without matrices'
+    types. n_q, n_kv: numbers of a token's queries and keys. rank: of predictors.
+    """
+
+    n_embd: int = 4096
+    n_ff: int = 11008
+    gated: bool = True
+    n_q: int = 4096
+    n_kv: int = 4096
+    head_dim: int = 128
+    n_layer: int = 32
+    rank: int = 1024
+
+    @classmethod
+    def of(cls, model: Model) -> "CostShape":
+        """As if all layers were like the one in the middle by neurons; of experts, those that a token needs count."""
+        layers = sorted(model.layers, key=lambda layer: layer.ffn.neurons.n_ff)
+        ffn = layers[len(layers) // 2].ffn
+        routed, n_ff = routing_of(ffn.selection), ffn.neurons.n_ff
+        if routed is not None:
+            n_ff = n_ff // routed.n_experts * routed.router.n_chosen
+        n_embd, gated = model.config.n_embd, ffn.neurons.gate is not None
+        asked = [predictor_of(layer.ffn.selection) for layer in layers]
+        ranks = sorted(one.fc1.shape[0] for one in asked if one is not None)
+        rank = ranks[len(ranks) // 2] if ranks else n_embd // RANK
+        found = cls(n_embd, n_ff, gated, n_embd, n_embd, n_embd, len(layers), max(32, rank - rank % 32))
+        heads = attentions(model.layers)
+        if not heads:
+            return found
+        some = heads[len(heads) // 2]
+        return replace(found, n_q=some.n_q, n_kv=some.n_kv, head_dim=some.head_dim)
+
+    def matrices(self, kind: GGMLType) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Rows and columns of a layer's, those together that are multiplied by the same numbers."""
+        ffn = (self.n_ff, self.n_embd)
+        down = (self.n_embd, self.n_ff) if self.n_ff % BLOCK[kind][0] == 0 else ffn
+        back = (self.n_embd, self.n_q) if self.n_q % BLOCK[kind][0] == 0 else (self.n_q, self.n_embd)
+        kv = (self.n_kv, self.n_embd)
+        return ((self.n_q, self.n_embd), kv, kv), (back,), (ffn,) * (1 + self.gated), (down,)
+
+
+USUAL = CostShape()
+"""Of a 7B model."""
 
 
 def measure_cpu(
     kinds: Sequence[GGMLType] = (GGMLType.Q4_0,),
-    n_embd: int = 4096,
+    shape: CostShape = USUAL,
     threads: int | None = None,
     cores: Sequence[frozenset[int]] = (),
     on_step: Callable[[str], None] | None = None,
 ) -> Processor:
     """Time the CPU engine's parts, a second or so for each weight type. The first of `kinds` stands for all others.
 
-    n_embd: numbers in a row, a whole number of blocks of each type. threads: None for one per physical core. cores:
-    where each may run. Raises MemoryError.
+    shape: its rows are whole blocks of each type. threads: None for one per physical core. cores: where each may run.
+    Raises MemoryError.
     """
     team = Team(threads or default_threads(tuple(cores)), cores)
     say = on_step or (lambda _: None)
@@ -59,29 +110,28 @@ def measure_cpu(
         rates, ffn = {}, []
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
-            prepare([*TEAM_KERNELS, *packing_kernels([kind])])
-            scattered, fixed = _scattered(team, kind, n_embd)
-            rates[kind.name] = Rates(_dense(team, kind, n_embd), scattered)
-            ffn.append(fixed)
+            prepare([*TEAM_KERNELS, *packing_kernels([kind, PREDICTOR])])
+            scattered, fixed, predictor = _scattered(team, kind, shape)
+            rates[kind.name] = Rates(_dense(team, kind, shape), scattered)
+            ffn.append(max(0.0, fixed - predictor / rates[kind.name].dense))  # its bytes are counted with the layer's
         say("CPU: attention")
         return Processor(
             name=platform.processor() or platform.machine() or "CPU",
             memory=0,
             rates=rates | {ANY_TYPE: rates[kinds[0].name]},
-            cache=_cache(team),
-            layer=_layer(team, n_embd),
-            ffn=statistics.mean(ffn),
+            cache=_cache(team, shape),
+            layer=_layer(team, shape),
+            ffn=ffn[0],
             token=TOKEN,
         )
     finally:
         team.close()
 
 
-def _weights(team: Team, kind: GGMLType, n_rows: int, n_cols: int) -> WeightRows:
-    """Zeros: how long a product takes does not depend on the numbers."""
-    block_size, block_bytes = BLOCK[kind]
-    data = np.full(n_rows * n_cols // block_size * block_bytes, 0, np.uint8)  # written to, so that pages are there
-    return pack(Tensor("measured", kind, (n_rows, n_cols), data), team)
+def _zeros(kind: GGMLType, n_rows: int, n_cols: int) -> Tensor:
+    """How long a product takes does not depend on the numbers."""
+    data = np.zeros(n_rows * _row_bytes(kind, n_cols), np.uint8)
+    return Tensor("measured", kind, (n_rows, n_cols), data)
 
 
 def _row_bytes(kind: GGMLType, n_cols: int) -> int:
@@ -89,44 +139,99 @@ def _row_bytes(kind: GGMLType, n_cols: int) -> int:
     return n_cols // block_size * block_bytes
 
 
-def _timed(team: Team, operations: Sequence[Operation], before: Callable[[], None] = lambda: None) -> float:
-    """Seconds that three of four runs take more than: what other programs do to the others is not the machine's."""
-    prepare(operation.kernel for operation in operations)
-    program = assemble(operations)
-    team.run(program.table)
+def _timed(team: Team, programs: Sequence[Sequence[Operation]], before: Callable[[], None] = lambda: None) -> float:
+    """Seconds of one of them, which take alike, that three of four runs take more than: what other programs do to the
+    others is not the machine's. They run in turn.
+    """
+    prepare(operation.kernel for operations in programs for operation in operations)
+    made = [assemble(operations) for operations in programs]
+    for program in made:
+        team.run(program.table)
+    turns = itertools.cycle(made)
     times: list[float] = []
-    while len(times) < LEAST_RUNS or (sum(times) < LONG_ENOUGH and len(times) < MOST_RUNS):
+    while len(times) < max(LEAST_RUNS, len(made)) or (sum(times) < LONG_ENOUGH and len(times) < MOST_RUNS):
         before()
+        program = next(turns)
         start = time.perf_counter()
         team.run(program.table)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 4]
 
 
-def _dense(team: Team, kind: GGMLType, n_embd: int) -> float:
-    """Bytes a second of matrices from front to back, of about a layer's sizes: each has a beginning and an end."""
-    n_rows = 2 * n_embd
-    n_bytes = n_rows * _row_bytes(kind, n_embd)
-    x, out = make_vectors(1, n_embd), np.zeros(n_rows, np.float32)
-    weights = [_weights(team, kind, n_rows, n_embd) for _ in range(max(2, WEIGHTS // n_bytes))]
-    return len(weights) * n_bytes / _timed(team, [matvec(rows, x, out, threads=team.size) for rows in weights])
+def _divided(n_layer: int, n_bytes: int) -> tuple[int, int]:
+    """How many programs, and of how many layers each: of so many bytes of a layer, as many as a model has or as are
+    enough.
+    """
+    there = max(1, min(n_layer, WEIGHTS // n_bytes))
+    each = max(1, min(there, TOGETHER // n_bytes))
+    return max(1, there // each), each
 
 
-def _scattered(team: Team, kind: GGMLType, n_embd: int) -> tuple[float, float]:
-    """Bytes a second of active neurons' rows, and seconds that an FFN costs besides."""
-    n_ff = WEIGHTS // SETS // 3 // _row_bytes(kind, n_embd)
-    x, hidden, out = make_vectors(1, n_embd), make_vectors(1, 32), make_vectors(1, n_embd).floats[0]
-    fires = np.ones(n_ff, np.float32)  # a bias: every neuron that is let through fires
-    asked = _weights(team, GGMLType.F32, n_ff, 32)
-    operations: list[Operation] = []
-    modes = [np.zeros(n_ff, np.uint8) for _ in range(SETS)]
-    for mode in modes:
-        gate, up, down = (_weights(team, kind, n_ff, n_embd) for _ in range(3))
-        neurons = Neurons(n_ff, Linear(gate, fires), Linear(up, None), Linear(down, None), True, Activation.RELU)
-        operations += sparse_token(x, hidden, neurons, Predictor(asked, mode, 0.0), out, np.zeros(2, np.int64))
-    counts = [round(density * n_ff) for density in DENSITIES]
-    seconds = [_timed(team, operations, _drawing(modes, count)) / SETS for count in counts]
-    return rate_and_fixed([count * 3 * _row_bytes(kind, n_embd) for count in counts], seconds)
+def _dense(team: Team, kind: GGMLType, shape: CostShape) -> float:
+    """Bytes a second of a layer's matrices from front to back: each has a beginning and an end."""
+    groups = shape.matrices(kind)
+    n_bytes = sum(rows * _row_bytes(kind, columns) for group in groups for rows, columns in group)
+    state = make_state(1, 0, np.zeros(1, np.int32)).numbers
+    inputs = {columns: make_vectors(1, columns) for group in groups for _, columns in group}
+    tensors = [[_zeros(kind, *size) for size in group] for group in groups]
+    count, each = _divided(shape.n_layer, n_bytes)
+    arena = Arena(count * each * sum(packed_bytes(tensor) for group in tensors for tensor in group))
+
+    def layer() -> list[Operation]:
+        made: list[Operation] = []
+        for group in tensors:
+            rows = [pack(tensor, team, arena=arena) for tensor in group]
+            x = inputs[group[0].shape[1]]
+            outs = [np.zeros(one.n_rows, np.float32) for one in rows]
+            made += [quantise(state, x)] if group is tensors[-1] else []  # as an activation comes before down
+            made += [
+                matvec(one, x, out, threads=team.size, wait=one is rows[-1])
+                for one, out in zip(rows, outs, strict=True)
+            ]
+        return made
+
+    programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
+    return each * n_bytes / _timed(team, programs)
+
+
+def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float, float]:
+    """Bytes a second of active neurons' rows, seconds that a sparse FFN with its predictor costs besides, and the
+    predictor's bytes.
+    """
+    row = _row_bytes(kind, shape.n_embd)
+    layer_bytes = (2 + shape.gated) * row * shape.n_ff
+    state = make_state(1, 0, np.zeros(1, np.int32)).numbers
+    x, hidden, out = make_vectors(1, shape.n_embd), make_vectors(1, shape.rank), make_vectors(1, shape.n_embd).floats[0]
+    rng, asked = np.random.default_rng(0), _predictor_rows(shape)
+    hidden_rows = _zeros(PREDICTOR, shape.rank, shape.n_embd)
+    fires = rng.choice([-1.0, 1.0], shape.n_ff).astype(np.float32)  # a bias: of neurons let through, half fire
+    made = np.zeros(shape.rank, np.float32)
+    tensors = [_zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
+    count, each = _divided(shape.n_layer, layer_bytes)
+    arena = Arena(count * each * sum(map(packed_bytes, (hidden_rows, asked, *tensors))))
+
+    def layer() -> list[Operation]:
+        fc1, fc2 = (pack(tensor, team, arena=arena) for tensor in (hidden_rows, asked))
+        predictor = Predictor(fc2, np.full(shape.n_ff, ASK, np.uint8), 1.0)
+        gate, up, down = pack_side_by_side(tensors, team, arena=arena)
+        gates, ups = (Linear(gate, fires), Linear(up, None)) if shape.gated else (None, Linear(up, fires))
+        neurons = Neurons(shape.n_ff, gates, ups, Linear(down, None), True, Activation.RELU)
+        ask = [matvec(fc1, x, made, threads=team.size), quantise(state, hidden, relu=True)]
+        return [*ask, *sparse_token(x, hidden, neurons, predictor, out, np.zeros(2, np.int64))]
+
+    programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
+    counts = [round(density * shape.n_ff) for density in DENSITIES]
+    logits = dequantize(asked.rows(), PREDICTOR)
+    seconds = [_timed(team, programs, _drawing(rng, hidden, logits, active)) / each for active in counts]
+    n_bytes = asked.nbytes + shape.rank * _row_bytes(PREDICTOR, shape.n_embd)
+    read = (1 + (1 + shape.gated) / 2) * row
+    return *rate_and_fixed([active * read for active in counts], seconds), float(n_bytes)
+
+
+def _predictor_rows(shape: CostShape) -> Tensor:
+    """A predictor's second matrix, of chance."""
+    numbers = np.random.default_rng(1).standard_normal((shape.n_ff, shape.rank)).astype(np.float32)
+    return Tensor("measured", PREDICTOR, numbers.shape, quantize(numbers, PREDICTOR).reshape(-1))
 
 
 def rate_and_fixed(n_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
@@ -137,55 +242,47 @@ def rate_and_fixed(n_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[
     return 1.0 / float(slope), float(fixed)
 
 
-def _drawing(modes: list[npt.NDArray[np.uint8]], count: int) -> Callable[[], None]:
-    """A function that lets so many neurons of each layer through, others at each call, so that no cache has them."""
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        masks = [np.full(mode.size, NEVER, np.uint8) for mode in modes]
-        for mask in masks:
-            mask[rng.permutation(mask.size)[:count]] = ALWAYS
-        drawn.append(masks)
-    turns = itertools.cycle(drawn)
+def _drawing(
+    rng: np.random.Generator, hidden: Vectors, matrix: npt.NDArray[np.float32], count: int
+) -> Callable[[], None]:
+    """A function that makes a predictor let about so many neurons through, others at each call."""
+    drawn = np.maximum(rng.standard_normal((DRAWS, matrix.shape[1])), 0).astype(np.float32)
+    logits = np.sort(drawn @ matrix.T, axis=1)
+    turns = itertools.cycle(drawn / logits[:, -max(1, count), None])
 
     def draw() -> None:
-        for mode, mask in zip(modes, next(turns), strict=True):
-            mode[:] = mask
+        hidden.floats[0, : matrix.shape[1]] = next(turns)
 
     return draw
 
 
-def _cache(team: Team) -> float:
+def _cache(team: Team, shape: CostShape) -> float:
     """Bytes of keys and values a second, in float16."""
-    shape = Shape(HEADS, HEADS, HEAD_DIM, POSITIONS)
-    cache = KeysValues.make(shape, CacheType.F16, CacheType.F16)
+    sizes = Shape(shape.n_q // shape.head_dim, shape.n_kv // shape.head_dim, shape.head_dim, POSITIONS)
+    cache = KeysValues.make(sizes, CacheType.F16, CacheType.F16)
     cache.k[:], cache.v[:] = 0, 0
     prepare(attention_kernels(CacheType.F16, CacheType.F16))
-    n = HEADS * HEAD_DIM
     state = make_state(1, POSITIONS - 1, np.arange(POSITIONS // PAGE, dtype=np.int32))
-    q, out = make_vectors(1, n, records=False), make_vectors(1, n)
-    return cache.n_bytes / _timed(team, [attention(state.numbers, q.floats, cache, out, team.size, scale=SCALE)])
+    q, out = make_vectors(1, shape.n_q, records=False), make_vectors(1, shape.n_q)
+    reads = attention(state.numbers, q.floats, cache, out, team.size, scale=shape.head_dim**-0.5)
+    return cache.n_bytes / _timed(team, [[reads]])
 
 
-def _layer(team: Team, n_embd: int) -> float:
-    """Seconds of a layer's operations besides the FFN's, with next to nothing to read."""
+def _layer(team: Team, shape: CostShape) -> float:
+    """Seconds of a layer's operations besides its matrices' and the FFN's, with next to nothing to read."""
     alone = make_state(1, 0, np.zeros(1, np.int32))
-    state = alone.numbers
+    state, n_embd = alone.numbers, shape.n_embd
     x, normed = make_vectors(1, n_embd), make_vectors(1, n_embd)
-    q, attended = (make_vectors(1, HEADS * HEAD_DIM) for _ in range(2))
-    tiny, out, weight = _weights(team, GGMLType.F32, 64, 64), np.zeros(64, np.float32), np.zeros(n_embd, np.float32)
-    cache = KeysValues.make(Shape(HEADS, HEADS, HEAD_DIM, PAGE), CacheType.F16, CacheType.F16)
-    few = make_vectors(1, 64)
+    q, attended = (make_vectors(1, shape.n_q) for _ in range(2))
+    weight = np.zeros(n_embd, np.float32)
+    sizes = Shape(shape.n_q // shape.head_dim, shape.n_kv // shape.head_dim, shape.head_dim, PAGE)
+    cache = KeysValues.make(sizes, CacheType.F16, CacheType.F16)
     norm = add_norm(state, x, (), weight, None, normed, 1e-5, NormKind.RMS)
-    product = matvec(tiny, few, out, threads=team.size)
     operations = [
         norm,
-        product,
-        attention(state, q.floats, cache, attended, team.size, scale=SCALE),
+        quantise(state, attended),  # for turning queries and keys
+        attention(state, q.floats, cache, attended, team.size, scale=shape.head_dim**-0.5),
         quantise(state, attended),
-        product,
         norm,
-        product,
-        quantise(state, attended),
     ]
-    return _timed(team, operations * LAYERS) / LAYERS
+    return _timed(team, [operations * LAYERS]) / LAYERS

@@ -37,7 +37,8 @@ SLOW = "everything stays in main memory: no GPU is expected to make decoding fas
 class PlanSettings:
     """What a plan is made from besides sizes, statistics and budgets.
 
-    kind: ggml's name of the FFN's weight type. n_embd: width of the residual stream. fingerprint: of the model.
+    kind: ggml's name of the FFN's weight type; head_kind: of the head's, None for the same. n_embd: width of the
+    residual stream. fingerprint: of the model.
     margin: bytes of each GPU that stay free. max_layers: as `-ngl`, None for no cap. shares: as `--tensor-split`.
     solver: "milp" (the fastest plan that is found, by HiGHS or without it), or just that of "greedy", "frequency" (most
     activations on the GPU, the original PowerInfer's objective) or "layers" (whole layers). least_hot: for "frequency",
@@ -57,6 +58,7 @@ class PlanSettings:
     depth: float = 0.0
     time_limit: float = 10.0
     let_through: tuple[float, ...] | None = None
+    head_kind: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError: there is no such solver."""
@@ -112,7 +114,7 @@ def make_plan(
         if statistics is None
         else activity_from(statistics, settings.together, settings.let_through)
     )
-    work = Work(sizes, activity, settings.kind, settings.n_embd, settings.depth)
+    work = Work(sizes, activity, settings.kind, settings.n_embd, settings.depth, settings.head_kind)
     maker = _Maker(work, tuple(budgets), profile, settings)
     solver = "layers" if statistics is None else settings.solver
     tries = maker.tries(solver)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, ModelBytes, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, ModelBytes, Plan, RowReading
 from solver.placing.costs import Activity, LayerCosts, handover, row_seconds
 from solver.placing.device_profile import DeviceProfile, Processor
 
@@ -14,7 +14,8 @@ __all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_time", "simul
 @dataclass(frozen=True)
 class Work:
     """What is decoded. activity: of its neurons. kind: ggml's name of the FFN's weight type. n_embd: width of the
-    residual stream. depth: the share of the context's positions that a token attends to.
+    residual stream. depth: the share of the context's positions that a token attends to. head_kind: of the head's
+    weights, None for the same.
     """
 
     sizes: ModelBytes
@@ -22,6 +23,11 @@ class Work:
     kind: str
     n_embd: int
     depth: float = 0.0
+    head_kind: str | None = None
+
+    def head_seconds(self, on: Processor) -> float:
+        """Of the head."""
+        return self.sizes.head / on.rates_for(self.head_kind or self.kind).dense
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def simulate(plan: Plan, work: Work, profile: DeviceProfile) -> Prediction:
         layers.append(layer_time(index, placed, work, profile, moved))
         where = placed.device
     on = _processor(profile, plan.output)
-    head = work.sizes.head / on.rates_for(work.kind).dense
+    head = work.head_seconds(on)
     if plan.output != where:
         head += handover(profile.link, work.n_embd) / 2
     token = profile.cpu.token + sum(profile.gpu(gpu).token for gpu in plan.gpus)
@@ -94,7 +100,8 @@ def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DevicePr
     covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
     if placed.device == MAIN_MEMORY:
         rates = on.rates_for(work.kind)
-        cpu = on.ffn + float(row_seconds(sizes, work.activity, index, rates).sum())
+        dense = work.activity.dense or sizes.reading is RowReading.ALL
+        cpu = (0.0 if dense else on.ffn) + float(row_seconds(sizes, work.activity, index, rates).sum())
         return LayerTime(before, 0.0, cpu, cpu, moved, 0.0)
     costs = LayerCosts.of(sizes, work.activity, index, profile, placed.device, work.kind, work.n_embd)
     costs = costs.with_hot(placed.hot)

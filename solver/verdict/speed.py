@@ -59,7 +59,6 @@ def predict_sparse(
                 divisible=True,
             )
         )
-    counts[0][int(counts[0].argmax())] = look.tokens  # statistics without their number of tokens count by the largest
     placed = replace(machine.sizes, layers=tuple(sizes))
     settings = replace(machine.settings, let_through=tuple(layer.predicted for layer in layers))
     statistics = ActivationStatistics(tuple(counts), look.tokens)

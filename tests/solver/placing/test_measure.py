@@ -8,15 +8,21 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.model import load_model
+from powerinfer_cli.model.blocks import Routed
 from powerinfer_cli.placement import main_memory_plan
 from solver.placing import machine, measure, measure_gpu
 from solver.placing.costs import always_active
 from solver.placing.device_profile import Processor, load_profile, save_profile
 from solver.placing.machine import measure_machine
+from solver.placing.measure import CostShape
 from solver.placing.simulation import Work, simulate
+from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.families import tiny_family
 from tests.helpers.placement_problems import sizes
 
 KINDS = (GGMLType.Q4_0, GGMLType.F16, GGMLType.Q6_K)
+SMALL = CostShape(256, 512, n_q=256, n_kv=128, head_dim=64, n_layer=3, rank=32)
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def check(found: Processor, kinds: tuple[GGMLType, ...]) -> None:
 
 def test_cpu(small: None) -> None:
     steps: list[str] = []
-    found = measure.measure_cpu(KINDS, 256, threads=2, on_step=steps.append)
+    found = measure.measure_cpu(KINDS, SMALL, threads=2, on_step=steps.append)
     check(found, KINDS)
     assert steps == ["CPU: Q4_0", "CPU: F16", "CPU: Q6_K", "CPU: attention"]
 
@@ -55,7 +61,7 @@ def test_device_without_a_gpu(small: None) -> None:
 
 
 def test_measured_profiles_are_files(small: None, tmp_path: Path) -> None:
-    profile = measure_machine(["cpu", "cpu"], (GGMLType.Q4_0,), 256, budgets=[1 << 18, 1 << 20], threads=1)
+    profile = measure_machine(["cpu", "cpu"], (GGMLType.Q4_0,), SMALL, budgets=[1 << 18, 1 << 20], threads=1)
     assert profile.source == "measured"
     assert len(profile.gpus) == 2
     save_profile(tmp_path / "p.json", profile)
@@ -67,7 +73,9 @@ def test_measured_profiles_are_files(small: None, tmp_path: Path) -> None:
 
 
 def test_a_machine_without_gpus(small: None) -> None:
-    profile = measure_machine((), (GGMLType.F16,), 64, threads=1)
+    odd = CostShape(64, 100, gated=False, n_q=96, n_kv=32, head_dim=32, n_layer=1, rank=32)
+    profile = measure_machine((), (GGMLType.F16, GGMLType.Q8_0), odd, threads=1)
+    assert profile.cpu.rates_for("Q8_0").dense != profile.cpu.rates_for("F16").dense
     assert profile.gpus == ()
     assert profile.link.bandwidth > 0
 
@@ -95,3 +103,14 @@ def test_noise_is_no_line(seconds: list[float]) -> None:
     rate, fixed = measure.rate_and_fixed([1e6, 2e6, 4e6], seconds)
     assert rate > 0
     assert 0 <= fixed <= max(seconds)
+
+
+def test_the_sizes_of_a_model(tmp_path: Path) -> None:
+    """Of experts, those that a token needs; of predictors, their rank, rounded down."""
+    sparse, _ = exact_sparse(n_embd=64, n_ff=200, n_layer=3, rank=40)
+    asked = load_model(sparse.open(tmp_path))
+    assert CostShape.of(asked) == CostShape(64, 200, n_q=64, n_kv=32, head_dim=16, n_layer=3, rank=64)
+    routed = load_model(tiny_family("qwen3moe").file.open(tmp_path))
+    ffn = routed.layers[0].ffn
+    assert isinstance(ffn.selection, Routed)
+    assert CostShape.of(routed).n_ff * ffn.selection.n_experts == ffn.neurons.n_ff * ffn.selection.router.n_chosen
