@@ -89,6 +89,13 @@ def test_tiny_numbers_become_zeros(kind: GGMLType) -> None:
 
 
 @every_type
+def test_small_numbers_are_as_near(kind: GGMLType) -> None:
+    """Scales of super-blocks come near the least that float16 holds."""
+    x = normal(8, 512) * np.float32(1e-3)
+    assert error(x, encode(x, kind), kind) < 1.3 * LLAMA_CPP[kind]
+
+
+@every_type
 def test_wide_rows_and_outliers_are_finite(kind: GGMLType) -> None:
     x = normal(3, 512)
     x[0, 7], x[1, 300], x[2, ::32] = 65504, -65504, 1e4
