@@ -7,9 +7,11 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.kernels.cpu.asking import ask_for_experts
 from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import LayerPlacement, Placement, Plan, all_neurons
 from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime.cpu import experts, packer
 from tests.helpers.families import FAMILIES, PROMPT, tiny_family
 from tests.helpers.families.family import tiny
 from tests.helpers.model_file import ModelFile
@@ -62,6 +64,19 @@ def test_types_of_weights(tmp_path: Path, kind: str, repack: bool) -> None:
 def test_repacked_or_not_is_the_same(tmp_path: Path) -> None:
     file = wide().stored_as(GGMLType.Q4_0)
     np.testing.assert_array_equal(logits(file, tmp_path), logits(file, tmp_path, repack=False))
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
+def test_a_file_larger_than_memory_is_asked_for(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = wide().stored_as(GGMLType[kind])
+    wanted = logits(file, tmp_path, repack=False)
+    monkeypatch.setattr(packer, "_check_memory", lambda *_, **__: None)
+    monkeypatch.setattr(packer, "available_memory", lambda: 0)
+    asked = []
+    monkeypatch.setattr(experts, "ask_for_experts", lambda *given: asked.append(ask_for_experts(*given)) or asked[-1])
+    np.testing.assert_array_equal(logits(file, tmp_path, repack=False), wanted)
+    assert asked
+    assert all(asked)
 
 
 def test_nothing_is_recorded_yet(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class WeightRows:
     data: npt.NDArray[np.uint8]
     stride: int  # bytes from one row to the next; other matrices' rows may lie between
     scratch: npt.NDArray[np.uint8] | None = None  # [threads, bytes]: rows are as in the file
+    on_disk: bool = False  # in a file that main memory does not hold as a whole; few of them are used at a time
     table: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,9 @@ _ROOMS = {
         "absolute first first_or fma largest maximum minimum nearest power_of_two reciprocal splat "
         "table16 to_f32 total unsigned_f32 where_greater where_positive zero zero64 zero_i32"
     ),
-    "threads": "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait",
+    "threads": (
+        "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait will_need"
+    ),
     "panels": "multiply multiply_floats transposer",
     "sparse_dots": "dot_floats dot_records",
     "registers": ("add_scaled columns_f16 columns_f32 columns_i8 load_tile outer scaled_by_pairs store_tile zero_tile"),

@@ -1,5 +1,6 @@
-"""What threads need between them: counters, flags, waiting. (The semaphores and the clock are libc's.)"""
+"""What threads need between them, and of the system. (All that is no instruction is libc's.)"""
 
+import mmap
 import platform
 import time
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "sem_init",
     "sem_post",
     "sem_wait",
+    "will_need",
 ]
 
 
@@ -89,6 +91,19 @@ def nanoseconds(typing: Any) -> Any:
         return builder.add(builder.mul(seconds, I64(10**9)), part)
 
     return types.int64(), codegen
+
+
+@intrinsic
+def will_need(typing: Any, address: Any, n_bytes: Any) -> Any:
+    """Ask the system to read so many bytes of a mapped file, from the start of a page on, before they are needed."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if hasattr(mmap, "MADV_WILLNEED"):
+            pointer = builder.inttoptr(args[0], I8.as_pointer())
+            call(builder, "madvise", I32, pointer, args[1], I32(mmap.MADV_WILLNEED))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 def _libc(name: str, doc: str, *extra: int) -> Any:

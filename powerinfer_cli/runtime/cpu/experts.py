@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.asking import ask_for_experts
 from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace, experts_batch, make_expert_workspace
 from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, experts_token
 from powerinfer_cli.kernels.cpu.routing import Routes, make_routes, most_tiles, route
@@ -63,10 +64,14 @@ def choose(
     x: Vectors,
     rooms: RoutedRooms,
     multiply: Multiply,
+    *,
+    many: bool,
 ) -> list[Operation]:
-    """What a router makes of x, in the room of its layer's sizes."""
+    """What a router makes of x, in the room of its layer's sizes. many: tokens, that need about all experts."""
     routes = rooms[_sizes(ffn.neurons, routed)].routes
-    return [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *route(state, routed.router, routes)]
+    asking = [] if many else ask_for_experts(ffn.neurons, routes)
+    chosen = route(state, routed.router, routes)
+    return [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *chosen, *asking]
 
 
 def chosen_experts(

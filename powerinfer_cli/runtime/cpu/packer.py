@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,10 @@ class Packer:
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
         self._notes: set[str] = set()
-        needed = sum(packed_bytes(tensor, repack=self._repacks(tensor)) for tensor in tensors)
+        sizes = [(packed_bytes(tensor, repack=self._repacks(tensor)), tensor.nbytes) for tensor in tensors]
+        needed, in_file = sum(packed for packed, _ in sizes), sum(size for packed, size in sizes if not packed)
         _check_memory(needed, besides, advise_file=repack)
+        self._scarce = needed + in_file + besides > available_memory()
         try:
             self._arena = Arena(needed)
         except MemoryError as error:
@@ -59,6 +62,11 @@ class Packer:
     def pack(self, tensor: Tensor, chosen: npt.NDArray[np.int32] | None = None) -> WeightRows:
         """The matrix, or a matrix of its chosen rows alone."""
         return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
+
+    def pack_scattered(self, tensor: Tensor) -> WeightRows:
+        """The matrix, of which a token needs some rows here and there."""
+        rows = self.pack(tensor)
+        return replace(rows, on_disk=True) if self._scarce and rows.data is tensor.data else rows
 
     def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
         """Row 0 of each, then row 1 of each... A table comes alone."""

@@ -255,14 +255,14 @@ class Writer:
         self, ffn: FFN[WeightRows, Floats], routed: Routed[WeightRows, Floats], x: Vectors
     ) -> list[Operation]:
         b, shared = self.buffers, routed.shared
-        choice = [] if routed.router.early else choose(b.state, ffn, routed, x, b.routed, self._multiply)
+        choice = [] if routed.router.early else self._choice(ffn, routed, x)
         first = [] if shared is None else self._dense_ffn(shared.neurons, x)
         if shared is not None and shared.gate is not None:
             first.append(gate(b.state, x, shared.gate, b.ffn.floats))
         workspace = None if self.room is None else self.room.experts
         return [
-            *first,
             *choice,
+            *first,
             *chosen_experts(b.state, ffn, routed, x, b.routed, b.ffn.floats, workspace, self.threads),
         ]
 
@@ -271,7 +271,11 @@ class Writer:
         b, routed = self.buffers, routing_of(ffn.selection)
         if routed is None or not routed.router.early:
             return []
-        return [quantise(b.state, b.x), *choose(b.state, ffn, routed, b.x, b.routed, self._multiply)]
+        return [quantise(b.state, b.x), *self._choice(ffn, routed, b.x)]
+
+    def _choice(self, ffn: FFN[WeightRows, Floats], routed: Routed[WeightRows, Floats], x: Vectors) -> list[Operation]:
+        b, many = self.buffers, self.room is not None
+        return choose(b.state, ffn, routed, x, b.routed, self._multiply, many=many)
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
         values, b = self.dense_values(neurons, x), self.buffers

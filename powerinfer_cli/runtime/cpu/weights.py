@@ -159,8 +159,15 @@ def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity
     """
     ffn = layer.ffn
     match ffn.selection:
-        case Everything() | Routed():
+        case Everything():
             return CPULayer(layer.map(packer.pack, _floats), None)
+        case Routed():
+            experts = {id(one) for one in ffn.neurons.matrices}
+
+            def pack(tensor: Tensor) -> WeightRows:
+                return packer.pack_scattered(tensor) if id(tensor) in experts else packer.pack(tensor)
+
+            return CPULayer(layer.map(pack, _floats), None)
         case Predicted():
             together = _Together(ffn, packer)
             return CPULayer(layer.map(together.pack, _floats), modes_of(activity, ffn.neurons.n_ff))
