@@ -14,6 +14,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402
 from tests.helpers.families import FAMILIES, PROMPT, tiny_family  # noqa: E402
 
 AGREES = 2e-5
+OTHER_NAMES = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
 Convert = Callable[[Path], Path]
 
 
@@ -92,6 +94,8 @@ def converter(source: Path) -> Convert:
 
     def set_vocab(self: Any) -> None:
         self.gguf_writer.add_tokenizer_model("no_vocab")
+        with suppress(ValueError):  # it is there
+            self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
 
     def convert(folder: Path) -> Path:
         config = conversion.ModelBase.load_hparams(folder)
@@ -113,7 +117,7 @@ def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
     if config["model_type"] == "hunyuan_v1_moe":
         config |= {"moe_intermediate_size": [config["intermediate_size"]], "num_shared_expert": [1]}
         config["moe_topk"] = np.atleast_1d(config["moe_topk"]).tolist()
-    config["architectures"] = [{"MptForCausalLM": "MPTForCausalLM"}.get(one, one) for one in config["architectures"]]
+    config["architectures"] = [OTHER_NAMES.get(one, one) for one in config["architectures"]]
     return config
 
 

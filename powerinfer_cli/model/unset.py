@@ -14,15 +14,17 @@ _UNSET: dict[str, object] = {
     "deepstack_mapping": -1,
     "token_shift_count": 2,
     "expert_group_scale": 0.05,
+    "expert_weights_norm": False,
     "router_logit_softcapping": 30.0,
     "attention.rope_pattern": 1,
     "attention.indexer.kpool_select_tail": True,
     "kda.gate_lower_bound": float("-inf"),
     "activation.situ_beta": 1.0,
     "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.finetuned": False,
     "use_parallel_residual": False,
 }
-_READ = {("gptneox", "use_parallel_residual")}  # by llama.cpp too
+_READ = {("gptneox", "use_parallel_residual"), ("granite", "rope.scaling.finetuned")}  # by llama.cpp, too
 
 
 def without_unset(gguf: GGUFFile) -> GGUFFile:

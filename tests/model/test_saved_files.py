@@ -23,6 +23,8 @@ SAVED: dict[str, Any] = {
     "pooling_type": np.uint32(0xFFFFFFFF),
     "expert_count": 0,
     "expert_gating_func": 0,
+    "expert_weights_norm": False,
+    "expert_weights_scale": 0.0,
     "expert_group_scale": 0.05,
     "attn_logit_softcapping": 50.0,
     "router_logit_softcapping": 30.0,
@@ -39,6 +41,7 @@ SAVED: dict[str, Any] = {
     "attention.sliding_window": 0,
     "attention.indexer.kpool_select_tail": True,
     "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.finetuned": False,
     "rope.scaling.yarn_ext_factor": -1.0,
     "rope.scaling.yarn_attn_factor": 1.0,
     "rope.scaling.yarn_beta_fast": 32.0,
@@ -56,7 +59,20 @@ def saved(file: ModelFile, **keys: Any) -> ModelFile:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "gemma", "gemma3", "gptneox-sequential", "stablelm-2-12b", "mistral3", "bloom", "phi3", "deci"]
+    "name",
+    [
+        "llama",
+        "gemma",
+        "gemma3",
+        "gptneox-sequential",
+        "stablelm-2-12b",
+        "mistral3",
+        "bloom",
+        "phi3",
+        "deci",
+        "mixtral",
+        "granitemoe",
+    ],
 )
 def test_what_is_not_set_changes_nothing(tmp_path: Path, name: str) -> None:
     file, own = tiny_family(name).file, {}
