@@ -85,7 +85,10 @@ class Job:
             merge(self.gguf, made.folder, self.stages.merge, self.events, down=self.stages.down())
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
-        planned = plan_stage(self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, self.events)
+        ids = None if self._elsewhere else self._ids
+        planned = plan_stage(
+            self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, ids, self.events
+        )
         return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
 
     @property

@@ -1,5 +1,6 @@
 """The last stage of `powerinfer solve`: from what was made to a plan in a file."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.plan_files import keep_plan
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.placement import Placement
-from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.report import PlanOutcome
 from solver.run import SolveResult
 
 __all__ = ["plan_stage", "profiling_placement"]
 
 CHUNK = 512  # tokens of a text that pass through the model at a time
+SEEN = 256  # tokens, by which predictors are known well enough
 
 
 def profiling_placement(gguf: GGUFFile, model: Model, options: EngineOptions, machine: Machine) -> Placement | None:
@@ -42,9 +44,12 @@ def plan_stage(
     costs: Costs,
     flags: PlanFlags,
     file: Path | None,
+    ids: Callable[[], Sequence[int]] | None,
     events: LoadEvents,
 ) -> PlanOutcome:
     """Place the model's neurons, and keep the plan.
+
+    ids: a text's tokens, to see on this machine what predictors let through where no report says it.
 
     Raises:
         PowerInferError: there is nothing to plan by, or the plan cannot be written.
@@ -59,8 +64,27 @@ def plan_stage(
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     profile, name = costs.of(job)
     through = tuple(report.predicted_density for report in made.reports) or None
+    if through is None and ids is not None and job.config.sparse:
+        through = _let_through(job, options, ids()[:SEEN], events)
     result = job.make(profile, flags.solver.value, through)
     kept = None
     if result.plan.gpus:
         kept = keep_plan(gguf.path, result.plan, job.conditions(name), job.sizes, events.note, file)
     return PlanOutcome(result, job.sizes, profile, machine.gpus, job.n_ctx, job.kind, kept)
+
+
+def _let_through(
+    job: PlanJob, options: EngineOptions, ids: Sequence[int], events: LoadEvents
+) -> tuple[float, ...] | None:
+    """By layer, the share of neurons that the model's predictors let through; None where it cannot be run here."""
+    n_ctx = min(CHUNK, job.config.n_ctx_train)
+    try:
+        engine = Engine(job.model, replace(options, n_ctx=n_ctx, n_sequences=1), job.beside.statistics, events)
+    except PowerInferError as error:
+        events.note(f"planned as if predictors let through what is active, and nothing else: {error}")
+        return None
+    try:
+        engine.prefill(ids[:n_ctx])
+        return tuple(map(float, engine.stats.shares(job.config.n_layer)[0]))
+    finally:
+        engine.close()

@@ -23,7 +23,7 @@ from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import companions, plan_files
+from powerinfer_cli.opening import companions, plan_files, plan_job
 from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
@@ -522,6 +522,21 @@ def test_without_a_gpu_or_a_budget_the_cpu_is_told_of(tmp_path: Path, monkeypatc
     assert plan["tokens_per_second"] > 0
     assert plan["file"] is None
     assert not gpuidx_path(path).exists()
+
+
+def test_what_predictors_let_through_is_seen_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan is made by it, where no report says it; for another machine the model is not loaded."""
+    monkeypatch.setattr(kept_costs, "this_machine", lambda *_, **__: load_profile("rtx-3090-ddr5"))
+    seen: list[Any] = []
+    made = plan_job.make_plan
+    monkeypatch.setattr(plan_job, "make_plan", lambda *parts: seen.append(parts[-1].let_through) or made(*parts))
+    path = write_placed(tmp_path)
+    assert solve(path, "--plan-only", "--device", "cpu", "-t", "1").code == 0
+    assert solve(path, "--plan-only", "--device-profile", "rtx-4090-ddr5").code == 0
+    here, elsewhere = seen
+    assert len(here) == N_LAYER
+    assert all(0 < share <= 1 for share in here)
+    assert elsewhere is None
 
 
 def test_at_a_terminal_json_goes_to_the_file_and_progress_does_not(tmp_path: Path) -> None:
