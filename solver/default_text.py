@@ -17,7 +17,7 @@ from powerinfer_cli.number_files import load_arrays
 from powerinfer_cli.runtime.perplexity import losses
 from powerinfer_cli.text import Tokenizer
 from solver.own_text import own_texts
-from solver.profile import Text, chunks_of, sample_documents, some_of
+from solver.profile import Text, chunks_of, record, sample_documents, some_of
 from solver.stages import SolverModel
 
 __all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "read_size"]
@@ -107,14 +107,21 @@ def read_size(weights: int) -> int:
 
 
 def first_losses(model: SolverModel, texts: Sequence[Sequence[int]], what: str) -> list[float]:
-    """For each text the mean loss of the second half of its first PROBE tokens."""
+    """For each text the mean loss of the second half of its first PROBE tokens.
+
+    Raises PowerInferError: numbers that are none.
+    """
     engine, found = model.open_engine(), []
     for number, ids in enumerate(texts):
         part = ids[:PROBE]
         first = max(1, len(part) // 2)
         engine.reset()
         engine.prefill(part[:first])
-        found.append(float(losses(engine.logits(part[first:-1]), part[first + 1 :]).mean()))
+        loss = float(losses(engine.logits(part[first:-1]), part[first + 1 :]).mean())
+        if not math.isfinite(loss):
+            record(engine, [part], 0, lambda *_: None, lambda _: None)  # names the layer, if it is one
+            raise PowerInferError(f"{model.gguf.path}: logits that are no numbers: the file is damaged")
+        found.append(loss)
         model.events.progress(what, number + 1, len(texts))
     engine.reset()
     return found

@@ -85,8 +85,8 @@ def _density(model: SolverModel, chunks: Chunks, place: Place, wanted: SparsifyW
             return DensityChoice(found["density"], found["loss"], tuple((d, loss) for d, loss in found["measured"]))
         except (KeyError, TypeError, ValueError):
             model.events.note("the density that was found is no longer readable: measuring again")
-    choice = density_stage(model, chunks, wanted.density, wanted.most_loss)
-    state.with_stage(DENSITY, made_with, asdict(choice))
+    choice = density_stage(model, chunks, wanted.density, wanted.most_loss, place)
+    read_state(place.folder).with_stage(DENSITY, made_with, asdict(choice))
     return choice
 
 

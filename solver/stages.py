@@ -5,7 +5,7 @@ fits, and makes anew what does not.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
-ACTIVATION, PREDICTOR = "activation", "predictor"
+ACTIVATION, PREDICTOR, LOSSES = "activation", "predictor", "losses by density"
 BUFFER_BYTES = 8 << 30
 METERED = 2560  # held-out tokens that densities are tried on
 
@@ -275,21 +275,43 @@ def _kept_predictors(
     return reports
 
 
-def density_stage(model: SolverModel, chunks: Chunks, density: float | None, most_loss: float | None) -> DensityChoice:
+def density_stage(
+    model: SolverModel, chunks: Chunks, density: float | None, most_loss: float | None, place: Place | None = None
+) -> DensityChoice:
     """How many neurons of a SiLU or GELU model to keep: `density`, or the lowest that costs at most `most_loss`.
 
-    Either is measured on the held-out chunks. Raises PowerInferError: a ReLU model, whose neurons say so themselves.
+    Either is measured on held-out chunks; with `place`, interrupted, it goes on where it was. Raises PowerInferError: a
+    ReLU model, whose neurons say so themselves.
     """
     if model.config.activation.has_exact_zeros:
         raise PowerInferError(
             f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
         )
-    meter = DensityMeter(model.open_engine(), some_of(held_out(chunks)[1], METERED))
+    held = some_of(held_out(chunks)[1], METERED)
+    meter = DensityMeter(model.open_engine(), held)
     if density is not None:
         rule = ActiveRule(density)
         loss = meter.loss(density)
         return DensityChoice(density, loss, ((rule.density or 1.0, loss),))
-    return find_density(meter, 0.05 if most_loss is None else most_loss, model.events)
+    most = 0.05 if most_loss is None else most_loss
+    if place is None:
+        return find_density(meter, most, model.events)
+    made_with = {"model": model.fingerprint, "text": made_of(held)}
+    state = read_state(place.folder)
+    known = _losses(state.found(LOSSES)) if state.fits(LOSSES, made_with) else {}
+
+    def keep(found: Mapping[float, float]) -> None:
+        state.with_stage(LOSSES, made_with, {f"{one:g}": loss for one, loss in found.items()})
+
+    return find_density(meter, most, model.events, known, keep)
+
+
+def _losses(found: Mapping[str, Any]) -> dict[float, float]:
+    """By density, as they are recorded."""
+    try:
+        return {float(density): float(loss) for density, loss in found.items()}
+    except (TypeError, ValueError):
+        return {}
 
 
 def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:

@@ -1,6 +1,6 @@
 """How sparse a SiLU or GELU model may be: its perplexity with the largest neurons only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ class DensityChoice:
     density: float
     loss: float
     measured: tuple[tuple[float, float], ...]  # density, loss; by density
+
+
+def _forget(_: Mapping[float, float]) -> None:
+    pass
 
 
 class DensityMeter:
@@ -53,15 +57,26 @@ class DensityMeter:
         return score
 
 
-def find_density(meter: DensityMeter, most_loss: float, events: LoadEvents) -> DensityChoice:
-    """The lowest density whose loss is at most `most_loss`, by halving: a loss falls as the density rises."""
+def find_density(
+    meter: DensityMeter,
+    most_loss: float,
+    events: LoadEvents,
+    known: Mapping[float, float] | None = None,
+    keep: Callable[[Mapping[float, float]], None] = _forget,
+) -> DensityChoice:
+    """The lowest density whose loss is at most `most_loss`, by halving: a loss falls as the density rises.
+
+    known: losses by density that were measured before; `keep` is told of all after each.
+    """
     found: dict[float, float] = {1.0: 0.0}
+    known = known or {}
     low, high = 0, STEPS  # low is too sparse, high is not
     most = int(np.ceil(np.log2(STEPS)))
     while high - low > 1:
         middle = (low + high) // 2
         density = middle / STEPS
-        found[density] = meter.loss(density)
+        found[density] = known[density] if density in known else meter.loss(density)
+        keep(found)
         events.note(f"density {density:.0%}: perplexity {found[density]:+.2%}")
         low, high = (low, middle) if found[density] <= most_loss else (middle, high)
         events.progress("measuring densities", min(len(found) - 1, most), most)

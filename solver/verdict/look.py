@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.samples import Samples
-from solver.profile import ActiveRule, Chunks, Recordable
+from solver.profile import ActiveRule, Chunks, Recordable, check_numbers
 from solver.profile.recording import Floats
 
 __all__ = ["LOOKED_AT", "Look", "look", "short_text", "tokens_of"]
@@ -58,9 +57,7 @@ def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvent
 
     def tap(layer: int, residual: Floats, activations: Floats) -> None:
         nonlocal done
-        wrong = np.flatnonzero(~np.isfinite(activations.sum(axis=1)))
-        if wrong.size:
-            raise PowerInferError(f"layer {layer}, token {done + wrong[0]}: activations that are no numbers")
+        check_numbers(done, layer, activations)
         mask = rule.mask(activations)
         counts[layer][:] += mask.sum(axis=0)
         if layer in inputs:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import powerinfer_cli
@@ -15,6 +16,7 @@ from solver.default_text import default_chunks, given_chunks, own_size, read_siz
 from solver.own_text import own_texts
 from solver.profile import SampleDocument, sample_documents
 from solver.stages import SolverModel
+from tests.helpers.placed_model import dense_model
 
 BUNDLED = Path(powerinfer_cli.__file__).parent / "bundled" / "storyteller.powerinfer.gguf"
 
@@ -93,6 +95,16 @@ def test_a_text_in_another_language_is_said(model: SolverModel, tokenizer: Token
     assert note.startswith("the model hardly knows such text: its perplexity is ")
     with pytest.raises(PowerInferError, match=r"^the text has \d+ tokens, but one chunk has 512: give a longer text$"):
         given_chunks(model, tokenizer, story[:300])
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    text, tiny = "Once upon a time there was one fox. " * 100, dense_model("relu")
+    up = tiny.tensors["blk.1.ffn_up.weight"].copy()
+    up[3, 2] = np.nan
+    spoilt = tiny.with_tensors({"blk.1.ffn_up.weight": up}).write(tmp_path / "model.gguf")
+    model = SolverModel(open_gguf(spoilt), EngineOptions(n_threads=1), LoadEvents())
+    with pytest.raises(PowerInferError, match=r"^layer 1, token 0 of the text: activations that are no numbers"):
+        given_chunks(model, Tokenizer.from_gguf(spoilt), text)
 
 
 def test_small_models_read_and_write_more() -> None:

@@ -50,6 +50,33 @@ def test_the_lowest_density_within_the_loss_is_found(enough: float, found: float
     assert [density for density, _ in choice.measured] == sorted({*meter.asked, 1.0})
 
 
+def test_what_was_measured_is_kept() -> None:
+    meter, kept = Known(0.5), [dict[float, float]()]
+    whole = find_density(meter, 0.06, LoadEvents(), None, lambda found: kept.append(dict(found)))  # type: ignore[arg-type]
+    assert [len(found) for found in kept] == [0, 2, 3, 4, 5, 6]
+    again = Known(0.5)
+    assert find_density(again, 0.06, LoadEvents(), kept[-2]) == whole  # type: ignore[arg-type]
+    assert again.asked == meter.asked[-1:]
+
+
+def test_the_search_goes_on_where_it_was_interrupted(
+    model: SolverModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks, place, asked = text_chunks(model, IDS[:512], None), Place(tmp_path), []
+
+    def loss(_: DensityMeter, density: float) -> float:
+        asked.append(density)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return 0.5 - density
+
+    monkeypatch.setattr(DensityMeter, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        density_stage(model, chunks, None, 0.06, place)
+    assert density_stage(model, chunks, None, 0.06, place).density == 0.45
+    assert len(asked) == len(set(asked)) + 1, "but for the one that was interrupted, none is measured again"
+
+
 def test_losses_are_those_of_the_largest_neurons(model: SolverModel) -> None:
     chunks = text_chunks(model, IDS, None)[:2]
     meter = DensityMeter(model.open_engine(), chunks)
