@@ -106,18 +106,21 @@ def attention(
     alibi: float | None = None,
     temperature: Temperature | None = None,
     sinks: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
 
     H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(score): scale q . k,
     or c tanh(scale q . k / c) with a softcap c, less, with alibi, a head's slope times the distance. sinks [H]: a
-    further score of each head's, without a value.
+    further score of each head's, without a value. With a chunk it sees none before the last multiple of that.
     """
     n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
     mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
     if window is not None:
         mask = mask.triu(n_past - window + 1)
     own = torch.arange(n_past, k.shape[0])
+    if chunk is not None:
+        mask = mask & (torch.arange(k.shape[0]) >= (own // chunk * chunk).unsqueeze(1))
     if temperature is not None:
         q = q * torch.from_numpy(temperature.at(own.numpy())).view(-1, 1, 1)
     q, k, v = (t.transpose(0, 1) for t in (q, k, v))  # [H, T or S, D]

@@ -51,15 +51,16 @@ def routed(
     shared_gate: bool = False,
     early: bool = False,
     group_best: int = 2,
+    on_input: bool = False,
 ) -> FFN[Tensor, Tensor]:
     """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
     shared expert, 0 where there is none; shared_gate: it has a gate. early: the router reads the layer's input.
-    group_best: see `Router`.
+    group_best, on_input: see `Router`.
     """
     if t.model.gguf.sparse:
         t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
     experts = _n_experts(t)
-    router = replace(_router(t, experts, gating, normed), early=early, group_best=group_best)
+    router = replace(_router(t, experts, gating, normed), early=early, group_best=group_best, on_input=on_input)
     found = _shared(t, shared, shared_gate) if shared else None
     return FFN(_experts(t, experts, width), Routed(experts, router, found))
 

@@ -16,6 +16,7 @@ from powerinfer_cli.model.families import (
     gpt_oss,
     granite,
     llama,
+    llama4,
     mistral,
     mpt,
     nemotron,
@@ -34,7 +35,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
-    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek),
+    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

@@ -309,6 +309,11 @@ class LayerReader(TensorReader):
         flat = replace(weight, shape=(n_head * self.head_dim,))
         return Norm(self.arch.norm, self._norm_eps, flat, None)
 
+    def bare_head_norms(self, *, after_rope: bool = False) -> HeadNorms[Tensor]:
+        """Of each head by itself, without a weight."""
+        norm = Norm(self.arch.norm, self._norm_eps, ones(self.head_dim), None)
+        return HeadNorms(norm, norm, after_rope=after_rope)
+
     def head_norms(self, *, after_rope: bool = False) -> HeadNorms[Tensor]:
         """Of each head by itself, with one weight for all."""
         q, k = (self.norm(f"attn_{x}_norm", self.head_dim, "none") for x in "qk")

@@ -147,17 +147,21 @@ def attention(
     alibi: float = 0.0,
     temperature: Temperature | None = None,
     sinks: Numbers | None = None,
+    chunk: int | None = None,
 ) -> Interval:
     """As kernels.reference.attention: q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]. Without a scale 1 / sqrt(D)."""
     queries, keys, values = (np.asarray(x, np.float64).swapaxes(0, 1) for x in (q, k, v))  # [H, T or S, D]
     n_head, n_token, dim = queries.shape
     own = np.arange(keys.shape[1] - n_token, keys.shape[1])
     if temperature is not None:
-        queries = queries * (1 + temperature.gain * np.log(1 + own // temperature.length))[:, None]
+        grown = np.log(1 + (own + temperature.ahead) // temperature.length)
+        queries = queries * (1 + temperature.gain * grown)[:, None]
     keys, values = (x.repeat(n_head // len(x), axis=0) for x in (keys, values))
     seen = np.tri(n_token, keys.shape[1], keys.shape[1] - n_token, dtype=bool)
     if window is not None:
         seen &= ~np.tri(n_token, keys.shape[1], keys.shape[1] - n_token - window, dtype=bool)
+    if chunk is not None:
+        seen &= np.arange(keys.shape[1]) >= (own // chunk * chunk)[:, None]
     scale = dim**-0.5 if scale is None else scale
     scores = queries @ keys.swapaxes(1, 2) * scale
     size = np.abs(queries) @ np.abs(keys).swapaxes(1, 2) * scale

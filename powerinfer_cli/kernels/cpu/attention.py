@@ -58,7 +58,7 @@ _TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4),
 _MOST_ROWS = max(_TILES)
 OP = operands(
     "state q q_bytes out out_stride group n_head_kv head_dim n_ctx k k_scales v v_scales scale threads room room_bytes "
-    "scores sums window softcap slopes temperatures sinks"
+    "scores sums window softcap slopes temperatures sinks chunk"
 )
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
@@ -82,11 +82,13 @@ def attention(
     alibi: float | None = None,
     temperatures: npt.NDArray[np.float32] | None = None,
     sinks: npt.NDArray[np.float32] | None = None,
+    chunk: int | None = None,
 ) -> Operation:
     """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
     it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c), with alibi they then
     fall by a head's slope times the distance. temperatures [T]: what a token's queries are multiplied by.
-    sinks [n_head]: scores that are in the softmax, and have no values.
+    sinks [n_head]: scores that are in the softmax, and have no values. chunk: no position is seen before the
+    last multiple of it.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     """
@@ -121,6 +123,7 @@ def attention(
         slopes=slopes,
         temperatures=temperatures,
         sinks=sinks,
+        chunk=chunk or 0,
     )
 
 
@@ -287,14 +290,20 @@ def _soften(scores, count, seen, sums, dims, highest, total_so_far):
 
 
 @helper
+def _first_seen(own, window, chunk):
+    """The first position that the one at `own` sees."""
+    return own // chunk * chunk if chunk else max(0, own + 1 - window)
+
+
+@helper
 def _tile(op, segment, room, begin, end, head, rows):
     """All positions for a tile that has room for so many rows, of which the first end - begin count."""
     group, head_dim, n_past = op[OP.group], op[OP.head_dim], segment[PAST]
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
     limit = n_past + (end - 1) // group + 1
-    window, softcap, slopes = op[OP.window], float_of(op[OP.softcap]), op[OP.slopes]
-    lowest = max(0, n_past + begin // group + 1 - window)
+    window, chunk, softcap, slopes = op[OP.window], op[OP.chunk], float_of(op[OP.softcap]), op[OP.slopes]
+    lowest = _first_seen(n_past + begin // group, window, chunk)
     for start in range(lowest // _SPAN * _SPAN, limit, _SPAN):
         count, unseen = min(_SPAN, limit - start), max(0, lowest - start)
         position = head * op[OP.n_ctx] + cell_of(segment, start)
@@ -302,7 +311,7 @@ def _tile(op, segment, room, begin, end, head, rows):
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
             seen = n_past + (begin + r) // group + 1 - start
-            hidden = seen - window
+            hidden = _first_seen(start + seen - 1, window, chunk) - start
             if hidden >= count:
                 _forget(row_scores, count)
                 continue

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.activation import activate
-from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, ExpertRows
+from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, ExpertRows, weigh
 from powerinfer_cli.kernels.cpu.gemm import (
     COLUMNS_AT_ONCE,
     FLOAT_COLUMNS_AT_ONCE,
@@ -75,6 +75,7 @@ def experts_batch(
     workspace: ExpertWorkspace,
     *,
     add: bool,
+    on_input: bool = False,
 ) -> list[Operation]:
     """As `experts_token`, for any number of tokens, in another order of each product's sum."""
     gate, up, down = neurons.gate, neurons.up, neurons.down
@@ -90,11 +91,13 @@ def experts_batch(
     gates, kind = None if gate is None else room.gate.floats, neurons.activation
     values = partial(activate, relu_on_up=neurons.relu_on_up, curve=neurons.curve)
     is_float = down.weight.format.is_float
+    weights = np.ones_like(routes.weights) if on_input else routes.weights
     return [
         *operations,
+        *(weigh(routes, room, neurons) if on_input else ()),
         values(routes.counts, gates, room.up.floats, room.value, kind),
         _packing(room.value, routes, workspace, is_float, by_token=False),
-        _product(state, down, routes, workspace, out, weights=routes.weights, add=add),
+        _product(state, down, routes, workspace, out, weights=weights, add=add),
     ]
 
 

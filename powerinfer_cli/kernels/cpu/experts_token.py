@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, share, stride_of
-from powerinfer_cli.kernels.cpu.routing import N_USED, Routes
+from powerinfer_cli.kernels.cpu.routing import N_PAIRS, N_USED, Routes
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
@@ -24,7 +24,7 @@ from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i32, i64
 from powerinfer_cli.model.blocks import Neurons
 
-__all__ = ["ExpertRoom", "ExpertRows", "experts_token"]
+__all__ = ["ExpertRoom", "ExpertRows", "experts_token", "weigh"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 ExpertRows: TypeAlias = Neurons[WeightRows, Floats]
@@ -34,6 +34,9 @@ GATE_UP = operands(
     "stride threads"
 )
 DOWN = operands("state rows x x_bytes bias n_chosen starts order used counts weights n_embd out stride add threads")
+
+
+WEIGH = operands("counts order weights floats stride")
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,11 @@ def experts_token(
     *,
     add: bool,
     threads: int = 1,
+    on_input: bool = False,
 ) -> list[Operation]:
     """out[t], float32 [T, padded(n_embd)], = the sum of weight * expert(x[t]) over the experts of `routes`, or, `add`,
     is increased by it. threads: for how many the rows are cut into shares; the result is the same for any.
+    on_input: weights multiply what experts read.
     """
     r, ff = routes, neurons.n_ff // routes.n_experts
     gate, up, down = neurons.gate, neurons.up, neurons.down
@@ -88,6 +93,7 @@ def experts_token(
             stride=room.up.stride,
             threads=threads,
         ),
+        *(weigh(r, room, neurons) if on_input else ()),
         activate(
             r.counts,
             None if gate is None else room.gate.floats,
@@ -106,7 +112,7 @@ def experts_token(
             x_bytes=stride_of(down.weight, room.value),
             bias=down.bias,
             **lists,
-            weights=r.weights,
+            weights=np.ones_like(r.weights) if on_input else r.weights,
             n_embd=down.weight.n_rows // r.n_experts,
             out=out,
             stride=out.shape[1],
@@ -114,6 +120,37 @@ def experts_token(
             threads=threads,
         ),
     ]
+
+
+def weigh(routes: Routes, room: ExpertRoom, neurons: ExpertRows) -> list[Operation]:
+    """Products of pairs times their weights."""
+    made = [room.up] if neurons.gate is None else [room.gate, room.up]
+    return [
+        Operation.of(
+            _weigh,
+            WEIGH,
+            counts=routes.counts,
+            order=routes.order,
+            weights=routes.weights,
+            floats=one.floats,
+            stride=one.stride,
+        )
+        for one in made
+    ]
+
+
+@kernel(OPERATION, "experts_weigh")
+def _weigh(op_address, worker):
+    """A piece is a pair."""
+    op = i64(op_address)
+    while True:
+        p = take(op)
+        if p >= i64(op[WEIGH.counts])[N_PAIRS]:
+            return
+        pair = i32(op[WEIGH.order])[p]
+        floats, weight = f32(op[WEIGH.floats] + p * op[WEIGH.stride] * 4), f32(op[WEIGH.weights])[pair]
+        for i in range(op[WEIGH.stride]):
+            floats[i] = floats[i] * weight
 
 
 @helper

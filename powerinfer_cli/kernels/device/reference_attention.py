@@ -80,6 +80,7 @@ def attention(
     alibi: float | None = None,
     temperature: Temperature | None = None,
     sinks: Tensor | None = None,
+    chunk: int | None = None,
     limit: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -88,7 +89,8 @@ def attention(
     n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
     positions up to n_past + t, `window` of them or all, by scores that are scaled, capped as c tanh(score / c) where
     there is a softcap c, and less by a head's slope times the distance where there is alibi; n_head is a multiple of
-    n_head_kv. temperature: of queries. sinks [n_head]: scores of each head's softmax that have no values. `limit`:
+    n_head_kv. temperature: of queries. sinks [n_head]: scores of each head's softmax that have no values. chunk: no
+    position is seen before the last multiple of it. `limit`:
     n_past + T, for callers that know it: then nothing is read that no token sees.
     """
     n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
@@ -100,8 +102,10 @@ def attention(
     visible = positions <= own  # [T, S]
     if window is not None:
         visible = visible & (positions > own - window)
+    if chunk is not None:
+        visible = visible & (positions >= own // chunk * chunk)
     if temperature is not None:
-        q = q * (1 + temperature.gain * torch.log1p((own // temperature.length).float()))
+        q = q * (1 + temperature.gain * torch.log1p(((own + temperature.ahead) // temperature.length).float()))
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
     queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]

@@ -75,6 +75,7 @@ def attention(
     alibi: float | None = None,
     temperature: Temperature | None = None,
     sinks: Tensor | None = None,
+    chunk: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
@@ -92,11 +93,19 @@ def attention(
         *(q, cache.k, cache.k_scales, cache.v, cache.v_scales, n_past, pages, sums, n_head // cache.n_head_kv),
         *(cache.n_cells, scale, window or _EVERYTHING, softcap or 0.0, softcap is not None),
         *(alibi or 0.0, 1 << n_head.bit_length() - 1, alibi is not None),
-        *((0.0, 1, False) if temperature is None else (temperature.gain, temperature.length, True)),
+        *_growth(temperature),
+        *(chunk or 1, chunk is not None),
         *(n_parts, dim, width, _BLOCK, _PAGE),
     )
     launch(_combine, (n_head,), sums, out, sinks, n_parts, dim, width)
     return out
+
+
+def _growth(temperature: Temperature | None) -> tuple[float, int, int, bool]:
+    """Of queries, with their positions."""
+    if temperature is None:
+        return 0.0, 1, 0, False
+    return temperature.gain, temperature.length, temperature.ahead, True
 
 
 @triton.jit
@@ -255,7 +264,10 @@ def _attend(
     LEANING: tl.constexpr,
     gain,
     length,
+    ahead_by,
     TEMPERED: tl.constexpr,
+    chunk,
+    CHUNKED: tl.constexpr,
     n_parts,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -269,6 +281,8 @@ def _attend(
     head, part, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
     n_seen = (tl.load(n_past) + 1).to(tl.int32)
     lowest = tl.maximum(n_seen - window, 0)
+    if CHUNKED:
+        lowest = (n_seen - 1) // chunk * chunk
     start = lowest // BLOCK * BLOCK
     size = tl.cdiv(tl.cdiv(n_seen - start, n_parts), BLOCK) * BLOCK
     begin = start + part * size
@@ -276,7 +290,7 @@ def _attend(
     query = tl.load(q + head * DIM + d, mask=d < DIM, other=0) * scale
     slope = 0.0
     if TEMPERED:
-        query *= 1 + gain * tl.log(1 + ((n_seen - 1) // length).to(tl.float32))
+        query *= 1 + gain * tl.log(1 + ((n_seen - 1 + ahead_by) // length).to(tl.float32))
     if LEANING:
         place = tl.where(head < n_power, head + 1, head - n_power + 0.5)
         slope = tl.exp2(-alibi * place / n_power)

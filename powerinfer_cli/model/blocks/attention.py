@@ -40,13 +40,14 @@ class HeadNorms(Generic[V]):
 
 @dataclass(frozen=True)
 class Temperature:
-    """What a query is multiplied by: 1 + gain * log(1 + position // length), more the further on it is."""
+    """What a query is multiplied by: 1 + gain * log(1 + (position + ahead) // length), more the further on it is."""
 
     gain: float
     length: int
+    ahead: int = 0
 
     def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return (1 + self.gain * np.log1p(positions // self.length)).astype(np.float32)
+        return (1 + self.gain * np.log1p((positions + self.ahead) // self.length)).astype(np.float32)
 
 
 def alibi_exponents(n_head: int) -> npt.NDArray[np.float64]:
@@ -62,9 +63,10 @@ class Attention(Generic[M, V]):
     """Causal attention of n_head queries of D to n_head_kv keys and values.
 
     rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
-    it; None: all. softcap c: scores are c tanh(score / c). alibi: scores fall with distance, by each head's slope;
-    temperature None: queries are as they are. clamp c: numbers of q, k and v are kept within -c and c, before their
-    norms. sinks [n_head]: scores that are in each head's softmax, and have no values.
+    it; None: all. chunk: it sees those from the last multiple of so many on. softcap c: scores are c tanh(score / c).
+    alibi: scores fall with distance, by each head's slope; temperature None: queries are as they are. clamp c: numbers
+    of q, k and v are kept within -c and c, before their norms. sinks [n_head]: scores that are in each head's softmax,
+    and have no values.
     """
 
     n_head: int
@@ -83,6 +85,7 @@ class Attention(Generic[M, V]):
     temperature: Temperature | None = None
     clamp: float | None = None
     sinks: V | None = None
+    chunk: int | None = None
 
     @property
     def n_q(self) -> int:
@@ -101,7 +104,9 @@ class Attention(Generic[M, V]):
         sizes = self.n_head, self.n_head_kv, self.head_dim
         made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
         sinks = None if self.sinks is None else vector(self.sinks)
-        return replace(made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks)
+        return replace(
+            made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks, chunk=self.chunk
+        )
 
 
 @dataclass(frozen=True)

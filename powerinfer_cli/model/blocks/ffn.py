@@ -111,7 +111,8 @@ class Router(Generic[M, V]):
     logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
     experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose `group_best` highest
     scores, two or one, have the highest sums. early: logits are of the layer's input, before attention and any norm,
-    so that experts are known before they are needed.
+    so that experts are known before they are needed. on_input: an expert's weight multiplies what it reads, not what it
+    makes; such experts have no biases.
     """
 
     logits: Linear[M, V]
@@ -124,6 +125,7 @@ class Router(Generic[M, V]):
     scale: float = 1.0
     early: bool = False
     group_best: int = 2
+    on_input: bool = False
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
         logits = self.logits.map(matrix, vector)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -88,9 +89,11 @@ def chosen_experts(
     increased by it. workspace: for many tokens; None: one or a few.
     """
     room, add = rooms[_sizes(ffn.neurons, routed)], routed.shared is not None
+    on_input = routed.router.on_input
     if workspace is None:
-        return experts_token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, threads=threads)
-    return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add)
+        token = partial(experts_token, threads=threads)
+        return token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, on_input=on_input)
+    return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add, on_input=on_input)
 
 
 def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows, Floats]]]:

@@ -199,7 +199,7 @@ class Writer:
         projections = [(a.q, room.q.floats), (a.k, room.k.floats), (a.v, room.v.floats)]
         temperatures = None if a.temperature is None else b.temperatures[a.temperature]
         limited = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
-        attend = partial(limited, alibi=a.alibi, temperatures=temperatures, sinks=a.sinks)
+        attend = partial(limited, alibi=a.alibi, temperatures=temperatures, sinks=a.sinks, chunk=a.chunk)
         bounds = [] if a.clamp is None else [clamp(b.state, made, a.clamp) for _, made in projections]
         return [
             *self._multiply(x, projections),

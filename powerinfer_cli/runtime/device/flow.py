@@ -218,6 +218,7 @@ class DeviceFlow:
                 alibi=a.alibi,
                 temperature=a.temperature,
                 sinks=a.sinks,
+                chunk=a.chunk,
                 limit=own.limit,
                 out=room.attended[part],
             )

@@ -103,7 +103,8 @@ class ReferenceBackend:
     ) -> Tensor:
         attend = partial(attention, scale=a.scale, window=a.window)
         if isinstance(a, Attention):
-            attend = partial(attend, softcap=a.softcap, alibi=a.alibi, temperature=a.temperature, sinks=a.sinks)
+            attend = partial(attend, softcap=a.softcap, alibi=a.alibi, temperature=a.temperature)
+            attend = partial(attend, sinks=a.sinks, chunk=a.chunk)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
 

@@ -207,7 +207,11 @@ def _routed(neurons: Neurons[Matrix, Tensor], routed: Routed[Matrix, Tensor], x:
     y = torch.zeros_like(x) if routed.shared is None else _shared(routed.shared, x)
     for expert in sorted(set(chosen.flatten().tolist())):
         token, place = (chosen == expert).nonzero(as_tuple=True)
-        y[token] += weights[token, place].unsqueeze(1) * _expert(neurons, routed.n_experts, expert, x[token])
+        weight = weights[token, place].unsqueeze(1)
+        if routed.router.on_input:
+            y[token] += _expert(neurons, routed.n_experts, expert, weight * x[token])
+        else:
+            y[token] += weight * _expert(neurons, routed.n_experts, expert, x[token])
     return y
 
 

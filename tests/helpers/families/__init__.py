@@ -10,6 +10,7 @@ from tests.helpers.families import (
     gpt,
     gpt_oss,
     layer_norm,
+    llama4,
     llama_like,
     olmo,
     phi,
@@ -30,6 +31,7 @@ GROUPS = (
     smallthinker,
     gpt_oss,
     deepseek,
+    llama4,
     phi,
     olmo,
     cohere,
@@ -42,7 +44,7 @@ FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family
 # Mixtures of experts, which do not run on GPUs yet.
 EXPERTS: dict[str, Family] = {
     name: family
-    for group in (experts, shared_experts, smallthinker, gpt_oss, deepseek)
+    for group in (experts, shared_experts, smallthinker, gpt_oss, deepseek, llama4)
     for name, family in group.FAMILIES.items()
 }
 # Forms that a file tells by nothing but its many layers.

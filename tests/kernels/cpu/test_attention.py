@@ -50,12 +50,20 @@ def attend(
     alibi: float | None = None,
     temperature: Temperature | None = None,
     sinks: np.ndarray | None = None,
+    chunk: int | None = None,
 ) -> np.ndarray:
     """q [T, n_head, head_dim] -> [T, n_head * head_dim]"""
     n = len(q)
     queries = rows_of(q.reshape(n, -1), np.nan)
     out: Vectors = poisoned_vectors(n, q[0].size, records=False)
-    limits = {"scale": q.shape[-1] ** -0.5, "window": window, "softcap": cap, "alibi": alibi, "sinks": sinks}
+    limits = {
+        "scale": q.shape[-1] ** -0.5,
+        "window": window,
+        "softcap": cap,
+        "alibi": alibi,
+        "sinks": sinks,
+        "chunk": chunk,
+    }
     if temperature is not None:
         limits["temperatures"] = temperature.at(np.arange(n_past, n_past + n))
     run(attention(state_of(n, n_past), queries, cache, out, threads, **limits), threads=threads)
@@ -103,6 +111,8 @@ def test_windows_and_caps(n_token: int, n_past: int, window: int | None, cap: fl
         {"temperature": Temperature(0.5, 16)},
         {"temperature": Temperature(2.0, 100), "alibi": 4.0},
         {"sinks": SINKS},
+        {"chunk": 16},
+        {"chunk": 150, "temperature": Temperature(0.5, 16, 1), "sinks": SINKS},
         {"sinks": SINKS, "window": 30, "cap": 2.0},
     ],
 )

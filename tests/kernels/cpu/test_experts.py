@@ -81,6 +81,7 @@ def run(
     many: bool = False,
     threads: int = 2,
     add: bool = False,
+    on_input: bool = False,
 ) -> Outcome:
     """For the tokens that there are logits of."""
     room, tokens, n, ff = len(x.floats), len(logits), x.n, made.neurons.n_ff // made.n_experts
@@ -98,9 +99,9 @@ def run(
         scratch = make_workspace(3, room, max(n, ff)).scratch
         workspace = make_expert_workspace(most_tiles(room, made.n_experts, n_chosen), max(n, ff), scratch)
         workspace.packed[:], workspace.scratch[:] = 0xFF, 0xFF
-        operations = experts_batch(*operands, workspace, add=add)
+        operations = experts_batch(*operands, workspace, add=add, on_input=on_input)
     else:
-        operations = experts_token(*operands, add=add, threads=threads)
+        operations = experts_token(*operands, add=add, threads=threads, on_input=on_input)
     TEAM.run(assemble([*route(state, router, routes), *operations]).table, threads)
     assert np.isnan(out[tokens:]).all()
     return Outcome(out[:tokens, :n], routes, rooms)
@@ -116,6 +117,7 @@ def check(
     order, ff = found.routes.order[: tokens * n_chosen], made.neurons.n_ff // made.n_experts
     wanted, size = np.zeros(found.out.shape), np.ones(found.out.shape)
     wanted += how.get("add", False)
+    inner, outer = (weights, np.ones_like(weights)) if how.get("on_input") else (np.ones_like(weights), weights)
     linears = {"gate": made.neurons.gate, "up": made.neurons.up, "down": made.neurons.down}
     for place, pair in enumerate(order):
         expert, token = chosen[pair], pair // n_chosen
@@ -131,10 +133,10 @@ def check(
         for name, given in (("gate", found.room.gate), ("up", found.room.up)):
             if linears[name] is not None:
                 value, terms = product(name, x, token)
-                assert np.abs(given.floats[place, :ff] - value).max() <= 3e-6 * max(1, terms.max())
+                assert np.abs(given.floats[place, :ff] - inner[pair] * value).max() <= 3e-6 * max(1, terms.max())
         value, terms = product("down", found.room.value, place)
-        wanted[token] += weights[pair] * value
-        size[token] += weights[pair] * terms
+        wanted[token] += outer[pair] * value
+        size[token] += outer[pair] * terms
     assert np.abs(found.out - wanted).max(initial=0) <= 3e-6 * size.max(initial=1)
     return found
 
@@ -173,6 +175,12 @@ def test_kinds_of_neurons(many: bool, gated: bool) -> None:
     for activation in (kind for kind in Activation if gated or not kind.bends_up):
         check(experts(gated=gated, biases=True, activation=activation), 8, many=many)
     check(experts(biases=True), 8, many=many, add=True)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_weights_of_what_experts_read(many: bool, gated: bool) -> None:
+    check(experts(gated=gated), 8, many=many, on_input=True, add=True)
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -228,6 +228,7 @@ def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, 
         (2, {"alibi": 8.0, "softcap": 4.0}),
         (3, {"alibi": 4.0, "temperature": Temperature(0.7, 32)}),
         (2, {"sinks": SINKS, "window": 40}),
+        (2, {"chunk": 100, "temperature": Temperature(0.7, 32, 1)}),
         (6, {"sinks": SINKS, "softcap": 2.0}),
     ],
 )

@@ -267,6 +267,7 @@ LIMITS: list[dict[str, Any]] = [
     {"scale": 0.2, "window": 40},
     {"scale": 0.1, "window": 300, "softcap": 2.0, "alibi": 2.0, "temperature": Temperature(0.7, 64)},
     {"scale": 0.1, "window": 300, "sinks": True},
+    {"scale": 0.1, "chunk": 40, "temperature": Temperature(0.7, 64, 1)},
     {"scale": 0.1},
 ]
 TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
