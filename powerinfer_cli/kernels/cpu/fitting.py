@@ -1,8 +1,9 @@
 """Scales of quantised groups by weighted least squares: the compiled twin of `gguf_io.encoders.PlainFit`, and encoding
 by it on all cores.
 
-A lane is a group: 16 of them are fitted at a time, so that no sum depends on the CPU's registers, and each has a fixed
-order. Kernels are called without the interpreter's lock, by as many threads as there are pieces.
+A lane is a group: 16 of them are fitted at a time, whatever the CPU's registers and the number of threads. Instruction
+sets differ in last bits, and so in a block here and there. Kernels are called without the interpreter's lock, by as
+many threads as there are pieces.
 """
 
 import numpy as np

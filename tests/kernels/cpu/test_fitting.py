@@ -7,6 +7,8 @@ from powerinfer_cli.gguf_io import GGMLType, GGUFError, dequantize, encoders
 from powerinfer_cli.gguf_io.encoders import SEARCHED, Grid, PlainFit
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit, encode
 
+pytestmark = pytest.mark.rungs
+
 GRIDS = [
     Grid(-8, 7),
     Grid(0, 15, minima=True),
