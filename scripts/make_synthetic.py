@@ -9,6 +9,8 @@ same numbers; other programs run it with SiLU in place of ReLU: the same cost, o
     python scripts/make_synthetic.py s1b.gguf --dense                 # the same weights, for llama.cpp
     python scripts/make_synthetic.py s7b.powerinfer.gguf --embd 4096 --ff 11008 --layers 32 --kv 32 --rank 512
     python scripts/make_synthetic.py e3b.gguf --experts 128 --layers 6            # qwen3moe, 8 of 128 experts of 768
+    python scripts/make_synthetic.py oss.gguf --arch gpt-oss --experts 32 --chosen 4 --embd 2880 --ff 2880 --heads 64 \\
+        --kv 8 --head-dim 64 --type MXFP4 --layers 4
     python scripts/make_synthetic.py drift.gguf --experts 64 --skew 1 --topics 4  # tokens of a topic have experts of it
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.synthetic.experts import ExpertShape, write_experts  # noqa: E402  # after the path is set
+from scripts.synthetic.experts import ARCHITECTURES, ExpertShape, write_experts  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
 from scripts.synthetic.types import FILE_TYPES  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
@@ -50,6 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the file to write")
     parser.add_argument("--experts", type=int, metavar="N", help="a mixture of so many experts in each layer")
+    parser.add_argument("--arch", choices=ARCHITECTURES, help="of experts (default qwen3moe)")
     for name, what in SIZES.items():
         found = [getattr(shape, name) for shape in (Shape(), ExpertShape()) if hasattr(shape, name)]
         default = " / ".join(map(str, dict.fromkeys(found)))

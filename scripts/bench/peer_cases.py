@@ -102,6 +102,7 @@ DEPTH = 1500
 TOKENS, TOKENS_7B, PROMPT = 64, 32, 512
 _SPARSE, _DENSE = Model("1.1b", "Q4_0", dense=False), Model("1.1b", "Q4_0", dense=True)
 _EXPERTS, _EXPERTS_K = (Model("qwen3moe", kind, dense=True) for kind in ("Q4_0", "Q4_K_M"))
+_GPT_OSS = Model("gpt-oss", "MXFP4", dense=True)
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -119,6 +120,8 @@ CASES: dict[str, Case] = {
         _pair("experts-q4_k_m", "decode, 8 of 128 experts, Q4_K_M", 1.15, _EXPERTS_K, 0, TOKENS),
         _pair("prompt-experts", "prompt of 512, 8 of 128 experts, Q4_0", 1.5, _EXPERTS, PROMPT, 0),
         _pair("prompt-experts-k", "prompt of 512, 8 of 128 experts, Q4_K_M", 1.5, _EXPERTS_K, PROMPT, 0),
+        _pair("gpt-oss", "decode, 4 of 32 experts, MXFP4", 1.1, _GPT_OSS, 0, TOKENS),
+        _pair("prompt-gpt-oss", "prompt of 512, 4 of 32 experts, MXFP4", 1.3, _GPT_OSS, PROMPT, 0),
         _ours("bandwidth-experts", "bandwidth used, decode, 8 of 128 experts", 0.75, _EXPERTS, TOKENS),
         _ours("bandwidth-dense", "bandwidth used, decode, dense 1.1B", 0.8, _DENSE, TOKENS),
         _ours("bandwidth-sparse", "bandwidth used, decode, sparse 1.1B", 0.8, _SPARSE, TOKENS),

@@ -1,4 +1,4 @@
-"""A synthetic mixture of experts as a file, in the shape of Qwen 3's: what it writes is noise, what is routed is not.
+"""A synthetic mixture of experts as a file, Qwen 3's or gpt-oss's: what it writes is noise, what is routed is not.
 
 How often an expert is chosen follows a power law, rank ** -skew: its logit has a constant beside noise. The constant
 comes from the residual stream: a token of topic t has `CONSTANT` at coordinate t and zeros at the other topics', which
@@ -25,9 +25,11 @@ from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, encode, tensor_type
 from scripts.synthetic.weights import CHUNK
 
-__all__ = ["ExpertShape", "router_rows", "topic_of", "write_experts"]
+__all__ = ["ARCHITECTURES", "ExpertShape", "router_rows", "topic_of", "write_experts"]
 
+ARCHITECTURES = ("qwen3moe", "gpt-oss")
 CONSTANT = 4.0
+WINDOW = 128  # of every other layer of gpt-oss
 STAY = 6.0  # what a token of the same topic gets more of the head, in widths of its noise
 
 Floats = npt.NDArray[np.float32]
@@ -35,8 +37,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Sizes of a qwen3moe; `ff` is an expert's. skew: 0 is an even use of experts."""
+    """`ff` is an expert's. skew: 0 is an even use of experts. arch: of `ARCHITECTURES`."""
 
+    arch: str = "qwen3moe"
     embd: int = 2048
     ff: int = 768
     layers: int = 48
@@ -84,7 +87,7 @@ def _constants(shape: ExpertShape) -> npt.NDArray[np.float64]:
 
 def write_experts(path: Path, shape: ExpertShape, file_type: str) -> None:
     """Write the file."""
-    write_file(path, "qwen3moe", partial(_add_metadata, shape=shape, file_type=file_type), _entries(shape, file_type))
+    write_file(path, shape.arch, partial(_add_metadata, shape=shape, file_type=file_type), _entries(shape, file_type))
 
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) -> None:
@@ -103,6 +106,8 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) -
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
+    if shape.arch == "gpt-oss":
+        writer.add_sliding_window(WINDOW)
     writer.add_vocab_size(shape.vocab)
     writer.add_file_type(FILE_TYPES[file_type])
     add_vocabulary(writer, shape.vocab, shape.seed)
@@ -144,9 +149,12 @@ def _entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
     for layer in range(shape.layers):
         prefix = f"blk.{layer}."
         yield vector(f"{prefix}attn_norm", e)
-        yield vector(f"{prefix}ffn_norm", e)
-        yield vector(f"{prefix}attn_q_norm", shape.head_dim)
-        yield vector(f"{prefix}attn_k_norm", shape.head_dim)
+        if shape.arch == "gpt-oss":
+            yield from _parts_of_gpt_oss(shape, prefix)
+        else:
+            yield vector(f"{prefix}ffn_norm", e)
+            yield vector(f"{prefix}attn_q_norm", shape.head_dim)
+            yield vector(f"{prefix}attn_k_norm", shape.head_dim)
         yield matrix(prefix, "attn_q", n_q, e, e**-0.5)
         yield matrix(prefix, "attn_k", n_kv, e, e**-0.5)
         yield matrix(prefix, "attn_v", n_kv, e, e**-0.5)
@@ -156,6 +164,16 @@ def _entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
         yield experts(layer, "ffn_gate_exps", shape.ff, e, e**-0.5)
         yield experts(layer, "ffn_up_exps", shape.ff, e, e**-0.5)
         yield experts(layer, "ffn_down_exps", e, shape.ff, 0.3 * shape.ff**-0.5, still=True)
+
+
+def _parts_of_gpt_oss(shape: ExpertShape, prefix: str) -> Iterator[Entry]:
+    """Its norm, sinks and biases, all of which are zeros but the norm."""
+    e, n_q, n_kv, experts = shape.embd, shape.heads * shape.head_dim, shape.kv * shape.head_dim, shape.experts
+    rows = {"attn_q": (n_q,), "attn_k": (n_kv,), "attn_v": (n_kv,), "attn_output": (e,), "ffn_gate_inp": (experts,)}
+    rows |= {f"ffn_{name}_exps": (experts, shape.ff) for name in ("gate", "up")} | {"ffn_down_exps": (experts, e)}
+    yield Entry(f"{prefix}post_attention_norm.weight", GGMLType.F32, (e,), lambda: np.ones(e, np.float32))
+    for name, dims in {"attn_sinks.weight": (shape.heads,), **{f"{name}.bias": n for name, n in rows.items()}}.items():
+        yield Entry(f"{prefix}{name}", GGMLType.F32, dims, partial(np.zeros, dims, np.float32))
 
 
 def _shuffled(shape: ExpertShape, what: str, fixed: int, one: Entry) -> Bytes:

@@ -10,7 +10,7 @@ from scripts.synthetic.k_quants import quantize_q4_k, quantize_q6_k
 
 __all__ = ["FILE_TYPES", "encode", "tensor_type"]
 
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "MXFP4": 38}
 """What a file may be made of, and llama.cpp's number for it (general.file_type)."""
 
 # What llama.cpp's quantiser takes instead where rows are no whole blocks of 256.
@@ -18,7 +18,11 @@ FALLBACK = {GGMLType.Q4_K: GGMLType.Q5_0, GGMLType.Q6_K: GGMLType.Q8_0}
 
 
 def tensor_type(name: str, columns: int, layers: int, file_type: str) -> GGMLType:
-    """The type of a matrix. Q4_K_M is llama.cpp's mix: more bits for the head and half of attn_v and ffn_down."""
+    """The type of a matrix. Q4_K_M is llama.cpp's mix: more bits for the head and half of attn_v and ffn_down. MXFP4 is
+    for experts, all else is Q8_0.
+    """
+    if file_type == "MXFP4":
+        return GGMLType.MXFP4 if "_exps" in name else GGMLType.Q8_0
     if file_type != "Q4_K_M":
         return GGMLType[file_type]
     match = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down|ffn_down_t)\.weight", name)

@@ -1,5 +1,6 @@
 """Synthetic mixtures of experts: they run, experts are used as asked for, topics have experts of their own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,15 @@ import pytest
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions
 from scripts import make_synthetic
-from scripts.synthetic.experts import CONSTANT, ExpertShape, router_rows, topic_of, write_experts
+from scripts.synthetic.experts import ARCHITECTURES, CONSTANT, ExpertShape, router_rows, topic_of, write_experts
 
 SMALL = ExpertShape(embd=64, ff=32, layers=2, heads=4, kv=2, head_dim=16, experts=8, chosen=2, vocab=400, ctx=64)
 
 
-@pytest.mark.parametrize("file_type", ["F32", "Q4_0", "Q4_K_M"])
-def test_models_run_and_add_nothing_to_the_topics(tmp_path: Path, file_type: str) -> None:
-    shape = ExpertShape(**{**vars(SMALL), "topics": 3})
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("file_type", ["F32", "Q4_0", "Q4_K_M", "MXFP4"])
+def test_models_run_and_add_nothing_to_the_topics(tmp_path: Path, arch: str, file_type: str) -> None:
+    shape = replace(SMALL, topics=3, arch=arch)
     write_experts(tmp_path / "x.gguf", shape, file_type)
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
     file = open_gguf(tmp_path / "x.gguf")
