@@ -14,6 +14,7 @@ from solver.verdict.estimate import LayerEstimate
 __all__ = ["LEAST_GAIN", "Kind", "Verdict", "WorkRates", "always_read", "bits_of", "kind_of"]
 
 LEAST_GAIN = 0.05  # of tokens a second, below which nothing is begun
+UNSTEADY = 0.3  # of a token's time, from which on the spread of half of them is said
 MANY_BITS = 5.6  # of a weight, from which on a smaller file is an advice
 
 
@@ -119,14 +120,28 @@ class Verdict:
         return [
             f"verdict: {self.activation.value}, {self.kind}; {self.tokens:,} tokens looked at",
             f"  {self.active:.1%} of the neurons {which} (by layer {low:.1%} to {high:.1%})" + self._cost(),
+            *self._by_layer(),
             f"  predictors let {self.predicted:.1%} through; {sum(x.sparse for x in self.layers)} of "
             f"{len(self.layers)} layers read less with one",
             f"  a token reads {self.bytes_now / 1e6:,.1f} MB now, {self.bytes_sparse / 1e6:,.1f} MB with predictors "
             f"({self.bytes_best / 1e6:,.1f} MB, were they never wrong)",
             *self._turned(),
-            f"  tokens/s, {self.machine}: {now:,.1f} now{' (measured)' if self.measured else ''}, {sparse:,.1f} with "
+            f"  tokens/s, {self.machine}: {now:,.1f} now{self._measured()}, {sparse:,.1f} with "
             f"predictors (predicted: {self.dense:,.1f} and {self.sparse:,.1f})",
         ]
+
+    def _measured(self) -> str:
+        if self.measured is None:
+            return ""
+        if self.spread is None or self.spread < UNSTEADY:
+            return " (measured)"
+        return f" (measured; of half of the tokens the times differ by {self.spread:.0%}, as on a busy machine)"
+
+    def _by_layer(self) -> list[str]:
+        """Where neurons say so themselves."""
+        if self.density is not None or len(self.layers) == 1:
+            return []
+        return ["  by layer, %: " + " ".join(f"{100 * layer.density:.0f}" for layer in self.layers)]
 
     def _turned(self) -> list[str]:
         if not self.down_loss:

@@ -46,9 +46,12 @@ def test_what_is_worth_it() -> None:
     assert VERDICT.speeds() == pytest.approx((80, 120))
     assert VERDICT.sentence() == "worth it: +50% tokens/s are to be expected"
     assert "0.1 MB" not in "".join(VERDICT.lines())
-    assert "down matrices become Q8_0 as they are turned; their numbers move by 0.6%" in VERDICT.lines()[4]
+    assert "down matrices become Q8_0 as they are turned; their numbers move by 0.6%" in VERDICT.lines()[5]
     assert not any("turned" in line for line in replace(VERDICT, down_loss=0.0).lines())
-    assert "a token reads 3.0 MB now, 1.8 MB with predictors (1.6 MB, were they never wrong)" in VERDICT.lines()[3]
+    assert "a token reads 3.0 MB now, 1.8 MB with predictors (1.6 MB, were they never wrong)" in VERDICT.lines()[4]
+    assert VERDICT.lines()[2] == "  by layer, %: 10 10"
+    assert "80.0 now (measured), 120.0 with" in VERDICT.lines()[-1]
+    assert "the times differ by 50%" in replace(VERDICT, spread=0.5).lines()[-1]
 
 
 @pytest.mark.parametrize(
