@@ -1,6 +1,8 @@
 """llama.cpp's speed, as llama-bench measures it: model time only, random tokens. Needs llama-cpp-python, not us.
 
-Usage: python scripts/bench/llama_cpp_bench.py MODEL.gguf N_PROMPT N_GEN N_DEPTH THREADS REPETITIONS > result.json
+Usage: python llama_cpp_bench.py MODEL.gguf N_PROMPT N_GEN N_DEPTH THREADS REPETITIONS [MAPPED] > result.json
+
+MAPPED 1: weights stay in the mapped file as they are, for files larger than memory. (So N_DEPTH is read one by one.)
 """
 
 import ctypes
@@ -13,12 +15,14 @@ from typing import Any
 import llama_cpp
 
 
-def load(path: str, n_ctx: int, threads: int) -> tuple[Any, int]:
+def load(path: str, n_ctx: int, threads: int, *, mapped: bool = False) -> tuple[Any, int]:
     """A context of the model with llama.cpp's defaults, and the size of the vocabulary."""
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+    how = llama_cpp.llama_model_default_params()
+    how.use_extra_bufts = not mapped
+    model = llama_cpp.llama_model_load_from_file(path.encode(), how)
     if not model:
         sys.exit(f"error: llama.cpp cannot open {path}")
     parameters = llama_cpp.llama_context_default_params()
@@ -42,9 +46,9 @@ def decode(context: Any, ids: list[int], batch: int) -> None:
         llama_cpp.llama_synchronize(context)
 
 
-def main(path: str, n_prompt: int, n_gen: int, n_depth: int, threads: int, repetitions: int) -> None:
+def main(path: str, n_prompt: int, n_gen: int, n_depth: int, threads: int, repetitions: int, mapped: int = 0) -> None:
     """Measure, and print the samples."""
-    (context, _), n_vocab = load(path, n_prompt + n_gen + n_depth, threads)
+    (context, _), n_vocab = load(path, n_prompt + n_gen + n_depth, threads, mapped=bool(mapped))
     memory = llama_cpp.llama_get_memory(context)
     batch = llama_cpp.llama_n_batch(context)
     rng = random.Random(0)
@@ -52,7 +56,7 @@ def main(path: str, n_prompt: int, n_gen: int, n_depth: int, threads: int, repet
     decode(context, prompt, batch)  # warm-up, as llama-bench's
     decode(context, generated[:1], 1)
     llama_cpp.llama_memory_clear(memory, False)
-    decode(context, depth, batch)
+    decode(context, depth, 1 if mapped else batch)
     samples = []
     for _ in range(repetitions):
         llama_cpp.llama_memory_seq_rm(memory, 0, n_depth, -1)
