@@ -245,8 +245,11 @@ def rate_and_fixed(n_bytes: Sequence[float], seconds: Sequence[float]) -> tuple[
 def _drawing(
     rng: np.random.Generator, hidden: Vectors, matrix: npt.NDArray[np.float32], count: int
 ) -> Callable[[], None]:
-    """A function that makes a predictor let about so many neurons through, others at each call."""
-    drawn = np.maximum(rng.standard_normal((DRAWS, matrix.shape[1])), 0).astype(np.float32)
+    """A function that makes a predictor let about so many neurons through, partly others at each call, as from token to
+    token: what inputs have in common is as much as what they have not.
+    """
+    common, own = rng.standard_normal(matrix.shape[1]), rng.standard_normal((DRAWS, matrix.shape[1]))
+    drawn = np.maximum(common + own, 0).astype(np.float32)
     logits = np.sort(drawn @ matrix.T, axis=1)
     turns = itertools.cycle(drawn / logits[:, -max(1, count), None])
 
