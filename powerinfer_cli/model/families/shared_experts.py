@@ -1,5 +1,7 @@
 """Experts beside some that all tokens share, in dots.llm1, Ling and ERNIE 4.5 behind dense layers; Hunyuan's."""
 
+from functools import partial
+
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import FFN, Gating, Layer, RopeStyle, Sequential
 from powerinfer_cli.model.experts import expert_width, leads_dense, routed, shared_width
@@ -41,14 +43,13 @@ def _hunyuan(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 
 SHARED, NEOX = "experts, and some that all tokens share", RopeStyle.NEOX
-HUNYUAN = "norms of turned heads"
+HEADS, PARTS, TURNED = "norms of heads", "norms of heads, of which parts are turned", "norms of turned heads"
+LING_2 = "Ling and Ring 2, mini and flash"
+WITH = partial(Architecture, experts=True)
 ARCHITECTURES = (
-    Architecture(
-        "dots1", _dots1, rope_style=NEOX, models="dots.llm1", differs=f"norms of heads; {SHARED}", experts=True
-    ),
-    Architecture("bailingmoe", _bailingmoe, models="Ling lite and plus", differs=SHARED, experts=True),
-    Architecture("ernie4_5-moe", _ernie, models="ERNIE 4.5 21B-A3B and 300B-A47B", differs=SHARED, experts=True),
-    Architecture(
-        "hunyuan-moe", _hunyuan, rope_style=NEOX, models="Hunyuan A13B", differs=f"{HUNYUAN}; {SHARED}", experts=True
-    ),
+    WITH("dots1", _dots1, rope_style=NEOX, models="dots.llm1", differs=f"{HEADS}; {SHARED}"),
+    WITH("bailingmoe", _bailingmoe, models="Ling lite and plus", differs=SHARED),
+    WITH("bailingmoe2", _dots1, rope_style=NEOX, models=LING_2, differs=f"{PARTS}; {SHARED}", guessing_layers=True),
+    WITH("ernie4_5-moe", _ernie, models="ERNIE 4.5 21B-A3B and 300B-A47B", differs=SHARED),
+    WITH("hunyuan-moe", _hunyuan, rope_style=NEOX, models="Hunyuan A13B", differs=f"{TURNED}; {SHARED}"),
 )

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,13 +80,27 @@ def _glm4moe(**more: Any) -> Any:
     from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
     turned = {"rope_parameters": rope(1000.0, partial_rotary_factor=0.5), "head_dim": 24}
-    config = Glm4MoeConfig(**(DEEPSEEK | turned | more), attention_bias=True)
+    config = Glm4MoeConfig(**(DEEPSEEK | turned | {"attention_bias": True} | more))
     return biased(Glm4MoeForCausalLM(config))
 
 
 def _glm4moe_file(model: Any) -> ModelFile:
     keys = deepseek_keys(model.config) | rotated(model.config)
     return experts_file(model, "glm4moe", keys, GLM_NAMES, counts=(8, 3))
+
+
+def _bailing2_file(model: Any) -> ModelFile:
+    """Queries, keys and values in one matrix, as its code has them."""
+    config = model.config
+    keys = deepseek_keys(config) | rotated(config)
+    keys["expert_shared_feed_forward_length"] = config.n_shared_experts * config.moe_intermediate_size
+    file = experts_file(model, "bailingmoe2", keys, MANY_NAMES, counts=(8, 3))
+    fused = {}
+    for i in range(file.n_layer):
+        names = [f"blk.{i}.attn_{x}.weight" for x in "qkv"]
+        fused |= dict.fromkeys(names)
+        fused[f"blk.{i}.attn_qkv.weight"] = np.concatenate([file.tensors[name] for name in names])
+    return file.with_tensors(fused)
 
 
 def _ernie(**more: Any) -> Any:
@@ -198,10 +213,24 @@ def _bailing_file(model: Any) -> ModelFile:
     return experts_file(model, "bailingmoe", keys, MANY_NAMES, neighbours(config), (8, 3))
 
 
+LING = {
+    "n_shared_experts": 1,
+    "use_qk_norm": True,
+    "attention_bias": False,
+    "n_group": 4,
+    "topk_group": 2,
+    "head_dim": 16,
+}
 FAMILIES = {
     "dots1": Family("dots1", _dots1, _dots1_file),
     "glm4moe": Family("glm4moe", partial(_glm4moe, n_shared_experts=1, use_qk_norm=True), _glm4moe_file),
     "glm4moe-air": Family("glm4moe", partial(_glm4moe, n_shared_experts=1), _glm4moe_file),
+    "bailingmoe2": Family(
+        "bailingmoe2",
+        partial(_glm4moe, **LING),
+        _bailing2_file,
+        authority="GLM 4.5's twin",
+    ),
     "ernie4_5-moe": Family(
         "ernie4_5-moe",
         partial(_ernie, moe_layer_interval=2),
