@@ -168,6 +168,9 @@ class Verdict:
             )
         if self.active > 1 / 2:
             return f", as {self.active:.0%} of the neurons are active"
+        spared = 1 - self.bytes_sparse / self.bytes_now
+        if spared >= LEAST_GAIN:
+            return f", as reading {spared:.0%} less is outweighed by asking predictors, and by rows here and there"
         return ", as predictors read as much as they spare"
 
     def _instead(self) -> str:

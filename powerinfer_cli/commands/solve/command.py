@@ -24,6 +24,7 @@ __all__ = ["app"]
 EPILOG = """Examples:
 powerinfer solve -m model.gguf --verdict                what the model can gain, in a minute
 powerinfer solve -m model.gguf                          that, and all that is missing, for this machine
+powerinfer solve -m model.gguf --force --time-budget 10  though little is gained, with ten minutes of steps
 powerinfer solve -m model.gguf --vram-budget 8          a plan for 8 GiB of GPU memory
 powerinfer solve -m dense.gguf -f text.txt --merge sparse.powerinfer.gguf
 powerinfer solve -m model.gguf --plan-only --device-profile rtx-4090-ddr5 --report plan.html

@@ -63,6 +63,8 @@ def test_what_is_worth_it() -> None:
             {"sparse": 100.0, "kind": Kind.GRADED, "activation": Activation.SILU},
             ["silu makes no zeros", "a ReLU model"],
         ),
+        ({"sparse": 100.0}, ["as reading 40% less is outweighed by asking predictors"]),
+        ({"sparse": 100.0, "bytes_sparse": 3e6}, ["as predictors read as much as they spare"]),
         ({"sparse": 100.0, "layers": (replace(LAYER, density=0.8),)}, ["80% of the neurons are active"]),
     ],
 )
