@@ -35,6 +35,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.commands.shared",
         "powerinfer_cli.kernels",
         "powerinfer_cli.kernels.cpu",
+        "powerinfer_cli.model.families",
         "powerinfer_cli.runtime.cpu",
         "powerinfer_cli.runtime.device",
         "powerinfer_cli.runtime.hybrid",
