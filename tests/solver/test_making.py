@@ -1,8 +1,10 @@
 """The whole making of a toy model by scripts/train_demo_model.py, and the files that it writes."""
 
 import itertools
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import load_statistics
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.text import Tokenizer
+from scripts.demo_model.card import read_training
 from scripts.demo_model.corpus import documents, token_ids
 from scripts.demo_model.evaluation import switch_predictors
 from scripts.demo_model.export import load_exported
@@ -59,6 +62,21 @@ def test_statistics_card_and_held_out_text(made: Path) -> None:
     assert "| mean |" in card
     held_out = (made / "heldout.txt").read_text(encoding="utf-8")
     assert 30_000 < len(held_out) < 60_000
+
+
+def test_predictors_alone_are_made_anew(made: Path, tmp_path: Path) -> None:
+    """All other weights stay as they are, to the byte; the card still says how the network was trained."""
+    shutil.copytree(made, tmp_path / "again")
+    main(["--smoke", "--seed", str(SEED), "--out", str(tmp_path / "again"), "--predictors-only"])
+    with open_gguf(made / MODEL_NAME) as before, open_gguf(tmp_path / "again" / MODEL_NAME) as after:
+        for name, tensor in before.tensors.items():
+            if ".fc" not in name:
+                assert np.array_equal(tensor.rows(), after.tensors[name].rows()), name
+    tokens = load_statistics(tmp_path / "again" / "activation", [SMOKE.n_ff] * SMOKE.n_layer).tokens
+    assert tokens is not None
+    assert tokens >= SMOKE.predictor_tokens
+    cards = [(folder / "MODEL_CARD.md").read_text(encoding="utf-8") for folder in (made, tmp_path / "again")]
+    assert read_training(cards[0]) == read_training(cards[1])
 
 
 @pytest.mark.parametrize("sparse", [False, True])
