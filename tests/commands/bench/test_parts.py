@@ -3,6 +3,7 @@
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,9 +161,9 @@ def test_each_run_begins_behind_the_same_tokens(tmp_path: Path, monkeypatch: pyt
     counts: list[int] = []
     forward = Engine._forward
 
-    def counted(engine: Engine, parts: list[tuple[int, list[int]]]) -> object:
+    def counted(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any) -> object:
         counts.append(len(parts[0][1]))
-        return forward(engine, parts)
+        return forward(engine, parts, *more)
 
     monkeypatch.setattr(Engine, "_forward", counted)
     with Interrupt() as interrupt:
