@@ -206,5 +206,6 @@ def test_alone_as_in_company(kind: GGMLType) -> None:
 def test_same_bits_whatever_the_threads() -> None:
     made, x, logits = experts(ff=160), random_vectors(30, 64), logits_of(30, 5)
     for many, tokens in ((False, FEW), (True, 30)):
-        one, three = (run(made, x, logits[:tokens], many=many, threads=n) for n in (1, 3))
+        one, three, sixteen = (run(made, x, logits[:tokens], many=many, threads=n) for n in (1, 3, 16))
         np.testing.assert_array_equal(one.out, three.out)
+        np.testing.assert_array_equal(one.out, sixteen.out)  # in shares for more threads than there are
