@@ -115,15 +115,17 @@ def seconds_to_come(
     rate, trained = rates.reading, tokens - held
     # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
     training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
-    return {
-        "measuring densities": 6 * METERED * rate if searched and rates.graded else 0.0,
-        "profile": tokens * rate,
+    profile = {"profile": tokens * rate}
+    made = {
         "collecting": trained * rate,
         MAKING: training,
         IMPROVING: min(budget, training),
         DENSE_QUALITY: held * rate,
         SPARSE_QUALITY: held * rate,
     }
+    if rates.graded:  # what counts as active is known once predictors are good enough
+        return {"measuring densities": 6 * METERED * rate if searched else 0.0, **made, **profile}
+    return {**profile, **made}
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,9 @@ class _Piece:
         self.over = now if self.over is None else self.over
 
     def again(self) -> "_Piece":
-        """The same work anew: it takes as long as it did. What was not needed is not needed again."""
-        if self.over is None or self.began is None:
-            return self
-        return _Piece(self.over - self.began)
+        """The same work anew: it takes as long as it did, or was to."""
+        took = self.expected if self.over is None or self.began is None else self.over - self.began
+        return _Piece(took)
 
     def left(self, now: float) -> float:
         if self.over is not None:
@@ -88,7 +87,9 @@ class Schedule:
         at = names.index(what)
         if self._pieces[what].over is not None:
             for name in names[at:]:
-                self._pieces[name] = self._pieces[name].again()
+                piece = self._pieces[name]
+                if name == what or (piece.over is not None and piece.began is not None):  # else it was not needed
+                    self._pieces[name] = piece.again()
         for name in names[:at]:
             self._pieces[name].end(now)
         self._pieces[what].tell(done / max(1, total), now)

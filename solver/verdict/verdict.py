@@ -135,7 +135,8 @@ class Verdict:
             return ""
         if self.spread is None or self.spread < UNSTEADY:
             return " (measured)"
-        return f" (measured; of half of the tokens the times differ by {self.spread:.0%}, as on a busy machine)"
+        share = f"{self.spread:.0%}" if self.spread < 1 else "more than 100%"
+        return f" (measured; of half of the tokens the times differ by {share}, as on a busy machine)"
 
     def _by_layer(self) -> list[str]:
         """Where neurons say so themselves."""

@@ -80,3 +80,16 @@ def test_what_is_done_again_takes_as_long_as_it_did() -> None:
     schedule.progress("one", 0, 2)
     assert schedule.shown().left == 50
     assert schedule.shown().what == "one 0%"
+
+
+def test_what_was_passed_over_may_come_all_the_same() -> None:
+    clock = Clock()
+    schedule = Schedule(clock)
+    schedule.declare({"one": 10, "other": 10})
+    schedule.progress("other", 0, 2)  # so the first is not needed
+    assert schedule.shown().left == 10
+    schedule.progress("one", 0, 2)
+    assert schedule.shown().left == 20
+    clock.now = 5
+    schedule.progress("one", 1, 2)
+    assert schedule.shown().left == 10  # it is the other that was begun 5 s ago

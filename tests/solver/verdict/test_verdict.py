@@ -52,6 +52,7 @@ def test_what_is_worth_it() -> None:
     assert VERDICT.lines()[2] == "  by layer, %: 10 10"
     assert "80.0 now (measured), 120.0 with" in VERDICT.lines()[-1]
     assert "the times differ by 50%" in replace(VERDICT, spread=0.5).lines()[-1]
+    assert "differ by more than 100%" in replace(VERDICT, spread=12.0).lines()[-1]
 
 
 @pytest.mark.parametrize(
