@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from powerinfer_cli.gguf_io import Tensor
+import numpy as np
+
+from powerinfer_cli.gguf_io import Tensor, chosen_rows
 from powerinfer_cli.model.blocks import FFN, Gating, Linear, Neurons, Routed, Router, SharedExpert
 from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.tensors import LayerReader
@@ -114,9 +116,24 @@ def _gating(t: LayerReader, default: Gating) -> Gating:
 
 
 def _experts(t: LayerReader, experts: int, width: int) -> Neurons[Tensor, Tensor]:
-    gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
+    if "ffn_gate_up_exps.weight" in t:
+        gate, up = _divided(t, experts, width)
+    else:
+        gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
     down = _stacked(t, "ffn_down_exps", experts, t.n_embd, width)
     return Neurons(experts * width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
+
+
+def _divided(t: LayerReader, experts: int, width: int) -> tuple[Linear[Tensor, Tensor], Linear[Tensor, Tensor]]:
+    """Of what holds each expert's gate before its up."""
+    both = _stacked(t, "ffn_gate_up_exps", experts, 2 * width, t.n_embd)
+    numbers = np.arange(2 * experts * width, dtype=np.int32).reshape(experts, 2, width)
+
+    def part(which: int) -> Linear[Tensor, Tensor]:
+        rows = numbers[:, which].reshape(-1)
+        return Linear(chosen_rows(both.weight, rows), None if both.bias is None else chosen_rows(both.bias, rows))
+
+    return part(0), part(1)
 
 
 def _stacked(t: LayerReader, name: str, experts: int, rows: int, columns: int) -> Linear[Tensor, Tensor]:

@@ -92,3 +92,18 @@ def test_experts_on_gpus_are_refused(tmp_path: Path) -> None:
     placement = Placement(Plan((1 << 30,), layers, 0, "layers", ""), ("cpu",))
     with pytest.raises(PowerInferError, match="a mixture of experts on GPUs"):
         Engine(model, EngineOptions(n_ctx=64), placement=placement)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
+def test_gates_and_ups_in_one(tmp_path: Path, kind: str) -> None:
+    """As some files have them, each expert's gate before its up: the same to the bit."""
+    file = wide()
+    changes: dict[str, np.ndarray | None] = {}
+    for name in [name for name in file.tensors if "ffn_gate_exps" in name]:
+        up = name.replace("gate", "up")
+        changes |= {name: None, up: None}
+        changes[name.replace("gate", "gate_up")] = np.concatenate((file.tensors[name], file.tensors[up]), axis=1)
+    fused = file.with_tensors(changes)
+    for repack in (True, False):
+        found, wanted = (logits(f.stored_as(GGMLType[kind]), tmp_path, repack=repack) for f in (fused, file))
+        np.testing.assert_array_equal(found, wanted)
