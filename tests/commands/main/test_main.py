@@ -1,6 +1,7 @@
 """`powerinfer main` with a prompt: what is written, where, how much of it, and what is told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,9 +215,9 @@ def test_engine_flags_reach_the_engine(main: Main, monkeypatch: pytest.MonkeyPat
     work: list[int | str] = []
     forward, run = Engine._forward, Team.run
 
-    def spied_forward(engine: Engine, parts: list[tuple[int, list[int]]]) -> object:
+    def spied_forward(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any) -> object:
         work.append(f"{sum(len(ids) for _, ids in parts)} tokens")
-        return forward(engine, parts)
+        return forward(engine, parts, *more)
 
     def spied_run(team: Team, program: Program, threads: int = 0) -> None:
         work.append(threads)
@@ -238,7 +239,9 @@ def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest
     batches: list[int] = []
     forward = Engine._forward
     monkeypatch.setattr(
-        Engine, "_forward", lambda engine, parts: batches.append(len(parts[0][1])) or forward(engine, parts)
+        Engine,
+        "_forward",
+        lambda engine, parts, *more: batches.append(len(parts[0][1])) or forward(engine, parts, *more),
     )
     assert main("-p", "Once upon a time there", "-n", "1", "-b", "3").code == 0
     assert batches == [3, 3]
