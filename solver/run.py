@@ -81,6 +81,11 @@ class SolveResult:
     kind: Kind | None = None
     ended: bool = False
 
+    @property
+    def stays_dense(self) -> bool:
+        """Whether predictors were made, and pay in no layer."""
+        return bool(self.reports) and all(report.is_dense for report in self.reports)
+
 
 def make(
     gguf: GGUFFile,
@@ -162,7 +167,7 @@ class _Run:
                 statistics = self._found()
             except PowerInferError as error:
                 raise PowerInferError(f"{error}: leave --plan-only out, and they are made anew") from error
-        elif not relu:
+        elif not relu and not (made and all(report.is_dense for report in made.reports)):
             statistics = self._statistics(made.rule if made else self._rule(), trains)
         folder = self._predictors(trained=made is not None)
         predictors = load_predictors(folder, config.n_embd, config.n_ff) if folder else None

@@ -149,8 +149,8 @@ def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[t
     recall = sum(layer["recall"] for layer in layers) / len(layers)
     excess = sum(layer["predicted_density"] for layer in layers) / sum(layer["true_density"] for layer in layers)
     says = f"recall {recall:.3f}, {excess:.2f} x active; perplexity {quality['loss']:+.1%} +/- {quality['error']:.1%}; "
-    says += f"{compared['ratio']:.2f} x dense"
-    add("complete", seconds, case.complete, peak, (speeds["sparse"], compared["sparse"]), says)
+    says += f"{compared['ratio']:.2f} x dense" if compared else "stays dense"
+    add("complete", seconds, case.complete, peak, (speeds["sparse"], compared and compared["sparse"]), says)
     return rows
 
 

@@ -101,7 +101,7 @@ def _say_how_to_run(path: Path, gguf: "GGUFFile", found: "Outcome", stages: Stag
     made, planned, compared = found.made, found.planned, found.compared
     if stages.profile_only or made.ended:
         return
-    sparse = compared is None or compared.sparse_wins
+    sparse = not made.stays_dense and (compared is None or compared.sparse_wins)
     own = path if gguf.sparse else None
     if not sparse and gguf.sparse:
         _note("run the dense file that this model was made of: it is faster")

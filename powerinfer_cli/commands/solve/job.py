@@ -81,6 +81,9 @@ class Job:
         )
         if made.ended:
             return Outcome(made)
+        if made.stays_dense:
+            self.events.note("no layer reads less with a predictor: the model stays dense, and nothing is to be placed")
+            return Outcome(made)
         if self.stages.merge and made.folder:
             merge(self.gguf, made.folder, self.stages.merge, self.events, down=self.stages.down())
         if self.stages.profile_only or self.stages.train_only:

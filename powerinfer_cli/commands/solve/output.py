@@ -35,7 +35,13 @@ def show(
     """Raises PowerInferError: the page cannot be written."""
     made = found.made
     data = report_data(
-        gguf, config, model_fingerprint(gguf), made, found.planned, None if made.ended else merged, found.compared
+        gguf,
+        config,
+        model_fingerprint(gguf),
+        made,
+        found.planned,
+        None if made.ended or made.stays_dense else merged,
+        found.compared,
     )
     if told.report:
         frequencies = activity_from(made.statistics, made.together).frequencies if made.statistics else None

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import solver.comparison
+import solver.predictor.training
 import solver.run
 import solver.stages
 from powerinfer_cli import files
@@ -404,6 +405,20 @@ def test_what_may_be_made_all_the_same_is_not_told_to_be_forced(tmp_path: Path, 
     assert result.code == 0, result
     assert "goes on all the same" not in result.note("^not worth it: .*")[0]
     result.note("^gradient steps: [0-9]+ s of the 30 min of --time-budget; ")
+
+
+def test_a_model_in_which_no_predictor_pays_stays_dense(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver.predictor.training._Run, "_pays", lambda *_: False)
+    path, merged = write_placed(tmp_path, statistics=False, model=dense_model()), tmp_path / "merged.gguf"
+    flags = ("-f", text, "--density", "0.5", "--device-profile", "rtx-3090-ddr5", "--merge", str(merged), *QUICK)
+    result = solve(path, *flags, "--json")
+    assert data_of(result)["plan"] is None
+    assert data_of(result)["merged"] is None
+    result.note("^no layer reads less with a predictor: the model stays dense")
+    result.note(f"^run the dense file: powerinfer main -m {path}$")
+    assert not merged.exists()
 
 
 def test_experts_have_nothing_to_be_trained(tmp_path: Path) -> None:
