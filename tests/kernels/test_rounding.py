@@ -32,7 +32,7 @@ def test_a_sum_in_any_order_lies_within_and_one_without_a_term_does_not(n: int) 
         sums.check(np.full((1, 4), np.nan))
 
 
-@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("activation", [one for one in Activation if not one.bends_up])
 @pytest.mark.parametrize("gated", [True, False])
 def test_an_ffn_lies_within_and_one_without_a_neuron_does_not(gated: bool, activation: Activation) -> None:
     gate, up, down_t, x = normal(90, 64) if gated else None, normal(90, 64), normal(90, 64), normal(3, 64)

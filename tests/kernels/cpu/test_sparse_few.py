@@ -78,7 +78,7 @@ def test_kinds_of_ffn(gated: bool, relu_on_up: bool, predicted: bool) -> None:
     check(sparse_layer(gated=gated, relu_on_up=relu_on_up, predicted=predicted, biases=True))
 
 
-@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("activation", [one for one in Activation if not one.bends_up])
 def test_activations(activation: Activation) -> None:
     for kind in (Q4_0, F32):
         made = sparse_layer((kind, kind, kind), n_ff=300, activation=activation, biases=True)
