@@ -23,10 +23,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from powerinfer_cli.errors import PowerInferError  # noqa: E402
-from powerinfer_cli.gguf_io import open_gguf  # noqa: E402
-from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402
-from tests.helpers.families import FAMILIES, PROMPT, tiny_family  # noqa: E402
+from powerinfer_cli.errors import PowerInferError  # noqa: E402  # after the path is set
+from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402  # after the path is set
+from tests.helpers.families import FAMILIES, PROMPT, tiny_family  # noqa: E402  # after the path is set
 
 AGREES = 2e-5
 OTHER_NAMES = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}

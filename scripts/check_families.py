@@ -19,9 +19,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dataclasses import replace  # noqa: E402
+from dataclasses import replace  # noqa: E402  # after the path is set
 
-from tests.helpers.families import DEEP, FAMILIES, PROMPT, peer_family  # noqa: E402
+from tests.helpers.families import DEEP, FAMILIES, PROMPT, peer_family  # noqa: E402  # after the path is set
 
 AGREES, AGREES_WITH_GELU = 1e-5, 2e-3
 

@@ -15,7 +15,7 @@ of rank r need r + 1 hidden neurons, not the 2 r of opposite pairs.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TypeAlias
 
 import torch
@@ -54,7 +54,7 @@ class Residuals:
 
     @cached_property
     def mean(self) -> Tensor:
-        total: Tensor = sum(x.sum(dim=0) for _, x in self.parts())  # type: ignore[assignment]
+        total = reduce(torch.add, (x.sum(dim=0) for _, x in self.parts()))
         return total / len(self.samples)
 
     @cached_property
@@ -81,7 +81,7 @@ class Residuals:
 
 
 def _mean_square(parts: Iterable[Tensor], count: int) -> Tensor:
-    total: Tensor = sum(x.T @ x for x in parts)  # type: ignore[assignment]
+    total = reduce(torch.add, (x.T @ x for x in parts))
     return total / count
 
 

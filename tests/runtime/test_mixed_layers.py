@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.helpers.sparse_reference import Predictor, masked_logits, predictor_m
 from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
 
 NAMES = ("llama-relu", "falcon-7b-relu", "opt", "llama")
-OPTIONS = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32"}
+OPTIONS: dict[str, Any] = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32"}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -99,8 +100,7 @@ def test_divided(tiny: TinyModel, dense: int, tmp_path: Path, name: str) -> None
     file = mixed(tiny, dense, turned=False)
     placement = Placement(plan_of(file, *PLANS[name](dense)), ("cpu",))
     whole, engine = (
-        Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=where)  # type: ignore[arg-type]
-        for where in (None, placement)
+        Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=where) for where in (None, placement)
     )
     check_logits(feed(engine), wanted_logits(tiny, dense))
     feed(whole)
@@ -111,7 +111,7 @@ def test_divided(tiny: TinyModel, dense: int, tmp_path: Path, name: str) -> None
 def test_a_dense_layer_of_rows_is_divided(tiny: TinyModel, dense: int, tmp_path: Path, share: float) -> None:
     file = mixed(tiny, dense, turned=True)
     placement = Placement(plan_of(file, [0, 0], [share, share], 0), ("cpu",))
-    engine = Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=placement)  # type: ignore[arg-type]
+    engine = Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=placement)
     check_logits(feed(engine), wanted_logits(tiny, dense))
 
 

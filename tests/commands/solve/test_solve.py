@@ -355,7 +355,7 @@ def test_a_model_in_a_folder_that_takes_nothing(tmp_path: Path, text: str, monke
     path = write_placed(folder, statistics=False)
     real = files.tempfile.TemporaryFile
 
-    def refused(dir: Path) -> Any:  # noqa: A002  # its name
+    def refused(dir: Path) -> Any:  # noqa: A002  # as the replaced function names it
         if dir == folder:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return real(dir=dir)

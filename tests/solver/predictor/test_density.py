@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SolverModel:
     return SolverModel(open_gguf(path), ENGINE, LoadEvents())
 
 
-class Known:
+class Known(DensityMeter):
     """A meter whose losses are known, and that says what it was asked."""
 
     def __init__(self, enough: float) -> None:
@@ -43,7 +43,7 @@ class Known:
 @pytest.mark.parametrize(("enough", "found"), [(0.5, 0.45), (0.0, 0.05), (0.12, 0.1), (1.2, 1.0)])
 def test_the_lowest_density_within_the_loss_is_found(enough: float, found: float) -> None:
     meter = Known(enough)
-    choice = find_density(meter, 0.06, LoadEvents())  # type: ignore[arg-type]
+    choice = find_density(meter, 0.06, LoadEvents())
     assert choice.density == pytest.approx(found)
     assert choice.loss <= 0.06
     assert len(meter.asked) <= 5
@@ -52,10 +52,10 @@ def test_the_lowest_density_within_the_loss_is_found(enough: float, found: float
 
 def test_what_was_measured_is_kept() -> None:
     meter, kept = Known(0.5), [dict[float, float]()]
-    whole = find_density(meter, 0.06, LoadEvents(), None, lambda found: kept.append(dict(found)))  # type: ignore[arg-type]
+    whole = find_density(meter, 0.06, LoadEvents(), None, lambda found: kept.append(dict(found)))
     assert [len(found) for found in kept] == [0, 2, 3, 4, 5, 6]
     again = Known(0.5)
-    assert find_density(again, 0.06, LoadEvents(), kept[-2]) == whole  # type: ignore[arg-type]
+    assert find_density(again, 0.06, LoadEvents(), kept[-2]) == whole
     assert again.asked == meter.asked[-1:]
 
 

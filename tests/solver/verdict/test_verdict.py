@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,8 +70,8 @@ def test_what_is_worth_it() -> None:
         ({"sparse": 100.0, "layers": (replace(LAYER, density=0.8),)}, ["80% of the neurons are active"]),
     ],
 )
-def test_what_is_not_worth_it_is_told_why_and_what_helps(changes: dict[str, object], words: list[str]) -> None:
-    found = replace(VERDICT, **changes)  # type: ignore[arg-type]  # of several types
+def test_what_is_not_worth_it_is_told_why_and_what_helps(changes: dict[str, Any], words: list[str]) -> None:
+    found = replace(VERDICT, **changes)
     assert not found.pays
     for word in [*words, "not worth it: ", "--force goes on all the same"]:
         assert word in found.sentence()
