@@ -18,11 +18,10 @@ from powerinfer_cli.placement import (
     statistics_fingerprint,
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.device.bytes import model_bytes
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch
-from powerinfer_cli.runtime.engine import context_size
 from solver.placing import DeviceProfile, PlanResult, PlanSettings, load_profile, make_plan
 
 __all__ = ["STAND_IN", "PlanJob"]

@@ -1,15 +1,18 @@
-"""How much memory a KV cache takes."""
+"""How much memory a KV cache takes, and how many tokens it is for."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import CacheType, value_stride
+from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["extent_of", "fitting_context", "kv_bytes"]
+__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes"]
 
 STEP = 256  # tokens: a context that is chosen is a multiple
 
@@ -42,3 +45,28 @@ def _position_bytes(layer: Layer[Any, Any], type_k: str, type_v: str) -> int:
     dims = head_dim, value_stride(head_dim)
     per_head = sum(CacheType(kind).position_bytes(d) for kind, d in zip((type_k, type_v), dims, strict=True))
     return layer.attention.n_head_kv * per_head
+
+
+def context_size(model: Model, options: EngineOptions, weights: int) -> int:
+    """Tokens of all sequences together: what was asked for, or the training context, or what fits half of the memory
+    that so many bytes of weights leave.
+
+    Raises:
+        PowerInferError: more than memory holds, or than a model with learned positions knows.
+    """
+    config, free, wanted = model.config, available_memory(), options.n_ctx
+    types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
+    if wanted == 0:
+        return fitting_context(model.layers, options, config.n_ctx_train, max(0, free - weights) // 2)
+    asked = f"a context of {wanted} tokens (-c, n_ctx)"
+    if wanted < options.n_sequences:
+        raise PowerInferError(f"{asked}: too few tokens for {options.n_sequences} sequences (-np)")
+    longest = wanted if options.unified else wanted // options.n_sequences
+    if config.learned_positions and longest > config.n_ctx_train:
+        raise PowerInferError(f"{asked}: the model knows only {config.n_ctx_train} positions")
+    needed = kv_bytes(model.layers, extent_of(model.layers, options, wanted), *types)
+    if needed > free:
+        raise PowerInferError(
+            f"{asked}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
+        )
+    return wanted

@@ -16,8 +16,7 @@ from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cache_size import extent_of, fitting_context, kv_bytes
-from powerinfer_cli.runtime.memory import available_memory
+from powerinfer_cli.runtime.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
@@ -380,28 +379,3 @@ def _change(change: Change, layer: int, _: Floats, activations: Floats) -> None:
 def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """ids, so many at a time."""
     return (ids[start : start + size] for start in range(0, len(ids), size))
-
-
-def context_size(model: Model, options: EngineOptions, weights: int) -> int:
-    """Tokens of all sequences together: what was asked for, or the training context, or what fits half of the memory
-    that so many bytes of weights leave.
-
-    Raises:
-        PowerInferError: more than memory holds, or than a model with learned positions knows.
-    """
-    config, free, wanted = model.config, available_memory(), options.n_ctx
-    types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
-    if wanted == 0:
-        return fitting_context(model.layers, options, config.n_ctx_train, max(0, free - weights) // 2)
-    asked = f"a context of {wanted} tokens (-c, n_ctx)"
-    if wanted < options.n_sequences:
-        raise PowerInferError(f"{asked}: too few tokens for {options.n_sequences} sequences (-np)")
-    longest = wanted if options.unified else wanted // options.n_sequences
-    if config.learned_positions and longest > config.n_ctx_train:
-        raise PowerInferError(f"{asked}: the model knows only {config.n_ctx_train} positions")
-    needed = kv_bytes(model.layers, extent_of(model.layers, options, wanted), *types)
-    if needed > free:
-        raise PowerInferError(
-            f"{asked}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
-        )
-    return wanted

@@ -26,7 +26,7 @@ from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NeuronMask, Pre
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
-from powerinfer_cli.kernels.jit import Kernel, helper, kernel
+from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
@@ -48,21 +48,20 @@ from powerinfer_cli.kernels.simd import (
 )
 
 __all__ = [
+    "BLOCK",
+    "ROOM",
     "SparseWorkspace",
     "add_rows",
-    "gather_values",
     "make_sparse_workspace",
     "sparse_batch",
     "sparse_values",
-    "spread_values",
 ]
 
-_BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
-_ROOM = _BLOCK + 16  # for a token's list of a block's neurons
+BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
+ROOM = BLOCK + 16  # for a token's list of a block's neurons
 
 MARK = operands("state logits modes threshold n_ff counts tokens capacity passed")
 TURN = operands("state n_ff counts tokens values capacity sizes chosen factors most")
-SPREAD = operands("state n_ff counts sizes chosen factors most rows stride")
 ADD_ROWS = operands("state rows counts sizes chosen factors most out stride bias scratch scratch_bytes")
 
 
@@ -77,8 +76,8 @@ class SparseWorkspace:
     tokens: npt.NDArray[np.int32]  # [n_ff, tokens or more]: the lists, ascending
     values: npt.NDArray[np.float32]  # [n_ff, tokens or more]: what the neuron is for them
     sizes: npt.NDArray[np.int32]  # [blocks of neurons, tokens]: neurons in a token's list
-    chosen: npt.NDArray[np.int32]  # [blocks, tokens, _ROOM]: these lists, ascending, numbered from the block's first
-    factors: npt.NDArray[np.float32]  # [blocks, tokens, _ROOM]: the neurons' values
+    chosen: npt.NDArray[np.int32]  # [blocks, tokens, ROOM]: these lists, ascending, numbered from the block's first
+    factors: npt.NDArray[np.float32]  # [blocks, tokens, ROOM]: the neurons' values
     packed: npt.NDArray[np.uint8]  # the batch as `sparse_dots` wants it
     scratch: npt.NDArray[np.uint8]  # [threads, bytes]
 
@@ -90,10 +89,10 @@ class SparseWorkspace:
 
 def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> SparseWorkspace:
     """For so many threads, tokens in a batch, and neurons."""
-    down = _SLICE * (tokens + _BLOCK + 1) * 4 + 128
+    down = _SLICE * (tokens + BLOCK + 1) * 4 + 128
     size = -(-max(row_scratch_bytes(n_embd), down) // 4096) * 4096 + 192
-    blocks = -(-n_ff // _BLOCK)
-    turned = [aligned(blocks * tokens * _ROOM * 4, huge=True) for _ in range(2)]
+    blocks = -(-n_ff // BLOCK)
+    turned = [aligned(blocks * tokens * ROOM * 4, huge=True) for _ in range(2)]
     room = tokens // 32 * 32 + 48  # an odd number of cache lines, or lists would get into each other's way
     tokens_of, logits = aligned(n_ff * room * 4, huge=True), tokens * n_ff * 4
     values = aligned(max(n_ff * room * 4, logits + 256), huge=True)  # for logits: 64 are read at a time
@@ -103,8 +102,8 @@ def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> 
         tokens_of.view(np.int32).reshape(n_ff, room),
         values[: n_ff * room * 4].view(np.float32).reshape(n_ff, room),
         np.zeros((blocks, tokens), np.int32),
-        turned[0].view(np.int32).reshape(blocks, tokens, _ROOM),
-        turned[1].view(np.float32).reshape(blocks, tokens, _ROOM),
+        turned[0].view(np.int32).reshape(blocks, tokens, ROOM),
+        turned[1].view(np.float32).reshape(blocks, tokens, ROOM),
         aligned(tokens * padded(n_embd) // 256 * chunk_bytes(16), huge=True),
         aligned(threads * size, huge=True).reshape(threads, size),
     )
@@ -231,36 +230,6 @@ def add_rows(
     )
 
 
-def spread_values(state: npt.NDArray[np.int64], workspace: SparseWorkspace, out: npt.NDArray[np.float32]) -> Operation:
-    """After `sparse_values`: out[t, i] = what neuron i was for token t, 0 where it was not. out float32 [T, n_ff]."""
-    return _between_rows_and_lists(_spread, state, workspace, out)
-
-
-def gather_values(
-    state: npt.NDArray[np.int64], workspace: SparseWorkspace, values: npt.NDArray[np.float32]
-) -> Operation:
-    """Before `add_rows`: neuron i is values[t, i] for token t, whatever it was. values float32 [T, n_ff]."""
-    return _between_rows_and_lists(_gather, state, workspace, values)
-
-
-def _between_rows_and_lists(
-    work: Kernel, state: npt.NDArray[np.int64], w: SparseWorkspace, rows: npt.NDArray[np.float32]
-) -> Operation:
-    return Operation.of(
-        work,
-        SPREAD,
-        state=state,
-        n_ff=len(w.counts),
-        counts=w.counts,
-        sizes=w.sizes,
-        chosen=w.chosen,
-        factors=w.factors,
-        most=w.sizes.shape[1],
-        rows=rows,
-        stride=rows.shape[1],
-    )
-
-
 @helper
 def _bits_of(modes, begin, end, mode):
     """Which of up to 64 neurons have this mode: bit i for neuron begin + i."""
@@ -319,61 +288,19 @@ def _turn(op_address, worker):
     n_tokens, most = state[N_TOKENS], op[TURN.most]
     while True:
         block = take(op)
-        if block * _BLOCK >= n_ff:
+        if block * BLOCK >= n_ff:
             return
         sizes = i32(op[TURN.sizes] + block * most * 4)
-        chosen = i32(op[TURN.chosen] + block * most * _ROOM * 4)
-        factors = f32(op[TURN.factors] + block * most * _ROOM * 4)
+        chosen = i32(op[TURN.chosen] + block * most * ROOM * 4)
+        factors = f32(op[TURN.factors] + block * most * ROOM * 4)
         for t in range(n_tokens):
             sizes[t] = 0
-        for i in range(block * _BLOCK, min(block * _BLOCK + _BLOCK, n_ff)):
+        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n_ff)):
             tokens, values = i32(op[TURN.tokens] + i * capacity * 4), f32(op[TURN.values] + i * capacity * 4)
             for k in range(counts[i]):
-                at = np.int64(tokens[k]) * _ROOM + sizes[tokens[k]]
-                chosen[at], factors[at] = i - block * _BLOCK, values[k]
+                at = np.int64(tokens[k]) * ROOM + sizes[tokens[k]]
+                chosen[at], factors[at] = i - block * BLOCK, values[k]
                 sizes[tokens[k]] += 1
-
-
-@kernel(OPERATION, "sparse_spread")
-def _spread(op_address, worker):
-    """Tokens' lists of neurons to rows of all neurons. A piece is a token."""
-    op = i64(op_address)
-    state, n_ff, most, stride = i64(op[SPREAD.state]), op[SPREAD.n_ff], op[SPREAD.most], op[SPREAD.stride]
-    while True:
-        t = take(op)
-        if t >= state[N_TOKENS]:
-            return
-        row = f32(op[SPREAD.rows] + t * stride * 4)
-        for i in range(n_ff):
-            row[i] = 0.0
-        for first in range(0, n_ff, _BLOCK):
-            at = first // _BLOCK * most + t
-            chosen, factors = i32(op[SPREAD.chosen] + at * _ROOM * 4), f32(op[SPREAD.factors] + at * _ROOM * 4)
-            for k in range(i32(op[SPREAD.sizes])[at]):
-                row[first + chosen[k]] = factors[k]
-
-
-@kernel(OPERATION, "sparse_gather")
-def _gather(op_address, worker):
-    """Rows of all neurons to tokens' lists of those that are not 0. A piece is a token."""
-    op = i64(op_address)
-    state, n_ff, most, stride = i64(op[SPREAD.state]), op[SPREAD.n_ff], op[SPREAD.most], op[SPREAD.stride]
-    counts = i32(op[SPREAD.counts])
-    while True:
-        t = take(op)
-        if t >= state[N_TOKENS]:
-            return
-        row = f32(op[SPREAD.rows] + t * stride * 4)
-        for first in range(0, n_ff, _BLOCK):
-            at = first // _BLOCK * most + t
-            chosen, factors = i32(op[SPREAD.chosen] + at * _ROOM * 4), f32(op[SPREAD.factors] + at * _ROOM * 4)
-            size = 0
-            for i in range(first, min(first + _BLOCK, n_ff)):
-                if row[i] != np.float32(0.0):
-                    chosen[size], factors[size] = i - first, row[i]
-                    counts[i] = 1  # somebody needs its row, whoever says so
-                    size += 1
-            i32(op[SPREAD.sizes])[at] = size
 
 
 @helper
@@ -427,7 +354,7 @@ def _add_rows(op_address, worker):
     scratch = op[ADD_ROWS.scratch] + worker * op[ADD_ROWS.scratch_bytes]
     n, n_tokens = rows[COLUMNS], state[N_TOKENS]
     weights = scratch + _SLICE * 4 + 128
-    all_sums = weights + _BLOCK * _SLICE * 4
+    all_sums = weights + BLOCK * _SLICE * 4
     while True:
         begin = take(op) * _SLICE
         if begin >= n:
@@ -435,13 +362,13 @@ def _add_rows(op_address, worker):
         end = min(begin + _SLICE, n)
         for i in range(0, n_tokens * _SLICE, 16):
             store_f32(f32(all_sums), i, zero())
-        for first in range(0, rows[ROWS], _BLOCK):
-            for i in range(first, min(first + _BLOCK, rows[ROWS])):
+        for first in range(0, rows[ROWS], BLOCK):
+            for i in range(first, min(first + BLOCK, rows[ROWS])):
                 if counts[i]:
                     _dequantise(rows, i, begin, end, scratch, weights + (i - first) * _SLICE * 4, worker)
-            lists = first // _BLOCK * most
+            lists = first // BLOCK * most
             for t in range(n_tokens):
-                at = (lists + t) * _ROOM * 4
+                at = (lists + t) * ROOM * 4
                 size = i32(op[ADD_ROWS.sizes])[lists + t]
                 _add_block(
                     f32(all_sums + t * _SLICE * 4),
