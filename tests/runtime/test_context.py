@@ -11,8 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model import load_model
-from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, threads
-from powerinfer_cli.runtime import engine as engine_module
+from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions, cache_size, threads
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.pages import Extent
 from tests.helpers.exact_sparse import exact_sparse
@@ -80,7 +79,7 @@ def test_default_context_fits_half_of_the_free_memory(tmp_path: Path, monkeypatc
     one = kv_bytes(load_model(gguf).layers, Extent(128), "f16", "f16") // 128
     assert one == 2 * 2 * 2 * 2 * 16  # keys and values, float16, layers, heads, dimensions
     weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
-    monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * one * 1000)
+    monkeypatch.setattr(cache_size, "available_memory", lambda: weights + 2 * one * 1000)
     assert Engine.load(gguf, EngineOptions()).n_ctx == 768
     with pytest.raises(PowerInferError, match=r"a context of 99999 tokens \(-c, n_ctx\): the KV cache needs .* GiB"):
         Engine.load(gguf, EngineOptions(n_ctx=99999))

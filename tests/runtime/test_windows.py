@@ -12,8 +12,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
-from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
-from powerinfer_cli.runtime import engine as engine_module
+from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted, cache_size
 from powerinfer_cli.runtime.cache_size import extent_of, kv_bytes
 from tests.helpers.families import FAMILIES, WINDOW, TinyFamily, tiny_family
 from tests.helpers.families.family import tiny
@@ -120,7 +119,7 @@ def test_the_default_context_is_longer(gemma: GGUFFile, monkeypatch: pytest.Monk
     layers = load_model(gemma).layers
     weights = sum(tensor.nbytes for tensor in gemma.tensors.values())
     room = kv_bytes(layers, extent_of(layers, EngineOptions(n_ubatch=N_UBATCH), 512), "f16", "f16")
-    monkeypatch.setattr(engine_module, "available_memory", lambda: weights + 2 * room)
+    monkeypatch.setattr(cache_size, "available_memory", lambda: weights + 2 * room)
     n_ctx = [Engine.load(gemma, EngineOptions(n_ubatch=N_UBATCH, swa_full=full)).n_ctx for full in (False, True)]
     assert n_ctx == [512, 256]
 
