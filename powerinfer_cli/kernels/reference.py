@@ -183,7 +183,7 @@ def _near(logits: Tensor, chosen: Tensor) -> Tensor:
 def _before(chosen: Tensor) -> Tensor:
     """[k, k]: whether the second index comes before the first."""
     k = chosen.shape[1]
-    return torch.ones(k, k, dtype=torch.bool).tril(-1)
+    return torch.ones(k, k, dtype=torch.bool, device=chosen.device).tril(-1)
 
 
 def predict_active(x: Tensor, fc1: Tensor, fc2: Tensor, threshold: float) -> Tensor:

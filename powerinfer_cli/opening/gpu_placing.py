@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.overrides import NOTHING_KEPT, kept_by_hand, parse_overrides
 from powerinfer_cli.opening.plan_files import keep_plan, kept_plan
 from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.whole_parts import plan_of_parts
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -30,9 +33,21 @@ def place_on(
     """The placement and what lies where, a line each GPU; None: everything stays in main memory.
 
     Raises:
+        UsageError: tensors are to be kept that are not there, or not to be divided from others.
         PowerInferError: no model that can be run.
     """
+    kept = kept_by_hand(
+        gguf,
+        model,
+        parse_overrides(wishes.override_tensor),
+        events.note,
+        cpu_moe=wishes.cpu_moe,
+        n_cpu_moe=wishes.n_cpu_moe,
+    )
     job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers)
+    if model.has_experts or kept != NOTHING_KEPT:
+        plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
+        return _placed(job, plan, remarks, events)
     divided = wishes.gpu_layers is None and job.divisible and beside.statistics is not None
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
@@ -80,9 +95,10 @@ def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
     placed = zip(plan.layers, job.config.n_ff, strict=True)
     if all(where.device == MAIN_MEMORY or where.hot.size == n_ff for where, n_ff in placed):
         return None
+    if job.beside.statistics is None:  # somebody has divided layers by hand
+        return None
     from solver.placing import Work, activity_from, simulate, stream_from
 
-    assert job.beside.statistics is not None  # or no layer would be divided
     profile, _ = job.costs(events)
     work = Work(job.sizes, activity_from(job.beside.statistics, job.beside.together), job.kind, job.config.n_embd)
     return stream_from(plan, job.sizes, simulate(plan, work, profile), profile)
@@ -102,11 +118,13 @@ def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
     lines = []
     for gpu in plan.gpus:
         here = [index for index, layer in enumerate(plan.layers) if layer.device == gpu]
-        hot = sum(plan.layers[index].hot.size for index in here)
         parts = [f"{len(here)} of {len(plan.layers)} layers"] if here else []
-        neurons = sum(job.config.n_ff[index] for index in here)
-        if hot < neurons:
-            parts.append(f"{hot / neurons:.1%} of their neurons")
+        for routed, name in ((False, "neurons"), (True, "experts")):
+            ffns = {i: job.model.layers[i].ffn for i in here}
+            counts = {i: ffn.n_groups for i, ffn in ffns.items() if (routing_of(ffn.selection) is not None) == routed}
+            hot, groups = sum(plan.layers[i].hot.size for i in counts), sum(counts.values())
+            if hot < groups:
+                parts.append(f"{hot / groups:.1%} of their {name}")
         if plan.output == gpu:
             parts.append("the head")
         used = device_use(job.sizes, plan, gpu).total

@@ -41,6 +41,8 @@ def open_model(
     - main_gpu, tensor_split: the first GPU to use; how GPUs share layers, as [3, 1]
     - device: "cpu" uses no GPU (with vram_budget or n_gpu_layers its part is rehearsed)
     - reset_gpu_index, disable_gpu_index: plan anew; neither read nor write the plan that is kept
+    - cpu_moe, n_cpu_moe: experts of all, or of the first so many layers stay in main memory
+    - override_tensor: so do tensors of such names, as "exps=cpu"; "...=gpu": not these
     - type_k, type_v: of the KV cache, "f32", "f16" or "q8_0"
     - repack: False leaves weights as they are in the mapped file: less memory, slower
     - use_mlock: keep weights from being paged out

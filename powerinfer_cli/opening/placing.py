@@ -44,11 +44,6 @@ def place(
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return PlacingResult()
-    if model.has_experts:
-        given, have = " and ".join(wishes.given), "has" if len(wishes.given) == 1 else "have"
-        without = f": {given} {have} no effect" if given else ""
-        events.note(f"experts run on the CPU only as yet{without}, everything is in main memory")
-        return PlacingResult()
     from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
 
     return PlacingResult(*place_on(target, gguf, model, options, wishes, beside, events))

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, Literal, TypedDict
 
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.opening.overrides import parse_overrides
 from powerinfer_cli.placement import budget_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
@@ -36,6 +37,9 @@ class ModelWishes(TypedDict, total=False):
     device: Literal["cuda", "cpu"] | None
     reset_gpu_index: bool
     disable_gpu_index: bool
+    cpu_moe: bool
+    n_cpu_moe: int | None
+    override_tensor: str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class PlacementWishes:
 
     vram_budget: bytes, a number for each GPU. gpu_layers: whole layers, the last so many at most; -1: all that fit.
     tensor_split: how layers are divided among GPUs. reset_gpu_index: replace the plan that is kept;
-    disable_gpu_index: neither read nor write one.
+    disable_gpu_index: neither read nor write one. cpu_moe, n_cpu_moe: experts of all, or of the first so many layers
+    stay in main memory; override_tensor: see `overrides.parse_overrides`.
     """
 
     vram_budget: tuple[int, ...] | None = None
@@ -54,6 +59,9 @@ class PlacementWishes:
     device: Literal["cuda", "cpu"] | None = None
     reset_gpu_index: bool = False
     disable_gpu_index: bool = False
+    cpu_moe: bool = False
+    n_cpu_moe: int | None = None
+    override_tensor: tuple[str, ...] = ()
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -66,6 +74,9 @@ class PlacementWishes:
             "-ts": self.tensor_split is not None,
             "--reset-gpu-index": self.reset_gpu_index,
             "--disable-gpu-index": self.disable_gpu_index,
+            "--cpu-moe": self.cpu_moe,
+            "--n-cpu-moe": self.n_cpu_moe is not None,
+            "-ot": bool(self.override_tensor),
         }
         return tuple(name for name, given in flags.items() if given)
 
@@ -105,6 +116,10 @@ def _checked(name: str, value: Any) -> Any:
             return None
         numbers = _numbers(name, value)
         return tuple(map(budget_bytes, numbers)) if name == "vram_budget" else _shares(numbers, name)
+    if name == "override_tensor":
+        texts = (value,) if isinstance(value, str) else tuple(value)
+        parse_overrides(texts)
+        return texts
     if name == "device" and value not in ("cuda", "cpu", None):
         raise UsageError(f'device must be "cuda" or "cpu", got {value!r:.60}')
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -117,7 +132,7 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
-_LEAST = {"n_gpu_layers": -1, "main_gpu": 0}
+_LEAST = {"n_gpu_layers": -1, "main_gpu": 0, "n_cpu_moe": 0}
 
 
 def _numbers(name: str, value: Any) -> list[float]:

@@ -25,6 +25,7 @@ from powerinfer_cli.placement.plan import (
     Plan,
     all_neurons,
     cold_neurons,
+    group_rows,
     main_memory_plan,
     no_neurons,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "device_use",
     "find_statistics",
     "gpuidx_path",
+    "group_rows",
     "hot_bytes",
     "kin_numbers",
     "load_statistics",

@@ -1,4 +1,4 @@
-"""The placement plan: for every layer its device, and which neurons of its FFN are hot."""
+"""The placement plan: for every layer its device, and which neurons, or experts, of its FFN are hot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ __all__ = [
     "Placement",
     "Plan",
     "all_neurons",
+    "group_rows",
     "main_memory_plan",
     "no_neurons",
 ]
@@ -39,13 +40,19 @@ def cold_neurons(hot: Neurons, n_ff: int) -> Neurons:
     return np.setdiff1d(all_neurons(n_ff), hot, assume_unique=True)
 
 
+def group_rows(groups: Neurons, n_groups: int, n_rows: int) -> Neurons:
+    """Which of a matrix's rows belong to some of the n_groups, neurons or experts, that it has as many of each of."""
+    size = n_rows // n_groups
+    return (groups[:, None] * size + np.arange(size)).reshape(-1).astype(np.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPlacement:
     """Where a layer lies.
 
-    device: the GPU, counted from 0, of its attention, norms, predictor and KV cache; or MAIN_MEMORY.
-    hot: [hot count] ascending; the neurons whose rows lie on that GPU, all others in main memory. Empty where the
-    device is MAIN_MEMORY.
+    device: the GPU, counted from 0, of its attention, norms, predictor or router, shared expert and KV cache; or
+    MAIN_MEMORY. hot: [hot count] ascending; the neurons, or, of a mixture, the experts, whose rows lie on that GPU, all
+    others in main memory. Empty where the device is MAIN_MEMORY.
     Raises ValueError: anything else.
     """
 
@@ -98,16 +105,16 @@ class Plan:
 
     @property
     def hot_counts(self) -> tuple[int, ...]:
-        """Hot neurons by layer."""
+        """Hot neurons, or experts, by layer."""
         return tuple(layer.hot.size for layer in self.layers)
 
-    def check(self, n_ff: Sequence[int]) -> None:
-        """Raises ValueError: the plan is for a model of other sizes than these, each layer's neurons."""
-        if len(self.layers) != len(n_ff):
-            raise ValueError(f"it places {len(self.layers)} layers, but the model has {len(n_ff)}")
-        for index, (layer, neurons) in enumerate(zip(self.layers, n_ff, strict=True)):
-            if layer.hot.size and layer.hot[-1] >= neurons:
-                raise ValueError(f"it places neuron {layer.hot[-1]} of layer {index}, which has only {neurons}")
+    def check(self, n_groups: Sequence[int]) -> None:
+        """Raises ValueError: the plan is for a model of other sizes than these, each layer's neurons or experts."""
+        if len(self.layers) != len(n_groups):
+            raise ValueError(f"it places {len(self.layers)} layers, but the model has {len(n_groups)}")
+        for index, (layer, count) in enumerate(zip(self.layers, n_groups, strict=True)):
+            if layer.hot.size and layer.hot[-1] >= count:
+                raise ValueError(f"it places neuron or expert {layer.hot[-1]} of layer {index}, which has only {count}")
 
 
 @dataclass(frozen=True, eq=False)

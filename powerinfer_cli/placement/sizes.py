@@ -22,8 +22,9 @@ class RowReading(Enum):
 class LayerBytes:
     """One layer's bytes on a GPU.
 
-    attention: with the norms. predictor: 0 without one. kv: for the whole context. neuron: gate, up and down row of one
-    neuron. neurons: how many the layer has. first: of `neuron`, what is read before it is known whether the neuron is
+    attention: with the norms. predictor: 0 without one; of a mixture, its router and its shared expert. kv: for the
+    whole context. neuron: gate, up and down row of one neuron; of a mixture, one expert. neurons: how many the layer
+    has of these. first: of `neuron`, what is read before it is known whether the neuron is
     active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart.
     """
 

@@ -50,7 +50,7 @@ class Engine:
         """Build the layers of a model where a placement says; without one, in main memory.
 
         Raises:
-            PowerInferError: a context that does not fit; experts on GPUs.
+            PowerInferError: a context that does not fit.
         """
         self.config = model.config
         events = events or LoadEvents()
@@ -60,8 +60,7 @@ class Engine:
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
         self._has_experts = model.has_experts
-        if self._has_experts and self._placement is not None:
-            raise PowerInferError("a plan that puts a mixture of experts on GPUs cannot be carried out yet")
+        self._n_groups = [layer.ffn.n_groups for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None
         if n_ctx is None:
@@ -328,7 +327,7 @@ class Engine:
         """Of each layer; shares are means since the last reset of `stats`."""
         placed = self._placement.plan.layers if self._placement is not None else None
         return tuple(
-            LayerNeurons(n_ff, placed[i].hot.size if placed else 0, self.stats.active(i))
+            LayerNeurons(n_ff, placed[i].hot.size * n_ff // self._n_groups[i] if placed else 0, self.stats.active(i))
             for i, n_ff in enumerate(self._n_ff)
         )
 

@@ -38,13 +38,16 @@ def suites(device: str) -> Iterator[Finding]:
     """The tests of the hybrid runtime and of its kernels, on the device."""
     second = f",cuda:{torch.cuda.device_count() - 1}" if torch.cuda.device_count() > 1 else ""
     environment = os.environ | {"POWERINFER_TEST_DEVICE": device + second}
-    if torch.device(device).type != "cuda":
-        environment["TRITON_INTERPRET"] = "1"
-    for path in (
+    paths = [
         "tests/kernels/device/triton_cases.py",
         "tests/runtime/hybrid/test_hybrid.py",
         "tests/runtime/hybrid/test_sequences_placed.py",
-    ):
+    ]
+    if torch.device(device).type == "cuda":
+        paths.append("tests/runtime/hybrid/test_experts_placed.py")  # interpreted, a token takes seconds
+    else:
+        environment["TRITON_INTERPRET"] = "1"
+    for path in paths:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=600", path]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         lines = (done.stdout.strip() or done.stderr.strip() or "nothing").splitlines()

@@ -14,10 +14,17 @@ from triton.runtime import driver
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cache import CacheType
-from powerinfer_cli.kernels.device import make_cache, triton_attention, triton_norm, triton_products, triton_sparse
+from powerinfer_cli.kernels.device import (
+    make_cache,
+    triton_attention,
+    triton_experts,
+    triton_norm,
+    triton_products,
+    triton_sparse,
+)
 from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
+from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
 from tests.helpers.device_data import neurons_of, rows_of
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
@@ -53,6 +60,18 @@ def ffn(ops: TritonOps, kind: GGMLType) -> None:
     ops.sparse_ffn(x, None, neurons_of(None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU))
 
 
+def experts(ops: TritonOps, kind: GGMLType) -> None:
+    """Of two slots."""
+    ff = 768
+    wide, down = rows_of(kind, 2 * ff, N_EMBD)[0], rows_of(kind, 2 * N_EMBD, ff)[0]
+    chosen, weights, slots = torch.arange(8).view(1, 8), torch.ones(1, 8), torch.full((8,), -1)
+    for activation, on_input in ((Activation.SILU, False), (Activation.CLAMPED_SWISH, True)):
+        linears = Linear(wide, None), Linear(wide, None), Linear(down, torch.ones(2 * N_EMBD))
+        neurons = Neurons(2 * ff, *linears, False, activation)
+        x, out = torch.ones(1, N_EMBD), torch.ones(1, N_EMBD)
+        ops.add_experts(x, chosen, weights, slots, neurons, out, on_input=on_input)
+
+
 def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
     cache = make_cache(2, 1024, HEAD, kind, kind, "cpu")
     q, k, norm = torch.ones(1, 4 * HEAD), torch.ones(1, 2 * HEAD), torch.ones(HEAD)
@@ -69,11 +88,12 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
 
 def main() -> None:
     driver.set_active(AbsentGPU())
-    for module in (triton_attention, triton_norm, triton_products, triton_sparse):
+    for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_sparse):
         module.launch = compile_only  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
     for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
         ffn(ops, kind)
+        experts(ops, kind)
     ops.activated(x, x, Activation.SILU, relu_on_up=True)
     ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
     ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)

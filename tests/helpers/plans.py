@@ -8,11 +8,18 @@ from tests.helpers.model_file import ModelFile
 __all__ = ["plan_of", "widths"]
 
 
-def plan_of(model: ModelFile, devices: list[int], shares: list[float], output: int, seed: int = 0) -> Plan:
-    """For each layer its device and the share of its neurons that is hot."""
+def plan_of(
+    model: ModelFile,
+    devices: list[int],
+    shares: list[float],
+    output: int,
+    seed: int = 0,
+    groups: list[int] | None = None,
+) -> Plan:
+    """For each layer its device and the share of its neurons that is hot; of its groups, where these are others."""
     rng = np.random.default_rng(seed)
     layers = []
-    for device, share, n_ff in zip(devices, shares, widths(model, len(devices)), strict=True):
+    for device, share, n_ff in zip(devices, shares, groups or widths(model, len(devices)), strict=True):
         count = round(share * n_ff) if device != MAIN_MEMORY else 0
         hot = np.sort(rng.choice(n_ff, count, replace=False)).astype(np.int32)
         layers.append(LayerPlacement(device, hot if count else no_neurons()))

@@ -8,15 +8,9 @@ import pytest
 import torch
 
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import load_model
 from powerinfer_cli.opening import PlacementWishes, gpus, plan_files
-from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target, find_target
-from powerinfer_cli.opening.placing import place
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
-from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from tests.helpers.families import tiny_family
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.model_file import ModelFile
 from tests.helpers.placed_model import (
@@ -163,15 +157,6 @@ def test_a_bad_plan_is_made_anew(path: Path, tmp_path: Path, damage: str) -> Non
     else:
         result.note("^planning anew: ")
         rehearse(path, "--vram-budget", half).note(f"^plan: {index}$")
-
-
-def test_experts_stay_in_main_memory(tmp_path: Path) -> None:
-    gguf = open_gguf(tiny_family("qwen3moe").file.write(tmp_path / "model.gguf"))
-    wishes = PlacementWishes(vram_budget=(GIB,), device="cpu")
-    notes: list[str] = []
-    placed = place(gguf, load_model(gguf), EngineOptions(), wishes, Companions(None, None), LoadEvents(notes.append))
-    assert placed.placement is None
-    assert notes[-1] == "experts run on the CPU only as yet: --vram-budget has no effect, everything is in main memory"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ MODEL: dict[str, Any] = {
     "device": "cpu",
     "reset_gpu_index": True,
     "disable_gpu_index": True,
+    "cpu_moe": True,
+    "n_cpu_moe": 2,
+    "override_tensor": ("exps=cpu", "output=gpu"),
 }
 SAMPLING: dict[str, Any] = {
     "max_tokens": 5,

@@ -64,7 +64,7 @@ def test_impossible_plans(changes: dict[str, object], message: str) -> None:
         replace(PLAN, **changes)
 
 
-@pytest.mark.parametrize(("n_layer", "n_ff", "message"), [(3, 8, "2 layers.*has 3"), (2, 7, "neuron 7 of layer 1")])
+@pytest.mark.parametrize(("n_layer", "n_ff", "message"), [(3, 8, "2 layers.*has 3"), (2, 7, "expert 7 of layer 1")])
 def test_plan_of_another_model(n_layer: int, n_ff: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PLAN.check([n_ff] * n_layer)

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, open_gguf
+from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.asking import ask_for_experts
-from powerinfer_cli.model import load_model
-from powerinfer_cli.placement import LayerPlacement, Placement, Plan, all_neurons
-from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.cpu import experts, packer
 from tests.helpers.families import FAMILIES, PROMPT, tiny_family
 from tests.helpers.families.family import tiny
@@ -84,14 +81,6 @@ def test_nothing_is_recorded_yet(tmp_path: Path) -> None:
         engine = tiny_family("qwen3moe").file.engine(tmp_path, reference=reference)
         with pytest.raises(PowerInferError, match="cannot be recorded yet"):
             engine.record(PROMPT[:9], lambda *_: None)
-
-
-def test_experts_on_gpus_are_refused(tmp_path: Path) -> None:
-    model = load_model(open_gguf(tiny_family("qwen3moe").file.write(tmp_path / "m.gguf")))
-    layers = tuple(LayerPlacement(0, all_neurons(n_ff)) for n_ff in model.config.n_ff)
-    placement = Placement(Plan((1 << 30,), layers, 0, "layers", ""), ("cpu",))
-    with pytest.raises(PowerInferError, match="a mixture of experts on GPUs"):
-        Engine(model, EngineOptions(n_ctx=64), placement=placement)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_0"])

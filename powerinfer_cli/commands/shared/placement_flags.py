@@ -56,6 +56,24 @@ class PlacementFlags:
             "-ts", "--tensor-split", metavar="N,...", help="How layers are divided among GPUs, as 3,1; else by budget."
         ),
     ] = None
+    cpu_moe: Annotated[
+        bool, _gpu("-cmoe", "--cpu-moe", help="All experts stay in main memory; the rest goes to the GPU.")
+    ] = False
+    n_cpu_moe: Annotated[
+        int | None,
+        _gpu(
+            "-ncmoe", "--n-cpu-moe", metavar="N", low=0, help="The experts of the first N layers stay in main memory."
+        ),
+    ] = None
+    override_tensor: Annotated[
+        list[str] | None,
+        _gpu(
+            "-ot",
+            "--override-tensor",
+            metavar="REGEX=cpu|gpu",
+            help="Where tensors of such names go, experts or whole layers; repeatable, the first that fits counts.",
+        ),
+    ] = None
     device: Annotated[
         DeviceFlag | None,
         _gpu(
@@ -75,15 +93,22 @@ class PlacementFlags:
 
 
 def wishes_of(
-    vram_budget: str | None, tensor_split: str | None, device: DeviceFlag | None, **others: Any
+    vram_budget: str | None,
+    tensor_split: str | None,
+    device: DeviceFlag | None,
+    override_tensor: list[str] | None = None,
+    **others: Any,
 ) -> "PlacementWishes":
-    """Of the flags of these names. Raises UsageError: budgets or shares that are none."""
+    """Of the flags of these names. Raises UsageError: budgets, shares or overrides that are none."""
+    from powerinfer_cli.opening.overrides import parse_overrides
     from powerinfer_cli.opening.wishes import PlacementWishes, parse_shares
     from powerinfer_cli.placement import parse_budgets
 
+    parse_overrides(override_tensor or ())
     return PlacementWishes(
         vram_budget=None if vram_budget is None else parse_budgets(vram_budget),
         tensor_split=None if tensor_split is None else parse_shares(tensor_split),
         device=None if device is None else device.value,
+        override_tensor=tuple(override_tensor or ()),
         **others,
     )

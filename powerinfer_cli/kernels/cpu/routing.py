@@ -35,7 +35,7 @@ from powerinfer_cli.kernels.simd import (
 )
 from powerinfer_cli.model.blocks import LEAST_SUM, NEAR, Gating, Router
 
-__all__ = ["N_PAIRS", "N_TILES", "N_USED", "Routes", "make_routes", "most_tiles", "route"]
+__all__ = ["N_PAIRS", "N_TILES", "N_USED", "Routes", "make_routes", "most_tiles", "route", "sort_pairs"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -53,7 +53,7 @@ ROUTE = operands(
     "state logits stride n_experts n_chosen gating bias n_groups n_groups_used group_best normed scale ranked chosen "
     "weights"
 )
-SORT = operands("state n_experts n_chosen chosen starts order used tiles tile_starts counts")
+SORT = operands("state n_experts n_chosen chosen numbers starts order used tiles tile_starts counts")
 
 
 @dataclass(frozen=True)
@@ -126,21 +126,30 @@ def route(state: Ints, router: Router[Any, Floats], routes: Routes) -> list[Oper
             chosen=r.chosen,
             weights=r.weights,
         ),
-        Operation.of(
-            _sort,
-            SORT,
-            state=state,
-            n_experts=r.n_experts,
-            n_chosen=r.n_chosen,
-            chosen=r.chosen,
-            starts=r.starts,
-            order=r.order,
-            used=r.used,
-            tiles=r.tiles,
-            tile_starts=r.tile_starts,
-            counts=r.counts,
-        ),
+        sort_pairs(state, routes),
     ]
+
+
+def sort_pairs(state: Ints, routes: Routes, numbers: Small | None = None) -> Operation:
+    """From `routes.chosen` to what follows it there. numbers [all experts]: which of the n_experts that are here a
+    chosen one is, -1: it is not here, and its pairs are left out; None: all are here.
+    """
+    r = routes
+    return Operation.of(
+        _sort,
+        SORT,
+        state=state,
+        n_experts=r.n_experts,
+        n_chosen=r.n_chosen,
+        chosen=r.chosen,
+        numbers=numbers,
+        starts=r.starts,
+        order=r.order,
+        used=r.used,
+        tiles=r.tiles,
+        tile_starts=r.tile_starts,
+        counts=r.counts,
+    )
 
 
 @helper
@@ -278,6 +287,13 @@ def _route(op_address, worker):
         _scale_weights(weights, n_chosen, scale, op[ROUTE.normed])
 
 
+@helper
+def _number(op, chosen, pair):
+    """A pair's expert among those that are here, or -1."""
+    e = np.int64(chosen[pair])
+    return np.int64(i32(op[SORT.numbers])[e]) if op[SORT.numbers] else e
+
+
 @kernel(OPERATION, "sort_pairs")
 def _sort(op_address, worker):
     """One piece: there are few pairs, and they are counted twice."""
@@ -292,7 +308,9 @@ def _sort(op_address, worker):
     for e in range(n_experts + 1):
         starts[e] = 0
     for pair in range(n_pairs):
-        starts[chosen[pair] + 1] += 1
+        e = _number(op, chosen, pair)
+        if e >= 0:
+            starts[e + 1] += 1
     n_used, n_tiles, begin = np.int64(0), np.int64(0), np.int64(0)
     for e in range(n_experts):
         size = np.int64(starts[e + 1])
@@ -306,7 +324,8 @@ def _sort(op_address, worker):
         starts[e + 1] = begin  # until its pairs are put there, one after the other
         begin += size
     for pair in range(n_pairs):
-        place = np.int64(chosen[pair]) + 1
-        order[starts[place]] = pair
-        starts[place] += 1
-    counts[N_PAIRS], counts[N_USED], counts[N_TILES] = n_pairs, n_used, n_tiles
+        e = _number(op, chosen, pair)
+        if e >= 0:
+            order[starts[e + 1]] = pair
+            starts[e + 1] += 1
+    counts[N_PAIRS], counts[N_USED], counts[N_TILES] = begin, n_used, n_tiles

@@ -107,6 +107,14 @@ class PlanarRows:
         parts = {name: t if name == "codebook" else t[begin:end] for name, t in self._tensors().items()}
         return PlanarRows(self.kind, len(parts["quants"]), self.n_cols, **parts)
 
+    def chunk_at(self, place: Tensor, n_chunks: int) -> "PlanarRows":
+        """A copy of one of n_chunks equal chunks of rows; place int64 [1], which is not asked back."""
+        parts = {}
+        for name, t in self._tensors().items():
+            chunks = t.view(n_chunks, -1, t.shape[-1]) if name != "codebook" else None
+            parts[name] = t if chunks is None else chunks.index_select(0, place)[0]
+        return PlanarRows(self.kind, len(parts["quants"]), self.n_cols, **parts)
+
     def _tensors(self) -> dict[str, Tensor]:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value for name, value in values if isinstance(value, Tensor)}

@@ -3,6 +3,7 @@
 What decoding uses has static shapes and asks nothing back from the device, so that a CUDA graph can record it.
 """
 
+from dataclasses import replace
 from typing import TypeAlias, assert_never
 
 import torch
@@ -81,6 +82,21 @@ def _chunks(rows: PlanarRows) -> list[tuple[int, int]]:
 
 def _room(out: Tensor | None, x: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, device=x.device) if out is None else out
+
+
+def slot_of(neurons: DeviceNeurons, slot: int | Tensor, n_embd: int) -> DeviceNeurons:
+    """One expert of those that follow each other. slot int64 [1]: its rows are copied, and nobody asks which it is."""
+    n_slots = neurons.down.weight.n_rows // n_embd
+
+    def rows(one: PlanarRows) -> PlanarRows:
+        size = one.n_rows // n_slots
+        return one.slice(slot * size, (slot + 1) * size) if isinstance(slot, int) else one.chunk_at(slot, n_slots)
+
+    def numbers(one: Tensor) -> Tensor:
+        parts = one.view(n_slots, -1)
+        return parts[slot] if isinstance(slot, int) else parts.index_select(0, slot)[0]
+
+    return replace(neurons.map(rows, numbers), n_ff=neurons.n_ff // n_slots)
 
 
 class Ops:
@@ -208,9 +224,78 @@ class Ops:
         y = self._back(neurons.down.weight, value)
         return y if out is None else out.copy_(y), open_.sum().view(1)
 
+    def add_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        slots: Tensor,
+        neurons: DeviceNeurons,
+        out: Tensor,
+        *,
+        on_input: bool = False,
+    ) -> Tensor:
+        """out [T, n_embd] += for each token of x [T, n_embd] the sum of weight * expert(x), or, with on_input, of
+        expert(weight * x), over those of its chosen experts that have a slot.
+
+        chosen int64, weights [T, n_chosen]; slots int64 [E], -1: none. neurons: of n slots, one's rows behind
+        another's, as `Routed` has experts'.
+        """
+        if len(x) == 1:
+            return self._add_experts_of_one(x[0], chosen[0], weights[0], slots, neurons, out, on_input)
+        own, n_slots = slots[chosen].flatten(), neurons.down.weight.n_rows // x.shape[1]
+        order = own.argsort(stable=True)
+        begin, *counts = torch.bincount(own + 1, minlength=n_slots + 1).tolist()  # the only wait for the device
+        for slot, count in enumerate(counts):
+            pairs = order[begin : begin + count]
+            begin += count
+            if count:
+                token, weight = pairs // chosen.shape[1], weights.flatten()[pairs].unsqueeze(1)
+                expert = slot_of(neurons, slot, x.shape[1])
+                made = self._expert(expert, weight * x[token] if on_input else x[token])
+                out[token] += made if on_input else weight * made
+        return out
+
+    def _add_experts_of_one(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        slots: Tensor,
+        neurons: DeviceNeurons,
+        out: Tensor,
+        on_input: bool,
+    ) -> Tensor:
+        """Nothing is asked back from the device: whoever has no slot is computed as the first one, and not added."""
+        own = slots.index_select(0, chosen)
+        for j in range(len(own)):
+            slot, weight = own[j : j + 1], weights[j]
+            expert = slot_of(neurons, slot.clamp(min=0), len(x))
+            made = self._expert(expert, (weight * x if on_input else x).unsqueeze(0))
+            out.add_(torch.where(slot >= 0, made if on_input else weight * made, 0))
+        return out
+
+    def _expert(self, neurons: DeviceNeurons, x: Tensor) -> Tensor:
+        """x [T, n_embd] -> [T, n_embd]"""
+        gate = None if neurons.gate is None else self._linear(neurons.gate, x)
+        up = self._linear(neurons.up, x)
+        kind, relu_on_up, curve = neurons.activation, neurons.relu_on_up, neurons.curve
+        values = self.activated(gate, up, kind, relu_on_up=relu_on_up, curve=curve, out=up)
+        return self._linear(neurons.down, values)
+
+    def multiply(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """`matmul`, or, for one token, `matvec`. x [T, n_cols] -> [T, n_rows]"""
+        if len(x) > 1:
+            return self.matmul(rows, x, bias, out)
+        return self.matvec(rows, x[0], bias, None if out is None else out[0]).unsqueeze(0)
+
+    def multiply_heads(self, rows: PlanarRows, x: Tensor) -> Tensor:
+        """Each head by its own rows: rows [H * m, n_cols], x [T, H, n_cols] -> [T, H, m], in float32."""
+        weights = self.dequantize(rows).view(x.shape[1], -1, rows.n_cols)
+        return torch.einsum("thn,hmn->thm", x, weights)
+
     def _linear(self, linear: Linear[PlanarRows, Tensor], x: Tensor) -> Tensor:
-        rows, bias = linear.weight, linear.bias
-        return self.matvec(rows, x[0], bias).unsqueeze(0) if len(x) == 1 else self.matmul(rows, x, bias)
+        return self.multiply(linear.weight, x, linear.bias)
 
     def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:
         if len(x) > ONE_BY_ONE:

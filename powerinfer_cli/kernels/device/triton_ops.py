@@ -9,7 +9,13 @@ import triton
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.device import triton_attention, triton_norm, triton_products, triton_sparse
+from powerinfer_cli.kernels.device import (
+    triton_attention,
+    triton_experts,
+    triton_norm,
+    triton_products,
+    triton_sparse,
+)
 from powerinfer_cli.kernels.device.cache import DeviceCache
 from powerinfer_cli.kernels.device.planar import PlanarRows
 from powerinfer_cli.kernels.device.reference import DeviceNeurons, Ops
@@ -19,6 +25,7 @@ from powerinfer_cli.kernels.few import ONE_BY_ONE
 __all__ = ["TritonOps"]
 
 OLDEST = (3, 3)  # its kernels take tuples
+WIDEST = 256  # of a head: what a program keeps of wider ones, as latents are, does not fit registers
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
     raise ImportError(f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}")
@@ -34,7 +41,7 @@ def _attention(
     out: Tensor | None = None,
     **scores: Any,
 ) -> Tensor:
-    if len(q) == 1:
+    if len(q) == 1 and cache.head_dim <= WIDEST:
         return triton_attention.attention(q, cache, n_past, pages, **scores, out=out)
     return attention(q, cache, n_past, pages, **scores, limit=limit, out=out)
 
@@ -99,3 +106,21 @@ class TritonOps(Ops):
             own = None if mask is None else mask[t]
             counts.append(self.sparse_ffn(x[t], own, neurons, entries=entries, out=out[t])[1])
         return out, torch.stack(counts).sum(0)
+
+    def add_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        slots: Tensor,
+        neurons: DeviceNeurons,
+        out: Tensor,
+        *,
+        on_input: bool = False,
+    ) -> Tensor:
+        """For a few tokens one by one, so that nothing is asked back; see `Ops.add_experts`."""
+        if len(x) > ONE_BY_ONE:
+            return super().add_experts(x, chosen, weights, slots, neurons, out, on_input=on_input)
+        for t in range(len(x)):
+            triton_experts.add_experts(x[t], chosen[t], weights[t], slots, neurons, out[t], on_input=on_input)
+        return out

@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, gro
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import XIELU
 
-__all__ = ["activate", "activated", "predict", "sparse_ffn"]
+__all__ = ["activate", "activated", "curve_numbers", "predict", "sparse_ffn"]
 
 RANGES = 32  # of neurons, at most; each has sums of its own
 _DOWN_COLUMNS = 512  # of a program, about
@@ -56,11 +56,11 @@ def activated(
     out = torch.empty_like(up) if out is None else out
     grid = (triton.cdiv(up.numel(), 1024),)
     code = ACTIVATION_CODES[activation]
-    launch(_activated, grid, gate, up, out, up.numel(), *_numbers(curve), code, relu_on_up, 1024)
+    launch(_activated, grid, gate, up, out, up.numel(), *curve_numbers(curve), code, relu_on_up, 1024)
     return out
 
 
-def _numbers(curve: XIELU | None) -> tuple[float, ...]:
+def curve_numbers(curve: XIELU | None) -> tuple[float, ...]:
     """Four, whatever they are."""
     return (0.0,) * 4 if curve is None else (curve.rise, curve.fall, curve.beta, curve.eps)
 
@@ -86,7 +86,7 @@ def sparse_ffn(
         *(
             values,
             opened,
-            *_numbers(neurons.curve),
+            *curve_numbers(neurons.curve),
             gate is not None,
             ACTIVATION_CODES[neurons.activation],
             neurons.relu_on_up,

@@ -172,6 +172,17 @@ class FFN(Generic[M, V]):
     neurons: Neurons[M, V]
     selection: "Selection[M, V]"
 
+    @property
+    def n_groups(self) -> int:
+        """How many parts it has that are placed by themselves: neurons, or experts."""
+        routed = routing_of(self.selection)
+        return self.neurons.n_ff if routed is None else routed.n_experts
+
+    @property
+    def divisible(self) -> bool:
+        """Whether some of these may lie on a GPU and the others not."""
+        return routing_of(self.selection) is not None or self.neurons.divisible
+
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
         selection = self.selection
         match selection:

@@ -87,7 +87,7 @@ class CPUSide(ABC):
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
         blocks = [layer.block for layer in self.weights.layers]
-        cold = [one.neurons.n_ff for one in self.weights.cold if one]
+        cold = [one.neurons.n_ff for one in self.weights.cold if one and not one.routed]
         self.room = make_room(self.config.n_embd, blocks, cold, len(self.many.ids), self.team.size)
         one = Writer(self.one, self.threshold, self.threads)
         many = Writer(self.many, self.threshold, self.threads_batch, self.room)

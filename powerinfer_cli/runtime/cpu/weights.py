@@ -21,8 +21,9 @@ from powerinfer_cli.model.blocks import (
     Routed,
     all_active,
     leaves,
+    routing_of,
 )
-from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons
+from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons, group_rows
 from powerinfer_cli.placement import Neurons as Numbers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.cpu.packer import Packer, first_rows
@@ -56,13 +57,14 @@ class CPULayer:
 
 @dataclass(frozen=True)
 class ColdNeurons:
-    """Those of a layer that is on a GPU otherwise; `numbers` [n]. alone: the matrices have no other rows; else they are
-    all of the layer's, as they lie in the file.
+    """Those of a layer that is on a GPU otherwise; `numbers` [n], of experts where they are `routed`. alone: the
+    matrices have no other rows; else they are all of the layer's, as they lie in the file.
     """
 
     neurons: CPUNeurons
     numbers: Numbers
     alone: bool
+    routed: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def matrices(model: Model, plan: Plan, *, predictors: bool, repack: bool) -> Ite
         neurons = layer.ffn.neurons
         if placed.device == MAIN_MEMORY:
             yield from leaves(layer if predictors else all_active(layer))[0]
-        elif n_cold := neurons.n_ff - placed.hot.size:
-            yield from (first_rows(one, n_cold) if repack else one for one in neurons.matrices)
+        elif n_cold := layer.ffn.n_groups - placed.hot.size:
+            for one in neurons.matrices:
+                yield first_rows(one, n_cold * (one.shape[0] // layer.ffn.n_groups)) if repack else one
 
 
 def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
@@ -131,24 +134,30 @@ def pack_weights(
     layers: list[CPULayer] = []
     cold: list[ColdNeurons | None] = []
     for layer, activity, placed in zip(model.layers, activities, plan.layers, strict=True):
-        left, n_ff = None, layer.ffn.neurons.n_ff
+        left, n_groups = None, layer.ffn.n_groups
         if placed.device == MAIN_MEMORY:
             layers.append(_layer(layer if predictors else all_active(layer), packer, activity))
-        elif placed.hot.size < n_ff:
-            left = _cold(layer.ffn.neurons, cold_neurons(placed.hot, n_ff), packer, repack)
+        elif placed.hot.size < n_groups:
+            left = _cold(layer.ffn, cold_neurons(placed.hot, n_groups), packer, repack)
         cold.append(left)
     return CPUWeights(embedding, head, tuple(layers), tuple(cold))
 
 
-def _cold(neurons: Neurons[Tensor, Tensor], numbers: Numbers, packer: Packer, alone: bool) -> ColdNeurons:
-    """Only neurons whose down rows are rows are divided."""
-    chosen = numbers if alone else None
-    found = neurons.map_rows(
-        lambda one: packer.pack(one, chosen),
-        lambda one: _floats(one) if chosen is None else _floats(one)[chosen],
-        _floats,
-    )
-    return ColdNeurons(replace(found, n_ff=len(numbers) if alone else neurons.n_ff), numbers, alone)
+def _cold(ffn: FFN[Tensor, Tensor], numbers: Numbers, packer: Packer, alone: bool) -> ColdNeurons:
+    """Experts, or neurons whose down rows are rows; nothing else is divided."""
+    neurons, n_groups, routed = ffn.neurons, ffn.n_groups, routing_of(ffn.selection) is not None
+
+    def rows(one: Tensor) -> WeightRows:
+        if alone:
+            return packer.pack(one, group_rows(numbers, n_groups, one.shape[0]))
+        return packer.pack_scattered(one) if routed else packer.pack(one)
+
+    def some(one: Tensor) -> Floats:
+        return _floats(one)[group_rows(numbers, n_groups, one.shape[0])] if alone else _floats(one)
+
+    found = neurons.map_rows(rows, some, some if routed else _floats)
+    n_ff = len(numbers) * (neurons.n_ff // n_groups) if alone else neurons.n_ff
+    return ColdNeurons(replace(found, n_ff=n_ff), numbers, alone, routed)
 
 
 def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity | None) -> CPULayer:

@@ -10,19 +10,24 @@ from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
+    Attention,
     Head,
+    LatentAttention,
     Layer,
     Linear,
     Neurons,
+    Routed,
     all_active,
     attentions,
+    latent_attentions,
     leaves,
     predictor_of,
+    routing_of,
 )
 from powerinfer_cli.placement import LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
-from powerinfer_cli.runtime.device.flow import Widths, flow_bytes, table_bytes
+from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
@@ -51,12 +56,16 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     """
     n_tokens, extent = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), extent_of(model.layers, options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
-    n_ff = max(model.config.n_ff)
-    heads = attentions(model.layers)
+    n_ff = max(_width(layer.ffn) for layer in model.layers)
+    latent = latent_attentions(model.layers)
+    heads: list[Attention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]] = [*attentions(model.layers), *latent]
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
     streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if streams else 0
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
+    if latent:
+        weights = max(weights, *(4 * max(one.keys.n_elements, one.values.n_elements) for one in latent))
+        attention += max(4 * n_tokens * 4 * one.n_q for one in latent)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
     return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
 
@@ -75,32 +84,44 @@ def allocated(n_bytes: int) -> int:
 
 def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent) -> LayerBytes:
     attention, neurons, selection = layer.attention, layer.ffn.neurons, layer.ffn.selection
-    n_ff, matrices = neurons.n_ff, neurons.matrices
+    n_groups, matrices = layer.ffn.n_groups, neurons.matrices
     exact = neurons.activation.has_exact_zeros
     first = neurons.up if neurons.gate is None else neurons.gate
-    neuron = sum(_row(linear, n_ff) for linear in (neurons.gate, neurons.up) if linear is not None)
-    neuron += -(-_rows(neurons.down.weight) // n_ff)
-    asked = predictor_of(selection)
-    predictor = 0 if asked is None else sum(map(_matrix, (asked.fc1, asked.fc2))) + allocated(n_ff)
+    group = sum(_group(linear, n_groups) for linear in (neurons.gate, neurons.up) if linear is not None)
+    asked, routed = predictor_of(selection), routing_of(selection)
+    down = neurons.down if routed is not None else Linear(neurons.down.weight, None)
+    group += _group(down, n_groups)
+    predictor = 0 if asked is None else sum(map(_matrix, (asked.fc1, asked.fc2))) + allocated(n_groups)
+    if routed is not None:
+        predictor = _bytes(routed) + allocated(8 * n_groups)
     types = CacheType(options.type_k), CacheType(options.type_v)
     return LayerBytes(
         attention=_bytes(layer)
         - _bytes(layer.ffn)
-        + (0 if neurons.down.bias is None else _vector(neurons.down.bias))
+        + (0 if neurons.down.bias is None or routed is not None else _vector(neurons.down.bias))
         + len(matrices) * (PLANES + 1) * BLOCK,  # what rounding adds to neurons' matrices and biases
         predictor=predictor,
         kv=cache_bytes(attention.n_head_kv, extent.n_cells(attention.window), attention.head_dim, *types),
-        neuron=neuron,
-        neurons=n_ff,
-        first=_row(first, n_ff) if exact else neuron,
+        neuron=group,
+        neurons=n_groups,
+        first=_group(first, n_groups) if exact and routed is None else group,
         reading=_reading(neurons, predicted=asked is not None),
-        divisible=neurons.divisible,
+        divisible=layer.ffn.divisible,
     )
 
 
-def _row(linear: Linear[Tensor, Tensor], n_ff: int) -> int:
-    """Of one neuron, with its bias."""
-    return -(-_rows(linear.weight) // n_ff) + (0 if linear.bias is None else 4)
+def _width(ffn: FFN[Tensor, Tensor]) -> int:
+    """Neurons that are computed at a time: an expert comes behind another."""
+    routed = routing_of(ffn.selection)
+    if routed is None:
+        return ffn.neurons.n_ff
+    return max(ffn.neurons.n_ff // routed.n_experts, 0 if routed.shared is None else routed.shared.neurons.n_ff)
+
+
+def _group(linear: Linear[Tensor, Tensor], n_groups: int) -> int:
+    """Of one neuron or expert, with its biases."""
+    biases = 0 if linear.bias is None else 4 * (linear.bias.n_elements // n_groups)
+    return -(-_rows(linear.weight) // n_groups) + biases
 
 
 def _reading(neurons: Neurons[Tensor, Tensor], *, predicted: bool) -> RowReading:
@@ -109,7 +130,9 @@ def _reading(neurons: Neurons[Tensor, Tensor], *, predicted: bool) -> RowReading
     return RowReading.FIRST if neurons.transposed and neurons.activation.has_exact_zeros else RowReading.ALL
 
 
-def _bytes(block: Layer[Tensor, Tensor] | FFN[Tensor, Tensor] | Head[Tensor, Tensor]) -> int:
+def _bytes(
+    block: Layer[Tensor, Tensor] | FFN[Tensor, Tensor] | Head[Tensor, Tensor] | Routed[Tensor, Tensor],
+) -> int:
     """Of all leaves."""
     matrices, vectors = leaves(block)
     return sum(map(_matrix, matrices)) + sum(map(_vector, vectors))

@@ -1,20 +1,21 @@
 """What flows through the layers on one device, and what they do to it. T tokens; buffers have room for `n_tokens`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
+from powerinfer_cli.kernels.reference import route
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import (
+    FFN,
     Attention,
     Everything,
     Head,
     LatentAttention,
-    Layer,
     Linear,
     LinearMixer,
     Neurons,
@@ -24,58 +25,18 @@ from powerinfer_cli.model.blocks import (
     Predicted,
     Routed,
     Sequential,
-    attentions,
     predictor_of,
+    routing_of,
 )
-from powerinfer_cli.runtime.device.places import Places, places_numbers
+from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
+from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.weights import DeviceLayer
-from powerinfer_cli.runtime.pages import Extent, PageTable
+from powerinfer_cli.runtime.device.widths import RopeTables, Widths
+from powerinfer_cli.runtime.pages import PageTable
 
-__all__ = ["NOTHING", "Addends", "DeviceFlow", "RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
+__all__ = ["NOTHING", "Addends", "Chosen", "DeviceFlow"]
 
 DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class RopeTables:
-    """cos and sin, float32 [positions of a sequence, n_rot / 2]."""
-
-    cos: Tensor
-    sin: Tensor
-
-
-def rope_tables(ropes: Iterable[Rope], n_positions: int, device: torch.device) -> dict[Rope, RopeTables]:
-    positions, tables = torch.arange(n_positions, dtype=torch.float64)[:, None], {}
-    for rope in ropes:
-        angles, gain = positions * torch.from_numpy(rope.frequencies(n_positions)), rope.magnitude
-        parts = (gain * angles.cos(), gain * angles.sin())
-        tables[rope] = RopeTables(*(part.float().to(device) for part in parts))
-    return tables
-
-
-@dataclass(frozen=True)
-class Widths:
-    """Of what flows through some layers: which n_q and n_kv, which n_ff of FFNs that are computed as a whole, and the
-    most neurons that a predictor tells of.
-    """
-
-    n_embd: int
-    heads: frozenset[tuple[int, int]]
-    dense: frozenset[int]
-    predicted: int
-    ropes: frozenset[Rope]
-
-    @classmethod
-    def of(cls, n_embd: int, layers: Iterable[Layer[Any, Any]]) -> "Widths":
-        blocks = list(layers)
-        neurons = [(block.ffn.neurons, block.ffn.selection) for block in blocks]
-        return cls(
-            n_embd,
-            frozenset((one.n_q, one.n_kv) for one in attentions(blocks)),
-            frozenset(one.n_ff for one, _ in neurons if not one.transposed),
-            max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
-            frozenset(one.rope for one in attentions(blocks) if one.rope is not None),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +64,14 @@ class _Values:
     gate: Tensor
     up: Tensor
     value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Experts int64 [T, n_chosen] of each token, ascending, and how much each counts, [T, n_chosen]."""
+
+    experts: Tensor
+    weights: Tensor
 
 
 class DeviceFlow:
@@ -135,6 +104,10 @@ class DeviceFlow:
         self._heads = {(q, kv): _Heads(room(q), room(kv), room(kv), room(q)) for q, kv in widths.heads}
         self._values = {n_ff: _Values(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
+        self._chosen = {
+            count: Chosen(torch.zeros(n_tokens, count, dtype=torch.int64, device=device), room(count))
+            for count in widths.chosen
+        }
 
     def attend(
         self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
@@ -147,6 +120,7 @@ class DeviceFlow:
             case Parallel():
                 before = block.norm if block.ffn_norm is None else block.ffn_norm
                 seen = self._enter(before, adds, n)
+                self._choose_early(block.ffn, n)
                 if block.ffn_norm is not None:
                     self._norm(block.norm, self.x, (), self.normed_2, n)
                     seen = self.normed_2
@@ -165,13 +139,20 @@ class DeviceFlow:
         a, before = block.attention, block.attention_norms.before
         match a:
             case Attention():
-                self._attention(a, self._enter(before, adds, n), cache, tables, n)
+                seen = self._enter(before, adds, n)
+                self._choose_early(block.ffn, n)
+                self._attention(a, seen, cache, tables, n)
             case LatentAttention():
-                raise ValueError("latents are in main memory")
+                seen = self._enter(before, adds, n)
+                self._choose_early(block.ffn, n)
+                self._latent(a, seen[:n], cache, tables[a.rope], n)
             case LinearMixer():
-                self._multiply(a.output, self._enter(before, adds, n), self.projected, n)
+                seen = self._enter(before, adds, n)
+                self._choose_early(block.ffn, n)
+                self._multiply(a.output, seen, self.projected, n)
             case NoMixer():
                 self.settle(adds, n)
+                self._choose_early(block.ffn, n)
             case _:
                 assert_never(a)
 
@@ -224,8 +205,24 @@ class DeviceFlow:
             )
         self._multiply(a.output, room.attended, self.projected, n)
 
+    def _latent(
+        self, a: LatentAttention[PlanarRows, Tensor], seen: Tensor, cache: DeviceCache, turn: RopeTables, n: int
+    ) -> None:
+        where, ops = self.places.cached(None), self.ops
+        q, kept = kept_and_queries(ops, a, seen)
+        places = self.places.positions[:n], where.cells[:n]
+        ops.rope_store(q, kept, kept, cache, *places, turn.cos, turn.sin, a.rope.style)
+        attended = torch.empty_like(q)
+        for own in where.segments:
+            part = slice(own.begin, own.end)
+            told = own.n_past, own.pages
+            ops.attention(q[part], cache, *told, scale=a.scale, limit=own.limit, out=attended[part])
+        self._multiply(a.output, values_of_heads(ops, a, attended), self.projected, n)
+
     def predict(self, layer: DeviceLayer, n: int) -> None:
-        """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons."""
+        """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons, or, where there is a
+        router, the chosen experts.
+        """
         self.enter_ffn(layer, n)
         asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
         match asked:
@@ -237,9 +234,28 @@ class DeviceFlow:
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
                 self.counts[layer.place, 0].add_(mask.sum())
             case Routed():
-                raise ValueError("experts are in main memory")
+                if not asked.router.early:
+                    self._choose(asked, self.normed, n)
             case _:
                 assert_never(asked)
+
+    def chosen(self, routed: Routed[PlanarRows, Tensor]) -> Chosen:
+        """What `predict` has found, or, of a router that reads the layer's input, `attend`."""
+        return self._chosen[routed.router.n_chosen]
+
+    def _choose(self, routed: Routed[PlanarRows, Tensor], x: Tensor, n: int) -> None:
+        router, room = routed.router, self.chosen(routed)
+        logits = torch.empty(n, router.logits.weight.n_rows, device=x.device)
+        self._multiply(router.logits, x, logits, n)
+        experts, weights = route(logits, router)
+        room.experts[:n].copy_(experts)
+        room.weights[:n].copy_(weights)
+
+    def _choose_early(self, ffn: FFN[PlanarRows, Tensor], n: int) -> None:
+        """Of a router that reads x as it comes to the layer."""
+        routed = routing_of(ffn.selection)
+        if routed is not None and routed.router.early:
+            self._choose(routed, self.x, n)
 
     def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`; x is what a predictor looks at."""
@@ -280,13 +296,32 @@ class DeviceFlow:
 
     def hot_ffn(self, layer: DeviceLayer, n: int) -> None:
         """`hot`: what the neurons on the device make of `normed`."""
-        neurons = layer.block.ffn.neurons
+        neurons, routed = layer.block.ffn.neurons, routing_of(layer.block.ffn.selection)
+        if routed is not None:
+            self._routed(layer, routed, n)
+            return
         if neurons.transposed:
             self._sparse(layer, neurons, n)
         else:
             self._dense(neurons, n)
         if neurons.down.bias is not None:
             self.hot[:n].add_(neurons.down.bias)
+
+    def _routed(self, layer: DeviceLayer, routed: Routed[PlanarRows, Tensor], n: int) -> None:
+        """The shared expert, and those of the chosen ones that are here."""
+        x, out, room, shared = self.normed[:n], self.hot[:n], self.chosen(routed), routed.shared
+        if shared is None:
+            out.zero_()
+        else:
+            self._dense(shared.neurons, n)
+            if shared.neurons.down.bias is not None:
+                out.add_(shared.neurons.down.bias)
+            if shared.gate is not None:
+                out.mul_((x @ shared.gate).sigmoid_().unsqueeze(1))
+        if layer.n_hot and layer.slots is not None:
+            chosen = room.experts[:n], room.weights[:n]
+            on_input = routed.router.on_input
+            self.ops.add_experts(x, *chosen, layer.slots, layer.block.ffn.neurons, out, on_input=on_input)
 
     def add_chunk(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], columns: slice, n: int) -> None:
         """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""
@@ -298,7 +333,7 @@ class DeviceFlow:
     def adds(self, layer: DeviceLayer) -> Addends:
         """What a layer leaves to be added to x."""
         block = layer.block
-        parts = (self.hot,) if layer.n_hot else ()
+        parts = (self.hot,) if layer.adds_hot else ()
         if layer.n_cold:
             parts = (*parts, self.cold)
         match block:
@@ -349,10 +384,7 @@ class DeviceFlow:
         self.ops.add_norm(x[:n], adds, *numbers, scale=scale, out=out[:n])
 
     def _multiply(self, linear: DeviceLinear, x: Tensor, out: Tensor, n: int) -> None:
-        if n == 1:
-            self.ops.matvec(linear.weight, x[0], linear.bias, out=out[0])
-        else:
-            self.ops.matmul(linear.weight, x[:n], linear.bias, out=out[:n])
+        self.ops.multiply(linear.weight, x[:n], linear.bias, out=out[:n])
 
     def _dense(self, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
         room = self._values[neurons.n_ff]
@@ -377,19 +409,3 @@ class DeviceFlow:
         run = self.ops.sparse_ffn if one else self.ops.sparse_ffn_batch
         _, fired = run(x, mask, neurons, out=out)
         self.counts[layer.place, 1:].add_(fired)
-
-
-def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
-    """What a DeviceFlow for so many tokens takes."""
-    heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
-    numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
-    return (
-        n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted)
-        + 8 * places_numbers(n_tokens, extent)
-        + (16 << 10)
-    )
-
-
-def table_bytes(widths: Widths, extent: Extent) -> int:
-    """What the rope tables take, which all flows of a device share."""
-    return 2 * 4 * extent.n_ctx_sequence * sum(rope.n_rot // 2 for rope in widths.ropes)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Layer, predictor_of
+from powerinfer_cli.model.blocks import Layer, predictor_of, routing_of
 from powerinfer_cli.placement import LayerPlacement, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -48,13 +48,14 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
 
 def largest_of_kinds(layers: Sequence[Layer[Any, Any]]) -> list[int]:
     """Of each kind of layers the one with most heads and neurons. Kinds differ in what is done: in how neurons lie, and
-    whether they are predicted; in whether there is attention, and whether it has a window.
+    whether they are predicted or experts; in whether there is attention, and whether it has a window.
     """
     kinds: dict[tuple[bool, ...], list[int]] = {}
     for index, layer in enumerate(layers):
         neurons, a = layer.ffn.neurons, layer.attention
         predicted = predictor_of(layer.ffn.selection) is not None
-        kinds.setdefault((neurons.transposed, predicted, a.n_head > 0, a.window is None), []).append(index)
+        routed = routing_of(layer.ffn.selection) is not None
+        kinds.setdefault((neurons.transposed, predicted, routed, a.n_head > 0, a.window is None), []).append(index)
     return [
         max(kind, key=lambda i: (layers[i].ffn.neurons.n_ff, layers[i].attention.n_head)) for kind in kinds.values()
     ]
@@ -67,7 +68,7 @@ def _with_layer(
     pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     neurons = model.layers[index].ffn.neurons
-    hot = all_neurons(neurons.n_ff)
+    hot = all_neurons(model.layers[index].ffn.n_groups)
     if neurons.transposed:
         hot = hot[: -min(STREAMED, neurons.n_ff // 2)]
     lift_budget(device)

@@ -21,9 +21,10 @@ from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
-from powerinfer_cli.runtime.device.flow import DeviceFlow, Widths, rope_tables
+from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
+from powerinfer_cli.runtime.device.widths import Widths, rope_tables
 from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import effective_threshold

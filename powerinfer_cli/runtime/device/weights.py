@@ -18,13 +18,15 @@ from powerinfer_cli.model.blocks import (
     Head,
     Layer,
     Linear,
+    Neurons,
     Predicted,
     Routed,
     all_active,
     predictor_of,
+    routing_of,
     with_ffn,
 )
-from powerinfer_cli.placement import LayerPlacement, cold_neurons
+from powerinfer_cli.placement import LayerPlacement, cold_neurons, group_rows
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.options import LoadEvents
@@ -35,6 +37,7 @@ UPLOADING = "loading the GPU"
 
 Indices: TypeAlias = npt.NDArray[np.int32]
 FileLayer: TypeAlias = Layer[gguf_io.Tensor, gguf_io.Tensor]
+FileNeurons: TypeAlias = Neurons[gguf_io.Tensor, gguf_io.Tensor]
 DeviceBlock: TypeAlias = Layer[PlanarRows, Tensor]
 
 
@@ -43,6 +46,7 @@ class DeviceLayer:
     """One layer, its neurons the hot ones. n_hot and n_cold neurons are in the predictor's order: fc2 and modes uint8
     [n_ff] have the hot ones first. Down's bias is here only where no neuron is cold; else the cold tier adds it.
 
+    Of a mixture n_hot and n_cold are experts; slots int64 [E]: where among the hot ones an expert is, -1: nowhere.
     place: among the device's layers.
     """
 
@@ -51,6 +55,13 @@ class DeviceLayer:
     n_hot: int
     n_cold: int
     place: int = 0
+    slots: Tensor | None = None
+
+    @property
+    def adds_hot(self) -> bool:
+        """Whether anything of the FFN is computed here."""
+        routed = routing_of(self.block.ffn.selection)
+        return self.n_hot > 0 or (routed is not None and routed.shared is not None)
 
 
 class Uploader:
@@ -68,15 +79,21 @@ class Uploader:
         *,
         predictors: bool,
     ) -> DeviceLayer:
-        """A layer with its hot neurons. `predictors`: whether they are wanted; `activity`: what statistics say."""
-        hot, n_ff = placed.hot, layer.ffn.neurons.n_ff
-        cold = cold_neurons(hot, n_ff)
+        """A layer with its hot neurons or experts. `predictors`: whether they are wanted; `activity`: what statistics
+        say.
+        """
+        hot, n_groups = placed.hot, layer.ffn.n_groups
+        cold = cold_neurons(hot, n_groups)
         order = np.concatenate((hot, cold))
         wanted = placed_layer(layer if predictors else all_active(layer), hot, order)
-        modes = None
+        modes = slots = None
         if predictor_of(wanted.ffn.selection):
-            modes = torch.from_numpy(modes_of(activity, n_ff)[order]).to(self.device)
-        return DeviceLayer(wanted.map(self.rows, self.vector), modes, hot.size, cold.size)
+            modes = torch.from_numpy(modes_of(activity, n_groups)[order]).to(self.device)
+        if routing_of(wanted.ffn.selection):
+            slots = torch.full((n_groups,), -1, dtype=torch.int64)
+            slots[torch.from_numpy(hot).long()] = torch.arange(hot.size)
+            slots = slots.to(self.device)
+        return DeviceLayer(wanted.map(self.rows, self.vector), modes, hot.size, cold.size, slots=slots)
 
     def head(self, head: Head[gguf_io.Tensor, gguf_io.Tensor]) -> Head[PlanarRows, Tensor]:
         return head.map(self.rows, self.vector)
@@ -100,26 +117,32 @@ class Uploader:
 
 
 def placed_layer(layer: FileLayer, hot: Indices, order: Indices) -> FileLayer:
-    """What of a layer goes to a device that has its hot neurons; `order`: in which a predictor tells of all neurons."""
-    neurons, selection = layer.ffn.neurons, layer.ffn.selection
-    if hot.size == neurons.n_ff:
+    """What of a layer goes to a device that has its hot neurons or experts; `order`: in which a predictor tells of all
+    neurons.
+    """
+    neurons, selection, n_groups = layer.ffn.neurons, layer.ffn.selection, layer.ffn.n_groups
+    if hot.size == n_groups:
         return layer
 
     def rows(one: gguf_io.Tensor) -> gguf_io.Tensor:
-        return chosen_rows(one, hot)
+        return chosen_rows(one, group_rows(hot, n_groups, one.shape[0]))
 
-    some = neurons.map_rows(rows, rows, lambda one: one)
-    down: Linear[gguf_io.Tensor, gguf_io.Tensor] = Linear(some.down.weight, None)
+    n_ff = hot.size * (neurons.n_ff // n_groups)
     match selection:
         case Everything():
-            pass
+            some = _without_down_bias(neurons.map_rows(rows, rows, lambda one: one))
         case Predicted():
+            some = _without_down_bias(neurons.map_rows(rows, rows, lambda one: one))
             selection = Predicted(selection.fc1, chosen_rows(selection.fc2, order))
         case Routed():
-            raise ValueError("experts are in main memory")
+            some = neurons.map(rows, rows)
         case _:
             assert_never(selection)
-    return with_ffn(layer, FFN(replace(some, n_ff=hot.size, down=down), selection))
+    return with_ffn(layer, FFN(replace(some, n_ff=n_ff), selection))
+
+
+def _without_down_bias(neurons: FileNeurons) -> FileNeurons:
+    return replace(neurons, down=Linear(neurons.down.weight, None))
 
 
 def _as_torch(raw: npt.NDArray[np.uint8]) -> Tensor:

@@ -1,8 +1,8 @@
-"""The hybrid backend: layers on GPUs, with their hot neurons; cold neurons, and what else is left, on the CPU.
+"""The hybrid backend: layers on GPUs, with their hot neurons or experts; cold ones, and what else is left, on the CPU.
 
 One token: a GPU's work between two waits is recorded once and replayed. In a layer with cold neurons the GPU sends the
-FFN's input and the mask of the cold neurons, goes on with the hot ones, and adds what comes back. The CPU waits for
-what is sent only: once a layer, and never for a layer that is wholly on one side.
+FFN's input and the mask of the cold neurons, or the chosen experts, goes on with the hot ones, and adds what comes
+back. The CPU waits for what is sent only: once a layer, and never for a layer that is wholly on one side.
 """
 
 import math
@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from powerinfer_cli import gguf_io
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.model.blocks import FFN, routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
 from powerinfer_cli.runtime.batch import Batch, BatchKind
@@ -26,6 +28,7 @@ from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.hybrid.cold_experts import ColdExperts, ExpertSizes, make_chosen_buffers
 from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, make_cold_buffers
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
@@ -69,12 +72,12 @@ class HybridBackend:
                     streams=placement.stream_from is not None,
                 )
             done = uploader.done
+        self._model = parts.model
         self._make_buffers(n_tokens)
         self._make_cold()
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
         self._n_tokens, self._kind = 0, BatchKind.MANY
-        self._model = parts.model
         self._n_ff = parts.counted_neurons
         self._counts = bool(self._n_ff.any())
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
@@ -213,16 +216,28 @@ class HybridBackend:
 
     def _make_buffers(self, n_tokens: int) -> None:
         """What passes between the cold tiers and the GPUs."""
-        most = max((len(layer.numbers) for layer in self._cpu.weights.cold if layer), default=0)
-        host = self._sides[self.plan.gpus[0]].link.host
-        self._buffers = make_cold_buffers(host, n_tokens, self._cpu.most_few, self.config.n_embd, most)
+        cold = self._cpu.weights.cold
+        most = max((len(layer.numbers) for layer in cold if layer and not layer.routed), default=0)
+        host, n_embd = self._sides[self.plan.gpus[0]].link.host, self.config.n_embd
+        self._buffers = make_cold_buffers(host, n_tokens, self._cpu.most_few, n_embd, most)
+        self._expert_sizes = {
+            index: _expert_sizes(self._model.layers[index].ffn)
+            for index, layer in enumerate(cold)
+            if layer and layer.routed
+        }
+        scratch = self._cpu.room.products.scratch
+        self._chosen = make_chosen_buffers(host, n_tokens, n_embd, list(self._expert_sizes.values()), scratch)
 
     def _make_cold(self) -> None:
         """The cold tiers, for as many threads as there are."""
-        self._cold: dict[int, ColdTier] = {}
+        self._cold: dict[int, ColdTier | ColdExperts] = {}
         self._cold_counts = np.zeros((self.config.n_layer, 2), np.int64)
         for index, layer in enumerate(self._cpu.weights.cold):
-            if layer is not None:
+            if layer is not None and layer.routed:
+                assert self._chosen is not None  # made for such layers
+                shared = self._buffers, self._chosen, self._cpu.team, self._cpu.threads
+                self._cold[index] = ColdExperts(layer, self._expert_sizes[index], *shared)
+            elif layer is not None:
                 side = self._sides[self.plan.layers[index].device]
                 asked = side.layers[index].modes is not None
                 numbers = None if layer.alone else layer.numbers
@@ -259,7 +274,7 @@ class HybridBackend:
             if layer.n_cold:
                 work.append(partial(self._send, side, flow, index, 1))
                 steps += [Replay(side.device, work), side.link.mark]
-                if layer.n_hot:
+                if layer.adds_hot:
                     steps.append(Replay(side.device, [partial(flow.hot_ffn, layer, 1)]))
                 steps.append(partial(self._compute_cold, side, index, 1))
                 work = [partial(self._receive, side, flow, 1)]
@@ -277,11 +292,11 @@ class HybridBackend:
             layer = side.layers[index]
             flow.attend(layer, side.caches[index], side.tables, adds, n)
             flow.predict(layer, n)
-            streamed = layer.n_cold > 0 and n >= self._stream_from
+            streamed = layer.n_cold > 0 and n >= self._stream_from and layer.slots is None
             if layer.n_cold and not streamed:
                 self._send(side, flow, index, n)
                 side.link.mark()
-            if layer.n_hot:
+            if layer.adds_hot:
                 flow.hot_ffn(layer, n)
             if streamed:
                 self._stream(side, flow, index, n)
@@ -298,9 +313,14 @@ class HybridBackend:
         side.stream.run(neurons, cold_neurons(hot, neurons.n_ff), side.layers[index], flow, n)
 
     def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
-        """To the cold tier: the FFN's input, and who of its neurons counts."""
+        """To the cold tier: the FFN's input, and who of its neurons counts, or which experts are chosen."""
         side.link.copy(self._buffers.normed[:n], flow.normed[:n])
         layer = side.layers[index]
+        routed = routing_of(layer.block.ffn.selection)
+        if routed is not None and self._chosen is not None:
+            found, count = flow.chosen(routed), routed.router.n_chosen
+            side.link.copy(self._chosen.experts_of(n, count), found.experts[:n])
+            side.link.copy(self._chosen.weights_of(n, count), found.weights[:n])
         if layer.modes is not None:
             mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
             side.link.copy(mask, flow.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
@@ -344,6 +364,13 @@ class HybridBackend:
             self._cold_counts[:, 0] = 0  # the GPU has told of them
             self._stats.add(slice(None), 0, self._cold_counts)
             self._cold_counts[:] = 0
+
+
+def _expert_sizes(ffn: FFN[gguf_io.Tensor, gguf_io.Tensor]) -> ExpertSizes:
+    routed = routing_of(ffn.selection)
+    assert routed is not None  # who asks has looked
+    router = routed.router
+    return ExpertSizes(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
 
 
 def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:

@@ -27,13 +27,13 @@ def runs_of(plan: Plan) -> list[Run]:
 
 def check_plan(plan: Plan, parts: Parts) -> None:
     """Raises PowerInferError: the plan is for other sizes, or divides a layer that cannot be divided."""
-    neurons = [layer.ffn.neurons for layer in parts.model.layers]
+    ffns = [layer.ffn for layer in parts.model.layers]
     try:
-        plan.check([one.n_ff for one in neurons])
+        plan.check([one.n_groups for one in ffns])
     except ValueError as error:
         raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    for number, (where, one) in enumerate(zip(plan.layers, neurons, strict=True)):
-        if where.device != MAIN_MEMORY and where.hot.size < one.n_ff and not one.divisible:
+    for number, (where, one) in enumerate(zip(plan.layers, ffns, strict=True)):
+        if where.device != MAIN_MEMORY and where.hot.size < one.n_groups and not one.divisible:
             raise PowerInferError(
                 f"the placement plan divides layer {number}, whose down matrix is not transposed: it goes to one side "
                 "as a whole"
@@ -47,6 +47,6 @@ def uploaded_bytes(parts: Parts, plan: Plan) -> int:
         if placed.device == MAIN_MEMORY:
             continue
         neurons = sum(one.nbytes for one in layer.ffn.neurons.matrices)
-        hot = neurons * placed.hot.size // layer.ffn.neurons.n_ff
+        hot = neurons * placed.hot.size // layer.ffn.n_groups
         total += sum(one.nbytes for one in leaves(layer)[0]) - neurons + hot
     return total

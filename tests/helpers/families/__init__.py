@@ -41,7 +41,7 @@ GROUPS = (
     twins,
 )
 FAMILIES: dict[str, Family] = {name: family for group in GROUPS for name, family in group.FAMILIES.items()}
-# Mixtures of experts, which do not run on GPUs yet.
+# Mixtures of experts.
 EXPERTS: dict[str, Family] = {
     name: family
     for group in (experts, shared_experts, smallthinker, gpt_oss, deepseek, llama4)

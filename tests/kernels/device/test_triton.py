@@ -14,7 +14,10 @@ from powerinfer_cli.kernels.device import ops_for
 
 ROOT = Path(__file__).parents[3]
 CASES = Path(__file__).with_name("triton_cases.py")
-KERNELS = "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine"
+KERNELS = (
+    "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine "
+    "expert_values expert_sums"
+)
 WAIT = 600
 
 Process = subprocess.Popen[str]

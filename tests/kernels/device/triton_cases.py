@@ -19,7 +19,7 @@ from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cac
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
+from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
 from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
 from tests.helpers.rounding import Interval, curve_of
 
@@ -366,3 +366,38 @@ def test_a_few_are_what_each_is_alone(kind: GGMLType) -> None:
     assert torch.equal(predicted, torch.stack([FAST.predict(fc1, fc2, x[t], 0.1) for t in range(2)]))
     if kind is not GGMLType.F16:
         assert torch.equal(FAST.matmul(gate, x), torch.stack([FAST.matvec(gate, x[t]) for t in range(2)]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "on_input"),
+    [
+        (GGMLType.F16, Activation.SILU, False),
+        (GGMLType.F16, Activation.RELU, True),
+        (GGMLType.Q4_0, Activation.CLAMPED_SWISH, False),
+    ],
+)
+def test_experts(kind: GGMLType, activation: Activation, on_input: bool) -> None:
+    """Three slots; of those chosen one has none, and nobody has chosen the one that is in the last slot."""
+    n_embd, ff = (12, 7) if BLOCK[kind][0] == 1 else (32, 32)
+    wide, also, down = (
+        some_rows(kind, 3 * n, m, seed) for seed, (n, m) in enumerate(((ff, n_embd), (ff, n_embd), (n_embd, ff)))
+    )
+    wide, also, down = (
+        poisoned(rows, torch.arange(rows.n_rows) >= rows.n_rows // 3 * 2) for rows in (wide, also, down)
+    )
+    biases = [None] * 3 if on_input else [there(normal(rows.n_rows)) for rows in (wide, also, down)]
+    linears = [Linear(rows, bias) for rows, bias in zip((wide, also, down), biases, strict=True)]
+    neurons = Neurons(3 * ff, *linears, False, activation)
+    slots = torch.tensor([-1, 1, 2, -1, 0], device=DEVICE)
+    chosen = torch.tensor([[0, 1, 4], [0, 3, 3]], device=DEVICE)
+    x, weights, out = there(0.1 * normal(2, n_embd, seed=5)), there(normal(2, 3, seed=6)), there(normal(2, n_embd))
+    found, wanted = out.clone(), out.clone()
+    assert TWIN.add_experts(x, chosen, weights, slots, neurons, wanted, on_input=on_input) is wanted
+    for t in range(2):
+        one = out[t : t + 1].clone()
+        TWIN.add_experts(x[t : t + 1], chosen[t : t + 1], weights[t : t + 1], slots, neurons, one, on_input=on_input)
+        close(one[0], wanted[t])
+    assert FAST.add_experts(x, chosen, weights, slots, neurons, found, on_input=on_input) is found
+    close(found, wanted)
+    assert (found[0] != out[0]).any()
+    assert torch.equal(found[1], out[1])  # whose experts are all elsewhere

@@ -7,16 +7,17 @@ import torch
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.placement import LayerPlacement, RowReading, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device import scratch
 from powerinfer_cli.runtime.device.bytes import allocated, model_bytes, scratch_bytes
-from powerinfer_cli.runtime.device.flow import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 from tests.helpers.families import tiny_family
@@ -75,18 +76,29 @@ def test_windows_are_counted_as_they_are(tmp_path: Path, sharing: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen2moe", "gpt-oss", "deepseek3", "smallthinker"])
+def test_experts_and_latents_are_counted(tmp_path: Path, name: str) -> None:
+    model = load_model(tiny_family(name).file.open(tmp_path))
+    check_counts(model, EngineOptions(n_ubatch=16), 300)
+    sizes = model_bytes(model, EngineOptions(), 300).layers
+    assert [one.neurons for one in sizes] == [layer.ffn.n_groups for layer in model.layers]
+    for one, layer in zip(sizes, model.layers, strict=True):
+        assert one.divisible == (layer.ffn.n_groups < layer.ffn.neurons.n_ff)
+
+
 def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
     pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     device = torch.device("cpu")
-    placed = {i: LayerPlacement(0, all_neurons(n_ff)) for i, n_ff in enumerate(model.config.n_ff)}
+    placed = {i: LayerPlacement(0, all_neurons(layer.ffn.n_groups)) for i, layer in enumerate(model.layers)}
     side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
     sizes = model_bytes(model, options, n_ctx)
     there = tensors_of([side.layers, side.caches, side.output], set())
     counted = sizes.total - sizes.scratch
     assert there <= counted
     assert side.kept_bytes() == there
-    assert counted - there < len(model.layers) * (32 << 10)  # what rounding may add
+    matrices = sum(len(leaves(layer)[0]) for layer in model.layers)
+    assert counted - there < matrices * (5 << 10)  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
     widths = Widths.of(model.config.n_embd, model.layers)
     tables = table_bytes(widths, pages.extent)

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from powerinfer_cli.model import load_model
 from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
-from tests.helpers.families import EXPERTS, FAMILIES, PROMPT, TinyFamily, tiny_family
-from tests.helpers.plans import plan_of, widths
+from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
+from tests.helpers.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES and name not in EXPERTS]
+KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES]
 
 
 @pytest.fixture(scope="module", params=KNOWN)
@@ -22,9 +23,10 @@ def family(request: pytest.FixtureRequest) -> TinyFamily:
 
 def placed(family: TinyFamily, folder: Path, devices: list[int], output: int) -> Engine:
     options = EngineOptions(n_ctx=128, n_ubatch=32, n_threads=1, type_k="f32", type_v="f32")
-    shares = [float(device != MAIN_MEMORY) for device in devices]
-    placement = Placement(plan_of(family.file, devices, shares, output), ("cpu",))
-    return Engine.load(family.file.open(folder), options, placement=placement)
+    shares, gguf = [float(device != MAIN_MEMORY) for device in devices], family.file.open(folder)
+    groups = [layer.ffn.n_groups for layer in load_model(gguf).layers]
+    placement = Placement(plan_of(family.file, devices, shares, output, groups=groups), ("cpu",))
+    return Engine.load(gguf, options, placement=placement)
 
 
 def told(engine: Engine) -> np.ndarray:
@@ -37,7 +39,7 @@ def told(engine: Engine) -> np.ndarray:
 @pytest.mark.parametrize("output", [0, MAIN_MEMORY])
 def test_whole_layers(family: TinyFamily, tmp_path: Path, output: int) -> None:
     """All of them with the head, or the second half without it."""
-    n_layer = len(widths(family.file))
+    n_layer = len(load_model(family.file.open(tmp_path)).layers)
     first = 0 if output == 0 else MAIN_MEMORY
     devices = [first] * (n_layer // 2) + [0] * (n_layer - n_layer // 2)
     found = told(placed(family, tmp_path, devices, output))

@@ -1,0 +1,86 @@
+"""A plan of whole parts: layers, or what of them is not experts, and all of a layer's experts, or as many as fit."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from powerinfer_cli.opening.overrides import Kept
+from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.placement import (
+    MAIN_MEMORY,
+    LayerBytes,
+    LayerPlacement,
+    ModelBytes,
+    Plan,
+    Reservation,
+    all_neurons,
+    no_neurons,
+    reserve,
+)
+
+__all__ = ["plan_of_parts"]
+
+
+def plan_of_parts(job: PlanJob, kept: Kept, *, whole: bool) -> tuple[Plan, tuple[str, ...]]:
+    """With remarks. kept: what stays in main memory. whole: a layer goes to a GPU with its experts or not at all; else,
+    where the budget does not hold all of them and nobody said which, the first layers' experts stay, so that the rest
+    of all layers fits.
+    """
+    if whole or kept.ffns:
+        return _plan(job, kept, _reserve(job, kept, ()), ())
+    divided = [i for i, layer in enumerate(job.model.layers) if layer.ffn.divisible]
+    room, without = _reserve(job, kept, ()), divided[:0]
+    while not _holds_all(room, kept) and len(without) < len(divided):
+        without = divided[: len(without) + 1]
+        room = _reserve(job, kept, without)
+    return _plan(job, kept, room, without)
+
+
+def _sizes(job: PlanJob, kept: Kept, without: Sequence[int]) -> ModelBytes:
+    """What is placed: of layers that stay, nothing; of those whose experts stay, the rest."""
+    layers = list(job.sizes.layers)
+    for i in (*kept.ffns, *without):
+        layers[i] = replace(layers[i], neurons=0)
+    for i in kept.layers:
+        layers[i] = replace(layers[i], attention=0, predictor=0, kv=0)
+    return ModelBytes(tuple(layers), 0 if kept.head else job.sizes.head, job.sizes.scratch)
+
+
+def _reserve(job: PlanJob, kept: Kept, without: Sequence[int]) -> Reservation:
+    sizes, shares = _sizes(job, kept, without), job.target.shares
+    return reserve(sizes, job.budgets, margin=job.margin, max_layers=job.max_layers, shares=shares, whole=True)
+
+
+def _holds_all(room: Reservation, kept: Kept) -> bool:
+    return (room.output != MAIN_MEMORY or kept.head) and MAIN_MEMORY not in room.devices
+
+
+def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -> tuple[Plan, tuple[str, ...]]:
+    """The last of the layers whose experts stay has as many of them on its GPU as fit there."""
+    sizes, layers = _sizes(job, kept, without).layers, list[LayerPlacement]()
+    left = list(_left(job, sizes, room))
+    for index, device in enumerate(room.devices):
+        hot = no_neurons()
+        if device == MAIN_MEMORY or index in kept.layers:
+            layers.append(LayerPlacement(MAIN_MEMORY, hot))
+            continue
+        hot = all_neurons(sizes[index].neurons)
+        if without and index == without[-1]:
+            one = job.sizes.layers[index]
+            hot = all_neurons(min(one.neurons, max(0, left[device]) // one.neuron))
+        layers.append(LayerPlacement(device, hot))
+    plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
+    if not without or not plan.gpus:
+        return plan, room.remarks
+    last = without[-1]
+    whose = f"layer {last}" if len(without) == 1 else f"layers {without[0]} to {last}"
+    but = f", but for {plan.layers[last].hot.size} of layer {last}," if plan.layers[last].hot.size else ""
+    return plan, (*room.remarks, f"the budget does not hold all experts: those of {whose}{but} stay in main memory")
+
+
+def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:
+    """Bytes by GPU that nothing takes yet: what a reservation leaves, less the neurons of its layers."""
+    used = [0] * len(room.left)
+    for layer, device in zip(sizes, room.devices, strict=True):
+        if device != MAIN_MEMORY:
+            used[device] += layer.fixed + layer.ffn - layer.least
+    return [left - taken for left, taken in zip(room.left, used, strict=True)]

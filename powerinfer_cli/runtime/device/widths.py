@@ -1,0 +1,78 @@
+"""How wide what flows through layers on a device is, and what that takes there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Layer, attentions, predictor_of, routing_of
+from powerinfer_cli.runtime.device.places import places_numbers
+from powerinfer_cli.runtime.pages import Extent
+
+__all__ = ["RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
+
+
+@dataclass(frozen=True, eq=False)
+class RopeTables:
+    """cos and sin, float32 [positions of a sequence, n_rot / 2]."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rope_tables(ropes: Iterable[Rope], n_positions: int, device: torch.device) -> dict[Rope, RopeTables]:
+    positions, tables = torch.arange(n_positions, dtype=torch.float64)[:, None], {}
+    for rope in ropes:
+        angles, gain = positions * torch.from_numpy(rope.frequencies(n_positions)), rope.magnitude
+        parts = (gain * angles.cos(), gain * angles.sin())
+        tables[rope] = RopeTables(*(part.float().to(device) for part in parts))
+    return tables
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Of what flows through some layers: which n_q and n_kv, which n_ff of FFNs that are computed as a whole, how many
+    experts are chosen, and the most neurons that a predictor tells of.
+    """
+
+    n_embd: int
+    heads: frozenset[tuple[int, int]]
+    dense: frozenset[int]
+    predicted: int
+    ropes: frozenset[Rope]
+    chosen: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, n_embd: int, layers: Iterable[Layer[Any, Any]]) -> "Widths":
+        blocks = list(layers)
+        neurons = [(block.ffn.neurons, block.ffn.selection) for block in blocks]
+        routed = [one for _, selection in neurons if (one := routing_of(selection))]
+        whole = [one for one, selection in neurons if routing_of(selection) is None]
+        whole += [one.shared.neurons for one in routed if one.shared is not None]
+        return cls(
+            n_embd,
+            frozenset((one.n_q, one.n_kv) for one in attentions(blocks)),
+            frozenset(one.n_ff for one in whole if not one.transposed),
+            max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
+            frozenset(rope for block in blocks if (rope := block.attention.rope) is not None),
+            frozenset(one.router.n_chosen for one in routed),
+        )
+
+
+def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
+    """What a DeviceFlow for so many tokens takes."""
+    heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
+    numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
+    return (
+        n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted + 12 * sum(widths.chosen))
+        + 8 * places_numbers(n_tokens, extent)
+        + (16 << 10)
+    )
+
+
+def table_bytes(widths: Widths, extent: Extent) -> int:
+    """What the rope tables take, which all flows of a device share."""
+    return 2 * 4 * extent.n_ctx_sequence * sum(rope.n_rot // 2 for rope in widths.ropes)

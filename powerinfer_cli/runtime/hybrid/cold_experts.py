@@ -1,0 +1,168 @@
+"""The cold tier of a mixture: what the chosen experts in main memory make of a layer's normed input, on the CPU."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from powerinfer_cli.kernels.cpu.asking import ask_for_experts
+from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace, experts_batch, make_expert_workspace
+from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, experts_token
+from powerinfer_cli.kernels.cpu.norm import quantise
+from powerinfer_cli.kernels.cpu.routing import Routes, make_routes, most_tiles, sort_pairs
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_records, make_vectors
+from powerinfer_cli.kernels.jit import Kernel
+from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
+from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.runtime.batch import BatchKind
+from powerinfer_cli.runtime.cpu.weights import ColdNeurons
+from powerinfer_cli.runtime.hybrid.cold_tier import ColdBuffers
+
+__all__ = ["ChosenBuffers", "ColdExperts", "ExpertSizes", "make_chosen_buffers"]
+
+Host: TypeAlias = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class ExpertSizes:
+    """Of a layer: how many experts it has, how many are chosen, and neurons of each. on_input: see `Router`."""
+
+    n_experts: int
+    n_chosen: int
+    ff: int
+    on_input: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Room:
+    """For up to so many tokens; layers share it."""
+
+    routes: Routes
+    experts: ExpertRoom
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenBuffers:
+    """What a device tells of chosen experts: int64 and float32 [tokens * most chosen], of T tokens [T, n_chosen]. And
+    the room that experts of these sizes need, for one token and for many.
+    """
+
+    chosen: Tensor
+    weights: Tensor
+    one: dict[ExpertSizes, _Room]
+    many: dict[ExpertSizes, _Room]
+    workspace: ExpertWorkspace
+
+    def experts_of(self, n_tokens: int, n_chosen: int) -> Tensor:
+        """[T, n_chosen]"""
+        return self.chosen[: n_tokens * n_chosen].view(n_tokens, n_chosen)
+
+    def weights_of(self, n_tokens: int, n_chosen: int) -> Tensor:
+        """[T, n_chosen]"""
+        return self.weights[: n_tokens * n_chosen].view(n_tokens, n_chosen)
+
+
+def make_chosen_buffers(
+    host: Host, n_tokens: int, n_embd: int, sizes: Sequence[ExpertSizes], scratch: npt.NDArray[np.uint8]
+) -> ChosenBuffers | None:
+    """`host` makes tensors that a device reaches. scratch: of products. None: no layer has cold experts."""
+    import torch
+
+    if not sizes:
+        return None
+    most = n_tokens * max(one.n_chosen for one in sizes)
+    tiles = max(most_tiles(n_tokens, one.n_experts, one.n_chosen) for one in sizes)
+    return ChosenBuffers(
+        host(most, dtype=torch.int64),
+        host(most),
+        {one: _room(1, one) for one in set(sizes)},
+        {one: _room(n_tokens, one) for one in set(sizes)},
+        make_expert_workspace(tiles, max(n_embd, *(one.ff for one in sizes)), scratch),
+    )
+
+
+def _room(n_tokens: int, sizes: ExpertSizes) -> _Room:
+    pairs = n_tokens * sizes.n_chosen
+    gate, up = (make_vectors(pairs, sizes.ff, records=False) for _ in range(2))
+    value = replace(up, records=make_records(pairs, sizes.ff))
+    return _Room(make_routes(n_tokens, sizes.n_experts, sizes.n_chosen), ExpertRoom(gate, up, value))
+
+
+class ColdExperts:
+    """One layer's cold experts."""
+
+    def __init__(
+        self,
+        cold: ColdNeurons,
+        sizes: ExpertSizes,
+        buffers: ColdBuffers,
+        chosen: ChosenBuffers,
+        team: Team,
+        threads: int,
+    ) -> None:
+        """threads: for how many one token's rows are cut into shares."""
+        self._buffers, self._chosen, self._team, self._sizes = buffers, chosen, team, sizes
+        n_here = len(cold.numbers) if cold.alone else sizes.n_experts
+        self._numbers = np.full(sizes.n_experts, -1, np.int32)
+        self._numbers[cold.numbers] = np.arange(n_here, dtype=np.int32) if cold.alone else cold.numbers
+        b, n_embd = buffers, buffers.one.n
+        self._rooms = {
+            BatchKind.ONE: chosen.one[sizes],
+            BatchKind.FEW: chosen.many[sizes],
+            BatchKind.MANY: chosen.many[sizes],
+        }
+        self._operations: dict[BatchKind, list[Operation]] = {}
+        out = b.result.numpy()[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
+        for kind, room in self._rooms.items():
+            routes, x = replace(room.routes, n_experts=n_here), self._x(kind)
+            first = [quantise(b.state, x), sort_pairs(b.state, routes, self._numbers)]
+            if kind is BatchKind.MANY:
+                made = experts_batch(
+                    b.state,
+                    x,
+                    cold.neurons,
+                    routes,
+                    room.experts,
+                    out,
+                    chosen.workspace,
+                    add=False,
+                    on_input=sizes.on_input,
+                )
+            else:
+                first += ask_for_experts(cold.neurons, routes)
+                made = experts_token(
+                    b.state,
+                    x,
+                    cold.neurons,
+                    routes,
+                    room.experts,
+                    out,
+                    add=False,
+                    threads=threads,
+                    on_input=sizes.on_input,
+                )
+            self._operations[kind] = [*first, *made]
+        self._programs: dict[BatchKind, CompiledProgram] = {}
+
+    @property
+    def kernels(self) -> Iterable[Kernel]:
+        """What must be compiled before `run`."""
+        return (op.kernel for ops in self._operations.values() for op in ops)
+
+    def run(self, n_tokens: int, threads: int, kind: BatchKind) -> Tensor:
+        """The sums [T, n_embd] over each token's cold experts, of what a device has put into the buffers."""
+        b, x, routes = self._buffers, self._x(kind), self._rooms[kind].routes
+        b.state[N_TOKENS] = n_tokens
+        x.floats[:n_tokens, : x.n] = b.normed.numpy()[:n_tokens]
+        routes.chosen[:n_tokens] = self._chosen.experts_of(n_tokens, self._sizes.n_chosen).numpy()
+        routes.weights[:n_tokens] = self._chosen.weights_of(n_tokens, self._sizes.n_chosen).numpy()
+        if kind not in self._programs:
+            self._programs[kind] = assemble(self._operations[kind])
+        self._team.run(self._programs[kind].table, threads)
+        return b.result[: n_tokens * x.n].view(n_tokens, x.n)
+
+    def _x(self, kind: BatchKind) -> Vectors:
+        return self._buffers.one if kind is BatchKind.ONE else self._buffers.many

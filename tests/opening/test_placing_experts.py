@@ -1,0 +1,172 @@
+"""What of a mixture of experts goes to GPUs, rehearsed on the CPU: by budget, by layers, and by hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.errors import UsageError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.opening import PlacementWishes
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.placing import PlacingResult, place
+from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Plan
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.device.bytes import model_bytes
+from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.rounding import check_logits
+
+GIB = 1 << 30
+OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
+
+
+@dataclass
+class Case:
+    """A tiny model of experts, placed as somebody wishes."""
+
+    gguf: GGUFFile
+    model: Model
+    reference: np.ndarray
+
+    @property
+    def sizes(self) -> ModelBytes:
+        return model_bytes(self.model, OPTIONS, 128)
+
+    def place(self, budget: int = GIB, **wishes: object) -> tuple[PlacingResult, list[str]]:
+        notes: list[str] = []
+        asked = PlacementWishes(vram_budget=(budget,), device="cpu", **wishes)  # type: ignore[arg-type]  # any wish
+        beside = Companions(None, None)
+        return place(self.gguf, self.model, OPTIONS, asked, beside, LoadEvents(notes.append)), notes[1:]
+
+    def plan(self, budget: int = GIB, **wishes: object) -> Plan:
+        """Which says what the model says without a GPU."""
+        found = self.place(budget, **wishes)[0].placement
+        assert found is not None
+        engine = Engine(self.model, OPTIONS, placement=found)
+        rows = [engine.prefill(PROMPT[:20]), *map(engine.decode, PROMPT[20:24])]
+        check_logits(np.stack(rows), self.reference[19:24])
+        return found.plan
+
+    def hot(self, budget: int = GIB, **wishes: object) -> list[int | None]:
+        """Hot experts by layer, None: it is in main memory."""
+        plan = self.plan(budget, **wishes)
+        return [None if one.device == MAIN_MEMORY else one.hot.size for one in plan.layers]
+
+
+def case_of(name: str, folder: Path) -> Case:
+    tiny = tiny_family(name)
+    gguf = tiny.file.open(folder)
+    return Case(gguf, load_model(gguf), tiny.reference)
+
+
+@pytest.fixture
+def moe(tmp_path: Path) -> Case:
+    return case_of("qwen3moe", tmp_path)
+
+
+def experts_of(case: Case) -> list[int]:
+    return [layer.ffn.n_groups for layer in case.model.layers]
+
+
+def test_all_that_fits(moe: Case) -> None:
+    assert moe.hot() == experts_of(moe)
+    (found, notes), n_layer = moe.place(), len(moe.model.layers)
+    assert notes == []
+    assert found.lines[0].startswith(f"rehearsed on the CPU, {n_layer} of {n_layer} layers and the head: ")
+
+
+def test_the_first_layers_experts_give_way(moe: Case) -> None:
+    """The budget holds everything but one layer's experts and three of another's: as many as fit are there."""
+    sizes, experts = moe.sizes, experts_of(moe)
+    less = sizes.total - sizes.layers[0].ffn - 3 * sizes.layers[1].neuron
+    assert moe.hot(less) == [0, experts[1] - 3, *experts[2:]]
+    found, notes = moe.place(less)
+    assert notes == [
+        "the budget does not hold all experts: those of layers 0 to 1, but for "
+        f"{experts[1] - 3} of layer 1, stay in main memory"
+    ]
+    share = 1 - (experts[0] + 3) / sum(experts)
+    assert f"{share:.1%} of their experts and the head" in found.lines[0]
+
+
+def test_a_budget_for_attention_but_no_expert(moe: Case) -> None:
+    sizes = moe.sizes
+    assert moe.hot(sizes.total - sum(layer.ffn for layer in sizes.layers)) == [0] * len(sizes.layers)
+
+
+def test_a_budget_for_nothing(moe: Case) -> None:
+    found, notes = moe.place(moe.sizes.scratch)
+    assert found.placement is None
+    assert "does not hold one layer: everything stays in main memory" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["qwen3moe", "deepseek3"])
+def test_whole_layers(tmp_path: Path, name: str) -> None:
+    case = case_of(name, tmp_path)
+    experts = experts_of(case)
+    assert case.hot(gpu_layers=1) == [*[None] * (len(experts) - 1), experts[-1]]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "kept"),
+    [
+        ({"cpu_moe": True}, range(9)),
+        ({"n_cpu_moe": 1}, [0]),
+        ({"n_cpu_moe": 0}, []),
+        ({"n_cpu_moe": 99}, range(9)),
+        ({"override_tensor": ("exps=CPU",)}, range(9)),
+        ({"override_tensor": (r"blk\.1\.ffn_(up|down)_exps=cpu",)}, [1]),
+        ({"override_tensor": (r"blk\.0\..*exps=gpu",), "cpu_moe": True}, range(1, 9)),
+        ({"override_tensor": (r"blk\.0\..*exps=gpu,exps=cpu",)}, range(1, 9)),
+    ],
+)
+def test_experts_by_hand(moe: Case, wishes: dict[str, object], kept: list[int]) -> None:
+    experts = experts_of(moe)
+    assert moe.hot(**wishes) == [0 if i in kept else count for i, count in enumerate(experts)]
+
+
+def test_whole_layers_and_the_head_by_hand(moe: Case) -> None:
+    experts = experts_of(moe)
+    assert moe.hot(override_tensor=(r"blk\.1\.=cpu",)) == [experts[0], None, *experts[2:]]
+    plan = moe.plan(override_tensor=(r"^output=cpu",))
+    assert plan.output == MAIN_MEMORY
+    assert plan.hot_counts == tuple(experts)
+
+
+def test_what_is_kept_makes_room(moe: Case) -> None:
+    """Without the first layer's experts the budget holds all the rest."""
+    sizes = moe.sizes
+    assert moe.hot(sizes.total - sizes.layers[0].ffn, n_cpu_moe=1) == [0, *experts_of(moe)[1:]]
+
+
+def test_dense_layers_have_no_experts_to_keep(tmp_path: Path) -> None:
+    case = case_of("deepseek3", tmp_path)
+    experts = experts_of(case)
+    assert case.hot(cpu_moe=True) == [experts[0], *[0] * (len(experts) - 1)]
+
+
+@pytest.mark.parametrize("wish", [{"cpu_moe": True}, {"n_cpu_moe": 2}])
+def test_a_model_without_experts(tmp_path: Path, wish: dict[str, object]) -> None:
+    case = case_of("llama", tmp_path)
+    found, notes = case.place(**wish)
+    assert "has no effect: the model has no experts" in notes[0]
+    assert found.placement is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("exbs=cpu", r"-ot 'exbs=cpu': no tensor of model.gguf has such a name"),
+        ("exps=disk", r"-ot 'exps=disk': must be a regular expression of tensors' names, =, and cpu or gpu"),
+        ("(exps=cpu", r"-ot '\(exps=cpu': must be a regular"),
+        ("=cpu", r"-ot '=cpu': must be"),
+        ("exps", r"-ot 'exps': must be"),
+        ("attn_q=cpu", r"-ot 'attn_q=cpu' takes blk.0.attn_q.weight from layer 0, whose tensors lie together"),
+    ],
+)
+def test_overrides_that_cannot_be(moe: Case, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        moe.place(override_tensor=(text,))
+    assert "\n" not in str(error.value)
