@@ -17,6 +17,7 @@ from powerinfer_cli.placement.gpuidx import (
     stale_reason,
     write_gpuidx,
 )
+from powerinfer_cli.placement.heat import HEAT, LRU, Heat, HeatRule, Swap
 from powerinfer_cli.placement.plan import (
     MAIN_MEMORY,
     LayerPlacement,
@@ -40,11 +41,15 @@ from powerinfer_cli.placement.statistics import (
 )
 
 __all__ = [
+    "HEAT",
+    "LRU",
     "MAIN_MEMORY",
     "ActivationStatistics",
     "Conditions",
     "DeviceUse",
     "GpuIndex",
+    "Heat",
+    "HeatRule",
     "LayerActivity",
     "LayerBytes",
     "LayerPlacement",
@@ -54,6 +59,7 @@ __all__ = [
     "Plan",
     "Reservation",
     "RowReading",
+    "Swap",
     "all_neurons",
     "are_kin",
     "budget_bytes",
