@@ -30,6 +30,7 @@ from powerinfer_cli.placement.plan import (
     main_memory_plan,
     no_neurons,
 )
+from powerinfer_cli.placement.routes import RouteTrace, find_routes, load_routes, save_routes
 from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, RowReading, device_use, hot_bytes
 from powerinfer_cli.placement.statistics import (
     ActivationStatistics,
@@ -58,6 +59,7 @@ __all__ = [
     "Placement",
     "Plan",
     "Reservation",
+    "RouteTrace",
     "RowReading",
     "Swap",
     "all_neurons",
@@ -66,11 +68,13 @@ __all__ = [
     "check_budgets",
     "cold_neurons",
     "device_use",
+    "find_routes",
     "find_statistics",
     "gpuidx_path",
     "group_rows",
     "hot_bytes",
     "kin_numbers",
+    "load_routes",
     "load_statistics",
     "main_memory_plan",
     "model_fingerprint",
@@ -78,6 +82,7 @@ __all__ = [
     "parse_budgets",
     "read_gpuidx",
     "reserve",
+    "save_routes",
     "save_statistics",
     "shown_bytes",
     "solved_folder",

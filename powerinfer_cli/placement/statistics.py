@@ -1,6 +1,7 @@
 """Activation statistics: how often each neuron was active, kept as `activation/activation_N.pt` beside a model.
 
-Each file is `torch.save` of one 1-D tensor [n_ff] of counts, as the original PowerInfer's tools write and read it.
+Each file is `torch.save` of one 1-D tensor [n_ff] of counts, as the original PowerInfer's tools write and read it; of a
+layer with experts, [n_experts]: how often each was chosen.
 Of how many tokens they are is in a file of ours beside the folder (`group_activity`), where we made them.
 """
 
@@ -43,7 +44,7 @@ class LayerActivity:
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """Counts by layer, each [n_ff] float64, over `tokens`; None where the files' maker did not tell."""
+    """Counts by layer, each [n_ff] float64, or [n_experts], over `tokens`; None where the files' maker did not tell."""
 
     counts: tuple[npt.NDArray[np.float64], ...]
     tokens: int | None = None
@@ -74,24 +75,24 @@ def solved_folder(model: Path) -> Path:
     return model.with_name(f"{model.name.removesuffix('.gguf')}.solved")
 
 
-def load_statistics(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:
-    """Read one file a layer, by its number, of so many neurons.
+def load_statistics(folder: Path, n_groups: Sequence[int]) -> ActivationStatistics:
+    """Read one file a layer, by its number, of so many neurons, or experts.
 
     Raises:
         PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
     """
-    paths = layer_files(folder, "activation", len(n_ff), "activation statistics")
-    counts = tuple(_load_counts(path, neurons) for path, neurons in zip(paths.values(), n_ff, strict=True))
+    paths = layer_files(folder, "activation", len(n_groups), "activation statistics")
+    counts = tuple(_load_counts(path, groups) for path, groups in zip(paths.values(), n_groups, strict=True))
     known = load_group_activity(folder.parent, counts)
     return ActivationStatistics(counts, known.tokens if known else None)
 
 
-def _load_counts(path: Path, n_ff: int) -> npt.NDArray[np.float64]:
+def _load_counts(path: Path, n_groups: int) -> npt.NDArray[np.float64]:
     counts = plain_vector(path, MAX_FILE_BYTES)
     if counts is None:
         counts = _by_torch(path)
-    if counts.shape != (n_ff,):
-        raise PowerInferError(f"{path}: activation counts of another model: {counts.shape} instead of ({n_ff},)")
+    if counts.shape != (n_groups,):
+        raise PowerInferError(f"{path}: activation counts of another model: {counts.shape} instead of ({n_groups},)")
     values = counts.astype(np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise PowerInferError(f"{path}: activation counts that are negative or not finite")

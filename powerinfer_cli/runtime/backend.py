@@ -14,7 +14,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Floats", "Hidden", "Logits", "Parts", "Watch"]
+__all__ = ["Backend", "Floats", "Hidden", "Logits", "Parts", "Watch", "WatchRoutes"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Hidden: TypeAlias = npt.NDArray[np.float32]
@@ -23,6 +23,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 # Takes (layer, residual [T, n_embd], activations [T, n_ff]), float32, valid during the call only. The down matrix meets
 # what it leaves in activations.
 Watch: TypeAlias = Callable[[int, Floats, Floats], None]
+# Takes (layer, chosen experts [T, n_chosen], ascending), whole numbers, valid during the call only.
+WatchRoutes: TypeAlias = Callable[[int, npt.NDArray[np.signedinteger[Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Backend(Protocol):
 
     def record(self, batch: Batch, watch: Watch) -> None:
         """As `forward`, with every neuron computed and nothing counted; `watch` is called in each layer, in order."""
+
+    def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
+        """As `forward`; `watch` is called in each layer that has experts, in order."""
 
     def hidden_at(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these tokens of the last `forward`."""

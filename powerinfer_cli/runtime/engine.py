@@ -24,10 +24,12 @@ from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
-__all__ = ["Change", "ContextFull", "Engine", "Tap"]
+__all__ = ["Change", "ContextFull", "Engine", "RouteTap", "Tap"]
 
 Tap: TypeAlias = Callable[[int, Floats, Floats], None]  # layer, residual [T, n_embd], activations [T, n_ff]
 Change: TypeAlias = Callable[[int, Floats], None]  # layer, activations [T, n_ff], which it may write to
+
+RouteTap: TypeAlias = Callable[[int, npt.NDArray[np.signedinteger[Any]]], None]  # layer, chosen experts [T, n_chosen]
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -245,9 +247,26 @@ class Engine:
         finally:
             self.reset()
 
+    def record_routes(self, ids: Sequence[int], tap: RouteTap) -> None:
+        """Evaluate ids from an empty context, and show which experts their tokens need.
+
+        `tap(layer, chosen)` is called for each layer with experts of each batch, layers in order: chosen [T, n_chosen]
+        are each token's experts, ascending; valid during the call only. The context is empty before and after.
+
+        Raises ContextFull: the context has no room for them.
+        """
+        self.reset()
+        self._sequences.check([(0, ids)])
+        try:
+            for batch in batched(ids, self.most_tokens):
+                self._backend.record_routes(self._sequences.batch([(0, batch)]), tap)
+                self._sequences.note([(0, batch)])
+        finally:
+            self.reset()
+
     def _check_recordable(self) -> None:
         if self._has_experts:
-            raise PowerInferError("what experts' neurons are for a token cannot be recorded yet")
+            raise PowerInferError("single neurons of a mixture's experts are not recorded: its experts are, as a whole")
 
     def left(self, n: int, sequence: int = 0) -> int:
         """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what

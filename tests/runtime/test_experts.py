@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.asking import ask_for_experts
 from powerinfer_cli.runtime.cpu import experts, packer
@@ -74,13 +73,6 @@ def test_a_file_larger_than_memory_is_asked_for(tmp_path: Path, kind: str, monke
     np.testing.assert_array_equal(logits(file, tmp_path, repack=False), wanted)
     assert asked
     assert all(asked)
-
-
-def test_nothing_is_recorded_yet(tmp_path: Path) -> None:
-    for reference in (False, True):
-        engine = tiny_family("qwen3moe").file.engine(tmp_path, reference=reference)
-        with pytest.raises(PowerInferError, match="cannot be recorded yet"):
-            engine.record(PROMPT[:9], lambda *_: None)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_0"])

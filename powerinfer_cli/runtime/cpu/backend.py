@@ -5,7 +5,7 @@ from typing import assert_never
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
@@ -39,7 +39,14 @@ class CPUBackend(CPUSide):
         self._recording: Recording | None = None
 
     def forward(self, batch: Batch) -> None:
-        self._kind = batch.kind
+        self._run(batch, batch.kind)
+
+    def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
+        self._run(batch, BatchKind.MANY, watch)
+
+    def _run(self, batch: Batch, kind: BatchKind, watch: WatchRoutes | None = None) -> None:
+        """watch: of many tokens."""
+        self._kind = kind
         buffers = self.buffers_for(self._kind)
         self.begin(batch, buffers)
         match self._kind:
@@ -48,8 +55,10 @@ class CPUBackend(CPUSide):
             case BatchKind.FEW:
                 self.team.run(self._few.table, self.threads)
             case BatchKind.MANY:
-                for part in self._batch:  # one at a time, so that Ctrl-C is heard between layers
+                for place, part in enumerate(self._batch):  # one at a time, so that Ctrl-C is heard between layers
                     self.team.run(part.table, self.threads_batch)
+                    if watch is not None:
+                        self.show_routes(place, len(batch), watch)
             case never:
                 assert_never(never)
         if self._n_ff.any():

@@ -18,7 +18,16 @@ from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import FFN, Linear, Routed, routing_of
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, Floats
 
-__all__ = ["Multiply", "RoutedRoom", "RoutedRooms", "choose", "chosen_experts", "expert_workspace", "routed_rooms"]
+__all__ = [
+    "Multiply",
+    "RoutedRoom",
+    "RoutedRooms",
+    "choose",
+    "chosen_experts",
+    "expert_workspace",
+    "routed_rooms",
+    "routes_of",
+]
 
 Multiply: TypeAlias = Callable[[Vectors, Sequence[tuple[Linear[WeightRows, Floats], Floats]]], list[Operation]]
 
@@ -94,6 +103,12 @@ def chosen_experts(
         token = partial(experts_token, threads=threads)
         return token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, on_input=on_input)
     return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add, on_input=on_input)
+
+
+def routes_of(block: Block, rooms: RoutedRooms) -> Routes | None:
+    """What its router has chosen, until another layer's does; None: it has none."""
+    routed = routing_of(block.ffn.selection)
+    return None if routed is None else rooms[_sizes(block.ffn.neurons, routed)].routes
 
 
 def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows, Floats]]]:

@@ -16,11 +16,12 @@ from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
 from powerinfer_cli.runtime.cpu.cache import PackedCache
+from powerinfer_cli.runtime.cpu.experts import routes_of
 from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
 from powerinfer_cli.runtime.cpu.weights import matrices, pack_weights, tables, with_scratch
@@ -143,6 +144,12 @@ class CPUSide(ABC):
             angles.fill(batch.positions)
         for temperature, numbers in buffers.temperatures.items():
             numbers[: len(batch)] = temperature.at(batch.positions)
+
+    def show_routes(self, place: int, n_tokens: int, watch: WatchRoutes) -> None:
+        """What the router of a layer, by its place among those that are here, has chosen for a batch, if it has one."""
+        routes = routes_of(self.weights.layers[place].block, self.many.routed)
+        if routes is not None:
+            watch(self.layers[place], routes.chosen[:n_tokens])
 
     def head_of_one(self) -> Logits:
         """The logits [1, n_vocab] of the one token's x."""

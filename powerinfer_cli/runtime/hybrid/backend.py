@@ -20,7 +20,7 @@ from powerinfer_cli import gguf_io
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.blocks import FFN, routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
@@ -77,7 +77,7 @@ class HybridBackend:
         self._make_cold()
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
-        self._n_tokens, self._kind = 0, BatchKind.MANY
+        self._kind = BatchKind.MANY
         self._n_ff = parts.counted_neurons
         self._counts = bool(self._n_ff.any())
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
@@ -94,28 +94,37 @@ class HybridBackend:
         return sum(side.link.waits for side in self._sides.values())
 
     def forward(self, batch: Batch) -> None:
+        self._forward(batch, batch.kind)
+
+    def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
+        self._forward(batch, BatchKind.MANY, watch)
+
+    def _forward(self, batch: Batch, kind: BatchKind, watch: WatchRoutes | None = None) -> None:
+        """watch: of many tokens."""
         n = len(batch)
-        self._kind = batch.kind
-        buffers = self._cpu.buffers_for(self._kind)
+        self._kind = kind
+        buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
         for side in self._sides.values():
-            side.begin(_flow(side, n), batch)
+            side.begin(self._flow(side), batch)
         at = MAIN_MEMORY
         for number, run in enumerate(self._runs):
             self._move(at, run.side, n)
             at = run.side
             if at == MAIN_MEMORY:
-                self._cpu.run(run.layers, self._kind)
+                if watch is None:
+                    self._cpu.run(run.layers, kind)
+                else:
+                    self._cpu.record_routes(run.layers, n, watch)
                 continue
             with self._sides[at].link.current():
-                if n == 1:
+                if kind is BatchKind.ONE:
                     for step in self._steps[number]:
                         step()
                 else:
-                    self._batch(run, n)
+                    self._batch(run, n, watch)
         self._move(at, self.plan.output, n)
-        self._n_tokens = n
         if self._counts:
             self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
@@ -124,7 +133,7 @@ class HybridBackend:
         """Raises PowerInferError: a layer is divided."""
         if self._cold:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
-        n = self._n_tokens = len(batch)
+        n = len(batch)
         self._kind = BatchKind.MANY
         self._cpu.begin(batch, self._cpu.many)
         self._cpu.embed(self._cpu.many)
@@ -142,7 +151,7 @@ class HybridBackend:
             self._cpu.x_of(self._cpu.many)[:n] = x.cpu().numpy()
         else:
             there = self._sides[self.plan.output]
-            there.take_x(_flow(there, n), x)
+            there.take_x(self._flow(there), x)
 
     def _record_there(self, run: Run, x: Tensor, batch: Batch, watch: Watch) -> Tensor:
         """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
@@ -168,7 +177,7 @@ class HybridBackend:
             return self._cpu.head_of_one() if self._kind is BatchKind.ONE else self._cpu.head_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
-            found = side.products_of(_flow(side, self._n_tokens), rows)
+            found = side.products_of(self._flow(side), rows)
         self._count()
         return finish_logits(self._model.head, found.numpy().copy())
 
@@ -178,7 +187,7 @@ class HybridBackend:
             return self._cpu.hidden_of_one() if self._kind is BatchKind.ONE else self._cpu.hidden_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
-            found: Hidden = side.hidden_of(_flow(side, self._n_tokens), rows).cpu().numpy()
+            found: Hidden = side.hidden_of(self._flow(side), rows).cpu().numpy()
         self._count()
         return found
 
@@ -284,7 +293,7 @@ class HybridBackend:
         work.append(partial(flow.settle, adds, 1))
         return [*steps, Replay(side.device, work)]
 
-    def _batch(self, run: Run, n: int) -> None:
+    def _batch(self, run: Run, n: int, watch: WatchRoutes | None = None) -> None:
         side = self._sides[run.side]
         flow = side.many
         adds = NOTHING
@@ -292,6 +301,9 @@ class HybridBackend:
             layer = side.layers[index]
             flow.attend(layer, side.caches[index], side.tables, adds, n)
             flow.predict(layer, n)
+            routed = routing_of(layer.block.ffn.selection)
+            if watch is not None and routed is not None:
+                watch(index, flow.chosen(routed).experts[:n].cpu().numpy())
             streamed = layer.n_cold > 0 and n >= self._stream_from and layer.slots is None
             if layer.n_cold and not streamed:
                 self._send(side, flow, index, n)
@@ -343,14 +355,18 @@ class HybridBackend:
         """The residual stream, from where it is to where it is needed."""
         if source == target:
             return
-        cpu_x = self._cpu.x_of(self._cpu.one if n == 1 else self._cpu.many)
+        cpu_x = self._cpu.x_of(self._cpu.buffers_for(self._kind))
         if target == MAIN_MEMORY:
             side = self._sides[source]
-            cpu_x[:n] = side.give_x(_flow(side, n), n).numpy()
+            cpu_x[:n] = side.give_x(self._flow(side), n).numpy()
             return
-        x = torch.from_numpy(cpu_x[:n]) if source == MAIN_MEMORY else _flow(self._sides[source], n).x[:n]
+        x = torch.from_numpy(cpu_x[:n]) if source == MAIN_MEMORY else self._flow(self._sides[source]).x[:n]
         there = self._sides[target]
-        there.take_x(_flow(there, n), x)
+        there.take_x(self._flow(there), x)
+
+    def _flow(self, side: DeviceSide) -> DeviceFlow:
+        """Where the tokens of the last `forward` are."""
+        return side.one if self._kind is BatchKind.ONE else side.many
 
     def _count(self) -> None:
         """Wait for the GPUs, and add up what they and the cold tiers have counted."""
@@ -371,7 +387,3 @@ def _expert_sizes(ffn: FFN[gguf_io.Tensor, gguf_io.Tensor]) -> ExpertSizes:
     assert routed is not None  # who asks has looked
     router = routed.router
     return ExpertSizes(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
-
-
-def _flow(side: DeviceSide, n_tokens: int) -> DeviceFlow:
-    return side.one if n_tokens == 1 else side.many

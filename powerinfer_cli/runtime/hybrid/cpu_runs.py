@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import Plan
-from powerinfer_cli.runtime.backend import Hidden, Parts, Watch
+from powerinfer_cli.runtime.backend import Hidden, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Buffers
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
@@ -85,6 +85,12 @@ class CPURuns(CPUSide):
                     self.team.run(part.table, self.threads_batch)
             case never:
                 assert_never(never)
+
+    def record_routes(self, layers: Layers, n_tokens: int, watch: WatchRoutes) -> None:
+        """A batch's x through these layers; `watch` is called in those that have experts."""
+        for number, part in zip(layers, self._batches[layers], strict=True):
+            self.team.run(part.table, self.threads_batch)
+            self.show_routes(self.layers.index(number), n_tokens, watch)
 
     def hidden_of_one(self) -> Hidden:
         """The hidden state [1, n_embd], behind the last norm, of the one token's x."""

@@ -1,7 +1,7 @@
 """The plain twin of the fast backends: every operation in torch, float32, on weights as they are or as copies."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,22 @@ from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
 from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves
 from powerinfer_cli.placement.statistics import LayerActivity
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.reference.cache import KVCache
-from powerinfer_cli.runtime.reference.layer import PredictorQuery, ReferenceLayer, Turn, multiply, normed
+from powerinfer_cli.runtime.reference.layer import (
+    NOT_SHOWN,
+    PredictorQuery,
+    ReferenceLayer,
+    Shown,
+    Turn,
+    multiply,
+    normed,
+)
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
@@ -65,13 +73,17 @@ class ReferenceBackend:
         self._hidden = torch.empty(0)
 
     def forward(self, batch: Batch) -> None:
-        self._run(batch, None)
+        self._run(batch, lambda _: NOT_SHOWN)
 
     def record(self, batch: Batch, watch: Watch) -> None:
-        self._run(batch, watch)
+        self._run(batch, lambda layer: Shown(neurons=partial(_show, watch, layer)))
+
+    def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
+        self._run(batch, lambda layer: Shown(experts=partial(_show_experts, watch, layer)))
 
     @torch.inference_mode()
-    def _run(self, batch: Batch, watch: Watch | None) -> None:
+    def _run(self, batch: Batch, shown: Callable[[int], Shown]) -> None:
+        """shown: by layer."""
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
         x = self._embed(torch.from_numpy(batch.ids).long(), positions)
@@ -80,9 +92,7 @@ class ReferenceBackend:
         for index, layer in enumerate(self._layers):
             rope, window = layer.block.attention.rope, layer.block.attention.window
             turn = _as_it_is if rope is None else turns[rope]
-            x = layer.forward(
-                x, turn, partial(self._attend, index, parts[window]), watch and partial(_show, watch, index)
-            )
+            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), shown(index))
         self._hidden = x
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -204,3 +214,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 def _show(watch: Watch, layer: int, residual: Tensor, values: Tensor) -> None:
     """The arrays are the tensors' memory."""
     watch(layer, residual.numpy(), values.numpy())
+
+
+def _show_experts(watch: WatchRoutes, layer: int, chosen: Tensor) -> None:
+    watch(layer, chosen.numpy())

@@ -33,7 +33,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Attend", "PredictorQuery", "ReferenceLayer", "Show", "Turn", "multiply", "normed"]
+__all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn", "multiply", "normed"]
 
 # With q, k and v of a batch [T, H, D] -> [T, H * D]
 Attend: TypeAlias = Callable[
@@ -41,6 +41,7 @@ Attend: TypeAlias = Callable[
 ]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
 Show: TypeAlias = Callable[[Tensor, Tensor], None]  # the residual [T, n_embd] and the FFN's activations [T, n_ff]
+ShowExperts: TypeAlias = Callable[[Tensor], None]  # the chosen ones, int64 [T, n_chosen]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class PredictorQuery:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What is shown, and to whom. With `neurons` every neuron is computed, and may be changed."""
+
+    neurons: Show | None = None
+    experts: ShowExperts | None = None
+
+
+NOT_SHOWN = Shown()
+
+
+@dataclass(frozen=True)
 class ReferenceLayer:
     """A layer, what it is asked, and where its neurons are counted."""
 
@@ -63,17 +75,17 @@ class ReferenceLayer:
     asked: PredictorQuery
     stats: SparsityStats
 
-    def forward(self, x: Tensor, turn: Turn, attend: Attend, show: Show | None = None) -> Tensor:
-        """x [T, n_embd] -> [T, n_embd]. With `show` every neuron is computed, and shown to it, who may change it."""
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, shown: Shown = NOT_SHOWN) -> Tensor:
+        """x [T, n_embd] -> [T, n_embd]"""
         block, first = self.block, x
         match block:
             case Sequential():
                 x = self._mixed(block, x, turn, attend)
-                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, show))
+                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
-                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, show)
+                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, shown)
         assert_never(block)
 
     def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
@@ -92,14 +104,14 @@ class ReferenceLayer:
                 return x
         assert_never(a)
 
-    def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, show: Show | None) -> Tensor:
+    def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, shown: Shown) -> Tensor:
         """x: the FFN's input; residual: what predictors look at; first: the layer's input. All [T, n_embd], and so is
         what it makes.
         """
         neurons, selection = self.block.ffn.neurons, self.block.ffn.selection
-        if show is not None:
+        if shown.neurons is not None:
             values = _values(neurons, x)
-            show(residual, values)
+            shown.neurons(residual, values)
             return _down(neurons, values)
         match selection:
             case Everything():
@@ -107,7 +119,7 @@ class ReferenceLayer:
             case Predicted():
                 return self._predicted(neurons, self._predict(selection, residual), x)
             case Routed():
-                return _routed(neurons, selection, x, first if selection.router.early else x)
+                return _routed(neurons, selection, x, first if selection.router.early else x, shown.experts)
         assert_never(selection)
 
     def _predict(self, predictor: Predicted[Matrix], residual: Tensor) -> Tensor:
@@ -199,11 +211,19 @@ def _of_heads(norm: Norm[Tensor], x: Tensor, whole: bool) -> Tensor:
     return normed(Norm(norm.kind, norm.eps, norm.weight.view(x.shape[1:]), norm.bias), x)
 
 
-def _routed(neurons: Neurons[Matrix, Tensor], routed: Routed[Matrix, Tensor], x: Tensor, asked: Tensor) -> Tensor:
+def _routed(
+    neurons: Neurons[Matrix, Tensor],
+    routed: Routed[Matrix, Tensor],
+    x: Tensor,
+    asked: Tensor,
+    show: ShowExperts | None,
+) -> Tensor:
     """The sum of the chosen experts, each for the tokens that need it, and of the shared one. asked: what the router
     reads. [T, n_embd]
     """
     chosen, weights = route(multiply(routed.router.logits, asked), routed.router)
+    if show is not None:
+        show(chosen)
     y = torch.zeros_like(x) if routed.shared is None else _shared(routed.shared, x)
     for expert in sorted(set(chosen.flatten().tolist())):
         token, place = (chosen == expert).nonzero(as_tuple=True)
