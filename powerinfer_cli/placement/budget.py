@@ -73,13 +73,14 @@ def reserve(
     max_layers: int | None = None,
     shares: Sequence[float] | None = None,
     whole: bool = False,
+    start: int = 0,
 ) -> Reservation:
     """Divide layers and head among the GPUs and main memory.
 
     budgets: bytes by GPU. margin: bytes of each that stay free. max_layers: at most so many of the last layers go to
     GPUs, and the head only if there are more (`-ngl`). shares: how to divide layers among the GPUs instead of by
     budget (`--tensor-split`); a GPU whose share is 0 is not used. whole: a layer goes to a GPU with all its neurons or
-    not at all.
+    not at all. start: layers before it stay in main memory, though there be room.
     Raises UsageError: a negative budget or cap, shares that cannot be.
     """
     if min(budgets, default=0) < 0 or (max_layers is not None and max_layers < 0):
@@ -90,22 +91,22 @@ def reserve(
     costs = [layer.fixed + layer.ffn if whole else layer.least for layer in sizes.layers]
     n_layer = len(costs)
     cap = n_layer + 1 if max_layers is None else max_layers
-    first = max(0, n_layer - cap)
+    first = max(0, n_layer - cap, start)
     with_head = [room - sizes.head * (gpu == last) for gpu, room in enumerate(rooms)]
     head_fits = last != MAIN_MEMORY and with_head[last] >= 0 and _starts(costs, with_head)[0] <= first
     output = last if head_fits and cap > n_layer else MAIN_MEMORY
     if output != MAIN_MEMORY:
         rooms = with_head
-    start = max(first, _starts(costs, rooms)[0])
+    begins = max(first, _starts(costs, rooms)[0])
     targets = rooms if shares is None else weights
-    cuts = _cuts(costs, [layer.fixed + layer.ffn for layer in sizes.layers], rooms, targets, start)
+    cuts = _cuts(costs, [layer.fixed + layer.ffn for layer in sizes.layers], rooms, targets, begins)
     devices = [MAIN_MEMORY] * n_layer
     left = []
     for gpu, (begin, end) in enumerate(pairwise(cuts)):
         devices[begin:end] = [gpu] * (end - begin)
         used = sum(layer.least for layer in sizes.layers[begin:end])
         left.append(rooms[gpu] - used if end > begin else 0)
-    remarks = _remarks(budgets, n_layer, range(first, start), cap > n_layer and output == MAIN_MEMORY)
+    remarks = _remarks(budgets, n_layer, range(first, begins), cap > n_layer and output == MAIN_MEMORY)
     return Reservation(tuple(devices), output, tuple(left), remarks)
 
 

@@ -10,12 +10,14 @@ __all__ = ["DeviceUse", "LayerBytes", "ModelBytes", "RowReading", "device_use", 
 
 class RowReading(Enum):
     """Which rows of a layer's neurons a token reads: all, from front to back; those of neurons that a predictor lets
-    through; or the first row of each, and the others of those that are active, as zeros are exact.
+    through; the first row of each, and the others of those that are active, as zeros are exact; or all of the experts
+    that a router chooses.
     """
 
     ALL = auto()
     PREDICTED = auto()
     FIRST = auto()
+    CHOSEN = auto()
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class LayerBytes:
     attention: with the norms. predictor: 0 without one; of a mixture, its router and its shared expert. kv: for the
     whole context. neuron: gate, up and down row of one neuron; of a mixture, one expert. neurons: how many the layer
     has of these. first: of `neuron`, what is read before it is known whether the neuron is
-    active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart.
+    active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart. chosen: how
+    many experts a token reads. shared: of `predictor`, the shared expert, computed where its layer is beside others.
     """
 
     attention: int
@@ -36,6 +39,8 @@ class LayerBytes:
     first: int = 0
     reading: RowReading = RowReading.PREDICTED
     divisible: bool = True
+    chosen: int = 0
+    shared: int = 0
 
     @property
     def fixed(self) -> int:

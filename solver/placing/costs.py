@@ -1,9 +1,9 @@
 """What a layer's FFN takes for one token, as a function of how many of its neurons are hot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from solver.placing.device_profile import DeviceProfile, Link, Rates
 
 __all__ = [
     "Activity",
+    "CostOf",
     "Counts",
     "Floats",
     "LayerCosts",
@@ -45,7 +46,7 @@ class Together(Protocol):
 
 @dataclass(frozen=True)
 class Activity:
-    """How often neurons are active: one vector [n_ff] a layer, 0..1.
+    """How often neurons are active, or experts chosen: one vector [n_ff] a layer, 0..1.
 
     dense: all neurons are computed whatever they are, so that rows are read from front to back. together: how they fire
     together; None where nobody measured it, or where it does not matter. let_through: by layer, the share of neurons
@@ -86,6 +87,8 @@ def row_seconds(layer: LayerBytes, activity: Activity, index: int, rates: Rates)
             return np.full(layer.neurons, layer.neuron / rates.dense)
         case RowReading.FIRST:
             return layer.first / rates.dense + activity.frequencies[index] * (others / rates.scattered)
+        case RowReading.CHOSEN:
+            return activity.frequencies[index] * (layer.neuron / rates.chosen)
         case RowReading.PREDICTED:
             passing = activity.passing(index)
             fired: Floats = np.minimum(passing, activity.frequencies[index])
@@ -94,8 +97,14 @@ def row_seconds(layer: LayerBytes, activity: Activity, index: int, rates: Rates)
 
 
 def always_active(layers: Sequence[LayerBytes]) -> Activity:
-    """Of a dense model."""
-    return Activity(tuple(np.ones(layer.neurons) for layer in layers), dense=True)
+    """Of a dense model; or of a mixture of which nobody knows which experts are chosen more often than others."""
+    routed = any(layer.reading is RowReading.CHOSEN for layer in layers)
+    return Activity(tuple(map(_usual, layers)), dense=not routed)
+
+
+def _usual(layer: LayerBytes) -> Floats:
+    share = layer.chosen / layer.neurons if layer.reading is RowReading.CHOSEN and layer.neurons else 1.0
+    return np.full(layer.neurons, share)
 
 
 def handover(link: Link, n_embd: int) -> float:
@@ -110,7 +119,8 @@ class LayerCosts:
     order [n_ff]: the most frequent first, of equal ones the lower. mass [n_ff + 1]: how many of the first n neurons
     are expected to be active. gpu, cpu [n_ff + 1]: what the rows of the first n take there. deviation [n_ff + 1]: how
     far, from token to token, the GPU's time less the CPU's is from its mean; 0 where nobody knows. gpu_fixed,
-    cpu_fixed: of any number of neurons. handover: once both are used.
+    cpu_fixed: of any number of neurons; gpu_least: of none, a shared expert's. handover: once both are used. an_expert:
+    what one takes on both together, 0 for neurons. rehearsed: both do not work at the same time.
     """
 
     order: Counts
@@ -122,6 +132,9 @@ class LayerCosts:
     gpu_fixed: float
     cpu_fixed: float
     handover: float
+    gpu_least: float = 0.0
+    an_expert: float = 0.0
+    rehearsed: bool = False
 
     @classmethod
     def of(
@@ -134,21 +147,33 @@ class LayerCosts:
         processor = profile.gpu(gpu)
         rates = processor.rates_for(kind), profile.cpu.rates_for(kind)
         times = [row_seconds(layer, activity, index, one)[order] for one in rates]
-        active = [_active_seconds(layer, one) for one in rates]
+        routed = layer.reading is RowReading.CHOSEN
+        an_expert = sum(layer.neuron / one.chosen for one in rates) if routed else 0.0
+        if routed:
+            deviation = _choice_deviation(frequencies[order], an_expert)
+        else:
+            active = [_active_seconds(layer, one) for one in rates]
+            deviation = _deviation(activity.together, index, layer.neurons, *active)
+        shared = layer.shared / rates[0].dense
         return cls(
             order=order,
             mass=_running(frequencies[order]),
             gpu=_running(times[0]),
             cpu=_running(times[1]),
-            deviation=_deviation(activity.together, index, layer.neurons, *active),
+            deviation=deviation,
             neuron=layer.neuron,
-            gpu_fixed=processor.ffn,
-            cpu_fixed=profile.cpu.ffn,
+            gpu_fixed=shared + (processor.routing if routed else processor.ffn),
+            cpu_fixed=profile.cpu.routing if routed else profile.cpu.ffn,
             handover=handover(profile.link, n_embd),
+            gpu_least=shared,
+            an_expert=an_expert,
+            rehearsed=profile.link.rehearsed,
         )
 
     def with_hot(self, hot: Neurons) -> "LayerCosts":
-        """With these neurons first, and then all others. Of how others than the most frequent vary nothing is known."""
+        """With these neurons first, and then all others. Of how other neurons than the most frequent vary nothing is
+        known.
+        """
         if np.array_equal(np.sort(self.order[: hot.size]), hot):
             return self
         cold = np.ones(self.n_ff, np.bool_)
@@ -157,7 +182,8 @@ class LayerCosts:
         place = np.empty(self.n_ff, np.int64)
         place[self.order] = np.arange(self.n_ff)
         mass, gpu, cpu = (_running(np.diff(one)[place[order]]) for one in (self.mass, self.gpu, self.cpu))
-        return replace(self, order=order, mass=mass, gpu=gpu, cpu=cpu, deviation=np.zeros(self.n_ff + 1))
+        deviation = _choice_deviation(np.diff(mass), self.an_expert)
+        return replace(self, order=order, mass=mass, gpu=gpu, cpu=cpu, deviation=deviation)
 
     @property
     def n_ff(self) -> int:
@@ -166,7 +192,7 @@ class LayerCosts:
 
     def gpu_time(self, hot: Counts) -> Floats:
         """For each number of hot neurons."""
-        return np.where(hot > 0, self.gpu_fixed + self.gpu[hot], 0.0)
+        return np.where(hot > 0, self.gpu_fixed + self.gpu[hot], self.gpu_least)
 
     def cpu_time(self, hot: Counts) -> Floats:
         """For each number of hot neurons."""
@@ -175,16 +201,20 @@ class LayerCosts:
     def time(self, hot: Counts) -> Floats:
         """Until both are done and the sum is there, for each number of hot neurons."""
         gpu, cpu = self.gpu_time(hot), self.cpu_time(hot)
-        both = np.maximum(gpu, cpu)
-        if self.deviation.any():
-            both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), cpu)
+        both = gpu + cpu if self.rehearsed else np.maximum(gpu, cpu)
+        if self.deviation.any() and not self.rehearsed:
+            both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), both)
         return np.where(hot < self.n_ff, both + self.handover, gpu)
+
+
+CostOf: TypeAlias = Callable[[int, int], LayerCosts]
+"""Of a layer that lies on a GPU."""
 
 
 def _active_seconds(layer: LayerBytes, rates: Rates) -> float:
     """What one active neuron more takes."""
     match layer.reading:
-        case RowReading.ALL:
+        case RowReading.ALL | RowReading.CHOSEN:
             return 0.0
         case RowReading.FIRST:
             return (layer.neuron - layer.first) / rates.scattered
@@ -212,6 +242,15 @@ def _deviation(together: Together | None, layer: int, n_ff: int, gpu: float, cpu
         weights = np.where(np.arange(groups) < cut, gpu, -cpu)
         variances.append(float(weights @ covariance[layer] @ weights))
     return np.sqrt(np.interp(np.arange(n_ff + 1), bounds, np.maximum(variances, 0.0)))
+
+
+def _choice_deviation(frequencies: Floats, an_expert: float) -> Floats:
+    """Of the time of the first n experts on one side less that of the others on the other, [E + 1], as if a token's
+    choices had nothing to do with each other but that there are always as many (Hajek, 1964).
+    """
+    apart = _running(frequencies * (1.0 - frequencies))
+    share = apart * (apart[-1] - apart) / apart[-1] if apart[-1] > 0 else np.zeros_like(apart)
+    return an_expert * np.sqrt(np.maximum(share, 0.0))
 
 
 _ERF = np.vectorize(math.erf, otypes=[np.float64])

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,18 @@ MEASURED, DATA_SHEET = "measured", "data sheet"
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes of weights a second: of matrices from front to back, and of rows of neurons here and there."""
+    """Bytes of weights a second: of matrices from front to back, of rows of neurons here and there, and of experts that
+    a router chooses; None: as of matrices.
+    """
 
     dense: float
     scattered: float
+    experts: float | None = None
+
+    @property
+    def chosen(self) -> float:
+        """Of experts."""
+        return self.dense if self.experts is None else self.experts
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,8 @@ class Processor:
 
     memory: bytes, 0 if not known. rates: by ggml's name of a weight type, "any" for all others. cache: bytes of keys
     and values a second. layer: seconds that a layer costs besides what it reads: launches, barriers, norms. ffn: that
-    a sparse FFN costs besides, or on a GPU any. token: seconds that a token costs besides its layers.
+    a sparse FFN costs besides, or on a GPU any; experts: that one of experts does, None: as much. token: seconds that a
+    token costs besides its layers.
     """
 
     name: str
@@ -44,6 +53,12 @@ class Processor:
     layer: float
     ffn: float
     token: float
+    experts: float | None = None
+
+    @property
+    def routing(self) -> float:
+        """Seconds that an FFN of experts costs besides what it reads."""
+        return self.ffn if self.experts is None else self.experts
 
     def rates_for(self, weight_type: str) -> Rates:
         """For weights of a type."""
@@ -54,10 +69,12 @@ class Processor:
 class Link:
     """Between a GPU and main memory. bandwidth: bytes a second. synchronisation: seconds to hand a layer's input to
     the CPU and to take its part of the sum back, with the waiting, but without what the bytes themselves take.
+    rehearsed: the GPU is the CPU itself, so that both never work at the same time.
     """
 
     bandwidth: float
     synchronisation: float
+    rehearsed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,22 +129,20 @@ def save_profile(path: Path, profile: DeviceProfile) -> None:
         "note": profile.note,
         "cpu": _written(profile.cpu),
         "gpus": [_written(gpu) for gpu in profile.gpus],
-        "link": {"bandwidth": profile.link.bandwidth, "synchronisation": profile.link.synchronisation},
+        "link": asdict(profile.link),
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _written(processor: Processor) -> dict[str, Any]:
-    return {
-        "name": processor.name,
-        "memory": processor.memory,
-        "rates": {kind: {"dense": r.dense, "scattered": r.scattered} for kind, r in processor.rates.items()},
-        "cache": processor.cache,
-        "layer": processor.layer,
-        "ffn": processor.ffn,
-        "token": processor.token,
-    }
+    fields = asdict(processor)
+    rates = {kind: _known(asdict(found)) for kind, found in processor.rates.items()}
+    return _known(fields) | {"rates": rates}
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class _WrongError(Exception):
@@ -143,7 +158,9 @@ def _profile(content: Any) -> DeviceProfile:
     gpus, link = content["gpus"], content["link"]
     if not isinstance(gpus, list) or len(gpus) > MOST_GPUS:
         raise _WrongError("gpus is not a list, or too long")
-    _check_keys("link", link, {"bandwidth", "synchronisation"})
+    _check_keys("link", link, {"bandwidth", "synchronisation"}, {"rehearsed"})
+    if not isinstance(link.get("rehearsed", False), bool):
+        raise _WrongError("link.rehearsed is neither true nor false")
     return DeviceProfile(
         source=content["source"],
         note=_text("note", content["note"]),
@@ -152,17 +169,18 @@ def _profile(content: Any) -> DeviceProfile:
         link=Link(
             _number("link.bandwidth", link["bandwidth"], positive=True),
             _number("link.synchronisation", link["synchronisation"]),
+            link.get("rehearsed", False),
         ),
     )
 
 
 def _processor(where: str, content: Any) -> Processor:
-    _check_keys(where, content, {"name", "memory", "rates", "cache", "layer", "ffn", "token"})
+    _check_keys(where, content, {"name", "memory", "rates", "cache", "layer", "ffn", "token"}, {"experts"})
     rates = content["rates"]
     if not isinstance(rates, dict) or ANY_TYPE not in rates:
         raise _WrongError(f"{where}.rates has nothing for {ANY_TYPE!r}")
     for kind, pair in rates.items():
-        _check_keys(f"{where}.rates.{kind[:20]}", pair, {"dense", "scattered"})
+        _check_keys(f"{where}.rates.{kind[:20]}", pair, {"dense", "scattered"}, {"experts"})
     return Processor(
         name=_text(f"{where}.name", content["name"]),
         memory=int(_number(f"{where}.memory", content["memory"])),
@@ -171,6 +189,7 @@ def _processor(where: str, content: Any) -> Processor:
         layer=_number(f"{where}.layer", content["layer"]),
         ffn=_number(f"{where}.ffn", content["ffn"]),
         token=_number(f"{where}.token", content["token"]),
+        experts=_number(f"{where}.experts", content["experts"]) if "experts" in content else None,
     )
 
 
@@ -178,10 +197,10 @@ def _rates(where: str, pair: Mapping[str, Any]) -> dict[str, float]:
     return {name: _number(f"{where}.{name}", value, positive=True) for name, value in pair.items()}
 
 
-def _check_keys(where: str, content: Any, wanted: set[str]) -> None:
+def _check_keys(where: str, content: Any, wanted: set[str], allowed: Set[str] = frozenset()) -> None:
     if not isinstance(content, dict):
         raise _WrongError(f"{where} is not an object")
-    for name, keys in (("lacks", wanted - content.keys()), ("has an unknown", content.keys() - wanted)):
+    for name, keys in (("lacks", wanted - content.keys()), ("has an unknown", content.keys() - wanted - allowed)):
         if keys:
             raise _WrongError(f"{where} {name} {min(keys)[:40]!r}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,23 +14,27 @@ from powerinfer_cli.placement import (
     ModelBytes,
     Plan,
     Reservation,
+    RowReading,
     all_neurons,
     main_memory_plan,
     no_neurons,
     reserve,
 )
 from powerinfer_cli.placement.plan import SOLVERS
+from solver.placing.between import better_start
 from solver.placing.bounds import least_seconds
-from solver.placing.costs import Counts, Together, activity_from, always_active
+from solver.placing.costs import CostOf, Counts, Together, activity_from, always_active
+from solver.placing.cpu_moe import least_cpu_moe
 from solver.placing.device_profile import DeviceProfile
 from solver.placing.greedy import fill_up, solve_greedy
 from solver.placing.milp import solve_milp
 from solver.placing.problem import Problem, Solution, build_problem, lower_bound, options_by_frequency, options_by_time
-from solver.placing.simulation import Prediction, Work, simulate
+from solver.placing.simulation import Prediction, Work, layer_costs, simulate
 
 __all__ = ["PlanResult", "PlanSettings", "make_plan"]
 
 ALIKE = 1e-6  # a share of the time that is no reason for another plan
+ALL_ALIKE = "nobody counted which experts are chosen: planned as if all of them were equally often"
 SLOW = "everything stays in main memory: no GPU is expected to make decoding faster"
 
 
@@ -74,8 +79,8 @@ class PlanResult:
     whole groups of neurons, where it was asked. relaxation: that no plan at all goes below within the budgets (for a
     dense model, of whole layers), by linear relaxation. Of both, layers of a GPU with room for all their neurons are
     no choice: they are whole there, and the CPU idle, unless main memory alone is faster. others: what other solvers'
-    plans lead one to expect, by their names, at the same budgets. seconds: that the search took. remarks: what stayed
-    in main memory, and why.
+    plans lead one to expect, by their names, at the same budgets; of experts, also the best `--n-cpu-moe`. seconds:
+    that the search took. remarks: what stayed in main memory, and why.
     """
 
     plan: Plan
@@ -99,10 +104,12 @@ def make_plan(
     profile: DeviceProfile,
     settings: PlanSettings,
 ) -> PlanResult:
-    """Place a model. statistics: None for a dense model, or where nobody made any; then whole layers are placed.
+    """Place a model. statistics: None for a dense model, or where nobody made any; then whole layers are placed, or
+    experts as if all were chosen equally often.
 
-    Asked for "milp", the plan is the fastest, by what is predicted, of those by HiGHS and by the greedy twin, of whole
-    layers, and of everything in main memory; `Plan.solver` tells which it is ("layers" where all is in main memory).
+    Asked for "milp", the plan is the fastest, by what is predicted, of those by HiGHS and by the greedy twin, with as
+    many layers on GPUs as fit and with fewer, of whole layers, and of everything in main memory; `Plan.solver` tells
+    which it is ("layers" where all is in main memory).
 
     Raises:
         UsageError: a negative budget, shares that cannot be, a budget for a machine without a GPU.
@@ -115,21 +122,28 @@ def make_plan(
         else activity_from(statistics, settings.together, settings.let_through)
     )
     work = Work(sizes, activity, settings.kind, settings.n_embd, settings.depth, settings.head_kind)
-    maker = _Maker(work, tuple(budgets), profile, settings)
-    solver = "layers" if statistics is None else settings.solver
+    maker = _Maker(work, tuple(budgets), profile, settings, layer_costs(work, profile))
+    routed = any(layer.reading is RowReading.CHOSEN for layer in sizes.layers)
+    divided = statistics is not None or routed
+    solver = settings.solver if divided else "layers"
     tries = maker.tries(solver)
     first = tries[0]
     made = min(tries, key=lambda one: one.prediction.seconds * (1.0 if one is first else 1.0 + ALIKE))
     named = made.plan.solver if made.plan.gpus else None
     others = {one.plan.solver: one.prediction for one in reversed(tries) if one.plan.gpus and one.plan.solver != named}
-    if statistics is not None and first.plan.gpus:
+    if divided and first.plan.gpus:
         missing = [name for name in SOLVERS if name not in ("milp", named, *others)]
         others |= {name: maker.make(name).prediction for name in missing}
     others = {name: others[name] for name in SOLVERS if name in others}
+    remarks = made.remarks
+    if routed and any(budgets):
+        n, plan = least_cpu_moe(sizes, maker.budgets, maker.reserve_whole)
+        others[f"--n-cpu-moe {n}"] = simulate(plan, work, profile, maker.cost_of)
+        remarks = (*remarks, ALL_ALIKE) if statistics is None and made.plan.gpus else remarks
     relaxation = min(maker.least(first), made.prediction.seconds)
     bound = relaxation if made.bound is None else max(relaxation, made.bound)
     seconds = sum(one.seconds for one in tries)
-    return PlanResult(made.plan, made.prediction, bound, relaxation, others, seconds, made.remarks)
+    return PlanResult(made.plan, made.prediction, bound, relaxation, others, seconds, remarks)
 
 
 @dataclass(frozen=True)
@@ -153,6 +167,7 @@ class _Maker:
     budgets: tuple[int, ...]
     profile: DeviceProfile
     settings: PlanSettings
+    cost_of: CostOf
 
     def tries(self, solver: str) -> list[_Made]:
         """The plan by one of SOLVERS; where the fastest is asked for, also the others that may be it."""
@@ -163,18 +178,35 @@ class _Maker:
         if solver == "milp":
             if found[0].settled and _slower(found[0], main):
                 found.append(self.make(solver, settle=False))
-            found += [self.make("greedy"), self.make("layers")]
+            found += [self.make("greedy"), self.make("layers"), *self._between(found[0])]
         return [*found, main]
 
-    def make(self, solver: str, *, settle: bool = True) -> _Made:
-        """By one of SOLVERS. settle: GPUs with room for all neurons of their layers have them all."""
+    def _between(self, first: _Made) -> list[_Made]:
+        """The best plan with fewer layers on GPUs than fit, if it is better."""
+        devices = [layer.device for layer in first.plan.layers]
+        start = next((i for i, device in enumerate(devices) if device != MAIN_MEMORY), len(devices))
+        if start == len(devices) or first.settled == set(first.plan.gpus):
+            return []
+        better = better_start(self.work, self.profile, self.cost_of, partial(self._reserve, False), start)
+        if better is None:
+            return []
+        made = self.make("milp", start=better)
+        now, then = (f"{one.prediction.tokens_per_second:.3g}" for one in (made, first))
+        names = f"layer {start} stays" if better - start == 1 else f"layers {start} to {better - 1} stay"
+        why = f"{names} in main memory though there is room, so that more of the others is hot: {now} instead of {then}"
+        return [replace(made, remarks=(*first.remarks, f"{why} tokens/s are predicted"))]
+
+    def make(self, solver: str, *, settle: bool = True, start: int = 0) -> _Made:
+        """By one of SOLVERS. settle: GPUs with room for all neurons of their layers have them all. start: layers before
+        it stay in main memory.
+        """
         whole = solver == "layers"
-        found = self._reserve(whole)
+        found = self._reserve(whole, start)
         if set(found.devices) == {MAIN_MEMORY} and found.output == MAIN_MEMORY:
             return self._main_memory(found.remarks)
         if whole:
             return self._made(self._plan(found, {}, solver), found)
-        everything = self._problem(found)
+        everything = build_problem(self.work.sizes, found, self.cost_of)
         problem = _tight(everything) if settle else everything
         settled = frozenset(everything.devices.values()) - frozenset(problem.devices.values())
         if not problem.layers:
@@ -198,24 +230,26 @@ class _Maker:
         places = {i: layer.device for i, layer in enumerate(first.plan.layers) if layer.device in settled}
         cap = len(first.plan.layers) if s.max_layers is None else s.max_layers
         start = max(0, len(first.plan.layers) - cap)
-        return least_seconds(self.work, self.profile, rooms, places, first=start, whole=self.work.activity.dense)
+        whole = self.work.activity.dense
+        return least_seconds(self.work, self.profile, self.cost_of, rooms, places, first=start, whole=whole)
 
     def _made(self, plan: Plan, found: Reservation) -> _Made:
-        return _Made(plan, simulate(plan, self.work, self.profile), found.remarks)
+        return _Made(plan, simulate(plan, self.work, self.profile, self.cost_of), found.remarks)
 
     def _main_memory(self, remarks: tuple[str, ...]) -> _Made:
         plan = main_memory_plan(len(self.work.sizes.layers), self.settings.fingerprint, self.budgets)
-        return _Made(plan, simulate(plan, self.work, self.profile), remarks)
+        return _Made(plan, simulate(plan, self.work, self.profile, self.cost_of), remarks)
 
-    def _reserve(self, whole: bool) -> Reservation:
+    def reserve_whole(self, sizes: ModelBytes) -> Reservation:
+        """A model of such sizes by whole layers."""
         s = self.settings
-        return reserve(
-            self.work.sizes, self.budgets, margin=s.margin, max_layers=s.max_layers, shares=s.shares, whole=whole
-        )
+        return reserve(sizes, self.budgets, margin=s.margin, max_layers=s.max_layers, shares=s.shares, whole=True)
 
-    def _problem(self, found: Reservation) -> Problem:
-        w = self.work
-        return build_problem(w.sizes, found, w.activity, self.profile, w.kind, w.n_embd)
+    def _reserve(self, whole: bool, start: int) -> Reservation:
+        if whole:
+            return self.reserve_whole(self.work.sizes)
+        s, sizes = self.settings, self.work.sizes
+        return reserve(sizes, self.budgets, margin=s.margin, max_layers=s.max_layers, shares=s.shares, start=start)
 
     def _solve(self, problem: Problem, solver: str) -> tuple[Solution, dict[int, int]]:
         if solver == "frequency":

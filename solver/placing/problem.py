@@ -1,6 +1,6 @@
-"""The placement problem: which neurons of each layer go to its GPU, so that decoding takes the least time.
+"""The placement problem: which neurons, or experts, of each layer go to its GPU, so that decoding takes the least time.
 
-Neurons of a layer cost alike in bytes, so that of any number of hot ones the most frequent are the best. Each layer
+Those of a layer cost alike in bytes, so that of any number of hot ones the most frequent are the best. Each layer
 is therefore sorted by frequency and cut into groups, and the question is only how many groups are hot: one choice a
 layer, of a list of options with their bytes and their time. Time may be any function of the choice; here it is
 
@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Reservation
-from solver.placing.costs import Activity, Counts, Floats, LayerCosts
-from solver.placing.device_profile import DeviceProfile
+from solver.placing.costs import CostOf, Counts, Floats, LayerCosts
 
 __all__ = [
     "Options",
@@ -74,19 +73,11 @@ class Solution:
     seconds: float
 
 
-def build_problem(
-    sizes: ModelBytes, reservation: Reservation, activity: Activity, profile: DeviceProfile, kind: str, n_embd: int
-) -> Problem:
-    """For the layers that a reservation has put on GPUs, but those that are whole there or not at all.
-
-    kind: ggml's name of the FFN's weight type.
-    """
+def build_problem(sizes: ModelBytes, reservation: Reservation, cost_of: CostOf) -> Problem:
+    """For the layers that a reservation has put on GPUs, but those that are whole there or not at all."""
     placed = zip(sizes.layers, reservation.devices, strict=True)
     devices = {i: gpu for i, (layer, gpu) in enumerate(placed) if gpu != MAIN_MEMORY and layer.divisible}
-    layers = {
-        i: LayerCosts.of(sizes.layers[i], activity, i, profile, device, kind, n_embd) for i, device in devices.items()
-    }
-    return Problem(layers, devices, reservation.left)
+    return Problem({i: cost_of(i, device) for i, device in devices.items()}, devices, reservation.left)
 
 
 def options_by_time(layer: LayerCosts, groups: int = GROUPS) -> Options:

@@ -1,14 +1,15 @@
 """What a plan leads one to expect: costs in, seconds and tokens a second of decoding out."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, LayerPlacement, ModelBytes, Plan, RowReading
-from solver.placing.costs import Activity, LayerCosts, handover, row_seconds
+from solver.placing.costs import Activity, CostOf, LayerCosts, handover, row_seconds
 from solver.placing.device_profile import DeviceProfile, Processor
 
-__all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_time", "simulate"]
+__all__ = ["LayerTime", "Prediction", "Work", "before_ffn", "layer_costs", "layer_time", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Work:
 class LayerTime:
     """Seconds of one layer for one token.
 
-    before: attention, norms, predictor, KV cache. gpu, cpu: of its FFN's hot and cold neurons, at the same time.
-    handover: between them, and from a layer that lies elsewhere. covered: the share of activations that are hot.
+    before: attention, norms, predictor or router, KV cache. gpu, cpu: of its FFN's hot and cold neurons or experts, at
+    the same time. handover: between them, and from a layer that lies elsewhere. covered: the share of activations that
+    are hot.
     """
 
     before: float
@@ -70,13 +72,25 @@ class Prediction:
         return 1.0 / self.seconds
 
 
-def simulate(plan: Plan, work: Work, profile: DeviceProfile) -> Prediction:
-    """Decoding of one token by a plan on a machine."""
+def layer_costs(work: Work, profile: DeviceProfile) -> CostOf:
+    """Of each layer on each GPU, found once."""
+
+    @cache
+    def of(index: int, gpu: int) -> LayerCosts:
+        sizes = work.sizes.layers[index]
+        return LayerCosts.of(sizes, work.activity, index, profile, gpu, work.kind, work.n_embd)
+
+    return of
+
+
+def simulate(plan: Plan, work: Work, profile: DeviceProfile, cost_of: CostOf | None = None) -> Prediction:
+    """Decoding of one token by a plan on a machine. cost_of: `layer_costs`, where many plans are looked at."""
+    costs = cost_of or layer_costs(work, profile)
     layers = []
     where = MAIN_MEMORY  # the embedding
     for index, placed in enumerate(plan.layers):
         moved = handover(profile.link, work.n_embd) / 2 if placed.device != where else 0.0
-        layers.append(layer_time(index, placed, work, profile, moved))
+        layers.append(layer_time(index, placed, work, profile, costs, moved))
         where = placed.device
     on = _processor(profile, plan.output)
     head = work.head_seconds(on)
@@ -90,7 +104,9 @@ def _processor(profile: DeviceProfile, device: int) -> Processor:
     return profile.cpu if device == MAIN_MEMORY else profile.gpu(device)
 
 
-def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DeviceProfile, moved: float = 0.0) -> LayerTime:
+def layer_time(
+    index: int, placed: LayerPlacement, work: Work, profile: DeviceProfile, cost_of: CostOf, moved: float = 0.0
+) -> LayerTime:
     """Of one layer. moved: seconds that its input takes from where the layer before it lies."""
     sizes = work.sizes.layers[index]
     on = _processor(profile, placed.device)
@@ -100,11 +116,13 @@ def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DevicePr
     covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
     if placed.device == MAIN_MEMORY:
         rates = on.rates_for(work.kind)
-        dense = work.activity.dense or sizes.reading is RowReading.ALL
-        cpu = (0.0 if dense else on.ffn) + float(row_seconds(sizes, work.activity, index, rates).sum())
+        cpu = float(row_seconds(sizes, work.activity, index, rates).sum()) + sizes.shared / rates.dense
+        if sizes.reading is RowReading.CHOSEN:
+            cpu += on.routing
+        elif not (work.activity.dense or sizes.reading is RowReading.ALL):
+            cpu += on.ffn
         return LayerTime(before, 0.0, cpu, cpu, moved, 0.0)
-    costs = LayerCosts.of(sizes, work.activity, index, profile, placed.device, work.kind, work.n_embd)
-    costs = costs.with_hot(placed.hot)
+    costs = cost_of(index, placed.device).with_hot(placed.hot)
     count = np.array([placed.hot.size])
     gpu, cpu, both = (float(found(count)[0]) for found in (costs.gpu_time, costs.cpu_time, costs.time))
     given = costs.handover if placed.hot.size < sizes.neurons else 0.0
@@ -112,6 +130,6 @@ def layer_time(index: int, placed: LayerPlacement, work: Work, profile: DevicePr
 
 
 def before_ffn(sizes: LayerBytes, on: Processor, work: Work) -> float:
-    """Seconds of a layer's attention, norms, predictor and KV cache."""
-    weights = (sizes.attention + sizes.predictor) / on.rates_for(work.kind).dense
+    """Seconds of a layer's attention, norms, predictor or router, and KV cache."""
+    weights = (sizes.attention + sizes.predictor - sizes.shared) / on.rates_for(work.kind).dense
     return weights + work.depth * sizes.kv / on.cache + on.layer

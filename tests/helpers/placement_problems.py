@@ -7,6 +7,7 @@ import numpy as np
 from powerinfer_cli.placement import LayerBytes, ModelBytes, reserve
 from solver.placing import Activity, DeviceProfile, Link, Processor, Rates
 from solver.placing.problem import Problem, build_problem
+from solver.placing.simulation import Work, layer_costs
 
 NEURON = 100  # bytes
 
@@ -29,7 +30,12 @@ def problem(frequencies: Sequence[Sequence[float]], room: int, on: DeviceProfile
     """One GPU with room for so many neurons."""
     activity = Activity(tuple(np.array(layer, np.float64) for layer in frequencies))
     model = sizes([len(layer) for layer in frequencies], neuron)
-    return build_problem(model, reserve(model, [room * neuron]), activity, on, "any", 0)
+    return placed_problem(model, activity, [room * neuron], on)
+
+
+def placed_problem(model: ModelBytes, activity: Activity, budgets: Sequence[int], on: DeviceProfile) -> Problem:
+    """By as many layers as fit."""
+    return build_problem(model, reserve(model, budgets), layer_costs(Work(model, activity, "any", 0), on))
 
 
 def power_law(rng: np.random.Generator, n_ff: int, mean: float, exponent: float) -> np.ndarray:

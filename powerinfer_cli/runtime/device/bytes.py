@@ -1,6 +1,7 @@
 """How many bytes a model takes on a GPU: what weights, cache and buffers there come to."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cache import PAGE, CacheType
@@ -11,11 +12,12 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
+    Everything,
     Head,
     LatentAttention,
     Layer,
     Linear,
-    Neurons,
+    Predicted,
     Routed,
     all_active,
     attentions,
@@ -92,8 +94,11 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
     down = neurons.down if routed is not None else Linear(neurons.down.weight, None)
     group += _group(down, n_groups)
     predictor = 0 if asked is None else sum(map(_matrix, (asked.fc1, asked.fc2))) + allocated(n_groups)
+    chosen = shared = 0
     if routed is not None:
         predictor = _bytes(routed) + allocated(8 * n_groups)
+        chosen = routed.router.n_chosen
+        shared = 0 if routed.shared is None else sum(map(_matrix, routed.shared.neurons.matrices))
     types = CacheType(options.type_k), CacheType(options.type_v)
     return LayerBytes(
         attention=_bytes(layer)
@@ -105,8 +110,10 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         neuron=group,
         neurons=n_groups,
         first=_group(first, n_groups) if exact and routed is None else group,
-        reading=_reading(neurons, predicted=asked is not None),
+        reading=_reading(layer.ffn),
         divisible=layer.ffn.divisible,
+        chosen=chosen,
+        shared=shared,
     )
 
 
@@ -124,10 +131,16 @@ def _group(linear: Linear[Tensor, Tensor], n_groups: int) -> int:
     return -(-_rows(linear.weight) // n_groups) + biases
 
 
-def _reading(neurons: Neurons[Tensor, Tensor], *, predicted: bool) -> RowReading:
-    if predicted:
-        return RowReading.PREDICTED
-    return RowReading.FIRST if neurons.transposed and neurons.activation.has_exact_zeros else RowReading.ALL
+def _reading(ffn: FFN[Tensor, Tensor]) -> RowReading:
+    match ffn.selection:
+        case Predicted():
+            return RowReading.PREDICTED
+        case Routed():
+            return RowReading.CHOSEN
+        case Everything():
+            exact = ffn.neurons.transposed and ffn.neurons.activation.has_exact_zeros
+            return RowReading.FIRST if exact else RowReading.ALL
+    assert_never(ffn.selection)
 
 
 def _bytes(

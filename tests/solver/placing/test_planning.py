@@ -230,23 +230,24 @@ def test_never_slower_than_a_plan_that_it_could_make(
         assert one.relaxation <= seconds * (1 + 1e-9), "a bound that another plan goes below"
 
 
-def test_whole_layers_where_handing_over_costs_too_much(statistics: ActivationStatistics) -> None:
-    on = device_profile(synchronisation=2e-3)
+def test_fewer_layers_where_handing_over_costs_much(statistics: ActivationStatistics) -> None:
+    """More of each of them is hot, and the room of the others' attention is theirs, too."""
+    on = device_profile(synchronisation=1e-3)
     budgets = [FIXED + N_LAYER * N_FF * 300_000]
     found = make_plan(LARGE, statistics, budgets, on, SETTINGS)
-    assert found.plan.solver == "layers"
+    assert [layer.hot.size for layer in found.plan.layers] == [0, 0, N_FF, N_FF, N_FF, 133]
     assert found.plan.gpus == (0,)
-    assert {layer.hot.size for layer in found.plan.layers} == {0, N_FF}
-    assert found.prediction.seconds < found.others["milp"].seconds
-    assert found.gap < 0.5
+    assert found.prediction.seconds < 0.95 * min(found.others[name].seconds for name in ("greedy", "layers"))
+    assert found.remarks[-1].startswith("layers 0 to 1 stay in main memory though there is room")
+    assert found.gap < 0.1
     asked = make_plan(LARGE, statistics, budgets, on, replace(SETTINGS, solver="greedy"))
     assert asked.plan.solver == "greedy", "what was asked for by name"
 
 
 def test_the_greedy_plan_where_its_last_neurons_fit_better(statistics: ActivationStatistics) -> None:
     """HiGHS has the better groups, but what is left beside them is filled up neuron by neuron."""
-    budgets = [FIXED + N_LAYER * N_FF * 300_000]
-    found = make_plan(LARGE, statistics, budgets, device_profile(synchronisation=1e-3), SETTINGS)
+    budgets = [FIXED + N_LAYER * N_FF * 369_000]
+    found = make_plan(LARGE, statistics, budgets, device_profile(synchronisation=5e-4), SETTINGS)
     assert found.plan.solver == "greedy"
     assert found.prediction.seconds < found.others["milp"].seconds
     assert set(found.others) == {"milp", "frequency", "layers"}

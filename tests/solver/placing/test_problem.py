@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, sparse
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.placement import LayerBytes, ModelBytes, reserve
+from powerinfer_cli.placement import LayerBytes, ModelBytes
 from solver.placing.costs import Activity, LayerCosts
 from solver.placing.greedy import fill_up, solve_greedy
 from solver.placing.milp import solve_milp
@@ -16,12 +16,11 @@ from solver.placing.problem import (
     Options,
     Problem,
     Solution,
-    build_problem,
     lower_bound,
     options_by_frequency,
     options_by_time,
 )
-from tests.helpers.placement_problems import NEURON, power_law, problem, profile, sizes
+from tests.helpers.placement_problems import NEURON, placed_problem, power_law, problem, profile, sizes
 
 
 def by_time(found: Problem, groups: int = 128) -> dict[int, Options]:
@@ -66,14 +65,14 @@ def test_layers_cost_what_their_bytes_are() -> None:
     """The same frequencies in rows of twice the bytes: as much time a byte, so the better frequency decides."""
     model = ModelBytes((LayerBytes(0, 0, 0, 200, 4), LayerBytes(0, 0, 0, 100, 4)), 0, 0)
     activity = Activity((np.array([0.5, 0.5, 0.1, 0.1]), np.array([0.4, 0.4, 0.05, 0.05])))
-    found = build_problem(model, reserve(model, [600]), activity, profile(), "any", 0)
+    found = placed_problem(model, activity, [600], profile())
     assert best(found).hot == {0: 2, 1: 2}
 
 
 def test_each_gpu_has_its_own_room() -> None:
     model = sizes([4, 4, 4, 4])
     activity = Activity((np.full(4, 0.1), np.full(4, 0.9), np.full(4, 0.2), np.full(4, 0.3)))
-    found = build_problem(model, reserve(model, [300, 300]), activity, profile(), "any", 0)
+    found = placed_problem(model, activity, [300, 300], profile())
     assert found.devices == {0: 0, 1: 0, 2: 1, 3: 1}
     assert best(found).hot == {0: 0, 1: 3, 2: 0, 3: 3}
 
