@@ -13,6 +13,7 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions
 from scripts.demo_model.corpus import documents, token_ids
+from scripts.demo_model.experts.network import Network as ExpertNetwork
 from scripts.demo_model.export import FilePredictor
 from scripts.demo_model.network import Network
 from scripts.demo_model.training import Batch, pad, token_loss
@@ -68,11 +69,11 @@ def collect(network: Network, rows: Iterator[list[int]], tokens: int) -> Collect
 
 
 @torch.inference_mode()
-def perplexity(network: Network, rows: Iterable[list[int]]) -> float:
+def perplexity(network: Network | ExpertNetwork, rows: Iterable[list[int]]) -> float:
     """exp of the mean negative log-likelihood of all tokens after the first of each row."""
     total = count = 0.0
     for batch in _batched(rows):
-        loss, _, mask = token_loss(network, batch)
+        loss, _, _, mask = token_loss(network, batch)
         total += loss.item() * mask.sum().item()
         count += mask.sum().item()
     return math.exp(total / count)

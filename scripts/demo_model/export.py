@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from scripts.demo_model.network import Layer, Network, Shape
 from scripts.demo_model.vocabulary import BOS, EOS, UNK, Vocabulary
 from solver.predictor import TrainedPredictor, predict
 
+KeyValue: TypeAlias = bool | int | float | str | list[str] | npt.NDArray[np.generic]
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")
 _NORMS = ("attn_norm", "ffn_norm")
 _MOSTLY_Q8_0 = 7  # llama.cpp's file type
@@ -35,9 +37,26 @@ class FilePredictor(nn.Module):
         return predict(self.fc1, self.fc2, x)
 
 
-def metadata(
-    shape: Shape, vocabulary: Vocabulary
-) -> dict[str, bool | int | float | str | list[str] | npt.NDArray[np.generic]]:
+def vocabulary_keys(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    """What says how text becomes ids, and chats text."""
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": vocabulary.pieces,
+        "tokenizer.ggml.scores": np.array(vocabulary.scores, dtype=np.float32),
+        "tokenizer.ggml.token_type": np.array(vocabulary.types, dtype=np.int32),
+        "tokenizer.ggml.bos_token_id": BOS,
+        "tokenizer.ggml.eos_token_id": EOS,
+        "tokenizer.ggml.unknown_token_id": UNK,
+        "tokenizer.ggml.eot_token_id": vocabulary.ids[END],
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }
+
+
+def metadata(shape: Shape, vocabulary: Vocabulary) -> dict[str, KeyValue]:
     """The file's key-values."""
     return {
         "general.name": "Storyteller",
@@ -56,19 +75,7 @@ def metadata(
         "llama.rope.freq_base": shape.rope_base,
         "llama.vocab_size": len(vocabulary),
         "powerinfer.sparse_threshold": 0.0,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": vocabulary.pieces,
-        "tokenizer.ggml.scores": np.array(vocabulary.scores, dtype=np.float32),
-        "tokenizer.ggml.token_type": np.array(vocabulary.types, dtype=np.int32),
-        "tokenizer.ggml.bos_token_id": BOS,
-        "tokenizer.ggml.eos_token_id": EOS,
-        "tokenizer.ggml.unknown_token_id": UNK,
-        "tokenizer.ggml.eot_token_id": vocabulary.ids[END],
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
-        "tokenizer.ggml.add_space_prefix": True,
-        "tokenizer.chat_template": CHAT_TEMPLATE,
+        **vocabulary_keys(vocabulary),
     }
 
 

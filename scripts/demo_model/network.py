@@ -27,10 +27,10 @@ class Shape:
         return self.n_embd // self.n_head
 
 
-def rope_table(shape: Shape) -> tuple[Tensor, Tensor]:
+def rope_table(head_dim: int, n_ctx: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [n_ctx, head_dim / 2]."""
-    half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    angles = torch.outer(torch.arange(shape.n_ctx, dtype=torch.float32), shape.rope_base**-half)
+    half = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    angles = torch.outer(torch.arange(n_ctx, dtype=torch.float32), base**-half)
     return angles.cos(), angles.sin()
 
 
@@ -92,7 +92,7 @@ class Network(nn.Module):
         self.token_embd = nn.Embedding(shape.n_vocab, shape.n_embd)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.n_layer))
         self.output_norm = nn.RMSNorm(shape.n_embd, eps=shape.eps)
-        cos, sin = rope_table(shape)
+        cos, sin = rope_table(shape.head_dim, shape.n_ctx, shape.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._initialise()

@@ -24,7 +24,7 @@ from scripts.demo_model.evaluation import (
 )
 from scripts.demo_model.export import export, load_exported
 from scripts.demo_model.network import Network, Shape
-from scripts.demo_model.training import Trainer, TrainOptions
+from scripts.demo_model.sparse_training import SparseOptions, SparseTrainer
 from scripts.demo_model.vocabulary import EOS, Vocabulary, train
 from solver.predictor import PredictorOptions, PredictorReport, TrainedPredictor, train_predictor
 
@@ -86,14 +86,14 @@ def make_vocabulary(recipe: Recipe, seed: int) -> Vocabulary:
     return train(texts, recipe.n_vocab, CONTROL_TOKENS)
 
 
-def make_trainer(recipe: Recipe, seed: int, device: str, vocabulary: Vocabulary) -> Trainer:
+def make_trainer(recipe: Recipe, seed: int, device: str, vocabulary: Vocabulary) -> SparseTrainer:
     """A fresh training run."""
     torch.manual_seed(seed)
     shape = Shape(len(vocabulary), recipe.n_embd, recipe.n_layer, n_ff=recipe.n_ff)
-    options = TrainOptions(
+    options = SparseOptions(
         steps=recipe.steps, seed=seed, batch_tokens=recipe.batch_tokens, warmup=recipe.warmup, device=device
     )
-    return Trainer(Network(shape), vocabulary, options)
+    return SparseTrainer(Network(shape), vocabulary, options)
 
 
 @dataclass(frozen=True)

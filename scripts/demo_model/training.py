@@ -1,25 +1,28 @@
-"""Training of the network: batches of like-sized documents, Muon and AdamW, and a sparsity push that steers itself."""
+"""Training of a network: batches of like-sized documents, Muon and AdamW. Its kind says what counts beside the loss."""
 
 import itertools
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from scripts.demo_model.corpus import documents, roll_calls, token_ids
+from scripts.demo_model.experts.network import Network as ExpertNetwork
 from scripts.demo_model.network import Network
 from scripts.demo_model.vocabulary import Vocabulary
 
 _WIDTH = 16  # widths of batches are multiples of this
 _IGNORE = -100
+AnyNetwork = TypeVar("AnyNetwork", Network, ExpertNetwork)
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,11 @@ class TrainOptions:
     final_share: float = 0.03
     warmup: int = 50
     weight_decay: float = 0.01
-    target_density: float = 0.09
-    sparsity_start: float = 0.2
-    sparsity_full: float = 0.55
     roll_calls_alone: float = 0.07
     roll_calls_some: float = 0.4
     autocast: bool = True
     device: str = "cpu"
+    muon: Callable[..., torch.optim.Optimizer] = torch.optim.Muon
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ def batches(source: Iterator[list[str]], vocabulary: Vocabulary, batch_tokens: i
             yield pad(buckets.pop(width), width)
 
 
-def token_loss(network: Network, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Mean cross-entropy of a batch, relu(gate) per layer, and the mask [B, T] of tokens that count."""
-    logits, _, actives = network(batch.ids)
+def token_loss(network: AnyNetwork, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    """Mean cross-entropy of a batch, the two lists that the network gives, and the mask [B, T] of tokens that count."""
+    logits, first, second = network(batch.ids)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=_IGNORE)
-    return loss, actives, batch.targets != _IGNORE
+    return loss, first, second, batch.targets != _IGNORE
 
 
 def learning_rate(step: int, options: TrainOptions) -> float:
@@ -105,12 +106,13 @@ def learning_rate(step: int, options: TrainOptions) -> float:
     return options.final_share + (1 - options.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _optimizers(network: Network, options: TrainOptions) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embedding, output and norms: fewer tokens than with AdamW alone."""
-    matrices = [p for layer in network.layers for p in layer.parameters() if p.ndim == 2]
+def _optimizers(network: AnyNetwork, options: TrainOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the rest, routers too: fewer tokens than with AdamW alone."""
+    named = [pair for layer in network.layers for pair in layer.named_parameters()]
+    matrices = [p for name, p in named if p.ndim == 2 and not name.endswith("router.weight")]
     chosen = {id(p) for p in matrices}
     others = [p for p in network.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(matrices, lr=options.matrix_rate, weight_decay=options.weight_decay)
+    muon = options.muon(matrices, lr=options.matrix_rate, weight_decay=options.weight_decay)
     adam = torch.optim.AdamW(others, lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
@@ -118,36 +120,57 @@ def _optimizers(network: Network, options: TrainOptions) -> list[torch.optim.Opt
     return [muon, adam]
 
 
-def target_density(step: int, options: TrainOptions) -> float:
-    """The share of active neurons wanted at a step: from one half down to the target, then held."""
-    done = step / options.steps
-    ramp = (done - options.sparsity_start) / (options.sparsity_full - options.sparsity_start)
-    return 0.5 + (options.target_density - 0.5) * min(1.0, max(0.0, ramp))
+@dataclass(frozen=True)
+class Goal:
+    """What a batch is worth: the number to make small, the cross-entropy in it, what the kind of network watches."""
+
+    total: Tensor
+    loss: Tensor
+    watched: Tensor
+    tokens: int
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one thread found: a gradient per parameter, the loss, the share of active neurons per layer, its tokens."""
+    """What one thread found: a gradient per parameter, and the batch's figures."""
 
     gradient: tuple[Tensor, ...]
     loss: float
-    density: Tensor
+    watched: Tensor
     tokens: int
 
 
-class Trainer:
-    """A training run that can be saved and resumed."""
+class Trainer(ABC, Generic[AnyNetwork]):
+    """A training run that can be saved and resumed. A kind of network says what its goal is, and what to watch."""
 
-    def __init__(self, network: Network, vocabulary: Vocabulary, options: TrainOptions) -> None:
+    def __init__(self, network: AnyNetwork, vocabulary: Vocabulary, options: TrainOptions) -> None:
         self.network, self.vocabulary, self.options = network.to(options.device), vocabulary, options
         self.optimizers = _optimizers(network, options)
         self._pool = ThreadPoolExecutor(options.workers)
         self.step = 0
-        self.push = torch.full((network.shape.n_layer,), 1e-2)  # weight of the L1 term, per layer
         self.seconds = 0.0
         self.tokens = 0
-        self._density = torch.full((network.shape.n_layer,), 0.5)
         self._loss = 0.0
+
+    @abstractmethod
+    def goal(self, batch: Batch) -> Goal:
+        """Of a batch on the network's device. Runs in a worker's thread."""
+
+    @abstractmethod
+    def steer(self, watched: Tensor) -> None:
+        """After each step, with the mean of what its batches watched."""
+
+    @abstractmethod
+    def told(self) -> str:
+        """What the log says of it."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """From `state`."""
 
     def run(
         self, log: Callable[[str], None], checkpoint: Path, *, every: float = 180.0, until: int | None = None
@@ -162,7 +185,10 @@ class Trainer:
             self._one_step(next(source))
             self.seconds += time.monotonic() - started
             if self.step % 50 == 0 or self.step == last:
-                self._report(log)
+                log(
+                    f"step {self.step} loss {self._loss:.4f} {self.told()} tokens {self.tokens} "
+                    f"seconds {self.seconds:.0f} tokens/s {self.tokens / self.seconds:.0f}"
+                )
             if time.monotonic() - saved > every:
                 self.save(checkpoint)
                 saved = time.monotonic()
@@ -181,47 +207,28 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self._steer(torch.stack([part.density for part in done]).mean(dim=0))
+        self.steer(torch.stack([part.watched for part in done]).mean(dim=0))
         loss = sum(part.loss for part in done) / len(done)
         self._loss += 0.05 * (loss - self._loss) if self._loss else loss
         self.step += 1
         self.tokens += sum(part.tokens for part in done)
 
-    def _gradient(self, batch: Batch) -> "_Part":
-        """The gradient of loss and push on one batch. Runs in a thread of its own with one core."""
+    def _gradient(self, batch: Batch) -> _Part:
+        """The gradient of the goal on one batch. Runs in a thread of its own with one core."""
         torch.set_num_threads(1)
         device = torch.device(self.options.device)
         # The cast weights are not cached: the cache is shared between threads.
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.autocast, cache_enabled=False):
-            loss, actives, mask = token_loss(self.network, batch.to(self.options.device))
-        neurons = mask.sum() * self.network.shape.n_ff
-        size = torch.stack([(a.sum(-1).float() * mask).sum() for a in actives]) / neurons
-        total = loss + (self.push.to(device) * size).sum()
-        gradient = torch.autograd.grad(total, list(self.network.parameters()))
-        live = torch.stack([((a.detach() > 0).sum(-1) * mask).sum() for a in actives])
-        return _Part(gradient, loss.item(), (live / neurons).cpu(), int(mask.sum()))
-
-    def _steer(self, density: Tensor) -> None:
-        """Raise the push where a layer is denser than wanted, lower it where it is sparser."""
-        self._density += 0.05 * (density - self._density)
-        wanted = target_density(self.step, self.options)
-        if self.step / self.options.steps > self.options.sparsity_start:
-            self.push = (self.push * torch.exp(0.05 * torch.log(self._density / wanted).clamp(-1, 1))).clamp(1e-3, 20.0)
-
-    def _report(self, log: Callable[[str], None]) -> None:
-        log(
-            f"step {self.step} loss {self._loss:.4f} density {' '.join(f'{d:.3f}' for d in self._density.tolist())} "
-            f"push {' '.join(f'{p:.3g}' for p in self.push.tolist())} tokens {self.tokens} seconds {self.seconds:.0f} "
-            f"tokens/s {self.tokens / self.seconds:.0f}"
-        )
+            goal = self.goal(batch.to(self.options.device))
+        gradient = torch.autograd.grad(goal.total, list(self.network.parameters()))
+        return _Part(gradient, goal.loss.item(), goal.watched.detach().cpu(), goal.tokens)
 
     def save(self, path: Path) -> None:
         """Write the whole state beside `path`, then move it into place."""
         state: dict[str, Any] = {
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "push": self.push,
-            "density": self._density,
+            "watched": self.state(),
             "counters": {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "loss": self._loss},
         }
         part = path.with_suffix(".part")
@@ -234,7 +241,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.push, self._density = state["push"].cpu(), state["density"].cpu()
+        self.restore(state["watched"])
         counters = state["counters"]
         self.step, self.tokens = counters["step"], counters["tokens"]
         self.seconds, self._loss = counters["seconds"], counters["loss"]

@@ -15,11 +15,14 @@ from powerinfer_cli.text import Tokenizer
 from scripts.demo_model.card import read_training
 from scripts.demo_model.corpus import documents, token_ids
 from scripts.demo_model.evaluation import switch_predictors
+from scripts.demo_model.experts.export import load_exported as load_experts
+from scripts.demo_model.experts.run import SMOKE as EXPERT_SMOKE
 from scripts.demo_model.export import load_exported
 from scripts.demo_model.network import Shape
 from scripts.demo_model.run import MODEL_NAME, SMOKE, make_trainer, make_vocabulary
 from scripts.demo_model.vocabulary import SPACE, PieceType, Vocabulary
 from scripts.train_demo_model import main
+from scripts.train_expert_model import main as make_experts
 from tests.helpers.rounding import check_logits
 
 SEED = 11
@@ -135,3 +138,15 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, vocabular
     resumed.run(quiet, tmp_path / "part.pt")
     for expected, found in zip(unbroken.network.parameters(), resumed.network.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_mixture_is_made(tmp_path: Path) -> None:
+    """The network as trained, the file, and the engine agree; the card tells what was recorded."""
+    make_experts(["--smoke", "--seed", str(SEED), "--out", str(tmp_path), "--work", str(tmp_path / "work")])
+    ids = [1, *range(300, 340)]
+    with open_gguf(tmp_path / "storyteller-experts.gguf") as gguf:
+        logits = Engine.load(gguf, EngineOptions(reference=True)).prefill(ids)
+    network = load_experts(tmp_path / "storyteller-experts.gguf", EXPERT_SMOKE.shape(640))
+    with torch.no_grad():
+        check_logits(logits, network(torch.tensor([ids]))[0][0, -1])
+    assert "| 1 | " in (tmp_path / "storyteller-experts.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from powerinfer_cli.placement import RouteTrace
 from powerinfer_cli.placement.heat import LRU, HeatRule
 from solver.placing.replay import STATIC, Replayed, choose_policy, most_used, replay, replay_belady
+from tests.helpers.route_traces import drawn_routes
 
 
 def trace(*layers: list[list[int]], n_experts: int = 6) -> RouteTrace:
@@ -88,23 +89,12 @@ def test_nobody_hits_more_than_who_knows(tokens: list[list[int]], begin: set[int
         assert replay(made, hot(sorted(begin)), rule).hits[0] <= max(reached.values())
 
 
-def routed(rng: np.random.Generator, shares: np.ndarray, tokens: int) -> list[list[int]]:
-    return [sorted(rng.choice(len(shares), 2, replace=False, p=shares).tolist()) for _ in range(tokens)]
-
-
 def test_what_changes_is_taken_where_it_hits_more() -> None:
     """Topics that change are followed; where nothing changes, the most used stay."""
-    rng, n = np.random.default_rng(5), 12
-    skewed = np.arange(1.0, n + 1) ** -1.5
-    steady = routed(rng, skewed / skewed.sum(), 800)
-    topics = np.full((4, n), 0.01)
-    for topic in range(4):
-        topics[topic, 3 * topic : 3 * topic + 3] = 1.0
-    drifting = [one for topic in (0, 1, 2, 3, 1, 0) for one in routed(rng, topics[topic] / topics[topic].sum(), 200)]
-    kept = choose_policy(trace(steady, n_experts=n), [4])
+    kept = choose_policy(drawn_routes(800, n_experts=12, n_chosen=2, skew=1.5, seed=5), [4])
     assert (kept.best, kept.rule) == (STATIC, None)
     assert kept.replayed[STATIC].tokens == 400
-    followed = choose_policy(trace(drifting, n_experts=n), [4])
+    followed = choose_policy(drawn_routes(1200, n_experts=12, n_chosen=2, skew=3, topics=4, seed=5), [4])
     assert followed.rule is not None
     rates = {name: one.hit_rate for name, one in followed.replayed.items()}
     assert rates["belady"] >= max(rates.values())
