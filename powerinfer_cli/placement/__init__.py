@@ -17,7 +17,8 @@ from powerinfer_cli.placement.gpuidx import (
     stale_reason,
     write_gpuidx,
 )
-from powerinfer_cli.placement.heat import HEAT, LRU, Heat, HeatRule, Swap
+from powerinfer_cli.placement.heat import Heat, Swap
+from powerinfer_cli.placement.heat_rule import HEAT, LRU, HeatRule
 from powerinfer_cli.placement.plan import (
     MAIN_MEMORY,
     LayerPlacement,
@@ -29,6 +30,7 @@ from powerinfer_cli.placement.plan import (
     group_rows,
     main_memory_plan,
     no_neurons,
+    ordered,
 )
 from powerinfer_cli.placement.routes import RouteTrace, find_routes, load_routes, save_routes
 from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, RowReading, device_use, hot_bytes
@@ -79,6 +81,7 @@ __all__ = [
     "main_memory_plan",
     "model_fingerprint",
     "no_neurons",
+    "ordered",
     "parse_budgets",
     "read_gpuidx",
     "reserve",

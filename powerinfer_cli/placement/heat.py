@@ -11,36 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.placement.heat_rule import MOST, HeatRule
 from powerinfer_cli.placement.plan import Neurons
 
-__all__ = ["HEAT", "LRU", "Heat", "HeatRule", "Swap"]
+__all__ = ["Heat", "Swap"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-MOST = 1 << 30
-
-
-@dataclass(frozen=True)
-class HeatRule:
-    """half_life: tokens until a use counts half. margin: uses by which a cold group must be hotter than a hot one to
-    replace it. uploads: at most so many a layer and step.
-
-    Of half_life 1 and no margin, a group's last use outweighs all before it: the least recently used one goes, and of
-    those used last by the same token the one that was used less before.
-    Raises ValueError: a half-life below 1, a negative margin, no upload.
-    """
-
-    half_life: int = 128
-    margin: float = 1.0
-    uploads: int = 2
-
-    def __post_init__(self) -> None:
-        if self.half_life < 1 or self.uploads < 1 or not self.margin >= 0:
-            raise ValueError(f"no rule of heat: {self}")
-
-
-HEAT = HeatRule()
-LRU = HeatRule(half_life=1, margin=0, uploads=MOST)
 
 
 @dataclass(frozen=True)
@@ -90,25 +67,28 @@ class Heat:
             self._heat[self._layers[:, None], groups] += self._weight()
             self._forget()
 
-    def add_counts(self, counts: npt.NDArray[np.float64]) -> None:
+    def add_counts(self, counts: npt.NDArray[np.integer | np.floating]) -> None:
         """By each token, in order, so many uses of each group [T, L, most groups]."""
         for uses in counts:
             self._heat[:, :-1] += self._weight() * uses
             self._forget()
 
-    def swaps(self) -> list[Swap]:
-        """What follows from all that was added, the hottest first; from now on these groups are hot, and cold."""
+    def swaps(self, most: int = MOST) -> list[Swap]:
+        """What follows from all that was added, `most` at most, those that gain most first; from now on these groups
+        are hot, and cold.
+        """
         found: list[Swap] = []
-        margin = self.rule.margin * self._weight()
+        margin, at = self.rule.margin * self._weight(), self._layers
         for _ in range(min(self.rule.uploads, self._heat.shape[1])):
             colds = np.where(self._cold, self._heat, -np.inf).argmax(1)
             hots = np.where(self._hot, self._heat, np.inf).argmin(1)
-            at = self._layers
-            worth = self._heat[at, colds] > self._heat[at, hots] + margin
-            worth &= self._cold[at, colds] & self._hot[at, hots]
-            if not worth.any():
+            gained = self._heat[at, colds] - self._heat[at, hots]
+            worth = (gained > margin) & self._cold[at, colds] & self._hot[at, hots]
+            layers = np.argsort(-gained, kind="stable")
+            layers = layers[worth[layers]][: most - len(found)]
+            if not layers.size:
                 break
-            for layer in np.flatnonzero(worth):
+            for layer in layers:
                 cold, hot = int(colds[layer]), int(hots[layer])
                 self._hot[layer, [cold, hot]] = True, False
                 self._cold[layer, [cold, hot]] = False, True

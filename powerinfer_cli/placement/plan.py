@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.placement.heat_rule import HeatRule
+
 __all__ = [
     "MAIN_MEMORY",
     "SOLVERS",
@@ -17,6 +19,7 @@ __all__ = [
     "group_rows",
     "main_memory_plan",
     "no_neurons",
+    "ordered",
 ]
 
 MAIN_MEMORY = -1
@@ -38,6 +41,14 @@ def no_neurons() -> Neurons:
 def cold_neurons(hot: Neurons, n_ff: int) -> Neurons:
     """Those of a layer that are not hot, ascending."""
     return np.setdiff1d(all_neurons(n_ff), hot, assume_unique=True)
+
+
+def ordered(hot: Neurons, n_groups: int, uses: npt.NDArray[np.float64] | None) -> tuple[Neurons, Neurons]:
+    """A layer's hot groups, and its cold ones, those that are used most first; ascending where that is not known."""
+    cold = cold_neurons(hot, n_groups)
+    if uses is None:
+        return hot, cold
+    return hot[np.argsort(-uses[hot], kind="stable")], cold[np.argsort(-uses[cold], kind="stable")]
 
 
 def group_rows(groups: Neurons, n_groups: int, n_rows: int) -> Neurons:
@@ -123,13 +134,15 @@ class Placement:
 
     devices: the plan's GPUs, as torch names them ("cuda:0"); or "cpu", where the GPU's part is rehearsed. n_ctx: tokens
     of context that the plan has room for; None: as many as are asked for. stream_from: batches of so many tokens or
-    more have the cold neurons pass through the GPU (None: none have).
+    more have the cold neurons pass through the GPU (None: none have). adaptive: by which rule what is hot changes while
+    the model runs (None: it stays as planned).
     """
 
     plan: Plan
     devices: tuple[str, ...]
     n_ctx: int | None = None
     stream_from: int | None = None
+    adaptive: HeatRule | None = None
 
     @property
     def used(self) -> tuple[str, ...]:

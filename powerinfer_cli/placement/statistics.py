@@ -49,13 +49,21 @@ class ActivationStatistics:
     counts: tuple[npt.NDArray[np.float64], ...]
     tokens: int | None = None
 
+    def uses(self, layer: int) -> npt.NDArray[np.float64]:
+        """How often a token used each of a layer's neurons or experts, 0..1."""
+        return self.counts[layer] / max(self._tokens, 1)
+
+    @property
+    def _tokens(self) -> float:
+        return self.tokens or max(counts.max(initial=0) for counts in self.counts)
+
     def activity(self, layer: int) -> LayerActivity | None:
         """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell.
 
         Where the number of tokens is not known, the largest count of all layers stands for it: no count is larger,
         and a neuron that reached it was always active, or is at least the most active one that there is.
         """
-        tokens = self.tokens or max(counts.max(initial=0) for counts in self.counts)
+        tokens = self._tokens
         if tokens < ENOUGH_TOKENS:
             return None
         counts = self.counts[layer]

@@ -41,11 +41,15 @@ class SparsityStats:
     """Counts over all sparse layers and tokens since the last reset: neurons there, predicted active, and non-zero.
 
     counts: the three by layer, int64 [n_layer, 3], with as many rows as were needed so far. hot: of the non-zero ones,
-    those on GPUs.
+    those on GPUs. routed: by layer [n_layer, 2], experts that were chosen, and those of them that were on a GPU.
+    uploads: experts, or groups of neurons, that were brought to a GPU in place of others; moved: their bytes.
     """
 
     counts: Ints = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    routed: Ints = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     hot: int = 0
+    uploads: int = 0
+    moved: int = 0
     seconds: TierSeconds = field(default_factory=TierSeconds)
 
     def add(self, layers: Sequence[int] | slice, total: int | Ints, passed: Ints | None = None) -> None:
@@ -54,14 +58,21 @@ class SparsityStats:
         if passed is not None:
             self.counts[layers, PREDICTED:] += passed
 
+    def add_routed(self, layers: int | slice, chosen: int | Ints, hot: int | Ints) -> None:
+        """Of layers: so many experts were chosen, and so many of these were hot."""
+        self.routed[layers, 0] += chosen
+        self.routed[layers, 1] += hot
+
     def grow(self, n_layer: int) -> None:
         """Before `add`: room for so many layers."""
         if n_layer > len(self.counts):
             self.counts = np.concatenate([self.counts, np.zeros((n_layer - len(self.counts), 3), np.int64)])
+            self.routed = np.concatenate([self.routed, np.zeros((n_layer - len(self.routed), 2), np.int64)])
 
     def reset(self) -> None:
         self.counts[:] = 0
-        self.hot = 0
+        self.routed[:] = 0
+        self.hot = self.uploads = self.moved = 0
         self.seconds = TierSeconds()
 
     @property
@@ -90,6 +101,12 @@ class SparsityStats:
     def hot_share(self) -> float | None:
         """Share of non-zero neurons that were computed on GPUs, 0..1; None where none was non-zero."""
         return self.hot / self.fired if self.fired else None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of chosen experts that were on a GPU, 0..1; None where none was chosen."""
+        chosen, hot = self.routed.sum(0)
+        return float(hot / chosen) if chosen else None
 
     def shares(self, n_layer: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Of each layer's neurons, those let through and those that were non-zero, 0..1; 1 where nothing sparse ran."""

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.placement import Neurons, RouteTrace
-from powerinfer_cli.placement.heat import HEAT, LRU, Heat, HeatRule
+from powerinfer_cli.placement.heat import Heat
+from powerinfer_cli.placement.heat_rule import HEAT, LRU, HeatRule
 
 __all__ = [
     "STATIC",

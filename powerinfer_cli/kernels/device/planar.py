@@ -107,6 +107,22 @@ class PlanarRows:
         parts = {name: t if name == "codebook" else t[begin:end] for name, t in self._tensors().items()}
         return PlanarRows(self.kind, len(parts["quants"]), self.n_cols, **parts)
 
+    def copy_from(self, rows: "PlanarRows") -> None:
+        """Become rows of the same kind and number."""
+        new = rows._tensors()
+        for name, t in self._tensors().items():
+            if name != "codebook":
+                t.copy_(new[name])
+
+    def exchange(self, rows: "PlanarRows") -> None:
+        """Become rows of the same kind and number, and these what these were."""
+        kept = self._tensors()
+        for name, t in rows._tensors().items():
+            if name != "codebook":
+                old = kept[name].clone()
+                kept[name].copy_(t)
+                t.copy_(old)
+
     def chunk_at(self, place: Tensor, n_chunks: int) -> "PlanarRows":
         """A copy of one of n_chunks equal chunks of rows; place int64 [1], which is not asked back."""
         parts = {}

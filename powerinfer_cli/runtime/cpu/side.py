@@ -24,7 +24,7 @@ from powerinfer_cli.runtime.cpu.cache import PackedCache
 from powerinfer_cli.runtime.cpu.experts import routes_of
 from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
-from powerinfer_cli.runtime.cpu.weights import matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.cpu.weights import Uses, matrices, pack_weights, tables, with_scratch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
@@ -42,7 +42,8 @@ class CPUSide(ABC):
     `layers`: the numbers in the model of the layers that are here.
     """
 
-    def __init__(self, parts: Parts, plan: Plan) -> None:
+    def __init__(self, parts: Parts, plan: Plan, adapting: Uses | None = None) -> None:
+        """adapting: see `pack_weights`."""
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.pages, self._events = config, parts.pages, parts.events
         self._cores = options.cores
@@ -51,7 +52,7 @@ class CPUSide(ABC):
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
         here = [model.layers[i] for i in self.layers]
         predictors = config.sparse and not options.all_active
-        tensors = list(matrices(model, plan, predictors=predictors, repack=options.repack))
+        tensors = list(matrices(model, plan, adapting, predictors=predictors, repack=options.repack))
         types = CacheType(options.type_k), CacheType(options.type_v)
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
@@ -67,7 +68,8 @@ class CPUSide(ABC):
         )
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
-        self.weights = pack_weights(model, packer, activities, plan, predictors=predictors, repack=options.repack)
+        wanted = {"predictors": predictors, "repack": options.repack}
+        self.weights = pack_weights(model, packer, activities, plan, adapting, **wanted)
         self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence

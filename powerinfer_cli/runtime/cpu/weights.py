@@ -1,6 +1,6 @@
 """A model's weights in the layout that CPU kernels read: the same blocks, over packed rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from powerinfer_cli.model.blocks import (
     leaves,
     routing_of,
 )
-from powerinfer_cli.placement import MAIN_MEMORY, Plan, cold_neurons, group_rows
+from powerinfer_cli.placement import MAIN_MEMORY, Plan, group_rows, ordered
 from powerinfer_cli.placement import Neurons as Numbers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.cpu.packer import Packer, first_rows
@@ -36,6 +36,7 @@ __all__ = [
     "CPUWeights",
     "ColdNeurons",
     "Floats",
+    "Uses",
     "matrices",
     "pack_weights",
     "tables",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+Uses: TypeAlias = Mapping[int, npt.NDArray[np.float64] | None]
 Block: TypeAlias = Layer[WeightRows, Floats]
 CPUNeurons: TypeAlias = Neurons[WeightRows, Floats]
 
@@ -57,8 +59,8 @@ class CPULayer:
 
 @dataclass(frozen=True)
 class ColdNeurons:
-    """Those of a layer that is on a GPU otherwise; `numbers` [n], of experts where they are `routed`. alone: the
-    matrices have no other rows; else they are all of the layer's, as they lie in the file.
+    """Those of a layer that is on a GPU otherwise; `numbers` [n], of experts where they are `routed`; which, changes
+    where the layer adapts. alone: the matrices have no other rows; else they are all of the layer's.
     """
 
     neurons: CPUNeurons
@@ -80,16 +82,21 @@ class CPUWeights:
     cold: tuple[ColdNeurons | None, ...] = ()
 
 
-def matrices(model: Model, plan: Plan, *, predictors: bool, repack: bool) -> Iterator[Tensor]:
-    """Every tensor that is to be packed, once; where only some rows will be, one as large as these."""
+def matrices(
+    model: Model, plan: Plan, adapting: Uses | None = None, *, predictors: bool, repack: bool
+) -> Iterator[Tensor]:
+    """Every tensor that is to be packed, once; where only some rows will be, one as large as these. adapting: as in
+    `pack_weights`.
+    """
     yield from _ends(model, plan)
-    for layer, placed in zip(model.layers, plan.layers, strict=True):
+    for index, (layer, placed) in enumerate(zip(model.layers, plan.layers, strict=True)):
         neurons = layer.ffn.neurons
         if placed.device == MAIN_MEMORY:
             yield from leaves(layer if predictors else all_active(layer))[0]
         elif n_cold := layer.ffn.n_groups - placed.hot.size:
             for one in neurons.matrices:
-                yield first_rows(one, n_cold * (one.shape[0] // layer.ffn.n_groups)) if repack else one
+                alone = repack and index not in (adapting or {})
+                yield first_rows(one, n_cold * (one.shape[0] // layer.ffn.n_groups)) if alone else one
 
 
 def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
@@ -113,13 +120,16 @@ def pack_weights(
     packer: Packer,
     activities: Sequence[LayerActivity | None],
     plan: Plan,
+    adapting: Uses | None = None,
     *,
     predictors: bool,
     repack: bool,
 ) -> CPUWeights:
     """Rearrange all matrices that the plan leaves in main memory. `predictors`: whether they are wanted; `activities`:
-    what statistics say, by layer.
+    what statistics say, by layer. adapting: the layers whose hot neurons or experts change, so that all are needed
+    here, and how often a token uses each.
     """
+    uses = adapting or {}
     rows = {id(one): packer.pack(one) for one in _ends(model, plan)}
     embedding = Embedding(
         rows[id(model.embedding.tokens)],
@@ -133,12 +143,13 @@ def pack_weights(
         head = model.head.map(lambda one: rows[id(one)], _floats)
     layers: list[CPULayer] = []
     cold: list[ColdNeurons | None] = []
-    for layer, activity, placed in zip(model.layers, activities, plan.layers, strict=True):
+    for index, (layer, activity, placed) in enumerate(zip(model.layers, activities, plan.layers, strict=True)):
         left, n_groups = None, layer.ffn.n_groups
         if placed.device == MAIN_MEMORY:
             layers.append(_layer(layer if predictors else all_active(layer), packer, activity))
         elif placed.hot.size < n_groups:
-            left = _cold(layer.ffn, cold_neurons(placed.hot, n_groups), packer, repack)
+            numbers = ordered(placed.hot, n_groups, uses.get(index))[1]
+            left = _cold(layer.ffn, numbers, packer, repack and index not in uses)
         cold.append(left)
     return CPUWeights(embedding, head, tuple(layers), tuple(cold))
 

@@ -49,7 +49,9 @@ class DeviceSide:
         n_tokens: int,
         uploader: Uploader,
         streams: bool = False,
+        adapting: Mapping[int, npt.NDArray[np.float64] | None] | None = None,
     ) -> None:
+        """adapting: of layers that adapt, how often their neurons or experts are used."""
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
@@ -60,7 +62,8 @@ class DeviceSide:
         for place, (index, where) in enumerate(placed.items()):
             assert where.device != MAIN_MEMORY
             activity = known.activity(index) if known else None
-            layer = uploader.layer(model.layers[index], where, activity, predictors=predictors)
+            uses = (adapting or {}).get(index)
+            layer = uploader.layer(model.layers[index], where, activity, predictors=predictors, uses=uses)
             self.layers[index] = replace(layer, place=place)
             a = layer.block.attention
             n_cells = parts.pages.extent.n_cells(a.window)

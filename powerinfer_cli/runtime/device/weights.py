@@ -26,7 +26,7 @@ from powerinfer_cli.model.blocks import (
     routing_of,
     with_ffn,
 )
-from powerinfer_cli.placement import LayerPlacement, cold_neurons, group_rows
+from powerinfer_cli.placement import LayerPlacement, group_rows, ordered
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.options import LoadEvents
@@ -78,12 +78,13 @@ class Uploader:
         activity: LayerActivity | None,
         *,
         predictors: bool,
+        uses: npt.NDArray[np.float64] | None = None,
     ) -> DeviceLayer:
         """A layer with its hot neurons or experts. `predictors`: whether they are wanted; `activity`: what statistics
-        say.
+        say; uses: by how often they are used they are in order.
         """
-        hot, n_groups = placed.hot, layer.ffn.n_groups
-        cold = cold_neurons(hot, n_groups)
+        n_groups = layer.ffn.n_groups
+        hot, cold = ordered(placed.hot, n_groups, uses)
         order = np.concatenate((hot, cold))
         wanted = placed_layer(layer if predictors else all_active(layer), hot, order)
         modes = slots = None

@@ -11,14 +11,12 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from powerinfer_cli import gguf_io
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.model.blocks import FFN, routing_of
+from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
@@ -28,10 +26,10 @@ from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
-from powerinfer_cli.runtime.hybrid.cold_experts import ColdExperts, ExpertSizes, make_chosen_buffers
-from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, make_cold_buffers
+from powerinfer_cli.runtime.hybrid.adaptive import Adaptive, adapting_layers
+from powerinfer_cli.runtime.hybrid.cold_side import ColdSide
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
-from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes
+from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes, whole_routed
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Held
@@ -51,7 +49,8 @@ class HybridBackend:
         check_plan(plan, parts)
         self._stats, self._runs = parts.stats, runs_of(plan)
         self._stats.grow(config.n_layer)
-        self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY])
+        adapting = adapting_layers(parts, placement)
+        self._cpu = CPURuns(parts, plan, [run.layers for run in self._runs if run.side == MAIN_MEMORY], adapting)
         n_tokens = len(self._cpu.many.ids)
         total = uploaded_bytes(parts, plan)
         done = 0
@@ -70,15 +69,17 @@ class HybridBackend:
                     n_tokens=n_tokens,
                     uploader=uploader,
                     streams=placement.stream_from is not None,
+                    adapting=adapting,
                 )
             done = uploader.done
         self._model = parts.model
-        self._make_buffers(n_tokens)
-        self._make_cold()
+        self._adaptive = Adaptive.of(parts, placement, adapting, self._sides)
+        divided = {i: self._sides[plan.layers[i].device] for i, one in enumerate(self._cpu.weights.cold) if one}
+        self._cold = ColdSide(self._cpu, divided, parts.model, self._stats, self._adaptive) if divided else None
         self._steps = [self._token_steps(run) for run in self._runs]
         self._record()
         self._kind = BatchKind.MANY
-        self._n_ff = parts.counted_neurons
+        self._n_ff, self._routed = parts.counted_neurons, whole_routed(plan, parts.model)
         self._counts = bool(self._n_ff.any())
         self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
         if placement.stream_from is not None and not streamable(parts.model):
@@ -103,6 +104,8 @@ class HybridBackend:
         """watch: of many tokens."""
         n = len(batch)
         self._kind = kind
+        if self._adaptive is not None:
+            self._adaptive.begin(self._cold_side.tiers)
         buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
@@ -125,13 +128,16 @@ class HybridBackend:
                 else:
                     self._batch(run, n, watch)
         self._move(at, self.plan.output, n)
+        if self._adaptive is not None:
+            self._adaptive.finish()
+        self._stats.routed += self._routed * n
         if self._counts:
             self._stats.add(slice(None), self._n_ff * n)
             self._stats.add(self._cpu.layers, 0, buffers.counts)
 
     def record(self, batch: Batch, watch: Watch) -> None:
         """Raises PowerInferError: a layer is divided."""
-        if self._cold:
+        if self._cold is not None:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
         n = len(batch)
         self._kind = BatchKind.MANY
@@ -218,41 +224,11 @@ class HybridBackend:
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""
         self._cpu.use_threads(options)
-        self._make_cold()
+        if self._cold is not None:
+            self._cold.make()
 
     def close(self) -> None:
         self._cpu.close()
-
-    def _make_buffers(self, n_tokens: int) -> None:
-        """What passes between the cold tiers and the GPUs."""
-        cold = self._cpu.weights.cold
-        most = max((len(layer.numbers) for layer in cold if layer and not layer.routed), default=0)
-        host, n_embd = self._sides[self.plan.gpus[0]].link.host, self.config.n_embd
-        self._buffers = make_cold_buffers(host, n_tokens, self._cpu.most_few, n_embd, most)
-        self._expert_sizes = {
-            index: _expert_sizes(self._model.layers[index].ffn)
-            for index, layer in enumerate(cold)
-            if layer and layer.routed
-        }
-        scratch = self._cpu.room.products.scratch
-        self._chosen = make_chosen_buffers(host, n_tokens, n_embd, list(self._expert_sizes.values()), scratch)
-
-    def _make_cold(self) -> None:
-        """The cold tiers, for as many threads as there are."""
-        self._cold: dict[int, ColdTier | ColdExperts] = {}
-        self._cold_counts = np.zeros((self.config.n_layer, 2), np.int64)
-        for index, layer in enumerate(self._cpu.weights.cold):
-            if layer is not None and layer.routed:
-                assert self._chosen is not None  # made for such layers
-                shared = self._buffers, self._chosen, self._cpu.team, self._cpu.threads
-                self._cold[index] = ColdExperts(layer, self._expert_sizes[index], *shared)
-            elif layer is not None:
-                side = self._sides[self.plan.layers[index].device]
-                asked = side.layers[index].modes is not None
-                numbers = None if layer.alone else layer.numbers
-                where = self._buffers, self._cpu.room, self._cpu.team, self._cold_counts[index]
-                self._cold[index] = ColdTier(layer.neurons, numbers, *where, asked=asked, few=self._cpu.most_few)
-        self._cpu.prepare(kernel for tier in self._cold.values() for kernel in tier.kernels)
 
     def _record(self) -> None:
         """Graphs, before anything that recording changes is of use."""
@@ -281,12 +257,12 @@ class HybridBackend:
                 partial(flow.predict, layer, 1),
             ]
             if layer.n_cold:
-                work.append(partial(self._send, side, flow, index, 1))
+                work.append(partial(self._cold_side.send, flow, index, 1))
                 steps += [Replay(side.device, work), side.link.mark]
                 if layer.adds_hot:
                     steps.append(Replay(side.device, [partial(flow.hot_ffn, layer, 1)]))
                 steps.append(partial(self._compute_cold, side, index, 1))
-                work = [partial(self._receive, side, flow, 1)]
+                work = [partial(self._cold_side.receive, flow, index, 1)]
             else:
                 work.append(partial(flow.hot_ffn, layer, 1))
             adds = flow.adds(layer)
@@ -306,7 +282,7 @@ class HybridBackend:
                 watch(index, flow.chosen(routed).experts[:n].cpu().numpy())
             streamed = layer.n_cold > 0 and n >= self._stream_from and layer.slots is None
             if layer.n_cold and not streamed:
-                self._send(side, flow, index, n)
+                self._cold_side.send(flow, index, n)
                 side.link.mark()
             if layer.adds_hot:
                 flow.hot_ffn(layer, n)
@@ -314,7 +290,7 @@ class HybridBackend:
                 self._stream(side, flow, index, n)
             elif layer.n_cold:
                 self._compute_cold(side, index, n)
-                self._receive(side, flow, n)
+                self._cold_side.receive(flow, index, n)
             adds = flow.adds(layer)
         flow.settle(adds, n)
 
@@ -324,32 +300,19 @@ class HybridBackend:
         assert side.stream is not None  # it was made for batches of this size
         side.stream.run(neurons, cold_neurons(hot, neurons.n_ff), side.layers[index], flow, n)
 
-    def _send(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
-        """To the cold tier: the FFN's input, and who of its neurons counts, or which experts are chosen."""
-        side.link.copy(self._buffers.normed[:n], flow.normed[:n])
-        layer = side.layers[index]
-        routed = routing_of(layer.block.ffn.selection)
-        if routed is not None and self._chosen is not None:
-            found, count = flow.chosen(routed), routed.router.n_chosen
-            side.link.copy(self._chosen.experts_of(n, count), found.experts[:n])
-            side.link.copy(self._chosen.weights_of(n, count), found.weights[:n])
-        if layer.modes is not None:
-            mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
-            side.link.copy(mask, flow.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
-
     def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
         begin = perf_counter()
         side.link.wait()
         heard = perf_counter()
-        self._cold[index].run(n, self._cpu.threads_for(self._kind), self._kind)
+        self._cold_side.run(index, n, self._kind)
         seconds = self._stats.seconds
         seconds.waiting += heard - begin
         seconds.cold += perf_counter() - heard
 
-    def _receive(self, side: DeviceSide, flow: DeviceFlow, n: int) -> None:
-        """From the cold tier: its partial sums."""
-        n_embd = self.config.n_embd
-        side.link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+    @property
+    def _cold_side(self) -> ColdSide:
+        assert self._cold is not None  # there is one where layers are divided
+        return self._cold
 
     def _move(self, source: int, target: int, n: int) -> None:
         """The residual stream, from where it is to where it is needed."""
@@ -376,14 +339,8 @@ class HybridBackend:
             if self._counts:
                 self._stats.add(list(side.layers), 0, counted)
                 self._stats.hot += int(counted[:, 1].sum())
-        if self._cold:
-            self._cold_counts[:, 0] = 0  # the GPU has told of them
-            self._stats.add(slice(None), 0, self._cold_counts)
-            self._cold_counts[:] = 0
-
-
-def _expert_sizes(ffn: FFN[gguf_io.Tensor, gguf_io.Tensor]) -> ExpertSizes:
-    routed = routing_of(ffn.selection)
-    assert routed is not None  # who asks has looked
-    router = routed.router
-    return ExpertSizes(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
+        if self._cold is not None:
+            counts = self._cold.counts
+            counts[:, 0] = 0  # the GPU has told of them
+            self._stats.add(slice(None), 0, counts)
+            counts[:] = 0

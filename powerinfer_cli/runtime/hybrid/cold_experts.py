@@ -21,7 +21,7 @@ from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.weights import ColdNeurons
 from powerinfer_cli.runtime.hybrid.cold_tier import ColdBuffers
 
-__all__ = ["ChosenBuffers", "ColdExperts", "ExpertSizes", "make_chosen_buffers"]
+__all__ = ["ChosenBuffers", "ColdExperts", "ExpertSizes", "make_chosen_buffers", "workspace_for"]
 
 Host: TypeAlias = Callable[..., Tensor]
 
@@ -54,7 +54,6 @@ class ChosenBuffers:
     weights: Tensor
     one: dict[ExpertSizes, _Room]
     many: dict[ExpertSizes, _Room]
-    workspace: ExpertWorkspace
 
     def experts_of(self, n_tokens: int, n_chosen: int) -> Tensor:
         """[T, n_chosen]"""
@@ -65,23 +64,27 @@ class ChosenBuffers:
         return self.weights[: n_tokens * n_chosen].view(n_tokens, n_chosen)
 
 
-def make_chosen_buffers(
-    host: Host, n_tokens: int, n_embd: int, sizes: Sequence[ExpertSizes], scratch: npt.NDArray[np.uint8]
-) -> ChosenBuffers | None:
-    """`host` makes tensors that a device reaches. scratch: of products. None: no layer has cold experts."""
+def make_chosen_buffers(host: Host, n_tokens: int, sizes: Sequence[ExpertSizes]) -> ChosenBuffers | None:
+    """`host` makes tensors that a device reaches. None: no layer has cold experts."""
     import torch
 
     if not sizes:
         return None
     most = n_tokens * max(one.n_chosen for one in sizes)
-    tiles = max(most_tiles(n_tokens, one.n_experts, one.n_chosen) for one in sizes)
     return ChosenBuffers(
         host(most, dtype=torch.int64),
         host(most),
         {one: _room(1, one) for one in set(sizes)},
         {one: _room(n_tokens, one) for one in set(sizes)},
-        make_expert_workspace(tiles, max(n_embd, *(one.ff for one in sizes)), scratch),
     )
+
+
+def workspace_for(
+    n_tokens: int, n_embd: int, sizes: Sequence[ExpertSizes], scratch: npt.NDArray[np.uint8]
+) -> ExpertWorkspace:
+    """scratch: of products, by so many threads as there are."""
+    tiles = max(most_tiles(n_tokens, one.n_experts, one.n_chosen) for one in sizes)
+    return make_expert_workspace(tiles, max(n_embd, *(one.ff for one in sizes)), scratch)
 
 
 def _room(n_tokens: int, sizes: ExpertSizes) -> _Room:
@@ -100,12 +103,14 @@ class ColdExperts:
         sizes: ExpertSizes,
         buffers: ColdBuffers,
         chosen: ChosenBuffers,
+        workspace: ExpertWorkspace,
         team: Team,
         threads: int,
     ) -> None:
         """threads: for how many one token's rows are cut into shares."""
         self._buffers, self._chosen, self._team, self._sizes = buffers, chosen, team, sizes
         n_here = len(cold.numbers) if cold.alone else sizes.n_experts
+        self._cold = cold
         self._numbers = np.full(sizes.n_experts, -1, np.int32)
         self._numbers[cold.numbers] = np.arange(n_here, dtype=np.int32) if cold.alone else cold.numbers
         b, n_embd = buffers, buffers.one.n
@@ -127,7 +132,7 @@ class ColdExperts:
                     routes,
                     room.experts,
                     out,
-                    chosen.workspace,
+                    workspace,
                     add=False,
                     on_input=sizes.on_input,
                 )
@@ -151,6 +156,17 @@ class ColdExperts:
     def kernels(self) -> Iterable[Kernel]:
         """What must be compiled before `run`."""
         return (op.kernel for ops in self._operations.values() for op in ops)
+
+    def n_hot(self, chosen: npt.NDArray[np.int64]) -> int:
+        """How many of chosen experts are on a device."""
+        return int((self._numbers[chosen] < 0).sum())
+
+    def take(self, begin: int, numbers: npt.NDArray[np.int32]) -> None:
+        """From a place on among its experts it has these instead; all of the layer's are in main memory."""
+        held = self._cold.numbers[begin : begin + len(numbers)]
+        self._numbers[held] = -1
+        held[:] = numbers
+        self._numbers[held] = held
 
     def run(self, n_tokens: int, threads: int, kind: BatchKind) -> Tensor:
         """The sums [T, n_embd] over each token's cold experts, of what a device has put into the buffers."""

@@ -56,8 +56,8 @@ def make_cold_buffers(host: Host, n_tokens: int, few: int, n_embd: int, most_col
 class ColdTier:
     """One layer's cold neurons.
 
-    numbers: where they are among the rows that `neurons` has, ascending; None: they are all its rows. asked: a mask
-    says which of them count; else all do.
+    numbers: where they are among the rows that `neurons` has, in the mask's order; None: they are all its rows. asked:
+    a mask says which of them count; else all do.
     """
 
     def __init__(
@@ -107,6 +107,13 @@ class ColdTier:
     def kernels(self) -> Iterable[Kernel]:
         """What must be compiled before `run`."""
         return (op.kernel for ops in self._operations.values() for op in ops)
+
+    def take(self, begin: int, numbers: npt.NDArray[np.int32]) -> None:
+        """From a place on among its neurons it has these instead; all of the layer's are in main memory."""
+        assert self._numbers is not None
+        held = self._numbers[begin : begin + len(numbers)]
+        self._modes[held], self._bits[held] = 0, 0
+        held[:] = numbers
 
     def run(self, n_tokens: int, threads: int, kind: BatchKind) -> Tensor:
         """The partial sums [T, n_embd], down's bias included, of what a device has put into the buffers."""

@@ -14,7 +14,7 @@ from powerinfer_cli.runtime.cpu.buffers import Buffers
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
-from powerinfer_cli.runtime.cpu.weights import CPUWeights
+from powerinfer_cli.runtime.cpu.weights import CPUWeights, Uses
 
 __all__ = ["CPURuns"]
 
@@ -24,9 +24,9 @@ Layers = tuple[int, ...]
 class CPURuns(CPUSide):
     """`runs`: the consecutive layers, by their number in the model, that are here."""
 
-    def __init__(self, parts: Parts, plan: Plan, runs: Sequence[Layers]) -> None:
+    def __init__(self, parts: Parts, plan: Plan, runs: Sequence[Layers], adapting: Uses) -> None:
         self._runs = runs
-        super().__init__(parts, plan)
+        super().__init__(parts, plan, adapting)
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
         """The embedding, and each run: from x to x."""

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
+
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import leaves, routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Parts
 
-__all__ = ["Run", "check_plan", "runs_of", "uploaded_bytes"]
+__all__ = ["Run", "check_plan", "runs_of", "uploaded_bytes", "whole_routed"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ def check_plan(plan: Plan, parts: Parts) -> None:
                 f"the placement plan divides layer {number}, whose down matrix is not transposed: it goes to one side "
                 "as a whole"
             )
+
+
+def whole_routed(plan: Plan, model: Model) -> npt.NDArray[np.int64]:
+    """Of layers with experts that are not divided [n_layer, 2]: experts that a token chooses, and hot ones of them."""
+    found = np.zeros((len(plan.layers), 2), np.int64)
+    for number, (where, layer) in enumerate(zip(plan.layers, model.layers, strict=True)):
+        routed, on_gpu = routing_of(layer.ffn.selection), where.device != MAIN_MEMORY
+        if routed is not None and (not on_gpu or where.hot.size == routed.n_experts):
+            found[number] = routed.router.n_chosen, routed.router.n_chosen * on_gpu
+    return found
 
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerinfer_cli.placement import RouteTrace
-from powerinfer_cli.placement.heat import LRU, HeatRule
+from powerinfer_cli.placement.heat_rule import LRU, HeatRule
 from solver.placing.replay import STATIC, Replayed, choose_policy, most_used, replay, replay_belady
 from tests.helpers.route_traces import drawn_routes
 

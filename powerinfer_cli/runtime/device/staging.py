@@ -1,0 +1,85 @@
+"""Rows of the file on their way to a device: by a pinned buffer, on a stream of their own, to a buffer there."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from powerinfer_cli import gguf_io
+from powerinfer_cli.kernels.device import PlanarRows, to_planar
+from powerinfer_cli.placement import HeatRule
+from powerinfer_cli.runtime.device.link import Link
+
+__all__ = ["STAGED_BYTES", "Pieces", "Stage", "copy_stream", "pieces_bytes", "stages_for"]
+
+Numbers: TypeAlias = npt.NDArray[np.int32]
+Pieces: TypeAlias = Sequence[tuple[gguf_io.Tensor, Numbers]]
+"""Some rows of matrices."""
+
+
+STAGED_BYTES = 16 << 20
+"""Of what is on its way at a time, if that is more than one piece."""
+
+
+def stages_for(largest: int, rule: HeatRule, n_layers: int) -> int:
+    """How many groups of so many bytes are on their way at a time, of so many layers that adapt."""
+    return max(1, min(STAGED_BYTES // largest, rule.uploads * n_layers))
+
+
+def pieces_bytes(pieces: Pieces) -> int:
+    """In the file."""
+    return sum(len(rows) * tensor.row_bytes for tensor, rows in pieces)
+
+
+def copy_stream(device: torch.device) -> "torch.cuda.Stream | None":
+    """None where nothing needs one."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch leaves it so
+
+
+class Stage:
+    """A buffer in main memory and its twin on the device, for one piece of work at a time: `send`, `arrive`, then
+    `release` once all that reads what has come is launched.
+    """
+
+    def __init__(self, link: Link, size: int) -> None:
+        self._host = link.host(size, dtype=torch.uint8)
+        self._there = torch.empty(size, dtype=torch.uint8, device=link.device)
+        self._pieces: Pieces = ()
+        self._copied: torch.cuda.Event | None = None
+        self._used: torch.cuda.Event | None = None
+        if link.device.type == "cuda":
+            self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it so
+            self.release()  # whoever had this memory before may still be reading it
+
+    def send(self, pieces: Pieces, stream: "torch.cuda.Stream | None") -> None:
+        """Gather rows, once the last copy is done, and begin to copy them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        self._pieces, end = pieces, 0
+        for tensor, rows in pieces:
+            begin, end = end, end + len(rows) * tensor.row_bytes
+            np.take(tensor.rows(), rows, axis=0, out=self._host[begin:end].view(len(rows), tensor.row_bytes).numpy())
+        if stream is None or self._copied is None or self._used is None:
+            self._there[:end].copy_(self._host[:end])
+            return
+        stream.wait_event(self._used)
+        with torch.cuda.stream(stream):
+            self._there[:end].copy_(self._host[:end], non_blocking=True)
+            self._copied.record(stream)
+
+    def arrive(self) -> Iterator[PlanarRows]:
+        """The rows on the device, matrix by matrix; what is launched from now on waits for them."""
+        if self._copied is not None:
+            torch.cuda.current_stream(self._there.device).wait_event(self._copied)
+        end = 0
+        for tensor, rows in self._pieces:
+            begin, end = end, end + len(rows) * tensor.row_bytes
+            raw = self._there[begin:end].view(len(rows), tensor.row_bytes)
+            yield to_planar(raw, tensor.type, tensor.shape[-1])
+
+    def release(self) -> None:
+        """What has been launched is the last that reads the device's buffer."""
+        if self._used is not None:
+            self._used.record(torch.cuda.current_stream(self._there.device))

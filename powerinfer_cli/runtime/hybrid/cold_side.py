@@ -1,0 +1,118 @@
+"""The cold tiers of all divided layers, and what passes between them and the devices."""
+
+import numpy as np
+import torch
+
+from powerinfer_cli import gguf_io
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import FFN, routing_of
+from powerinfer_cli.runtime.batch import BatchKind
+from powerinfer_cli.runtime.device.flow import DeviceFlow
+from powerinfer_cli.runtime.device.side import DeviceSide
+from powerinfer_cli.runtime.hybrid.adaptive import Adaptive
+from powerinfer_cli.runtime.hybrid.cold_experts import ColdExperts, ExpertSizes, make_chosen_buffers, workspace_for
+from powerinfer_cli.runtime.hybrid.cold_tier import ColdTier, make_cold_buffers
+from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["ColdSide"]
+
+Sides = dict[int, DeviceSide]
+
+
+class ColdSide:
+    """counts [n_layer, 2]: neurons let through, and fired, are added to it."""
+
+    def __init__(
+        self, cpu: CPURuns, sides: Sides, model: Model, stats: SparsityStats, adaptive: Adaptive | None
+    ) -> None:
+        """sides: the device of each divided layer, by its number."""
+        self._cpu, self._sides, self._stats, self._adaptive = cpu, sides, stats, adaptive
+        self._n_embd = model.config.n_embd
+        self.counts = np.zeros((model.config.n_layer, 2), np.int64)
+        cold, n_tokens = cpu.weights.cold, len(cpu.many.ids)
+        most = max((len(layer.numbers) for layer in cold if layer and not layer.routed), default=0)
+        host = next(iter(sides.values())).link.host
+        self._buffers = make_cold_buffers(host, n_tokens, cpu.most_few, self._n_embd, most)
+        self._sizes = {
+            index: _expert_sizes(model.layers[index].ffn) for index, layer in enumerate(cold) if layer and layer.routed
+        }
+        self._chosen = make_chosen_buffers(host, n_tokens, list(self._sizes.values()))
+        told = [] if adaptive is None else [adaptive.neurons_of(index) for index in range(len(cold))]
+        most = max((slots.n_groups for slots in told if slots is not None), default=0)
+        self._uses = host(n_tokens * most, dtype=torch.int16)
+        self.make()
+
+    def make(self) -> None:
+        """The tiers, for as many threads as there are."""
+        self.tiers: dict[int, ColdTier | ColdExperts] = {}
+        cpu, workspace = self._cpu, None
+        if self._sizes:
+            n_tokens, scratch = len(cpu.many.ids), cpu.room.products.scratch
+            workspace = workspace_for(n_tokens, self._n_embd, list(self._sizes.values()), scratch)
+        for index, layer in enumerate(cpu.weights.cold):
+            if layer is not None and layer.routed:
+                assert self._chosen is not None  # made for such layers
+                assert workspace is not None
+                shared = self._buffers, self._chosen, workspace, cpu.team, cpu.threads
+                self.tiers[index] = ColdExperts(layer, self._sizes[index], *shared)
+            elif layer is not None:
+                asked = self._sides[index].layers[index].modes is not None
+                numbers = None if layer.alone else layer.numbers
+                where = self._buffers, cpu.room, cpu.team, self.counts[index]
+                self.tiers[index] = ColdTier(layer.neurons, numbers, *where, asked=asked, few=cpu.most_few)
+        cpu.prepare(kernel for tier in self.tiers.values() for kernel in tier.kernels)
+
+    def send(self, flow: DeviceFlow, index: int, n: int) -> None:
+        """From the device: the FFN's input, and who of its neurons counts, or which experts are chosen."""
+        side = self._sides[index]
+        side.link.copy(self._buffers.normed[:n], flow.normed[:n])
+        layer = side.layers[index]
+        routed = routing_of(layer.block.ffn.selection)
+        if routed is not None and self._chosen is not None:
+            found, count = flow.chosen(routed), routed.router.n_chosen
+            side.link.copy(self._chosen.experts_of(n, count), found.experts[:n])
+            side.link.copy(self._chosen.weights_of(n, count), found.weights[:n])
+        if layer.modes is not None:
+            mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
+            side.link.copy(mask, flow.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
+        self.send_uses(flow, index, n)
+
+    def send_uses(self, flow: DeviceFlow, index: int, n: int) -> None:
+        """Where groups of neurons are placed by use: how many of each group are let through."""
+        slots = None if self._adaptive is None else self._adaptive.neurons_of(index)
+        if slots is not None:
+            self._sides[index].link.copy(self._uses_of(n, slots.n_groups), slots.counts(flow.mask[:n]))
+
+    def note(self, index: int, n: int) -> None:
+        """What was sent has come: count who was chosen, and who of them is hot."""
+        if index in self._sizes:
+            assert self._chosen is not None
+            chosen = self._chosen.experts_of(n, self._sizes[index].n_chosen).numpy()
+            tier = self.tiers[index]
+            assert isinstance(tier, ColdExperts)
+            self._stats.add_routed(index, chosen.size, tier.n_hot(chosen))
+            if self._adaptive is not None:
+                self._adaptive.note_experts(index, chosen)
+        elif self._adaptive is not None and (slots := self._adaptive.neurons_of(index)) is not None:
+            self._adaptive.note_neurons(index, self._uses_of(n, slots.n_groups).numpy())
+
+    def run(self, index: int, n: int, kind: BatchKind) -> None:
+        """The partial sums of what has come."""
+        self.note(index, n)
+        self.tiers[index].run(n, self._cpu.threads_for(kind), kind)
+
+    def receive(self, flow: DeviceFlow, index: int, n: int) -> None:
+        """To the device: the partial sums."""
+        n_embd = self._n_embd
+        self._sides[index].link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+
+    def _uses_of(self, n: int, n_groups: int) -> torch.Tensor:
+        return self._uses[: n * n_groups].view(n, n_groups)
+
+
+def _expert_sizes(ffn: FFN[gguf_io.Tensor, gguf_io.Tensor]) -> ExpertSizes:
+    routed = routing_of(ffn.selection)
+    assert routed is not None  # who asks has looked
+    router = routed.router
+    return ExpertSizes(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
