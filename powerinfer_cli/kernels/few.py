@@ -3,7 +3,7 @@
 __all__ = ["FEW", "ONE_BY_ONE"]
 
 FEW = 16
-"""Tokens at most, of as many sequences, that the CPU multiplies side by side, each to the bit as it would be alone; a
+"""Tokens at most that the CPU multiplies side by side, each to the bit as it would be alone; a
 row of weights is read once for all. `sparse_few` keeps so many sums at hand, and a bit for each token.
 """
 

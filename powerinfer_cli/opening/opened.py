@@ -4,15 +4,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
+from powerinfer_cli.drafting import DraftOptions
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import load_model, with_predictors
 from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import find_companions
+from powerinfer_cli.opening.drafts import make_engine
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.placing import place
 from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, logged, with_wishes
-from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["open_model"]
@@ -27,6 +29,7 @@ def open_model(
     chat_template: str | None = None,
     text: bool = True,
     events: LoadEvents | None = None,
+    drafts: DraftOptions | None = None,
     **wishes: Unpack[ModelWishes],
 ) -> OpenModel:
     """Load a GGUF file, and have it run on this machine's CPU and GPUs. Without a path, the bundled story model.
@@ -66,7 +69,8 @@ def open_model(
     if beside.predictors is not None:
         model = with_predictors(model, beside.predictors, CompiledFit())
     placed = place(gguf, model, options, placement, beside, events)
-    engine = Engine(model, options, beside.statistics, events, placed.placement)
+    drafts = drafts or DraftOptions()
+    engine = make_engine(gguf, model, options, beside.statistics, events, placed.placement, drafts)
     for line in tokenizer.notes if tokenizer else ():
         events.note(f"warning: {line}")
     return OpenModel(gguf, model, engine, tokenizer, beside, placed, chat_template)

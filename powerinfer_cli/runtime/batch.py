@@ -13,7 +13,7 @@ __all__ = ["Batch", "BatchKind", "Segment"]
 
 
 class BatchKind(Enum):
-    """One token; one of each of a few sequences, which get what each would get alone; or anything else."""
+    """One token; a few, each of which gets what it would get alone; or anything else."""
 
     ONE = "one"
     FEW = "few"
@@ -40,19 +40,23 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens for one forward pass: ids int32 [T], in segments that follow each other and leave none out."""
+    """Tokens for one forward pass: ids int32 [T], in segments that follow each other and leave none out.
+
+    stepwise: each token gets what it would get if they came one at a time; FEW at most.
+    """
 
     ids: npt.NDArray[np.int32]
     segments: tuple[Segment, ...]
+    stepwise: bool = False
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[int, Sequence[int], int]]) -> "Batch":
+    def of(cls, parts: Sequence[tuple[int, Sequence[int], int]], stepwise: bool = False) -> "Batch":
         """Of (sequence, ids, n_past)."""
         segments, begin = [], 0
         for sequence, ids, n_past in parts:
             segments.append(Segment(sequence, begin, len(ids), n_past))
             begin += len(ids)
-        return cls(np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts]), tuple(segments))
+        return cls(np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts]), tuple(segments), stepwise)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +66,8 @@ class Batch:
         """Which of an executor's forms carries it out."""
         if len(self) == 1:
             return BatchKind.ONE
-        return BatchKind.FEW if len(self) == len(self.segments) <= FEW else BatchKind.MANY
+        apart = self.stepwise or len(self) == len(self.segments)
+        return BatchKind.FEW if apart and len(self) <= FEW else BatchKind.MANY
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
@@ -132,6 +133,11 @@ class Engine:
         return max(1, min(self.options.n_batch, self.options.n_ubatch, self.n_ctx))
 
     @property
+    def most_stepwise(self) -> int:
+        """Of a stepwise piece."""
+        return min(FEW, self.most_tokens) if self.options.drafting else 1
+
+    @property
     def keeps_all(self) -> bool:
         """Whether `truncate` always leaves what it is asked for."""
         return self._pages.windowed is None
@@ -162,7 +168,7 @@ class Engine:
     def step(self, pieces: Sequence[Piece]) -> list[Answer]:
         """Append tokens to several sequences; what each piece wants to be told.
 
-        Single tokens pass the weights together, longer pieces together behind them.
+        Single tokens and stepwise pieces pass the weights together, longer pieces together behind them.
 
         At most one piece for a sequence, and `most_tokens` tokens in all. A sequence's results are the same whatever
         the other sequences are given: in main memory to the bit, on GPUs up to rounding.
@@ -173,10 +179,12 @@ class Engine:
         parts = [(piece.sequence, piece.ids) for piece in pieces]
         if not all(ids for _, ids in parts) or len({sequence for sequence, _ in parts}) < len(parts):
             raise ValueError("each piece needs tokens and a sequence of its own")
+        if any(piece.is_stepwise and len(piece.ids) > self.most_stepwise for piece in pieces):
+            raise ValueError(f"{self.most_stepwise} tokens at most go stepwise here")
         self._sequences.check(parts)
         found: dict[int, Answer] = {}
         for passed in passes(pieces):
-            batch = self._forward([parts[i] for i in passed])
+            batch = self._forward([parts[i] for i in passed], stepwise=pieces[passed[0]].is_stepwise)
             told = answers([pieces[i] for i in passed], batch.segments, self._hidden_at, self._logits_at)
             found |= dict(zip(passed, told, strict=True))
         return [found[i] for i in range(len(pieces))]
@@ -206,6 +214,10 @@ class Engine:
                 on_batch(done, len(ids))
         last: Logits = self._logits_at([len(batch) - 1])[0]
         return last
+
+    def ahead(self, sequence: int, token: int) -> Logits | None:
+        """Append a token whose logits are known already: these, [n_vocab]; None where they are not."""
+        return None
 
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""
@@ -366,12 +378,14 @@ class Engine:
         seconds.outside_cold += took - (seconds.cold - cold)
         return found
 
-    def _forward(self, parts: Sequence[tuple[int, Sequence[int]]], change: Change | None = None) -> Batch:
-        """Append (sequence, ids). change: as in `prefill`."""
+    def _forward(
+        self, parts: Sequence[tuple[int, Sequence[int]]], change: Change | None = None, *, stepwise: bool = False
+    ) -> Batch:
+        """Append (sequence, ids). change: as in `prefill`; stepwise: as a piece's."""
         if change is not None:
             self._check_recordable()
         self._sequences.check(parts)
-        batch = self._sequences.batch(parts)
+        batch = self._sequences.batch(parts, stepwise)
         try:
             if change is None:
                 self._timed(self._backend.forward, batch)

@@ -38,7 +38,8 @@ class EngineOptions:
     to compare with; `resident` then says whether float32 copies of weights are kept (None: if memory allows).
     n_sequences: texts that are evaluated side by side, as a server's slots are; the context is divided among them, or,
     `unified`, is for whoever needs it. swa_full: layers with a window keep everything, so that a text can be gone on
-    with from any of its tokens; else no more than the window needs.
+    with from any of its tokens; else no more than the window needs. drafting: several tokens of a text may come
+    stepwise.
     """
 
     n_ctx: int = 0
@@ -57,6 +58,7 @@ class EngineOptions:
     n_sequences: int = 1
     unified: bool = False
     swa_full: bool = False
+    drafting: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError: numbers that make no sense."""

@@ -38,9 +38,9 @@ class Sequences:
         if total > self.pages.n_ctx:
             raise _full(total, self.pages.n_ctx)
 
-    def batch(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Batch:
+    def batch(self, parts: Sequence[tuple[int, Sequence[int]]], stepwise: bool = False) -> Batch:
         """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
-        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts])
+        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts], stepwise)
         for sequence, ids in parts:
             self.pages.extend(sequence, len(self.ids[sequence]) + len(ids))
         return found

@@ -30,21 +30,38 @@ class Wanted(Enum):
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens to append to one sequence of the engine's. ids: at least one."""
+    """Tokens to append to one sequence of the engine's. ids: at least one.
+
+    stepwise: as if they came one at a time, to the bit where single tokens are; FEW at most.
+    """
 
     sequence: int
     ids: Sequence[int]
     wanted: Wanted = Wanted.LAST
+    stepwise: bool = False
+
+    @property
+    def is_stepwise(self) -> bool:
+        return self.stepwise or len(self.ids) == 1
 
 
 def passes(pieces: Sequence[Piece]) -> list[list[int]]:
-    """Which pieces go through the layers together: single tokens, FEW at most, and all longer pieces.
+    """Which pieces go through the layers together: stepwise ones, FEW tokens at most, and all others.
 
     So a sequence's tokens are always multiplied in the same way, and its results do not depend on the others.
     """
-    single = [i for i, piece in enumerate(pieces) if len(piece.ids) == 1]
-    longer = [i for i, piece in enumerate(pieces) if len(piece.ids) > 1]
-    return [*(single[i : i + FEW] for i in range(0, len(single), FEW)), *([longer] if longer else [])]
+    found: list[list[int]] = []
+    room = 0
+    for i, piece in enumerate(pieces):
+        if not piece.is_stepwise:
+            continue
+        if len(piece.ids) > room:
+            found.append([])
+            room = FEW
+        found[-1].append(i)
+        room -= len(piece.ids)
+    others = [i for i, piece in enumerate(pieces) if not piece.is_stepwise]
+    return [*found, *([others] if others else [])]
 
 
 def answers(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from powerinfer_cli.commands.main.flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.main.timings import seconds_running
 from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.draft_flags import DraftFlags
 from powerinfer_cli.commands.shared.escapes import process_escapes
 from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
@@ -42,6 +43,7 @@ def main(
     predictor: PredictorFlags,
     machine: MachineFlags,
     placement: PlacementFlags,
+    drafts: DraftFlags,
     text: TextFlags,
     interaction: InteractionFlags,
     sampling: SamplingFlags,
@@ -51,7 +53,7 @@ def main(
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
-    form = grammar.form()
+    form, draft_options = grammar.form(), drafts.options()
     prompt = _prompt(text, interaction)
     may_chat = interaction.chatting or _nothing_given(text, interaction)
     terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)
@@ -76,6 +78,7 @@ def main(
             events=events,
             predictor_path=predictor.predictor_path,
             placement=placement.wishes(),
+            drafts=draft_options,
         )
         session.constraint = form.compiled(
             grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.commands.main.timings import Timings
 from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
+from powerinfer_cli.drafting import DraftingEngine, DraftOptions
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
@@ -183,8 +184,11 @@ class Session:
 
     def report(self) -> list[str]:
         """The closing lines: times, active neurons, memory."""
-        stats = self.engine.stats
-        return self.timings.lines(stats.mean_active, stats.mean_predicted, peak_memory())
+        stats, engine = self.engine.stats, self.engine
+        lines = self.timings.lines(stats.mean_active, stats.mean_predicted, peak_memory())
+        if isinstance(engine, DraftingEngine):
+            lines.insert(-1, engine.drafted[0].line)
+        return lines
 
     def _room(self) -> bool:
         """Make some where an answer has filled the context."""
@@ -221,9 +225,10 @@ def open_session(
     events: LoadEvents,
     predictor_path: Path | None = None,
     placement: PlacementWishes | None = None,
+    drafts: DraftOptions | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    opened = open_model(path, engine_options, placement, predictor_path=predictor_path, events=events)
+    opened = open_model(path, engine_options, placement, predictor_path=predictor_path, events=events, drafts=drafts)
     tokenizer, engine = opened.tokenizer, opened.engine
     sampler = build_sampler(
         sampler_options,

@@ -46,7 +46,7 @@ class CPUSide(ABC):
         """adapting: see `pack_weights`."""
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.pages, self._events = config, parts.pages, parts.events
-        self._cores = options.cores
+        self._cores, self._drafting = options.cores, options.drafting
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
@@ -94,7 +94,7 @@ class CPUSide(ABC):
         self.room = make_room(self.config.n_embd, blocks, cold, len(self.many.ids), self.team.size)
         one = Writer(self.one, self.threshold, self.threads)
         many = Writer(self.many, self.threshold, self.threads_batch, self.room)
-        self.most_few = min(FEW, self.pages.n_sequences, len(self.many.ids))
+        self.most_few = min(FEW if self._drafting else self.pages.n_sequences, FEW, len(self.many.ids))
         few = Writer(self.many, self.threshold, self.threads, few=self.most_few)
         head: list[Operation] = []
         heads: list[Operation] = []

@@ -1,0 +1,265 @@
+"""An engine that looks ahead: it verifies proposed tokens in the step that appends the one before them.
+
+Whoever writes a text appends one token after the other and chooses each from the logits before it, as with any engine:
+with samplers, grammars, stop strings, whatever it likes. Where the token is the one that was proposed, its logits are
+there already; else what was evaluated behind the last token is forgotten. So the text is what it would be without
+drafts, token by token, for the same draws: each is drawn from the model's own distribution and compared with the
+proposal afterwards. A proposal is one token, not a distribution, and is accepted with the model's probability of it;
+no rule of rejection could accept it more often.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.drafting.drafter import Draft, Drafter
+from powerinfer_cli.drafting.options import DraftOptions
+from powerinfer_cli.drafting.pace import Pace
+from powerinfer_cli.model import Model
+from powerinfer_cli.placement import ActivationStatistics, Placement
+from powerinfer_cli.runtime.backend import Logits
+from powerinfer_cli.runtime.engine import Change, Engine, Tap
+from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.saved import Stored
+from powerinfer_cli.runtime.step import Answer, Piece, Wanted
+
+__all__ = ["Drafted", "DraftingEngine"]
+
+VERIFYING = 0.12
+"""What a further token of a step costs, in passes of a single token."""
+
+
+@dataclass
+class Drafted:
+    """Of one sequence, since it was begun anew: tokens that were proposed and verified, and accepted of these."""
+
+    proposed: int = 0
+    accepted: int = 0
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        share = f" ({self.accepted / self.proposed:.1%})" if self.proposed else ""
+        return f"drafts:          {self.proposed:5d} tokens proposed, {self.accepted} accepted{share}"
+
+
+@dataclass
+class _Ahead:
+    """What was evaluated behind a sequence's tokens. n: tokens of the sequence itself; at: accepted of the draft.
+
+    rows: logits [1 + len(draft.ids), n_vocab] behind the token before the draft, and behind each of it.
+    """
+
+    n: int
+    draft: Draft
+    rows: npt.NDArray[np.float32]
+    at: int = 0
+
+    @property
+    def n_behind(self) -> int:
+        return len(self.draft.ids) - self.at
+
+
+class DraftingEngine(Engine):
+    """An Engine whose single tokens, of `decode` and of stepwise pieces, are verified with drafts behind them.
+
+    All it tells of its context leaves out what was not accepted.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: EngineOptions,
+        statistics: ActivationStatistics | None = None,
+        events: LoadEvents | None = None,
+        placement: Placement | None = None,
+        *,
+        drafter: Callable[[Engine], Drafter],
+        drafts: DraftOptions,
+    ) -> None:
+        """drafter: made once the engine stands, for its sequences."""
+        super().__init__(model, with_changes(options, drafting=True), statistics, events, placement)
+        self._most = min(drafts.most, self.most_stepwise - 1)
+        self._least = drafts.least
+        self._ahead: list[_Ahead | None] = [None] * self.n_sequences
+        self._drafter = drafter(self)
+        self.drafted = [Drafted() for _ in range(self.n_sequences)]
+        self._limits: list[int] = [self._most] * self.n_sequences
+        self._paces: list[dict[int, Pace]] = [{} for _ in range(self.n_sequences)]
+
+    def begin_drafts(self, sequence: int, most: int | None = None) -> None:
+        """Count anew what is proposed for a sequence; `most` tokens a draft, None: as many as usual."""
+        self.drafted[sequence] = Drafted()
+        self._paces[sequence].clear()
+        self._limits[sequence] = self._most if most is None else min(most, self._most)
+
+    def ahead(self, sequence: int, token: int) -> Logits | None:
+        """Append a token that was foreseen: the logits that follow it; None where it was not (nothing happens)."""
+        ahead = self._ahead[sequence]
+        if ahead is None or not ahead.n_behind or ahead.draft.ids[ahead.at] != token:
+            return None
+        ahead.at += 1
+        ahead.n += 1
+        self.drafted[sequence].accepted += 1
+        found: Logits = ahead.rows[ahead.at]
+        return found
+
+    def step(self, pieces: Sequence[Piece]) -> list[Answer]:
+        found: dict[int, Answer] = {}
+        for i, piece in enumerate(pieces):
+            if _is_decoding(piece):
+                found[i] = self.ahead(piece.sequence, piece.ids[0])
+        left = [i for i in range(len(pieces)) if found.get(i) is None]
+        if not left:
+            return [found[i] for i in range(len(pieces))]
+        for i in left:
+            self._settle(pieces[i].sequence, rejected=_is_decoding(pieces[i]))
+        if sum(len(pieces[i].ids) for i in left) > super().n_free:
+            self._settle_all()
+        drafts = self._drafts([pieces[i] for i in left])
+        asked = [_with_draft(pieces[i], drafts.get(pieces[i].sequence)) for i in left]
+        for i, answer in zip(left, super().step(asked), strict=True):
+            sequence = pieces[i].sequence
+            draft = drafts.get(sequence)
+            found[i] = answer if draft is None or answer is None else self._note(sequence, draft, answer)
+        return [found[i] for i in range(len(pieces))]
+
+    def _note(self, sequence: int, draft: Draft, rows: npt.NDArray[np.float32]) -> Logits:
+        """A draft is evaluated; the logits that follow the token before it."""
+        n = len(draft.ids)
+        self._ahead[sequence] = _Ahead(len(super().tokens_of(sequence)) - n, draft, rows)
+        self.drafted[sequence].proposed += n
+        first: Logits = rows[0]
+        return first
+
+    def decode(self, token: int) -> Logits:
+        following = self.step([Piece(0, (token,), Wanted.LAST, stepwise=True)])[0]
+        assert following is not None
+        return following
+
+    def prefill(
+        self,
+        ids: Sequence[int],
+        on_batch: Callable[[int, int], None] | None = None,
+        change: Change | None = None,
+    ) -> Logits:
+        self._settle(0)
+        return super().prefill(ids, on_batch, change)
+
+    def logits(self, ids: Sequence[int], change: Change | None = None) -> Logits:
+        self._settle(0)
+        return super().logits(ids, change)
+
+    def record(self, ids: Sequence[int], tap: Tap) -> None:
+        self._settle(0)
+        super().record(ids, tap)
+
+    @property
+    def n_past(self) -> int:
+        ahead = self._ahead[0]
+        return super().n_past if ahead is None else ahead.n
+
+    @property
+    def n_free(self) -> int:
+        return super().n_free + sum(ahead.n_behind for ahead in self._ahead if ahead is not None)
+
+    def tokens_of(self, sequence: int) -> Sequence[int]:
+        ids, ahead = super().tokens_of(sequence), self._ahead[sequence]
+        return ids if ahead is None or not ahead.n_behind else ids[: ahead.n]
+
+    def room(self, sequence: int) -> int:
+        self._settle_all()
+        return super().room(sequence)
+
+    def left(self, n: int, sequence: int = 0) -> int:
+        self._settle(sequence)
+        return super().left(n, sequence)
+
+    def truncate(self, n: int, sequence: int = 0) -> int:
+        self._settle(sequence)
+        left = super().truncate(n, sequence)
+        self._drafter.forget(sequence, left)
+        return left
+
+    def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None:
+        self._settle(sequence)
+        self._drafter.forget(sequence, n_keep)
+        super().shift(n_keep, n_discard, sequence)
+
+    def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
+        self._settle(sequence)
+        return super().save(sequence)
+
+    def restore(self, sequence: int, ids: Sequence[int], stored: Stored) -> None:
+        self._settle(sequence)
+        self._drafter.forget(sequence, 0)
+        super().restore(sequence, ids, stored)
+
+    def close(self) -> None:
+        self._drafter.close()
+        super().close()
+
+    def _settle_all(self) -> None:
+        for sequence in range(self.n_sequences):
+            self._settle(sequence)
+
+    def _settle(self, sequence: int, *, rejected: bool = False) -> None:
+        """Forget what was evaluated behind a sequence's tokens. rejected: because another token comes."""
+        ahead, self._ahead[sequence] = self._ahead[sequence], None
+        if ahead is None:
+            return
+        self._pace(sequence, ahead.draft.kind).learn(ahead.at, rejected and ahead.n_behind > 0)
+        if ahead.n_behind:
+            super().truncate(ahead.n, sequence)
+
+    def _pace(self, sequence: int, kind: int) -> Pace:
+        paces = self._paces[sequence]
+        if kind not in paces:
+            paces[kind] = Pace(VERIFYING + self._drafter.cost, self._most)
+        return paces[kind]
+
+    def _drafts(self, pieces: Sequence[Piece]) -> dict[int, Draft]:
+        """For those that are decoded, as far as a pass and the cache have room."""
+        decoding = [piece for piece in pieces if _is_decoding(piece)]
+        if not decoding:
+            return {}
+        alone = sum(piece.is_stepwise for piece in pieces)
+        spare = min(self.most_stepwise - alone, self.most_tokens - sum(len(piece.ids) for piece in pieces))
+        spare = min(spare, super().n_free - sum(len(piece.ids) for piece in pieces) - self.n_sequences)
+        limits = {piece.sequence: min(self._limit(piece.sequence), spare // len(decoding)) for piece in decoding}
+        texts = {
+            piece.sequence: [*super(DraftingEngine, self).tokens_of(piece.sequence), piece.ids[0]]
+            for piece in decoding
+            if limits[piece.sequence] > 0
+        }
+
+        def wish(sequence: int, kind: int) -> int:
+            return min(limits[sequence], self._pace(sequence, kind).wish())
+
+        wishes = {sequence: (lambda kind, own=sequence: wish(own, kind)) for sequence in texts}
+        found = self._drafter.propose(texts, wishes) if texts else {}
+        kept = {i: draft for i, draft in found.items() if draft.ids and len(draft.ids) >= self._least}
+        for i in found.keys() - kept.keys():  # what was looked for in vain has cost something, too
+            self._pace(i, found[i].kind).learn(0, rejected=True)
+        return kept
+
+    def _limit(self, sequence: int) -> int:
+        """Tokens that may be evaluated behind the next one. The context's last ones are left: whether it shifts, or the
+        text ends, is for others to say.
+        """
+        longest = min(self.n_ctx_sequence, self.config.n_ctx_train)
+        return min(self._limits[sequence], longest - len(super().tokens_of(sequence)) - 3)
+
+
+def _is_decoding(piece: Piece) -> bool:
+    return piece.stepwise and len(piece.ids) == 1 and piece.wanted is Wanted.LAST
+
+
+def _with_draft(piece: Piece, draft: Draft | None) -> Piece:
+    if draft is None:
+        return piece
+    return Piece(piece.sequence, (piece.ids[0], *draft.ids), Wanted.ALL, stepwise=True)

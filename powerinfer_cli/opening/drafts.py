@@ -1,0 +1,97 @@
+"""An engine that drafts, where somebody wishes for one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from powerinfer_cli.drafting import DraftingEngine, DraftOptions, NgramDrafter, SpecType
+from powerinfer_cli.drafting.drafter import Drafter
+from powerinfer_cli.drafting.model import ModelDrafter
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.model_file import open_model_file
+from powerinfer_cli.opening.placing import place
+from powerinfer_cli.opening.wishes import PlacementWishes
+from powerinfer_cli.placement import ActivationStatistics, Placement
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.text.metadata import strings
+
+__all__ = ["differing_vocabularies", "make_engine"]
+
+
+def make_engine(
+    gguf: GGUFFile,
+    model: Model,
+    options: EngineOptions,
+    statistics: ActivationStatistics | None,
+    events: LoadEvents,
+    placement: Placement | None,
+    drafts: DraftOptions,
+) -> Engine:
+    """Raises PowerInferError: drafts that this model cannot have."""
+    if not drafts.wanted:
+        return Engine(model, options, statistics, events, placement)
+    opened = None
+    if drafts.model is not None and drafts.kind is SpecType.MODEL:
+        opened = _open_draft_model(drafts.model, gguf)
+    drafter = _drafter(drafts, model, opened, events)
+    return DraftingEngine(model, options, statistics, events, placement, drafter=drafter, drafts=drafts)
+
+
+def _drafter(
+    drafts: DraftOptions, model: Model, opened: tuple[GGUFFile, Model] | None, events: LoadEvents
+) -> Callable[[Engine], Drafter]:
+    if drafts.kind is SpecType.MTP:
+        raise PowerInferError(
+            "--spec-type mtp: extra heads (nextn layers) are not used for drafting yet: --spec-type ngram, or -md FILE"
+        )
+    if opened is None:
+        return lambda engine: NgramDrafter(engine.n_sequences, drafts.size_n, drafts.size_m, drafts.min_hits)
+    small_file, small = opened
+    cost = small.nbytes / max(1, model.nbytes)
+
+    def of(engine: Engine) -> Drafter:
+        own = engine.options
+        n_ctx = drafts.n_ctx * engine.n_sequences if drafts.n_ctx and not own.unified else drafts.n_ctx
+        options = replace(own, n_ctx=n_ctx or engine.n_ctx, drafting=True)
+        wishes = PlacementWishes(gpu_layers=drafts.n_gpu_layers, device=None if drafts.n_gpu_layers else "cpu")
+        try:
+            placed = place(small_file, small, options, wishes, Companions(None, None), events)
+            own_engine = Engine(small, options, None, events, placed.placement)
+        except PowerInferError as error:
+            raise PowerInferError(f"the draft model {drafts.model}: {error}") from error
+        return ModelDrafter(own_engine, drafts.p_min, cost)
+
+    return of
+
+
+def _open_draft_model(path: Path, gguf: GGUFFile) -> tuple[GGUFFile, Model]:
+    """Raises PowerInferError: one line that names the file."""
+    try:
+        small = open_model_file(path)
+        model = load_model(small)
+    except PowerInferError as error:
+        raise PowerInferError(f"the draft model: {error}") from error
+    differs = differing_vocabularies(gguf, small)
+    if differs is not None:
+        raise PowerInferError(f"the draft model {path} cannot draft for {gguf.path}: {differs}")
+    return small, model
+
+
+def differing_vocabularies(large: GGUFFile, small: GGUFFile) -> str | None:
+    """How the vocabulary of a draft model differs from that of the model, in a word; None: it does not."""
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre"):
+        a, b = large.metadata.get(key), small.metadata.get(key)
+        if a != b and not (key.endswith("pre") and None in (a, b)):
+            return f"{key} is {b!r:.40}, not {a!r:.40}"
+    known, own = (strings(file.metadata, "tokenizer.ggml.tokens") for file in (large, small))
+    if not own or not known:
+        return "the model has no vocabulary" if own else "it has no vocabulary"
+    if len(known) != len(own):
+        return f"it has {len(own)} tokens, not {len(known)}"
+    if known == own:
+        return None
+    i = next(i for i in range(len(own)) if known[i] != own[i])
+    return f"token {i} is {own[i]!r:.40}, not {known[i]!r:.40}"

@@ -1,0 +1,105 @@
+"""An engine that looks ahead tells what it would tell without, to the bit, whatever is proposed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.drafting import Draft, DraftingEngine, DraftOptions, Wish
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.model import load_model
+from powerinfer_cli.runtime import EngineOptions, Piece
+from tests.helpers.families import tiny_family
+from tests.helpers.model_file import ModelFile
+from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.tiny_models import N_VOCAB, tiny_model
+
+N = 40
+
+
+class PartlyRight:
+    """Knows each sequence's text, and proposes it as far as chance has it; then nonsense."""
+
+    cost = 0.0
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        self.texts, self.random = texts, np.random.default_rng(5)
+        self.forgotten: list[tuple[int, int]] = []
+
+    def propose(self, texts: Mapping[int, Sequence[int]], wishes: Mapping[int, Wish]) -> dict[int, Draft]:
+        found = {}
+        for i, ids in texts.items():
+            assert list(ids) == list(self.texts[i][: len(ids)])
+            right, wrong = self.random.integers(0, 5, 2)
+            draft = [*self.texts[i][len(ids) : len(ids) + right], *self.random.integers(0, N_VOCAB, wrong).tolist()]
+            found[i] = Draft(draft[: max(wishes[i](0), 1)])
+        return found
+
+    def forget(self, sequence: int, n: int) -> None:
+        self.forgotten.append((sequence, n))
+
+    def close(self) -> None:
+        pass
+
+
+def sparse(kind: GGMLType) -> ModelFile:
+    tiny = tiny_model("llama-relu")
+    return tiny.file.sparsified(random_predictors(tiny)).stored_as(kind)
+
+
+def drafting(file: ModelFile, folder: Path, texts: Sequence[Sequence[int]], **options: object) -> DraftingEngine:
+    model = load_model(file.open(folder))
+    usual = {"n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    wanted = EngineOptions(n_ctx=128 * len(texts), n_sequences=len(texts), **(usual | options))  # type: ignore[arg-type]
+    return DraftingEngine(model, wanted, drafter=lambda engine: PartlyRight(texts), drafts=DraftOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gemma3", {"n_threads": 2, "n_ubatch": 16}),  # a window, whose pages later tokens overwrite
+        ("llama4", {"type_k": "f16", "type_v": "f16"}),
+        ("mixtral", {"n_threads": 2}),
+        ("deepseek3", {}),
+        ("sparse", {"n_threads": 3}),
+        ("sparse", {"repack": False}),
+    ],
+)
+def test_nothing_differs_but_the_speed(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    file = sparse(GGMLType.Q4_0) if name == "sparse" else tiny_family(name).file
+    text = np.random.default_rng(0).integers(0, N_VOCAB, 20 + N).tolist()
+    plain = file.engine(tmp_path, n_ctx=128, **options)
+    ahead = drafting(file, tmp_path, [text], **options)
+    np.testing.assert_array_equal(plain.prefill(text[:20]), ahead.prefill(text[:20]))
+    for i, token in enumerate(text[20:]):
+        np.testing.assert_array_equal(plain.decode(token), ahead.decode(token))
+        assert ahead.n_past == 21 + i
+    assert list(ahead.tokens) == text
+    assert ahead.n_free == plain.n_free
+    drafted = ahead.drafted[0]
+    assert 0 < drafted.accepted < drafted.proposed
+    assert ahead.truncate(50) == plain.truncate(50) == 50
+    plain.shift(4, 10)
+    ahead.shift(4, 10)
+    np.testing.assert_array_equal(plain.decode(1), ahead.step([Piece(0, (1,))])[0])
+
+
+def test_company(tmp_path: Path) -> None:
+    """Drafts of several sequences in one step; one has none, one reads a prompt meanwhile."""
+    file, random = sparse(GGMLType.Q8_0), np.random.default_rng(1)
+    texts = random.integers(0, N_VOCAB, (3, 10 + N)).tolist()
+    plain = file.engine(tmp_path, n_ctx=384, n_sequences=3)
+    ahead = drafting(file, tmp_path, texts)
+    ahead.begin_drafts(1, 0)
+    for engine in (plain, ahead):
+        engine.step([Piece(i, text[:10]) for i, text in enumerate(texts[:2])])
+    for at in range(10, 10 + N):
+        pieces = [Piece(i, (text[at],), stepwise=True) for i, text in enumerate(texts[:2])]
+        if at == 20:
+            pieces.append(Piece(2, texts[2][:10]))
+        for one, other in zip(plain.step(pieces), ahead.step(pieces), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert ahead.drafted[0].accepted > 0
+    assert ahead.drafted[1].proposed == 0
+    assert [list(ahead.tokens_of(i)) for i in range(3)] == [list(plain.tokens_of(i)) for i in range(3)]
