@@ -43,6 +43,23 @@ class Model:
         """In any layer."""
         return _has_experts(self.layers)
 
+    @property
+    def n_experts(self) -> dict[int, int]:
+        """Of the layers that have any, by their number."""
+        routed = ((i, routing_of(layer.ffn.selection)) for i, layer in enumerate(self.layers))
+        return {i: one.n_experts for i, one in routed if one is not None}
+
+    @property
+    def n_chosen(self) -> dict[int, int]:
+        """Experts of a token, of the same layers."""
+        routed = ((i, routing_of(layer.ffn.selection)) for i, layer in enumerate(self.layers))
+        return {i: one.router.n_chosen for i, one in routed if one is not None}
+
+    @property
+    def n_groups(self) -> tuple[int, ...]:
+        """What of each layer's FFN is placed by itself: neurons, or experts."""
+        return tuple(layer.ffn.n_groups for layer in self.layers)
+
 
 def read_model(gguf: GGUFFile) -> Model:
     """A file's sizes and tensors.

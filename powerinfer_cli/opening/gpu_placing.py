@@ -45,10 +45,11 @@ def place_on(
         n_cpu_moe=wishes.n_cpu_moe,
     )
     job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers)
-    if model.has_experts or kept != NOTHING_KEPT:
+    counted = beside.statistics is not None
+    if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or not counted)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
         return _placed(job, plan, remarks, events)
-    divided = wishes.gpu_layers is None and job.divisible and beside.statistics is not None
+    divided = wishes.gpu_layers is None and job.divisible and counted
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
         if wishes.gpu_layers is None and not _holds_all(whole.plan):
@@ -57,16 +58,25 @@ def place_on(
     room = job.reservation()
     if set(room.devices) == {MAIN_MEMORY} and room.output == MAIN_MEMORY:
         return _placed(job, whole.plan, room.remarks, events)
-    return _placed(job, _divided(job, wishes, events), room.remarks, events)
+    plan = _divided(job, wishes, events)
+    return _placed(job, plan, (*room.remarks, *_no_expert(job, plan)), events)
+
+
+def _no_expert(job: PlanJob, plan: Plan) -> tuple[str, ...]:
+    """A remark, where GPUs hold layers of a mixture, and none of its experts."""
+    experts = job.model.n_experts
+    if not plan.gpus or not experts or any(plan.layers[i].hot.size for i in experts):
+        return ()
+    return ("the budget holds what is not experts: all experts stay in main memory",)
 
 
 def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
-    """By neurons: the plan that is kept, or a new one."""
+    """By neurons, or experts: the plan that is kept, or a new one."""
     profile, name = job.costs(events)
     conditions = job.conditions(name)
     kept = None
     if not (wishes.reset_gpu_index or wishes.disable_gpu_index):
-        kept = kept_plan(job.path, conditions, job.config.n_ff, events.note, free=job.target.free)
+        kept = kept_plan(job.path, conditions, job.model.n_groups, events.note, free=job.target.free)
     if kept is not None:
         plan, path = kept
         events.note(f"plan: {path}")
@@ -74,8 +84,10 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
     result = job.make(profile)
     where = ""
     if not wishes.disable_gpu_index:
+        routed = job.model.has_experts
         try:
-            where = f", kept in {keep_plan(job.path, result.plan, conditions, job.sizes, events.note)}"
+            path = keep_plan(job.path, result.plan, conditions, job.sizes, events.note, routed=routed)
+            where = f", kept in {path}"
         except PowerInferError as error:
             events.note(f"the plan is not kept: {error}")
     events.note(f"planned in {result.seconds:.1f} s, within {result.gap:.1%} of the best{where}")
@@ -92,8 +104,8 @@ def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents
 
 
 def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
-    placed = zip(plan.layers, job.config.n_ff, strict=True)
-    if all(where.device == MAIN_MEMORY or where.hot.size == n_ff for where, n_ff in placed):
+    placed = zip(plan.layers, job.model.n_groups, strict=True)
+    if all(where.device == MAIN_MEMORY or where.hot.size == count for where, count in placed):
         return None
     if job.beside.statistics is None:  # somebody has divided layers by hand
         return None

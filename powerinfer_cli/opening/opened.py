@@ -65,7 +65,7 @@ def open_model(
     gguf = open_model_file(bundled_model() if path is None else Path(path))
     model = load_model(gguf)  # first: it says of files of other kinds what they are
     tokenizer = Tokenizer.from_gguf(gguf) if text else None
-    beside = find_companions(gguf, model.config, None if predictor_path is None else Path(predictor_path), events.note)
+    beside = find_companions(gguf, model, None if predictor_path is None else Path(predictor_path), events.note)
     if beside.predictors is not None:
         model = with_predictors(model, beside.predictors, CompiledFit())
     placed = place(gguf, model, options, placement, beside, events)

@@ -37,7 +37,7 @@ def _places(model: Path, fingerprint: str) -> list[Path]:
 
 
 def kept_plan(
-    model: Path, wanted: Conditions, n_ff: Sequence[int], note: Note, *, free: bool
+    model: Path, wanted: Conditions, n_groups: Sequence[int], note: Note, *, free: bool
 ) -> tuple[Plan, Path] | None:
     """The plan that is kept and its file, if it fits what is wanted; why it does not, is noted.
 
@@ -48,7 +48,7 @@ def kept_plan(
         if not path.is_file():
             continue
         try:
-            found = read_gpuidx(path, n_ff)
+            found = read_gpuidx(path, n_groups)
         except PowerInferError as error:
             note(f"planning anew: {error}")
             continue
@@ -78,19 +78,27 @@ GIVEN = "given: "
 
 
 def keep_plan(
-    model: Path, plan: Plan, conditions: Conditions, sizes: ModelBytes, note: Note, path: Path | None = None
+    model: Path,
+    plan: Plan,
+    conditions: Conditions,
+    sizes: ModelBytes,
+    note: Note,
+    path: Path | None = None,
+    *,
+    routed: bool = False,
 ) -> Path:
-    """Write a plan beside its model, or where it can be; the path. `path`: there, and nowhere else.
+    """Write a plan beside its model, or where it can be; the path. `path`: there, and nowhere else. routed: the model
+    has experts.
 
     Raises PowerInferError: it can be written nowhere.
     """
-    n_ff = [layer.neurons for layer in sizes.layers]
+    n_groups = [layer.neurons for layer in sizes.layers]
     places = [path] if path else _places(model, conditions.fingerprint)
     for number, place in enumerate(places):
         try:
             if number or path or is_bundled(model):
                 place.parent.mkdir(parents=True, exist_ok=True)
-            write_gpuidx(place, plan, conditions, n_ff, hot_bytes(sizes, plan))
+            write_gpuidx(place, plan, conditions, n_groups, hot_bytes(sizes, plan), routed=routed)
         except (PowerInferError, OSError) as error:
             if place == places[-1]:
                 raise PowerInferError(str(error)) from error

@@ -59,7 +59,8 @@ class PlanJob:
         """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
         n_ctx = context_size(model, options, 0)
         # Whether it pays is known with the plan; room for it is needed before.
-        streams = target.cuda and _divisible(model) and streamable(model)
+        by_neurons = any(layer.ffn.neurons.divisible for layer in model.layers)
+        streams = target.cuda and by_neurons and streamable(model)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)
@@ -71,8 +72,8 @@ class PlanJob:
 
     @property
     def divisible(self) -> bool:
-        """Whether neurons of a layer, of one at least, may lie apart."""
-        return _divisible(self.model)
+        """Whether neurons, or experts, of a layer, of one at least, may lie apart."""
+        return any(layer.ffn.divisible for layer in self.model.layers)
 
     @cached_property
     def sizes(self) -> ModelBytes:
@@ -181,7 +182,3 @@ class PlanJob:
             on_step=lambda what: events.progress(f"measuring {what}", 0, 1),
         )
         return profile, profile.note
-
-
-def _divisible(model: Model) -> bool:
-    return any(layer.ffn.neurons.divisible for layer in model.layers)

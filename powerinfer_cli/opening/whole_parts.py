@@ -10,12 +10,14 @@ from powerinfer_cli.placement import (
     LayerBytes,
     LayerPlacement,
     ModelBytes,
+    Neurons,
     Plan,
     Reservation,
     all_neurons,
     no_neurons,
     reserve,
 )
+from solver.placing.replay import most_used
 
 __all__ = ["plan_of_parts"]
 
@@ -66,7 +68,7 @@ def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -
         hot = all_neurons(sizes[index].neurons)
         if without and index == without[-1]:
             one = job.sizes.layers[index]
-            hot = all_neurons(min(one.neurons, max(0, left[device]) // one.neuron))
+            hot = _first(job, index, min(one.neurons, max(0, left[device]) // one.neuron))
         layers.append(LayerPlacement(device, hot))
     plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
     if not without or not plan.gpus:
@@ -75,6 +77,12 @@ def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -
     whose = f"layer {last}" if len(without) == 1 else f"layers {without[0]} to {last}"
     but = f", but for {plan.layers[last].hot.size} of layer {last}," if plan.layers[last].hot.size else ""
     return plan, (*room.remarks, f"the budget does not hold all experts: those of {whose}{but} stay in main memory")
+
+
+def _first(job: PlanJob, layer: int, count: int) -> Neurons:
+    """So many of a layer's experts: the most used; where nobody has counted, the first by number."""
+    known = job.beside.statistics
+    return all_neurons(count) if known is None else most_used([known.counts[layer]], [count])[0]
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

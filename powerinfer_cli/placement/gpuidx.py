@@ -4,6 +4,9 @@ The original wants (llama_gpu_split_loader of its llama.cpp): magic `PWRI`; a ke
 the bytes that hot neurons take, which it compares with what is left of its budget; and two tensors a layer and no
 others, in the layers' order, `gpu_idx` before `gpu_bucket`, of type I32 by its number of 2023. It drops the bucket of
 a layer with none or all of its neurons hot, so that an empty one is fine. Keys that it does not know it ignores.
+
+It knows no experts. A plan of a mixture is in keys of ours alone, and has no tensors, so that the original takes it for
+none of its own: how many groups (experts, or a dense layer's neurons) each layer has, how many are hot, and which.
 """
 
 import math
@@ -24,6 +27,7 @@ __all__ = ["Conditions", "GpuIndex", "gpuidx_path", "read_gpuidx", "stale_reason
 BLOCK_COUNT = f"{INDEX_ARCHITECTURE}.block_count"
 VRAM_CAPACITY = "split.vram_capacity"
 OURS = "powerinfer.plan."
+GROUPS, HOT_COUNTS, HOT_GROUPS = f"{OURS}groups", f"{OURS}hot_counts", f"{OURS}hot_groups"
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,11 @@ def gpuidx_path(model: Path) -> Path:
     return model.with_name(model.name + ".generated.gpuidx")
 
 
-def write_gpuidx(path: Path, plan: Plan, conditions: Conditions, n_ff: Sequence[int], vram_capacity: int) -> None:
-    """Write a plan, all or nothing. n_ff: neurons by layer. vram_capacity: bytes of all hot neurons.
+def write_gpuidx(
+    path: Path, plan: Plan, conditions: Conditions, n_groups: Sequence[int], vram_capacity: int, *, routed: bool = False
+) -> None:
+    """Write a plan, all or nothing. n_groups: neurons, or experts, by layer; routed: there are experts. vram_capacity:
+    bytes of all hot ones.
 
     Raises:
         PowerInferError: the disk is full, the folder cannot be written; an old file is then as it was.
@@ -84,7 +91,13 @@ def write_gpuidx(path: Path, plan: Plan, conditions: Conditions, n_ff: Sequence[
         elif value is not None:
             metadata[OURS + name] = np.uint64(value) if isinstance(value, int) else value
     tensors: list[tuple[str, npt.NDArray[np.int32], GGMLType]] = []
-    for index, (layer, count) in enumerate(zip(plan.layers, n_ff, strict=True)):
+    if routed:
+        metadata |= {GROUPS: np.array(n_groups, np.int32), HOT_COUNTS: np.array(plan.hot_counts, np.int32)}
+        if any(plan.hot_counts):
+            metadata[HOT_GROUPS] = np.concatenate([layer.hot for layer in plan.layers])
+    for index, (layer, count) in enumerate(zip(plan.layers, n_groups, strict=True)):
+        if routed:
+            break
         chosen = np.zeros(count, np.int32)
         chosen[layer.hot] = 1
         tensors.append((f"blk.{index}.gpu_idx", chosen, GGMLType.I32))
@@ -92,8 +105,8 @@ def write_gpuidx(path: Path, plan: Plan, conditions: Conditions, n_ff: Sequence[
     write_gguf(path, arch=INDEX_ARCHITECTURE, metadata=metadata, tensors=tensors, sparse=True)
 
 
-def read_gpuidx(path: Path, n_ff: Sequence[int]) -> GpuIndex:
-    """Read a plan for a model whose layers have so many neurons.
+def read_gpuidx(path: Path, n_groups: Sequence[int]) -> GpuIndex:
+    """Read a plan for a model whose layers have so many neurons, or experts.
 
     Raises:
         PowerInferError: not such a file, cut short, of a model of other sizes, or saying what cannot be.
@@ -101,15 +114,19 @@ def read_gpuidx(path: Path, n_ff: Sequence[int]) -> GpuIndex:
     with open_gguf(path) as gguf:
         if not gguf.sparse or gguf.get("general.architecture", str, "") != INDEX_ARCHITECTURE:
             raise PowerInferError(f"{path}: not a GPU index: general.architecture is not {INDEX_ARCHITECTURE}")
-        count, n_layer = gguf.get(BLOCK_COUNT, int), len(n_ff)
+        count, n_layer = gguf.get(BLOCK_COUNT, int), len(n_groups)
         if count != n_layer:
             raise PowerInferError(f"{path}: the plan of another model: of {count} layers, but the model has {n_layer}")
-        if len(gguf.tensors) != 2 * count:
+        routed = GROUPS in gguf.metadata
+        if not routed and len(gguf.tensors) != 2 * count:
             raise PowerInferError(
                 f"{path}: {len(gguf.tensors)} tensors for {count} layers, but a GPU index has two each"
             )
         try:
-            hot = [_hot(gguf, layer, neurons) for layer, neurons in enumerate(n_ff)]
+            if routed:
+                hot = _hot_groups(gguf, n_groups)
+            else:
+                hot = [_hot(gguf, layer, neurons) for layer, neurons in enumerate(n_groups)]
             vram_capacity = gguf.get(VRAM_CAPACITY, int)
             if OURS + "fingerprint" not in gguf.metadata:
                 return GpuIndex(_plan_of_original(hot, vram_capacity), None, vram_capacity)
@@ -126,6 +143,24 @@ def _hot(gguf: GGUFFile, layer: int, n_ff: int) -> Neurons:
     if not np.isin(chosen, (0, 1)).all() or not np.array_equal(np.flatnonzero(chosen), bucket):
         raise ValueError(f"gpu_idx and gpu_bucket of layer {layer} do not name the same neurons")
     return bucket
+
+
+def _hot_groups(gguf: GGUFFile, n_groups: Sequence[int]) -> list[Neurons]:
+    """Of a mixture, by layer."""
+    keys = {key: gguf.get(key, list, []) for key in (GROUPS, HOT_COUNTS, HOT_GROUPS)}
+    for key, numbers in keys.items():
+        if not all(isinstance(number, int) for number in numbers):
+            raise ValueError(f"{key} must be integers")
+    if keys[GROUPS] != list(n_groups):
+        raise ValueError(f"{GROUPS} are of another model: its layers have other numbers of experts")
+    counts, hot = keys[HOT_COUNTS], np.array(keys[HOT_GROUPS], np.int32)
+    if len(counts) != len(n_groups) or min(counts) < 0 or sum(counts) != hot.size:
+        raise ValueError(f"{HOT_COUNTS} and {HOT_GROUPS} do not fit each other")
+    found = np.split(hot, np.cumsum(np.array(counts, np.int64))[:-1])
+    for layer, (groups, count) in enumerate(zip(found, n_groups, strict=True)):
+        if groups.size and groups.max() >= count:
+            raise ValueError(f"an expert {groups.max()} in layer {layer}, which has only {count}")
+    return found
 
 
 def _integers(gguf: GGUFFile, name: str) -> Neurons:

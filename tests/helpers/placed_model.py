@@ -64,7 +64,7 @@ def sizes_of(path: Path, n_ctx: int = 0) -> ModelBytes:
     """What it takes on a GPU."""
     gguf = open_gguf(path)
     model = load_model(gguf)
-    beside = find_companions(gguf, model.config, None, print)
+    beside = find_companions(gguf, model, None, print)
     return PlanJob.of(gguf, model, EngineOptions(n_ctx=n_ctx), Target(("cpu",), None), beside).sizes
 
 

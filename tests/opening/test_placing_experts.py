@@ -12,10 +12,11 @@ from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.placing import PlacingResult, place
-from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, Plan, gpuidx_path
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes
 from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.placed_model import bytes_alone_count
 from tests.helpers.rounding import check_logits
 
 GIB = 1 << 30
@@ -34,10 +35,12 @@ class Case:
     def sizes(self) -> ModelBytes:
         return model_bytes(self.model, OPTIONS, 128)
 
-    def place(self, budget: int = GIB, **wishes: object) -> tuple[PlacingResult, list[str]]:
+    def place(
+        self, budget: int = GIB, statistics: ActivationStatistics | None = None, **wishes: object
+    ) -> tuple[PlacingResult, list[str]]:
         notes: list[str] = []
         asked = PlacementWishes(vram_budget=(budget,), device="cpu", **wishes)  # type: ignore[arg-type]  # any wish
-        beside = Companions(None, None)
+        beside = Companions(statistics, None)
         return place(self.gguf, self.model, OPTIONS, asked, beside, LoadEvents(notes.append)), notes[1:]
 
     def plan(self, budget: int = GIB, **wishes: object) -> Plan:
@@ -170,3 +173,40 @@ def test_overrides_that_cannot_be(moe: Case, text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as error:
         moe.place(override_tensor=(text,))
     assert "\n" not in str(error.value)
+
+
+def counted(case: Case, first: int = 5) -> ActivationStatistics:
+    """Of 100 tokens, of which nearly all need expert `first` of a layer, and the next one; of layers, alike."""
+    counts = []
+    for layer, count in enumerate(experts_of(case)):
+        uses = np.full(count, 10.0)
+        uses[[(first + layer) % count, (first + layer + 1) % count]] = 90.0
+        counts.append(uses)
+    return ActivationStatistics(tuple(counts), 100)
+
+
+def test_the_most_used_are_hot(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody has counted; the plan is kept, and used as long as the counts are these. By hand, too."""
+    bytes_alone_count(monkeypatch)
+    sizes, counts = moe.sizes, counted(moe)
+    room = sizes.total - sum(layer.ffn - 2 * layer.neuron for layer in sizes.layers)
+    plan = moe.plan(room, statistics=counts)
+    for layer, (where, uses) in enumerate(zip(plan.layers, counts.counts, strict=True)):
+        assert where.hot.tolist() == np.flatnonzero(uses > 50).tolist(), layer
+    index = gpuidx_path(moe.gguf.path)
+    assert moe.place(room, statistics=counts)[1] == [f"plan: {index}"]
+    other = counted(moe, 2)
+    assert "made from other activation statistics" in moe.place(room, statistics=other)[1][0]
+    assert moe.plan(room, statistics=other).layers[0].hot.tolist() == [2, 3]
+    less = sizes.total - sizes.head - sizes.layers[0].ffn + 2 * sizes.layers[0].neuron
+    by_hand = moe.plan(less, statistics=counts, override_tensor=(r"^output\.=cpu",))
+    assert by_hand.layers[0].hot.tolist() == [5, 6]
+
+
+def test_counted_but_no_room_for_an_expert(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_alone_count(monkeypatch)
+    room = moe.sizes.scratch + moe.sizes.layers[-1].fixed
+    others = [None] * (len(moe.sizes.layers) - 1)
+    assert moe.hot(room, statistics=counted(moe), disable_gpu_index=True) == [*others, 0]
+    _, notes = moe.place(room, statistics=counted(moe), disable_gpu_index=True)
+    assert notes[-1] == "the budget holds what is not experts: all experts stay in main memory"

@@ -278,3 +278,58 @@ def test_a_budget_of_whatever_is_free_may_grow_a_little() -> None:
     assert stale_reason(made, grown) is not None
     assert stale_reason(made, grown, slack=0.03) is not None
     assert stale_reason(grown, made, slack=0.05) is not None  # it must not have shrunk
+
+
+EXPERTS = [12, 300, 12, 300]
+
+
+@pytest.fixture
+def routed(tmp_path: Path) -> Path:
+    path = tmp_path / "mixture.gpuidx"
+    write_gpuidx(path, PLAN, MADE, EXPERTS, 1234, routed=True)
+    return path
+
+
+def test_experts_are_in_keys_of_ours(routed: Path) -> None:
+    """So that the original does not take it for a plan of neurons."""
+    assert Original(routed.read_bytes()).tensors == []
+    index = read_gpuidx(routed, EXPERTS)
+    assert index.conditions == MADE
+    assert [layer.hot.tolist() for layer in index.plan.layers] == [layer.hot.tolist() for layer in PLAN.layers]
+    assert [layer.device for layer in index.plan.layers] == [-1, 0, 1, 1]
+    plan = Plan((), (LayerPlacement(MAIN_MEMORY, no_neurons()),), MAIN_MEMORY, "layers", "f")
+    write_gpuidx(routed, plan, Conditions("f", (), 0, "f32", "f32"), [8], 0, routed=True)
+    assert read_gpuidx(routed, [8]).plan.hot_counts == (0,)
+
+
+def test_experts_of_another_model(routed: Path, path: Path) -> None:
+    write_gpuidx(path, PLAN, MADE, EXPERTS, 1234)
+    for file, groups, message in (
+        (routed, [12, 300, 12, 301], "are of another model: its layers have other numbers of experts"),
+        (routed, EXPERTS[:3], "of 4 layers, but the model has 3"),
+        (path, EXPERTS[::-1], "layer 0 has 12 neurons, but the model's have 300"),
+    ):
+        with pytest.raises(PowerInferError, match=message):
+            read_gpuidx(file, groups)
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups", "message"),
+    [
+        ([2], [1], "do not fit each other"),
+        ([-1], [], "do not fit each other"),
+        ([1, 1], [1, 2], "do not fit each other"),
+        ([1], [3], "an expert 3 in layer 0, which has only 3"),
+        ([1], [-1], "ascending numbers"),
+        ([2], [2, 1], "ascending numbers"),
+        ([2], [1, 1], "ascending numbers"),
+        ([1], [2**40], "not a plan that can be"),
+        ([1], [0.5], "must be integers"),
+        (["x"], [1], "must be integers"),
+    ],
+)
+def test_hostile_experts(path: Path, counts: Any, groups: Any, message: str) -> None:
+    keys = {"groups": [3], "hot_counts": counts, "hot_groups": groups}
+    ours = OURS | {f"powerinfer.plan.{key}": value for key, value in keys.items() if value}
+    write_raw(path, ours, [], [], tensors=[])
+    assert message in refusal(path, 1, 3)

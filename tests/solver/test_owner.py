@@ -56,7 +56,7 @@ def test_another_models_statistics_are_not_used(file: ModelFile, tmp_path: Path)
     sparse = retrained(exact_sparse(n_ff=192, rank=9)[0])
     gguf = open_gguf(sparse.write(tmp_path / "two.gguf"))
     model = SolverModel(gguf, EngineOptions(n_threads=1), LoadEvents())
-    assert find_companions(gguf, model.config, None, notes.append).statistics is None
+    assert find_companions(gguf, model, None, notes.append).statistics is None
     assert notes == [f"activation statistics are not used: {tmp_path / 'activation'} is of another model"]
 
 

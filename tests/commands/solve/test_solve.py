@@ -366,7 +366,7 @@ def test_a_model_in_a_folder_that_takes_nothing(tmp_path: Path, text: str, monke
     result.note(f"^{folder} takes no files: what is made goes to {tmp_path}/cache/solved/")
     assert list(folder.iterdir()) == [path]
     gguf = open_gguf(path)
-    found = find_companions(gguf, load_model(gguf).config, None, print).statistics
+    found = find_companions(gguf, load_model(gguf), None, print).statistics
     assert found is not None
     assert found.tokens
 

@@ -1,0 +1,19 @@
+"""A mixture's activation statistics: counts of its experts, and of dense layers' neurons, which every token needs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from powerinfer_cli.model import Model
+from powerinfer_cli.placement import ActivationStatistics, load_statistics
+
+__all__ = ["expert_statistics"]
+
+
+def expert_statistics(folder: Path, model: Model) -> ActivationStatistics:
+    """Those of an `activation` folder, and of how many tokens they are: each of these chose as many experts.
+
+    Raises PowerInferError: they are another model's, or no counts.
+    """
+    found = load_statistics(folder, model.n_groups)
+    uses = (found.counts[layer].sum() / n_chosen for layer, n_chosen in model.n_chosen.items())
+    return replace(found, tokens=max(1, round(max(uses))))
