@@ -14,7 +14,7 @@ __all__ = ["COMPARING", "Comparison", "Runnable", "compare_models"]
 
 COMPARING = "comparing dense and sparse"
 SECONDS = 4.0  # of decoding, each
-BOTH = 1 << 30  # bytes of weights up to which both models are in memory at once
+BOTH = 256 << 20  # bytes of weights up to which both models are in memory at once: less than solve may take besides one
 CONTEXT = 512
 
 

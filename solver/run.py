@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -66,7 +66,8 @@ class Making:
 @dataclass(frozen=True)
 class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
-    choice: how it was found. kind: of a model that there is nothing to make for. ended: nothing was made.
+    choice: how it was found. kind: of a model that there is nothing to make for. ended: nothing was made. held: tokens
+    of documents that nothing was made of, where a text was read.
     """
 
     statistics: ActivationStatistics | None = None
@@ -80,6 +81,7 @@ class SolveResult:
     verdict: Verdict | None = None
     kind: Kind | None = None
     ended: bool = False
+    held: tuple[int, ...] = ()
 
     @property
     def stays_dense(self) -> bool:
@@ -161,7 +163,8 @@ class _Run:
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
             loss = MOST_LOSS if wanted.most_loss is None else wanted.most_loss
-            made = sparsify(self.model, self.chunks, self.place, SparsifyWishes(wanted.density, loss), wanted.options)
+            options = replace(wanted.options, speed=None if verdict is None else verdict.speed)
+            made = sparsify(self.model, self.chunks, self.place, SparsifyWishes(wanted.density, loss), options)
         if not wanted.profile:
             try:
                 statistics = self._found()
@@ -175,7 +178,8 @@ class _Run:
         if made is None:
             return SolveResult(statistics, together, predictors, folder, self._reports() if folder else ())
         found = made.rule.density, made.choice, made.quality
-        return SolveResult(statistics, together, predictors, folder, tuple(made.reports), *found, verdict)
+        held = tuple(token for chunk in held_out(self.chunks)[1] for token in chunk)
+        return SolveResult(statistics, together, predictors, folder, tuple(made.reports), *found, verdict, held=held)
 
     def _verdict(self) -> Verdict | None:
         """None where it is of no use: predictors of this model are there, and were made by this program."""

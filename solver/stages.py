@@ -6,6 +6,7 @@ fits, and makes anew what does not.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from powerinfer_cli.placement import (
     model_fingerprint,
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.memory import return_memory
 from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (
     DensityChoice,
@@ -129,7 +131,11 @@ class SolverModel:
 
     def forget_engine(self) -> None:
         """Give its memory back."""
-        self.__dict__.pop("_engine", None)
+        engine = self.__dict__.pop("_engine", None)
+        if engine is not None:
+            engine.close()
+            del engine
+            return_memory()
 
 
 def text_chunks(model: SolverModel, ids: list[int], bos: int | None) -> Text:
@@ -236,22 +242,24 @@ def predictor_stage(
     made = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
     reports = made.reports
     if options.predictor.steps:
-        events.note(_offered(made, options.time_budget, model))
+        events.note(_offered(made, options, model))
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)
     _clear(place.work)
     return reports
 
 
-def _offered(made: LayersMade, budget: float, model: SolverModel) -> str:
+def _offered(made: LayersMade, options: TrainOptions, model: SolverModel) -> str:
     """How the time was spent, and what more of it would buy."""
-    offer, whole = made.offer, sum(layer_costs(layer, model.config).dense for layer in model.model.layers)
+    costs = [layer_costs(layer, model.config).at(options.speed) for layer in model.model.layers]
+    offer, whole, budget = made.offer, sum(one.dense for one in costs), options.time_budget
+    what = "time" if options.speed else "bytes"
     line = f"gradient steps: {made.seconds:,.0f} s of the {budget / 60:g} min of --time-budget"
     if not offer.all:
         return f"{line}; more time would buy nothing"
     more = f"all {offer.all / whole:.1%}, which takes {offer.seconds / 60:,.0f} min"
     if offer.ten_minutes:
-        more = f"ten minutes more would spare {offer.ten_minutes / whole:.1%} of the FFNs' bytes; {more}"
+        more = f"ten minutes more would spare {offer.ten_minutes / whole:.1%} of the FFNs' {what}; {more}"
     return f"{line}; {more}"
 
 
@@ -322,7 +330,8 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
     dense = score(model.open_engine(), held, DENSE_QUALITY, events)
     model.forget_engine()
     sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
-    return compare(dense, score(sparse, held, SPARSE_QUALITY, events), sparse)
+    with closing(sparse):
+        return compare(dense, score(sparse, held, SPARSE_QUALITY, events), sparse)
 
 
 def _clear(folder: Path) -> None:

@@ -82,6 +82,7 @@ def down_loss(down: Tensor, wanted: DownType = Width.AUTO, fit: Fit | None = Non
     chosen = np.arange(count) * n_blocks // count
     stored = down.rows().reshape(n_embd, n_blocks, n_bytes)[:, chosen].reshape(n_embd, -1)
     before = np.ascontiguousarray(dequantize(stored, down.type).T)
+    down.drop_pages(0, down.nbytes)
     moved = dequantize(encode(before, kind, fit=fit), kind) - before
     whole = float(np.square(before, dtype=np.float64).mean())
     return float(np.sqrt(np.square(moved, dtype=np.float64).mean() / whole)) if whole else 0.0

@@ -33,13 +33,15 @@ from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
 __all__ = ["DENSITIES", "CostShape", "measure_cpu", "rate_and_fixed"]
 
-WEIGHTS = 192 << 20  # bytes, of each kind of product
+WEIGHTS = 192 << 20  # bytes, of rows here and there
+WHOLE = 384 << 20  # bytes, of whole matrices: servers' last caches have that many, and hold some of less
 DENSITIES = 0.02, 0.1, 0.2  # shares of neurons let through: the slope over them is what a neuron costs
 DRAWS = 8  # of active neurons
 POSITIONS = 2048
 LAYERS = 8  # in a program of small operations
 TOGETHER = 4 << 20  # bytes of layers that are timed as one
-LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.2  # of each measurement; seconds
+LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.3  # of each measurement; seconds
+ROUNDS = 3  # of measurements that are compared, in turn: so that what else the machine does befalls all alike
 TOKEN = 6e-5  # seconds: Python between two tokens
 PREDICTOR = GGMLType.Q8_0
 RANK = 8  # of the width: a predictor's, where there is none
@@ -111,9 +113,9 @@ def measure_cpu(
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
             prepare([*TEAM_KERNELS, *packing_kernels([kind, PREDICTOR])])
-            scattered, fixed, predictor = _scattered(team, kind, shape)
-            rates[kind.name] = Rates(_dense(team, kind, shape), scattered)
-            ffn.append(max(0.0, fixed - predictor / rates[kind.name].dense))  # its bytes are counted with the layer's
+            dense, scattered, fixed = _reading(team, kind, shape)
+            rates[kind.name] = Rates(dense, scattered)
+            ffn.append(fixed)
         say("CPU: attention")
         return Processor(
             name=platform.processor() or platform.machine() or "CPU",
@@ -139,42 +141,73 @@ def _row_bytes(kind: GGMLType, n_cols: int) -> int:
     return n_cols // block_size * block_bytes
 
 
-def _timed(team: Team, programs: Sequence[Sequence[Operation]], before: Callable[[], None] = lambda: None) -> float:
-    """Seconds of one of them, which take alike, that three of four runs take more than: what other programs do to the
-    others is not the machine's. They run in turn.
+class _Timing:
+    """Programs, which take alike and run in turn, as they are timed."""
+
+    def __init__(
+        self, team: Team, programs: Sequence[Sequence[Operation]], before: Callable[[], None] = lambda: None
+    ) -> None:
+        prepare(operation.kernel for operations in programs for operation in operations)
+        self._team, self._before, self._made = team, before, [assemble(operations) for operations in programs]
+        self._turns = itertools.cycle(self._made)
+        self._times: list[float] = []
+
+    def run(self, share: float = 1.0) -> "_Timing":
+        """A share of all that is to be timed, after some runs that are not."""
+        for program in self._made:
+            self._team.run(program.table)
+        times: list[float] = []
+        least = share * max(LEAST_RUNS, len(self._made))
+        while len(times) < least or (sum(times) < share * LONG_ENOUGH and len(times) < share * MOST_RUNS):
+            self._before()
+            program = next(self._turns)
+            start = time.perf_counter()
+            self._team.run(program.table)
+            times.append(time.perf_counter() - start)
+        self._times += times
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """Of one, which three of four runs take more than: what others do to those is not the machine's."""
+        return sorted(self._times)[len(self._times) // 4]
+
+
+def _timed(team: Team, programs: Sequence[Sequence[Operation]]) -> float:
+    return _Timing(team, programs).run().seconds
+
+
+def _reading(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float, float]:
+    """Bytes a second of whole matrices and of active neurons' rows; seconds that a sparse FFN costs besides, without
+    its predictor's bytes.
     """
-    prepare(operation.kernel for operations in programs for operation in operations)
-    made = [assemble(operations) for operations in programs]
-    for program in made:
-        team.run(program.table)
-    turns = itertools.cycle(made)
-    times: list[float] = []
-    while len(times) < max(LEAST_RUNS, len(made)) or (sum(times) < LONG_ENOUGH and len(times) < MOST_RUNS):
-        before()
-        program = next(turns)
-        start = time.perf_counter()
-        team.run(program.table)
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 4]
+    whole, n_whole = _dense(team, kind, shape)
+    sparse, n_rows, predictor, each = _scattered(team, kind, shape)
+    for number in range(ROUNDS):
+        for one in (whole, *sparse) if number % 2 == 0 else (*reversed(sparse), whole):
+            one.run(1 / ROUNDS)
+    dense = n_whole / whole.seconds
+    rate, fixed = rate_and_fixed(n_rows, [one.seconds / each for one in sparse])
+    return dense, rate, max(0.0, fixed - predictor / dense)  # those are counted with the layer's
 
 
-def _divided(n_layer: int, n_bytes: int) -> tuple[int, int]:
+def _divided(n_layer: int, n_bytes: int, most: int) -> tuple[int, int]:
     """How many programs, and of how many layers each: of so many bytes of a layer, as many as a model has or as are
     enough.
     """
-    there = max(1, min(n_layer, WEIGHTS // n_bytes))
+    there = max(1, min(n_layer, most // n_bytes))
     each = max(1, min(there, TOGETHER // n_bytes))
     return max(1, there // each), each
 
 
-def _dense(team: Team, kind: GGMLType, shape: CostShape) -> float:
-    """Bytes a second of a layer's matrices from front to back: each has a beginning and an end."""
+def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[_Timing, int]:
+    """A layer's matrices, or a few layers', from front to back: each has a beginning and an end. Their bytes."""
     groups = shape.matrices(kind)
     n_bytes = sum(rows * _row_bytes(kind, columns) for group in groups for rows, columns in group)
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     inputs = {columns: make_vectors(1, columns) for group in groups for _, columns in group}
     tensors = [[_zeros(kind, *size) for size in group] for group in groups]
-    count, each = _divided(shape.n_layer, n_bytes)
+    count, each = _divided(shape.n_layer, n_bytes, WHOLE)
     arena = Arena(count * each * sum(packed_bytes(tensor) for group in tensors for tensor in group))
 
     def layer() -> list[Operation]:
@@ -191,12 +224,12 @@ def _dense(team: Team, kind: GGMLType, shape: CostShape) -> float:
         return made
 
     programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
-    return each * n_bytes / _timed(team, programs)
+    return _Timing(team, programs), each * n_bytes
 
 
-def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float, float]:
-    """Bytes a second of active neurons' rows, seconds that a sparse FFN with its predictor costs besides, and the
-    predictor's bytes.
+def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[_Timing], list[float], float, int]:
+    """Sparse FFNs of some numbers of active neurons, bytes of these neurons' rows, the predictor's, and how many layers
+    are timed as one.
     """
     row = _row_bytes(kind, shape.n_embd)
     layer_bytes = (2 + shape.gated) * row * shape.n_ff
@@ -207,7 +240,7 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, flo
     fires = rng.choice([-1.0, 1.0], shape.n_ff).astype(np.float32)  # a bias: of neurons let through, half fire
     made = np.zeros(shape.rank, np.float32)
     tensors = [_zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
-    count, each = _divided(shape.n_layer, layer_bytes)
+    count, each = _divided(shape.n_layer, layer_bytes, WEIGHTS)
     arena = Arena(count * each * sum(map(packed_bytes, (hidden_rows, asked, *tensors))))
 
     def layer() -> list[Operation]:
@@ -222,10 +255,10 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, flo
     programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
     counts = [round(density * shape.n_ff) for density in DENSITIES]
     logits = dequantize(asked.rows(), PREDICTOR)
-    seconds = [_timed(team, programs, _drawing(rng, hidden, logits, active)) / each for active in counts]
+    timings = [_Timing(team, programs, _drawing(rng, hidden, logits, active)) for active in counts]
     n_bytes = asked.nbytes + shape.rank * _row_bytes(PREDICTOR, shape.n_embd)
     read = (1 + (1 + shape.gated) / 2) * row
-    return *rate_and_fixed([active * read for active in counts], seconds), float(n_bytes)
+    return timings, [active * read for active in counts], float(n_bytes), each
 
 
 def _predictor_rows(shape: CostShape) -> Tensor:

@@ -12,7 +12,7 @@ from solver.predictor.layer import (
     train_predictor,
 )
 from solver.predictor.quality import Quality, compare, score
-from solver.predictor.ranks import RankOptions
+from solver.predictor.ranks import RankOptions, ReadingSpeed
 from solver.predictor.training import IMPROVING, MAKING, LayersMade, TrainOptions, layer_costs, train_layers
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PredictorReport",
     "Quality",
     "RankOptions",
+    "ReadingSpeed",
     "TrainOptions",
     "TrainedPredictor",
     "collect",

@@ -1,4 +1,4 @@
-"""The rank of a layer's predictor: a larger one costs bytes itself, a smaller one lets idle neurons through."""
+"""The rank of a layer's predictor: a larger one costs time itself, a smaller one lets idle neurons through."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +10,26 @@ from solver.predictor.layer import LEAST_CONSTANT, PredictorOptions, PredictorRe
 from solver.predictor.samples import Samples
 from solver.predictor.start import Residuals, Start, start_from_labels, start_from_rows
 
-__all__ = ["Costs", "RankOptions", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
+__all__ = ["Costs", "RankOptions", "ReadingSpeed", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
 
 MOST = 1280  # directions that are looked at; released predictors of 13B models have no more
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
 HELD = 2048  # tokens on which starts are compared
 PATIENCE = 3  # ranks, each dearer than the best before
-HARDLY = 0.03  # more bytes
-SCATTERED = 0.8  # of a row's time more, where rows are read here and there (NOTES, "Decode")
+HARDLY = 0.03  # dearer
+SCATTERED = 0.8  # of a row's time more, where rows are read here and there, and no speed was measured (NOTES, "Decode")
 FEW = 320  # the largest rank that is looked at first: larger cuts take long
+
+
+@dataclass(frozen=True)
+class ReadingSpeed:
+    """Of a machine. dense, scattered: bytes a second, of matrices from front to back, and of rows here and there.
+    fixed: seconds that a sparse FFN takes besides.
+    """
+
+    dense: float
+    scattered: float
+    fixed: float
 
 
 @dataclass(frozen=True)
@@ -26,27 +37,42 @@ class Costs:
     """Bytes read for a neuron that is let through, and for each hidden neuron of the predictor.
 
     spared: of a neuron's bytes, those that are not read where its gate turns out to be 0. dense: of the whole layer
-    without a predictor.
+    without a predictor. Where a machine's speed is known all of them are seconds, and `fixed` are those besides.
     """
 
     neuron: float
     hidden: float
     spared: float = 0.0
     dense: float = math.inf
+    fixed: float = 0.0
+    timed: bool = False
+
+    def at(self, speed: ReadingSpeed | None) -> "Costs":
+        """In seconds, if the speed is known."""
+        if speed is None:
+            return self
+        return Costs(
+            neuron=self.neuron / speed.scattered,
+            hidden=self.hidden / speed.dense,
+            spared=self.spared / speed.scattered,
+            dense=self.dense / speed.dense,
+            fixed=speed.fixed,
+            timed=True,
+        )
 
     def of(self, density: float, rank: int, n_ff: int, true: float = 1.0) -> float:
-        """Bytes read for a token, with these shares of neurons let through, and not 0."""
+        """Of a token, with these shares of neurons let through, and not 0."""
         idle = max(0.0, density - true)
-        return n_ff * (density * self.neuron - idle * self.spared) + rank * self.hidden
+        return n_ff * (density * self.neuron - idle * self.spared) + rank * self.hidden + self.fixed
 
     def of_report(self, report: PredictorReport, n_ff: int) -> float:
-        """Bytes read for a token with a predictor."""
+        """Of a token with a predictor."""
         return self.of(report.predicted_density, report.rank, n_ff, report.true_density)
 
 
 @dataclass(frozen=True)
 class RankOptions:
-    """rank: None for the one with which a token reads the fewest bytes."""
+    """rank: None for the one with which a token costs least."""
 
     rank: int | None = None
 
@@ -74,7 +100,7 @@ def train_at_best_rank(
     *,
     compare: bool = False,
 ) -> TrainedPredictor:
-    """The predictor in closed form with which a token reads the fewest bytes, be they more than the dense layer's.
+    """The predictor in closed form with which a token costs least, be that more than the dense layer does.
 
     `rows`: as for `train_predictor`; with `compare` they are weighed against the labels alone. No gradient steps.
     """
@@ -108,7 +134,7 @@ def _starts(train: Samples, rows: torch.Tensor | None, most: int, seed: int, *, 
 
 @dataclass(frozen=True)
 class _Cheapest:
-    """price: bytes of a token. settled: more rank is dearer, as far as was looked."""
+    """price: of a token. settled: more rank is dearer, as far as was looked."""
 
     price: float
     rank: int
@@ -116,7 +142,7 @@ class _Cheapest:
 
 
 def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, recall: float) -> _Cheapest:
-    """The rank with the fewest bytes, or one with hardly more that lets fewer neurons through."""
+    """The cheapest rank, or one that is hardly dearer and lets fewer neurons through."""
     prices: dict[int, float] = {}
     for rank, density, true in start_densities(start, held, ranks, recall):
         prices[rank] = costs.of(density, rank, held.n_ff, true)
@@ -128,7 +154,8 @@ def _cheapest(start: Start, held: Samples, ranks: Sequence[int], costs: Costs, r
 
 def _quickest(prices: Mapping[int, float], costs: Costs, *, settled: bool) -> _Cheapest:
     near = [rank for rank, price in prices.items() if price <= (1 + HARDLY) * min(prices.values())]
-    rank = min(near, key=lambda rank: prices[rank] + SCATTERED * (prices[rank] - rank * costs.hidden))
+    scattered = 0.0 if costs.timed else SCATTERED
+    rank = min(near, key=lambda rank: prices[rank] + scattered * (prices[rank] - rank * costs.hidden))
     return _Cheapest(prices[rank], rank, settled)
 
 

@@ -54,4 +54,7 @@ def _constant(unit: Tensor) -> Tensor:
 
 
 def _floats(tensor: StoredTensor) -> Tensor:
-    return torch.tensor(tensor.to_float32())
+    """A copy; the mapped file's pages need not stay in memory beside it."""
+    found = torch.tensor(tensor.to_float32())
+    tensor.drop_pages(0, tensor.nbytes)
+    return found

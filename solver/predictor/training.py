@@ -14,11 +14,12 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.model.turned import down_bytes
 from powerinfer_cli.runtime import LoadEvents
+from powerinfer_cli.runtime.memory import resident_memory
 from solver.predictor.buffer import Buffer
 from solver.predictor.files import layer_file, publish, read_layer, write_layer
 from solver.predictor.improving import Improvement, Offer, improve_layer, most_valuable, offer
 from solver.predictor.layer import PredictorOptions, PredictorReport, TrainedPredictor
-from solver.predictor.ranks import Costs, RankOptions, train_at_best_rank
+from solver.predictor.ranks import Costs, RankOptions, ReadingSpeed, train_at_best_rank
 from solver.predictor.start import CHUNK
 from solver.predictor.teacher import FileLayer, neuron_rows
 from solver.state import SolverState, read_state
@@ -26,18 +27,21 @@ from solver.state import SolverState, read_state
 __all__ = ["IMPROVING", "MAKING", "LayersMade", "TrainOptions", "layer_costs", "train_layers"]
 
 STAGE, STEPS = "layers", "steps"
-SPARE_BYTES = 1 << 30  # of memory, besides what the model itself takes while it runs
+SPARE_BYTES = 1 << 30  # of memory, besides what the model itself takes while it runs: of the whole process
 MAKING, IMPROVING = "training predictors", "improving predictors"
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How predictors are made. time_budget: seconds for gradient steps, of which a layer has `predictor.steps`."""
+    """How predictors are made. time_budget: seconds for gradient steps, of which a layer has `predictor.steps`. speed:
+    of the machine, by which ranks are chosen; by bytes without.
+    """
 
     predictor: PredictorOptions = field(default_factory=PredictorOptions)
     ranks: RankOptions = field(default_factory=RankOptions)
     time_budget: float = 1800.0
+    speed: ReadingSpeed | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def train_layers(
 ) -> LayersMade:
     """Make a predictor for each layer from what was collected, and write the directory `folder`.
 
-    A layer that reads no fewer bytes with its predictor gets none: its report is that of a dense layer.
+    A layer that is not cheaper with its predictor gets none: its report is that of a dense layer.
     A finished layer's file stays in `work`: another call that is `made_with` the same goes on with the others.
     As many layers as there are torch threads are made side by side, each by one thread, so that the number of threads
     changes nothing. Raises PowerInferError.
@@ -140,7 +144,7 @@ class _Run:
         return replace(self.options.predictor, seed=self.options.predictor.seed + number)
 
     def _costs(self, number: int) -> Costs:
-        return layer_costs(self.model.layers[number], self.model.config)
+        return layer_costs(self.model.layers[number], self.model.config).at(self.options.speed)
 
     def _pays(self, number: int, report: PredictorReport) -> bool:
         costs, asked_for = self._costs(number), self.options.ranks.rank is not None
@@ -153,7 +157,7 @@ class _Run:
         """Layers at a time: one on a GPU, else what threads and memory allow."""
         if self.options.predictor.device != "cpu":
             return 1
-        room = SPARE_BYTES + self.model.nbytes
+        room = SPARE_BYTES + self.model.nbytes - (resident_memory() or 0)
         most = max(_working_bytes(self.buffer, number) for number in range(self.buffer.n_layer))
         return max(1, min(torch.get_num_threads(), room // max(1, most)))
 
@@ -208,7 +212,7 @@ def layer_costs(weights: FileLayer, config: ModelConfig) -> Costs:
 
 def _line(number: int, report: PredictorReport) -> str:
     if report.is_dense:
-        return f"layer {number}: dense, as no predictor reads less ({report.true_density:.1%} active)"
+        return f"layer {number}: dense, as no predictor pays ({report.true_density:.1%} active)"
     return (
         f"layer {number}: rank {report.rank}, recall {report.recall:.1%}, "
         f"predicted {report.predicted_density:.1%} for {report.true_density:.1%} active"

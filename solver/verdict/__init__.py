@@ -1,7 +1,7 @@
 """The verdict: what a model can gain, before any long work."""
 
 from solver.verdict.judging import Judging, expected_rates, expected_seconds, judge
-from solver.verdict.speed import MachineCosts
+from solver.verdict.speed import MachineCosts, slowed
 from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, WorkRates, kind_of
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "expected_seconds",
     "judge",
     "kind_of",
+    "slowed",
 ]

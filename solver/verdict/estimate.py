@@ -8,7 +8,7 @@ import numpy as np
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.model.blocks import Layer
-from solver.predictor import PredictorOptions, RankOptions
+from solver.predictor import PredictorOptions, RankOptions, ReadingSpeed
 from solver.predictor.ranks import train_at_best_rank
 from solver.predictor.samples import Samples
 from solver.predictor.teacher import neuron_rows
@@ -33,6 +33,13 @@ class LayerBytes:
         """A token's, with these shares of neurons let through, and not 0."""
         return self.n_ff * (predicted * self.first + fired * self.rest) + rank * self.hidden
 
+    def gains(self, predicted: float, fired: float, rank: int, speed: ReadingSpeed | None) -> bool:
+        """Whether that is faster than the dense layer; without a speed: reads less."""
+        if speed is None:
+            return self.sparse(predicted, fired, rank) < self.dense
+        rows = self.sparse(predicted, fired, 0) / speed.scattered
+        return rows + rank * self.hidden / speed.dense + speed.fixed < self.dense / speed.dense
+
     def turned(self, fired: float) -> float:
         """Without predictors, where zeros are exact."""
         return self.n_ff * (self.first + fired * self.rest)
@@ -54,9 +61,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """density: active. predicted: let through. sparse: whether that reads less than the dense layer does.
+    """density: active. predicted: let through. sparse: whether that is faster than the dense layer, or reads less where
+    no machine was measured.
 
-    bytes_now, bytes_sparse (the lesser of both), bytes_best (a predictor that is never wrong): of a token.
+    bytes_now, bytes_sparse (of what is faster), bytes_best (a predictor that is never wrong): of a token.
     """
 
     density: float
@@ -77,17 +85,25 @@ def layer_bytes(layer: Layer[Tensor, Tensor], config: ModelConfig) -> LayerBytes
     return LayerBytes(costs.dense, row, costs.neuron - row, costs.hidden, neurons.n_ff)
 
 
-def try_predictor(layer: Layer[Tensor, Tensor], config: ModelConfig, samples: Samples, recall: float) -> Trial:
+def try_predictor(
+    layer: Layer[Tensor, Tensor], config: ModelConfig, samples: Samples, recall: float, speed: ReadingSpeed | None
+) -> Trial:
     """In closed form: of what gradient steps would still gain nothing is promised."""
     exact = layer.ffn.neurons.activation.has_exact_zeros
     rows = neuron_rows(layer, samples.unit_inputs()) if exact else None
     options = PredictorOptions(recall=recall, validation_share=0.25)
-    report = train_at_best_rank(samples, rows, layer_costs(layer, config), options, RankOptions()).report
+    costs = layer_costs(layer, config).at(speed)
+    report = train_at_best_rank(samples, rows, costs, options, RankOptions()).report
     return Trial(report.rank, report.predicted_density, report.true_density)
 
 
 def estimate_layers(
-    sizes: Sequence[LayerBytes], densities: Sequence[float], trials: Mapping[int, Trial], *, exact: bool
+    sizes: Sequence[LayerBytes],
+    densities: Sequence[float],
+    trials: Mapping[int, Trial],
+    speed: ReadingSpeed | None = None,
+    *,
+    exact: bool,
 ) -> tuple[LayerEstimate, ...]:
     """Layers between those tried are expected to err as their neighbours do. exact: zeros are exact, so that neurons
     let through in vain cost their first row only.
@@ -100,9 +116,10 @@ def estimate_layers(
     found = []
     for i, (size, density) in enumerate(zip(sizes, densities, strict=True)):
         predicted, rank = min(1.0, density + float(excess[i]) * (1 - density)), round(float(ranks[i]))
-        sparse = size.sparse(predicted, density if exact else predicted, rank)
+        fired = density if exact else predicted
+        pays = size.gains(predicted, fired, rank, speed)
+        sparse = size.sparse(predicted, fired, rank) if pays else size.dense
         best = min(size.dense, size.sparse(density, density, min(rank, least)))
         turned = min(size.dense, size.turned(density)) if exact else size.dense
-        pays = sparse < size.dense
-        found.append(LayerEstimate(density, predicted, rank, pays, size.dense, min(sparse, size.dense), best, turned))
+        found.append(LayerEstimate(density, predicted, rank, pays, size.dense, sparse, best, turned))
     return tuple(found)

@@ -14,11 +14,11 @@ from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
 from solver.decoding import Decoding, measure_decoding
-from solver.predictor import DensityMeter
+from solver.predictor import DensityMeter, ReadingSpeed
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
-from solver.verdict.estimate import LayerBytes, Trial, estimate_layers, layer_bytes, try_predictor
+from solver.verdict.estimate import Trial, estimate_layers, layer_bytes, try_predictor
 from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
 from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
 from solver.verdict.verdict import Verdict, WorkRates, always_read, bits_of, kind_of
@@ -36,14 +36,15 @@ MEASURED = 15.0  # seconds
 
 @dataclass(frozen=True)
 class Judging:
-    """density: of a model without zeros, None for the usual one. recall: of predictors. machine: measures its costs,
-    and name: what tells it from others.
+    """density: of a model without zeros, None for the usual one. recall: of predictors. machine: measures its costs;
+    name: what tells it from others, and here: whether it is this one.
     """
 
     density: float | None
     recall: float
     machine: Callable[[], MachineCosts]
     name: str
+    here: bool = False
 
 
 def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> Verdict:
@@ -84,7 +85,7 @@ def expected_seconds(rates: WorkRates) -> dict[str, float]:
     """Of a verdict's parts, by the words of their progress."""
     reading = rates.tokens * rates.reading
     graded = {WEIGHING: 2 * reading} if rates.graded else {}
-    return {READING: reading, **graded, TRYING: min(LOOKED_AT, rates.layers) * rates.training, MEASURING: MEASURED}
+    return {READING: reading, **graded, MEASURING: MEASURED, TRYING: min(LOOKED_AT, rates.layers) * rates.training}
 
 
 def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
@@ -103,15 +104,17 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     read_seconds = time.monotonic() - begin
     loss = None if density is None else _cost(model, engine, pieces, density)
-    before = time.monotonic()
-    trials = _try(model, seen, files, wanted.recall)
+    model.events.progress(MEASURING, 0, 1)
+    decoding = measure_decoding(engine, pieces[0], SECONDS) if wanted.here else None
+    del engine
+    model.forget_engine()  # measuring and trials take as much memory as a small model
+    machine = wanted.machine()
+    model.events.progress(MEASURING, 1, 1)
+    speed, before = machine.speed, time.monotonic()
+    trials = _try(model, seen, wanted.recall, speed)
     tried_seconds = time.monotonic() - before
     exact = density is None
-    layers = estimate_layers(files, seen.densities, trials, exact=exact)
-    model.events.progress(MEASURING, 0, 1)
-    machine = wanted.machine()
-    decoding = measure_decoding(engine, pieces[0], SECONDS) if machine.here else None
-    model.events.progress(MEASURING, 1, 1)
+    layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)
     always = always_read(model.model)
     tried = [model.model.layers[layer].ffn.neurons for layer in trials]
     kinds = [down_type(one.down.weight.type, model.config.n_embd) for one in tried]
@@ -142,6 +145,7 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         threads=model.options.threads[0],
         reading=read_seconds / seen.tokens,
         training=tried_seconds / len(trials),
+        speed=speed,
     )
 
 
@@ -155,7 +159,7 @@ def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) ->
     return loss
 
 
-def _try(model: SolverModel, seen: Look, files: Sequence[LayerBytes], recall: float) -> dict[int, Trial]:
+def _try(model: SolverModel, seen: Look, recall: float, speed: ReadingSpeed | None) -> dict[int, Trial]:
     """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other."""
     threads, workers = torch.get_num_threads(), min(model.options.threads[1], len(seen.samples))
     model.events.progress(TRYING, 0, len(seen.samples))
@@ -163,7 +167,7 @@ def _try(model: SolverModel, seen: Look, files: Sequence[LayerBytes], recall: fl
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         tried = {
-            pool.submit(try_predictor, model.model.layers[layer], model.config, samples, recall): layer
+            pool.submit(try_predictor, model.model.layers[layer], model.config, samples, recall, speed): layer
             for layer, samples in seen.samples.items()
         }
         for future in as_completed(tried):

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from powerinfer_cli.placement import ActivationStatistics, ModelBytes, RowReading
-from solver.placing import DeviceProfile, PlanSettings, Prediction, make_plan
+from solver.placing import DeviceProfile, PlanSettings, Prediction, Rates, make_plan
+from solver.predictor import ReadingSpeed
 from solver.verdict.estimate import LayerBytes, LayerEstimate
 from solver.verdict.look import Look
 
-__all__ = ["MachineCosts", "predict_dense", "predict_sparse"]
+__all__ = ["MachineCosts", "predict_dense", "predict_sparse", "slowed"]
+
+FARTHEST = 2.0  # of costs from what was measured: more is not the costs' error
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,22 @@ class MachineCosts:
     settings: PlanSettings
     here: bool
     others: float | None = None
+
+    @property
+    def speed(self) -> ReadingSpeed | None:
+        """Of this machine's CPU, where it is alone; None: nobody knows."""
+        if not self.here or self.budgets:
+            return None
+        rates = self.profile.cpu.rates_for(self.settings.kind)
+        return ReadingSpeed(rates.dense, rates.scattered, self.profile.cpu.ffn)
+
+
+def slowed(profile: DeviceProfile, factor: float) -> DeviceProfile:
+    """Costs with which all that the CPU does takes so many times as long: as a whole model took, for its parts."""
+    factor, cpu = min(FARTHEST, max(1 / FARTHEST, factor)), profile.cpu
+    rates = {name: Rates(one.dense / factor, one.scattered / factor) for name, one in cpu.rates.items()}
+    slower = replace(cpu, rates=rates, cache=cpu.cache / factor, layer=cpu.layer * factor, ffn=cpu.ffn * factor)
+    return replace(profile, cpu=replace(slower, token=cpu.token * factor))
 
 
 def predict_dense(machine: MachineCosts) -> Prediction:

@@ -9,6 +9,7 @@ from typing import Any
 from powerinfer_cli.model import Activation, Model
 from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.runtime.threads import default_threads
+from solver.predictor import ReadingSpeed
 from solver.verdict.estimate import LayerEstimate
 
 __all__ = ["LEAST_GAIN", "Kind", "Verdict", "WorkRates", "always_read", "bits_of", "kind_of"]
@@ -58,7 +59,7 @@ class Verdict:
     with turned down matrices and no predictors. down, down_loss: the type of turned down matrices, and by how much that
     moves their numbers, the worst of those that were looked at. dense, sparse: tokens a second, predicted. measured: of
     the dense model here. others: cores that other programs kept busy. bits: of a weight. reading, training: seconds of
-    a token, and of a layer's predictor, as they were tried.
+    a token, and of a layer's predictor, as they were tried. speed: of this machine, None for others.
     """
 
     kind: Kind
@@ -83,6 +84,7 @@ class Verdict:
     threads: int
     reading: float
     training: float
+    speed: ReadingSpeed | None = None
 
     @property
     def rates(self) -> WorkRates:
@@ -107,6 +109,11 @@ class Verdict:
         """Mean share of neurons that predictors let through."""
         return fmean(layer.predicted for layer in self.layers)
 
+    @property
+    def slowness(self) -> float:
+        """How many times as long as its costs say the dense model takes; 1 where it was not measured."""
+        return self.dense / (self.measured or self.dense)
+
     def speeds(self) -> tuple[float, float]:
         """Tokens a second now and sparse: as measured, where it was, and by as much faster as is predicted."""
         now = self.measured or self.dense
@@ -122,12 +129,12 @@ class Verdict:
             f"  {self.active:.1%} of the neurons {which} (by layer {low:.1%} to {high:.1%})" + self._cost(),
             *self._by_layer(),
             f"  predictors let {self.predicted:.1%} through; {sum(x.sparse for x in self.layers)} of "
-            f"{len(self.layers)} layers read less with one",
+            f"{len(self.layers)} layers {'are faster' if self.speed else 'read less'} with one",
             f"  a token reads {self.bytes_now / 1e6:,.1f} MB now, {self.bytes_sparse / 1e6:,.1f} MB with predictors "
             f"({self.bytes_best / 1e6:,.1f} MB, were they never wrong)",
             *self._turned(),
             f"  tokens/s, {self.machine}: {now:,.1f} now{self._measured()}, {sparse:,.1f} with "
-            f"predictors (predicted: {self.dense:,.1f} and {self.sparse:,.1f})",
+            f"predictors (by costs alone: {self.dense:,.1f} and {self.sparse:,.1f})",
         ]
 
     def _measured(self) -> str:
@@ -169,6 +176,8 @@ class Verdict:
             )
         if self.active > 1 / 2:
             return f", as {self.active:.0%} of the neurons are active"
+        if self.speed and not any(layer.sparse for layer in self.layers):
+            return ", as asking predictors and reading rows here and there takes longer than reading all, in each layer"
         spared = 1 - self.bytes_sparse / self.bytes_now
         if spared >= LEAST_GAIN:
             return f", as reading {spared:.0%} less is outweighed by asking predictors, and by rows here and there"
@@ -198,7 +207,8 @@ class Verdict:
         """Raises KeyError, TypeError, ValueError: it is none."""
         layers = tuple(LayerEstimate(**layer) for layer in record["layers"])
         kinds = {"kind": Kind(record["kind"]), "activation": Activation(record["activation"])}
-        return cls(**{**record, **kinds, "layers": layers})
+        speed = record["speed"]
+        return cls(**{**record, **kinds, "layers": layers, "speed": speed and ReadingSpeed(**speed)})
 
     def data(self) -> dict[str, Any]:
         """For programs."""

@@ -332,4 +332,4 @@ def test_every_architecture_merges(name: str, tmp_path: Path) -> None:
 def test_what_more_time_would_buy(monkeypatch: pytest.MonkeyPatch, offer: Offer, words: str) -> None:
     monkeypatch.setattr(stages, "layer_costs", lambda *_: Costs(1.0, 1.0, dense=5000.0))
     model: Any = SimpleNamespace(model=SimpleNamespace(layers=[None, None]), config=None)
-    assert words in stages._offered(LayersMade([], offer, 12.0), 1800.0, model)
+    assert words in stages._offered(LayersMade([], offer, 12.0), TrainOptions(), model)

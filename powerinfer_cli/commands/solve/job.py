@@ -82,12 +82,14 @@ class Job:
         if made.ended:
             return Outcome(made)
         if made.stays_dense:
-            self.events.note("no layer reads less with a predictor: the model stays dense, and nothing is to be placed")
+            self.events.note("no layer is faster with a predictor: the model stays dense, and nothing is to be placed")
             return Outcome(made)
         if self.stages.merge and made.folder:
             merge(self.gguf, made.folder, self.stages.merge, self.events, down=self.stages.down())
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
+        if made.verdict and not self.machine.target.devices:
+            self._costs.slowness = made.verdict.slowness
         ids = None if self._elsewhere else self._ids
         planned = plan_stage(
             self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, ids, self.events
@@ -120,6 +122,7 @@ class Job:
             stages.recall,
             lambda: self._costs.for_verdict(self.gguf, self.model, self.options, wishes.max_layers),
             f"{self.machine.name} {self.machine.target.budgets} {wishes.max_layers}",
+            here=not self._elsewhere,
         )
         return Making(
             text=self.text,
@@ -158,7 +161,7 @@ class Job:
         placement = Placement(placed, self.machine.target.devices) if placed.gpus else None
         sparse = Runnable(self._sparse(made), options, made.statistics, placement)
         dense = Runnable(self.model, replace(options, all_active=True), None, self._whole)
-        found = compare_models(dense, sparse, self._ids(), self.events)
+        found = compare_models(dense, sparse, made.held or self._ids(), self.events)
         most = MOST_LOSS if self.stages.max_quality_loss is None else self.stages.max_quality_loss
         return Comparison(*found, planned.result.prediction.tokens_per_second, made.quality, most)
 

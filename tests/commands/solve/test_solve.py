@@ -416,7 +416,7 @@ def test_a_model_in_which_no_predictor_pays_stays_dense(
     result = solve(path, *flags, "--json")
     assert data_of(result)["plan"] is None
     assert data_of(result)["merged"] is None
-    result.note("^no layer reads less with a predictor: the model stays dense")
+    result.note("^no layer is faster with a predictor: the model stays dense")
     result.note(f"^run the dense file: powerinfer main -m {path}$")
     assert not merged.exists()
 

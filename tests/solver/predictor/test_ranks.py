@@ -10,6 +10,7 @@ from solver.predictor.layer import PredictorOptions, train_predictor
 from solver.predictor.ranks import (
     Costs,
     RankOptions,
+    ReadingSpeed,
     candidates,
     most_rank,
     start_densities,
@@ -131,3 +132,14 @@ def test_of_two_starts_the_better_is_taken() -> None:
     blind = train_at_best_rank(samples, nonsense, costs, replace(OPTIONS, steps=0), one)
     weighed = train_at_best_rank(samples, nonsense, costs, replace(OPTIONS, steps=0), one, compare=True)
     assert weighed.report.predicted_density < 0.7 * blind.report.predicted_density
+
+
+def test_where_a_machines_speed_is_known_costs_are_seconds() -> None:
+    """Rows here and there may be read so slowly, or asking take so long, that fewer bytes are no gain."""
+    costs = Costs(neuron=300.0, hidden=10.0, spared=200.0, dense=1000 * 300.0)
+    timed = costs.at(ReadingSpeed(dense=1e6, scattered=5e5, fixed=0.01))
+    assert costs.at(None) is costs
+    assert timed.dense == pytest.approx(0.3)
+    assert timed.of(0.2, 32, 1000, 0.1) == pytest.approx(1000 * (0.2 * 300 - 0.1 * 200) / 5e5 + 320 / 1e6 + 0.01)
+    assert costs.of(0.6, 32, 1000) < costs.dense
+    assert timed.of(0.6, 32, 1000) > timed.dense

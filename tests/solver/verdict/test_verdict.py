@@ -15,8 +15,9 @@ from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver.placing import load_profile
+from solver.predictor import ReadingSpeed
 from solver.stages import Place, SolverModel, text_chunks
-from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of
+from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of, slowed
 from solver.verdict.estimate import LayerBytes, LayerEstimate, Trial, estimate_layers
 from solver.verdict.look import short_text
 from tests.helpers.placed_model import placed_model
@@ -97,6 +98,29 @@ def test_layers_are_sparse_where_that_reads_less() -> None:
     assert graded.bytes_sparse == graded.bytes_turned == graded.bytes_now
 
 
+def test_where_a_machines_speed_is_known_layers_are_sparse_where_that_is_faster() -> None:
+    size = LayerBytes(dense=3000.0, first=1.0, rest=2.0, hidden=2.0, n_ff=1000)
+    for scattered, sparse in ((3.0, True), (1.0, False)):
+        speed = ReadingSpeed(dense=10.0, scattered=scattered, fixed=20.0)
+        [found] = estimate_layers([size], [0.1], {0: Trial(32, 0.2, 0.1)}, speed, exact=True)
+        assert found.sparse is sparse
+        assert found.bytes_sparse == pytest.approx(464 if sparse else 3000)
+    slow = replace(VERDICT, speed=speed, sparse=100.0, layers=(found,))
+    assert "rows here and there takes longer than reading all" in slow.sentence()
+    assert Verdict.from_record(json.loads(json.dumps(slow.record()))) == slow
+
+
+def test_costs_are_slowed_as_the_whole_model_is() -> None:
+    profile = load_profile("rtx-3090-ddr5")
+    found, rates = slowed(profile, 1.25).cpu, profile.cpu.rates_for("Q4_0")
+    assert found.rates_for("Q4_0").dense == pytest.approx(rates.dense / 1.25)
+    assert found.rates_for("Q4_0").scattered == pytest.approx(rates.scattered / 1.25)
+    assert (found.layer, found.token) == pytest.approx((profile.cpu.layer * 1.25, profile.cpu.token * 1.25))
+    assert VERDICT.slowness == pytest.approx(1.25)
+    assert replace(VERDICT, measured=None).slowness == 1
+    assert slowed(profile, 100.0) == slowed(profile, 2.0)  # no error of costs
+
+
 def test_a_short_text_is_from_all_over() -> None:
     chunks = [[i] * 300 for i in range(100)]
     pieces = short_text(chunks, 10**8)
@@ -120,7 +144,17 @@ def test_a_verdict_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     events = LoadEvents(progress=lambda what, done, total: told.append(what))
     model = SolverModel(open_gguf(path), EngineOptions(n_threads=1), events)
     chunks, place = text_chunks(model, IDS, None), Place(tmp_path / "out")
+    with_engine: list[bool] = []
+    tries = judging.try_predictor
+
+    def tried(*given: Any) -> Trial:
+        with_engine.append("_engine" in vars(model))
+        return tries(*given)
+
+    monkeypatch.setattr(judging, "try_predictor", tried)
     found = judge(model, chunks, place, wished(model))
+    assert with_engine
+    assert not any(with_engine)  # both at once would be more than the model and a GiB
     assert found.kind is kind
     assert 0 < found.active < 1
     assert found.bytes_best <= found.bytes_sparse <= found.bytes_now
