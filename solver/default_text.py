@@ -35,10 +35,14 @@ OWN_BYTES = 2 << 40  # weights read for that
 TRIED = 8  # chunks of a user's text
 
 
-def given_chunks(model: SolverModel, tokenizer: Tokenizer, text: str) -> Text:
-    """A user's text; a note says where the model hardly knows such. Raises PowerInferError: it is too short."""
+def given_chunks(model: SolverModel, tokenizer: Tokenizer, text: str, most: int | None = None) -> Text:
+    """A user's text, or stretches of it that have about `most` tokens; a note says where the model hardly knows such.
+
+    Raises PowerInferError: it is too short.
+    """
     ids = tokenizer.encode(text, add_special=False, parse_special=False)
     chunks = chunks_of(ids, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
+    chunks = chunks if most is None else chunks.about(most)
     found = first_losses(model, some_of(chunks, TRIED * len(chunks[0])), "reading the text")
     loss, worst = float(np.mean(found)), math.log(model.config.n_vocab)
     if loss > FOREIGN * worst:
@@ -49,8 +53,9 @@ def given_chunks(model: SolverModel, tokenizer: Tokenizer, text: str) -> Text:
     return chunks
 
 
-def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path) -> Text:
-    """Documents for a model that nobody gave a text for. They are kept in `folder`, so that every stage sees the same.
+def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path, most: int | None = None) -> Text:
+    """Documents, of `most` tokens or what is usual, for a model that nobody gave a text for. They are kept in `folder`,
+    so that every stage sees the same.
 
     Raises PowerInferError.
     """
@@ -60,11 +65,12 @@ def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path) -> Te
     sample = _sample(tokenizer)
     if not sample:
         raise PowerInferError(f"{model.gguf.path}: its tokenizer makes nothing of the sample: give a text (-f)")
-    most = read_size(sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    usual = read_size(sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    most = usual if most is None else min(usual, most)
     documents, share = _known(model, sample, most)
     if share < KNOWN:
         start = tokenizer.bos_id if tokenizer.bos_id is not None else sample[0][0]
-        count = own_size(sum(tensor.nbytes for tensor in model.gguf.tensors.values()))
+        count = min(most, own_size(sum(tensor.nbytes for tensor in model.gguf.tensors.values())))
         own = own_texts(model, count, start, tokenizer.eog_ids)
         model.events.note(f"text: {sum(map(len, own)):,} tokens that the model has written itself are added")
         documents += own

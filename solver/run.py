@@ -1,5 +1,6 @@
 """The stages before the plan in their order: what a model came with is kept, what is missing or stale is made."""
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from powerinfer_cli.text import Tokenizer
 from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, read_size
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
-from solver.profile import ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
+from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
 from solver.stages import (
@@ -32,11 +33,12 @@ from solver.stages import (
     told_of,
 )
 from solver.state import read_state
-from solver.verdict import Judging, Kind, Verdict, WorkRates, expected_rates, expected_seconds, judge
+from solver.verdict import Judging, Kind, Verdict, WorkRates, expected_rates, expected_seconds, judge, recorded_rates
 
 __all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
 
 PROBED = 4096  # tokens by which documents are judged
+LENGTHS = (1 << 20, 1 << 18, 1 << 17, 65536, 49152, 40960, 32768, 24576, 20480, 16384, 12288, 8192)  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _Run:
     schedule: Schedule
 
     def all(self) -> SolveResult:
-        wanted, config, sparse = self.wanted, self.model.config, self.gguf.sparse
+        wanted, config, sparse, begun = self.wanted, self.model.config, self.gguf.sparse, time.monotonic()
         relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):
             raise UsageError("a ReLU model's neurons are active or not: leave --density and --max-quality-loss out")
@@ -163,7 +165,7 @@ class _Run:
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
             loss = MOST_LOSS if wanted.most_loss is None else wanted.most_loss
-            options = replace(wanted.options, speed=None if verdict is None else verdict.speed)
+            options = self._in_time(verdict, begun)
             made = sparsify(self.model, self.chunks, self.place, SparsifyWishes(wanted.density, loss), options)
         if not wanted.profile:
             try:
@@ -181,6 +183,35 @@ class _Run:
         held = tuple(token for chunk in held_out(self.chunks)[1] for token in chunk)
         return SolveResult(statistics, together, predictors, folder, tuple(made.reports), *found, verdict, held=held)
 
+    def _in_time(self, verdict: Verdict | None, begun: float) -> TrainOptions:
+        """As predictors are made once a verdict has told how fast: gradient steps end in time for what follows them."""
+        options = self.wanted.options
+        if verdict is None:
+            return options
+        held = sum(map(len, held_out(self.chunks)[1]))
+        all_work = self._to_come(verdict.rates, sum(map(len, self.chunks)), held)
+        after = sum(seconds for what, seconds in all_work.items() if what in (DENSE_QUALITY, *self.wanted.after))
+        after += all_work[SPARSE_QUALITY] + (all_work["profile"] if verdict.rates.graded else 0.0)
+        return replace(options, speed=verdict.speed, until=begun + options.time_budget - after)
+
+    def _most_tokens(self) -> int | None:
+        """Of a text, with which `time_budget` is enough for all but gradient steps; None where nobody knows."""
+        recorded = recorded_rates(self.place.folder, self.model.fingerprint)
+        if recorded is None or not self.wanted.train:
+            return None
+        budget = self.wanted.options.time_budget
+        most = next((n for n in LENGTHS if self._without_steps(recorded, n) <= budget), LENGTHS[-1])
+        if most < self._usual:
+            needed = self._without_steps(recorded, most)
+            more = "" if needed <= budget else f"; even so about {needed / 60:.0f} min will be needed"
+            told = f"--time-budget {budget / 60:g}: a text of {most:,} tokens, not {self._usual:,}"
+            self.events.note(told + more)
+        return most
+
+    def _without_steps(self, rates: WorkRates, tokens: int) -> float:
+        work = self._to_come(rates, tokens, tokens // OFTEN)
+        return sum(work.values()) - work[IMPROVING]
+
     def _verdict(self) -> Verdict | None:
         """None where it is of no use: predictors of this model are there, and were made by this program."""
         judging = self.wanted.judging
@@ -197,8 +228,13 @@ class _Run:
 
     def _usually_to_come(self, rates: WorkRates) -> dict[str, float]:
         """With a text of the usual size."""
-        usual = read_size(sum(tensor.n_elements for tensor in self.gguf.tensors.values()))
+        usual = self._usual
         return {READING_SAMPLE: PROBED * rates.reading, **self._to_come(rates, usual, usual // 8)}
+
+    @property
+    def _usual(self) -> int:
+        """Tokens of a text that nobody gave."""
+        return read_size(sum(tensor.n_elements for tensor in self.gguf.tensors.values()))
 
     def _to_come(self, rates: WorkRates, tokens: int, held: int) -> dict[str, float]:
         budget = self.wanted.options.time_budget if self.wanted.options.predictor.steps else 0.0
@@ -231,11 +267,11 @@ class _Run:
 
     @cached_property
     def chunks(self) -> Chunks:
-        """The text's tokens."""
-        tokenizer = Tokenizer.from_gguf(self.gguf)
+        """The text's tokens, or as many of them as there is time for."""
+        tokenizer, most = Tokenizer.from_gguf(self.gguf), self._most_tokens()
         if self.wanted.text is None:
-            return default_chunks(self.model, tokenizer, self.place.folder)
-        return given_chunks(self.model, tokenizer, self.wanted.text)
+            return default_chunks(self.model, tokenizer, self.place.folder, most)
+        return given_chunks(self.model, tokenizer, self.wanted.text, most)
 
     def _statistics(self, rule: ActiveRule, trains: bool) -> ActivationStatistics:
         """Those that came with the model need no text, unless one is given, or one is needed for training anyway."""

@@ -34,7 +34,8 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How predictors are made. time_budget: seconds for gradient steps, of which a layer has `predictor.steps`. speed:
+    """How predictors are made. time_budget: seconds for all, of which gradient steps get what is left: none begin later
+    than `until` (of time.monotonic()), None: than so long after the closed forms. A layer has `predictor.steps`. speed:
     of the machine, by which ranks are chosen; by bytes without.
     """
 
@@ -42,6 +43,11 @@ class TrainOptions:
     ranks: RankOptions = field(default_factory=RankOptions)
     time_budget: float = 1800.0
     speed: ReadingSpeed | None = None
+    until: float | None = None
+
+    def deadline(self) -> float:
+        """Of gradient steps that could begin now."""
+        return time.monotonic() + self.time_budget if self.until is None else self.until
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class _Run:
 
     def improved(self, reports: dict[int, PredictorReport]) -> tuple[Offer, float]:
         """Gradient steps where they pay; reports and files of these layers are replaced."""
-        begin, steps = time.monotonic(), self.options.predictor.steps
+        begin, deadline, steps = time.monotonic(), self.options.deadline(), self.options.predictor.steps
         ordered = [reports[number] for number in sorted(reports)]
         candidates = most_valuable(ordered, self.buffer.n_ff, list(map(self._costs, reports))) if steps else []
         state = read_state(self.work)
@@ -120,7 +126,6 @@ class _Run:
         def improve(number: int) -> Improvement:
             closed = TrainedPredictor(*read_layer(self.work, number), reports[number])
             samples, options = self.buffer.layer(number), self._predictor(number)
-            deadline = begin + self.options.time_budget
             return improve_layer(left[number], samples, closed, self._costs(number), options, deadline, self.stop)
 
         found = []

@@ -4,10 +4,11 @@ from solver.profile.active import ActiveRule
 from solver.profile.recording import Recordable, check_numbers, record
 from solver.profile.sample import SampleDocument, sample_documents, sample_text
 from solver.profile.statistics import Profile, made_of, profile_text
-from solver.profile.text import CHUNK, Chunks, Text, chunks_of, first_scored, held_out, some_of
+from solver.profile.text import CHUNK, OFTEN, Chunks, Text, chunks_of, first_scored, held_out, some_of
 
 __all__ = [
     "CHUNK",
+    "OFTEN",
     "ActiveRule",
     "Chunks",
     "Profile",

@@ -6,7 +6,7 @@ from typing import TypeAlias, overload
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["CHUNK", "Chunks", "Text", "chunks_of", "first_scored", "held_out", "some_of"]
+__all__ = ["CHUNK", "OFTEN", "Chunks", "Text", "chunks_of", "first_scored", "held_out", "some_of"]
 
 Chunks: TypeAlias = Sequence[Sequence[int]]
 
@@ -56,6 +56,16 @@ class Text(Sequence[Sequence[int]]):
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         return iter(self.chunks)
+
+    def about(self, tokens: int) -> "Text":
+        """Documents from all over, about so many tokens; all, where these are no more."""
+        names, there = list(dict.fromkeys(self.documents)), sum(map(len, self))
+        count = max(2, len(names) * tokens // max(1, there))
+        if count >= len(names):
+            return self
+        chosen = {names[i * len(names) // count] for i in range(count)}
+        kept = [(chunk, name) for chunk, name in zip(self.chunks, self.documents, strict=True) if name in chosen]
+        return Text(tuple(chunk for chunk, _ in kept), tuple(name for _, name in kept))
 
     def divided(self) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
         """Chunks to train on, and those of other documents: one document of eight, or of fewer until SCORED tokens

@@ -1,6 +1,6 @@
 """The verdict: what a model can gain, before any long work."""
 
-from solver.verdict.judging import Judging, expected_rates, expected_seconds, judge
+from solver.verdict.judging import Judging, expected_rates, expected_seconds, judge, recorded_rates
 from solver.verdict.speed import MachineCosts, slowed
 from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, WorkRates, kind_of
 
@@ -15,5 +15,6 @@ __all__ = [
     "expected_seconds",
     "judge",
     "kind_of",
+    "recorded_rates",
     "slowed",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
 from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
 from solver.verdict.verdict import Verdict, WorkRates, always_read, bits_of, kind_of
 
-__all__ = ["Judging", "expected_rates", "expected_seconds", "judge"]
+__all__ = ["Judging", "expected_rates", "expected_seconds", "judge", "recorded_rates"]
 
 STAGE = "verdict"
 USUAL = 0.5  # of the neurons of a model without zeros
@@ -86,6 +87,14 @@ def expected_seconds(rates: WorkRates) -> dict[str, float]:
     reading = rates.tokens * rates.reading
     graded = {WEIGHING: 2 * reading} if rates.graded else {}
     return {READING: reading, **graded, MEASURING: MEASURED, TRYING: min(LOOKED_AT, rates.layers) * rates.training}
+
+
+def recorded_rates(folder: Path, model: str) -> WorkRates | None:
+    """Of a verdict on a model, by its fingerprint, if a folder has one."""
+    state = read_state(folder)
+    made_with = state.stages.get(STAGE, {}).get("made_with", {})
+    found = _recorded(state, made_with) if made_with.get("model") == model else None
+    return None if found is None else found.rates
 
 
 def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:

@@ -69,7 +69,13 @@ class StageFlags:
         int, _stage("--steps", metavar="N", low=0, help="Gradient steps of a layer in which they pay; 0: none.")
     ] = 500
     time_budget: Annotated[
-        float, _stage("--time-budget", metavar="MIN", help="Minutes for such steps, the most valuable layers first.")
+        float,
+        _stage(
+            "--time-budget",
+            metavar="MIN",
+            help="Minutes for all: texts are shortened to keep to it; such steps, most valuable layers first, get the "
+            "rest.",
+        ),
     ] = 30.0
     density: Annotated[
         float | None, _stage("--density", metavar="N", help="SiLU, GELU: share of neurons to keep, the largest.")

@@ -53,3 +53,12 @@ def test_some_come_from_all_parts() -> None:
     chunks = [[i] * 10 for i in range(40)]
     assert [chunk[0] for chunk in some_of(chunks, 100)] == list(range(2, 40, 4))
     assert some_of(chunks, 400) == some_of(chunks, 4000) == chunks
+
+
+def test_of_a_long_text_documents_from_all_over_are_taken() -> None:
+    text = Text(tuple((i,) * 100 for i in range(40)), tuple(i // 4 for i in range(40)))
+    found = text.about(1000)
+    assert set(found.documents) == {0, 5}
+    assert sum(map(len, found)) == 800
+    assert text.about(4000) is text
+    assert len(set(text.about(1).documents)) == 2  # one of them is held out
