@@ -184,3 +184,5 @@ def _tell_active(terminal: Terminal, engine: "Engine") -> None:
     active, predicted = engine.stats.mean_active, engine.stats.mean_predicted
     if active is not None and predicted is not None:
         terminal.note(f"active neurons: {active:.1%} mean (predicted active: {predicted:.1%})")
+    if (line := engine.stats.placed_line()) is not None:
+        terminal.note(f"placement: {line}")

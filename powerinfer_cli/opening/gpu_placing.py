@@ -6,6 +6,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import routing_of
+from powerinfer_cli.opening.adapting import adaptive_rule
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.overrides import NOTHING_KEPT, kept_by_hand, parse_overrides
@@ -44,7 +45,7 @@ def place_on(
         cpu_moe=wishes.cpu_moe,
         n_cpu_moe=wishes.n_cpu_moe,
     )
-    job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers)
+    job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers, wishes.adaptive)
     counted = beside.statistics is not None
     if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or not counted)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
@@ -100,7 +101,8 @@ def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents
     if not plan.gpus:
         return None, ()
     stream_from = _stream_from(job, plan, events) if job.streams else None
-    return Placement(plan, job.target.devices, job.n_ctx, stream_from), placement_lines(plan, job)
+    rule = adaptive_rule(job, plan, job.adaptive, events)
+    return Placement(plan, job.target.devices, job.n_ctx, stream_from, rule), placement_lines(plan, job)
 
 
 def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:

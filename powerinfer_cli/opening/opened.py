@@ -46,6 +46,7 @@ def open_model(
     - reset_gpu_index, disable_gpu_index: plan anew; neither read nor write the plan that is kept
     - cpu_moe, n_cpu_moe: experts of all, or of the first so many layers stay in main memory
     - override_tensor: so do tensors of such names, as "exps=cpu"; "...=gpu": not these
+    - adaptive: "on": what is hot changes with use while the model runs; "auto": where the route trace says that it pays
     - type_k, type_v: of the KV cache, "f32", "f16" or "q8_0"
     - repack: False leaves weights as they are in the mapped file: less memory, slower
     - use_mlock: keep weights from being paged out

@@ -10,6 +10,7 @@ from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.plan_files import GIVEN, cache_root
 from powerinfer_cli.placement import (
+    HEAT,
     Conditions,
     ModelBytes,
     Reservation,
@@ -19,7 +20,7 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.cache_size import context_size, extent_of
-from powerinfer_cli.runtime.device.bytes import model_bytes
+from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from solver.placing import DeviceProfile, PlanResult, PlanSettings, load_profile, make_plan
@@ -33,7 +34,7 @@ MARGIN, MOST_MARGIN = 1 / 32, 256 << 20  # of a GPU's budget, which stays free: 
 @dataclass(frozen=True)
 class PlanJob:
     """n_ctx: tokens of context that the plan is for. streams: whether it is to leave room for cold neurons that pass
-    through a GPU.
+    through a GPU. adaptive: off, on or auto: unless off, what changes places needs room.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class PlanJob:
     beside: Companions
     max_layers: int | None
     streams: bool = False
+    adaptive: str = "off"
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class PlanJob:
         target: Target,
         beside: Companions,
         max_layers: int | None = None,
+        adaptive: str = "off",
     ) -> "PlanJob":
         """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
         n_ctx = context_size(model, options, 0)
@@ -64,7 +67,7 @@ class PlanJob:
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)
-        return cls(gguf.path, model, fingerprint, options, n_ctx, target, beside, max_layers, streams)
+        return cls(gguf.path, model, fingerprint, options, n_ctx, target, beside, max_layers, streams, adaptive)
 
     @property
     def config(self) -> ModelConfig:
@@ -77,12 +80,15 @@ class PlanJob:
 
     @cached_property
     def sizes(self) -> ModelBytes:
-        """Bytes of everything; scratch is measured on the GPU."""
+        """Bytes of everything; scratch is measured on the GPU, but for what is counted: rows that change places."""
         scratch = None
         if self.target.devices:
             first = self.target.devices[0]
             scratch = measure_scratch(self.model, self.options, self.n_ctx, first, streams=self.streams)
-        return model_bytes(self.model, self.options, self.n_ctx, scratch)
+        found = model_bytes(self.model, self.options, self.n_ctx, scratch)
+        if self.adaptive == "off":
+            return found
+        return replace(found, scratch=found.scratch + staging_bytes(self.model, HEAT))
 
     @cached_property
     def budgets(self) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ def plan_of_parts(job: PlanJob, kept: Kept, *, whole: bool) -> tuple[Plan, tuple
     while not _holds_all(room, kept) and len(without) < len(divided):
         without = divided[: len(without) + 1]
         room = _reserve(job, kept, without)
+    if without and job.adaptive != "off":
+        return _spread(job, kept, divided)
     return _plan(job, kept, room, without)
 
 
@@ -83,6 +85,27 @@ def _first(job: PlanJob, layer: int, count: int) -> Neurons:
     """So many of a layer's experts: the most used; where nobody has counted, the first by number."""
     known = job.beside.statistics
     return all_neurons(count) if known is None else most_used([known.counts[layer]], [count])[0]
+
+
+def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tuple[str, ...]]:
+    """As many experts of each layer as of any other, since use will say which they are to be."""
+    room = _reserve(job, kept, divided)
+    left = _left(job, _sizes(job, kept, divided).layers, room)
+    every = [0] * len(left)
+    for i in divided:
+        if room.devices[i] != MAIN_MEMORY:
+            every[room.devices[i]] += job.sizes.layers[i].neuron
+    layers = []
+    for i, device in enumerate(room.devices):
+        if device == MAIN_MEMORY or i in kept.layers:
+            layers.append(LayerPlacement(MAIN_MEMORY, no_neurons()))
+            continue
+        count = job.sizes.layers[i].neurons
+        if i in divided:
+            count = min(count, max(0, left[device]) // every[device])
+        layers.append(LayerPlacement(device, all_neurons(count)))
+    plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
+    return plan, (*room.remarks, "the budget does not hold all experts: each layer has as many there as the others")
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

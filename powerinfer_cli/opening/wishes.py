@@ -40,6 +40,7 @@ class ModelWishes(TypedDict, total=False):
     cpu_moe: bool
     n_cpu_moe: int | None
     override_tensor: str | Sequence[str]
+    adaptive: Literal["on", "off", "auto"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class PlacementWishes:
     vram_budget: bytes, a number for each GPU. gpu_layers: whole layers, the last so many at most; -1: all that fit.
     tensor_split: how layers are divided among GPUs. reset_gpu_index: replace the plan that is kept;
     disable_gpu_index: neither read nor write one. cpu_moe, n_cpu_moe: experts of all, or of the first so many layers
-    stay in main memory; override_tensor: see `overrides.parse_overrides`.
+    stay in main memory; override_tensor: see `overrides.parse_overrides`. adaptive: whether what is hot changes while
+    the model runs; auto: where the route trace says that it pays.
     """
 
     vram_budget: tuple[int, ...] | None = None
@@ -62,6 +64,7 @@ class PlacementWishes:
     cpu_moe: bool = False
     n_cpu_moe: int | None = None
     override_tensor: tuple[str, ...] = ()
+    adaptive: Literal["on", "off", "auto"] = "off"
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -77,6 +80,7 @@ class PlacementWishes:
             "--cpu-moe": self.cpu_moe,
             "--n-cpu-moe": self.n_cpu_moe is not None,
             "-ot": bool(self.override_tensor),
+            "--adaptive": self.adaptive != "off",
         }
         return tuple(name for name, given in flags.items() if given)
 
@@ -122,6 +126,8 @@ def _checked(name: str, value: Any) -> Any:
         return texts
     if name == "device" and value not in ("cuda", "cpu", None):
         raise UsageError(f'device must be "cuda" or "cpu", got {value!r:.60}')
+    if name == "adaptive" and value not in ("on", "off", "auto"):
+        raise UsageError(f'adaptive must be "on", "off" or "auto", got {value!r:.60}')
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is int and not whole:
         raise UsageError(f"{name} must be a whole number, got {value!r:.60}")

@@ -86,5 +86,8 @@ class Backend(Protocol):
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on; nothing else of them counts."""
 
+    def experts(self) -> Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """By layer of which a GPU has some experts, which those are now, and which the last token chose."""
+
     def close(self) -> None:
         """End its threads; it computes nothing any more."""

@@ -18,6 +18,7 @@ from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import context_size, extent_of
+from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
@@ -63,7 +64,6 @@ class Engine:
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
         self._has_experts = model.has_experts
-        self._n_groups = [layer.ffn.n_groups for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None
         if n_ctx is None:
@@ -79,7 +79,7 @@ class Engine:
             ) from error
         self._sequences = Sequences(self._pages, self.config.n_vocab)
         self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
-        self._n_ff = tuple(layer.ffn.neurons.n_ff for layer in model.layers)
+        self._sizes = sizes_of(model)
 
     def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
@@ -356,11 +356,8 @@ class Engine:
 
     def neurons(self) -> tuple[LayerNeurons, ...]:
         """Of each layer; shares are means since the last reset of `stats`."""
-        placed = self._placement.plan.layers if self._placement is not None else None
-        return tuple(
-            LayerNeurons(n_ff, placed[i].hot.size * n_ff // self._n_groups[i] if placed else 0, self.stats.active(i))
-            for i, n_ff in enumerate(self._n_ff)
-        )
+        plan = None if self._placement is None else self._placement.plan
+        return neurons_of(self._sizes, plan, self.stats, self._backend)
 
     def _logits_at(self, rows: Sequence[int]) -> Logits:
         return self._timed(self._backend.logits_at, rows)

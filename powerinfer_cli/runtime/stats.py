@@ -6,21 +6,34 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LayerNeurons", "SparsityStats", "TierSeconds"]
+__all__ = ["LayerExperts", "LayerNeurons", "SparsityStats", "TierSeconds"]
 
 Ints = npt.NDArray[np.int64]
 TOTAL, PREDICTED, FIRED = range(3)
 
 
 @dataclass(frozen=True)
+class LayerExperts:
+    """Of a layer with experts: how many; those that lie on GPUs now; those that the last token chose, where a GPU has
+    told; and how many of all chosen ones lay on GPUs, 0..1, None where that is not counted.
+    """
+
+    n_experts: int
+    hot: tuple[int, ...]
+    chosen: tuple[int, ...]
+    hit_rate: float | None
+
+
+@dataclass(frozen=True)
 class LayerNeurons:
     """One layer: its neurons, those of them that lie on GPUs, and the mean share that was non-zero for a token, 0..1,
-    None where nothing sparse has run.
+    None where nothing sparse has run; and its experts, where it has any.
     """
 
     n_neurons: int
     n_hot: int
     active: float | None
+    experts: LayerExperts | None = None
 
 
 @dataclass
@@ -107,6 +120,20 @@ class SparsityStats:
         """Share of chosen experts that were on a GPU, 0..1; None where none was chosen."""
         chosen, hot = self.routed.sum(0)
         return float(hot / chosen) if chosen else None
+
+    def hit_rate_of(self, layer: int) -> float | None:
+        """The same of a layer."""
+        chosen, hot = self.routed[layer] if layer < len(self.routed) else (0, 0)
+        return float(hot / chosen) if chosen else None
+
+    def placed_line(self) -> str | None:
+        """For people: how often what was needed lay on a GPU, and what went there. None: nothing to tell."""
+        if self.hit_rate is None and not self.uploads:
+            return None
+        parts = [] if self.hit_rate is None else [f"{self.hit_rate:.1%} of chosen experts on a GPU"]
+        if self.uploads:
+            parts.append(f"{self.uploads} groups brought there ({self.moved / 2**20:.1f} MiB)")
+        return ", ".join(parts)
 
     def shares(self, n_layer: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Of each layer's neurons, those let through and those that were non-zero, 0..1; 1 where nothing sparse ran."""

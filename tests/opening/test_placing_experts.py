@@ -12,12 +12,22 @@ from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.placing import PlacingResult, place
-from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, Plan, gpuidx_path
+from powerinfer_cli.placement import (
+    HEAT,
+    MAIN_MEMORY,
+    ActivationStatistics,
+    ModelBytes,
+    Plan,
+    device_use,
+    gpuidx_path,
+    save_routes,
+)
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
-from powerinfer_cli.runtime.device.bytes import model_bytes
+from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.placed_model import bytes_alone_count
 from tests.helpers.rounding import check_logits
+from tests.helpers.route_traces import drawn_routes
 
 GIB = 1 << 30
 OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
@@ -36,11 +46,15 @@ class Case:
         return model_bytes(self.model, OPTIONS, 128)
 
     def place(
-        self, budget: int = GIB, statistics: ActivationStatistics | None = None, **wishes: object
+        self,
+        budget: int = GIB,
+        statistics: ActivationStatistics | None = None,
+        traced: Path | None = None,
+        **wishes: object,
     ) -> tuple[PlacingResult, list[str]]:
         notes: list[str] = []
         asked = PlacementWishes(vram_budget=(budget,), device="cpu", **wishes)  # type: ignore[arg-type]  # any wish
-        beside = Companions(statistics, None)
+        beside = Companions(statistics, None, traced=traced)
         return place(self.gguf, self.model, OPTIONS, asked, beside, LoadEvents(notes.append)), notes[1:]
 
     def plan(self, budget: int = GIB, **wishes: object) -> Plan:
@@ -210,3 +224,43 @@ def test_counted_but_no_room_for_an_expert(moe: Case, monkeypatch: pytest.Monkey
     assert moe.hot(room, statistics=counted(moe), disable_gpu_index=True) == [*others, 0]
     _, notes = moe.place(room, statistics=counted(moe), disable_gpu_index=True)
     assert notes[-1] == "the budget holds what is not experts: all experts stay in main memory"
+
+
+def some_of_each(case: Case) -> int:
+    """A budget that holds everything but half of the experts, and what these need on their way."""
+    sizes = case.sizes
+    return sizes.total - sum(layer.ffn for layer in sizes.layers) // 2 + staging_bytes(case.model, HEAT)
+
+
+def test_what_adapts_has_slots_in_each_layer_and_keeps_the_budget(moe: Case) -> None:
+    budget = some_of_each(moe)
+    hot = moe.hot(budget, adaptive="on")
+    assert len(set(hot)) == 1
+    assert 0 < (hot[0] or 0) < experts_of(moe)[0]
+    found = moe.place(budget, adaptive="on")[0].placement
+    assert found is not None
+    assert found.adaptive == HEAT
+    staging, sizes = staging_bytes(moe.model, HEAT), moe.sizes
+    assert device_use(sizes, found.plan, 0).total + staging <= budget
+    assert staging >= sizes.layers[0].neuron
+    (still, _), (whole, notes) = moe.place(budget), moe.place(adaptive="on")
+    assert still.placement is not None
+    assert whole.placement is not None
+    assert still.placement.adaptive is whole.placement.adaptive is None
+    assert notes[0].startswith("adaptive: off, as no layer")
+
+
+@pytest.mark.parametrize("topics", [1, 4])
+def test_the_trace_says_whether_to_adapt(moe: Case, tmp_path: Path, topics: int) -> None:
+    """Where topics change, heat hits more than what was hot before; where they do not, it does not pay."""
+    budget, n_experts = some_of_each(moe), experts_of(moe)[0]
+    notes = moe.place(budget, adaptive="auto")[1]
+    assert "adaptive: off, as no route trace tells whether it pays" in notes[-1]
+    n_layer = len(moe.model.layers)
+    trace = drawn_routes(1200, n_experts=n_experts, n_chosen=2, layers=n_layer, skew=1.5, topics=topics, stay=150)
+    save_routes(tmp_path, trace)
+    found, notes = moe.place(budget, traced=tmp_path / "routes.npz", adaptive="auto")
+    assert found.placement is not None
+    assert (found.placement.adaptive is None) == (topics == 1)
+    assert "static" in notes[-1]
+    assert "belady" in notes[-1]

@@ -40,6 +40,7 @@ MODEL: dict[str, Any] = {
     "cpu_moe": True,
     "n_cpu_moe": 2,
     "override_tensor": ("exps=cpu", "output=gpu"),
+    "adaptive": "auto",
 }
 SAMPLING: dict[str, Any] = {
     "max_tokens": 5,

@@ -56,7 +56,9 @@ class Where:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. Shares are 0..1; None where there is nothing to tell (prompts, dense models). `how`: `how_run`'s."""
+    """One test. Shares are 0..1; None where there is nothing to tell (prompts, dense models). `how`: `how_run`'s.
+    hit_rate: of experts that were chosen, those on GPUs; uploads, moved: what took others' places there, and its bytes.
+    """
 
     setup: Setup
     how: Mapping[str, Any]
@@ -69,6 +71,9 @@ class Result:
     bandwidth: float | None
     active: float | None
     predicted: float | None
+    hit_rate: float | None = None
+    uploads: int = 0
+    moved: int = 0
 
     @property
     def samples_ts(self) -> list[float]:
@@ -131,6 +136,9 @@ class Result:
             "percent_of_bandwidth": None if self.share_of_bandwidth is None else 100 * self.share_of_bandwidth,
             "active_neurons": self.active,
             "predicted_neurons": self.predicted,
+            "expert_hit_rate": self.hit_rate,
+            "uploads": self.uploads,
+            "uploaded_bytes": self.moved,
         }
 
     def samples(self) -> dict[str, Any]:

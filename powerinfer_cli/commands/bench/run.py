@@ -86,6 +86,9 @@ class Bench:
             bandwidth,
             active=active,
             predicted=predicted,
+            hit_rate=stats.hit_rate,
+            uploads=stats.uploads,
+            moved=stats.moved,
         )
 
     def _bandwidth(self) -> float:

@@ -185,7 +185,7 @@ class Session:
     def report(self) -> list[str]:
         """The closing lines: times, active neurons, memory."""
         stats, engine = self.engine.stats, self.engine
-        lines = self.timings.lines(stats.mean_active, stats.mean_predicted, peak_memory())
+        lines = self.timings.lines(stats.mean_active, stats.mean_predicted, stats.placed_line(), peak_memory())
         if isinstance(engine, DraftingEngine):
             lines.insert(-1, engine.drafted[0].line)
         return lines

@@ -40,8 +40,10 @@ class Timings:
             self.evaluated_tokens += 1
             self.evaluated_s += seconds
 
-    def lines(self, mean_active: float | None, mean_predicted: float | None, peak_bytes: int) -> list[str]:
-        """The closing report, a line each."""
+    def lines(
+        self, mean_active: float | None, mean_predicted: float | None, placed: str | None, peak_bytes: int
+    ) -> list[str]:
+        """The closing report, a line each. placed: `SparsityStats.placed_line`."""
         report = [
             f"load time:       {self.load_s:8.2f} s",
             f"prompt:          {_line(self.prompt_s, self.prompt_tokens, _rate(self.prompt_tokens, self.prompt_s))}",
@@ -50,6 +52,8 @@ class Timings:
         ]
         if mean_active is not None and mean_predicted is not None:
             report.append(f"active neurons:  {mean_active:8.1%} mean (predicted active: {mean_predicted:.1%})")
+        if placed is not None:
+            report.append(f"placement:       {placed}")
         return [*report, f"peak memory:     {peak_bytes / 2**20:8.0f} MiB"]
 
 

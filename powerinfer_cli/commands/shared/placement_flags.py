@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:  # loads the engine
     from powerinfer_cli.opening import PlacementWishes
 
-__all__ = ["DeviceFlag", "PlacementFlags", "wishes_of"]
+__all__ = ["AdaptiveFlag", "DeviceFlag", "PlacementFlags", "wishes_of"]
 
 
 class DeviceFlag(StrEnum):
@@ -21,6 +21,14 @@ class DeviceFlag(StrEnum):
 
 def _gpu(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
     return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="GPU")
+
+
+class AdaptiveFlag(StrEnum):
+    """Whether what is hot changes while a model runs."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,14 @@ class PlacementFlags:
             help="Where tensors of such names go, experts or whole layers; repeatable, the first that fits counts.",
         ),
     ] = None
+    adaptive: Annotated[
+        AdaptiveFlag,
+        _gpu(
+            "--adaptive",
+            help="Whether experts, or groups of neurons, change places with use while the model runs; auto: as the "
+            "recorded route trace says.",
+        ),
+    ] = AdaptiveFlag.OFF
     device: Annotated[
         DeviceFlag | None,
         _gpu(
@@ -97,6 +113,7 @@ def wishes_of(
     tensor_split: str | None,
     device: DeviceFlag | None,
     override_tensor: list[str] | None = None,
+    adaptive: AdaptiveFlag = AdaptiveFlag.OFF,
     **others: Any,
 ) -> "PlacementWishes":
     """Of the flags of these names. Raises UsageError: budgets, shares or overrides that are none."""
@@ -110,5 +127,6 @@ def wishes_of(
         tensor_split=None if tensor_split is None else parse_shares(tensor_split),
         device=None if device is None else device.value,
         override_tensor=tuple(override_tensor or ()),
+        adaptive=adaptive.value,
         **others,
     )

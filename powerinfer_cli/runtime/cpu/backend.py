@@ -81,6 +81,9 @@ class CPUBackend(CPUSide):
             case never:
                 assert_never(never)
 
+    def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        return {}
+
     def record(self, batch: Batch, watch: Watch) -> None:
         self._kind = BatchKind.MANY
         if self._recording is None:

@@ -26,14 +26,16 @@ from powerinfer_cli.model.blocks import (
     predictor_of,
     routing_of,
 )
-from powerinfer_cli.placement import LayerBytes, ModelBytes, RowReading
+from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
+from powerinfer_cli.runtime.device.slots import adaptable
+from powerinfer_cli.runtime.device.staging import stages_for
 from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes"]
+__all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staging_bytes"]
 
 BLOCK = 512  # the allocator of torch rounds up to it
 PLANES = 6  # tensors of a matrix, at most
@@ -70,6 +72,19 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
         attention += max(4 * n_tokens * 4 * one.n_q for one in latent)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
     return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
+
+
+def staging_bytes(model: Model, rule: HeatRule) -> int:
+    """What experts, or groups of neurons, need on their way into other places, while a model adapts."""
+    ffns = [layer.ffn for layer in model.layers if adaptable(layer.ffn)]
+    if not ffns:
+        return 0
+    shares = [ffn.n_groups if routing_of(ffn.selection) else max(1, ffn.n_groups // rule.neurons) for ffn in ffns]
+    pairs = list(zip(ffns, shares, strict=True))
+    largest = max(sum(one.nbytes for one in ffn.neurons.matrices) // share for ffn, share in pairs)
+    matrix = max(_rows(one) // share for ffn, share in pairs for one in ffn.neurons.matrices)
+    unpacked = matrix + UNPACKED * min(CHUNK_BYTES, matrix)
+    return stages_for(largest, rule, len(ffns)) * allocated(largest) + unpacked
 
 
 def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:

@@ -227,6 +227,9 @@ class HybridBackend:
         if self._cold is not None:
             self._cold.make()
 
+    def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        return {} if self._cold is None else self._cold.experts()
+
     def close(self) -> None:
         self._cpu.close()
 

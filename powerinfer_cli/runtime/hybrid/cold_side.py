@@ -40,6 +40,7 @@ class ColdSide:
         self._chosen = make_chosen_buffers(host, n_tokens, list(self._sizes.values()))
         told = [] if adaptive is None else [adaptive.neurons_of(index) for index in range(len(cold))]
         most = max((slots.n_groups for slots in told if slots is not None), default=0)
+        self._last: dict[int, tuple[int, ...]] = {}
         self._uses = host(n_tokens * most, dtype=torch.int16)
         self.make()
 
@@ -92,6 +93,7 @@ class ColdSide:
             tier = self.tiers[index]
             assert isinstance(tier, ColdExperts)
             self._stats.add_routed(index, chosen.size, tier.n_hot(chosen))
+            self._last[index] = tuple(chosen[-1].tolist())
             if self._adaptive is not None:
                 self._adaptive.note_experts(index, chosen)
         elif self._adaptive is not None and (slots := self._adaptive.neurons_of(index)) is not None:
@@ -106,6 +108,16 @@ class ColdSide:
         """To the device: the partial sums."""
         n_embd = self._n_embd
         self._sides[index].link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+
+    def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """By layer with cold experts: the hot ones now, and those that the last token chose."""
+        found = {}
+        for index, sizes in self._sizes.items():
+            cold = self._cpu.weights.cold[index]
+            assert cold is not None
+            hot = np.setdiff1d(np.arange(sizes.n_experts), cold.numbers)
+            found[index] = tuple(hot.tolist()), self._last.get(index, ())
+        return found
 
     def _uses_of(self, n: int, n_groups: int) -> torch.Tensor:
         return self._uses[: n * n_groups].view(n, n_groups)

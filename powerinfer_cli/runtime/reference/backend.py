@@ -183,6 +183,9 @@ class ReferenceBackend:
     def use_threads(self, options: EngineOptions) -> None:
         self._threads, self._threads_batch = options.threads
 
+    def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        return {}
+
     def close(self) -> None:
         pass  # its threads are torch's
 

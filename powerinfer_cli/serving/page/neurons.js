@@ -1,5 +1,6 @@
 // The panel of neurons: per layer those in the GPU's memory (hot) and those in main memory (cold), and how many were
-// active. It is a table, whose bars repeat the figures beside them.
+// active; of layers with experts, which of these are hot, and which the last token chose. It is a table, whose bars
+// repeat the figures beside them.
 
 import { getJSON } from "./api.js";
 import { $, el } from "./dom.js";
@@ -17,19 +18,67 @@ function meanActive(layers) {
   return known.reduce((total, { active, neurons }) => total + active * neurons, 0) / sum(known, "neurons");
 }
 
-function summary({ layers, devices }) {
+const ofExperts = (layers) => layers.filter(({ experts }) => experts).map(({ experts }) => experts);
+
+/** The mean over layers with experts; null where nothing was counted yet. */
+function meanHits(experts) {
+  const known = experts.filter(({ hit_rate }) => typeof hit_rate === "number");
+  return known.length ? known.reduce((total, { hit_rate }) => total + hit_rate, 0) / known.length : null;
+}
+
+function expertRows({ layers, uploads, moved_bytes }) {
+  const experts = ofExperts(layers);
+  if (!experts.length) return [];
+  const [all, hot, hits] = [sum(experts, "n_experts"), experts.reduce((n, one) => n + one.hot.length, 0), meanHits(experts)];
+  const rows = [
+    ["Experts", `${figure(hot)} of ${figure(all)} hot (${percent(hot / all)})`],
+    ["Hits", hits === null ? "no token yet" : `${percent(hits)} of those chosen were hot`],
+  ];
+  if (uploads) rows.push(["Moved", `${figure(uploads)} times, ${figure(Math.round(moved_bytes / 2 ** 20))} MiB`]);
+  return rows;
+}
+
+function summary(state) {
+  const { layers, devices } = state;
   const [neurons, hot, active] = [sum(layers, "neurons"), sum(layers, "hot"), meanActive(layers)];
   const rows = [
     ["Hot", hot ? `${figure(hot)} of ${figure(neurons)} (${percent(hot / neurons)})` : "none: all are in main memory"],
     ["Cold", figure(neurons - hot)],
   ];
-  rows.push(["Active", active === null ? "no token yet" : `${percent(active)} on average`]);
+  if (active !== null) rows.push(["Active", `${percent(active)} on average`]);
+  else if (!ofExperts(layers).length) rows.push(["Active", "no token yet"]);
+  rows.push(...expertRows(state));
   if (devices?.length) rows.push(["Devices", devices.join(", ")]);
   const terms = rows.map(([name, value]) => [
     el("dt", { className: name.toLowerCase(), textContent: name }),
     el("dd", { textContent: value }),
   ]);
   return el("dl", {}, ...terms.flat());
+}
+
+/** A line of experts: above, hot ones and cold ones; below, those that the last token chose. */
+function strip({ n_experts, hot, chosen }) {
+  const canvas = el("canvas", { className: "strip", width: n_experts, height: 2, aria: { hidden: "true" } });
+  const colours = getComputedStyle(document.documentElement);
+  const paint = canvas.getContext("2d");
+  const fill = (name, row, places) => {
+    paint.fillStyle = colours.getPropertyValue(name);
+    for (const place of places) paint.fillRect(place, row, 1, 1);
+  };
+  fill("--cold", 0, Array(n_experts).keys());
+  fill("--hot", 0, hot);
+  fill("--text", 1, chosen);
+  return canvas;
+}
+
+function expertCells({ index, experts }) {
+  const { n_experts, hot, hit_rate } = experts;
+  return [
+    el("th", { scope: "row", textContent: index }),
+    el("td", { className: "bars" }, strip(experts)),
+    el("td", { textContent: figure(hot.length), title: `${figure(hot.length)} of ${figure(n_experts)} experts are hot` }),
+    el("td", { textContent: typeof hit_rate === "number" ? percent(hit_rate) : "–" }),
+  ];
 }
 
 function bar({ neurons, hot, active }) {
@@ -40,9 +89,10 @@ function bar({ neurons, hot, active }) {
 }
 
 function table({ layers }) {
-  const names = ["Layer", "Hot | cold", "Hot", "Active"];
+  const names = ["Layer", "Hot | cold", "Hot", ofExperts(layers).length ? "Hits" : "Active"];
   const head = el("tr", {}, ...names.map((textContent) => el("th", { scope: "col", textContent })));
   const rows = layers.map((layer) => {
+    if (layer.experts) return el("tr", {}, ...expertCells(layer));
     const { index, neurons, hot, active } = layer;
     const cells = [
       el("th", { scope: "row", textContent: index }),
@@ -57,8 +107,9 @@ function table({ layers }) {
 
 function content(state) {
   if (!state.layers?.length) return [el("p", { textContent: "The server does not tell of its neurons." })];
-  const lead =
-    "Hot neurons are in the GPU's memory, cold ones in main memory. The line at the foot of a bar is the share that was active.";
+  const lead = ofExperts(state.layers).length
+    ? "Hot experts are in the GPU's memory, cold ones in main memory. The marks below a line are those that the last token chose."
+    : "Hot neurons are in the GPU's memory, cold ones in main memory. The line at the foot of a bar is the share that was active.";
   return [el("p", { textContent: lead }), summary(state), table(state)];
 }
 

@@ -77,6 +77,9 @@ def _now(counters: Counters) -> list[Line]:
         (GAUGE, "powerinfer:active_neuron_share", "Neurons that fired, of all in FFNs", counters.active_share),
         (GAUGE, "powerinfer:predicted_neuron_share", "Neurons that were predicted to", counters.predicted_share),
         (GAUGE, "powerinfer:hot_neuron_share", "Of those that fired, computed on GPUs", counters.hot_share),
+        (GAUGE, "powerinfer:expert_hit_rate", "Experts on GPUs, of those chosen", counters.chosen_hot_share),
+        (COUNTER, "powerinfer:uploads_total", "Experts, or groups of neurons, brought to GPUs", counters.uploads),
+        (COUNTER, "powerinfer:uploaded_bytes_total", "Bytes of these", counters.moved_bytes),
     ]
 
 

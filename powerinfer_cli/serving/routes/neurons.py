@@ -12,7 +12,9 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/internal/neurons")
 async def neurons(request: Request) -> Response:
-    """{"layers": [{"index", "neurons", "hot", "active"}], "sparse", "devices"}: neurons of each layer, those of them
-    on GPUs, and the mean share that was active for a token, null where nothing sparse has run.
+    """{"layers": [{"index", "neurons", "hot", "active", "experts"}], "sparse", "devices", "uploads", "moved_bytes"}:
+    neurons of each layer, those of them on GPUs, and the mean share that was active for a token, null where nothing
+    sparse has run. experts, null where there are none: {"n_experts", "hot": those on GPUs now, "chosen": by the last
+    token, "hit_rate"}. "sparse": whether any of it is worth showing.
     """
     return Answer(request.app.state.service.thread.neurons())

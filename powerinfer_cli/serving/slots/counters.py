@@ -44,7 +44,9 @@ class Counters:
     predicted_tokens: with it. n_decode: steps. n_busy_slots: slots with something to do, summed over steps.
     n_tokens_max: the longest sequence so far. kv_tokens, kv_capacity: tokens in caches now, and how many fit.
     requests_processing, requests_deferred: now in slots, now waiting. active_share, predicted_share: of neurons, 0..1,
-    None where nothing sparse has run; hot_share: of the active ones, those that GPUs have computed. compute_seconds: of
+    None where nothing sparse has run; hot_share: of the active ones, those that GPUs have computed. chosen_hot_share:
+    of the experts that were chosen, those that lay on GPUs; uploads, moved_bytes: experts, or groups of neurons, that
+    took the place of others there, and their bytes. compute_seconds: of
     the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that;
     outside_cold_seconds: all but the former.
     """
@@ -65,6 +67,9 @@ class Counters:
     active_share: float | None
     predicted_share: float | None
     hot_share: float | None
+    chosen_hot_share: float | None
+    uploads: int
+    moved_bytes: int
     compute_seconds: float
     cold_seconds: float
     cold_wait_seconds: float

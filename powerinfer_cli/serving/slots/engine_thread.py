@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -127,6 +128,9 @@ class EngineThread:
             active_share=stats.mean_active,
             predicted_share=stats.mean_predicted,
             hot_share=stats.hot_share,
+            chosen_hot_share=stats.hit_rate,
+            uploads=stats.uploads,
+            moved_bytes=stats.moved,
             compute_seconds=stats.seconds.total,
             cold_seconds=stats.seconds.cold,
             cold_wait_seconds=stats.seconds.waiting,
@@ -136,10 +140,19 @@ class EngineThread:
     def neurons(self) -> dict[str, Any]:
         """For the web page: where each layer's neurons are, and which share of them was active. Any thread."""
         layers = [
-            {"index": i, "neurons": layer.n_neurons, "hot": layer.n_hot, "active": layer.active}
+            {
+                "index": i,
+                "neurons": layer.n_neurons,
+                "hot": layer.n_hot,
+                "active": layer.active,
+                "experts": layer.experts and asdict(layer.experts),
+            }
             for i, layer in enumerate(self._engine.neurons())
         ]
-        return {"layers": layers, "sparse": self._engine.config.sparse, "devices": list(self._engine.devices)}
+        devices, stats = list(self._engine.devices), self._engine.stats
+        placed = bool(devices) and any(layer["experts"] for layer in layers)
+        moves = {"uploads": stats.uploads, "moved_bytes": stats.moved}
+        return {"layers": layers, "sparse": self._engine.config.sparse or placed, "devices": devices, **moves}
 
     def _check(self, task: Task) -> None:
         n_slots = self._engine.n_sequences

@@ -22,6 +22,7 @@ OURS = [
     *("rung", "repack", "mlock", "reference"),
     *("bytes_per_token", "gb_per_s", "bandwidth_gb_per_s", "percent_of_bandwidth"),
     *("active_neurons", "predicted_neurons"),
+    *("expert_hit_rate", "uploads", "uploaded_bytes"),
 ]
 QUICK = ["-p", "8", "-n", "4", "-r", "2", "-t", "1"]
 

@@ -14,11 +14,11 @@ def test_the_rate_is_of_tokens_that_took_an_evaluation() -> None:
     timings.generation(0.5, evaluated=False)
     timings.generation(0.25, evaluated=True)
     timings.generation(0.25, evaluated=True)
-    assert "generation:          1.00 s,     3 tokens,     4.00 tokens/s" in timings.lines(None, None, 0)
+    assert "generation:          1.00 s,     3 tokens,     4.00 tokens/s" in timings.lines(None, None, None, 0)
 
 
 def test_nothing_has_no_rate() -> None:
-    assert "generation:          0.00 s,     0 tokens" in Timings().lines(None, None, 0)
+    assert "generation:          0.00 s,     0 tokens" in Timings().lines(None, None, None, 0)
 
 
 def test_time_counts_from_the_beginning_of_the_process() -> None:

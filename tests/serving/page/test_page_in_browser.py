@@ -253,10 +253,19 @@ def test_the_neurons(start: Start, open_tab: Open) -> None:
     bar = rows.first.locator(".bar")
     share = bar.evaluate("bar => bar.querySelector('.hot').offsetWidth / bar.offsetWidth")
     assert share == pytest.approx(700 / 1024, abs=0.01)
-    server.neurons["layers"] = [{"index": 0, "neurons": 1024, "hot": 0, "active": 0.5}]
+    experts = {"n_experts": 8, "hot": [1, 6], "chosen": [6], "hit_rate": 0.25}
+    mixture = {"index": 1, "neurons": 800, "hot": 0, "active": None, "experts": experts}
+    server.neurons["layers"] = [{"index": 0, "neurons": 1024, "hot": 0, "active": 0.5}, mixture]
+    server.neurons |= {"uploads": 12, "moved_bytes": 3 << 20}
     tab.say("Go")  # the panel follows while an answer is written
-    expect(rows).to_have_count(1, timeout=2500)
-    expect(tab.page.locator("#neurons dl")).to_contain_text("none: all are in main memory")
+    expect(rows).to_have_count(2, timeout=2500)
+    told = tab.page.locator("#neurons dl")
+    expect(told).to_contain_text("none: all are in main memory")
+    expect(told).to_contain_text("2 of 8 hot (25 %)")
+    expect(told).to_contain_text("12 times, 3 MiB")
+    assert rows.last.inner_text().split() == ["1", "2", "25", "%"]
+    pixels = "canvas => [...canvas.getContext('2d').getImageData(0, 1, 8, 1).data].filter((_, i) => i % 4 == 3)"
+    assert rows.last.locator("canvas").evaluate(pixels) == [0] * 6 + [255, 0]  # the chosen one's mark
     tab.page.wait_for_timeout(1200)
     asked = [url_ for url_ in tab.urls if url_.endswith("/internal/neurons")]
     assert 4 <= len(asked) <= 6  # once to see whether there is anything to show
