@@ -62,7 +62,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class KeysValues:
-    """One layer's cache. Scales are empty where the type has none."""
+    """One layer's cache. Scales are empty where the type has none. origin: cells below that number lie elsewhere, so
+    that this one is the first here; a multiple of PAGE.
+    """
 
     shape: Shape
     type_k: CacheType
@@ -71,9 +73,10 @@ class KeysValues:
     k_scales: npt.NDArray[np.float16]
     v: npt.NDArray[Any]
     v_scales: npt.NDArray[np.float16]
+    origin: int = 0
 
     @classmethod
-    def make(cls, shape: Shape, type_k: CacheType, type_v: CacheType) -> "KeysValues":
+    def make(cls, shape: Shape, type_k: CacheType, type_v: CacheType, origin: int = 0) -> "KeysValues":
         """Zeros: memory that is not written to costs nothing."""
         heads, blocks, scales = shape.n_head_kv, shape.n_ctx // 16, shape.head_dim // GROUP
         return cls(
@@ -84,6 +87,7 @@ class KeysValues:
             _zeros((heads, blocks, scales if type_k is CacheType.Q8_0 else 0, 16), np.float16),
             _zeros((heads, shape.n_ctx, shape.value_stride), type_v.dtype),
             _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
+            origin,
         )
 
     def read(self, cells: Cells) -> tuple[Floats, Floats]:
@@ -101,11 +105,15 @@ class KeysValues:
         """Put keys [n, n_head_kv, head_dim] into these cells."""
         blocks, lanes = np.divmod(cells, 16)
         if self.type_k is CacheType.Q8_0:
-            groups = k.reshape(*k.shape[:2], -1, GROUP)
-            scales = np.abs(groups).max(-1) / np.float32(127)
-            self.k_scales[:, blocks, :, lanes] = scales
-            k = np.rint(groups / np.maximum(scales, np.float32(1e-32))[..., None]).reshape(k.shape)
+            k, self.k_scales[:, blocks, :, lanes] = _rounded(k)
         self.k[:, blocks, :, lanes] = k
+
+    def write_values(self, cells: Cells, v: Floats) -> None:
+        """Put values [n, n_head_kv, head_dim] into these cells."""
+        if self.type_v is CacheType.Q8_0:
+            v, scales = _rounded(v)
+            self.v_scales[:, cells] = scales.swapaxes(0, 1)
+        self.v[:, cells, : self.shape.head_dim] = v.swapaxes(0, 1)
 
     def move_values(self, cells: Cells, to: Cells) -> None:
         """Copy the values of cells to others, which may be among them."""
@@ -139,6 +147,13 @@ class KeysValues:
     @property
     def n_bytes(self) -> int:
         return self.k.nbytes + self.k_scales.nbytes + self.v.nbytes + self.v_scales.nbytes
+
+
+def _rounded(x: Floats) -> tuple[Floats, Floats]:
+    """Keys or values [n, n_head_kv, head_dim] as whole numbers of their groups' scales, [n, n_head_kv, groups]."""
+    groups = x.reshape(*x.shape[:2], x.shape[-1] // GROUP, GROUP)
+    scales = np.abs(groups).max(-1) / np.float32(127)
+    return np.rint(groups / np.maximum(scales, np.float32(1e-32))[..., None]).reshape(x.shape), scales
 
 
 def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

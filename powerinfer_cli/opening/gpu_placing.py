@@ -7,6 +7,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.opening.adapting import adaptive_rule
+from powerinfer_cli.opening.cache_pages import overflow_line
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.overrides import NOTHING_KEPT, kept_by_hand, parse_overrides
@@ -45,7 +46,7 @@ def place_on(
         cpu_moe=wishes.cpu_moe,
         n_cpu_moe=wishes.n_cpu_moe,
     )
-    job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers, wishes.adaptive)
+    job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers, wishes.adaptive).asked(wishes, kept)
     counted = beside.statistics is not None
     if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or not counted)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
@@ -96,7 +97,8 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
 
 
 def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents) -> Result:
-    for remark in remarks:
+    overflow = overflow_line(job.sizes, plan)
+    for remark in (*remarks, *([overflow] if overflow else [])):
         events.note(remark)
     if not plan.gpus:
         return None, ()

@@ -47,6 +47,7 @@ def open_model(
     - cpu_moe, n_cpu_moe: experts of all, or of the first so many layers stay in main memory
     - override_tensor: so do tensors of such names, as "exps=cpu"; "...=gpu": not these
     - adaptive: "on": what is hot changes with use while the model runs; "auto": where the route trace says that it pays
+    - offload_kqv: False keeps the KV cache of layers on the GPU in main memory, where the CPU attends to it
     - type_k, type_v: of the KV cache, "f32", "f16" or "q8_0"
     - repack: False leaves weights as they are in the mapped file: less memory, slower
     - use_mlock: keep weights from being paged out

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -10,6 +10,7 @@ from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves, routing_of
+from powerinfer_cli.placement import ModelBytes
 
 __all__ = ["NOTHING_KEPT", "Kept", "Override", "kept_by_hand", "parse_overrides"]
 
@@ -41,6 +42,15 @@ class Kept:
     ffns: frozenset[int] = frozenset()
     layers: frozenset[int] = frozenset()
     head: bool = False
+
+    def less(self, sizes: ModelBytes) -> ModelBytes:
+        """What is left to be placed: of layers that stay, nothing."""
+        layers = list(sizes.layers)
+        for i in self.ffns:
+            layers[i] = replace(layers[i], neurons=0)
+        for i in self.layers:
+            layers[i] = replace(layers[i], attention=0, predictor=0, kv=0, n_pages=0, page=0, spare=0)
+        return replace(sizes, layers=tuple(layers), head=0 if self.head else sizes.head)
 
 
 NOTHING_KEPT = Kept()

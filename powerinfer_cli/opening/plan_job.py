@@ -1,14 +1,17 @@
 """Planning for one model, one way to run it and one set of GPUs: what a plan is made of, and for."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.model import Model, ModelConfig
+from powerinfer_cli.opening.cache_pages import with_fitting_pages
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
+from powerinfer_cli.opening.overrides import NOTHING_KEPT, Kept
 from powerinfer_cli.opening.plan_files import GIVEN, cache_root
+from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import (
     HEAT,
     Conditions,
@@ -35,6 +38,8 @@ MARGIN, MOST_MARGIN = 1 / 32, 256 << 20  # of a GPU's budget, which stays free: 
 class PlanJob:
     """n_ctx: tokens of context that the plan is for. streams: whether it is to leave room for cold neurons that pass
     through a GPU. adaptive: off, on or auto: unless off, what changes places needs room.
+    kept: what stays in main memory. whole: layers go to GPUs as a whole. kv_offload: whether the KV
+    cache goes to GPUs with them.
     """
 
     path: Path
@@ -47,6 +52,9 @@ class PlanJob:
     max_layers: int | None
     streams: bool = False
     adaptive: str = "off"
+    kept: Kept = NOTHING_KEPT
+    whole: bool = False
+    kv_offload: bool = True
 
     @classmethod
     def of(
@@ -69,6 +77,10 @@ class PlanJob:
             fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)
         return cls(gguf.path, model, fingerprint, options, n_ctx, target, beside, max_layers, streams, adaptive)
 
+    def asked(self, wishes: PlacementWishes, kept: Kept = NOTHING_KEPT) -> "PlanJob":
+        """With what somebody wishes of the layers, and of the KV cache."""
+        return replace(self, kept=kept, whole=wishes.gpu_layers is not None, kv_offload=wishes.kv_offload)
+
     @property
     def config(self) -> ModelConfig:
         return self.model.config
@@ -80,7 +92,19 @@ class PlanJob:
 
     @cached_property
     def sizes(self) -> ModelBytes:
-        """Bytes of everything; scratch is measured on the GPU, but for what is counted: rows that change places."""
+        """Bytes of everything, and how many pages of the KV cache GPUs get."""
+        if not self.kv_offload:
+            return self._everything.with_pages(0, 0)
+        if self.target.budgets is None:
+            return self._everything
+        parted = self.model.has_experts or (self.divisible and self.beside.statistics is not None)
+        whole = self.whole or not parted
+        reserve_of = partial(self._reserve, whole=whole)
+        return with_fitting_pages(self._everything, lambda sizes: reserve_of(self.kept.less(sizes)), whole=whole)
+
+    @cached_property
+    def _everything(self) -> ModelBytes:
+        """With all pages on GPUs; scratch is measured there, but for what is counted: rows that change places."""
         scratch = None
         if self.target.devices:
             first = self.target.devices[0]
@@ -104,9 +128,11 @@ class PlanJob:
 
     def reservation(self) -> Reservation:
         """What must lie on the GPUs before any neuron does, and what of it does not fit."""
-        return reserve(
-            self.sizes, self.budgets, margin=self.margin, max_layers=self.max_layers, shares=self.target.shares
-        )
+        return self._reserve(self.sizes)
+
+    def _reserve(self, sizes: ModelBytes, *, whole: bool = False) -> Reservation:
+        shares = self.target.shares
+        return reserve(sizes, self.budgets, margin=self.margin, max_layers=self.max_layers, shares=shares, whole=whole)
 
     @property
     def kind(self) -> str:
@@ -135,6 +161,7 @@ class PlanJob:
             shares=self.target.shares,
             statistics=statistics_fingerprint(statistics) if statistics else "",
             profile=profile,
+            cache="" if self.kv_offload else "main memory",
             n_cells=sum({extent.n_cells(layer.attention.window) for layer in self.model.layers}),
         )
 

@@ -41,12 +41,9 @@ def plan_of_parts(job: PlanJob, kept: Kept, *, whole: bool) -> tuple[Plan, tuple
 
 def _sizes(job: PlanJob, kept: Kept, without: Sequence[int]) -> ModelBytes:
     """What is placed: of layers that stay, nothing; of those whose experts stay, the rest."""
-    layers = list(job.sizes.layers)
-    for i in (*kept.ffns, *without):
-        layers[i] = replace(layers[i], neurons=0)
-    for i in kept.layers:
-        layers[i] = replace(layers[i], attention=0, predictor=0, kv=0)
-    return ModelBytes(tuple(layers), 0 if kept.head else job.sizes.head, job.sizes.scratch)
+    found = kept.less(job.sizes)
+    layers = [replace(one, neurons=0) if i in without else one for i, one in enumerate(found.layers)]
+    return replace(found, layers=tuple(layers))
 
 
 def _reserve(job: PlanJob, kept: Kept, without: Sequence[int]) -> Reservation:
@@ -71,7 +68,7 @@ def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -
         if without and index == without[-1]:
             one = job.sizes.layers[index]
             hot = _first(job, index, min(one.neurons, max(0, left[device]) // one.neuron))
-        layers.append(LayerPlacement(device, hot))
+        layers.append(LayerPlacement(device, hot, sizes[index].pages))
     plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
     if not without or not plan.gpus:
         return plan, room.remarks

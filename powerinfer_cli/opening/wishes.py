@@ -41,6 +41,7 @@ class ModelWishes(TypedDict, total=False):
     n_cpu_moe: int | None
     override_tensor: str | Sequence[str]
     adaptive: Literal["on", "off", "auto"]
+    offload_kqv: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class PlacementWishes:
     disable_gpu_index: neither read nor write one. cpu_moe, n_cpu_moe: experts of all, or of the first so many layers
     stay in main memory; override_tensor: see `overrides.parse_overrides`. adaptive: whether what is hot changes while
     the model runs; auto: where the route trace says that it pays.
+    kv_offload: the KV cache of layers on a GPU
+    goes there, too.
     """
 
     vram_budget: tuple[int, ...] | None = None
@@ -65,6 +68,7 @@ class PlacementWishes:
     n_cpu_moe: int | None = None
     override_tensor: tuple[str, ...] = ()
     adaptive: Literal["on", "off", "auto"] = "off"
+    kv_offload: bool = True
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -81,6 +85,7 @@ class PlacementWishes:
             "--n-cpu-moe": self.n_cpu_moe is not None,
             "-ot": bool(self.override_tensor),
             "--adaptive": self.adaptive != "off",
+            "-nkvo": not self.kv_offload,
         }
         return tuple(name for name, given in flags.items() if given)
 
@@ -90,7 +95,11 @@ class PlacementWishes:
         return None if self.gpu_layers in (None, -1) else self.gpu_layers
 
 
-_FIELDS = {"use_mlock": "mlock", "n_gpu_layers": "gpu_layers"}  # where a keyword is named otherwise
+_FIELDS = {
+    "use_mlock": "mlock",
+    "n_gpu_layers": "gpu_layers",
+    "offload_kqv": "kv_offload",
+}  # where a keyword is named otherwise
 _PLACING = frozenset(PlacementWishes.__dataclass_fields__)
 
 

@@ -28,6 +28,7 @@ BLOCK_COUNT = f"{INDEX_ARCHITECTURE}.block_count"
 VRAM_CAPACITY = "split.vram_capacity"
 OURS = "powerinfer.plan."
 GROUPS, HOT_COUNTS, HOT_GROUPS = f"{OURS}groups", f"{OURS}hot_counts", f"{OURS}hot_groups"
+LAYER_PAGES = OURS + "layer_pages"  # of the KV cache on the GPU, -1 for all
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Conditions:
     fingerprint: of the model. budgets: bytes by GPU. max_layers, shares: of `-ngl` and `--tensor-split`. scratch: bytes
     on each GPU. statistics: their fingerprint, empty without any. profile: what names the measured costs. n_cells:
     positions of the KV cache, which are more than n_ctx where sequences share it, and those of layers with a window
-    where they are others; 0: not known.
+    where they are others; 0: not known. cache: where the KV cache is to be, empty for GPUs.
     """
 
     fingerprint: str
@@ -51,6 +52,7 @@ class Conditions:
     statistics: str = ""
     profile: str = ""
     n_cells: int = 0
+    cache: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,8 @@ def write_gpuidx(
         OURS + "layer_devices": np.array([layer.device for layer in plan.layers], np.int32),
         OURS + "output_device": np.int32(plan.output),
     }
+    if any(layer.pages is not None for layer in plan.layers):
+        metadata[LAYER_PAGES] = np.array([-1 if one.pages is None else one.pages for one in plan.layers], np.int32)
     for name, value in asdict(conditions).items():
         if isinstance(value, tuple):
             kind = np.float64 if name == "shares" else np.uint64
@@ -179,7 +183,11 @@ def _plan(gguf: GGUFFile, hot: list[Neurons], conditions: Conditions) -> Plan:
     devices = gguf.get(OURS + "layer_devices", list)
     if len(devices) != len(hot) or not all(isinstance(device, int) for device in devices):
         raise ValueError(f"{OURS}layer_devices must be {len(hot)} integers")
-    layers = tuple(LayerPlacement(device, neurons) for device, neurons in zip(devices, hot, strict=True))
+    pages = gguf.get(LAYER_PAGES, list, [-1] * len(hot))
+    if len(pages) != len(hot) or not all(isinstance(count, int) for count in pages):
+        raise ValueError(f"{LAYER_PAGES} must be {len(hot)} integers")
+    rows = zip(devices, hot, pages, strict=True)
+    layers = tuple(LayerPlacement(device, one, None if count == -1 else count) for device, one, count in rows)
     output, solver = gguf.get(OURS + "output_device", int), gguf.get(OURS + "solver", str)
     return Plan(conditions.budgets, layers, output, solver, conditions.fingerprint)
 
@@ -203,6 +211,7 @@ def _conditions(gguf: GGUFFile) -> Conditions:
         statistics=gguf.get(OURS + "statistics", str),
         profile=gguf.get(OURS + "profile", str),
         n_cells=gguf.get(OURS + "n_cells", int, 0),
+        cache=gguf.get(OURS + "cache", str, ""),
     )
 
 
@@ -234,6 +243,7 @@ _TOLD = {
     "shares": "it was made for a tensor split of {old}, and now it is {new}",
     "statistics": "it was made from other activation statistics",
     "profile": "it was made from other measured costs",
+    "cache": "it was made for a KV cache that lies elsewhere",
     "n_cells": "it was made for a KV cache of {old} positions, and now they are {new}",
 }
 

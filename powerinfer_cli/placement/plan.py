@@ -63,12 +63,14 @@ class LayerPlacement:
 
     device: the GPU, counted from 0, of its attention, norms, predictor or router, shared expert and KV cache; or
     MAIN_MEMORY. hot: [hot count] ascending; the neurons, or, of a mixture, the experts, whose rows lie on that GPU, all
-    others in main memory. Empty where the device is MAIN_MEMORY.
+    others in main memory. Empty where the device is MAIN_MEMORY. pages: how many of the KV cache's pages lie there, the
+    first by number, all others in main memory; None: all.
     Raises ValueError: anything else.
     """
 
     device: int
     hot: Neurons
+    pages: int | None = None
 
     def __post_init__(self) -> None:
         if self.device < MAIN_MEMORY:
@@ -79,6 +81,8 @@ class LayerPlacement:
             raise ValueError("hot neurons must be ascending numbers from 0, none of them twice")
         if self.device == MAIN_MEMORY and self.hot.size:
             raise ValueError("a layer in main memory has no hot neurons")
+        if self.pages is not None and (self.pages < 0 or self.device == MAIN_MEMORY):
+            raise ValueError(f"layer's cache has {self.pages} pages on device {self.device}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """How many bytes a model takes on a GPU, and which of them a plan puts where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from powerinfer_cli.placement.plan import MAIN_MEMORY, Plan
@@ -29,6 +29,8 @@ class LayerBytes:
     has of these. first: of `neuron`, what is read before it is known whether the neuron is
     active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart. chosen: how
     many experts a token reads. shared: of `predictor`, the shared expert, computed where its layer is beside others.
+    n_pages: of the KV cache, each of `page` bytes. spare: what a GPU needs besides that holds only some of them.
+    windowed: the cache keeps what a window needs. pages: how many of them are to lie on the GPU, None: all.
     """
 
     attention: int
@@ -41,11 +43,30 @@ class LayerBytes:
     divisible: bool = True
     chosen: int = 0
     shared: int = 0
+    n_pages: int = 0
+    page: int = 0
+    spare: int = 0
+    windowed: bool = False
+    pages: int | None = None
 
     @property
     def fixed(self) -> int:
         """What must lie on a GPU before its first neuron does."""
-        return self.attention + self.predictor + self.kv
+        return self.attention + self.predictor + self.cache(self.pages)
+
+    def cache(self, pages: int | None) -> int:
+        """What so many pages of the KV cache take on a GPU; None: all."""
+        return self.kv if pages is None or pages >= self.n_pages else self.page * pages + self.spare
+
+    def outside(self, pages: int | None) -> int:
+        """What is left of the KV cache to main memory."""
+        return 0 if pages is None else self.page * max(0, self.n_pages - pages)
+
+    def expected_outside(self, pages: int | None) -> float:
+        """Bytes of the KV cache that a token reads in main memory, where the first so many pages lie on a GPU: the
+        mean over a context that fills.
+        """
+        return self.outside(pages) ** 2 / (2 * self.kv) if self.kv else 0.0
 
     @property
     def least(self) -> int:
@@ -60,11 +81,23 @@ class LayerBytes:
 
 @dataclass(frozen=True)
 class ModelBytes:
-    """head: with the last norm. scratch: on each GPU in use, measured."""
+    """head: with the last norm. scratch: on each GPU in use, measured. joining: what else one needs that holds a layer
+    whose KV cache has pages in main memory.
+    """
 
     layers: tuple[LayerBytes, ...]
     head: int
     scratch: int
+    joining: int = 0
+
+    def with_pages(self, pages: int | None, windowed: int | None = None) -> "ModelBytes":
+        """With so many pages of each layer's KV cache on GPUs, and so many of those that keep what a window needs;
+        None: all.
+        """
+        layers = tuple(replace(one, pages=windowed if one.windowed else pages) for one in self.layers)
+        if all(one.cache(one.pages) == one.kv for one in layers):
+            return replace(self, layers=layers)
+        return replace(self, layers=layers, scratch=self.scratch + self.joining, joining=0)
 
     @property
     def total(self) -> int:
@@ -102,11 +135,16 @@ def device_use(sizes: ModelBytes, plan: Plan, device: int) -> DeviceUse:
         neurons = sum(layer.neuron * (layer.neurons - placed.hot.size) for layer, placed in pairs)
     else:
         neurons = sum(layer.neuron * placed.hot.size for layer, placed in pairs if placed.device == device)
+    if device == MAIN_MEMORY:
+        kv = sum(layer.kv for layer in here) + sum(layer.outside(placed.pages) for layer, placed in pairs)
+    else:
+        kv = sum(layer.cache(placed.pages) for layer, placed in pairs if placed.device == device)
+    joining = sizes.joining if any(one.pages is not None for one in plan.layers if one.device == device) else 0
     return DeviceUse(
         attention=sum(layer.attention for layer in here),
         predictor=sum(layer.predictor for layer in here),
         head=sizes.head if plan.output == device else 0,
-        kv=sum(layer.kv for layer in here),
-        scratch=sizes.scratch if device in plan.gpus else 0,
+        kv=kv,
+        scratch=sizes.scratch + joining if device in plan.gpus else 0,
         neurons=neurons,
     )

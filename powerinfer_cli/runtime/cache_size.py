@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cache import CacheType, value_stride
+from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.placement import LayerPlacement
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes"]
+__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing"]
 
 STEP = 256  # tokens: a context that is chosen is a multiple
 
@@ -23,6 +24,29 @@ def extent_of(layers: Sequence[Layer[Any, Any]], options: EngineOptions, n_ctx: 
     window = None if options.swa_full else max(windows, default=None)
     most_tokens = min(options.n_batch, options.n_ubatch)
     return Extent(n_ctx, options.n_sequences, options.unified, window, most_tokens)
+
+
+def overflowing(layers: Sequence[Layer[Any, Any]], placed: Sequence[LayerPlacement], extent: Extent) -> dict[int, int]:
+    """By number, of those layers on devices whose cache has pages in main memory: how many it has on the device."""
+    found = {}
+    for index, (layer, where) in enumerate(zip(layers, placed, strict=True)):
+        n_pages = extent.n_cells(layer.attention.window) // PAGE
+        if layer.attention.n_head and where.pages is not None and where.pages < n_pages:
+            found[index] = where.pages
+    return found
+
+
+def overflow_bytes(
+    layers: Sequence[Layer[Any, Any]],
+    placed: Sequence[LayerPlacement],
+    extent: Extent,
+    type_k: str = "f32",
+    type_v: str = "f32",
+) -> int:
+    """Bytes in main memory of the caches of layers on devices."""
+    pages = overflowing(layers, placed, extent)
+    cells = {index: extent.n_cells(layers[index].attention.window) - PAGE * here for index, here in pages.items()}
+    return sum(n * _position_bytes(layers[index], type_k, type_v) for index, n in cells.items())
 
 
 def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:

@@ -44,7 +44,8 @@ def suites(device: str) -> Iterator[Finding]:
         "tests/runtime/hybrid/test_sequences_placed.py",
     ]
     if torch.device(device).type == "cuda":
-        paths.append("tests/runtime/hybrid/test_experts_placed.py")  # interpreted, a token takes seconds
+        # Interpreted, a token takes seconds.
+        paths += ["tests/runtime/hybrid/test_experts_placed.py", "tests/runtime/hybrid/test_cache_overflow.py"]
     else:
         environment["TRITON_INTERPRET"] = "1"
     for path in paths:

@@ -273,7 +273,8 @@ class _Maker:
                 hot = np.sort(chosen[index]).astype(np.int32)
             else:
                 hot = all_neurons(self.work.sizes.layers[index].neurons)
-            layers.append(LayerPlacement(device, hot))
+            pages = None if device == MAIN_MEMORY else self.work.sizes.layers[index].pages
+            layers.append(LayerPlacement(device, hot, pages))
         return Plan(self.budgets, tuple(layers), found.output, solver, self.settings.fingerprint)
 
 

@@ -84,6 +84,9 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
     ops.attention(q, cache, n_past, pages, scale=0.1, window=512, softcap=50.0)
     ops.attention(q, cache, n_past, pages, scale=0.1, alibi=8.0, temperature=Temperature(0.1, 4096))
     ops.attention(q, cache, n_past, pages, scale=0.1, sinks=torch.ones(4), chunk=8192)
+    part = ops.attention(q, cache, n_past, pages, scale=0.1, parts=True)
+    for other, sinks in ((None, None), (part, torch.ones(4))):
+        ops.join(part, other, sinks, torch.ones_like(q))
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ MODEL: dict[str, Any] = {
     "n_cpu_moe": 2,
     "override_tensor": ("exps=cpu", "output=gpu"),
     "adaptive": "auto",
+    "offload_kqv": False,
 }
 SAMPLING: dict[str, Any] = {
     "max_tokens": 5,

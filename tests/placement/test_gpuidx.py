@@ -33,8 +33,8 @@ PLAN = Plan(
     (
         LayerPlacement(MAIN_MEMORY, no_neurons()),
         LayerPlacement(0, np.array([0, 3, 10], np.int32)),
-        LayerPlacement(1, all_neurons(N_FF)),
-        LayerPlacement(1, no_neurons()),
+        LayerPlacement(1, all_neurons(N_FF), pages=7),
+        LayerPlacement(1, no_neurons(), pages=0),
     ),
     1,
     "milp",
@@ -58,6 +58,7 @@ def test_read_back(path: Path) -> None:
     assert index.conditions == MADE
     assert index.vram_capacity == 1234
     assert [layer.device for layer in index.plan.layers] == [-1, 0, 1, 1]
+    assert [layer.pages for layer in index.plan.layers] == [None, None, 7, 0]
     for layer, wanted in zip(index.plan.layers, PLAN.layers, strict=True):
         assert layer.hot.dtype == np.int32
         assert layer.hot.tolist() == wanted.hot.tolist()

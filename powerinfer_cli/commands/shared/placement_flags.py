@@ -90,6 +90,14 @@ class PlacementFlags:
             "recorded route trace says.",
         ),
     ] = AdaptiveFlag.OFF
+    kv_offload: Annotated[
+        bool,
+        _gpu(
+            "--kv-offload/--no-kv-offload",
+            "-kvo/-nkvo",
+            help="Whether the KV cache of layers on the GPU goes there, as far as it fits; no: the CPU attends to it.",
+        ),
+    ] = True
     device: Annotated[
         DeviceFlag | None,
         _gpu(

@@ -58,7 +58,8 @@ def plan_stage(
     if made.predictors:
         model = with_predictors(model, made.predictors, CompiledFit())
     machine = costs.machine
-    job = PlanJob.of(gguf, model, options, machine.target, beside, flags.wishes().max_layers)
+    wishes = flags.wishes()
+    job = PlanJob.of(gguf, model, options, machine.target, beside, wishes.max_layers).asked(wishes)
     if made.statistics is None or not job.divisible:
         what = "activation statistics" if made.statistics is None else "predictors"
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")

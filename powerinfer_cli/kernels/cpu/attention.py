@@ -58,7 +58,7 @@ _TILES = {1: (4, 4), 4: (2, 4), 8: (1, 2)} if RUNG is Rung.VNNI else {1: (4, 4),
 _MOST_ROWS = max(_TILES)
 OP = operands(
     "state q q_bytes out out_stride group n_head_kv head_dim n_ctx k k_scales v v_scales scale threads room room_bytes "
-    "scores sums window softcap slopes temperatures sinks chunk"
+    "scores sums window softcap slopes temperatures sinks chunk origin parts"
 )
 # What depends on the type of keys, or of values, is a kernel of its own, called by address: one for each type rather
 # than one for each pair. (queries or softmax, rows of the tile, dimensions, keys or values, their scales, position, how
@@ -83,14 +83,17 @@ def attention(
     temperatures: npt.NDArray[np.float32] | None = None,
     sinks: npt.NDArray[np.float32] | None = None,
     chunk: int | None = None,
+    parts: bool = False,
 ) -> Operation:
     """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
     it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c), with alibi they then
     fall by a head's slope times the distance. temperatures [T]: what a token's queries are multiplied by.
     sinks [n_head]: scores that are in the softmax, and have no values. chunk: no position is seen before the
-    last multiple of it.
+    last multiple of it. Positions whose cells are not here are passed over.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
+    parts: of each head head_dim + 2 numbers: the sum of exp(score - highest) * value, the highest score, or -1e30
+    where nothing was seen, and the sum of these exponentials.
     """
     shape = cache.shape
     room = aligned(threads * _room(shape.value_stride) * 4).view(np.float32).reshape(threads, -1)
@@ -124,6 +127,8 @@ def attention(
         temperatures=temperatures,
         sinks=sinks,
         chunk=chunk or 0,
+        origin=cache.origin,
+        parts=parts,
     )
 
 
@@ -306,7 +311,10 @@ def _tile(op, segment, room, begin, end, head, rows):
     lowest = _first_seen(n_past + begin // group, window, chunk)
     for start in range(lowest // _SPAN * _SPAN, limit, _SPAN):
         count, unseen = min(_SPAN, limit - start), max(0, lowest - start)
-        position = head * op[OP.n_ctx] + cell_of(segment, start)
+        cell = cell_of(segment, start) - op[OP.origin]
+        if cell < 0:
+            continue
+        position = head * op[OP.n_ctx] + cell
         _part(op[OP.scores], room, rows, head_dim, op[OP.k], op[OP.k_scales], position, count, scores)
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * _SPAN * 4), f32(sums + r * dims * 4)
@@ -351,14 +359,20 @@ def _gather(op, segment, room, begin, end, head, rows):
 
 @helper
 def _finish(op, segment, room, begin, end, head):
-    """A tile's sums of values over its sums of exponentials, and zeros behind a token's last head."""
-    group, head_dim = op[OP.group], op[OP.head_dim]
+    """A tile's sums of values over its sums of exponentials, and zeros behind a token's last head; or both."""
+    group, head_dim, parts = op[OP.group], op[OP.head_dim], op[OP.parts]
     dims = (head_dim + 15) // 16 * 16
-    sums, _, _, totals = _places(room, dims)
+    sums, _, highest, totals = _places(room, dims)
     for row in range(begin, end):
-        r, at = row - begin, (head * group + row % group) * head_dim
-        token, inverse = segment[START] + row // group, np.float32(1.0) / f32(totals)[row - begin]
+        r, token = row - begin, segment[START] + row // group
         out = f32(op[OP.out] + token * op[OP.out_stride] * 4)
+        if parts:
+            at = (head * group + row % group) * (head_dim + 2)
+            for d in range(head_dim):
+                out[at + d] = f32(sums)[r * dims + d]
+            out[at + head_dim], out[at + head_dim + 1] = f32(highest)[r], f32(totals)[r]
+            continue
+        at, inverse = (head * group + row % group) * head_dim, np.float32(1.0) / f32(totals)[r]
         for d in range(head_dim):
             out[at + d] = f32(sums)[r * dims + d] * inverse
         if head == op[OP.n_head_kv] - 1 and row % group == group - 1:

@@ -17,9 +17,10 @@ __all__ = ["Angles", "rope"]
 
 Floats = npt.NDArray[np.float32]
 _LAYER = NORM_CODES[NormKind.LAYER]
+_AFTER = 16  # added to the code of a norm that comes after turning
 OP = operands(
     "state q q_stride k k_stride v v_stride cos sin pairs apart step q_norm k_norm q_norm_step k_norm_step eps norm "
-    "after group n_head_kv head_dim n_ctx keys key_scales values value_scales store_key store_value"
+    "group n_head_kv head_dim n_ctx origin keys key_scales values value_scales store_key store_value"
 )
 
 
@@ -48,7 +49,7 @@ def rope(
     style: RopeStyle | None,
     norms: HeadNorms[Floats] | None = None,
 ) -> Operation:
-    """Turn the heads of q in place; store turned k, and v, in the cells of their positions.
+    """Turn the heads of q in place; store turned k, and v, in the cells of their positions, where these are here.
 
     q, k, v float32 [T, at least heads * head_dim] (k is changed too). Norms of each head by itself come before, or
     after; those over all heads are not for here. Without angles nothing is turned.
@@ -76,6 +77,7 @@ def rope(
         n_head_kv=shape.n_head_kv,
         head_dim=shape.head_dim,
         n_ctx=shape.n_ctx,
+        origin=cache.origin,
         keys=cache.k,
         key_scales=cache.k_scales,
         values=cache.v,
@@ -86,13 +88,14 @@ def rope(
 
 
 def _norms(norms: HeadNorms[Floats] | None, head_dim: int) -> dict[str, Operand]:
-    """Weights of queries and keys, from one head's to the next in each, epsilon, what is done, and when."""
+    """Weights of queries and keys, from one head's to the next in each, epsilon, what is done and when."""
     found: dict[str, Operand] = {"q_norm": None, "k_norm": None, "q_norm_step": 0, "k_norm_step": 0}
     if norms is None:
-        return found | {"eps": 0.0, "norm": NO_NORM, "after": False}
+        return found | {"eps": 0.0, "norm": NO_NORM}
     for name, one in (("q_norm", norms.q), ("k_norm", norms.k)):
         found |= {name: one.weight, f"{name}_step": 0 if one.weight.size == head_dim else head_dim}
-    return found | {"eps": float(norms.q.eps), "norm": NORM_CODES[norms.q.kind], "after": norms.after_rope}
+    code = NORM_CODES[norms.q.kind] + (_AFTER if norms.after_rope else 0)
+    return found | {"eps": float(norms.q.eps), "norm": code}
 
 
 @helper
@@ -119,7 +122,8 @@ def _turn(x, cos, sin, pairs, apart, step):
 
 @helper
 def _norm_and_turn(op, x, weight, cos, sin):
-    code, n, eps, after = op[OP.norm], op[OP.head_dim], float_of(op[OP.eps]), op[OP.after]
+    code, after = op[OP.norm] % _AFTER, op[OP.norm] // _AFTER
+    n, eps = op[OP.head_dim], float_of(op[OP.eps])
     if code and not after:
         _norm_head(code, x, weight, n, eps)
     _turn(x, cos, sin, op[OP.pairs], op[OP.apart], op[OP.step])
@@ -166,6 +170,8 @@ def _rope(op_address, worker):
             key = op[OP.k] + t * op[OP.k_stride] + head * head_dim * 4
             value = op[OP.v] + t * op[OP.v_stride] + head * head_dim * 4
             _norm_and_turn(op, f32(key), f32(op[OP.k_norm] + head * op[OP.k_norm_step] * 4), c, s)
-            cell = cell_of(segment, n_past + t - first)
+            cell = cell_of(segment, n_past + t - first) - op[OP.origin]
+            if cell < 0:
+                continue
             put_key(op[OP.store_key], key, head_dim, n_ctx, keys, op[OP.key_scales], head, cell)
             put_value(op[OP.store_value], value, head_dim, n_ctx, values, op[OP.value_scales], head, cell)

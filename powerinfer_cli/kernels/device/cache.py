@@ -1,6 +1,8 @@
 """One layer's keys and values on a device: [n_head_kv, n_cells, head_dim], q8_0 with a float16 scale for every 32.
 
-Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, whose pages are the sequence's own.
+Position p of a sequence lies in cell pages[p // PAGE] * PAGE + p % PAGE, whose pages are the sequence's own. A cache
+may hold the first pages only, as many as PAGE divides its cells into, and SPARE cells more: what belongs into pages
+that lie elsewhere goes to the last of these, and nobody reads it.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.cache import GROUP, PAGE, CacheType
 
-__all__ = ["DeviceCache", "cache_bytes", "cells_of", "make_cache", "read_rows", "write_rows"]
+__all__ = ["SPARE", "DeviceCache", "cache_bytes", "cells_of", "make_cache", "read_rows", "write_rows"]
+
+SPARE = 16  # cells, of which one is needed: rows stay aligned
 
 _DTYPES = {CacheType.F32: torch.float32, CacheType.F16: torch.float16, CacheType.Q8_0: torch.int8}
 
@@ -35,6 +39,11 @@ class DeviceCache:
         return self.k.shape[1]
 
     @property
+    def n_pages(self) -> int:
+        """Pages from this number on lie elsewhere."""
+        return self.n_cells // PAGE
+
+    @property
     def head_dim(self) -> int:
         return self.k.shape[2]
 
@@ -57,7 +66,7 @@ class DeviceCache:
 def make_cache(
     n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, type_v: CacheType, device: torch.device | str
 ) -> DeviceCache:
-    """Zeros. n_cells is a multiple of PAGE, head_dim one of 32 for q8_0."""
+    """Zeros. n_cells is a multiple of PAGE, or so many and SPARE; head_dim is a multiple of 32 for q8_0."""
 
     def numbers(kind: CacheType) -> Tensor:
         return torch.zeros(n_head_kv, n_cells, head_dim, dtype=_DTYPES[kind], device=device)
@@ -76,9 +85,11 @@ def cache_bytes(n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, 
 
 
 def cells_of(pages: Tensor, n: int) -> Tensor:
-    """Where positions 0 to n - 1 of a sequence lie, int64 [n]. pages: as of the module; below 0: none, any cell."""
+    """Where positions 0 to n - 1 of a sequence lie, int64 [n]. pages: as of the module; below 0 there is none, and the
+    cell is below 0 as well.
+    """
     positions = torch.arange(n, device=pages.device)
-    return pages.clamp(min=0).index_select(0, positions // PAGE) * PAGE + positions % PAGE
+    return pages.index_select(0, positions // PAGE) * PAGE + positions % PAGE
 
 
 def read_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor) -> Tensor:
@@ -86,14 +97,17 @@ def read_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor) -> Tensor:
     found = numbers.index_select(1, cells).float()
     if scales is None:
         return found
-    groups = found.view(*found.shape[:2], -1, GROUP) * scales.index_select(1, cells).float().unsqueeze(-1)
+    groups = found.view(*found.shape[:2], scales.shape[-1], GROUP) * scales.index_select(1, cells).float().unsqueeze(-1)
     return groups.view(found.shape)
 
 
 def write_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor, x: Tensor) -> None:
-    """Put keys or values x float32 [n_head_kv, T, head_dim] into cells int64 [T]."""
+    """Put keys or values x float32 [n_head_kv, T, head_dim] into cells int64 [T]; the last takes what is for others
+    behind it.
+    """
+    cells = cells.clamp(max=numbers.shape[1] - 1)
     if scales is not None:
-        groups = x.reshape(*x.shape[:2], -1, GROUP)
+        groups = x.reshape(*x.shape[:2], scales.shape[-1], GROUP)
         peaks = groups.abs().amax(-1)
         scales.index_copy_(1, cells, (peaks / 127).to(scales.dtype))
         x = (groups * torch.where(peaks > 1e-30, 127 / peaks, 0).unsqueeze(-1)).round().view(x.shape)

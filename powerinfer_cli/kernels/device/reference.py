@@ -13,7 +13,7 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
-from powerinfer_cli.kernels.device.reference_attention import attention, rope_store
+from powerinfer_cli.kernels.device.reference_attention import attention, join, rope_store
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
@@ -106,6 +106,7 @@ class Ops:
 
     rope_store = staticmethod(rope_store)
     attention = staticmethod(attention)
+    join = staticmethod(join)
 
     def dequantize(self, rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
         """[n_rows, n_cols]"""

@@ -16,10 +16,12 @@ from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 
-__all__ = ["SCRATCH_NUMBERS", "attention", "rope_store"]
+__all__ = ["SCRATCH_NUMBERS", "attention", "join", "rope_store"]
 
 SCRATCH_NUMBERS = 1 << 22
-"""Keys, and as many values, that are read at a time: heads of long contexts come one after the other."""
+"""Keys, as many values, and scores of these, at a time: long contexts are gone through by heads and positions."""
+
+LOWEST = -1e30  # below every score, and yet a number
 
 
 def rope_store(
@@ -35,11 +37,12 @@ def rope_store(
     *,
     norms: HeadNorms[Tensor] | None = None,
 ) -> None:
-    """Turn q in place; put turned keys, and values, into the cache.
+    """Turn q and k in place; put turned keys, and values, into the cache, where their pages are here.
 
-    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim] (k may be changed too), of any sequences; positions
-    and cells int64 [T]: each token's place in its sequence, and in the cache. cos and sin float32 [most positions,
-    n_rot / 2], None: nothing is turned. `norms`: of each head by itself, not of all together.
+    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim], of any sequences (v may be k, if nobody asks
+    for values of what is turned); positions and cells int64 [T]: each token's place in its sequence, and in the cache.
+    cos and sin float32 [most positions, n_rot / 2], None: nothing is turned. `norms`: of each head by itself, not of
+    all together.
     """
     n_token, head_dim = len(q), cache.head_dim
     heads, keys, values = (x.view(n_token, -1, head_dim) for x in (q, k, v))
@@ -51,10 +54,11 @@ def rope_store(
         turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
     if norms is not None and norms.after_rope:
         turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
-    if turned is not heads:
-        heads.copy_(turned)
     write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
     write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
+    if turned is not heads:
+        heads.copy_(turned)
+        k.view(keys.shape).copy_(keys)
 
 
 def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
@@ -82,79 +86,115 @@ def attention(
     sinks: Tensor | None = None,
     chunk: int | None = None,
     limit: int | None = None,
+    parts: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of T tokens of one sequence, at positions n_past + t. q [T, n_head * head_dim] -> that shape.
 
-    n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last. Token t sees
-    positions up to n_past + t, `window` of them or all, by scores that are scaled, capped as c tanh(score / c) where
-    there is a softcap c, and less by a head's slope times the distance where there is alibi; n_head is a multiple of
-    n_head_kv. temperature: of queries. sinks [n_head]: scores of each head's softmax that have no values. chunk: no
-    position is seen before the last multiple of it. `limit`:
-    n_past + T, for callers that know it: then nothing is read that no token sees.
+    n_past int64 [1]; pages int64 [most pages of a sequence], negative behind the sequence's last; what lies in pages
+    that the cache has not is not seen. Token t sees positions up to n_past + t, `window` of them or all, by scores that
+    are scaled, capped as c tanh(score / c) where there is a softcap c, and less by a head's slope times the distance
+    where there is alibi; n_head is a multiple of n_head_kv. temperature: of queries. sinks [n_head]: scores of each
+    head's softmax that have no values. chunk: no position is seen before the last multiple of it. `limit`: n_past + T,
+    for callers that know it: then nothing is read that no token sees.
+    parts: [T, n_head * (head_dim + 2)], what `join` takes, instead; without sinks.
     """
-    n_token, most, head_dim = len(q), len(pages) * PAGE, cache.head_dim
+    n_token, most, n_head_kv, head_dim = len(q), len(pages) * PAGE, cache.n_head_kv, cache.head_dim
     n_seen = min(limit or most, most)
     first = 0 if limit is None or window is None else max(0, limit - n_token - window + 1)
-    cells = cells_of(pages, n_seen)[first:]
-    positions = torch.arange(first, n_seen, device=q.device)
     own = n_past + torch.arange(n_token, device=q.device).unsqueeze(1)
-    visible = positions <= own  # [T, S]
-    if window is not None:
-        visible = visible & (positions > own - window)
-    if chunk is not None:
-        visible = visible & (positions >= own // chunk * chunk)
     if temperature is not None:
         q = q * (1 + temperature.gain * torch.log1p(((own + temperature.ahead) // temperature.length).float()))
     # The queries that share a key's head are rows of one matrix: [n_head_kv, group * T, head_dim].
-    queries = q.view(n_token, cache.n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
+    queries = q.view(n_token, n_head_kv, -1, head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
-    queries = queries.reshape(cache.n_head_kv, group * n_token, head_dim)
-    found = torch.empty_like(queries)
-    mask, seen = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
-    step = max(1, SCRATCH_NUMBERS // (len(cells) * head_dim)) if alibi is None else 1
-    slopes = None if alibi is None else _slopes(cache.n_head_kv * group, alibi, q.device)
-    for begin in range(0, cache.n_head_kv, step):
-        heads = slice(begin, begin + step)
-        k, v = (read_rows(*part, cells) for part in cache.heads(heads))
-        # What lies behind may be no numbers, and 0 * NaN is NaN.
-        k, v = (torch.where(seen, x, 0).unsqueeze(0) for x in (k, v))
-        lean = None
-        if slopes is not None:
-            lean = (slopes[begin * group : (begin + 1) * group].view(-1, 1, 1) * (positions - own)).flatten(0, 1)
-        sink = None
-        if sinks is not None:
-            sink = sinks.view(cache.n_head_kv, group, 1, 1)[heads].expand(-1, -1, n_token, 1).flatten(1, 2)
-        found[heads] = _attended(queries[heads].unsqueeze(0), k, v, mask, scale, softcap, lean, sink).squeeze(0)
-    found = found.view(cache.n_head_kv, group, n_token, head_dim).permute(2, 0, 1, 3).reshape(n_token, -1)
+    queries = queries.reshape(n_head_kv, group * n_token, head_dim)
+    width = max(head_dim, group * n_token)
+    length = max(PAGE, SCRATCH_NUMBERS // width)  # positions at a time
+    step = max(1, SCRATCH_NUMBERS // (width * min(length, n_seen - first)))
+    slopes = None if alibi is None else _slopes(n_head_kv * group, alibi, q.device).view(n_head_kv, group, 1, 1)
+    plain = softcap is None and alibi is None and sinks is None and not parts and n_seen - first <= length
+    softmax = _SoftmaxSoFar(queries, scale, softcap, plain=plain)
+    cells = cells_of(pages, n_seen)
+    for begin in range(first, n_seen, length):
+        some = cells[begin : begin + length]
+        positions = torch.arange(begin, begin + len(some), device=q.device)
+        visible = _visible(positions, own, window, chunk) & (some >= 0) & (some < cache.n_pages * PAGE)
+        mask, anybody = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
+        some = some.clamp(0, cache.n_cells - 1)
+        for heads in (slice(head, head + step) for head in range(0, n_head_kv, step)):
+            # What lies where nobody looks may be no numbers, and 0 * NaN is NaN.
+            k, v = (torch.where(anybody, read_rows(*part, some), 0) for part in cache.heads(heads))
+            lean = None if slopes is None else (slopes[heads] * (positions - own)).flatten(1, 2)
+            softmax.add(heads, k, v, mask, lean)
+    found = softmax.found.view(n_head_kv, group, n_token, -1).permute(2, 0, 1, 3).reshape(n_token, -1)
+    if not (plain or parts):
+        found = join(found, None, sinks, torch.empty_like(q))
     return found if out is None else out.copy_(found)
+
+
+def _visible(positions: Tensor, own: Tensor, window: int | None, chunk: int | None) -> Tensor:
+    """[T, S]: which positions [S] tokens at `own` [T, 1] see."""
+    visible = positions <= own
+    if window is not None:
+        visible = visible & (positions > own - window)
+    return visible if chunk is None else visible & (positions >= own // chunk * chunk)
+
+
+def join(own: Tensor, other: Tensor | None, sinks: Tensor | None, out: Tensor) -> Tensor:
+    """Attention of two parts of the positions as one, in out [T, n_head * head_dim].
+
+    Parts [T, n_head * (head_dim + 2)] have for each head its sum of exp(score - highest) * value, the highest score
+    (-1e30: nothing was seen), and the sum of exponentials. sinks [n_head] are added once.
+    """
+    n_token = len(own)
+    n_head = (own.shape[1] - out.shape[1]) // 2
+    parts = torch.stack([part.view(n_token, n_head, -1) for part in (own, other) if part is not None])
+    highest = parts[..., -2]
+    peak = highest.amax(0)
+    if sinks is not None:
+        peak = torch.maximum(peak, sinks)
+    fades = torch.exp(highest - peak)
+    weights = (parts[..., -1] * fades).sum(0)
+    if sinks is not None:
+        weights = weights + torch.exp(sinks - peak)
+    sums = (parts[..., :-2] * fades.unsqueeze(-1)).sum(0)
+    return out.copy_((sums / weights.unsqueeze(-1)).view(out.shape))
+
+
+class _SoftmaxSoFar:
+    """Of queries [heads, rows, head_dim]. `found`: as a part of `join` by rows; where all positions come at once and
+    nothing is to be joined (`plain`), what was attended to.
+    """
+
+    def __init__(self, queries: Tensor, scale: float, softcap: float | None, *, plain: bool) -> None:
+        self._queries, self._scale, self._softcap, self._plain = queries, scale, softcap, plain
+        self.found = queries.new_zeros((*queries.shape[:-1], queries.shape[-1] + (0 if plain else 2)))
+        if not plain:
+            self.found[..., -2] = LOWEST
+
+    def add(self, heads: slice, k: Tensor, v: Tensor, mask: Tensor, lean: Tensor | None) -> None:
+        """Keys and values [some heads, S, head_dim], mask [rows, S]; lean [some heads, rows, S] is added to scores."""
+        q, found = self._queries[heads], self.found[heads]
+        if self._plain:
+            given = q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)
+            found.copy_(F.scaled_dot_product_attention(*given, attn_mask=mask, scale=self._scale).squeeze(0))
+            return
+        scores = self._scale * (q @ k.transpose(-1, -2))
+        if self._softcap is not None:
+            scores = self._softcap * torch.tanh(scores / self._softcap)
+        if lean is not None:
+            scores = scores + lean
+        scores = scores.masked_fill(~mask, LOWEST)
+        sums, before, total = found[..., :-2], found[..., -2:-1], found[..., -1:]
+        highest = torch.maximum(before, scores.amax(-1, keepdim=True))
+        weights, fade = torch.exp(scores - highest).masked_fill(~mask, 0), torch.exp(before - highest)
+        sums.mul_(fade).add_(weights @ v)
+        total.mul_(fade).add_(weights.sum(-1, keepdim=True))
+        before.copy_(highest)
 
 
 def _slopes(n_head: int, alibi: float, device: torch.device) -> Tensor:
     """[n_head], made there: nothing is copied while a graph is recorded. See `alibi_exponents`."""
     n, head = 1 << n_head.bit_length() - 1, torch.arange(n_head, device=device)
     return torch.exp2(-alibi / n * torch.where(head < n, head + 1, head - n + 0.5))
-
-
-def _attended(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor,
-    scale: float,
-    softcap: float | None,
-    lean: Tensor | None,
-    sink: Tensor | None,
-) -> Tensor:
-    """mask and `lean`, what is added to scores, [rows of q, positions]; sink [heads, rows of q, 1]."""
-    if softcap is None and lean is None and sink is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    scores = scale * (q @ k.transpose(-1, -2))
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if lean is not None:
-        scores = scores + lean
-    scores = scores.masked_fill(~mask, -torch.inf)
-    if sink is not None:
-        return torch.cat((scores, sink.unsqueeze(0)), -1).softmax(-1)[..., :-1] @ v
-    return scores.softmax(-1) @ v

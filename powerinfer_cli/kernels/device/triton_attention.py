@@ -11,7 +11,7 @@ from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.model import RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Temperature
 
-__all__ = ["attention", "rope_store"]
+__all__ = ["attention", "join", "rope_store"]
 
 _BLOCK = 32  # positions that a program reads at a time, all of one page
 _EVERYTHING = 1 << 30  # positions
@@ -31,7 +31,7 @@ def rope_store(
     *,
     norms: HeadNorms[Tensor] | None = None,
 ) -> None:
-    """Turn q in place; put turned keys, and values, into the cache. See the twin."""
+    """Turn q and k in place; put turned keys, and values, into the cache. See the twin."""
     dim, n_kv = cache.head_dim, cache.n_head_kv
     n_head = q.shape[1] // dim
     n_rot = 0 if cos is None or style is None else 2 * cos.shape[1]
@@ -76,13 +76,13 @@ def attention(
     temperature: Temperature | None = None,
     sinks: Tensor | None = None,
     chunk: int | None = None,
+    parts: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """A single token's attention. q [1, n_head * head_dim], at position n_past -> the same shape. See the twin.
 
     The context is cut into parts that are read at the same time; a second kernel puts them together.
     """
-    out = torch.empty_like(q) if out is None else out
     dim = cache.head_dim
     n_head, n_parts = q.shape[1] // dim, min(32, triton.next_power_of_2(triton.cdiv(len(pages) * _PAGE, 8 * _BLOCK)))
     width = max(32, triton.next_power_of_2(dim))
@@ -97,7 +97,16 @@ def attention(
         *(chunk or 1, chunk is not None),
         *(n_parts, dim, width, _BLOCK, _PAGE),
     )
-    launch(_combine, (n_head,), sums, out, sinks, n_parts, dim, width)
+    out = torch.empty(1, n_head * (dim + 2 * parts), device=q.device) if out is None else out
+    launch(_combine, (n_head,), sums, out, sinks, n_parts, parts, dim, width)
+    return out
+
+
+def join(own: Tensor, other: Tensor | None, sinks: Tensor | None, out: Tensor) -> Tensor:
+    """Two parts of the positions as one. See the twin."""
+    n_head = (own.shape[1] - out.shape[1]) // 2
+    dim = out.shape[1] // n_head
+    launch(_join, (len(out), n_head), own, other, sinks, out, dim, max(32, triton.next_power_of_2(dim)))
     return out
 
 
@@ -207,7 +216,7 @@ def _rope_store(
 ):
     """A program a token's head: first those of q, then of k, then of v."""
     t, head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, WIDTH)
-    position, cell = tl.load(positions + t), tl.load(cells + t)
+    position, cell = tl.load(positions + t), tl.minimum(tl.load(cells + t), n_cells - 1)
     if N_ROT > 0:
         cos += position * (N_ROT // 2)
         sin += position * (N_ROT // 2)
@@ -222,7 +231,10 @@ def _rope_store(
         of = head - n_head
         if k_norm is not None:
             k_norm += of * k_norm_step
-        x = _turned(k + (t * n_kv + of) * DIM, d, k_norm, eps, cos, sin, LAYER, AFTER, N_ROT, INTERLEAVED, DIM)
+        source = k + (t * n_kv + of) * DIM
+        x = _turned(source, d, k_norm, eps, cos, sin, LAYER, AFTER, N_ROT, INTERLEAVED, DIM)
+        tl.debug_barrier()
+        tl.store(source + d, x, mask=d < DIM)
         _put(keys, key_scales, of.to(tl.int64) * n_cells + cell, x, d, DIM, WIDTH)
     else:
         of = head - n_head - n_kv
@@ -300,7 +312,8 @@ def _attend(
     page = tl.load(pages + begin // PAGE, mask=begin < end, other=0)
     for first in range(begin, end, BLOCK):
         at = tl.arange(0, BLOCK)
-        seen = (first + at < end) & (first + at >= lowest)
+        here = tl.where(page < n_cells // PAGE, end, 0)
+        seen = (first + at < here) & (first + at >= lowest)
         row = head // group * n_cells + page * PAGE + first % PAGE + at
         ahead = first + BLOCK
         page = tl.load(pages + ahead // PAGE, mask=ahead < end, other=0)  # is on its way meanwhile
@@ -324,8 +337,8 @@ def _attend(
 
 
 @triton.jit
-def _combine(sums, out, sinks, N_PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
-    """The parts of a head as one, and its sink among them."""
+def _combine(sums, out, sinks, N_PARTS: tl.constexpr, PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """The parts of a head as one, and its sink among them. PARTS: as a part again."""
     head, part, d = tl.program_id(0), tl.arange(0, N_PARTS), tl.arange(0, WIDTH)
     at = sums + (head * N_PARTS + part) * (DIM + 2)
     highest = tl.load(at + DIM)
@@ -338,4 +351,32 @@ def _combine(sums, out, sinks, N_PARTS: tl.constexpr, DIM: tl.constexpr, WIDTH: 
     if sinks is not None:
         weights += tl.exp(sink - peak)
     total = tl.load(at[:, None] + d[None, :], mask=(d < DIM)[None, :], other=0)
-    tl.store(out + head * DIM + d, tl.sum(total * fade[:, None], axis=0) / weights, mask=d < DIM)
+    total = tl.sum(total * fade[:, None], axis=0)
+    if PARTS:
+        tl.store(out + head * (DIM + 2) + d, total, mask=d < DIM)
+        tl.store(out + head * (DIM + 2) + DIM, peak)
+        tl.store(out + head * (DIM + 2) + DIM + 1, weights)
+    else:
+        tl.store(out + head * DIM + d, total / weights, mask=d < DIM)
+
+
+@triton.jit
+def _join(own, other, sinks, out, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """A program a token's head."""
+    row, head, d = tl.program_id(0).to(tl.int64) * tl.num_programs(1), tl.program_id(1), tl.arange(0, WIDTH)
+    at = (row + head) * (DIM + 2)
+    peak = tl.load(own + at + DIM)
+    if other is not None:
+        peak = tl.maximum(peak, tl.load(other + at + DIM))
+    if sinks is not None:
+        peak = tl.maximum(peak, tl.load(sinks + head))
+    fade = tl.exp(tl.load(own + at + DIM) - peak)
+    weights = tl.load(own + at + DIM + 1) * fade
+    total = tl.load(own + at + d, mask=d < DIM, other=0) * fade
+    if other is not None:
+        fade = tl.exp(tl.load(other + at + DIM) - peak)
+        weights += tl.load(other + at + DIM + 1) * fade
+        total += tl.load(other + at + d, mask=d < DIM, other=0) * fade
+    if sinks is not None:
+        weights += tl.exp(tl.load(sinks + head) - peak)
+    tl.store(out + (row + head) * DIM + d, total / weights, mask=d < DIM)

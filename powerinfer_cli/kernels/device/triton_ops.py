@@ -59,6 +59,7 @@ class TritonOps(Ops):
     add_norm = staticmethod(triton_norm.add_norm)
     rope_store = staticmethod(triton_attention.rope_store)
     attention = staticmethod(_attention)
+    join = staticmethod(triton_attention.join)
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""

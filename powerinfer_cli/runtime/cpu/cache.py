@@ -13,7 +13,7 @@ from powerinfer_cli.model.blocks import Layer
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.pages import Cells, Extent
 
-__all__ = ["PackedCache"]
+__all__ = ["PackedCache", "check_types"]
 
 Frequencies: TypeAlias = Mapping[Rope, npt.NDArray[np.float64]]
 Moves: TypeAlias = Callable[[int | None], tuple[Cells, Cells]]
@@ -28,12 +28,8 @@ class PackedCache:
         """Raises:
         PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
         """
-        attentions = [layer.attention for layer in layers]
-        for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
-            odd = [one.head_dim for one in attentions if one.head_dim % GROUP]
-            if kind == CacheType.Q8_0 and odd:
-                raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {odd[0]}")
-        self._attentions = attentions
+        check_types(layers, type_k, type_v)
+        self._attentions = attentions = [layer.attention for layer in layers]
         types = CacheType(type_k), CacheType(type_v)
         try:
             self.layers = [
@@ -66,6 +62,14 @@ class PackedCache:
                 keys = turned(keys, np.cos(angles), -np.sin(angles), rope.style)
             layer.write_keys(to, keys)
             layer.move_values(cells, to)
+
+
+def check_types(layers: Sequence[Layer[Any, Any]], type_k: str, type_v: str) -> None:
+    """Raises PowerInferError: q8_0 for heads that do not divide into groups of 32."""
+    for flag, kind in (("-ctk", type_k), ("-ctv", type_v)):
+        odd = [layer.attention.head_dim for layer in layers if layer.attention.head_dim % GROUP]
+        if kind == CacheType.Q8_0 and odd:
+            raise PowerInferError(f"{flag} q8_0 needs heads of a multiple of {GROUP}, not {odd[0]}")
 
 
 def turned(

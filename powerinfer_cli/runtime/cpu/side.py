@@ -18,9 +18,9 @@ from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
-from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.cache_size import kv_bytes, overflow_bytes
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
-from powerinfer_cli.runtime.cpu.cache import PackedCache
+from powerinfer_cli.runtime.cpu.cache import PackedCache, check_types
 from powerinfer_cli.runtime.cpu.experts import routes_of
 from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
@@ -53,6 +53,7 @@ class CPUSide(ABC):
         here = [model.layers[i] for i in self.layers]
         predictors = config.sparse and not options.all_active
         tensors = list(matrices(model, plan, adapting, predictors=predictors, repack=options.repack))
+        check_types(model.layers, options.type_k, options.type_v)  # also of those on devices
         types = CacheType(options.type_k), CacheType(options.type_v)
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
@@ -61,7 +62,8 @@ class CPUSide(ABC):
             self.team,
             tensors,
             tables=tables(model),
-            besides=kv_bytes(here, self.pages.extent, *types),
+            besides=kv_bytes(here, self.pages.extent, *types)
+            + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
             repack=options.repack,
             lock=options.mlock,
             events=parts.events,

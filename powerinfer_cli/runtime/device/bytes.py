@@ -1,12 +1,14 @@
 """How many bytes a model takes on a GPU: what weights, cache and buffers there come to."""
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import cache_bytes, planar_bytes
+from powerinfer_cli.kernels.device.cache import SPARE
 from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
+from powerinfer_cli.kernels.device.reference_attention import SCRATCH_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
@@ -31,11 +33,13 @@ from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
 from powerinfer_cli.runtime.device.slots import adaptable
 from powerinfer_cli.runtime.device.staging import stages_for
-from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, table_bytes
+from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, parts_bytes, parts_width, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
 __all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staging_bytes"]
+
+Heads: TypeAlias = Attention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]
 
 BLOCK = 512  # the allocator of torch rounds up to it
 PLANES = 6  # tensors of a matrix, at most
@@ -51,25 +55,25 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
     layers = tuple(_layer(layer, options, extent) for layer in wanted)
     found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
-    return ModelBytes(layers, _bytes(model.head), found)
+    return ModelBytes(layers, _bytes(model.head), found, parts_bytes(model.layers, _batch(options, n_ctx)))
 
 
 def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: bool = False) -> int:
     """Buffers, and what comes and goes while a batch is computed or weights are loaded: counted, for want of a GPU that
     would tell. streams: cold neurons pass through, too.
     """
-    n_tokens, extent = max(1, min(options.n_ubatch, options.n_batch, n_ctx)), extent_of(model.layers, options, n_ctx)
+    n_tokens, extent = _batch(options, n_ctx), extent_of(model.layers, options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
     n_ff = max(_width(layer.ffn) for layer in model.layers)
     latent = latent_attentions(model.layers)
-    heads: list[Attention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]] = [*attentions(model.layers), *latent]
+    heads: list[Heads] = [*attentions(model.layers), *latent]
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
     streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if streams else 0
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
-    attention = max(16 * n_seen * one.n_kv + n_tokens * n_seen * (one.n_head // one.n_head_kv) for one in heads)
+    attention = max(_attention_bytes(one, n_tokens, n_seen) for one in heads)
     if latent:
         weights = max(weights, *(4 * max(one.keys.n_elements, one.values.n_elements) for one in latent))
-        attention += max(4 * n_tokens * 4 * one.n_q for one in latent)
+        attention += max(4 * n_tokens * 3 * one.n_q for one in latent)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
     return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
 
@@ -90,8 +94,21 @@ def staging_bytes(model: Model, rule: HeatRule) -> int:
 def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:
     """What a batch and a token flow through in these of a model's layers, and what they turn by."""
     extent, widths = extent_of(model.layers, options, n_ctx), Widths.of(model.config.n_embd, layers)
-    n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+    n_tokens = _batch(options, n_ctx)
     return flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
+
+
+def _batch(options: EngineOptions, n_ctx: int) -> int:
+    return max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+
+
+def _attention_bytes(one: Heads, n_tokens: int, n_seen: int) -> int:
+    """What comes and goes of attention: keys and values that are read, and what is made of them, scores, masks."""
+    rows = n_tokens * (one.n_head // one.n_head_kv)
+    width = max(one.head_dim, rows)
+    length = min(n_seen, max(PAGE, SCRATCH_NUMBERS // width))
+    heads = min(one.n_head_kv, max(1, SCRATCH_NUMBERS // (width * length)))
+    return length * (16 * heads * (one.head_dim + rows) + 6 * rows) + 12 * n_tokens * parts_width(one)
 
 
 def allocated(n_bytes: int) -> int:
@@ -114,19 +131,27 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         predictor = _bytes(routed) + allocated(8 * n_groups)
         chosen = routed.router.n_chosen
         shared = 0 if routed.shared is None else sum(map(_matrix, routed.shared.neurons.matrices))
-    types = CacheType(options.type_k), CacheType(options.type_v)
+    types, cells = (CacheType(options.type_k), CacheType(options.type_v)), extent.n_cells(attention.window)
+
+    def cache(n_cells: int) -> int:
+        return cache_bytes(attention.n_head_kv, n_cells, attention.head_dim, *types)
+
     return LayerBytes(
         attention=_bytes(layer)
         - _bytes(layer.ffn)
         + (0 if neurons.down.bias is None or routed is not None else _vector(neurons.down.bias))
         + len(matrices) * (PLANES + 1) * BLOCK,  # what rounding adds to neurons' matrices and biases
         predictor=predictor,
-        kv=cache_bytes(attention.n_head_kv, extent.n_cells(attention.window), attention.head_dim, *types),
+        kv=cache(cells),
         neuron=group,
         neurons=n_groups,
         first=_group(first, n_groups) if exact and routed is None else group,
         reading=_reading(layer.ffn),
         divisible=layer.ffn.divisible,
+        n_pages=cells // PAGE if attention.n_head else 0,
+        page=cache(PAGE),
+        spare=cache(SPARE),
+        windowed=attention.window is not None,
         chosen=chosen,
         shared=shared,
     )

@@ -28,7 +28,7 @@ from powerinfer_cli.model.blocks import (
     predictor_of,
     routing_of,
 )
-from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
+from powerinfer_cli.runtime.device.attending import DeviceAttention
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
@@ -49,14 +49,6 @@ class Addends:
 
 
 NOTHING = Addends()
-
-
-@dataclass(frozen=True, eq=False)
-class _Heads:
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    attended: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +93,7 @@ class DeviceFlow:
 
         self.x, self.normed, self.normed_2 = room(n), room(n), room(n)
         self.projected, self.hot, self.cold = room(n), room(n), room(n)
-        self._heads = {(q, kv): _Heads(room(q), room(kv), room(kv), room(q)) for q, kv in widths.heads}
+        self.attention = DeviceAttention(widths, ops, n_tokens, self.places, device)
         self._values = {n_ff: _Values(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
         self._chosen = {
@@ -112,112 +104,40 @@ class DeviceFlow:
     def attend(
         self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
     ) -> None:
-        """Up to `projected`, what attention makes, where there is one. adds: to x before."""
+        """Up to `projected`, what attention makes, where there is one; all that it sees is here. adds: to x before."""
+        self.ask(layer, cache, tables, adds, n)
+        a = layer.block.attention
+        if isinstance(a, Attention | LatentAttention):
+            self.attention.attend(a, cache, self.projected, n)
+
+    def ask(
+        self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
+    ) -> None:
+        """Up to queries, and keys and values in the cache; `projected` of what has none. adds: to x before."""
         block = layer.block
+        a = block.attention
         match block:
             case Sequential():
-                self._mix(block, cache, tables, adds, n)
-            case Parallel():
-                before = block.norm if block.ffn_norm is None else block.ffn_norm
+                before = None if isinstance(a, NoMixer) else block.attention_norms.before
                 seen = self._enter(before, adds, n)
+                self._choose_early(block.ffn, n)
+            case Parallel():
+                seen = self._enter(block.norm if block.ffn_norm is None else block.ffn_norm, adds, n)
                 self._choose_early(block.ffn, n)
                 if block.ffn_norm is not None:
                     self._norm(block.norm, self.x, (), self.normed_2, n)
                     seen = self.normed_2
-                self._attention(block.attention, seen, cache, tables, n)
             case _:
                 assert_never(block)
-
-    def _mix(
-        self,
-        block: Sequential[PlanarRows, Tensor],
-        cache: DeviceCache,
-        tables: Mapping[Rope, RopeTables],
-        adds: Addends,
-        n: int,
-    ) -> None:
-        a, before = block.attention, block.attention_norms.before
         match a:
-            case Attention():
-                seen = self._enter(before, adds, n)
-                self._choose_early(block.ffn, n)
-                self._attention(a, seen, cache, tables, n)
-            case LatentAttention():
-                seen = self._enter(before, adds, n)
-                self._choose_early(block.ffn, n)
-                self._latent(a, seen[:n], cache, tables[a.rope], n)
+            case Attention() | LatentAttention():
+                self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
-                seen = self._enter(before, adds, n)
-                self._choose_early(block.ffn, n)
                 self._multiply(a.output, seen, self.projected, n)
             case NoMixer():
-                self.settle(adds, n)
-                self._choose_early(block.ffn, n)
+                pass
             case _:
                 assert_never(a)
-
-    def _attention(
-        self,
-        a: Attention[PlanarRows, Tensor],
-        seen: Tensor,
-        cache: DeviceCache,
-        tables: Mapping[Rope, RopeTables],
-        n: int,
-    ) -> None:
-        room, norms, turn = self._heads[a.n_q, a.n_kv], a.norms, None if a.rope is None else tables[a.rope]
-        where = self.places.cached(a.window)
-        for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
-            self._multiply(linear, seen, out, n)
-            if a.clamp is not None:
-                out[:n].clamp_(-a.clamp, a.clamp)
-        if norms is not None and norms.whole:
-            self._norm(norms.q, room.q, (), room.q, n)
-            self._norm(norms.k, room.k, (), room.k, n)
-            norms = None
-        self.ops.rope_store(
-            room.q[:n],
-            room.k[:n],
-            room.v[:n],
-            cache,
-            self.places.positions[:n],
-            where.cells[:n],
-            turn.cos if turn else None,
-            turn.sin if turn else None,
-            a.rope.style if a.rope else None,
-            norms=norms,
-        )
-        for own in where.segments:
-            part = slice(own.begin, own.end)
-            self.ops.attention(
-                room.q[part],
-                cache,
-                own.n_past,
-                own.pages,
-                scale=a.scale,
-                window=a.window,
-                softcap=a.softcap,
-                alibi=a.alibi,
-                temperature=a.temperature,
-                sinks=a.sinks,
-                chunk=a.chunk,
-                limit=own.limit,
-                out=room.attended[part],
-            )
-        self._multiply(a.output, room.attended, self.projected, n)
-
-    def _latent(
-        self, a: LatentAttention[PlanarRows, Tensor], seen: Tensor, cache: DeviceCache, turn: RopeTables, n: int
-    ) -> None:
-        where, ops = self.places.cached(None), self.ops
-        q, kept = kept_and_queries(ops, a, seen)
-        places = self.places.positions[:n], where.cells[:n]
-        ops.rope_store(q, kept, kept, cache, *places, turn.cos, turn.sin, a.rope.style)
-        attended = torch.empty_like(q)
-        for own in where.segments:
-            part = slice(own.begin, own.end)
-            told = own.n_past, own.pages
-            ops.attention(q[part], cache, *told, scale=a.scale, limit=own.limit, out=attended[part])
-        self._multiply(a.output, values_of_heads(ops, a, attended), self.projected, n)
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons, or, where there is a

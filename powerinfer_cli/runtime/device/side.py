@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, make_cache, ops_for
-from powerinfer_cli.kernels.device.cache import read_rows, write_rows
+from powerinfer_cli.kernels.device.cache import SPARE, read_rows, write_rows
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Head
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.cache_size import overflowing
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
 from powerinfer_cli.runtime.device.flow import DeviceFlow
@@ -35,8 +36,8 @@ SHIFTED = 256  # positions at a time: they move down, so that none is overwritte
 
 
 class DeviceSide:
-    """`layers`: by their number in the model. `head`: whether the last norm and the head are here. `streams`: whether
-    cold neurons may pass through.
+    """`layers`: by their number in the model. `here`: of those whose cache has pages in main memory, how many are here.
+    `head`: whether the last norm and the head are here. `streams`: whether cold neurons may pass through.
     """
 
     def __init__(
@@ -56,6 +57,9 @@ class DeviceSide:
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
         known = parts.statistics if predictors else None
+        extent, layers = parts.pages.extent, [model.layers[index] for index in placed]
+        some = overflowing(layers, list(placed.values()), extent)
+        self.here = {index: some[place] for place, index in enumerate(placed) if place in some}
         self.layers: dict[int, DeviceLayer] = {}
         self.caches: dict[int, DeviceCache] = {}
         types = CacheType(options.type_k), CacheType(options.type_v)
@@ -66,10 +70,10 @@ class DeviceSide:
             layer = uploader.layer(model.layers[index], where, activity, predictors=predictors, uses=uses)
             self.layers[index] = replace(layer, place=place)
             a = layer.block.attention
-            n_cells = parts.pages.extent.n_cells(a.window)
+            n_cells = self.here[index] * PAGE + SPARE if index in self.here else extent.n_cells(a.window)
             self.caches[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device)
         self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
-        widths = Widths.of(config.n_embd, [model.layers[index] for index in placed])
+        widths = Widths.of(config.n_embd, layers, [model.layers[index] for index in self.here])
         n_ctx = parts.pages.n_ctx_sequence
         self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in widths.ropes}
         self.tables = rope_tables(widths.ropes, n_ctx, device)
@@ -146,40 +150,46 @@ class DeviceSide:
         return counted
 
     def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
-        """As a backend's, for the layers that are here."""
+        """As a backend's, for the layers that are here, and of their positions those that are here."""
         found = {}
-        for index, cache, cells in self._held(held):
+        for index, cache, cells, here in self._held(held):
             for name, part in cache.parts.items():
-                rows = part.index_select(1, cells).transpose(0, 1)
+                rows = part.index_select(1, cells[here]).transpose(0, 1)
                 found[f"{index}.{name}"] = rows.cpu().contiguous().numpy()
         return found
 
     def share_of(self, held: Held, stored: Stored) -> dict[str, npt.NDArray[Any]]:
         """What of a saved context goes here. Raises PowerInferError: it is not for such layers and caches."""
         found = {}
-        for index, cache, cells in self._held(held):
+        for index, cache, cells, _ in self._held(held):
             for name, part in cache.parts.items():
                 key, shape = f"{index}.{name}", (len(cells), part.shape[0], part.shape[2])
                 found[key] = saved_part(stored, key, shape, str(part.dtype).removeprefix("torch."))
         return found
 
     def write_cells(self, held: Held, stored: Stored) -> None:
-        """Put back what `share_of` has found."""
-        for index, cache, cells in self._held(held):
+        """Put back what `share_of` has found, as far as its positions are here."""
+        for index, cache, cells, here in self._held(held):
             for name, part in cache.parts.items():
-                part.index_copy_(1, cells, torch.from_numpy(stored[f"{index}.{name}"]).to(self.device).transpose(0, 1))
+                rows = torch.from_numpy(stored[f"{index}.{name}"]).to(self.device)
+                part.index_copy_(1, cells[here], rows[here].transpose(0, 1))
 
-    def _held(self, held: Held) -> Iterator[tuple[int, DeviceCache, Tensor]]:
-        """Of the layers that are here: their number, cache, and the cells that are held."""
+    def _held(self, held: Held) -> Iterator[tuple[int, DeviceCache, Tensor, Tensor]]:
+        """Of the layers that are here: their number, cache, the cells that are held, and which of these are here."""
         for index, cache in self.caches.items():
             window = self.layers[index].block.attention.window
-            yield index, cache, torch.from_numpy(held.of(window)).to(self.device)
+            cells = torch.from_numpy(held.of(window)).to(self.device)
+            yield index, cache, cells, cells < cache.n_pages * PAGE
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
-        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, its keys turned back."""
+        """Drop a sequence's positions [n_keep, n_keep + n_discard) and move the rest down, its keys turned back; not of
+        layers whose cache has pages in main memory.
+        """
         if n_discard == 0:
             return
         for index, cache in self.caches.items():
+            if index in self.here:
+                continue
             a = self.layers[index].block.attention
             turn, pages = self._turn(a.rope, -n_discard), self.pages.of(a.window)
             moves = map(torch.from_numpy, pages.moves(sequence, n_past, n_keep, n_discard))

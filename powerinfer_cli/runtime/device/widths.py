@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Layer, attentions, predictor_of, routing_of
+from powerinfer_cli.model.blocks import Layer, Mixer, attentions, latent_attentions, predictor_of, routing_of
 from powerinfer_cli.runtime.device.places import places_numbers
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["RopeTables", "Widths", "flow_bytes", "rope_tables", "table_bytes"]
+__all__ = ["RopeTables", "Widths", "flow_bytes", "parts_bytes", "parts_width", "rope_tables", "table_bytes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,9 @@ def rope_tables(ropes: Iterable[Rope], n_positions: int, device: torch.device) -
 
 @dataclass(frozen=True)
 class Widths:
-    """Of what flows through some layers: which n_q and n_kv, which n_ff of FFNs that are computed as a whole, how many
-    experts are chosen, and the most neurons that a predictor tells of.
+    """Of what flows through some layers: which n_q and n_kv, and those of latents, which n_ff of FFNs that are computed
+    as a whole, how many experts are chosen, and the most neurons that a predictor tells of; parts: of layers whose
+    cache lies on both sides.
     """
 
     n_embd: int
@@ -44,9 +45,14 @@ class Widths:
     predicted: int
     ropes: frozenset[Rope]
     chosen: frozenset[int] = frozenset()
+    latent: frozenset[tuple[int, int]] = frozenset()
+    parts: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, n_embd: int, layers: Iterable[Layer[Any, Any]]) -> "Widths":
+    def of(
+        cls, n_embd: int, layers: Iterable[Layer[Any, Any]], overflowing: Iterable[Layer[Any, Any]] = ()
+    ) -> "Widths":
+        """overflowing: those whose cache lies on both sides."""
         blocks = list(layers)
         neurons = [(block.ffn.neurons, block.ffn.selection) for block in blocks]
         routed = [one for _, selection in neurons if (one := routing_of(selection))]
@@ -59,12 +65,25 @@ class Widths:
             max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
             frozenset(rope for block in blocks if (rope := block.attention.rope) is not None),
             frozenset(one.router.n_chosen for one in routed),
+            frozenset((one.n_q, one.n_kv) for one in latent_attentions(blocks)),
+            frozenset(parts_width(one.attention) for one in overflowing),
         )
+
+
+def parts_width(a: Mixer[Any, Any]) -> int:
+    """Numbers of a part of what a token attends to; see `Ops.join`."""
+    return a.n_head * (a.head_dim + 2)
+
+
+def parts_bytes(layers: Iterable[Layer[Any, Any]], n_tokens: int) -> int:
+    """What a device needs besides for so many tokens, and one, if the cache of any of its layers lies on both sides."""
+    return 2 * 4 * (n_tokens + 1) * sum({parts_width(layer.attention) for layer in layers})
 
 
 def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
     """What a DeviceFlow for so many tokens takes."""
-    heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads)
+    heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads) + sum(2 * n_q + n_kv for n_q, n_kv in widths.latent)
+    heads += 2 * sum(widths.parts)
     numbers = 6 * widths.n_embd + heads + 3 * sum(widths.dense)
     return (
         n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted + 12 * sum(widths.chosen))

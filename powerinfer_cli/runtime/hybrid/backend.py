@@ -5,7 +5,6 @@ FFN's input and the mask of the cold neurons, or the chosen experts, goes on wit
 back. The CPU waits for what is sent only: once a layer, and never for a layer that is wholly on one side.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
@@ -20,16 +19,16 @@ from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
-from powerinfer_cli.runtime.device.cold_stream import streamable
-from powerinfer_cli.runtime.device.flow import NOTHING, DeviceFlow
+from powerinfer_cli.runtime.device.flow import NOTHING, Addends, DeviceFlow
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.hybrid.adaptive import Adaptive, adapting_layers
+from powerinfer_cli.runtime.hybrid.cache_overflow import CacheOverflow, SpilledAttention
 from powerinfer_cli.runtime.hybrid.cold_side import ColdSide
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
-from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, uploaded_bytes, whole_routed
+from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes, whole_routed
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Held
@@ -55,39 +54,29 @@ class HybridBackend:
         total = uploaded_bytes(parts, plan)
         done = 0
         self._sides: dict[int, DeviceSide] = {}
+        make = partial(
+            DeviceSide, parts, n_tokens=n_tokens, streams=placement.stream_from is not None, adapting=adapting
+        )
         for gpu in plan.gpus:
             device = torch.device(placement.devices[gpu])
             keep_budget(device, plan.budgets[gpu])
             uploader = Uploader(device, total, parts.events, done)
             placed = {i: where for i, where in enumerate(plan.layers) if where.device == gpu}
             with told_when_full(device, plan.budgets[gpu]):
-                self._sides[gpu] = DeviceSide(
-                    parts,
-                    device,
-                    placed,
-                    head=plan.output == gpu,
-                    n_tokens=n_tokens,
-                    uploader=uploader,
-                    streams=placement.stream_from is not None,
-                    adapting=adapting,
-                )
+                self._sides[gpu] = make(device, placed, head=plan.output == gpu, uploader=uploader)
             done = uploader.done
         self._model = parts.model
         self._adaptive = Adaptive.of(parts, placement, adapting, self._sides)
         divided = {i: self._sides[plan.layers[i].device] for i, one in enumerate(self._cpu.weights.cold) if one}
         self._cold = ColdSide(self._cpu, divided, parts.model, self._stats, self._adaptive) if divided else None
-        self._steps = [self._token_steps(run) for run in self._runs]
+        self._overflow = CacheOverflow(parts, self._sides, self._cpu)
+        kinds = (False, True) if self._overflow.here else (False,)
+        self._steps = {spilled: [self._token_steps(run, spilled=spilled) for run in self._runs] for spilled in kinds}
         self._record()
         self._kind = BatchKind.MANY
         self._n_ff, self._routed = parts.counted_neurons, whole_routed(plan, parts.model)
         self._counts = bool(self._n_ff.any())
-        self._stream_from = math.inf if placement.stream_from is None else max(2, placement.stream_from)
-        if placement.stream_from is not None and not streamable(parts.model):
-            self._stream_from = math.inf
-            parts.events.note(
-                "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
-                "streamed (powerinfer solve --merge makes one)"
-            )
+        self._stream_from = stream_from(placement, parts)
 
     @property
     def waits(self) -> int:
@@ -109,6 +98,7 @@ class HybridBackend:
         buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
+        self._overflow.begin(batch)
         for side in self._sides.values():
             side.begin(self._flow(side), batch)
         at = MAIN_MEMORY
@@ -123,7 +113,7 @@ class HybridBackend:
                 continue
             with self._sides[at].link.current():
                 if kind is BatchKind.ONE:
-                    for step in self._steps[number]:
+                    for step in self._steps[self._overflow.seen][number]:
                         step()
                 else:
                     self._batch(run, n, watch)
@@ -142,6 +132,7 @@ class HybridBackend:
         n = len(batch)
         self._kind = BatchKind.MANY
         self._cpu.begin(batch, self._cpu.many)
+        self._overflow.begin(batch)
         self._cpu.embed(self._cpu.many)
         x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
         for run in self._runs:
@@ -167,7 +158,7 @@ class HybridBackend:
         adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
-            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            self._attend(side, flow, index, adds, n)
             flow.enter_ffn(layer, n)
             values = flow.every_neuron(layer, n)
             seen = values.cpu()
@@ -203,6 +194,7 @@ class HybridBackend:
         for side in self._sides.values():
             with side.link.current():
                 side.shift(sequence, n_past, n_keep, n_discard)
+                self._overflow.shift(side.caches, sequence, n_past, n_keep, n_discard)
         return True
 
     def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
@@ -210,7 +202,7 @@ class HybridBackend:
         for side in self._sides.values():
             with side.link.current():
                 found |= side.read_cells(held)
-        return found
+        return self._overflow.with_rest(held, found)
 
     def write_cells(self, held: Held, stored: Stored) -> None:
         """Nothing is written where anything is wrong."""
@@ -220,12 +212,14 @@ class HybridBackend:
         for side, share in zip(self._sides.values(), shares, strict=True):
             with side.link.current():
                 side.write_cells(held, share)
+        self._overflow.write(held, {name: part for share in shares for name, part in share.items()})
 
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""
         self._cpu.use_threads(options)
         if self._cold is not None:
             self._cold.make()
+        self._overflow.write_programs()
 
     def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
         return {} if self._cold is None else self._cold.experts()
@@ -238,14 +232,16 @@ class HybridBackend:
         for gpu, side in self._sides.items():
             recorder = Recorder(side.device)
             with told_when_full(side.device, self.plan.budgets[gpu]):
-                for run, steps in zip(self._runs, self._steps, strict=True):
-                    for step in steps:
-                        if run.side == gpu and isinstance(step, Replay):
-                            recorder.record(step)
+                pairs = [pair for steps in self._steps.values() for pair in zip(self._runs, steps, strict=True)]
+                for step in (step for run, steps in pairs if run.side == gpu for step in steps):
+                    if isinstance(step, Replay):
+                        recorder.record(step)
             side.collect()  # recording has counted
 
-    def _token_steps(self, run: Run) -> list[Step]:
-        """What one token needs in a run of layers: recordings, and what the CPU does between them."""
+    def _token_steps(self, run: Run, *, spilled: bool) -> list[Step]:
+        """What one token needs in a run of layers: recordings, and what the CPU does between them. spilled: where it
+        sees pages of the cache that are in main memory.
+        """
         if run.side == MAIN_MEMORY:
             return []
         side = self._sides[run.side]
@@ -255,10 +251,14 @@ class HybridBackend:
         adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
-            work += [
-                partial(flow.attend, layer, side.caches[index], side.tables, adds, 1),
-                partial(flow.predict, layer, 1),
-            ]
+            asked = layer, side.caches[index], side.tables, adds, 1
+            if spilled and index in side.here:
+                ask, mark, here, there, join = self._spilling(side, flow, index, 1).steps(asked)
+                steps += [Replay(side.device, [*work, ask]), mark, Replay(side.device, [here]), there]
+                work = [join]
+            else:
+                work.append(partial(flow.attend, *asked))
+            work.append(partial(flow.predict, layer, 1))
             if layer.n_cold:
                 work.append(partial(self._cold_side.send, flow, index, 1))
                 steps += [Replay(side.device, work), side.link.mark]
@@ -278,7 +278,7 @@ class HybridBackend:
         adds = NOTHING
         for index in run.layers:
             layer = side.layers[index]
-            flow.attend(layer, side.caches[index], side.tables, adds, n)
+            self._attend(side, flow, index, adds, n)
             flow.predict(layer, n)
             routed = routing_of(layer.block.ffn.selection)
             if watch is not None and routed is not None:
@@ -297,6 +297,21 @@ class HybridBackend:
             adds = flow.adds(layer)
         flow.settle(adds, n)
 
+    def _attend(self, side: DeviceSide, flow: DeviceFlow, index: int, adds: Addends, n: int) -> None:
+        """Attention of a layer, on both sides where the batch sees pages of the cache that are in main memory."""
+        asked = side.layers[index], side.caches[index], side.tables, adds, n
+        if self._overflow.seen and index in side.here:
+            for step in self._spilling(side, flow, index, n).steps(asked):
+                step()
+        else:
+            flow.attend(*asked)
+
+    def _spilling(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> SpilledAttention:
+        def compute() -> None:
+            self._meanwhile(side, lambda: self._overflow.run(index, n, self._kind))
+
+        return SpilledAttention(side, flow, index, self._overflow, compute)
+
     def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
         """The layer's cold neurons pass through the GPU."""
         neurons, hot = self._model.layers[index].ffn.neurons, self.plan.layers[index].hot
@@ -304,10 +319,14 @@ class HybridBackend:
         side.stream.run(neurons, cold_neurons(hot, neurons.n_ff), side.layers[index], flow, n)
 
     def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
+        self._meanwhile(side, lambda: self._cold_side.run(index, n, self._kind))
+
+    def _meanwhile(self, side: DeviceSide, work: Callable[[], Any]) -> None:
+        """What the CPU does with what was sent, while the device goes on."""
         begin = perf_counter()
         side.link.wait()
         heard = perf_counter()
-        self._cold_side.run(index, n, self._kind)
+        work()
         seconds = self._stats.seconds
         seconds.waiting += heard - begin
         seconds.cold += perf_counter() - heard

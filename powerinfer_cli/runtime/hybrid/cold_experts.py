@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_records, 
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.kernels.jit.team import Team
+from powerinfer_cli.model.blocks import FFN, routing_of
 from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.weights import ColdNeurons
 from powerinfer_cli.runtime.hybrid.cold_tier import ColdBuffers
@@ -34,6 +35,14 @@ class ExpertSizes:
     n_chosen: int
     ff: int
     on_input: bool
+
+    @classmethod
+    def of(cls, ffn: FFN[Any, Any]) -> "ExpertSizes":
+        """Of an FFN that has a router."""
+        routed = routing_of(ffn.selection)
+        assert routed is not None  # who asks has looked
+        router = routed.router
+        return cls(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """How a plan divides a model: runs of layers on one side, what goes to GPUs, and which plans cannot be."""
 
+import math
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -9,10 +10,11 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves, routing_of
-from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.device.cold_stream import streamable
 
-__all__ = ["Run", "check_plan", "runs_of", "uploaded_bytes", "whole_routed"]
+__all__ = ["Run", "check_plan", "runs_of", "stream_from", "uploaded_bytes", "whole_routed"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ def whole_routed(plan: Plan, model: Model) -> npt.NDArray[np.int64]:
         if routed is not None and (not on_gpu or where.hot.size == routed.n_experts):
             found[number] = routed.router.n_chosen, routed.router.n_chosen * on_gpu
     return found
+
+
+def stream_from(placement: Placement, parts: Parts) -> float:
+    """Batches of so many tokens or more have the cold neurons pass through the GPU."""
+    if placement.stream_from is None:
+        return math.inf
+    if streamable(parts.model):
+        return max(2, placement.stream_from)
+    parts.events.note(
+        "cold neurons stay on the CPU for long prompts, too: only a PowerInfer GGUF holds rows that can be "
+        "streamed (powerinfer solve --merge makes one)"
+    )
+    return math.inf
 
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:

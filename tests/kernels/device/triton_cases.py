@@ -16,6 +16,7 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
+from powerinfer_cli.kernels.device.cache import SPARE
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
@@ -324,6 +325,24 @@ def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n
                 close(out, TWIN.attention(q, cache, past(n_past), pages, **limits), 2e-5)
             found.append(out)
         assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("border", [0, 2])
+def test_a_part_of_the_pages(border: int) -> None:
+    """The first are here, others elsewhere."""
+    types, dim, n = (CacheType.F16, CacheType.Q8_0), 32, 301
+    found = []
+    for ops in (TWIN, FAST):
+        cache, pages = empty_cache(1, border * PAGE + SPARE, dim, types), torch.tensor([1, 5, 0, -1], device=DEVICE)
+        for token in (n - 2, n - 1):
+            x = [there(normal(1, heads * dim, seed=token)) for heads in (2, 1, 1)]
+            ops.rope_store(*x, cache, *(one[-1:] for one in places(pages, 0, token + 1)), None, None, None)
+        q, sinks = in_nan(normal(1, 2 * dim)), in_nan(normal(2, seed=7))
+        own = ops.attention(q, cache, past(n - 1), pages, scale=0.2, parts=True)
+        other = in_nan(normal(1, 2 * (dim + 2), seed=3).abs())
+        found.append((own, *(ops.join(own, one, sinks, nan(1, 2 * dim)) for one in (None, other))))
+    for one, two in zip(*found, strict=True):
+        close(one, two, 2e-5)
 
 
 def test_attention_of_a_batch() -> None:

@@ -1,0 +1,48 @@
+"""How many pages of the KV cache GPUs get: all, or fewer, so that layers are there that had no room beside them."""
+
+from collections.abc import Callable
+
+from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Plan, Reservation, shown_bytes
+
+__all__ = ["overflow_line", "with_fitting_pages"]
+
+TRIES = 256
+WAIT = 1 << 20  # bytes that the CPU might read while a layer waits for its part of attention
+
+
+def with_fitting_pages(sizes: ModelBytes, reserve: Callable[[ModelBytes], Reservation], *, whole: bool) -> ModelBytes:
+    """The sizes with as many pages as make the CPU read least, by the mean over a context that fills; all where they
+    fit. Layers with a window keep theirs. whole: layers in main memory are there with all their neurons.
+    """
+
+    def read(pages: int | None) -> float:
+        tried = sizes.with_pages(pages)
+        room = reserve(tried)
+        total = float(sizes.head) if room.output == MAIN_MEMORY else 0.0
+        for layer, device in zip(tried.layers, room.devices, strict=True):
+            if device == MAIN_MEMORY:
+                total += layer.attention + layer.predictor + layer.kv / 2
+                total += layer.ffn if whole or not layer.divisible else 0
+            elif layer.outside(layer.pages):
+                total += layer.expected_outside(layer.pages) + WAIT * layer.outside(layer.pages) / layer.kv
+        return total
+
+    if not read(None):
+        return sizes
+    most = max((one.n_pages for one in sizes.layers if not one.windowed), default=0)
+    tries = [None, *range(most - 1, 0, -max(1, most // TRIES)), 0]
+    return sizes.with_pages(min(tries, key=read))
+
+
+def overflow_line(sizes: ModelBytes, plan: Plan) -> str | None:
+    """For people: how much of the KV cache of the layers on GPUs is not there."""
+    pairs = [
+        (one, placed) for one, placed in zip(sizes.layers, plan.layers, strict=True) if placed.device != MAIN_MEMORY
+    ]
+    outside, whole = sum(one.outside(placed.pages) for one, placed in pairs), sum(one.kv for one, _ in pairs)
+    if not outside:
+        return None
+    return (
+        f"{shown_bytes(outside)} of {shown_bytes(whole)} of the KV cache of layers on the GPU stay in main memory: "
+        "the CPU attends to what lies there"
+    )

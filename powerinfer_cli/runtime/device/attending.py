@@ -1,0 +1,142 @@
+"""Attention of the layers on one device, up to what their output matrix makes of it. T tokens.
+
+Where a layer's last pages lie in main memory it is done in two parts, which are joined: what the device has, and what
+the CPU tells of the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, assert_never
+
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention, Linear, Norm
+from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
+from powerinfer_cli.runtime.device.places import Places
+from powerinfer_cli.runtime.device.widths import RopeTables, Widths, parts_width
+
+__all__ = ["Attending", "DeviceAttention", "DeviceHeads"]
+
+Attending: TypeAlias = Attention[PlanarRows, Tensor] | LatentAttention[PlanarRows, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceHeads:
+    """Of an attention: q and attended [tokens, n_q], k and v [tokens, n_kv]; of latents, v is k."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attended: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceParts:
+    """What is to be joined, [tokens, n_head * (head_dim + 2)]: the device's own, and what the CPU tells."""
+
+    own: Tensor
+    other: Tensor
+
+
+class DeviceAttention:
+    """Buffers for up to n_tokens, and the steps over their first T rows."""
+
+    def __init__(self, widths: Widths, ops: Ops, n_tokens: int, places: Places, device: torch.device) -> None:
+        self.ops, self._places = ops, places
+
+        def room(n: int) -> Tensor:
+            return torch.zeros(n_tokens, n, device=device)
+
+        self._heads: dict[tuple[int, int], DeviceHeads] = {}
+        for q, kv in widths.heads:
+            self._heads[q, kv] = DeviceHeads(room(q), room(kv), room(kv), room(q))
+        self._latent: dict[tuple[int, int], DeviceHeads] = {}
+        for q, kv in widths.latent:
+            kept = room(kv)
+            self._latent[q, kv] = DeviceHeads(room(q), kept, kept, room(q))
+        self._parts = {width: DeviceParts(room(width), room(width)) for width in widths.parts}
+
+    def heads_of(self, a: Attending) -> DeviceHeads:
+        rooms = self._latent if isinstance(a, LatentAttention) else self._heads
+        return rooms[a.n_q, a.n_kv]
+
+    def parts_of(self, a: Attending) -> DeviceParts:
+        """Of a layer whose cache lies on both sides."""
+        return self._parts[parts_width(a)]
+
+    def ask(self, a: Attending, seen: Tensor, cache: DeviceCache, tables: Mapping[Rope, RopeTables], n: int) -> None:
+        """Queries, keys and values of what a layer reads, turned; what of these belongs here is in the cache."""
+        room, ops = self.heads_of(a), self.ops
+        match a:
+            case Attention():
+                norms = self._projected(a, room, seen, n)
+                turn, style = None if a.rope is None else tables[a.rope], a.rope.style if a.rope else None
+            case LatentAttention():
+                q, kept = kept_and_queries(ops, a, seen[:n])
+                room.q[:n].copy_(q)
+                room.k[:n].copy_(kept)
+                norms, turn, style = None, tables[a.rope], a.rope.style
+            case _:
+                assert_never(a)
+        cos, sin = (turn.cos, turn.sin) if turn else (None, None)
+        where = self._places.positions[:n], self._places.cached(a.window).cells[:n]
+        ops.rope_store(room.q[:n], room.k[:n], room.v[:n], cache, *where, cos, sin, style, norms=norms)
+
+    def _projected(
+        self, a: Attention[PlanarRows, Tensor], room: DeviceHeads, seen: Tensor, n: int
+    ) -> HeadNorms[Tensor] | None:
+        """Norms of each head by itself are left to do."""
+        for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
+            self._multiply(linear, seen, out, n)
+            if a.clamp is not None:
+                out[:n].clamp_(-a.clamp, a.clamp)
+        norms = a.norms
+        if norms is None or not norms.whole:
+            return norms
+        self._norm(norms.q, room.q[:n])
+        self._norm(norms.k, room.k[:n])
+        return None
+
+    def attend(self, a: Attending, cache: DeviceCache, projected: Tensor, n: int) -> None:
+        """`projected`, where all that tokens see is here."""
+        room = self.heads_of(a)
+        self._over_segments(a, cache, room.attended, parts=False)
+        self._finish(a, room, projected, n)
+
+    def attend_here(self, a: Attending, cache: DeviceCache) -> None:
+        """The own part."""
+        self._over_segments(a, cache, self.parts_of(a).own, parts=True)
+
+    def join(self, a: Attending, projected: Tensor, n: int) -> None:
+        """`projected`, of both parts."""
+        room, parts = self.heads_of(a), self.parts_of(a)
+        sinks = a.sinks if isinstance(a, Attention) else None
+        self.ops.join(parts.own[:n], parts.other[:n], sinks, room.attended[:n])
+        self._finish(a, room, projected, n)
+
+    def _over_segments(self, a: Attending, cache: DeviceCache, out: Tensor, *, parts: bool) -> None:
+        q = self.heads_of(a).q
+        attention = partial(self.ops.attention, scale=a.scale, parts=parts)
+        if isinstance(a, Attention):
+            attention = partial(attention, window=a.window, softcap=a.softcap, alibi=a.alibi, chunk=a.chunk)
+            sinks = None if parts else a.sinks
+            attention = partial(attention, temperature=a.temperature, sinks=sinks)
+        for own in self._places.cached(a.window).segments:
+            part = slice(own.begin, own.end)
+            attention(q[part], cache, own.n_past, own.pages, limit=own.limit, out=out[part])
+
+    def _finish(self, a: Attending, room: DeviceHeads, projected: Tensor, n: int) -> None:
+        found = room.attended
+        if isinstance(a, LatentAttention):
+            found = values_of_heads(self.ops, a, found[:n])
+        self._multiply(a.output, found, projected, n)
+
+    def _multiply(self, linear: Linear[PlanarRows, Tensor], x: Tensor, out: Tensor, n: int) -> None:
+        self.ops.multiply(linear.weight, x[:n], linear.bias, out=out[:n])
+
+    def _norm(self, norm: Norm[Tensor], x: Tensor) -> None:
+        self.ops.add_norm(x, (), norm.weight, norm.bias, norm.eps, norm.kind, scale=1.0, out=x)

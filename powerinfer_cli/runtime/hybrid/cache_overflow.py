@@ -1,0 +1,255 @@
+"""The pages of KV caches that devices leave to main memory: what tokens keep there, and the CPU's attention over them.
+
+A page lies on one side for good, by its number, so that nothing ever moves: a sequence that grows gets the device's
+pages first. The device sends turned queries, keys and values, goes on with its own pages, and joins what comes back.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
+from powerinfer_cli.kernels.cpu.attention import attention
+from powerinfer_cli.kernels.cpu.rope import rope
+from powerinfer_cli.kernels.cpu.vectors import Vectors
+from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
+from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
+from powerinfer_cli.model import Rope
+from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
+from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.batch import Batch, BatchKind
+from powerinfer_cli.runtime.cpu.cache import turned
+from powerinfer_cli.runtime.device.attending import DeviceHeads
+from powerinfer_cli.runtime.device.flow import Addends, DeviceFlow
+from powerinfer_cli.runtime.device.side import DeviceSide
+from powerinfer_cli.runtime.device.weights import DeviceLayer
+from powerinfer_cli.runtime.device.widths import RopeTables, parts_width
+from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
+from powerinfer_cli.runtime.pages import Cells, Held
+from powerinfer_cli.runtime.saved import Stored
+
+__all__ = ["CacheOverflow", "SpilledAttention"]
+
+Attending: TypeAlias = Attention[Any, Any] | LatentAttention[Any, Any]
+Asked: TypeAlias = tuple[DeviceLayer, DeviceCache, Mapping[Rope, RopeTables], Addends, int]
+Step: TypeAlias = Callable[[], None]
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+
+MOVED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
+
+
+class CacheOverflow:
+    """`here`: of the layers whose caches lie on both sides, by number, how many pages are on their device. `seen`:
+    whether the batch that was begun sees anything of what is in main memory.
+    """
+
+    def __init__(self, parts: Parts, sides: Mapping[int, DeviceSide], cpu: CPURuns) -> None:
+        options, self._pages, self._cpu, self.seen = parts.options, parts.pages, cpu, False
+        host = next(iter(sides.values())).link.host
+        self.here = here = {index: pages for side in sides.values() for index, pages in side.here.items()}
+        types = CacheType(options.type_k), CacheType(options.type_v)
+        self._blocks = {index: _attending(parts.model.layers[index].attention) for index in here}
+        self._caches: dict[int, KeysValues] = {}
+        for index, a in self._blocks.items():
+            n_cells = self._pages.extent.n_cells(a.window) - here[index] * PAGE
+            shape = Shape(a.n_head, a.n_head_kv, a.head_dim, n_cells)
+            self._caches[index] = KeysValues.make(shape, *types, origin=here[index] * PAGE)
+        self.n_bytes = sum(cache.n_bytes for cache in self._caches.values())
+        ropes = {one.rope for one in self._blocks.values() if one.rope is not None}
+        self._frequencies = {one: one.frequencies(self._pages.n_ctx_sequence) for one in ropes}
+        n_tokens, all_of = len(cpu.many.ids), list(self._blocks.values())
+        self._q = host(n_tokens * max((one.n_q for one in all_of), default=0))
+        self._k, self._v = (host(n_tokens * max((one.n_kv for one in all_of), default=0)) for _ in range(2))
+        self._made = host(n_tokens * max(map(parts_width, all_of), default=0))
+        self._temperatures: dict[Temperature, npt.NDArray[np.float32]] = {
+            one.temperature: np.ones(n_tokens, np.float32)
+            for one in all_of
+            if isinstance(one, Attention) and one.temperature is not None
+        }
+        self.write_programs()
+
+    def write_programs(self) -> None:
+        """They depend on how many threads there are."""
+        self._programs: dict[tuple[int, bool], CompiledProgram] = {}
+        self._operations = {(index, one): self._written(index, one) for index in self.here for one in (True, False)}
+        self._cpu.prepare(op.kernel for ops in self._operations.values() for op in ops)
+
+    def _written(self, index: int, one: bool) -> list[Operation]:
+        """For one token, or for others: store what belongs here, and attend."""
+        a, cache, n_tokens = self._blocks[index], self._caches[index], 1 if one else len(self._cpu.many.ids)
+        buffers, threads = (self._cpu.one, self._cpu.threads) if one else (self._cpu.many, self._cpu.team.size)
+        state = buffers.cached(a.window)
+        q, k, v = (x.numpy() for x in self._sent(a, n_tokens))
+        width = parts_width(a)
+        out = Vectors(width, self._made.numpy()[: n_tokens * width].reshape(n_tokens, width), _NO_RECORDS)
+        bends: dict[str, Any] = {}
+        if isinstance(a, Attention):
+            bends = {"window": a.window, "softcap": a.softcap, "alibi": a.alibi, "chunk": a.chunk}
+            bends["temperatures"] = None if a.temperature is None else self._temperatures[a.temperature]
+        return [
+            rope(state, q, k, v, cache, None, None),
+            attention(state, q, cache, out, threads, scale=a.scale, parts=True, **bends),
+        ]
+
+    def begin(self, batch: Batch) -> None:
+        """The next batch."""
+        for temperature, numbers in self._temperatures.items():
+            numbers[: len(batch)] = temperature.at(batch.positions)
+        kinds = {(self._blocks[index].window, pages) for index, pages in self.here.items()}
+        self.seen = any(self._sees(batch, window, pages) for window, pages in kinds)
+
+    def _sees(self, batch: Batch, window: int | None, pages: int) -> bool:
+        tables = self._pages.of(window).tables
+        for s in batch.segments:
+            first = 0 if window is None else max(0, s.n_past + 1 - window) // PAGE
+            if (tables[s.sequence, first : (s.n_past + s.n_tokens - 1) // PAGE + 1] >= pages).any():
+                return True
+        return False
+
+    def targets(self, index: int, heads: DeviceHeads, n: int) -> list[tuple[Tensor, Tensor]]:
+        """Where n tokens' queries, keys and values are to be copied, and from where."""
+        q, k, v = self._sent(self._blocks[index], n)
+        found = [(q, heads.q[:n]), (k, heads.k[:n])]
+        return found if heads.v is heads.k else [*found, (v, heads.v[:n])]
+
+    def _sent(self, a: Attending, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        values = self._k if isinstance(a, LatentAttention) else self._v
+        return tuple(x[: n * size].view(n, size) for x, size in ((self._q, a.n_q), (self._k, a.n_kv), (values, a.n_kv)))  # type: ignore[return-value]  # three
+
+    def run(self, index: int, n_tokens: int, kind: BatchKind) -> Tensor:
+        """What `join` takes, [T, n_head * (head_dim + 2)], of what a device has sent of a layer."""
+        key = index, kind is BatchKind.ONE
+        if key not in self._programs:
+            self._programs[key] = assemble(self._operations[key])
+        self._cpu.team.run(self._programs[key].table, self._cpu.threads_for(kind))
+        return self.made(index, n_tokens)
+
+    def made(self, index: int, n_tokens: int) -> Tensor:
+        """Where `run` leaves it."""
+        width = parts_width(self._blocks[index])
+        return self._made[: n_tokens * width].view(n_tokens, width)
+
+    def with_rest(self, held: Held, found: Arrays) -> Arrays:
+        """What was read of the caches, with what is here of the layers that lie on both sides."""
+        whole = dict(found)
+        for index, cache in self._caches.items():
+            cells, there = self._divided(index, held)
+            if there.all():
+                continue
+            for name, part in cache.stored(cells[~there] - cache.origin).items():
+                rows = np.empty((len(cells), *part.shape[1:]), part.dtype)
+                rows[there], rows[~there] = found[f"{index}.{name}"], part
+                whole[f"{index}.{name}"] = rows
+        return whole
+
+    def write(self, held: Held, stored: Stored) -> None:
+        """Put back what is to be here; it was found to fit."""
+        for index, cache in self._caches.items():
+            cells, there = self._divided(index, held)
+            if there.all():
+                continue
+            own = {name.partition(".")[2]: part for name, part in stored.items() if name.startswith(f"{index}.")}
+            cache.store(cells[~there] - cache.origin, {name: part[~there] for name, part in own.items()})
+
+    def _divided(self, index: int, held: Held) -> tuple[Cells, npt.NDArray[np.bool_]]:
+        """The cells of what is held, and which of them are on the device."""
+        cells = held.of(self._blocks[index].window)
+        return cells, cells < self._caches[index].origin
+
+    def shift(self, there: Mapping[int, DeviceCache], sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
+        """As a backend's, of the layers among them. there: caches on one device, by layer."""
+        for index in self._caches:
+            if index in there and n_discard:
+                self._shift(index, there[index], sequence, n_past, n_keep, n_discard)
+
+    def _shift(self, index: int, there: DeviceCache, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
+        a = self._blocks[index]
+        pages = self._pages.of(a.window)
+        sources, targets = pages.moves(sequence, n_past, n_keep, n_discard)
+        # Pages by turns move as a whole: a position's new place may be that of one which has not moved yet.
+        size = MOVED if pages is self._pages else max(1, len(sources))
+        for begin in range(0, len(sources), size):
+            keys, values = self._read(index, there, sources[begin : begin + size])
+            if a.rope is not None:
+                angles = n_discard * self._frequencies[a.rope]
+                keys = turned(keys, np.cos(angles), -np.sin(angles), a.rope.style)
+            self._write(index, there, targets[begin : begin + size], keys, values)
+
+    def _read(self, index: int, there: DeviceCache, cells: Cells) -> tuple[npt.NDArray[np.float32], ...]:
+        """Keys and values float32 [n, n_head_kv, head_dim] from either side."""
+        cache = self._caches[index]
+        on = cells < cache.origin
+        wanted = torch.from_numpy(cells[on]).to(there.k.device)
+        parts = ((there.k, there.k_scales), (there.v, there.v_scales))
+        found = []
+        for own, (numbers, scales) in zip(cache.read(cells[~on] - cache.origin), parts, strict=True):
+            rows = np.empty((len(cells), *own.shape[1:]), np.float32)
+            rows[~on], rows[on] = own, read_rows(numbers, scales, wanted).transpose(0, 1).cpu().numpy()
+            found.append(rows)
+        return tuple(found)
+
+    def _write(
+        self,
+        index: int,
+        there: DeviceCache,
+        cells: Cells,
+        keys: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+    ) -> None:
+        cache = self._caches[index]
+        on = cells < cache.origin
+        cache.write_keys(cells[~on] - cache.origin, keys[~on])
+        cache.write_values(cells[~on] - cache.origin, values[~on])
+        wanted = torch.from_numpy(cells[on]).to(there.k.device)
+        for numbers, scales, rows in ((there.k, there.k_scales, keys), (there.v, there.v_scales, values)):
+            moved = torch.from_numpy(rows[on]).to(there.k.device).transpose(0, 1)
+            write_rows(numbers, scales, wanted, moved)
+
+
+class SpilledAttention:
+    """One layer's attention to n tokens on both sides."""
+
+    def __init__(
+        self, side: DeviceSide, flow: DeviceFlow, index: int, overflow: CacheOverflow, compute: Callable[[], None]
+    ) -> None:
+        """compute: waits for what the device has sent, and has `overflow` run."""
+        self._side, self._flow, self._index = side, flow, index
+        self._overflow, self._compute = overflow, compute
+        self._a = _attending(side.layers[index].block.attention)
+
+    def steps(self, asked: Asked) -> tuple[Step, Step, Step, Step, Step]:
+        """What is done in turn: up to what is sent; remember that point; attend on the device; attend here; join.
+
+        asked: what `DeviceFlow.ask` takes.
+        """
+        n = asked[-1]
+        return (
+            partial(self._ask, asked),
+            self._side.link.mark,
+            partial(self._flow.attention.attend_here, self._a, self._side.caches[self._index]),
+            self._compute,
+            partial(self._join, n),
+        )
+
+    def _ask(self, asked: Asked) -> None:
+        self._flow.ask(*asked)
+        for target, source in self._overflow.targets(self._index, self._flow.attention.heads_of(self._a), asked[-1]):
+            self._side.link.copy(target, source)
+
+    def _join(self, n: int) -> None:
+        attention = self._flow.attention
+        self._side.link.copy(attention.parts_of(self._a).other[:n], self._overflow.made(self._index, n))
+        attention.join(self._a, self._flow.projected, n)
+
+
+def _attending(a: Mixer[Any, Any]) -> Attending:
+    assert isinstance(a, Attention | LatentAttention)  # others have no cache
+    return a
+
+
+_NO_RECORDS = np.empty((0, 0), np.uint8)

@@ -1,0 +1,79 @@
+"""How many pages of the KV cache GPUs get, rehearsed on the CPU: by budget, and none."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.model import load_model
+from powerinfer_cli.opening import PlacementWishes, cache_pages
+from powerinfer_cli.opening.cache_pages import with_fitting_pages
+from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.placing import place
+from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, ModelBytes, device_use, reserve
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.device.bytes import model_bytes
+from tests.helpers.rounding import check_logits
+from tests.helpers.tiny_models import tiny_model
+
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def of_8b(n_ctx: int) -> ModelBytes:
+    """Llama 3 8B in Q4_K_M, its cache in halves."""
+    n_pages, page = n_ctx // 128, 128 * 4096
+    layer = LayerBytes(26 * MIB, 0, n_pages * page, 100 << 10, 1024, divisible=False, n_pages=n_pages, page=page)
+    return ModelBytes((layer,) * 32, 420 * MIB, 600 * MIB, 20 * MIB)
+
+
+def pages_of(sizes: ModelBytes, budget: int) -> tuple[int | None, int]:
+    """Of each layer's cache on a GPU, and how many layers are there."""
+    reserve_of = partial(reserve, budgets=(budget,), whole=True)
+    found = with_fitting_pages(sizes, reserve_of, whole=True)
+    return found.layers[0].pages, sum(device != MAIN_MEMORY for device in reserve_of(found).devices)
+
+
+def test_all_where_they_fit() -> None:
+    assert pages_of(of_8b(4096), 8 * GIB) == (None, 32)
+    assert pages_of(of_8b(131072), 24 * GIB) == (None, 32)
+
+
+def test_a_long_context_on_a_small_card() -> None:
+    """16 GiB of cache beside 5 of weights, in 8: all layers are there, and what is left is cache."""
+    pages, n_layer = pages_of(of_8b(131072), 8 * GIB)
+    assert n_layer == 32
+    assert pages is not None
+    assert 100 < pages < 250
+    assert pages_of(of_8b(131072), 5 * GIB) == (3, 32)  # and next to none
+
+
+def test_where_weights_do_not_fit_by_far() -> None:
+    """Pages make way for layers, which every token reads, unless what they free is no layer: then nobody waits."""
+    assert pages_of(of_8b(4096), 2 * GIB) == (7, 11)
+    assert pages_of(of_8b(512), 2 * GIB) == (None, 11)
+
+
+def test_a_plan_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the budget, and with the same results."""
+    monkeypatch.setattr(cache_pages, "WAIT", 0)  # which weighs more than all of so small a model
+    gguf = tiny_model("qwen3").file.open(tmp_path)
+    model = load_model(gguf)
+    options = EngineOptions(n_ctx=2000, n_ubatch=64, n_threads=1, type_k="f32", type_v="f32")
+    sizes = model_bytes(model, options, options.n_ctx)
+    kv = sum(layer.kv for layer in sizes.layers)
+    text = np.random.default_rng(1).integers(0, model.config.n_vocab, 300).tolist()
+    exact = Engine(model, options).logits(text)
+    for budget, wishes in ((sizes.total - int(0.6 * kv), {}), (GIB, {"kv_offload": False})):
+        notes: list[str] = []
+        asked = PlacementWishes(vram_budget=(budget,), device="cpu", **wishes)
+        found = place(gguf, model, options, asked, Companions(None, None), LoadEvents(notes.append)).placement
+        assert found is not None
+        pages = [layer.pages for layer in found.plan.layers]
+        assert all(layer.device == 0 for layer in found.plan.layers)
+        assert pages == [0] * len(pages) if wishes else all(pages)
+        assert device_use(sizes, found.plan, 0).total <= budget
+        left, total = device_use(sizes, found.plan, MAIN_MEMORY).kv, device_use(sizes, found.plan, 0).kv
+        assert 0 <= left + total - kv <= kv / 50
+        assert any("MiB of the KV cache of layers on the GPU stay in main memory" in note for note in notes)
+        check_logits(Engine(model, options, placement=found).logits(text), exact)
