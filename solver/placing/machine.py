@@ -9,6 +9,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from solver.placing.device_profile import DeviceProfile, Link, Processor
 from solver.placing.measure import USUAL, CostShape, measure_cpu
+from solver.placing.measure_experts import cpu_with_experts
 from solver.placing.measure_gpu import measure_gpu, measure_link
 
 __all__ = ["measure_machine"]
@@ -34,9 +35,10 @@ def measure_machine(
     """
     try:
         cpu = measure_cpu(kinds, shape, threads, cores, on_step)
+        cpu = cpu_with_experts(cpu, kinds, shape, threads, cores, on_step)
         gpus, links = [], [NO_LINK]
         for index, name in enumerate(devices):
-            gpu, link = _device(torch.device(name), kinds, shape.n_embd, budgets[index] if budgets else None, on_step)
+            gpu, link = _device(torch.device(name), kinds, shape, budgets[index] if budgets else None, on_step)
             gpus.append(gpu)
             links.append(link)
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
@@ -46,6 +48,7 @@ def measure_machine(
     link = Link(
         bandwidth=min(link.bandwidth for link in links[1:] or links),
         synchronisation=max(link.synchronisation for link in links),
+        rehearsed=any(link.rehearsed for link in links),
     )
     return DeviceProfile("measured", "Measured on this machine.", cpu, tuple(gpus), link)
 
@@ -53,12 +56,13 @@ def measure_machine(
 def _device(
     device: torch.device,
     kinds: Sequence[GGMLType],
-    n_embd: int,
+    shape: CostShape,
     budget: int | None,
     on_step: Callable[[str], None] | None,
 ) -> tuple[Processor, Link]:
     try:
-        return measure_gpu(device, kinds, n_embd, budget, on_step), measure_link(device, n_embd)
+        gpu = measure_gpu(device, kinds, shape.n_embd, budget, on_step, shape)
+        return gpu, measure_link(device, shape.n_embd)
     finally:
         gc.collect()  # what was measured refers to itself
         if device.type == "cuda":

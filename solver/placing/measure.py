@@ -31,7 +31,7 @@ from powerinfer_cli.model.blocks import Linear, Neurons, attentions, predictor_o
 from powerinfer_cli.runtime.threads import default_threads
 from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
-__all__ = ["DENSITIES", "CostShape", "measure_cpu", "rate_and_fixed"]
+__all__ = ["DENSITIES", "ROUNDS", "USUAL", "CostShape", "Timing", "measure_cpu", "rate_and_fixed", "zeros"]
 
 WEIGHTS = 192 << 20  # bytes, of rows here and there
 WHOLE = 384 << 20  # bytes, of whole matrices: servers' last caches have that many, and hold some of less
@@ -50,7 +50,8 @@ RANK = 8  # of the width: a predictor's, where there is none
 @dataclass(frozen=True)
 class CostShape:
     """The sizes of a model that costs depend on: its width, its layers and what they are made of, without matrices'
-    types. n_q, n_kv: numbers of a token's queries and keys. rank: of predictors.
+    types. n_q, n_kv: numbers of a token's queries and keys. rank: of predictors. n_chosen: of n_experts, those that a
+    token needs, whose neurons together are n_ff; 0: there are none.
     """
 
     n_embd: int = 4096
@@ -61,6 +62,8 @@ class CostShape:
     head_dim: int = 128
     n_layer: int = 32
     rank: int = 1024
+    n_experts: int = 0
+    n_chosen: int = 0
 
     @classmethod
     def of(cls, model: Model) -> "CostShape":
@@ -68,13 +71,17 @@ class CostShape:
         layers = sorted(model.layers, key=lambda layer: layer.ffn.neurons.n_ff)
         ffn = layers[len(layers) // 2].ffn
         routed, n_ff = routing_of(ffn.selection), ffn.neurons.n_ff
+        n_experts = n_chosen = 0
         if routed is not None:
-            n_ff = n_ff // routed.n_experts * routed.router.n_chosen
+            n_experts, n_chosen = routed.n_experts, routed.router.n_chosen
+            n_ff = n_ff // n_experts * n_chosen
         n_embd, gated = model.config.n_embd, ffn.neurons.gate is not None
         asked = [predictor_of(layer.ffn.selection) for layer in layers]
         ranks = sorted(one.fc1.shape[0] for one in asked if one is not None)
         rank = ranks[len(ranks) // 2] if ranks else n_embd // RANK
-        found = cls(n_embd, n_ff, gated, n_embd, n_embd, n_embd, len(layers), max(32, rank - rank % 32))
+        found = cls(
+            n_embd, n_ff, gated, n_embd, n_embd, n_embd, len(layers), max(32, rank - rank % 32), n_experts, n_chosen
+        )
         heads = attentions(model.layers)
         if not heads:
             return found
@@ -130,7 +137,7 @@ def measure_cpu(
         team.close()
 
 
-def _zeros(kind: GGMLType, n_rows: int, n_cols: int) -> Tensor:
+def zeros(kind: GGMLType, n_rows: int, n_cols: int) -> Tensor:
     """How long a product takes does not depend on the numbers."""
     data = np.zeros(n_rows * _row_bytes(kind, n_cols), np.uint8)
     return Tensor("measured", kind, (n_rows, n_cols), data)
@@ -141,7 +148,7 @@ def _row_bytes(kind: GGMLType, n_cols: int) -> int:
     return n_cols // block_size * block_bytes
 
 
-class _Timing:
+class Timing:
     """Programs, which take alike and run in turn, as they are timed."""
 
     def __init__(
@@ -152,7 +159,7 @@ class _Timing:
         self._turns = itertools.cycle(self._made)
         self._times: list[float] = []
 
-    def run(self, share: float = 1.0) -> "_Timing":
+    def run(self, share: float = 1.0) -> "Timing":
         """A share of all that is to be timed, after some runs that are not."""
         for program in self._made:
             self._team.run(program.table)
@@ -174,7 +181,7 @@ class _Timing:
 
 
 def _timed(team: Team, programs: Sequence[Sequence[Operation]]) -> float:
-    return _Timing(team, programs).run().seconds
+    return Timing(team, programs).run().seconds
 
 
 def _reading(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float, float]:
@@ -200,13 +207,13 @@ def _divided(n_layer: int, n_bytes: int, most: int) -> tuple[int, int]:
     return max(1, there // each), each
 
 
-def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[_Timing, int]:
+def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[Timing, int]:
     """A layer's matrices, or a few layers', from front to back: each has a beginning and an end. Their bytes."""
     groups = shape.matrices(kind)
     n_bytes = sum(rows * _row_bytes(kind, columns) for group in groups for rows, columns in group)
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     inputs = {columns: make_vectors(1, columns) for group in groups for _, columns in group}
-    tensors = [[_zeros(kind, *size) for size in group] for group in groups]
+    tensors = [[zeros(kind, *size) for size in group] for group in groups]
     count, each = _divided(shape.n_layer, n_bytes, WHOLE)
     arena = Arena(count * each * sum(packed_bytes(tensor) for group in tensors for tensor in group))
 
@@ -224,10 +231,10 @@ def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[_Timing, int]:
         return made
 
     programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
-    return _Timing(team, programs), each * n_bytes
+    return Timing(team, programs), each * n_bytes
 
 
-def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[_Timing], list[float], float, int]:
+def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[Timing], list[float], float, int]:
     """Sparse FFNs of some numbers of active neurons, bytes of these neurons' rows, the predictor's, and how many layers
     are timed as one.
     """
@@ -236,10 +243,10 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[_Timi
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     x, hidden, out = make_vectors(1, shape.n_embd), make_vectors(1, shape.rank), make_vectors(1, shape.n_embd).floats[0]
     rng, asked = np.random.default_rng(0), _predictor_rows(shape)
-    hidden_rows = _zeros(PREDICTOR, shape.rank, shape.n_embd)
+    hidden_rows = zeros(PREDICTOR, shape.rank, shape.n_embd)
     fires = rng.choice([-1.0, 1.0], shape.n_ff).astype(np.float32)  # a bias: of neurons let through, half fire
     made = np.zeros(shape.rank, np.float32)
-    tensors = [_zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
+    tensors = [zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
     count, each = _divided(shape.n_layer, layer_bytes, WEIGHTS)
     arena = Arena(count * each * sum(map(packed_bytes, (hidden_rows, asked, *tensors))))
 
@@ -255,7 +262,7 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[_Timi
     programs = [[operation for _ in range(each) for operation in layer()] for _ in range(count)]
     counts = [round(density * shape.n_ff) for density in DENSITIES]
     logits = dequantize(asked.rows(), PREDICTOR)
-    timings = [_Timing(team, programs, _drawing(rng, hidden, logits, active)) for active in counts]
+    timings = [Timing(team, programs, _drawing(rng, hidden, logits, active)) for active in counts]
     n_bytes = asked.nbytes + shape.rank * _row_bytes(PREDICTOR, shape.n_embd)
     read = (1 + (1 + shape.gated) / 2) * row
     return timings, [active * read for active in counts], float(n_bytes), each

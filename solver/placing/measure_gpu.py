@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +12,14 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import Ops, PlanarRows, make_cache, ops_for, planar_bytes, to_planar
 from powerinfer_cli.kernels.device.reference import DeviceNeurons
+from powerinfer_cli.kernels.reference import route
 from powerinfer_cli.model import Activation, NormKind
-from powerinfer_cli.model.blocks import Linear, Neurons
+from powerinfer_cli.model.blocks import Linear, Neurons, Router
 from powerinfer_cli.runtime.device.link import Link as Way
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from solver.placing.device_profile import ANY_TYPE, Link, Processor, Rates
-from solver.placing.measure import DENSITIES, rate_and_fixed
+from solver.placing.measure import DENSITIES, CostShape, rate_and_fixed
+from solver.placing.measure_experts import expert_line, expert_router, expert_rows, with_experts
 
 __all__ = ["measure_gpu", "measure_link"]
 
@@ -34,21 +38,25 @@ def measure_gpu(
     n_embd: int = 4096,
     budget: int | None = None,
     on_step: Callable[[str], None] | None = None,
+    shape: CostShape | None = None,
 ) -> Processor:
     """Time a device's parts. The first of `kinds` stands for all others. Any device will do, "cpu" to rehearse.
 
-    n_embd: numbers in a row. budget: bytes; about half of them are used at most. Raises torch.cuda.OutOfMemoryError.
+    n_embd: numbers in a row. budget: bytes; about half of them are used at most. shape: of a model, for its experts.
+    Raises torch.cuda.OutOfMemoryError.
     """
     bench = _Bench(device, n_embd, WEIGHTS if budget is None else min(WEIGHTS, budget // 2))
-    rates, ffn = {}, []
+    rates, ffn, experts = {}, [], {}
     for kind in dict.fromkeys(kinds):
         if on_step:
             on_step(f"{device}: {kind.name}")
         scattered, fixed = bench.scattered(kind)
         rates[kind.name] = Rates(bench.dense(kind), scattered)
         ffn.append(fixed)
+        if shape is not None and expert_rows(kind, shape):
+            experts[kind.name] = bench.experts(kind, shape)
     cuda = device.type == "cuda"
-    return Processor(
+    found = Processor(
         name=torch.cuda.get_device_name(device) if cuda else str(device),
         memory=torch.cuda.get_device_properties(device).total_memory if cuda else 0,
         rates=rates | {ANY_TYPE: rates[kinds[0].name]},
@@ -57,6 +65,7 @@ def measure_gpu(
         ffn=sum(ffn) / len(ffn),
         token=TOKEN,
     )
+    return with_experts(found, experts)
 
 
 def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
@@ -78,7 +87,8 @@ def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
         bench.way.copy(x, seen)
 
     seconds = bench.seconds([divided], graph=False)
-    return Link(bandwidth, max(0.0, seconds - 2 * 4 * n_embd / bandwidth))
+    synchronisation = max(0.0, seconds - 2 * 4 * n_embd / bandwidth)
+    return Link(bandwidth, synchronisation, rehearsed=device.type == "cpu")
 
 
 class _Bench:
@@ -116,6 +126,39 @@ class _Bench:
 
     def _sparse_ffn(self, x: Tensor, mask: Tensor, neurons: DeviceNeurons, out: Tensor) -> Callable[[], object]:
         return lambda: self.ops.sparse_ffn(x, mask, neurons, out=out)
+
+    def experts(self, kind: GGMLType, shape: CostShape) -> tuple[float, float]:
+        """Bytes a second of those of a token's experts that are here, and seconds that choosing them costs besides."""
+        sizes, k = expert_rows(kind, shape), shape.n_chosen
+        expert = sum(planar_bytes(kind, *size) for size in sizes)
+        n = min(shape.n_experts, max(k, self.weights // expert))
+        made: list[Linear[PlanarRows, Tensor]] = [
+            Linear(self._weights(kind, n * rows, columns), None) for rows, columns in sizes
+        ]
+        gate, n_ff = made[0] if shape.gated else None, n * sizes[0][0]
+        neurons = Neurons(n_ff, gate, made[-2], made[-1], transposed=False, activation=Activation.SILU)
+        logits = torch.randn(1, shape.n_experts, generator=torch.Generator().manual_seed(0)).to(self.device)
+        x, out, router = self._zeros(1, self.n_embd), self._zeros(1, self.n_embd), expert_router(k)
+        chosen, _ = route(logits, router)
+        n_bytes, seconds = [], []
+        for count in sorted({max(1, k // 4), max(1, k // 2), k}):
+            slots = torch.full((shape.n_experts,), -1, dtype=torch.int64, device=self.device)
+            slots[chosen[0, :count]] = torch.arange(count, device=self.device) * (n // count)
+            n_bytes.append(float(count * expert))
+            work = partial(self._token_of_experts, x, logits, router, slots, neurons, out)
+            seconds.append(self.seconds([work]))
+        return expert_line(n_bytes, seconds)
+
+    def _token_of_experts(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        router: Router[Any, Any],
+        slots: Tensor,
+        neurons: DeviceNeurons,
+        out: Tensor,
+    ) -> None:
+        self.ops.add_experts(x, *route(logits, router), slots, neurons, out)
 
     def cache(self) -> float:
         """Bytes of keys and values a second, in float16."""

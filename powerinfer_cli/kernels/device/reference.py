@@ -267,9 +267,10 @@ class Ops:
         out: Tensor,
         on_input: bool,
     ) -> Tensor:
-        """Nothing is asked back from the device: whoever has no slot is computed as the first one, and not added."""
+        """Nothing is asked back from a GPU: whoever has no slot is computed as the first one, and not added."""
         own = slots.index_select(0, chosen)
-        for j in range(len(own)):
+        here = range(len(own)) if own.device.type != "cpu" else (own >= 0).nonzero().flatten().tolist()
+        for j in here:
             slot, weight = own[j : j + 1], weights[j]
             expert = slot_of(neurons, slot.clamp(min=0), len(x))
             made = self._expert(expert, (weight * x if on_input else x).unsqueeze(0))

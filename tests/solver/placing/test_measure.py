@@ -1,5 +1,6 @@
 """Measuring: not how fast this machine is, but that figures are made of what was timed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,20 @@ def test_device_without_a_gpu(small: None) -> None:
     link = measure_gpu.measure_link(device, 256)
     assert 1e6 < link.bandwidth < 1e14
     assert 0 <= link.synchronisation < 0.1
+
+
+def test_experts(small: None, tmp_path: Path) -> None:
+    """On both sides, of types whose rows fit; and what is measured is kept."""
+    shape = replace(SMALL, n_ff=2 * 96, n_experts=8, n_chosen=2)
+    found = measure_machine(["cpu"], (GGMLType.Q4_0, GGMLType.Q6_K), shape, budgets=[1 << 18], threads=2)
+    assert found.link.rehearsed
+    for one in (found.cpu, *found.gpus):
+        assert one.experts is not None
+        assert 0 <= one.routing < 0.1
+        assert 1e6 < one.rates_for("Q4_0").chosen < 1e14
+        assert one.rates_for("Q6_K").chosen == one.rates["any"].chosen, "a row of 96 is no block of it"
+    save_profile(tmp_path / "p.json", found)
+    assert load_profile(str(tmp_path / "p.json")) == found
 
 
 def test_measured_profiles_are_files(small: None, tmp_path: Path) -> None:
