@@ -65,7 +65,7 @@ def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path, most:
     sample = _sample(tokenizer)
     if not sample:
         raise PowerInferError(f"{model.gguf.path}: its tokenizer makes nothing of the sample: give a text (-f)")
-    usual = read_size(sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    usual = read_size(model.weights)
     most = usual if most is None else min(usual, most)
     documents, share = _known(model, sample, most)
     if share < KNOWN:
@@ -125,7 +125,8 @@ def first_losses(model: SolverModel, texts: Sequence[Sequence[int]], what: str) 
         engine.prefill(part[:first])
         loss = float(losses(engine.logits(part[first:-1]), part[first + 1 :]).mean())
         if not math.isfinite(loss):
-            record(engine, [part], 0, lambda *_: None, lambda _: None)  # names the layer, if it is one
+            if not model.model.has_experts:
+                record(engine, [part], 0, lambda *_: None, lambda _: None)  # names the layer, if it is one
             raise PowerInferError(f"{model.gguf.path}: logits that are no numbers: the file is damaged")
         found.append(loss)
         model.events.progress(what, number + 1, len(texts))

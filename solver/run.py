@@ -10,7 +10,7 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, Predictors, load_predictors
-from powerinfer_cli.placement import ActivationStatistics, Placement, find_statistics
+from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace, find_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
@@ -18,6 +18,8 @@ from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, re
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
+from solver.routing.profile import PROFILE, found_routes, record_routes, routes_stage
+from solver.routing.verdict import ExpertVerdict, judge_experts
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
 from solver.stages import (
@@ -33,7 +35,18 @@ from solver.stages import (
     told_of,
 )
 from solver.state import read_state
-from solver.verdict import Judging, Kind, Verdict, WorkRates, expected_rates, expected_seconds, judge, recorded_rates
+from solver.verdict import (
+    MEASURING,
+    READING,
+    Judging,
+    Verdict,
+    WorkRates,
+    expected_rates,
+    expected_seconds,
+    judge,
+    recorded_rates,
+)
+from solver.verdict.look import short_text
 
 __all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
 
@@ -68,7 +81,7 @@ class Making:
 @dataclass(frozen=True)
 class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
-    choice: how it was found. kind: of a model that there is nothing to make for. ended: nothing was made. held: tokens
+    choice: how it was found. experts, routes: of a mixture. ended: nothing was made. held: tokens
     of documents that nothing was made of, where a text was read.
     """
 
@@ -81,7 +94,8 @@ class SolveResult:
     choice: DensityChoice | None = None
     quality: Quality | None = None
     verdict: Verdict | None = None
-    kind: Kind | None = None
+    experts: ExpertVerdict | None = None
+    routes: RouteTrace | None = None
     ended: bool = False
     held: tuple[int, ...] = ()
 
@@ -147,6 +161,8 @@ class _Run:
     schedule: Schedule
 
     def all(self) -> SolveResult:
+        if self.model.model.has_experts:
+            return self._of_experts()
         wanted, config, sparse, begun = self.wanted, self.model.config, self.gguf.sparse, time.monotonic()
         relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):
@@ -182,6 +198,46 @@ class _Run:
         found = made.rule.density, made.choice, made.quality
         held = tuple(token for chunk in held_out(self.chunks)[1] for token in chunk)
         return SolveResult(statistics, together, predictors, folder, tuple(made.reports), *found, verdict, held=held)
+
+    def _of_experts(self) -> SolveResult:
+        """Of a mixture: its routers know what is needed, and what is counted are experts."""
+        wanted, model, judged = self.wanted, self.model, self.wanted.judging if self.wanted.train else None
+        if wanted.retrain or wanted.predictors or wanted.density is not None or wanted.most_loss is not None:
+            raise UsageError(
+                f"{self.gguf.path}: a mixture's routers say which experts are needed: there are no predictors to train "
+                "or to give it (--train-only, --predictor-path, --density, --max-quality-loss)"
+            )
+        known = None if wanted.text is not None or wanted.anew else found_routes(model, self.place)
+        if not wanted.profile:
+            if known is None:
+                raise PowerInferError("no activation statistics to plan by: leave --plan-only out, and they are made")
+            return SolveResult(known[0], routes=known[1])
+        verdict = None
+        if judged is not None:
+            self._declare_reading(judged)
+            trace = known[1] if known else self._short_trace()
+            model.events.progress(MEASURING, 0, 1)
+            verdict = judge_experts(model.model, trace, judged.machine if judged.gpus else None)
+            model.events.progress(MEASURING, 1, 1)
+        if wanted.verdict_only or (verdict is not None and not verdict.pays and not wanted.force):
+            return SolveResult(experts=verdict, ended=True)
+        for line in [*verdict.lines(), verdict.sentence(forced=True)] if verdict else ():
+            self.events.note(line)
+        statistics, routes = known or routes_stage(model, self.chunks, self.place, force=wanted.anew)
+        return SolveResult(statistics, experts=verdict, routes=routes)
+
+    def _short_trace(self) -> RouteTrace:
+        pieces, model = short_text(self._sample(), self.model.weights), self.model
+        found = record_routes(model.open_engine(), model.model, pieces, model.events, READING)
+        model.forget_engine()  # measuring takes memory, too
+        return found
+
+    def _declare_reading(self, judged: Judging) -> None:
+        rates = expected_rates(self.model)
+        measuring = expected_seconds(rates)[MEASURING] if judged.here and judged.gpus else 0.0
+        short = {READING: rates.tokens * rates.reading, MEASURING: measuring}
+        usual = {READING_SAMPLE: PROBED * rates.reading, PROFILE: self._usual * rates.reading}
+        self.schedule.declare(short if self.wanted.verdict_only else {**short, **usual})
 
     def _in_time(self, verdict: Verdict | None, begun: float) -> TrainOptions:
         """As predictors are made once a verdict has told how fast: gradient steps end in time for what follows them."""
@@ -234,7 +290,7 @@ class _Run:
     @property
     def _usual(self) -> int:
         """Tokens of a text that nobody gave."""
-        return read_size(sum(tensor.n_elements for tensor in self.gguf.tensors.values()))
+        return read_size(self.model.weights)
 
     def _to_come(self, rates: WorkRates, tokens: int, held: int) -> dict[str, float]:
         budget = self.wanted.options.time_budget if self.wanted.options.predictor.steps else 0.0

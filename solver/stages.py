@@ -93,7 +93,7 @@ class SolverModel:
     """A model's file, and its engine once a stage needs it, with every neuron active.
 
     placement: of whole layers on GPUs. results: where what the engine helps to make will be written. model: the file's,
-    where somebody has read it. Raises PowerInferError: it has experts.
+    where somebody has read it.
     """
 
     def __init__(
@@ -107,8 +107,6 @@ class SolverModel:
     ) -> None:
         self.gguf, self.events, self.placement, self.results = gguf, events, placement, results
         self.model = model or load_model(gguf)
-        if self.model.has_experts:
-            raise PowerInferError(f"{gguf.path}: solve is for models without experts as yet: these need no predictors")
         self.config = self.model.config
         self.n_ctx = min(CHUNK, self.config.n_ctx_train)
         self.options = options
@@ -116,6 +114,15 @@ class SolverModel:
     @cached_property
     def fingerprint(self) -> str:
         return model_fingerprint(self.gguf)
+
+    @cached_property
+    def weights(self) -> int:
+        """That a token meets: all of the file, but of experts those that are chosen."""
+        spared = 0
+        for layer, n_experts in self.model.n_experts.items():
+            whole = sum(matrix.n_elements for matrix in self.model.layers[layer].ffn.neurons.matrices)
+            spared += whole - whole * self.model.n_chosen[layer] // n_experts
+        return sum(tensor.n_elements for tensor in self.gguf.tensors.values()) - spared
 
     def engine_options(self, **changes: Any) -> EngineOptions:
         return replace(self.options, n_ctx=self.n_ctx, **changes)

@@ -14,12 +14,18 @@
                  "bytes_sparse", "bytes_best", "bytes_turned" (of a token), "down" (type),
                  "down_loss", "tokens_per_second": {"dense", "sparse"
                  (predicted), "measured", "spread" (null: not measured)}, "gain", "pays", "says", "others" (cores),
-                 "layers": [...]},
+                 "layers": [...]}
+                 or, of a mixture, {"kind", "experts", "chosen" (of a token), "layers", "tokens", "expert_bytes",
+                 "share" (of the file), "skew" (by layer: share of uses of the most used quarter), "again" (share),
+                 "policies", "tokens_per_second": null or {"by_use", "by_layers", "main_memory"}, "hot" (share), "gain",
+                 "pays", "says"},
+  "experts":    null or {"experts", "chosen", "layers": [...]}: of a mixture; "neurons" and "hot" below are experts,
   "comparison": null or {"dense", "sparse", "predicted" (tokens/s), "ratio", "allowed_loss", "run": "dense"|"sparse"},
   "plan": null or {
     "file" (null: not kept), "solver", "n_ctx", "budgets" (bytes), "output_device" (-1: main memory),
     "seconds" (of the search), "gap" (share), "bound_ms", "predicted_ms", "tokens_per_second",
     "others": {solver: tokens_per_second}, "remarks": [...],
+    "policies": null or {"hit_rates": {name: share}, "uploads": {name: experts a token}, "best": name},
     "machine": {"source" ("measured" or "data sheet"), "note", "cpu", "gpus": [...]},
     "devices": [{"device" (-1: main memory), "name", "attention", "predictor", "head", "kv", "scratch", "neurons",
                  "total", "budget" (null: main memory)}, ...]          bytes
@@ -39,9 +45,10 @@ import numpy as np
 
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
-from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, device_use
+from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, RouteTrace, device_use
 from solver.comparison import Comparison
 from solver.placing import DeviceProfile, PlanResult, activity_from
+from solver.routing.verdict import policy_data, policy_of
 from solver.run import SolveResult
 
 __all__ = ["FORMAT", "PlanOutcome", "report_data"]
@@ -90,9 +97,10 @@ def report_data(
         "density": {"density": made.density, "loss": made.choice.loss} if made.choice else None,
         "quality": _quality(made),
         "merged": str(merged) if merged else None,
-        "verdict": made.verdict.data() if made.verdict else None,
+        "verdict": _verdict(made),
+        "experts": _experts(made.routes) if made.routes else None,
         "comparison": _comparison(compared) if compared else None,
-        "plan": _plan(planned, made.statistics) if planned else None,
+        "plan": _plan(planned, made) if planned else None,
     }
 
 
@@ -144,7 +152,17 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def _plan(planned: PlanOutcome, statistics: ActivationStatistics | None) -> dict[str, Any]:
+def _verdict(made: SolveResult) -> dict[str, Any] | None:
+    found = made.verdict or made.experts
+    return found.data() if found else None
+
+
+def _experts(routes: RouteTrace) -> dict[str, Any]:
+    return {"experts": max(routes.n_experts), "chosen": max(routes.n_chosen), "layers": list(routes.layers)}
+
+
+def _plan(planned: PlanOutcome, made: SolveResult) -> dict[str, Any]:
+    statistics, policy = made.statistics, policy_of(made.routes, planned.result.plan) if made.routes else None
     result, prediction = planned.result, planned.result.prediction
     plan, profile = result.plan, planned.profile
     devices = [*plan.gpus, MAIN_MEMORY]
@@ -161,6 +179,7 @@ def _plan(planned: PlanOutcome, statistics: ActivationStatistics | None) -> dict
         "tokens_per_second": prediction.tokens_per_second,
         "others": {name: other.tokens_per_second for name, other in result.others.items()},
         "remarks": list(result.remarks),
+        "policies": policy_data(policy) if policy else None,
         "machine": {
             "source": profile.source,
             "note": profile.note,

@@ -1,11 +1,21 @@
 """The verdict: what a model can gain, before any long work."""
 
-from solver.verdict.judging import Judging, expected_rates, expected_seconds, judge, recorded_rates
+from solver.verdict.judging import (
+    MEASURING,
+    READING,
+    Judging,
+    expected_rates,
+    expected_seconds,
+    judge,
+    recorded_rates,
+)
 from solver.verdict.speed import MachineCosts, slowed
 from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, WorkRates, kind_of
 
 __all__ = [
     "LEAST_GAIN",
+    "MEASURING",
+    "READING",
     "Judging",
     "Kind",
     "MachineCosts",

@@ -38,7 +38,7 @@ MEASURED = 15.0  # seconds
 @dataclass(frozen=True)
 class Judging:
     """density: of a model without zeros, None for the usual one. recall: of predictors. machine: measures its costs;
-    name: what tells it from others, and here: whether it is this one.
+    name: what tells it from others, here: whether it is this one, and gpus: whether any of their memory may be used.
     """
 
     density: float | None
@@ -46,6 +46,7 @@ class Judging:
     machine: Callable[[], MachineCosts]
     name: str
     here: bool = False
+    gpus: bool = True
 
 
 def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> Verdict:
@@ -75,7 +76,7 @@ def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> 
 
 def expected_rates(model: SolverModel) -> WorkRates:
     """Roughly, before anything is measured."""
-    weights, threads = sum(tensor.n_elements for tensor in model.gguf.tensors.values()), model.options.threads[1]
+    weights, threads = model.weights, model.options.threads[1]
     tokens, config = tokens_of(weights), model.config
     training = tokens * config.n_embd * max(config.n_ff) / (TRIAL_WORK * min(threads, LOOKED_AT))
     graded = not config.activation.has_exact_zeros

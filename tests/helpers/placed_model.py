@@ -49,6 +49,25 @@ def turned_model() -> ModelFile:
     return replace(model.with_tensors(dict.fromkeys(names)), sparse=False).with_metadata(hidden_activation="relu")
 
 
+def routed_model(n_experts: int = 8, n_chosen: int = 2) -> ModelFile:
+    """The same dense model, its neurons as experts, of which some are chosen more often than others."""
+    model, rng = dense_model(), np.random.default_rng(7)
+    changes: dict[str, np.ndarray | None] = {}
+    for layer in range(N_LAYER):
+        for name in ("gate", "up", "down"):
+            key = f"blk.{layer}.ffn_{name}"
+            rows = model.tensors[f"{key}.weight"]
+            parts = np.split(rows, n_experts, axis=1 if name == "down" else 0)
+            changes |= {f"{key}.weight": None, f"{key}_exps.weight": np.stack(parts)}
+        n_embd = model.tensors[f"blk.{layer}.attn_norm.weight"].size
+        liked = rng.permutation(np.linspace(0, 2, n_experts))
+        router = rng.normal(size=(n_experts, n_embd)) + liked[:, None]
+        changes[f"blk.{layer}.ffn_gate_inp.weight"] = router.astype(np.float32)
+    n_ff = len(model.tensors["blk.0.ffn_up.weight"]) // n_experts
+    keys = {"expert_count": n_experts, "expert_used_count": n_chosen, "feed_forward_length": n_ff}
+    return model.with_tensors(changes).with_metadata(**keys, hidden_activation=None)
+
+
 def write_placed(folder: Path, *, statistics: bool = True, model: ModelFile | None = None) -> Path:
     """In a folder of its own."""
     made = model or placed_model()

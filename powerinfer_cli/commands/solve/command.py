@@ -68,7 +68,7 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     from powerinfer_cli.commands.solve.output import show
 
     show(gguf, read.config, found, stages.merge, told, sys.stdout.write)
-    _say_how_to_run(path, gguf, found, stages)
+    _say_how_to_run(path, gguf, found, stages, plan.vram_budget)
 
 
 app = command_app("solve", solve, EPILOG)
@@ -96,11 +96,13 @@ def _turn(path: Path, stages: StageFlags, plan: PlanFlags, told: ReportFlags) ->
         events.note(f"run it: powerinfer main -m {stages.merge}")
 
 
-def _say_how_to_run(path: Path, gguf: "GGUFFile", found: "Outcome", stages: StageFlags) -> None:
+def _say_how_to_run(path: Path, gguf: "GGUFFile", found: "Outcome", stages: StageFlags, budget: str | None) -> None:
     """The last line: the faster of what may be run."""
     made, planned, compared = found.made, found.planned, found.compared
     if stages.profile_only or made.ended:
         return
+    if made.routes is not None:
+        _note(f"run it: powerinfer main -m {path}" + (f" --vram-budget {budget}" if budget else ""))
     sparse = not made.stays_dense and (compared is None or compared.sparse_wins)
     own = path if gguf.sparse else None
     if not sparse and gguf.sparse:

@@ -27,7 +27,7 @@ from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS
-from solver.verdict import Judging, Kind, kind_of
+from solver.verdict import Judging
 
 __all__ = ["Job", "Outcome", "check_files"]
 
@@ -66,8 +66,8 @@ class Job:
         check_files(self.gguf, self.stages, self.plan, self.told, plan_file)
         if self.stages.merge and self.gguf.sparse:
             raise UsageError(f"--merge: {self.gguf.path} has predictors already")
-        if self._nothing_to_make:
-            return Outcome(SolveResult(kind=Kind.EXPERTS, ended=True))
+        if self.stages.merge and self.model.has_experts:
+            raise UsageError(f"--merge: {self.gguf.path} has experts, whose down matrices are not transposed")
         placement, making = self._whole, self._making()
         made = make(
             self.gguf,
@@ -96,13 +96,6 @@ class Job:
         )
         return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
 
-    @property
-    def _nothing_to_make(self) -> bool:
-        """Experts have their router, and are not placed one by one yet. Who asks for one stage is told that."""
-        stages = self.stages
-        asked = stages.profile_only or stages.train_only or stages.plan_only or stages.merge is not None
-        return kind_of(self.model) is Kind.EXPERTS and not asked
-
     @cached_property
     def _how(self) -> EngineOptions:
         return replace(self.options, n_ctx=0)
@@ -123,6 +116,7 @@ class Job:
             lambda: self._costs.for_verdict(self.gguf, self.model, self.options, wishes.max_layers),
             f"{self.machine.name} {self.machine.target.budgets} {wishes.max_layers}",
             here=not self._elsewhere,
+            gpus=any(self.machine.target.budgets or self.machine.target.devices),
         )
         return Making(
             text=self.text,

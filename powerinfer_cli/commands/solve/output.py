@@ -59,11 +59,9 @@ def show(
 def _verdict_lines(gguf: GGUFFile, made: SolveResult) -> list[str]:
     if made.verdict is not None:
         return [*made.verdict.lines(), made.verdict.sentence()]
-    if made.kind is Kind.EXPERTS:
-        return [
-            f"verdict: {made.kind}: there is nothing to train, and solve does not place experts yet",
-            f"run it as it is: powerinfer main -m {gguf.path}",
-        ]
+    if made.experts is not None:
+        as_it_is = [] if made.experts.pays else [f"run it as it is: powerinfer main -m {gguf.path}"]
+        return [*made.experts.lines(), made.experts.sentence(), *as_it_is]
     return [f"verdict: {Kind.PREDICTED if gguf.sparse else 'predictors are there'}: nothing to judge"]
 
 
@@ -74,16 +72,21 @@ def _show_tables(data: dict[str, Any]) -> None:
     if data["profile"]:
         seen = data["profile"]["tokens"]
         tokens = f"{seen:,} tokens" if seen else "an unknown number of tokens"
-        console.print(f"profile: {data['profile']['density']:.1%} of the neurons active, over {tokens}")
+        chosen = data["experts"] and f"{data['experts']['chosen']} of {data['experts']['experts']} experts a token"
+        active = chosen or f"{data['profile']['density']:.1%} of the neurons active"
+        console.print(f"profile: {active}, over {tokens}")
     _show_predictors(console, data)
     plan = data["plan"]
     if plan is None:
         return
     for remark in plan["remarks"]:
         console.print(remark)
-    for table in tables(plan):
+    for table in tables(plan, "experts" if data["experts"] else "neurons"):
         console.print(table)
         console.print()
+    if plan["policies"]:
+        rates = ", ".join(f"{name} {rate:.1%}" for name, rate in plan["policies"]["hit_rates"].items())
+        console.print(f"needed experts that are on the GPU, by placement: {rates}", soft_wrap=True)
     others = ", ".join(f"{name} {speed:.1f}" for name, speed in plan["others"].items())
     source = "measured costs" if plan["machine"]["source"] == "measured" else "data sheets, not measured"
     console.print(
@@ -119,9 +122,9 @@ def _show_predictors(console: Console, data: dict[str, Any]) -> None:
         )
 
 
-def tables(plan: dict[str, Any]) -> tuple[Table, Table]:
-    """Of a report's plan: what each device holds, and what each layer does."""
-    return _devices(plan), _layers(plan)
+def tables(plan: dict[str, Any], groups: str = "neurons") -> tuple[Table, Table]:
+    """Of a report's plan: what each device holds, and what each layer does. groups: what of it is hot."""
+    return _devices(plan), _layers(plan, groups)
 
 
 def _table(title: str, labels: Sequence[str]) -> Table:
@@ -144,10 +147,11 @@ def _devices(plan: dict[str, Any]) -> Table:
     return table
 
 
-def _layers(plan: dict[str, Any]) -> Table:
+def _layers(plan: dict[str, Any], groups: str) -> Table:
     """Neighbours that are shown alike share a row."""
     labels = ["layers", "on", "hot", "of all", "covered", "GPU ms", "CPU ms", "all ms"]
-    table = _table("Layers: hot neurons, activations covered by them, times predicted for a token", labels)
+    covered = "activations" if groups == "neurons" else "uses"
+    table = _table(f"Layers: hot {groups}, {covered} covered by them, times predicted for a token", labels)
     for cells, layers in groupby(plan["layers"], _cells):
         numbers = [layer["layer"] for layer in layers]
         table.add_row(f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else str(numbers[0]), *cells)

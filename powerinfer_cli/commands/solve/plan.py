@@ -70,7 +70,9 @@ def plan_stage(
     result = job.make(profile, flags.solver.value, through)
     kept = None
     if result.plan.gpus:
-        kept = keep_plan(gguf.path, result.plan, job.conditions(name), job.sizes, events.note, file)
+        kept = keep_plan(
+            gguf.path, result.plan, job.conditions(name), job.sizes, events.note, file, routed=model.has_experts
+        )
     return PlanOutcome(result, job.sizes, profile, machine.gpus, job.n_ctx, job.kind, kept)
 
 

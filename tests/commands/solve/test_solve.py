@@ -29,7 +29,6 @@ from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
 from solver.state import read_state
-from tests.helpers.families import tiny_family
 from tests.helpers.main_cli import PATIENCE, Process, powerinfer
 from tests.helpers.placed_model import (
     N_LAYER,
@@ -419,16 +418,6 @@ def test_a_model_in_which_no_predictor_pays_stays_dense(
     result.note("^no layer is faster with a predictor: the model stays dense")
     result.note(f"^run the dense file: powerinfer main -m {path}$")
     assert not merged.exists()
-
-
-def test_experts_have_nothing_to_be_trained(tmp_path: Path) -> None:
-    path = tiny_family("qwen3moe").file.write(tmp_path / "model.gguf")
-    result = solve(path, "-t", "1")
-    assert result.code == 0, result
-    assert result.out.startswith("verdict: experts, of which a router chooses a few for each token: ")
-    assert f"run it as it is: powerinfer main -m {path}" in result.out
-    assert list(tmp_path.iterdir()) == [path]
-    assert data_of(solve(path, "--json"))["verdict"] is None
 
 
 def test_ctrl_c_at_any_time_keeps_what_is_done(tmp_path: Path, text: str) -> None:
