@@ -25,26 +25,13 @@ from powerinfer_cli.runtime.backend import Logits
 from powerinfer_cli.runtime.engine import Change, Engine, Tap
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.saved import Stored
+from powerinfer_cli.runtime.stats import Drafted
 from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
-__all__ = ["Drafted", "DraftingEngine"]
+__all__ = ["DraftingEngine"]
 
 VERIFYING = 0.12
 """What a further token of a step costs, in passes of a single token."""
-
-
-@dataclass
-class Drafted:
-    """Of one sequence, since it was begun anew: tokens that were proposed and verified, and accepted of these."""
-
-    proposed: int = 0
-    accepted: int = 0
-
-    @property
-    def line(self) -> str:
-        """For people."""
-        share = f" ({self.accepted / self.proposed:.1%})" if self.proposed else ""
-        return f"drafts:          {self.proposed:5d} tokens proposed, {self.accepted} accepted{share}"
 
 
 @dataclass
@@ -84,18 +71,24 @@ class DraftingEngine(Engine):
         """drafter: made once the engine stands, for its sequences."""
         super().__init__(model, with_changes(options, drafting=True), statistics, events, placement)
         self._most = min(drafts.most, self.most_stepwise - 1)
-        self._least = drafts.least
         self._ahead: list[_Ahead | None] = [None] * self.n_sequences
         self._drafter = drafter(self)
-        self.drafted = [Drafted() for _ in range(self.n_sequences)]
-        self._limits: list[int] = [self._most] * self.n_sequences
+        self._drafted = [Drafted()] * self.n_sequences
+        self._usual = self._most, drafts.least
+        self._limits = [self._usual] * self.n_sequences
         self._paces: list[dict[int, Pace]] = [{} for _ in range(self.n_sequences)]
 
-    def begin_drafts(self, sequence: int, most: int | None = None) -> None:
-        """Count anew what is proposed for a sequence; `most` tokens a draft, None: as many as usual."""
-        self.drafted[sequence] = Drafted()
+    def begin_drafts(self, sequence: int, most: int | None = None, least: int | None = None) -> None:
+        usual_most, usual_least = self._usual
+        self._drafted[sequence] = Drafted()
         self._paces[sequence].clear()
-        self._limits[sequence] = self._most if most is None else min(most, self._most)
+        self._limits[sequence] = (
+            usual_most if most is None else min(most, usual_most),
+            usual_least if least is None else least,
+        )
+
+    def drafted(self, sequence: int = 0) -> Drafted:
+        return self._drafted[sequence]
 
     def ahead(self, sequence: int, token: int) -> Logits | None:
         """Append a token that was foreseen: the logits that follow it; None where it was not (nothing happens)."""
@@ -104,7 +97,8 @@ class DraftingEngine(Engine):
             return None
         ahead.at += 1
         ahead.n += 1
-        self.drafted[sequence].accepted += 1
+        drafted = self._drafted[sequence]
+        self._drafted[sequence] = Drafted(drafted.proposed, drafted.accepted + 1, drafted.drafts)
         found: Logits = ahead.rows[ahead.at]
         return found
 
@@ -132,7 +126,8 @@ class DraftingEngine(Engine):
         """A draft is evaluated; the logits that follow the token before it."""
         n = len(draft.ids)
         self._ahead[sequence] = _Ahead(len(super().tokens_of(sequence)) - n, draft, rows)
-        self.drafted[sequence].proposed += n
+        drafted = self._drafted[sequence]
+        self._drafted[sequence] = Drafted(drafted.proposed + n, drafted.accepted, drafted.drafts + 1)
         first: Logits = rows[0]
         return first
 
@@ -172,8 +167,8 @@ class DraftingEngine(Engine):
         return ids if ahead is None or not ahead.n_behind else ids[: ahead.n]
 
     def room(self, sequence: int) -> int:
-        self._settle_all()
-        return super().room(sequence)
+        own = self.n_ctx_sequence - len(self.tokens_of(sequence))
+        return min(own, self.n_free) if self.options.unified else own
 
     def left(self, n: int, sequence: int = 0) -> int:
         self._settle(sequence)
@@ -242,7 +237,7 @@ class DraftingEngine(Engine):
 
         wishes = {sequence: (lambda kind, own=sequence: wish(own, kind)) for sequence in texts}
         found = self._drafter.propose(texts, wishes) if texts else {}
-        kept = {i: draft for i, draft in found.items() if draft.ids and len(draft.ids) >= self._least}
+        kept = {i: draft for i, draft in found.items() if draft.ids and len(draft.ids) >= self._limits[i][1]}
         for i in found.keys() - kept.keys():  # what was looked for in vain has cost something, too
             self._pace(i, found[i].kind).learn(0, rejected=True)
         return kept
@@ -252,7 +247,7 @@ class DraftingEngine(Engine):
         text ends, is for others to say.
         """
         longest = min(self.n_ctx_sequence, self.config.n_ctx_train)
-        return min(self._limits[sequence], longest - len(super().tokens_of(sequence)) - 3)
+        return min(self._limits[sequence][0], longest - len(super().tokens_of(sequence)) - 3)
 
 
 def _is_decoding(piece: Piece) -> bool:

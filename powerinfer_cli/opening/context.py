@@ -41,6 +41,7 @@ class Context:
             self._owner = owner
             known = reusable(engine.tokens[: self._n_read], ids, engine.most_tokens)
             self._n_read = 0
+            engine.begin_drafts(0)
             try:
                 known = engine.truncate(known)
                 logits = engine.prefill(ids[known:])

@@ -13,7 +13,7 @@ from powerinfer_cli.opening.drafts import make_engine
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.placing import place
-from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, logged, with_wishes
+from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, draft_wishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 
@@ -53,6 +53,9 @@ def open_model(
     - use_mlock: keep weights from being paged out
     - swa_full: layers with a window cache everything, not only what the window needs
     - all_active: ask no predictor, compute every neuron
+    - spec_type: "ngram" proposes what followed the text's last words before, for a step to verify several tokens; texts
+      stay the same. model_draft: a small model proposes. draft_max, draft_min, draft_p_min, n_gpu_layers_draft,
+      n_ctx_draft, spec_ngram_size_n, spec_ngram_size_m, spec_ngram_min_hits: as the flags of these names
     - reference: plain float32 arithmetic, to compare with
 
     predictor_path: a directory of trained predictors. chat_template: a built-in's name, a file or a template, instead
@@ -62,7 +65,9 @@ def open_model(
     Raises:
         PowerInferError: one line: a file that is no model or not to be run, no memory, wishes that cannot be.
     """
-    options, placement = with_wishes(options or EngineOptions(), placement or PlacementWishes(), wishes)
+    said, rest = draft_wishes(wishes)
+    drafts = said or drafts or DraftOptions()
+    options, placement = with_wishes(options or EngineOptions(), placement or PlacementWishes(), rest)
     events = events or logged()
     gguf = open_model_file(bundled_model() if path is None else Path(path))
     model = load_model(gguf)  # first: it says of files of other kinds what they are
@@ -71,7 +76,6 @@ def open_model(
     if beside.predictors is not None:
         model = with_predictors(model, beside.predictors, CompiledFit())
     placed = place(gguf, model, options, placement, beside, events)
-    drafts = drafts or DraftOptions()
     engine = make_engine(gguf, model, options, beside.statistics, events, placed.placement, drafts)
     for line in tokenizer.notes if tokenizer else ():
         events.note(f"warning: {line}")

@@ -5,17 +5,35 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from powerinfer_cli.drafting import DraftOptions, draft_options
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening.overrides import parse_overrides
 from powerinfer_cli.placement import budget_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
-__all__ = ["ModelWishes", "PlacementWishes", "logged", "parse_shares", "with_wishes"]
+__all__ = ["DraftWishes", "ModelWishes", "PlacementWishes", "draft_wishes", "logged", "parse_shares", "with_wishes"]
 
 
-class ModelWishes(TypedDict, total=False):
+class DraftWishes(TypedDict, total=False):
+    """Keywords of `open_model` about drafts."""
+
+    spec_type: str | None
+    model_draft: str | PathLike[str] | None
+    draft_max: int | None
+    draft_min: int | None
+    draft_p_min: float | None
+    n_gpu_layers_draft: int | None
+    n_ctx_draft: int | None
+    spec_ngram_size_n: int | None
+    spec_ngram_size_m: int | None
+    spec_ngram_min_hits: int | None
+
+
+class ModelWishes(DraftWishes, total=False):
     """Keywords of `open_model`, which says what they mean."""
 
     n_ctx: int
@@ -101,6 +119,32 @@ _FIELDS = {
     "offload_kqv": "kv_offload",
 }  # where a keyword is named otherwise
 _PLACING = frozenset(PlacementWishes.__dataclass_fields__)
+
+
+_DRAFTING = {
+    "draft_max": "most",
+    "draft_min": "least",
+    "draft_p_min": "p_min",
+    "n_gpu_layers_draft": "n_gpu_layers",
+    "n_ctx_draft": "n_ctx",
+    "spec_ngram_size_n": "size_n",
+    "spec_ngram_size_m": "size_m",
+    "spec_ngram_min_hits": "min_hits",
+}
+
+
+def draft_wishes(wishes: Mapping[str, Any]) -> tuple[DraftOptions | None, dict[str, Any]]:
+    """What keywords of `open_model` say of drafts, None for nothing; and the others. Raises UsageError."""
+    rest = {name: value for name, value in wishes.items() if name not in DraftWishes.__annotations__}
+    if len(rest) == len(wishes):
+        return None, rest
+    model = wishes.get("model_draft")
+    for name in _DRAFTING.keys() & wishes.keys():
+        value = wishes[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise UsageError(f"{name} must be a number or None, got {value!r:.60}")
+    numbers = {name: wishes.get(keyword) for keyword, name in _DRAFTING.items()}
+    return draft_options(wishes.get("spec_type"), None if model is None else Path(model), **numbers), rest
 
 
 def with_wishes(

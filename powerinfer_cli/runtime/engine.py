@@ -23,7 +23,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
+from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
 __all__ = ["Change", "ContextFull", "Engine", "RouteTap", "Tap"]
@@ -218,6 +218,13 @@ class Engine:
     def ahead(self, sequence: int, token: int) -> Logits | None:
         """Append a token whose logits are known already: these, [n_vocab]; None where they are not."""
         return None
+
+    def begin_drafts(self, sequence: int, most: int | None = None, least: int | None = None) -> None:
+        """A sequence's text begins anew for `drafted`. Tokens of its drafts; None: as usual."""
+
+    def drafted(self, sequence: int = 0) -> Drafted:
+        """What was proposed for a sequence's text."""
+        return Drafted()
 
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LayerExperts", "LayerNeurons", "SparsityStats", "TierSeconds"]
+__all__ = ["Drafted", "LayerExperts", "LayerNeurons", "SparsityStats", "TierSeconds"]
 
 Ints = npt.NDArray[np.int64]
 TOTAL, PREDICTED, FIRED = range(3)
@@ -34,6 +34,15 @@ class LayerNeurons:
     n_hot: int
     active: float | None
     experts: LayerExperts | None = None
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Of one text: tokens that were proposed and verified, how many of these were right, and how many drafts."""
+
+    proposed: int = 0
+    accepted: int = 0
+    drafts: int = 0
 
 
 @dataclass

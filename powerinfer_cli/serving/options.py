@@ -25,7 +25,8 @@ class ServerOptions:
     text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
     templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
-    verbose: answers of chats tell how they came about. page: a folder to serve instead of the page that is built in.
+    spec_type: who proposes tokens, as /props tells. verbose: answers of chats tell how they came about. page: a folder
+    to serve instead of the page that is built in.
     """
 
     host: str = "127.0.0.1"
@@ -60,3 +61,4 @@ class ServerOptions:
     queue: int = 512
     body_bytes: int = 2 << 20
     log_json: bool = False
+    spec_type: str = "none"

@@ -60,7 +60,8 @@ class CompletionTask:
     to use, -1 for any. t_max_predict_ms: time after the first token, and once a line has ended, that ends the text.
     constraint: makes a new state of what may be written, None for anything. special: control tokens are shown as text.
     strip_first_space: the text begins anew, so a vocabulary's leading space goes. preserved: ids of control tokens
-    that are shown even so (those that open a tool call, say). label: what logs and /slots call it.
+    that are shown even so (those that open a tool call, say). draft_max,
+    draft_min: tokens of a draft, None for the server's. label: what logs and /slots call it.
     """
 
     prompt: tuple[int, ...]
@@ -80,6 +81,8 @@ class CompletionTask:
     strip_first_space: bool = False
     preserved: frozenset[int] = frozenset()
     return_progress: bool = False
+    draft_max: int | None = None
+    draft_min: int | None = None
     label: str = "completion"
 
 
@@ -114,13 +117,18 @@ Task: TypeAlias = CompletionTask | EmbeddingTask | SlotTask
 
 @dataclass(frozen=True)
 class Timings:
-    """llama-server's `timings`. cache_n: prompt tokens that were there already; prompt_n: those that were read."""
+    """llama-server's `timings`. cache_n: prompt tokens that were there already; prompt_n: those that were read.
+
+    draft_n: tokens that were proposed; draft_n_accepted: those of them that the text has.
+    """
 
     cache_n: int
     prompt_n: int
     prompt_ms: float
     predicted_n: int
     predicted_ms: float
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 @dataclass(frozen=True)

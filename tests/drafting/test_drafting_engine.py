@@ -9,6 +9,8 @@ import pytest
 from powerinfer_cli.drafting import Draft, DraftingEngine, DraftOptions, Wish
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import load_model
+from powerinfer_cli.opening import open_model
+from powerinfer_cli.opening.sampling_wishes import SamplingWishes
 from powerinfer_cli.runtime import EngineOptions, Piece
 from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
@@ -77,7 +79,7 @@ def test_nothing_differs_but_the_speed(tmp_path: Path, name: str, options: dict[
         assert ahead.n_past == 21 + i
     assert list(ahead.tokens) == text
     assert ahead.n_free == plain.n_free
-    drafted = ahead.drafted[0]
+    drafted = ahead.drafted()
     assert 0 < drafted.accepted < drafted.proposed
     assert ahead.truncate(50) == plain.truncate(50) == 50
     plain.shift(4, 10)
@@ -100,6 +102,21 @@ def test_company(tmp_path: Path) -> None:
             pieces.append(Piece(2, texts[2][:10]))
         for one, other in zip(plain.step(pieces), ahead.step(pieces), strict=True):
             np.testing.assert_array_equal(one, other)
-    assert ahead.drafted[0].accepted > 0
-    assert ahead.drafted[1].proposed == 0
+    assert ahead.drafted(0).accepted > 0
+    assert ahead.drafted(1).proposed == 0
     assert [list(ahead.tokens_of(i)) for i in range(3)] == [list(plain.tokens_of(i)) for i in range(3)]
+
+
+def test_texts_are_the_same() -> None:
+    """Samplers, penalties, grammars and stop strings see one token after the other, as ever."""
+    kinds: list[SamplingWishes] = [
+        {"temperature": 0.0, "stop": ["queen of"]},
+        {"temperature": 1.0, "seed": 3, "repeat_penalty": 1.1},
+        {"temperature": 0.7, "seed": 1, "grammar": 'root ::= ("a " | "bear ")+'},
+    ]
+    told = []
+    for drafts in ({}, {"spec_type": "ngram", "spec_ngram_size_n": 1}):
+        with open_model(n_ctx=256, n_threads=1, **drafts) as model:  # type: ignore[arg-type]
+            told.append([model.generate("Once upon a time", max_tokens=60, **wishes).read() for wishes in kinds])
+            assert (model.engine.drafted().accepted > 0) is bool(drafts)
+    assert told[0] == told[1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.pages import Extent, PageTable
-from powerinfer_cli.runtime.stats import LayerNeurons, SparsityStats
+from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Piece, Wanted
 
 N_EMBD = 4
@@ -90,6 +90,15 @@ class ToyEngine:
         if piece.wanted is Wanted.HIDDEN:
             return np.stack([hidden(ids[: i + 1]) for i in range(before, len(ids))])
         return self.logits(ids, self.config.n_vocab) if piece.wanted is Wanted.LAST else None
+
+    def ahead(self, sequence: int, token: int) -> None:
+        return None
+
+    def begin_drafts(self, sequence: int, most: int | None = None, least: int | None = None) -> None:
+        pass
+
+    def drafted(self, sequence: int = 0) -> Drafted:
+        return Drafted()
 
     def tokens_of(self, sequence: int) -> Sequence[int]:
         return self.ids[sequence]

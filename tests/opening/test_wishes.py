@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 
 from powerinfer_cli import OpenModel, PowerInferError, open_model
+from powerinfer_cli.drafting import DraftOptions, SpecType
+from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.context import reusable
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes, wanted
-from powerinfer_cli.opening.wishes import ModelWishes, logged, with_wishes
+from powerinfer_cli.opening.wishes import DraftWishes, ModelWishes, draft_wishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import Form
 
 GIB = 1 << 30
 
+RUNNING = [name for name in ModelWishes.__annotations__ if name not in DraftWishes.__annotations__]
 MODEL: dict[str, Any] = {
     "n_ctx": 7,
     "n_batch": 6,
@@ -82,7 +85,9 @@ SAMPLING: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ModelWishes.__annotations__)
+@pytest.mark.parametrize(
+    "name", [name for name in ModelWishes.__annotations__ if name not in DraftWishes.__annotations__]
+)
 def test_every_keyword_changes_how_a_model_is_opened(name: str) -> None:
     plain = with_wishes(EngineOptions(), PlacementWishes(), {})
     assert plain == (EngineOptions(), PlacementWishes())
@@ -98,6 +103,39 @@ def test_every_keyword_changes_how_a_model_is_opened(name: str) -> None:
     none_is_plain = "None" in str(ModelWishes.__annotations__[name])
     if none_is_plain:
         assert with_wishes(options, placement, {name: None}) == plain
+
+
+def test_every_keyword_changes_how_tokens_are_drafted() -> None:
+    numbers: dict[str, Any] = dict.fromkeys(DraftWishes.__annotations__, 1) | {"spec_type": "ngram-simple"}
+    del numbers["model_draft"]
+    plain, rest = draft_wishes({"n_ctx": 5, "spec_type": "ngram"})
+    assert (plain, rest) == (DraftOptions(SpecType.NGRAM), {"n_ctx": 5})
+    changed, _ = draft_wishes(numbers | {"spec_ngram_min_hits": 2, "draft_p_min": 0.25, "draft_min": 1})
+    assert changed is not None
+    assert plain is not None
+    fixed = {"kind", "model"}
+    assert {f.name for f in fields(plain) if getattr(plain, f.name) == getattr(changed, f.name)} == fixed
+    assert draft_wishes({"model_draft": "x"})[0] == DraftOptions(SpecType.MODEL, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"spec_type": "ngram", "draft_max": 0}, "--draft-max must be 1 to 64, got 0"),
+        ({"spec_type": "ngram", "draft_max": 10_000}, "--draft-max must be 1 to 64, got 10000"),
+        ({"spec_type": "ngram", "draft_max": 2, "draft_min": 3}, "--draft-min 3 is more than --draft-max 2"),
+        ({"spec_type": "ngram", "draft_p_min": "a"}, "draft_p_min must be a number or None, got 'a'"),
+        ({"spec_type": "eagle"}, "--spec-type must be one of none, ngram, draft, mtp, got 'eagle'"),
+        ({"spec_type": "draft"}, "--spec-type draft needs a draft model (-md FILE)"),
+        ({"spec_type": "ngram", "model_draft": "x"}, "-md has no effect with --spec-type ngram"),
+        ({"draft_max": 3}, "--draft-max needs somebody who drafts"),
+    ],
+    ids=str,
+)
+def test_drafts_that_cannot_be(wishes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        draft_wishes(wishes)
+    assert str(error.value).startswith(said)
 
 
 @pytest.mark.parametrize("name", SamplingWishes.__annotations__)

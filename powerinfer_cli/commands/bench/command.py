@@ -13,6 +13,7 @@ import typer
 from powerinfer_cli.commands.bench.output import Format, printer
 from powerinfer_cli.commands.bench.plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.draft_flags import DraftFlags
 from powerinfer_cli.commands.shared.flags import MOST_THREADS, ModelFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.machine_flags import MachineFlags, Strict, with_machine
@@ -25,6 +26,7 @@ from powerinfer_cli.errors import UsageError
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.bench.run import Bench
     from powerinfer_cli.commands.shared.interrupts import Interrupt
+    from powerinfer_cli.drafting import DraftOptions
     from powerinfer_cli.opening import PlacementWishes
     from powerinfer_cli.runtime import EngineOptions
 
@@ -37,7 +39,7 @@ powerinfer bench                                     the bundled model
 powerinfer bench -m a.gguf,b.gguf -p 128,512 -n 64 -t 1,2
 powerinfer bench -m model.gguf -p 0 -n 64 -d 0-2048+512 -o jsonl"""
 
-Extras = tuple[Path | None, "PlacementWishes"]  # where predictors are, and what goes to GPUs
+Extras = tuple[Path | None, "PlacementWishes", "DraftOptions"]  # predictors' folder, what goes to GPUs, who drafts
 
 
 def _test(*names: str, help: str, metavar: str = "N,...") -> Any:  # noqa: A002  # Typer's word
@@ -94,7 +96,12 @@ class RunFlags:
 
 
 def bench(
-    what: WhatFlags, predictor: PredictorFlags, machine: MachineFlags, placement: PlacementFlags, run: RunFlags
+    what: WhatFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    run: RunFlags,
 ) -> None:
     """Measure tokens per second, bytes read per token, and the share of the memory's bandwidth that is used."""
     plan = workloads(
@@ -105,7 +112,7 @@ def bench(
     )
     if not plan:
         raise UsageError("nothing to measure: -p and -n are both 0")
-    _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement.wishes()))
+    _measure(_setups(what), machine, plan, run, (predictor.predictor_path, placement.wishes(), drafts.options()))
 
 
 app = command_app("bench", bench, EPILOG)
@@ -146,7 +153,7 @@ def _measure(wanted: list[Setup], machine: MachineFlags, plan: list[Workload], r
 
     terminal = Terminal(color=False, quiet=False)
     say = terminal.tell if run.progress else lambda line: None
-    out = printer(run.output, _write, _varied(wanted) | _chosen(machine))
+    out = printer(run.output, _write, _varied(wanted) | _chosen(machine) | _drafting(extras))
     n_ctx = max(test.n_ctx for test in plan)
     options = [with_machine(options_for(setup, n_ctx), machine) for setup in wanted]
     number, total = 0, len(wanted) * len(plan)
@@ -212,6 +219,10 @@ def _chosen(machine: MachineFlags) -> set[str]:
         "reference": machine.reference,
     }
     return {name for name, differs in chosen.items() if differs}
+
+
+def _drafting(extras: Extras) -> set[str]:
+    return {"spec_type", "accepted"} if extras[2].wanted else set()
 
 
 def _write(text: str) -> None:

@@ -87,6 +87,8 @@ _COLUMNS: list[tuple[str, int, Callable[[Result], str]]] = [
     ("repack", 6, lambda r: str(int(r.how["repack"]))),
     ("mlock", 5, lambda r: str(int(r.how["mlock"]))),
     ("reference", 9, lambda r: str(int(r.how["reference"]))),
+    ("spec_type", -9, lambda r: r.how["spec_type"]),
+    ("accepted", 11, lambda r: f"{r.drafted.accepted} of {r.drafted.proposed}"),
     ("test", 15, lambda r: r.test.name),
     ("t/s", 20, lambda r: f"{r.avg_ts:.2f} \u00b1 {r.stddev_ts:.2f}"),
     ("MB/token", 8, lambda r: _number(r.bytes_per_token, 1e-6, ".1f")),
@@ -109,6 +111,8 @@ _OPTIONAL = {
     "repack",
     "mlock",
     "reference",
+    "spec_type",
+    "accepted",
 }
 
 

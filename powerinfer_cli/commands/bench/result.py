@@ -10,8 +10,11 @@ from typing import Any
 from powerinfer_cli.commands.bench.plan import Setup, Workload
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime import Drafted
 
 __all__ = ["ModelFacts", "Result", "Where", "cpu_info"]
+
+NOTHING_DRAFTED = Drafted()
 
 
 @cache
@@ -74,6 +77,7 @@ class Result:
     hit_rate: float | None = None
     uploads: int = 0
     moved: int = 0
+    drafted: Drafted = NOTHING_DRAFTED
 
     @property
     def samples_ts(self) -> list[float]:
@@ -130,6 +134,9 @@ class Result:
             "repack": self.how["repack"],
             "mlock": self.how["mlock"],
             "reference": self.how["reference"],
+            "spec_type": self.how["spec_type"],
+            "draft_n": self.drafted.proposed,
+            "draft_n_accepted": self.drafted.accepted,
             "bytes_per_token": None if self.bytes_per_token is None else round(self.bytes_per_token),
             "gb_per_s": _giga(self.bytes_per_second),
             "bandwidth_gb_per_s": _giga(self.bandwidth),

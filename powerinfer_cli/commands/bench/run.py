@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench.plan import Setup, Workload
 from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
 from powerinfer_cli.commands.shared.interrupts import Interrupt
+from powerinfer_cli.drafting import DraftingEngine, DraftOptions
 from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.opening import PlacementWishes, open_model
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
@@ -21,6 +23,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 
 __all__ = ["Bench", "open_bench", "options_for"]
 
+NO_DRAFTS = DraftOptions()
 Say = Callable[[str], None]
 
 
@@ -60,6 +63,7 @@ class Bench:
             self._prefill(before)
             kept = None if self.engine.keeps_all else self.engine.save(0)
         self.engine.stats.reset()
+        self.engine.begin_drafts(0)
         samples = []
         for repetition in range(repetitions):
             progress(f"run {repetition + 1}/{repetitions}")
@@ -89,6 +93,7 @@ class Bench:
             hit_rate=stats.hit_rate,
             uploads=stats.uploads,
             moved=stats.moved,
+            drafted=self.engine.drafted(),
         )
 
     def _bandwidth(self) -> float:
@@ -96,8 +101,8 @@ class Bench:
 
     def _counts_bytes(self, test: Workload) -> bool:
         """A prompt's weights are read once for many tokens: its limit is arithmetic, not memory. With a GPU, there are
-        two memories."""
-        return test.n_prompt == 0 and not self.where.n_gpu_layers
+        two memories; with drafts, a step is for several tokens."""
+        return test.n_prompt == 0 and not self.where.n_gpu_layers and not isinstance(self.engine, DraftingEngine)
 
     def _ids(self, test: Workload) -> list[int]:
         """The same random tokens in every repetition and every run: what fires depends on them."""
@@ -105,14 +110,18 @@ class Bench:
         return [int(i) for i in rng.integers(0, self.engine.config.n_vocab, test.n_ctx)]
 
     def _evaluate(self, ids: Sequence[int], n_prompt: int, n_gen: int) -> None:
+        following: npt.NDArray[np.float32] | None = None
         if n_prompt:
-            self._prefill(ids[:n_prompt])
+            following = self._prefill(ids[:n_prompt])
+        drafting = isinstance(self.engine, DraftingEngine)
         for token in ids[n_prompt : n_prompt + n_gen]:
-            self.engine.decode(token)
+            if drafting and following is not None:  # what nobody could foresee says nothing of drafts
+                token = int(following.argmax())  # noqa: PLW2901  # as the model itself goes on
+            following = self.engine.decode(token)
             self.interrupt.check()
 
-    def _prefill(self, ids: Sequence[int]) -> None:
-        self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
+    def _prefill(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        return self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
 
 
 def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
@@ -127,7 +136,7 @@ def options_for(setup: Setup, n_ctx: int) -> EngineOptions:
     )
 
 
-def how_run(options: EngineOptions) -> dict[str, Any]:
+def how_run(options: EngineOptions, drafts: DraftOptions = NO_DRAFTS) -> dict[str, Any]:
     """What a figure depends on besides the tests: cores and instructions, and where weights are read from.
 
     cpu_mask is 0x0 where threads may run on any core; with --numa it has the cores of the chosen nodes.
@@ -143,6 +152,7 @@ def how_run(options: EngineOptions) -> dict[str, Any]:
         "repack": not in_file and not options.reference,
         "mlock": options.mlock,
         "reference": options.reference,
+        "spec_type": str(drafts.kind),
     }
 
 
@@ -153,9 +163,12 @@ def open_bench(
     events: LoadEvents,
     predictor_path: Path | None = None,
     placement: PlacementWishes | None = None,
+    drafts: DraftOptions | None = None,
 ) -> Bench:
     """Load a model as `powerinfer main` does. Raises PowerInferError."""
-    opened = open_model(setup.model, options, placement, predictor_path=predictor_path, text=False, events=events)
+    opened = open_model(
+        setup.model, options, placement, predictor_path=predictor_path, text=False, events=events, drafts=drafts
+    )
     for line in opened.gpus:
         events.note(f"gpu: {line}")
     model, statistics = opened.model, opened.beside.statistics
@@ -166,7 +179,8 @@ def open_bench(
     ]
     traffic = count_traffic(model, setup.type_k, setup.type_v, asked)
     facts = ModelFacts.of(opened.gguf, model.config)
-    return Bench(setup, how_run(options), facts, traffic, opened.engine, interrupt, _where(opened.placement))
+    how = how_run(options, drafts or NO_DRAFTS)
+    return Bench(setup, how, facts, traffic, opened.engine, interrupt, _where(opened.placement))
 
 
 def _where(placement: Placement | None) -> Where:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.commands.main.timings import Timings
+from powerinfer_cli.commands.main.timings import Timings, draft_line
 from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
 from powerinfer_cli.drafting import DraftingEngine, DraftOptions
 from powerinfer_cli.errors import PowerInferError
@@ -187,7 +187,7 @@ class Session:
         stats, engine = self.engine.stats, self.engine
         lines = self.timings.lines(stats.mean_active, stats.mean_predicted, stats.placed_line(), peak_memory())
         if isinstance(engine, DraftingEngine):
-            lines.insert(-1, engine.drafted[0].line)
+            lines.insert(-1, draft_line(engine.drafted()))
         return lines
 
     def _room(self) -> bool:

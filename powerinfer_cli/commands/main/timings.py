@@ -5,8 +5,12 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["Timings", "seconds_running"]
+if TYPE_CHECKING:  # imports torch
+    from powerinfer_cli.runtime import Drafted
+
+__all__ = ["Timings", "draft_line", "seconds_running"]
 
 _IMPORTED = time.monotonic()
 _BEGAN_AS_SHELL = any(resource.getrusage(resource.RUSAGE_CHILDREN))  # has had children: none of ours yet
@@ -55,6 +59,12 @@ class Timings:
         if placed is not None:
             report.append(f"placement:       {placed}")
         return [*report, f"peak memory:     {peak_bytes / 2**20:8.0f} MiB"]
+
+
+def draft_line(drafted: "Drafted") -> str:
+    """How good the drafts were."""
+    share = f" ({drafted.accepted / drafted.proposed:.1%})" if drafted.proposed else ""
+    return f"drafts:          {drafted.proposed:8d} tokens proposed, {drafted.accepted} accepted{share}"
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

@@ -7,6 +7,7 @@ from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFla
 from powerinfer_cli.commands.server.options import listed, server_options
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.draft_flags import DraftFlags
 from powerinfer_cli.commands.shared.escapes import process_escapes
 from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
 from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
@@ -18,6 +19,7 @@ from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch
+    from powerinfer_cli.drafting import DraftOptions
     from powerinfer_cli.runtime import EngineOptions
     from powerinfer_cli.serving.http.logs import Log
     from powerinfer_cli.serving.options import ServerOptions
@@ -41,6 +43,7 @@ def server(
     predictor: PredictorFlags,
     machine: MachineFlags,
     placement: PlacementFlags,
+    drafts: DraftFlags,
     door: DoorFlags,
     slots: SlotFlags,
     answers: AnswerFlags,
@@ -52,7 +55,11 @@ def server(
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
-    options = replace(options, n_batch=model.batch_size, form=grammar.form())
+    draft_options = drafts.options()
+    if answers.embedding and draft_options.wanted:
+        raise UsageError("--embedding excludes drafts (--spec-type, -md): serve vectors and texts apart")
+    kind = draft_options.kind
+    options = replace(options, n_batch=model.batch_size, form=grammar.form(), spec_type=str(kind))
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
 
     from powerinfer_cli.serving.http.logs import Log
@@ -63,7 +70,8 @@ def server(
     engine_options = with_slots(with_machine(model.options(), machine), slots)
 
     def load() -> "tuple[ServedModel, Any]":
-        return _load(model, answers.hf_file, predictor, placement, engine_options, options, log, quiet=quiet)
+        wishes = placement, draft_options
+        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, quiet=quiet)
 
     serve(options, bind(listed(door.host), door.port), load, log)
 
@@ -81,7 +89,7 @@ def _load(
     model: ModelFlags,
     hf_file: str | None,
     predictor: PredictorFlags,
-    placement: PlacementFlags,
+    wishes: "tuple[PlacementFlags, DraftOptions]",
     engine_options: "EngineOptions",
     options: "ServerOptions",
     log: "Log",
@@ -97,8 +105,14 @@ def _load(
     shared_renderer().start()  # and meanwhile the model loads
     path = find_model(model, hf_file)
     with Loading(log.note, quiet=quiet or options.log_json) as events:
+        placement, drafts = wishes
         opened = open_model(
-            path, engine_options, placement.wishes(), predictor_path=predictor.predictor_path, events=events
+            path,
+            engine_options,
+            placement.wishes(),
+            predictor_path=predictor.predictor_path,
+            events=events,
+            drafts=drafts,
         )
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)

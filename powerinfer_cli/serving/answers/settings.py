@@ -70,7 +70,7 @@ def settings_body(task: CompletionTask, fields: SamplingFields, service: Service
         "reasoning_format": service.options.reasoning_format,
         "reasoning_in_content": False,
         "generation_prompt": "",
-        "speculative.types": "none",
+        "speculative.types": service.options.spec_type,
         "timings_per_token": bool(fields.timings_per_token),
         "post_sampling_probs": task.post_sampling_probs,
         "backend_sampling": False,

@@ -20,6 +20,7 @@ def completion_id(prefix: str = "chatcmpl-") -> str:
 def timings_body(timings: Timings) -> dict[str, Any]:
     """llama-server's `timings`. The first token comes out of the prompt, so rates count those after it."""
     steps = max(timings.predicted_n - 1, 0)
+    drafted = {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_n_accepted}
     return {
         "cache_n": timings.cache_n,
         "prompt_n": timings.prompt_n,
@@ -30,6 +31,7 @@ def timings_body(timings: Timings) -> dict[str, Any]:
         "predicted_ms": timings.predicted_ms,
         "predicted_per_token_ms": _ratio(timings.predicted_ms, steps),
         "predicted_per_second": _ratio(1e3 * steps, timings.predicted_ms),
+        **(drafted if timings.draft_n else {}),
     }
 
 

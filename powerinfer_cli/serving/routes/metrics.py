@@ -59,10 +59,13 @@ def _totals(counters: Counters) -> list[Line]:
         ("tokens_predicted_seconds_total", "Time spent on writing", counters.predicted_seconds),
         ("n_decode_total", "Steps of the engine", counters.n_decode),
         ("n_tokens_max", "The longest text so far, prompt and all", counters.n_tokens_max),
-        # There is no speculative decoding here; dashboards ask for these.
-        ("spec_decode_num_draft_tokens_total", "Tokens drafted", 0),
-        ("spec_decode_num_accepted_tokens_total", "Drafted tokens that were accepted", 0),
-        ("spec_decode_num_drafts_total", "Drafts", 0),
+        ("spec_decode_num_draft_tokens_total", "Tokens drafted", counters.draft_tokens),
+        (
+            "spec_decode_num_accepted_tokens_total",
+            "Drafted tokens that were accepted",
+            counters.draft_tokens_accepted,
+        ),
+        ("spec_decode_num_drafts_total", "Drafts", counters.drafts),
     )
     return [(COUNTER, f"llamacpp:{name}", meaning, value) for name, meaning, value in named]
 

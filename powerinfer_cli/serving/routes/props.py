@@ -79,7 +79,7 @@ def _defaults(options: ServerOptions) -> dict[str, Any]:
         "timings_per_token": False,
         "post_sampling_probs": False,
         "backend_sampling": False,
-        "speculative.types": "none",
+        "speculative.types": options.spec_type,
         "lora": [],
     }
 

@@ -45,7 +45,7 @@ async def slots(request: Request, fail_on_no_slot: str = "") -> Response:
     views: list[SlotView] = service.thread.slots()
     if fail_on_no_slot and all(view.is_processing for view in views):
         raise unavailable("no slot available")
-    return Answer([_shown(view) for view in views])
+    return Answer([_shown(view, service.options.spec_type != "none") for view in views])
 
 
 @router.post("/slots/{id_slot}")
@@ -113,11 +113,11 @@ def _checked(filename: str) -> str:
     return filename
 
 
-def _shown(view: SlotView) -> dict[str, Any]:
+def _shown(view: SlotView, drafting: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "id": view.id,
         "n_ctx": view.n_ctx,
-        "speculative": False,
+        "speculative": drafting,
         "is_processing": view.is_processing,
     }
     if view.task is None:

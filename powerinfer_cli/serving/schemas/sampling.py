@@ -146,6 +146,8 @@ class SamplingFields(RequestFields):
         None, description="names in their order, or a string of their letters"
     )
     logit_bias: LogitBias | None = None
+    draft_max: Natural | None = Field(None, alias="speculative.n_max", description="most tokens of a draft; 0: none")
+    draft_min: Natural | None = Field(None, alias="speculative.n_min", description="shorter drafts are dropped")
 
     @property
     def copies(self) -> int:
@@ -209,6 +211,8 @@ class SamplingFields(RequestFields):
             strip_first_space=strip_first_space,
             preserved=preserved | self._preserved(service.model.tokenizer),
             return_progress=bool(self.return_progress and self.stream),
+            draft_max=self.draft_max,
+            draft_min=self.draft_min,
             label=label,
         )
 

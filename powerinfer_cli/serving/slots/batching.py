@@ -190,6 +190,8 @@ class Batcher:
         except Exception as error:
             self._fail(slot, error)
             return
+        if isinstance(asked.task, CompletionTask):
+            self._engine.begin_drafts(slot.id, asked.task.draft_max, asked.task.draft_min)
         slot.n_tokens = running.n_read = running.n_cached
         self.tally.prompt_tokens_cached += running.n_cached
         if isinstance(asked.task, CompletionTask) and asked.task.return_progress:
@@ -241,6 +243,7 @@ class Batcher:
         for slot, running, n in batch:
             n_prompt += n if running.n_left else 0
             running.last_step = tick
+            running.drafted = self._engine.drafted(slot.id)
             slot.n_tokens += n
         busy = sum(slot.running is not None for slot in self.slots)
         self.tally.step(seconds, n_prompt, busy, max(slot.n_tokens for slot in self.slots))
@@ -250,6 +253,7 @@ class Batcher:
     def _guarded_advance(self, slot: Slot, running: Running, n: int, result: npt.NDArray[np.float32] | None) -> None:
         try:
             self._advance(slot, running, n, result)
+            self._go_on(slot, running)
         except Exception as error:  # of this task's sampler, constraint or text
             self._fail(slot, error)
 
@@ -270,6 +274,17 @@ class Batcher:
                 self._tell(slot, running, events)
                 return
         self._write(slot, running, events, result)
+
+    def _go_on(self, slot: Slot, running: Running) -> None:
+        """As far as the tokens that are chosen are those that drafts have foreseen."""
+        written = running.generation
+        while slot.running is running and written is not None and not running.n_left:
+            logits = self._engine.ahead(slot.id, written.pending)
+            if logits is None:
+                return
+            running.drafted = self._engine.drafted(slot.id)
+            slot.n_tokens += 1
+            self._write(slot, running, [], logits)
 
     def _write(self, slot: Slot, running: Running, events: list[Event], logits: npt.NDArray[np.float32] | None) -> None:
         task, written = running.task, running.generation
@@ -330,7 +345,7 @@ class Batcher:
             self._engine.truncate(0, slot.id)
         slot.n_tokens = len(self._engine.tokens_of(slot.id))
         timings = running.timings
-        self.tally.ended(timings.predicted_n, timings.predicted_ms / 1e3)
+        self.tally.ended(timings.predicted_n, timings.predicted_ms / 1e3, running.drafted)
         self._note(running.served(slot.id, stop, self._clock()))
         if events:
             self._emit(running.emit, events)

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from powerinfer_cli.runtime.stats import Drafted
+
 __all__ = ["Counters", "ServedRequest", "Tally"]
+
+NOTHING_DRAFTED = Drafted()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Counters:
     of the experts that were chosen, those that lay on GPUs; uploads, moved_bytes: experts, or groups of neurons, that
     took the place of others there, and their bytes. compute_seconds: of
     the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that;
-    outside_cold_seconds: all but the former.
+    outside_cold_seconds: all but the former. draft_tokens, draft_tokens_accepted, drafts: of requests that have ended.
     """
 
     prompt_tokens: int
@@ -74,6 +78,9 @@ class Counters:
     cold_seconds: float
     cold_wait_seconds: float
     outside_cold_seconds: float
+    draft_tokens: int = 0
+    draft_tokens_accepted: int = 0
+    drafts: int = 0
 
     @property
     def kv_usage(self) -> float:
@@ -99,6 +106,9 @@ class Tally:
     n_decode: int = 0
     n_busy_slots: int = 0
     n_tokens_max: int = 0
+    draft_tokens: int = 0
+    draft_tokens_accepted: int = 0
+    drafts: int = 0
 
     def step(self, seconds: float, n_prompt: int, n_busy: int, longest: int) -> None:
         """One step of the engine, with so many tokens of prompts."""
@@ -109,8 +119,11 @@ class Tally:
         if n_prompt:
             self.prompt_seconds += seconds
 
-    def ended(self, n_predicted: int, seconds: float) -> None:
+    def ended(self, n_predicted: int, seconds: float, drafted: Drafted = NOTHING_DRAFTED) -> None:
         """One completion that is over."""
+        self.draft_tokens += drafted.proposed
+        self.draft_tokens_accepted += drafted.accepted
+        self.drafts += drafted.drafts
         self.predicted_tokens += n_predicted
         self.predicted_steps += max(0, n_predicted - 1)
         self.predicted_seconds += seconds

@@ -135,6 +135,9 @@ class EngineThread:
             cold_seconds=stats.seconds.cold,
             cold_wait_seconds=stats.seconds.waiting,
             outside_cold_seconds=stats.seconds.outside_cold,
+            draft_tokens=tally.draft_tokens,
+            draft_tokens_accepted=tally.draft_tokens_accepted,
+            drafts=tally.drafts,
         )
 
     def neurons(self) -> dict[str, Any]:

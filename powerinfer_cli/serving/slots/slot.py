@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from powerinfer_cli.runtime.pooling import Pool
+from powerinfer_cli.runtime.stats import Drafted
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.serving.slots.counters import ServedRequest
 from powerinfer_cli.serving.slots.generation import Generation
@@ -64,6 +65,7 @@ class Running:
     n_read: int = 0
     read_at: float = 0.0
     last_step: int = 0
+    drafted: Drafted = field(default_factory=Drafted)
     pool: Pool = field(default_factory=lambda: Pool("none"))
 
     @property
@@ -82,6 +84,8 @@ class Running:
             prompt_ms=1e3 * max(0.0, end - self.started),
             predicted_n=written.n_predicted if written is not None else 0,
             predicted_ms=written.predicted_ms if written is not None else 0.0,
+            draft_n=self.drafted.proposed,
+            draft_n_accepted=self.drafted.accepted,
         )
 
     def progress(self, now: float) -> PromptProgress:
@@ -96,7 +100,7 @@ class Running:
     def piece(self, sequence: int, n: int) -> Piece:
         """The next n tokens, for a step: of the prompt, or the one that was written last."""
         if self.generation is not None and not self.n_left:
-            return Piece(sequence, (self.generation.pending,), Wanted.LAST)
+            return Piece(sequence, (self.generation.pending,), Wanted.LAST, stepwise=True)
         ids = self.task.prompt[self.n_read : self.n_read + n]
         if isinstance(self.task, EmbeddingTask):
             return Piece(sequence, ids, Wanted.HIDDEN)

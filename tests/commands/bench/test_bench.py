@@ -19,7 +19,7 @@ LLAMA_BENCH = [
     *("n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts"),
 ]
 OURS = [
-    *("rung", "repack", "mlock", "reference"),
+    *("rung", "repack", "mlock", "reference", "spec_type", "draft_n", "draft_n_accepted"),
     *("bytes_per_token", "gb_per_s", "bandwidth_gb_per_s", "percent_of_bandwidth"),
     *("active_neurons", "predicted_neurons"),
     *("expert_hit_rate", "uploads", "uploaded_bytes"),

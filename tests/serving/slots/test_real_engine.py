@@ -6,11 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from powerinfer_cli.drafting import DraftingEngine, DraftOptions, NgramDrafter
+from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.step import Piece, Wanted
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.slots.slot_files import SavedSlot, SlotFiles
-from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, SlotAction, SlotDone, SlotTask, Vectors
+from powerinfer_cli.serving.tasks import (
+    CompletionTask,
+    EmbeddingTask,
+    SlotAction,
+    SlotDone,
+    SlotTask,
+    TextPiece,
+    Vectors,
+)
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 from tests.serving.slots.toy import GREEDY, Driver, end, failure, tokens
@@ -46,6 +56,45 @@ def test_alone_or_in_company(tmp_path: Path, alone: list[list[int]], options: di
     driver.batcher.change(cancelled=[cancelled])
     driver.run()
     assert [tokens(driver.events[i]) for i in asked] == alone
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_drafts_change_nothing_but_the_steps(tmp_path: Path, unified: bool) -> None:
+    """Chances, stop strings, limits and shifts inside of what a draft has foreseen."""
+    kinds = (SamplerOptions(temp=0.0), SamplerOptions(temp=0.6, top_k=5, penalty_repeat=1.05, seed=7))
+    tasks = [
+        CompletionTask(PROMPTS[0], kinds[0], n_predict=70, n_probs=3),
+        CompletionTask(PROMPTS[3], kinds[1], n_predict=33, n_probs=2, post_sampling_probs=True),
+        CompletionTask(PROMPTS[5], kinds[0], n_predict=40, stop=("the", "e")),
+        CompletionTask(PROMPTS[2], kinds[0], n_predict=20, draft_max=0),
+        CompletionTask(PROMPTS[5], kinds[1], n_predict=150, n_keep=2),
+    ]
+    plain = engine(tmp_path, 3, 3 * 80, unified=unified)
+    ahead = DraftingEngine(
+        load_model(tiny_model("llama-relu").file.open(tmp_path)),
+        plain.options,
+        drafter=lambda one: NgramDrafter(one.n_sequences, 1, 15),
+        drafts=DraftOptions(),
+    )
+    told, steps = [], []
+    for one in (plain, ahead):
+        driver = Driver(one, context_shift=not unified)
+        asked = [driver.add(task) for task in tasks]
+        driver.run()
+        pieces = [[e for e in driver.events[i] if isinstance(e, TextPiece)] for i in asked]
+        chances = [[(c.chosen, list(c.top)) for e in own for c in e.chances] for own in pieces]
+        ends = [end(driver.events[i]) for i in asked]
+        told.append([("".join(e.text for e in own), [t for e in own for t in e.tokens]) for own in pieces])
+        told[-1] += [*chances, *((e.stop, e.stopping_word, e.truncated, e.tokens_cached) for e in ends)]
+        steps.append(driver.batcher.tally.n_decode)
+    assert told[0] == told[1]
+    assert steps[1] < steps[0]
+    assert ends[0].timings.draft_n_accepted > 0 == ends[3].timings.draft_n
+    tally = driver.batcher.tally
+    assert (tally.draft_tokens, tally.draft_tokens_accepted) == (
+        sum(e.timings.draft_n for e in ends),
+        sum(e.timings.draft_n_accepted for e in ends),
+    )
 
 
 def test_a_second_turn_is_what_it_would_be_from_the_start(tmp_path: Path) -> None:
