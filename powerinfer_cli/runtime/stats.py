@@ -65,6 +65,7 @@ class SparsityStats:
     counts: the three by layer, int64 [n_layer, 3], with as many rows as were needed so far. hot: of the non-zero ones,
     those on GPUs. routed: by layer [n_layer, 2], experts that were chosen, and those of them that were on a GPU.
     uploads: experts, or groups of neurons, that were brought to a GPU in place of others; moved: their bytes.
+    Since ever: kv_gpus: bytes of the KV cache on GPUs; kv_overflow: of layers there, what of it is in main memory.
     """
 
     counts: Ints = field(default_factory=lambda: np.zeros((0, 3), np.int64))
@@ -72,6 +73,8 @@ class SparsityStats:
     hot: int = 0
     uploads: int = 0
     moved: int = 0
+    kv_gpus: int = 0
+    kv_overflow: int = 0
     seconds: TierSeconds = field(default_factory=TierSeconds)
 
     def add(self, layers: Sequence[int] | slice, total: int | Ints, passed: Ints | None = None) -> None:
@@ -137,12 +140,13 @@ class SparsityStats:
 
     def placed_line(self) -> str | None:
         """For people: how often what was needed lay on a GPU, and what went there. None: nothing to tell."""
-        if self.hit_rate is None and not self.uploads:
-            return None
         parts = [] if self.hit_rate is None else [f"{self.hit_rate:.1%} of chosen experts on a GPU"]
         if self.uploads:
             parts.append(f"{self.uploads} groups brought there ({self.moved / 2**20:.1f} MiB)")
-        return ", ".join(parts)
+        if self.kv_overflow:
+            whole = self.kv_gpus + self.kv_overflow
+            parts.append(f"{self.kv_overflow / whole:.1%} of the KV cache ({whole / 2**20:.1f} MiB) in main memory")
+        return ", ".join(parts) or None
 
     def shares(self, n_layer: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Of each layer's neurons, those let through and those that were non-zero, 0..1; 1 where nothing sparse ran."""

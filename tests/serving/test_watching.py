@@ -100,6 +100,7 @@ def test_metrics_tell_of_neurons(server: RunningServer) -> None:
     assert metrics["powerinfer:compute_seconds_total"][1] > 0
     assert "powerinfer:expert_hit_rate" not in metrics  # there are no experts
     assert metrics["powerinfer:uploads_total"] == metrics["powerinfer:uploaded_bytes_total"] == ("counter", 0)
+    assert metrics["powerinfer:kv_cache_gpu_bytes"] == metrics["powerinfer:kv_cache_overflow_bytes"] == ("gauge", 0)
     assert metrics["powerinfer:cold_tier_seconds_total"] == ("counter", 0)
     assert metrics["powerinfer:outside_cold_tier_seconds_total"] == metrics["powerinfer:compute_seconds_total"]
     told = server.client.get("/internal/neurons").json()

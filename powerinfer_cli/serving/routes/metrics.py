@@ -83,6 +83,13 @@ def _now(counters: Counters) -> list[Line]:
         (GAUGE, "powerinfer:expert_hit_rate", "Experts on GPUs, of those chosen", counters.chosen_hot_share),
         (COUNTER, "powerinfer:uploads_total", "Experts, or groups of neurons, brought to GPUs", counters.uploads),
         (COUNTER, "powerinfer:uploaded_bytes_total", "Bytes of these", counters.moved_bytes),
+        (GAUGE, "powerinfer:kv_cache_gpu_bytes", "The KV cache on GPUs", counters.kv_gpu_bytes),
+        (
+            GAUGE,
+            "powerinfer:kv_cache_overflow_bytes",
+            "The KV cache of layers on GPUs that is in main memory",
+            counters.kv_overflow_bytes,
+        ),
     ]
 
 

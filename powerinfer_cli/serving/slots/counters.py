@@ -50,9 +50,10 @@ class Counters:
     requests_processing, requests_deferred: now in slots, now waiting. active_share, predicted_share: of neurons, 0..1,
     None where nothing sparse has run; hot_share: of the active ones, those that GPUs have computed. chosen_hot_share:
     of the experts that were chosen, those that lay on GPUs; uploads, moved_bytes: experts, or groups of neurons, that
-    took the place of others there, and their bytes. compute_seconds: of
-    the engine; cold_seconds and cold_wait_seconds of them: the CPU computed for layers on GPUs, and waited for that;
-    outside_cold_seconds: all but the former. draft_tokens, draft_tokens_accepted, drafts: of requests that have ended.
+    took the place of others there, and their bytes. kv_gpu_bytes, kv_overflow_bytes: of the KV cache of layers on GPUs,
+    what is there, and what is in main memory. compute_seconds: of the engine; cold_seconds and cold_wait_seconds of
+    them: the CPU computed for layers on GPUs, and waited for that; outside_cold_seconds: all but the former.
+    draft_tokens, draft_tokens_accepted, drafts: of requests that have ended.
     """
 
     prompt_tokens: int
@@ -74,6 +75,8 @@ class Counters:
     chosen_hot_share: float | None
     uploads: int
     moved_bytes: int
+    kv_gpu_bytes: int
+    kv_overflow_bytes: int
     compute_seconds: float
     cold_seconds: float
     cold_wait_seconds: float

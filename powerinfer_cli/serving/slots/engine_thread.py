@@ -131,6 +131,8 @@ class EngineThread:
             chosen_hot_share=stats.hit_rate,
             uploads=stats.uploads,
             moved_bytes=stats.moved,
+            kv_gpu_bytes=stats.kv_gpus,
+            kv_overflow_bytes=stats.kv_overflow,
             compute_seconds=stats.seconds.total,
             cold_seconds=stats.seconds.cold,
             cold_wait_seconds=stats.seconds.waiting,

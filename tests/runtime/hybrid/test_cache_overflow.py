@@ -1,6 +1,7 @@
 """Caches whose last pages lie in main memory, where the CPU attends over them: all is as if the device had them."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_who_waits(tmp_path: Path) -> None:
     backend = engine._backend
     assert isinstance(backend, HybridBackend)
     n_layer = len(backend.plan.layers)
+    assert re.fullmatch(r"3\d\.\d% of the KV cache \(.* MiB\) in main memory", engine.stats.placed_line() or "")
     engine.prefill(LONG[:127])
     before = backend.waits
     engine.decode(LONG[127])
