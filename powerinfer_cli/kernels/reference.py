@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.model import Activation, RopeStyle
-from powerinfer_cli.model.blocks import LEAST_SUM, NEAR, XIELU, Gating, Router, Temperature, alibi_exponents
+from powerinfer_cli.model.blocks import (
+    LEAST_SUM,
+    LOWEST_SCORE,
+    NEAR,
+    XIELU,
+    Gating,
+    Router,
+    Temperature,
+    alibi_exponents,
+)
 
 __all__ = [
     "activate",
@@ -143,8 +152,9 @@ def attention(
 
 def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
     """Which experts each token needs, and how much they count: logits [T, E] -> int64 and float32 [T, n_chosen], the
-    experts ascending.
+    experts ascending. A logit that is no number is the lowest there is.
     """
+    logits = logits.nan_to_num(nan=LOWEST_SCORE).clamp(LOWEST_SCORE, -LOWEST_SCORE)
     match router.gating:
         case Gating.SOFTMAX:
             scores = logits.softmax(-1)
@@ -157,9 +167,9 @@ def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
     ranked = scores if router.choice_bias is None else scores + router.choice_bias
     if router.n_groups > 1:
         groups = ranked.unflatten(1, (router.n_groups, -1))
-        best = groups.topk(min(router.group_best, groups.shape[-1])).values.sum(-1)
+        best = groups.topk(min(router.group_best, groups.shape[-1])).values.sum(-1).clamp(min=LOWEST_SCORE)
         out = best.sort(descending=True, stable=True).indices[:, router.n_groups_used :]
-        ranked = groups.scatter(1, out.unsqueeze(-1).expand(-1, -1, groups.shape[-1]), -torch.inf).flatten(1)
+        ranked = groups.scatter(1, out.unsqueeze(-1).expand(-1, -1, groups.shape[-1]), LOWEST_SCORE).flatten(1)
     chosen = ranked.sort(descending=True, stable=True).indices[:, : router.n_chosen].sort().values
     weights = _near(logits, chosen) if router.gating is Gating.NEAR else scores.gather(1, chosen)
     if router.gating is Gating.SOFTMAX_OF_CHOSEN:

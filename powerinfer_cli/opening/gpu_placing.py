@@ -111,12 +111,14 @@ def _stream_from(job: PlanJob, plan: Plan, events: LoadEvents) -> int | None:
     placed = zip(plan.layers, job.model.n_groups, strict=True)
     if all(where.device == MAIN_MEMORY or where.hot.size == count for where, count in placed):
         return None
-    if job.beside.statistics is None:  # somebody has divided layers by hand
+    counted = job.beside.statistics
+    if counted is None and not job.model.has_experts:  # somebody has divided layers by hand
         return None
-    from solver.placing import Work, activity_from, simulate, stream_from
+    from solver.placing import Work, activity_from, always_active, simulate, stream_from
 
     profile, _ = job.costs(events)
-    work = Work(job.sizes, activity_from(job.beside.statistics, job.beside.together), job.kind, job.config.n_embd)
+    activity = activity_from(counted, job.beside.together) if counted else always_active(job.sizes.layers)
+    work = Work(job.sizes, activity, job.kind, job.config.n_embd)
     return stream_from(plan, job.sizes, simulate(plan, work, profile), profile)
 
 

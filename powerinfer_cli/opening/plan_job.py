@@ -70,8 +70,8 @@ class PlanJob:
         """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
         n_ctx = context_size(model, options, 0)
         # Whether it pays is known with the plan; room for it is needed before.
-        by_neurons = any(layer.ffn.neurons.divisible for layer in model.layers)
-        streams = target.cuda and by_neurons and streamable(model)
+        divisible = any(layer.ffn.divisible for layer in model.layers)
+        streams = target.cuda and divisible and streamable(model)
         fingerprint = model_fingerprint(gguf)
         if beside.predictors:  # their ranks are bytes on the GPU
             fingerprint += "".join(f"-{one.fc1.shape[0]:x}" if one else "-0" for one in beside.predictors.layers)

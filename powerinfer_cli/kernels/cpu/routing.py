@@ -33,7 +33,7 @@ from powerinfer_cli.kernels.simd import (
     total,
     zero,
 )
-from powerinfer_cli.model.blocks import LEAST_SUM, NEAR, Gating, Router
+from powerinfer_cli.model.blocks import LEAST_SUM, LOWEST_SCORE, NEAR, Gating, Router
 
 __all__ = ["N_PAIRS", "N_TILES", "N_USED", "Routes", "make_routes", "most_tiles", "route", "sort_pairs"]
 
@@ -43,7 +43,10 @@ Small = npt.NDArray[np.int32]
 
 _GATINGS = {Gating.SOFTMAX: 0, Gating.SIGMOID: 1, Gating.SOFTMAX_OF_CHOSEN: 2, Gating.NEAR: 3}
 _SOFTMAX, _SIGMOID, _OF_CHOSEN, _NEAR = range(4)
-_LOWEST, _TAKEN = np.float32(-3e38), np.float32(-3.3e38)  # no score is lower than the one, nor taken at the other
+_LOWEST, _TAKEN = (
+    np.float32(LOWEST_SCORE),
+    np.float32(-3.3e38),
+)  # none is lower than the one, nor taken at the other
 _LEAST_SUM, _NEAR_BY = np.float32(LEAST_SUM), np.float32(NEAR)
 
 # In `Routes.counts`. The first is where operations over vectors look for how many there are: here one a pair.
@@ -267,13 +270,14 @@ def _route(op_address, worker):
             return
         scores, ranked = f32(op[ROUTE.logits] + t * stride * 4), f32(op[ROUTE.ranked] + t * stride * 8)
         chosen, weights = i32(op[ROUTE.chosen] + t * n_chosen * 4), f32(op[ROUTE.weights] + t * n_chosen * 4)
+        for e in range(n_experts):
+            scores[e] = min(scores[e], -_LOWEST) if scores[e] > _LOWEST else _LOWEST
         if gating == _SOFTMAX:
             _soften(scores, n_experts)
         elif gating == _SIGMOID:
             _sigmoids(scores, n_experts)
         for e in range(n_experts):
-            value = scores[e] + f32(bias)[e] if bias else scores[e]
-            ranked[e] = value if value > _LOWEST else _LOWEST  # nor is what is no number
+            ranked[e] = max(scores[e] + f32(bias)[e] if bias else scores[e], _LOWEST)
         if n_groups > 1:
             room = f32(op[ROUTE.ranked] + t * stride * 8 + stride * 4)
             _leave_groups(ranked, room, n_experts, n_groups, op[ROUTE.n_groups_used], op[ROUTE.group_best])

@@ -251,11 +251,17 @@ class Ops:
             pairs = order[begin : begin + count]
             begin += count
             if count:
-                token, weight = pairs // chosen.shape[1], weights.flatten()[pairs].unsqueeze(1)
-                expert = slot_of(neurons, slot, x.shape[1])
-                made = self._expert(expert, weight * x[token] if on_input else x[token])
-                out[token] += made if on_input else weight * made
+                token, weight = pairs // chosen.shape[1], weights.flatten()[pairs]
+                self.add_expert(x, token, weight, slot_of(neurons, slot, x.shape[1]), out, on_input=on_input)
         return out
+
+    def add_expert(
+        self, x: Tensor, tokens: Tensor, weights: Tensor, neurons: DeviceNeurons, out: Tensor, *, on_input: bool
+    ) -> None:
+        """out [T, n_embd] += one expert's part of it for some tokens of x [T, n_embd], by number, none twice."""
+        seen, weight = x[tokens], weights.unsqueeze(1)
+        made = self._expert(neurons, weight * seen if on_input else seen)
+        out[tokens] += made if on_input else weight * made
 
     def _add_experts_of_one(
         self,

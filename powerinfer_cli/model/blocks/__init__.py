@@ -19,6 +19,7 @@ from powerinfer_cli.model.blocks.attention import (
 from powerinfer_cli.model.blocks.ffn import (
     FFN,
     LEAST_SUM,
+    LOWEST_SCORE,
     NEAR,
     Everything,
     Gating,
@@ -56,6 +57,7 @@ from powerinfer_cli.model.rope import Rope, RopeStyle
 __all__ = [
     "FFN",
     "LEAST_SUM",
+    "LOWEST_SCORE",
     "NEAR",
     "XIELU",
     "Activation",

@@ -10,6 +10,7 @@ from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, V
 __all__ = [
     "FFN",
     "LEAST_SUM",
+    "LOWEST_SCORE",
     "NEAR",
     "Everything",
     "Gating",
@@ -99,6 +100,8 @@ class Gating(StrEnum):
 
 
 NEAR = 0.02
+LOWEST_SCORE = -3e38
+"""No logit counts as lower: neither what is infinitely low, nor what is no number; nor as higher than its opposite."""
 LEAST_SUM = 2.0**-14
 """What the weights of chosen experts are divided by at least: a float16's smallest normal number."""
 

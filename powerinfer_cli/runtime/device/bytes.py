@@ -30,7 +30,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.cache_size import extent_of
-from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES
+from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES, streamed_bytes
 from powerinfer_cli.runtime.device.slots import adaptable
 from powerinfer_cli.runtime.device.staging import stages_for
 from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, parts_bytes, parts_width, table_bytes
@@ -68,7 +68,10 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     latent = latent_attentions(model.layers)
     heads: list[Heads] = [*attentions(model.layers), *latent]
     largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
-    streamed = 2 * STREAM_BYTES * (1 + UNPACKED // 2) if streams else 0
+    streamed = 0
+    if streams:
+        slot = streamed_bytes(model)
+        streamed = 2 * slot + max(STREAM_BYTES * UNPACKED, 2 * slot + UNPACKED * CHUNK_BYTES)
     weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
     attention = max(_attention_bytes(one, n_tokens, n_seen) for one in heads)
     if latent:

@@ -1,4 +1,4 @@
-"""Long prompts: a layer's cold neurons pass through the GPU, a chunk of them after the other, and are gone again.
+"""Long prompts: a layer's cold neurons, or experts, pass through the GPU, a chunk after the other, and are gone again.
 
 While one chunk is computed, the next is on its way: two slots take turns, each with a pinned buffer and one on the GPU.
 """
@@ -12,39 +12,40 @@ from torch import Tensor
 
 from powerinfer_cli import gguf_io
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Neurons
+from powerinfer_cli.model.blocks import FFN, Neurons, routing_of
+from powerinfer_cli.placement import group_rows
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.staging import Stage, copy_stream
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 
-__all__ = ["STREAM_BYTES", "ColdStream", "FileNeurons", "neuron_bytes", "streamable"]
+__all__ = ["STREAM_BYTES", "ColdStream", "FileFFN", "FileNeurons", "streamable", "streamed_bytes"]
 
 STREAM_BYTES = 8 << 20
 """Of a slot: a chunk has as many neurons as fit."""
 
 Numbers: TypeAlias = npt.NDArray[np.int32]
+FileFFN: TypeAlias = FFN[gguf_io.Tensor, gguf_io.Tensor]
 FileNeurons: TypeAlias = Neurons[gguf_io.Tensor, gguf_io.Tensor]
 
 
-def neuron_bytes(model: Model) -> int:
-    """Bytes of the largest neuron's rows in the file."""
-    neurons = [layer.ffn.neurons for layer in model.layers if layer.ffn.neurons.transposed]
-    return max((sum(one.row_bytes for one in rows.matrices) for rows in neurons), default=0)
+def streamed_bytes(model: Model) -> int:
+    """Bytes of a slot: of a chunk, or of the largest neuron, or expert, in the file."""
+    ffns = [layer.ffn for layer in model.layers if layer.ffn.divisible]
+    return max(STREAM_BYTES, *(sum(one.nbytes for one in ffn.neurons.matrices) // ffn.n_groups for ffn in ffns), 0)
 
 
 def streamable(model: Model) -> bool:
-    """Whether neurons' rows lie in the file. Rows that are made of it would be made anew for each chunk."""
-    neurons = [layer.ffn.neurons for layer in model.layers if layer.ffn.neurons.transposed]
-    return not any(isinstance(rows.down.weight, gguf_io.MadeTensor) for rows in neurons)
+    """Whether neurons' and experts' rows lie in the file. Rows made of it would be made anew for each chunk."""
+    matrices = [one for layer in model.layers if layer.ffn.divisible for one in layer.ffn.neurons.matrices]
+    return not any(isinstance(one, gguf_io.MadeTensor) for one in matrices)
 
 
 class ColdStream:
     """Two slots on one device, for all of its layers."""
 
-    def __init__(self, link: Link, largest_neuron: int) -> None:
-        """largest_neuron: bytes of a neuron's rows in the file."""
-        size = max(STREAM_BYTES, largest_neuron)
+    def __init__(self, link: Link, size: int) -> None:
+        """size: bytes of a slot."""
         self._link, self._size = link, size
         self._stages = [Stage(link, size) for _ in range(2)]
         self._copies = copy_stream(link.device)
@@ -70,6 +71,31 @@ class ColdStream:
             stage.release()
         if neurons.down.bias is not None:
             flow.cold[:n].add_(self._vector(neurons.down.bias.to_float32()))
+
+    def run_experts(
+        self, ffn: FileFFN, chosen: npt.NDArray[np.int64], cold: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int
+    ) -> None:
+        """flow.cold [T, n_embd] = what the experts `cold` make of flow.normed; chosen [T, n_chosen]: each token's."""
+        routed = routing_of(layer.block.ffn.selection)
+        assert routed is not None
+        neurons, weights = ffn.neurons, flow.chosen(routed).weights[:n].flatten()
+        flow.cold[:n].zero_()
+        for turn, expert in enumerate(np.intersect1d(chosen, cold)):
+            numbers = np.array([expert], np.int32)
+            pieces = [(one, group_rows(numbers, ffn.n_groups, one.shape[0])) for one in neurons.matrices]
+            stage = self._stages[turn % 2]
+            stage.send(pieces, self._copies)
+            rows = stage.arrive()
+
+            def vector(one: gguf_io.Tensor, numbers: Numbers = numbers) -> Tensor:
+                return self._vector(one.to_float32()[group_rows(numbers, ffn.n_groups, one.shape[0])])
+
+            one = neurons.map(lambda _: next(rows), vector)  # noqa: B023  # they are brought before the next expert
+            pairs = np.flatnonzero(chosen == expert)
+            tokens, own = (torch.from_numpy(at).to(self._link.device) for at in (pairs // chosen.shape[1], pairs))
+            on_input = routed.router.on_input
+            flow.ops.add_expert(flow.normed[:n], tokens, weights[own], one, flow.cold[:n], on_input=on_input)
+            stage.release()
 
     def _vector(self, numbers: npt.NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.array(numbers)).to(self._link.device)

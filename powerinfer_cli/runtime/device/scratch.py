@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from powerinfer_cli.model import Model
@@ -13,7 +14,7 @@ from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
-from powerinfer_cli.runtime.device.cold_stream import FileNeurons
+from powerinfer_cli.runtime.device.cold_stream import FileFFN
 from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import lift_budget
@@ -78,7 +79,7 @@ def _with_layer(
         uploader = Uploader(device, 1, LoadEvents())
         placed = {index: LayerPlacement(0, hot)}
         side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
-        _pass(side, neurons, index, n_tokens, pages)
+        _pass(side, model.layers[index].ffn, index, n_tokens, pages)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()
@@ -87,7 +88,7 @@ def _with_layer(
     return peak - kept
 
 
-def _pass(side: DeviceSide, neurons: FileNeurons, index: int, n_tokens: int, pages: PageTable) -> None:
+def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int, pages: PageTable) -> None:
     """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
     layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
     assert side.output is not None
@@ -98,8 +99,11 @@ def _pass(side: DeviceSide, neurons: FileNeurons, index: int, n_tokens: int, pag
     flow.attend(layer, cache, side.tables, NOTHING, n_tokens)
     flow.predict(layer, n_tokens)
     flow.hot_ffn(layer, n_tokens)
-    if side.stream is not None:
-        side.stream.run(neurons, all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens)
+    if side.stream is not None and layer.slots is not None:
+        every = np.zeros((n_tokens, 1), np.int64)  # all tokens to one expert, which is as if it were cold
+        side.stream.run_experts(ffn, every, all_neurons(1), layer, flow, n_tokens)
+    elif side.stream is not None:
+        side.stream.run(ffn.neurons, all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens)
     flow.settle(flow.adds(layer), n_tokens)
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(side.output, flow.x[:n_tokens], logits)

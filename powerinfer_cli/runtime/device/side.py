@@ -21,7 +21,7 @@ from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import overflowing
 from powerinfer_cli.runtime.device.bytes import allocated
-from powerinfer_cli.runtime.device.cold_stream import ColdStream, neuron_bytes, streamable
+from powerinfer_cli.runtime.device.cold_stream import ColdStream, streamable, streamed_bytes
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
@@ -80,7 +80,7 @@ class DeviceSide:
         ops, threshold = ops_for(device), effective_threshold(config, options)
         self.stream: ColdStream | None = None
         if streams and streamable(model):
-            self.stream = ColdStream(self.link, neuron_bytes(model))
+            self.stream = ColdStream(self.link, streamed_bytes(model))
         self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)
         self.many = DeviceFlow(widths, ops, n_tokens, parts.pages, threshold, self._counts, device)

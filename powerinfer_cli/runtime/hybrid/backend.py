@@ -16,7 +16,7 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.blocks import routing_of
-from powerinfer_cli.placement import MAIN_MEMORY, Placement, cold_neurons
+from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.flow import NOTHING, Addends, DeviceFlow
@@ -285,12 +285,17 @@ class HybridBackend:
             routed = routing_of(layer.block.ffn.selection)
             if watch is not None and routed is not None:
                 watch(index, flow.chosen(routed).experts[:n].cpu().numpy())
-            streamed = layer.n_cold > 0 and n >= self._stream_from and layer.slots is None
+            streamed = layer.n_cold > 0 and n >= self._stream_from
+            told = streamed and self._cold_side.send_choice(flow, index, n)
             if layer.n_cold and not streamed:
                 self._cold_side.send(flow, index, n)
+            if told or (layer.n_cold and not streamed):
                 side.link.mark()
             if layer.adds_hot:
                 flow.hot_ffn(layer, n)
+            if told:
+                side.link.wait()
+                self._cold_side.note(index, n)
             if streamed:
                 self._stream(side, flow, index, n)
             elif layer.n_cold:
@@ -315,10 +320,13 @@ class HybridBackend:
         return SpilledAttention(side, flow, index, self._overflow, compute)
 
     def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
-        """The layer's cold neurons pass through the GPU."""
-        neurons, hot = self._model.layers[index].ffn.neurons, self.plan.layers[index].hot
+        """The layer's cold neurons, or those experts of them that are chosen, pass through the GPU."""
+        ffn, layer, cold = self._model.layers[index].ffn, side.layers[index], self._cold_side.numbers(index)
         assert side.stream is not None  # it was made for batches of this size
-        side.stream.run(neurons, cold_neurons(hot, neurons.n_ff), side.layers[index], flow, n)
+        if layer.slots is None:
+            side.stream.run(ffn.neurons, cold, layer, flow, n)
+        else:
+            side.stream.run_experts(ffn, self._cold_side.chosen_of(index, n), cold, layer, flow, n)
 
     def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
         self._meanwhile(side, lambda: self._cold_side.run(index, n, self._kind))

@@ -1,6 +1,7 @@
 """The cold tiers of all divided layers, and what passes between them and the devices."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from powerinfer_cli import gguf_io
@@ -85,11 +86,34 @@ class ColdSide:
         if slots is not None:
             self._sides[index].link.copy(self._uses_of(n, slots.n_groups), slots.counts(flow.mask[:n]))
 
+    def send_choice(self, flow: DeviceFlow, index: int, n: int) -> bool:
+        """From the device, where all else stays there: what has to be known here. False: nothing."""
+        routed = routing_of(self._sides[index].layers[index].block.ffn.selection)
+        if routed is None:
+            self.send_uses(flow, index, n)
+            return self._adaptive is not None and self._adaptive.neurons_of(index) is not None
+        assert self._chosen is not None
+        self._sides[index].link.copy(
+            self._chosen.experts_of(n, routed.router.n_chosen), flow.chosen(routed).experts[:n]
+        )
+        return True
+
+    def chosen_of(self, index: int, n: int) -> npt.NDArray[np.int64]:
+        """The experts that were sent, [T, n_chosen]."""
+        assert self._chosen is not None
+        found: npt.NDArray[np.int64] = self._chosen.experts_of(n, self._sizes[index].n_chosen).numpy()
+        return found
+
+    def numbers(self, index: int) -> npt.NDArray[np.int32]:
+        """A layer's cold neurons, in the mask's order, or experts."""
+        cold = self._cpu.weights.cold[index]
+        assert cold is not None
+        return cold.numbers
+
     def note(self, index: int, n: int) -> None:
         """What was sent has come: count who was chosen, and who of them is hot."""
         if index in self._sizes:
-            assert self._chosen is not None
-            chosen = self._chosen.experts_of(n, self._sizes[index].n_chosen).numpy()
+            chosen = self.chosen_of(index, n)
             tier = self.tiers[index]
             assert isinstance(tier, ColdExperts)
             self._stats.add_routed(index, chosen.size, tier.n_hot(chosen))
@@ -113,9 +137,7 @@ class ColdSide:
         """By layer with cold experts: the hot ones now, and those that the last token chose."""
         found = {}
         for index, sizes in self._sizes.items():
-            cold = self._cpu.weights.cold[index]
-            assert cold is not None
-            hot = np.setdiff1d(np.arange(sizes.n_experts), cold.numbers)
+            hot = np.setdiff1d(np.arange(sizes.n_experts), self.numbers(index))
             found[index] = tuple(hot.tolist()), self._last.get(index, ())
         return found
 

@@ -140,10 +140,12 @@ def test_far_from_each_other() -> None:
 def test_no_numbers_choose_some_experts_all_the_same(gating: Gating) -> None:
     logits = normal(4, 8)
     logits[0], logits[1, 2], logits[2, :7], logits[3, 0] = np.nan, np.nan, -np.inf, np.inf
-    routes = routed(logits, router(3, gating, n_groups=4, n_groups_used=2))
+    made = router(3, gating, n_groups=4, n_groups_used=2)
+    routes = routed(logits, made)
     for row in routes.chosen[:4].tolist():
         assert sorted(set(row)) == row
         assert 0 <= row[0] < row[-1] < 8
+    np.testing.assert_array_equal(routes.chosen[:4], reference.route(torch.from_numpy(logits), made)[0])
 
 
 def test_same_bits_whatever_the_threads_and_the_company() -> None:

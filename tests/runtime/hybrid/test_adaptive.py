@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
+from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import HeatRule, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from powerinfer_cli.runtime.hybrid.backend import HybridBackend
@@ -25,7 +26,7 @@ SPARSE = ("llama-relu", "opt")
 
 
 def model_of(name: str) -> ModelFile:
-    if name in MIXTURES or name == SHARED:
+    if name not in SPARSE:
         return tiny_family(name).file
     tiny = tiny_model(name)
     return tiny.file.first_layers(2).sparsified(random_predictors(tiny)[:2])
@@ -106,6 +107,17 @@ def test_company_threads_and_saved_texts(tmp_path: Path, name: str) -> None:
         found.append(np.concatenate(rows))
     check_logits(found[1], found[0])
     assert engine.stats.uploads > 4
+
+
+@pytest.mark.parametrize(("name", "rule"), [("gpt-oss", None), ("llama4", RULE), ("llama-relu", RULE)])
+def test_what_is_cold_passes_through_the_device(tmp_path: Path, name: str, rule: HeatRule | None) -> None:
+    """Of long batches, as without; who was chosen is counted and heats, too."""
+    wanted = told(opened(name, tmp_path, None))
+    engine = opened(name, tmp_path, rule, stream_from=3)
+    check_logits(told(engine), wanted)
+    assert (engine.stats.uploads > 0) == (rule is not None)
+    routers = [routing_of(layer.ffn.selection) for layer in load_model(model_of(name).open(tmp_path)).layers]
+    assert engine.stats.routed[:, 0].tolist() == [36 * one.router.n_chosen if one else 0 for one in routers]
 
 
 def test_nobody_waits_for_it(tmp_path: Path) -> None:
