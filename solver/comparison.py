@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from powerinfer_cli.model import Model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.memory import return_memory
 from solver.decoding import Decoding, compare_decoding, measure_decoding
 from solver.predictor import Quality
 
@@ -90,8 +91,16 @@ def compare_models(
             return first, second
     found = []
     for number, which in enumerate((dense, sparse, dense)):
-        with closing(which.open(events)) as engine:
-            found.append(measure_decoding(engine, ids, SECONDS))
+        found.append(_alone(which, ids, events))
         on_round(number + 1, 3)
     before, middle, after = found
     return min(before, after, key=lambda one: one.seconds), middle
+
+
+def _alone(which: Runnable, ids: Sequence[int], events: LoadEvents) -> Decoding:
+    """Nothing of it is in memory afterwards."""
+    with closing(which.open(events)) as engine:
+        found = measure_decoding(engine, ids, SECONDS)
+    del engine
+    return_memory()
+    return found

@@ -20,7 +20,7 @@ from solver.own_text import own_texts
 from solver.profile import Text, chunks_of, record, sample_documents, some_of
 from solver.stages import SolverModel
 
-__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "read_size"]
+__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "known_text", "read_size"]
 
 READING_SAMPLE = "reading the sample"
 NAME = "solver-text.npz"
@@ -77,6 +77,13 @@ def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path, most:
     text = Text.of(documents or sample, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
     _save(folder / NAME, model.fingerprint, text)
     return text
+
+
+def known_text(model: SolverModel, tokenizer: Tokenizer, most: int) -> Text:
+    """Documents of the sample that a model knows, of `most` tokens or a little more; all, if it knows none."""
+    sample = _sample(tokenizer)
+    documents, _ = _known(model, sample, most)
+    return Text.of(documents or sample, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
 
 
 def _known(model: SolverModel, sample: Sequence[list[int]], most: int) -> tuple[list[list[int]], float]:

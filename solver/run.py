@@ -9,12 +9,13 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.model import Model, Predictors, load_predictors
+from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.model import Model, Predictors, load_predictors, with_predictors
 from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace, find_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, read_size
+from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, known_text, read_size
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
@@ -39,11 +40,13 @@ from solver.verdict import (
     MEASURING,
     READING,
     Judging,
+    Seen,
     Verdict,
     WorkRates,
     expected_rates,
     expected_seconds,
     judge,
+    look_at_predictors,
     recorded_rates,
 )
 from solver.verdict.look import short_text
@@ -81,8 +84,8 @@ class Making:
 @dataclass(frozen=True)
 class SolveResult:
     """What there is now. folder: of the predictors, where they are not in the model. density: of a SiLU or GELU model.
-    choice: how it was found. experts, routes: of a mixture. ended: nothing was made. held: tokens
-    of documents that nothing was made of, where a text was read.
+    choice: how it was found. experts, routes: of a mixture. ended: nothing was made. held: tokens of documents that
+    nothing was made of, where a text was read. seen: of a model that has predictors.
     """
 
     statistics: ActivationStatistics | None = None
@@ -98,6 +101,7 @@ class SolveResult:
     routes: RouteTrace | None = None
     ended: bool = False
     held: tuple[int, ...] = ()
+    seen: Seen | None = None
 
     @property
     def stays_dense(self) -> bool:
@@ -168,6 +172,8 @@ class _Run:
         if relu and (wanted.density is not None or wanted.most_loss is not None):
             raise UsageError("a ReLU model's neurons are active or not: leave --density and --max-quality-loss out")
         trains = wanted.train and wanted.predictors is None and (wanted.retrain or not sparse)
+        if wanted.verdict_only and (sparse or wanted.predictors):
+            return SolveResult(seen=self._seen(), ended=True)
         verdict = self._verdict() if trains and not sparse else None
         if wanted.verdict_only or (verdict is not None and not verdict.pays and not wanted.force):
             return SolveResult(verdict=verdict, ended=True)
@@ -238,6 +244,14 @@ class _Run:
         short = {READING: rates.tokens * rates.reading, MEASURING: measuring}
         usual = {READING_SAMPLE: PROBED * rates.reading, PROFILE: self._usual * rates.reading}
         self.schedule.declare(short if self.wanted.verdict_only else {**short, **usual})
+
+    def _seen(self) -> Seen:
+        """Of a model with predictors, in the file or beside it."""
+        if self.wanted.predictors is not None:
+            found = load_predictors(self.wanted.predictors, self.model.config.n_embd, self.model.config.n_ff)
+            self.model.model = with_predictors(self.model.model, found, CompiledFit())
+        chunks = self._sample() if self.wanted.text else known_text(self.model, Tokenizer.from_gguf(self.gguf), PROBED)
+        return look_at_predictors(self.model, chunks, self.events)
 
     def _in_time(self, verdict: Verdict | None, begun: float) -> TrainOptions:
         """As predictors are made once a verdict has told how fast: gradient steps end in time for what follows them."""

@@ -1,5 +1,6 @@
 """From a dense model to a sparse one that is good enough: how many neurons, predictors for them, and what they cost."""
 
+import json
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -100,6 +101,6 @@ def _quality(model: SolverModel, chunks: Chunks, place: Place) -> Quality:
             return Quality(**state.found(QUALITY))
         except TypeError:
             model.events.note("what was measured is no longer readable: measuring again")
-    quality = quality_stage(model, chunks, place.predictor)
+    quality = quality_stage(model, chunks, place.predictor, place.work, json.dumps(made_with, sort_keys=True))
     state.with_stage(QUALITY, made_with, asdict(quality))
     return quality

@@ -33,6 +33,7 @@ from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (
     DensityChoice,
     DensityMeter,
+    KeptLosses,
     LayersMade,
     PredictorReport,
     Quality,
@@ -329,16 +330,25 @@ def _losses(found: Mapping[str, Any]) -> dict[float, float]:
         return {}
 
 
-def quality_stage(model: SolverModel, chunks: Chunks, folder: Path) -> Quality:
-    """What the predictors in `folder` cost on the held-out chunks. Raises PowerInferError."""
+def quality_stage(model: SolverModel, chunks: Chunks, folder: Path, work: Path | None = None, key: str = "") -> Quality:
+    """What the predictors in `folder` cost on the held-out chunks; interrupted, it goes on by what is in `work`, if
+    that is of the same `key`. Raises PowerInferError.
+    """
     config, events = model.config, model.events
     _, held = held_out(chunks)
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
-    dense = score(model.open_engine(), held, DENSE_QUALITY, events)
+    kept = [KeptLosses(work / f"losses-{name}.npz", key) for name in ("dense", "sparse")] if work else [None, None]
+    dense = score(model.open_engine(), held, DENSE_QUALITY, events, kept[0])
     model.forget_engine()
     sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
     with closing(sparse):
-        return compare(dense, score(sparse, held, SPARSE_QUALITY, events), sparse)
+        found = compare(dense, score(sparse, held, SPARSE_QUALITY, events, kept[1]), sparse)
+    for one in kept:
+        if one is not None:
+            one.path.unlink(missing_ok=True)
+    if work is not None:
+        _clear(work)
+    return found
 
 
 def _clear(folder: Path) -> None:

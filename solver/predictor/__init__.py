@@ -11,7 +11,7 @@ from solver.predictor.layer import (
     predict,
     train_predictor,
 )
-from solver.predictor.quality import Quality, compare, score
+from solver.predictor.quality import KeptLosses, Quality, compare, score
 from solver.predictor.ranks import RankOptions, ReadingSpeed
 from solver.predictor.training import IMPROVING, MAKING, LayersMade, TrainOptions, layer_costs, train_layers
 
@@ -22,6 +22,7 @@ __all__ = [
     "Buffer",
     "DensityChoice",
     "DensityMeter",
+    "KeptLosses",
     "LayersMade",
     "Offer",
     "PredictorOptions",

@@ -3,12 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import make_folder, replacing
+from powerinfer_cli.number_files import load_arrays
 from powerinfer_cli.runtime import Engine, LoadEvents
-from powerinfer_cli.runtime.perplexity import Score, chunk_losses, ratio
+from powerinfer_cli.runtime.perplexity import Floats, Score, chunk_losses, ratio
 from solver.profile import first_scored
 
-__all__ = ["Quality", "compare", "score"]
+__all__ = ["KeptLosses", "Quality", "compare", "score"]
+
+MOST_BYTES = 16 << 20  # of a file of losses
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,49 @@ class Quality:
     tokens: int
 
 
-def score(engine: Engine, chunks: Sequence[Sequence[int]], what: str, events: LoadEvents) -> Score:
-    """Losses of chunks, but for their first tokens."""
-    found = Score()
-    for number, chunk in enumerate(chunks):
-        found.add(chunk_losses(engine, chunk, lambda: None, first=first_scored(chunk)))
-        events.progress(what, number + 1, len(chunks))
+@dataclass(frozen=True)
+class KeptLosses:
+    """Losses of chunks in a file, by what they are of: those that an interrupted measurement has left."""
+
+    path: Path
+    key: str
+
+    def load(self) -> list[Floats]:
+        """By chunk; none, where the file is of something else."""
+        try:
+            file = load_arrays(self.path, ("key", "losses", "lengths"), MOST_BYTES, "losses")
+        except PowerInferError:
+            return []
+        key, losses, lengths = file.values()
+        whole = losses.ndim == lengths.ndim == 1 and losses.dtype == np.float64 and lengths.dtype.kind == "i"
+        if str(key) != self.key or not whole or (lengths < 1).any() or lengths.sum() != losses.size:
+            return []
+        return np.split(losses, np.cumsum(lengths)[:-1]) if lengths.size else []
+
+    def save(self, found: Sequence[Floats]) -> None:
+        """Raises PowerInferError."""
+        if not found:
+            return
+        make_folder(self.path.parent)
+        lengths = np.array([len(one) for one in found])
+        with replacing(self.path) as temporary, temporary.open("wb") as out:
+            np.savez(out, key=np.array(self.key), losses=np.concatenate(found), lengths=lengths)
+
+
+def score(
+    engine: Engine, chunks: Sequence[Sequence[int]], what: str, events: LoadEvents, kept: KeptLosses | None = None
+) -> Score:
+    """Losses of chunks, but for their first tokens. kept: where they are when this is interrupted, and once it is done;
+    what is there already is not measured again.
+    """
+    found = Score(kept.load()[: len(chunks)] if kept else [])
+    try:
+        for number in range(len(found.values), len(chunks)):
+            found.add(chunk_losses(engine, chunks[number], lambda: None, first=first_scored(chunks[number])))
+            events.progress(what, number + 1, len(chunks))
+    finally:  # Ctrl-C too
+        if kept:
+            kept.save(found.values)
     return found
 
 

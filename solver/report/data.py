@@ -15,6 +15,9 @@
                  "down_loss", "tokens_per_second": {"dense", "sparse"
                  (predicted), "measured", "spread" (null: not measured)}, "gain", "pays", "says", "others" (cores),
                  "layers": [...]}
+                 or, of a model that has predictors, {"kind": "predicted", "activation", "tokens", "found" (share of
+                 active neurons let through, null: no zeros are exact), "bytes_now", "bytes_dense",
+                 "tokens_per_second": {"sparse", "dense"} (measured), "gain", "says", "layers": [...]}
                  or, of a mixture, {"kind", "experts", "chosen" (of a token), "layers", "tokens", "expert_bytes",
                  "share" (of the file), "skew" (by layer: share of uses of the most used quarter), "again" (share),
                  "policies", "tokens_per_second": null or {"by_use", "by_layers", "main_memory"}, "hot" (share), "gain",
@@ -153,7 +156,7 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
 
 
 def _verdict(made: SolveResult) -> dict[str, Any] | None:
-    found = made.verdict or made.experts
+    found = made.verdict or made.experts or made.seen
     return found.data() if found else None
 
 

@@ -9,6 +9,7 @@ from solver.verdict.judging import (
     judge,
     recorded_rates,
 )
+from solver.verdict.seen import Seen, look_at_predictors
 from solver.verdict.speed import MachineCosts, slowed
 from solver.verdict.verdict import LEAST_GAIN, Kind, Verdict, WorkRates, kind_of
 
@@ -19,12 +20,14 @@ __all__ = [
     "Judging",
     "Kind",
     "MachineCosts",
+    "Seen",
     "Verdict",
     "WorkRates",
     "expected_rates",
     "expected_seconds",
     "judge",
     "kind_of",
+    "look_at_predictors",
     "recorded_rates",
     "slowed",
 ]

@@ -1,5 +1,6 @@
 """Dense and sparse beside each other, and which of them to run."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
-from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver import comparison as module
 from solver.comparison import Comparison, Runnable, compare_models
 from solver.decoding import Decoding, measure_decoding
@@ -44,6 +45,16 @@ def test_both_are_measured_on_a_texts_own_tokens(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setattr(module, "BOTH", both)
     model = load_model(open_gguf(tiny_model("llama-relu").file.write(tmp_path / "model.gguf")))
     one = Runnable(model, EngineOptions(n_ctx=64, n_threads=1))
+    opened: list[weakref.ref[Engine]] = []
+    real = Runnable.open
+
+    def opening(which: Runnable, events: LoadEvents) -> Engine:
+        assert both or not any(engine() for engine in opened), "one after the other, there is memory for one"
+        engine = real(which, events)
+        opened.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(Runnable, "open", opening)
     told: list[tuple[str, int, int]] = []
     events = LoadEvents(progress=lambda *what: told.append(what))
     for found in compare_models(one, one, IDS, events):

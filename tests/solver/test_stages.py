@@ -19,7 +19,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver import stages
 from solver.dense import write_dense
 from solver.merge import merge
-from solver.predictor import LayersMade, PredictorOptions, RankOptions, TrainOptions, training
+from solver.predictor import LayersMade, PredictorOptions, RankOptions, TrainOptions, quality, training
 from solver.predictor.improving import Offer
 from solver.predictor.ranks import Costs
 from solver.profile import ActiveRule
@@ -191,13 +191,13 @@ def test_a_full_disk_leaves_the_old_predictors(
 
 def test_the_loss_is_measured(made: Place, dense: Path) -> None:
     model = model_of(dense)
-    quality = quality_stage(model, chunks_for(model), made.predictor)
-    assert quality.tokens == 4 * (255 - 32)
-    assert 0 < quality.error < 0.01
-    assert abs(quality.loss) < 0.02
-    assert quality.predicted is not None
-    assert quality.active is not None
-    assert 0.05 < quality.active <= quality.predicted < 0.3
+    found = quality_stage(model, chunks_for(model), made.predictor)
+    assert found.tokens == 4 * (255 - 32)
+    assert 0 < found.error < 0.01
+    assert abs(found.loss) < 0.02
+    assert found.predicted is not None
+    assert found.active is not None
+    assert 0.05 < found.active <= found.predicted < 0.3
 
 
 def test_a_merged_file_is_the_model_with_its_predictors(made: Place, dense: Path, tmp_path: Path) -> None:
@@ -333,3 +333,28 @@ def test_what_more_time_would_buy(monkeypatch: pytest.MonkeyPatch, offer: Offer,
     monkeypatch.setattr(stages, "layer_costs", lambda *_: Costs(1.0, 1.0, dense=5000.0))
     model: Any = SimpleNamespace(model=SimpleNamespace(layers=[None, None]), config=None)
     assert words in stages._offered(LayersMade([], offer, 12.0), TrainOptions(), model)
+
+
+def test_a_half_measured_quality_is_kept(
+    made: Place, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, work, real = model_of(dense), tmp_path / "work", quality.chunk_losses
+    whole = quality_stage(model, chunks_for(model), made.predictor)
+    scored: list[int] = []
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        scored.append(len(scored))
+        if len(scored) in (3, 8):
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    monkeypatch.setattr(quality, "chunk_losses", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            quality_stage(model, chunks_for(model), made.predictor, work, "a key")
+    found = quality_stage(model, chunks_for(model), made.predictor, work, "a key")
+    assert len(scored) == 4 + 4 + 2, "but for those that were interrupted, each chunk once a model"
+    assert (found.dense, found.sparse, found.loss, found.error) == (whole.dense, whole.sparse, whole.loss, whole.error)
+    assert not work.exists()
+    quality.KeptLosses(work / "losses-dense.npz", "another").save([np.ones(3)])
+    assert quality.KeptLosses(work / "losses-dense.npz", "a key").load() == []

@@ -17,7 +17,6 @@ from powerinfer_cli.placement import model_fingerprint, shown_bytes
 from solver.placing import activity_from
 from solver.report import PARTS, report_data, report_page, write_page
 from solver.run import SolveResult
-from solver.verdict import Kind
 
 __all__ = ["show", "tables"]
 
@@ -62,7 +61,9 @@ def _verdict_lines(gguf: GGUFFile, made: SolveResult) -> list[str]:
     if made.experts is not None:
         as_it_is = [] if made.experts.pays else [f"run it as it is: powerinfer main -m {gguf.path}"]
         return [*made.experts.lines(), made.experts.sentence(), *as_it_is]
-    return [f"verdict: {Kind.PREDICTED if gguf.sparse else 'predictors are there'}: nothing to judge"]
+    if made.seen is not None:
+        return [*made.seen.lines(), made.seen.sentence()]
+    return ["verdict: predictors are there: nothing to judge"]
 
 
 def _show_tables(data: dict[str, Any]) -> None:
