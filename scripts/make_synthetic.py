@@ -11,6 +11,7 @@ same numbers; other programs run it with SiLU in place of ReLU: the same cost, o
     python scripts/make_synthetic.py e3b.gguf --experts 128 --layers 6            # qwen3moe, 8 of 128 experts of 768
     python scripts/make_synthetic.py oss.gguf --arch gpt-oss --experts 32 --chosen 4 --embd 2880 --ff 2880 --heads 64 \\
         --kv 8 --head-dim 64 --type MXFP4 --layers 4
+    python scripts/make_synthetic.py qwen3.gguf --shape qwen3-30b-a3b               # sizes without weights, to plan for
     python scripts/make_synthetic.py drift.gguf --experts 64 --skew 1 --topics 4  # tokens of a topic have experts of it
 """
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.synthetic.experts import ARCHITECTURES, ExpertShape, write_experts  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
+from scripts.synthetic.shapes import SHAPES, write_shape  # noqa: E402  # after the path is set
 from scripts.synthetic.types import FILE_TYPES  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
@@ -44,6 +46,7 @@ SIZES = {
     "head_dim": "of experts: numbers of a head",
     "topics": "of experts: kinds of tokens, each of which has popular experts of its own",
 }
+KNOWN = ("out", "type", "dense", "shape")  # of all models
 LEAST = {"embd": 2, "rank": 2, "vocab": 3, "seed": 0}  # else 1
 
 
@@ -65,6 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of experts: exponent of the power law of their use, 0: all alike (default 0.5)",
     )
     parser.add_argument("--type", default="Q4_0", choices=list(FILE_TYPES), help="of the weights (default Q4_0)")
+    parser.add_argument("--shape", choices=SHAPES, help="a known model's sizes; no other option, and no numbers")
     parser.add_argument("--dense", action="store_true", help="the dense twin")
     return parser.parse_args(arguments)
 
@@ -74,7 +78,9 @@ def shape_of(args: argparse.Namespace) -> Shape | ExpertShape:
     kind = Shape if args.experts is None else ExpertShape
     names = {field.name for field in fields(kind)}
     given: dict[str, Any] = {
-        name: value for name, value in vars(args).items() if value is not None and name not in ("out", "type", "dense")
+        name: value
+        for name, value in vars(args).items()
+        if value is not None and name not in ("out", "type", "dense", "shape")
     }
     for name in given.keys() - names:
         sys.exit(f"error: --{name.replace('_', '-')} is for models {'without' if args.experts else 'of'} --experts")
@@ -123,6 +129,10 @@ def _check_experts(shape: ExpertShape) -> str | None:
 def main(arguments: list[str] | None = None) -> None:
     """Write the file."""
     args = parse(arguments)
+    if args.shape is not None:
+        write_shape(args.out, args.shape)
+        print(f"{args.out}: {args.out.stat().st_size / 1e9:.1f} GB of holes")
+        return
     shape = shape_of(args)
     if wrong := check(shape, args.type):
         sys.exit(f"error: {wrong}")

@@ -215,9 +215,7 @@ class _Run:
             )
         known = None if wanted.text is not None or wanted.anew else found_routes(model, self.place)
         if not wanted.profile:
-            if known is None:
-                raise PowerInferError("no activation statistics to plan by: leave --plan-only out, and they are made")
-            return SolveResult(known[0], routes=known[1])
+            return SolveResult(known[0], routes=known[1]) if known else SolveResult()
         verdict = None
         if judged is not None:
             self._declare_reading(judged)

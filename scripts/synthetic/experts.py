@@ -25,7 +25,7 @@ from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, encode, tensor_type
 from scripts.synthetic.weights import CHUNK
 
-__all__ = ["ARCHITECTURES", "ExpertShape", "router_rows", "topic_of", "write_experts"]
+__all__ = ["ARCHITECTURES", "ExpertShape", "add_metadata", "entries", "router_rows", "topic_of", "write_experts"]
 
 ARCHITECTURES = ("qwen3moe", "gpt-oss")
 CONSTANT = 4.0
@@ -87,10 +87,11 @@ def _constants(shape: ExpertShape) -> npt.NDArray[np.float64]:
 
 def write_experts(path: Path, shape: ExpertShape, file_type: str) -> None:
     """Write the file."""
-    write_file(path, shape.arch, partial(_add_metadata, shape=shape, file_type=file_type), _entries(shape, file_type))
+    write_file(path, shape.arch, partial(add_metadata, shape=shape, file_type=file_type), entries(shape, file_type))
 
 
-def _add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) -> None:
+def add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) -> None:
+    """All keys."""
     writer.add_name(f"synthetic-experts-{shape.skew:g}-{shape.topics}")
     writer.add_context_length(shape.ctx)
     writer.add_embedding_length(shape.embd)
@@ -113,7 +114,8 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) -
     add_vocabulary(writer, shape.vocab, shape.seed)
 
 
-def _entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
+def entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
+    """All tensors."""
     e, n_q, n_kv = shape.embd, shape.heads * shape.head_dim, shape.kv * shape.head_dim
 
     @cache

@@ -16,6 +16,8 @@ from scripts.synthetic.vocabulary import make_vocabulary
 
 __all__ = ["Bytes", "Entry", "add_vocabulary", "write_file"]
 
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+
 Bytes = npt.NDArray[Any]  # a matrix's are uint8, [rows, row_bytes]
 
 
@@ -41,8 +43,9 @@ def write_file(
     entries: Iterable[Entry],
     *,
     magic: bytes = b"GGUF",
+    holes: bool = False,
 ) -> None:
-    """Write the file under another name first: who finds it finds all of it."""
+    """Write the file under another name first: who finds it finds all of it. holes: there are no numbers in it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     writer = gguf.GGUFWriter(temporary, architecture)
     try:
@@ -54,16 +57,22 @@ def write_file(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for entry in tensors:
+        for entry in tensors if not holes else ():
             writer.write_tensor_data(entry.make())
         writer.close()
         with temporary.open("r+b") as file:
             file.write(magic)
+            if holes:
+                file.truncate(sum(map(_padded, (temporary.stat().st_size, *(one.nbytes for one in tensors)))))
         temporary.replace(path)
     finally:
         writer.close()
         with suppress(OSError):
             temporary.unlink()
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, size: int, seed: int) -> None:

@@ -60,7 +60,8 @@ def plan_stage(
     machine = costs.machine
     wishes = flags.wishes()
     job = PlanJob.of(gguf, model, options, machine.target, beside, wishes.max_layers).asked(wishes)
-    if made.statistics is None or not job.divisible:
+    counted = made.statistics is not None or model.has_experts  # experts of which nothing is known are all alike
+    if not counted or not job.divisible:
         what = "activation statistics" if made.statistics is None else "predictors"
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     profile, name = costs.of(job)

@@ -104,13 +104,21 @@ def test_without_a_gpu_nothing_is_placed(path: Path) -> None:
         (("--train-only",), "a mixture's routers say which experts are needed"),
         (("--density", "0.5"), "a mixture's routers say which experts are needed"),
         (("--merge", "x.gguf"), "has experts, whose down matrices are not transposed"),
-        (("--plan-only",), "no activation statistics to plan by: leave --plan-only out"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(path: Path, flags: tuple[str, ...], says: str) -> None:
     result = solve(path, *flags)
     assert result.code != 0
     assert says in result.err.splitlines()[-1]
+
+
+def test_plans_where_nobody_has_counted(path: Path, tmp_path: Path) -> None:
+    """No weight is read: for a machine that is elsewhere, all experts are alike."""
+    flags = "--plan-only", "--vram-budget", budget(path, HALF), "--device-profile", "rtx-3060-12gb-ddr4"
+    result = solve(path, *flags, "-o", str(tmp_path))
+    assert result.code == 0, result
+    assert "nobody counted which experts are chosen" in result.out
+    assert "--n-cpu-moe" in result.out
 
 
 def test_results_of_another_model(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

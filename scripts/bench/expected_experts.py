@@ -1,0 +1,87 @@
+"""What to expect of common cards before buying one: predicted decoding of known mixtures of experts, as a table.
+
+    python scripts/bench/expected_experts.py
+
+Nothing here is measured: bandwidths are those of data sheets (solver/placing/profiles), and of the models only sizes
+are real (scripts/synthetic/shapes.py). How unevenly experts are used is assumed: evenly, or by a power law.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from powerinfer_cli.model import Model, load_model  # noqa: E402  # after the path is set
+from powerinfer_cli.opening import open_model_file  # noqa: E402  # after the path is set
+from powerinfer_cli.placement import ActivationStatistics, ModelBytes, RowReading  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime import EngineOptions  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime.device.bytes import model_bytes  # noqa: E402  # after the path is set
+from scripts.synthetic.shapes import SHAPES, write_shape  # noqa: E402  # after the path is set
+from solver.placing import PlanSettings, load_profile, make_plan  # noqa: E402  # after the path is set
+
+N_CTX = 8192
+SKEW = 0.5  # exponent of the frequencies over the ranks
+TOKENS = 20_000
+SPARE = 768 << 20  # bytes of a card that its desktop and CUDA take
+MACHINES = (
+    ("rtx-3060-12gb-ddr4", 8),
+    ("rtx-3060-12gb-ddr4", None),
+    ("rtx-3060-12gb-ddr5", None),
+    ("rtx-3090-ddr4", None),
+    ("rtx-3090-ddr5", None),
+    ("rtx-4090-ddr5", None),
+)
+"""Profiles, and GiB of memory that a plan may use, where that is not all of the card's."""
+
+
+def power_law(n_experts: int, n_chosen: int, skew: float) -> np.ndarray:
+    """How often each expert is chosen; none of them more than always."""
+    found = np.arange(1, n_experts + 1) ** -skew
+    for _ in range(50):
+        found = np.minimum(found * n_chosen / found.sum(), 1.0)
+    return found
+
+
+def statistics(sizes: ModelBytes) -> ActivationStatistics:
+    """As assumed; layers without experts are always active."""
+    counts = [
+        power_law(layer.neurons, layer.chosen, SKEW) if layer.reading is RowReading.CHOSEN else np.ones(layer.neurons)
+        for layer in sizes.layers
+    ]
+    return ActivationStatistics(tuple(np.round(one * TOKENS) for one in counts), TOKENS)
+
+
+def cell(model: Model, name: str, gib: int | None) -> str:
+    """Tokens a second: experts used by a power law, evenly, and with the best `--n-cpu-moe`."""
+    sizes = model_bytes(model, EngineOptions(n_ctx=N_CTX), N_CTX)
+    profile = load_profile(name)
+    budgets = [profile.gpus[0].memory - SPARE if gib is None else gib << 30]
+    kind, head = model.layers[-1].ffn.neurons.up.weight.type.name, model.head.output.weight.type.name
+    settings = PlanSettings(kind, model.config.n_embd, head_kind=head, depth=0.5, time_limit=3.0)
+    skewed, even = (make_plan(sizes, known, budgets, profile, settings) for known in (statistics(sizes), None))
+    ((other, expected),) = ((key, one) for key, one in even.others.items() if key.startswith("--n-cpu-moe"))
+    speeds = [one.tokens_per_second for one in (skewed.prediction, even.prediction, expected)]
+    return "{:.3g} / {:.3g} / {:.3g} (N = {})".format(*speeds, other.split()[-1])
+
+
+def main() -> None:
+    """The table on standard output, in Markdown."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = {}
+        for name in SHAPES:
+            write_shape(Path(folder) / f"{name}.gguf", name)
+            models[name] = load_model(open_model_file(Path(folder) / f"{name}.gguf"))
+        heads = [f"{name} {SHAPES[name][1]}, {model.nbytes / 2**30:.0f} GiB" for name, model in models.items()]
+        print("| " + " | ".join(["machine", *heads]) + " |")
+        print("| " + " | ".join(["---"] * (len(heads) + 1)) + " |")
+        for name, gib in MACHINES:
+            cells = [cell(model, name, gib) for model in models.values()]
+            print("| " + " | ".join([name + (f", {gib} GiB of it" if gib else ""), *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
