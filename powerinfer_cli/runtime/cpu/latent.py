@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.gemm import Workspace
 from powerinfer_cli.kernels.cpu.heads import move_heads, multiply_heads
+from powerinfer_cli.kernels.cpu.heads_batch import head_columns, heads_batch
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
@@ -63,8 +65,12 @@ def latent_rooms(blocks: Sequence[Block], n_tokens: int) -> LatentRooms:
 
 
 def latent_columns(blocks: Sequence[Block]) -> list[int]:
-    """Of matrices that are as wide as nothing else."""
-    return [n for a in latent_attentions(blocks) for n in (a.q.weight.n_cols, a.output.weight.n_cols)]
+    """Of matrices that are as wide as nothing else, or of all heads' together."""
+    found = []
+    for a in latent_attentions(blocks):
+        found += [a.q.weight.n_cols, a.output.weight.n_cols]
+        found += [head_columns(a.n_head, n) for n in (a.plain, a.rank)]
+    return found
 
 
 def _room(n_tokens: int, n_head: int, rank: int, plain: int, value_dim: int, n_rot: int, squeezed: int) -> LatentRoom:
@@ -88,8 +94,10 @@ def _room(n_tokens: int, n_head: int, rank: int, plain: int, value_dim: int, n_r
     )
 
 
-def queries_and_kept(state: State, a: LatentAttention[WeightRows, Floats], room: LatentRoom) -> list[Operation]:
-    """room.q and room.kept, not turned yet."""
+def queries_and_kept(
+    state: State, a: LatentAttention[WeightRows, Floats], room: LatentRoom, products: Workspace | None
+) -> list[Operation]:
+    """room.q and room.kept, not turned yet. products: of many tokens."""
     n_rot, wide, raw = a.rope.n_rot, a.plain + a.rope.n_rot, room.raw.floats
     plain, q, kept = room.plain_of_heads, room.q.floats, room.kept.floats
     return [
@@ -98,20 +106,29 @@ def queries_and_kept(state: State, a: LatentAttention[WeightRows, Floats], room:
         move_heads(state, raw[:, a.plain :], wide, q, a.head_dim, a.n_head, n_rot),
         move_heads(state, raw, wide, _by_token(plain, a.n_head), plain.stride, a.n_head, a.plain, room.counts),
         quantise(room.counts, plain),
-        multiply_heads(state, a.keys, plain, a.n_head, q[:, n_rot:], a.head_dim),
+        *_multiply(products, state, a.keys, plain, a.n_head, q[:, n_rot:], a.head_dim),
     ]
 
 
-def values_of_heads(state: State, a: LatentAttention[WeightRows, Floats], room: LatentRoom) -> list[Operation]:
+def values_of_heads(
+    state: State, a: LatentAttention[WeightRows, Floats], room: LatentRoom, products: Workspace | None
+) -> list[Operation]:
     """room.values of what was attended to."""
     n_rot, latents = a.rope.n_rot, room.latents_of_heads
     found, by_token = room.attended.floats[:, n_rot:], _by_token(latents, a.n_head)
     return [
         move_heads(state, found, a.head_dim, by_token, latents.stride, a.n_head, a.rank, room.counts),
         quantise(room.counts, latents),
-        multiply_heads(state, a.values, latents, a.n_head, room.values.floats, a.value_dim),
+        *_multiply(products, state, a.values, latents, a.n_head, room.values.floats, a.value_dim),
         quantise(state, room.values),
     ]
+
+
+def _multiply(
+    products: Workspace | None, state: State, rows: WeightRows, x: Vectors, n_heads: int, out: Floats, out_step: int
+) -> list[Operation]:
+    operands = state, rows, x, n_heads, out, out_step
+    return [multiply_heads(*operands)] if products is None else heads_batch(*operands, products)
 
 
 def _by_token(of_heads: Vectors, n_head: int) -> Floats:

@@ -212,7 +212,11 @@ class Writer:
 
     def _latent(self, a: LatentAttention[WeightRows, Floats], x: Vectors, cache: KeysValues) -> list[Operation]:
         b = self.buffers
-        room, cached = b.latent[sizes_of(a)], b.cached(None)
+        room, cached, products = (
+            b.latent[sizes_of(a)],
+            b.cached(None),
+            None if self.room is None else self.room.products,
+        )
         squeezed, squeezing = x, list[Operation]()
         if a.squeeze is not None and room.squeezed is not None:
             squeezed = room.squeezed
@@ -223,10 +227,10 @@ class Writer:
             *self._multiply(squeezed, [(a.q, room.raw.floats)]),
             *self._multiply(x, [(a.turned, room.turned.floats), (a.latent, room.latent.floats)]),
             self._norm(a.norm, room.latent, room.latent),
-            *queries_and_kept(b.state, a, room),
+            *queries_and_kept(b.state, a, room, products),
             rope(cached, room.q.floats, room.kept.floats, room.kept.floats, cache, b.angles[a.rope], a.rope.style),
             attention(cached, room.q.floats, cache, room.attended, self.threads, scale=a.scale),
-            *values_of_heads(b.state, a, room),
+            *values_of_heads(b.state, a, room, products),
             *self._multiply(room.values, [(a.output, b.projected.floats)]),
         ]
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cpu.gemm import make_workspace
 from powerinfer_cli.kernels.cpu.heads import move_heads, multiply_heads
+from powerinfer_cli.kernels.cpu.heads_batch import head_columns, heads_batch
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.jit.program import assemble
 from tests.helpers.kernel_data import random_vectors, values_for, weight_rows
@@ -33,13 +35,22 @@ def test_moving(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.F16, GGMLType.Q4_0, GGMLType.Q8_0], ids=lambda kind: kind.name)
-@pytest.mark.parametrize(("tokens", "threads"), [(1, 0), (5, 0), (5, 3)])
-@pytest.mark.parametrize(("n_heads", "size", "n"), [(4, 70, 64), (1, 5, 96), (3, 1, 32)])
-def test_products(kind: GGMLType, tokens: int, threads: int, n_heads: int, size: int, n: int) -> None:
+@pytest.mark.parametrize(("tokens", "threads", "many"), [(1, 0, False), (5, 0, False), (5, 3, False), (21, 3, True)])
+@pytest.mark.parametrize(("n_heads", "size", "n"), [(4, 70, 64), (1, 5, 96), (3, 1, 32), (2, 33, 544)])
+def test_products(kind: GGMLType, tokens: int, threads: int, many: bool, n_heads: int, size: int, n: int) -> None:
     rows, numbers = weight_rows(kind, n_heads * size, n, 1, threads)
     x, step = random_vectors((tokens + 1) * n_heads, n), size + 3
     out = np.full((tokens + 1, 2 + n_heads * step), np.nan, np.float32)
-    TEAM.run(assemble([multiply_heads(state_of(tokens), rows, x, n_heads, out[:, 2:], step)]).table, max(threads, 1))
+
+    def products(tokens: int, out: np.ndarray) -> np.ndarray:
+        operands = state_of(tokens), rows, x, n_heads, out[:, 2:], step
+        room = make_workspace(threads, tokens, head_columns(n_heads, n)) if many else None
+        made = [multiply_heads(*operands)] if room is None else heads_batch(*operands, room)
+        kept.append((operands, room))
+        return assemble(made).table
+
+    kept: list[object] = []
+    TEAM.run(products(tokens, out), max(threads, 1))
     given = values_for(kind, x)[: tokens * n_heads].reshape(tokens, n_heads, n)
     weights = numbers.reshape(n_heads, size, n)
     wanted = np.einsum("thn,hin->thi", given, weights)
@@ -51,5 +62,5 @@ def test_products(kind: GGMLType, tokens: int, threads: int, n_heads: int, size:
     assert np.isnan(out[:, :2]).all()
     if tokens > 1:
         alone = np.full_like(out, np.nan)
-        TEAM.run(assemble([multiply_heads(state_of(1), rows, x, n_heads, alone[:, 2:], step)]).table)
+        TEAM.run(products(1, alone))
         np.testing.assert_array_equal(alone[0], out[0])
