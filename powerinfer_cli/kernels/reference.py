@@ -176,6 +176,8 @@ def route(logits: Tensor, router: Router[Any, Tensor]) -> tuple[Tensor, Tensor]:
         weights = weights.softmax(-1)
     if router.normed:
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=LEAST_SUM)
+    if router.gains is not None:
+        weights = weights * router.gains[chosen]
     return chosen, router.scale * weights
 
 

@@ -9,12 +9,18 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, Tensor
 from powerinfer_cli.model.blocks import Linear
 
-__all__ = ["cut", "ones"]
+__all__ = ["cut", "ones", "scaled"]
 
 
 def ones(n: int) -> Tensor:
     """The weights [n] of a norm that has none."""
     return Tensor("ones", GGMLType.F32, (n,), np.ones(n, np.float32).view(np.uint8))
+
+
+def scaled(vector: Tensor, factor: float) -> Tensor:
+    """A copy of a vector, times a factor."""
+    numbers = (vector.to_float32() * np.float32(factor)).astype(np.float32)
+    return Tensor(f"{vector.name} * {factor:g}", GGMLType.F32, vector.shape, numbers.reshape(-1).view(np.uint8))
 
 
 def cut(whole: Linear[Tensor, Tensor], *borders: int) -> list[Linear[Tensor, Tensor]]:

@@ -119,6 +119,9 @@ def _experts(t: LayerReader, experts: int, width: int) -> Neurons[Tensor, Tensor
     if "ffn_gate_up_exps.weight" in t:
         gate, up = _divided(t, experts, width)
     else:
+        if "ffn_gate_exps.weight" not in t:
+            names = (f"blk.{t.index}.ffn_{one}_exps.weight" for one in ("gate", "gate_up"))
+            t.model.fail(f"tensor {' is missing, or '.join(names)}")
         gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
     down = _stacked(t, "ffn_down_exps", experts, t.n_embd, width)
     return Neurons(experts * width, gate, up, down, transposed=False, activation=t.model.sizes.activation)

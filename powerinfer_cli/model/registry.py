@@ -11,6 +11,7 @@ from powerinfer_cli.model.families import (
     deepseek,
     falcon,
     gemma,
+    gemma4,
     glm,
     gpt2,
     gpt_oss,
@@ -35,7 +36,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
-    *(gemma, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
+    *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

@@ -265,10 +265,12 @@ class LayerReader(TensorReader):
         scale: float | None = None,
         window: int | None = None,
         softcap: float | None = None,
+        keys_as_values: bool = False,
         **more: Any,
     ) -> Attention[Tensor, Tensor]:
         """`fused`: queries, keys and values are the rows of one matrix; others may be as well. scale: of scores, where
-        it is not 1 / sqrt(head_dim). more: of `Attention`'s fields.
+        it is not 1 / sqrt(head_dim). keys_as_values: where there is no matrix of values, as there may be none, that of
+        keys makes these as well. more: of `Attention`'s fields.
         """
         n_q, n_kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         if fused or "attn_qkv.weight" in self:
@@ -279,7 +281,9 @@ class LayerReader(TensorReader):
                 names = (f"blk.{self.index}.attn_{one}.weight" for one in ("q", "qkv"))
                 self.model.fail(f"tensor {' is missing, or '.join(names)}")
             q = self.linear("attn_q", n_q, self.n_embd, bias)
-            k, v = (self.linear(f"attn_{x}", n_kv, self.n_embd, bias) for x in "kv")
+            k = self.linear("attn_k", n_kv, self.n_embd, bias)
+            alone = keys_as_values and "attn_v.weight" not in self
+            v = k if alone else self.linear("attn_v", n_kv, self.n_embd, bias)
         output = self.linear("attn_output", self.n_embd, n_q, output_bias)
         sizes = self.n_head, self.n_head_kv, self.head_dim
         scale = self.head_dim**-0.5 if scale is None else scale

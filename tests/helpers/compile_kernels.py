@@ -1,10 +1,12 @@
-"""Compile every Triton kernel for a GPU that need not be here; print names and bytes of shared memory. Runs none.
-In a process of its own: what it tells Triton about the machine stays told.
+"""Compile every Triton kernel for a GPU that need not be here; print names and bytes of shared memory, and what else
+`told` asks of the machine code. Runs none. In a process of its own: what it tells Triton about the machine stays told.
 
     python -m tests.helpers.compile_kernels COMPUTE_CAPABILITY    (as 75 for a card of 2018)
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +35,9 @@ N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
 class AbsentGPU:
     """What Triton asks of a driver when it compiles."""
 
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
     def get_current_device(self) -> int:
         return 0
 
@@ -40,13 +45,20 @@ class AbsentGPU:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", int(sys.argv[1]), 32)
+        return GPUTarget("cuda", self.capability, 32)
 
 
-def compile_only(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4) -> None:
+def nothing_more(name: str, cubin: bytes) -> tuple[str, ...]:
+    """`told` of a test."""
+    return ()
+
+
+def compile_only(
+    kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, told: Callable[[str, bytes], tuple[str, ...]]
+) -> None:
     compiled = kernel.warmup(*args, grid=grid, num_warps=warps, enable_fp_fusion=True)
-    assert compiled.asm["cubin"]
-    print(kernel.__name__, compiled.metadata.shared, flush=True)
+    name = kernel.__name__
+    print(name, compiled.metadata.shared, *told(name, compiled.asm["cubin"]), flush=True)
 
 
 def ffn(ops: TritonOps, kind: GGMLType) -> None:
@@ -78,7 +90,7 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
     angles: Tensor | None = torch.ones(1024, HEAD // 2) if style else None
     n_past, pages = torch.zeros(1, dtype=torch.int64), torch.arange(8)
     for kind_of_norm, after in ((NormKind.RMS, False), (NormKind.LAYER, True)):
-        norms = HeadNorms(*[Norm(kind_of_norm, 1e-6, norm, None)] * 2, after_rope=after)
+        norms = HeadNorms(*[Norm(kind_of_norm, 1e-6, norm, None)] * 2, after_rope=after, values=not after)
         ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, norms=norms)
     ops.attention(q, cache, n_past, pages, scale=0.1)
     ops.attention(q, cache, n_past, pages, scale=0.1, window=512, softcap=50.0)
@@ -89,10 +101,10 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
         ops.join(part, other, sinks, torch.ones_like(q))
 
 
-def main() -> None:
-    driver.set_active(AbsentGPU())
+def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothing_more) -> None:
+    driver.set_active(AbsentGPU(capability))
     for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_sparse):
-        module.launch = compile_only  # type: ignore[attr-defined]
+        module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
     for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
         ffn(ops, kind)
@@ -105,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -17,7 +17,7 @@ __all__ = ["Angles", "rope"]
 
 Floats = npt.NDArray[np.float32]
 _LAYER = NORM_CODES[NormKind.LAYER]
-_AFTER = 16  # added to the code of a norm that comes after turning
+_AFTER, _VALUES = 16, 32  # added to a norm's code: it comes after turning; values are normed as well
 OP = operands(
     "state q q_stride k k_stride v v_stride cos sin pairs apart step q_norm k_norm q_norm_step k_norm_step eps norm "
     "group n_head_kv head_dim n_ctx origin keys key_scales values value_scales store_key store_value"
@@ -51,8 +51,8 @@ def rope(
 ) -> Operation:
     """Turn the heads of q in place; store turned k, and v, in the cells of their positions, where these are here.
 
-    q, k, v float32 [T, at least heads * head_dim] (k is changed too). Norms of each head by itself come before, or
-    after; those over all heads are not for here. Without angles nothing is turned.
+    q, k, v float32 [T, at least heads * head_dim] (k, and v where it is normed, are changed too). Norms of each head by
+    itself come before, or after; those over all heads are not for here. Without angles nothing is turned.
     """
     shape = cache.shape
     cos, sin, n_rot = (angles.cos, angles.sin, 2 * angles.cos.shape[1]) if angles else (None, None, 0)
@@ -94,7 +94,7 @@ def _norms(norms: HeadNorms[Floats] | None, head_dim: int) -> dict[str, Operand]
         return found | {"eps": 0.0, "norm": NO_NORM}
     for name, one in (("q_norm", norms.q), ("k_norm", norms.k)):
         found |= {name: one.weight, f"{name}_step": 0 if one.weight.size == head_dim else head_dim}
-    code = NORM_CODES[norms.q.kind] + (_AFTER if norms.after_rope else 0)
+    code = NORM_CODES[norms.q.kind] | _AFTER * norms.after_rope | _VALUES * norms.values
     return found | {"eps": float(norms.q.eps), "norm": code}
 
 
@@ -113,6 +113,16 @@ def _norm_head(code, x, weight, n, eps):
 
 
 @helper
+def _norm_value(x, n, eps):
+    square = np.float32(0.0)
+    for i in range(n):
+        square += x[i] * x[i]
+    scale = np.float32(1.0) / np.sqrt(square / np.float32(n) + eps)
+    for i in range(n):
+        x[i] *= scale
+
+
+@helper
 def _turn(x, cos, sin, pairs, apart, step):
     for i in range(pairs):
         a, b = x[i * step], x[i * step + apart]
@@ -122,7 +132,7 @@ def _turn(x, cos, sin, pairs, apart, step):
 
 @helper
 def _norm_and_turn(op, x, weight, cos, sin):
-    code, after = op[OP.norm] % _AFTER, op[OP.norm] // _AFTER
+    code, after = op[OP.norm] % _AFTER, op[OP.norm] & _AFTER
     n, eps = op[OP.head_dim], float_of(op[OP.eps])
     if code and not after:
         _norm_head(code, x, weight, n, eps)
@@ -170,6 +180,8 @@ def _rope(op_address, worker):
             key = op[OP.k] + t * op[OP.k_stride] + head * head_dim * 4
             value = op[OP.v] + t * op[OP.v_stride] + head * head_dim * 4
             _norm_and_turn(op, f32(key), f32(op[OP.k_norm] + head * op[OP.k_norm_step] * 4), c, s)
+            if op[OP.norm] & _VALUES:
+                _norm_value(f32(value), head_dim, float_of(op[OP.eps]))
             cell = cell_of(segment, n_past + t - first) - op[OP.origin]
             if cell < 0:
                 continue

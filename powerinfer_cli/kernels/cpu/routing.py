@@ -53,8 +53,8 @@ _LEAST_SUM, _NEAR_BY = np.float32(LEAST_SUM), np.float32(NEAR)
 N_PAIRS, N_USED, N_TILES = N_TOKENS, N_TOKENS + 1, N_TOKENS + 2
 
 ROUTE = operands(
-    "state logits stride n_experts n_chosen gating bias n_groups n_groups_used group_best normed scale ranked chosen "
-    "weights"
+    "state logits stride n_experts n_chosen gating bias n_groups n_groups_used group_best normed scale gains ranked "
+    "chosen weights"
 )
 SORT = operands("state n_experts n_chosen chosen numbers starts order used tiles tile_starts counts")
 
@@ -125,6 +125,7 @@ def route(state: Ints, router: Router[Any, Floats], routes: Routes) -> list[Oper
             group_best=router.group_best,
             normed=router.normed,
             scale=float(router.scale),
+            gains=router.gains,
             ranked=r.ranked,
             chosen=r.chosen,
             weights=r.weights,
@@ -289,6 +290,9 @@ def _route(op_address, worker):
         if gating == _OF_CHOSEN:
             _soften_weights(weights, n_chosen, ranked)
         _scale_weights(weights, n_chosen, scale, op[ROUTE.normed])
+        if op[ROUTE.gains]:
+            for j in range(n_chosen):
+                weights[j] *= f32(op[ROUTE.gains])[chosen[j]]
 
 
 @helper

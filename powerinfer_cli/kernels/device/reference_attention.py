@@ -37,7 +37,7 @@ def rope_store(
     *,
     norms: HeadNorms[Tensor] | None = None,
 ) -> None:
-    """Turn q and k in place; put turned keys, and values, into the cache, where their pages are here.
+    """Turn q and k in place, norm them, and v; put turned keys, and values, into the cache, where pages are here.
 
     q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim], of any sequences (v may be k, if nobody asks
     for values of what is turned); positions and cells int64 [T]: each token's place in its sequence, and in the cache.
@@ -54,11 +54,15 @@ def rope_store(
         turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
     if norms is not None and norms.after_rope:
         turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
+    if norms is not None and norms.values:
+        values = rms_norm(values, torch.ones(1, device=v.device), norms.k.eps)
     write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
     write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
     if turned is not heads:
         heads.copy_(turned)
         k.view(keys.shape).copy_(keys)
+    if norms is not None and norms.values:
+        v.view(values.shape).copy_(values)
 
 
 def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:

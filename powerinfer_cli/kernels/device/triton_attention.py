@@ -46,6 +46,7 @@ def rope_store(
             cache.n_cells,
             norms is not None and norms.q.kind.is_centred,
             norms is not None and norms.after_rope,
+            norms is not None and norms.values,
             dim,
             n_rot,
             style is not None and style.steps(n_rot) == (1, 2),
@@ -209,6 +210,7 @@ def _rope_store(
     n_cells,
     LAYER: tl.constexpr,
     AFTER: tl.constexpr,
+    VALUES: tl.constexpr,
     DIM: tl.constexpr,
     N_ROT: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -239,6 +241,9 @@ def _rope_store(
     else:
         of = head - n_head - n_kv
         x = tl.load(v + (t * n_kv + of) * DIM + d, mask=d < DIM, other=0)
+        if VALUES:
+            x *= tl.rsqrt(tl.sum(x * x) / DIM + eps)
+            tl.store(v + (t * n_kv + of) * DIM + d, x, mask=d < DIM)
         _put(values, value_scales, of.to(tl.int64) * n_cells + cell, x, d, DIM, WIDTH)
 
 

@@ -26,16 +26,18 @@ __all__ = [
 @dataclass(frozen=True)
 class HeadNorms(Generic[V]):
     """Of queries and keys. Weights [D] for all heads alike, or [heads * D]: each head its own, or, where `whole`, the
-    norm is over all heads together. after_rope: of heads that have been turned.
+    norm is over all heads together. after_rope: of heads that have been turned. values: these are normed as well, each
+    head by its root mean square and the keys' epsilon, without a weight.
     """
 
     q: Norm[V]
     k: Norm[V]
     whole: bool = False
     after_rope: bool = False
+    values: bool = False
 
     def map(self, vector: Callable[[V], W]) -> "HeadNorms[W]":
-        return HeadNorms(self.q.map(vector), self.k.map(vector), self.whole, self.after_rope)
+        return HeadNorms(self.q.map(vector), self.k.map(vector), self.whole, self.after_rope, self.values)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, TypeAlias, assert_never, cast
 
-from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, V, W
+from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, Norm, Norms, V, W
 
 __all__ = [
     "FFN",
@@ -111,11 +111,12 @@ class Router(Generic[M, V]):
     """Chooses `n_chosen` of E experts for a token, those of the highest scores, of equal ones the first; and says how
     much each counts: its score, all of them divided by their sum where `normed`, times `scale`.
 
-    logits [E, n_embd], of what the experts read. choice_bias [E]: added to the scores for the choice alone. n_groups:
+    logits [E, n_embd], of what the experts read, or, where there is a norm, of the normed residual stream where the FFN
+    begins. choice_bias [E]: added to the scores for the choice alone. n_groups:
     experts come in so many groups of neighbours, and are chosen from the `n_groups_used` whose `group_best` highest
     scores, two or one, have the highest sums. early: logits are of the layer's input, before attention and any norm,
     so that experts are known before they are needed. on_input: an expert's weight multiplies what it reads, not what it
-    makes; such experts have no biases.
+    makes; such experts have no biases. gains [E]: what a chosen expert's weight is multiplied by in the end.
     """
 
     logits: Linear[M, V]
@@ -129,22 +130,28 @@ class Router(Generic[M, V]):
     early: bool = False
     group_best: int = 2
     on_input: bool = False
+    norm: Norm[V] | None = None
+    gains: V | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Router[N, W]":
+        norm = None if self.norm is None else self.norm.map(vector)
         logits = self.logits.map(matrix, vector)
-        bias = None if self.choice_bias is None else vector(self.choice_bias)
-        return replace(cast("Router[N, W]", self), logits=logits, choice_bias=bias)
+        bias, gains = (None if one is None else vector(one) for one in (self.choice_bias, self.gains))
+        return replace(cast("Router[N, W]", self), logits=logits, choice_bias=bias, norm=norm, gains=gains)
 
 
 @dataclass(frozen=True)
 class SharedExpert(Generic[M, V]):
-    """Neurons that every token needs; times sigmoid(gate . x) where there is a gate, [n_embd]."""
+    """Neurons that every token needs; times sigmoid(gate . x) where there is a gate, [n_embd]. norm: of their sum."""
 
     neurons: Neurons[M, V]
     gate: V | None = None
+    norm: Norm[V] | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "SharedExpert[N, W]":
-        return SharedExpert(self.neurons.map(matrix, vector), None if self.gate is None else vector(self.gate))
+        gate = None if self.gate is None else vector(self.gate)
+        norm = None if self.norm is None else self.norm.map(vector)
+        return SharedExpert(self.neurons.map(matrix, vector), gate, norm)
 
 
 @dataclass(frozen=True)
@@ -154,15 +161,20 @@ class Routed(Generic[M, V]):
     The FFN's neurons are all experts': of n_experts * ff, expert e's are the ff from e * ff on. So gate and up are
     [n_experts * ff, n_embd], with biases of as many; down is [n_experts * n_embd, ff], an expert's n_embd rows behind
     another's, with a bias of n_experts * n_embd; or, transposed, [n_experts * ff, n_embd].
+
+    apart: experts are within norms of their own, beside those of the FFN: they read the residual stream where the FFN
+    begins, and their sum is normed before it is added to what the shared expert makes.
     """
 
     n_experts: int
     router: Router[M, V]
     shared: SharedExpert[M, V] | None = None
+    apart: Norms[V] | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Routed[N, W]":
-        router = self.router.map(matrix, vector)
-        return Routed(self.n_experts, router, None if self.shared is None else self.shared.map(matrix, vector))
+        router, shared = self.router.map(matrix, vector), self.shared
+        apart = None if self.apart is None else self.apart.map(vector)
+        return Routed(self.n_experts, router, None if shared is None else shared.map(matrix, vector), apart)
 
 
 Selection: TypeAlias = Everything | Predicted[M] | Routed[M, V]
@@ -184,7 +196,8 @@ class FFN(Generic[M, V]):
     @property
     def divisible(self) -> bool:
         """Whether some of these may lie on a GPU and the others not."""
-        return routing_of(self.selection) is not None or self.neurons.divisible
+        routed = routing_of(self.selection)
+        return self.neurons.divisible if routed is None else routed.apart is None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
         selection = self.selection

@@ -75,6 +75,7 @@ class Buffers:
     temperatures: dict[Temperature, Floats]  # of each token's position
     projected: Vectors
     ffn: Vectors
+    apart: Vectors | None  # the sum of experts that are within norms of their own
     counts: Ints  # [layers, 2]: neurons let through, neurons that fired
 
     @property
@@ -137,6 +138,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         temperatures={one: np.zeros(n_tokens, np.float32) for one in temperatures if one is not None},
         projected=projected,
         ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
+        apart=make_vectors(n_tokens, n_embd, records=False) if any(map(_has_apart, blocks)) else None,
         counts=np.zeros((len(blocks), 2), np.int64),
     )
 
@@ -147,6 +149,11 @@ def whole_neurons(block: Block) -> list[CPUNeurons]:
     if routed is None:
         return [block.ffn.neurons]
     return [] if routed.shared is None else [routed.shared.neurons]
+
+
+def _has_apart(block: Block) -> bool:
+    routed = routing_of(block.ffn.selection)
+    return routed is not None and routed.apart is not None
 
 
 def _reads_x(block: Block) -> bool:

@@ -93,11 +93,13 @@ def chosen_experts(
     out: Floats,
     workspace: ExpertWorkspace | None,
     threads: int,
+    *,
+    add: bool,
 ) -> list[Operation]:
-    """The chosen experts: out[t] is their sum, or, where there is a shared expert, which has been computed before, is
-    increased by it. workspace: for many tokens; None: one or a few.
+    """The chosen experts: out[t] is their sum, or, where they are to add, is increased by it. workspace: for many
+    tokens; None: one or a few.
     """
-    room, add = rooms[_sizes(ffn.neurons, routed)], routed.shared is not None
+    room = rooms[_sizes(ffn.neurons, routed)]
     on_input = routed.router.on_input
     if workspace is None:
         token = partial(experts_token, threads=threads)

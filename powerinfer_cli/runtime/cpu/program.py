@@ -258,17 +258,24 @@ class Writer:
     def _routed_ffn(
         self, ffn: FFN[WeightRows, Floats], routed: Routed[WeightRows, Floats], x: Vectors
     ) -> list[Operation]:
-        b, shared = self.buffers, routed.shared
-        choice = [] if routed.router.early else self._choice(ffn, routed, x)
+        b, shared, asked = self.buffers, routed.shared, routed.router.norm
+        choice = [] if routed.router.early else self._choice(ffn, routed, x if asked is None else b.normed_2)
+        if asked is not None:
+            choice.insert(0, self._norm(asked, b.x, b.normed_2))
         first = [] if shared is None else self._dense_ffn(shared.neurons, x)
         if shared is not None and shared.gate is not None:
             first.append(gate(b.state, x, shared.gate, b.ffn.floats))
-        workspace = None if self.room is None else self.room.experts
-        return [
-            *choice,
-            *first,
-            *chosen_experts(b.state, ffn, routed, x, b.routed, b.ffn.floats, workspace, self.threads),
-        ]
+        if shared is not None:
+            first += self._leave(shared.norm, b.ffn)
+        experts = partial(chosen_experts, b.state, ffn, routed, rooms=b.routed, threads=self.threads)
+        experts = partial(experts, workspace=None if self.room is None else self.room.experts)
+        if routed.apart is None or b.apart is None:
+            return [*choice, *first, *experts(x, out=b.ffn.floats, add=shared is not None)]
+        around, out = routed.apart, b.apart if shared else b.ffn
+        entering = [] if around.before is None else [self._norm(around.before, b.x, b.normed_2)]
+        made = experts(b.x if around.before is None else b.normed_2, out=out.floats, add=False)
+        together = [add(b.state, b.ffn, out.floats)] if shared else []
+        return [*choice, *first, *entering, *made, *self._leave(around.after, out), *together]
 
     def _early_choice(self, ffn: FFN[WeightRows, Floats]) -> list[Operation]:
         """Of a router that reads the layer's input."""

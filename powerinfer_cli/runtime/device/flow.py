@@ -154,7 +154,10 @@ class DeviceFlow:
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
                 self.counts[layer.place, 0].add_(mask.sum())
             case Routed():
-                if not asked.router.early:
+                if asked.router.norm is not None:
+                    self._norm(asked.router.norm, self.x, (), self.normed_2, n)
+                    self._choose(asked, self.normed_2, n)
+                elif not asked.router.early:
                     self._choose(asked, self.normed, n)
             case _:
                 assert_never(asked)
@@ -238,10 +241,21 @@ class DeviceFlow:
                 out.add_(shared.neurons.down.bias)
             if shared.gate is not None:
                 out.mul_((x @ shared.gate).sigmoid_().unsqueeze(1))
+            if shared.norm is not None:
+                self._norm(shared.norm, self.hot, (), self.hot, n)
+        around = routed.apart
+        if around is not None:  # all experts are here
+            if around.before is not None:
+                self._norm(around.before, self.x, (), self.normed_2, n)
+            x, out = (self.x if around.before is None else self.normed_2)[:n], self.cold[:n].zero_()
         if layer.n_hot and layer.slots is not None:
             chosen = room.experts[:n], room.weights[:n]
             on_input = routed.router.on_input
             self.ops.add_experts(x, *chosen, layer.slots, layer.block.ffn.neurons, out, on_input=on_input)
+        if around is not None:
+            if around.after is not None:
+                self._norm(around.after, self.cold, (), self.cold, n)
+            self.hot[:n].add_(out)
 
     def add_chunk(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], columns: slice, n: int) -> None:
         """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""

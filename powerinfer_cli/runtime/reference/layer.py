@@ -1,7 +1,7 @@
 """One transformer layer, for every architecture, from blocks over matrices. T tokens, H heads, D = head_dim."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -119,7 +119,10 @@ class ReferenceLayer:
             case Predicted():
                 return self._predicted(neurons, self._predict(selection, residual), x)
             case Routed():
-                return _routed(neurons, selection, x, first if selection.router.early else x, shown.experts)
+                asked = first if selection.router.early else x
+                if selection.router.norm is not None:
+                    asked = normed(selection.router.norm, residual)
+                return _routed(neurons, selection, x, residual, asked, shown.experts)
         assert_never(selection)
 
     def _predict(self, predictor: Predicted[Matrix], residual: Tensor) -> Tensor:
@@ -169,6 +172,8 @@ def _within(norms: Norms[Tensor], x: Tensor, block: Callable[[Tensor], Tensor]) 
 def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
     q, k, v = (multiply(one, x).view(len(x), -1, attention.head_dim) for one in (attention.q, attention.k, attention.v))
     norms = attention.norms
+    if norms is not None and norms.values:
+        v = rms_norm(v, torch.ones(1), norms.k.eps)
     if attention.clamp is not None:
         q, k, v = (one.clamp(-attention.clamp, attention.clamp) for one in (q, k, v))
     if norms is None:
@@ -215,12 +220,17 @@ def _routed(
     neurons: Neurons[Matrix, Tensor],
     routed: Routed[Matrix, Tensor],
     x: Tensor,
+    residual: Tensor,
     asked: Tensor,
     show: ShowExperts | None,
 ) -> Tensor:
     """The sum of the chosen experts, each for the tokens that need it, and of the shared one. asked: what the router
     reads. [T, n_embd]
     """
+    if routed.apart is not None:
+        shared, alone = routed.shared, replace(routed, shared=None, apart=None)
+        made = _within(routed.apart, residual, lambda seen: _routed(neurons, alone, seen, residual, asked, show))
+        return made if shared is None else _shared(shared, x) + made
     chosen, weights = route(multiply(routed.router.logits, asked), routed.router)
     if show is not None:
         show(chosen)
@@ -237,7 +247,8 @@ def _routed(
 
 def _shared(shared: SharedExpert[Matrix, Tensor], x: Tensor) -> Tensor:
     y = _down(shared.neurons, _values(shared.neurons, x))
-    return y if shared.gate is None else y * (x @ shared.gate).sigmoid().unsqueeze(1)
+    y = y if shared.gate is None else y * (x @ shared.gate).sigmoid().unsqueeze(1)
+    return y if shared.norm is None else normed(shared.norm, y)
 
 
 def _expert(neurons: Neurons[Matrix, Tensor], n_experts: int, expert: int, x: Tensor) -> Tensor:

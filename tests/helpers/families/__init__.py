@@ -7,6 +7,7 @@ from tests.helpers.families import (
     deepseek,
     experts,
     gemma,
+    gemma4,
     gpt,
     gpt_oss,
     layer_norm,
@@ -25,6 +26,7 @@ __all__ = ["DEEP", "EXPERTS", "FAMILIES", "PROMPT", "WINDOW", "Family", "TinyFam
 
 GROUPS = (
     gemma,
+    gemma4,
     llama_like,
     experts,
     shared_experts,
@@ -46,7 +48,7 @@ EXPERTS: dict[str, Family] = {
     name: family
     for group in (experts, shared_experts, smallthinker, gpt_oss, deepseek, llama4)
     for name, family in group.FAMILIES.items()
-}
+} | gemma4.EXPERTS
 # Forms that a file tells by nothing but its many layers.
 DEEP: dict[str, Family] = gemma.DEEP | twins.DEEP
 

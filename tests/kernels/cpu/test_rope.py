@@ -37,13 +37,14 @@ def angles_of(n_rot: int, n_tokens: int, n_past: int, magnitude: float = 1.0) ->
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize(("head_dim", "n_rot"), [(64, 64), (80, 20), (10, 6), (96, 96)])
 @pytest.mark.parametrize(("n_token", "n_past"), [(1, 0), (1, 63), (5, 14), (50, 30)])
-@pytest.mark.parametrize("normed", ["", "rms", "rms own", "layer own", "rms after", "layer after"])
+@pytest.mark.parametrize("normed", ["", "rms", "rms own", "layer own", "rms after values", "layer after"])
 def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past: int, normed: str) -> None:
     q, k, v = normal(n_token, 6, head_dim), normal(n_token, 2, head_dim, seed=1), normal(n_token, 2, head_dim, seed=2)
     kind = NormKind.LAYER if "layer" in normed else NormKind.RMS
     heads_of = (6, 2) if "own" in normed else (1, 1)  # weights: of each head its own, or one for all
     weights = [normal(n * head_dim, seed=3 + n) for n in heads_of]
-    norms = HeadNorms(*(Norm(kind, EPS, w, None) for w in weights), after_rope="after" in normed) if normed else None
+    when = {"after_rope": "after" in normed, "values": "values" in normed}
+    norms = HeadNorms(*(Norm(kind, EPS, w, None) for w in weights), **when) if normed else None
     angles = angles_of(n_rot, n_token, n_past, magnitude=1.25)
     made = []
 
@@ -70,7 +71,8 @@ def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past:
     np.testing.assert_allclose(turned[:, : 6 * head_dim].reshape(q.shape), wanted_q, rtol=1e-5, atol=3e-6)
     stored_k, stored_v = cache.read(np.arange(2 * PAGE))
     np.testing.assert_allclose(stored_k[n_past : n_past + n_token], wanted_k, rtol=1e-5, atol=3e-6)
-    np.testing.assert_array_equal(stored_v[n_past : n_past + n_token], v)
+    wanted_v = v / np.sqrt((v**2).mean(-1, keepdims=True) + EPS) if "values" in normed else v
+    np.testing.assert_allclose(stored_v[n_past : n_past + n_token], wanted_v, rtol=1e-5 if "values" in normed else 0)
     for stored in (stored_k, stored_v):  # other positions are as they were
         assert (stored[:n_past] == 99).all()
         assert (stored[n_past + n_token :] == 99).all()

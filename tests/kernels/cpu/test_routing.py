@@ -39,8 +39,8 @@ def routed(logits: F32, made: Router[Any, F32], threads: int = 2) -> Routes:
 
 def check(logits: F32, made: Router[Any, F32]) -> Routes:
     routes, tokens = routed(logits, made), len(logits)
-    bias = None if made.choice_bias is None else torch.from_numpy(made.choice_bias)
-    chosen, weights = reference.route(torch.from_numpy(logits), replace(made, choice_bias=bias))
+    bias, gains = (None if one is None else torch.from_numpy(one) for one in (made.choice_bias, made.gains))
+    chosen, weights = reference.route(torch.from_numpy(logits), replace(made, choice_bias=bias, gains=gains))
     np.testing.assert_array_equal(routes.chosen[:tokens], chosen)
     np.testing.assert_allclose(routes.weights[:tokens], weights, rtol=2e-6, atol=1e-30)
     check_pairs(routes, tokens)
@@ -98,6 +98,13 @@ def test_a_bias_counts_for_the_choice_alone() -> None:
     routes = check(normal(20, 16), router(2, Gating.SIGMOID, choice_bias=bias))
     assert (routes.chosen[:20] == [3, 11]).all()
     assert (routes.weights[:20] < 1).all()
+
+
+def test_gains_count_in_the_end() -> None:
+    """Behind the sum of weights."""
+    gains = np.arange(1, 17, dtype=np.float32)
+    routes = check(normal(20, 16), router(3, normed=True, gains=gains))
+    np.testing.assert_allclose((routes.weights[:20] / gains[routes.chosen[:20]]).sum(1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("best", [2, 1])

@@ -257,7 +257,7 @@ def test_attention_over_the_cache(
 
 @pytest.mark.parametrize("style", RopeStyle)
 @pytest.mark.parametrize("n_rot", [DIM, 10])
-@pytest.mark.parametrize("normed", ["", "rms", "layer own", "after"])
+@pytest.mark.parametrize("normed", ["", "rms values", "layer own", "after"])
 def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
     angles = normal(N_CTX, n_rot // 2, seed=9)
     cos, sin = angles.cos(), angles.sin()
@@ -266,7 +266,8 @@ def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
     own = normed == "layer own"  # of each head
     weights = normal(4 * DIM if own else DIM, seed=3), normal(2 * DIM if own else DIM, seed=4)
     kind, after = NormKind.LAYER if own else NormKind.RMS, normed == "after"
-    norms = HeadNorms(*(Norm(kind, 1e-6, w, None) for w in weights), after_rope=after) if normed else None
+    when = {"after_rope": after, "values": "values" in normed}
+    norms = HeadNorms(*(Norm(kind, 1e-6, w, None) for w in weights), **when) if normed else None
 
     def wanted_of(x: Tensor, weight: Tensor) -> Tensor:
         heads = x.view(3, -1, DIM)
@@ -279,10 +280,13 @@ def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
 
     wanted_q, wanted_k = wanted_of(q, weights[0]), wanted_of(k, weights[1])
     cache = make_cache(2, 2 * PAGE, DIM, CacheType.F32, CacheType.F32, "cpu")
+    given = v.clone()
     OPS.rope_store(q, k.clone(), v, cache, positions, cells, cos, sin, style, norms=norms)
     torch.testing.assert_close(q.view(3, 4, DIM), wanted_q)
     torch.testing.assert_close(cache.k[:, cells], wanted_k.transpose(0, 1))
-    torch.testing.assert_close(cache.v[:, cells], v.view(3, 2, DIM).transpose(0, 1))
+    values = plain.rms_norm(given.view(3, 2, DIM), torch.ones(DIM), 1e-6) if "values" in normed else given
+    torch.testing.assert_close(cache.v[:, cells], values.view(3, 2, DIM).transpose(0, 1))
+    torch.testing.assert_close(v, values.view(v.shape))
     for untouched in (cache.k, cache.v):
         assert untouched.index_fill(1, cells, 0).count_nonzero() == 0
 

@@ -276,14 +276,15 @@ TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheTyp
 
 @pytest.mark.parametrize("style", [*RopeStyle, None])
 @pytest.mark.parametrize(("dim", "n_rot"), [(64, 64), (96, 20)])
-@pytest.mark.parametrize("normed", ["", "rms", "layer own", "layer after"])
+@pytest.mark.parametrize("normed", ["", "rms values", "layer own", "layer after"])
 def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: str) -> None:
     angles = normal(128, n_rot // 2, seed=9)
     cos, sin = (in_nan(angles.cos()), in_nan(angles.sin())) if style else (None, None)
     heads_of = (4, 2) if "own" in normed else (1, 1)
     kind_of_norm = NormKind.LAYER if "layer" in normed else NormKind.RMS
     weights = [in_nan(normal(n * dim, seed=3 + n)) for n in heads_of]
-    norms = HeadNorms(*(Norm(kind_of_norm, 1e-6, w, None) for w in weights), after_rope="after" in normed)
+    when = {"after_rope": "after" in normed, "values": "values" in normed}
+    norms = HeadNorms(*(Norm(kind_of_norm, 1e-6, w, None) for w in weights), **when)
     for types in TYPES if style is RopeStyle.NEOX else TYPES[:1]:
         results = []
         for ops in (FAST, TWIN):

@@ -133,6 +133,29 @@ def test_ties_go_to_the_first(tmp_path: Path) -> None:
         check_logits(told(placed(tied, tmp_path, [share])), wanted)
 
 
+@pytest.mark.parametrize("expert", [0, 4])
+def test_all_tokens_to_one_expert(tmp_path: Path, expert: int) -> None:
+    """Of five, first or last, hot or cold; what nobody chooses is not computed, on the CPU alone not even read."""
+    file = tiny_family("mixtral").file.with_metadata(expert_used_count=1)
+    bias = np.full(5, -1e4, np.float32)
+    bias[expert] = 0
+    routers = [key for key in file.tensors if key.endswith("ffn_gate_inp.weight")]
+    one = file.with_tensors({key.replace("weight", "bias"): bias for key in routers})
+    others = np.arange(5) != expert
+
+    def spoilt(by: float) -> ModelFile:
+        experts = {key: data.copy() for key, data in one.tensors.items() if key.endswith("_exps.weight")}
+        for data in experts.values():
+            data[others] = by
+        return one.with_tensors(experts)
+
+    options = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    wanted = told(one.engine(tmp_path, reference=True, **options))
+    check_logits(told(spoilt(np.nan).engine(tmp_path, **options)), wanted)
+    for share in SHARES.values():
+        check_logits(told(placed(spoilt(1e3), tmp_path, [share])), wanted)
+
+
 def test_shift_and_restore(tmp_path: Path) -> None:
     """Some hot as none on a device."""
     file = tiny_family("deepseek3").file
