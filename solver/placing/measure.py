@@ -33,10 +33,9 @@ from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
 __all__ = ["DENSITIES", "ROUNDS", "USUAL", "CostShape", "Timing", "measure_cpu", "rate_and_fixed", "zeros"]
 
-WEIGHTS = 192 << 20  # bytes, of rows here and there
-WHOLE = 384 << 20  # bytes, of whole matrices: servers' last caches have that many, and hold some of less
+WEIGHTS = 384 << 20  # bytes, of each kind of product: servers' last caches have that many, and hold some of less
 DENSITIES = 0.02, 0.1, 0.2  # shares of neurons let through: the slope over them is what a neuron costs
-DRAWS = 8  # of active neurons
+DRAWS = 32  # of active neurons
 POSITIONS = 2048
 LAYERS = 8  # in a program of small operations
 TOGETHER = 4 << 20  # bytes of layers that are timed as one
@@ -198,11 +197,11 @@ def _reading(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float
     return dense, rate, max(0.0, fixed - predictor / dense)  # those are counted with the layer's
 
 
-def _divided(n_layer: int, n_bytes: int, most: int) -> tuple[int, int]:
+def _divided(n_layer: int, n_bytes: int) -> tuple[int, int]:
     """How many programs, and of how many layers each: of so many bytes of a layer, as many as a model has or as are
     enough.
     """
-    there = max(1, min(n_layer, most // n_bytes))
+    there = max(1, min(n_layer, WEIGHTS // n_bytes))
     each = max(1, min(there, TOGETHER // n_bytes))
     return max(1, there // each), each
 
@@ -214,7 +213,7 @@ def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[Timing, int]:
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     inputs = {columns: make_vectors(1, columns) for group in groups for _, columns in group}
     tensors = [[zeros(kind, *size) for size in group] for group in groups]
-    count, each = _divided(shape.n_layer, n_bytes, WHOLE)
+    count, each = _divided(shape.n_layer, n_bytes)
     arena = Arena(count * each * sum(packed_bytes(tensor) for group in tensors for tensor in group))
 
     def layer() -> list[Operation]:
@@ -247,7 +246,7 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[Timin
     fires = rng.choice([-1.0, 1.0], shape.n_ff).astype(np.float32)  # a bias: of neurons let through, half fire
     made = np.zeros(shape.rank, np.float32)
     tensors = [zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
-    count, each = _divided(shape.n_layer, layer_bytes, WEIGHTS)
+    count, each = _divided(shape.n_layer, layer_bytes)
     arena = Arena(count * each * sum(map(packed_bytes, (hidden_rows, asked, *tensors))))
 
     def layer() -> list[Operation]:

@@ -33,7 +33,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "WEIGHTS", 1 << 20)
         monkeypatch.setattr(module, "LONG_ENOUGH", 0.002)
         monkeypatch.setattr(module, "POSITIONS", 128)
-    monkeypatch.setattr(measure, "WHOLE", 1 << 20)
     monkeypatch.setattr(measure_gpu, "COPY", 1 << 16)
 
 
