@@ -8,6 +8,8 @@ from powerinfer_cli.runtime.device.slots import adaptable
 
 __all__ = ["adaptive_rule"]
 
+REPLAYED = 1024  # tokens of a trace: with 48 layers of 128 experts, of which 8 are chosen, two seconds
+
 
 def adaptive_rule(job: PlanJob, plan: Plan, wish: str, events: LoadEvents) -> HeatRule | None:
     """None: what is hot stays. wish: on, off or auto."""
@@ -24,7 +26,7 @@ def adaptive_rule(job: PlanJob, plan: Plan, wish: str, events: LoadEvents) -> He
         return None
     from solver.placing.replay import choose_policy
 
-    choice = choose_policy(trace, [plan.layers[index].hot.size for index in trace.layers])
+    choice = choose_policy(trace, [plan.layers[index].hot.size for index in trace.layers], REPLAYED)
     events.note(choice.line())
     return choice.rule
 

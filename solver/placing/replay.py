@@ -29,7 +29,7 @@ Ints = npt.NDArray[np.int64]
 STATIC, RECENT, HEATED, BELADY = "static", "lru", "heat", "belady"
 HALF_LIVES = (8, 32, 128, 512)  # tokens
 WORTH = 0.01  # of all uses, by which a placement that changes must hit more to be worth its uploads
-MOST_TOKENS = 4096  # of a trace that are replayed: some ten seconds
+MOST_TOKENS = 4096  # of a trace that are replayed: with 48 layers of 128 experts, of which 8 are chosen, some 8 s
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +130,11 @@ class PolicyChoice:
         return f"experts that are on the GPU when they are needed: {rates}; taken: {self.best}{which}"
 
 
-def choose_policy(trace: RouteTrace, slots: Sequence[int]) -> PolicyChoice:
-    """slots: experts on the GPU, by layer with experts. What changes is taken only where it hits more by a point."""
-    first, second = _halves(trace)
+def choose_policy(trace: RouteTrace, slots: Sequence[int], most: int = MOST_TOKENS) -> PolicyChoice:
+    """slots: experts on the GPU, by layer with experts. most: tokens to replay. What changes is taken only where that
+    hits more by a point.
+    """
+    first, second = _halves(trace, most)
     counts = first.counts()
     uses = [one / first.tokens for one in counts]
     hot = most_used(counts, slots)
@@ -148,9 +150,9 @@ def choose_policy(trace: RouteTrace, slots: Sequence[int]) -> PolicyChoice:
     return PolicyChoice(found, best, tried[best])
 
 
-def _halves(trace: RouteTrace) -> tuple[RouteTrace, RouteTrace]:
-    """What comes before, and at most MOST_TOKENS of the rest."""
-    middle = max(trace.tokens // 2, trace.tokens - MOST_TOKENS)
+def _halves(trace: RouteTrace, most: int) -> tuple[RouteTrace, RouteTrace]:
+    """What comes before, and at most so many tokens of the rest."""
+    middle = max(trace.tokens // 2, trace.tokens - most)
     before, behind = (tuple(one[part] for one in trace.chosen) for part in (slice(middle), slice(middle, None)))
     return replace(trace, chosen=before), replace(trace, chosen=behind)
 

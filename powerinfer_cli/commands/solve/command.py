@@ -102,7 +102,8 @@ def _say_how_to_run(path: Path, gguf: "GGUFFile", found: "Outcome", stages: Stag
     if stages.profile_only or made.ended:
         return
     if made.routes is not None:
-        _note(f"run it: powerinfer main -m {path}" + (f" --vram-budget {budget}" if budget else ""))
+        placed = budget and planned is not None and planned.result.plan.gpus
+        _note(f"run it: powerinfer main -m {path}" + (f" --vram-budget {budget}" if placed else ""))
     sparse = not made.stays_dense and (compared is None or compared.sparse_wins)
     own = path if gguf.sparse else None
     if not sparse and gguf.sparse:

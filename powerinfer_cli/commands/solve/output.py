@@ -125,7 +125,7 @@ def _show_predictors(console: Console, data: dict[str, Any]) -> None:
 
 def tables(plan: dict[str, Any], groups: str = "neurons") -> tuple[Table, Table]:
     """Of a report's plan: what each device holds, and what each layer does. groups: what of it is hot."""
-    return _devices(plan), _layers(plan, groups)
+    return _devices(plan, groups), _layers(plan, groups)
 
 
 def _table(title: str, labels: Sequence[str]) -> Table:
@@ -136,11 +136,12 @@ def _table(title: str, labels: Sequence[str]) -> Table:
     return table
 
 
-def _devices(plan: dict[str, Any]) -> Table:
+def _devices(plan: dict[str, Any], groups: str) -> Table:
     """A column for each device: there are fewer of them than of what they hold."""
     devices = plan["devices"]
     table = _table("Memory", ["", *(device["name"] for device in devices)])
-    for name, label in PARTS.items():
+    named = PARTS if groups == "neurons" else PARTS | {"predictor": "routers, shared experts", "neurons": groups}
+    for name, label in named.items():
         table.add_row(label, *(shown_bytes(device[name]) if device[name] else "-" for device in devices))
     table.add_row("total", *(shown_bytes(device["total"]) for device in devices))
     budgets = [device["budget"] for device in devices]

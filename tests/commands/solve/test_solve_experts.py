@@ -104,6 +104,7 @@ def test_without_a_gpu_nothing_is_placed(path: Path) -> None:
         (("--train-only",), "a mixture's routers say which experts are needed"),
         (("--density", "0.5"), "a mixture's routers say which experts are needed"),
         (("--merge", "x.gguf"), "has experts, whose down matrices are not transposed"),
+        (("--merge", "x.gguf", "--no-predictors"), "has experts, whose down matrices cannot be transposed yet"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(path: Path, flags: tuple[str, ...], says: str) -> None:
