@@ -1,0 +1,52 @@
+"""What `powerinfer solve` says before it begins anything long, and what comes of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import solver.comparison
+import solver.predictor.training
+import solver.run
+import solver.stages
+from tests.commands.solve.running import QUICK, data_of, solve
+from tests.helpers.placed_model import (
+    dense_model,
+    write_placed,
+)
+
+
+def test_a_model_that_gains_nothing_is_told_so_and_no_more(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    before = sorted(tmp_path.iterdir())
+    result = solve(path, "-f", text, "-t", "1", "--device-profile", "rtx-3090-ddr5")
+    assert result.code == 0, result
+    assert "verdict: silu, no neuron is ever exactly 0; " in result.out
+    assert re.search(r"^not worth it: .* What helps instead: .*--force goes on all the same$", result.out, re.MULTILINE)
+    assert {one.name for one in set(tmp_path.iterdir()) - set(before)} <= {"solver.json", "cache"}
+    data = data_of(solve(path, "-f", text, "-t", "1", "--device-profile", "rtx-3090-ddr5", "--verdict", "--json"))
+    assert data["verdict"]["pays"] is False
+    assert data["verdict"]["bytes_best"] <= data["verdict"]["bytes_now"]
+    assert data["plan"] is None
+
+
+def test_what_may_be_made_all_the_same_is_not_told_to_be_forced(tmp_path: Path, text: str) -> None:
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    result = solve(path, "-f", text, "--density", "0.5", "--device-profile", "rtx-3090-ddr5", *QUICK)
+    assert result.code == 0, result
+    assert "goes on all the same" not in result.note("^not worth it: .*")[0]
+    result.note("^gradient steps: [0-9]+ s of the 30 min of --time-budget; ")
+
+
+def test_a_model_in_which_no_predictor_pays_stays_dense(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver.predictor.training._Run, "_pays", lambda *_: False)
+    path, merged = write_placed(tmp_path, statistics=False, model=dense_model()), tmp_path / "merged.gguf"
+    flags = ("-f", text, "--density", "0.5", "--device-profile", "rtx-3090-ddr5", "--merge", str(merged), *QUICK)
+    result = solve(path, *flags, "--json")
+    assert data_of(result)["plan"] is None
+    assert data_of(result)["merged"] is None
+    result.note("^no layer is faster with a predictor: the model stays dense")
+    result.note(f"^run the dense file: powerinfer main -m {path}$")
+    assert not merged.exists()
