@@ -10,15 +10,23 @@ TRIES = 256
 WAIT = 1 << 20  # bytes that the CPU might read while a layer waits for its part of attention
 
 
-def with_fitting_pages(sizes: ModelBytes, reserve: Callable[[ModelBytes], Reservation], *, whole: bool) -> ModelBytes:
+def with_fitting_pages(
+    sizes: ModelBytes,
+    reserve: Callable[[ModelBytes], Reservation],
+    *,
+    whole: bool,
+    cold: Callable[[Reservation], float] | None = None,
+) -> ModelBytes:
     """The sizes with as many pages as make the CPU read least, by the mean over a context that fills; all where they
-    fit. Layers with a window keep theirs. whole: layers in main memory are there with all their neurons.
+    fit. Layers with a window keep theirs. whole: layers in main memory are there with all their neurons. cold: what is
+    read of neurons or experts that have no room on GPUs, so that a page is weighed against them; None: they do not
+    count.
     """
 
     def read(pages: int | None) -> float:
         tried = sizes.with_pages(pages)
         room = reserve(tried)
-        total = float(sizes.head) if room.output == MAIN_MEMORY else 0.0
+        total = (float(sizes.head) if room.output == MAIN_MEMORY else 0.0) + (cold(room) if cold else 0.0)
         for layer, device in zip(tried.layers, room.devices, strict=True):
             if device == MAIN_MEMORY:
                 total += layer.attention + layer.predictor + layer.kv / 2
@@ -27,7 +35,7 @@ def with_fitting_pages(sizes: ModelBytes, reserve: Callable[[ModelBytes], Reserv
                 total += layer.expected_outside(layer.pages) + WAIT * layer.outside(layer.pages) / layer.kv
         return total
 
-    if not read(None):
+    if read(None) < 1:  # a rounding of what nobody reads
         return sizes
     most = max((one.n_pages for one in sizes.layers if not one.windowed), default=0)
     tries = [None, *range(most - 1, 0, -max(1, most // TRIES)), 0]

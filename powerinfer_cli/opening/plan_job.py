@@ -27,6 +27,7 @@ from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from solver.placing import DeviceProfile, PlanResult, PlanSettings, load_profile, make_plan
+from solver.placing.cold_reading import cold_reading
 
 __all__ = ["STAND_IN", "PlanJob"]
 
@@ -100,7 +101,10 @@ class PlanJob:
         parted = self.model.has_experts or (self.divisible and self.beside.statistics is not None)
         whole = self.whole or not parted
         reserve_of = partial(self._reserve, whole=whole)
-        return with_fitting_pages(self._everything, lambda sizes: reserve_of(self.kept.less(sizes)), whole=whole)
+        cold = None if whole or self.kept.ffns else cold_reading(self._everything, self.beside.statistics)
+        return with_fitting_pages(
+            self._everything, lambda sizes: reserve_of(self.kept.less(sizes)), whole=whole, cold=cold
+        )
 
     @cached_property
     def _everything(self) -> ModelBytes:

@@ -44,7 +44,7 @@ def better_start(
         total += work.head_seconds(on)
         for i in range(begin, n_layer):
             gpu = found.devices[i]
-            total += before_ffn(work.sizes.layers[i], profile.gpu(gpu), work)
+            total += before_ffn(work.sizes.layers[i], profile.gpu(gpu), work, profile)
             if i not in problem.layers:
                 costs = cost_of(i, gpu)
                 total += float(costs.time(np.array([costs.n_ff]))[0])

@@ -75,6 +75,6 @@ def _choices(
     for gpu, on in gpus.items():
         costs = cost_of(index, gpu)
         counts: Counts = np.array([costs.n_ff]) if whole or not layer.divisible else np.arange(costs.n_ff + 1)
-        times.append(before_ffn(layer, on, work) + costs.time(counts))
+        times.append(before_ffn(layer, on, work, profile) + costs.time(counts))
         sizes.append(layer.fixed + counts.astype(np.float64) * layer.neuron)
     return np.concatenate(times), np.concatenate(sizes)

@@ -110,7 +110,7 @@ def layer_time(
     """Of one layer. moved: seconds that its input takes from where the layer before it lies."""
     sizes = work.sizes.layers[index]
     on = _processor(profile, placed.device)
-    before = before_ffn(sizes, on, work)
+    before = before_ffn(sizes, on, work, profile)
     frequencies = work.activity.frequencies[index]
     expected = float(frequencies.sum())
     covered = float(frequencies[placed.hot].sum()) / expected if expected else 0.0
@@ -129,7 +129,16 @@ def layer_time(
     return LayerTime(before, gpu, cpu, both - given, given + moved, covered)
 
 
-def before_ffn(sizes: LayerBytes, on: Processor, work: Work) -> float:
+def before_ffn(sizes: LayerBytes, on: Processor, work: Work, profile: DeviceProfile) -> float:
     """Seconds of a layer's attention, norms, predictor or router, and KV cache."""
     weights = (sizes.attention + sizes.predictor - sizes.shared) / on.rates_for(work.kind).dense
-    return weights + work.depth * sizes.kv / on.cache + on.layer
+    return weights + _attending(sizes, on, work, profile) + on.layer
+
+
+def _attending(sizes: LayerBytes, on: Processor, work: Work, profile: DeviceProfile) -> float:
+    """To the KV cache; the CPU to the pages that a GPU has left to main memory, while the GPU does to its own."""
+    seen = work.depth * sizes.kv
+    outside = 0.0 if on is profile.cpu else max(0.0, seen - sizes.kv + sizes.outside(sizes.pages))
+    if not outside:
+        return seen / on.cache
+    return max((seen - outside) / on.cache, outside / profile.cpu.cache) + handover(profile.link, work.n_embd)
