@@ -35,11 +35,10 @@ def place_on(
     """The placement and what lies where, a line each GPU; None: everything stays in main memory.
 
     Raises:
-        UsageError: tensors are to be kept that are not there, or not to be divided from others.
+        UsageError: tensors are to be kept that are not to be divided from others.
         PowerInferError: no model that can be run.
     """
     kept = kept_by_hand(
-        gguf,
         model,
         parse_overrides(wishes.override_tensor),
         events.note,

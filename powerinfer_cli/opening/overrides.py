@@ -12,7 +12,7 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves, routing_of
 from powerinfer_cli.placement import ModelBytes
 
-__all__ = ["NOTHING_KEPT", "Kept", "Override", "kept_by_hand", "parse_overrides"]
+__all__ = ["NOTHING_KEPT", "Kept", "Override", "check_overrides", "kept_by_hand", "parse_overrides"]
 
 Note = Callable[[str], None]
 
@@ -73,8 +73,14 @@ def _refuse(text: str) -> Override:
     raise UsageError(f"-ot {text[:60]!r}: must be a regular expression of tensors' names, =, and cpu or gpu")
 
 
+def check_overrides(gguf: GGUFFile, overrides: Iterable[Override]) -> None:
+    """Whether there is a GPU or not. Raises UsageError: one fits no tensor."""
+    for one in overrides:
+        if not any(map(one.pattern.search, gguf.tensors)):
+            raise UsageError(f"-ot {one.text[:60]!r}: no tensor of {gguf.path.name} has such a name")
+
+
 def kept_by_hand(
-    gguf: GGUFFile,
     model: Model,
     overrides: Sequence[Override],
     note: Note,
@@ -84,11 +90,8 @@ def kept_by_hand(
 ) -> Kept:
     """The first override that fits a tensor counts; then cpu_moe, for all experts, or n_cpu_moe, for the first layers'.
 
-    Raises UsageError: an override that fits no tensor, or asks for what is not to be divided.
+    Raises UsageError: an override asks for what is not to be divided.
     """
-    for one in overrides:
-        if not any(map(one.pattern.search, gguf.tensors)):
-            raise UsageError(f"-ot {one.text[:60]!r}: no tensor of {gguf.path.name} has such a name")
     first = len(model.layers) if cpu_moe else n_cpu_moe or 0
     if first and not model.has_experts:
         note(f"{'--cpu-moe' if cpu_moe else '--n-cpu-moe'} has no effect: the model has no experts")

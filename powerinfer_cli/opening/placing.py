@@ -7,6 +7,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import find_target
+from powerinfer_cli.opening.overrides import check_overrides, parse_overrides
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -38,6 +39,7 @@ def place(
     """
     if options.reference and wishes.given:
         raise UsageError(f"--reference excludes {', '.join(wishes.given)}: it computes on the CPU only")
+    check_overrides(gguf, parse_overrides(wishes.override_tensor))
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
         return PlacingResult()

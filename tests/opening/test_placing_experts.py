@@ -189,6 +189,11 @@ def test_overrides_that_cannot_be(moe: Case, text: str, says: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_an_override_of_nothing_where_nothing_goes_to_a_gpu(moe: Case) -> None:
+    with pytest.raises(UsageError, match=r"'exbs=cpu': no tensor of model\.gguf"):
+        moe.place(0, override_tensor=("exps=cpu,exbs=cpu",))
+
+
 def counted(case: Case, first: int = 5) -> ActivationStatistics:
     """Of 100 tokens, of which nearly all need expert `first` of a layer, and the next one; of layers, alike."""
     counts = []

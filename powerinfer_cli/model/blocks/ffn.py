@@ -196,8 +196,7 @@ class FFN(Generic[M, V]):
     @property
     def divisible(self) -> bool:
         """Whether some of these may lie on a GPU and the others not."""
-        routed = routing_of(self.selection)
-        return self.neurons.divisible if routed is None else routed.apart is None
+        return routing_of(self.selection) is not None or self.neurons.divisible
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "FFN[N, W]":
         selection = self.selection

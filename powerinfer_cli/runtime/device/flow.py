@@ -1,7 +1,7 @@
 """What flows through the layers on one device, and what they do to it. T tokens; buffers have room for `n_tokens`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 import torch
@@ -21,10 +21,12 @@ from powerinfer_cli.model.blocks import (
     Neurons,
     NoMixer,
     Norm,
+    Norms,
     Parallel,
     Predicted,
     Routed,
     Sequential,
+    SharedExpert,
     predictor_of,
     routing_of,
 )
@@ -41,11 +43,15 @@ DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Addends:
-    """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled."""
+    """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled.
+    beside: added to the sum behind a norm of the parts' own, `inner`, where there is one.
+    """
 
     parts: tuple[Tensor, ...] = ()
     norm: Norm[Tensor] | None = None
     scale: float = 1.0
+    beside: Tensor | None = None
+    inner: Norm[Tensor] | None = None
 
 
 NOTHING = Addends()
@@ -141,7 +147,7 @@ class DeviceFlow:
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons, or, where there is a
-        router, the chosen experts.
+        router, the chosen experts; of experts apart their input, and that of the neurons beside them in `normed_2`.
         """
         self.enter_ffn(layer, n)
         asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
@@ -154,13 +160,23 @@ class DeviceFlow:
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
                 self.counts[layer.place, 0].add_(mask.sum())
             case Routed():
+                if asked.apart is not None:
+                    self.normed_2[:n].copy_(self.normed[:n])
                 if asked.router.norm is not None:
-                    self._norm(asked.router.norm, self.x, (), self.normed_2, n)
-                    self._choose(asked, self.normed_2, n)
-                elif not asked.router.early:
+                    self._norm(asked.router.norm, self.x, (), self.normed, n)
+                if not asked.router.early:
                     self._choose(asked, self.normed, n)
+                if asked.apart is not None:
+                    self._enter_apart(asked.apart, n)
             case _:
                 assert_never(asked)
+
+    def _enter_apart(self, norms: Norms[Tensor], n: int) -> None:
+        """x as experts read it."""
+        if norms.before is None:
+            self.normed[:n].copy_(self.x[:n])
+        else:
+            self._norm(norms.before, self.x, (), self.normed, n)
 
     def chosen(self, routed: Routed[PlanarRows, Tensor]) -> Chosen:
         """What `predict` has found, or, of a router that reads the layer's input, `attend`."""
@@ -226,36 +242,31 @@ class DeviceFlow:
         if neurons.transposed:
             self._sparse(layer, neurons, n)
         else:
-            self._dense(neurons, n)
+            self._dense(neurons, self.normed, self.hot, n)
         if neurons.down.bias is not None:
             self.hot[:n].add_(neurons.down.bias)
 
     def _routed(self, layer: DeviceLayer, routed: Routed[PlanarRows, Tensor], n: int) -> None:
-        """The shared expert, and those of the chosen ones that are here."""
+        """The shared expert, in `projected` where the others are apart, and those of the chosen ones that are here."""
         x, out, room, shared = self.normed[:n], self.hot[:n], self.chosen(routed), routed.shared
-        if shared is None:
+        if shared is None or routed.apart is not None:
             out.zero_()
-        else:
-            self._dense(shared.neurons, n)
-            if shared.neurons.down.bias is not None:
-                out.add_(shared.neurons.down.bias)
-            if shared.gate is not None:
-                out.mul_((x @ shared.gate).sigmoid_().unsqueeze(1))
-            if shared.norm is not None:
-                self._norm(shared.norm, self.hot, (), self.hot, n)
-        around = routed.apart
-        if around is not None:  # all experts are here
-            if around.before is not None:
-                self._norm(around.before, self.x, (), self.normed_2, n)
-            x, out = (self.x if around.before is None else self.normed_2)[:n], self.cold[:n].zero_()
+        if shared is not None:
+            seen, made = (self.normed, self.hot) if routed.apart is None else (self.normed_2, self.projected)
+            self._shared(shared, seen, made, n)
         if layer.n_hot and layer.slots is not None:
             chosen = room.experts[:n], room.weights[:n]
             on_input = routed.router.on_input
             self.ops.add_experts(x, *chosen, layer.slots, layer.block.ffn.neurons, out, on_input=on_input)
-        if around is not None:
-            if around.after is not None:
-                self._norm(around.after, self.cold, (), self.cold, n)
-            self.hot[:n].add_(out)
+
+    def _shared(self, shared: SharedExpert[PlanarRows, Tensor], x: Tensor, out: Tensor, n: int) -> None:
+        self._dense(shared.neurons, x, out, n)
+        if shared.neurons.down.bias is not None:
+            out[:n].add_(shared.neurons.down.bias)
+        if shared.gate is not None:
+            out[:n].mul_((x[:n] @ shared.gate).sigmoid_().unsqueeze(1))
+        if shared.norm is not None:
+            self._norm(shared.norm, out, (), out, n)
 
     def add_chunk(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], columns: slice, n: int) -> None:
         """`cold` += what some neurons make of `normed`, but for down's bias; columns: where the mask has them."""
@@ -272,7 +283,11 @@ class DeviceFlow:
             parts = (*parts, self.cold)
         match block:
             case Sequential():
-                return Addends(parts, block.ffn_norms.after, block.scale)
+                routed = routing_of(block.ffn.selection)
+                found = Addends(parts, block.ffn_norms.after, block.scale)
+                if routed is None or routed.apart is None:
+                    return found
+                return replace(found, beside=self.projected if routed.shared else None, inner=routed.apart.after)
             case Parallel():
                 return Addends((self.projected, *parts))
         assert_never(block)
@@ -305,6 +320,12 @@ class DeviceFlow:
     def _summed(self, adds: Addends, n: int) -> tuple[Tensor, ...]:
         """The first T rows of the parts; of their sum, where that is normed."""
         parts = tuple(part[:n] for part in adds.parts)
+        if adds.inner is not None and parts:
+            first, *others = parts
+            self._norm(adds.inner, first, tuple(others), first, n)
+            parts = (first,)
+        if adds.beside is not None:
+            parts = (adds.beside[:n], *parts)
         if adds.norm is None or not parts:
             return parts
         first, *others = parts
@@ -320,14 +341,14 @@ class DeviceFlow:
     def _multiply(self, linear: DeviceLinear, x: Tensor, out: Tensor, n: int) -> None:
         self.ops.multiply(linear.weight, x[:n], linear.bias, out=out[:n])
 
-    def _dense(self, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
+    def _dense(self, neurons: Neurons[PlanarRows, Tensor], x: Tensor, out: Tensor, n: int) -> None:
         room = self._values[neurons.n_ff]
         if neurons.gate is not None:
-            self._multiply(neurons.gate, self.normed, room.gate, n)
-        self._multiply(neurons.up, self.normed, room.up, n)
+            self._multiply(neurons.gate, x, room.gate, n)
+        self._multiply(neurons.up, x, room.up, n)
         gate = room.gate[:n] if neurons.gate is not None else None
         self._values_of(neurons, gate, room.up[:n], out=room.value[:n])
-        self._multiply(Linear(neurons.down.weight, None), room.value, self.hot, n)
+        self._multiply(Linear(neurons.down.weight, None), room.value, out, n)
 
     def _values_of(
         self, neurons: Neurons[PlanarRows, Tensor], gate: Tensor | None, up: Tensor, out: Tensor | None = None
