@@ -109,6 +109,7 @@ def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothin
     for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
         ffn(ops, kind)
         experts(ops, kind)
+        ops.multiply_heads(rows_of(kind, 4 * 512, 256)[0], torch.ones(1, 4, 256))
     ops.activated(x, x, Activation.SILU, relu_on_up=True)
     ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
     ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)

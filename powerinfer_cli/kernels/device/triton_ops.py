@@ -70,6 +70,12 @@ class TritonOps(Ops):
             self.matvec(rows, x[t], bias, out[t])
         return out
 
+    def multiply_heads(self, rows: PlanarRows, x: Tensor) -> Tensor:
+        """For a few tokens without dequantising; see `Ops.multiply_heads`."""
+        if len(x) > ONE_BY_ONE:
+            return super().multiply_heads(rows, x)
+        return triton_products.multiply_heads(rows, x)
+
     def predict(
         self,
         fc1: PlanarRows,

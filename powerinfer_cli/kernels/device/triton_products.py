@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.device.triton_rows import (
     tile_of,
 )
 
-__all__ = ["chosen_rows", "dequantize", "matvec", "rows_at_once"]
+__all__ = ["chosen_rows", "dequantize", "matvec", "multiply_heads", "rows_at_once"]
 
 
 def rows_at_once(n_rows: int) -> int:
@@ -40,6 +40,16 @@ def chosen_rows(rows: PlanarRows, x: Tensor, indices: Tensor, out: Tensor | None
     out = torch.empty(len(indices), device=x.device) if out is None else out
     tile = tile_of(rows)
     launch(_chosen_rows, (len(indices),), x, indices, out, rows_of(rows), tile.width, warps=tile.warps)
+    return out
+
+
+def multiply_heads(rows: PlanarRows, x: Tensor) -> Tensor:
+    """Each head by its own rows [H * m, n_cols]: x [T, H, n_cols] -> [T, H, m]; T small, as rows are read T times."""
+    n_tokens, n_heads, _ = x.shape
+    size, tile, step = rows.n_rows // n_heads, tile_of(rows), rows_at_once(rows.n_rows)
+    out = torch.empty(n_tokens, n_heads, size, device=x.device)
+    grid = (triton.cdiv(size, step), n_heads, n_tokens)
+    launch(_heads, grid, x, out, rows_of(rows), size, step, tile.width, warps=tile.warps)
     return out
 
 
@@ -71,6 +81,15 @@ def _chosen_rows(x, indices, y, w, WIDTH: tl.constexpr):
     i = tl.program_id(0) + tl.arange(0, 1)
     row = tl.load(indices + i)
     tl.store(y + i, dot_rows(w, row, row >= 0, x, 1, WIDTH))
+
+
+@triton.jit
+def _heads(x, y, w, size, R: tl.constexpr, WIDTH: tl.constexpr):
+    """Some rows of a token's head."""
+    row, head = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1).to(tl.int64)
+    at = tl.program_id(2) * tl.num_programs(1) + head
+    valid = row < size
+    tl.store(y + at * size + row, dot_rows(w, head * size + row, valid, x + at * w.n_cols, R, WIDTH), mask=valid)
 
 
 @triton.jit

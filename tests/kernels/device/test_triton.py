@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 CASES = Path(__file__).with_name("triton_cases.py")
 KERNELS = (
     "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine join "
-    "expert_values expert_sums"
+    "heads expert_values expert_sums"
 )
 WAIT = 600
 

@@ -335,9 +335,10 @@ def test_a_part_of_the_pages(border: int) -> None:
     found = []
     for ops in (TWIN, FAST):
         cache, pages = empty_cache(1, border * PAGE + SPARE, dim, types), torch.tensor([1, 5, 0, -1], device=DEVICE)
-        for token in (n - 2, n - 1):
-            x = [there(normal(1, heads * dim, seed=token)) for heads in (2, 1, 1)]
-            ops.rope_store(*x, cache, *(one[-1:] for one in places(pages, 0, token + 1)), None, None, None)
+        x = [there(normal(n, heads * dim, seed=heads)) for heads in (2, 1, 1)]
+        for one, part in ((TWIN, slice(0, n - 2)), (ops, slice(n - 2, n))):
+            where = (numbers[part] for numbers in places(pages, 0, n))
+            one.rope_store(*(numbers[part] for numbers in x), cache, *where, None, None, None)
         q, sinks = in_nan(normal(1, 2 * dim)), in_nan(normal(2, seed=7))
         own = ops.attention(q, cache, past(n - 1), pages, scale=0.2, parts=True)
         other = in_nan(normal(1, 2 * (dim + 2), seed=3).abs())
@@ -352,6 +353,12 @@ def test_attention_of_a_batch() -> None:
     FAST.rope_store(q, k, v, cache, *places(pages, 0, 5), None, None, None)
     wanted = TWIN.attention(q, cache, past(0), pages, scale=0.2)
     close(FAST.attention(q, cache, past(0), pages, scale=0.2, limit=5), wanted)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.F32])
+def test_heads(kind: GGMLType) -> None:
+    rows, x = some_rows(kind, 3 * 37, 256), in_nan(normal(2, 3, 256))
+    close(FAST.multiply_heads(rows, x), TWIN.multiply_heads(rows, x))
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F32])
