@@ -72,13 +72,23 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     if streams:
         slot = streamed_bytes(model)
         streamed = 2 * slot + max(STREAM_BYTES * UNPACKED, 2 * slot + UNPACKED * CHUNK_BYTES)
-    weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, largest))
+    loaded = n_embd * max(n_vocab, *(layer.ffn.neurons.n_ff for layer in model.layers), *(one.n_q for one in heads))
+    weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, loaded))
     attention = max(_attention_bytes(one, n_tokens, n_seen) for one in heads)
     if latent:
         weights = max(weights, *(4 * max(one.keys.n_elements, one.values.n_elements) for one in latent))
         attention += max(4 * n_tokens * 3 * one.n_q for one in latent)
     values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
+    values += n_tokens * max(_choosing(layer.ffn, n_embd) for layer in model.layers)
     return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
+
+
+def _choosing(ffn: FFN[Tensor, Tensor], n_embd: int) -> int:
+    """For each token: scores that are sorted, its chosen experts in their order; and, if all go to one expert, what
+    that reads, what it makes, and both sums that it is added to.
+    """
+    routed = routing_of(ffn.selection)
+    return 0 if routed is None else 32 * routed.n_experts + 48 * routed.router.n_chosen + 4 * 4 * n_embd
 
 
 def staging_bytes(model: Model, rule: HeatRule) -> int:

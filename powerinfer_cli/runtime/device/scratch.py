@@ -9,7 +9,7 @@ import torch
 
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import Layer, predictor_of, routing_of
-from powerinfer_cli.placement import LayerPlacement, all_neurons
+from powerinfer_cli.placement import LayerPlacement, Neurons, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import extent_of
@@ -68,10 +68,7 @@ def _with_layer(
     n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
     pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-    neurons = model.layers[index].ffn.neurons
-    hot = all_neurons(model.layers[index].ffn.n_groups)
-    if neurons.transposed:
-        hot = hot[: -min(STREAMED, neurons.n_ff // 2)]
+    hot = _measured(model.layers[index].ffn)
     lift_budget(device)
     with torch.cuda.device(device):
         torch.cuda.reset_peak_memory_stats()
@@ -88,6 +85,17 @@ def _with_layer(
     return peak - kept
 
 
+def _measured(ffn: FileFFN) -> Neurons:
+    """What of a layer is there while it is measured: of experts, of which a GPU may not hold all, as many as a token
+    needs.
+    """
+    routed = routing_of(ffn.selection)
+    if routed is not None:
+        return all_neurons(routed.router.n_chosen)
+    every = all_neurons(ffn.neurons.n_ff)
+    return every[: -min(STREAMED, ffn.neurons.n_ff // 2)] if ffn.neurons.transposed else every
+
+
 def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int, pages: PageTable) -> None:
     """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
     layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
@@ -98,6 +106,9 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int, pages: Page
     flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
     flow.attend(layer, cache, side.tables, NOTHING, n_tokens)
     flow.predict(layer, n_tokens)
+    routed = routing_of(layer.block.ffn.selection)
+    if routed is not None:  # every token to the experts that are here: no batch takes more
+        flow.chosen(routed).experts[:n_tokens].copy_(torch.arange(routed.router.n_chosen))
     flow.hot_ffn(layer, n_tokens)
     if side.stream is not None and layer.slots is not None:
         every = np.zeros((n_tokens, 1), np.int64)  # all tokens to one expert, which is as if it were cold

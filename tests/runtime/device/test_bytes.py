@@ -129,6 +129,30 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     assert {own.limit for own in segments} == {pages.n_ctx_sequence}
 
 
+@pytest.mark.parametrize("family", ["qwen3moe", "gpt-oss", "smallthinker"])
+def test_scratch_of_experts_is_measured_with_those_that_a_token_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """To which the whole batch goes, whatever its router says; a layer's experts may be more than a GPU holds."""
+    model, options = load_model(tiny_family(family).file.open(tmp_path)), EngineOptions(n_ubatch=24)
+    ffn, pages = model.layers[1].ffn, PageTable(extent_of(model.layers, options, 48))
+    hot, device = scratch._measured(ffn), torch.device("cpu")
+    assert 0 < hot.size < ffn.n_groups
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
+    placed = {1: LayerPlacement(0, hot)}
+    side = DeviceSide(parts, device, placed, head=True, n_tokens=24, uploader=Uploader(device, 1, LoadEvents()))
+    seen: list[int] = []
+    one_expert = side.many.ops.add_expert
+
+    def counted(x: torch.Tensor, tokens: torch.Tensor, *rest: torch.Tensor, **more: bool) -> None:
+        seen.append(len(tokens))
+        one_expert(x, tokens, *rest, **more)
+
+    monkeypatch.setattr(side.many.ops, "add_expert", counted)
+    scratch._pass(side, ffn, 1, 24, pages)
+    assert seen == [24] * hot.size
+
+
 def test_layers_of_other_sizes_and_without_attention_are_counted(tmp_path: Path) -> None:
     model, options = load_model(tiny_family("deci").file.open(tmp_path)), EngineOptions(n_ubatch=16)
     check_counts(model, options, 300)
