@@ -21,7 +21,7 @@ from .types import BLOCK, GGMLType, ValueType
 
 __all__ = ["AddedValue", "StreamedTensor", "rewrite_gguf", "streamed"]
 
-AddedValue = str | float | npt.NDArray[np.int32]
+AddedValue = str | int | float | npt.NDArray[np.int32]
 VERSION = 3
 PIECE = 1 << 24  # bytes of an unchanged tensor written at a time
 
@@ -61,18 +61,20 @@ def rewrite_gguf(
     added: Mapping[str, AddedValue],
     tensors: Sequence[StreamedTensor],
     sparse: bool,
+    part: Path | None = None,
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `path` with the metadata of `source`, less keys that begin with one of `dropped`, and with `tensors`.
 
-    Values in `added` are stored as strings, FLOAT32 or arrays of INT32, and take the place of those with the same key.
+    Values in `added` are stored as strings, UINT32, FLOAT32 or arrays of INT32, and take the place of those with the
+    same key. part: of a split file that stays split, the one whose metadata are meant, with what they say of the parts.
     An old file stays whole until the new one is. `on_bytes(done, of all)` tells of tensors' bytes.
 
     Raises:
         PowerInferError: the file cannot be written, or would not be one that can be read.
     """
-    away = (*dropped, "split.")
-    entries = [raw for key, raw in raw_entries(source.path) if not key.startswith(away) and key not in added]
+    away = dropped if part else (*dropped, "split.")
+    entries = [raw for key, raw in raw_entries(part or source.path) if not key.startswith(away) and key not in added]
     entries += [_entry(key, value) for key, value in added.items()]
     _check(entries, tensors)
     alignment = source.get("general.alignment", int, 32)
@@ -112,6 +114,8 @@ def _entry(key: str, value: AddedValue) -> bytes:
     if isinstance(value, np.ndarray):
         kinds = struct.pack("<IIQ", ValueType.ARRAY, ValueType.INT32, value.size)
         return _string(key) + kinds + value.astype("<i4").tobytes()
+    if isinstance(value, int):
+        return _string(key) + struct.pack("<II", ValueType.UINT32, value)
     return _string(key) + struct.pack("<If", ValueType.FLOAT32, value)
 
 

@@ -5,7 +5,7 @@ through their addresses, by each other and by `team`, so that only what a model 
 """
 
 from powerinfer_cli.kernels.jit import types
-from powerinfer_cli.kernels.jit.deferred import deferring, helper
+from powerinfer_cli.kernels.jit.deferred import deferring, exact_helper, helper
 from powerinfer_cli.kernels.jit.files import cache_folder, not_kept
 from powerinfer_cli.kernels.jit.kernels import Kernel, declared, family, kernel, prepare
 from powerinfer_cli.kernels.jit.rung import RUNG, RUNG_REASON, Rung
@@ -18,6 +18,7 @@ __all__ = [
     "cache_folder",
     "declared",
     "deferring",
+    "exact_helper",
     "family",
     "helper",
     "kernel",

@@ -30,21 +30,24 @@ OURS = __name__.partition(".")[0]
 if LOWER_CPU is not None:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = LOWER_CPU, ""
 
-# error_model: no checks for division by zero.
-# fastmath: a*b+c in one step and sums in vectors, but NaN and infinity stay.
-_OPTIONS: dict[str, Any] = {
-    "nopython": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "nsz", "arcp", "reassoc"},
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
+
+def _options(exact: bool) -> dict[str, Any]:
+    """error_model: no checks for division by zero.
+    fastmath: a*b+c in one step and sums in vectors, but NaN and infinity stay.
+    """
+    return {
+        "nopython": True,
+        "error_model": "numpy",
+        "fastmath": set() if exact else {"contract", "nsz", "arcp", "reassoc"},
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
 
 
-def compiled(function: Callable[..., Any], signature: Signature, name: str) -> bytes:
+def compiled(function: Callable[..., Any], signature: Signature, name: str, exact: bool = False) -> bytes:
     """An object file whose one function, `name`, is this one."""
     arguments = tuple(real(argument) for argument in signature.arguments)
-    compiler = _FunctionCompiler(_with_real_names(function), cpu_target, _OPTIONS, {}, pipeline_class=_Compiler)
+    compiler = _FunctionCompiler(_with_real_names(function), cpu_target, _options(exact), {}, pipeline_class=_Compiler)
     found = compiler.compile(arguments, real(signature.returns))
     return bytes(found.library.object_code(found.fndesc.mangled_name, signature, name))
 
@@ -67,7 +70,9 @@ def _made(value: Any) -> Any:
         return _made(found) if isinstance(found, HelperSource) else found
     if isinstance(value, DeferredCall):
         return real(value.function)(*map(real, value.arguments))
-    return Helper(_with_real_names(value.function if isinstance(value, HelperSource) else value))
+    if isinstance(value, HelperSource):
+        return Helper(_with_real_names(value.function), value.exact)
+    return Helper(_with_real_names(value))
 
 
 def _with_real_names(function: Any) -> Any:
@@ -90,8 +95,8 @@ def _names(code: python.CodeType) -> set[str]:
 class Helper(CPUDispatcher):
     """As `numba.njit` makes them, for kernels only."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function, targetoptions=dict(_OPTIONS), pipeline_class=_Compiler)
+    def __init__(self, function: Callable[..., Any], exact: bool = False) -> None:
+        super().__init__(function, targetoptions=_options(exact), pipeline_class=_Compiler)
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
         """Constants are of the type that variables have."""

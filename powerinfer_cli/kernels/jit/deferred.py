@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DeferredCall", "DeferredImport", "HelperSource", "deferring", "helper"]
+__all__ = ["DeferredCall", "DeferredImport", "HelperSource", "deferring", "exact_helper", "helper"]
 
 
 class _Callable:
@@ -37,16 +37,24 @@ class DeferredCall(_Callable):
 
 
 class HelperSource:
-    """A function that kernels and other helpers call. It becomes part of those who call it."""
+    """A function that kernels and other helpers call. It becomes part of those who call it.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    exact: every sum and product is rounded as it is written, see `kernel`.
+    """
+
+    def __init__(self, function: Callable[..., Any], exact: bool = False) -> None:
+        self.function, self.exact = function, exact
         self.__name__, self.__doc__ = function.__name__, function.__doc__
 
 
 def helper(function: Callable[..., Any]) -> Any:
     """Declare a function that kernels and other helpers call directly."""
     return HelperSource(function)
+
+
+def exact_helper(function: Callable[..., Any]) -> Any:
+    """The same for kernels that are exact."""
+    return HelperSource(function, exact=True)
 
 
 def deferring(package: str, rooms: Mapping[str, str]) -> Callable[[str], Any]:

@@ -15,8 +15,8 @@ __all__ = ["Kernel", "declared", "family", "kernel", "prepare"]
 class Kernel:
     """A function of C numbers and addresses. `address` compiles it, or loads it from the disk, on first use."""
 
-    def __init__(self, function: Callable[..., Any], signature: Signature, name: str) -> None:
-        self.function, self.signature, self.name = function, signature, name
+    def __init__(self, function: Callable[..., Any], signature: Signature, name: str, exact: bool = False) -> None:
+        self.function, self.signature, self.name, self.exact = function, signature, name, exact
         self._address = 0
         self._lock = threading.Lock()
 
@@ -49,7 +49,7 @@ class Kernel:
 
         with self._lock:
             if not self._address:
-                code = compiled(self.function, self.signature, self.name)
+                code = compiled(self.function, self.signature, self.name, self.exact)
                 files.save_code(self.name, code)
                 self._address = machine_code.load(code, self.name)
 
@@ -57,11 +57,15 @@ class Kernel:
 _DECLARED: dict[str, Kernel] = {}
 
 
-def kernel(signature: Signature, name: str = "") -> Callable[[Callable[..., Any]], Kernel]:
-    """Declare a kernel with its signature; by the function's own name, or by another that is unique as well."""
+def kernel(signature: Signature, name: str = "", *, exact: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
+    """Declare a kernel with its signature; by the function's own name, or by another that is unique as well.
+
+    exact: sums in the order, and with the roundings, that the function has: the same bits on every CPU. Its helpers are
+    exact ones.
+    """
 
     def declare(function: Callable[..., Any]) -> Kernel:
-        made = Kernel(function, signature, name or function.__name__)
+        made = Kernel(function, signature, name or function.__name__, exact)
         if made.name in _DECLARED:
             raise ValueError(f"two kernels are named {made.name}")
         _DECLARED[made.name] = made

@@ -1,0 +1,62 @@
+"""How far a file is that is being written: a bar on a terminal, and now and then a line elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["ByteProgress"]
+
+BETWEEN = 15.0  # seconds between two lines where there is no terminal
+PATIENCE = 0.5  # seconds that something may take without a word
+
+
+class ByteProgress:
+    """While entered, `tell(done, total)` shows how much is done, and how long the rest will take at the rate so far."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> "ByteProgress":
+        self._began = self._told = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    def tell(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if self._bar is None and now - self._began > PATIENCE:
+                self._bar = _make_bar()
+                self._bar.start()
+                self._task = self._bar.add_task(self._what, total=total)
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, completed=done, total=total)
+        elif now - self._told >= BETWEEN and 0 < done < total:
+            self._told = now
+            left = (now - self._began) * (total - done) / done
+            print(f"{self._what}: {done / total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def _make_bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
+        transient=True,
+        redirect_stdout=False,
+    )

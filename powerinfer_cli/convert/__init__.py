@@ -1,0 +1,1 @@
+"""Checkpoints to GGUF files, and GGUF files to smaller ones."""

@@ -1,0 +1,147 @@
+"""How much each column of a matrix matters: importance matrices, in llama.cpp's two file formats.
+
+GGUF (`general.type` is `imatrix`): for a matrix NAME two float32 tensors, `NAME.in_sum2` [experts, columns], the sums
+of squared inputs, and `NAME.counts` [experts, 1], of how many tokens; `imatrix.datasets`, `imatrix.chunk_count` and
+`imatrix.chunk_size` say from what. The older one (`.dat`): int32 count of entries; each has an int32 length, the name,
+an int32 number of calls, an int32 number of values, and float32 values that are multiplied by the calls; behind them
+perhaps an int32 chunk count and the text's name.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import GGMLType, GGUFFile, WritableValue, open_gguf, write_gguf
+
+__all__ = ["Importance", "Sums", "read_importance", "write_importance"]
+
+Floats = npt.NDArray[np.float32]
+
+MOST_BYTES = 1 << 32  # of a .dat file, which is read whole
+MOST_ENTRIES = 1 << 18
+LONGEST_NAME = 1 << 10
+
+
+@dataclass(frozen=True)
+class Importance:
+    """of: by a matrix's name, mean squared inputs [n_experts, n_cols]; of matrices without experts [1, n_cols]."""
+
+    path: Path
+    of: Mapping[str, Floats]
+    n_chunks: int
+    datasets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a run collected for a matrix: sums of squared inputs [n_experts, n_cols], tokens counted [n_experts]."""
+
+    squares: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+
+
+def read_importance(path: Path) -> Importance:
+    """Raises PowerInferError: it cannot be read, is none, or has numbers that are negative or not finite."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise PowerInferError(f"{path}: cannot be read: {error.strerror or error}") from error
+    found = _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
+    if not found.of:
+        raise PowerInferError(f"{path}: holds no importance of any matrix")
+    for name, values in found.of.items():
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise PowerInferError(f"{path}: the importance of {name} has numbers that are negative or not finite")
+    return found
+
+
+def _read_gguf(path: Path) -> Importance:
+    with open_gguf(path) as gguf:
+        kind = gguf.metadata.get("general.type")
+        names = [name.removesuffix(".in_sum2") for name in gguf.tensors if name.endswith(".in_sum2")]
+        if kind != "imatrix" and not names:
+            raise PowerInferError(f"{path}: is no importance matrix: make one with `powerinfer imatrix`")
+        of = {name: _means(gguf, name) for name in names}
+        datasets = gguf.get("imatrix.datasets", list, [])
+        n_chunks = gguf.get("imatrix.chunk_count", int, 0)
+    return Importance(path, of, n_chunks, tuple(str(one) for one in datasets))
+
+
+def _means(gguf: GGUFFile, name: str) -> Floats:
+    """Of experts that no token chose: 1, as llama.cpp has it."""
+    sums, counts = gguf.tensors[f"{name}.in_sum2"], gguf.tensors.get(f"{name}.counts")
+    if counts is None or {sums.type, counts.type} != {GGMLType.F32} or len(sums.shape) > 3:
+        raise PowerInferError(f"{gguf.path}: the importance of {name} needs in_sum2 and counts of type F32")
+    numbers, n = sums.to_float32(), counts.to_float32().reshape(-1)
+    if n.size == 0 or numbers.size % n.size or numbers.size == 0:
+        raise PowerInferError(f"{gguf.path}: the importance of {name} has {numbers.size} sums and {n.size} counts")
+    numbers = numbers.reshape(n.size, -1)
+    return np.where(n[:, None] > 0, numbers / np.where(n > 0, n, 1)[:, None], 1).astype(np.float32)
+
+
+def _read_dat(path: Path) -> Importance:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise PowerInferError(f"{path}: {size} bytes are more than an importance matrix has")
+    reader = _Reader(path, path.read_bytes())
+    of: dict[str, Floats] = {}
+    for _ in range(reader.number("entries", MOST_ENTRIES)):
+        name = reader.text(reader.number("bytes of a name", LONGEST_NAME))
+        calls, count = reader.number("calls"), reader.number("values")
+        of[name] = (reader.floats(count) / np.float32(max(calls, 1))).reshape(1, -1)
+    n_chunks = 0
+    datasets: tuple[str, ...] = ()
+    if reader.left:
+        n_chunks = reader.number("chunks")
+        datasets = (reader.text(reader.number("bytes of a name")),) if reader.left else ()
+    return Importance(path, of, n_chunks, datasets)
+
+
+class _Reader:
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data, self.pos = path, data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.pos
+
+    def take(self, count: int) -> bytes:
+        if count > self.left:
+            raise PowerInferError(f"{self.path}: is no importance matrix, or cut short at byte {len(self.data)}")
+        self.pos += count
+        return self.data[self.pos - count : self.pos]
+
+    def number(self, what: str, most: int = 2**31 - 1) -> int:
+        found: int = struct.unpack("<i", self.take(4))[0]
+        if not 0 <= found <= most:
+            raise PowerInferError(f"{self.path}: is no importance matrix: {found} {what} at byte {self.pos - 4}")
+        return found
+
+    def text(self, count: int) -> str:
+        return self.take(count).decode(errors="replace")
+
+    def floats(self, count: int) -> Floats:
+        return np.frombuffer(self.take(4 * count), "<f4").astype(np.float32)
+
+
+def write_importance(path: Path, sums: Mapping[str, Sums], n_chunks: int, chunk_size: int, datasets: list[str]) -> None:
+    """In the GGUF format. Raises PowerInferError: it cannot be written."""
+    tensors = []
+    for name, one in sums.items():
+        n_experts, n_cols = one.squares.shape
+        assert one.counts.shape == (n_experts,)
+        tensors.append((f"{name}.in_sum2", one.squares.astype(np.float32).reshape(n_experts, n_cols), GGMLType.F32))
+        tensors.append((f"{name}.counts", one.counts.astype(np.float32).reshape(n_experts, 1), GGMLType.F32))
+    metadata: dict[str, WritableValue] = {
+        "general.type": "imatrix",
+        "imatrix.datasets": list(datasets),
+        "imatrix.chunk_count": np.uint32(n_chunks),
+        "imatrix.chunk_size": np.uint32(chunk_size),
+    }
+    write_gguf(path, arch="imatrix", metadata=metadata, tensors=tensors, sparse=False)

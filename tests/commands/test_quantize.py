@@ -1,0 +1,62 @@
+"""`powerinfer quantize` as it is called."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.gguf_io import GGMLType, open_gguf, write_gguf
+from tests.helpers.main_cli import powerinfer
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tensors = [
+        ("blk.0.attn_v.weight", np.ones((8, 64), np.float32), GGMLType.F16),
+        ("output.weight", np.ones((8, 40), np.float32), GGMLType.F16),
+    ]
+    path = tmp_path / "model.gguf"
+    write_gguf(path, arch="llama", metadata={"llama.block_count": 1}, tensors=tensors, sparse=False)
+    return path
+
+
+def test_words_as_llama_quantize_takes_them(model: Path) -> None:
+    out = model.with_name("ggml-model-Q4_K_M.gguf")
+    done = powerinfer("quantize", str(model), "q4_k", "2", "--tensor-type", "attn_v=q5_1", "-v")
+    assert (done.code, done.out) == (0, f"{out}\n")
+    assert "blk.0.attn_v.weight: 8 x 64, F16 to Q5_1" in done.err
+    assert "1 tensors are F16 for Q8_0, whose blocks do not divide rows of 40" in done.err
+    assert "become" in done.err
+    with open_gguf(out) as made:
+        assert [one.type for one in made.tensors.values()] == [GGMLType.Q5_1, GGMLType.F16]
+
+
+def test_a_dry_run_writes_nothing(model: Path) -> None:
+    done = powerinfer("quantize", str(model), "Q8_0", "--dry-run")
+    assert (done.code, done.out) == (0, "")
+    assert "bits a weight" in done.err
+    assert [path.name for path in model.parent.iterdir()] == [model.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (["M"], 2, "what becomes of which file?"),
+        (["M", "Q9_0"], 2, "there is no type 'Q9_0'"),
+        (["M", "o.gguf", "Q8_0", "x"], 2, "a number of threads"),
+        (["M", "o.gguf", "Q8_0", "1", "2"], 2, "unexpected '2'"),
+        (["none.gguf", "o.gguf", "Q8_0"], 1, "none.gguf: cannot be opened"),
+        (["M", "M", "Q8_0"], 1, "is the input itself"),
+        (["M", "Q8_0", "--tensor-type", "attn"], 2, "a pattern and a type"),
+        (["M", "Q8_0", "--tensor-type", "(=q4_0"], 2, "is no pattern"),
+        (["M", "Q8_0", "--output-tensor-type", "iq1_s"], 2, "there is no type 'iq1_s' to write"),
+        (["M", "Q8_0", "--include-weights", "a"], 2, "--imatrix FILE, which is missing"),
+        (["M", "/proc/none/o.gguf", "Q8_0"], 1, "cannot be written"),
+    ],
+)
+def test_refused(model: Path, words: list[str], code: int, reason: str) -> None:
+    done = powerinfer("quantize", *(str(model) if word == "M" else word for word in words))
+    assert done.code == code
+    assert reason in done.err
+    assert done.err.count("error:") == 1
+    assert len(list(model.parent.iterdir())) == 1
