@@ -29,7 +29,7 @@ CARD_NAME = "storyteller-experts.md"
 class ExpertRecipe:
     """`EXPERTS` makes the model of tests and benchmarks, `SMOKE` a toy in seconds."""
 
-    steps: int = 1000
+    steps: int = 3200
     warmup: int = 50
     batch_tokens: int = 1536
     measured_documents: int = 200
