@@ -4,6 +4,7 @@ from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.placement import HEAT, HeatRule, Plan
 from powerinfer_cli.runtime import LoadEvents
+from powerinfer_cli.runtime.device.bytes import staged_groups
 from powerinfer_cli.runtime.device.slots import adaptable
 
 __all__ = ["adaptive_rule"]
@@ -16,7 +17,7 @@ def adaptive_rule(job: PlanJob, plan: Plan, wish: str, events: LoadEvents) -> He
     if wish == "off":
         return None
     if not any(_adapts(job, plan, index) for index in range(len(plan.layers))):
-        events.note("adaptive: off, as no layer has some experts, or neurons with a predictor, on a GPU and some not")
+        events.note("adaptive: off, as no layer is divided into hot and cold experts, or neurons with a predictor")
         return None
     if wish == "on":
         return HEAT
@@ -26,7 +27,8 @@ def adaptive_rule(job: PlanJob, plan: Plan, wish: str, events: LoadEvents) -> He
         return None
     from solver.placing.replay import choose_policy
 
-    choice = choose_policy(trace, [plan.layers[index].hot.size for index in trace.layers], REPLAYED)
+    slots = [plan.layers[index].hot.size for index in trace.layers]
+    choice = choose_policy(trace, slots, REPLAYED, staged_groups(job.model, HEAT)[0])
     events.note(choice.line())
     return choice.rule
 

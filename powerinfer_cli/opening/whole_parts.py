@@ -102,7 +102,8 @@ def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tup
             count = min(count, max(0, left[device]) // every[device])
         layers.append(LayerPlacement(device, all_neurons(count)))
     plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
-    return plan, (*room.remarks, "the budget does not hold all experts: each layer has as many there as the others")
+    alike = ("the budget does not hold all experts: each layer has as many there as the others",)
+    return plan, (*room.remarks, *(alike if plan.gpus else ()))
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["HEAT", "LRU", "MOST", "HeatRule"]
+__all__ = ["HEAT", "LRU", "MOST", "RULES", "HeatRule"]
 
 MOST = 1 << 30
 
@@ -19,7 +19,7 @@ class HeatRule:
 
     half_life: int = 128
     margin: float = 1.0
-    uploads: int = 2
+    uploads: int = 4
     neurons: int = 64
 
     def __post_init__(self) -> None:
@@ -28,4 +28,6 @@ class HeatRule:
 
 
 HEAT = HeatRule()
+RULES = (HeatRule(2, margin=0), HeatRule(8, margin=0.5), HeatRule(32), HEAT, HeatRule(512))
+"""From nearly the least recently used on; where the next token wants what the last one did, short lives hit more."""
 LRU = HeatRule(half_life=1, margin=0, uploads=MOST)

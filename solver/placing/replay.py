@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.placement import Neurons, RouteTrace
 from powerinfer_cli.placement.heat import Heat
-from powerinfer_cli.placement.heat_rule import HEAT, LRU, HeatRule
+from powerinfer_cli.placement.heat_rule import LRU, MOST, RULES, HeatRule
 
 __all__ = [
     "STATIC",
@@ -27,7 +27,6 @@ __all__ = [
 
 Ints = npt.NDArray[np.int64]
 STATIC, RECENT, HEATED, BELADY = "static", "lru", "heat", "belady"
-HALF_LIVES = (8, 32, 128, 512)  # tokens
 WORTH = 0.01  # of all uses, by which a placement that changes must hit more to be worth its uploads
 MOST_TOKENS = 4096  # of a trace that are replayed: with 48 layers of 128 experts, of which 8 are chosen, some 8 s
 
@@ -75,21 +74,24 @@ def replay(
     hot: Sequence[Neurons],
     rule: HeatRule | None = None,
     uses: Sequence[npt.NDArray[np.float64] | None] | None = None,
+    uploads: int = MOST,
 ) -> Replayed:
-    """hot: by layer with experts, those that are on the GPU at first. rule: None: they stay. uses: as `Heat` has it."""
+    """hot: by layer with experts, those that are on the GPU at first. rule: None: they stay. uses: as `Heat` has it.
+    uploads: at most so many a token, in all layers together.
+    """
     chosen = _padded(trace)
     if rule is None:
         there = _mask(trace, hot)
         inside = there[np.arange(len(hot))[:, None], chosen].sum(axis=2)
         return Replayed(_histogram(trace, inside), trace.n_chosen, 0)
-    heat, layers, uploads = Heat(rule, hot, trace.n_experts, uses), np.arange(len(hot))[:, None], 0
+    heat, layers, done = Heat(rule, hot, trace.n_experts, uses), np.arange(len(hot))[:, None], 0
     inside = np.zeros(chosen.shape[:2], np.int64)
     real = chosen >= 0
     for t, groups in enumerate(chosen):
         inside[t] = (heat.hot[layers, groups] & real[t]).sum(axis=1)
         heat.add(groups[None])
-        uploads += len(heat.swaps())
-    return Replayed(_histogram(trace, inside), trace.n_chosen, uploads)
+        done += len(heat.swaps(uploads))
+    return Replayed(_histogram(trace, inside), trace.n_chosen, done)
 
 
 def replay_belady(trace: RouteTrace, hot: Sequence[Neurons]) -> Replayed:
@@ -114,9 +116,9 @@ def replay_belady(trace: RouteTrace, hot: Sequence[Neurons]) -> Replayed:
 
 @dataclass(frozen=True)
 class PolicyChoice:
-    """replayed: by name, static, lru, heat with the best half-life, and belady, over the second half of a trace, the
-    experts that the first half used most on the GPU at first. best: the name of what is to be run. rule: its own, None:
-    static.
+    """replayed: by name, static, lru, heat by the best rule, and belady, over the second half of a trace, the experts
+    that the first half used most on the GPU at first. best: the name of what is to be run, static or heat, which comes
+    close to lru where that is good. rule: its own, None: static.
     """
 
     replayed: Mapping[str, Replayed]
@@ -130,24 +132,23 @@ class PolicyChoice:
         return f"experts that are on the GPU when they are needed: {rates}; taken: {self.best}{which}"
 
 
-def choose_policy(trace: RouteTrace, slots: Sequence[int], most: int = MOST_TOKENS) -> PolicyChoice:
-    """slots: experts on the GPU, by layer with experts. most: tokens to replay. What changes is taken only where that
-    hits more by a point.
+def choose_policy(
+    trace: RouteTrace, slots: Sequence[int], most: int = MOST_TOKENS, uploads: int = MOST
+) -> PolicyChoice:
+    """slots: experts on the GPU, by layer with experts. most: tokens to replay. uploads: of heat, as many as go to the
+    GPU a token. What changes is taken only where that hits more by a point.
     """
     first, second = _halves(trace, most)
     counts = first.counts()
     uses = [one / first.tokens for one in counts]
     hot = most_used(counts, slots)
-    rules = [replace(HEAT, half_life=half_life) for half_life in HALF_LIVES]
-    heated = [(replay(second, hot, rule, uses), rule) for rule in rules]
+    heated = [(replay(second, hot, rule, uses, uploads), rule) for rule in RULES]
     found = {STATIC: replay(second, hot), RECENT: replay(second, hot, LRU, uses)}
     found[HEATED], rule = max(heated, key=lambda one: one[0].hit_rate)
     found[BELADY] = replay_belady(second, hot)
-    tried = {RECENT: LRU, HEATED: rule}
-    best = max(tried, key=lambda name: (found[name].hit_rate, -found[name].uploads))
-    if found[best].hit_rate <= found[STATIC].hit_rate + WORTH:
+    if found[HEATED].hit_rate <= found[STATIC].hit_rate + WORTH:
         return PolicyChoice(found, STATIC, None)
-    return PolicyChoice(found, best, tried[best])
+    return PolicyChoice(found, HEATED, rule)
 
 
 def _halves(trace: RouteTrace, most: int) -> tuple[RouteTrace, RouteTrace]:

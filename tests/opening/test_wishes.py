@@ -176,6 +176,7 @@ def test_spellings_of_the_same() -> None:
         ({"tensor_split": [0, 0]}, "tensor_split: must be numbers from 0 on"),
         ({"n_gpu_layers": -2}, "n_gpu_layers must be -1 or more, got -2"),
         ({"main_gpu": -1}, "main_gpu must be 0 or more, got -1"),
+        ({"adaptive": "yes"}, 'adaptive must be "on", "off" or "auto", got \'yes\''),
         ({"device": "tpu"}, 'device must be "cuda" or "cpu", got \'tpu\''),
         ({"reference": True, "vram_budget": 1}, "--reference excludes --vram-budget"),
     ],

@@ -37,7 +37,7 @@ from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, parts_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staging_bytes"]
+__all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staged_groups", "staging_bytes"]
 
 Heads: TypeAlias = Attention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]
 
@@ -93,15 +93,19 @@ def _choosing(ffn: FFN[Tensor, Tensor], n_embd: int) -> int:
 
 def staging_bytes(model: Model, rule: HeatRule) -> int:
     """What experts, or groups of neurons, need on their way into other places, while a model adapts."""
+    count, largest = staged_groups(model, rule)
+    return count * (allocated(largest) + BLOCK) + 2 * largest + UNPACKED * min(CHUNK_BYTES, largest) if count else 0
+
+
+def staged_groups(model: Model, rule: HeatRule) -> tuple[int, int]:
+    """How many experts, or groups of neurons, are on their way at a time, and bytes of the largest in the file."""
     ffns = [layer.ffn for layer in model.layers if adaptable(layer.ffn)]
     if not ffns:
-        return 0
+        return 0, 0
     shares = [ffn.n_groups if routing_of(ffn.selection) else max(1, ffn.n_groups // rule.neurons) for ffn in ffns]
-    pairs = list(zip(ffns, shares, strict=True))
-    largest = max(sum(one.nbytes for one in ffn.neurons.matrices) // share for ffn, share in pairs)
-    matrix = max(_rows(one) // share for ffn, share in pairs for one in ffn.neurons.matrices)
-    unpacked = matrix + UNPACKED * min(CHUNK_BYTES, matrix)
-    return stages_for(largest, rule, len(ffns)) * allocated(largest) + unpacked
+    matrices = [(ffn.neurons.matrices, share) for ffn, share in zip(ffns, shares, strict=True)]
+    largest = max(sum(one.nbytes for one in those) // share for those, share in matrices)
+    return stages_for(largest, rule, len(ffns)), largest
 
 
 def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:

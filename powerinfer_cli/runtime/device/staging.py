@@ -19,7 +19,7 @@ Pieces: TypeAlias = Sequence[tuple[gguf_io.Tensor, Numbers]]
 """Some rows of matrices."""
 
 
-STAGED_BYTES = 16 << 20
+STAGED_BYTES = 32 << 20
 """Of what is on its way at a time, if that is more than one piece."""
 
 

@@ -111,3 +111,17 @@ def test_most_used() -> None:
 @pytest.mark.parametrize("found", [Replayed(np.zeros((1, 3), np.int64), (2,), 0)])
 def test_nothing_replayed(found: Replayed) -> None:
     assert (found.hit_rate, found.uploads_per_token) == (0, 0)
+
+
+@pytest.mark.parametrize("slots", [6, 20])
+@pytest.mark.parametrize(
+    ("skew", "topics", "stay"), [(1, 1, 200), (1, 4, 100), (4, 6, 12)], ids=["power", "drift", "short"]
+)
+def test_what_is_taken_is_near_the_best_there_is(skew: float, topics: int, stay: int, slots: int) -> None:
+    """Never below static; within ten points of Belady where least recent use is, with few uploads a token."""
+    drawn = drawn_routes(800, n_experts=32, n_chosen=4, layers=2, skew=skew, topics=topics, stay=stay, seed=2)
+    found = choose_policy(drawn, [slots] * 2, uploads=6)
+    rates = {name: one.hit_rate for name, one in found.replayed.items()}
+    assert rates[found.best] >= rates[STATIC]
+    assert rates[found.best] > rates["belady"] - 0.1 or rates["lru"] < rates["belady"] - 0.1
+    assert found.replayed[found.best].uploads_per_token <= 6
