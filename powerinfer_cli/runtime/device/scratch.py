@@ -27,6 +27,7 @@ from powerinfer_cli.runtime.stats import SparsityStats
 __all__ = ["largest_of_kinds", "measure_scratch"]
 
 STREAMED = 256  # neurons
+LONG = 1 << 15  # positions
 
 
 def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
@@ -74,7 +75,9 @@ def _with_layer(
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
         uploader = Uploader(device, 1, LoadEvents())
-        placed = {index: LayerPlacement(0, hot)}
+        # Of a long cache a page will do: what comes and goes is the same, and all of it might not fit.
+        long = pages.extent.n_cells(model.layers[index].attention.window) > LONG
+        placed = {index: LayerPlacement(0, hot, pages=1 if long else None)}
         side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
         _pass(side, model.layers[index].ffn, index, n_tokens, pages)
         torch.cuda.synchronize()

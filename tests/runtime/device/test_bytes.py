@@ -160,6 +160,21 @@ def test_layers_of_other_sizes_and_without_attention_are_counted(tmp_path: Path)
     assert alone == linear < narrow < whole
 
 
+def test_pages_are_counted(tmp_path: Path) -> None:
+    """Of a cache that is not all there; what is measured with it has only to run."""
+    model, options = load_model(tiny_model("qwen3").file.open(tmp_path)), EngineOptions(n_ubatch=300, n_ctx=400)
+    pages, device = PageTable(extent_of(model.layers, options, 400)), torch.device("cpu")
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
+    placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff[1]), pages=1)}
+    side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
+    sizes = model_bytes(model, options, 400)
+    assert side.caches[1].nbytes == sizes.layers[1].cache(1) < sizes.layers[1].kv
+    joined = [parts for flow in (side.one, side.many) for parts in flow.attention._parts.values()]
+    assert sum(one.own.nbytes + one.other.nbytes for one in joined) == sizes.joining > 0
+    assert sizes.with_pages(1).scratch == sizes.scratch + sizes.joining
+    scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
+
+
 def test_scratch_is_measured_with_the_largest_layer_of_each_kind(tmp_path: Path) -> None:
     """Gemma 3's sixth layer alone sees everything; of Llama-Nemotron's the fourth is the narrowest."""
     found = {name: load_model(tiny_family(name).file.open(tmp_path)).layers for name in ("gemma3", "deci")}
