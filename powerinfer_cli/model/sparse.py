@@ -9,7 +9,7 @@ from powerinfer_cli.gguf_io.encoders import Fit
 from powerinfer_cli.model.blocks import FFN, Everything, Layer, Linear, Neurons, Predicted, with_ffn
 from powerinfer_cli.model.model import Model, read_model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors
-from powerinfer_cli.model.turned import FLOATS, down_type
+from powerinfer_cli.model.turned import FLOATS, DownType, Width, down_type
 
 __all__ = ["load_model", "with_predictors"]
 
@@ -26,13 +26,13 @@ def load_model(gguf: GGUFFile, predictors: Predictors | None = None, fit: Fit | 
     return with_predictors(model, predictors, fit) if predictors else model
 
 
-def with_predictors(model: Model, predictors: Predictors, fit: Fit | None = None) -> Model:
+def with_predictors(model: Model, predictors: Predictors, fit: Fit | None = None, down: DownType = Width.AUTO) -> Model:
     """The same model, sparse by these predictors; what it computes of a neuron stays as it was.
 
     A down matrix is transposed when its bytes are asked for, and where it is quantised it is quantised anew, in the
-    type that `down_type` says; `fit` searches for its scales. Predictors take the type that fits the neurons' own. A
-    layer without one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are skipped by
-    rows.
+    type that `down_type` says of `down`; `fit` searches for its scales. Predictors take the type that fits the neurons'
+    own. A layer without one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are
+    skipped by rows.
     Raises PowerInferError: predictors of another model.
     """
     n_layer = len(model.layers)
@@ -43,16 +43,18 @@ def with_predictors(model: Model, predictors: Predictors, fit: Fit | None = None
             f"predictors of another model: {len(predictors.layers)} layers, but the model has {n_layer}"
         )
     pairs = zip(model.layers, predictors.layers, strict=True)
-    layers = tuple(_sparse_layer(layer, predictor, model.config.n_embd, fit) for layer, predictor in pairs)
+    layers = tuple(_sparse_layer(layer, predictor, model.config.n_embd, fit, down) for layer, predictor in pairs)
     sparse = any(predictor is not None for predictor in predictors.layers)
     config = replace(model.config, sparse=sparse, sparse_threshold=predictors.threshold)
     return replace(model, config=config, layers=layers)
 
 
-def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: int, fit: Fit | None) -> TensorLayer:
+def _sparse_layer(
+    layer: TensorLayer, predictor: LayerPredictor | None, n_embd: int, fit: Fit | None, down: DownType
+) -> TensorLayer:
     neurons = layer.ffn.neurons
     if predictor is None:
-        rows = _by_rows(neurons, n_embd, fit) if neurons.activation.has_exact_zeros else neurons
+        rows = _by_rows(neurons, n_embd, fit, down) if neurons.activation.has_exact_zeros else neurons
         return with_ffn(layer, FFN(rows, Everything()))
     fc1, fc2 = predictor.fc1, predictor.fc2
     rank = fc1.shape[0]
@@ -63,15 +65,17 @@ def _sparse_layer(layer: TensorLayer, predictor: LayerPredictor | None, n_embd: 
         )
     kind = neurons.up.weight.type
     selection = Predicted(*(retyped(one, _predictor_type(kind, one), fit) for one in (fc1, fc2)))
-    return with_ffn(layer, FFN(_by_rows(neurons, n_embd, fit), selection))
+    return with_ffn(layer, FFN(_by_rows(neurons, n_embd, fit, down), selection))
 
 
-def _by_rows(neurons: Neurons[Tensor, Tensor], n_embd: int, fit: Fit | None) -> Neurons[Tensor, Tensor]:
+def _by_rows(
+    neurons: Neurons[Tensor, Tensor], n_embd: int, fit: Fit | None, wanted: DownType
+) -> Neurons[Tensor, Tensor]:
     """With the down matrix transposed."""
     if neurons.transposed:
         return neurons
     down = neurons.down.weight
-    turned = transposed(down, down.name.replace("ffn_down", "ffn_down_t"), down_type(down.type, n_embd), fit)
+    turned = transposed(down, down.name.replace("ffn_down", "ffn_down_t"), down_type(down.type, n_embd, wanted), fit)
     return replace(neurons, down=Linear(turned, neurons.down.bias), transposed=True)
 
 

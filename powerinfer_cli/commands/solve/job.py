@@ -16,17 +16,19 @@ from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, with_predictors
+from powerinfer_cli.model.turned import DownType
 from powerinfer_cli.opening import open_model_file
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.comparison import COMPARING, SECONDS, Comparison, Runnable, compare_models
 from solver.merge import merge
-from solver.profile import sample_text
+from solver.profile import CHUNK, sample_text
 from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS
+from solver.turning import narrowest_down
 from solver.verdict import Judging
 
 __all__ = ["Job", "Outcome", "check_files"]
@@ -85,7 +87,7 @@ class Job:
             self.events.note("no layer is faster with a predictor: the model stays dense, and nothing is to be placed")
             return Outcome(made)
         if self.stages.merge and made.folder:
-            merge(self.gguf, made.folder, self.stages.merge, self.events, down=self.stages.down())
+            merge(self.gguf, made.folder, self.stages.merge, self.events, down=self._down(made))
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
         if made.verdict and not self.machine.target.devices:
@@ -138,6 +140,12 @@ class Job:
         """Seconds of what follows."""
         found = {"merging": MERGING * self.model.nbytes} if self.stages.merge else {}
         return found if self._elsewhere else {**found, COMPARING: 2 * SECONDS + LOADING * self.model.nbytes}
+
+    def _down(self, made: SolveResult) -> DownType:
+        if not self.stages.measures_down or made.predictors is None:
+            return self.stages.down()
+        options = replace(self.options, n_ctx=min(CHUNK, self.model.config.n_ctx_train))
+        return narrowest_down(self.model, made.predictors, options, made.held, self.events)
 
     @property
     def _elsewhere(self) -> bool:
