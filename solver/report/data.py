@@ -48,7 +48,7 @@ import numpy as np
 
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
-from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, RouteTrace, device_use
+from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, ModelBytes, RouteTrace, RowReading, device_use
 from solver.comparison import Comparison
 from solver.placing import DeviceProfile, PlanResult, activity_from
 from solver.routing.verdict import policy_data, policy_of
@@ -101,7 +101,7 @@ def report_data(
         "quality": _quality(made),
         "merged": str(merged) if merged else None,
         "verdict": _verdict(made),
-        "experts": _experts(made.routes) if made.routes else None,
+        "experts": _experts(made.routes, planned),
         "comparison": _comparison(compared) if compared else None,
         "plan": _plan(planned, made) if planned else None,
     }
@@ -160,8 +160,18 @@ def _verdict(made: SolveResult) -> dict[str, Any] | None:
     return found.data() if found else None
 
 
-def _experts(routes: RouteTrace) -> dict[str, Any]:
-    return {"experts": max(routes.n_experts), "chosen": max(routes.n_chosen), "layers": list(routes.layers)}
+def _experts(routes: RouteTrace | None, planned: PlanOutcome | None) -> dict[str, Any] | None:
+    if routes is not None:
+        return {"experts": max(routes.n_experts), "chosen": max(routes.n_chosen), "layers": list(routes.layers)}
+    sizes = planned.sizes.layers if planned else ()
+    layers = [i for i, layer in enumerate(sizes) if layer.reading is RowReading.CHOSEN]
+    if not layers:
+        return None
+    return {
+        "experts": max(sizes[i].neurons for i in layers),
+        "chosen": max(sizes[i].chosen for i in layers),
+        "layers": layers,
+    }
 
 
 def _plan(planned: PlanOutcome, made: SolveResult) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def _device(planned: PlanOutcome, device: int) -> dict[str, Any]:
 def _layer(planned: PlanOutcome, statistics: ActivationStatistics | None, index: int) -> dict[str, Any]:
     placed, time = planned.result.plan.layers[index], planned.result.prediction.layers[index]
     neurons = planned.sizes.layers[index].neurons
-    active = float(neurons)
+    active = float(planned.sizes.layers[index].chosen or neurons)
     if statistics is not None:
         seen = statistics.tokens or max(float(counts.max(initial=0.0)) for counts in statistics.counts) or 1.0
         active = float(np.clip(statistics.counts[index] / seen, 0, 1).sum())

@@ -119,6 +119,7 @@ def test_plans_where_nobody_has_counted(path: Path, tmp_path: Path) -> None:
     result = solve(path, *flags, "-o", str(tmp_path))
     assert result.code == 0, result
     assert "nobody counted which experts are chosen" in result.out
+    assert "hot experts, uses covered" in result.out
     assert "--n-cpu-moe" in result.out
 
 
