@@ -8,14 +8,16 @@ from .metadata import MetaValue
 from .reader import GGUFFile, open_gguf
 from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, streamed
 from .strings import Strings
-from .tensor import Tensor
-from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType
+from .survey import Entry, Survey, survey
+from .tensor import Tensor, TensorInfo
+from .types import BLOCK, INDEX_ARCHITECTURE, GGMLType, ValueType
 from .writer import WritableValue, write_gguf
 
 __all__ = [
     "BLOCK",
     "INDEX_ARCHITECTURE",
     "AddedValue",
+    "Entry",
     "GGMLType",
     "GGUFError",
     "GGUFFile",
@@ -23,7 +25,10 @@ __all__ = [
     "MetaValue",
     "StreamedTensor",
     "Strings",
+    "Survey",
     "Tensor",
+    "TensorInfo",
+    "ValueType",
     "WritableValue",
     "chosen_rows",
     "dequantize",
@@ -32,6 +37,7 @@ __all__ = [
     "retyped",
     "rewrite_gguf",
     "streamed",
+    "survey",
     "transposed",
     "write_gguf",
 ]

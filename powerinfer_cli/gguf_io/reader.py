@@ -24,7 +24,7 @@ from .strings import Strings
 from .tensor import Tensor, place_tensors, read_tensor_infos
 from .types import INDEX_ARCHITECTURE, ValueType
 
-__all__ = ["GGUFFile", "open_gguf", "raw_entries"]
+__all__ = ["GGUFFile", "map_file", "open_gguf", "raw_entries"]
 
 DEFAULT_ALIGNMENT = 32
 
@@ -114,7 +114,7 @@ def open_gguf(path: str | Path) -> GGUFFile:
 
 
 def _open_one(path: Path) -> GGUFFile:
-    cursor = Cursor(_map(path), path)
+    cursor = Cursor(map_file(path), path)
     sparse = check_magic(cursor)
     version = check_version(cursor)
     n_tensors = cursor.u64("the number of tensors")
@@ -122,7 +122,7 @@ def _open_one(path: Path) -> GGUFFile:
     metadata, types = read_metadata(cursor, n_entries)
     alignment = _alignment(cursor, metadata, types)
     index_file = sparse and metadata.get("general.architecture") == INDEX_ARCHITECTURE
-    infos = read_tensor_infos(cursor, n_tensors, index_file)
+    infos = list(read_tensor_infos(cursor, n_tensors, index_file))
     tensors = place_tensors(cursor, infos, alignment)
     if "split.count" in metadata:
         base = -(-cursor.pos // alignment) * alignment
@@ -133,7 +133,7 @@ def _open_one(path: Path) -> GGUFFile:
 
 def raw_entries(path: Path) -> list[tuple[str, bytes]]:
     """The metadata of one file: each key, and the bytes of its entry, key and type and value. Raises GGUFError."""
-    cursor = Cursor(_map(path), path)
+    cursor = Cursor(map_file(path), path)
     check_magic(cursor)
     check_version(cursor)
     cursor.u64("the number of tensors")
@@ -145,7 +145,7 @@ def raw_entries(path: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def _map(path: Path) -> Buffer:
+def map_file(path: Path) -> Buffer:
     """The file's bytes, mapped. The map outlives the descriptor."""
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.

@@ -6,6 +6,7 @@ each, innermost first), the type (u32) and the offset of the bytes from the star
 
 import contextlib
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -107,17 +108,17 @@ class TensorInfo:
     nbytes: int
 
 
-def read_tensor_infos(cursor: Cursor, count: int, index_file: bool) -> list[TensorInfo]:
-    """`count` entries; in an `index_file` (`.gpuidx`) three type numbers have their meaning of 2023."""
+def read_tensor_infos(cursor: Cursor, count: int, index_file: bool) -> Iterator[TensorInfo]:
+    """`count` entries, one by one; in an `index_file` (`.gpuidx`) three type numbers have their meaning of 2023."""
     cursor.need_items(count, _SMALLEST_ENTRY, "tensors", MOST_TENSORS)
-    infos: dict[str, TensorInfo] = {}
+    names: set[str] = set()
     for i in range(count):
         start = cursor.pos
         info = _read_info(cursor, i, index_file)
-        if info.name in infos:
+        if info.name in names:
             raise cursor.error(f"the tensor {shown(info.name)} is there twice", start)
-        infos[info.name] = info
-    return list(infos.values())
+        names.add(info.name)
+        yield info
 
 
 def _read_info(cursor: Cursor, i: int, index_file: bool) -> TensorInfo:
