@@ -15,10 +15,12 @@ from powerinfer_cli.opening.plan_files import keep_plan, kept_plan
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.opening.whole_parts import plan_of_parts
 from powerinfer_cli.opening.wishes import PlacementWishes
-from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, device_use, shown_bytes
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, Reservation, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
 __all__ = ["place_on", "placement_lines"]
+
+SLOW = "everything stays in main memory: the plan expects no GPU to make decoding faster"
 
 Result = tuple[Placement | None, tuple[str, ...]]
 
@@ -59,8 +61,8 @@ def place_on(
     room = job.reservation()
     if set(room.devices) == {MAIN_MEMORY} and room.output == MAIN_MEMORY:
         return _placed(job, whole.plan, room.remarks, events)
-    plan = _divided(job, wishes, events)
-    return _placed(job, plan, (*room.remarks, *_no_expert(job, plan)), events)
+    plan, remarks = _divided(job, wishes, room, events)
+    return _placed(job, plan, (*remarks, *_no_expert(job, plan)), events)
 
 
 def _no_expert(job: PlanJob, plan: Plan) -> tuple[str, ...]:
@@ -71,8 +73,10 @@ def _no_expert(job: PlanJob, plan: Plan) -> tuple[str, ...]:
     return ("the budget holds what is not experts: all experts stay in main memory",)
 
 
-def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
-    """By neurons, or experts: the plan that is kept, or a new one."""
+def _divided(
+    job: PlanJob, wishes: PlacementWishes, room: Reservation, events: LoadEvents
+) -> tuple[Plan, tuple[str, ...]]:
+    """By neurons, or experts: the plan that is kept, or a new one; with its remarks."""
     profile, name = job.costs(events)
     conditions = job.conditions(name)
     kept = None
@@ -81,7 +85,7 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
     if kept is not None:
         plan, path = kept
         events.note(f"plan: {path}")
-        return plan
+        return plan, room.remarks if plan.gpus else (SLOW,)
     result = job.make(profile)
     where = ""
     if not wishes.disable_gpu_index:
@@ -92,7 +96,7 @@ def _divided(job: PlanJob, wishes: PlacementWishes, events: LoadEvents) -> Plan:
         except PowerInferError as error:
             events.note(f"the plan is not kept: {error}")
     events.note(f"planned in {result.seconds:.1f} s, within {result.gap:.1%} of the best{where}")
-    return result.plan
+    return result.plan, result.remarks
 
 
 def _placed(job: PlanJob, plan: Plan, remarks: Sequence[str], events: LoadEvents) -> Result:

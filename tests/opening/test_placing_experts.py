@@ -269,3 +269,12 @@ def test_the_trace_says_whether_to_adapt(moe: Case, tmp_path: Path, topics: int)
     assert (found.placement.adaptive is None) == (topics == 1)
     assert "static" in notes[-1]
     assert "belady" in notes[-1]
+
+
+def test_why_nothing_is_on_the_gpu(moe: Case) -> None:
+    """So small a model is faster without, by the data sheet: a new plan says so, and one that is kept."""
+    room = moe.sizes.total - sum(layer.ffn - 2 * layer.neuron for layer in moe.sizes.layers)
+    for _ in range(2):
+        found, notes = moe.place(room, statistics=counted(moe))
+        assert found.placement is None
+        assert notes[-1].startswith("everything stays in main memory: ")
