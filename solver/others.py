@@ -7,7 +7,7 @@ from pathlib import Path
 
 from powerinfer_cli.cores import usable_cores
 
-__all__ = ["BUSY", "OtherPrograms"]
+__all__ = ["BUSY", "OtherPrograms", "busy_warning"]
 
 BUSY = 0.15  # of the cores in use by others, from which on measured costs are not the machine's
 _STAT = Path("/proc/stat")
@@ -34,6 +34,17 @@ class OtherPrograms:
         if self.busy is None or now.busy is None or wall <= 0:
             return None
         return min(max(0.0, (now.busy - self.busy - (now.own - self.own)) / wall), float(len(usable_cores())))
+
+
+def busy_warning(others: float | None, meanwhile: str) -> str | None:
+    """What to say of so many cores that others used meanwhile; None: nothing."""
+    cores = len(usable_cores())
+    if others is None or others < BUSY * cores:
+        return None
+    return (
+        f"warning: other programs used {others:.1f} of {cores} cores while {meanwhile}: speeds are those beside them; "
+        "repeat this when they are done"
+    )
 
 
 def _busy_seconds() -> float | None:

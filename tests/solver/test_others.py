@@ -30,3 +30,12 @@ def test_cores_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_where_the_system_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(others, "_STAT", tmp_path / "none")
     assert OtherPrograms.watch().cores() is None
+
+
+def test_who_else_was_at_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "usable_cores", lambda: {0, 1})
+    assert others.busy_warning(None, "costs were measured") is None
+    assert others.busy_warning(0.2, "costs were measured") is None
+    told = others.busy_warning(1.04, "both models decoded")
+    assert told is not None
+    assert "other programs used 1.0 of 2 cores while both models decoded" in told

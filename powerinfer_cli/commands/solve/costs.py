@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 
 from powerinfer_cli.commands.solve.target import Machine
-from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.plan_job import PlanJob
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from solver.others import BUSY, OtherPrograms
+from solver.others import OtherPrograms, busy_warning
 from solver.placing import DeviceProfile
 from solver.verdict import MachineCosts, slowed
 
@@ -47,13 +46,7 @@ class Costs:
                 before = OtherPrograms.watch()
                 profile, name = job.costs(self.events, anew=True)
                 self._found.append((profile, name, before.cores()))
-                self._warn(self._found[0][2])
+                warning = busy_warning(self._found[0][2], "costs were measured")
+                if warning:
+                    self.events.note(warning)
         return self._found[0]
-
-    def _warn(self, others: float | None) -> None:
-        cores = len(usable_cores())
-        if others is not None and others >= BUSY * cores:
-            self.events.note(
-                f"warning: other programs used {others:.1f} of {cores} cores while costs were measured: speeds are "
-                "those beside them; repeat this when they are done"
-            )

@@ -23,6 +23,7 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.comparison import COMPARING, SECONDS, Comparison, Runnable, compare_models
 from solver.merge import merge
+from solver.others import OtherPrograms, busy_warning
 from solver.profile import CHUNK, sample_text
 from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
@@ -139,7 +140,7 @@ class Job:
     def _after(self) -> dict[str, float]:
         """Seconds of what follows."""
         found = {"merging": MERGING * self.model.nbytes} if self.stages.merge else {}
-        return found if self._elsewhere else {**found, COMPARING: 2 * SECONDS + LOADING * self.model.nbytes}
+        return found if self._elsewhere else {**found, COMPARING: 4 * SECONDS + LOADING * self.model.nbytes}
 
     def _down(self, made: SolveResult) -> DownType:
         if not self.stages.measures_down or made.predictors is None:
@@ -163,7 +164,10 @@ class Job:
         placement = Placement(placed, self.machine.target.devices) if placed.gpus else None
         sparse = Runnable(self._sparse(made), options, made.statistics, placement)
         dense = Runnable(self.model, replace(options, all_active=True), None, self._whole)
+        watched = OtherPrograms.watch()
         found = compare_models(dense, sparse, made.held or self._ids(), self.events)
+        if warning := busy_warning(watched.cores(), "both models decoded"):
+            self.events.note(warning)
         most = MOST_LOSS if self.stages.max_quality_loss is None else self.stages.max_quality_loss
         return Comparison(*found, planned.result.prediction.tokens_per_second, made.quality, most)
 
