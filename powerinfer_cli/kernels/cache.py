@@ -63,7 +63,8 @@ class Shape:
 @dataclass(frozen=True)
 class KeysValues:
     """One layer's cache. Scales are empty where the type has none. origin: cells below that number lie elsewhere, so
-    that this one is the first here; a multiple of PAGE.
+    that this one is the first here; a multiple of PAGE. states [sequences, numbers of a state]: of a layer that keeps
+    these instead.
     """
 
     shape: Shape
@@ -73,10 +74,18 @@ class KeysValues:
     k_scales: npt.NDArray[np.float16]
     v: npt.NDArray[Any]
     v_scales: npt.NDArray[np.float16]
+    states: Floats
     origin: int = 0
 
     @classmethod
-    def make(cls, shape: Shape, type_k: CacheType, type_v: CacheType, origin: int = 0) -> "KeysValues":
+    def make(
+        cls,
+        shape: Shape,
+        type_k: CacheType,
+        type_v: CacheType,
+        origin: int = 0,
+        states: tuple[int, int] = (0, 0),
+    ) -> "KeysValues":
         """Zeros: memory that is not written to costs nothing."""
         heads, blocks, scales = shape.n_head_kv, shape.n_ctx // 16, shape.head_dim // GROUP
         return cls(
@@ -87,6 +96,7 @@ class KeysValues:
             _zeros((heads, blocks, scales if type_k is CacheType.Q8_0 else 0, 16), np.float16),
             _zeros((heads, shape.n_ctx, shape.value_stride), type_v.dtype),
             _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
+            _zeros(states, np.float32),
             origin,
         )
 
@@ -146,7 +156,7 @@ class KeysValues:
 
     @property
     def n_bytes(self) -> int:
-        return self.k.nbytes + self.k_scales.nbytes + self.v.nbytes + self.v_scales.nbytes
+        return self.k.nbytes + self.k_scales.nbytes + self.v.nbytes + self.v_scales.nbytes + self.states.nbytes
 
 
 def _rounded(x: Floats) -> tuple[Floats, Floats]:

@@ -47,7 +47,7 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
     least = 0 if arch.gaps else 1
     n_head = keys.integers("attention.head_count", n_layer, low=least, high=MAX_SIZE)
-    n_head_kv = _kv_heads(keys, n_layer, n_head, least)
+    n_head_kv = _kv_heads(keys, n_layer, n_head, 0 if arch.recurrent else least)
     return Sizes(
         n_layer=n_layer,
         n_guessing=n_guessing,

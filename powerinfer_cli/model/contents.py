@@ -78,6 +78,28 @@ LATENTS = Kind(
     tensors=re.compile(r"blk\.\d+\.attn_(kv_a_mqa|q_a|kv_b|k_b)\..*"),
 )
 # Models of other kinds, the most telling first.
+RECURRENT = Kind(
+    "a recurrent or hybrid model (state space, delta net, RWKV, short convolution)",
+    "recurrent layers do not run yet; use a dense transformer",
+    architectures=_names(
+        "mamba mamba2 jamba rwkv6 rwkv6qwen2 rwkv7 arwkv7 falcon-h1 plamo2 granitehybrid nemotron_h "
+        "nemotron_h_moe qwen3next kimi-linear kimi-k3 qwen35 qwen35moe minimax-01 bailingmoe3"
+    ),
+    keys=(
+        "ssm.conv_kernel",
+        "ssm.inner_size",
+        "ssm.state_size",
+        "ssm.time_step_rank",
+        "ssm.group_count",
+        "wkv.head_size",
+        "shortconv.l_cache",
+        "kda.head_dim",
+        "attention.recurrent_layers",
+        "time_mix_extra_dim",
+        "token_shift_count",
+    ),
+    tensors=re.compile(r"blk\.\d+\.(ssm_|time_mix_|channel_mix_|shortconv\.).*"),
+)
 OTHER_MODELS = (
     Kind(
         "an encoder for embeddings, which attends to both sides and writes no text",
@@ -110,28 +132,7 @@ OTHER_MODELS = (
         WHOLE,
         architectures=_names("eagle3 dflash gemma4-assistant"),
     ),
-    Kind(
-        "a recurrent or hybrid model (state space, delta net, RWKV, short convolution)",
-        "recurrent layers do not run yet; use a dense transformer",
-        architectures=_names(
-            "mamba mamba2 jamba rwkv6 rwkv6qwen2 rwkv7 arwkv7 falcon-h1 plamo2 granitehybrid lfm2 lfm2moe nemotron_h "
-            "nemotron_h_moe qwen3next kimi-linear kimi-k3 qwen35 qwen35moe minimax-01 bailingmoe3"
-        ),
-        keys=(
-            "ssm.conv_kernel",
-            "ssm.inner_size",
-            "ssm.state_size",
-            "ssm.time_step_rank",
-            "ssm.group_count",
-            "wkv.head_size",
-            "shortconv.l_cache",
-            "kda.head_dim",
-            "attention.recurrent_layers",
-            "time_mix_extra_dim",
-            "token_shift_count",
-        ),
-        tensors=re.compile(r"blk\.\d+\.(ssm_|time_mix_|channel_mix_|shortconv\.).*"),
-    ),
+    RECURRENT,
     EXPERTS,
     LATENTS,
 )
@@ -151,12 +152,14 @@ def check_contents(gguf: GGUFFile, arch: str) -> None:
         raise PowerInferError(f"{gguf.path}: the file holds no tensors, only a vocabulary: it cannot be run; {WHOLE}")
 
 
-def check_kind(gguf: GGUFFile, arch: str, *, experts: bool = False, latents: bool = False) -> None:
+def check_kind(
+    gguf: GGUFFile, arch: str, *, experts: bool = False, latents: bool = False, recurrent: bool = False
+) -> None:
     """The same of an architecture that runs, with experts and latents or without. Raises PowerInferError."""
     for kind in OTHER_MODELS:
         if experts and kind is EXPERTS:
             _check_experts(gguf, arch)
-        elif latents and kind is LATENTS:
+        elif (latents and kind is LATENTS) or (recurrent and kind is RECURRENT):
             continue
         elif sign := _sign(gguf, arch, kind):
             found = f"which changes what is computed: not supported for {arch} models; it is {kind.name}"

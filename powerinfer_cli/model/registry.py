@@ -16,6 +16,7 @@ from powerinfer_cli.model.families import (
     gpt2,
     gpt_oss,
     granite,
+    lfm2,
     llama,
     llama4,
     mistral,
@@ -37,6 +38,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
+    *(lfm2,),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 
@@ -50,5 +52,5 @@ def architecture_of(gguf: GGUFFile) -> Architecture:
     if name not in ARCHITECTURES:
         raise unsupported(gguf, name, ARCHITECTURES)
     found = ARCHITECTURES[name]
-    check_kind(gguf, name, experts=found.experts, latents=found.latents)
+    check_kind(gguf, name, experts=found.experts, latents=found.latents, recurrent=found.recurrent)
     return found

@@ -54,7 +54,8 @@ class Architecture:
     models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
     experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
     latents: attention is over these.
-    gaps: layers may have no attention, or nothing at all: such are left out.
+    gaps: layers may have no attention, or nothing at all: such are left out. recurrent: layers may keep states of
+    sequences; those have no key-value heads.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Architecture:
     guessing_layers: bool = False
     latents: bool = False
     gaps: bool = False
+    recurrent: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
@@ -151,6 +153,7 @@ class ModelReader(TensorReader):
         output_bias: Bias = "optional",
         logit_scale: float = 1.0,
         softcap: float | None = None,
+        norm_name: str = "output_norm",
     ) -> Ends:
         """Token embedding, positions where they are learned (their offset in the table), last norm, and the output,
         which is the embedding where the file has none.
@@ -162,7 +165,7 @@ class ModelReader(TensorReader):
         output = self.maybe("output.weight", s.n_vocab, s.n_embd)
         head = Linear(tokens if output is None else output, self.bias("output", s.n_vocab, output_bias))
         embedding = Embedding[Tensor, Tensor](tokens, positions, position_offset or 0, embedding_scale, norm)
-        return embedding, Head(self.norm("output_norm"), head, logit_scale, softcap)
+        return embedding, Head(self.norm(norm_name), head, logit_scale, softcap)
 
     def rope(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import recurrent_layers
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import find_target
 from powerinfer_cli.opening.overrides import check_overrides, parse_overrides
@@ -42,6 +43,11 @@ def place(
     check_overrides(gguf, parse_overrides(wishes.override_tensor))
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
+        return PlacingResult()
+    if recurrent_layers(model.layers):
+        given, have = " and ".join(wishes.given), "has" if len(wishes.given) == 1 else "have"
+        without = f": {given} {have} no effect" if given else ""
+        events.note(f"recurrent layers run on the CPU only as yet{without}, everything is in main memory")
         return PlacingResult()
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")

@@ -83,6 +83,12 @@ class Backend(Protocol):
     def write_cells(self, held: Held, stored: Mapping[str, npt.NDArray[Any]]) -> None:
         """Put back what `read_cells` gave. Raises PowerInferError: it is not for such a cache."""
 
+    def read_states(self, sequence: int) -> Mapping[int, npt.NDArray[np.float32]]:
+        """A copy of what recurrent layers keep of a sequence: [numbers of its state], by layer."""
+
+    def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        """Put back what `read_states` gave."""
+
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on; nothing else of them counts."""
 

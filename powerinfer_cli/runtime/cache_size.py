@@ -12,6 +12,7 @@ from powerinfer_cli.placement import LayerPlacement
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
+from powerinfer_cli.runtime.states import state_bytes
 
 __all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing"]
 
@@ -50,9 +51,11 @@ def overflow_bytes(
 
 
 def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:
-    """Bytes of these layers' cache."""
+    """Bytes of these layers' cache, and of what recurrent ones keep of each sequence."""
     cells = [extent.n_cells(layer.attention.window) for layer in layers]
-    return sum(n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, layers, strict=True))
+    return extent.n_sequences * state_bytes(layers) + sum(
+        n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, layers, strict=True)
+    )
 
 
 def fitting_context(layers: Sequence[Layer[Any, Any]], options: EngineOptions, most: int, n_bytes: int) -> int:

@@ -14,6 +14,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
+from powerinfer_cli.model.blocks import recurrent_layers
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -23,6 +24,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
+from powerinfer_cli.runtime.states import LayerStates, States
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
@@ -80,6 +82,12 @@ class Engine:
         self._sequences = Sequences(self._pages, self.config.n_vocab)
         self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
         self._sizes = sizes_of(model)
+        self._events = events
+        self._states: States | None = None
+        if recurrent_layers(model.layers):
+            saved = options.ctx_checkpoints, options.checkpoint_min_step
+            self._states = States(model.layers, self._backend, self.n_sequences, *saved)
+            events.note(self._states.line)
 
     def _start(self, parts: Parts) -> Backend:
         if self.options.reference:
@@ -140,7 +148,7 @@ class Engine:
     @property
     def keeps_all(self) -> bool:
         """Whether `truncate` always leaves what it is asked for."""
-        return self._pages.windowed is None
+        return self._pages.windowed is None and self._states is None
 
     @property
     def n_past(self) -> int:
@@ -289,13 +297,25 @@ class Engine:
 
     def left(self, n: int, sequence: int = 0) -> int:
         """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what
-        they would need. They have it still for about as many tokens behind as a batch has.
+        they would need. They have it still for about as many tokens behind as a batch has. Recurrent layers: as many as
+        there is a saved state of.
         """
+        if self._states is not None and self._states.taken_back(sequence, n) is None:
+            n = self._states.left(sequence, len(self._sequences.ids[sequence]), n)
         return self._pages.left(sequence, n)
 
     def truncate(self, n: int, sequence: int = 0) -> int:
         """Forget all but a sequence's first n tokens, or all of them. How many are left, as `left` tells."""
-        return self._sequences.truncate(sequence, n)
+        if self._states is None:
+            return self._sequences.truncate(sequence, n)
+        held = list(self._sequences.ids[sequence])
+        again = self._states.taken_back(sequence, n)
+        left = self._sequences.truncate(sequence, self._states.left(sequence, len(held), n))
+        self._states.go_back(sequence, len(held), left)
+        if again is None or left != again:
+            return left
+        self._forward([(sequence, held[left:n])], stepwise=True)  # the few of what was proposed that hold
+        return n
 
     def reset(self) -> None:
         """Forget the whole context."""
@@ -307,10 +327,12 @@ class Engine:
         if n_keep < 0 or n_discard < 0 or n_keep + n_discard > len(held):
             raise ValueError(f"cannot drop {n_discard} tokens after {n_keep} of {len(held)}")
         moved = held[n_keep + n_discard :]
-        can_move = self._sequences.can_shift(sequence, n_keep, n_discard)
+        can_move = self._states is None and self._sequences.can_shift(sequence, n_keep, n_discard)
         if can_move and self._backend.shift(sequence, len(held), n_keep, n_discard):
             self._sequences.shift(sequence, n_keep, n_discard)
             return
+        if self._states is not None:
+            self._states.say_once(self._events.note)
         known = self.truncate(n_keep, sequence)
         for batch in batched([*held[known:n_keep], *moved], self.most_tokens):
             self._forward([(sequence, batch)])
@@ -319,7 +341,8 @@ class Engine:
         """What `restore` needs besides a sequence's tokens: the contents of its part of the KV cache."""
         windowed, n = self._pages.windowed, len(self.tokens_of(sequence))
         begin = 0 if windowed is None else windowed.begin(sequence)
-        return self._backend.read_cells(self._pages.held(sequence, n, begin))
+        cells = self._backend.read_cells(self._pages.held(sequence, n, begin))
+        return cells if self._states is None else cells | self._states.save(sequence)
 
     def restore(self, sequence: int, ids: Sequence[int], stored: Stored) -> None:
         """Let a sequence be the tokens that it was when `save` gave `stored`, in this engine or one like it.
@@ -329,11 +352,16 @@ class Engine:
             PowerInferError: `stored` is not of so many tokens, or of another model or cache. The sequence is then what
                 it was.
         """
+        states: LayerStates = {}
+        if self._states is not None:
+            stored, states = self._states.split(stored)
         self._sequences.take(sequence, ids)
         try:
             begin, found = self._fitted(len(ids), stored)
             self._backend.write_cells(self._pages.held(sequence, len(ids), begin), found)
             self._sequences.become(sequence, ids, begin)
+            if self._states is not None:
+                self._states.become(sequence, states)
         finally:
             self._sequences.give_back()
 
@@ -390,12 +418,16 @@ class Engine:
             self._check_recordable()
         self._sequences.check(parts)
         batch = self._sequences.batch(parts, stepwise)
+        if self._states is not None:
+            self._states.enter(batch)
         try:
             if change is None:
                 self._timed(self._backend.forward, batch)
             else:
                 self._backend.record(batch, partial(_change, change))
             self._sequences.note(parts)
+            if self._states is not None:
+                self._states.leave(batch)
         finally:
             self._sequences.give_back()
         return batch

@@ -39,7 +39,8 @@ class EngineOptions:
     n_sequences: texts that are evaluated side by side, as a server's slots are; the context is divided among them, or,
     `unified`, is for whoever needs it. swa_full: layers with a window keep everything, so that a text can be gone on
     with from any of its tokens; else no more than the window needs. drafting: several tokens of a text may come
-    stepwise.
+    stepwise. ctx_checkpoints: states of recurrent layers that are saved of a text, at most; checkpoint_min_step: tokens
+    from one to the next within a prompt.
     """
 
     n_ctx: int = 0
@@ -59,10 +60,13 @@ class EngineOptions:
     unified: bool = False
     swa_full: bool = False
     drafting: bool = False
+    ctx_checkpoints: int = 32
+    checkpoint_min_step: int = 8192
 
     def __post_init__(self) -> None:
         """Raises UsageError: numbers that make no sense."""
         least = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_threads": 1, "n_threads_batch": 1, "n_sequences": 1}
+        least |= {"ctx_checkpoints": 0, "checkpoint_min_step": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:

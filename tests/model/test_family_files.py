@@ -10,7 +10,7 @@ from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-PARTS = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "latent", "tensors")}
+PARTS = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "latent", "recurrent", "tensors")}
 KNOWN = PARTS | {"dataclasses", "functools"}
 
 

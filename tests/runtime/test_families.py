@@ -73,7 +73,10 @@ def test_decode_past_the_window(family: TinyFamily, gguf: GGUFFile, load: Load) 
 def test_truncate(family: TinyFamily, gguf: GGUFFile, load: Load) -> None:
     engine = load(gguf)
     engine.prefill([*PROMPT[:40], 7, 8, 9])
-    engine.truncate(40)
+    known = engine.truncate(40)
+    assert known in (0, 40)  # recurrent layers may have saved nothing here
+    if known < 40:
+        engine.prefill(PROMPT[:40])
     check_logits(engine.decode(PROMPT[40]), family.reference[40])
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import Everything, Neurons, Predicted, Routed, attentions, latent_attentions, leaves
+from powerinfer_cli.runtime.states import state_bytes
 
 __all__ = ["Traffic", "count_traffic"]
 
@@ -71,6 +72,7 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
                 neurons.append(0)
             case _:
                 assert_never(selection)
+    always += 2 * state_bytes(model.layers)  # read and written
     position: Counter[int | None] = Counter()
     heads = [(one.window, one.n_kv) for one in attentions(model.layers)]
     for window, n in [*heads, *((None, one.n_kv) for one in latent_attentions(model.layers))]:

@@ -46,6 +46,13 @@ class MachineFlags:
     swa_full: Annotated[
         bool, _machine("--swa-full", help="Layers with a window cache everything, not only what the window needs.")
     ] = False
+    ctx_checkpoints: Annotated[
+        int,
+        _machine("-ctxcp", "--ctx-checkpoints", metavar="N", help="States of recurrent layers saved of a text."),
+    ] = 32
+    checkpoint_min_step: Annotated[
+        int, _machine("-cms", "--checkpoint-min-step", metavar="N", help="Tokens from one such state to the next.")
+    ] = 8192
     numa: Annotated[
         Numa | None, _machine("--numa", help="Spread threads over the nodes, keep to one, or as numactl says.")
     ] = None
@@ -69,6 +76,7 @@ def with_machine(options: "EngineOptions", flags: MachineFlags) -> "EngineOption
         PowerInferError: cores that are not there.
     """
     kept = replace(options, repack=flags.repack, mlock=flags.mlock, swa_full=flags.swa_full)
+    kept = replace(kept, ctx_checkpoints=flags.ctx_checkpoints, checkpoint_min_step=flags.checkpoint_min_step)
     wanted = replace(kept, cores=_cores(flags), reference=flags.reference)
     if flags.reference:
         _check_reference(wanted, flags)

@@ -1,8 +1,8 @@
 """Whose tokens a batch's are: the state, an int64 array that every operation can read.
 
 It holds how many tokens there are, how many segments they form, and for each segment (tokens that continue one
-sequence) four numbers: its first token's place in the batch, how many tokens, how many the sequence had before, and
-the address of the sequence's row of pages. A row of pages is int32: position p lies in cell
+sequence) five numbers: its first token's place in the batch, how many tokens, how many the sequence had before, the
+address of the sequence's row of pages, and the sequence's number. A row of pages is int32: position p lies in cell
 row[p // PAGE] * PAGE + p % PAGE of the KV cache.
 """
 
@@ -16,12 +16,23 @@ from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.jit import helper
 from powerinfer_cli.kernels.simd import address_of, i32, i64
 
-__all__ = ["COUNT", "N_SEGMENTS", "PAST", "START", "State", "cell_of", "make_state", "segment_at", "segment_of"]
+__all__ = [
+    "COUNT",
+    "N_SEGMENTS",
+    "PAST",
+    "SEQUENCE",
+    "START",
+    "State",
+    "cell_of",
+    "make_state",
+    "segment_at",
+    "segment_of",
+]
 
 Pages = npt.NDArray[np.int32]
 
 N_SEGMENTS, _FIRST = N_TOKENS + 1, N_TOKENS + 2
-START, COUNT, PAST, TABLE, _WIDTH = range(5)  # of a segment
+START, COUNT, PAST, TABLE, SEQUENCE, _WIDTH = range(6)  # of a segment
 
 
 class State:
@@ -32,13 +43,16 @@ class State:
         self.numbers = np.zeros(_FIRST + most * _WIDTH, np.int64)
         self._rows: list[Pages] = []
 
-    def fill(self, segments: Sequence[tuple[int, int, Pages]]) -> None:
-        """The next batch: (tokens, tokens before, row of pages) of each segment, in the batch's order."""
+    def fill(self, segments: Sequence[tuple[int, int, Pages]], sequences: Sequence[int] = ()) -> None:
+        """The next batch: (tokens, tokens before, row of pages) of each segment, in the batch's order. sequences: their
+        numbers, by which states are found.
+        """
         self._rows = [row for _, _, row in segments]
         self.numbers[N_SEGMENTS], start = len(segments), 0
         for i, (count, past, row) in enumerate(segments):
             at = _FIRST + i * _WIDTH
-            self.numbers[at : at + TABLE + 1] = start, count, past, row.ctypes.data
+            sequence = sequences[i] if sequences else 0
+            self.numbers[at : at + SEQUENCE + 1] = start, count, past, row.ctypes.data, sequence
             start += count
         self.numbers[N_TOKENS] = start
 

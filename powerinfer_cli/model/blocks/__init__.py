@@ -52,6 +52,7 @@ from powerinfer_cli.model.blocks.parts import (
     NormKind,
     Norms,
 )
+from powerinfer_cli.model.blocks.recurrent import Convolution, Recurrent, ShortConvolution, recurrent_layers
 from powerinfer_cli.model.rope import Rope, RopeStyle
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "XIELU",
     "Activation",
     "Attention",
+    "Convolution",
     "Embedding",
     "Everything",
     "Gating",
@@ -79,6 +81,7 @@ __all__ = [
     "Norms",
     "Parallel",
     "Predicted",
+    "Recurrent",
     "Rope",
     "RopeStyle",
     "Routed",
@@ -86,6 +89,7 @@ __all__ = [
     "Selection",
     "Sequential",
     "SharedExpert",
+    "ShortConvolution",
     "Squeeze",
     "Temperature",
     "alibi_exponents",
@@ -94,6 +98,7 @@ __all__ = [
     "latent_attentions",
     "leaves",
     "predictor_of",
+    "recurrent_layers",
     "routing_of",
     "with_ffn",
 ]

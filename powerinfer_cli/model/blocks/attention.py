@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeAlias, cast
+from typing import Any, Generic, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
+from powerinfer_cli.model.blocks.recurrent import NoCache, Recurrent
 from powerinfer_cli.model.rope import Rope
 
 __all__ = [
@@ -172,18 +173,8 @@ class LatentAttention(Generic[M, V]):
         return replace(made, squeeze=squeeze, norm=self.norm.map(vector), keys=keys, values=values)
 
 
-class _NoCache:
-    """Of what looks at no other token: its cache has no heads."""
-
-    n_head: Literal[0] = 0
-    n_head_kv: Literal[0] = 0
-    head_dim: Literal[0] = 0
-    rope: None = None
-    window: None = None
-
-
 @dataclass(frozen=True)
-class LinearMixer(_NoCache, Generic[M, V]):
+class LinearMixer(NoCache, Generic[M, V]):
     """What is left of attention that was found to need no other tokens: output(x)."""
 
     output: Linear[M, V]
@@ -193,11 +184,11 @@ class LinearMixer(_NoCache, Generic[M, V]):
 
 
 @dataclass(frozen=True)
-class NoMixer(_NoCache):
+class NoMixer(NoCache):
     """Nothing: the layer is an FFN alone."""
 
     def map(self, matrix: Callable[[Any], Any], vector: Callable[[Any], Any]) -> "NoMixer":
         return self
 
 
-Mixer: TypeAlias = Attention[M, V] | LatentAttention[M, V] | LinearMixer[M, V] | NoMixer
+Mixer: TypeAlias = Attention[M, V] | LatentAttention[M, V] | Recurrent[M, V] | LinearMixer[M, V] | NoMixer

@@ -25,6 +25,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
 from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
+from powerinfer_cli.runtime.cpu.recurrent import RecurrentRooms, recurrent_columns, recurrent_rooms
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
@@ -68,6 +69,7 @@ class Buffers:
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
     latent: LatentRooms
+    recurrent: RecurrentRooms
     neurons: dict[int, NeuronRoom]  # by n_ff
     routed: RoutedRooms
     hidden: dict[int, Vectors]  # of predictors, by rank
@@ -104,6 +106,7 @@ def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_token
     widest = max([*turned, *cold], default=0)
     sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
     columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole), *latent_columns(blocks)]
+    columns += recurrent_columns(blocks)
     products = make_workspace(threads, n_tokens, max(columns))
     return Room(products, sparse, expert_workspace(blocks, n_embd, n_tokens, products.scratch))
 
@@ -131,6 +134,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         normed_2=make_vectors(n_tokens, n_embd),
         attention=attention,
         latent=latent_rooms(blocks, n_tokens),
+        recurrent=recurrent_rooms(blocks, n_tokens),
         neurons=_neuron_rooms([one for block in blocks for one in whole_neurons(block)], n_tokens),
         routed=routed_rooms(blocks, n_tokens),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import Rope, RopeStyle
-from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.cache_size import kv_bytes
 from powerinfer_cli.runtime.pages import Cells, Extent
 
@@ -30,12 +30,14 @@ class PackedCache:
         """
         check_types(layers, type_k, type_v)
         self._attentions = attentions = [layer.attention for layer in layers]
+        recurrent = recurrent_layers(layers)
         types = CacheType(type_k), CacheType(type_v)
         try:
-            self.layers = [
-                KeysValues.make(Shape(one.n_head, one.n_head_kv, one.head_dim, extent.n_cells(one.window)), *types)
-                for one in attentions
-            ]
+            self.layers = []
+            for number, one in enumerate(attentions):
+                shape = Shape(one.n_head, one.n_head_kv, one.head_dim, extent.n_cells(one.window))
+                floats = recurrent[number].state_size if number in recurrent else 0
+                self.layers.append(KeysValues.make(shape, *types, states=(extent.n_sequences, floats)))
         except MemoryError as error:
             size = kv_bytes(layers, extent, type_k, type_v) / 2**30
             raise PowerInferError(

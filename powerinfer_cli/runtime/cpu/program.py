@@ -35,12 +35,14 @@ from powerinfer_cli.model.blocks import (
     Parallel,
     Routed,
     Sequential,
+    ShortConvolution,
     predictor_of,
     routing_of,
 )
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
 from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
+from powerinfer_cli.runtime.cpu.recurrent import short_convolution
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -116,6 +118,9 @@ class Writer:
                 made = self._attention(a, seen, cache)
             case LatentAttention():
                 made = self._latent(a, seen, cache)
+            case ShortConvolution():
+                operands = b.recurrent, cache.states, self._multiply, b.projected.floats
+                made = short_convolution(b.state, a, seen, *operands)
             case LinearMixer():
                 made = self._multiply(seen, [(a.output, b.projected.floats)])
             case NoMixer():

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
@@ -141,7 +142,8 @@ class CPUSide(ABC):
         """Tell the programs over one or many tokens' buffers which tokens are next."""
         windowed = self.pages.windowed or self.pages
         for state, rows in ((buffers.segments, self.pages.tables), (buffers.windowed, windowed.tables)):
-            state.fill([(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments])
+            segments = [(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments]
+            state.fill(segments, [s.sequence for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
         buffers.counts[:] = 0
         for angles in buffers.angles.values():
@@ -219,6 +221,16 @@ class CPUSide(ABC):
             raise PowerInferError(f"a saved context is not for this model and these cache types: {error}") from error
         for number, layer, window in self._caches():
             layer.store(held.of(window), parts[number])
+
+    def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
+        """As a backend's, for the layers that are here."""
+        return {number: cache.states[sequence].copy() for number, cache, _ in self._caches() if cache.states.size}
+
+    def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        """As a backend's, for the layers that are here."""
+        for number, cache, _ in self._caches():
+            if cache.states.size:
+                cache.states[sequence] = states[number]
 
     def _caches(self) -> Iterator[tuple[int, KeysValues, int | None]]:
         """Of the layers that are here: their number, cache and window."""

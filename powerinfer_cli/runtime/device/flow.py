@@ -27,6 +27,7 @@ from powerinfer_cli.model.blocks import (
     Routed,
     Sequential,
     SharedExpert,
+    ShortConvolution,
     predictor_of,
     routing_of,
 )
@@ -70,6 +71,9 @@ class Chosen:
 
     experts: Tensor
     weights: Tensor
+
+
+ON_CPU_ONLY = "recurrent layers are placed in main memory"
 
 
 class DeviceFlow:
@@ -140,6 +144,8 @@ class DeviceFlow:
                 self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
+            case ShortConvolution():
+                raise NotImplementedError(ON_CPU_ONLY)
             case NoMixer():
                 pass
             case _:
@@ -214,6 +220,8 @@ class DeviceFlow:
         match block.attention:
             case Attention() | LatentAttention() | LinearMixer():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
+            case ShortConvolution():
+                raise NotImplementedError(ON_CPU_ONLY)
             case NoMixer():
                 return NOTHING
         assert_never(block.attention)

@@ -5,11 +5,12 @@ FFN's input and the mask of the cold neurons, or the chosen experts, goes on wit
 back. The CPU waits for what is sent only: once a layer, and never for a layer that is wholly on one side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -215,6 +216,12 @@ class HybridBackend:
             with side.link.current():
                 side.write_cells(held, share)
         self._overflow.write(held, {name: part for share in shares for name, part in share.items()})
+
+    def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
+        return self._cpu.read_states(sequence)
+
+    def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        self._cpu.write_states(sequence, states)
 
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""

@@ -1,10 +1,11 @@
 """The plain twin of the fast backends: every operation in torch, float32, on weights as they are or as copies."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves
+from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves, recurrent_layers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
@@ -28,9 +29,8 @@ from powerinfer_cli.runtime.reference.layer import (
     ReferenceLayer,
     Shown,
     Turn,
-    multiply,
-    normed,
 )
+from powerinfer_cli.runtime.reference.products import multiply, normed
 from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
@@ -70,6 +70,10 @@ class ReferenceBackend:
         self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in ropes if rope is not None}
         self.cache = KVCache(model.layers, parts.pages.extent)
         self._windows = {layer.attention.window for layer in model.layers}
+        self._states = {
+            number: torch.zeros(parts.pages.n_sequences, one.state_size)
+            for number, one in recurrent_layers(model.layers).items()
+        }
         self._hidden = torch.empty(0)
 
     def forward(self, batch: Batch) -> None:
@@ -92,7 +96,8 @@ class ReferenceBackend:
         for index, layer in enumerate(self._layers):
             rope, window = layer.block.attention.rope, layer.block.attention.window
             turn = _as_it_is if rope is None else turns[rope]
-            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), shown(index))
+            recur = partial(self._recur, index, batch)
+            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), recur, shown(index))
         self._hidden = x
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -117,6 +122,23 @@ class ReferenceBackend:
             attend = partial(attend, sinks=a.sinks, chunk=a.chunk)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
+
+    def _recur(self, layer: int, batch: Batch, step: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """What `step` makes of each segment's tokens and its sequence's state, which is zeros where it begins."""
+        found = []
+        for segment in batch.segments:
+            state = self._states[layer][segment.sequence]
+            if segment.n_past == 0:
+                state.zero_()
+            found.append(step(slice(segment.begin, segment.end), state))
+        return torch.cat(found)
+
+    def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
+        return {layer: states[sequence].numpy().copy() for layer, states in self._states.items()}
+
+    def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        for layer, kept in self._states.items():
+            kept[sequence] = torch.from_numpy(states[layer])
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         return self._logits(self._hidden[list(rows)])

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.chosen_rows import sparse_ffn_batch, sparse_ffn_token
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference import layer_norm, neuron_values, rms_norm, route
-from powerinfer_cli.model import NormKind
+from powerinfer_cli.kernels.reference import neuron_values, rms_norm, route
 from powerinfer_cli.model.blocks import (
     Attention,
     Everything,
@@ -30,10 +29,13 @@ from powerinfer_cli.model.blocks import (
     Routed,
     Sequential,
     SharedExpert,
+    ShortConvolution,
 )
+from powerinfer_cli.runtime.reference.products import multiply, normed
+from powerinfer_cli.runtime.reference.recurrent import Recur, short_convolution
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn", "multiply", "normed"]
+__all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn"]
 
 # With q, k and v of a batch [T, H, D] -> [T, H * D]
 Attend: TypeAlias = Callable[
@@ -75,12 +77,12 @@ class ReferenceLayer:
     asked: PredictorQuery
     stats: SparsityStats
 
-    def forward(self, x: Tensor, turn: Turn, attend: Attend, shown: Shown = NOT_SHOWN) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, attend: Attend, recur: Recur, shown: Shown = NOT_SHOWN) -> Tensor:
         """x [T, n_embd] -> [T, n_embd]"""
         block, first = self.block, x
         match block:
             case Sequential():
-                x = self._mixed(block, x, turn, attend)
+                x = self._mixed(block, x, turn, attend, recur)
                 return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
             case Parallel():
                 seen = normed(block.norm, x)
@@ -88,7 +90,7 @@ class ReferenceLayer:
                 return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, shown)
         assert_never(block)
 
-    def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
+    def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend, recur: Recur) -> Tensor:
         """x [T, n_embd] behind attention."""
         a = block.attention
         match a:
@@ -97,6 +99,9 @@ class ReferenceLayer:
                 return x + block.scale * made
             case LatentAttention():
                 made = _within(block.attention_norms, x, lambda seen: _latent(a, seen, turn, attend))
+                return x + block.scale * made
+            case ShortConvolution():
+                made = _within(block.attention_norms, x, lambda seen: short_convolution(a, seen, recur))
                 return x + block.scale * made
             case LinearMixer():
                 return x + block.scale * _within(block.attention_norms, x, lambda seen: multiply(a.output, seen))
@@ -144,24 +149,6 @@ class ReferenceLayer:
         self.stats.grow(self.number + 1)
         self.stats.add([self.number], mask.numel(), np.array([[int(mask.count_nonzero()), fired]]))
         return y if neurons.down.bias is None else y + neurons.down.bias
-
-
-def multiply(linear: Linear[Matrix, Tensor], x: Tensor) -> Tensor:
-    """x @ W.T (+ bias)."""
-    y = linear.weight.matmul(x)
-    return y if linear.bias is None else y + linear.bias
-
-
-def normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
-    """Over the last dimension; a weight may be of more of them."""
-    match norm.kind:
-        case NormKind.RMS:
-            y = rms_norm(x, norm.weight, norm.eps)
-        case NormKind.LAYER:
-            y = layer_norm(x, torch.ones(x.shape[-1]), None, norm.eps) * norm.weight
-        case _:
-            assert_never(norm.kind)
-    return y if norm.bias is None else y + norm.bias
 
 
 def _within(norms: Norms[Tensor], x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:

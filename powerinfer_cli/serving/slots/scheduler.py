@@ -83,9 +83,10 @@ def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, 
 
 
 def _shared(prompt: Sequence[int], slot: Idle) -> int:
-    """Tokens that a prompt has in common with what a slot holds, if the slot can go back to where they end."""
+    """Tokens that a prompt has in common with what a slot holds, as far as the slot can go back to them."""
     known = reusable(prompt, slot.ids)
-    return common_prefix(prompt, slot.ids) if slot.left(known) == known else 0
+    left = slot.left(known)
+    return common_prefix(prompt, slot.ids) if left == known else left
 
 
 def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:

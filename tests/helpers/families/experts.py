@@ -39,6 +39,8 @@ class _Whole:
 def _renamed(name: str, weight: Tensor) -> tuple[str, Tensor]:
     if name.endswith("e_score_correction_bias"):
         return f"{name.partition('mlp.')[0]}mlp.exp_probs_b.bias", weight.flatten()
+    if name.endswith("expert_bias"):
+        return f"{name.removesuffix('expert_bias')}exp_probs_b.bias", weight
     if name.endswith("_proj_bias"):
         return f"{name.removesuffix('_bias')}.bias", weight
     return name if name.endswith((".weight", ".bias")) else f"{name}.weight", weight
