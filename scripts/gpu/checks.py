@@ -45,7 +45,7 @@ def suites(device: str) -> Iterator[Finding]:
     ]
     if torch.device(device).type == "cuda":
         # Interpreted, a token takes seconds.
-        paths += ["tests/runtime/hybrid/test_experts_placed.py", "tests/runtime/hybrid/test_cache_overflow.py"]
+        paths += [f"tests/runtime/hybrid/test_{name}.py" for name in ("experts_placed", "adaptive", "cache_overflow")]
     else:
         environment["TRITON_INTERPRET"] = "1"
     for path in paths:
