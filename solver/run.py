@@ -19,7 +19,7 @@ from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, kn
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
-from solver.routing.profile import PROFILE, found_routes, record_routes, routes_stage
+from solver.routing.profile import PROFILE, counted, found_routes, record_routes, routes_stage
 from solver.routing.verdict import ExpertVerdict, judge_experts
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
@@ -213,9 +213,10 @@ class _Run:
                 f"{self.gguf.path}: a mixture's routers say which experts are needed: there are no predictors to train "
                 "or to give it (--train-only, --predictor-path, --density, --max-quality-loss)"
             )
-        known = None if wanted.text is not None or wanted.anew else found_routes(model, self.place)
         if not wanted.profile:
-            return SolveResult(known[0], routes=known[1]) if known else SolveResult()
+            statistics, there = counted(model, self.place)
+            return SolveResult(statistics, routes=there)
+        known = None if wanted.text is not None or wanted.anew else found_routes(model, self.place)
         verdict = None
         if judged is not None:
             self._declare_reading(judged)

@@ -29,7 +29,7 @@ from solver.routing.files import expert_statistics
 from solver.stages import ACTIVATION, Place, SolverModel, told_of
 from solver.state import read_state
 
-__all__ = ["PROFILE", "Profiled", "Routing", "found_routes", "record_routes", "routes_stage"]
+__all__ = ["PROFILE", "Profiled", "Routing", "counted", "found_routes", "record_routes", "routes_stage"]
 
 PROFILE = "profile"
 
@@ -105,16 +105,40 @@ def found_routes(
     if stale or (force and owner is Owner.UNKNOWN):
         note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
         return None
-    path = find_routes(folder.parent)
     try:
-        if path is None:
-            raise PowerInferError(f"{folder}: counts of experts without the order that they were chosen in")
-        statistics, trace = expert_statistics(folder, model.model), load_routes(path, model.model.n_experts)
+        statistics, trace = expert_statistics(folder, model.model), _trace(model, folder)
     except PowerInferError as error:
         note(f"made anew: {error}")
         return None
     note(told_of(folder, statistics, owner))
     return statistics, trace
+
+
+def counted(model: SolverModel, place: Place) -> tuple[ActivationStatistics | None, RouteTrace | None]:
+    """What is there to plan by, with a note of what is of no use."""
+    note = model.events.note
+    folder = place.statistics if place.statistics.is_dir() else find_statistics(model.gguf.path)
+    if folder is None:
+        return None, None
+    owner = owner_of(read_state(folder.parent), ACTIVATION, model.gguf)
+    if owner is Owner.OTHER:
+        note(f"{folder}: the activation statistics of another model")
+        return None, None
+    statistics = expert_statistics(folder, model.model)
+    note(told_of(folder, statistics, owner))
+    try:
+        return statistics, _trace(model, folder)
+    except PowerInferError as error:
+        note(f"planned by counts alone: {error}")
+        return statistics, None
+
+
+def _trace(model: SolverModel, folder: Path) -> RouteTrace:
+    """That lies beside statistics."""
+    path = find_routes(folder.parent)
+    if path is None:
+        raise PowerInferError(f"{folder}: counts of experts without the order that they were chosen in")
+    return load_routes(path, model.model.n_experts)
 
 
 def _routes_of(engine: Routing, n_experts: Mapping[int, int], ids: Sequence[int]) -> Chosen:

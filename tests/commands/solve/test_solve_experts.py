@@ -113,6 +113,20 @@ def test_what_makes_no_sense_is_one_line(path: Path, flags: tuple[str, ...], say
     assert says in result.err.splitlines()[-1]
 
 
+def test_plans_by_what_is_there(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By counts alone where the trace is of no use, with a line."""
+    bytes_alone_count(monkeypatch)
+    assert solve(path, "-f", text, "--profile-only").code == 0
+    plan = ("--plan-only", "--vram-budget", budget(path, HALF), "--json")
+    whole = data_of(solve(path, *plan))["plan"]
+    (path.parent / "routes.npz").write_bytes(b"hello")
+    result = solve(path, *plan)
+    result.note("planned by counts alone: .*routes.npz: not a route trace")
+    found = data_of(result)["plan"]
+    assert found["layers"] == whole["layers"]
+    assert (found["policies"], whole["policies"] is None) == (None, False)
+
+
 def test_plans_where_nobody_has_counted(path: Path, tmp_path: Path) -> None:
     """No weight is read: for a machine that is elsewhere, all experts are alike."""
     flags = "--plan-only", "--vram-budget", budget(path, HALF), "--device-profile", "rtx-3060-12gb-ddr4"
