@@ -21,8 +21,8 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     rope_store(q [T, H * D], k, v [T, H_kv * D], cache, positions, cells int64 [T],
                cos, sin [positions, n_rot / 2] | None, style | None, *, norms=None)
     attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, scale, window=None, softcap=None,
-              alibi=None, temperature=None, sinks=None, chunk=None, limit=None, parts=False, out=None) -> [T, H * D];
-              parts: [T, H * (D + 2)]
+              alibi=None, temperature=None, sinks=None, chunk=None, limit=None, begin=0, parts=False, out=None)
+              -> [T, H * D]; parts: [T, H * (D + 2)]
     join(own, other [T, H * (D + 2)], sinks [H] | None, out) -> out, [T, H * D]
 
 For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are

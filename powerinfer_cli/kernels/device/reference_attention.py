@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 
-__all__ = ["SCRATCH_NUMBERS", "attention", "join", "rope_store"]
+__all__ = ["LOWEST", "SCRATCH_NUMBERS", "attention", "join", "merge", "rope_store"]
 
 SCRATCH_NUMBERS = 1 << 22
 """Keys, as many values, and scores of these, at a time: long contexts are gone through by heads and positions."""
@@ -90,6 +90,7 @@ def attention(
     sinks: Tensor | None = None,
     chunk: int | None = None,
     limit: int | None = None,
+    begin: int = 0,
     parts: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -100,12 +101,13 @@ def attention(
     are scaled, capped as c tanh(score / c) where there is a softcap c, and less by a head's slope times the distance
     where there is alibi; n_head is a multiple of n_head_kv. temperature: of queries. sinks [n_head]: scores of each
     head's softmax that have no values. chunk: no position is seen before the last multiple of it. `limit`: n_past + T,
-    for callers that know it: then nothing is read that no token sees.
+    for callers that know it: then nothing is read that no token sees. begin: pages are those from this position on, a
+    multiple of PAGE.
     parts: [T, n_head * (head_dim + 2)], what `join` takes, instead; without sinks.
     """
-    n_token, most, n_head_kv, head_dim = len(q), len(pages) * PAGE, cache.n_head_kv, cache.head_dim
+    n_token, most, n_head_kv, head_dim = len(q), begin + len(pages) * PAGE, cache.n_head_kv, cache.head_dim
     n_seen = min(limit or most, most)
-    first = 0 if limit is None or window is None else max(0, limit - n_token - window + 1)
+    first = begin if limit is None or window is None else max(begin, limit - n_token - window + 1)
     own = n_past + torch.arange(n_token, device=q.device).unsqueeze(1)
     if temperature is not None:
         q = q * (1 + temperature.gain * torch.log1p(((own + temperature.ahead) // temperature.length).float()))
@@ -115,14 +117,14 @@ def attention(
     queries = queries.reshape(n_head_kv, group * n_token, head_dim)
     width = max(head_dim, group * n_token)
     length = max(PAGE, SCRATCH_NUMBERS // width)  # positions at a time
-    step = max(1, SCRATCH_NUMBERS // (width * min(length, n_seen - first)))
+    step = max(1, SCRATCH_NUMBERS // (width * max(1, min(length, n_seen - first))))
     slopes = None if alibi is None else _slopes(n_head_kv * group, alibi, q.device).view(n_head_kv, group, 1, 1)
     plain = softcap is None and alibi is None and sinks is None and not parts and n_seen - first <= length
     softmax = _SoftmaxSoFar(queries, scale, softcap, plain=plain)
-    cells = cells_of(pages, n_seen)
-    for begin in range(first, n_seen, length):
-        some = cells[begin : begin + length]
-        positions = torch.arange(begin, begin + len(some), device=q.device)
+    cells = cells_of(pages, n_seen - begin)
+    for at in range(first, n_seen, length):
+        some = cells[at - begin : at - begin + length]
+        positions = torch.arange(at, at + len(some), device=q.device)
         visible = _visible(positions, own, window, chunk) & (some >= 0) & (some < cache.n_pages * PAGE)
         mask, anybody = visible.repeat(group, 1), visible.any(0).unsqueeze(1)
         some = some.clamp(0, cache.n_cells - 1)
@@ -164,6 +166,16 @@ def join(own: Tensor, other: Tensor | None, sinks: Tensor | None, out: Tensor) -
         weights = weights + torch.exp(sinks - peak)
     sums = (parts[..., :-2] * fades.unsqueeze(-1)).sum(0)
     return out.copy_((sums / weights.unsqueeze(-1)).view(out.shape))
+
+
+def merge(one: Tensor, other: Tensor) -> Tensor:
+    """Two parts of the positions, as `join` takes them, as one: put into the first, [T, n_head, head_dim + 2]."""
+    highest = torch.maximum(one[..., -2], other[..., -2])
+    own, others = (torch.exp(part[..., -2] - highest).unsqueeze(-1) for part in (one, other))
+    one[..., :-2].mul_(own).add_(other[..., :-2] * others)
+    one[..., -1:].mul_(own).add_(other[..., -1:] * others)
+    one[..., -2] = highest
+    return one
 
 
 class _SoftmaxSoFar:

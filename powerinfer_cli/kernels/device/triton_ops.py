@@ -38,12 +38,13 @@ def _attention(
     pages: Tensor,
     *,
     limit: int | None = None,
+    begin: int = 0,
     out: Tensor | None = None,
     **scores: Any,
 ) -> Tensor:
-    if len(q) == 1 and cache.head_dim <= WIDEST:
+    if len(q) == 1 and begin == 0 and cache.head_dim <= WIDEST:
         return triton_attention.attention(q, cache, n_past, pages, **scores, out=out)
-    return attention(q, cache, n_past, pages, **scores, limit=limit, out=out)
+    return attention(q, cache, n_past, pages, **scores, limit=limit, begin=begin, out=out)
 
 
 class TritonOps(Ops):

@@ -4,7 +4,7 @@ Where a layer's last pages lie in main memory it is done in two parts, which are
 the CPU tells of the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, assert_never
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
+from powerinfer_cli.kernels.device.reference_attention import LOWEST, merge
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention, Linear, Norm
 from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
@@ -118,13 +119,32 @@ class DeviceAttention:
         self.ops.join(parts.own[:n], parts.other[:n], sinks, room.attended[:n])
         self._finish(a, room, projected, n)
 
-    def _over_segments(self, a: Attending, cache: DeviceCache, out: Tensor, *, parts: bool) -> None:
-        q = self.heads_of(a).q
+    def attend_passing(self, a: Attending, segment: int, cache: DeviceCache, begin: int) -> None:
+        """Add to the other part what a batch's segment sees of pages that pass through: `cache` has those of positions
+        from `begin` on.
+        """
+        own = self._places.cached(a.window).segments[segment]
+        q, other = self.heads_of(a).q[own.begin : own.end], self.parts_of(a).other[own.begin : own.end]
+        pages = torch.arange(cache.n_pages, device=q.device)
+        found = self._attention(a, parts=True)(q, cache, own.n_past, pages, limit=own.limit, begin=begin)
+        shape = len(q), a.n_head, -1
+        merge(other.view(shape), found.view(shape))
+
+    def forget_other(self, a: Attending, n: int) -> None:
+        """The other part, of nothing."""
+        other = self.parts_of(a).other[:n].zero_()
+        other.view(n, a.n_head, -1)[..., -2] = LOWEST
+
+    def _attention(self, a: Attending, *, parts: bool) -> Callable[..., Tensor]:
         attention = partial(self.ops.attention, scale=a.scale, parts=parts)
         if isinstance(a, Attention):
             attention = partial(attention, window=a.window, softcap=a.softcap, alibi=a.alibi, chunk=a.chunk)
             sinks = None if parts else a.sinks
             attention = partial(attention, temperature=a.temperature, sinks=sinks)
+        return attention
+
+    def _over_segments(self, a: Attending, cache: DeviceCache, out: Tensor, *, parts: bool) -> None:
+        q, attention = self.heads_of(a).q, self._attention(a, parts=parts)
         for own in self._places.cached(a.window).segments:
             part = slice(own.begin, own.end)
             attention(q[part], cache, own.n_past, own.pages, limit=own.limit, out=out[part])

@@ -33,7 +33,7 @@ from powerinfer_cli.runtime.cache_size import extent_of
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES, streamed_bytes
 from powerinfer_cli.runtime.device.slots import adaptable
 from powerinfer_cli.runtime.device.staging import stages_for
-from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, parts_bytes, parts_width, table_bytes
+from powerinfer_cli.runtime.device.widths import Widths, chunk_pages, flow_bytes, parts_bytes, parts_width, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.pages import Extent
 
@@ -55,7 +55,9 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
     layers = tuple(_layer(layer, options, extent) for layer in wanted)
     found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
-    return ModelBytes(layers, _bytes(model.head), found, parts_bytes(model.layers, _batch(options, n_ctx)))
+    joining = parts_bytes(model.layers, _batch(options, n_ctx))
+    joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in layers)
+    return ModelBytes(layers, _bytes(model.head), found, joining)
 
 
 def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: bool = False) -> int:

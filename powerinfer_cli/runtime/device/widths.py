@@ -12,7 +12,19 @@ from powerinfer_cli.model.blocks import Layer, Mixer, attentions, latent_attenti
 from powerinfer_cli.runtime.device.places import places_numbers
 from powerinfer_cli.runtime.pages import Extent
 
-__all__ = ["RopeTables", "Widths", "flow_bytes", "parts_bytes", "parts_width", "rope_tables", "table_bytes"]
+__all__ = [
+    "RopeTables",
+    "Widths",
+    "chunk_pages",
+    "flow_bytes",
+    "parts_bytes",
+    "parts_width",
+    "rope_tables",
+    "table_bytes",
+]
+
+
+CHUNK_BYTES = 16 << 20  # of keys and values from main memory that are on a device at a time, in two forms, and the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +85,11 @@ class Widths:
 def parts_width(a: Mixer[Any, Any]) -> int:
     """Numbers of a part of what a token attends to; see `Ops.join`."""
     return a.n_head * (a.head_dim + 2)
+
+
+def chunk_pages(n_pages: int, page: int) -> int:
+    """How many of n_pages of `page` bytes in main memory pass through a device at a time."""
+    return max(1, min(CHUNK_BYTES // max(1, page), n_pages // 8))
 
 
 def parts_bytes(layers: Iterable[Layer[Any, Any]], n_tokens: int) -> int:

@@ -2,9 +2,10 @@
 
 A page lies on one side for good, by its number, so that nothing ever moves: a sequence that grows gets the device's
 pages first. The device sends turned queries, keys and values, goes on with its own pages, and joins what comes back.
+For many tokens the pages pass through the device instead, a few at a time: that takes less than the CPU's products.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.cpu.attention import attention
 from powerinfer_cli.kernels.cpu.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
-from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
+from powerinfer_cli.kernels.device.cache import DeviceCache, cache_bytes, read_rows, write_rows
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
@@ -28,7 +29,7 @@ from powerinfer_cli.runtime.device.attending import DeviceHeads
 from powerinfer_cli.runtime.device.flow import Addends, DeviceFlow
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import DeviceLayer
-from powerinfer_cli.runtime.device.widths import RopeTables, parts_width
+from powerinfer_cli.runtime.device.widths import RopeTables, chunk_pages, parts_width
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.pages import Cells, Held
 from powerinfer_cli.runtime.saved import Stored
@@ -40,6 +41,7 @@ Asked: TypeAlias = tuple[DeviceLayer, DeviceCache, Mapping[Rope, RopeTables], Ad
 Step: TypeAlias = Callable[[], None]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
+PASSING = 64  # tokens of a batch from which on pages pass through the device
 MOVED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
 
 
@@ -75,7 +77,7 @@ class CacheOverflow:
 
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
-        self._programs: dict[tuple[int, bool], CompiledProgram] = {}
+        self._programs: dict[tuple[int, bool, bool], CompiledProgram] = {}
         self._operations = {(index, one): self._written(index, one) for index in self.here for one in (True, False)}
         self._cpu.prepare(op.kernel for ops in self._operations.values() for op in ops)
 
@@ -100,6 +102,7 @@ class CacheOverflow:
         """The next batch."""
         for temperature, numbers in self._temperatures.items():
             numbers[: len(batch)] = temperature.at(batch.positions)
+        self._segments = batch.segments
         kinds = {(self._blocks[index].window, pages) for index, pages in self.here.items()}
         self.seen = any(self._sees(batch, window, pages) for window, pages in kinds)
 
@@ -122,10 +125,11 @@ class CacheOverflow:
         return tuple(x[: n * size].view(n, size) for x, size in ((self._q, a.n_q), (self._k, a.n_kv), (values, a.n_kv)))  # type: ignore[return-value]  # three
 
     def run(self, index: int, n_tokens: int, kind: BatchKind) -> Tensor:
-        """What `join` takes, [T, n_head * (head_dim + 2)], of what a device has sent of a layer."""
-        key = index, kind is BatchKind.ONE
+        """Keep what a device has sent of a layer; what `join` takes, [T, n_head * (head_dim + 2)], of few tokens."""
+        key = index, kind is BatchKind.ONE, n_tokens >= PASSING
         if key not in self._programs:
-            self._programs[key] = assemble(self._operations[key])
+            operations = self._operations[key[:2]]
+            self._programs[key] = assemble(operations[:1] if n_tokens >= PASSING else operations)
         self._cpu.team.run(self._programs[key].table, self._cpu.threads_for(kind))
         return self.made(index, n_tokens)
 
@@ -133,6 +137,28 @@ class CacheOverflow:
         """Where `run` leaves it."""
         width = parts_width(self._blocks[index])
         return self._made[: n_tokens * width].view(n_tokens, width)
+
+    def passing(self, index: int, device: torch.device) -> Iterator[tuple[int, DeviceCache, int]]:
+        """What the batch's segments see here of a layer, a few pages at a time: the segment's number, its pages in
+        order, on a device, and the position of the first.
+        """
+        a, cache = self._blocks[index], self._caches[index]
+        tables, border = self._pages.of(a.window).tables, self.here[index]
+        shape = a.n_head_kv, PAGE, a.head_dim
+        most = chunk_pages(
+            self._pages.extent.n_cells(a.window) // PAGE, cache_bytes(*shape, cache.type_k, cache.type_v)
+        )
+        for number, s in enumerate(self._segments):
+            first = 0 if a.window is None else max(0, s.n_past + 1 - a.window) // PAGE
+            row = tables[s.sequence, : (s.n_past + s.n_tokens - 1) // PAGE + 1]
+            at = first
+            while at < len(row):
+                end = at
+                while end < min(len(row), at + most) and row[end] >= border:
+                    end += 1
+                if end > at:
+                    yield number, _on_device(cache, row[at:end] - border, device), at * PAGE
+                at = max(end, at + 1)
 
     def with_rest(self, held: Held, found: Arrays) -> Arrays:
         """What was read of the caches, with what is here of the layers that lie on both sides."""
@@ -243,8 +269,32 @@ class SpilledAttention:
 
     def _join(self, n: int) -> None:
         attention = self._flow.attention
-        self._side.link.copy(attention.parts_of(self._a).other[:n], self._overflow.made(self._index, n))
+        if n < PASSING:
+            self._side.link.copy(attention.parts_of(self._a).other[:n], self._overflow.made(self._index, n))
+        else:
+            attention.forget_other(self._a, n)
+            for segment, cache, begin in self._overflow.passing(self._index, self._side.device):
+                attention.attend_passing(self._a, segment, cache, begin)
         attention.join(self._a, self._flow.projected, n)
+
+
+def _on_device(cache: KeysValues, pages: npt.NDArray[np.int32], device: torch.device) -> DeviceCache:
+    """These pages of a cache in main memory, in this order, as a device has them."""
+    heads, n = cache.shape.n_head_kv, len(pages)
+
+    def keys(part: npt.NDArray[Any]) -> Tensor:
+        blocks = part.reshape(heads, -1, PAGE // 16, *part.shape[2:])[:, pages]
+        moved = torch.from_numpy(blocks).to(device).transpose(-1, -2)
+        return moved.reshape(heads, n * PAGE, -1)
+
+    def values(part: npt.NDArray[Any], dims: int) -> Tensor:
+        rows = part.reshape(heads, -1, PAGE, part.shape[2])[:, pages, :, :dims]
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(device).view(heads, n * PAGE, dims)
+
+    k_scales = keys(cache.k_scales) if cache.k_scales.size else None
+    v_scales = values(cache.v_scales, cache.v_scales.shape[2]) if cache.v_scales.size else None
+    v = values(cache.v, cache.shape.head_dim)
+    return DeviceCache(cache.type_k, cache.type_v, keys(cache.k), k_scales, v, v_scales)
 
 
 def _attending(a: Mixer[Any, Any]) -> Attending:

@@ -170,7 +170,8 @@ def test_pages_are_counted(tmp_path: Path) -> None:
     sizes = model_bytes(model, options, 400)
     assert side.caches[1].nbytes == sizes.layers[1].cache(1) < sizes.layers[1].kv
     joined = [parts for flow in (side.one, side.many) for parts in flow.attention._parts.values()]
-    assert sum(one.own.nbytes + one.other.nbytes for one in joined) == sizes.joining > 0
+    passing = 3 * sizes.layers[1].page  # of pages from main memory, and what they become
+    assert sum(one.own.nbytes + one.other.nbytes for one in joined) == sizes.joining - passing > 0
     assert sizes.with_pages(1).scratch == sizes.scratch + sizes.joining
     scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
 
