@@ -17,7 +17,7 @@ PLACES = 3  # in each tensor: where it begins, in the middle, where it ends
 DIGEST = 16  # bytes
 KIN_LAYERS, KIN_COLUMNS = 8, 64
 LIKE = 0.9  # the cosine of the weights of one model in two quantisations; of two models it is about 0
-_UP = re.compile(r"blk\.\d+\.ffn_up(_exps)?\.weight")
+_UP = re.compile(r"blk\.\d+\.ffn_(up|up_exps|gate_up_exps)\.weight")
 # Names, licences and vocabularies do not change what a neuron does.
 IDLE_KEYS = ("general.", "tokenizer.", "split.", "GGUF.")
 

@@ -14,7 +14,7 @@ from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.model_file import ModelFile
 from tests.helpers.plans import plan_of
 
-FAMILIES = ("qwen3moe", "gpt-oss", "deepseek2", "smallthinker")
+FAMILIES = ("qwen3moe", "gpt-oss", "deepseek2", "smallthinker", "gemma4-experts")
 
 
 def recorded(engine: Engine, ids: list[int]) -> dict[int, np.ndarray]:
