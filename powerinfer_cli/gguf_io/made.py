@@ -49,6 +49,10 @@ class MadeTensor(Tensor):
         return made
 
     @property
+    def has_rows(self) -> bool:
+        return False
+
+    @property
     def nbytes(self) -> int:
         return self.n_rows * self.row_bytes
 
@@ -62,16 +66,32 @@ class MadeTensor(Tensor):
         return f"MadeTensor({self.name!r}, {self.type.name}, {self.shape})"
 
 
+class _Chosen(MadeTensor):
+    """Some rows of another tensor, or elements of a vector."""
+
+    def __init__(self, tensor: Tensor, numbers: npt.NDArray[np.int32]) -> None:
+        unit = tensor.row_bytes if len(tensor.shape) > 1 else tensor.nbytes // tensor.shape[0]
+
+        def make() -> Bytes:
+            found = tensor.data.reshape(-1, unit)[numbers]
+            tensor.drop_pages(0, tensor.nbytes)
+            return found
+
+        super().__init__(tensor.name, tensor.type, (len(numbers), *tensor.shape[1:]), make, tensor.path)
+        self.__dict__.update(_source=tensor, _numbers=numbers)
+
+    @property
+    def has_rows(self) -> bool:
+        source: Tensor = self.__dict__["_source"]
+        return source.has_rows
+
+    def take(self, numbers: npt.NDArray[np.integer], out: Bytes) -> None:
+        self.__dict__["_source"].take(self.__dict__["_numbers"][numbers], out)
+
+
 def chosen_rows(tensor: Tensor, numbers: npt.NDArray[np.int32]) -> MadeTensor:
     """Some rows of a matrix, or elements of a vector, by their numbers; the system may have the others' memory back."""
-    unit = tensor.row_bytes if len(tensor.shape) > 1 else tensor.nbytes // tensor.shape[0]
-
-    def make() -> Bytes:
-        found = tensor.data.reshape(-1, unit)[numbers]
-        tensor.drop_pages(0, tensor.nbytes)
-        return found
-
-    return MadeTensor(tensor.name, tensor.type, (len(numbers), *tensor.shape[1:]), make, tensor.path)
+    return _Chosen(tensor, numbers)
 
 
 def retyped(tensor: Tensor, kind: GGMLType, fit: Fit | None = None) -> MadeTensor:

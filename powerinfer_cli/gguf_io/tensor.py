@@ -64,6 +64,15 @@ class Tensor:
         """[n_rows, row_bytes]. A view, no copy."""
         return self.data.reshape(self.n_rows, self.row_bytes)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether each row lies in a file as it is, so that a few cost no more than a few."""
+        return True
+
+    def take(self, numbers: npt.NDArray[np.integer], out: npt.NDArray[np.uint8]) -> None:
+        """Copy rows, by their numbers, to [count, row_bytes]."""
+        np.take(self.rows(), numbers, axis=0, out=out, mode="clip")  # else numpy copies twice
+
     def kept(self) -> "Tensor":
         """The same, with bytes that are there once for all: see MadeTensor."""
         return self

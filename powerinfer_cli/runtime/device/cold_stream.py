@@ -38,7 +38,7 @@ def streamed_bytes(model: Model) -> int:
 def streamable(model: Model) -> bool:
     """Whether neurons' and experts' rows lie in the file. Rows made of it would be made anew for each chunk."""
     matrices = [one for layer in model.layers if layer.ffn.divisible for one in layer.ffn.neurons.matrices]
-    return not any(isinstance(one, gguf_io.MadeTensor) for one in matrices)
+    return all(one.has_rows for one in matrices)
 
 
 class ColdStream:

@@ -30,7 +30,7 @@ def adaptable(ffn: FileFFN) -> bool:
     """Whether what is hot may change while running: experts, or neurons of which a predictor tells, whose rows lie in
     the file as they are.
     """
-    if any(isinstance(one, gguf_io.MadeTensor) for one in ffn.neurons.matrices):
+    if not all(one.has_rows for one in ffn.neurons.matrices):
         return False
     return routing_of(ffn.selection) is not None or (ffn.divisible and predictor_of(ffn.selection) is not None)
 

@@ -60,7 +60,7 @@ class Stage:
         self._pieces, end = pieces, 0
         for tensor, rows in pieces:
             begin, end = end, end + len(rows) * tensor.row_bytes
-            np.take(tensor.rows(), rows, axis=0, out=self._host[begin:end].view(len(rows), tensor.row_bytes).numpy())
+            tensor.take(rows, self._host[begin:end].view(len(rows), tensor.row_bytes).numpy())
         if stream is None or self._copied is None or self._used is None:
             self._there[:end].copy_(self._host[:end])
             return

@@ -109,7 +109,9 @@ def test_company_threads_and_saved_texts(tmp_path: Path, name: str) -> None:
     assert engine.stats.uploads > 4
 
 
-@pytest.mark.parametrize(("name", "rule"), [("gpt-oss", None), ("llama4", RULE), ("llama-relu", RULE)])
+@pytest.mark.parametrize(
+    ("name", "rule"), [("gpt-oss", None), ("llama4", RULE), ("gemma4-experts", RULE), ("llama-relu", RULE)]
+)
 def test_what_is_cold_passes_through_the_device(tmp_path: Path, name: str, rule: HeatRule | None) -> None:
     """Of long batches, as without; who was chosen is counted and heats, too."""
     wanted = told(opened(name, tmp_path, None))
