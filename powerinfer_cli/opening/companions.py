@@ -33,13 +33,15 @@ _TURNED = re.compile(r"blk\.\d+\.ffn_down_t\.weight")
 @dataclass(frozen=True)
 class Companions:
     """Of one model. together: what its profile knows of neurons that fire together. traced: where the order is that its
-    experts were chosen in.
+    experts were chosen in. let_through: by layer, the share of neurons that the predictors let through, where they were
+    made by `solve`.
     """
 
     statistics: ActivationStatistics | None
     predictors: Predictors | None
     together: GroupActivity | None = None
     traced: Path | None = None
+    let_through: tuple[float, ...] | None = None
 
     def routes(self, model: Model, note: Note) -> RouteTrace | None:
         """The trace; None without one, or where it is of no use, which is noted."""
@@ -57,9 +59,10 @@ def find_companions(gguf: GGUFFile, model: Model, predictor_path: Path | None, n
     down matrices are transposed. Those of a mixture are of its experts. Raises PowerInferError: predictors that are
     none, or another model's.
     """
-    predictors, config = None, model.config
+    predictors, config, through = None, model.config, None
     if predictor_path is not None:
         predictors = load_predictors(predictor_path, config.n_embd, config.n_ff)
+        through = _reported(predictor_path.parent, config.n_layer)
     by_rows = gguf.sparse or predictors is not None or any(map(_TURNED.fullmatch, gguf.tensors))
     folder = _statistics_folder(gguf, note) if by_rows or model.has_experts else None
     if folder is None:
@@ -68,10 +71,20 @@ def find_companions(gguf: GGUFFile, model: Model, predictor_path: Path | None, n
         if model.has_experts:
             return Companions(expert_statistics(folder, model), predictors, traced=find_routes(folder.parent))
         statistics = load_statistics(folder, config.n_ff)
-        return Companions(statistics, predictors, load_group_activity(folder.parent, statistics.counts))
+        together = load_group_activity(folder.parent, statistics.counts)
+        return Companions(statistics, predictors, together, let_through=through)
     except PowerInferError as error:
         note(f"activation statistics are not used: {error}")
         return Companions(None, predictors)
+
+
+def _reported(folder: Path, n_layer: int) -> tuple[float, ...] | None:
+    """By layer, what `solve` has recorded of predictors that it made in a folder."""
+    try:
+        found = tuple(float(report["predicted_density"]) for report in read_state(folder).found("predictor")["reports"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if len(found) == n_layer and all(0 <= share <= 1 for share in found) else None
 
 
 def cached_results(gguf: GGUFFile) -> Path:

@@ -186,11 +186,12 @@ class PlanJob:
     def make(
         self, profile: DeviceProfile, solver: str = "milp", let_through: tuple[float, ...] | None = None
     ) -> PlanResult:
-        """let_through: by layer the share of neurons, where it is known. Raises UsageError: budgets or shares that
-        cannot be.
+        """let_through: by layer the share of neurons, where it is known; else what is recorded of the predictors.
+
+        Raises UsageError: budgets or shares that cannot be.
         """
         statistics = self.beside.statistics if self.divisible else None
-        settings = replace(self.settings(solver), let_through=let_through)
+        settings = replace(self.settings(solver), let_through=let_through or self.beside.let_through)
         return make_plan(self.sizes, statistics, self.budgets, profile, settings)
 
     def whole_layers(self) -> PlanResult:

@@ -93,9 +93,8 @@ class Job:
             return Outcome(made)
         if made.verdict and not self.machine.target.devices:
             self._costs.slowness = made.verdict.slowness
-        ids = None if self._elsewhere else self._ids
         planned = plan_stage(
-            self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, ids, self.events
+            self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, self._ids, self.events
         )
         return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
 

@@ -44,12 +44,12 @@ def plan_stage(
     costs: Costs,
     flags: PlanFlags,
     file: Path | None,
-    ids: Callable[[], Sequence[int]] | None,
+    ids: Callable[[], Sequence[int]],
     events: LoadEvents,
 ) -> PlanOutcome:
     """Place the model's neurons, and keep the plan.
 
-    ids: a text's tokens, to see on this machine what predictors let through where no report says it.
+    ids: a text's tokens, to see here what predictors let through where no report says it, whatever the plan is for.
 
     Raises:
         PowerInferError: there is nothing to plan by, or the plan cannot be written.
@@ -66,7 +66,7 @@ def plan_stage(
         raise PowerInferError(f"no {what} to plan by: leave --plan-only out, and they are made")
     profile, name = costs.of(job)
     through = tuple(report.predicted_density for report in made.reports) or None
-    if through is None and ids is not None and job.config.sparse:
+    if through is None and job.config.sparse:
         through = _let_through(job, options, ids()[:SEEN], events)
     result = job.make(profile, flags.solver.value, through)
     kept = None

@@ -126,7 +126,7 @@ def test_without_a_gpu_or_a_budget_the_cpu_is_told_of(tmp_path: Path, monkeypatc
 
 
 def test_what_predictors_let_through_is_seen_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan is made by it, where no report says it; for another machine the model is not loaded."""
+    """A plan is made by it, where no report says it, for this machine or another."""
     monkeypatch.setattr(kept_costs, "this_machine", lambda *_, **__: load_profile("rtx-3090-ddr5"))
     seen: list[Any] = []
     made = plan_job.make_plan
@@ -137,4 +137,4 @@ def test_what_predictors_let_through_is_seen_on_this_machine(tmp_path: Path, mon
     here, elsewhere = seen
     assert len(here) == N_LAYER
     assert all(0 < share <= 1 for share in here)
-    assert elsewhere is None
+    assert elsewhere == here  # its neurons are these
