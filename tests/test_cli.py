@@ -70,7 +70,7 @@ def test_help_shows_every_name_whole(command: str, width: int, monkeypatch: pyte
     page = powerinfer(command, "--help").out
     params = typer.main.get_command(importlib.import_module(f"powerinfer_cli.commands.{command}").app).params
     names = {name for param in params for name in [*param.opts, *param.secondary_opts] if name.startswith("-")}
-    assert len(names) >= 7
+    assert len(names) >= 3
     assert names <= set(re.findall(r"-[^\s,]+", page))
     text = " ".join(page.split())
     assert [help_of(param) for param in params if help_of(param) not in text] == []

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,16 @@ class Sums:
 
     squares: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, n_experts: int, n_cols: int) -> "Sums":
+        """To be added to."""
+        return cls(np.zeros((n_experts, n_cols)), np.zeros(n_experts, np.int64))
+
+    def add(self, squares: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.int64]) -> None:
+        """Of further tokens."""
+        self.squares[:] += squares
+        self.counts[:] += counts
 
 
 def read_importance(path: Path) -> Importance:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Floats", "Hidden", "Logits", "Parts", "Watch", "WatchRoutes"]
+__all__ = ["Backend", "Floats", "Hidden", "InputsBackend", "Logits", "Parts", "Watch", "WatchInputs", "WatchRoutes"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Hidden: TypeAlias = npt.NDArray[np.float32]
@@ -25,6 +25,9 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Watch: TypeAlias = Callable[[int, Floats, Floats], None]
 # Takes (layer, chosen experts [T, n_chosen], ascending), whole numbers, valid during the call only.
 WatchRoutes: TypeAlias = Callable[[int, npt.NDArray[np.signedinteger[Any]]], None]
+# Takes (layer, number of a matrix among the layer's `leaves`, sums of the squares of what met it [n_experts or 1,
+# n_cols], of how many tokens [n_experts or 1]), valid during the call only.
+WatchInputs: TypeAlias = Callable[[int, int, Floats, npt.NDArray[np.int64]], None]
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End its threads; it computes nothing any more."""
+
+
+@runtime_checkable
+class InputsBackend(Protocol):
+    """One that can tell of what meets its matrices."""
+
+    def record_inputs(self, batch: Batch, watch: WatchInputs) -> None:
+        """As `forward`; `watch` is called for the matrices of each layer, layers in order."""

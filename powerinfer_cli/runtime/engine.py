@@ -14,9 +14,9 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
-from powerinfer_cli.model.blocks import recurrent_layers
+from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import ActivationStatistics, Placement
-from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
+from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, InputsBackend, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
@@ -28,12 +28,14 @@ from powerinfer_cli.runtime.states import LayerStates, States
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
-__all__ = ["Change", "ContextFull", "Engine", "RouteTap", "Tap"]
+__all__ = ["Change", "ContextFull", "Engine", "InputsTap", "RouteTap", "Tap"]
 
 Tap: TypeAlias = Callable[[int, Floats, Floats], None]  # layer, residual [T, n_embd], activations [T, n_ff]
 Change: TypeAlias = Callable[[int, Floats], None]  # layer, activations [T, n_ff], which it may write to
 
 RouteTap: TypeAlias = Callable[[int, npt.NDArray[np.signedinteger[Any]]], None]  # layer, chosen experts [T, n_chosen]
+# a matrix's name, sums of squared inputs [n_experts or 1, n_cols], of how many tokens [n_experts or 1]
+InputsTap: TypeAlias = Callable[[str, Floats, npt.NDArray[np.int64]], None]
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -66,6 +68,7 @@ class Engine:
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
         self._has_experts = model.has_experts
+        self._matrices = [[one.name for one in leaves(layer)[0]] for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None
         if n_ctx is None:
@@ -265,14 +268,7 @@ class Engine:
             PowerInferError: the model has experts.
         """
         self._check_recordable()
-        self.reset()
-        self._sequences.check([(0, ids)])
-        try:
-            for batch in batched(ids, self.most_tokens):
-                self._backend.record(self._sequences.batch([(0, batch)]), partial(_show, tap))
-                self._sequences.note([(0, batch)])
-        finally:
-            self.reset()
+        self._show_batches(ids, lambda batch: self._backend.record(batch, partial(_show, tap)))
 
     def record_routes(self, ids: Sequence[int], tap: RouteTap) -> None:
         """Evaluate ids from an empty context, and show which experts their tokens need.
@@ -282,11 +278,30 @@ class Engine:
 
         Raises ContextFull: the context has no room for them.
         """
+        self._show_batches(ids, lambda batch: self._backend.record_routes(batch, tap))
+
+    def record_inputs(self, ids: Sequence[int], tap: InputsTap) -> None:
+        """Evaluate ids from an empty context, and tell how large the numbers are that meet the matrices of its layers.
+
+        `tap(name, sums, counts)` is called for each matrix of each batch: sums [n_experts or 1, n_cols] of squares,
+        over so many tokens [n_experts or 1]; valid during the call only. The context is empty before and after.
+
+        Raises:
+            ContextFull: the context has no room for them.
+            PowerInferError: the model is not computed by the CPU's kernels alone.
+        """
+        backend, names = self._backend, self._matrices
+        if not isinstance(backend, InputsBackend):
+            raise PowerInferError("inputs of matrices are recorded on the CPU: leave out --reference and GPUs")
+        self._show_batches(ids, lambda batch: backend.record_inputs(batch, lambda i, j, *of: tap(names[i][j], *of)))
+
+    def _show_batches(self, ids: Sequence[int], show: Callable[[Batch], None]) -> None:
+        """Evaluate ids from an empty context, which is empty again afterwards."""
         self.reset()
         self._sequences.check([(0, ids)])
         try:
             for batch in batched(ids, self.most_tokens):
-                self._backend.record_routes(self._sequences.batch([(0, batch)]), tap)
+                show(self._sequences.batch([(0, batch)]))
                 self._sequences.note([(0, batch)])
         finally:
             self.reset()

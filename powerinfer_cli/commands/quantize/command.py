@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.shared.byte_progress import ByteProgress
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.terminal import Terminal
+from powerinfer_cli.commands.shared.work_progress import WorkProgress
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def quantize(flags: QuantizeFlags) -> None:
         _tell(terminal, changes, every=flags.verbose)
         if flags.dry_run:
             return
-        with ByteProgress("quantizing") as progress:
+        with WorkProgress("quantizing", in_bytes=True) as progress:
             written = write_quantized(
                 gguf,
                 target,

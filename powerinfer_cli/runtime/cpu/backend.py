@@ -5,8 +5,9 @@ from typing import assert_never
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.placement import main_memory_plan
-from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
+from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchInputs, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
+from powerinfer_cli.runtime.cpu.importance import Summing, SummingWriter
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
@@ -37,6 +38,7 @@ class CPUBackend(CPUSide):
         self._batch = [assemble(ops) for ops in batch]
         self._batch_writer = many
         self._recording: Recording | None = None
+        self._summing: Summing | None = None
 
     def forward(self, batch: Batch) -> None:
         self._run(batch, batch.kind)
@@ -97,3 +99,12 @@ class CPUBackend(CPUSide):
         layers[-1] += writer.last_add(writer.left(weights.layers[-1]))
         self.prepare(op.kernel for ops in layers for op in ops)
         return writer.recording(layers)
+
+    def record_inputs(self, batch: Batch, watch: WatchInputs) -> None:
+        """As `forward`; `watch` is called for the matrices of each layer, layers in order."""
+        self._kind = BatchKind.MANY
+        if self._summing is None:
+            self._summing, operations = SummingWriter(self._batch_writer).summing(self.weights, self.cache.layers)
+            self.prepare(op.kernel for op in operations)
+        self.begin(batch, self.many)
+        self._summing.run(self.team, self.threads_batch, self.layers, len(batch), watch)

@@ -27,6 +27,7 @@ __all__ = [
     "expert_workspace",
     "routed_rooms",
     "routes_of",
+    "sizes_of_experts",
 ]
 
 Multiply: TypeAlias = Callable[[Vectors, Sequence[tuple[Linear[WeightRows, Floats], Floats]]], list[Operation]]
@@ -46,7 +47,7 @@ RoutedRooms: TypeAlias = dict[tuple[int, int, int], RoutedRoom]
 def routed_rooms(blocks: Sequence[Block], n_tokens: int) -> RoutedRooms:
     """For up to so many tokens. Values share memory with ups."""
     rooms = {}
-    for n_experts, n_chosen, ff in {_sizes(*one) for one in _routed(blocks)}:
+    for n_experts, n_chosen, ff in {sizes_of_experts(*one) for one in _routed(blocks)}:
         pairs = n_tokens * n_chosen
         gate, up = (make_vectors(pairs, ff, records=False) for _ in range(2))
         value = replace(up, records=make_records(pairs, ff))
@@ -60,7 +61,7 @@ def expert_workspace(
     blocks: Sequence[Block], n_embd: int, n_tokens: int, scratch: npt.NDArray[np.uint8]
 ) -> ExpertWorkspace | None:
     """What products of up to so many tokens with experts need; None: there are no experts. scratch: of products."""
-    sizes = [_sizes(*one) for one in _routed(blocks)]
+    sizes = [sizes_of_experts(*one) for one in _routed(blocks)]
     if not sizes:
         return None
     most = max(most_tiles(n_tokens, n_experts, n_chosen) for n_experts, n_chosen, _ in sizes)
@@ -78,7 +79,7 @@ def choose(
     many: bool,
 ) -> list[Operation]:
     """What a router makes of x, in the room of its layer's sizes. many: tokens, that need about all experts."""
-    routes = rooms[_sizes(ffn.neurons, routed)].routes
+    routes = rooms[sizes_of_experts(ffn.neurons, routed)].routes
     asking = [] if many else ask_for_experts(ffn.neurons, routes)
     chosen = route(state, routed.router, routes)
     return [*multiply(x, [(routed.router.logits, routes.logits.floats)]), *chosen, *asking]
@@ -99,7 +100,7 @@ def chosen_experts(
     """The chosen experts: out[t] is their sum, or, where they are to add, is increased by it. workspace: for many
     tokens; None: one or a few.
     """
-    room = rooms[_sizes(ffn.neurons, routed)]
+    room = rooms[sizes_of_experts(ffn.neurons, routed)]
     on_input = routed.router.on_input
     if workspace is None:
         token = partial(experts_token, threads=threads)
@@ -110,7 +111,7 @@ def chosen_experts(
 def routes_of(block: Block, rooms: RoutedRooms) -> Routes | None:
     """What its router has chosen, until another layer's does; None: it has none."""
     routed = routing_of(block.ffn.selection)
-    return None if routed is None else rooms[_sizes(block.ffn.neurons, routed)].routes
+    return None if routed is None else rooms[sizes_of_experts(block.ffn.neurons, routed)].routes
 
 
 def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows, Floats]]]:
@@ -118,6 +119,6 @@ def _routed(blocks: Sequence[Block]) -> list[tuple[CPUNeurons, Routed[WeightRows
     return [(neurons, routed) for neurons, routed in pairs if routed is not None]
 
 
-def _sizes(neurons: CPUNeurons, routed: Routed[WeightRows, Floats]) -> tuple[int, int, int]:
+def sizes_of_experts(neurons: CPUNeurons, routed: Routed[WeightRows, Floats]) -> tuple[int, int, int]:
     """Experts, those of them that are chosen, neurons of each."""
     return routed.n_experts, routed.router.n_chosen, neurons.n_ff // routed.n_experts

@@ -1,4 +1,4 @@
-"""How far a file is that is being written: a bar on a terminal, and now and then a line elsewhere."""
+"""How far work is: a bar on a terminal, and now and then a line elsewhere."""
 
 import sys
 import time
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["ByteProgress"]
+__all__ = ["WorkProgress"]
 
 BETWEEN = 15.0  # seconds between two lines where there is no terminal
 PATIENCE = 0.5  # seconds that something may take without a word
 
 
-class ByteProgress:
+class WorkProgress:
     """While entered, `tell(done, total)` shows how much is done, and how long the rest will take at the rate so far."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, *, in_bytes: bool) -> None:
+        self._what, self._in_bytes = what, in_bytes
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._began = self._told = time.monotonic()
 
-    def __enter__(self) -> "ByteProgress":
+    def __enter__(self) -> "WorkProgress":
         self._began = self._told = time.monotonic()
         return self
 
@@ -36,7 +36,7 @@ class ByteProgress:
         now = time.monotonic()
         if sys.stderr.isatty():
             if self._bar is None and now - self._began > PATIENCE:
-                self._bar = _make_bar()
+                self._bar = _make_bar(self._in_bytes)
                 self._bar.start()
                 self._task = self._bar.add_task(self._what, total=total)
             if self._bar is not None and self._task is not None:
@@ -47,14 +47,14 @@ class ByteProgress:
             print(f"{self._what}: {done / total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
 
-def _make_bar() -> "Progress":
+def _make_bar(in_bytes: bool) -> "Progress":
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        DownloadColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
