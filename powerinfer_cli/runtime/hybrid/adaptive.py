@@ -114,7 +114,7 @@ class Adaptive:
         """A layer's chosen experts [T, n_chosen]."""
         if index in self:
             counts = np.zeros((len(chosen), self._layers[self._place[index]].slots.n_groups), np.int16)
-            np.put_along_axis(counts, chosen, 1, 1)
+            counts[np.arange(len(chosen))[:, None], chosen] = 1
             self._seen[index] = counts
 
     def note_neurons(self, index: int, counts: Counts) -> None:
