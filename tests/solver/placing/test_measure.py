@@ -64,7 +64,7 @@ def test_device_without_a_gpu(small: None) -> None:
 def test_experts(small: None, tmp_path: Path) -> None:
     """On both sides, of types whose rows fit; and what is measured is kept."""
     shape = replace(SMALL, n_ff=2 * 96, n_experts=8, n_chosen=2)
-    found = measure_machine(["cpu"], (GGMLType.Q4_0, GGMLType.Q6_K), shape, budgets=[1 << 18], threads=2)
+    found = measure_machine(["cpu"], (GGMLType.Q4_0, GGMLType.Q6_K), shape, budgets=[1 << 18], threads=1)
     assert found.link.rehearsed
     for one in (found.cpu, *found.gpus):
         assert one.experts is not None
