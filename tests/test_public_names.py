@@ -33,6 +33,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.bundled",
         "powerinfer_cli.commands",
         "powerinfer_cli.commands.shared",
+        "powerinfer_cli.convert",
         "powerinfer_cli.kernels",
         "powerinfer_cli.kernels.cpu",
         "powerinfer_cli.model.families",
