@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["convolve"]
+__all__ = ["convolve", "delta_rule", "delta_rule_in_chunks"]
 
 
 def convolve(x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -14,3 +14,39 @@ def convolve(x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor | None = None
     whole = torch.cat((kept, x))
     y = torch.einsum("tck,ck->tc", whole.unfold(0, weight.shape[1], 1), weight)
     return y if bias is None else y + bias, whole[len(x) :]
+
+
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+    """The recurrent form, token by token. q, k [T, H, K], of unit length, q scaled; v [T, H, V]; g (a factor), beta
+    [T, H]; state [H, K, V], which is changed. -> [T, H, V]
+    """
+    found = []
+    for t in range(len(q)):
+        state.mul_(g[t, :, None, None])
+        wrong = v[t] - torch.einsum("hkv,hk->hv", state, k[t])
+        state.add_(torch.einsum("hk,hv->hkv", k[t], beta[t, :, None] * wrong))
+        found.append(torch.einsum("hkv,hk->hv", state, q[t]))
+    return torch.stack(found)
+
+
+def delta_rule_in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, beta: Tensor, state: Tensor, size: int = 64
+) -> Tensor:
+    """The same, `size` tokens at a time (WY form); log_g: logarithms of g. A chunk's corrections depend on each other
+    by a triangular system; decays within it are differences of their sums, so that none is larger than 1.
+    """
+    found = []
+    for begin in range(0, len(q), size):
+        part = slice(begin, begin + size)
+        qs, ks, vs = (x[part].transpose(0, 1) for x in (q, k, v))  # [H, C, K or V]
+        b, sums = beta[part].T, log_g[part].T.cumsum(1)  # [H, C]
+        apart = (sums.unsqueeze(2) - sums.unsqueeze(1)).tril().exp().tril()  # [H, C, C]
+        before = sums.exp().unsqueeze(2)
+        mixed = b.unsqueeze(2) * (ks @ ks.transpose(1, 2)) * apart
+        system = mixed.tril(-1) + torch.eye(ks.shape[1])
+        wrong = b.unsqueeze(2) * (vs - before * (ks @ state))
+        new = torch.linalg.solve_triangular(system, wrong, upper=False, unitriangular=True)
+        found.append((before * (qs @ state) + ((qs @ ks.transpose(1, 2)) * apart) @ new).transpose(0, 1))
+        left = (sums[:, -1:] - sums).exp().unsqueeze(2)
+        state.mul_(sums[:, -1].exp()[:, None, None]).add_((left * ks).transpose(1, 2) @ new)
+    return torch.cat(found)

@@ -83,7 +83,7 @@ RECURRENT = Kind(
     "recurrent layers do not run yet; use a dense transformer",
     architectures=_names(
         "mamba mamba2 jamba rwkv6 rwkv6qwen2 rwkv7 arwkv7 falcon-h1 plamo2 granitehybrid nemotron_h "
-        "nemotron_h_moe qwen3next kimi-linear kimi-k3 qwen35 qwen35moe minimax-01 bailingmoe3"
+        "nemotron_h_moe kimi-linear kimi-k3  minimax-01 bailingmoe3"
     ),
     keys=(
         "ssm.conv_kernel",

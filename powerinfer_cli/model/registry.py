@@ -27,6 +27,7 @@ from powerinfer_cli.model.families import (
     phi_moe,
     qwen,
     qwen_moe,
+    qwen_next,
     shared_experts,
     smallthinker,
     stablelm,
@@ -38,7 +39,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
-    *(lfm2,),
+    *(lfm2, qwen_next),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypeAlias, assert_never
 
+import numpy as np
+
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, dequantize
+from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, chosen_rows, dequantize
 from powerinfer_cli.model.blocks import (
     FFN,
     XIELU,
@@ -269,11 +271,13 @@ class LayerReader(TensorReader):
         window: int | None = None,
         softcap: float | None = None,
         keys_as_values: bool = False,
+        gated: bool = False,
         **more: Any,
     ) -> Attention[Tensor, Tensor]:
         """`fused`: queries, keys and values are the rows of one matrix; others may be as well. scale: of scores, where
         it is not 1 / sqrt(head_dim). keys_as_values: where there is no matrix of values, as there may be none, that of
-        keys makes these as well. more: of `Attention`'s fields.
+        keys makes these as well. gated: behind each head's queries comes what gates its output. more: of
+        `Attention`'s fields.
         """
         n_q, n_kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         if fused or "attn_qkv.weight" in self:
@@ -283,7 +287,10 @@ class LayerReader(TensorReader):
             if "attn_q.weight" not in self:
                 names = (f"blk.{self.index}.attn_{one}.weight" for one in ("q", "qkv"))
                 self.model.fail(f"tensor {' is missing, or '.join(names)}")
-            q = self.linear("attn_q", n_q, self.n_embd, bias)
+            if gated:
+                q, more["gate"] = self._gated_queries(bias)
+            else:
+                q = self.linear("attn_q", n_q, self.n_embd, bias)
             k = self.linear("attn_k", n_kv, self.n_embd, bias)
             alone = keys_as_values and "attn_v.weight" not in self
             v = k if alone else self.linear("attn_v", n_kv, self.n_embd, bias)
@@ -291,6 +298,16 @@ class LayerReader(TensorReader):
         sizes = self.n_head, self.n_head_kv, self.head_dim
         scale = self.head_dim**-0.5 if scale is None else scale
         return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap, **more)
+
+    def _gated_queries(self, bias: Bias) -> tuple[TensorLinear, TensorLinear]:
+        both = self.linear("attn_q", 2 * self.n_head * self.head_dim, self.n_embd, bias)
+        numbers = np.arange(both.weight.shape[0], dtype=np.int32).reshape(self.n_head, 2, self.head_dim)
+
+        def part(which: int) -> TensorLinear:
+            rows = numbers[:, which].reshape(-1)
+            return Linear(chosen_rows(both.weight, rows), None if both.bias is None else chosen_rows(both.bias, rows))
+
+        return part(0), part(1)
 
     @property
     def has_windows(self) -> bool:

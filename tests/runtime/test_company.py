@@ -65,7 +65,19 @@ def test_types_of_weights(tmp_path: Path, kind: GGMLType, sparse: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mixtral", "qwen2moe", "qwen3moe", "dots1", "smallthinker", "gpt-oss", "deepseek3", "llama4", "lfm2moe"]
+    "name",
+    [
+        "mixtral",
+        "qwen2moe",
+        "qwen3moe",
+        "dots1",
+        "smallthinker",
+        "gpt-oss",
+        "deepseek3",
+        "llama4",
+        "lfm2moe",
+        "qwen35moe",
+    ],
 )
 def test_experts(tmp_path: Path, name: str) -> None:
     agree(tiny_family(name).file, tmp_path, n_threads=2)

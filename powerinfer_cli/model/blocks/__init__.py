@@ -52,7 +52,7 @@ from powerinfer_cli.model.blocks.parts import (
     NormKind,
     Norms,
 )
-from powerinfer_cli.model.blocks.recurrent import Convolution, Recurrent, ShortConvolution, recurrent_layers
+from powerinfer_cli.model.blocks.recurrent import Convolution, DeltaNet, Recurrent, ShortConvolution, recurrent_layers
 from powerinfer_cli.model.rope import Rope, RopeStyle
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Activation",
     "Attention",
     "Convolution",
+    "DeltaNet",
     "Embedding",
     "Everything",
     "Gating",

@@ -69,7 +69,7 @@ class Attention(Generic[M, V]):
     it; None: all. chunk: it sees those from the last multiple of so many on. softcap c: scores are c tanh(score / c).
     alibi: scores fall with distance, by each head's slope; temperature None: queries are as they are. clamp c: numbers
     of q, k and v are kept within -c and c, before their norms. sinks [n_head]: scores that are in each head's softmax,
-    and have no values.
+    and have no values. gate [n_head * D, n_embd]: what is attended to is multiplied by sigmoid(gate(x)).
     """
 
     n_head: int
@@ -89,6 +89,7 @@ class Attention(Generic[M, V]):
     clamp: float | None = None
     sinks: V | None = None
     chunk: int | None = None
+    gate: Linear[M, V] | None = None
 
     @property
     def n_q(self) -> int:
@@ -107,9 +108,9 @@ class Attention(Generic[M, V]):
         sizes = self.n_head, self.n_head_kv, self.head_dim
         made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
         sinks = None if self.sinks is None else vector(self.sinks)
-        return replace(
-            made, alibi=self.alibi, temperature=self.temperature, clamp=self.clamp, sinks=sinks, chunk=self.chunk
-        )
+        gate = None if self.gate is None else self.gate.map(matrix, vector)
+        made = replace(made, alibi=self.alibi, temperature=self.temperature, gate=gate)
+        return replace(made, clamp=self.clamp, sinks=sinks, chunk=self.chunk)
 
 
 @dataclass(frozen=True)

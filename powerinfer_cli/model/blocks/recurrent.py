@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
-from powerinfer_cli.model.blocks.parts import Linear, M, N, V, W
+from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
 
 if TYPE_CHECKING:
     from powerinfer_cli.model.blocks.layers import Layer
 
-__all__ = ["Convolution", "NoCache", "Recurrent", "ShortConvolution", "recurrent_layers"]
+__all__ = ["Convolution", "DeltaNet", "NoCache", "Recurrent", "ShortConvolution", "recurrent_layers"]
 
 
 class NoCache:
@@ -72,10 +72,55 @@ class ShortConvolution(NoCache, Generic[M, V]):
         return replace(made, before=before, after=after, value=value, convolution=convolution, output=output)
 
 
-Recurrent: TypeAlias = ShortConvolution[M, V]
+@dataclass(frozen=True)
+class DeltaNet(NoCache, Generic[M, V]):
+    """A gated delta net (Yang et al. 2025). mixed [2 * n_keys * key_dim + n_values * value_dim, n_embd]: queries, keys,
+    values, each head's behind another's, through the convolution and SiLU. A head of values has the state S
+    [key_dim, value_dim], and the key head of its number modulo n_keys where they are `tiled`, or else as many
+    neighbours share one. Of each token, with k and q divided by their lengths: S *= g; S += k (b (v - S.T k)).T; it
+    makes S.T q / sqrt(key_dim). g = e**(decay * softplus(alpha(x) + shift)), b = sigmoid(beta(x)); decay, shift
+    [n_values]. What heads make is normed, times SiLU(gate(x)).
+
+    It keeps the convolution's inputs, and behind these the states, whose rows have `stride` numbers.
+    """
+
+    n_keys: int
+    n_values: int
+    key_dim: int
+    value_dim: int
+    tiled: bool
+    mixed: Linear[M, V]
+    gate: Linear[M, V]
+    alpha: Linear[M, V]
+    beta: Linear[M, V]
+    convolution: Convolution[V]
+    decay: V
+    shift: V
+    norm: Norm[V]
+    output: Linear[M, V]
+
+    @property
+    def stride(self) -> int:
+        return -(-self.value_dim // 16) * 16
+
+    @property
+    def state_size(self) -> int:
+        """float32 of a sequence."""
+        return self.convolution.state_size + self.n_values * self.key_dim * self.stride
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "DeltaNet[N, W]":
+        made = cast("DeltaNet[N, W]", self)
+        mixed, gate, alpha, beta = (x.map(matrix, vector) for x in (self.mixed, self.gate, self.alpha, self.beta))
+        made = replace(made, mixed=mixed, gate=gate, alpha=alpha, beta=beta)
+        made = replace(made, convolution=self.convolution.map(vector), decay=vector(self.decay))
+        norm, output = self.norm.map(vector), self.output.map(matrix, vector)
+        return replace(made, shift=vector(self.shift), norm=norm, output=output)
+
+
+Recurrent: TypeAlias = ShortConvolution[M, V] | DeltaNet[M, V]
 
 
 def recurrent_layers(layers: "Iterable[Layer[Any, Any]]") -> dict[int, Recurrent[Any, Any]]:
     """Those that keep a state, by number."""
     mixers = ((i, layer.attention) for i, layer in enumerate(layers))
-    return {i: mixer for i, mixer in mixers if isinstance(mixer, ShortConvolution)}
+    return {i: mixer for i, mixer in mixers if isinstance(mixer, ShortConvolution | DeltaNet)}

@@ -25,7 +25,13 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
 from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
-from powerinfer_cli.runtime.cpu.recurrent import RecurrentRooms, recurrent_columns, recurrent_rooms
+from powerinfer_cli.runtime.cpu.recurrent import (
+    DeltaRooms,
+    RecurrentRooms,
+    delta_rooms,
+    recurrent_columns,
+    recurrent_rooms,
+)
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
@@ -70,6 +76,8 @@ class Buffers:
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
     latent: LatentRooms
     recurrent: RecurrentRooms
+    delta: DeltaRooms
+    gates: dict[int, Vectors]  # of attention's output, by n_q
     neurons: dict[int, NeuronRoom]  # by n_ff
     routed: RoutedRooms
     hidden: dict[int, Vectors]  # of predictors, by rank
@@ -135,6 +143,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         attention=attention,
         latent=latent_rooms(blocks, n_tokens),
         recurrent=recurrent_rooms(blocks, n_tokens),
+        delta=delta_rooms(blocks, n_tokens),
+        gates={n: make_vectors(n_tokens, n, records=False) for n in {a.n_q for a in attentions(blocks) if a.gate}},
         neurons=_neuron_rooms([one for block in blocks for one in whole_neurons(block)], n_tokens),
         routed=routed_rooms(blocks, n_tokens),
         hidden={rank: make_vectors(n_tokens, rank) for rank in ranks},

@@ -17,6 +17,7 @@ from powerinfer_cli.kernels.cpu.gate import gate
 from powerinfer_cli.kernels.cpu.gemm import Product, gemm
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
+from powerinfer_cli.kernels.cpu.recurrent.delta import gate_heads
 from powerinfer_cli.kernels.cpu.rope import rope
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.sparse_batch import sparse_batch
@@ -27,6 +28,7 @@ from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
+    DeltaNet,
     LatentAttention,
     Linear,
     LinearMixer,
@@ -42,7 +44,7 @@ from powerinfer_cli.model.blocks import (
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
 from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
-from powerinfer_cli.runtime.cpu.recurrent import short_convolution
+from powerinfer_cli.runtime.cpu.recurrent import delta_net, short_convolution
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -118,6 +120,8 @@ class Writer:
                 made = self._attention(a, seen, cache)
             case LatentAttention():
                 made = self._latent(a, seen, cache)
+            case DeltaNet():
+                made = delta_net(b.state, a, seen, b.delta, cache.states, self._multiply, b.projected.floats)
             case ShortConvolution():
                 operands = b.recurrent, cache.states, self._multiply, b.projected.floats
                 made = short_convolution(b.state, a, seen, *operands)
@@ -202,15 +206,19 @@ class Writer:
         b, cached = self.buffers, self.buffers.cached(a.window)
         room = b.attention[a.n_q, a.n_kv]
         projections = [(a.q, room.q.floats), (a.k, room.k.floats), (a.v, room.v.floats)]
+        gates = b.gates[a.n_q] if a.gate is not None else None
+        gating = [] if a.gate is None or gates is None else [(a.gate, gates.floats)]
+        gated = [] if gates is None else [gate_heads(b.state, room.attended, gates, a.n_head)]
         temperatures = None if a.temperature is None else b.temperatures[a.temperature]
         limited = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
         attend = partial(limited, alibi=a.alibi, temperatures=temperatures, sinks=a.sinks, chunk=a.chunk)
         bounds = [] if a.clamp is None else [clamp(b.state, made, a.clamp) for _, made in projections]
         return [
-            *self._multiply(x, projections),
+            *self._multiply(x, [*projections, *gating]),
             *bounds,
             *self._turn(a, room, cache),
             attend(cached, room.q.floats, cache, room.attended, self.threads),
+            *gated,
             quantise(b.state, room.attended),
             *self._multiply(room.attended, [(a.output, b.projected.floats)]),
         ]

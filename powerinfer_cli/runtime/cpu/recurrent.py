@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.recurrent.convolution import convolve
+from powerinfer_cli.kernels.cpu.recurrent.delta import delta_gates, delta_rule, gate_heads
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model.blocks import Linear, ShortConvolution, recurrent_layers
+from powerinfer_cli.model.blocks import DeltaNet, Linear, ShortConvolution, recurrent_layers
 from powerinfer_cli.runtime.cpu.experts import Multiply
 from powerinfer_cli.runtime.cpu.weights import Block, Floats
 
-__all__ = ["RecurrentRooms", "recurrent_columns", "recurrent_rooms", "short_convolution"]
+__all__ = [
+    "DeltaRooms",
+    "RecurrentRooms",
+    "delta_net",
+    "delta_rooms",
+    "recurrent_columns",
+    "recurrent_rooms",
+    "short_convolution",
+]
 
 RecurrentRooms: TypeAlias = dict[int, "ShortRoom"]  # by channels
 
@@ -34,10 +43,70 @@ class ShortRoom:
 def recurrent_rooms(blocks: Sequence[Block], n_tokens: int) -> RecurrentRooms:
     """For up to so many tokens."""
     rooms = {}
-    for n in {one.convolution.channels for one in recurrent_layers(blocks).values()}:
+    short = [one for one in recurrent_layers(blocks).values() if isinstance(one, ShortConvolution)]
+    for n in {one.convolution.channels for one in short}:
         before, after, value = (make_vectors(n_tokens, n, records=False) for _ in range(3))
         rooms[n] = ShortRoom(before, after, value, make_vectors(n_tokens, n))
     return rooms
+
+
+@dataclass(frozen=True)
+class DeltaRoom:
+    """Of a delta net: what is convolved, and what comes of it; gates, decays, betas; what heads make."""
+
+    mixed: Vectors
+    seen: Vectors
+    gate: Vectors
+    alpha: Vectors
+    beta: Vectors
+    made: Vectors
+
+
+DeltaRooms: TypeAlias = dict[tuple[int, int, int], DeltaRoom]  # by channels, inner numbers and heads of values
+
+
+def delta_rooms(blocks: Sequence[Block], n_tokens: int) -> DeltaRooms:
+    """For up to so many tokens."""
+    nets = [one for one in recurrent_layers(blocks).values() if isinstance(one, DeltaNet)]
+    rooms = {}
+    for sizes in map(_sizes, nets):
+        channels, inner, n_values = sizes
+        mixed, seen, gate, alpha, beta = (
+            make_vectors(n_tokens, n, records=False) for n in (channels, channels, inner, n_values, n_values)
+        )
+        rooms[sizes] = DeltaRoom(mixed, seen, gate, alpha, beta, make_vectors(n_tokens, inner))
+    return rooms
+
+
+def _sizes(a: DeltaNet[Any, Any]) -> tuple[int, int, int]:
+    return a.convolution.channels, a.n_values * a.value_dim, a.n_values
+
+
+def delta_net(
+    state: npt.NDArray[np.int64],
+    a: DeltaNet[WeightRows, Floats],
+    x: Vectors,
+    rooms: DeltaRooms,
+    states: Floats,
+    multiply: Multiply,
+    out: Floats,
+) -> list[Operation]:
+    room = rooms[_sizes(a)]
+    products: list[tuple[Linear[WeightRows, Floats], Floats]] = [
+        (a.mixed, room.mixed.floats),
+        (a.gate, room.gate.floats),
+        (a.alpha, room.alpha.floats),
+        (a.beta, room.beta.floats),
+    ]
+    return [
+        *multiply(x, products),
+        convolve(state, room.mixed, a.convolution, states, room.seen, activate=True),
+        delta_gates(state, room.alpha, room.beta, a.decay, a.shift),
+        delta_rule(state, a, room.seen, room.alpha, room.beta, states, room.made),
+        gate_heads(state, room.made, room.gate, a.n_values, a.norm.weight, a.norm.eps),
+        quantise(state, room.made),
+        *multiply(room.made, [(a.output, out)]),
+    ]
 
 
 def recurrent_columns(blocks: Sequence[Block]) -> list[int]:

@@ -13,6 +13,7 @@ from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
+    DeltaNet,
     Everything,
     Head,
     LatentAttention,
@@ -144,7 +145,7 @@ class DeviceFlow:
                 self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
-            case ShortConvolution():
+            case ShortConvolution() | DeltaNet():
                 raise NotImplementedError(ON_CPU_ONLY)
             case NoMixer():
                 pass
@@ -220,7 +221,7 @@ class DeviceFlow:
         match block.attention:
             case Attention() | LatentAttention() | LinearMixer():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
-            case ShortConvolution():
+            case ShortConvolution() | DeltaNet():
                 raise NotImplementedError(ON_CPU_ONLY)
             case NoMixer():
                 return NOTHING

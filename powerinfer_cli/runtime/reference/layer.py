@@ -14,6 +14,7 @@ from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference import neuron_values, rms_norm, route
 from powerinfer_cli.model.blocks import (
     Attention,
+    DeltaNet,
     Everything,
     HeadNorms,
     LatentAttention,
@@ -32,7 +33,7 @@ from powerinfer_cli.model.blocks import (
     ShortConvolution,
 )
 from powerinfer_cli.runtime.reference.products import multiply, normed
-from powerinfer_cli.runtime.reference.recurrent import Recur, short_convolution
+from powerinfer_cli.runtime.reference.recurrent import Recur, delta_net, short_convolution
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn"]
@@ -99,6 +100,9 @@ class ReferenceLayer:
                 return x + block.scale * made
             case LatentAttention():
                 made = _within(block.attention_norms, x, lambda seen: _latent(a, seen, turn, attend))
+                return x + block.scale * made
+            case DeltaNet():
+                made = _within(block.attention_norms, x, lambda seen: delta_net(a, seen, recur))
                 return x + block.scale * made
             case ShortConvolution():
                 made = _within(block.attention_norms, x, lambda seen: short_convolution(a, seen, recur))
@@ -169,7 +173,10 @@ def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, atte
         q, k = _head_norms(norms, turn(q), turn(k))
     else:
         q, k = map(turn, _head_norms(norms, q, k))
-    return multiply(attention.output, attend(attention, q, k, v))
+    found = attend(attention, q, k, v)
+    if attention.gate is not None:
+        found = found * multiply(attention.gate, x).sigmoid()
+    return multiply(attention.output, found)
 
 
 def _latent(a: LatentAttention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference_recurrent import convolve
-from powerinfer_cli.model.blocks import Convolution, ShortConvolution
-from powerinfer_cli.runtime.reference.products import multiply
+from powerinfer_cli.kernels.reference_recurrent import convolve, delta_rule, delta_rule_in_chunks
+from powerinfer_cli.model.blocks import Convolution, DeltaNet, ShortConvolution
+from powerinfer_cli.runtime.reference.products import multiply, normed
 
-__all__ = ["Recur", "short_convolution"]
+__all__ = ["Recur", "delta_net", "short_convolution"]
 
 # Given what is done with a segment's tokens and its sequence's state, a flat vector that it writes to: of all segments.
 Recur: TypeAlias = Callable[[Callable[[slice, Tensor], Tensor]], Tensor]
@@ -21,6 +23,37 @@ def short_convolution(a: ShortConvolution[Matrix, Tensor], x: Tensor, recur: Rec
     before, after, value = (multiply(one, x) for one in (a.before, a.after, a.value))
     seen = before * value
     return multiply(a.output, after * recur(lambda part, state: convolved(a.convolution, seen[part], state)))
+
+
+def delta_net(a: DeltaNet[Matrix, Tensor], x: Tensor, recur: Recur) -> Tensor:
+    """x [T, n_embd] -> [T, n_embd]"""
+    mixed, gate = multiply(a.mixed, x), multiply(a.gate, x)
+    log_g = a.decay * F.softplus(multiply(a.alpha, x) + a.shift)
+    beta = multiply(a.beta, x).sigmoid()
+
+    def step(part: slice, state: Tensor) -> Tensor:
+        seen = F.silu(convolved(a.convolution, mixed[part], state))
+        n_qk = a.n_keys * a.key_dim
+        q, k, v = seen[:, :n_qk], seen[:, n_qk : 2 * n_qk], seen[:, 2 * n_qk :]
+        q, k = (_of_values(a, _of_length_1(one.view(len(one), a.n_keys, -1))) for one in (q, k))
+        kept = state[a.convolution.state_size :].view(a.n_values, a.key_dim, a.stride)[..., : a.value_dim]
+        rest = q * a.key_dim**-0.5, k, v.reshape(len(v), a.n_values, -1)
+        if len(v) == 1:
+            return delta_rule(*rest, log_g[part].exp(), beta[part], kept)
+        return delta_rule_in_chunks(*rest, log_g[part], beta[part], kept)
+
+    made = normed(a.norm, recur(step)).flatten(1)
+    return multiply(a.output, made * F.silu(gate))
+
+
+def _of_length_1(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def _of_values(a: DeltaNet[Matrix, Tensor], x: Tensor) -> Tensor:
+    """Heads of keys [T, n_keys, key_dim], one for each of values."""
+    times = a.n_values // a.n_keys
+    return x.repeat(1, times, 1) if a.tiled else x.repeat_interleave(times, 1)
 
 
 def convolved(convolution: Convolution[Tensor], x: Tensor, state: Tensor) -> Tensor:

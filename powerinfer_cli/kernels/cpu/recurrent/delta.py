@@ -1,0 +1,223 @@
+"""The gated delta rule, token by token, some columns of a head's state at a time: these stay in the nearest cache, and
+a prompt takes no more operations than in chunks.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.cpu.functions import exp
+from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, SEQUENCE, START, segment_at
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit.program import Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
+from powerinfer_cli.kernels.simd import (
+    absolute,
+    f32,
+    first_or,
+    float_of,
+    fma,
+    i64,
+    load_f32,
+    maximum,
+    reciprocal,
+    splat,
+    store_f32,
+    total,
+    zero,
+)
+from powerinfer_cli.model.blocks import DeltaNet
+
+__all__ = ["delta_gates", "delta_rule", "gate_heads"]
+
+Floats = npt.NDArray[np.float32]
+State = npt.NDArray[np.int64]
+
+_EPS = np.float32(1e-6)
+GATES = operands("state alpha beta stride n decay shift")
+RULE = operands(
+    "state mixed mixed_stride g beta gates_stride out out_stride states state_stride first_state n_keys n_values "
+    "key_dim value_dim row tiled"
+)
+HEADS = operands("state x gate stride n_heads head_dim weight eps sigmoid")
+
+
+def delta_gates(state: State, alpha: Vectors, beta: Vectors, decay: Floats, shift: Floats) -> Operation:
+    """In place: alpha[t] = e**(decay * softplus(alpha[t] + shift)), beta[t] = sigmoid(beta[t])."""
+    rooms = [np.zeros(padded(len(decay)), np.float32) for _ in range(2)]
+    for room, numbers in zip(rooms, (decay, shift), strict=True):
+        room[: len(numbers)] = numbers
+    return Operation.of(
+        _gates,
+        GATES,
+        state=state,
+        alpha=alpha.floats,
+        beta=beta.floats,
+        stride=alpha.stride,
+        n=alpha.n,
+        decay=rooms[0],
+        shift=rooms[1],
+    )
+
+
+def delta_rule(
+    state: State, a: DeltaNet[Any, Floats], mixed: Vectors, g: Vectors, beta: Vectors, states: Floats, out: Vectors
+) -> Operation:
+    """out[t] [n_values * value_dim] of mixed[t], which is queries, keys and values; states: of each sequence, as the
+    block lays them out.
+    """
+    return Operation.of(
+        _rule,
+        RULE,
+        state=state,
+        mixed=mixed.floats,
+        mixed_stride=mixed.stride,
+        g=g.floats,
+        beta=beta.floats,
+        gates_stride=g.stride,
+        out=out.floats,
+        out_stride=out.stride,
+        states=states,
+        state_stride=states.strides[0],
+        first_state=a.convolution.state_size,
+        n_keys=a.n_keys,
+        n_values=a.n_values,
+        key_dim=a.key_dim,
+        value_dim=a.value_dim,
+        row=a.stride,
+        tiled=a.tiled,
+    )
+
+
+def gate_heads(
+    state: State, x: Vectors, gate: Vectors, n_heads: int, weight: Floats | None = None, eps: float = 0.0
+) -> Operation:
+    """In place: x[t] *= sigmoid(gate[t]); with a weight [head_dim], each head's RMS norm first, and SiLU(gate[t])."""
+    head_dim = x.n // n_heads
+    room = np.zeros(padded(head_dim), np.float32)
+    room[:head_dim] = 1 if weight is None else weight
+    return Operation.of(
+        _heads,
+        HEADS,
+        state=state,
+        x=x.floats,
+        gate=gate.floats,
+        stride=x.stride,
+        n_heads=n_heads,
+        head_dim=head_dim,
+        weight=room,
+        eps=float(eps),
+        sigmoid=weight is None,
+    )
+
+
+@helper
+def _softplus(x):
+    """log(1 + e**x): Newton's steps from a guess that is off by 0.06 at most."""
+    one = splat(np.float32(1.0))
+    y = maximum(x, zero()) + splat(np.float32(0.6931472)) * exp(zero() - absolute(x))
+    for _ in range(4):
+        y = y - one + exp(zero() - y) + exp(x - y)
+    return y
+
+
+@kernel(OPERATION, "delta_gates")
+def _gates(op_address, worker):
+    op = i64(op_address)
+    state, stride, n = i64(op[GATES.state]), op[GATES.stride], op[GATES.n]
+    one = splat(np.float32(1.0))
+    while True:
+        t = take(op)
+        if t >= state[N_TOKENS]:
+            return
+        alpha, beta = f32(op[GATES.alpha] + t * stride * 4), f32(op[GATES.beta] + t * stride * 4)
+        for i in range(0, n, 16):
+            steps = _softplus(load_f32(alpha, i) + load_f32(f32(op[GATES.shift]), i))
+            store_f32(alpha, i, exp(load_f32(f32(op[GATES.decay]), i) * steps))
+            store_f32(beta, i, reciprocal(one + exp(zero() - load_f32(beta, i))))
+
+
+@helper
+def _inverse_length(x, n):
+    square = np.float32(0.0)
+    for i in range(n):
+        square += x[i] * x[i]
+    return np.float32(1.0) / np.sqrt(square + _EPS)
+
+
+@kernel(OPERATION, "delta_rule")
+def _rule(op_address, worker):
+    """A piece is 16 columns of the state of a head, for all tokens of a segment."""
+    op = i64(op_address)
+    state, key_dim, value_dim, row = i64(op[RULE.state]), op[RULE.key_dim], op[RULE.value_dim], op[RULE.row]
+    n_keys, n_values = op[RULE.n_keys], op[RULE.n_values]
+    blocks, scale = row // 16, np.float32(1.0) / np.sqrt(np.float32(key_dim))
+    while True:
+        piece = take(op)
+        if piece >= blocks * n_values * state[N_SEGMENTS]:
+            return
+        segment = segment_at(state, piece // (blocks * n_values))
+        head, column = piece // blocks % n_values, piece % blocks * 16
+        key_head = head % n_keys if op[RULE.tiled] else head // (n_values // n_keys)
+        at = op[RULE.first_state] + head * key_dim * row + column
+        s = f32(op[RULE.states] + segment[SEQUENCE] * op[RULE.state_stride] + at * 4)
+        if segment[PAST] == 0:
+            for i in range(key_dim):
+                store_f32(s, i * row, zero())
+        for t in range(segment[START], segment[START] + segment[COUNT]):
+            mixed = op[RULE.mixed] + t * op[RULE.mixed_stride] * 4
+            q, k = f32(mixed + key_head * key_dim * 4), f32(mixed + (n_keys + key_head) * key_dim * 4)
+            v = f32(mixed + (2 * n_keys * key_dim + head * value_dim) * 4)
+            of_q, of_k = scale * _inverse_length(q, key_dim), _inverse_length(k, key_dim)
+            g = f32(op[RULE.g] + t * op[RULE.gates_stride] * 4)[head]
+            beta = f32(op[RULE.beta] + t * op[RULE.gates_stride] * 4)[head]
+            known = zero()
+            for i in range(key_dim):
+                known = fma(load_f32(s, i * row), splat(k[i]), known)
+            new = splat(beta * of_k) * (load_f32(v, column) - known * splat(g * of_k))
+            made = zero()
+            for i in range(key_dim):
+                value = fma(splat(k[i]), new, load_f32(s, i * row) * splat(g))
+                store_f32(s, i * row, value)
+                made = fma(value, splat(q[i]), made)
+            out = f32(op[RULE.out] + (t * op[RULE.out_stride] + head * value_dim) * 4)
+            made = made * splat(of_q)
+            if column + 16 <= value_dim:
+                store_f32(out, column, made)
+            else:
+                for i in range(value_dim - column):
+                    out[column + i] = total(_lane(made, i))
+
+
+@helper
+def _lane(x, i):
+    """Lane i, and 0 in the others."""
+    return first_or(x, i + 1, zero()) - first_or(x, i, zero())
+
+
+@kernel(OPERATION, "gate_heads")
+def _heads(op_address, worker):
+    op = i64(op_address)
+    state, stride, n, weight = i64(op[HEADS.state]), op[HEADS.stride], op[HEADS.head_dim], f32(op[HEADS.weight])
+    one = splat(np.float32(1.0))
+    while True:
+        t = take(op)
+        if t >= state[N_TOKENS]:
+            return
+        for head in range(op[HEADS.n_heads]):
+            at = (t * stride + head * n) * 4
+            x, gate, factor = f32(op[HEADS.x] + at), f32(op[HEADS.gate] + at), np.float32(1.0)
+            if not op[HEADS.sigmoid]:
+                square = np.float32(0.0)
+                for i in range(n):
+                    square += x[i] * x[i]
+                factor = np.float32(1.0) / np.sqrt(square / np.float32(n) + float_of(op[HEADS.eps]))
+            for i in range(0, n, 16):
+                z, old = load_f32(gate, i), load_f32(x, i)
+                value = old * splat(factor) * load_f32(weight, i) * reciprocal(one + exp(zero() - z))
+                if not op[HEADS.sigmoid]:
+                    value = value * z
+                store_f32(x, i, first_or(value, n - i, old))
