@@ -8,12 +8,23 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, ROWS, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels import few
+from powerinfer_cli.kernels.cpu.rows import (
+    BASE,
+    COLUMNS,
+    DOT_ROW,
+    ROWS,
+    STRIDE,
+    WeightRows,
+    dot_few,
+    dot_row,
+    row_address,
+)
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
-from powerinfer_cli.kernels.simd import f32, i64, prefetch
+from powerinfer_cli.kernels.simd import address_of, f32, i64, prefetch, stack_f32
 
 __all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "share", "stride_of"]
 
@@ -21,7 +32,7 @@ _LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
 
 ONE = operands("rows x out bias threads")
-FEW = operands("state rows x x_bytes out out_bytes bias threads")
+FEW = operands("state rows dot x x_bytes out out_bytes bias threads")
 
 
 def input_of(rows: WeightRows, x: Vectors) -> npt.NDArray[np.generic]:
@@ -78,6 +89,7 @@ def matvec_few(
             FEW,
             state=state,
             rows=rows,
+            dot=rows.format.dot_few.address if rows.format.dot_few else None,
             x=input_of(rows, x),
             x_bytes=stride_of(rows, x),
             out=out,
@@ -137,10 +149,13 @@ def _matvec(op_address, worker):
 
 @kernel(OPERATION, "matvec_few")
 def _matvec_few(op_address, worker):
-    """As `_matvec`: while the first token's product is computed, memory is asked for what comes next."""
+    """As `_matvec`, all tokens at once."""
     op = i64(op_address)
     rows, x, x_bytes, out, out_bytes = i64(op[FEW.rows]), op[FEW.x], op[FEW.x_bytes], op[FEW.out], op[FEW.out_bytes]
     n_tokens, bias, threads = i64(op[FEW.state])[N_TOKENS], op[FEW.bias], op[FEW.threads]
+    xs, found = i64(address_of(stack_f32(32))), f32(address_of(stack_f32(16)))  # of FEW tokens
+    for t in range(few.FEW):
+        xs[t] = x + min(t, n_tokens - 1) * x_bytes
     n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
     begin, end = share(take(op), threads, n)
     fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
@@ -150,11 +165,14 @@ def _matvec_few(op_address, worker):
             beyond = (i - end) * stride + AHEAD_BYTES
             if beyond >= 0 and not claimed:
                 claimed, (next_begin, next_end) = True, share(take(op), threads, n)
-            row, shift = row_address(rows, i, worker), f32(bias)[i] if bias else np.float32(0.0)
-            ahead = base + next_begin * stride + beyond
+            row, ahead = row_address(rows, i, worker), base + next_begin * stride + beyond
+            if op[FEW.dot]:
+                dot_few(op[FEW.dot], row, address_of(xs), n_tokens, rows[COLUMNS], ahead, address_of(found))
+            else:
+                for t in range(n_tokens):
+                    found[t] = dot_row(rows[DOT_ROW], row, xs[t], rows[COLUMNS], ahead if t == 0 else row)
             for t in range(n_tokens):
-                value = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead if t == 0 else row)
-                f32(out + t * out_bytes)[i] = value + shift if bias else value
+                f32(out + t * out_bytes)[i] = found[t] + f32(bias)[i] if bias else found[t]
         if not claimed:
             next_begin, next_end = share(take(op), threads, n)
         begin, end = next_begin, next_end

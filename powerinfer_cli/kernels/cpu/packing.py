@@ -50,12 +50,19 @@ def repack_rows(address, worker):
             repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
 
 
-def packing_kernels(kinds: Iterable[GGMLType]) -> Iterator[Kernel]:
-    """Those that tensors of these types are packed with, and those that read their rows."""
+def packing_kernels(kinds: Iterable[GGMLType], *, few: bool = False) -> Iterator[Kernel]:
+    """Those that tensors of these types are packed with, and those that read their rows; few: for a few tokens, too."""
     yield repack_rows
     for kind in kinds:
         format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
-        found = (format_.repack, format_.dot, format_.axpy, format_.axpy4, format_.unpack)
+        found = (
+            format_.repack,
+            format_.dot,
+            format_.axpy,
+            format_.axpy4,
+            format_.unpack,
+            format_.dot_few if few else None,
+        )
         yield from (one for one in found if one is not None)
 
 

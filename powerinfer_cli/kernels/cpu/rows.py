@@ -24,6 +24,7 @@ __all__ = [
     "WeightRows",
     "axpy4_rows",
     "axpy_row",
+    "dot_few",
     "dot_row",
     "repack_row",
     "row_address",
@@ -37,6 +38,7 @@ BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
 DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, ROW_BYTES = range(6, 14)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
+dot_few = calling(types.void, *[types.int64] * 6)  # a format's DOT_FEW
 axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
 axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)
 unpack_row = calling(types.void, *[types.int64] * 7)

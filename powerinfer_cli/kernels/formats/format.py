@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit import Kernel, types
 
-__all__ = ["AXPY", "AXPY4", "CHUNK", "DOT", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
+__all__ = ["AXPY", "AXPY4", "CHUNK", "DOT", "DOT_FEW", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
 
 CHUNK = 512
 SLACK = 1024
@@ -33,6 +33,9 @@ SLACK = 1024
 DOT = types.float32(types.int64, types.int64, types.int64, types.int64)
 #    (row, x, n, ahead) -> row . x; on the way memory is asked for as many bytes from `ahead` on, any address, as the
 #    row has: evenly, for the CPU drops requests that come in bursts
+DOT_FEW = types.void(*[types.int64] * 6)
+#    (row, xs, n_tokens, n, ahead, out): out[t] = row . x of the address xs[t], to the bit as DOT has it; each quant is
+#    unpacked once for up to 8 tokens. int64 and float32 [n_tokens, rounded up to 8]: what is behind is read and written
 AXPY = types.void(types.int64, types.int64, types.float32, types.int64)  # (row, n, a, y): y += a * row
 AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
 #    (rows, n, a, y): y += a[k] * row k for the first four of rows, int64 [8]; a float32 [4]. The other four are asked
@@ -57,6 +60,7 @@ class Format:
     row_bytes: Callable[[int], int]  # of a repacked row of n weights
     repack: Kernel | None
     dot: Kernel
+    dot_few: Kernel | None
     axpy: Kernel
     axpy4: Kernel
     unpack: Kernel

@@ -57,7 +57,8 @@ class CPUSide(ABC):
         check_types(model.layers, options.type_k, options.type_v)  # also of those on devices
         types = CacheType(options.type_k), CacheType(options.type_v)
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
-        self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors})])
+        few = options.drafting or self.pages.n_sequences > 1
+        self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors}, few=few)])
         self.team = Team(max(options.threads), options.cores)
         packer = Packer(
             self.team,
