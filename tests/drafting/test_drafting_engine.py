@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.drafting import Draft, DraftingEngine, DraftOptions, Wish
+from powerinfer_cli.drafting.model import ModelDrafter
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import load_model
 from powerinfer_cli.opening import open_model
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes
-from powerinfer_cli.runtime import EngineOptions, Piece
+from powerinfer_cli.runtime import Engine, EngineOptions, Piece
 from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 from tests.helpers.sparse_reference import random_predictors
@@ -120,3 +121,25 @@ def test_texts_are_the_same() -> None:
             told.append([model.generate("Once upon a time", max_tokens=60, **wishes).read() for wishes in kinds])
             assert (model.engine.drafted().accepted > 0) is bool(drafts)
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("small", ["llama-relu", "qwen2"])
+def test_a_model_drafts(tmp_path: Path, small: str) -> None:
+    """Of itself it foresees everything; what another one proposes is wrong, and changes nothing."""
+    options = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32", drafting=True)
+    model = load_model(tiny_model("llama-relu").file.open(tmp_path))
+    helper = Engine(load_model(tiny_model(small).file.open(tmp_path)), options)
+    ahead = DraftingEngine(
+        model, options, drafter=lambda engine: ModelDrafter(helper, 0.0, 0.01), drafts=DraftOptions()
+    )
+    plain, told = Engine(model, options), []
+    for engine in (plain, ahead):
+        following = engine.prefill([1, 5, 9])
+        told.append([following])
+        for _ in range(N):
+            following = engine.decode(int(following.argmax()))
+            told[-1].append(following)
+    np.testing.assert_array_equal(*told)
+    drafted = ahead.drafted()
+    assert drafted.proposed > 0
+    assert (drafted.accepted > N // 2) is (small == "llama-relu")
