@@ -80,7 +80,7 @@ def test_files_that_are_no_models(tmp_path: Path, file: ModelFile, words: tuple[
         (of("eagle3", {}, "x"), ("a draft head",)),
         (
             of("gemma9", {"block_count": 3}, "x", "y"),
-            ("nearest that is: gemma3;", "3 layers, 8.19 thousand parameters, mostly F32"),
+            ("nearest that is: gemma", "3 layers, 8.19 thousand parameters, mostly F32"),
         ),
     ],
 )

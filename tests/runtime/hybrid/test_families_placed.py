@@ -13,7 +13,8 @@ from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
 from tests.helpers.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-KNOWN = [name for name, family in FAMILIES.items() if family.arch in ARCHITECTURES]
+# Recurrent layers run on the CPU only as yet.
+KNOWN = [name for name, family in FAMILIES.items() if not ARCHITECTURES[family.arch].recurrent]
 
 
 @pytest.fixture(scope="module", params=KNOWN)

@@ -220,4 +220,8 @@ def _heads(op_address, worker):
                 value = old * splat(factor) * load_f32(weight, i) * reciprocal(one + exp(zero() - z))
                 if not op[HEADS.sigmoid]:
                     value = value * z
-                store_f32(x, i, first_or(value, n - i, old))
+                if i + 16 <= n:
+                    store_f32(x, i, value)
+                else:  # what lies behind may be another token's
+                    for j in range(i, n):
+                        x[j] = total(_lane(value, j - i))
