@@ -1,6 +1,6 @@
 """Engine: prefill and decode over one model and one KV cache, for one sequence of tokens or for several at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -16,32 +16,28 @@ from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import ActivationStatistics, Placement
-from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, InputsBackend, Logits, Parts
+from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.pages import PageTable
+from powerinfer_cli.runtime.recorder import Recorder, batched
 from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
 from powerinfer_cli.runtime.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.states import LayerStates, States
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 
-__all__ = ["Change", "ContextFull", "Engine", "InputsTap", "RouteTap", "Tap"]
+__all__ = ["Change", "ContextFull", "Engine"]
 
-Tap: TypeAlias = Callable[[int, Floats, Floats], None]  # layer, residual [T, n_embd], activations [T, n_ff]
 Change: TypeAlias = Callable[[int, Floats], None]  # layer, activations [T, n_ff], which it may write to
-
-RouteTap: TypeAlias = Callable[[int, npt.NDArray[np.signedinteger[Any]]], None]  # layer, chosen experts [T, n_chosen]
-# a matrix's name, sums of squared inputs [n_experts or 1, n_cols], of how many tokens [n_experts or 1]
-InputsTap: TypeAlias = Callable[[str, Floats, npt.NDArray[np.int64]], None]
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
-class Engine:
+class Engine(Recorder):
     """Appends tokens to its context and tells the logits of what may come next.
 
     `step` serves several sequences; calls that name none are about sequence 0.
@@ -255,61 +251,6 @@ class Engine:
             found.append(self._logits_at(range(len(batch))))
         return np.concatenate(found)
 
-    def record(self, ids: Sequence[int], tap: Tap) -> None:
-        """Evaluate ids from an empty context, with every neuron computed, and show what passes through the layers.
-
-        `tap(layer, residual, activations)` is called for each layer of each batch, layers in order: residual
-        [T, n_embd] is what a predictor looks at; activations [T, n_ff] is what meets the down matrix: act(gate) * up,
-        or act(up) where there is no gate. Both are float32, read-only, and valid during the call only. The context
-        is empty before and after; `stats` counts nothing.
-
-        Raises:
-            ContextFull: the context has no room for them.
-            PowerInferError: the model has experts.
-        """
-        self._check_recordable()
-        self._show_batches(ids, lambda batch: self._backend.record(batch, partial(_show, tap)))
-
-    def record_routes(self, ids: Sequence[int], tap: RouteTap) -> None:
-        """Evaluate ids from an empty context, and show which experts their tokens need.
-
-        `tap(layer, chosen)` is called for each layer with experts of each batch, layers in order: chosen [T, n_chosen]
-        are each token's experts, ascending; valid during the call only. The context is empty before and after.
-
-        Raises ContextFull: the context has no room for them.
-        """
-        self._show_batches(ids, lambda batch: self._backend.record_routes(batch, tap))
-
-    def record_inputs(self, ids: Sequence[int], tap: InputsTap) -> None:
-        """Evaluate ids from an empty context, and tell how large the numbers are that meet the matrices of its layers.
-
-        `tap(name, sums, counts)` is called for each matrix of each batch: sums [n_experts or 1, n_cols] of squares,
-        over so many tokens [n_experts or 1]; valid during the call only. The context is empty before and after.
-
-        Raises:
-            ContextFull: the context has no room for them.
-            PowerInferError: the model is not computed by the CPU's kernels alone.
-        """
-        backend, names = self._backend, self._matrices
-        if not isinstance(backend, InputsBackend):
-            raise PowerInferError("inputs of matrices are recorded on the CPU: leave out --reference and GPUs")
-        self._show_batches(ids, lambda batch: backend.record_inputs(batch, lambda i, j, *of: tap(names[i][j], *of)))
-
-    def _show_batches(self, ids: Sequence[int], show: Callable[[Batch], None]) -> None:
-        """Evaluate ids from an empty context, which is empty again afterwards."""
-        self.reset()
-        self._sequences.check([(0, ids)])
-        try:
-            for batch in batched(ids, self.most_tokens):
-                show(self._sequences.batch([(0, batch)]))
-                self._sequences.note([(0, batch)])
-        finally:
-            self.reset()
-
-    def _check_recordable(self) -> None:
-        if self._has_experts:
-            raise PowerInferError("single neurons of a mixture's experts are not recorded: its experts are, as a whole")
-
     def left(self, n: int, sequence: int = 0) -> int:
         """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what
         they would need. They have it still for about as many tokens behind as a batch has. Recurrent layers: as many as
@@ -448,17 +389,5 @@ class Engine:
         return batch
 
 
-def _show(tap: Tap, layer: int, residual: Floats, activations: Floats) -> None:
-    views = residual.view(), activations.view()
-    for view in views:
-        view.flags.writeable = False
-    tap(layer, *views)
-
-
 def _change(change: Change, layer: int, _: Floats, activations: Floats) -> None:
     change(layer, activations)
-
-
-def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """ids, so many at a time."""
-    return (ids[start : start + size] for start in range(0, len(ids), size))

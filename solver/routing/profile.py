@@ -22,7 +22,7 @@ from powerinfer_cli.placement import (
     save_statistics,
 )
 from powerinfer_cli.runtime import LoadEvents
-from powerinfer_cli.runtime.engine import RouteTap
+from powerinfer_cli.runtime.recorder import RouteTap
 from solver.owner import KIN, Owner, owner_of
 from solver.profile import Chunks, made_of
 from solver.routing.files import expert_statistics
