@@ -7,6 +7,7 @@ an int32 number of calls, an int32 number of values, and float32 values that are
 perhaps an int32 chunk count and the text's name.
 """
 
+import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, GGUFFile, WritableValue, open_gguf, write_gguf
+from powerinfer_cli.gguf_io import GGMLType, GGUFFile, WritableValue, map_file, open_gguf, shown, write_gguf
 
 __all__ = ["Importance", "Sums", "read_importance", "write_importance"]
 
 Floats = npt.NDArray[np.float32]
 
-MOST_BYTES = 1 << 32  # of a .dat file, which is read whole
+LARGEST = 1e20  # mean square: beyond it an encoder's sums overflow
+MOST_NUMBERS = 1 << 29  # of all matrices together, which are in memory; a file with holes may claim any number
 MOST_ENTRIES = 1 << 18
 LONGEST_NAME = 1 << 10
+LONGEST_DATASET = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,14 @@ class Sums:
 
 
 def read_importance(path: Path) -> Importance:
-    """Raises PowerInferError: it cannot be read, is none, or has numbers that are negative or not finite."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise PowerInferError(f"{path}: cannot be read: {error.strerror or error}") from error
-    found = _read_gguf(path) if magic == b"GGUF" else _read_dat(path)
+    """Raises PowerInferError: it cannot be read, is none, or has numbers that are not 0 to LARGEST."""
+    data = map_file(path)
+    found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(_Reader(path, data))
     if not found.of:
         raise PowerInferError(f"{path}: holds no importance of any matrix")
     for name, values in found.of.items():
-        if not (np.isfinite(values) & (values >= 0)).all():
-            raise PowerInferError(f"{path}: the importance of {name} has numbers that are negative or not finite")
+        if not ((values >= 0) & (values <= LARGEST)).all():
+            raise PowerInferError(f"{path}: the importance of {shown(name)} has numbers that are not 0 to {LARGEST:g}")
     return found
 
 
@@ -78,44 +77,59 @@ def _read_gguf(path: Path) -> Importance:
         names = [name.removesuffix(".in_sum2") for name in gguf.tensors if name.endswith(".in_sum2")]
         if kind != "imatrix" and not names:
             raise PowerInferError(f"{path}: is no importance matrix: make one with `powerinfer imatrix`")
+        _check_count(path, sum(gguf.tensors[f"{name}.in_sum2"].n_elements for name in names))
         of = {name: _means(gguf, name) for name in names}
         datasets = gguf.get("imatrix.datasets", list, [])
         n_chunks = gguf.get("imatrix.chunk_count", int, 0)
+        if not 0 <= n_chunks < 1 << 32:
+            raise PowerInferError(f"{path}: imatrix.chunk_count is {n_chunks}")
     return Importance(path, of, n_chunks, tuple(str(one) for one in datasets))
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MOST_NUMBERS:
+        raise PowerInferError(f"{path}: claims {count} numbers, more than an importance matrix has")
 
 
 def _means(gguf: GGUFFile, name: str) -> Floats:
     """Of experts that no token chose: 1, as llama.cpp has it."""
     sums, counts = gguf.tensors[f"{name}.in_sum2"], gguf.tensors.get(f"{name}.counts")
     if counts is None or {sums.type, counts.type} != {GGMLType.F32} or len(sums.shape) > 3:
-        raise PowerInferError(f"{gguf.path}: the importance of {name} needs in_sum2 and counts of type F32")
-    numbers, n = sums.to_float32(), counts.to_float32().reshape(-1)
-    if n.size == 0 or numbers.size % n.size or numbers.size == 0:
-        raise PowerInferError(f"{gguf.path}: the importance of {name} has {numbers.size} sums and {n.size} counts")
-    numbers = numbers.reshape(n.size, -1)
-    return np.where(n[:, None] > 0, numbers / np.where(n > 0, n, 1)[:, None], 1).astype(np.float32)
+        raise PowerInferError(f"{gguf.path}: the importance of {shown(name)} needs in_sum2 and counts of type F32")
+    if not 0 < counts.n_elements <= sums.n_elements or sums.n_elements % counts.n_elements:
+        raise PowerInferError(
+            f"{gguf.path}: the importance of {shown(name)} has {sums.n_elements} sums and {counts.n_elements} counts"
+        )
+    n = counts.to_float32().reshape(-1, 1)
+    if not (np.isfinite(n) & (n >= 0)).all():
+        raise PowerInferError(
+            f"{gguf.path}: the importance of {shown(name)} has counts that are negative or not finite"
+        )
+    with np.errstate(over="ignore"):
+        means: Floats = np.divide(sums.to_float32().reshape(n.size, -1), np.where(n > 0, n, 1), dtype=np.float32)
+    means[n[:, 0] == 0] = 1
+    return means
 
 
-def _read_dat(path: Path) -> Importance:
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise PowerInferError(f"{path}: {size} bytes are more than an importance matrix has")
-    reader = _Reader(path, path.read_bytes())
+def _read_dat(reader: "_Reader") -> Importance:
     of: dict[str, Floats] = {}
+    total = 0
     for _ in range(reader.number("entries", MOST_ENTRIES)):
         name = reader.text(reader.number("bytes of a name", LONGEST_NAME))
         calls, count = reader.number("calls"), reader.number("values")
+        total += count
+        _check_count(reader.path, total)
         of[name] = (reader.floats(count) / np.float32(max(calls, 1))).reshape(1, -1)
     n_chunks = 0
     datasets: tuple[str, ...] = ()
     if reader.left:
         n_chunks = reader.number("chunks")
-        datasets = (reader.text(reader.number("bytes of a name")),) if reader.left else ()
-    return Importance(path, of, n_chunks, datasets)
+        datasets = (reader.text(reader.number("bytes of a name", LONGEST_DATASET)),) if reader.left else ()
+    return Importance(reader.path, of, n_chunks, datasets)
 
 
 class _Reader:
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
         self.path, self.data, self.pos = path, data, 0
 
     @property

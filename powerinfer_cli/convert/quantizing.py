@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ Floats = npt.NDArray[np.float32]
 
 NUMBERS_AT_ONCE = 1 << 22  # of a tensor that are in memory: 16 MB as float32
 PER_THREAD = 1 << 16  # numbers that a thread takes at a time: they stay in its cache
+_NO_WEIGHTS = (GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64)
 QUANTIZATION_VERSION = 2  # of ggml's blocks
 WRITABLE = (*FLOATS, *LEGACY, *sorted(SEARCHED - set(LEGACY)), GGMLType.MXFP4, GGMLType.TQ1_0, GGMLType.TQ2_0)
 """Types that can be written."""
@@ -89,6 +91,8 @@ def planned(gguf: GGUFFile, wishes: Wishes, importance: Importance | None = None
         PowerInferError: a tensor is quantised already, needs an importance that is not there, or has one of other
             sizes; a pattern that matches no tensor.
     """
+    if importance is not None and not importance.of.keys() & gguf.tensors.keys():
+        raise PowerInferError(f"{importance.path}: knows no matrix of {gguf.path}: it was made for another model")
     shape = _shape(gguf, importance is not None)
     values = [name for name in sorted(gguf.tensors, key=_layer) if part_of(name) in VALUES]
     before = {name: number for number, name in enumerate(values)}
@@ -140,7 +144,8 @@ def _wanted(tensor: Tensor, wishes: Wishes, shape: Shape, values_before: int, va
     """llama-quantize's order: the two flags, patterns, the mix."""
     name, mix = tensor.name, wishes.mix
     part = part_of(name)
-    if is_kept(name, len(tensor.shape)) or (wishes.leave_output and part is Part.OUTPUT):
+    numbers = tensor.n_elements > 0 and tensor.type not in _NO_WEIGHTS
+    if is_kept(name, len(tensor.shape)) or not numbers or (wishes.leave_output and part is Part.OUTPUT):
         return tensor.type
     named = next((kind for pattern, kind in wishes.types if pattern.search(name)), None)
     by_flag = {Part.EMBEDDING: wishes.embedding, Part.OUTPUT: wishes.output}.get(part)
@@ -199,7 +204,7 @@ def write_quantized(
 ) -> list[Path]:
     """Write it; the same bytes with any number of threads. At most NUMBERS_AT_ONCE of a tensor are in memory.
 
-    keep_split: as many parts as the input has, named after `path`. Returns what was written.
+    keep_split: as many parts as the input has, named after `path`, and all or none of them. Returns what was written.
 
     Raises:
         PowerInferError: `path` is the input or cannot be written; a number does not fit its type.
@@ -210,7 +215,7 @@ def write_quantized(
         if any(same_file(target, source) for source in gguf.files):
             raise PowerInferError(f"{target}: is the input itself: give another name for the output")
     total, done = sum(change.nbytes for change in changes), 0
-    with ThreadPoolExecutor(threads) as pool:
+    with ExitStack() as together, ThreadPoolExecutor(threads) as pool:
         for number, (target, (part, some)) in enumerate(parts.items()):
             rewrite_gguf(
                 gguf,
@@ -220,6 +225,7 @@ def write_quantized(
                 tensors=[_streamed(change, pool) for change in some],
                 sparse=gguf.sparse,
                 part=part,
+                until=together,
                 on_bytes=lambda here, _, before=done: on_bytes(before + here, total),  # type: ignore[misc]
             )
             done += sum(change.nbytes for change in some)

@@ -2,10 +2,10 @@
 
 from .decoders import dequantize
 from .encoder import quantize
-from .failure import GGUFError
+from .failure import GGUFError, shown
 from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
-from .reader import GGUFFile, open_gguf
+from .reader import GGUFFile, map_file, open_gguf
 from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, streamed
 from .strings import Strings
 from .survey import Entry, Survey, survey
@@ -32,10 +32,12 @@ __all__ = [
     "WritableValue",
     "chosen_rows",
     "dequantize",
+    "map_file",
     "open_gguf",
     "quantize",
     "retyped",
     "rewrite_gguf",
+    "shown",
     "streamed",
     "survey",
     "transposed",

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -62,13 +63,15 @@ def rewrite_gguf(
     tensors: Sequence[StreamedTensor],
     sparse: bool,
     part: Path | None = None,
+    until: ExitStack | None = None,
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `path` with the metadata of `source`, less keys that begin with one of `dropped`, and with `tensors`.
 
     Values in `added` are stored as strings, UINT32, FLOAT32 or arrays of INT32, and take the place of those with the
     same key. part: of a split file that stays split, the one whose metadata are meant, with what they say of the parts.
-    An old file stays whole until the new one is. `on_bytes(done, of all)` tells of tensors' bytes.
+    An old file stays whole until the new one is, and until `until` ends, if given. `on_bytes(done, of all)` tells of
+    tensors' bytes.
 
     Raises:
         PowerInferError: the file cannot be written, or would not be one that can be read.
@@ -79,7 +82,7 @@ def rewrite_gguf(
     _check(entries, tensors)
     alignment = source.get("general.alignment", int, 32)
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    with replacing(path, durable=True) as temporary, temporary.open("wb") as out:
+    with ExitStack() as now, (until or now).enter_context(replacing(path, durable=True)).open("wb") as out:
         out.write(SPARSE if sparse else DENSE)
         out.write(struct.pack("<IQQ", VERSION, len(tensors), len(entries)))
         out.writelines(entries)
@@ -120,7 +123,7 @@ def _entry(key: str, value: AddedValue) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    raw = text.encode()
+    raw = text.encode(errors="replace")  # names of files may be no UTF-8
     return struct.pack("<Q", len(raw)) + raw
 
 

@@ -10,7 +10,7 @@ from powerinfer_cli.convert.importance import Importance, Sums, read_importance,
 from powerinfer_cli.convert.mixes import MIXES
 from powerinfer_cli.convert.quantizing import Wishes, planned, write_quantized
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, dequantize, open_gguf, quantize, write_gguf
+from powerinfer_cli.gguf_io import GGMLType, WritableValue, dequantize, open_gguf, quantize, write_gguf
 from powerinfer_cli.gguf_io.encoders import encode
 from powerinfer_cli.kernels.cpu.fitting import CompiledFit
 
@@ -110,17 +110,38 @@ def test_predictors_keep_more_bits(tmp_path: Path) -> None:
     write_gguf(path, arch="llama", metadata={"llama.block_count": 1}, tensors=tensors, sparse=True)
     with open_gguf(path) as gguf:
         kinds = {mix: [change.kind.name for change in planned(gguf, Wishes(MIXES[mix]))] for mix in ("Q4_0", "Q6_K")}
-    assert kinds == {"Q4_0": ["Q5_0", "Q5_0", "Q4_0"], "Q6_K": ["Q8_0", "Q8_0", "Q6_K"]}
+    assert kinds == {"Q4_0": ["Q8_0", "Q8_0", "Q4_0"], "Q6_K": ["Q8_0", "Q8_0", "Q6_K"]}
+
+
+def test_what_holds_no_weights_stays(tmp_path: Path) -> None:
+    path, out = tmp_path / "odd.gguf", tmp_path / "out.gguf"
+    shapes = {"a.weight": (64, 0), "b.weight": (0, 64), "c.weight": (2, 3, 2, 32), "d.weight": (2, 32)}
+    tensors = [
+        (name, np.ones(shape, np.float32 if name < "d" else np.int32), T.F32 if name < "d" else T.I32)
+        for name, shape in shapes.items()
+    ]
+    write_gguf(path, arch="llama", metadata={}, tensors=tensors, sparse=False)
+    mix = MIXES["Q4_0"]
+    with open_gguf(path) as gguf:
+        write_quantized(gguf, out, planned(gguf, Wishes(mix)), mix)
+    with open_gguf(out) as made:
+        assert [one.type for one in made.tensors.values()] == [T.F32, T.F32, T.Q4_0, T.I32]
+
+
+def split_model(folder: Path, *values: float) -> Path:
+    """A part a value, each with a tensor of that value."""
+    paths = [folder / f"m-{number:05d}-of-{len(values):05d}.gguf" for number in range(1, len(values) + 1)]
+    for number, (path, value) in enumerate(zip(paths, values, strict=True)):
+        count = {"split.count": np.uint16(len(values)), "split.tensors.count": np.int32(len(values))}
+        tensors = [(f"{'abc'[number]}.weight", np.full((4, 64), value, np.float32), T.F32)]
+        keys: dict[str, WritableValue] = {"split.no": np.uint16(number), **count}
+        write_gguf(path, arch="llama", metadata=keys, tensors=tensors, sparse=False)
+    return paths[0]
 
 
 def test_parts_stay_parts(tmp_path: Path) -> None:
-    for number, name in enumerate(("a.weight", "b.weight")):
-        keys = {"split.no": np.uint16(number), "split.count": np.uint16(2), "split.tensors.count": np.int32(2)}
-        part = tmp_path / f"m-{number + 1:05d}-of-00002.gguf"
-        tensors = [(name, np.ones((4, 64), np.float32), T.F32)]
-        write_gguf(part, arch="llama", metadata=keys, tensors=tensors, sparse=False)
     mix = MIXES["Q8_0"]
-    with open_gguf(tmp_path / "m-00001-of-00002.gguf") as gguf:
+    with open_gguf(split_model(tmp_path, 1, 1)) as gguf:
         changes = planned(gguf, Wishes(mix))
         written = write_quantized(gguf, tmp_path / "o.gguf", changes, mix, keep_split=True)
         assert [path.name for path in written] == ["o-00001-of-00002.gguf", "o-00002-of-00002.gguf"]
@@ -129,6 +150,17 @@ def test_parts_stay_parts(tmp_path: Path) -> None:
         with open_gguf(path) as made:
             assert [one.type for one in made.tensors.values()] == [T.Q8_0, T.Q8_0]
             assert np.allclose(dequantize(made.tensors["b.weight"].rows(), T.Q8_0), 1, rtol=1e-3)
+
+
+def test_of_parts_all_or_none(tmp_path: Path) -> None:
+    first = split_model(tmp_path, 1, np.inf)
+    before, mix = sorted(tmp_path.iterdir()), MIXES["Q8_0"]
+    with (
+        open_gguf(first) as gguf,
+        pytest.raises(PowerInferError, match=r"m-00002-of-00002\.gguf: b\.weight: .* not finite"),
+    ):
+        write_quantized(gguf, tmp_path / "o.gguf", planned(gguf, Wishes(mix)), mix, keep_split=True)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def refused(tmp_path: Path, wishes: Wishes, weights: Importance | None = None, kind: GGMLType = T.F16) -> str:
@@ -144,6 +176,8 @@ def test_refused(tmp_path: Path) -> None:
     assert "give --imatrix" in refused(tmp_path, Wishes(MIXES["Q2_K_S"]))
     assert "no tensor's name matches" in refused(tmp_path, Wishes(q8, types=((re.compile("attn_w"), T.Q4_0),)))
     other = Importance(Path("i.gguf"), {"blk.0.attn_v.weight": np.ones((1, 300), np.float32)}, 1)
+    nobodys = Importance(Path("i.gguf"), {"blk.9.attn_v.weight": np.ones((1, 256), np.float32)}, 1)
+    assert "i.gguf: knows no matrix of" in refused(tmp_path, q4, nobodys)
     assert "i.gguf: has 300 numbers for blk.0.attn_v.weight" in refused(tmp_path, q4, other)
     with open_gguf(model(tmp_path)) as gguf, pytest.raises(PowerInferError, match="is the input itself"):
         write_quantized(gguf, gguf.path, planned(gguf, q4), q4.mix)

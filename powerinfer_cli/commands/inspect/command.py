@@ -46,7 +46,7 @@ def inspect(flags: InspectFlags) -> None:
     found = survey(flags.file)
     told = findings(found)
     if flags.as_json:
-        print(json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False))
+        print(json.dumps(told, indent=2, allow_nan=False))
     else:
         print(page(told, tensors=flags.tensors, template=flags.template))
     if found.fault is not None:

@@ -7,7 +7,6 @@ __all__ = ["page"]
 
 MEBI = 1 << 20
 WIDEST = 100  # characters of a value
-_NO_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
 def page(told: dict[str, Any], *, tensors: bool, template: bool) -> str:
@@ -50,7 +49,7 @@ def _tokenizer(told: dict[str, Any], *, template: bool) -> Iterator[str]:
     text = found["template"]
     yield f"chat template: {f'{len(text)} characters' if text else 'none'}"
     if text and template:
-        yield from (line.translate(_NO_CONTROLS) for line in text.splitlines())
+        yield from (_printable(line) for line in text.splitlines())
 
 
 def _types(told: dict[str, Any], *, tensors: bool) -> Iterator[str]:
@@ -94,9 +93,13 @@ def _numbers(value: Any) -> str:
 
 
 def _line(value: Any, widest: int = WIDEST) -> str:
-    """One line without control characters: a file's words must not steer a terminal."""
-    text = str(value).translate(_NO_CONTROLS)
+    text = _printable(str(value))
     return text if len(text) <= widest else text[: widest - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    """A file's words must not steer a terminal, nor turn what is beside them around."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _size(n_bytes: int) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.terminal import Terminal
+from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.commands.shared.work_progress import WorkProgress
 from powerinfer_cli.errors import PowerInferError, UsageError
 
@@ -92,7 +93,7 @@ def quantize(flags: QuantizeFlags) -> None:
         _tell(terminal, changes, every=flags.verbose)
         if flags.dry_run:
             return
-        with WorkProgress("quantizing", in_bytes=True) as progress:
+        with tidy_ending(), WorkProgress("quantizing", in_bytes=True) as progress:
             written = write_quantized(
                 gguf,
                 target,

@@ -1,0 +1,26 @@
+"""Signals that end a process, while a file is being written."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from powerinfer_cli.commands.shared.termination import tidy_ending
+from powerinfer_cli.files import replacing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_half_written_is_left(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        _write_and_end(tmp_path / "file", number)
+    assert end.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is before
+
+
+def _write_and_end(path: Path, number: signal.Signals) -> None:
+    with tidy_ending(), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), number)
