@@ -23,7 +23,8 @@ def adaptive_rule(job: PlanJob, plan: Plan, wish: str, events: LoadEvents) -> He
         return HEAT
     trace = job.beside.routes(job.model, events.note)
     if trace is None:
-        events.note(f"adaptive: off, as no route trace tells whether it pays (powerinfer solve -m {job.path})")
+        record = f"powerinfer solve -m {job.path} --profile-only"
+        events.note(f"adaptive: off, as no route trace tells whether it pays ({record})")
         return None
     from solver.placing.replay import choose_policy
 

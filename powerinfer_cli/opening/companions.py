@@ -14,13 +14,12 @@ from powerinfer_cli.placement import (
     RouteTrace,
     find_routes,
     find_statistics,
-    load_routes,
     load_statistics,
     model_fingerprint,
 )
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from solver.owner import Owner, owner_of
-from solver.routing import expert_statistics
+from solver.routing import expert_routes, expert_statistics
 from solver.state import read_state
 
 __all__ = ["Companions", "cached_results", "find_companions"]
@@ -46,7 +45,7 @@ class Companions:
     def routes(self, model: Model, note: Note) -> RouteTrace | None:
         """The trace; None without one, or where it is of no use, which is noted."""
         try:
-            return None if self.traced is None else load_routes(self.traced, model.n_experts)
+            return None if self.traced is None else expert_routes(self.traced, model)
         except PowerInferError as error:
             note(f"the route trace is not used: {error}")
             return None

@@ -74,7 +74,8 @@ def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -
         return plan, room.remarks
     last = without[-1]
     whose = f"layer {last}" if len(without) == 1 else f"layers {without[0]} to {last}"
-    but = f", but for {plan.layers[last].hot.size} of layer {last}," if plan.layers[last].hot.size else ""
+    there, those = plan.layers[last].hot.size, "them" if len(without) == 1 else f"layer {last}"
+    but = f", but for {there} of {those}," if there else ""
     return plan, (*room.remarks, f"the budget does not hold all experts: those of {whose}{but} stay in main memory")
 
 

@@ -63,7 +63,7 @@ class Engine(Recorder):
         self.options = options
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
-        self._has_experts = model.has_experts
+        self.has_experts = model.has_experts
         self._matrices = [[one.name for one in leaves(layer)[0]] for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None

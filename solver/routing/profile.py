@@ -25,7 +25,7 @@ from powerinfer_cli.runtime import LoadEvents
 from powerinfer_cli.runtime.recorder import RouteTap
 from solver.owner import KIN, Owner, owner_of
 from solver.profile import Chunks, made_of
-from solver.routing.files import expert_statistics
+from solver.routing.files import expert_routes, expert_statistics
 from solver.stages import ACTIVATION, Place, SolverModel, told_of
 from solver.state import read_state
 
@@ -138,7 +138,7 @@ def _trace(model: SolverModel, folder: Path) -> RouteTrace:
     path = find_routes(folder.parent)
     if path is None:
         raise PowerInferError(f"{folder}: counts of experts without the order that they were chosen in")
-    return load_routes(path, model.model.n_experts)
+    return expert_routes(path, model.model)
 
 
 def _routes_of(engine: Routing, n_experts: Mapping[int, int], ids: Sequence[int]) -> Chosen:

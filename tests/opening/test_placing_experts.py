@@ -1,6 +1,6 @@
 """What of a mixture of experts goes to GPUs, rehearsed on the CPU: by budget, by layers, and by hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
+from solver.state import read_state
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.placed_model import bytes_alone_count
 from tests.helpers.rounding import check_logits
@@ -106,6 +107,9 @@ def test_the_first_layers_experts_give_way(moe: Case) -> None:
     ]
     share = 1 - (experts[0] + 3) / sum(experts)
     assert f"{share:.1%} of their experts and the head" in found.lines[0]
+    assert moe.place(sizes.total - sizes.layers[0].neuron)[1] == [
+        f"the budget does not hold all experts: those of layer 0, but for {experts[0] - 1} of them, stay in main memory"
+    ]
 
 
 def test_a_budget_for_attention_but_no_expert(moe: Case) -> None:
@@ -262,13 +266,26 @@ def test_the_trace_says_whether_to_adapt(moe: Case, tmp_path: Path, topics: int)
     notes = moe.place(budget, adaptive="auto")[1]
     assert "adaptive: off, as no route trace tells whether it pays" in notes[-1]
     n_layer = len(moe.model.layers)
-    trace = drawn_routes(1200, n_experts=n_experts, n_chosen=2, layers=n_layer, skew=1.5, topics=topics, stay=150)
+    k = moe.model.n_chosen[0]
+    trace = drawn_routes(1200, n_experts=n_experts, n_chosen=k, layers=n_layer, skew=1.5, topics=topics, stay=150)
     save_routes(tmp_path, trace)
     found, notes = moe.place(budget, traced=tmp_path / "routes.npz", adaptive="auto")
     assert found.placement is not None
     assert (found.placement.adaptive is None) == (topics == 1)
     assert "static" in notes[-1]
     assert "belady" in notes[-1]
+
+
+@pytest.mark.parametrize(("of", "n_chosen", "fits"), [("this", 3, True), ("another", 3, False), ("this", 1, False)])
+def test_a_trace_of_another_model(moe: Case, tmp_path: Path, of: str, n_chosen: int, *, fits: bool) -> None:
+    """Of the same layers and experts: it is not what the statistics beside it were counted from."""
+    read_state(tmp_path).with_stage("activation", {"model": "this"}, {})
+    layers, n_experts = len(moe.model.layers), experts_of(moe)[0]
+    save_routes(tmp_path, replace(drawn_routes(9, n_experts=n_experts, n_chosen=n_chosen, layers=layers), model=of))
+    notes: list[str] = []
+    found = Companions(None, None, traced=tmp_path / "routes.npz").routes(moe.model, notes.append)
+    assert (found is not None) == fits
+    assert [note.endswith("npz: a route trace of another model") for note in notes] == [True] * (not fits)
 
 
 def test_why_nothing_is_on_the_gpu(moe: Case) -> None:

@@ -223,7 +223,7 @@ def _nothing_given(text: TextFlags, interaction: InteractionFlags) -> bool:
 
 def _introduce(terminal: Terminal, session: "Session", path: Path, predictors: Path | None) -> None:
     config = session.engine.config
-    kind = "sparse" if session.gguf.sparse else "dense"
+    kind = "sparse" if session.gguf.sparse else "experts" if session.engine.has_experts else "dense"
     terminal.note(f"model:   {config.name} ({config.architecture.name}, {kind}), {path}")
     if predictors is not None:
         terminal.note(f"predictors: {predictors} (threshold {config.sparse_threshold:g})")

@@ -96,6 +96,12 @@ class DeviceSide:
         parts = [self.output, *self.layers.values(), *self.caches.values()]
         return sum(_nbytes(part) for part in parts)
 
+    def cache_bytes(self) -> int:
+        """Of the KV cache, what is on the device: without cells that stand for those elsewhere."""
+        kept = {index: pages * PAGE for index, pages in self.here.items()}
+        every = self.caches.items()
+        return sum(one.nbytes * kept[i] // (kept[i] + SPARE) if i in kept else one.nbytes for i, one in every)
+
     def begin(self, flow: DeviceFlow, batch: Batch) -> DeviceFlow:
         """Tell the kernels over one or many tokens' buffers whose the next tokens are. The buffers."""
         places = flow.places

@@ -71,7 +71,7 @@ class HybridBackend:
         divided = {i: self._sides[plan.layers[i].device] for i, one in enumerate(self._cpu.weights.cold) if one}
         self._cold = ColdSide(self._cpu, divided, parts.model, self._stats, self._adaptive) if divided else None
         self._overflow = CacheOverflow(parts, self._sides, self._cpu)
-        self._stats.kv_gpus = sum(cache.nbytes for side in self._sides.values() for cache in side.caches.values())
+        self._stats.kv_gpus = sum(side.cache_bytes() for side in self._sides.values())
         self._stats.kv_overflow = self._overflow.n_bytes
         kinds = (False, True) if self._overflow.here else (False,)
         self._steps = {spilled: [self._token_steps(run, spilled=spilled) for run in self._runs] for spilled in kinds}

@@ -43,6 +43,11 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr(main: Main) -> None:
     result.note(r"^peak memory: +\d+ MiB$")
 
 
+def test_a_mixture_is_told_as_one() -> None:
+    experts = Main(str(Path(__file__).parents[2] / "data" / "storyteller-experts.gguf"))
+    experts("-p", "Once", "-n", "1").note(r"^model: +Storyteller with experts \(qwen3moe, experts\)")
+
+
 def test_one_token_is_counted_though_it_has_no_rate(main: Main) -> None:
     """It follows from the prompt's evaluation."""
     main("-p", "Once upon", "-n", "1").note(r"^generation: +\d+\.\d\d s, +1 tokens$")

@@ -83,6 +83,8 @@ def test_who_waits(tmp_path: Path) -> None:
     assert isinstance(backend, HybridBackend)
     n_layer = len(backend.plan.layers)
     assert re.fullmatch(r"3\d\.\d% of the KV cache \(.* MiB\) in main memory", engine.stats.placed_line() or "")
+    none_there = engine_of(tiny_model("qwen3").file, tmp_path, [0]).stats.placed_line() or ""
+    assert none_there.startswith("100.0% of the KV cache (")
     engine.prefill(LONG[:127])
     before = backend.waits
     engine.decode(LONG[127])
