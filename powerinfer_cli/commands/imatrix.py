@@ -1,6 +1,6 @@
 """`powerinfer imatrix`: which columns of a model's matrices matter, for `powerinfer quantize`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.commands.shared.work_progress import WorkProgress
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.files import check_writable, same_file
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.convert.collecting import Collection
@@ -54,11 +55,10 @@ def imatrix(model: ChunkedModelFlags, machine: MachineFlags, flags: ImatrixFlags
     words = read_text(flags.file)
     terminal, collection = Terminal(color=False, quiet=False), Collection()
     path = find_model(model)
-    if flags.output.resolve() == path.resolve():
-        raise PowerInferError(f"{flags.output}: is the model itself: give another name with -o")
+    _check_output(flags.output, {"the model": path, "the text": flags.file})
     n_ctx, interrupted = _collect(path, model, machine, flags, words, collection, terminal)
     if collection.n_chunks:
-        write_importance(flags.output, collection.sums, collection.n_chunks, n_ctx, [str(flags.file)])
+        write_importance(flags.output, collection.sums, collection.n_chunks, n_ctx, [_utf8(flags.file)])
         terminal.tell(f"{len(collection.sums)} matrices, {collection.n_chunks} chunks of {n_ctx} tokens")
         print(flags.output)
     if interrupted:
@@ -66,6 +66,22 @@ def imatrix(model: ChunkedModelFlags, machine: MachineFlags, flags: ImatrixFlags
 
 
 app = command_app("imatrix", imatrix, EPILOG)
+
+
+def _check_output(output: Path, inputs: Mapping[str, Path]) -> None:
+    """Before the work. Raises PowerInferError."""
+    for what, path in inputs.items():
+        if same_file(output, path):
+            raise PowerInferError(f"{output}: is {what} itself: give another name with -o")
+    if not output.parent.is_dir():
+        raise PowerInferError(f"{output}: cannot be written: there is no folder {output.parent}")
+    if output.exists() and not output.is_file():
+        raise PowerInferError(f"{output}: cannot be written: it is no ordinary file")
+    check_writable(output.parent, "give another name with -o")
+
+
+def _utf8(path: Path) -> str:
+    return str(path).encode(errors="replace").decode()
 
 
 def _collect(

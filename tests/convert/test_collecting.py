@@ -108,3 +108,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert short.code == 1
     assert "but a chunk has 2048" in short.err
     assert powerinfer("imatrix").code == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("link.txt", "is the text itself"),
+        ("model.gguf", "is the model itself"),
+        ("none/i.gguf", "there is no folder"),
+        (".", "is no ordinary file"),
+    ],
+)
+def test_where_the_result_goes_is_checked_first(tmp_path: Path, output: str, reason: str) -> None:
+    text, model = tmp_path / "text.txt", tmp_path / "model.gguf"
+    text.write_text("Once upon a time")
+    model.write_bytes(b"GGUF, if it were read")
+    (tmp_path / "link.txt").hardlink_to(text)
+    done = powerinfer("imatrix", "-m", str(model), "-f", str(text), "-o", str(tmp_path / output))
+    assert done.code == 1
+    assert reason in done.err
+    assert text.read_text() == "Once upon a time"

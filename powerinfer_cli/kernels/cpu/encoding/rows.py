@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import GGMLType, GGUFError, dequantize
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, dequantize
 from powerinfer_cli.gguf_io.encoders import LARGEST_HALF, encode
 from powerinfer_cli.kernels.cpu.encoding.legacy import LEGACY, encode_blocks, encode_floats, encode_legacy
 from powerinfer_cli.kernels.cpu.encoding.legacy_weighted import encode_weighted
@@ -45,7 +45,17 @@ def encode_rows(stored: Bytes, source: GGMLType, kind: GGMLType, importance: Flo
         return encode(values, kind, importance, fit=CompiledFit())
     if not (np.abs(values) <= LARGEST_HALF).all():
         raise GGUFError(f"numbers beyond {LARGEST_HALF:g} or not finite cannot be stored as {kind.name}")
-    return encode_legacy(values, kind, importance)
+    made = encode_legacy(values, kind, importance)
+    if importance is not None and not _scales_finite(made, kind):
+        raise GGUFError(f"numbers near {LARGEST_HALF:g} cannot be stored as {kind.name}")
+    return made
+
+
+def _scales_finite(made: Bytes, kind: GGMLType) -> bool:
+    """Of blocks whose scales, and minima, were searched for, and may be beyond what float16 holds."""
+    n_bytes = 4 if kind in (GGMLType.Q4_1, GGMLType.Q5_1) else 2
+    heads = np.ascontiguousarray(made.reshape(-1, BLOCK[kind][1])[:, :n_bytes])
+    return bool(np.isfinite(heads.view(np.float16)).all())
 
 
 def _small(stored: Bytes, source: GGMLType) -> bool:

@@ -65,3 +65,9 @@ def test_numbers_that_a_scale_cannot_hold(source: GGMLType, wrong: float) -> Non
         stored = x.astype(np.float16).view(np.uint8) if source is GGMLType.F16 else quantize(x, source)
     with pytest.raises(GGUFError, match="not finite cannot be stored as Q4_0"):
         encode_rows(stored, source, GGMLType.Q4_0)
+
+
+def test_a_minimum_that_is_found_beyond_float16() -> None:
+    x = (np.random.default_rng(0).standard_normal((1, 32)) * 6e4).clip(-65504, 65504).astype(np.float32)
+    with pytest.raises(GGUFError, match="near 65504 cannot be stored as Q5_1"):
+        encode_rows(x.view(np.uint8), GGMLType.F32, GGMLType.Q5_1, np.ones(32, np.float32))
