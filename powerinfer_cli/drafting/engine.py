@@ -100,6 +100,7 @@ class DraftingEngine(Engine):
         ahead.n += 1
         drafted = self._drafted[sequence]
         self._drafted[sequence] = Drafted(drafted.proposed, drafted.accepted + 1, drafted.drafts)
+        self.stats.trials.accept(sequence, ahead.at)
         found: Logits = ahead.rows[ahead.at]
         return found
 

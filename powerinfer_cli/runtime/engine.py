@@ -270,7 +270,9 @@ class Engine(Recorder):
         self._states.go_back(sequence, len(held), left)
         if again is None or left != again:
             return left
+        counts = self.stats.counts.copy()
         self._forward([(sequence, held[left:n])], stepwise=True)  # the few of what was proposed that hold
+        self.stats.counts[:] = counts  # they were counted when they were accepted
         return n
 
     def reset(self) -> None:
@@ -376,6 +378,7 @@ class Engine(Recorder):
         batch = self._sequences.batch(parts, stepwise)
         if self._states is not None:
             self._states.enter(batch)
+        self.stats.trials.begin(batch)
         try:
             if change is None:
                 self._timed(self._backend.forward, batch)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.runtime.trials import Trials
+
 __all__ = ["Drafted", "LayerExperts", "LayerNeurons", "SparsityStats", "TierSeconds"]
 
 Ints = npt.NDArray[np.int64]
@@ -65,6 +67,7 @@ class SparsityStats:
     counts: the three by layer, int64 [n_layer, 3], with as many rows as were needed so far. hot: of the non-zero ones,
     those on GPUs. routed: by layer [n_layer, 2], experts that were chosen, and those of them that were on a GPU.
     uploads: experts, or groups of neurons, that were brought to a GPU in place of others; moved: their bytes.
+    trials: proposed tokens, none of which is in the counts before it is accepted.
     Since ever: kv_gpus: bytes of the KV cache on GPUs; kv_overflow: of layers there, what of it is in main memory.
     """
 
@@ -76,6 +79,7 @@ class SparsityStats:
     kv_gpus: int = 0
     kv_overflow: int = 0
     seconds: TierSeconds = field(default_factory=TierSeconds)
+    trials: Trials = field(default_factory=Trials)
 
     def add(self, layers: Sequence[int] | slice, total: int | Ints, passed: Ints | None = None) -> None:
         """Of layers: total neurons in each, and how many the predictor let through and how many fired, [layers, 2]."""

@@ -32,7 +32,8 @@ class Wanted(Enum):
 class Piece:
     """Tokens to append to one sequence of the engine's. ids: at least one.
 
-    stepwise: as if they came one at a time, to the bit where single tokens are; FEW at most.
+    stepwise: as if they came one at a time, to the bit where single tokens are; FEW at most. Those behind the first
+    are on trial: statistics and heat have them once they are accepted (`SparsityStats.trials`).
     """
 
     sequence: int

@@ -1,6 +1,7 @@
 """An engine that looks ahead tells what it would tell without, to the bit, whatever is proposed."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,12 @@ def drafting(file: ModelFile, folder: Path, texts: Sequence[Sequence[int]], **op
         ("deepseek3", {}),
         ("sparse", {"n_threads": 3}),
         ("sparse", {"repack": False}),
+        ("qwen3", {"type_k": "q8_0", "type_v": "q8_0"}),
     ],
 )
 def test_nothing_differs_but_the_speed(tmp_path: Path, name: str, options: dict[str, object]) -> None:
-    file = sparse(GGMLType.Q4_0) if name == "sparse" else tiny_family(name).file
+    files = {"sparse": partial(sparse, GGMLType.Q4_0), "qwen3": lambda: tiny_model("qwen3").file}
+    file = files[name]() if name in files else tiny_family(name).file
     text = np.random.default_rng(0).integers(0, N_VOCAB, 20 + N).tolist()
     plain = file.engine(tmp_path, n_ctx=128, **options)
     ahead = drafting(file, tmp_path, [text], **options)
@@ -80,6 +83,7 @@ def test_nothing_differs_but_the_speed(tmp_path: Path, name: str, options: dict[
         assert ahead.n_past == 21 + i
     assert list(ahead.tokens) == text
     assert ahead.n_free == plain.n_free
+    np.testing.assert_array_equal(ahead.stats.counts, plain.stats.counts)
     drafted = ahead.drafted()
     assert 0 < drafted.accepted < drafted.proposed
     assert ahead.truncate(50) == plain.truncate(50) == 50
@@ -105,6 +109,7 @@ def test_company(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one, other)
     assert ahead.drafted(0).accepted > 0
     assert ahead.drafted(1).proposed == 0
+    np.testing.assert_array_equal(ahead.stats.counts, plain.stats.counts)
     assert [list(ahead.tokens_of(i)) for i in range(3)] == [list(plain.tokens_of(i)) for i in range(3)]
 
 

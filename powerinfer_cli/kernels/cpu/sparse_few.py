@@ -52,7 +52,8 @@ def sparse_few(
 ) -> list[Operation]:
     """out[t], float32 [T, padded(n_embd) or more], = the FFN of x's t-th vector; up to `few` of them, FEW at most.
 
-    The rest is as for `sparse_token`.
+    counts [few, 2]: how many neurons each token's predictor let through, and how many fired, are added to it. The rest
+    is as for `sparse_token`.
     """
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
@@ -117,9 +118,9 @@ def _tokens_of(fc2, hidden, hidden_bytes, threshold, row, ahead, n_tokens):
 
 
 @helper
-def _let_through(op, first, begin, end, n_tokens, union, needed, worker):
+def _let_through(op, first, begin, end, n_tokens, union, needed, through, worker):
     """Neurons begin..end-1 that any token's predictor, or their statistics, let through -> union, their tokens ->
-    needed; how many, and for how many tokens in all.
+    needed; how many. through: of each token, are added to.
 
     Their rows of the next step are asked for on the way, a little with each row of fc2.
     """
@@ -130,7 +131,7 @@ def _let_through(op, first, begin, end, n_tokens, union, needed, worker):
         float_of(op[OP.threshold]),
     )
     modes, every = u8(op[OP.modes]), (1 << n_tokens) - 1
-    count = asked = through = 0
+    count = asked = 0
     done = np.int64(0)  # bytes asked for of the row of union[asked]
     for i in range(begin, end):
         bits = every
@@ -151,11 +152,11 @@ def _let_through(op, first, begin, end, n_tokens, union, needed, worker):
             union[count], needed[count] = i, bits
             count += 1
             while bits:
+                through[lowest_bit(bits)] += 1
                 bits &= bits - 1
-                through += 1
     for k in range(asked, min(count, asked + 64)):
         fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
-    return count, through
+    return count
 
 
 @helper
@@ -231,17 +232,19 @@ def _add_neurons(op_address, worker):
     )
     down, n_ff, fc2 = i64(op[OP.down]), op[OP.n_ff], op[OP.fc2]
     sum_bytes, lengths = padded(down[COLUMNS]) * 4, i64(address_of(stack_f32(32)))  # FEW numbers
+    through = i64(address_of(stack_f32(32)))
     part = take(op)
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
         union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
         _clear(lengths, n_tokens)
-        count, through = _let_through(op, first, begin, end, n_tokens, union, needed, worker)
+        _clear(through, n_tokens)
+        count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
         count = _open_neurons(op, first, union, needed, count, begin, lengths, worker)
         if op[OP.second]:
             _clear(lengths, n_tokens)
             _multiply_up(op, union, needed, count, begin, lengths, worker)
-        following, fired = take(op), 0
+        following = take(op)
         read_next = i64(fc2) if fc2 else first
         ahead = row_in_memory(read_next, borders[min(following, PARTS)])
         limit = row_in_memory(read_next, borders[min(following + 1, PARTS)])
@@ -251,9 +254,8 @@ def _add_neurons(op_address, worker):
             target = op[OP.sums] + (part * op[OP.room] + t) * sum_bytes
             add_down(down, chosen, lengths[t], values, target, min(ahead, limit), worker)
             ahead += lengths[t] * down[ROW_BYTES]
-            fired += lengths[t]
-        fetch_add(counts, 0, through)
-        fetch_add(counts, 1, fired)
+            fetch_add(counts, 2 * t, through[t])
+            fetch_add(counts, 2 * t + 1, lengths[t])
         part = following
 
 

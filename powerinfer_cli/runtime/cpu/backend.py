@@ -64,7 +64,11 @@ class CPUBackend(CPUSide):
             case never:
                 assert_never(never)
         if self._n_ff.any():
-            self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
+            if kind is BatchKind.FEW:
+                passed = buffers.few_counts.copy()
+                self._stats.trials.count(batch, lambda t: self._stats.add(slice(None), self._n_ff, passed[:, t]))
+            else:
+                self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
     def hidden_at(self, rows: slice) -> Hidden:
         if self._kind is BatchKind.MANY:

@@ -13,6 +13,7 @@ from powerinfer_cli.kernels.cpu.rope import Angles
 from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import (
     Parallel,
@@ -87,6 +88,7 @@ class Buffers:
     ffn: Vectors
     apart: Vectors | None  # the sum of experts that are within norms of their own
     counts: Ints  # [layers, 2]: neurons let through, neurons that fired
+    few_counts: Ints  # [layers, FEW, 2]: the same of each of a few tokens
 
     @property
     def state(self) -> Ints:
@@ -154,6 +156,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
         apart=make_vectors(n_tokens, n_embd, records=False) if any(map(_has_apart, blocks)) else None,
         counts=np.zeros((len(blocks), 2), np.int64),
+        few_counts=np.zeros((len(blocks), FEW, 2), np.int64),
     )
 
 

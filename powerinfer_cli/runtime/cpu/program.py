@@ -327,10 +327,12 @@ class Writer:
             predictor = Predictor(asked.fc2, layer.modes, self.threshold)
             asking = self._multiply(b.x, [(Linear(asked.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
-        operands = x, hidden, neurons, predictor, b.ffn.floats, b.counts[place]
+        operands = x, hidden, neurons, predictor, b.ffn.floats
         if self.few:
-            return [*asking, *sparse_few(b.state, *operands, self.few)]
+            return [*asking, *sparse_few(b.state, *operands, b.few_counts[place], self.few)]
+        counts = b.counts[place]
         if self.room is None:
-            return [*asking, *sparse_token(*operands)]
+            return [*asking, *sparse_token(*operands, counts)]
         assert self.room.sparse is not None  # there is one where down rows are rows
-        return [*asking, *sparse_batch(b.state, *operands, self.room.products, self.room.sparse.of(neurons.n_ff))]
+        room = self.room.products, self.room.sparse.of(neurons.n_ff)
+        return [*asking, *sparse_batch(b.state, *operands, counts, *room)]

@@ -146,7 +146,7 @@ class CPUSide(ABC):
             segments = [(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments]
             state.fill(segments, [s.sequence for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
-        buffers.counts[:] = 0
+        buffers.counts[:], buffers.few_counts[:] = 0, 0
         for angles in buffers.angles.values():
             angles.fill(batch.positions)
         for temperature, numbers in buffers.temperatures.items():

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import Heat, HeatRule, Placement, Swap, ordered
 from powerinfer_cli.runtime.backend import Parts
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cpu.weights import Uses
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.slots import ExpertSlots, NeuronSlots, adaptable
@@ -123,7 +124,7 @@ class Adaptive:
         assert slots is not None  # who tells has asked
         self._seen[index] = counts[:, slots.at]
 
-    def finish(self) -> None:
+    def finish(self, batch: Batch) -> None:
         """A step's end: decide, and send off."""
         if not self._seen:
             return
@@ -133,7 +134,10 @@ class Adaptive:
         for index, seen in self._seen.items():
             counts[:, self._place[index], : seen.shape[1]] = seen
         self._seen.clear()
-        self._heat.add_counts(counts)
+        if batch.stepwise:
+            self._stats.trials.count(batch, lambda t: self._heat.add_counts(counts[t : t + 1]))
+        else:
+            self._heat.add_counts(counts)
         free = {key: iter(stages) for key, stages in self._stages.items()}
         for swap in self._heat.swaps(self._n_stages):
             layer = self._layers[swap.layer]

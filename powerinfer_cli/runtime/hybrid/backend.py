@@ -98,6 +98,8 @@ class HybridBackend:
         self._kind = kind
         if self._adaptive is not None:
             self._adaptive.begin(self._cold_side.tiers)
+        if self._cold is not None:
+            self._cold.begin(batch)
         buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
         self._cpu.embed(buffers)
@@ -122,11 +124,14 @@ class HybridBackend:
                     self._batch(run, n, watch)
         self._move(at, self.plan.output, n)
         if self._adaptive is not None:
-            self._adaptive.finish()
-        self._stats.routed += self._routed * n
+            self._adaptive.finish(batch)
+        self._stats.trials.count(batch, self._count_routed)
         if self._counts:
             self._stats.add(slice(None), self._n_ff * n)
-            self._stats.add(self._cpu.layers, 0, buffers.counts)
+            self._stats.add(self._cpu.layers, 0, buffers.counts + buffers.few_counts.sum(1))
+
+    def _count_routed(self, _: int) -> None:
+        self._stats.routed += self._routed
 
     def record(self, batch: Batch, watch: Watch) -> None:
         """Raises PowerInferError: a layer is divided."""

@@ -7,7 +7,7 @@ import torch
 from powerinfer_cli import gguf_io
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import FFN, routing_of
-from powerinfer_cli.runtime.batch import BatchKind
+from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.hybrid.adaptive import Adaptive
@@ -65,6 +65,10 @@ class ColdSide:
                 self.tiers[index] = ColdTier(layer.neurons, numbers, *where, asked=asked, few=cpu.most_few)
         cpu.prepare(kernel for tier in self.tiers.values() for kernel in tier.kernels)
 
+    def begin(self, batch: Batch) -> None:
+        """A pass begins."""
+        self._batch = batch
+
     def send(self, flow: DeviceFlow, index: int, n: int) -> None:
         """From the device: the FFN's input, and who of its neurons counts, or which experts are chosen."""
         side = self._sides[index]
@@ -113,10 +117,15 @@ class ColdSide:
     def note(self, index: int, n: int) -> None:
         """What was sent has come: count who was chosen, and who of them is hot."""
         if index in self._sizes:
-            chosen = self.chosen_of(index, n)
+            chosen = self.chosen_of(index, n).copy()
             tier = self.tiers[index]
             assert isinstance(tier, ColdExperts)
-            self._stats.add_routed(index, chosen.size, tier.n_hot(chosen))
+            hot = [tier.n_hot(one) for one in chosen] if self._batch.stepwise else [tier.n_hot(chosen)]
+            if self._batch.stepwise:
+                size = chosen[0].size
+                self._stats.trials.count(self._batch, lambda t: self._stats.add_routed(index, size, hot[t]))
+            else:
+                self._stats.add_routed(index, chosen.size, hot[0])
             self._last[index] = tuple(chosen[-1].tolist())
             if self._adaptive is not None:
                 self._adaptive.note_experts(index, chosen)

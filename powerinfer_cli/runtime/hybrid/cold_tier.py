@@ -95,7 +95,9 @@ class ColdTier:
             quantise(b.state, b.many),
             *sparse_batch(b.state, b.many, None, neurons, told, out, counts, products, workspace),
         ]
-        tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, b.few, counts, few)]
+        self._counts, self._few_counts = counts, np.zeros((few, 2), np.int64)
+        apart = b.few, self._few_counts, few
+        tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, *apart)]
         self._operations: dict[BatchKind, list[Operation]] = {
             BatchKind.ONE: one,
             BatchKind.MANY: many,
@@ -128,6 +130,8 @@ class ColdTier:
         found = b.result[: n_tokens * vectors.n].view(n_tokens, vectors.n)
         if kind is BatchKind.FEW:
             found.numpy()[:] = b.few[:n_tokens, : vectors.n]
+            self._counts += self._few_counts.sum(0)
+            self._few_counts[:] = 0
         return found
 
     def _tell(self, n_tokens: int, kind: BatchKind) -> None:

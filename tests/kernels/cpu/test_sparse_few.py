@@ -20,17 +20,18 @@ from tests.helpers.teams import team_of
 
 pytestmark = pytest.mark.rungs
 TEAM = team_of(3)
-Outcome = tuple[npt.NDArray[np.float32], list[int]]
+Outcome = tuple[npt.NDArray[np.float32], list[list[int]]]  # and by token how many were let through, and fired
 
 
 def together(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int, threads: int = 2) -> Outcome:
     n, room = made.neurons.down.weight.n_cols, len(x.floats)
-    out, counts = np.full((room, padded(n)), np.nan, np.float32), np.zeros(2, np.int64)
+    out, counts = np.full((room, padded(n)), np.nan, np.float32), np.zeros((room, 2), np.int64)
     state = np.array([tokens, 0], np.int64)
     program = assemble(sparse_few(state, x, hidden, made.neurons, made.predictor, out, counts, room))
     TEAM.run(program.table, threads)  # it keeps what it points into
     assert np.isnan(out[tokens:]).all()
-    return out[:tokens, :n], counts.tolist()
+    assert not counts[tokens:].any()
+    return out[:tokens, :n], counts[:tokens].tolist()
 
 
 def one_of(vectors: Vectors, t: int) -> Vectors:
@@ -39,23 +40,25 @@ def one_of(vectors: Vectors, t: int) -> Vectors:
     return one
 
 
-def alone(made: SparseLayer, x: Vectors, hidden: Vectors, t: int) -> npt.NDArray[np.float32]:
+def alone(made: SparseLayer, x: Vectors, hidden: Vectors, t: int) -> tuple[npt.NDArray[np.float32], list[int]]:
     n = made.neurons.down.weight.n_cols
     out = aligned(padded(n) * 4).view(np.float32)
     counts = np.zeros(2, np.int64)
     program = assemble(sparse_token(one_of(x, t), one_of(hidden, t), made.neurons, made.predictor, out, counts))
     TEAM.run(program.table, 2)
-    return out[:n].copy()
+    return out[:n].copy(), counts.tolist()
 
 
 def check(made: SparseLayer, tokens: int = 5, room: int = 6) -> None:
     x, hidden = random_vectors(room, made.neurons.up.weight.n_cols), random_vectors(room, RANK, seed=2)
     out, counts = together(made, x, hidden, tokens)
     wanted, size, wanted_counts = plain_ffn(made, x, hidden, tokens)
-    assert counts == wanted_counts
+    assert np.sum(counts, 0).tolist() == wanted_counts
     assert np.abs(out - wanted).max() <= 3e-6 * max(1, size.max())
     for t in range(tokens):
-        np.testing.assert_array_equal(out[t], alone(made, x, hidden, t))
+        wanted, own = alone(made, x, hidden, t)
+        np.testing.assert_array_equal(out[t], wanted)
+        assert counts[t] == own
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)

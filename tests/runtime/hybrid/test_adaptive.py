@@ -109,6 +109,32 @@ def test_company_threads_and_saved_texts(tmp_path: Path, name: str) -> None:
     assert engine.stats.uploads > 4
 
 
+@pytest.mark.parametrize("name", ["gpt-oss", "llama-relu"])
+def test_what_was_proposed_in_vain_leaves_no_heat(tmp_path: Path, name: str) -> None:
+    """Nor counts of chosen experts. So large a margin that the same stay hot with and without drafts."""
+    still = HeatRule(half_life=6, margin=1e9, uploads=2, neurons=8)
+    text, heats = [token % 64 for token in PROMPT], []
+    plain = opened(name, tmp_path, still, drafting=True)
+    for proposed in (0, 3):
+        engine = plain if not proposed else opened(name, tmp_path, still, drafting=True)
+        engine.prefill(text[:5])
+        at = 5
+        while at < 26:
+            ids = text[at : at + 1 + proposed]
+            engine.step([Piece(0, [*ids[:-1], (ids[-1] + 1) % 64] if proposed else ids, stepwise=True)])
+            for i in range(1, proposed):
+                engine.stats.trials.accept(0, i)
+            at += max(1, proposed)
+            engine.truncate(at)
+        backend = engine._backend
+        assert isinstance(backend, HybridBackend)
+        assert backend._adaptive is not None
+        heats.append(backend._adaptive._heat._heat[:, :-1])
+    np.testing.assert_array_equal(engine.stats.routed, plain.stats.routed)
+    np.testing.assert_allclose(heats[1], heats[0])
+    assert heats[0].any()
+
+
 @pytest.mark.parametrize(
     ("name", "rule"), [("gpt-oss", None), ("llama4", RULE), ("gemma4-experts", RULE), ("llama-relu", RULE)]
 )
