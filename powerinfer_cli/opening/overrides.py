@@ -95,6 +95,10 @@ def kept_by_hand(
     first = len(model.layers) if cpu_moe else n_cpu_moe or 0
     if first and not model.has_experts:
         note(f"{'--cpu-moe' if cpu_moe else '--n-cpu-moe'} has no effect: the model has no experts")
+    rows, placed = model.embedding.tokens.name, _names(model.head).union(*map(_names, model.layers))
+    for one in overrides:
+        if not one.main_memory and one.pattern.search(rows) and not any(map(one.pattern.search, placed)):
+            note(f"-ot {one.text[:60]!r} has no effect: rows of {rows} are read from main memory")
     ffns, layers = set[int](), set[int]()
     for index, layer in enumerate(model.layers):
         apart = _names(layer.ffn.neurons) if layer.ffn.divisible else set[str]()

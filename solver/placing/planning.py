@@ -191,7 +191,7 @@ class _Maker:
         if better is None:
             return []
         made = self.make("milp", start=better)
-        now, then = (f"{one.prediction.tokens_per_second:.3g}" for one in (made, first))
+        now, then = (f"{one.prediction.tokens_per_second:,.1f}" for one in (made, first))
         names = f"layer {start} stays" if better - start == 1 else f"layers {start} to {better - 1} stay"
         why = f"{names} in main memory though there is room, so that more of the others is hot: {now} instead of {then}"
         return [replace(made, remarks=(*first.remarks, f"{why} tokens/s are predicted"))]

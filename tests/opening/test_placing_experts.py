@@ -276,6 +276,12 @@ def test_the_trace_says_whether_to_adapt(moe: Case, tmp_path: Path, topics: int)
     assert "belady" in notes[-1]
 
 
+def test_embeddings_stay_in_main_memory(moe: Case) -> None:
+    assert moe.place(override_tensor=(".*=gpu",))[1] == moe.place(override_tensor=("token_embd=cpu",))[1] == []
+    told = "-ot 'token_embd=gpu' has no effect: rows of token_embd.weight are read from main memory"
+    assert moe.place(override_tensor=("token_embd=gpu",))[1] == [told]
+
+
 @pytest.mark.parametrize(("of", "n_chosen", "fits"), [("this", 3, True), ("another", 3, False), ("this", 1, False)])
 def test_a_trace_of_another_model(moe: Case, tmp_path: Path, of: str, n_chosen: int, *, fits: bool) -> None:
     """Of the same layers and experts: it is not what the statistics beside it were counted from."""
