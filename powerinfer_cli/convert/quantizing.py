@@ -34,6 +34,7 @@ from powerinfer_cli.gguf_io import (
     StreamedTensor,
     Tensor,
     rewrite_gguf,
+    shown_name,
     streamed,
 )
 from powerinfer_cli.gguf_io.encoders import SEARCHED
@@ -104,7 +105,8 @@ def planned(gguf: GGUFFile, wishes: Wishes, importance: Importance | None = None
             changes.append(Change(tensor, kind, wanted))
             continue
         if kind not in WRITABLE:
-            raise PowerInferError(f"{gguf.path}: {tensor.name} as {kind.name}: that type cannot be written yet")
+            name = shown_name(tensor.name)
+            raise PowerInferError(f"{gguf.path}: {name} as {kind.name}: that type cannot be written yet")
         _check_source(gguf, tensor, wishes)
         changes.append(Change(tensor, kind, wanted, _importance_of(tensor, importance)))
         _check_importance(gguf, changes[-1], wishes.mix)
@@ -161,8 +163,8 @@ def _wanted(tensor: Tensor, wishes: Wishes, shape: Shape, values_before: int, va
 def _check_source(gguf: GGUFFile, tensor: Tensor, wishes: Wishes) -> None:
     if tensor.type not in FLOATS and not wishes.requantize:
         raise PowerInferError(
-            f"{gguf.path}: {tensor.name} is {tensor.type.name} already, and quantising it anew loses more than once: "
-            "start from an F16, BF16 or F32 file, or give --allow-requantize"
+            f"{gguf.path}: {shown_name(tensor.name)} is {tensor.type.name} already, and quantising it anew loses more "
+            "than once: start from an F16, BF16 or F32 file, or give --allow-requantize"
         )
 
 
@@ -175,7 +177,7 @@ def _importance_of(tensor: Tensor, importance: Importance | None) -> Floats | No
         if part_of(tensor.name) is Part.EMBEDDING:
             return None
         raise PowerInferError(
-            f"{importance.path}: has {found.size} numbers for {tensor.name}, which needs "
+            f"{importance.path}: has {found.size} numbers for {shown_name(tensor.name)}, which needs "
             f"{n_experts * tensor.shape[-1]}: it was made for another model"
         )
     return found.reshape(n_experts, -1)
@@ -186,8 +188,8 @@ def _check_importance(gguf: GGUFFile, change: Change, mix: Mix) -> None:
     needs = kind in NEEDS_IMPORTANCE or (kind is GGMLType.Q2_K and mix.name == "Q2_K_S")
     if needs and change.importance is None and part not in (Part.EMBEDDING, Part.OUTPUT):
         raise PowerInferError(
-            f"{gguf.path}: {change.tensor.name} as {kind.name} would be garbage without knowing which columns matter: "
-            "give --imatrix FILE (made by `powerinfer imatrix`)"
+            f"{gguf.path}: {shown_name(change.tensor.name)} as {kind.name} would be garbage without knowing which "
+            "columns matter: give --imatrix FILE (made by `powerinfer imatrix`)"
         )
 
 
@@ -291,4 +293,4 @@ def _encoded(change: Change, begin: int, end: int) -> Bytes:
         ]
         return np.concatenate(made)
     except PowerInferError as error:
-        raise PowerInferError(f"{tensor.path}: {tensor.name}: {error}") from error
+        raise PowerInferError(f"{tensor.path}: {shown_name(tensor.name)}: {error}") from error

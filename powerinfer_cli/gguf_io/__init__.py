@@ -2,7 +2,7 @@
 
 from .decoders import dequantize
 from .encoder import quantize
-from .failure import GGUFError, shown
+from .failure import GGUFError, shown, shown_name
 from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, map_file, open_gguf
@@ -38,6 +38,7 @@ __all__ = [
     "retyped",
     "rewrite_gguf",
     "shown",
+    "shown_name",
     "streamed",
     "survey",
     "transposed",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["GGUFError", "shown", "shown_path"]
+__all__ = ["GGUFError", "shown", "shown_name", "shown_path"]
 
 SHOWN_CHARACTERS = 64
 
@@ -22,5 +22,9 @@ def shown(text: str) -> str:
 
 def shown_path(path: Path) -> str:
     """`path` as the user typed it, unless it holds characters that a terminal would act upon."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
+    return shown_name(str(path))
+
+
+def shown_name(name: str) -> str:
+    """`name` as it is, unless it holds characters that a terminal would act upon."""
+    return name if name.isprintable() else repr(name)[1:-1]

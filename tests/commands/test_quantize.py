@@ -60,3 +60,13 @@ def test_refused(model: Path, words: list[str], code: int, reason: str) -> None:
     assert reason in done.err
     assert done.err.count("error:") == 1
     assert len(list(model.parent.iterdir())) == 1
+
+
+def test_a_name_that_would_steer_a_terminal(tmp_path: Path) -> None:
+    tensors = [("a\x1b[2J\n.weight", np.full((2, 32), np.inf, np.float32), GGMLType.F32)]
+    path = tmp_path / "model.gguf"
+    write_gguf(path, arch="llama", metadata={}, tensors=tensors, sparse=False)
+    done = powerinfer("quantize", str(path), "Q8_0", "-v")
+    assert done.code == 1
+    assert all(line.isprintable() for line in done.err.split("\n"))
+    assert done.err.count(r"a\x1b[2J\n.weight: ") == 2

@@ -93,7 +93,7 @@ def _numbers(value: Any) -> str:
 
 
 def _line(value: Any, widest: int = WIDEST) -> str:
-    text = _printable(str(value))
+    text = _printable(str(value)[: widest + 1])
     return text if len(text) <= widest else text[: widest - 3] + "..."
 
 

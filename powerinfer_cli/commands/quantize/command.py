@@ -207,6 +207,8 @@ def _importance(flags: QuantizeFlags) -> "Importance | None":
 
 def _tell(terminal: Terminal, changes: Sequence["Change"], *, every: bool) -> None:
     """What becomes what, what had to be another type, and the sizes."""
+    from powerinfer_cli.gguf_io import shown_name
+
     sizes: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     other: Counter[tuple[str, str, int]] = Counter()
@@ -215,7 +217,7 @@ def _tell(terminal: Terminal, changes: Sequence["Change"], *, every: bool) -> No
         if every:
             shape = " x ".join(map(str, tensor.shape))
             weighted = ", by the imatrix" if change.importance is not None else ""
-            terminal.tell(f"{tensor.name}: {shape}, {tensor.type.name} to {kind.name}{weighted}")
+            terminal.tell(f"{shown_name(tensor.name)}: {shape}, {tensor.type.name} to {kind.name}{weighted}")
         numbers[kind.name] += 1
         sizes[kind.name] += change.nbytes
         if change.wanted is not kind:
