@@ -36,6 +36,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.convert",
         "powerinfer_cli.kernels",
         "powerinfer_cli.kernels.cpu",
+        "powerinfer_cli.kernels.cpu.recurrent",
         "powerinfer_cli.model.families",
         "powerinfer_cli.runtime.cpu",
         "powerinfer_cli.runtime.device",
