@@ -156,6 +156,15 @@ def test_all_tokens_to_one_expert(tmp_path: Path, expert: int) -> None:
         check_logits(told(placed(spoilt(1e3), tmp_path, [share])), wanted)
 
 
+def test_every_expert_is_chosen(tmp_path: Path) -> None:
+    """As many as there are, on the CPU alone and divided."""
+    file = tiny_family("mixtral").file.with_metadata(expert_used_count=5)
+    options = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    wanted = told(file.engine(tmp_path, reference=True, **options))
+    check_logits(told(file.engine(tmp_path, **options)), wanted)
+    check_logits(told(placed(file, tmp_path, [SHARES["some"]])), wanted)
+
+
 def test_shift_and_restore(tmp_path: Path) -> None:
     """Some hot as none on a device."""
     file = tiny_family("deepseek3").file
