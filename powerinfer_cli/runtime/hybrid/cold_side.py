@@ -120,17 +120,19 @@ class ColdSide:
             chosen = self.chosen_of(index, n).copy()
             tier = self.tiers[index]
             assert isinstance(tier, ColdExperts)
-            hot = [tier.n_hot(one) for one in chosen] if self._batch.stepwise else [tier.n_hot(chosen)]
             if self._batch.stepwise:
-                size = chosen[0].size
-                self._stats.trials.count(self._batch, lambda t: self._stats.add_routed(index, size, hot[t]))
+                hot = [tier.n_hot(one) for one in chosen]  # as the tier is now
+                self._stats.trials.count(self._batch, lambda t: self._count(index, chosen[t : t + 1], hot[t]))
             else:
-                self._stats.add_routed(index, chosen.size, hot[0])
-            self._last[index] = tuple(chosen[-1].tolist())
+                self._count(index, chosen, tier.n_hot(chosen))
             if self._adaptive is not None:
                 self._adaptive.note_experts(index, chosen)
         elif self._adaptive is not None and (slots := self._adaptive.neurons_of(index)) is not None:
             self._adaptive.note_neurons(index, self._uses_of(n, slots.n_groups).numpy())
+
+    def _count(self, index: int, chosen: npt.NDArray[np.int64], hot: int) -> None:
+        self._stats.add_routed(index, chosen.size, hot)
+        self._last[index] = tuple(chosen[-1].tolist())
 
     def run(self, index: int, n: int, kind: BatchKind) -> None:
         """The partial sums of what has come."""
