@@ -10,7 +10,8 @@ from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-PARTS = {f"{MODEL}.{name}" for name in ("blocks", "experts", "keys", "latent", "recurrent", "tensors")}
+MODULES = ("blocks", "experts", "experts_beside", "keys", "latent", "output_scales", "recurrent", "tensors")
+PARTS = {f"{MODEL}.{name}" for name in MODULES}
 KNOWN = PARTS | {"dataclasses", "functools"}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from powerinfer_cli.commands.bench.traffic import count_traffic
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import Entry, MetaValue, Strings, Survey, ValueType, open_gguf
+from powerinfer_cli.gguf_io import Entry, MetaValue, Strings, Survey, ValueType
 from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.opening.model_file import open_model_file
 
 __all__ = ["findings"]
 
@@ -106,7 +107,7 @@ def _types(found: Survey) -> Plain:
 def _model(path: Path) -> tuple[Plain | None, str | None]:
     """What runs here, or why it does not."""
     try:
-        with open_gguf(path) as gguf:
+        with open_model_file(path) as gguf:
             model = load_model(gguf)
             parameters = sum(one.n_elements for one in gguf.tensors.values())
             return {"parameters": parameters, **_facts(model)}, None

@@ -83,12 +83,12 @@ def quantize(flags: QuantizeFlags) -> None:
     """Write a GGUF file, dense or PowerInfer's, with other types."""
     from powerinfer_cli.convert.quantizing import planned, write_quantized
     from powerinfer_cli.cores import usable_cores
-    from powerinfer_cli.gguf_io import open_gguf
+    from powerinfer_cli.opening.model_file import open_model_file
 
     source, target, mix, threads = _words(flags.words or [])
     wishes, importance = _wishes(flags, mix), _importance(flags)
     terminal = Terminal(color=False, quiet=False)
-    with open_gguf(source) as gguf:
+    with open_model_file(source) as gguf:
         changes = planned(gguf, wishes, importance)
         _tell(terminal, changes, every=flags.verbose)
         if flags.dry_run:

@@ -41,20 +41,10 @@ def _qwen35(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 
 DIFFERS = "gated delta nets in most layers; a gate on attention"
-ARCHITECTURES = tuple(
-    Architecture(
-        name,
-        layer,
-        rope_style=RopeStyle.NEOX,
-        models=models,
-        differs=DIFFERS + more,
-        experts=bool(more),
-        recurrent=True,
-        guessing_layers=True,
-    )
-    for name, layer, models, more in (
-        ("qwen3next", partial(_qwen35moe, next_form=True), "Qwen 3-Next 80B-A3B", "; experts"),
-        ("qwen35", _qwen35, "Qwen 3.5 and 3.6, dense", ""),
-        ("qwen35moe", _qwen35moe, "Qwen 3.5 and 3.6 with experts", "; experts"),
-    )
+MORE = f"{DIFFERS}; experts"
+ALIKE = partial(Architecture, rope_style=RopeStyle.NEOX, recurrent=True, guessing_layers=True)
+ARCHITECTURES = (
+    ALIKE("qwen3next", partial(_qwen35moe, next_form=True), models="Qwen 3-Next 80B-A3B", differs=MORE, experts=True),
+    ALIKE("qwen35", _qwen35, models="Qwen 3.5 and 3.6, dense", differs=DIFFERS),
+    ALIKE("qwen35moe", _qwen35moe, models="Qwen 3.5 and 3.6 with experts", differs=MORE, experts=True),
 )

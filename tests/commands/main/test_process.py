@@ -159,7 +159,7 @@ def test_turns_without_a_prompt_wait_for_the_user(words: str, tmp_path: Path) ->
 
 
 def test_stdout_holds_the_text_alone_where_a_plan_is_made() -> None:
-    args = ("--vram-budget", "0.034", "--device", "cpu", "--disable-gpu-index", "-t", "1")
+    args = ("--vram-budget", "0.07", "--device", "cpu", "--disable-gpu-index", "-t", "1")
     with Process("main", *args, "-p", "Once upon a time", "-n", "2", "--temp", "0") as process:
         result = process.wait()
     result.note("^planned in")
