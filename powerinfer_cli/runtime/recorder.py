@@ -29,7 +29,7 @@ class Recorder(ABC):
     _backend: Backend
     _sequences: Sequences
     _states: States | None
-    _has_experts: bool
+    has_experts: bool
     _matrices: list[list[str]]
 
     @property
@@ -98,7 +98,7 @@ class Recorder(ABC):
             self.reset()
 
     def _check_recordable(self) -> None:
-        if self._has_experts:
+        if self.has_experts:
             raise PowerInferError("single neurons of a mixture's experts are not recorded: its experts are, as a whole")
 
 
