@@ -87,8 +87,20 @@ def _peak(x, low, high):
         i = 0
         while i < 31 and abs(x[i]) != most:
             i += 1
-        peak = x[i]
+        peak = x[i] if most > np.float32(0.0) else np.float32(0.0)  # of zeros of any sign
     return peak
+
+
+@exact_helper
+def _least(x, low, high):
+    """The least number; of zeros the first, whose sign counts."""
+    least = -largest(zero() - minimum(low, high))
+    if least == np.float32(0.0):
+        i = 0
+        while i < 31 and x[i] != np.float32(0.0):
+            i += 1
+        least = x[i]
+    return least
 
 
 @exact_helper
@@ -137,8 +149,8 @@ def encode_blocks(x_at, out_at, n_blocks, source, bits, has_minimum):
             d = largest(maximum(absolute(low), absolute(high))) / np.float32(127.0)
             _store_bytes(x, d, out, at + head)
         elif has_minimum:
-            least, most = -largest(zero() - minimum(low, high)), largest(maximum(low, high))
-            d = (most - least) / np.float32(top)
+            least, most = _least(x, low, high), largest(maximum(low, high))
+            d = (most - least) / np.float32(top) if most > least else np.float32(0.0)
             store_half(room, 1, least)
             _store_nibbles(x, least, _inverse(d), np.float32(0.5), top, out, at + behind, bits)
         else:

@@ -176,7 +176,7 @@ def _search_with_minimum(
     _ends(x, low, most)
     _two_totals(x, weights, totals)
     for lane in range(16):
-        low[lane] = low[lane] if low[lane] < zero else zero
+        low[lane] = zero if low[lane] > zero else low[lane]  # zeros keep their sign
         wide[lane] = one if most[lane] > low[lane] else zero
         inverse[lane] = top / (most[lane] - low[lane]) if wide[lane] > zero else zero
         d[lane] = one / inverse[lane] if wide[lane] > zero else zero

@@ -16,11 +16,11 @@ IMPORTANCE = ((STEPS * np.uint64(2654435761) >> np.uint64(7)) % np.uint64(1000))
 
 # Of what `ggml_quantize_chunk` (llama-cpp-python 0.3.36) makes of these numbers, without importance and with it.
 GGML = {
-    GGMLType.Q4_0: ("f1337a083ef9b089", "98fb7a058896f206"),
-    GGMLType.Q4_1: ("dfebc2e2a26ce0d1", "acaad91e900c5aa2"),
-    GGMLType.Q5_0: ("66432cd685b986ec", "89787f5418c8b355"),
-    GGMLType.Q5_1: ("b1622d0cb983a1e8", "bdd9d1876bb7d75c"),
-    GGMLType.Q8_0: ("fb25c8c4042a83cd", "fb25c8c4042a83cd"),
+    GGMLType.Q4_0: ("b09de9ac2015e656", "18cf870440e700da"),
+    GGMLType.Q4_1: ("acd495635f067100", "a31325892263032a"),
+    GGMLType.Q5_0: ("e86b940f1af9b29e", "9df04dddbfea0328"),
+    GGMLType.Q5_1: ("f257963b775a43e2", "80e9eae8aaa555dd"),
+    GGMLType.Q8_0: ("75675a1cf6049d0f", "75675a1cf6049d0f"),
 }
 
 
@@ -35,6 +35,8 @@ def numbers() -> np.ndarray:
     x[6] *= np.float32(2.0**-60)
     x[7], x[8] = np.rint(x[7] * 40), x[8].astype(np.float16)
     x[9, ::7] *= 30
+    x[10], x[11], x[12, 1::2], x[12, ::2] = -0.0, np.abs(x[11]), 0, -0.0
+    x[11, 3::5], x[13, ::3] = -0.0, 0
     return x
 
 
