@@ -61,7 +61,10 @@ def ask(names: list[str], folder: Path, peer_python: str) -> None:
     """llama.cpp's logits of all, beside the files. A process a family: some files make it abort."""
     for name in names:
         (folder / f"{name}.npy").unlink(missing_ok=True)
-        script, pair = ROOT / "scripts" / "llama_cpp_logits.py", (folder / f"{name}.gguf", folder / f"{name}.npy")
+        script, pair = (
+            ROOT / "scripts" / "peers" / "llama_cpp_logits.py",
+            (folder / f"{name}.gguf", folder / f"{name}.npy"),
+        )
         command = [peer_python, str(script), str(folder / "ids.npy"), *map(str, pair)]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         if said.returncode or said.stdout:

@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # noqa: E402  # after the path is set
 from rich.table import Table  # noqa: E402  # after the path is set
 
-from powerinfer_cli.sampling.grammar import GrammarError, Grammars, NewConstraint  # noqa: E402  # likewise
-from powerinfer_cli.sampling.json_schema import read_schema  # noqa: E402  # likewise
+from powerinfer_cli.sampling.grammars.grammar import GrammarError, Grammars, NewConstraint  # noqa: E402  # likewise
+from powerinfer_cli.sampling.grammars.json_schema import read_schema  # noqa: E402  # likewise
 
 END = 256
 COLUMNS = ("valid", "not written", "invalid", "said", "WRITTEN", "refused")

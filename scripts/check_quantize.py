@@ -80,7 +80,7 @@ def agrees(args: argparse.Namespace, name: str, folder: Path, weights: dict[str,
     number = str(MIXES[name].number)
     command = [sys.executable, "-m", "powerinfer_cli", "quantize", str(args.model), str(ours), name]
     own_time = timed([*command, "--allow-requantize", *own])
-    script = str(ROOT / "scripts/llama_cpp_quantize.py")
+    script = str(ROOT / "scripts/peers/llama_cpp_quantize.py")
     peer_time = timed([args.peer_python, script, str(args.model), str(theirs), number, *peer])
     if own_time is None or peer_time is None:
         print(f"{name:10} not written by {'us' if own_time is None else 'llama.cpp'}", flush=True)

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import write_gguf
 from powerinfer_cli.text import Tokenizer
-from scripts.record_tokenizer_ids import HYPERPARAMETERS
+from scripts.recording.record_tokenizer_ids import HYPERPARAMETERS
 from tests.text.vocabularies import all_vocabularies
 
-ORACLE = Path(__file__).with_name("llama_cpp_oracle.py")
+ORACLE = Path(__file__).parent / "peers" / "llama_cpp_oracle.py"
 SNIPPETS = [
     *(" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\v", "\f", " \n", "\n ", "\x85", "\xa0", "\u3000", "\u2028"),
     *("'s", "'S", "'t", "'re", "'VE", "'ll", "'", "' ", " '", "’s", "'x"),

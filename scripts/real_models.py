@@ -182,7 +182,7 @@ def tell_perplexity(path: Path, args: argparse.Namespace) -> None:
     fast, plain = (perplexity_in(ours(*command, *more)) for more in ((), ("--reference",)))
     line = f"perplexity: {fast:.4f}, --reference {plain:.4f} ({fast / plain - 1:+.2%})"
     numbers = "512", str(args.chunks), str(args.threads)
-    said = peer(args, SCRIPTS / "llama_cpp_perplexity.py", str(path), str(args.text), *numbers)
+    said = peer(args, SCRIPTS / "peers" / "llama_cpp_perplexity.py", str(path), str(args.text), *numbers)
     print(line + ("" if said is None else f", llama.cpp {float(said):.4f} ({float(said) / plain - 1:+.2%})"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, StreamedTensor, Tensor, rewrite_gguf, streamed, transposed
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import load_model
 from powerinfer_cli.model.turned import Width, down_type
 

@@ -21,7 +21,7 @@ from powerinfer_cli.gguf_io import (
     streamed,
     transposed,
 )
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import DENSE_LAYERS, Activation, ModelConfig, Predictors, load_model, load_predictors
 from powerinfer_cli.model.turned import FLOATS, DownType, Width, down_loss, down_type
 from powerinfer_cli.placement import shown_bytes

@@ -8,8 +8,8 @@ import numpy as np
 
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime import Engine
-from powerinfer_cli.runtime.cache_size import kv_bytes
-from powerinfer_cli.runtime.pages import Extent
+from powerinfer_cli.runtime.context.cache_size import kv_bytes
+from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.step import Piece
 from solver.profile import CHUNK
 from solver.stages import SolverModel

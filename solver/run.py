@@ -9,7 +9,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, Predictors, load_predictors, with_predictors
 from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace, find_statistics
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity

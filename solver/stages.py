@@ -17,7 +17,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, load_predictors, with_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,

@@ -5,7 +5,7 @@ from contextlib import closing
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, Predictors, with_predictors
 from powerinfer_cli.model.turned import DownType, Width, down_type
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents

@@ -36,11 +36,16 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.convert",
         "powerinfer_cli.kernels",
         "powerinfer_cli.kernels.cpu",
+        "powerinfer_cli.kernels.cpu.attention",
+        "powerinfer_cli.kernels.cpu.experts",
+        "powerinfer_cli.kernels.cpu.sparse",
         "powerinfer_cli.kernels.cpu.recurrent",
         "powerinfer_cli.model.families",
+        "powerinfer_cli.runtime.context",
         "powerinfer_cli.runtime.cpu",
         "powerinfer_cli.runtime.device",
         "powerinfer_cli.runtime.hybrid",
         "powerinfer_cli.runtime.reference",
+        "powerinfer_cli.sampling.grammars",
     )
     assert bool(getattr(room, "__all__", None)) != empty

@@ -228,10 +228,15 @@ def write_quantized(
                 sparse=gguf.sparse,
                 part=part,
                 until=together,
-                on_bytes=lambda here, _, before=done: on_bytes(before + here, total),  # type: ignore[misc]
+                on_bytes=partial(_tell, on_bytes, done, total),
             )
             done += sum(change.nbytes for change in some)
     return list(parts)
+
+
+def _tell(on_bytes: Callable[[int, int], None], before: int, total: int, here: int, _: int) -> None:
+    """Of all parts, where one of them tells of itself."""
+    on_bytes(before + here, total)
 
 
 def _parts(gguf: GGUFFile, path: Path, changes: Sequence[Change]) -> dict[Path, tuple[Path | None, list[Change]]]:

@@ -22,10 +22,10 @@ from powerinfer_cli.drafting.pace import Pace
 from powerinfer_cli.model import Model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Logits
+from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.engine import Change, Engine
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Tap
-from powerinfer_cli.runtime.saved import Stored
 from powerinfer_cli.runtime.stats import Drafted
 from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 

@@ -23,7 +23,7 @@ from powerinfer_cli.runtime import Engine
 from powerinfer_cli.runtime.memory import return_memory
 from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import Grammars
+from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
 from powerinfer_cli.text.template_forms import write_chat
 

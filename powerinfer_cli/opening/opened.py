@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Unpack
 
 from powerinfer_cli.drafting import DraftOptions
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import load_model, with_predictors
 from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import find_companions

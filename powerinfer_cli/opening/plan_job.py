@@ -22,7 +22,7 @@ from powerinfer_cli.placement import (
     statistics_fingerprint,
 )
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.cache_size import context_size, extent_of
+from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from powerinfer_cli.runtime.device.cold_stream import streamable
 from powerinfer_cli.runtime.device.scratch import measure_scratch

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from powerinfer_cli.opening.context import Context
 from powerinfer_cli.sampling import Sampler
-from powerinfer_cli.sampling.constrained import sample
-from powerinfer_cli.sampling.grammar import Constraint
+from powerinfer_cli.sampling.grammars.constrained import sample
+from powerinfer_cli.sampling.grammars.grammar import Constraint
 from powerinfer_cli.text import StopMatcher, StreamingDetokenizer, Tokenizer
 
 __all__ = ["Answer", "TextStream"]

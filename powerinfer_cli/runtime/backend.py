@@ -10,8 +10,8 @@ import numpy.typing as npt
 from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.context.pages import Held, PageTable
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["Backend", "Floats", "Hidden", "InputsBackend", "Logits", "Parts", "Watch", "WatchInputs", "WatchRoutes"]

@@ -11,21 +11,21 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cache_size import context_size, extent_of
+from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
+from powerinfer_cli.runtime.context.pages import PageTable
+from powerinfer_cli.runtime.context.saved import Stored, last_rows, windowed_rows
+from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
+from powerinfer_cli.runtime.context.states import LayerStates, States
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.recorder import Recorder, batched
-from powerinfer_cli.runtime.saved import Stored, last_rows, windowed_rows
-from powerinfer_cli.runtime.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.states import LayerStates, States
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
 

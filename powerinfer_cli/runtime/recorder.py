@@ -11,8 +11,8 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.backend import Backend, Floats, InputsBackend
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.sequences import Sequences
-from powerinfer_cli.runtime.states import States
+from powerinfer_cli.runtime.context.sequences import Sequences
+from powerinfer_cli.runtime.context.states import States
 
 __all__ = ["InputsTap", "Recorder", "RouteTap", "Tap", "batched"]
 

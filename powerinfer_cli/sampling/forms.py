@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
+from powerinfer_cli.sampling.grammars.grammar import Grammars, NewConstraint
 
 __all__ = ["Form", "TokenPieces", "grammars_of"]
 

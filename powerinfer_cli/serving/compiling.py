@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from powerinfer_cli.runtime.memory import resident_memory, return_memory
-from powerinfer_cli.sampling.grammar import NotKeptError, only_kept
+from powerinfer_cli.sampling.grammars.grammar import NotKeptError, only_kept
 from powerinfer_cli.serving.errors import unavailable
 from powerinfer_cli.serving.threads import in_thread
 

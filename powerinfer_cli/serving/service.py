@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from powerinfer_cli.model import ModelConfig
-from powerinfer_cli.sampling.grammar import Grammars
+from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events

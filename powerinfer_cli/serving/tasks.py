@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.sampling import SamplerOptions
-from powerinfer_cli.sampling.grammar import Constraint
+from powerinfer_cli.sampling.grammars.grammar import Constraint
 from powerinfer_cli.serving.errors import APIError
 
 __all__ = [

@@ -6,9 +6,9 @@ import time
 import numpy as np
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
-from powerinfer_cli.kernels.cpu.attention import attention
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.rope import Angles, rope
 from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
-from powerinfer_cli.kernels.cpu.rope import Angles, rope
 from powerinfer_cli.kernels.cpu.segments import make_state
 from powerinfer_cli.kernels.cpu.vectors import make_vectors
 from powerinfer_cli.kernels.jit.program import Operation, assemble

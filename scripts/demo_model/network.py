@@ -41,6 +41,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
+def initialise(network: nn.Module, *, quiet: str, std: float) -> None:
+    """Start with a loud token in a quiet residual stream, and with heads that copy what they look at.
+
+    W_o starts as W_v's transpose, and the output is tied to the embedding: attending to a name raises that very name's
+    logit. Without this a short training never learns to repeat the names of its story. quiet: what is in the name of
+    matrices that add to the stream, which start at `std`.
+    """
+    shape = network.shape
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=std if quiet in name else 0.05)
+    nn.init.normal_(network.token_embd.weight, std=0.1)
+    nn.init.constant_(network.output_norm.weight, 0.25)
+    groups = shape.n_head // shape.n_kv
+    for layer in network.layers:
+        nn.init.normal_(layer.attn_v.weight, std=1 / 16)
+        values = layer.attn_v.weight.detach().view(shape.n_kv, shape.head_dim, -1)
+        layer.attn_output.weight.data.copy_(0.3 * values.repeat_interleave(groups, dim=0).flatten(0, 1).T)
+
+
 class Layer(nn.Module):
     """One transformer layer; attribute names are GGUF's tensor names."""
 
@@ -95,24 +115,7 @@ class Network(nn.Module):
         cos, sin = rope_table(shape.head_dim, shape.n_ctx, shape.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Start with a loud token in a quiet residual stream, and with heads that copy what they look at.
-
-        W_o starts as W_v's transpose, and the output is tied to the embedding: attending to a name raises that very
-        name's logit. Without this a short training never learns to repeat the names of its story.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.005 if name.endswith("ffn_down.weight") else 0.05)
-        nn.init.normal_(self.token_embd.weight, std=0.1)
-        nn.init.constant_(self.output_norm.weight, 0.25)
-        groups = self.shape.n_head // self.shape.n_kv
-        for layer in self.layers:
-            nn.init.normal_(layer.attn_v.weight, std=1 / 16)
-            values = layer.attn_v.weight.detach().view(self.shape.n_kv, self.shape.head_dim, -1)
-            layer.attn_output.weight.data.copy_(0.3 * values.repeat_interleave(groups, dim=0).flatten(0, 1).T)
+        initialise(self, quiet="ffn_down.weight", std=0.005)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Logits, and per layer the residual before the FFN and relu(gate)."""

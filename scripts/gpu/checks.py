@@ -40,6 +40,7 @@ def suites(device: str) -> Iterator[Finding]:
     environment = os.environ | {"POWERINFER_TEST_DEVICE": device + second}
     paths = [
         "tests/kernels/device/triton_cases.py",
+        "tests/kernels/device/triton_attention_cases.py",
         "tests/runtime/hybrid/test_hybrid.py",
         "tests/runtime/hybrid/test_sequences_placed.py",
     ]

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor, dequantize, quantize
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.cpu.arena import Arena
-from powerinfer_cli.kernels.cpu.attention import attention, attention_kernels
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
 from powerinfer_cli.kernels.cpu.matvec import matvec
 from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
 from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side, packed_bytes, packing_kernels
 from powerinfer_cli.kernels.cpu.segments import make_state
-from powerinfer_cli.kernels.cpu.sparse_token import ASK, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.token import ASK, Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cpu.arena import Arena
-from powerinfer_cli.kernels.cpu.asking import ask_for_experts
-from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, ExpertRows, experts_token
+from powerinfer_cli.kernels.cpu.experts.asking import ask_for_experts
+from powerinfer_cli.kernels.cpu.experts.routing import make_routes, route
+from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, ExpertRows, experts_token
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.packing import pack, packed_bytes, packing_kernels
-from powerinfer_cli.kernels.cpu.routing import make_routes, route
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.segments import make_state
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
 from solver.decoding import Decoding, measure_decoding

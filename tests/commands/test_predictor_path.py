@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from powerinfer_cli.commands.bench import run as bench_run
+from tests.helpers.kernels.sparse_reference import Predictor
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.predictor_files import save_predictors
 from tests.helpers.result import Result
-from tests.helpers.sparse_reference import Predictor
 from tests.helpers.word_model import STORY, word_model
 
 N_FF = 32

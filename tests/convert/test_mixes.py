@@ -1,4 +1,4 @@
-"""Each tensor gets the type that llama-quantize gives it (recorded by scripts/record_mixes.py)."""
+"""Each tensor gets the type that llama-quantize gives it (recorded by scripts/recording/record_mixes.py)."""
 
 import json
 from pathlib import Path

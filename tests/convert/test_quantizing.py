@@ -12,7 +12,7 @@ from powerinfer_cli.convert.quantizing import Wishes, planned, write_quantized
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, WritableValue, dequantize, open_gguf, quantize, write_gguf
 from powerinfer_cli.gguf_io.encoders import encode
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 
 T = GGMLType
 SHAPES = {

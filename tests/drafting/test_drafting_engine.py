@@ -15,8 +15,8 @@ from powerinfer_cli.opening import open_model
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
 from tests.helpers.families import tiny_family
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
 N = 40

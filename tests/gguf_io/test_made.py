@@ -18,7 +18,7 @@ from powerinfer_cli.gguf_io import (
 )
 from powerinfer_cli.gguf_io import made as made_file
 from powerinfer_cli.gguf_io.encoders import encode
-from tests.helpers.matrices import random_rows
+from tests.helpers.kernels.matrices import random_rows
 
 FLOATS = [GGMLType.F32, GGMLType.F16, GGMLType.BF16]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from powerinfer_cli.model import Predictors
-from tests.helpers.sparse_reference import Predictor
+from tests.helpers.kernels.sparse_reference import Predictor
 
 
 def save_predictors(

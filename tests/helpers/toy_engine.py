@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime.pages import Extent, PageTable
+from powerinfer_cli.runtime.context.pages import Extent, PageTable
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Piece, Wanted
 

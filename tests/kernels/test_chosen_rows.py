@@ -9,7 +9,7 @@ from powerinfer_cli.kernels.chosen_rows import sparse_ffn_batch, sparse_ffn_toke
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import Linear, Neurons
-from tests.helpers.matrices import stored
+from tests.helpers.kernels.matrices import stored
 from tests.helpers.rounding import Interval, curve_of, sparse_ffn
 
 RELU, SILU, GELU = Activation.RELU, Activation.SILU, Activation.GELU

@@ -20,7 +20,7 @@ from powerinfer_cli.kernels.simd import (
     store_i32,
     u16,
 )
-from tests.helpers.weight_rows import at_the_edge, gguf_rows
+from tests.helpers.kernels.weight_rows import at_the_edge, gguf_rows
 
 pytestmark = pytest.mark.rungs
 

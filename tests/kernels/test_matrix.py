@@ -7,7 +7,7 @@ import torch
 from powerinfer_cli.gguf_io import GGMLType, dequantize
 from powerinfer_cli.kernels import matrix
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
-from tests.helpers.matrices import random_rows, stored, weight_types
+from tests.helpers.kernels.matrices import random_rows, stored, weight_types
 from tests.helpers.rounding import Interval
 
 X = torch.from_numpy(np.random.default_rng(9).standard_normal((3, 256)).astype(np.float32))

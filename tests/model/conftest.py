@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 

@@ -16,8 +16,8 @@ from powerinfer_cli.model.blocks import Sequential
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.anatomy import anatomy
 from tests.helpers.families import tiny_family
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 ALONE = (Activation.XIELU, Activation.CLAMPED_SWISH)  # of one architecture each

@@ -17,9 +17,9 @@ from powerinfer_cli.model import Predictors, load_model, load_predictors, with_p
 from powerinfer_cli.model import predictors as predictors_file
 from powerinfer_cli.model.blocks import Predicted
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.kernels.sparse_reference import Predictor, random_predictors
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import save_predictors
-from tests.helpers.sparse_reference import Predictor, random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 N_LAYER, N_EMBD, N_FF = 2, 6, 10

@@ -5,10 +5,10 @@ import pytest
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.gguf_io.encoders import SEARCHED
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.model.turned import FLOATS, Width, down_bytes, down_loss, down_type
-from tests.helpers.matrices import random_rows, weight_types
+from tests.helpers.kernels.matrices import random_rows, weight_types
 
 T = GGMLType
 

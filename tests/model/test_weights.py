@@ -9,8 +9,8 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import Model, load_model
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import CASES, RELU_CASES, tiny_model
 
 

@@ -17,7 +17,7 @@ from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.runtime.pooling import Pool
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import budget, bytes_alone_count, write_placed
+from tests.helpers.placing.placed_model import budget, bytes_alone_count, write_placed
 from tests.helpers.server_process import RunningServer
 from tests.helpers.word_model import word_model
 

@@ -13,7 +13,7 @@ from powerinfer_cli.opening.gpus import Target, find_target
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.model_file import ModelFile
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     N_LAYER,
     budget,
     bytes_alone_count,

@@ -26,9 +26,9 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from solver.state import read_state
 from tests.helpers.families import PROMPT, tiny_family
-from tests.helpers.placed_model import bytes_alone_count
+from tests.helpers.placing.placed_model import bytes_alone_count
+from tests.helpers.placing.route_traces import drawn_routes
 from tests.helpers.rounding import check_logits
-from tests.helpers.route_traces import drawn_routes
 
 GIB = 1 << 30
 OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")

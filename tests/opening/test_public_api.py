@@ -15,7 +15,7 @@ import powerinfer_cli
 from powerinfer_cli.model import sparse
 from powerinfer_cli.opening import bundled_model
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import budget, write_placed
+from tests.helpers.placing.placed_model import budget, write_placed
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numba", "gguf", "huggingface_hub", "highspy", "transformers", "scipy")

@@ -10,8 +10,8 @@ from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime import Engine, Piece
 from tests.helpers.families import FAMILIES, tiny_family
 from tests.helpers.families.family import tiny
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import N_VOCAB, RELU_CASES, tiny_model
 
 N = 5

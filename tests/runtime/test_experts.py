@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.asking import ask_for_experts
+from powerinfer_cli.kernels.cpu.experts.asking import ask_for_experts
 from powerinfer_cli.runtime.cpu import experts, packer
 from tests.helpers.families import FAMILIES, PROMPT, tiny_family
 from tests.helpers.families.family import tiny

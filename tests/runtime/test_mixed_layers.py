@@ -12,10 +12,10 @@ import torch
 from powerinfer_cli.model import Predictors, load_model
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from tests.helpers.kernels.sparse_reference import Predictor, masked_logits, predictor_mask, random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import Predictor, masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
 
 NAMES = ("llama-relu", "falcon-7b-relu", "opt", "llama")

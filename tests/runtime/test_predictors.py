@@ -16,10 +16,10 @@ from powerinfer_cli.placement import ActivationStatistics, LayerPlacement, Place
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import tiny_family
+from tests.helpers.kernels.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.model_file import ModelFile
 from tests.helpers.predictor_files import everything, save_predictors
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, TinyModel, reference_logits, tiny_model
 
 SOURCE = {"falcon": "input"}  # what a predictor looks at; "attended" for the other architectures

@@ -12,7 +12,7 @@ from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 
 FAMILIES = ("qwen3moe", "gpt-oss", "deepseek2", "smallthinker", "gemma4-experts")
 

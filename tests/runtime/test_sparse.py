@@ -8,9 +8,9 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import Engine
+from tests.helpers.kernels.sparse_reference import SOURCES, masked_logits, predictor_mask, random_predictors
 from tests.helpers.model_file import ModelFile
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import SOURCES, masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, reference_logits, tiny_model
 
 SOURCE = {"falcon": "input"}  # what a predictor looks at; "attended" for the other architectures

@@ -8,8 +8,8 @@ import torch
 
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.kernels.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import masked_logits, predictor_mask, random_predictors
 from tests.helpers.tiny_models import PROMPT, TinyModel, tiny_model
 
 N_FF, TOKENS = 112, 50_000

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 
 from powerinfer_cli.gguf_io import GGMLType, dequantize
 from tests.helpers.exact_sparse import exact_sparse
-from tests.helpers.matrices import random_rows, weight_types
+from tests.helpers.kernels.matrices import random_rows, weight_types
 from tests.helpers.model_file import ModelFile
 from tests.helpers.rounding import check_logits
 

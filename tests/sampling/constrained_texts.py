@@ -8,8 +8,8 @@ import numpy as np
 
 import powerinfer_cli
 from powerinfer_cli.sampling import SamplerOptions, TokenBreakers, build_sampler
-from powerinfer_cli.sampling.constrained import sample
-from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
+from powerinfer_cli.sampling.grammars.constrained import sample
+from powerinfer_cli.sampling.grammars.grammar import Grammars, NewConstraint
 from powerinfer_cli.text import Tokenizer
 from tests.text.vocabularies import byte_level
 

@@ -1,6 +1,6 @@
 """What a grammar means, by trying everything: no lexer, no automata."""
 
-from powerinfer_cli.sampling.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens
+from powerinfer_cli.sampling.grammars.gbnf_syntax import Alt, Chars, Node, Ref, Repeat, Rules, Seq, Tokens
 
 __all__ = ["matches"]
 

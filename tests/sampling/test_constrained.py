@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.sampling import SamplerOptions, build_sampler
-from powerinfer_cli.sampling.constrained import sample
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import GrammarError, Grammars
+from powerinfer_cli.sampling.grammars.constrained import sample
+from powerinfer_cli.sampling.grammars.grammar import GrammarError, Grammars
 from tests.sampling.constrained_texts import END, bpe, bundled, byte_grammars, chance, written
 
 DATE = 'root ::= [0-9]{4} "-" [0-9]{2} ("é" | "😀")'

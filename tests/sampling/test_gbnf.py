@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from powerinfer_cli.sampling.gbnf import gbnf_to_lark, parse_gbnf
-from powerinfer_cli.sampling.grammar import GrammarError
+from powerinfer_cli.sampling.grammars.gbnf import gbnf_to_lark, parse_gbnf
+from powerinfer_cli.sampling.grammars.grammar import GrammarError
 from tests.sampling.constrained_texts import END, byte_grammars, fits
 from tests.sampling.gbnf_oracle import matches
 

@@ -10,8 +10,8 @@ import pytest
 
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.gbnf import gbnf_to_lark
-from powerinfer_cli.sampling.grammar import GrammarError, Grammars, NotKeptError, only_kept
+from powerinfer_cli.sampling.grammars.gbnf import gbnf_to_lark
+from powerinfer_cli.sampling.grammars.grammar import GrammarError, Grammars, NotKeptError, only_kept
 from tests.sampling.constrained_texts import bundled, byte_grammars, written
 
 PATIENCE = 10  # seconds of this process, for what takes one or two

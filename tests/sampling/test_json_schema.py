@@ -10,7 +10,7 @@ import pytest
 
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import GrammarError
+from powerinfer_cli.sampling.grammars.grammar import GrammarError
 from tests.sampling.constrained_texts import bpe, bundled, byte_grammars, fits, written
 
 PERSON = {

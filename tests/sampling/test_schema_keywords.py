@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from powerinfer_cli.sampling.grammar import Grammars
-from powerinfer_cli.sampling.json_schema import read_schema
-from powerinfer_cli.sampling.schema_keywords import KEYWORDS, Handling
+from powerinfer_cli.sampling.grammars.grammar import Grammars
+from powerinfer_cli.sampling.grammars.json_schema import read_schema
+from powerinfer_cli.sampling.grammars.schema_keywords import KEYWORDS, Handling
 from tests.sampling.constrained_texts import byte_grammars, fits
 
 NAMES: dict[str, Any] = {"a": {"type": "null"}, "b": {"type": "null"}, "c": {"type": "null"}}

@@ -1,11 +1,11 @@
-"""What scripts/compiled_kernels.py makes of what it is told. That kernels compile is test_triton.py's."""
+"""What scripts/gpu/compiled_kernels.py makes of what it is told. That kernels compile is test_triton.py's."""
 
 import subprocess
 from collections import Counter
 
 import pytest
 
-from scripts import compiled_kernels
+from scripts.gpu import compiled_kernels
 
 USAGE = " Function _down:\n  REG:103 STACK:8 SHARED:4096 LOCAL:16 CONSTANT[0]:412 TEXTURE:0 SURFACE:0 SAMPLER:0\n"
 CODE = "LDG.E.128.CONSTANT R4, [R2] ; LDG.E.U16 R1, [R2] ; LDG.E R1, [R2] ; LDG.E.64 R2, [R2] ; LDS.128 R0, [R1]"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import GrammarError, Grammars
+from powerinfer_cli.sampling.grammars.grammar import GrammarError, Grammars
 from scripts.soaking.hostile_grammars import GRAMMARS, HOSTILE_GRAMMARS, SCHEMAS, TOOLS
 from tests.sampling.constrained_texts import bundled
 

@@ -11,7 +11,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions
 from scripts import make_synthetic
 from scripts.synthetic.experts import ARCHITECTURES, CONSTANT, ExpertShape, router_rows, topic_of, write_experts
-from tests.helpers.route_traces import drawn_routes
+from tests.helpers.placing.route_traces import drawn_routes
 
 SMALL = ExpertShape(embd=64, ff=32, layers=2, heads=4, kv=2, head_dim=16, experts=8, chosen=2, vocab=400, ctx=64)
 
@@ -80,7 +80,7 @@ def spread(uses: list[np.ndarray]) -> float:
 
 
 def test_drawn_routes_are_what_was_asked_for() -> None:
-    """tests/helpers/route_traces.py, which the solver's tests read: power law, topics in turn, the same for a seed."""
+    """tests/helpers/placing/route_traces.py, for the solver's tests: power law, topics in turn, the same for a seed."""
     drawn = partial(drawn_routes, 4000, n_experts=64, n_chosen=1, layers=2, topics=2, stay=2000)
     trace = drawn(skew=1.0, seed=3)
     for chosen in trace.chosen:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from powerinfer_cli.sampling.grammar import NotKeptError, only_kept
+from powerinfer_cli.sampling.grammars.grammar import NotKeptError, only_kept
 from powerinfer_cli.serving.compiling import with_grammars
 from powerinfer_cli.serving.errors import APIError
 

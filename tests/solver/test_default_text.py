@@ -16,7 +16,7 @@ from solver.default_text import default_chunks, given_chunks, own_size, read_siz
 from solver.own_text import own_texts
 from solver.profile import SampleDocument, sample_documents
 from solver.stages import SolverModel
-from tests.helpers.placed_model import dense_model
+from tests.helpers.placing.placed_model import dense_model
 
 BUNDLED = Path(powerinfer_cli.__file__).parent / "bundled" / "storyteller.powerinfer.gguf"
 

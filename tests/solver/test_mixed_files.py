@@ -12,9 +12,9 @@ from powerinfer_cli.model import load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.dense import write_dense
 from solver.merge import merge
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.predictor_files import save_predictors
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, tiny_model
 
 OPTIONS = EngineOptions(n_ctx=64, n_threads=1, type_k="f32", type_v="f32")

@@ -25,8 +25,8 @@ from solver.predictor.ranks import Costs
 from solver.profile import ActiveRule
 from solver.stages import Place, SolverModel, predictor_stage, profile_stage, quality_stage, text_chunks
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, tiny_model
 
 OPTIONS = TrainOptions(PredictorOptions(steps=40, batch=128), RankOptions())

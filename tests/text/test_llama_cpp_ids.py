@@ -1,4 +1,4 @@
-"""Ids, texts and special tokens are llama.cpp's, as scripts/record_tokenizer_ids.py recorded them."""
+"""Ids, texts and special tokens are llama.cpp's, as scripts/recording/record_tokenizer_ids.py recorded them."""
 
 import gzip
 import json

@@ -115,9 +115,9 @@ class Bench:
             following = self._prefill(ids[:n_prompt])
         drafting = isinstance(self.engine, DraftingEngine)
         for token in ids[n_prompt : n_prompt + n_gen]:
-            if drafting and following is not None:  # what nobody could foresee says nothing of drafts
-                token = int(following.argmax())  # noqa: PLW2901  # as the model itself goes on
-            following = self.engine.decode(token)
+            # What nobody could foresee says nothing of drafts: with them the model goes on as it would itself.
+            own = token if following is None or not drafting else int(following.argmax())
+            following = self.engine.decode(own)
             self.interrupt.check()
 
     def _prefill(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:

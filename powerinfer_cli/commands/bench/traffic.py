@@ -11,7 +11,7 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import Everything, Neurons, Predicted, Routed, attentions, latent_attentions, leaves
-from powerinfer_cli.runtime.states import state_bytes
+from powerinfer_cli.runtime.context.states import state_bytes
 
 __all__ = ["Traffic", "count_traffic"]
 

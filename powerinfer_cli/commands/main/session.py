@@ -17,8 +17,8 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, common_prefix, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
-from powerinfer_cli.sampling.constrained import sample
-from powerinfer_cli.sampling.grammar import Constraint, NewConstraint
+from powerinfer_cli.sampling.grammars.constrained import sample
+from powerinfer_cli.sampling.grammars.grammar import Constraint, NewConstraint
 from powerinfer_cli.text import StreamingDetokenizer, Tokenizer
 
 __all__ = ["UNTIL_FULL", "Session", "Stop", "open_session"]

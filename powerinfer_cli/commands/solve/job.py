@@ -14,7 +14,7 @@ from powerinfer_cli.commands.solve.target import Machine
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, with_predictors
 from powerinfer_cli.model.turned import DownType
 from powerinfer_cli.opening import open_model_file

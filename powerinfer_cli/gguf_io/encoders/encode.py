@@ -32,7 +32,7 @@ def encode(
     """Numbers [n_rows, n_cols] to bytes [n_rows, row_bytes], the same with any number of threads.
 
     importance: how much a column's squared errors matter, [n_cols], from 0 on. fit: without, plain NumPy; the compiled
-    one is in kernels.cpu.fitting. Types that are not in SEARCHED are written as `quantize` writes them.
+    one is in kernels.cpu.encoding.fitting. Types that are not in SEARCHED are written as `quantize` writes them.
     Raises GGUFError where the type, a number or an importance does not allow it.
     """
     layout = LAYOUTS.get(kind)

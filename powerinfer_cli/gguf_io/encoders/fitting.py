@@ -1,4 +1,4 @@
-"""Scales by weighted least squares, in plain NumPy: what the compiled twin (kernels.cpu.fitting) is compared with.
+"""Scales by weighted least squares, in plain NumPy: the twin of what is compiled (kernels.cpu.encoding.fitting).
 
 A group of numbers x is stored as d q + m with whole q from `low` to `top`. For given quants the best d and m are a
 least-squares problem of two unknowns; for given d and m the best quants are the nearest. From several starts both are

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.routing import Routes
+from powerinfer_cli.kernels.cpu.experts.routing import Routes
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands

@@ -7,11 +7,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace
+from powerinfer_cli.kernels.cpu.attention.rope import Angles
+from powerinfer_cli.kernels.cpu.experts.batch import ExpertWorkspace
 from powerinfer_cli.kernels.cpu.gemm import Workspace, make_workspace
-from powerinfer_cli.kernels.cpu.rope import Angles
 from powerinfer_cli.kernels.cpu.segments import State
-from powerinfer_cli.kernels.cpu.sparse_batch import SparseWorkspace, make_sparse_workspace
+from powerinfer_cli.kernels.cpu.sparse.batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Rope

@@ -10,8 +10,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import Rope, RopeStyle
 from powerinfer_cli.model.blocks import Layer, recurrent_layers
-from powerinfer_cli.runtime.cache_size import kv_bytes
-from powerinfer_cli.runtime.pages import Cells, Extent
+from powerinfer_cli.runtime.context.cache_size import kv_bytes
+from powerinfer_cli.runtime.context.pages import Cells, Extent
 
 __all__ = ["PackedCache", "check_types"]
 

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.attention.heads import move_heads, multiply_heads
+from powerinfer_cli.kernels.cpu.attention.heads_batch import head_columns, heads_batch
 from powerinfer_cli.kernels.cpu.gemm import Workspace
-from powerinfer_cli.kernels.cpu.heads import move_heads, multiply_heads
-from powerinfer_cli.kernels.cpu.heads_batch import head_columns, heads_batch
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors

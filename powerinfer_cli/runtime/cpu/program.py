@@ -10,7 +10,8 @@ from typing import TypeAlias, assert_never
 
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.activation import activate
-from powerinfer_cli.kernels.cpu.attention import attention
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.rope import rope
 from powerinfer_cli.kernels.cpu.clamp import clamp
 from powerinfer_cli.kernels.cpu.embedding import embed
 from powerinfer_cli.kernels.cpu.gate import gate
@@ -18,11 +19,10 @@ from powerinfer_cli.kernels.cpu.gemm import Product, gemm
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.cpu.recurrent.delta import gate_heads
-from powerinfer_cli.kernels.cpu.rope import rope
 from powerinfer_cli.kernels.cpu.rows import WeightRows
-from powerinfer_cli.kernels.cpu.sparse_batch import sparse_batch
-from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse_token import Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.batch import sparse_batch
+from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
+from powerinfer_cli.kernels.cpu.sparse.token import Predictor, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import (

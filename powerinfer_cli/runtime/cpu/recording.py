@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.norm import quantise
-from powerinfer_cli.kernels.cpu.sparse_batch import add_rows, sparse_values
-from powerinfer_cli.kernels.cpu.sparse_values import gather_values, spread_values
+from powerinfer_cli.kernels.cpu.sparse.batch import add_rows, sparse_values
+from powerinfer_cli.kernels.cpu.sparse.values import gather_values, spread_values
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.kernels.jit.team import Team

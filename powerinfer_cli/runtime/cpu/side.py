@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import STORE, CacheType, KeysValues
-from powerinfer_cli.kernels.cpu.attention import attention_kernels
+from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
@@ -19,7 +19,8 @@ from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
-from powerinfer_cli.runtime.cache_size import kv_bytes, overflow_bytes
+from powerinfer_cli.runtime.context.cache_size import kv_bytes, overflow_bytes
+from powerinfer_cli.runtime.context.pages import Cells, Held
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
 from powerinfer_cli.runtime.cpu.cache import PackedCache, check_types
 from powerinfer_cli.runtime.cpu.experts import routes_of
@@ -29,7 +30,6 @@ from powerinfer_cli.runtime.cpu.weights import Uses, matrices, pack_weights, tab
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.pages import Cells, Held
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["CPUSide"]

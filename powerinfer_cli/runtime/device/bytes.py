@@ -29,13 +29,13 @@ from powerinfer_cli.model.blocks import (
     routing_of,
 )
 from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
-from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.context.cache_size import extent_of
+from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES, streamed_bytes
 from powerinfer_cli.runtime.device.slots import adaptable
 from powerinfer_cli.runtime.device.staging import stages_for
 from powerinfer_cli.runtime.device.widths import Widths, chunk_pages, flow_bytes, parts_bytes, parts_width, table_bytes
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.pages import Extent
 
 __all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staged_groups", "staging_bytes"]
 

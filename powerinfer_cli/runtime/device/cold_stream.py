@@ -63,7 +63,7 @@ class ColdStream:
             rows = stage.arrive()
             some = neurons.map_rows(
                 lambda _: next(rows),  # noqa: B023  # they are brought before the next chunk
-                lambda one: self._vector(one.to_float32()[chosen]),  # noqa: B023
+                lambda one: self._vector(one.to_float32()[chosen]),  # noqa: B023  # likewise
                 lambda one: self._vector(one.to_float32()),
             )
             begins = layer.n_hot + begin

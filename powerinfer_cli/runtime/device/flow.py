@@ -7,6 +7,7 @@ from typing import TypeAlias, assert_never
 import torch
 from torch import Tensor
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.kernels.reference import route
 from powerinfer_cli.model import Rope
@@ -32,11 +33,11 @@ from powerinfer_cli.model.blocks import (
     predictor_of,
     routing_of,
 )
+from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.attending import DeviceAttention
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
-from powerinfer_cli.runtime.pages import PageTable
 
 __all__ = ["NOTHING", "Addends", "Chosen", "DeviceFlow"]
 
@@ -146,7 +147,7 @@ class DeviceFlow:
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
             case ShortConvolution() | DeltaNet():
-                raise NotImplementedError(ON_CPU_ONLY)
+                raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 pass
             case _:
@@ -222,7 +223,7 @@ class DeviceFlow:
             case Attention() | LatentAttention() | LinearMixer():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
             case ShortConvolution() | DeltaNet():
-                raise NotImplementedError(ON_CPU_ONLY)
+                raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 return NOTHING
         assert_never(block.attention)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.pages import Extent, PageTable, WindowPages
+from powerinfer_cli.runtime.context.pages import Extent, PageTable, WindowPages
 
 __all__ = ["Places", "places_numbers"]
 

@@ -12,7 +12,8 @@ from powerinfer_cli.model.blocks import Layer, predictor_of, routing_of
 from powerinfer_cli.placement import LayerPlacement, Neurons, all_neurons
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.context.cache_size import extent_of
+from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
 from powerinfer_cli.runtime.device.cold_stream import FileFFN
 from powerinfer_cli.runtime.device.flow import NOTHING
@@ -21,7 +22,6 @@ from powerinfer_cli.runtime.device.memory import lift_budget
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["largest_of_kinds", "measure_scratch"]

@@ -19,15 +19,15 @@ from powerinfer_cli.model.blocks import Head
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.cache_size import overflowing
+from powerinfer_cli.runtime.context.cache_size import overflowing
+from powerinfer_cli.runtime.context.pages import Held
+from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, streamable, streamed_bytes
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
 from powerinfer_cli.runtime.device.widths import Widths, rope_tables
-from powerinfer_cli.runtime.pages import Held
-from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["DeviceSide"]

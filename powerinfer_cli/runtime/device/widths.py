@@ -9,8 +9,8 @@ from torch import Tensor
 
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Layer, Mixer, attentions, latent_attentions, predictor_of, routing_of
+from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.device.places import places_numbers
-from powerinfer_cli.runtime.pages import Extent
 
 __all__ = [
     "RopeTables",

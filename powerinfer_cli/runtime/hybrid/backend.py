@@ -20,6 +20,8 @@ from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
+from powerinfer_cli.runtime.context.pages import Held
+from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.device.flow import NOTHING, Addends, DeviceFlow
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
@@ -32,8 +34,6 @@ from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes, whole_routed
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.pages import Held
-from powerinfer_cli.runtime.saved import Stored
 
 __all__ = ["HybridBackend"]
 

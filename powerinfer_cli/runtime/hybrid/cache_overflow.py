@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
-from powerinfer_cli.kernels.cpu.attention import attention
-from powerinfer_cli.kernels.cpu.rope import rope
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.device.cache import DeviceCache, cache_bytes, read_rows, write_rows
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
@@ -24,6 +24,8 @@ from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch, BatchKind
+from powerinfer_cli.runtime.context.pages import Cells, Held
+from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.cpu.cache import turned
 from powerinfer_cli.runtime.device.attending import DeviceHeads
 from powerinfer_cli.runtime.device.flow import Addends, DeviceFlow
@@ -31,8 +33,6 @@ from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, chunk_pages, parts_width
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
-from powerinfer_cli.runtime.pages import Cells, Held
-from powerinfer_cli.runtime.saved import Stored
 
 __all__ = ["CacheOverflow", "SpilledAttention"]
 
@@ -122,7 +122,8 @@ class CacheOverflow:
 
     def _sent(self, a: Attending, n: int) -> tuple[Tensor, Tensor, Tensor]:
         values = self._k if isinstance(a, LatentAttention) else self._v
-        return tuple(x[: n * size].view(n, size) for x, size in ((self._q, a.n_q), (self._k, a.n_kv), (values, a.n_kv)))  # type: ignore[return-value]  # three
+        q, k, v = (x[: n * size].view(n, size) for x, size in ((self._q, a.n_q), (self._k, a.n_kv), (values, a.n_kv)))
+        return q, k, v
 
     def run(self, index: int, n_tokens: int, kind: BatchKind) -> Tensor:
         """Keep what a device has sent of a layer; what `join` takes, [T, n_head * (head_dim + 2)], of few tokens."""

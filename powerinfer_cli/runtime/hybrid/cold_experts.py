@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from powerinfer_cli.kernels.cpu.asking import ask_for_experts
-from powerinfer_cli.kernels.cpu.experts_batch import ExpertWorkspace, experts_batch, make_expert_workspace
-from powerinfer_cli.kernels.cpu.experts_token import ExpertRoom, experts_token
+from powerinfer_cli.kernels.cpu.experts.asking import ask_for_experts
+from powerinfer_cli.kernels.cpu.experts.batch import ExpertWorkspace, experts_batch, make_expert_workspace
+from powerinfer_cli.kernels.cpu.experts.routing import Routes, make_routes, most_tiles, sort_pairs
+from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, experts_token
 from powerinfer_cli.kernels.cpu.norm import quantise
-from powerinfer_cli.kernels.cpu.routing import Routes, make_routes, most_tiles, sort_pairs
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_records, make_vectors
 from powerinfer_cli.kernels.jit import Kernel
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from powerinfer_cli.kernels.cpu.norm import quantise
-from powerinfer_cli.kernels.cpu.sparse_batch import sparse_batch
-from powerinfer_cli.kernels.cpu.sparse_few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse_token import ASK, NeuronMask, RowNeurons, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.batch import sparse_batch
+from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
+from powerinfer_cli.kernels.cpu.sparse.token import ASK, NeuronMask, RowNeurons, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.jit import Kernel

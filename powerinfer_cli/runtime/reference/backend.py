@@ -18,10 +18,11 @@ from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves, recu
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.context.pages import Held
+from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
-from powerinfer_cli.runtime.pages import Held
 from powerinfer_cli.runtime.reference.cache import KVCache
 from powerinfer_cli.runtime.reference.layer import (
     NOT_SHOWN,
@@ -31,7 +32,6 @@ from powerinfer_cli.runtime.reference.layer import (
     Turn,
 )
 from powerinfer_cli.runtime.reference.products import multiply, normed
-from powerinfer_cli.runtime.saved import Stored, saved_part
 from powerinfer_cli.runtime.threshold import sparse_threshold
 
 __all__ = ["ReferenceBackend"]

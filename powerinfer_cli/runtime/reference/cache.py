@@ -8,8 +8,8 @@ from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.blocks import Layer
-from powerinfer_cli.runtime.cache_size import kv_bytes
-from powerinfer_cli.runtime.pages import Extent
+from powerinfer_cli.runtime.context.cache_size import kv_bytes
+from powerinfer_cli.runtime.context.pages import Extent
 
 __all__ = ["KVCache"]
 

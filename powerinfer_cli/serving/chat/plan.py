@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
-from powerinfer_cli.sampling.grammar import Constraint, GrammarError
-from powerinfer_cli.sampling.json_schema import ANY_OBJECT, read_schema
+from powerinfer_cli.sampling.grammars.grammar import Constraint, GrammarError
+from powerinfer_cli.sampling.grammars.json_schema import ANY_OBJECT, read_schema
 from powerinfer_cli.serving.compiling import with_grammars
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions

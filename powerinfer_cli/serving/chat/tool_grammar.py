@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 
-from powerinfer_cli.sampling.json_schema import ReadSchema
+from powerinfer_cli.sampling.grammars.json_schema import ReadSchema
 from powerinfer_cli.text import Tokenizer
 
 from .reasoning import ThinkTags

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.sampling import SamplerOptions, parse_sampler_sequence, parse_samplers
-from powerinfer_cli.sampling.grammar import Constraint
+from powerinfer_cli.sampling.grammars.grammar import Constraint
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.service import Service

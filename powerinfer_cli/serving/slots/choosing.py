@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.sampling import Breakers, Sampler, SamplerOptions, build_sampler
-from powerinfer_cli.sampling.constrained import sample
+from powerinfer_cli.sampling.grammars.constrained import sample
 from powerinfer_cli.serving.tasks import CompletionTask, Likeliest, TokenChance, TokenChances
 from powerinfer_cli.text import Tokenizer
 

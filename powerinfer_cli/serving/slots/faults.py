@@ -5,7 +5,7 @@ import traceback
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.sampling.candidates import NothingLeft
-from powerinfer_cli.sampling.grammar_error import GrammarError
+from powerinfer_cli.sampling.grammars.grammar_error import GrammarError
 from powerinfer_cli.serving.errors import APIError, context_exceeded, invalid_request, server_error
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, Task
 

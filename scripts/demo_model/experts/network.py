@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.demo_model.network import rope_table
+from scripts.demo_model.network import initialise, rope_table
 
 _ROOM = 64
 
@@ -128,20 +128,7 @@ class Network(nn.Module):
         cos, sin = rope_table(shape.head_dim, shape.n_ctx, shape.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """As the bundled network starts: a loud token in a quiet residual stream, heads that copy what they look at."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.01 if ".down." in name else 0.05)
-        nn.init.normal_(self.token_embd.weight, std=0.1)
-        nn.init.constant_(self.output_norm.weight, 0.25)
-        groups = self.shape.n_head // self.shape.n_kv
-        for layer in self.layers:
-            nn.init.normal_(layer.attn_v.weight, std=1 / 16)
-            values = layer.attn_v.weight.detach().view(self.shape.n_kv, self.shape.head_dim, -1)
-            layer.attn_output.weight.data.copy_(0.3 * values.repeat_interleave(groups, dim=0).flatten(0, 1).T)
+        initialise(self, quiet=".down.", std=0.01)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Logits, and per layer the router's shares and who was chosen."""

@@ -14,7 +14,7 @@ from powerinfer_cli.placement import gpuidx_path
 from solver.placing import kept_costs, load_profile
 from tests.commands.solve.running import N_FF, QUICK, data_of, solve
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     N_LAYER,
     dense_model,
     placed_model,

@@ -15,7 +15,7 @@ from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
 from tests.commands.solve.running import N_FF, data_of, solve
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     N_LAYER,
     budget,
     bytes_alone_count,

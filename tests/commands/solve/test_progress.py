@@ -12,7 +12,7 @@ from powerinfer_cli.commands.solve.progress import Working
 from solver.state import read_state
 from tests.commands.solve.running import QUICK, data_of, solve
 from tests.helpers.main_cli import PATIENCE, Process
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     dense_model,
     write_placed,
 )

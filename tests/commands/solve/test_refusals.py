@@ -18,7 +18,7 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.placement import gpuidx_path
 from tests.commands.solve.running import N_FF, QUICK, STORY, solve
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     N_LAYER,
     dense_model,
     write_placed,

@@ -13,7 +13,7 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.opening import companions, plan_files
 from powerinfer_cli.placement import gpuidx_path, load_routes, read_gpuidx
 from tests.helpers.main_cli import powerinfer
-from tests.helpers.placed_model import N_LAYER, budget, bytes_alone_count, routed_model, write_placed
+from tests.helpers.placing.placed_model import N_LAYER, budget, bytes_alone_count, routed_model, write_placed
 from tests.helpers.result import Result
 
 STORY = "Once upon a time there was one fox.\n"

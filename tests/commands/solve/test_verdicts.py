@@ -10,7 +10,7 @@ import solver.predictor.training
 import solver.run
 import solver.stages
 from tests.commands.solve.running import QUICK, data_of, solve
-from tests.helpers.placed_model import (
+from tests.helpers.placing.placed_model import (
     dense_model,
     write_placed,
 )

@@ -10,8 +10,8 @@ from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
+from tests.helpers.kernels.teams import team_of
 from tests.helpers.rounding import CURVE, bent, curve_of
-from tests.helpers.teams import team_of
 
 pytestmark = pytest.mark.rungs
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.kernels.cpu.clamp import clamp
-from tests.helpers.kernel_runs import on_any_team, rows_of, state_of
+from tests.helpers.kernels.kernel_runs import on_any_team, rows_of, state_of
 
 
 @pytest.mark.rungs

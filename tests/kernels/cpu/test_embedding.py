@@ -9,8 +9,8 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit.program import Operation
-from tests.helpers.kernel_runs import on_any_team, poisoned_vectors, run, state_of
-from tests.helpers.matrices import random_rows
+from tests.helpers.kernels.kernel_runs import on_any_team, poisoned_vectors, run, state_of
+from tests.helpers.kernels.matrices import random_rows
 
 
 def matrix(kind: GGMLType, rows: int, columns: int, seed: int = 0) -> tuple[WeightRows, np.ndarray]:

@@ -10,8 +10,8 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
-from tests.helpers.kernel_data import random_vectors, values_for, weight_rows
-from tests.helpers.teams import team_of
+from tests.helpers.kernels.kernel_data import random_vectors, values_for, weight_rows
+from tests.helpers.kernels.teams import team_of
 
 TEAM = team_of(4)
 F32 = npt.NDArray[np.float32]

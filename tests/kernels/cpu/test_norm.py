@@ -8,7 +8,15 @@ from powerinfer_cli.kernels import reference
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model import NormKind
-from tests.helpers.kernel_runs import check_records, on_any_team, poisoned_vectors, rows_of, run, state_of, vectors_of
+from tests.helpers.kernels.kernel_runs import (
+    check_records,
+    on_any_team,
+    poisoned_vectors,
+    rows_of,
+    run,
+    state_of,
+    vectors_of,
+)
 
 SIZES = [1, 15, 100, 512, 1000, 2048]
 

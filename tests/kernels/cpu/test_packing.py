@@ -19,8 +19,8 @@ from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.simd import i64
-from tests.helpers.matrices import random_rows, stored, weight_types
-from tests.helpers.teams import team_of
+from tests.helpers.kernels.matrices import random_rows, stored, weight_types
+from tests.helpers.kernels.teams import team_of
 
 CONVERTED = [kind for kind in weight_types() if kind not in FORMATS]
 KINDS = [GGMLType.Q4_0, GGMLType.Q5_1, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.MXFP4, GGMLType.F16]

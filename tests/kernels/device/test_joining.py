@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
-from powerinfer_cli.kernels.cpu.attention import attention
-from powerinfer_cli.kernels.cpu.rope import rope
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.device import make_cache, ops_for
 from powerinfer_cli.kernels.device.cache import SPARE
 from powerinfer_cli.model.blocks import Temperature
-from tests.helpers.device_data import normal, places
-from tests.helpers.kernel_runs import run, state_of
+from tests.helpers.kernels.device_data import normal, places
+from tests.helpers.kernels.kernel_runs import run, state_of
 from tests.helpers.rounding import Interval
 from tests.helpers.rounding import attention as wanted
 

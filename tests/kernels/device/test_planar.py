@@ -12,8 +12,8 @@ from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.device.reference import dequantize
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import convert
-from tests.helpers.matrices import random_rows, weight_types
-from tests.helpers.weight_rows import gguf_rows
+from tests.helpers.kernels.matrices import random_rows, weight_types
+from tests.helpers.kernels.weight_rows import gguf_rows
 
 CONVERTED = sorted(set(weight_types()) - set(LAYOUTS))
 

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
 from powerinfer_cli.kernels.cache import PAGE, CacheType
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, NEVER
+from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, NEVER
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, reference_attention
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
-from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
+from tests.helpers.kernels.device_data import f32_rows, neurons_of, normal, places, rows_of
 from tests.helpers.rounding import Interval, attention, sparse_ffn
 
 OPS = ops_for("cpu")

@@ -13,7 +13,7 @@ import torch
 from powerinfer_cli.kernels.device import ops_for
 
 ROOT = Path(__file__).parents[3]
-CASES = Path(__file__).with_name("triton_cases.py")
+CASES = [str(Path(__file__).with_name(f"triton_{part}cases.py")) for part in ("", "attention_")]
 KERNELS = (
     "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine join "
     "heads expert_values expert_sums"
@@ -33,8 +33,8 @@ def start(arguments: list[str], **environment: str) -> Process:
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process]]:
     """One that interprets, one that compiles: for Turing, the oldest that Triton knows."""
     cache = str(tmp_path_factory.mktemp("triton"))
-    interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)], TRITON_INTERPRET="1")
-    compiling = start(["tests.helpers.compile_kernels", "75"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
+    interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", *CASES], TRITON_INTERPRET="1")
+    compiling = start(["tests.helpers.kernels.compile_kernels", "75"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
     yield interpreting, compiling
     for process in (interpreting, compiling):
         process.kill()

@@ -3,8 +3,6 @@
 What must not be read is NaN, as is all that is to be written.
 """
 
-import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,60 +11,30 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.cache import PAGE, CacheType
-from powerinfer_cli.kernels.cpu.sparse_token import ALWAYS, ASK, NEVER
-from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for, triton_products
-from powerinfer_cli.kernels.device.cache import SPARE
+from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NEVER
+from powerinfer_cli.kernels.device import Ops, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE
-from powerinfer_cli.model import Activation, NormKind, RopeStyle
-from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
-from tests.helpers.device_data import f32_rows, neurons_of, normal, places, rows_of
+from powerinfer_cli.model import Activation, NormKind
+from powerinfer_cli.model.blocks import Linear, Neurons
+from tests.helpers.kernels.device_data import f32_rows, neurons_of, normal
+from tests.helpers.kernels.triton_twins import (
+    DEVICE,
+    FAST,
+    INTERPRETED,
+    TWIN,
+    close,
+    in_nan,
+    nan,
+    poisoned,
+    some_rows,
+    there,
+)
 from tests.helpers.rounding import Interval, curve_of
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-FAST, TWIN = ops_for(DEVICE), Ops()
 KINDS = [(True, False), (True, True), (False, False)]  # gated, relu_on_up
 N = 12  # neurons
 BOTH_WAYS = [GGMLType.F32, GGMLType.F16, GGMLType.Q4_0, GGMLType.Q4_K, GGMLType.Q8_0]  # every kind of plane
-
-
-def there(x: Tensor) -> Tensor:
-    return x.to(DEVICE)
-
-
-def rows_there(rows: PlanarRows) -> PlanarRows:
-    planes = {name: value.to(DEVICE) for name, value in vars(rows).items() if isinstance(value, Tensor)}
-    return replace(rows, **planes)
-
-
-def some_rows(kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0) -> PlanarRows:
-    return rows_there(rows_of(kind, n_rows, n_cols, seed)[0])
-
-
-def in_nan(x: Tensor) -> Tensor:
-    """A vector with NaN before and behind it."""
-    room = torch.full((x.numel() + 512,), torch.nan, device=DEVICE)
-    part = room[256:-256].view(x.shape)
-    part.copy_(x)
-    return part
-
-
-def nan(*shape: int) -> Tensor:
-    return in_nan(torch.full(shape, torch.nan))
-
-
-def poisoned(rows: PlanarRows, where: Tensor) -> PlanarRows:
-    """Rows whose number of any kind is NaN where told: floats' quants, others' scales."""
-    name = "quants" if rows.scales is None else "super_scales" if rows.super_scales is not None else "scales"
-    plane = getattr(rows, name).clone()
-    plane[where.to(plane.device)] = torch.nan
-    return replace(rows, **{name: plane})
-
-
-def close(found: Tensor, wanted: Tensor, scale: float = 1e-5) -> None:
-    torch.testing.assert_close(found, wanted, rtol=scale, atol=scale * float(wanted.abs().max() + 1e-30))
 
 
 def test_which_kernels_these_are() -> None:
@@ -251,108 +219,6 @@ def test_norm_of_a_sum(kind: NormKind, n_adds: int) -> None:
             if not adds:
                 assert FAST.add_norm(xs[1], (), weight, given, 1e-3, kind, xs[1]) is xs[1]  # in place
                 close(xs[1], out)
-
-
-def empty_cache(n_kv: int, n_cells: int, dim: int, types: tuple[CacheType, CacheType]) -> DeviceCache:
-    cache = make_cache(n_kv, n_cells, dim, *types, DEVICE)
-    for numbers, scales in ((cache.k, cache.k_scales), (cache.v, cache.v_scales)):
-        (numbers if scales is None else scales).fill_(torch.nan)
-    return cache
-
-
-def past(n: int) -> Tensor:
-    return torch.tensor([n], device=DEVICE)
-
-
-LIMITS: list[dict[str, Any]] = [
-    {"scale": 0.2, "window": 40},
-    {"scale": 0.1, "window": 300, "softcap": 2.0, "alibi": 2.0, "temperature": Temperature(0.7, 64)},
-    {"scale": 0.1, "window": 300, "sinks": True},
-    {"scale": 0.1, "chunk": 40, "temperature": Temperature(0.7, 64, 1)},
-    {"scale": 0.1},
-]
-TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
-
-
-@pytest.mark.parametrize("style", [*RopeStyle, None])
-@pytest.mark.parametrize(("dim", "n_rot"), [(64, 64), (96, 20)])
-@pytest.mark.parametrize("normed", ["", "rms values", "layer own", "layer after"])
-def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: str) -> None:
-    angles = normal(128, n_rot // 2, seed=9)
-    cos, sin = (in_nan(angles.cos()), in_nan(angles.sin())) if style else (None, None)
-    heads_of = (4, 2) if "own" in normed else (1, 1)
-    kind_of_norm = NormKind.LAYER if "layer" in normed else NormKind.RMS
-    weights = [in_nan(normal(n * dim, seed=3 + n)) for n in heads_of]
-    when = {"after_rope": "after" in normed, "values": "values" in normed}
-    norms = HeadNorms(*(Norm(kind_of_norm, 1e-6, w, None) for w in weights), **when)
-    for types in TYPES if style is RopeStyle.NEOX else TYPES[:1]:
-        results = []
-        for ops in (FAST, TWIN):
-            q, k, v = in_nan(normal(2, 4 * dim)), in_nan(normal(2, 2 * dim, seed=1)), in_nan(normal(2, 2 * dim, seed=2))
-            cache, positions = empty_cache(2, 256, dim, types), torch.tensor([N, 127], device=DEVICE)
-            cells = torch.tensor([200, 3], device=DEVICE)
-            ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, norms=norms if normed else None)
-            results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
-        for kind, found, wanted in zip("qkkvv", *results, strict=True):
-            if found is None:
-                continue
-            assert torch.equal(found.isnan(), wanted.isnan())
-            # A byte may be rounded the other way, and so may a half.
-            loss = 1 if found.dtype is torch.int8 else 1e-3 if found.dtype is torch.float16 else 1e-5
-            difference = (found.double() - wanted.double()).nan_to_num().abs()
-            assert float(difference.max()) <= loss * max(
-                1.0, float(wanted.double().nan_to_num().abs().max()) * (loss < 1)
-            ), kind
-            assert float((difference > 0).double().mean()) < 0.01 or loss < 1, kind
-
-
-@pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (3, 1, 96)])
-def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n_kv: int, dim: int) -> None:
-    """From the first position to the last of a context in several parts. Where pages lie makes no difference."""
-    for n_past in (0, 300, 511):
-        found = []
-        for order in ([0, 1, 2, 3], [4, 0, 5, 2]):
-            pages = torch.tensor(order, device=DEVICE)
-            pages[n_past // PAGE + 1 :] = -1
-            cache = empty_cache(n_kv, 6 * PAGE, dim, types)
-            k, v = normal(n_past + 1, n_kv * dim, seed=1), normal(n_past + 1, n_kv * dim, seed=2)
-            q, where = there(torch.zeros(n_past + 1, n_kv * dim)), places(pages, 0, n_past + 1)
-            TWIN.rope_store(q, there(k), there(v), cache, *where, None, None, None)
-            q, out = in_nan(normal(1, n_head * dim) * 2), nan(1, n_head * dim)
-            sinks = in_nan(normal(n_head, seed=7) * 5)
-            for limits in ({**one, "sinks": sinks} if "sinks" in one else one for one in LIMITS):
-                assert FAST.attention(q, cache, past(n_past), pages, **limits, out=out) is out
-                close(out, TWIN.attention(q, cache, past(n_past), pages, **limits), 2e-5)
-            found.append(out)
-        assert torch.equal(*found)
-
-
-@pytest.mark.parametrize("border", [0, 2])
-def test_a_part_of_the_pages(border: int) -> None:
-    """The first are here, others elsewhere."""
-    types, dim, n = (CacheType.F16, CacheType.Q8_0), 32, 301
-    found = []
-    for ops in (TWIN, FAST):
-        cache, pages = empty_cache(1, border * PAGE + SPARE, dim, types), torch.tensor([1, 5, 0, -1], device=DEVICE)
-        x = [there(normal(n, heads * dim, seed=heads)) for heads in (2, 1, 1)]
-        for one, part in ((TWIN, slice(0, n - 2)), (ops, slice(n - 2, n))):
-            where = (numbers[part] for numbers in places(pages, 0, n))
-            one.rope_store(*(numbers[part] for numbers in x), cache, *where, None, None, None)
-        q, sinks = in_nan(normal(1, 2 * dim)), in_nan(normal(2, seed=7))
-        own = ops.attention(q, cache, past(n - 1), pages, scale=0.2, parts=True)
-        other = in_nan(normal(1, 2 * (dim + 2), seed=3).abs())
-        found.append((own, *(ops.join(own, one, sinks, nan(1, 2 * dim)) for one in (None, other))))
-    for one, two in zip(*found, strict=True):
-        close(one, two, 2e-5)
-
-
-def test_attention_of_a_batch() -> None:
-    cache, pages = empty_cache(2, 256, 32, (CacheType.F32, CacheType.F32)), torch.tensor([1, -1], device=DEVICE)
-    q, k, v = in_nan(normal(5, 128)), in_nan(normal(5, 64, seed=1)), in_nan(normal(5, 64, seed=2))
-    FAST.rope_store(q, k, v, cache, *places(pages, 0, 5), None, None, None)
-    wanted = TWIN.attention(q, cache, past(0), pages, scale=0.2)
-    close(FAST.attention(q, cache, past(0), pages, scale=0.2, limit=5), wanted)
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.F32])

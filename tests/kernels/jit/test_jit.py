@@ -257,7 +257,9 @@ def test_kernels_that_were_compiled_need_no_compiler(tmp_path: Path) -> None:
         "import numpy as np\n"
         "from powerinfer_cli.gguf_io import GGMLType\n"
         "from powerinfer_cli.kernels.formats import FORMATS\n"
-        "from powerinfer_cli.kernels.cpu import attention, gemm, sparse_few\n"
+        "from powerinfer_cli.kernels.cpu import gemm\n"
+        "from powerinfer_cli.kernels.cpu.attention import operation\n"
+        "from powerinfer_cli.kernels.cpu.sparse import few\n"
         "x, y = np.arange(5, dtype=np.float32), np.ones(5, np.float32)\n"
         "print(FORMATS[GGMLType.F32].dot.call(x.ctypes.data, y.ctypes.data, 5, 0), 'numba' in sys.modules)\n"
     )

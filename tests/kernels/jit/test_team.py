@@ -12,7 +12,7 @@ from powerinfer_cli.kernels.jit import kernel, team
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.simd import fetch_add, i64, nanoseconds
-from tests.helpers.teams import team_of
+from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
 

@@ -11,10 +11,10 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.model import RopeStyle, load_model
-from powerinfer_cli.runtime.cache_size import kv_bytes
+from powerinfer_cli.runtime.context.cache_size import kv_bytes
+from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.cpu.cache import PackedCache
 from powerinfer_cli.runtime.memory import peak_memory
-from powerinfer_cli.runtime.pages import Extent
 from tests.helpers.tiny_models import tiny_model
 
 Layers: TypeAlias = list[Any]

@@ -10,9 +10,9 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.runtime import ContextFull, Engine, EngineOptions
 from tests.helpers.exact_sparse import exact_sparse
+from tests.helpers.kernels.sparse_reference import random_predictors, what_passes
 from tests.helpers.model_file import ModelFile
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import random_predictors, what_passes
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
 SOURCE = {"falcon": "input"}  # what a predictor looks at; "attended" for the other architectures

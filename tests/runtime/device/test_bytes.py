@@ -11,17 +11,17 @@ from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.placement import LayerPlacement, RowReading, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.cache_size import extent_of
+from powerinfer_cli.runtime.context.cache_size import extent_of
+from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device import scratch
 from powerinfer_cli.runtime.device.bytes import allocated, model_bytes, scratch_bytes
 from powerinfer_cli.runtime.device.scratch import measure_scratch
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.device.widths import Widths, flow_bytes, table_bytes
-from powerinfer_cli.runtime.pages import PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 from tests.helpers.families import tiny_family
-from tests.helpers.sparse_reference import random_predictors
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 

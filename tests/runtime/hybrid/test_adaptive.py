@@ -12,9 +12,9 @@ from powerinfer_cli.placement import HeatRule, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two

@@ -15,7 +15,7 @@ from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.several_texts import alone, assert_same, some_events, together
 from tests.helpers.tiny_models import tiny_model

@@ -10,7 +10,7 @@ from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import PROMPT, TinyFamily, tiny_family
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
 OPTIONS = {"n_ctx": 128, "n_ubatch": 32, "n_threads": 1, "type_k": "f32", "type_v": "f32"}

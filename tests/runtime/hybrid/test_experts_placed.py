@@ -15,7 +15,7 @@ from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import EXPERTS, PROMPT, TinyFamily, tiny_family
 from tests.helpers.families.family import tiny
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
 KNOWN = [name for name, family in EXPERTS.items() if family.arch in ARCHITECTURES]

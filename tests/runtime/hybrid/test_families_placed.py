@@ -10,7 +10,7 @@ from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
 # Recurrent layers run on the CPU only as yet.

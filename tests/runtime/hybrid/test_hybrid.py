@@ -14,10 +14,10 @@ from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device import cold_stream
 from powerinfer_cli.runtime.hybrid.backend import HybridBackend
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
 
 NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two

@@ -10,11 +10,11 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
-from tests.helpers.plans import plan_of
+from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.several_texts import Event, alone, assert_same, some_events, together
-from tests.helpers.sparse_reference import random_predictors
 from tests.helpers.tiny_models import tiny_model
 
 NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two

@@ -11,7 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import Grammars
+from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.serving.http.failures import handle_failures
 from powerinfer_cli.serving.routes import anthropic, chat, responses
 from powerinfer_cli.serving.tasks import CompletionTask, Event, Stop, Task

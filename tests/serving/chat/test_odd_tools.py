@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import Grammars
+from powerinfer_cli.sampling.grammars.grammar import Grammars
 from tests.sampling.constrained_texts import byte_grammars, fits
 from tests.serving.chat.fake_chat import WEATHER, ask
 from tests.serving.fake_service import bundled_tokenizer

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.sampling.forms import grammars_of
-from powerinfer_cli.sampling.grammar import Grammars, NewConstraint
-from powerinfer_cli.sampling.json_schema import read_schema
+from powerinfer_cli.sampling.grammars.grammar import Grammars, NewConstraint
+from powerinfer_cli.sampling.grammars.json_schema import read_schema
 from powerinfer_cli.serving.chat.deltas import Answer
 from powerinfer_cli.serving.chat.parser import AnswerParser, ParserOptions
 from powerinfer_cli.serving.chat.plan import plan_chat

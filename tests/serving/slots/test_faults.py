@@ -1,7 +1,7 @@
 """What a client is told of a task that failed."""
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.sampling.grammar import GrammarError
+from powerinfer_cli.sampling.grammars.grammar import GrammarError
 from powerinfer_cli.serving.slots.faults import as_api_error
 
 

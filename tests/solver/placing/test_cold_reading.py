@@ -21,7 +21,7 @@ from powerinfer_cli.placement import (
 from solver.placing import Work, simulate
 from solver.placing.cold_reading import cold_reading
 from solver.placing.costs import always_active
-from tests.helpers.placement_problems import profile
+from tests.helpers.placing.placement_problems import profile
 
 MIB = 1 << 20
 LAYER = LayerBytes(

@@ -20,7 +20,7 @@ from solver.placing.measure import CostShape
 from solver.placing.simulation import Work, simulate
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import tiny_family
-from tests.helpers.placement_problems import sizes
+from tests.helpers.placing.placement_problems import sizes
 
 KINDS = (GGMLType.Q4_0, GGMLType.F16, GGMLType.Q6_K)
 SMALL = CostShape(256, 512, n_q=256, n_kv=128, head_dim=64, n_layer=3, rank=32)

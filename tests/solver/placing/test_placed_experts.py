@@ -22,7 +22,7 @@ from solver.placing.greedy import fill_up, solve_greedy
 from solver.placing.milp import solve_milp
 from solver.placing.planning import PlanSettings, make_plan
 from solver.placing.problem import lower_bound, options_by_time
-from tests.helpers.placement_problems import placed_problem, profile
+from tests.helpers.placing.placement_problems import placed_problem, profile
 
 E, K, EXPERT = 12, 3, 1000
 LAYER = LayerBytes(0, 0, 0, EXPERT, E, first=EXPERT, reading=RowReading.CHOSEN, chosen=K)

@@ -22,7 +22,7 @@ from solver.placing.costs import activity_from
 from solver.placing.device_profile import DeviceProfile, Rates, load_profile
 from solver.placing.planning import PlanResult, PlanSettings, make_plan
 from solver.placing.simulation import Work, simulate
-from tests.helpers.placement_problems import power_law
+from tests.helpers.placing.placement_problems import power_law
 
 N_FF, N_LAYER = 512, 6
 LAYER = LayerBytes(attention=40_000, predictor=8_000, kv=2_000, neuron=600, neurons=N_FF)

@@ -20,7 +20,7 @@ from solver.placing.problem import (
     options_by_frequency,
     options_by_time,
 )
-from tests.helpers.placement_problems import NEURON, placed_problem, power_law, problem, profile, sizes
+from tests.helpers.placing.placement_problems import NEURON, placed_problem, power_law, problem, profile, sizes
 
 
 def by_time(found: Problem, groups: int = 128) -> dict[int, Options]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from powerinfer_cli.placement import RouteTrace
 from powerinfer_cli.placement.heat_rule import LRU, HeatRule
 from solver.placing.replay import STATIC, Replayed, choose_policy, most_used, replay, replay_belady
-from tests.helpers.route_traces import drawn_routes
+from tests.helpers.placing.route_traces import drawn_routes
 
 
 def trace(*layers: list[list[int]], n_experts: int = 6) -> RouteTrace:

@@ -14,7 +14,7 @@ from solver.decoding import Decoding
 from solver.stages import SolverModel, text_chunks
 from solver.verdict import Seen, look_at_predictors, seen
 from solver.verdict.seen import LayerSeen
-from tests.helpers.placed_model import placed_model
+from tests.helpers.placing.placed_model import placed_model
 from tests.helpers.tiny_models import N_VOCAB
 
 IDS = [int(i) for i in np.random.default_rng(4).integers(0, N_VOCAB, 4 * 128)]

@@ -20,7 +20,7 @@ from solver.stages import Place, SolverModel, text_chunks
 from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of, slowed
 from solver.verdict.estimate import LayerBytes, LayerEstimate, Trial, estimate_layers
 from solver.verdict.look import short_text
-from tests.helpers.placed_model import placed_model
+from tests.helpers.placing.placed_model import placed_model
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
 IDS = [int(i) for i in np.random.default_rng(4).integers(0, N_VOCAB, 8 * 128)]

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, dequantize
 from powerinfer_cli.gguf_io.encoders import LARGEST_HALF, encode
+from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit, choose_scales, place_numbers, search_scales
 from powerinfer_cli.kernels.cpu.encoding.legacy import LEGACY, encode_blocks, encode_floats, encode_legacy
 from powerinfer_cli.kernels.cpu.encoding.legacy_weighted import encode_weighted
-from powerinfer_cli.kernels.cpu.fitting import CompiledFit, choose_scales, place_numbers, search_scales
 
 __all__ = ["encode_rows", "prepare_encoding"]
 

@@ -1,0 +1,1 @@
+"""Attention over the KV cache, what turns before it, and the heads of latents."""

@@ -1,0 +1,265 @@
+"""The sparse FFN for a few tokens, one of several sequences each: a row is read once for all that need it.
+
+As `sparse_token` of each token, to the bit: the same parts, the same order of a token's neurons in a part, the same
+order of the parts. A neuron's tokens are the bits of a number, so that rows are asked for the union of the tokens'
+neurons, and multiplied with those tokens only that need them.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
+from powerinfer_cli.kernels.cpu.functions import activated_number
+from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, stride_of
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.sparse.token import (
+    ALWAYS,
+    ASK,
+    PARTS,
+    NeuronMask,
+    Predictor,
+    RowNeurons,
+    add_down,
+    add_parts,
+    borders_of,
+    row_in_memory,
+)
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.formats.format import padded
+from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
+from powerinfer_cli.kernels.jit.team import OPERATION, take
+from powerinfer_cli.kernels.simd import address_of, f32, fetch_add, float_of, i32, i64, lowest_bit, stack_f32, u8
+from powerinfer_cli.model.blocks import Linear
+
+__all__ = ["sparse_few"]
+
+OP = operands(
+    "state fc2 hidden hidden_bytes modes threshold first first_x first_x_bytes first_bias second second_x "
+    "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code curve"
+)
+
+
+def sparse_few(
+    state: npt.NDArray[np.int64],
+    x: Vectors,
+    hidden: Vectors | None,
+    neurons: RowNeurons,
+    predictor: Predictor | NeuronMask | None,
+    out: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+    few: int,
+) -> list[Operation]:
+    """out[t], float32 [T, padded(n_embd) or more], = the FFN of x's t-th vector; up to `few` of them, FEW at most.
+
+    counts [few, 2]: how many neurons each token's predictor let through, and how many fired, are added to it. The rest
+    is as for `sparse_token`.
+    """
+    n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
+    union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
+    chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
+    sums = np.zeros((PARTS, few, n_embd), np.float32)
+    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "modes": None, "threshold": 0.0}
+    if isinstance(predictor, NeuronMask):
+        asked |= {"hidden": predictor.bits}
+    elif predictor is not None and hidden is not None:
+        fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold
+        asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "hidden_bytes": stride_of(fc2, hidden)}
+        asked |= {"modes": modes, "threshold": threshold}
+    gate, up = neurons.gate, neurons.up
+    first = _with_inputs("first", up if gate is None else gate, x)
+    second = _with_inputs("second", None if gate is None else up, x)
+    return [
+        Operation.of(
+            _add_neurons,
+            OP,
+            state=state,
+            **asked,
+            **first,
+            **second,
+            relu_on_up=gate is not None and neurons.relu_on_up,
+            union=union,
+            needed=needed,
+            chosen=chosen,
+            values=values,
+            n_ff=n_ff,
+            counts=counts,
+            down=neurons.down.weight,
+            sums=sums,
+            room=few,
+            borders=borders_of(n_ff),
+            code=ACTIVATION_CODES[neurons.activation],
+            curve=curve_numbers(neurons.curve),
+        ),
+        add_parts(state, sums, out, neurons.down.bias, neurons.down.weight),
+    ]
+
+
+def _with_inputs(
+    name: str, linear: Linear[WeightRows, npt.NDArray[np.float32]] | None, x: Vectors
+) -> dict[str, Operand]:
+    """A matrix, its inputs, the bytes from one to the next, and its bias."""
+    names = (name, f"{name}_x", f"{name}_x_bytes", f"{name}_bias")
+    if linear is None:
+        return dict(zip(names, (None, None, 0, None), strict=True))
+    rows = linear.weight
+    return dict(zip(names, (rows, input_of(rows, x), stride_of(rows, x), linear.bias), strict=True))
+
+
+@helper
+def _tokens_of(fc2, hidden, hidden_bytes, threshold, row, ahead, n_tokens):
+    """The tokens whose logit lets a neuron through, as bits."""
+    bits = 0
+    for t in range(n_tokens):
+        at = hidden + t * hidden_bytes
+        if dot_row(fc2[DOT_ROW], row, at, fc2[COLUMNS], ahead if t == 0 else row) >= threshold:
+            bits |= 1 << t
+    return bits
+
+
+@helper
+def _let_through(op, first, begin, end, n_tokens, union, needed, through, worker):
+    """Neurons begin..end-1 that any token's predictor, or their statistics, let through -> union, their tokens ->
+    needed; how many. through: of each token, are added to.
+
+    Their rows of the next step are asked for on the way, a little with each row of fc2.
+    """
+    fc2, hidden, hidden_bytes, threshold = (
+        i64(op[OP.fc2]),
+        op[OP.hidden],
+        op[OP.hidden_bytes],
+        float_of(op[OP.threshold]),
+    )
+    modes, every = u8(op[OP.modes]), (1 << n_tokens) - 1
+    count = asked = 0
+    done = np.int64(0)  # bytes asked for of the row of union[asked]
+    for i in range(begin, end):
+        bits = every
+        if hidden and not op[OP.fc2]:
+            bits = i64(hidden)[i]
+        elif op[OP.modes]:
+            bits = every if modes[i] == ALWAYS else 0
+            if modes[i] == ASK:
+                ahead = row_in_memory(fc2, i) + AHEAD_BYTES
+                if asked < count:
+                    ahead = row_in_memory(first, np.int64(union[asked])) + done
+                    done += fc2[ROW_BYTES]
+                    if done >= first[ROW_BYTES]:
+                        asked, done = asked + 1, np.int64(0)
+                row = row_address(fc2, i, worker)
+                bits = _tokens_of(fc2, hidden, hidden_bytes, threshold, row, ahead, n_tokens)
+        if bits:
+            union[count], needed[count] = i, bits
+            count += 1
+            while bits:
+                through[lowest_bit(bits)] += 1
+                bits &= bits - 1
+    for k in range(asked, min(count, asked + 64)):
+        fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
+    return count
+
+
+@helper
+def _open_neurons(op, first, union, needed, count, place, lengths, worker):
+    """Keep those of the union whose gate is open for any token; how many. Each token's own neurons and what they are
+    go to its list, from `place` on.
+
+    Of each that is kept, a row of the next step is asked for while the row after it is read.
+    """
+    x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
+    chosen, values, n_ff, curve = op[OP.chosen], op[OP.values], op[OP.n_ff], op[OP.curve]
+    following = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down])
+    fired = asked = 0
+    for k in range(count):
+        i, bits, kept = np.int64(union[k]), needed[k], 0
+        row = row_address(first, i, worker)
+        ahead = row
+        if asked < fired:
+            ahead = row_in_memory(following, np.int64(union[asked]))
+            asked += 1
+        while bits:
+            t = lowest_bit(bits)
+            bits &= bits - 1
+            value = dot_row(first[DOT_ROW], row, x + t * x_bytes, first[COLUMNS], ahead)
+            ahead = row
+            if bias:
+                value += f32(bias)[i]
+            if code:
+                value = activated_number(value, code, curve)
+            if code >= EXACT or value > np.float32(0.0):
+                at = t * n_ff + place + lengths[t]
+                i32(chosen)[at], f32(values)[at] = np.int32(i), value
+                lengths[t] += 1
+                kept |= 1 << t
+        if kept:
+            union[fired], needed[fired] = np.int32(i), kept
+            fired += 1
+    for k in range(asked, fired):
+        fetch(row_in_memory(following, np.int64(union[k])), following[ROW_BYTES])
+    return fired
+
+
+@helper
+def _multiply_up(op, union, needed, count, place, lengths, worker):
+    """Each value *= its up product (+ bias), or *= relu of that; the down rows are asked for on the way."""
+    rows, x, x_bytes = i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes]
+    bias, relu_on_up = op[OP.second_bias], op[OP.relu_on_up]
+    values, n_ff, down = f32(op[OP.values]), op[OP.n_ff], i64(op[OP.down])
+    for k in range(count):
+        i, bits = np.int64(union[k]), needed[k]
+        row, ahead = row_address(rows, i, worker), row_in_memory(down, i)
+        while bits:
+            t = lowest_bit(bits)
+            bits &= bits - 1
+            up = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead)
+            ahead = row
+            if bias:
+                up += f32(bias)[i]
+            if relu_on_up:
+                up = max(up, np.float32(0.0))
+            values[t * n_ff + place + lengths[t]] *= up
+            lengths[t] += 1
+
+
+@kernel(OPERATION, "add_neurons_few")
+def _add_neurons(op_address, worker):
+    op = i64(op_address)
+    n_tokens, first, counts, borders = (
+        i64(op[OP.state])[N_TOKENS],
+        i64(op[OP.first]),
+        i64(op[OP.counts]),
+        i64(op[OP.borders]),
+    )
+    down, n_ff, fc2 = i64(op[OP.down]), op[OP.n_ff], op[OP.fc2]
+    sum_bytes, lengths = padded(down[COLUMNS]) * 4, i64(address_of(stack_f32(32)))  # FEW numbers
+    through = i64(address_of(stack_f32(32)))
+    part = take(op)
+    while part < PARTS:
+        begin, end = borders[part], borders[part + 1]
+        union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
+        _clear(lengths, n_tokens)
+        _clear(through, n_tokens)
+        count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
+        count = _open_neurons(op, first, union, needed, count, begin, lengths, worker)
+        if op[OP.second]:
+            _clear(lengths, n_tokens)
+            _multiply_up(op, union, needed, count, begin, lengths, worker)
+        following = take(op)
+        read_next = i64(fc2) if fc2 else first
+        ahead = row_in_memory(read_next, borders[min(following, PARTS)])
+        limit = row_in_memory(read_next, borders[min(following + 1, PARTS)])
+        for t in range(n_tokens):
+            at = (t * n_ff + begin) * 4
+            chosen, values = i32(op[OP.chosen] + at), f32(op[OP.values] + at)
+            target = op[OP.sums] + (part * op[OP.room] + t) * sum_bytes
+            add_down(down, chosen, lengths[t], values, target, min(ahead, limit), worker)
+            ahead += lengths[t] * down[ROW_BYTES]
+            fetch_add(counts, 2 * t, through[t])
+            fetch_add(counts, 2 * t + 1, lengths[t])
+        part = following
+
+
+@helper
+def _clear(lengths, n):
+    for t in range(n):
+        lengths[t] = 0

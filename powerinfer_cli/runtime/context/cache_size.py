@@ -1,0 +1,99 @@
+"""How much memory a KV cache takes, and how many tokens it is for."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.placement import LayerPlacement
+from powerinfer_cli.runtime.context.pages import Extent
+from powerinfer_cli.runtime.context.states import state_bytes
+from powerinfer_cli.runtime.memory import available_memory
+from powerinfer_cli.runtime.options import EngineOptions
+
+__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing"]
+
+STEP = 256  # tokens: a context that is chosen is a multiple
+
+
+def extent_of(layers: Sequence[Layer[Any, Any]], options: EngineOptions, n_ctx: int) -> Extent:
+    """Of the cache of a model's layers for n_ctx tokens."""
+    windows = [one for layer in layers if (one := layer.attention.window) is not None]
+    window = None if options.swa_full else max(windows, default=None)
+    most_tokens = min(options.n_batch, options.n_ubatch)
+    return Extent(n_ctx, options.n_sequences, options.unified, window, most_tokens)
+
+
+def overflowing(layers: Sequence[Layer[Any, Any]], placed: Sequence[LayerPlacement], extent: Extent) -> dict[int, int]:
+    """By number, of those layers on devices whose cache has pages in main memory: how many it has on the device."""
+    found = {}
+    for index, (layer, where) in enumerate(zip(layers, placed, strict=True)):
+        n_pages = extent.n_cells(layer.attention.window) // PAGE
+        if layer.attention.n_head and where.pages is not None and where.pages < n_pages:
+            found[index] = where.pages
+    return found
+
+
+def overflow_bytes(
+    layers: Sequence[Layer[Any, Any]],
+    placed: Sequence[LayerPlacement],
+    extent: Extent,
+    type_k: str = "f32",
+    type_v: str = "f32",
+) -> int:
+    """Bytes in main memory of the caches of layers on devices."""
+    pages = overflowing(layers, placed, extent)
+    cells = {index: extent.n_cells(layers[index].attention.window) - PAGE * here for index, here in pages.items()}
+    return sum(n * _position_bytes(layers[index], type_k, type_v) for index, n in cells.items())
+
+
+def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:
+    """Bytes of these layers' cache, and of what recurrent ones keep of each sequence."""
+    cells = [extent.n_cells(layer.attention.window) for layer in layers]
+    return extent.n_sequences * state_bytes(layers) + sum(
+        n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, layers, strict=True)
+    )
+
+
+def fitting_context(layers: Sequence[Layer[Any, Any]], options: EngineOptions, most: int, n_bytes: int) -> int:
+    """How many tokens, `most` at most, the cache has room for in n_bytes; but one for each sequence."""
+    types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
+    sizes = range(options.n_sequences, most + 1)
+    count = bisect_right(sizes, n_bytes, key=lambda n: kv_bytes(layers, extent_of(layers, options, n), *types))
+    fitting = max(options.n_sequences, sizes[count - 1] if count else 0)
+    return fitting if fitting in (most, options.n_sequences) else fitting // STEP * STEP or fitting
+
+
+def _position_bytes(layer: Layer[Any, Any], type_k: str, type_v: str) -> int:
+    head_dim = layer.attention.head_dim
+    dims = head_dim, value_stride(head_dim)
+    per_head = sum(CacheType(kind).position_bytes(d) for kind, d in zip((type_k, type_v), dims, strict=True))
+    return layer.attention.n_head_kv * per_head
+
+
+def context_size(model: Model, options: EngineOptions, weights: int) -> int:
+    """Tokens of all sequences together: what was asked for, or the training context, or what fits half of the memory
+    that so many bytes of weights leave.
+
+    Raises:
+        PowerInferError: more than memory holds, or than a model with learned positions knows.
+    """
+    config, free, wanted = model.config, available_memory(), options.n_ctx
+    types = ("f32", "f32") if options.reference else (options.type_k, options.type_v)
+    if wanted == 0:
+        return fitting_context(model.layers, options, config.n_ctx_train, max(0, free - weights) // 2)
+    asked = f"a context of {wanted} tokens (-c, n_ctx)"
+    if wanted < options.n_sequences:
+        raise PowerInferError(f"{asked}: too few tokens for {options.n_sequences} sequences (-np)")
+    longest = wanted if options.unified else wanted // options.n_sequences
+    if config.learned_positions and longest > config.n_ctx_train:
+        raise PowerInferError(f"{asked}: the model knows only {config.n_ctx_train} positions")
+    needed = kv_bytes(model.layers, extent_of(model.layers, options, wanted), *types)
+    if needed > free:
+        raise PowerInferError(
+            f"{asked}: the KV cache needs {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
+        )
+    return wanted

@@ -1,0 +1,149 @@
+"""What recurrent layers keep of sequences: states, which cannot be cut back, and those that were saved on the way.
+
+A state is saved where a prompt ends, and within prompts every so many tokens; a sequence goes back to the last of
+these that is not behind where it is to end. Before tokens that may have to be taken back, it is saved as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.model.blocks import Layer, recurrent_layers
+from powerinfer_cli.runtime.batch import Batch, Segment
+from powerinfer_cli.runtime.context.saved import Stored, saved_part
+
+__all__ = ["LayerStates", "States", "state_bytes"]
+
+LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
+
+MOST_BYTES = 1 << 30  # of all that is saved
+
+
+class Keeper(Protocol):
+    """Whoever has the states of sequences."""
+
+    def read_states(self, sequence: int) -> LayerStates:
+        """A copy of a sequence's."""
+
+    def write_states(self, sequence: int, states: LayerStates) -> None:
+        """Put back what `read_states` gave."""
+
+
+def state_bytes(layers: Sequence[Layer[Any, Any]]) -> int:
+    """Of one sequence."""
+    return 4 * sum(one.state_size for one in recurrent_layers(layers).values())
+
+
+@dataclass
+class _History:
+    """Of one sequence: saved states by position, ascending; one from before tokens that may be taken back; whether the
+    last step read several tokens; whether a step has failed half-way.
+    """
+
+    saved: dict[int, LayerStates] = field(default_factory=dict)
+    before: tuple[int, LayerStates] | None = None
+    reading: bool = False
+    spoilt: bool = False
+
+
+class States:
+    """Of all sequences. most: that are saved of each, as far as all of them need no more than MOST_BYTES; apart: tokens
+    from one to the next within a prompt, at least.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer[Any, Any]], keeper: Keeper, n_sequences: int, most: int, apart: int
+    ) -> None:
+        self._keeper, self._apart = keeper, max(1, apart)
+        self._sizes = {number: one.state_size for number, one in recurrent_layers(layers).items()}
+        self._most = min(most, max(1, MOST_BYTES // (state_bytes(layers) * n_sequences)))
+        self._said = False
+        self._of = [_History() for _ in range(n_sequences)]
+
+    @property
+    def line(self) -> str:
+        """For people: what states need."""
+        one, n = 4 * sum(self._sizes.values()), len(self._of)
+        return (
+            f"recurrent layers: {len(self._sizes)}, {one / 2**20:.1f} MiB of states a sequence, "
+            f"{n * one / 2**20:.1f} MiB of {n}; up to {self._most} saved of each"
+        )
+
+    def enter(self, batch: Batch) -> None:
+        """Before a batch: save what may be gone back to."""
+        for segment in batch.segments:
+            self._enter(segment, batch.stepwise)
+
+    def _enter(self, segment: Segment, stepwise: bool) -> None:
+        one, at = self._of[segment.sequence], segment.n_past
+        several = segment.n_tokens > 1 and not stepwise
+        due = one.reading if not several else at - max(one.saved, default=0) >= self._apart
+        if at and due and at not in one.saved:
+            self._save(segment.sequence, at)
+        one.before = (at, self._keeper.read_states(segment.sequence)) if stepwise and segment.n_tokens > 1 else None
+        one.reading, one.spoilt = several, True
+
+    def leave(self, batch: Batch) -> None:
+        """Behind a batch that has not failed."""
+        for segment in batch.segments:
+            self._of[segment.sequence].spoilt = False
+
+    def _save(self, sequence: int, at: int) -> None:
+        if not self._most:
+            return
+        saved = self._of[sequence].saved
+        if len(saved) >= self._most:
+            del saved[min(saved)]
+        saved[at] = self._keeper.read_states(sequence)
+
+    def left(self, sequence: int, length: int, n: int) -> int:
+        """Of which of the first n of `length` tokens there is a state: how many these are at most."""
+        one = self._of[sequence]
+        if n == length and not one.spoilt:
+            return n
+        before = [one.before[0]] if one.before is not None else []
+        return max((at for at in (*one.saved, *before) if at <= n), default=0)
+
+    def taken_back(self, sequence: int, n: int) -> int | None:
+        """Where the tokens begin that may be taken back, if n is among them."""
+        one = self._of[sequence]
+        if one.before is None or one.spoilt or n <= one.before[0]:
+            return None
+        return one.before[0]
+
+    def say_once(self, note: Callable[[str], None]) -> None:
+        """For people: why a context that is full is read anew."""
+        if not self._said:
+            note(
+                "the context is full, and states of recurrent layers cannot be shifted: what is left of it is read anew"
+            )
+        self._said = True
+
+    def go_back(self, sequence: int, length: int, n: int) -> None:
+        """To n, which `left` has told."""
+        one = self._of[sequence]
+        if n and (n < length or one.spoilt):
+            state = one.before[1] if one.before is not None and one.before[0] == n else one.saved[n]
+            self._keeper.write_states(sequence, state)
+        saved = {at: state for at, state in one.saved.items() if at <= n}
+        self._of[sequence] = _History(saved, reading=one.reading and n == length)
+
+    def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
+        """What a sequence's states are now, by names for `split`."""
+        return {f"{layer}.state": state for layer, state in self._keeper.read_states(sequence).items()}
+
+    def split(self, stored: Stored) -> tuple[Stored, LayerStates]:
+        """What a saved context has besides states, and these. Raises PowerInferError: they are not of this model."""
+        states = {
+            number: saved_part(stored, f"{number}.state", (size,), "float32") for number, size in self._sizes.items()
+        }
+        names = {f"{number}.state" for number in states}
+        return {name: part for name, part in stored.items() if name not in names}, states
+
+    def become(self, sequence: int, states: LayerStates) -> None:
+        """A sequence is another one now."""
+        self._keeper.write_states(sequence, states)
+        self._of[sequence] = _History()

@@ -1,0 +1,1 @@
+"""What a text may be: GBNF and JSON schemas, and matching them token by token."""

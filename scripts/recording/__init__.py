@@ -1,0 +1,1 @@
+"""Makes what tests, and the package, have from elsewhere: answers of llama.cpp, templates, Unicode."""

@@ -1,0 +1,121 @@
+"""Compile every Triton kernel for a GPU that need not be here; print names and bytes of shared memory, and what else
+`told` asks of the machine code. Runs none. In a process of its own: what it tells Triton about the machine stays told.
+
+    python -m tests.helpers.kernels.compile_kernels COMPUTE_CAPABILITY    (as 75 for a card of 2018)
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cache import CacheType
+from powerinfer_cli.kernels.device import (
+    make_cache,
+    triton_attention,
+    triton_experts,
+    triton_norm,
+    triton_products,
+    triton_sparse,
+)
+from powerinfer_cli.kernels.device.triton_ops import TritonOps
+from powerinfer_cli.model import Activation, NormKind, RopeStyle
+from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
+from tests.helpers.kernels.device_data import neurons_of, rows_of
+
+N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
+
+
+class AbsentGPU:
+    """What Triton asks of a driver when it compiles."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def nothing_more(name: str, cubin: bytes) -> tuple[str, ...]:
+    """`told` of a test."""
+    return ()
+
+
+def compile_only(
+    kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, told: Callable[[str, bytes], tuple[str, ...]]
+) -> None:
+    compiled = kernel.warmup(*args, grid=grid, num_warps=warps, enable_fp_fusion=True)
+    name = kernel.__name__
+    print(name, compiled.metadata.shared, *told(name, compiled.asm["cubin"]), flush=True)
+
+
+def ffn(ops: TritonOps, kind: GGMLType) -> None:
+    (rows, _), (fc1, _), (fc2, _) = (rows_of(kind, *shape) for shape in ((N, N_EMBD), (RANK, N_EMBD), (N, RANK)))
+    x, mask = torch.ones(N_EMBD), torch.ones(N, dtype=torch.uint8)
+    ops.matvec(rows, x)
+    ops.chosen_rows(rows, x, torch.arange(3))
+    ops.dequantize(rows, torch.float16)
+    ops.predict(fc1, fc2, x, 0.5, mask)
+    ops.sparse_ffn(x, mask, neurons_of(rows, rows, rows), entries=torch.arange(N))
+    ops.sparse_ffn(x, None, neurons_of(None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU))
+
+
+def experts(ops: TritonOps, kind: GGMLType) -> None:
+    """Of two slots."""
+    ff = 768
+    wide, down = rows_of(kind, 2 * ff, N_EMBD)[0], rows_of(kind, 2 * N_EMBD, ff)[0]
+    chosen, weights, slots = torch.arange(8).view(1, 8), torch.ones(1, 8), torch.full((8,), -1)
+    for activation, on_input in ((Activation.SILU, False), (Activation.CLAMPED_SWISH, True)):
+        linears = Linear(wide, None), Linear(wide, None), Linear(down, torch.ones(2 * N_EMBD))
+        neurons = Neurons(2 * ff, *linears, False, activation)
+        x, out = torch.ones(1, N_EMBD), torch.ones(1, N_EMBD)
+        ops.add_experts(x, chosen, weights, slots, neurons, out, on_input=on_input)
+
+
+def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
+    cache = make_cache(2, 1024, HEAD, kind, kind, "cpu")
+    q, k, norm = torch.ones(1, 4 * HEAD), torch.ones(1, 2 * HEAD), torch.ones(HEAD)
+    angles: Tensor | None = torch.ones(1024, HEAD // 2) if style else None
+    n_past, pages = torch.zeros(1, dtype=torch.int64), torch.arange(8)
+    for kind_of_norm, after in ((NormKind.RMS, False), (NormKind.LAYER, True)):
+        norms = HeadNorms(*[Norm(kind_of_norm, 1e-6, norm, None)] * 2, after_rope=after, values=not after)
+        ops.rope_store(q, k, k, cache, n_past, n_past, angles, angles, style, norms=norms)
+    ops.attention(q, cache, n_past, pages, scale=0.1)
+    ops.attention(q, cache, n_past, pages, scale=0.1, window=512, softcap=50.0)
+    ops.attention(q, cache, n_past, pages, scale=0.1, alibi=8.0, temperature=Temperature(0.1, 4096))
+    ops.attention(q, cache, n_past, pages, scale=0.1, sinks=torch.ones(4), chunk=8192)
+    part = ops.attention(q, cache, n_past, pages, scale=0.1, parts=True)
+    for other, sinks in ((None, None), (part, torch.ones(4))):
+        ops.join(part, other, sinks, torch.ones_like(q))
+
+
+def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothing_more) -> None:
+    driver.set_active(AbsentGPU(capability))
+    for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_sparse):
+        module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
+    ops, x = TritonOps(), torch.ones(N_EMBD)
+    for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
+        ffn(ops, kind)
+        experts(ops, kind)
+        ops.multiply_heads(rows_of(kind, 4 * 512, 256)[0], torch.ones(1, 4, 256))
+    ops.activated(x, x, Activation.SILU, relu_on_up=True)
+    ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
+    ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)
+    for cache_type, style in zip(CacheType, (RopeStyle.NEOX, RopeStyle.INTERLEAVED, None), strict=True):
+        attention(ops, cache_type, style)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
