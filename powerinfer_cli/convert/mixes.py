@@ -124,18 +124,6 @@ class Shape:
         return self.n_layer == 80 and self.n_gqa > 1 and self.architecture in ("llama", "qwen2", "deci", "olmo")
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """values_before, values: how many layers' values (see VALUES) come before this tensor, and how many there are."""
-
-    part: Part
-    layer: int
-    n_cols: int
-    n_dims: int
-    values_before: int
-    values: int
-
-
 VALUES = (Part.VALUE, Part.FUSED, Part.LATENT)
 
 

@@ -40,7 +40,7 @@ from powerinfer_cli.gguf_io import (
 from powerinfer_cli.gguf_io.encoders import SEARCHED
 from powerinfer_cli.kernels.cpu.encoding import LEGACY, encode_rows, prepare_encoding
 
-__all__ = ["WRITABLE", "Change", "Wishes", "planned", "write_quantized"]
+__all__ = ["WRITABLE", "Change", "Wishes", "planned", "target_parts", "write_quantized"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -55,11 +55,12 @@ WRITABLE = (*FLOATS, *LEGACY, *sorted(SEARCHED - set(LEGACY)), GGMLType.MXFP4, G
 
 @dataclass(frozen=True)
 class Wishes:
-    """pure: all tensors of the mix's base type. types: of tensors in whose name a pattern is found, the first counts.
-    output, embedding: types of those two. leave_output: it stays as it is. requantize: quantised tensors too are taken.
+    """mix: None where tensors keep their types. pure: all tensors of the mix's base type. types: of tensors in whose
+    name a pattern is found, the first counts. output, embedding: types of those two. leave_output: it stays as it is.
+    requantize: quantised tensors too are taken.
     """
 
-    mix: Mix
+    mix: Mix | None
     pure: bool = False
     types: tuple[tuple[re.Pattern[str], GGMLType], ...] = ()
     output: GGMLType | None = None
@@ -143,7 +144,7 @@ def _shape(gguf: GGUFFile, important: bool) -> Shape:
 
 
 def _wanted(tensor: Tensor, wishes: Wishes, shape: Shape, values_before: int, values: int) -> GGMLType:
-    """llama-quantize's order: the two flags, patterns, the mix."""
+    """llama-quantize's order: the two flags, patterns (which it forgets where the mix is a float type), the mix."""
     name, mix = tensor.name, wishes.mix
     part = part_of(name)
     numbers = tensor.n_elements > 0 and tensor.type not in _NO_WEIGHTS
@@ -153,15 +154,19 @@ def _wanted(tensor: Tensor, wishes: Wishes, shape: Shape, values_before: int, va
     by_flag = {Part.EMBEDDING: wishes.embedding, Part.OUTPUT: wishes.output}.get(part)
     if by_flag is not None and not (named is not None and name.startswith("per_layer_")):
         return by_flag
-    if mix.base in FLOATS or (wishes.pure and named is None):
-        return mix.base
     if named is None and shape.tied and part is Part.EMBEDDING:
         named = wishes.output  # the embedding is the output matrix as well
-    return named or mixed_type(mix, name, tensor.shape, shape, values_before, values)
+    if named is not None:
+        return named
+    if mix is None:
+        return tensor.type
+    if wishes.pure or mix.base in FLOATS:
+        return mix.base
+    return mixed_type(mix, name, tensor.shape, shape, values_before, values)
 
 
 def _check_source(gguf: GGUFFile, tensor: Tensor, wishes: Wishes) -> None:
-    if tensor.type not in FLOATS and not wishes.requantize:
+    if tensor.type not in (*FLOATS, GGMLType.F64) and not wishes.requantize:
         raise PowerInferError(
             f"{gguf.path}: {shown_name(tensor.name)} is {tensor.type.name} already, and quantising it anew loses more "
             "than once: start from an F16, BF16 or F32 file, or give --allow-requantize"
@@ -183,9 +188,9 @@ def _importance_of(tensor: Tensor, importance: Importance | None) -> Floats | No
     return found.reshape(n_experts, -1)
 
 
-def _check_importance(gguf: GGUFFile, change: Change, mix: Mix) -> None:
+def _check_importance(gguf: GGUFFile, change: Change, mix: Mix | None) -> None:
     part, kind = part_of(change.tensor.name), change.kind
-    needs = kind in NEEDS_IMPORTANCE or (kind is GGMLType.Q2_K and mix.name == "Q2_K_S")
+    needs = kind in NEEDS_IMPORTANCE or (kind is GGMLType.Q2_K and mix is not None and mix.name == "Q2_K_S")
     if needs and change.importance is None and part not in (Part.EMBEDDING, Part.OUTPUT):
         raise PowerInferError(
             f"{gguf.path}: {shown_name(change.tensor.name)} as {kind.name} would be garbage without knowing which "
@@ -197,7 +202,7 @@ def write_quantized(
     gguf: GGUFFile,
     path: Path,
     changes: Sequence[Change],
-    mix: Mix,
+    mix: Mix | None,
     *,
     importance: Importance | None = None,
     threads: int = 1,
@@ -211,18 +216,17 @@ def write_quantized(
     Raises:
         PowerInferError: `path` is the input or cannot be written; a number does not fit its type.
     """
+    parts = target_parts(gguf, path, keep_split=keep_split)
     prepare_encoding(change.kind for change in changes)
-    parts = _parts(gguf, path, changes) if keep_split else {path: (None, list(changes))}
-    for target in parts:
-        if any(same_file(target, source) for source in gguf.files):
-            raise PowerInferError(f"{target}: is the input itself: give another name for the output")
     total, done = sum(change.nbytes for change in changes), 0
+    changed = any(change.kind is not change.tensor.type for change in changes)
     with ExitStack() as together, ThreadPoolExecutor(threads) as pool:
-        for number, (target, (part, some)) in enumerate(parts.items()):
+        for number, (target, part) in enumerate(parts.items()):
+            some = [change for change in changes if part in (None, change.tensor.path)]
             rewrite_gguf(
                 gguf,
                 target,
-                dropped=("quantize.imatrix.",),
+                dropped=("quantize.imatrix.",) if changed else (),
                 added=_added(mix, importance) if number == 0 else {},
                 tensors=[_streamed(change, pool) for change in some],
                 sparse=gguf.sparse,
@@ -234,28 +238,32 @@ def write_quantized(
     return list(parts)
 
 
+def target_parts(gguf: GGUFFile, path: Path, *, keep_split: bool) -> dict[Path, Path | None]:
+    """Files that would be written, and the input's part whose tensors each has; None: it has all.
+
+    Raises PowerInferError: one is the input itself.
+    """
+    parts: dict[Path, Path | None] = {path: None}
+    if keep_split and len(gguf.files) > 1:
+        count = len(gguf.files)
+        names = (f"{path.stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
+        parts = {path.with_name(name): source for name, source in zip(names, gguf.files, strict=True)}
+    for target in parts:
+        if any(same_file(target, source) for source in gguf.files):
+            raise PowerInferError(f"{target}: is the input itself: give another name for the output")
+    return parts
+
+
 def _tell(on_bytes: Callable[[int, int], None], before: int, total: int, here: int, _: int) -> None:
     """Of all parts, where one of them tells of itself."""
     on_bytes(before + here, total)
 
 
-def _parts(gguf: GGUFFile, path: Path, changes: Sequence[Change]) -> dict[Path, tuple[Path | None, list[Change]]]:
-    """By a part's new path: its old one, and its tensors."""
-    if len(gguf.files) == 1:
-        return {path: (None, list(changes))}
-    found: dict[Path, tuple[Path | None, list[Change]]] = {}
-    for number, source in enumerate(gguf.files, start=1):
-        name = f"{path.stem}-{number:05d}-of-{len(gguf.files):05d}.gguf"
-        found[path.with_name(name)] = source, [change for change in changes if change.tensor.path == source]
-    return found
-
-
-def _added(mix: Mix, importance: Importance | None) -> dict[str, AddedValue]:
+def _added(mix: Mix | None, importance: Importance | None) -> dict[str, AddedValue]:
     """The keys that llama-quantize writes."""
-    added: dict[str, AddedValue] = {
-        "general.quantization_version": QUANTIZATION_VERSION,
-        "general.file_type": mix.number,
-    }
+    added: dict[str, AddedValue] = {"general.quantization_version": QUANTIZATION_VERSION}
+    if mix is not None:
+        added["general.file_type"] = mix.number
     if importance is not None:
         added["quantize.imatrix.file"] = importance.path.name
         if importance.datasets:

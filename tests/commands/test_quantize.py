@@ -16,7 +16,9 @@ def model(tmp_path: Path) -> Path:
         ("output.weight", np.ones((8, 40), np.float32), GGMLType.F16),
     ]
     path = tmp_path / "model.gguf"
-    write_gguf(path, arch="llama", metadata={"llama.block_count": 1}, tensors=tensors, sparse=False)
+    write_gguf(
+        path, arch="llama", metadata={"llama.block_count": 1, "general.file_type": 1}, tensors=tensors, sparse=False
+    )
     return path
 
 
@@ -29,6 +31,24 @@ def test_words_as_llama_quantize_takes_them(model: Path) -> None:
     assert "become" in done.err
     with open_gguf(out) as made:
         assert [one.type for one in made.tensors.values()] == [GGMLType.Q5_1, GGMLType.F16]
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "file_type", "kinds"),
+    [
+        (["7", "2"], "Q8_0", 7, ["Q8_0", "F16"]),
+        (["Q5_0", "2"], "Q5_0", 8, ["Q5_0", "F16"]),  # two threads, not the type of that number
+        (["copy"], "COPY", 1, ["F16", "F16"]),
+        (["COPY", "--tensor-type", "attn_v=f32"], "COPY", 1, ["F32", "F16"]),
+    ],
+)
+def test_types_by_number_and_copies(model: Path, words: list[str], name: str, file_type: int, kinds: list[str]) -> None:
+    done = powerinfer("quantize", str(model), *words)
+    out = model.with_name(f"ggml-model-{name}.gguf")
+    assert (done.code, done.out) == (0, f"{out}\n")
+    with open_gguf(out) as made:
+        assert [one.type.name for one in made.tensors.values()] == kinds
+        assert made.get("general.file_type", int) == file_type
 
 
 def test_a_dry_run_writes_nothing(model: Path) -> None:
@@ -47,6 +67,9 @@ def test_a_dry_run_writes_nothing(model: Path) -> None:
         (["M", "o.gguf", "Q8_0", "1", "2"], 2, "unexpected '2'"),
         (["none.gguf", "o.gguf", "Q8_0"], 1, "none.gguf: cannot be opened"),
         (["M", "M", "Q8_0"], 1, "is the input itself"),
+        (["M", "M", "Q8_0", "--dry-run"], 1, "is the input itself"),
+        (["M", "COPY", "--pure"], 2, "COPY names none"),
+        (["M", "4"], 2, "there is no type '4'"),
         (["M", "Q8_0", "--tensor-type", "attn"], 2, "a pattern and a type"),
         (["M", "Q8_0", "--tensor-type", "(=q4_0"], 2, "is no pattern"),
         (["M", "Q8_0", "--output-tensor-type", "iq1_s"], 2, "there is no type 'iq1_s' to write"),

@@ -99,6 +99,11 @@ def test_types_by_hand(tmp_path: Path) -> None:
             "Q5_0",
             "Q5_0",
         ]
+        for mix in (MIXES["Q4_0"], MIXES["F16"], None):
+            kept = planned(gguf, Wishes(mix, types=((re.compile(r"attn_v"), T.F32), (re.compile(r"up_exps"), T.Q8_0))))
+            found = {change.tensor.name: change.kind for change in kept}
+            assert (found["blk.0.attn_v.weight"], found["blk.0.ffn_up_exps.weight"]) == (T.F32, T.Q8_0)
+            assert found["token_embd.weight"] is (T.Q4_0 if mix is MIXES["Q4_0"] else T.F16)
         pure = planned(gguf, Wishes(MIXES["Q4_K_M"], pure=True, leave_output=True))
         assert [change.kind.name for change in pure] == ["Q4_K", "F16", "F32", "Q4_K", "F16", "Q4_K", "Q5_0"]
 
@@ -126,6 +131,20 @@ def test_what_holds_no_weights_stays(tmp_path: Path) -> None:
         write_quantized(gguf, out, planned(gguf, Wishes(mix)), mix)
     with open_gguf(out) as made:
         assert [one.type for one in made.tensors.values()] == [T.F32, T.F32, T.Q4_0, T.I32]
+
+
+def test_double_precision_is_no_loss(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 64))
+    values[1, 5] = 1e300
+    path, out = tmp_path / "doubles.gguf", tmp_path / "out.gguf"
+    for stored, kind in ((values[::2], "Q4_0"), (values[::2], "Q4_K_M"), (values, "F32")):
+        write_gguf(path, arch="llama", metadata={}, tensors=[("a.weight", stored, T.F64)], sparse=False)
+        with open_gguf(path) as gguf:
+            write_quantized(gguf, out, planned(gguf, Wishes(MIXES[kind])), MIXES[kind])
+        with open_gguf(out) as made, np.errstate(over="ignore"):
+            narrow, tensor = stored.astype(np.float32), made.tensors["a.weight"]
+            wanted = narrow.view(np.uint8) if kind == "F32" else quantize(narrow, tensor.type)
+            np.testing.assert_array_equal(tensor.rows(), wanted)
 
 
 def split_model(folder: Path, *values: float) -> Path:

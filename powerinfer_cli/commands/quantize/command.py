@@ -31,8 +31,10 @@ powerinfer quantize m.gguf out.gguf IQ3_M --imatrix imatrix.gguf
 powerinfer quantize m.gguf out.gguf Q4_K_M --tensor-type attn_v=q8_0 --tensor-type 'blk\\.[0-3]\\.ffn_down=q6_k'
 
 Types: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ4_NL IQ4_XS
-MXFP4_MOE TQ1_0 TQ2_0 F16 BF16 F32; Q3_K, Q4_K and Q5_K mean the M."""
+MXFP4_MOE TQ1_0 TQ2_0 F16 BF16 F32, or llama.cpp's number of one (15: Q4_K_M); Q3_K, Q4_K and Q5_K mean the M.
+COPY: every tensor keeps its type, but for those that --tensor-type and the like name."""
 
+COPY = "COPY"
 SHORT = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 MEBI = 1 << 20
 
@@ -81,7 +83,7 @@ class QuantizeFlags:
 
 def quantize(flags: QuantizeFlags) -> None:
     """Write a GGUF file, dense or PowerInfer's, with other types."""
-    from powerinfer_cli.convert.quantizing import planned, write_quantized
+    from powerinfer_cli.convert.quantizing import planned, target_parts, write_quantized
     from powerinfer_cli.cores import usable_cores
     from powerinfer_cli.opening.model_file import open_model_file
 
@@ -90,6 +92,7 @@ def quantize(flags: QuantizeFlags) -> None:
     terminal = Terminal(color=False, quiet=False)
     with open_model_file(source) as gguf:
         changes = planned(gguf, wishes, importance)
+        target_parts(gguf, target, keep_split=flags.keep_split)
         _tell(terminal, changes, every=flags.verbose)
         if flags.dry_run:
             return
@@ -111,40 +114,56 @@ def quantize(flags: QuantizeFlags) -> None:
 app = command_app("quantize", quantize, EPILOG)
 
 
-def _words(words: Sequence[str]) -> tuple[Path, Path, "Mix", int]:
-    """Input, output, mix, and threads (0: not said), from two to four words."""
-    from powerinfer_cli.convert.mixes import MIXES
-
-    def mix_of(word: str) -> "Mix | None":
-        name = word.upper()
-        return MIXES.get(SHORT.get(name, name))
-
+def _words(words: Sequence[str]) -> tuple[Path, Path, "Mix | None", int]:
+    """Input, output, mix (None: COPY), and threads (0: not said), from two to four words, as llama-quantize reads them:
+    the second is the type where it is one, else the output.
+    """
     if len(words) < 2:
         raise UsageError("what becomes of which file? As in `powerinfer quantize model-f16.gguf model-q4.gguf Q4_K_M`")
-    if len(words) > 4:
-        raise UsageError(f"unexpected '{words[4][:60]}': the words are IN.gguf [OUT.gguf] TYPE [THREADS]")
-    second, third = mix_of(words[1]), mix_of(words[2]) if len(words) > 2 else None
-    if third is None and (second is None or len(words) == 4):
-        wrong = words[min(2, len(words) - 1)]
-        raise UsageError(f"there is no type {wrong[:40]!r}; known are {', '.join(MIXES)}")
     source = Path(words[0])
-    if third is not None:
-        return source, Path(words[1]), third, _count(words[3:])
-    assert second is not None
-    return source, source.with_name(f"ggml-model-{second.name}.gguf"), second, _count(words[2:])
+    name = _mix_name(words[1])
+    if name is not None:
+        return source, source.with_name(f"ggml-model-{name}.gguf"), _mix(name), _count(words[2:])
+    name = _mix_name(words[2]) if len(words) > 2 else None
+    if name is None:
+        from powerinfer_cli.convert.mixes import MIXES
+
+        wrong = words[min(2, len(words) - 1)]
+        raise UsageError(f"there is no type {wrong[:40]!r}; known are {', '.join(MIXES)}, COPY")
+    return source, Path(words[1]), _mix(name), _count(words[3:])
+
+
+def _mix_name(word: str) -> str | None:
+    """By name or by number."""
+    from powerinfer_cli.convert.mixes import MIXES
+
+    name = SHORT.get(word.upper(), word.upper())
+    if name in MIXES or name == COPY:
+        return name
+    return next((mix.name for mix in MIXES.values() if word == str(mix.number)), None)
+
+
+def _mix(name: str) -> "Mix | None":
+    from powerinfer_cli.convert.mixes import MIXES
+
+    return None if name == COPY else MIXES[name]
 
 
 def _count(words: Sequence[str]) -> int:
     if not words:
         return 0
+    if len(words) > 1:
+        raise UsageError(f"unexpected '{words[1][:60]}': the words are IN.gguf [OUT.gguf] TYPE [THREADS]")
     if not words[0].isdecimal() or not 0 < int(words[0]) <= 1 << 12:
         raise UsageError(f"unexpected '{words[0][:60]}': behind the type comes a number of threads")
     return int(words[0])
 
 
-def _wishes(flags: QuantizeFlags, mix: "Mix") -> "Wishes":
+def _wishes(flags: QuantizeFlags, mix: "Mix | None") -> "Wishes":
     from powerinfer_cli.convert.quantizing import Wishes
 
+    if mix is None and flags.pure:
+        raise UsageError("--pure: all matrices in the same type, but COPY names none")
     return Wishes(
         mix,
         pure=flags.pure,

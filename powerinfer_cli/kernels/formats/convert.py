@@ -49,7 +49,8 @@ def convert(rows: Bytes, kind: GGMLType) -> Bytes:
     """GGUF rows [n_rows, row_bytes] of one type to those of its conversion."""
     target = conversion(kind)
     if kind is GGMLType.F64:
-        return rows.view(np.float64).astype(np.float32).view(np.uint8)
+        with np.errstate(over="ignore"):  # to infinity
+            return rows.view(np.float64).astype(np.float32).view(np.uint8)
     numbers = dequantize(rows, kind)
     if target is GGMLType.Q2_K:
         return _ternary(numbers)

@@ -10,6 +10,7 @@ from powerinfer_cli.gguf_io.encoders import LARGEST_HALF, encode
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit, choose_scales, place_numbers, search_scales
 from powerinfer_cli.kernels.cpu.encoding.legacy import LEGACY, encode_blocks, encode_floats, encode_legacy
 from powerinfer_cli.kernels.cpu.encoding.legacy_weighted import encode_weighted
+from powerinfer_cli.kernels.formats.convert import convert
 
 __all__ = ["encode_rows", "prepare_encoding"]
 
@@ -36,6 +37,8 @@ def encode_rows(stored: Bytes, source: GGMLType, kind: GGMLType, importance: Flo
     Q4_0 to Q8_0 are what ggml writes, to the bit; types of super-blocks and IQ4 are searched for (`encoders.encode`).
     Raises GGUFError: a number, or the type, does not allow it.
     """
+    if source is GGMLType.F64:
+        stored, source = convert(stored, source), GGMLType.F32
     if kind in LEGACY and importance is None and source in _DIRECT:
         if not _small(stored, source):
             raise GGUFError(f"numbers beyond {LARGEST_HALF:g} or not finite cannot be stored as {kind.name}")
