@@ -20,7 +20,7 @@ from solver.own_text import own_texts
 from solver.profile import Text, chunks_of, record, sample_documents, some_of
 from solver.stages import SolverModel
 
-__all__ = ["READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "known_text", "read_size"]
+__all__ = ["PROBED", "READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "read_size", "short_default"]
 
 READING_SAMPLE = "reading the sample"
 NAME = "solver-text.npz"
@@ -32,6 +32,7 @@ READ_MOST, READ_LEAST = 49152, 20480  # tokens of the sample
 READ_WORK = 2e13  # multiplications of all of them
 MOST_OWN, LEAST_OWN = 20480, 512  # tokens that a model writes
 OWN_BYTES = 2 << 40  # weights read for that
+PROBED = 4096  # tokens, by which documents are judged, and a model before it is profiled
 TRIED = 8  # chunks of a user's text
 
 
@@ -62,11 +63,22 @@ def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path, most:
     kept = _load(folder / NAME, model.fingerprint)
     if kept is not None:
         return kept
+    usual = read_size(model.weights)
+    text = _chosen(model, tokenizer, usual if most is None else min(usual, most))
+    _save(folder / NAME, model.fingerprint, text)
+    return text
+
+
+def short_default(model: SolverModel, tokenizer: Tokenizer) -> Text:
+    """Text of the same kind, of PROBED tokens or a little more; it is kept nowhere. Raises PowerInferError."""
+    return _chosen(model, tokenizer, PROBED)
+
+
+def _chosen(model: SolverModel, tokenizer: Tokenizer, most: int) -> Text:
+    """What the model knows of the sample; where that is little, also what it writes itself; all, if that is nothing."""
     sample = _sample(tokenizer)
     if not sample:
         raise PowerInferError(f"{model.gguf.path}: its tokenizer makes nothing of the sample: give a text (-f)")
-    usual = read_size(model.weights)
-    most = usual if most is None else min(usual, most)
     documents, share = _known(model, sample, most)
     if share < KNOWN:
         start = tokenizer.bos_id if tokenizer.bos_id is not None else sample[0][0]
@@ -74,15 +86,6 @@ def default_chunks(model: SolverModel, tokenizer: Tokenizer, folder: Path, most:
         own = own_texts(model, count, start, tokenizer.eog_ids)
         model.events.note(f"text: {sum(map(len, own)):,} tokens that the model has written itself are added")
         documents += own
-    text = Text.of(documents or sample, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
-    _save(folder / NAME, model.fingerprint, text)
-    return text
-
-
-def known_text(model: SolverModel, tokenizer: Tokenizer, most: int) -> Text:
-    """Documents of the sample that a model knows, of `most` tokens or a little more; all, if it knows none."""
-    sample = _sample(tokenizer)
-    documents, _ = _known(model, sample, most)
     return Text.of(documents or sample, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
 
 

@@ -15,7 +15,7 @@ from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import READING_SAMPLE, default_chunks, given_chunks, known_text, read_size
+from solver.default_text import PROBED, READING_SAMPLE, default_chunks, given_chunks, read_size, short_default
 from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
@@ -53,7 +53,6 @@ from solver.verdict.look import short_text
 
 __all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
 
-PROBED = 4096  # tokens by which documents are judged
 LENGTHS = (1 << 20, 1 << 18, 1 << 17, 65536, 49152, 40960, 32768, 24576, 20480, 16384, 12288, 8192)  # tokens of a text
 
 
@@ -232,7 +231,7 @@ class _Run:
         return SolveResult(statistics, experts=verdict, routes=routes)
 
     def _short_trace(self) -> RouteTrace:
-        pieces, model = short_text(self._sample(), self.model.weights), self.model
+        pieces, model = short_text(self._short(), self.model.weights), self.model
         found = record_routes(model.open_engine(), model.model, pieces, model.events, READING)
         model.forget_engine()  # measuring takes memory, too
         return found
@@ -240,8 +239,8 @@ class _Run:
     def _declare_reading(self, judged: Judging) -> None:
         rates = expected_rates(self.model)
         measuring = expected_seconds(rates)[MEASURING] if judged.here and judged.gpus else 0.0
-        short = {READING: rates.tokens * rates.reading, MEASURING: measuring}
-        usual = {READING_SAMPLE: PROBED * rates.reading, PROFILE: self._usual * rates.reading}
+        short = {READING_SAMPLE: PROBED * rates.reading, READING: rates.tokens * rates.reading, MEASURING: measuring}
+        usual = {PROFILE: self._usual * rates.reading}
         self.schedule.declare(short if self.wanted.verdict_only else {**short, **usual})
 
     def _seen(self) -> Seen:
@@ -249,8 +248,7 @@ class _Run:
         if self.wanted.predictors is not None:
             found = load_predictors(self.wanted.predictors, self.model.config.n_embd, self.model.config.n_ff)
             self.model.model = with_predictors(self.model.model, found, CompiledFit())
-        chunks = self._sample() if self.wanted.text else known_text(self.model, Tokenizer.from_gguf(self.gguf), PROBED)
-        return look_at_predictors(self.model, chunks, self.events)
+        return look_at_predictors(self.model, self._short(), self.events)
 
     def _in_time(self, verdict: Verdict | None, begun: float) -> TrainOptions:
         """As predictors are made once a verdict has told how fast: gradient steps end in time for what follows them."""
@@ -310,8 +308,14 @@ class _Run:
         found = seconds_to_come(rates, tokens, held, budget, searched=self.wanted.density is None)
         return {**found, **self.wanted.after}
 
+    def _short(self) -> Chunks:
+        """A text, or some of what would be read without one."""
+        if self.wanted.text is None:
+            return short_default(self.model, Tokenizer.from_gguf(self.gguf))
+        return self._sample()
+
     def _sample(self) -> Chunks:
-        """What a verdict is found on."""
+        """What a dense model's verdict is found on. It is recorded by its text: no weight is read to choose that."""
         tokenizer = Tokenizer.from_gguf(self.gguf)
         bos = tokenizer.bos_id if tokenizer.add_bos else None
         if self.wanted.text is None:

@@ -23,7 +23,8 @@ SKEWED = 0.1  # of the uses, by which a quarter must have more than by chance fo
 @dataclass(frozen=True)
 class Speeds:
     """Tokens a second that are predicted: with the most used experts on the GPUs, with those of the last layers
-    (`--n-cpu-moe`, named by its flag), and with all in main memory. hot: the share of experts on the GPUs.
+    (`--n-cpu-moe`, named by its flag), and with all in main memory. hot: the share of experts on the GPUs. placed:
+    whether the plan puts anything there.
     """
 
     by_use: float
@@ -31,6 +32,7 @@ class Speeds:
     named: str
     main_memory: float
     hot: float
+    placed: bool
     budgets: tuple[int, ...]
     machine: str
 
@@ -39,13 +41,25 @@ class Speeds:
         """As a share, over the better of the others."""
         return self.by_use / max(self.by_layers, self.main_memory) - 1
 
+    def line(self) -> str:
+        """For people."""
+        planned, main = f"with the most used experts on the GPU ({self.hot:.0%} of them)", "in main memory"
+        if not self.placed:
+            planned, main = "with everything in main memory, as planned", ""
+        elif not self.hot:
+            planned = "with all experts in main memory, the rest on the GPU"
+        budget = " + ".join(map(shown_bytes, self.budgets))
+        found = f"{self.by_use:,.1f} {planned}, {self.by_layers:,.1f} with {self.named}"
+        found += f", {self.main_memory:,.1f} {main}" if main else ""
+        return f"predicted tokens/s with {budget}, {self.machine}: {found}"
+
 
 @dataclass(frozen=True)
 class ExpertVerdict:
     """layers, n_experts, n_chosen: of those that have experts. tokens: that were looked at. expert_bytes: of one, in a
     file; share: of all of them in the file. skew: by layer, what share of the uses the most used quarter has. again:
-    share of a token's experts that the token before it has needed. speeds, policy: None without GPU memory, or where
-    none of the experts, or all of them, are there.
+    share of a token's experts that the token before it has needed. speeds, policy: None without GPU memory; policy
+    also where no layer is divided.
     """
 
     layers: int
@@ -82,13 +96,7 @@ class ExpertVerdict:
         if self.policy is not None:
             found.append(f"  {self.policy.line()}")
         if self.speeds is not None:
-            one = self.speeds
-            budget = " + ".join(map(shown_bytes, one.budgets))
-            found.append(
-                f"  predicted tokens/s with {budget}, {one.machine}: {one.by_use:,.1f} with the most used experts on "
-                f"the GPU ({one.hot:.0%} of them), {one.by_layers:,.1f} with {one.named}, {one.main_memory:,.1f} in "
-                "main memory"
-            )
+            found.append(f"  {self.speeds.line()}")
         return found
 
     def sentence(self, *, forced: bool = False) -> str:
@@ -174,6 +182,7 @@ def judge_experts(model: Model, trace: RouteTrace, machine: Callable[[], Machine
         named=named or "--cpu-moe",
         main_memory=none.prediction.tokens_per_second,
         hot=hot,
+        placed=bool(made.plan.gpus),
         budgets=costs.budgets,
         machine=", ".join(one.name for one in (costs.profile.cpu, *costs.profile.gpus[: len(costs.budgets)])),
     )
@@ -181,9 +190,10 @@ def judge_experts(model: Model, trace: RouteTrace, machine: Callable[[], Machine
 
 
 def policy_of(trace: RouteTrace, plan: Plan) -> PolicyChoice | None:
-    """What a plan's slots would hit; None where there is nothing to choose: no expert is hot, or all are."""
+    """What a plan's slots would hit; None where there is nothing to choose: of no layer are some experts hot."""
     slots = [plan.layers[i].hot.size for i in trace.layers]
-    if not 0 < sum(slots) < sum(trace.n_experts) or trace.tokens < 2:
+    divided = any(0 < some < count for some, count in zip(slots, trace.n_experts, strict=True))
+    if not divided or trace.tokens < 2:
         return None
     return choose_policy(trace, slots)
 

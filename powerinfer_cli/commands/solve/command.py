@@ -10,6 +10,7 @@ from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags import ModelFlags
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
+from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
 from powerinfer_cli.commands.solve.progress import Working
@@ -45,15 +46,31 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
     stages.check()
     text = None if stages.file is None else read_text(stages.file)
     path = find_model(model)
+    with tidy_ending():
+        if stages.no_predictors:
+            _turn(path, stages, plan, told)
+        else:
+            _solve(path, text, model, predictor, stages, plan, told)
 
+
+app = command_app("solve", solve, EPILOG)
+
+
+def _solve(
+    path: Path,
+    text: str | None,
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    stages: StageFlags,
+    plan: PlanFlags,
+    told: ReportFlags,
+) -> None:
     from powerinfer_cli.commands.solve.job import Job
+    from powerinfer_cli.commands.solve.output import show
     from powerinfer_cli.commands.solve.target import find_machine
     from powerinfer_cli.model import load_model
     from powerinfer_cli.opening import open_model_file
 
-    if stages.no_predictors:
-        _turn(path, stages, plan, told)
-        return
     working = Working()
     with working as events:
         machine = find_machine(plan, events.note)
@@ -65,13 +82,8 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
         except KeyboardInterrupt:
             events.note("interrupted: the same command goes on where this stopped")
             raise
-    from powerinfer_cli.commands.solve.output import show
-
     show(gguf, read.config, found, stages.merge, told, sys.stdout.write)
     _say_how_to_run(path, gguf, found, stages, plan.vram_budget)
-
-
-app = command_app("solve", solve, EPILOG)
 
 
 def _list_profiles() -> None:

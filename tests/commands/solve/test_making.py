@@ -1,6 +1,8 @@
 """What `powerinfer solve` makes: statistics, predictors, a merged file; kept where it fits, measured at the end."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import solver.comparison
 import solver.predictor.training
 import solver.run
 import solver.stages
+from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path
 from solver.placing import kept_costs, load_profile
@@ -33,6 +36,19 @@ def test_exact_zeros_need_no_predictors(tmp_path: Path) -> None:
     texts = [powerinfer("main", "-m", str(one), *asked) for one in (turned, path)]
     assert [text.code for text in texts] == [0, 0]
     assert texts[0].out == texts[1].out
+
+
+def test_a_signal_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, turned = write_placed(tmp_path, statistics=False, model=dense_model("relu")), tmp_path / "turned.gguf"
+    before = sorted(tmp_path.iterdir())
+
+    def end(*_: object) -> None:
+        assert sorted(tmp_path.iterdir()) != before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Working, "_progress", end)
+    assert solve(path, "--merge", str(turned), "--no-predictors").code == 128 + signal.SIGTERM
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_dense_model_becomes_sparse_and_is_placed(tmp_path: Path, text: str) -> None:
