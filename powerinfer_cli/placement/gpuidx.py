@@ -99,13 +99,12 @@ def write_gpuidx(
         metadata |= {GROUPS: np.array(n_groups, np.int32), HOT_COUNTS: np.array(plan.hot_counts, np.int32)}
         if any(plan.hot_counts):
             metadata[HOT_GROUPS] = np.concatenate([layer.hot for layer in plan.layers])
-    for index, (layer, count) in enumerate(zip(plan.layers, n_groups, strict=True)):
-        if routed:
-            break
-        chosen = np.zeros(count, np.int32)
-        chosen[layer.hot] = 1
-        tensors.append((f"blk.{index}.gpu_idx", chosen, GGMLType.I32))
-        tensors.append((f"blk.{index}.gpu_bucket", layer.hot, GGMLType.I32))
+    else:
+        for index, (layer, count) in enumerate(zip(plan.layers, n_groups, strict=True)):
+            chosen = np.zeros(count, np.int32)
+            chosen[layer.hot] = 1
+            tensors.append((f"blk.{index}.gpu_idx", chosen, GGMLType.I32))
+            tensors.append((f"blk.{index}.gpu_bucket", layer.hot, GGMLType.I32))
     write_gguf(path, arch=INDEX_ARCHITECTURE, metadata=metadata, tensors=tensors, sparse=True)
 
 

@@ -137,7 +137,7 @@ class Engine(Recorder):
     @property
     def most_tokens(self) -> int:
         """Of one step."""
-        return max(1, min(self.options.n_batch, self.options.n_ubatch, self.n_ctx))
+        return self.options.most_tokens(self.n_ctx)
 
     @property
     def most_stepwise(self) -> int:

@@ -80,3 +80,7 @@ class EngineOptions:
         """How many compute a single token, and how many a batch."""
         one = self.n_threads or default_threads(self.cores)
         return one, self.n_threads_batch or one
+
+    def most_tokens(self, n_ctx: int) -> int:
+        """Of a batch, in a context of n_ctx tokens."""
+        return max(1, min(self.n_batch, self.n_ubatch, n_ctx))

@@ -6,6 +6,7 @@ their own, which hold no more than it needs.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.cache import PAGE
 
-__all__ = ["NONE", "Cells", "Extent", "Held", "PageTable", "WindowPages"]
+__all__ = ["NONE", "Cells", "Extent", "Held", "PageTable", "WindowPages", "moves_in_parts"]
 
 Cells: TypeAlias = npt.NDArray[np.int64]
 
 NONE = -1  # no page
+MOVED = 256  # positions at a time
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,18 @@ class WindowPages:
     def lowest(self, length: int) -> int:
         """The lowest position whose page the last of so many positions leave alone."""
         return max(0, math.ceil(length / PAGE) - self._turns) * PAGE if self._turns else 0
+
+
+def moves_in_parts(
+    pages: PageTable | WindowPages, sequence: int, n_past: int, n_keep: int, n_discard: int
+) -> Iterator[tuple[Cells, Cells]]:
+    """Their `moves`, some at a time: a PageTable's go down, so that none is overwritten before it has moved. Pages by
+    turns move as a whole: a position's new place may be that of one which has not moved yet.
+    """
+    sources, targets = pages.moves(sequence, n_past, n_keep, n_discard)
+    size = MOVED if isinstance(pages, PageTable) else max(1, len(sources))
+    for begin in range(0, len(sources), size):
+        yield sources[begin : begin + size], targets[begin : begin + size]
 
 
 def _cells(pages: npt.NDArray[np.int32], begin: int, end: int) -> Cells:

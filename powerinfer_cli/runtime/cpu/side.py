@@ -80,7 +80,7 @@ class CPUSide(ABC):
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
         self._can_shift = model.embedding.positions is None  # learned ones are inside the keys
         self._scores = model.head
-        self._make_buffers(max(1, min(options.n_ubatch, options.n_batch, self.pages.n_ctx)))
+        self._make_buffers(options.most_tokens(self.pages.n_ctx))
         self.write_programs()
 
     def _make_buffers(self, n_tokens: int) -> None:

@@ -55,7 +55,7 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
     layers = tuple(_layer(layer, options, extent) for layer in wanted)
     found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
-    joining = parts_bytes(model.layers, _batch(options, n_ctx))
+    joining = parts_bytes(model.layers, options.most_tokens(n_ctx))
     joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in layers)
     return ModelBytes(layers, _bytes(model.head), found, joining)
 
@@ -64,7 +64,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     """Buffers, and what comes and goes while a batch is computed or weights are loaded: counted, for want of a GPU that
     would tell. streams: cold neurons pass through, too.
     """
-    n_tokens, extent = _batch(options, n_ctx), extent_of(model.layers, options, n_ctx)
+    n_tokens, extent = options.most_tokens(n_ctx), extent_of(model.layers, options, n_ctx)
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
     n_ff = max(_width(layer.ffn) for layer in model.layers)
     latent = latent_attentions(model.layers)
@@ -113,12 +113,8 @@ def staged_groups(model: Model, rule: HeatRule) -> tuple[int, int]:
 def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:
     """What a batch and a token flow through in these of a model's layers, and what they turn by."""
     extent, widths = extent_of(model.layers, options, n_ctx), Widths.of(model.config.n_embd, layers)
-    n_tokens = _batch(options, n_ctx)
+    n_tokens = options.most_tokens(n_ctx)
     return flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
-
-
-def _batch(options: EngineOptions, n_ctx: int) -> int:
-    return max(1, min(options.n_ubatch, options.n_batch, n_ctx))
 
 
 def _attention_bytes(one: Heads, n_tokens: int, n_seen: int) -> int:

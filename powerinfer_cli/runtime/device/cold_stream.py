@@ -12,21 +12,19 @@ from torch import Tensor
 
 from powerinfer_cli import gguf_io
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import FFN, Neurons, routing_of
+from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import group_rows
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Link
 from powerinfer_cli.runtime.device.staging import Stage, copy_stream
-from powerinfer_cli.runtime.device.weights import DeviceLayer
+from powerinfer_cli.runtime.device.weights import DeviceLayer, FileFFN, FileNeurons
 
-__all__ = ["STREAM_BYTES", "ColdStream", "FileFFN", "FileNeurons", "streamable", "streamed_bytes"]
+__all__ = ["STREAM_BYTES", "ColdStream", "streamable", "streamed_bytes"]
 
 STREAM_BYTES = 8 << 20
 """Of a slot: a chunk has as many neurons as fit."""
 
 Numbers: TypeAlias = npt.NDArray[np.int32]
-FileFFN: TypeAlias = FFN[gguf_io.Tensor, gguf_io.Tensor]
-FileNeurons: TypeAlias = Neurons[gguf_io.Tensor, gguf_io.Tensor]
 
 
 def streamed_bytes(model: Model) -> int:

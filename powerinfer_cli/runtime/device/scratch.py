@@ -15,12 +15,11 @@ from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import extent_of
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
-from powerinfer_cli.runtime.device.cold_stream import FileFFN
 from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import lift_budget
 from powerinfer_cli.runtime.device.side import DeviceSide
-from powerinfer_cli.runtime.device.weights import Uploader
+from powerinfer_cli.runtime.device.weights import FileFFN, Uploader
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats
 
@@ -66,7 +65,7 @@ def largest_of_kinds(layers: Sequence[Layer[Any, Any]]) -> list[int]:
 def _with_layer(
     index: int, model: Model, options: EngineOptions, n_ctx: int, device: torch.device, *, streams: bool
 ) -> int:
-    n_tokens = max(1, min(options.n_ubatch, options.n_batch, n_ctx))
+    n_tokens = options.most_tokens(n_ctx)
     pages = PageTable(extent_of(model.layers, options, n_ctx))
     parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     hot = _measured(model.layers[index].ffn)

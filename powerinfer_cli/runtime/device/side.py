@@ -20,7 +20,7 @@ from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import overflowing
-from powerinfer_cli.runtime.context.pages import Held
+from powerinfer_cli.runtime.context.pages import Held, moves_in_parts
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, streamable, streamed_bytes
@@ -31,8 +31,6 @@ from powerinfer_cli.runtime.device.widths import Widths, rope_tables
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["DeviceSide"]
-
-SHIFTED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
 
 
 class DeviceSide:
@@ -198,12 +196,8 @@ class DeviceSide:
                 continue
             a = self.layers[index].block.attention
             turn, pages = self._turn(a.rope, -n_discard), self.pages.of(a.window)
-            moves = map(torch.from_numpy, pages.moves(sequence, n_past, n_keep, n_discard))
-            sources, targets = (cells.to(self.device) for cells in moves)
-            # Pages by turns move as a whole: a position's new place may be that of one which has not moved yet.
-            size = SHIFTED if pages is self.pages else max(1, len(sources))
-            for begin in range(0, len(sources), size):
-                source, target = (cells[begin : begin + size] for cells in (sources, targets))
+            for moves in moves_in_parts(pages, sequence, n_past, n_keep, n_discard):
+                source, target = (torch.from_numpy(cells).to(self.device) for cells in moves)
                 keys = read_rows(cache.k, cache.k_scales, source).transpose(0, 1)
                 turned = turn(keys).transpose(0, 1)
                 values = read_rows(cache.v, cache.v_scales, source)

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows
-from powerinfer_cli.model.blocks import FFN, Linear, predictor_of, routing_of
+from powerinfer_cli.model.blocks import Linear, predictor_of, routing_of
 from powerinfer_cli.placement import group_rows
 from powerinfer_cli.runtime.device.staging import Pieces, pieces_bytes
-from powerinfer_cli.runtime.device.weights import DeviceLayer
+from powerinfer_cli.runtime.device.weights import DeviceLayer, FileFFN
 
 __all__ = ["ExpertSlots", "NeuronSlots", "adaptable"]
 
 Numbers = npt.NDArray[np.int32]
-FileFFN = FFN[gguf_io.Tensor, gguf_io.Tensor]
 FileLinear = Linear[gguf_io.Tensor, gguf_io.Tensor]
 
 

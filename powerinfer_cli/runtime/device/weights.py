@@ -31,12 +31,13 @@ from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.options import LoadEvents
 
-__all__ = ["DeviceBlock", "DeviceLayer", "Uploader"]
+__all__ = ["DeviceBlock", "DeviceLayer", "FileFFN", "FileNeurons", "Uploader"]
 
 UPLOADING = "loading the GPU"
 
 Indices: TypeAlias = npt.NDArray[np.int32]
 FileLayer: TypeAlias = Layer[gguf_io.Tensor, gguf_io.Tensor]
+FileFFN: TypeAlias = FFN[gguf_io.Tensor, gguf_io.Tensor]
 FileNeurons: TypeAlias = Neurons[gguf_io.Tensor, gguf_io.Tensor]
 DeviceBlock: TypeAlias = Layer[PlanarRows, Tensor]
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-CHUNK_BYTES = 16 << 20  # of keys and values from main memory that are on a device at a time, in two forms, and the next
+PASSING_BYTES = 16 << 20  # of keys and values from main memory on a device at a time, in two forms, and the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def parts_width(a: Mixer[Any, Any]) -> int:
 
 def chunk_pages(n_pages: int, page: int) -> int:
     """How many of n_pages of `page` bytes in main memory pass through a device at a time."""
-    return max(1, min(CHUNK_BYTES // max(1, page), n_pages // 8))
+    return max(1, min(PASSING_BYTES // max(1, page), n_pages // 8))
 
 
 def parts_bytes(layers: Iterable[Layer[Any, Any]], n_tokens: int) -> int:

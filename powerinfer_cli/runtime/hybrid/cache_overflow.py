@@ -23,8 +23,8 @@ from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assem
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
 from powerinfer_cli.runtime.backend import Parts
-from powerinfer_cli.runtime.batch import Batch, BatchKind
-from powerinfer_cli.runtime.context.pages import Cells, Held
+from powerinfer_cli.runtime.batch import Batch, BatchKind, Segment
+from powerinfer_cli.runtime.context.pages import Cells, Held, moves_in_parts
 from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.cpu.cache import turned
 from powerinfer_cli.runtime.device.attending import DeviceHeads
@@ -42,7 +42,6 @@ Step: TypeAlias = Callable[[], None]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 PASSING = 64  # tokens of a batch from which on pages pass through the device
-MOVED = 256  # positions at a time: they move down, so that none is overwritten before it has moved
 
 
 class CacheOverflow:
@@ -107,12 +106,12 @@ class CacheOverflow:
         self.seen = any(self._sees(batch, window, pages) for window, pages in kinds)
 
     def _sees(self, batch: Batch, window: int | None, pages: int) -> bool:
-        tables = self._pages.of(window).tables
-        for s in batch.segments:
-            first = 0 if window is None else max(0, s.n_past + 1 - window) // PAGE
-            if (tables[s.sequence, first : (s.n_past + s.n_tokens - 1) // PAGE + 1] >= pages).any():
-                return True
-        return False
+        return any((self._seen(s, window)[1] >= pages).any() for s in batch.segments)
+
+    def _seen(self, s: Segment, window: int | None) -> tuple[int, npt.NDArray[np.int32]]:
+        """Of the pages of positions that a segment sees: which of its sequence's is the first, and their numbers."""
+        first = 0 if window is None else max(0, s.n_past + 1 - window) // PAGE
+        return first, self._pages.of(window).tables[s.sequence, first : (s.n_past + s.n_tokens - 1) // PAGE + 1]
 
     def targets(self, index: int, heads: DeviceHeads, n: int) -> list[tuple[Tensor, Tensor]]:
         """Where n tokens' queries, keys and values are to be copied, and from where."""
@@ -144,21 +143,20 @@ class CacheOverflow:
         order, on a device, and the position of the first.
         """
         a, cache = self._blocks[index], self._caches[index]
-        tables, border = self._pages.of(a.window).tables, self.here[index]
+        border = self.here[index]
         shape = a.n_head_kv, PAGE, a.head_dim
         most = chunk_pages(
             self._pages.extent.n_cells(a.window) // PAGE, cache_bytes(*shape, cache.type_k, cache.type_v)
         )
         for number, s in enumerate(self._segments):
-            first = 0 if a.window is None else max(0, s.n_past + 1 - a.window) // PAGE
-            row = tables[s.sequence, : (s.n_past + s.n_tokens - 1) // PAGE + 1]
-            at = first
+            first, row = self._seen(s, a.window)
+            at = 0
             while at < len(row):
                 end = at
                 while end < min(len(row), at + most) and row[end] >= border:
                     end += 1
                 if end > at:
-                    yield number, _on_device(cache, row[at:end] - border, device), at * PAGE
+                    yield number, _on_device(cache, row[at:end] - border, device), (first + at) * PAGE
                 at = max(end, at + 1)
 
     def with_rest(self, held: Held, found: Arrays) -> Arrays:
@@ -196,16 +194,12 @@ class CacheOverflow:
 
     def _shift(self, index: int, there: DeviceCache, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
         a = self._blocks[index]
-        pages = self._pages.of(a.window)
-        sources, targets = pages.moves(sequence, n_past, n_keep, n_discard)
-        # Pages by turns move as a whole: a position's new place may be that of one which has not moved yet.
-        size = MOVED if pages is self._pages else max(1, len(sources))
-        for begin in range(0, len(sources), size):
-            keys, values = self._read(index, there, sources[begin : begin + size])
+        for sources, targets in moves_in_parts(self._pages.of(a.window), sequence, n_past, n_keep, n_discard):
+            keys, values = self._read(index, there, sources)
             if a.rope is not None:
                 angles = n_discard * self._frequencies[a.rope]
                 keys = turned(keys, np.cos(angles), -np.sin(angles), a.rope.style)
-            self._write(index, there, targets[begin : begin + size], keys, values)
+            self._write(index, there, targets, keys, values)
 
     def _read(self, index: int, there: DeviceCache, cells: Cells) -> tuple[npt.NDArray[np.float32], ...]:
         """Keys and values float32 [n, n_head_kv, head_dim] from either side."""

@@ -4,9 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from powerinfer_cli import gguf_io
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import FFN, routing_of
+from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.side import DeviceSide
@@ -36,7 +35,7 @@ class ColdSide:
         host = next(iter(sides.values())).link.host
         self._buffers = make_cold_buffers(host, n_tokens, cpu.most_few, self._n_embd, most)
         self._sizes = {
-            index: _expert_sizes(model.layers[index].ffn) for index, layer in enumerate(cold) if layer and layer.routed
+            index: ExpertSizes.of(model.layers[index].ffn) for index, layer in enumerate(cold) if layer and layer.routed
         }
         self._chosen = make_chosen_buffers(host, n_tokens, list(self._sizes.values()))
         told = [] if adaptive is None else [adaptive.neurons_of(index) for index in range(len(cold))]
@@ -154,10 +153,3 @@ class ColdSide:
 
     def _uses_of(self, n: int, n_groups: int) -> torch.Tensor:
         return self._uses[: n * n_groups].view(n, n_groups)
-
-
-def _expert_sizes(ffn: FFN[gguf_io.Tensor, gguf_io.Tensor]) -> ExpertSizes:
-    routed = routing_of(ffn.selection)
-    assert routed is not None  # who asks has looked
-    router = routed.router
-    return ExpertSizes(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
