@@ -1,10 +1,12 @@
 """How many pages of the KV cache GPUs get: all, or fewer, so that layers are there that had no room beside them."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from powerinfer_cli.placement import MAIN_MEMORY, ModelBytes, Plan, Reservation, shown_bytes
+from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, ModelBytes, Plan, Reservation, device_use, shown_bytes
 
-__all__ = ["overflow_line", "with_fitting_pages"]
+__all__ = ["overflow_line", "with_fitting_pages", "with_room_for_pages"]
 
 TRIES = 256
 WAIT = 1 << 20  # bytes that the CPU might read while a layer waits for its part of attention
@@ -40,6 +42,29 @@ def with_fitting_pages(
     most = max((one.n_pages for one in sizes.layers if not one.windowed), default=0)
     tries = [None, *range(most - 1, 0, -max(1, most // TRIES)), 0]
     return sizes.with_pages(min(tries, key=read))
+
+
+def with_room_for_pages(sizes: ModelBytes, plan: Plan, margin: int) -> Plan:
+    """The plan with more pages on each GPU, as many more of each layer there, as far as it leaves room: pages are
+    fitted before it is known which layers are there, and how much of them. margin: bytes that stay free.
+    """
+    layers = list(plan.layers)
+    for gpu in plan.gpus:
+        here = {
+            i: (size, placed.pages)
+            for i, (size, placed) in enumerate(zip(sizes.layers, layers, strict=True))
+            if placed.device == gpu and placed.pages is not None and size.outside(placed.pages)
+        }
+
+        def taken(more: int, here: Mapping[int, tuple[LayerBytes, int]] = here) -> int:
+            return sum(size.cache(pages + more) - size.cache(pages) for size, pages in here.values())
+
+        left = plan.budgets[gpu] - margin - device_use(sizes, plan, gpu).total
+        most = max((size.n_pages - pages for size, pages in here.values()), default=0)
+        more = bisect_right(range(1, most + 1), left, key=taken)
+        for i, (size, pages) in here.items():
+            layers[i] = replace(layers[i], pages=min(size.n_pages, pages + more))
+    return replace(plan, layers=tuple(layers))
 
 
 def overflow_line(sizes: ModelBytes, plan: Plan) -> str | None:

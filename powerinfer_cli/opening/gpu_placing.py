@@ -51,7 +51,7 @@ def place_on(
     counted = beside.statistics is not None
     if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or not counted)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
-        return _placed(job, plan, remarks, events)
+        return _placed(job, job.filled(plan), remarks, events)
     divided = wishes.gpu_layers is None and job.divisible and counted
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.model import Model, ModelConfig
-from powerinfer_cli.opening.cache_pages import with_fitting_pages
+from powerinfer_cli.opening.cache_pages import with_fitting_pages, with_room_for_pages
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.overrides import NOTHING_KEPT, Kept
@@ -16,6 +16,7 @@ from powerinfer_cli.placement import (
     HEAT,
     Conditions,
     ModelBytes,
+    Plan,
     Reservation,
     model_fingerprint,
     reserve,
@@ -192,7 +193,12 @@ class PlanJob:
         """
         statistics = self.beside.statistics if self.divisible else None
         settings = replace(self.settings(solver), let_through=let_through or self.beside.let_through)
-        return make_plan(self.sizes, statistics, self.budgets, profile, settings)
+        result = make_plan(self.sizes, statistics, self.budgets, profile, settings)
+        return replace(result, plan=self.filled(result.plan))
+
+    def filled(self, plan: Plan) -> Plan:
+        """With as much of the KV cache on GPUs as the plan leaves room for."""
+        return with_room_for_pages(self.sizes, plan, self.margin) if self.kv_offload else plan
 
     def whole_layers(self) -> PlanResult:
         """Of it only the plan counts: no costs are weighed where there is nothing to choose."""

@@ -101,7 +101,7 @@ def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tup
         count = job.sizes.layers[i].neurons
         if i in divided:
             count = min(count, max(0, left[device]) // every[device])
-        layers.append(LayerPlacement(device, all_neurons(count)))
+        layers.append(LayerPlacement(device, all_neurons(count), job.sizes.layers[i].pages))
     plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
     alike = ("the budget does not hold all experts: each layer has as many there as the others",)
     return plan, (*room.remarks, *(alike if plan.gpus else ()))

@@ -1,5 +1,6 @@
 """How many pages of the KV cache GPUs get, rehearsed on the CPU: by budget, and none."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,13 +8,26 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import PlacementWishes, cache_pages
-from powerinfer_cli.opening.cache_pages import with_fitting_pages
+from powerinfer_cli.opening import PlacementWishes, cache_pages, plan_job
+from powerinfer_cli.opening.cache_pages import with_fitting_pages, with_room_for_pages
 from powerinfer_cli.opening.companions import Companions
+from powerinfer_cli.opening.gpus import Target
 from powerinfer_cli.opening.placing import place
-from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, ModelBytes, device_use, reserve
+from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.placement import (
+    MAIN_MEMORY,
+    LayerBytes,
+    LayerPlacement,
+    ModelBytes,
+    Plan,
+    all_neurons,
+    device_use,
+    no_neurons,
+    reserve,
+)
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes
+from solver.placing import make_plan
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import tiny_model
 
@@ -52,6 +66,45 @@ def test_where_weights_do_not_fit_by_far() -> None:
     """Pages make way for layers, which every token reads, unless what they free is no layer: then nobody waits."""
     assert pages_of(of_8b(4096), 2 * GIB) == (7, 11)
     assert pages_of(of_8b(512), 2 * GIB) == (None, 11)
+
+
+@pytest.mark.parametrize(("n_layer", "pages"), [(32, 100), (20, 100), (3, 100), (20, 1024), (20, None)])
+def test_room_that_a_plan_leaves_is_for_pages(n_layer: int, pages: int | None) -> None:
+    """As where fewer layers are faster than as many as fit, by which pages were chosen. Not a page more would fit."""
+    sizes, margin = of_8b(131072).with_pages(pages), 64 * MIB
+    placed = [LayerPlacement(MAIN_MEMORY, no_neurons())] * (32 - n_layer)
+    placed += [LayerPlacement(0, all_neurons(1024), pages)] * n_layer
+    plan = Plan((8 * GIB,), tuple(placed), 0, "milp", "")
+    found = with_room_for_pages(sizes, plan, margin)
+    free = 8 * GIB - margin - device_use(sizes, found, 0).total
+    counts = {one.pages for one in found.layers if one.device == 0}
+    if pages is None or pages == 1024:
+        assert counts == {pages}
+    else:
+        (count,) = counts
+        assert count is not None
+        assert pages < count <= 1024
+        assert free >= 0
+        assert count == 1024 or free < n_layer * sizes.layers[0].page
+
+
+def test_a_plan_of_fewer_layers_than_pages_were_fitted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_pages, "WAIT", 0)
+    gguf = tiny_model("qwen3").file.open(tmp_path)
+    model, options = load_model(gguf), EngineOptions(n_ctx=2000, n_ubatch=64, type_k="f32", type_v="f32")
+    sizes = model_bytes(model, options, options.n_ctx)
+    target = Target((), (sizes.total - int(0.4 * sum(layer.kv for layer in sizes.layers)),))
+    job = PlanJob.of(gguf, model, options, target, Companions(None, None))
+    fitted = job.sizes.layers[-1].pages
+    monkeypatch.setattr(plan_job, "make_plan", lambda *of: make_plan(*of[:-1], replace(of[-1], max_layers=1)))
+    plan, without = (replace(job, kv_offload=offload).whole_layers().plan for offload in (True, False))
+    assert plan.layers[0].device == without.layers[0].device == MAIN_MEMORY
+    pages = plan.layers[1].pages
+    assert fitted is not None
+    assert pages is not None
+    assert fitted < pages
+    assert without.layers[1].pages == 0
+    assert device_use(job.sizes, plan, 0).total <= job.budgets[0] - job.margin
 
 
 def test_a_plan_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,9 @@ def test_what_adapts_has_slots_in_each_layer_and_keeps_the_budget(moe: Case) -> 
     staging, sizes = staging_bytes(moe.model, HEAT), moe.sizes
     assert device_use(sizes, found.plan, 0).total + staging <= budget
     assert staging >= sizes.layers[0].neuron
+    elsewhere = moe.place(budget, adaptive="on", kv_offload=False)[0].placement
+    assert elsewhere is not None
+    assert {layer.pages for layer in elsewhere.plan.layers} == {0}
     (still, _), (whole, notes) = moe.place(budget), moe.place(adaptive="on")
     assert still.placement is not None
     assert whole.placement is not None
