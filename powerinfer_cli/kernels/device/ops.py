@@ -9,15 +9,18 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     matmul(rows, x [T, n_cols], bias=None, out=None) -> [T, n_rows]
     matmul_t(rows, x [T, n_rows], out=None) -> [T, n_cols]
     multiply(rows, x [T, n_cols], bias=None, out=None) -> [T, n_rows]; T 1: matvec
+    linear(Linear of rows, x [T, n_cols], out=None) -> [T, n_rows]
     multiply_heads(rows, x [T, H, n_cols]) -> [T, H, n_rows / H]
     predict(fc1, fc2, x [n_embd] or [T, n_embd], threshold, modes=None, out=None) -> uint8 [n] or [T, n]
     activated(gate | None, up, activation, *, relu_on_up=False, curve=None, out=None) -> like up
+    values_of(Neurons of rows, gate | None, up, out=None) -> like up
     sparse_ffn(x [n_embd], mask uint8 | None, Neurons of rows, *, entries=None, out=None)
                -> (y [n_embd], fired int64 [1])
     sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])
     add_experts(x [T, n_embd], chosen int64 [T, k], weights [T, k], slots int64 [E], Neurons of rows, out, *,
                 on_input=False) -> out, [T, n_embd]
     add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None, *, scale=1.0) -> like x, which has the adds added
+    norm(Norm, x, adds=(), out=None, *, scale=1.0): add_norm
     rope_store(q [T, H * D], k, v [T, H_kv * D], cache, positions, cells int64 [T],
                cos, sin [positions, n_rot / 2] | None, style | None, *, norms=None)
     attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, scale, window=None, softcap=None,

@@ -17,7 +17,7 @@ from powerinfer_cli.kernels.device.reference_attention import attention, join, r
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
-from powerinfer_cli.model.blocks import XIELU, Linear, Neurons
+from powerinfer_cli.model.blocks import XIELU, Linear, Neurons, Norm
 
 __all__ = ["CHUNK_NUMBERS", "DeviceNeurons", "Ops", "compute_dtype", "dequantize", "product"]
 
@@ -178,6 +178,11 @@ class Ops:
         value = neuron_values(gate, up, activation, relu_on_up=relu_on_up, curve=curve)
         return value if out is None else out.copy_(value)
 
+    def values_of(self, neurons: DeviceNeurons, gate: Tensor | None, up: Tensor, out: Tensor | None = None) -> Tensor:
+        """`activated`, as neurons are."""
+        relu_on_up, curve = neurons.relu_on_up, neurons.curve
+        return self.activated(gate, up, neurons.activation, relu_on_up=relu_on_up, curve=curve, out=out)
+
     def sparse_ffn(
         self,
         x: Tensor,
@@ -212,15 +217,14 @@ class Ops:
         if mask is not None and entries is not None:
             mask = mask.index_select(1, entries)
         gate, up, kind = neurons.gate, neurons.up, neurons.activation
-        fires = self._linear(up if gate is None else gate, x)
+        fires = self.linear(up if gate is None else gate, x)
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
         open_ = counts & (fires > 0) if kind.has_exact_zeros else counts
         if gate is None:
-            value = self.activated(None, fires, kind, curve=neurons.curve, out=fires)
+            value = self.values_of(neurons, None, fires, out=fires)
         else:
-            value = self._linear(up, x)
-            relu_on_up, curve = neurons.relu_on_up, neurons.curve
-            value = self.activated(fires, value, kind, relu_on_up=relu_on_up, curve=curve, out=value)
+            value = self.linear(up, x)
+            value = self.values_of(neurons, fires, value, out=value)
         value = value.masked_fill_(~open_, 0)  # also what is no number
         y = self._back(neurons.down.weight, value)
         return y if out is None else out.copy_(y), open_.sum().view(1)
@@ -285,11 +289,9 @@ class Ops:
 
     def _expert(self, neurons: DeviceNeurons, x: Tensor) -> Tensor:
         """x [T, n_embd] -> [T, n_embd]"""
-        gate = None if neurons.gate is None else self._linear(neurons.gate, x)
-        up = self._linear(neurons.up, x)
-        kind, relu_on_up, curve = neurons.activation, neurons.relu_on_up, neurons.curve
-        values = self.activated(gate, up, kind, relu_on_up=relu_on_up, curve=curve, out=up)
-        return self._linear(neurons.down, values)
+        gate = None if neurons.gate is None else self.linear(neurons.gate, x)
+        up = self.linear(neurons.up, x)
+        return self.linear(neurons.down, self.values_of(neurons, gate, up, out=up))
 
     def multiply(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """`matmul`, or, for one token, `matvec`. x [T, n_cols] -> [T, n_rows]"""
@@ -297,13 +299,14 @@ class Ops:
             return self.matmul(rows, x, bias, out)
         return self.matvec(rows, x[0], bias, None if out is None else out[0]).unsqueeze(0)
 
+    def linear(self, linear: Linear[PlanarRows, Tensor], x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`multiply`, with the bias if there is one. x [T, n_cols] -> [T, n_rows]"""
+        return self.multiply(linear.weight, x, linear.bias, out)
+
     def multiply_heads(self, rows: PlanarRows, x: Tensor) -> Tensor:
         """Each head by its own rows: rows [H * m, n_cols], x [T, H, n_cols] -> [T, H, m], in float32."""
         weights = self.dequantize(rows).view(x.shape[1], -1, rows.n_cols)
         return torch.einsum("thn,hmn->thm", x, weights)
-
-    def _linear(self, linear: Linear[PlanarRows, Tensor], x: Tensor) -> Tensor:
-        return self.multiply(linear.weight, x, linear.bias)
 
     def _back(self, rows: PlanarRows, x: Tensor) -> Tensor:
         if len(x) > ONE_BY_ONE:
@@ -343,3 +346,15 @@ class Ops:
             case never:
                 assert_never(never)
         return normed if out is None else out.copy_(normed)
+
+    def norm(
+        self,
+        norm: Norm[Tensor],
+        x: Tensor,
+        adds: tuple[Tensor, ...] = (),
+        out: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> Tensor:
+        """`add_norm` by a norm of the model's."""
+        return self.add_norm(x, adds, norm.weight, norm.bias, norm.eps, norm.kind, out, scale=scale)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.cache import PAGE as _PAGE
 from powerinfer_cli.kernels.device.cache import DeviceCache
+from powerinfer_cli.kernels.device.reference_attention import LOWEST
 from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.model import RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Temperature
@@ -15,7 +16,7 @@ __all__ = ["attention", "join", "rope_store"]
 
 _BLOCK = 32  # positions that a program reads at a time, all of one page
 _EVERYTHING = 1 << 30  # positions
-_LOWEST = tl.constexpr(-1e30)  # below every score, and yet a number
+_LOWEST = tl.constexpr(LOWEST)
 
 
 def rope_store(

@@ -12,7 +12,7 @@ from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES
 from powerinfer_cli.kernels.device.reference import DeviceNeurons
 from powerinfer_cli.kernels.device.triton_products import rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, launch, rows_of, tile_of
-from powerinfer_cli.kernels.device.triton_sparse import activate, curve_numbers
+from powerinfer_cli.kernels.device.triton_sparse import activate, curve_numbers, gated
 
 __all__ = ["add_experts"]
 
@@ -87,13 +87,8 @@ def _expert_values(
     weight = tl.load(weights + j) if ON_INPUT else 1.0
     value = _dots(up, row, valid, up_bias, x, weight, R, UP_WIDTH)
     if GATED:
-        if ACTIVATION == 6:
-            value = 1 + tl.maximum(tl.minimum(value, 7), -7)
-        elif RELU_ON_UP:
-            value = tl.maximum(value, 0)
-        value *= activate(
-            _dots(gate, row, valid, gate_bias, x, weight, R, GATE_WIDTH), rise, fall, beta, eps, ACTIVATION
-        )
+        first = _dots(gate, row, valid, gate_bias, x, weight, R, GATE_WIDTH)
+        value = gated(first, value, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
     else:
         value = activate(value, rise, fall, beta, eps, ACTIVATION)
     tl.store(values + j * ff + i, tl.where(valid, value, 0), mask=i < ff)

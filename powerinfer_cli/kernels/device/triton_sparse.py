@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, gro
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import XIELU
 
-__all__ = ["activate", "activated", "curve_numbers", "predict", "sparse_ffn"]
+__all__ = ["activate", "activated", "curve_numbers", "gated", "predict", "sparse_ffn"]
 
 RANGES = 32  # of neurons, at most; each has sums of its own
 _DOWN_COLUMNS = 512  # of a program, about
@@ -152,6 +152,16 @@ def activate(x, rise, fall, beta, eps, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def gated(gate, up, rise, fall, beta, eps, ACTIVATION: tl.constexpr, RELU_ON_UP: tl.constexpr):
+    """See `neuron_values`."""
+    if ACTIVATION == 6:
+        up = 1 + tl.maximum(tl.minimum(up, 7), -7)
+    elif RELU_ON_UP:
+        up = tl.maximum(up, 0)
+    return up * activate(gate, rise, fall, beta, eps, ACTIVATION)
+
+
+@triton.jit
 def _activated(
     gate,
     up,
@@ -170,11 +180,8 @@ def _activated(
     if gate is None:
         value = activate(value, rise, fall, beta, eps, ACTIVATION)
     else:
-        if ACTIVATION == 6:
-            value = 1 + tl.maximum(tl.minimum(value, 7), -7)
-        elif RELU_ON_UP:
-            value = tl.maximum(value, 0)
-        value *= activate(tl.load(gate + i, mask=i < n, other=0), rise, fall, beta, eps, ACTIVATION)
+        first = tl.load(gate + i, mask=i < n, other=0)
+        value = gated(first, value, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
     tl.store(out + i, value, mask=i < n)
 
 
@@ -214,16 +221,14 @@ def _values(
     if mask is not None:
         is_open = tl.load(mask + (row if entries is None else tl.load(entries + row))) != 0
     if is_open:
-        value = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
+        first = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
         if ACTIVATION < _EXACT:
-            is_open = value > 0
-        value = activate(value, rise, fall, beta, eps, ACTIVATION)
-        if GATED:  # noqa: SIM102  # known when it is compiled
-            if is_open:
-                factor = _one_dot(up, row, up_bias, x, UP_WIDTH)
-                if RELU_ON_UP:
-                    factor = tl.maximum(factor, 0)
-                value *= factor
+            is_open = first > 0
+        if not GATED:
+            value = activate(first, rise, fall, beta, eps, ACTIVATION)
+        elif is_open:
+            second = _one_dot(up, row, up_bias, x, UP_WIDTH)
+            value = gated(first, second, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
     tl.store(values + row, value)
     tl.store(opened + row, tl.where(is_open, 1, 0).to(tl.uint8))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import LOWEST, merge
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention, Linear, Norm
+from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention
 from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths, parts_width
@@ -92,14 +92,14 @@ class DeviceAttention:
     ) -> HeadNorms[Tensor] | None:
         """Norms of each head by itself are left to do."""
         for linear, out in ((a.q, room.q), (a.k, room.k), (a.v, room.v)):
-            self._multiply(linear, seen, out, n)
+            self.ops.linear(linear, seen[:n], out[:n])
             if a.clamp is not None:
                 out[:n].clamp_(-a.clamp, a.clamp)
         norms = a.norms
         if norms is None or not norms.whole:
             return norms
-        self._norm(norms.q, room.q[:n])
-        self._norm(norms.k, room.k[:n])
+        for norm, part in ((norms.q, room.q[:n]), (norms.k, room.k[:n])):
+            self.ops.norm(norm, part, out=part)
         return None
 
     def attend(self, a: Attending, cache: DeviceCache, projected: Tensor, n: int) -> None:
@@ -153,10 +153,4 @@ class DeviceAttention:
         found = room.attended
         if isinstance(a, LatentAttention):
             found = values_of_heads(self.ops, a, found[:n])
-        self._multiply(a.output, found, projected, n)
-
-    def _multiply(self, linear: Linear[PlanarRows, Tensor], x: Tensor, out: Tensor, n: int) -> None:
-        self.ops.multiply(linear.weight, x[:n], linear.bias, out=out[:n])
-
-    def _norm(self, norm: Norm[Tensor], x: Tensor) -> None:
-        self.ops.add_norm(x, (), norm.weight, norm.bias, norm.eps, norm.kind, scale=1.0, out=x)
+        self.ops.linear(a.output, found[:n], projected[:n])

@@ -233,7 +233,7 @@ class DeviceFlow:
         neurons, x = layer.block.ffn.neurons, self.normed[:n]
         up = self.ops.matmul(neurons.up.weight, x, neurons.up.bias)
         gate = None if neurons.gate is None else self.ops.matmul(neurons.gate.weight, x, neurons.gate.bias)
-        return self._values_of(neurons, gate, up)
+        return self.ops.values_of(neurons, gate, up)
 
     def hot_of(self, layer: DeviceLayer, values: Tensor, n: int) -> None:
         """`hot`: what comes of neurons that are these values [T, n_ff]."""
@@ -309,15 +309,11 @@ class DeviceFlow:
 
     def last_norm(self, norm: Norm[Tensor], x: Tensor) -> Tensor:
         """x [T, n_embd] behind the last norm; x stays as it is."""
-        return self.ops.add_norm(x, (), norm.weight, norm.bias, norm.eps, norm.kind)
+        return self.ops.norm(norm, x)
 
     def head(self, head: Head[PlanarRows, Tensor], x: Tensor, products: Tensor) -> None:
         """The head's products [T, n_vocab] with x [T, n_embd], which stays as it is; T 1 as for one token."""
-        normed, output = self.last_norm(head.norm, x), head.output
-        if len(x) == 1:
-            self.ops.matvec(output.weight, normed[0], output.bias, out=products[0])
-        else:
-            self.ops.matmul(output.weight, normed, output.bias, out=products)
+        self.ops.linear(head.output, self.last_norm(head.norm, x), products)
 
     def _enter(self, norm: Norm[Tensor] | None, adds: Addends, n: int) -> Tensor:
         """x += adds; what a block reads: x, or `normed`."""
@@ -345,11 +341,10 @@ class DeviceFlow:
     def _norm(
         self, norm: Norm[Tensor], x: Tensor, adds: tuple[Tensor, ...], out: Tensor, n: int, scale: float = 1.0
     ) -> None:
-        numbers = norm.weight, norm.bias, norm.eps, norm.kind
-        self.ops.add_norm(x[:n], adds, *numbers, scale=scale, out=out[:n])
+        self.ops.norm(norm, x[:n], adds, out[:n], scale=scale)
 
     def _multiply(self, linear: DeviceLinear, x: Tensor, out: Tensor, n: int) -> None:
-        self.ops.multiply(linear.weight, x[:n], linear.bias, out=out[:n])
+        self.ops.linear(linear, x[:n], out[:n])
 
     def _dense(self, neurons: Neurons[PlanarRows, Tensor], x: Tensor, out: Tensor, n: int) -> None:
         room = self._values[neurons.n_ff]
@@ -357,14 +352,8 @@ class DeviceFlow:
             self._multiply(neurons.gate, x, room.gate, n)
         self._multiply(neurons.up, x, room.up, n)
         gate = room.gate[:n] if neurons.gate is not None else None
-        self._values_of(neurons, gate, room.up[:n], out=room.value[:n])
+        self.ops.values_of(neurons, gate, room.up[:n], out=room.value[:n])
         self._multiply(Linear(neurons.down.weight, None), room.value, out, n)
-
-    def _values_of(
-        self, neurons: Neurons[PlanarRows, Tensor], gate: Tensor | None, up: Tensor, out: Tensor | None = None
-    ) -> Tensor:
-        relu_on_up, curve = neurons.relu_on_up, neurons.curve
-        return self.ops.activated(gate, up, neurons.activation, relu_on_up=relu_on_up, curve=curve, out=out)
 
     def _sparse(self, layer: DeviceLayer, neurons: Neurons[PlanarRows, Tensor], n: int) -> None:
         one, mask = n == 1, None
