@@ -2,7 +2,7 @@
 """Quantise a model by `powerinfer quantize` and by llama.cpp, and compare types, bytes and errors of every tensor.
 
     python scripts/check_quantize.py model-f16.gguf --peer-python VENV/bin/python
-    python scripts/check_quantize.py model-f16.gguf --peer-python ... --only Q4_0,Q4_K_M --imatrix random
+    python scripts/check_quantize.py model-f16.gguf --peer-python ... --only Q4_0,Q4_K_M --imatrix
 
 A line a type: tensors of another type than llama.cpp's; of the legacy types, tensors whose bytes differ; of the others,
 the largest error, weighted as the importance says, in relation to llama.cpp's; and seconds of both.

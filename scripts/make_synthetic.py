@@ -78,9 +78,7 @@ def shape_of(args: argparse.Namespace) -> Shape | ExpertShape:
     kind = Shape if args.experts is None else ExpertShape
     names = {field.name for field in fields(kind)}
     given: dict[str, Any] = {
-        name: value
-        for name, value in vars(args).items()
-        if value is not None and name not in ("out", "type", "dense", "shape")
+        name: value for name, value in vars(args).items() if value is not None and name not in KNOWN
     }
     for name in given.keys() - names:
         sys.exit(f"error: --{name.replace('_', '-')} is for models {'without' if args.experts else 'of'} --experts")
@@ -130,6 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the file."""
     args = parse(arguments)
     if args.shape is not None:
+        if args != parse([str(args.out), "--shape", args.shape]):
+            sys.exit("error: --shape says all sizes and types: give no other option")
         write_shape(args.out, args.shape)
         print(f"{args.out}: {args.out.stat().st_size / 1e9:.1f} GB of holes")
         return

@@ -5,7 +5,6 @@ takes some MB.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from scripts.synthetic.types import FILE_TYPES, tensor_type
 __all__ = ["SHAPES", "write_shape"]
 
 CONTEXT = 131072  # positions at most
-QWEN3 = ExpertShape(vocab=151936)
+QWEN3 = ExpertShape(vocab=151936, ctx=CONTEXT)
 GPT_OSS = ExpertShape(
     "gpt-oss",
     embd=2880,
@@ -32,7 +31,7 @@ GPT_OSS = ExpertShape(
     experts=32,
     chosen=4,
     vocab=201088,
-    ctx=131072,
+    ctx=CONTEXT,
 )
 GLM = ExpertShape(
     "glm4moe",
@@ -45,7 +44,7 @@ GLM = ExpertShape(
     experts=128,
     chosen=8,
     vocab=151552,
-    ctx=131072,
+    ctx=CONTEXT,
 )
 GLM_DENSE = 10944  # neurons of its first layer
 SHAPES = {
@@ -59,7 +58,6 @@ SHAPES = {
 def write_shape(path: Path, name: str) -> None:
     """Write the file."""
     shape, file_type = SHAPES[name]
-    shape = replace(shape, ctx=CONTEXT)
     if shape.arch == "glm4moe":
         write_file(path, shape.arch, partial(_add_glm_metadata, shape, file_type), _glm(shape, file_type), holes=True)
     else:

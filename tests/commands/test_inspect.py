@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.gguf_io import GGMLType, write_gguf
+from powerinfer_cli.gguf_io import GGMLType, open_gguf, rewrite_gguf, streamed, write_gguf
 from powerinfer_cli.opening import bundled_model
 from tests.helpers.main_cli import powerinfer
 
@@ -47,6 +47,15 @@ def test_what_does_not_run(strange: Path) -> None:
     assert found["metadata"]["a.number"]["value"] == "nan"
     assert found["model"] is None
     assert "'unheard' is not supported" in found["refused"]
+
+
+def test_a_model_without_a_vocabulary(tmp_path: Path) -> None:
+    path = tmp_path / "mute.gguf"
+    with open_gguf(bundled_model()) as gguf:
+        tensors = [streamed(tensor) for tensor in gguf.tensors.values()]
+        rewrite_gguf(gguf, path, dropped=("tokenizer.",), added={}, tensors=tensors, sparse=True)
+    assert "does not run here: " in powerinfer("inspect", str(path)).out
+    assert "holds no vocabulary" in json.loads(powerinfer("inspect", str(path), "--json").out)["refused"]
 
 
 @pytest.mark.parametrize(("kept", "metadata", "tensors"), [(80, 1, 0), (-200, 4, 1), (200, 3, 0)])

@@ -145,7 +145,14 @@ def test_the_script_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFix
     make_synthetic.main([str(out), *sizes, "--seed", "3"])
     assert capsys.readouterr().out.startswith(f"{out}: ")
     assert open_gguf(out).sparse
-    for wrong in (["--kv", "3"], ["--heads", "5"], ["--sparsity", "1"], ["--ff", "100"], ["--rank", "9"]):
+    for wrong in (
+        ["--kv", "3"],
+        ["--heads", "5"],
+        ["--sparsity", "1"],
+        ["--ff", "100"],
+        ["--rank", "9"],
+        ["--shape", "gpt-oss-20b"],
+    ):
         with pytest.raises(SystemExit, match=r"^error: --"):
             make_synthetic.main([str(tmp_path / "no.gguf"), *sizes, *wrong])
     with pytest.raises(SystemExit, match=r"^error: .*No such file"):

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from powerinfer_cli.commands.shared.bars import redraws, stderr_console
 from powerinfer_cli.hub import Watch, size_text
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ _LARGE = 10_000_000
 
 def make_watch() -> Watch:
     """Bars where stderr is a terminal that can redraw a line, plain lines otherwise."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    return Bars(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+    return Bars(stderr_console()) if redraws() else Lines()
 
 
 class Lines:

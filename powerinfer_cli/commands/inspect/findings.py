@@ -12,6 +12,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Entry, MetaValue, Strings, Survey, ValueType
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening.model_file import open_model_file
+from powerinfer_cli.text import Tokenizer
 
 __all__ = ["findings"]
 
@@ -109,6 +110,7 @@ def _model(path: Path) -> tuple[Plain | None, str | None]:
     try:
         with open_model_file(path) as gguf:
             model = load_model(gguf)
+            Tokenizer.from_gguf(gguf)
             parameters = sum(one.n_elements for one in gguf.tensors.values())
             return {"parameters": parameters, **_facts(model)}, None
     except PowerInferError as error:

@@ -1,10 +1,11 @@
 """How far the loading of a model is: a bar on a terminal, and a plain line elsewhere where kernels are compiled."""
 
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from powerinfer_cli.commands.shared.bars import make_bar, redraws
 
 if TYPE_CHECKING:  # these take a while to import, the second one loads torch
     from rich.progress import Progress, TaskID
@@ -52,12 +53,12 @@ class Loading:
         if what != self._what:
             self._close()
             self._what, self._began = what, time.monotonic()
-            if compiling and not self._told and not sys.stderr.isatty():
+            if compiling and not self._told and not redraws():
                 self._note(what)
                 self._told = True
         if done >= total:
             self._close()
-        elif sys.stderr.isatty() and (compiling or time.monotonic() - self._began > PATIENCE):
+        elif redraws() and (compiling or time.monotonic() - self._began > PATIENCE):
             self._show(what, done, total)
 
     def _show(self, what: str, done: int, total: int) -> None:
@@ -76,17 +77,7 @@ class Loading:
 
 
 def _make_bar(what: str) -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     count = MofNCompleteColumn() if what.startswith(COMPILING) else DownloadColumn()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        count,
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-    )
+    return make_bar(TextColumn("{task.description}", markup=False), BarColumn(), count, TimeElapsedColumn())

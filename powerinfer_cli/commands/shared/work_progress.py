@@ -1,16 +1,17 @@
 """How far work is: a bar on a terminal, and now and then a line elsewhere."""
 
 import sys
-import time
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from powerinfer_cli.commands.shared.bars import BETWEEN, make_bar, redraws, shown_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 __all__ = ["WorkProgress"]
 
-BETWEEN = 15.0  # seconds between two lines where there is no terminal
 PATIENCE = 0.5  # seconds that something may take without a word
 
 
@@ -21,10 +22,10 @@ class WorkProgress:
         self._what, self._in_bytes = what, in_bytes
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._began = self._told = time.monotonic()
+        self._began = self._told = monotonic()
 
     def __enter__(self) -> "WorkProgress":
-        self._began = self._told = time.monotonic()
+        self._began = self._told = monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -33,8 +34,8 @@ class WorkProgress:
         self._bar = None
 
     def tell(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty():
+        now = monotonic()
+        if redraws():
             if self._bar is None and now - self._began > PATIENCE:
                 self._bar = _make_bar(self._in_bytes)
                 self._bar.start()
@@ -44,19 +45,13 @@ class WorkProgress:
         elif now - self._told >= BETWEEN and 0 < done < total:
             self._told = now
             left = (now - self._began) * (total - done) / done
-            print(f"{self._what}: {done / total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{self._what}: {done / total:.0%}, about {shown_time(left)} left", file=sys.stderr, flush=True)
 
 
 def _make_bar(in_bytes: bool) -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn() if in_bytes else MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=Console(stderr=True, highlight=False, soft_wrap=True),
-        transient=True,
-        redirect_stdout=False,
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    return make_bar(
+        TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn(compact=True)
     )

@@ -5,14 +5,15 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from powerinfer_cli.commands.shared.bars import BETWEEN, make_bar, redraws, shown_time
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from powerinfer_cli.runtime import LoadEvents
 
-__all__ = ["Working", "shown_time"]
+__all__ = ["Working"]
 
-BETWEEN = 15.0  # seconds between two lines where there is no terminal
 TICK = 0.5  # seconds between two looks at the clock
 
 
@@ -33,7 +34,7 @@ class Working:
     def __enter__(self) -> "LoadEvents":
         from powerinfer_cli.runtime import LoadEvents
 
-        work = self._lines if not sys.stderr.isatty() else self._frames
+        work = self._frames if redraws() else self._lines
         self._thread = threading.Thread(target=work, name="progress", daemon=True)
         self._thread.start()
         return LoadEvents(self._note, self._progress)
@@ -57,7 +58,7 @@ class Working:
     def _progress(self, what: str, done: int, total: int) -> None:
         with self._lock:
             self.schedule.progress(what, done, total)
-            if self._bar is None and sys.stderr.isatty() and not self._ended.is_set():
+            if self._bar is None and redraws() and not self._ended.is_set():
                 self._bar = _make_bar()
                 self._bar.start()
                 self._task = self._bar.add_task("", total=1.0, left="")
@@ -88,25 +89,13 @@ def _left(seconds: float | None) -> str:
     return "" if seconds is None else f", about {shown_time(seconds)} left"
 
 
-def shown_time(seconds: float) -> str:
-    """For people: 40 s, 3 min, 2 h 10 min."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _make_bar() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    return Progress(
+    return make_bar(
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True, highlight=False, soft_wrap=True),
-        transient=True,
-        redirect_stdout=False,  # or what is written there while a bar is shown would go to stderr
     )

@@ -45,9 +45,12 @@ def test_ctrl_c_at_any_time_keeps_what_is_done(tmp_path: Path, text: str) -> Non
     assert not (out / ".solver-work").exists()
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_work_that_tells_nothing_is_told_of_all_the_same(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    """In a log a line now and then, on a terminal a bar."""
+@pytest.mark.parametrize(("terminal", "term"), [(False, "xterm"), (True, "xterm"), (True, "dumb")])
+def test_work_that_tells_nothing_is_told_of_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str
+) -> None:
+    """In a log a line now and then, on a terminal that can draw one a bar."""
+    monkeypatch.setenv("TERM", term)
     out = io.StringIO()
     monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", out)
@@ -59,7 +62,7 @@ def test_work_that_tells_nothing_is_told_of_all_the_same(monkeypatch: pytest.Mon
         while "left" not in out.getvalue():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    words = "2 min left" if terminal else "% of all, profile 1%, about 2 min left\n"
+    words = "2 min left" if terminal and term != "dumb" else "% of all, profile 1%, about 2 min left\n"
     assert words in out.getvalue()
 
 
