@@ -31,9 +31,6 @@ from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
 __all__ = ["DraftingEngine"]
 
-VERIFYING = 0.12
-"""What a further token of a step costs, in passes of a single token."""
-
 
 @dataclass
 class _Ahead:
@@ -216,7 +213,7 @@ class DraftingEngine(Engine):
     def _pace(self, sequence: int, kind: int) -> Pace:
         paces = self._paces[sequence]
         if kind not in paces:
-            paces[kind] = Pace(VERIFYING + self._drafter.cost, self._most)
+            paces[kind] = Pace(self._drafter.cost, self._most)
         return paces[kind]
 
     def _drafts(self, pieces: Sequence[Piece]) -> dict[int, Draft]:

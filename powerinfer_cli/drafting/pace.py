@@ -2,11 +2,20 @@
 
 import math
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "worth_trying"]
 
+_VERIFYING = 0.12  # what a further token of a step costs, in passes of a single token
+_FIRST_RATE = 0.7  # of tokens that are accepted, before anything is known
 _FORGETTING = 0.85  # what a token counts for, once the next one is known
 _LEAST_RATE, _MOST_RATE = 0.01, 0.98
 _FIRST_PAUSE, _LONGEST_PAUSE = 8, 256  # chances that are passed over
+
+
+def worth_trying(cost: float) -> bool:
+    """Whether drafts are likely to pay whose tokens cost so much, in passes of a single token. To find out that they do
+    not takes reading the text, which is a good part of the time that such a draft could spare.
+    """
+    return _VERIFYING + cost < _FIRST_RATE
 
 
 class Pace:
@@ -17,8 +26,9 @@ class Pace:
     """
 
     def __init__(self, cost: float, most: int) -> None:
-        self._cost, self._most = min(max(cost, 0.01), 0.95), most
-        self._rate = 0.7
+        """cost: of proposing a token, in passes of a single token."""
+        self._cost, self._most = min(_VERIFYING + cost, 0.95), most
+        self._rate = _FIRST_RATE
         self._pause, self._waiting = _FIRST_PAUSE, 0
 
     def wish(self) -> int:

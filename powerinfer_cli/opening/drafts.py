@@ -1,12 +1,13 @@
 """An engine that drafts, where somebody wishes for one."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from powerinfer_cli.drafting import DraftingEngine, DraftOptions, NgramDrafter, SpecType
 from powerinfer_cli.drafting.drafter import Drafter
 from powerinfer_cli.drafting.model import ModelDrafter
+from powerinfer_cli.drafting.pace import worth_trying
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
@@ -38,24 +39,33 @@ def make_engine(
         return Engine(model, options, statistics, events, placement)
     if recurrent_layers(model.layers):
         raise PowerInferError(f"{gguf.path}: {RECURRENT}: leave --spec-type and -md out")
-    opened = None
+    small = None
     if drafts.model is not None and drafts.kind is SpecType.MODEL:
-        opened = _open_draft_model(drafts.model, gguf)
-    drafter = _drafter(drafts, model, opened, events)
+        small = _open_draft_model(drafts.model, gguf, model)
+        if not drafts.n_gpu_layers and not worth_trying(small.cost):
+            size = f"the draft model {drafts.model} is {small.cost:.0%} of the model's size"
+            events.note(f"warning: {size}: its drafts would cost more than they save, so none are made")
+            return Engine(model, options, statistics, events, placement)
+    drafter = _drafter(drafts, small, events)
     return DraftingEngine(model, options, statistics, events, placement, drafter=drafter, drafts=drafts)
 
 
-def _drafter(
-    drafts: DraftOptions, model: Model, opened: tuple[GGUFFile, Model] | None, events: LoadEvents
-) -> Callable[[Engine], Drafter]:
+@dataclass(frozen=True)
+class _DraftModel:
+    """cost: of one of its tokens, in passes of a single token through the model."""
+
+    gguf: GGUFFile
+    model: Model
+    cost: float
+
+
+def _drafter(drafts: DraftOptions, small: _DraftModel | None, events: LoadEvents) -> Callable[[Engine], Drafter]:
     if drafts.kind is SpecType.MTP:
         raise PowerInferError(
             "--spec-type mtp: extra heads (nextn layers) are not used for drafting yet: --spec-type ngram, or -md FILE"
         )
-    if opened is None:
+    if small is None:
         return lambda engine: NgramDrafter(engine.n_sequences, drafts.size_n, drafts.size_m, drafts.min_hits)
-    small_file, small = opened
-    cost = small.nbytes / max(1, model.nbytes)
 
     def of(engine: Engine) -> Drafter:
         own = engine.options
@@ -63,16 +73,16 @@ def _drafter(
         options = replace(own, n_ctx=n_ctx or engine.n_ctx, drafting=True)
         wishes = PlacementWishes(gpu_layers=drafts.n_gpu_layers, device=None if drafts.n_gpu_layers else "cpu")
         try:
-            placed = place(small_file, small, options, wishes, Companions(None, None), events)
-            own_engine = Engine(small, options, None, events, placed.placement)
+            placed = place(small.gguf, small.model, options, wishes, Companions(None, None), events)
+            own_engine = Engine(small.model, options, None, events, placed.placement)
         except PowerInferError as error:
             raise PowerInferError(f"the draft model {drafts.model}: {error}") from error
-        return ModelDrafter(own_engine, drafts.p_min, cost)
+        return ModelDrafter(own_engine, drafts.p_min, small.cost)
 
     return of
 
 
-def _open_draft_model(path: Path, gguf: GGUFFile) -> tuple[GGUFFile, Model]:
+def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _DraftModel:
     """Raises PowerInferError: one line that names the file."""
     try:
         small = open_model_file(path)
@@ -84,7 +94,7 @@ def _open_draft_model(path: Path, gguf: GGUFFile) -> tuple[GGUFFile, Model]:
     differs = differing_vocabularies(gguf, small)
     if differs is not None:
         raise PowerInferError(f"the draft model {path} cannot draft for {gguf.path}: {differs}")
-    return small, model
+    return _DraftModel(small, model, model.nbytes / max(1, large.nbytes))
 
 
 def differing_vocabularies(large: GGUFFile, small: GGUFFile) -> str | None:

@@ -26,7 +26,7 @@ def test_limits() -> None:
 
 
 def test_what_is_rejected_pauses_and_what_is_accepted_grows() -> None:
-    good, bad = Pace(0.12, 15), Pace(0.12, 15)
+    good, bad = Pace(0.0, 15), Pace(0.0, 15)
     for _ in range(10):
         n = good.wish()
         good.learn(n, rejected=False)
