@@ -133,11 +133,9 @@ def device_use(sizes: ModelBytes, plan: Plan, device: int) -> DeviceUse:
     here = [layer for layer, placed in pairs if placed.device == device]
     if device == MAIN_MEMORY:
         neurons = sum(layer.neuron * (layer.neurons - placed.hot.size) for layer, placed in pairs)
-    else:
-        neurons = sum(layer.neuron * placed.hot.size for layer, placed in pairs if placed.device == device)
-    if device == MAIN_MEMORY:
         kv = sum(layer.kv for layer in here) + sum(layer.outside(placed.pages) for layer, placed in pairs)
     else:
+        neurons = sum(layer.neuron * placed.hot.size for layer, placed in pairs if placed.device == device)
         kv = sum(layer.cache(placed.pages) for layer, placed in pairs if placed.device == device)
     joining = sizes.joining if any(one.pages is not None for one in plan.layers if one.device == device) else 0
     return DeviceUse(

@@ -15,8 +15,8 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import group_rows
 from powerinfer_cli.runtime.device.flow import DeviceFlow
-from powerinfer_cli.runtime.device.link import Link
-from powerinfer_cli.runtime.device.staging import Stage, copy_stream
+from powerinfer_cli.runtime.device.link import Link, make_stream
+from powerinfer_cli.runtime.device.staging import Stage
 from powerinfer_cli.runtime.device.weights import DeviceLayer, FileFFN, FileNeurons
 
 __all__ = ["STREAM_BYTES", "ColdStream", "streamable", "streamed_bytes"]
@@ -46,7 +46,7 @@ class ColdStream:
         """size: bytes of a slot."""
         self._link, self._size = link, size
         self._stages = [Stage(link, size) for _ in range(2)]
-        self._copies = copy_stream(link.device)
+        self._copies = make_stream(link.device)
 
     def run(self, neurons: FileNeurons, numbers: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int) -> None:
         """flow.cold [T, n_embd] = what the cold neurons, `numbers`, of a layer make of flow.normed, down's bias

@@ -7,7 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Link", "Recorder", "Replay"]
+__all__ = ["Link", "Recorder", "Replay", "make_event", "make_stream"]
+
+
+def make_event(device: torch.device) -> torch.cuda.Event | None:
+    """None where nothing needs one."""
+    return torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch leaves it so
+
+
+def make_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A device's own; None where nothing needs one."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch leaves it so
 
 
 class Link:
@@ -16,10 +26,8 @@ class Link:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.waits = 0
-        cuda = device.type == "cuda"
-        self._cuda = cuda
-        self._event = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
-        self._sent = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]  # torch leaves it so
+        self._cuda = device.type == "cuda"
+        self._event, self._sent = make_event(device), make_event(device)
 
     def current(self) -> AbstractContextManager[Any]:
         """While entered, kernels are launched on this device."""
@@ -83,10 +91,8 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: torch.cuda.Stream | None = None
+        self._stream = make_stream(device)
         self._pool: Any = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it so
 
     def record(self, replay: Replay) -> None:
         """On CUDA, make the graph."""

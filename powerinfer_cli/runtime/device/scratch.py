@@ -78,7 +78,7 @@ def _with_layer(
         long = pages.extent.n_cells(model.layers[index].attention.window) > LONG
         placed = {index: LayerPlacement(0, hot, pages=1 if long else None)}
         side = DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=uploader, streams=streams)
-        _pass(side, model.layers[index].ffn, index, n_tokens, pages)
+        _pass(side, model.layers[index].ffn, index, n_tokens)
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
         kept = side.kept_bytes()
@@ -98,13 +98,13 @@ def _measured(ffn: FileFFN) -> Neurons:
     return every[: -min(STREAMED, ffn.neurons.n_ff // 2)] if ffn.neurons.transposed else every
 
 
-def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int, pages: PageTable) -> None:
+def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
     """All that a GPU is ever asked to do, where it takes most: by sequences that are full."""
-    layer, cache, n_ctx = side.layers[index], side.caches[index], pages.n_ctx_sequence
+    layer, cache, n_ctx = side.layers[index], side.caches[index], side.pages.n_ctx_sequence
     assert side.output is not None
     counts = [min(n_ctx, n_tokens - done) for done in range(0, n_tokens, n_ctx)]
     for sequence in range(len(counts)):
-        pages.extend(sequence, n_ctx)
+        side.pages.extend(sequence, n_ctx)
     flow = side.begin(side.many, Batch.of([(i, [0] * n, n_ctx - n) for i, n in enumerate(counts)]))
     flow.attend(layer, cache, side.tables, NOTHING, n_tokens)
     flow.predict(layer, n_tokens)

@@ -10,9 +10,9 @@ import torch
 from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows, to_planar
 from powerinfer_cli.placement import HeatRule
-from powerinfer_cli.runtime.device.link import Link
+from powerinfer_cli.runtime.device.link import Link, make_event
 
-__all__ = ["STAGED_BYTES", "Pieces", "Stage", "copy_stream", "pieces_bytes", "stages_for"]
+__all__ = ["STAGED_BYTES", "Pieces", "Stage", "pieces_bytes", "stages_for"]
 
 Numbers: TypeAlias = npt.NDArray[np.int32]
 Pieces: TypeAlias = Sequence[tuple[gguf_io.Tensor, Numbers]]
@@ -33,11 +33,6 @@ def pieces_bytes(pieces: Pieces) -> int:
     return sum(len(rows) * tensor.row_bytes for tensor, rows in pieces)
 
 
-def copy_stream(device: torch.device) -> "torch.cuda.Stream | None":
-    """None where nothing needs one."""
-    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch leaves it so
-
-
 class Stage:
     """A buffer in main memory and its twin on the device, for one piece of work at a time: `send`, `arrive`, then
     `release` once all that reads what has come is launched.
@@ -47,11 +42,8 @@ class Stage:
         self._host = link.host(size, dtype=torch.uint8)
         self._there = torch.empty(size, dtype=torch.uint8, device=link.device)
         self._pieces: Pieces = ()
-        self._copied: torch.cuda.Event | None = None
-        self._used: torch.cuda.Event | None = None
-        if link.device.type == "cuda":
-            self._copied, self._used = torch.cuda.Event(), torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it so
-            self.release()  # whoever had this memory before may still be reading it
+        self._copied, self._used = make_event(link.device), make_event(link.device)
+        self.release()  # whoever had this memory before may still be reading it
 
     def send(self, pieces: Pieces, stream: "torch.cuda.Stream | None") -> None:
         """Gather rows, once the last copy is done, and begin to copy them."""

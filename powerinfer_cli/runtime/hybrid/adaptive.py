@@ -16,9 +16,10 @@ from powerinfer_cli.placement import Heat, HeatRule, Placement, Swap, ordered
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cpu.weights import Uses
+from powerinfer_cli.runtime.device.link import make_stream
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.slots import ExpertSlots, NeuronSlots, adaptable
-from powerinfer_cli.runtime.device.staging import Stage, copy_stream, pieces_bytes, stages_for
+from powerinfer_cli.runtime.device.staging import Stage, pieces_bytes, stages_for
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["Adaptive", "adapting_layers"]
@@ -63,9 +64,8 @@ class AdaptiveLayer:
 class Adaptive:
     """The layers of a model that adapt."""
 
-    def __init__(self, rule: HeatRule, layers: Sequence[AdaptiveLayer], stages: int, stats: SparsityStats) -> None:
-        """stages: how many groups are on their way at a time, on each device."""
-        self._layers, self._stats, self._n_stages = layers, stats, stages
+    def __init__(self, rule: HeatRule, layers: Sequence[AdaptiveLayer], stats: SparsityStats) -> None:
+        self._layers, self._stats = layers, stats
         self._heat = Heat(
             rule,
             [one.slots.hot for one in layers],
@@ -74,9 +74,10 @@ class Adaptive:
         )
         self._place = {one.index: place for place, one in enumerate(layers)}
         largest = max(one.slots.largest for one in layers)
+        self._n_stages = stages_for(largest, rule, len(layers))  # on each device
         sides = {id(one.side): one.side for one in layers}
-        self._stages = {key: [Stage(side.link, largest) for _ in range(stages)] for key, side in sides.items()}
-        self._streams = {key: copy_stream(side.device) for key, side in sides.items()}
+        self._stages = {key: [Stage(side.link, largest) for _ in range(self._n_stages)] for key, side in sides.items()}
+        self._streams = {key: make_stream(side.device) for key, side in sides.items()}
         self._seen: dict[int, Counts] = {}
         self._coming: list[tuple[Swap, Stage]] = []
 
@@ -99,8 +100,7 @@ class Adaptive:
             slots = NeuronSlots(side.layers[index], ffn, np.concatenate((hot, cold)), rule.neurons)
             known = None if uses is None else np.array([uses[group].sum() for group in slots.neurons])
             layers.append(AdaptiveLayer(index, side, slots, known))
-        largest = max(one.slots.largest for one in layers)
-        return cls(rule, layers, stages_for(largest, rule, len(layers)), parts.stats)
+        return cls(rule, layers, parts.stats)
 
     def __contains__(self, index: int) -> bool:
         """Whether a layer adapts."""

@@ -42,6 +42,15 @@ def tensors_of(part: object, seen: set[int]) -> int:
     return 0
 
 
+def side_of(
+    model: Model, options: EngineOptions, n_ctx: int, placed: dict[int, LayerPlacement], n_tokens: int
+) -> DeviceSide:
+    """What is rehearsed on the CPU: some layers, and the head."""
+    pages, device = PageTable(extent_of(model.layers, options, n_ctx)), torch.device("cpu")
+    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
+    return DeviceSide(parts, device, placed, head=True, n_tokens=n_tokens, uploader=Uploader(device, 1, LoadEvents()))
+
+
 SHARED = {"alone": {}, "divided": {"n_sequences": 3}, "unified": {"n_sequences": 3, "unified": True}}
 
 
@@ -87,11 +96,9 @@ def test_experts_and_latents_are_counted(tmp_path: Path, name: str) -> None:
 
 
 def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
-    pages = PageTable(extent_of(model.layers, options, n_ctx))
-    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-    device = torch.device("cpu")
     placed = {i: LayerPlacement(0, all_neurons(layer.ffn.n_groups)) for i, layer in enumerate(model.layers)}
-    side = DeviceSide(parts, device, placed, head=True, n_tokens=16, uploader=Uploader(device, 1, LoadEvents()))
+    side = side_of(model, options, n_ctx, placed, 16)
+    extent = side.pages.extent
     sizes = model_bytes(model, options, n_ctx)
     there = tensors_of([side.layers, side.caches, side.output], set())
     counted = sizes.total - sizes.scratch
@@ -101,8 +108,8 @@ def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
     assert counted - there < matrices * (5 << 10)  # what rounding may add
     flows = tensors_of([side.one, side.many, side.tables], set())
     widths = Widths.of(model.config.n_embd, model.layers)
-    tables = table_bytes(widths, pages.extent)
-    counted = flow_bytes(widths, 16, pages.extent) + flow_bytes(widths, 1, pages.extent) + tables
+    tables = table_bytes(widths, extent)
+    counted = flow_bytes(widths, 16, extent) + flow_bytes(widths, 1, extent) + tables
     assert flows <= counted < flows + (64 << 10)
     assert sizes.scratch > flows
 
@@ -119,14 +126,12 @@ def test_scratch_is_measured_with_full_sequences(tmp_path: Path, sharing: str) -
     tiny = tiny_model("llama-relu")
     gguf = tiny.file.sparsified(random_predictors(tiny)).open(tmp_path)
     model, options = load_model(gguf), EngineOptions(n_ubatch=300, **SHARED[sharing])  # type: ignore[arg-type]  # any option
-    pages, device = PageTable(extent_of(model.layers, options, 400)), torch.device("cpu")
-    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff[1])[:50])}
-    side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
-    scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
+    side = side_of(model, options, 400, placed, 300)
+    scratch._pass(side, model.layers[1].ffn, 1, 300)
     segments = side.many.places.cached(None).segments
     assert [own.end - own.begin for own in segments] == ([133, 133, 34] if sharing == "divided" else [300])
-    assert {own.limit for own in segments} == {pages.n_ctx_sequence}
+    assert {own.limit for own in segments} == {side.pages.n_ctx_sequence}
 
 
 @pytest.mark.parametrize("family", ["qwen3moe", "gpt-oss", "smallthinker"])
@@ -135,12 +140,10 @@ def test_scratch_of_experts_is_measured_with_those_that_a_token_needs(
 ) -> None:
     """To which the whole batch goes, whatever its router says; a layer's experts may be more than a GPU holds."""
     model, options = load_model(tiny_family(family).file.open(tmp_path)), EngineOptions(n_ubatch=24)
-    ffn, pages = model.layers[1].ffn, PageTable(extent_of(model.layers, options, 48))
-    hot, device = scratch._measured(ffn), torch.device("cpu")
+    ffn = model.layers[1].ffn
+    hot = scratch._measured(ffn)
     assert 0 < hot.size < ffn.n_groups
-    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
-    placed = {1: LayerPlacement(0, hot)}
-    side = DeviceSide(parts, device, placed, head=True, n_tokens=24, uploader=Uploader(device, 1, LoadEvents()))
+    side = side_of(model, options, 48, {1: LayerPlacement(0, hot)}, 24)
     seen: list[int] = []
     one_expert = side.many.ops.add_expert
 
@@ -149,7 +152,7 @@ def test_scratch_of_experts_is_measured_with_those_that_a_token_needs(
         one_expert(x, tokens, *rest, **more)
 
     monkeypatch.setattr(side.many.ops, "add_expert", counted)
-    scratch._pass(side, ffn, 1, 24, pages)
+    scratch._pass(side, ffn, 1, 24)
     assert seen == [24] * hot.size
 
 
@@ -163,17 +166,15 @@ def test_layers_of_other_sizes_and_without_attention_are_counted(tmp_path: Path)
 def test_pages_are_counted(tmp_path: Path) -> None:
     """Of a cache that is not all there; what is measured with it has only to run."""
     model, options = load_model(tiny_model("qwen3").file.open(tmp_path)), EngineOptions(n_ubatch=300, n_ctx=400)
-    pages, device = PageTable(extent_of(model.layers, options, 400)), torch.device("cpu")
-    parts = Parts(model, options, SparsityStats(), None, pages, LoadEvents())
     placed = {1: LayerPlacement(0, all_neurons(model.config.n_ff[1]), pages=1)}
-    side = DeviceSide(parts, device, placed, head=True, n_tokens=300, uploader=Uploader(device, 1, LoadEvents()))
+    side = side_of(model, options, 400, placed, 300)
     sizes = model_bytes(model, options, 400)
     assert side.caches[1].nbytes == sizes.layers[1].cache(1) < sizes.layers[1].kv
     joined = [parts for flow in (side.one, side.many) for parts in flow.attention._parts.values()]
     passing = 3 * sizes.layers[1].page  # of pages from main memory, and what they become
     assert sum(one.own.nbytes + one.other.nbytes for one in joined) == sizes.joining - passing > 0
     assert sizes.with_pages(1).scratch == sizes.scratch + sizes.joining
-    scratch._pass(side, model.layers[1].ffn.neurons, 1, 300, pages)
+    scratch._pass(side, model.layers[1].ffn, 1, 300)
 
 
 def test_scratch_is_measured_with_the_largest_layer_of_each_kind(tmp_path: Path) -> None:
