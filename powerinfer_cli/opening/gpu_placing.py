@@ -49,10 +49,11 @@ def place_on(
     )
     job = PlanJob.of(gguf, model, options, target, beside, wishes.max_layers, wishes.adaptive).asked(wishes, kept)
     counted = beside.statistics is not None
-    if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or not counted)):
+    slots = wishes.adaptive != "off" and not counted  # whose use will say what they hold: as many in each layer
+    if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or slots)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
         return _placed(job, job.filled(plan), remarks, events)
-    divided = wishes.gpu_layers is None and job.divisible and counted
+    divided = wishes.gpu_layers is None and job.divisible and (counted or model.has_experts)
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):
         if wishes.gpu_layers is None and not _holds_all(whole.plan):

@@ -139,7 +139,8 @@ def make_plan(
     if routed and any(budgets):
         n, plan = least_cpu_moe(sizes, maker.budgets, maker.reserve_whole)
         others[f"--n-cpu-moe {n}"] = simulate(plan, work, profile, maker.cost_of)
-        remarks = (*remarks, ALL_ALIKE) if statistics is None and made.plan.gpus else remarks
+        alike = statistics is None and made.plan.gpus and solver != "layers"
+        remarks = (*remarks, ALL_ALIKE) if alike else remarks
     relaxation = min(maker.least(first), made.prediction.seconds)
     bound = relaxation if made.bound is None else max(relaxation, made.bound)
     seconds = sum(one.seconds for one in tries)

@@ -9,7 +9,7 @@ import pytest
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.opening import PlacementWishes
+from powerinfer_cli.opening import PlacementWishes, plan_job
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.placing import PlacingResult, place
 from powerinfer_cli.placement import (
@@ -24,6 +24,7 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
+from solver.placing import Link, load_profile
 from solver.state import read_state
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.placing.placed_model import bytes_alone_count
@@ -95,24 +96,37 @@ def test_all_that_fits(moe: Case) -> None:
     assert found.lines[0].startswith(f"rehearsed on the CPU, {n_layer} of {n_layer} layers and the head: ")
 
 
-def test_the_first_layers_experts_give_way(moe: Case) -> None:
-    """The budget holds everything but one layer's experts and three of another's: as many as fit are there."""
+def test_where_nobody_has_counted_all_are_alike(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides work, where one is as fast as the other: not all of some layers and none of the others."""
+    sheet = load_profile(plan_job.STAND_IN)
+    alike = replace(sheet, gpus=(replace(sheet.cpu, token=0.0),), link=Link(1e15, 0.0))
+    monkeypatch.setattr(plan_job, "load_profile", lambda _: alike)
     sizes, experts = moe.sizes, experts_of(moe)
+    assert moe.hot(sizes.total - sizes.layers[0].ffn) == [count // 2 for count in experts]
+    _, notes = moe.place(sizes.total - sizes.layers[0].ffn, reset_gpu_index=True)
+    assert notes[-1].startswith("nobody counted which experts are chosen")
+
+
+def test_the_first_layers_experts_give_way(moe: Case) -> None:
+    """The budget holds all but the head, one layer's experts and three of another's: as many as fit are there."""
+    sizes, experts, by_hand = moe.sizes, experts_of(moe), {"override_tensor": (r"^output\.=cpu",)}
+    sizes = replace(sizes, head=0)
     less = sizes.total - sizes.layers[0].ffn - 3 * sizes.layers[1].neuron
-    assert moe.hot(less) == [0, experts[1] - 3, *experts[2:]]
-    found, notes = moe.place(less)
+    assert moe.hot(less, **by_hand) == [0, experts[1] - 3, *experts[2:]]
+    found, notes = moe.place(less, **by_hand)
     assert notes == [
         "the budget does not hold all experts: those of layers 0 to 1, but for "
         f"{experts[1] - 3} of layer 1, stay in main memory"
     ]
     share = 1 - (experts[0] + 3) / sum(experts)
-    assert f"{share:.1%} of their experts and the head" in found.lines[0]
-    assert moe.place(sizes.total - sizes.layers[0].neuron)[1] == [
+    assert f"{share:.1%} of their experts: " in found.lines[0]
+    assert moe.place(sizes.total - sizes.layers[0].neuron, **by_hand)[1] == [
         f"the budget does not hold all experts: those of layer 0, but for {experts[0] - 1} of them, stay in main memory"
     ]
 
 
-def test_a_budget_for_attention_but_no_expert(moe: Case) -> None:
+def test_a_budget_for_attention_but_no_expert(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_alone_count(monkeypatch)
     sizes = moe.sizes
     assert moe.hot(sizes.total - sum(layer.ffn for layer in sizes.layers)) == [0] * len(sizes.layers)
 
@@ -241,7 +255,8 @@ def some_of_each(case: Case) -> int:
     return sizes.total - sum(layer.ffn for layer in sizes.layers) // 2 + staging_bytes(case.model, HEAT)
 
 
-def test_what_adapts_has_slots_in_each_layer_and_keeps_the_budget(moe: Case) -> None:
+def test_what_adapts_has_slots_in_each_layer_and_keeps_the_budget(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_alone_count(monkeypatch)
     budget = some_of_each(moe)
     hot = moe.hot(budget, adaptive="on")
     assert len(set(hot)) == 1
