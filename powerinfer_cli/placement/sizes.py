@@ -26,11 +26,11 @@ class LayerBytes:
 
     attention: with the norms. predictor: 0 without one; of a mixture, its router and its shared expert. kv: for the
     whole context. neuron: gate, up and down row of one neuron; of a mixture, one expert. neurons: how many the layer
-    has of these. first: of `neuron`, what is read before it is known whether the neuron is
-    active: gate, or up without one; all of it where zeros are not exact. divisible: neurons may lie apart. chosen: how
-    many experts a token reads. shared: of `predictor`, the shared expert, computed where its layer is beside others.
-    n_pages: of the KV cache, each of `page` bytes. spare: what a GPU needs besides that holds only some of them.
-    windowed: the cache keeps what a window needs. pages: how many of them are to lie on the GPU, None: all.
+    has of these. first: of `neuron`, what is read before it is known whether the neuron is active: gate, or up without
+    one; all of it where zeros are not exact. divisible: neurons may lie apart. chosen: how many experts a token reads.
+    shared: of `predictor`, the shared expert, which is computed where its layer is. n_pages: of the KV cache, each of
+    `page` bytes; pages: how many of them are to lie on the GPU, None: all. spare: what a GPU needs besides that holds
+    only some of them. windowed: the cache keeps what a window needs.
     """
 
     attention: int

@@ -1,6 +1,5 @@
 """What is hot changes while a model runs, and what comes of it does not; the GPU's part rehearsed on the CPU."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,13 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import HeatRule, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
-from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES, backend_of, waits_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import tiny_model
 
-NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
-DEVICES = (NAMED[0], NAMED[-1])
 RULE = HeatRule(half_life=6, margin=0.1, uploads=2, neurons=8)
 MIXTURES = ("gpt-oss", "smallthinker")  # biases; rows of zeros, early routers
 SHARED = "qwen2moe"  # has a shared expert
@@ -126,10 +123,9 @@ def test_what_was_proposed_in_vain_leaves_no_heat(tmp_path: Path, name: str) -> 
                 engine.stats.trials.accept(0, i)
             at += max(1, proposed)
             engine.truncate(at)
-        backend = engine._backend
-        assert isinstance(backend, HybridBackend)
-        assert backend._adaptive is not None
-        heats.append(backend._adaptive._heat._heat[:, :-1])
+        adaptive = backend_of(engine)._adaptive
+        assert adaptive is not None
+        heats.append(adaptive._heat._heat[:, :-1])
     np.testing.assert_array_equal(engine.stats.routed, plain.stats.routed)
     assert engine.neurons() == plain.neurons() or name == "llama-relu"  # who was chosen last
     np.testing.assert_allclose(heats[1], heats[0])
@@ -155,12 +151,10 @@ def test_nobody_waits_for_it(tmp_path: Path) -> None:
     for rule in (None, RULE):
         engine = opened(SHARED, tmp_path, rule)
         engine.prefill(PROMPT[:5])
-        backend = engine._backend
-        assert isinstance(backend, HybridBackend)
-        before = backend.waits
+        before = waits_of(engine)
         for token in PROMPT[5:12]:
             engine.decode(token)
-        waits.append(backend.waits - before)
+        waits.append(waits_of(engine) - before)
     assert engine.stats.uploads > 0
     assert waits[0] == waits[1]
 

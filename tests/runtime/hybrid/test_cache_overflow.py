@@ -1,6 +1,5 @@
 """Caches whose last pages lie in main memory, where the CPU attends over them: all is as if the device had them."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,15 +11,14 @@ import pytest
 from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
-from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES, backend_of, waits_of
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.several_texts import alone, assert_same, some_events, together
 from tests.helpers.tiny_models import tiny_model
 
-DEVICE = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")[0]  # scripts/gpu_check names one
 LONG = (PROMPT * 6)[:420]
 
 
@@ -33,7 +31,7 @@ def engine_of(file: ModelFile, folder: Path, pages: Sequence[int | None] | None 
     layers = load_model(gguf).layers
     plan = plan_of(file, [0] * len(layers), [1.0] * len(layers), 0, groups=[one.ffn.n_groups for one in layers])
     placed = [replace(one, pages=pages[i % len(pages)]) for i, one in enumerate(plan.layers)]
-    placement = Placement(replace(plan, layers=tuple(placed)), (DEVICE,))
+    placement = Placement(replace(plan, layers=tuple(placed)), DEVICES[:1])
     return Engine.load(gguf, EngineOptions(**given), placement=placement)  # type: ignore[arg-type]  # any option
 
 
@@ -79,18 +77,16 @@ def test_in_company(tmp_path: Path, pages: Sequence[int | None]) -> None:
 def test_who_waits(tmp_path: Path) -> None:
     """Nobody while all lies on the device; then once a layer whose cache does not."""
     engine = engine_of(tiny_model("qwen3").file, tmp_path, [1, None])
-    backend = engine._backend
-    assert isinstance(backend, HybridBackend)
-    n_layer = len(backend.plan.layers)
+    n_layer = len(backend_of(engine).plan.layers)
     assert re.fullmatch(r"3\d\.\d% of the KV cache \(.* MiB\) in main memory", engine.stats.placed_line() or "")
     none_there = engine_of(tiny_model("qwen3").file, tmp_path, [0]).stats.placed_line() or ""
     assert none_there.startswith("100.0% of the KV cache (")
     engine.prefill(LONG[:127])
-    before = backend.waits
+    before = waits_of(engine)
     engine.decode(LONG[127])
-    assert backend.waits == before + 1
+    assert waits_of(engine) == before + 1
     engine.decode(LONG[128])
-    assert backend.waits == before + 1 + (n_layer + 1) // 2 + 1
+    assert waits_of(engine) == before + 1 + (n_layer + 1) // 2 + 1
 
 
 def test_threads_change(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Mixtures of experts divided by a plan, the GPU's part rehearsed on the CPU, against the torch model."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,14 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
-from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.families import EXPERTS, PROMPT, TinyFamily, tiny_family
 from tests.helpers.families.family import tiny
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES, waits_of
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
 KNOWN = [name for name, family in EXPERTS.items() if family.arch in ARCHITECTURES]
-NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
-DEVICES = (NAMED[0], NAMED[-1])
 SHARES = {"none": 0.0, "some": 0.4, "all": 1.0}
 
 
@@ -55,12 +52,6 @@ def told(engine: Engine) -> np.ndarray:
 def test_hot_experts(family: TinyFamily, tmp_path: Path, share: str) -> None:
     engine = placed(family.file, tmp_path, [SHARES[share]])
     check_logits(told(engine), family.reference[[*range(60), -1]])
-
-
-def waits_of(engine: Engine) -> int:
-    backend = engine._backend
-    assert isinstance(backend, HybridBackend)
-    return backend.waits
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.0], [1.0, 0.25], [-1.0, 0.5], [0.25, -1.0]])

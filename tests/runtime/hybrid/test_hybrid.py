@@ -13,15 +13,12 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.runtime.device import cold_stream
-from powerinfer_cli.runtime.hybrid.backend import HybridBackend
 from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES, waits_of
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import PROMPT, RELU_CASES, TinyModel, tiny_model
-
-NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
-DEVICES = (NAMED[0], NAMED[-1])
 
 
 @pytest.fixture(scope="module", params=RELU_CASES)
@@ -35,12 +32,6 @@ def open_engine(
     wanted = {"n_ctx": 64, "n_threads": 2, "type_k": "f32", "type_v": "f32"} | options
     placement = None if plan is None else Placement(plan, DEVICES, stream_from=stream_from)
     return Engine.load(model.open(folder), EngineOptions(**wanted), placement=placement)  # type: ignore[arg-type]  # any option
-
-
-def waits_of(engine: Engine) -> int:
-    backend = engine._backend
-    assert isinstance(backend, HybridBackend)
-    return backend.waits
 
 
 def feed(engine: Engine) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Several sequences in an engine whose layers are divided, and in the plain twin: each is what it is alone."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.several_texts import Event, alone, assert_same, some_events, together
 from tests.helpers.tiny_models import tiny_model
 
-NAMED = os.environ.get("POWERINFER_TEST_DEVICE", "cpu").split(",")  # scripts/gpu_check names one GPU, or two
-DEVICES = (NAMED[0], NAMED[-1])
 N_CTX = 600  # pages of 128: sequences get theirs in turns
 SEQUENCES = 3
 DIVIDED = {
