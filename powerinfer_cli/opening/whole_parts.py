@@ -24,19 +24,19 @@ __all__ = ["plan_of_parts"]
 
 def plan_of_parts(job: PlanJob, kept: Kept, *, whole: bool) -> tuple[Plan, tuple[str, ...]]:
     """With remarks. kept: what stays in main memory. whole: a layer goes to a GPU with its experts or not at all; else,
-    where the budget does not hold all of them and nobody said which, the first layers' experts stay, so that the rest
-    of all layers fits.
+    where the budget does not hold all of them and nobody said which, each layer has as many there as the others.
     """
-    if whole or kept.ffns:
-        return _plan(job, kept, _reserve(job, kept, ()), ())
+    room = _reserve(job, kept, ())
     divided = [i for i, layer in enumerate(job.model.layers) if layer.ffn.divisible]
-    room, without = _reserve(job, kept, ()), divided[:0]
-    while not _holds_all(room, kept) and len(without) < len(divided):
-        without = divided[: len(without) + 1]
-        room = _reserve(job, kept, without)
-    if without and job.adaptive != "off":
+    if divided and not (whole or kept.ffns or _holds_all(room, kept)):
         return _spread(job, kept, divided)
-    return _plan(job, kept, room, without)
+    layers = [
+        LayerPlacement(MAIN_MEMORY, no_neurons())
+        if device == MAIN_MEMORY or i in kept.layers
+        else LayerPlacement(device, all_neurons(size.neurons), size.pages)
+        for i, (device, size) in enumerate(zip(room.devices, _sizes(job, kept, ()).layers, strict=True))
+    ]
+    return _plan(job, kept, room, layers), room.remarks
 
 
 def _sizes(job: PlanJob, kept: Kept, without: Sequence[int]) -> ModelBytes:
@@ -55,28 +55,9 @@ def _holds_all(room: Reservation, kept: Kept) -> bool:
     return (room.output != MAIN_MEMORY or kept.head) and MAIN_MEMORY not in room.devices
 
 
-def _plan(job: PlanJob, kept: Kept, room: Reservation, without: Sequence[int]) -> tuple[Plan, tuple[str, ...]]:
-    """The last of the layers whose experts stay has as many of them on its GPU as fit there."""
-    sizes, layers = _sizes(job, kept, without).layers, list[LayerPlacement]()
-    left = list(_left(job, sizes, room))
-    for index, device in enumerate(room.devices):
-        hot = no_neurons()
-        if device == MAIN_MEMORY or index in kept.layers:
-            layers.append(LayerPlacement(MAIN_MEMORY, hot))
-            continue
-        hot = all_neurons(sizes[index].neurons)
-        if without and index == without[-1]:
-            one = job.sizes.layers[index]
-            hot = _first(job, index, min(one.neurons, max(0, left[device]) // one.neuron))
-        layers.append(LayerPlacement(device, hot, sizes[index].pages))
-    plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
-    if not without or not plan.gpus:
-        return plan, room.remarks
-    last = without[-1]
-    whose = f"layer {last}" if len(without) == 1 else f"layers {without[0]} to {last}"
-    there, those = plan.layers[last].hot.size, "them" if len(without) == 1 else f"layer {last}"
-    but = f", but for {there} of {those}," if there else ""
-    return plan, (*room.remarks, f"the budget does not hold all experts: those of {whose}{but} stay in main memory")
+def _plan(job: PlanJob, kept: Kept, room: Reservation, layers: Sequence[LayerPlacement]) -> Plan:
+    output = MAIN_MEMORY if kept.head else room.output
+    return Plan(job.budgets, tuple(layers), output, "layers", job.fingerprint)
 
 
 def _first(job: PlanJob, layer: int, count: int) -> Neurons:
@@ -86,7 +67,7 @@ def _first(job: PlanJob, layer: int, count: int) -> Neurons:
 
 
 def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tuple[str, ...]]:
-    """As many experts of each layer as of any other, since use will say which they are to be."""
+    """As many experts of each layer as of any other, so that both sides work, and use may say which they are to be."""
     room = _reserve(job, kept, divided)
     left = _left(job, _sizes(job, kept, divided).layers, room)
     every = [0] * len(left)
@@ -101,10 +82,11 @@ def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tup
         count = job.sizes.layers[i].neurons
         if i in divided:
             count = min(count, max(0, left[device]) // every[device])
-        layers.append(LayerPlacement(device, all_neurons(count), job.sizes.layers[i].pages))
-    plan = Plan(job.budgets, tuple(layers), MAIN_MEMORY if kept.head else room.output, "layers", job.fingerprint)
-    alike = ("the budget does not hold all experts: each layer has as many there as the others",)
-    return plan, (*room.remarks, *(alike if plan.gpus else ()))
+        layers.append(LayerPlacement(device, _first(job, i, count), job.sizes.layers[i].pages))
+    plan = _plan(job, kept, room, layers)
+    what = "experts" if job.model.has_experts else "neurons"
+    alike = f"the budget does not hold all {what}: each layer has as many there as the others"
+    return plan, (*room.remarks, *([alike] if plan.gpus else []))
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

@@ -107,22 +107,17 @@ def test_where_nobody_has_counted_all_are_alike(moe: Case, monkeypatch: pytest.M
     assert notes[-1].startswith("nobody counted which experts are chosen")
 
 
-def test_the_first_layers_experts_give_way(moe: Case) -> None:
-    """The budget holds all but the head, one layer's experts and three of another's: as many as fit are there."""
+def test_all_layers_experts_give_way_by_hand(moe: Case) -> None:
+    """The budget holds all but the head, one layer's experts and three of another's: of each as many are there."""
     sizes, experts, by_hand = moe.sizes, experts_of(moe), {"override_tensor": (r"^output\.=cpu",)}
-    sizes = replace(sizes, head=0)
-    less = sizes.total - sizes.layers[0].ffn - 3 * sizes.layers[1].neuron
-    assert moe.hot(less, **by_hand) == [0, experts[1] - 3, *experts[2:]]
+    less = sizes.total - sizes.head - sizes.layers[0].ffn - 3 * sizes.layers[1].neuron
+    each = (sum(experts) - experts[0] - 3) // len(experts)
+    assert moe.hot(less, **by_hand) == [each] * len(experts)
     found, notes = moe.place(less, **by_hand)
-    assert notes == [
-        "the budget does not hold all experts: those of layers 0 to 1, but for "
-        f"{experts[1] - 3} of layer 1, stay in main memory"
-    ]
-    share = 1 - (experts[0] + 3) / sum(experts)
-    assert f"{share:.1%} of their experts: " in found.lines[0]
-    assert moe.place(sizes.total - sizes.layers[0].neuron, **by_hand)[1] == [
-        f"the budget does not hold all experts: those of layer 0, but for {experts[0] - 1} of them, stay in main memory"
-    ]
+    assert notes == ["the budget does not hold all experts: each layer has as many there as the others"]
+    assert f"{each / experts[0]:.1%} of their experts: " in found.lines[0]
+    assert moe.hot(sizes.total - sizes.head - 1, **by_hand) == [count - 1 for count in experts]
+    assert moe.hot(sizes.total - sizes.head, **by_hand) == experts
 
 
 def test_a_budget_for_attention_but_no_expert(moe: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +230,7 @@ def test_the_most_used_are_hot(moe: Case, monkeypatch: pytest.MonkeyPatch) -> No
     other = counted(moe, 2)
     assert "made from other activation statistics" in moe.place(room, statistics=other)[1][0]
     assert moe.plan(room, statistics=other).layers[0].hot.tolist() == [2, 3]
-    less = sizes.total - sizes.head - sizes.layers[0].ffn + 2 * sizes.layers[0].neuron
+    less = sizes.total - sizes.head - sum(layer.ffn - 2 * layer.neuron for layer in sizes.layers)
     by_hand = moe.plan(less, statistics=counts, override_tensor=(r"^output\.=cpu",))
     assert by_hand.layers[0].hot.tolist() == [5, 6]
 
