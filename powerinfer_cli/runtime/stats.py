@@ -87,10 +87,9 @@ class SparsityStats:
         if passed is not None:
             self.counts[layers, PREDICTED:] += passed
 
-    def add_routed(self, layers: int | slice, chosen: int | Ints, hot: int | Ints) -> None:
-        """Of layers: so many experts were chosen, and so many of these were hot."""
-        self.routed[layers, 0] += chosen
-        self.routed[layers, 1] += hot
+    def add_routed(self, layer: int, chosen: int, hot: int) -> None:
+        """Of a layer: so many experts were chosen, and so many of these were hot."""
+        self.routed[layer] += chosen, hot
 
     def grow(self, n_layer: int) -> None:
         """Before `add`: room for so many layers."""

@@ -16,7 +16,7 @@ from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows
 from powerinfer_cli.model.blocks import Linear, predictor_of, routing_of
 from powerinfer_cli.placement import group_rows
-from powerinfer_cli.runtime.device.staging import Pieces, pieces_bytes
+from powerinfer_cli.runtime.device.staging import Pieces
 from powerinfer_cli.runtime.device.weights import DeviceLayer, FileFFN
 
 __all__ = ["ExpertSlots", "NeuronSlots", "adaptable"]
@@ -76,11 +76,6 @@ class ExpertSlots(_Slots):
         self._slots = {int(expert): slot for slot, expert in enumerate(hot)}
         self._places = {int(expert): place for place, expert in enumerate(cold)}
 
-    @property
-    def largest(self) -> int:
-        """Bytes of an expert in the file."""
-        return pieces_bytes(self.pieces(0))
-
     def pieces(self, group: int) -> Pieces:
         """What has to be brought for an expert."""
         return list(zip((part.file.weight for part in self._parts), self._rows(group), strict=True))
@@ -119,11 +114,6 @@ class NeuronSlots(_Slots):
         self._begins = [*range(0, hot * size, size), *range(layer.n_hot, layer.n_hot + cold * size, size)]
         self.neurons = [order[begin : begin + size].copy() for begin in self._begins]
         self.at = np.arange(hot + cold)
-
-    @property
-    def largest(self) -> int:
-        """Bytes of a group in the file."""
-        return pieces_bytes(self.pieces(0))
 
     def pieces(self, group: int) -> Pieces:
         """What has to be brought for a group."""

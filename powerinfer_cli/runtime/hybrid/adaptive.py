@@ -73,7 +73,7 @@ class Adaptive:
             [one.uses for one in layers],
         )
         self._place = {one.index: place for place, one in enumerate(layers)}
-        largest = max(one.slots.largest for one in layers)
+        largest = max(pieces_bytes(one.slots.pieces(0)) for one in layers)
         self._n_stages = stages_for(largest, rule, len(layers))  # on each device
         sides = {id(one.side): one.side for one in layers}
         self._stages = {key: [Stage(side.link, largest) for _ in range(self._n_stages)] for key, side in sides.items()}

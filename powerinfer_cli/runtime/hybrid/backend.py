@@ -299,9 +299,10 @@ class HybridBackend:
                 watch(index, flow.chosen(routed).experts[:n].cpu().numpy())
             streamed = layer.n_cold > 0 and n >= self._stream_from
             told = streamed and self._cold_side.send_choice(flow, index, n)
-            if layer.n_cold and not streamed:
+            computed = layer.n_cold > 0 and not streamed
+            if computed:
                 self._cold_side.send(flow, index, n)
-            if told or (layer.n_cold and not streamed):
+            if told or computed:
                 side.link.mark()
             if layer.adds_hot:
                 flow.hot_ffn(layer, n)
@@ -310,7 +311,7 @@ class HybridBackend:
                 self._cold_side.note(index, n)
             if streamed:
                 self._stream(side, flow, index, n)
-            elif layer.n_cold:
+            if computed:
                 self._compute_cold(side, index, n)
                 self._cold_side.receive(flow, index, n)
             adds = flow.adds(layer)

@@ -39,9 +39,9 @@ class ColdSide:
         }
         self._chosen = make_chosen_buffers(host, n_tokens, list(self._sizes.values()))
         told = [] if adaptive is None else [adaptive.neurons_of(index) for index in range(len(cold))]
-        most = max((slots.n_groups for slots in told if slots is not None), default=0)
-        self._last: dict[int, tuple[int, ...]] = {}
-        self._uses = host(n_tokens * most, dtype=torch.int16)
+        groups = max((slots.n_groups for slots in told if slots is not None), default=0)
+        self._uses = host(n_tokens * groups, dtype=torch.int16)
+        self._last: dict[int, tuple[int, ...]] = {}  # experts that the last token chose, by layer
         self.make()
 
     def make(self) -> None:
