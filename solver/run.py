@@ -11,12 +11,11 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, Predictors, load_predictors, with_predictors
-from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace, find_statistics
+from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.default_text import PROBED, READING_SAMPLE, default_chunks, given_chunks, read_size, short_default
-from solver.owner import Owner, owner_of
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
 from solver.routing.profile import PROFILE, counted, found_routes, record_routes, routes_stage
@@ -31,7 +30,9 @@ from solver.stages import (
     Place,
     SolverModel,
     density_stage,
+    own_statistics,
     profile_stage,
+    statistics_folder,
     statistics_in,
     told_of,
 )
@@ -141,7 +142,7 @@ def seconds_to_come(
     rate, trained = rates.reading, tokens - held
     # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
     training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
-    profile = {"profile": tokens * rate}
+    profile = {PROFILE: tokens * rate}
     made = {
         "collecting": trained * rate,
         MAKING: training,
@@ -258,7 +259,7 @@ class _Run:
         held = sum(map(len, held_out(self.chunks)[1]))
         all_work = self._to_come(verdict.rates, sum(map(len, self.chunks)), held)
         after = sum(seconds for what, seconds in all_work.items() if what in (DENSE_QUALITY, *self.wanted.after))
-        after += all_work[SPARSE_QUALITY] + (all_work["profile"] if verdict.rates.graded else 0.0)
+        after += all_work[SPARSE_QUALITY] + (all_work[PROFILE] if verdict.rates.graded else 0.0)
         return replace(options, speed=verdict.speed, until=begun + options.time_budget - after)
 
     def _most_tokens(self) -> int | None:
@@ -355,25 +356,18 @@ class _Run:
                     return found
         return profile_stage(self.model, self.chunks, self.place, rule, force=self.wanted.anew)
 
-    @property
-    def _folder(self) -> Path | None:
-        return self.place.statistics if self.place.statistics.is_dir() else find_statistics(self.gguf.path)
-
     def _found(self) -> ActivationStatistics | None:
         """Statistics that are there, and of which nothing says that they are another model's."""
-        folder, config = self._folder, self.model.config
-        if folder is None:
+        found = own_statistics(self.model, self.place)
+        if found is None:
             return None
-        owner = owner_of(read_state(folder.parent), "activation", self.gguf)
-        if owner is Owner.OTHER:
-            self.events.note(f"{folder}: the activation statistics of another model")
-            return None
-        statistics = statistics_in(folder, config.n_ff)
+        folder, owner = found
+        statistics = statistics_in(folder, self.model.config.n_ff)
         self.events.note(told_of(folder, statistics, owner))
         return statistics
 
     def _together(self, statistics: ActivationStatistics | None) -> GroupActivity | None:
-        folder = self._folder
+        folder = statistics_folder(self.gguf, self.place)
         return load_group_activity(folder.parent, statistics.counts) if folder and statistics else None
 
     def _reports(self) -> tuple[PredictorReport, ...]:

@@ -56,9 +56,12 @@ __all__ = [
     "Place",
     "SolverModel",
     "density_stage",
+    "fitting_statistics",
+    "own_statistics",
     "predictor_stage",
     "profile_stage",
     "quality_stage",
+    "statistics_folder",
     "statistics_in",
     "text_chunks",
     "told_of",
@@ -172,29 +175,63 @@ def profile_stage(
 
 
 def _kept_statistics(
-    model: SolverModel, place: Place, made_with: dict[str, str], *, force: bool
+    model: SolverModel, place: Place, made_with: Mapping[str, Any], *, force: bool
 ) -> ActivationStatistics | None:
     """Statistics that need not be made, if there are any; a note says which, or why not."""
-    note, config = model.events.note, model.config
-    folder = place.statistics if place.statistics.is_dir() else find_statistics(model.gguf.path)
+    found = fitting_statistics(model, place, made_with, force=force)
+    if found is None:
+        return None
+    folder, owner = found
+    try:
+        statistics = statistics_in(folder, model.config.n_ff)
+    except PowerInferError as error:
+        model.events.note(f"made anew: {error}")
+        return None
+    model.events.note(told_of(folder, statistics, owner))
+    return statistics
+
+
+def fitting_statistics(
+    model: SolverModel, place: Place, made_with: Mapping[str, Any] | None, *, force: bool
+) -> tuple[Path, Owner] | None:
+    """The folder of statistics that need not be made, and whose they are, by what is recorded; a note says why not.
+
+    made_with: None where any text will do. force: statistics of which nobody knows what text they are of do not do.
+    """
+    folder = statistics_folder(model.gguf, place)
     if folder is None:
         return None
     state = read_state(folder.parent)
-    owner, stale = owner_of(state, ACTIVATION, model.gguf), state.stale(ACTIVATION, made_with)
+    owner = owner_of(state, ACTIVATION, model.gguf)
     if owner is Owner.OTHER and folder != place.statistics:
         return None
-    if owner is Owner.KIN and stale == "model":
+    stale = None if made_with is None else state.stale(ACTIVATION, made_with)
+    if owner is Owner.OTHER:
+        stale = "model"
+    elif owner is Owner.KIN and stale == "model":
         stale = None
     if stale or (force and owner is Owner.UNKNOWN):
-        note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
+        why = f"another {stale}" if stale else "of which text they are is not known"
+        model.events.note(f"{folder}: made anew ({why})")
         return None
-    try:
-        statistics = statistics_in(folder, config.n_ff)
-    except PowerInferError as error:
-        note(f"made anew: {error}")
+    return folder, owner
+
+
+def own_statistics(model: SolverModel, place: Place) -> tuple[Path, Owner] | None:
+    """The folder of statistics of which nothing says that they are another model's, and whose they are."""
+    folder = statistics_folder(model.gguf, place)
+    if folder is None:
         return None
-    note(told_of(folder, statistics, owner))
-    return statistics
+    owner = owner_of(read_state(folder.parent), ACTIVATION, model.gguf)
+    if owner is Owner.OTHER:
+        model.events.note(f"{folder}: the activation statistics of another model")
+        return None
+    return folder, owner
+
+
+def statistics_folder(gguf: GGUFFile, place: Place) -> Path | None:
+    """Of statistics that were made, or came with the model."""
+    return place.statistics if place.statistics.is_dir() else find_statistics(gguf.path)
 
 
 def statistics_in(folder: Path, n_ff: Sequence[int]) -> ActivationStatistics:

@@ -15,7 +15,6 @@ from powerinfer_cli.placement import (
     ActivationStatistics,
     RouteTrace,
     find_routes,
-    find_statistics,
     kin_numbers,
     load_routes,
     save_routes,
@@ -23,10 +22,10 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import LoadEvents
 from powerinfer_cli.runtime.recorder import RouteTap
-from solver.owner import KIN, Owner, owner_of
+from solver.owner import KIN
 from solver.profile import Chunks, made_of
 from solver.routing.files import expert_routes, expert_statistics
-from solver.stages import ACTIVATION, Place, SolverModel, told_of
+from solver.stages import ACTIVATION, Place, SolverModel, fitting_statistics, own_statistics, told_of
 from solver.state import read_state
 
 __all__ = ["PROFILE", "Profiled", "Routing", "counted", "found_routes", "record_routes", "routes_stage"]
@@ -89,41 +88,25 @@ def found_routes(
     """Statistics that need not be made, if there are any, with their trace; a note says which, or why not. made_with:
     None where any will do.
     """
-    note = model.events.note
-    folder = place.statistics if place.statistics.is_dir() else find_statistics(model.gguf.path)
-    if folder is None:
+    found = fitting_statistics(model, place, made_with, force=force)
+    if found is None:
         return None
-    state = read_state(folder.parent)
-    owner = owner_of(state, ACTIVATION, model.gguf)
-    if owner is Owner.OTHER and folder != place.statistics:
-        return None
-    stale = None if made_with is None else state.stale(ACTIVATION, made_with)
-    if owner is Owner.KIN and stale == "model":
-        stale = None
-    if owner is Owner.OTHER:
-        stale = "model"
-    if stale or (force and owner is Owner.UNKNOWN):
-        note(f"{folder}: made anew ({f'another {stale}' if stale else 'of which text they are is not known'})")
-        return None
+    folder, owner = found
     try:
         statistics, trace = expert_statistics(folder, model.model), _trace(model, folder)
     except PowerInferError as error:
-        note(f"made anew: {error}")
+        model.events.note(f"made anew: {error}")
         return None
-    note(told_of(folder, statistics, owner))
+    model.events.note(told_of(folder, statistics, owner))
     return statistics, trace
 
 
 def counted(model: SolverModel, place: Place) -> tuple[ActivationStatistics | None, RouteTrace | None]:
     """What is there to plan by, with a note of what is of no use."""
-    note = model.events.note
-    folder = place.statistics if place.statistics.is_dir() else find_statistics(model.gguf.path)
-    if folder is None:
+    note, found = model.events.note, own_statistics(model, place)
+    if found is None:
         return None, None
-    owner = owner_of(read_state(folder.parent), ACTIVATION, model.gguf)
-    if owner is Owner.OTHER:
-        note(f"{folder}: the activation statistics of another model")
-        return None, None
+    folder, owner = found
     statistics = expert_statistics(folder, model.model)
     note(told_of(folder, statistics, owner))
     try:

@@ -54,7 +54,7 @@ def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> 
 
     Raises PowerInferError.
     """
-    pieces = short_text(chunks, sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    pieces = short_text(chunks, model.weights)
     density = None if model.config.activation.has_exact_zeros else wanted.density or USUAL
     made_with = {
         "model": model.fingerprint,

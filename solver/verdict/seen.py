@@ -107,7 +107,7 @@ class Seen:
 
 def look_at_predictors(model: SolverModel, chunks: Chunks, events: LoadEvents) -> Seen:
     """Of a model that has predictors, over a text. Raises PowerInferError."""
-    pieces = short_text(chunks, sum(tensor.n_elements for tensor in model.gguf.tensors.values()))
+    pieces = short_text(chunks, model.weights)
     exact, tokens = model.config.activation.has_exact_zeros, sum(map(len, pieces))
     engine = model.open_engine()
     active: tuple[float, ...] | None = look(engine, pieces, ActiveRule(), events, READING).densities if exact else None
