@@ -28,6 +28,8 @@ class ModelDrafter:
         left = {i: n for i, n in wanted.items() if n > 0}
         found: dict[int, list[int]] = {i: [] for i in left}
         following = self._read({i: texts[i] for i in left})
+        for i in left:
+            engine.mark(i)
         chances = dict.fromkeys(left, 1.0)
         while following:
             going: dict[int, int] = {}

@@ -11,7 +11,6 @@ from powerinfer_cli.drafting.pace import worth_trying
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.model.blocks import recurrent_layers
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.placing import place
@@ -21,8 +20,6 @@ from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.text.metadata import strings
 
 __all__ = ["differing_vocabularies", "make_engine"]
-
-RECURRENT = "its recurrent layers cannot take back tokens that were proposed in vain"
 
 
 def make_engine(
@@ -37,8 +34,6 @@ def make_engine(
     """Raises PowerInferError: drafts that this model cannot have."""
     if not drafts.wanted:
         return Engine(model, options, statistics, events, placement)
-    if recurrent_layers(model.layers):
-        raise PowerInferError(f"{gguf.path}: {RECURRENT}: leave --spec-type and -md out")
     small = None
     if drafts.model is not None and drafts.kind is SpecType.MODEL:
         small = _open_draft_model(drafts.model, gguf, model)
@@ -89,8 +84,6 @@ def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _DraftModel:
         model = load_model(small)
     except PowerInferError as error:
         raise PowerInferError(f"the draft model: {error}") from error
-    if recurrent_layers(model.layers):
-        raise PowerInferError(f"the draft model {path}: {RECURRENT}: choose another one")
     differs = differing_vocabularies(gguf, small)
     if differs is not None:
         raise PowerInferError(f"the draft model {path} cannot draft for {gguf.path}: {differs}")

@@ -275,6 +275,11 @@ class Engine(Recorder):
         self.stats.counts[:] = counts  # they were counted when they were accepted
         return n
 
+    def mark(self, sequence: int) -> None:
+        """`truncate` can come back to here, until the next mark, also where there are recurrent layers."""
+        if self._states is not None:
+            self._states.mark(sequence, len(self._sequences.ids[sequence]))
+
     def reset(self) -> None:
         """Forget the whole context."""
         self.truncate(0)

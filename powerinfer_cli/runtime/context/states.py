@@ -39,12 +39,13 @@ def state_bytes(layers: Sequence[Layer[Any, Any]]) -> int:
 
 @dataclass
 class _History:
-    """Of one sequence: saved states by position, ascending; one from before tokens that may be taken back; whether the
-    last step read several tokens; whether a step has failed half-way.
+    """Of one sequence: saved states by position, ascending; one from before tokens that may be taken back; one that
+    somebody asked for; whether the last step read several tokens; whether a step has failed half-way.
     """
 
     saved: dict[int, LayerStates] = field(default_factory=dict)
     before: tuple[int, LayerStates] | None = None
+    mark: tuple[int, LayerStates] | None = None
     reading: bool = False
     spoilt: bool = False
 
@@ -104,8 +105,13 @@ class States:
         one = self._of[sequence]
         if n == length and not one.spoilt:
             return n
-        before = [one.before[0]] if one.before is not None else []
-        return max((at for at in (*one.saved, *before) if at <= n), default=0)
+        return max((at for at in (*one.saved, *(at for at, _ in _beside(one))) if at <= n), default=0)
+
+    def mark(self, sequence: int, length: int) -> None:
+        """Save the state of a sequence of so many tokens, in place of the one that was saved so before."""
+        one = self._of[sequence]
+        if not one.spoilt:
+            one.mark = length, self._keeper.read_states(sequence)
 
     def taken_back(self, sequence: int, n: int) -> int | None:
         """Where the tokens begin that may be taken back, if n is among them."""
@@ -126,10 +132,10 @@ class States:
         """To n, which `left` has told."""
         one = self._of[sequence]
         if n and (n < length or one.spoilt):
-            state = one.before[1] if one.before is not None and one.before[0] == n else one.saved[n]
-            self._keeper.write_states(sequence, state)
+            self._keeper.write_states(sequence, (one.saved | dict(_beside(one)))[n])
         saved = {at: state for at, state in one.saved.items() if at <= n}
-        self._of[sequence] = _History(saved, reading=one.reading and n == length)
+        mark = one.mark if one.mark is not None and one.mark[0] <= n else None
+        self._of[sequence] = _History(saved, mark=mark, reading=one.reading and n == length)
 
     def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
         """What a sequence's states are now, by names for `split`."""
@@ -147,3 +153,8 @@ class States:
         """A sequence is another one now."""
         self._keeper.write_states(sequence, states)
         self._of[sequence] = _History()
+
+
+def _beside(one: _History) -> list[tuple[int, LayerStates]]:
+    """What is saved of a sequence but for a while."""
+    return [found for found in (one.before, one.mark) if found is not None]
