@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from powerinfer_cli.drafting.chain import Following, likeliest_chains
 from powerinfer_cli.drafting.drafter import Draft, Wish
 from powerinfer_cli.runtime import Engine, Piece
-from powerinfer_cli.runtime.backend import Logits
 
 __all__ = ["ModelDrafter"]
 
@@ -26,33 +24,22 @@ class ModelDrafter:
         room = engine.n_ctx_sequence
         wanted = {i: min(n, room - len(texts[i]) - 1) for i, n in wanted.items()}
         left = {i: n for i, n in wanted.items() if n > 0}
-        found: dict[int, list[int]] = {i: [] for i in left}
         following = self._read({i: texts[i] for i in left})
         for i in left:
             engine.mark(i)
-        chances = dict.fromkeys(left, 1.0)
-        while following:
-            going: dict[int, int] = {}
-            for i, logits in following.items():
-                token, chance = _likeliest(logits)
-                chances[i] *= chance
-                if chance < self._p_min or chances[i] < self.cost:
-                    continue
-                found[i].append(token)
-                if len(found[i]) < left[i]:
-                    going[i] = token
-            following = self._step([Piece(i, (token,)) for i, token in going.items()])
+        found = likeliest_chains(following, left, self._append, self._p_min, self.cost)
         return {i: Draft(ids) for i, ids in found.items()}
 
     def forget(self, sequence: int, n: int) -> None:
-        self._known[sequence] = min(self._known[sequence], n)
+        known = min(self._known[sequence], n, len(self._engine.tokens_of(sequence)))
+        self._known[sequence] = self._engine.truncate(known, sequence)
 
     def close(self) -> None:
         self._engine.close()
 
-    def _read(self, texts: Mapping[int, Sequence[int]]) -> dict[int, Logits]:
+    def _read(self, texts: Mapping[int, Sequence[int]]) -> Following:
         """Have the engine hold the texts; the logits behind each."""
-        following: dict[int, Logits] = {}
+        following: Following = {}
         short = []
         for i, ids in texts.items():
             held = self._engine.tokens_of(i)
@@ -69,13 +56,11 @@ class ModelDrafter:
                 following |= self._step([Piece(i, ids[begin : begin + most])])
         return following | self._step(short)
 
-    def _step(self, pieces: Sequence[Piece]) -> dict[int, Logits]:
+    def _append(self, tokens: Mapping[int, int]) -> Following:
+        return self._step([Piece(i, (token,)) for i, token in tokens.items()])
+
+    def _step(self, pieces: Sequence[Piece]) -> Following:
         if not pieces:
             return {}
         answers = self._engine.step(pieces)
         return {piece.sequence: answer for piece, answer in zip(pieces, answers, strict=True) if answer is not None}
-
-
-def _likeliest(logits: Logits) -> tuple[int, float]:
-    token = int(np.argmax(logits))
-    return token, 1.0 / float(np.exp(logits - logits[token]).sum())

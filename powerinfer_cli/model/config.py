@@ -37,13 +37,15 @@ class ModelConfig:
     learned_positions: bool
 
 
-def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Sizes:
-    """Read and check a GGUF's sizes.
+def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing: bool = False) -> Sizes:
+    """Read and check a GGUF's sizes. with_guessing: those layers count as layers.
 
     Raises:
         PowerInferError: a missing key, or sizes that do not fit together.
     """
     n_layer, n_guessing = _n_layers(gguf, keys, arch)
+    if with_guessing:
+        n_layer += n_guessing
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
     least = 0 if arch.gaps else 1
     n_head = keys.integers("attention.head_count", n_layer, low=least, high=MAX_SIZE)

@@ -4,12 +4,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, Tensor
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, MadeTensor, Tensor
 from powerinfer_cli.model.blocks import Linear
 
-__all__ = ["cut", "ones", "scaled"]
+__all__ = ["columns", "cut", "ones", "scaled"]
 
 
 def ones(n: int) -> Tensor:
@@ -29,6 +30,21 @@ def cut(whole: Linear[Tensor, Tensor], *borders: int) -> list[Linear[Tensor, Ten
         Linear(_rows(whole.weight, begin, end), None if whole.bias is None else _rows(whole.bias, begin, end))
         for begin, end in pairwise(borders)
     ]
+
+
+def columns(tensor: Tensor, begin: int, end: int) -> Tensor:
+    """Some columns of a matrix; as float32 where its blocks reach over their borders."""
+    name, shape = f"{tensor.name}[:, {begin}:{end}]", (tensor.shape[0], end - begin)
+    n, n_bytes = BLOCK[tensor.type]
+    whole = begin % n == end % n == 0
+    kind, part = (tensor.type, slice(begin // n * n_bytes, end // n * n_bytes)) if whole else (GGMLType.F32, slice(0))
+
+    def make() -> npt.NDArray[np.uint8]:
+        if whole:
+            return tensor.rows()[:, part].copy()
+        return tensor.to_float32()[:, begin:end].copy().view(np.uint8)
+
+    return MadeTensor(name, kind, shape, make, tensor.path)
 
 
 def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:

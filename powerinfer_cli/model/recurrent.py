@@ -34,7 +34,9 @@ def short_convolution(t: LayerReader) -> ShortConvolution[Tensor, Tensor]:
 
 
 def is_recurrent(t: LayerReader) -> bool:
-    """Whether this layer is: by a list of them, or all but each so-many-th are."""
+    """Whether this layer is: by a list of them, or all but each so-many-th are; none of those that guess."""
+    if t.guesses:
+        return False
     key, interval = "attention.recurrent_layers", "full_attention_interval"
     n_layer = t.model.sizes.n_layer + t.model.sizes.n_guessing
     every = t.keys.integer(interval, 4, low=1, high=MAX_SIZE)

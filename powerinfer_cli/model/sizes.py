@@ -10,7 +10,7 @@ __all__ = ["Sizes"]
 @dataclass(frozen=True)
 class Sizes:
     """Tuples have an entry a layer. predicted: whether a predictor says which of its neurons count. n_guessing: layers
-    behind the last, which guess further tokens and are not read.
+    behind the last, which guess further tokens.
     """
 
     n_layer: int

@@ -232,11 +232,11 @@ def _with_ones(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
 
 
 class LayerReader(TensorReader):
-    """The tensors of one layer, by their names behind `blk.N.`."""
+    """The tensors of one layer, by their names behind `blk.N.`. guesses: it is behind the last one."""
 
-    def __init__(self, model: ModelReader, index: int) -> None:
+    def __init__(self, model: ModelReader, index: int, *, guesses: bool = False) -> None:
         super().__init__(model.arch, model.keys, model.sizes)
-        self.model, self.index, s = model, index, model.sizes
+        self.model, self.index, self.guesses, s = model, index, guesses, model.sizes
         self.n_ff, self.head_dim = s.n_ff[index], s.head_dim
         self.n_head, self.n_head_kv = s.n_head[index], s.n_head_kv[index]
 

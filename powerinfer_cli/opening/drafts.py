@@ -3,20 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from powerinfer_cli.drafting import DraftingEngine, DraftOptions, NgramDrafter, SpecType
 from powerinfer_cli.drafting.drafter import Drafter
+from powerinfer_cli.drafting.guesses import GuessingDrafter
 from powerinfer_cli.drafting.model import ModelDrafter
 from powerinfer_cli.drafting.pace import worth_trying
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.model.guesser import read_guesser
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.model_file import open_model_file
 from powerinfer_cli.opening.placing import place
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.traffic import count_traffic
 from powerinfer_cli.text.metadata import strings
 
 __all__ = ["differing_vocabularies", "make_engine"]
@@ -34,31 +38,46 @@ def make_engine(
     """Raises PowerInferError: drafts that this model cannot have."""
     if not drafts.wanted:
         return Engine(model, options, statistics, events, placement)
-    small = None
-    if drafts.model is not None and drafts.kind is SpecType.MODEL:
-        small = _open_draft_model(drafts.model, gguf, model)
-        if not drafts.n_gpu_layers and not worth_trying(small.cost):
-            size = f"the draft model {drafts.model} is {small.cost:.0%} of the model's size"
-            events.note(f"warning: {size}: its drafts would cost more than they save, so none are made")
-            return Engine(model, options, statistics, events, placement)
+    small = _small_model(gguf, model, drafts)
+    if small is not None and not drafts.n_gpu_layers and not worth_trying(small.cost):
+        size = f"the draft model {drafts.model} reads {small.cost:.0%} of the bytes that the model reads for a token"
+        events.note(f"warning: {size}: its drafts would cost more than they save, so none are made")
+        return Engine(model, options, statistics, events, placement)
     drafter = _drafter(drafts, small, events)
     return DraftingEngine(model, options, statistics, events, placement, drafter=drafter, drafts=drafts)
 
 
 @dataclass(frozen=True)
-class _DraftModel:
-    """cost: of one of its tokens, in passes of a single token through the model."""
+class _SmallModel:
+    """name: for messages. cost: of one of its tokens, in passes of a single token through the model."""
 
+    name: str
     gguf: GGUFFile
     model: Model
     cost: float
 
 
-def _drafter(drafts: DraftOptions, small: _DraftModel | None, events: LoadEvents) -> Callable[[Engine], Drafter]:
-    if drafts.kind is SpecType.MTP:
-        raise PowerInferError(
-            "--spec-type mtp: extra heads (nextn layers) are not used for drafting yet: --spec-type ngram, or -md FILE"
-        )
+def _small_model(gguf: GGUFFile, model: Model, drafts: DraftOptions) -> _SmallModel | None:
+    """What drafts, where that is a model. Raises PowerInferError: one line."""
+    match drafts.kind:
+        case SpecType.NONE | SpecType.NGRAM:
+            return None
+        case SpecType.MTP:
+            layer = read_guesser(gguf, model)
+            return _SmallModel("the extra heads", gguf, layer, _cost(layer, model))
+        case SpecType.MODEL:
+            assert drafts.model is not None  # there is one with this kind
+            return _open_draft_model(drafts.model, gguf, model)
+    assert_never(drafts.kind)
+
+
+def _cost(small: Model, large: Model) -> float:
+    """By the bytes that a token needs."""
+    of_small, of_large = (count_traffic(one, "f16", "f16", one.n_groups).per_token(0) for one in (small, large))
+    return of_small / max(1.0, of_large)
+
+
+def _drafter(drafts: DraftOptions, small: _SmallModel | None, events: LoadEvents) -> Callable[[Engine], Drafter]:
     if small is None:
         return lambda engine: NgramDrafter(engine.n_sequences, drafts.size_n, drafts.size_m, drafts.min_hits)
 
@@ -69,15 +88,18 @@ def _drafter(drafts: DraftOptions, small: _DraftModel | None, events: LoadEvents
         wishes = PlacementWishes(gpu_layers=drafts.n_gpu_layers, device=None if drafts.n_gpu_layers else "cpu")
         try:
             placed = place(small.gguf, small.model, options, wishes, Companions(None, None), events)
-            own_engine = Engine(small.model, options, None, events, placed.placement)
+            beside = engine if drafts.kind is SpecType.MTP else None
+            own_engine = Engine(small.model, options, None, events, placed.placement, beside)
         except PowerInferError as error:
-            raise PowerInferError(f"the draft model {drafts.model}: {error}") from error
+            raise PowerInferError(f"{small.name}: {error}") from error
+        if drafts.kind is SpecType.MTP:
+            return GuessingDrafter(engine, own_engine, drafts.p_min, small.cost)
         return ModelDrafter(own_engine, drafts.p_min, small.cost)
 
     return of
 
 
-def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _DraftModel:
+def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _SmallModel:
     """Raises PowerInferError: one line that names the file."""
     try:
         small = open_model_file(path)
@@ -87,7 +109,7 @@ def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _DraftModel:
     differs = differing_vocabularies(gguf, small)
     if differs is not None:
         raise PowerInferError(f"the draft model {path} cannot draft for {gguf.path}: {differs}")
-    return _DraftModel(small, model, model.nbytes / max(1, large.nbytes))
+    return _SmallModel(f"the draft model {path}", small, model, _cost(model, large))
 
 
 def differing_vocabularies(large: GGUFFile, small: GGUFFile) -> str | None:

@@ -1,12 +1,13 @@
 """What an engine needs of whatever does its arithmetic."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime.batch import Batch
@@ -32,7 +33,9 @@ WatchInputs: TypeAlias = Callable[[int, int, Floats, npt.NDArray[np.int64]], Non
 
 @dataclass(frozen=True)
 class Parts:
-    """What a backend is made of. `stats`: where it counts neurons; `pages`: which cells of its KV cache are whose."""
+    """What a backend is made of. `stats`: where it counts neurons; `pages`: which cells of its KV cache are whose.
+    packed: matrices that the CPU has in its layout already, by name.
+    """
 
     model: Model
     options: EngineOptions
@@ -40,6 +43,7 @@ class Parts:
     statistics: ActivationStatistics | None
     pages: PageTable
     events: LoadEvents
+    packed: Mapping[str, WeightRows] = field(default_factory=dict)
 
     @property
     def config(self) -> ModelConfig:
@@ -91,6 +95,9 @@ class Backend(Protocol):
 
     def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
         """Put back what `read_states` gave."""
+
+    def packed_ends(self) -> Mapping[str, WeightRows]:
+        """What `Parts.packed` may be of a model over the same embedding or head."""
 
     def use_threads(self, options: EngineOptions) -> None:
         """Compute with as many threads as these options say from now on; nothing else of them counts."""

@@ -42,21 +42,29 @@ class Segment:
 class Batch:
     """Tokens for one forward pass: ids int32 [T], in segments that follow each other and leave none out.
 
-    stepwise: each token gets what it would get if they came one at a time; FEW at most.
+    stepwise: each token gets what it would get if they came one at a time; FEW at most. hidden [T, n_embd]: what comes
+    with tokens where a model's embedding reads that as well.
     """
 
     ids: npt.NDArray[np.int32]
     segments: tuple[Segment, ...]
     stepwise: bool = False
+    hidden: npt.NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[int, Sequence[int], int]], stepwise: bool = False) -> "Batch":
+    def of(
+        cls,
+        parts: Sequence[tuple[int, Sequence[int], int]],
+        stepwise: bool = False,
+        hidden: npt.NDArray[np.float32] | None = None,
+    ) -> "Batch":
         """Of (sequence, ids, n_past)."""
         segments, begin = [], 0
         for sequence, ids, n_past in parts:
             segments.append(Segment(sequence, begin, len(ids), n_past))
             begin += len(ids)
-        return cls(np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts]), tuple(segments), stepwise)
+        together = np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts])
+        return cls(together, tuple(segments), stepwise, hidden)
 
     def __len__(self) -> int:
         return len(self.ids)

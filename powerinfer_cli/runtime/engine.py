@@ -20,18 +20,20 @@ from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Part
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.context.pages import PageTable
-from powerinfer_cli.runtime.context.saved import Stored, last_rows, windowed_rows
+from powerinfer_cli.runtime.context.saved import Stored, fitted
 from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.context.states import LayerStates, States
+from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Recorder, batched
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
-from powerinfer_cli.runtime.step import Answer, Piece, answers, passes
+from powerinfer_cli.runtime.step import Answer, Piece, answers, hidden_of, passes
 
 __all__ = ["Change", "ContextFull", "Engine"]
 
 Change: TypeAlias = Callable[[int, Floats], None]  # layer, activations [T, n_ff], which it may write to
+HiddenWatch: TypeAlias = Callable[[Batch, Hidden], None]
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -50,8 +52,10 @@ class Engine(Recorder):
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
         placement: Placement | None = None,
+        beside: "Engine | None" = None,
     ) -> None:
-        """Build the layers of a model where a placement says; without one, in main memory.
+        """Build the layers of a model where a placement says; without one, in main memory. beside: another over the
+        same file, whose embedding and head are used where the model has the same.
 
         Raises:
             PowerInferError: a context that does not fit.
@@ -71,8 +75,10 @@ class Engine(Recorder):
             n_ctx = context_size(model, options, model.nbytes if packed else 0)
         self._pages = PageTable(extent_of(model.layers, options, n_ctx))
         parts = Parts(model, options, self.stats, statistics, self._pages, events)
+        if beside is not None:
+            parts = replace(parts, packed=beside._backend.packed_ends())
         try:
-            self._backend = self._start(parts)
+            self._backend: Backend = backend_of(parts, self._placement)
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the model with a context of {n_ctx} tokens and batches of {self.most_tokens}: "
@@ -82,24 +88,12 @@ class Engine(Recorder):
         self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
         self._sizes = sizes_of(model)
         self._events = events
+        self._watch: HiddenWatch | None = None
         self._states: States | None = None
         if recurrent_layers(model.layers):
             saved = options.ctx_checkpoints, options.checkpoint_min_step
             self._states = States(model.layers, self._backend, self.n_sequences, *saved)
             events.note(self._states.line)
-
-    def _start(self, parts: Parts) -> Backend:
-        if self.options.reference:
-            from powerinfer_cli.runtime.reference.backend import ReferenceBackend
-
-            return ReferenceBackend(parts)
-        if self._placement is not None:
-            from powerinfer_cli.runtime.hybrid.backend import HybridBackend
-
-            return HybridBackend(parts, self._placement)
-        from powerinfer_cli.runtime.cpu.backend import CPUBackend
-
-        return CPUBackend(parts)
 
     @classmethod
     def load(
@@ -191,7 +185,9 @@ class Engine(Recorder):
         self._sequences.check(parts)
         found: dict[int, Answer] = {}
         for passed in passes(pieces):
-            batch = self._forward([parts[i] for i in passed], stepwise=pieces[passed[0]].is_stepwise)
+            hidden = hidden_of([pieces[i] for i in passed])
+            stepwise = pieces[passed[0]].is_stepwise
+            batch = self._forward([parts[i] for i in passed], stepwise=stepwise, hidden=hidden)
             told = answers([pieces[i] for i in passed], batch.segments, self._hidden_at, self._logits_at)
             found |= dict(zip(passed, told, strict=True))
         return [found[i] for i in range(len(pieces))]
@@ -221,6 +217,10 @@ class Engine(Recorder):
                 on_batch(done, len(ids))
         last: Logits = self._logits_at([len(batch) - 1])[0]
         return last
+
+    def watch_hidden(self, watch: HiddenWatch) -> None:
+        """Have a pass's hidden states [T, n_embd], behind the last norm, told whenever tokens were appended."""
+        self._watch = watch
 
     def ahead(self, sequence: int, token: int) -> Logits | None:
         """Append a token whose logits are known already: these, [n_vocab]; None where they are not."""
@@ -320,23 +320,13 @@ class Engine(Recorder):
             stored, states = self._states.split(stored)
         self._sequences.take(sequence, ids)
         try:
-            begin, found = self._fitted(len(ids), stored)
+            begin, found = fitted(self._pages.windowed, self._windowed, len(ids), stored)
             self._backend.write_cells(self._pages.held(sequence, len(ids), begin), found)
             self._sequences.become(sequence, ids, begin)
             if self._states is not None:
                 self._states.become(sequence, states)
         finally:
             self._sequences.give_back()
-
-    def _fitted(self, n: int, stored: Stored) -> tuple[int, Stored]:
-        """What of n saved tokens there is room for, and from which position on layers with a window have it."""
-        windowed = self._pages.windowed
-        if windowed is None:
-            return 0, stored
-        rows = min(n - windowed.lowest(n), windowed_rows(stored, self._windowed))
-        if rows < n - windowed.first(n):
-            raise PowerInferError("a saved context is not for this model: it has less than its windows see")
-        return n - rows, last_rows(stored, self._windowed, rows)
 
     def use_threads(self, n_threads: int | None = None, n_threads_batch: int | None = None) -> None:
         """Change how many threads compute, as EngineOptions counts them. Weights, context and results stay the same."""
@@ -374,13 +364,18 @@ class Engine(Recorder):
         return found
 
     def _forward(
-        self, parts: Sequence[tuple[int, Sequence[int]]], change: Change | None = None, *, stepwise: bool = False
+        self,
+        parts: Sequence[tuple[int, Sequence[int]]],
+        change: Change | None = None,
+        *,
+        stepwise: bool = False,
+        hidden: Hidden | None = None,
     ) -> Batch:
-        """Append (sequence, ids). change: as in `prefill`; stepwise: as a piece's."""
+        """Append (sequence, ids). change: as in `prefill`; stepwise, hidden: as a piece's."""
         if change is not None:
             self._check_recordable()
         self._sequences.check(parts)
-        batch = self._sequences.batch(parts, stepwise)
+        batch = self._sequences.batch(parts, stepwise, hidden)
         if self._states is not None:
             self._states.enter(batch)
         self.stats.trials.begin(batch)
@@ -394,6 +389,8 @@ class Engine(Recorder):
                 self._states.leave(batch)
         finally:
             self._sequences.give_back()
+        if self._watch is not None:
+            self._watch(batch, self._hidden_at(slice(0, len(batch))))
         return batch
 
 

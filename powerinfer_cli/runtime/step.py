@@ -11,7 +11,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime.batch import Segment
 
-__all__ = ["Answer", "Piece", "Wanted", "answers", "passes"]
+__all__ = ["Answer", "Piece", "Wanted", "answers", "hidden_of", "passes"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Answer: TypeAlias = Floats | None
@@ -33,13 +33,15 @@ class Piece:
     """Tokens to append to one sequence of the engine's. ids: at least one.
 
     stepwise: as if they came one at a time, to the bit where single tokens are; FEW at most. Those behind the first
-    are on trial: statistics and heat have them once they are accepted (`SparsityStats.trials`).
+    are on trial: statistics and heat have them once they are accepted (`SparsityStats.trials`). hidden [T, n_embd]:
+    what comes with them where the model's embedding reads that as well.
     """
 
     sequence: int
     ids: Sequence[int]
     wanted: Wanted = Wanted.LAST
     stepwise: bool = False
+    hidden: Floats | None = None
 
     @property
     def is_stepwise(self) -> bool:
@@ -63,6 +65,12 @@ def passes(pieces: Sequence[Piece]) -> list[list[int]]:
         room -= len(piece.ids)
     others = [i for i, piece in enumerate(pieces) if not piece.is_stepwise]
     return [*found, *([others] if others else [])]
+
+
+def hidden_of(pieces: Sequence[Piece]) -> Floats | None:
+    """What comes with the tokens of all pieces, or of none."""
+    given = [piece.hidden for piece in pieces if piece.hidden is not None]
+    return np.concatenate(given) if given else None
 
 
 def answers(

@@ -14,5 +14,5 @@ def test_a_draft_model_that_cannot_pay_is_not_asked(caplog: pytest.LogCaptureFix
     file = bundled_model()
     with caplog.at_level(logging.WARNING, "powerinfer_cli"), open_model(file, n_ctx=64, model_draft=file) as model:
         assert not isinstance(model.engine, DraftingEngine)
-    assert "is 100% of the model's size" in caplog.text
+    assert "reads 100% of the bytes" in caplog.text
     assert [worth_trying(cost) for cost in (0.0, 0.3, 0.6, 1.0)] == [True, True, False, False]

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.commands.bench.traffic import count_traffic
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType, open_gguf
 from powerinfer_cli.model import load_model, load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.traffic import count_traffic
 from solver.merge import merge
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import PROMPT, tiny_family

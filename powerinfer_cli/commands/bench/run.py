@@ -13,13 +13,13 @@ import numpy.typing as npt
 from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench.plan import Setup, Workload
 from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
-from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
 from powerinfer_cli.commands.shared.interrupts import Interrupt
 from powerinfer_cli.drafting import DraftingEngine, DraftOptions
 from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.opening import PlacementWishes, open_model
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.traffic import Traffic, count_traffic
 
 __all__ = ["Bench", "open_bench", "options_for"]
 

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from powerinfer_cli.commands.bench.traffic import count_traffic
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Entry, MetaValue, Strings, Survey, ValueType
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening.model_file import open_model_file
+from powerinfer_cli.runtime.traffic import count_traffic
 from powerinfer_cli.text import Tokenizer
 
 __all__ = ["findings"]

@@ -25,7 +25,8 @@ class DraftFlags:
         _draft(
             "--spec-type",
             metavar="TYPE",
-            help="Who proposes tokens for a step to verify: ngram (what followed before), draft (-md).",
+            help="Who proposes tokens for a step to verify: ngram (what followed before), draft (-md), "
+            "mtp (the model's own extra heads).",
         ),
     ] = None
     model_draft: Annotated[

@@ -34,6 +34,7 @@ from powerinfer_cli.model.blocks.ffn import (
 )
 from powerinfer_cli.model.blocks.layers import (
     Embedding,
+    Fusion,
     Head,
     Layer,
     Parallel,
@@ -67,6 +68,7 @@ __all__ = [
     "DeltaNet",
     "Embedding",
     "Everything",
+    "Fusion",
     "Gating",
     "Head",
     "HeadNorms",

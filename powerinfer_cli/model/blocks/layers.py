@@ -10,6 +10,7 @@ from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, Norms, V, W
 
 __all__ = [
     "Embedding",
+    "Fusion",
     "Head",
     "Layer",
     "Parallel",
@@ -64,14 +65,39 @@ Layer: TypeAlias = Sequential[M, V] | Parallel[M, V]
 
 
 @dataclass(frozen=True)
+class Fusion(Generic[M, V]):
+    """token(token_norm(e)) + hidden(hidden_norm(h)), of an embedding e and of what a model made of the token before, h,
+    its hidden state behind the last norm (DeepSeek-V3 2024, section 2.2); both [n_embd, n_embd].
+    """
+
+    token_norm: Norm[V]
+    hidden_norm: Norm[V]
+    token: Linear[M, V]
+    hidden: Linear[M, V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Fusion[N, W]":
+        token, hidden = (one.map(matrix, vector) for one in (self.token, self.hidden))
+        return Fusion(self.token_norm.map(vector), self.hidden_norm.map(vector), token, hidden)
+
+
+@dataclass(frozen=True)
 class Embedding(Generic[M, V]):
-    """scale * tokens[id] + positions[position + offset], normed; tokens [n_vocab, n_embd]."""
+    """scale * tokens[id] + positions[position + offset], normed; tokens [n_vocab, n_embd]. fusion: what becomes of it
+    where a hidden state comes with each token.
+    """
 
     tokens: M
     positions: M | None = None
     offset: int = 0
     scale: float = 1.0
     norm: Norm[V] | None = None
+    fusion: Fusion[M, V] | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Embedding[N, W]":
+        positions = None if self.positions is None else matrix(self.positions)
+        norm = None if self.norm is None else self.norm.map(vector)
+        fusion = None if self.fusion is None else self.fusion.map(matrix, vector)
+        return Embedding(matrix(self.tokens), positions, self.offset, self.scale, norm, fusion)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.runtime.context.pages import WindowPages
 
-__all__ = ["Stored", "last_rows", "saved_part", "windowed_rows"]
+__all__ = ["Stored", "fitted", "saved_part"]
 
 Stored: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """Arrays [positions, n_head_kv, ...] by LAYER.PART; parts are k and v, and k_scales and v_scales of q8_0. Layers
@@ -23,7 +24,20 @@ def saved_part(stored: Stored, key: str, shape: tuple[int, ...], dtype: npt.DTyp
     return found
 
 
-def windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
+def fitted(pages: WindowPages | None, windowed: Collection[int], n: int, stored: Stored) -> tuple[int, Stored]:
+    """What of n saved tokens there is room for, and from which position on layers with a window have it.
+
+    Raises PowerInferError: these layers have too little, or differ.
+    """
+    if pages is None:
+        return 0, stored
+    rows = min(n - pages.lowest(n), _windowed_rows(stored, windowed))
+    if rows < n - pages.first(n):
+        raise PowerInferError("a saved context is not for this model: it has less than its windows see")
+    return n - rows, _last_rows(stored, windowed, rows)
+
+
+def _windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
     """How many positions the arrays of these layers have. Raises PowerInferError: not all as many."""
     found = {part.shape[0] if part.ndim else -1 for name, part in stored.items() if _layer_of(name) in windowed}
     if len(found) != 1:
@@ -31,7 +45,7 @@ def windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
     return int(found.pop())
 
 
-def last_rows(stored: Stored, windowed: Collection[int], rows: int) -> Stored:
+def _last_rows(stored: Stored, windowed: Collection[int], rows: int) -> Stored:
     """The last positions, so many, of these layers; of others all."""
     return {name: part[len(part) - rows :] if _layer_of(name) in windowed else part for name, part in stored.items()}
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.pages import PageTable
@@ -38,9 +41,14 @@ class Sequences:
         if total > self.pages.n_ctx:
             raise _full(total, self.pages.n_ctx)
 
-    def batch(self, parts: Sequence[tuple[int, Sequence[int]]], stepwise: bool = False) -> Batch:
+    def batch(
+        self,
+        parts: Sequence[tuple[int, Sequence[int]]],
+        stepwise: bool = False,
+        hidden: npt.NDArray[np.float32] | None = None,
+    ) -> Batch:
         """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
-        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts], stepwise)
+        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts], stepwise, hidden)
         for sequence, ids in parts:
             self.pages.extend(sequence, len(self.ids[sequence]) + len(ids))
         return found

@@ -72,6 +72,7 @@ class Buffers:
     windowed: State  # the same, with the pages of layers with a window
     ids: npt.NDArray[np.int32]
     x: Vectors  # the residual stream, which predictors read
+    given: Vectors | None  # hidden states that come with tokens
     normed: Vectors  # what the next block reads
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
@@ -140,6 +141,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         windowed=State(n_sequences),
         ids=np.zeros(n_tokens, np.int32),
         x=make_vectors(n_tokens, n_embd, records=bool(ranks) or any(map(_reads_x, blocks))),
+        given=make_vectors(n_tokens, n_embd, records=False) if weights.embedding.fusion else None,
         normed=normed,
         normed_2=make_vectors(n_tokens, n_embd),
         attention=attention,

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,8 @@ PACKING = "loading weights"
 
 class Packer:
     """`tensors`: all that will be packed, to know how much there is to do. `tables`: those of which a token needs one
-    row, not all; they stay in the file where their type has kernels. `besides`: bytes that will be needed, too.
+    row, not all; they stay in the file where their type has kernels. `packed`: matrices that need not be, by name.
+    `besides`: bytes that will be needed, too.
 
     Raises PowerInferError: a type that stores no weights, or too little memory.
     """
@@ -36,6 +37,7 @@ class Packer:
         team: Team,
         tensors: Sequence[Tensor],
         *,
+        packed: Mapping[str, WeightRows],
         tables: Sequence[Tensor] = (),
         besides: int = 0,
         repack: bool,
@@ -43,6 +45,7 @@ class Packer:
         events: LoadEvents,
     ) -> None:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
+        self._packed = packed
         self._tables = {tensor.name for tensor in tables}
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
@@ -61,6 +64,8 @@ class Packer:
 
     def pack(self, tensor: Tensor, chosen: npt.NDArray[np.int32] | None = None) -> WeightRows:
         """The matrix, or a matrix of its chosen rows alone."""
+        if tensor.name in self._packed:
+            return self._packed[tensor.name]
         return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
 
     def pack_scattered(self, tensor: Tensor) -> WeightRows:

@@ -77,7 +77,13 @@ class Writer:
         """x = the embeddings of the ids."""
         b, e = self.buffers, weights.embedding
         found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale)
-        return [found] if e.norm is None else [found, self._norm(e.norm, b.x, b.x)]
+        norm = [] if e.norm is None else [self._norm(e.norm, b.x, b.x)]
+        if e.fusion is None or b.given is None:
+            return [found, *norm]
+        read = self._norm(e.fusion.token_norm, b.x, b.normed), self._norm(e.fusion.hidden_norm, b.given, b.normed_2)
+        fused = self._multiply(b.normed, [(e.fusion.token, b.x.floats)])
+        fused += self._multiply(b.normed_2, [(e.fusion.hidden, b.projected.floats)])
+        return [found, *norm, *read, *fused, add(b.state, b.x, b.projected.floats)]
 
     def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: Addends) -> list[Operation]:
         """First x += adds, what the layer before has left; then the layer, up to what is to be added next.

@@ -11,6 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import STORE, CacheType, KeysValues
 from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
+from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
@@ -46,14 +47,15 @@ class CPUSide(ABC):
     def __init__(self, parts: Parts, plan: Plan, adapting: Uses | None = None) -> None:
         """adapting: see `pack_weights`."""
         model, config, options = parts.model, parts.config, parts.options
-        self.config, self.pages, self._events = config, parts.pages, parts.events
+        self.config, self.pages, self._events, self._model = config, parts.pages, parts.events, model
         self._cores, self._drafting = options.cores, options.drafting
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
         here = [model.layers[i] for i in self.layers]
         predictors = config.sparse and not options.all_active
-        tensors = list(matrices(model, plan, adapting, predictors=predictors, repack=options.repack))
+        wanted = {"predictors": predictors, "repack": options.repack}
+        tensors = [one for one in matrices(model, plan, adapting, **wanted) if one.name not in parts.packed]
         check_types(model.layers, options.type_k, options.type_v)  # also of those on devices
         types = CacheType(options.type_k), CacheType(options.type_v)
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
@@ -63,6 +65,7 @@ class CPUSide(ABC):
         packer = Packer(
             self.team,
             tensors,
+            packed=parts.packed,
             tables=tables(model),
             besides=kv_bytes(here, self.pages.extent, *types)
             + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
@@ -72,14 +75,12 @@ class CPUSide(ABC):
         )
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
-        wanted = {"predictors": predictors, "repack": options.repack}
         self.weights = pack_weights(model, packer, activities, plan, adapting, **wanted)
         self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
         self._can_shift = model.embedding.positions is None  # learned ones are inside the keys
-        self._scores = model.head
         self._make_buffers(options.most_tokens(self.pages.n_ctx))
         self.write_programs()
 
@@ -118,6 +119,12 @@ class CPUSide(ABC):
         for a batch.
         """
 
+    def packed_ends(self) -> dict[str, WeightRows]:
+        """As a backend's."""
+        found = {self._model.embedding.tokens.name: self.weights.embedding.tokens}
+        head = self.weights.head
+        return found if head is None else found | {self._model.head.output.weight.name: head.output.weight}
+
     def close(self) -> None:
         """End its threads."""
         self.team.close()
@@ -146,6 +153,8 @@ class CPUSide(ABC):
             segments = [(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments]
             state.fill(segments, [s.sequence for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
+        if buffers.given is not None:
+            buffers.given.floats[: len(batch), : self.config.n_embd] = batch.hidden
         buffers.counts[:], buffers.few_counts[:] = 0, 0
         for angles in buffers.angles.values():
             angles.fill(batch.positions)
@@ -182,7 +191,7 @@ class CPUSide(ABC):
     def finished(self, products: Vectors, rows: slice | list[int]) -> Logits:
         """The logits of these rows of the head's products, [n, n_vocab]; once for each."""
         found: Logits = products.floats[rows, : self.config.n_vocab].copy()
-        return finish_logits(self._scores, found)
+        return finish_logits(self._model.head, found)
 
     def hidden_of(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""

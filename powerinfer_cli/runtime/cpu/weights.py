@@ -101,9 +101,7 @@ def matrices(
 
 def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
     embedding, output = model.embedding, model.head.output.weight
-    yield embedding.tokens
-    if embedding.positions is not None:
-        yield embedding.positions
+    yield from leaves(embedding)[0]
     if plan.output == MAIN_MEMORY and output is not embedding.tokens:
         yield output
 
@@ -131,13 +129,7 @@ def pack_weights(
     """
     uses = adapting or {}
     rows = {id(one): packer.pack(one) for one in _ends(model, plan)}
-    embedding = Embedding(
-        rows[id(model.embedding.tokens)],
-        None if model.embedding.positions is None else rows[id(model.embedding.positions)],
-        model.embedding.offset,
-        model.embedding.scale,
-        None if model.embedding.norm is None else model.embedding.norm.map(_floats),
-    )
+    embedding = model.embedding.map(lambda one: rows[id(one)], _floats)
     head = None
     if plan.output == MAIN_MEMORY:
         head = model.head.map(lambda one: rows[id(one)], _floats)
@@ -215,10 +207,9 @@ def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:
     def rows(one: WeightRows) -> WeightRows:
         return one.for_threads(threads)
 
-    embedding, head = weights.embedding, weights.head
-    positions = None if embedding.positions is None else rows(embedding.positions)
+    head = weights.head
     return CPUWeights(
-        replace(embedding, tokens=rows(embedding.tokens), positions=positions),
+        weights.embedding.map(rows, _same),
         None if head is None else head.map(rows, _same),
         tuple(replace(layer, block=layer.block.map(rows, _same)) for layer in weights.layers),
         tuple(None if one is None else replace(one, neurons=one.neurons.map(rows, _same)) for one in weights.cold),

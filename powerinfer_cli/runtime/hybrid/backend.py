@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
@@ -227,6 +228,9 @@ class HybridBackend:
 
     def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
         self._cpu.write_states(sequence, states)
+
+    def packed_ends(self) -> Mapping[str, WeightRows]:
+        return self._cpu.packed_ends()
 
     def use_threads(self, options: EngineOptions) -> None:
         """What GPUs do stays recorded: steps look for the cold tier when they need it."""

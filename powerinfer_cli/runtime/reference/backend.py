@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
@@ -61,9 +62,7 @@ class ReferenceBackend:
             )
             for number, layer in enumerate(model.layers)
         ]
-        self._embedding = model.embedding
-        self._tokens = matrix(model.embedding.tokens)
-        self._positions = None if model.embedding.positions is None else matrix(model.embedding.positions)
+        self._embedding = model.embedding.map(matrix, to_float32)
         self._head = model.head.map(matrix, to_float32)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = parts.pages.n_ctx_sequence
@@ -90,7 +89,7 @@ class ReferenceBackend:
         """shown: by layer."""
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
-        x = self._embed(torch.from_numpy(batch.ids).long(), positions)
+        x = self._embed(torch.from_numpy(batch.ids).long(), positions, batch.hidden)
         parts = {window: self._parted(batch, window) for window in self._windows}
         turns = {rope: self._turn(rope, positions) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
@@ -100,12 +99,18 @@ class ReferenceBackend:
             x = layer.forward(x, turn, partial(self._attend, index, parts[window]), recur, shown(index))
         self._hidden = x
 
-    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor, positions: Tensor, hidden: Hidden | None) -> Tensor:
         embedding = self._embedding
-        x = embedding.scale * self._tokens.rows(ids)
-        if self._positions is not None:
-            x = x + self._positions.rows(positions + embedding.offset)
-        return x if embedding.norm is None else normed(embedding.norm.map(to_float32), x)
+        x = embedding.scale * embedding.tokens.rows(ids)
+        if embedding.positions is not None:
+            x = x + embedding.positions.rows(positions + embedding.offset)
+        if embedding.norm is not None:
+            x = normed(embedding.norm, x)
+        fusion = embedding.fusion
+        if fusion is None or hidden is None:
+            return x
+        given = normed(fusion.hidden_norm, torch.from_numpy(hidden))
+        return multiply(fusion.token, normed(fusion.token_norm, x)) + multiply(fusion.hidden, given)
 
     def _attend(
         self,
@@ -150,7 +155,7 @@ class ReferenceBackend:
 
     @torch.inference_mode()
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
-        if self._positions is not None:
+        if self._embedding.positions is not None:
             return False  # learned positions are inside the keys
         back = torch.tensor([-n_discard])
         turns = {rope: self._turn(rope, back, 1.0) for rope in self._frequencies}
@@ -201,6 +206,9 @@ class ReferenceBackend:
         """hidden [T, n_embd] -> [T, n_vocab]"""
         products: Logits = multiply(self._head.output, normed(self._head.norm, hidden)).numpy()
         return finish_logits(self._head, products)
+
+    def packed_ends(self) -> dict[str, WeightRows]:
+        return {}
 
     def use_threads(self, options: EngineOptions) -> None:
         self._threads, self._threads_batch = options.threads

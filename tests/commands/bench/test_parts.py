@@ -12,12 +12,12 @@ from powerinfer_cli.commands.bench.bandwidth import measure_bandwidth
 from powerinfer_cli.commands.bench.plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.bench.result import ModelFacts, Result, Where
 from powerinfer_cli.commands.bench.run import how_run, open_bench, options_for
-from powerinfer_cli.commands.bench.traffic import Traffic, count_traffic
 from powerinfer_cli.commands.shared.interrupts import Interrupt
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import load_model
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.traffic import Traffic, count_traffic
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
