@@ -7,7 +7,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement import are_kin, kin_numbers, model_fingerprint, solved_folder
 from solver.state import SolverState, read_state
 
-__all__ = ["KIN", "Owner", "owner_of", "results_folder"]
+__all__ = ["KIN", "Owner", "owner_of", "results_folder", "whose_statistics"]
 
 KIN = "kin"  # the name of what a stage has recorded of the model, besides its fingerprint
 
@@ -34,6 +34,13 @@ def owner_of(state: SolverState, stage: str, gguf: GGUFFile) -> Owner:
     except (TypeError, ValueError):
         kin = False
     return Owner.KIN if kin else Owner.OTHER
+
+
+def whose_statistics(folder: Path) -> str | None:
+    """The fingerprint of the model whose activation statistics lie in a folder, where that is recorded."""
+    made_with = read_state(folder).stages.get("activation", {}).get("made_with")
+    found = made_with.get("model") if isinstance(made_with, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def results_folder(gguf: GGUFFile) -> Path:

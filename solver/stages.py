@@ -22,6 +22,7 @@ from powerinfer_cli.model import Model, load_model, load_predictors, with_predic
 from powerinfer_cli.placement import (
     ActivationStatistics,
     Placement,
+    find_firing,
     find_statistics,
     kin_numbers,
     load_statistics,
@@ -75,7 +76,7 @@ METERED = 2560  # held-out tokens that densities are tried on
 
 @dataclass(frozen=True)
 class Place:
-    """`folder` gets the outputs: `activation/`, `activation.npz`, `predictor/`, `solver.json`."""
+    """`folder` gets the outputs: `activation/`, `activation.npz`, `firing.npz`, `predictor/`, `solver.json`."""
 
     folder: Path
 
@@ -186,6 +187,9 @@ def _kept_statistics(
         statistics = statistics_in(folder, model.config.n_ff)
     except PowerInferError as error:
         model.events.note(f"made anew: {error}")
+        return None
+    if owner is not Owner.UNKNOWN and find_firing(folder.parent) is None:
+        model.events.note(f"{folder}: made anew (counts without a trace of what fired)")
         return None
     model.events.note(told_of(folder, statistics, owner))
     return statistics

@@ -1,4 +1,4 @@
-"""What a model is run with beside its own file: activation statistics, a mixture's route trace, and predictors."""
+"""What a model is run with beside its own file: activation statistics, the trace beside them, and predictors."""
 
 import re
 from collections.abc import Callable
@@ -11,14 +11,17 @@ from powerinfer_cli.model import Model, Predictors, load_predictors
 from powerinfer_cli.opening.plan_files import cache_root
 from powerinfer_cli.placement import (
     ActivationStatistics,
+    FiringTrace,
     RouteTrace,
+    find_firing,
     find_routes,
     find_statistics,
+    load_firing,
     load_statistics,
     model_fingerprint,
 )
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
-from solver.owner import Owner, owner_of
+from solver.owner import Owner, owner_of, whose_statistics
 from solver.routing import expert_routes, expert_statistics
 from solver.state import read_state
 
@@ -32,8 +35,8 @@ _TURNED = re.compile(r"blk\.\d+\.ffn_down_t\.weight")
 @dataclass(frozen=True)
 class Companions:
     """Of one model. together: what its profile knows of neurons that fire together. traced: where the order is that its
-    experts were chosen in. let_through: by layer, the share of neurons that the predictors let through, where they were
-    made by `solve`.
+    experts were chosen, or its neurons needed, in. let_through: by layer, the share of neurons that the predictors let
+    through, where they were made by `solve`.
     """
 
     statistics: ActivationStatistics | None
@@ -48,6 +51,19 @@ class Companions:
             return None if self.traced is None else expert_routes(self.traced, model)
         except PowerInferError as error:
             note(f"the route trace is not used: {error}")
+            return None
+
+    def firing(self, model: Model, note: Note) -> FiringTrace | None:
+        """The trace of neurons; None without one, or where it is of no use, which is noted."""
+        if self.traced is None:
+            return None
+        try:
+            found = load_firing(self.traced, model.config.n_ff)
+            if whose_statistics(self.traced.parent) in (None, found.model):
+                return found
+            raise PowerInferError(f"{self.traced}: a firing trace of another model")
+        except PowerInferError as error:
+            note(f"the firing trace is not used: {error}")
             return None
 
 
@@ -71,7 +87,8 @@ def find_companions(gguf: GGUFFile, model: Model, predictor_path: Path | None, n
             return Companions(expert_statistics(folder, model), predictors, traced=find_routes(folder.parent))
         statistics = load_statistics(folder, config.n_ff)
         together = load_group_activity(folder.parent, statistics.counts)
-        return Companions(statistics, predictors, together, let_through=through)
+        traced = find_firing(folder.parent)
+        return Companions(statistics, predictors, together, traced, let_through=through)
     except PowerInferError as error:
         note(f"activation statistics are not used: {error}")
         return Companions(None, predictors)

@@ -9,6 +9,7 @@ from powerinfer_cli.placement.budget import (
     shown_bytes,
 )
 from powerinfer_cli.placement.fingerprint import are_kin, kin_numbers, model_fingerprint, statistics_fingerprint
+from powerinfer_cli.placement.firing import FiringTrace, find_firing, load_firing, save_firing, traced_tokens
 from powerinfer_cli.placement.gpuidx import (
     Conditions,
     GpuIndex,
@@ -27,6 +28,7 @@ from powerinfer_cli.placement.plan import (
     Plan,
     all_neurons,
     cold_neurons,
+    group_begins,
     group_rows,
     main_memory_plan,
     no_neurons,
@@ -50,6 +52,7 @@ __all__ = [
     "ActivationStatistics",
     "Conditions",
     "DeviceUse",
+    "FiringTrace",
     "GpuIndex",
     "Heat",
     "HeatRule",
@@ -70,12 +73,15 @@ __all__ = [
     "check_budgets",
     "cold_neurons",
     "device_use",
+    "find_firing",
     "find_routes",
     "find_statistics",
     "gpuidx_path",
+    "group_begins",
     "group_rows",
     "hot_bytes",
     "kin_numbers",
+    "load_firing",
     "load_routes",
     "load_statistics",
     "main_memory_plan",
@@ -85,11 +91,13 @@ __all__ = [
     "parse_budgets",
     "read_gpuidx",
     "reserve",
+    "save_firing",
     "save_routes",
     "save_statistics",
     "shown_bytes",
     "solved_folder",
     "stale_reason",
     "statistics_fingerprint",
+    "traced_tokens",
     "write_gpuidx",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "Placement",
     "Plan",
     "all_neurons",
+    "group_begins",
     "group_rows",
     "main_memory_plan",
     "no_neurons",
@@ -49,6 +50,14 @@ def ordered(hot: Neurons, n_groups: int, uses: npt.NDArray[np.float64] | None) -
     if uses is None:
         return hot, cold
     return hot[np.argsort(-uses[hot], kind="stable")], cold[np.argsort(-uses[cold], kind="stable")]
+
+
+def group_begins(n_hot: int, n_cold: int, size: int) -> tuple[range, range]:
+    """Of neurons in an order that has the hot ones first, where groups of `size` of the hot ones begin, and of the cold
+    ones. Those that fill no group are in none.
+    """
+    hot, cold = n_hot // size, n_cold // size
+    return range(0, hot * size, size), range(n_hot, n_hot + cold * size, size)
 
 
 def group_rows(groups: Neurons, n_groups: int, n_rows: int) -> Neurons:

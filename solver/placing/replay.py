@@ -7,6 +7,7 @@ are kept that are needed again the soonest (Belady), which no policy surpasses t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ __all__ = [
     "STATIC",
     "PolicyChoice",
     "Replayed",
+    "choice_of",
     "choose_policy",
     "most_used",
     "replay",
@@ -114,14 +116,24 @@ def replay_belady(trace: RouteTrace, hot: Sequence[Neurons]) -> Replayed:
     return Replayed(_histogram(trace, inside), trace.n_chosen, uploads)
 
 
+class Outcome(Protocol):
+    """Of a policy. hit_rate: of all uses, 0..1."""
+
+    @property
+    def hit_rate(self) -> float: ...
+
+    @property
+    def uploads_per_token(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class PolicyChoice:
-    """replayed: by name, static, lru, heat by the best rule, and belady, over the second half of a trace, the experts
-    that the first half used most on the GPU at first. best: the name of what is to be run, static or heat, which comes
-    close to lru where that is good. rule: its own, None: static.
+    """what: is placed, plural. replayed: by name, static, lru, heat by the best rule, and belady. best: the name of
+    what is to be run, static or heat, which comes close to lru where that is good. rule: its own, None: static.
     """
 
-    replayed: Mapping[str, Replayed]
+    what: str
+    replayed: Mapping[str, Outcome]
     best: str
     rule: HeatRule | None
 
@@ -129,26 +141,37 @@ class PolicyChoice:
         """For people."""
         rates = ", ".join(f"{name} {one.hit_rate:.1%}" for name, one in self.replayed.items())
         which = f" with a half-life of {self.rule.half_life} tokens" if self.rule and self.best == HEATED else ""
-        return f"experts that are on the GPU when they are needed: {rates}; taken: {self.best}{which}"
+        return f"{self.what} that are on the GPU when they are needed: {rates}; taken: {self.best}{which}"
 
 
 def choose_policy(
     trace: RouteTrace, slots: Sequence[int], most: int = MOST_TOKENS, uploads: int = MOST
 ) -> PolicyChoice:
-    """slots: experts on the GPU, by layer with experts. most: tokens to replay. uploads: of heat, as many as go to the
-    GPU a token. What changes is taken only where that hits more by a point.
+    """By the second half of a trace, with the experts that the first half used most on the GPU at first.
+
+    slots: experts on the GPU, by layer with experts. most: tokens to replay. uploads: of heat, as many as go to the GPU
+    a token.
     """
     first, second = _halves(trace, most)
     counts = first.counts()
     uses = [one / first.tokens for one in counts]
     hot = most_used(counts, slots)
     heated = [(replay(second, hot, rule, uses, uploads), rule) for rule in RULES]
-    found = {STATIC: replay(second, hot), RECENT: replay(second, hot, LRU, uses)}
-    found[HEATED], rule = max(heated, key=lambda one: one[0].hit_rate)
-    found[BELADY] = replay_belady(second, hot)
-    if found[HEATED].hit_rate <= found[STATIC].hit_rate + WORTH:
-        return PolicyChoice(found, STATIC, None)
-    return PolicyChoice(found, HEATED, rule)
+    static, recent = replay(second, hot), replay(second, hot, LRU, uses)
+    return choice_of("experts", static, recent, heated, replay_belady(second, hot))
+
+
+def choice_of(
+    what: str, static: Outcome, recent: Outcome, heated: Sequence[tuple[Outcome, HeatRule]], foreseen: Outcome
+) -> PolicyChoice:
+    """heated: by rule. foreseen: by who knows what comes. What changes is taken
+    only where that hits more by a point.
+    """
+    heat, rule = max(heated, key=lambda one: one[0].hit_rate)
+    found = {STATIC: static, RECENT: recent, HEATED: heat, BELADY: foreseen}
+    if heat.hit_rate <= static.hit_rate + WORTH:
+        return PolicyChoice(what, found, STATIC, None)
+    return PolicyChoice(what, found, HEATED, rule)
 
 
 def _halves(trace: RouteTrace, most: int) -> tuple[RouteTrace, RouteTrace]:

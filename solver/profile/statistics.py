@@ -18,7 +18,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.number_files import load_arrays
-from powerinfer_cli.placement import save_statistics
+from powerinfer_cli.placement import FiringTrace, save_firing, save_statistics, traced_tokens
 from powerinfer_cli.placement.group_activity import group_activity, save_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule
@@ -70,19 +70,26 @@ def made_of(chunks: Chunks) -> str:
 
 @dataclass
 class _Tally:
-    """counts int64 [layers, n_ff] so far; bits uint8 [layers, samples, bytes]: active sets of some tokens.
+    """counts int64 [layers, n_ff] so far; bits uint8 [layers, samples, bytes]: active sets of some tokens; trace
+    [layers, tokens, bytes]: of the text's last tokens.
 
     They have room for the widest layer.
     """
 
     counts: npt.NDArray[np.int64]
     bits: npt.NDArray[np.uint8]
+    trace: npt.NDArray[np.uint8]
     done: int = 0  # chunks
 
     @classmethod
-    def empty(cls, n_ff: Sequence[int], samples: int) -> "_Tally":
+    def empty(cls, n_ff: Sequence[int], samples: int, traced: int) -> "_Tally":
         layers, widest = len(n_ff), max(n_ff)
-        return cls(np.zeros((layers, widest), np.int64), np.zeros((layers, samples, -(-widest // 8)), np.uint8))
+        bits, trace = (np.zeros((layers, count, -(-widest // 8)), np.uint8) for count in (samples, traced))
+        return cls(np.zeros((layers, widest), np.int64), bits, trace)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.counts.nbytes + self.bits.nbytes + self.trace.nbytes
 
 
 def profile_text(
@@ -95,7 +102,8 @@ def profile_text(
     made_with: Mapping[str, Any],
     events: LoadEvents,
 ) -> Profile:
-    """Count active neurons over a text, and write `activation/` and, where layers are alike, the groups' activity.
+    """Count active neurons over a text, and write `activation/`, the trace of its last tokens and, where layers are
+    alike, the groups' activity.
 
     What is done so far is kept in `work`, also when this is interrupted: another call that is `made_with` the same
     goes on there. Progress is in tokens. Raises PowerInferError.
@@ -104,16 +112,20 @@ def profile_text(
     tokens = sum(map(len, chunks))
     stride = max(1, tokens // SAMPLED)
     key = json.dumps(dict(made_with), sort_keys=True)
-    tally = _resume(make_folder(work) / PARTIAL, _Tally.empty(n_ff, -(-tokens // stride)), key)
+    tally = _resume(
+        make_folder(work) / PARTIAL, _Tally.empty(n_ff, -(-tokens // stride), traced_tokens(n_ff, tokens)), key
+    )
     if tally.done:
         events.note(f"profile: going on after chunk {tally.done} of {len(chunks)}")
     _count(open_engine(), chunks, tally, rule, stride, work / PARTIAL, key, events)
     counts = [layer[:n] for layer, n in zip(tally.counts, n_ff, strict=True)]
     make_folder(folder)
-    save_statistics(folder / "activation", counts)
+    traced = tuple(layer[:, : -(-n // 8)] for layer, n in zip(tally.trace, n_ff, strict=True))
+    save_firing(folder, FiringTrace(tuple(n_ff), traced, str(made_with.get("model", ""))))
     if len(set(n_ff)) == 1:  # groups are the same in all layers
         active = [np.unpackbits(bits, axis=1, count=n_ff[0], bitorder="little").astype(bool) for bits in tally.bits]
         save_group_activity(folder, group_activity(tally.counts, active, tokens))
+    save_statistics(folder / "activation", counts)  # the last: by these the others count as made
     with suppress(OSError):
         (work / PARTIAL).unlink()
     return Profile(tokens, [torch.from_numpy(layer) for layer in counts])
@@ -131,6 +143,7 @@ def _count(
 ) -> None:
     """Add the chunks that are not yet counted. A chunk counts when it is whole: only then is it kept."""
     tokens, started = [len(chunk) for chunk in chunks], tally.done
+    untraced = sum(tokens) - tally.trace.shape[1]
     fresh = np.zeros_like(tally.counts)
     saved = time.monotonic()
 
@@ -143,6 +156,10 @@ def _count(
             row = (at + first) // stride
             bits = np.packbits(chosen, axis=1, bitorder="little")
             tally.bits[layer, row : row + len(chosen), : bits.shape[1]] = bits
+        last = mask[max(0, untraced - at) :]
+        if len(last):
+            row, bits = max(0, at - untraced), np.packbits(last, axis=1, bitorder="little")
+            tally.trace[layer, row : row + len(last), : bits.shape[1]] = bits
 
     def done(count: int) -> None:
         nonlocal saved
@@ -164,19 +181,27 @@ def _count(
 
 def _save(path: Path, tally: _Tally, key: str) -> None:
     with replacing(path) as temporary, temporary.open("wb") as out:
-        np.savez(out, key=np.array(key), counts=tally.counts, bits=tally.bits, done=np.int64(tally.done))
+        np.savez(
+            out,
+            key=np.array(key),
+            counts=tally.counts,
+            bits=tally.bits,
+            trace=tally.trace,
+            done=np.int64(tally.done),
+        )
 
 
 def _resume(path: Path, empty: _Tally, key: str) -> _Tally:
     """What an interrupted call has left, if it was made of the same."""
-    most = empty.counts.nbytes + empty.bits.nbytes + OVERHEAD
     try:
-        file = load_arrays(path, ("key", "counts", "bits", "done"), most, "a part of a profile")
+        file = load_arrays(
+            path, ("key", "counts", "bits", "trace", "done"), empty.n_bytes + OVERHEAD, "a part of a profile"
+        )
     except PowerInferError:
         return empty
-    key_found, counts, bits, done = file.values()
-    same = str(key_found) == key and counts.dtype == np.int64 and bits.dtype == np.uint8
-    fits = counts.shape == empty.counts.shape and bits.shape == empty.bits.shape and done.shape == ()
-    if not same or not fits or done.dtype.kind != "i" or done < 0:
+    key_found, counts, bits, trace, done = file.values()
+    wanted = [(one.shape, one.dtype) for one in (empty.counts, empty.bits, empty.trace)]
+    fits = [(one.shape, one.dtype) for one in (counts, bits, trace)] == wanted and done.shape == ()
+    if str(key_found) != key or not fits or done.dtype.kind != "i" or done < 0:
         return empty
-    return _Tally(counts, bits, int(done))
+    return _Tally(counts, bits, trace, int(done))

@@ -6,7 +6,7 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import Model
 from powerinfer_cli.placement import ActivationStatistics, RouteTrace, load_routes, load_statistics
-from solver.state import read_state
+from solver.owner import whose_statistics
 
 __all__ = ["expert_routes", "expert_statistics"]
 
@@ -27,8 +27,9 @@ def expert_routes(path: Path, model: Model) -> RouteTrace:
     Raises PowerInferError: it is another model's, or no trace.
     """
     trace = load_routes(path, model.n_experts)
-    made_with = read_state(path.parent).stages.get("activation", {}).get("made_with")
-    whose = made_with.get("model") if isinstance(made_with, dict) else None
-    if whose not in (None, trace.model) or dict(zip(trace.layers, trace.n_chosen, strict=True)) != model.n_chosen:
+    if (
+        whose_statistics(path.parent) not in (None, trace.model)
+        or dict(zip(trace.layers, trace.n_chosen, strict=True)) != model.n_chosen
+    ):
         raise PowerInferError(f"{path}: a route trace of another model")
     return trace

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,7 @@ def test_files_are_what_the_original_reads(made: Place) -> None:
     assert sorted(path.name for path in made.folder.iterdir()) == [
         "activation",
         "activation.npz",
+        "firing.npz",
         "predictor",
         "solver.json",
     ]
@@ -95,6 +97,16 @@ def test_what_is_there_and_fits_is_kept(made: Place, dense: Path) -> None:
     assert statistics.tokens == 4096
     assert [note.split(": ")[1] for note in notes] == ["activation statistics kept (4,096 tokens)", "predictors kept"]
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
+
+
+def test_counts_without_a_trace_are_made_anew(made: Place, dense: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    model, place = model_of(dense, notes), Place(tmp_path / "made")
+    shutil.copytree(made.folder, place.folder)
+    (place.folder / "firing.npz").unlink()
+    profile_stage(model, chunks_for(model), place, ActiveRule())
+    assert notes[0] == f"{place.statistics}: made anew (counts without a trace of what fired)"
+    assert (place.folder / "firing.npz").is_file()
 
 
 def test_what_does_not_fit_is_made_anew_and_said(dense: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from powerinfer_cli import gguf_io
 from powerinfer_cli.kernels.device import PlanarRows
 from powerinfer_cli.model.blocks import Linear, predictor_of, routing_of
-from powerinfer_cli.placement import group_rows
+from powerinfer_cli.placement import group_begins, group_rows
 from powerinfer_cli.runtime.device.staging import Pieces
 from powerinfer_cli.runtime.device.weights import DeviceLayer, FileFFN
 
@@ -109,11 +109,11 @@ class NeuronSlots(_Slots):
         assert layer.modes is not None
         self._fc2, self._modes, self._size = asked.fc2, layer.modes, size
         self._first_cold = layer.n_hot
-        hot, cold = layer.n_hot // size, layer.n_cold // size
-        self.hot, self.n_groups = np.arange(hot, dtype=np.int32), hot + cold
-        self._begins = [*range(0, hot * size, size), *range(layer.n_hot, layer.n_hot + cold * size, size)]
+        hot, cold = group_begins(layer.n_hot, layer.n_cold, size)
+        self._begins = [*hot, *cold]
+        self.hot, self.n_groups = np.arange(len(hot), dtype=np.int32), len(self._begins)
         self.neurons = [order[begin : begin + size].copy() for begin in self._begins]
-        self.at = np.arange(hot + cold)
+        self.at = np.arange(self.n_groups)
 
     def pieces(self, group: int) -> Pieces:
         """What has to be brought for a group."""

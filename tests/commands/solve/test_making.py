@@ -66,6 +66,7 @@ def test_a_dense_model_becomes_sparse_and_is_placed(tmp_path: Path, text: str) -
     assert sorted(p.name for p in out.iterdir()) == [
         "activation",
         "activation.npz",
+        "firing.npz",
         "model.gguf.generated.gpuidx",
         "predictor",
         "solver.json",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from powerinfer_cli.errors import PowerInferError, UsageError
-from powerinfer_cli.placement import load_statistics
+from powerinfer_cli.placement import load_firing, load_statistics
 from powerinfer_cli.placement.group_activity import load_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule
@@ -74,6 +74,19 @@ def test_counts_and_tokens_are_written(tmp_path: Path) -> None:
     assert len(list((tmp_path / "activation").iterdir())) == 3, "the original takes every file there for a layer's"
 
 
+@pytest.mark.parametrize("kept", [1024, 100])
+def test_the_last_tokens_are_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Also where a chunk is cut."""
+    monkeypatch.setattr("powerinfer_cli.placement.firing.MOST_TOKENS", kept)
+    engine = FakeEngine(fake_config(n_ff=(20, 21, 9)))
+    profile(tmp_path, engine)
+    trace = load_firing(tmp_path / "firing.npz", (20, 21, 9))
+    ids = [token for chunk in CHUNKS for token in chunk]
+    for layer in range(3):
+        wanted = engine.values(layer, ids)[1] != 0
+        np.testing.assert_array_equal(trace.fired(layer), wanted[-kept:])
+
+
 def test_activations_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     class Broken(FakeEngine):
         def values(self, layer: int, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -115,8 +128,9 @@ def test_it_goes_on_after_the_last_whole_chunk(tmp_path: Path, failure: BaseExce
     profile(tmp_path / "whole", FakeEngine())
     for name in ("activation/activation_2.pt",):
         assert torch.equal(torch.load(tmp_path / name), torch.load(tmp_path / "whole" / name))
-    resumed, whole = (np.load(folder / "activation.npz") for folder in (tmp_path, tmp_path / "whole"))
-    assert all(np.array_equal(resumed[name], whole[name]) for name in whole.files)
+    for name in ("activation.npz", "firing.npz"):
+        resumed, whole = (np.load(folder / name) for folder in (tmp_path, tmp_path / "whole"))
+        assert all(np.array_equal(resumed[part], whole[part]) for part in whole.files)
 
 
 @pytest.mark.parametrize("damage", ["another text", "truncated", "a wrong byte"])
