@@ -1,6 +1,7 @@
 """A token's chosen experts in Triton. Which slot an expert has is looked up on the device; without one nothing is read.
 
-Two steps: the neurons of all chosen experts; then, of each column, the sum over experts, in their order.
+Two steps: the neurons of all chosen experts; then, of each column, the sum over experts, in their order. Where the
+activation has exact zeros, up rows of neurons whose gate is closed are not read.
 """
 
 import torch
@@ -32,6 +33,7 @@ def add_experts(
         *(x, chosen, weights, slots, rows_of(first.weight), first.bias, rows_of(up.weight), up.bias, values, ff),
         *curve_numbers(neurons.curve),
         *(gate is not None, ACTIVATION_CODES[neurons.activation], neurons.relu_on_up, on_input),
+        neurons.activation.has_exact_zeros,
         *(step, first_tile.width, up_tile.width),
         warps=max(first_tile.warps, up_tile.warps),
     )
@@ -75,6 +77,7 @@ def _expert_values(
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
     ON_INPUT: tl.constexpr,
+    ZEROS: tl.constexpr,
     R: tl.constexpr,
     GATE_WIDTH: tl.constexpr,
     UP_WIDTH: tl.constexpr,
@@ -85,9 +88,13 @@ def _expert_values(
     row = slot * ff + i
     valid = (i < ff) & (row >= 0)
     weight = tl.load(weights + j) if ON_INPUT else 1.0
-    value = _dots(up, row, valid, up_bias, x, weight, R, UP_WIDTH)
+    needed = valid
     if GATED:
         first = _dots(gate, row, valid, gate_bias, x, weight, R, GATE_WIDTH)
+        if ZEROS:
+            needed = valid & (first > 0)
+    value = _dots(up, row, needed, up_bias, x, weight, R, UP_WIDTH)
+    if GATED:
         value = gated(first, value, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
     else:
         value = activate(value, rise, fall, beta, eps, ACTIVATION)

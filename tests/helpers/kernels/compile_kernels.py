@@ -77,7 +77,7 @@ def experts(ops: TritonOps, kind: GGMLType) -> None:
     ff = 768
     wide, down = rows_of(kind, 2 * ff, N_EMBD)[0], rows_of(kind, 2 * N_EMBD, ff)[0]
     chosen, weights, slots = torch.arange(8).view(1, 8), torch.ones(1, 8), torch.full((8,), -1)
-    for activation, on_input in ((Activation.SILU, False), (Activation.CLAMPED_SWISH, True)):
+    for activation, on_input in ((Activation.SILU, False), (Activation.CLAMPED_SWISH, True), (Activation.RELU, False)):
         linears = Linear(wide, None), Linear(wide, None), Linear(down, torch.ones(2 * N_EMBD))
         neurons = Neurons(2 * ff, *linears, False, activation)
         x, out = torch.ones(1, N_EMBD), torch.ones(1, N_EMBD)

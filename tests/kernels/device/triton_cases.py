@@ -294,3 +294,22 @@ def test_experts(kind: GGMLType, activation: Activation, on_input: bool) -> None
     close(found, wanted)
     assert (found[0] != out[0]).any()
     assert torch.equal(found[1], out[1])  # whose experts are all elsewhere
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.Q4_0])
+def test_up_rows_of_closed_neurons_are_not_read(kind: GGMLType) -> None:
+    """Of experts with exact zeros; the twin reads them."""
+    n_embd = ff = 32
+    wide, also, down = (some_rows(kind, 2 * ff, n_embd, seed) for seed in range(3))
+    x, weights = there(0.1 * normal(1, n_embd, seed=5)), there(normal(1, 2, seed=6))
+    closed = TWIN.multiply(wide, x)[0].cpu() <= 0
+    assert closed.any()
+    assert not closed.all()
+    chosen, slots = torch.tensor([[0, 1]], device=DEVICE), torch.tensor([1, 0], device=DEVICE)
+    found, wanted = torch.zeros_like(x), torch.zeros_like(x)
+    for ops, up, out in ((FAST, poisoned(also, closed), found), (TWIN, also, wanted)):
+        linears = [Linear(rows, None) for rows in (wide, up, down)]
+        neurons = Neurons(2 * ff, *linears, False, Activation.RELU)
+        ops.add_experts(x, chosen, weights, slots, neurons, out, on_input=False)
+    assert (wanted != 0).any()
+    close(found, wanted)

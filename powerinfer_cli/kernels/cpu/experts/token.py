@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.activation import activate
+from powerinfer_cli.kernels.cpu.experts.open_ups import open_ups
 from powerinfer_cli.kernels.cpu.experts.routing import N_PAIRS, N_USED, Routes
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, share, stride_of
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
@@ -22,7 +23,7 @@ from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i32, i64
-from powerinfer_cli.model.blocks import Neurons
+from powerinfer_cli.model.blocks import Linear, Neurons
 
 __all__ = ["ExpertRoom", "ExpertRows", "experts_token", "weigh"]
 
@@ -73,26 +74,35 @@ def experts_token(
         "used": r.used,
         "counts": r.counts,
     }
-    first = None if gate is None else gate.weight
-    return [
-        Operation.of(
+
+    def rows_of(first: Linear[WeightRows, Floats] | None, last: Linear[WeightRows, Floats], out: Vectors) -> Operation:
+        """All rows of one matrix, or of two, whose products are in room.gate and `out`."""
+        matrix = None if first is None else first.weight
+        return Operation.of(
             _gate_up,
             GATE_UP,
-            gate=first,
-            gate_x=None if first is None else input_of(first, x),
-            gate_x_bytes=0 if first is None else stride_of(first, x),
-            gate_bias=None if gate is None else gate.bias,
-            up=up.weight,
-            up_x=input_of(up.weight, x),
-            up_x_bytes=stride_of(up.weight, x),
-            up_bias=up.bias,
+            gate=matrix,
+            gate_x=None if matrix is None else input_of(matrix, x),
+            gate_x_bytes=0 if matrix is None else stride_of(matrix, x),
+            gate_bias=None if first is None else first.bias,
+            up=last.weight,
+            up_x=input_of(last.weight, x),
+            up_x_bytes=stride_of(last.weight, x),
+            up_bias=last.bias,
             **lists,
             ff=ff,
             gates=room.gate.floats,
-            ups=room.up.floats,
-            stride=room.up.stride,
+            ups=out.floats,
+            stride=out.stride,
             threads=threads,
-        ),
+        )
+
+    if gate is not None and neurons.activation.has_exact_zeros and not on_input:
+        products = [rows_of(None, gate, room.gate), open_ups(x, up, r, ff, room.gate, room.up)]
+    else:
+        products = [rows_of(gate, up, room.up)]
+    return [
+        *products,
         *(weigh(r, room, neurons) if on_input else ()),
         activate(
             r.counts,

@@ -107,6 +107,13 @@ def run(
     return Outcome(out[:tokens, :n], routes, rooms)
 
 
+def rows_from(x: Vectors, t: int) -> Vectors:
+    """A vector alone."""
+    one = make_vectors(2, x.n)
+    one.floats[0], one.records[0] = x.floats[t], x.records[t]
+    return one
+
+
 def check(
     made: Experts, tokens: int = 5, n_chosen: int = 2, logits: npt.NDArray[np.float32] | None = None, **how: Any
 ) -> Outcome:
@@ -118,6 +125,7 @@ def check(
     wanted, size = np.zeros(found.out.shape), np.ones(found.out.shape)
     wanted += how.get("add", False)
     inner, outer = (weights, np.ones_like(weights)) if how.get("on_input") else (np.ones_like(weights), weights)
+    skips = made.neurons.gate is not None and made.neurons.activation.has_exact_zeros and not how.get("on_input")
     linears = {"gate": made.neurons.gate, "up": made.neurons.up, "down": made.neurons.down}
     for place, pair in enumerate(order):
         expert, token = chosen[pair], pair // n_chosen
@@ -133,6 +141,8 @@ def check(
         for name, given in (("gate", found.room.gate), ("up", found.room.up)):
             if linears[name] is not None:
                 value, terms = product(name, x, token)
+                if name == "up" and skips and not how.get("many"):
+                    value = np.where(found.room.gate.floats[place, :ff] > 0, value, 0)
                 assert np.abs(given.floats[place, :ff] - inner[pair] * value).max() <= 3e-6 * max(1, terms.max())
         value, terms = product("down", found.room.value, place)
         wanted[token] += outer[pair] * value
@@ -183,6 +193,25 @@ def test_weights_of_what_experts_read(many: bool, gated: bool) -> None:
     check(experts(gated=gated), 8, many=many, on_input=True, add=True)
 
 
+@pytest.mark.parametrize("kind", [F32, Q4_0, GGMLType.Q6_K], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("tokens", [1, FEW])
+def test_up_rows_of_closed_neurons_are_not_read(kind: GGMLType, tokens: int) -> None:
+    """Of experts with exact zeros: they may hold anything. Whoever is alone gets the same to the bit."""
+    made, x = experts((F32, kind, F32), n=256, ff=150, activation=Activation.RELU), random_vectors(FEW, 256)
+    logits = logits_of(tokens, made.n_experts)
+    whole, up = run(made, x, logits), made.neurons.up.weight
+    alone = [run(made, rows_from(x, t), logits[t : t + 1]).out[0] for t in range(tokens)]
+    opened = np.zeros((made.n_experts, 150), np.bool_)
+    for place, pair in enumerate(whole.routes.order[: tokens * 2]):
+        opened[whole.routes.chosen.reshape(-1)[pair]] |= whole.room.gate.floats[place, :150] > 0
+    assert 0 < opened.sum() < opened[opened.any(axis=1)].size
+    rows = up.data[: up.n_rows * up.stride].reshape(up.n_rows, -1)
+    rows[~opened.reshape(-1)] = 0xFF  # floats that are no numbers
+    found = run(made, x, logits).out
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, np.stack(alone))
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_all_tokens_to_one_expert_and_none_to_another(many: bool) -> None:
     logits = logits_of(40, 5)
@@ -197,8 +226,7 @@ def test_alone_as_in_company(kind: GGMLType) -> None:
     made, x, logits = experts((kind, kind, kind), biases=True), random_vectors(30, 64), logits_of(30, 5)
     few, many = run(made, x, logits[:FEW]), run(made, x, logits, many=True)
     for t in range(FEW):
-        one = make_vectors(2, 64)
-        one.floats[0], one.records[0] = x.floats[t], x.records[t]
+        one = rows_from(x, t)
         np.testing.assert_array_equal(run(made, one, logits[t : t + 1]).out[0], few.out[t])
         np.testing.assert_array_equal(run(made, one, logits[t : t + 1], many=True).out[0], many.out[t])
 
