@@ -1,4 +1,4 @@
-"""Rows of the file on their way to a device: by a pinned buffer, on a stream of their own, to a buffer there."""
+"""What is on its way to a device: by a pinned buffer, on a stream of its own, to a buffer there."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from powerinfer_cli.kernels.device import PlanarRows, to_planar
 from powerinfer_cli.placement import HeatRule
 from powerinfer_cli.runtime.device.link import Link, make_event
 
-__all__ = ["STAGED_BYTES", "Pieces", "Stage", "pieces_bytes", "stages_for"]
+__all__ = ["STAGED_BYTES", "Passage", "Pieces", "Stage", "pieces_bytes", "stages_for"]
 
 Numbers: TypeAlias = npt.NDArray[np.int32]
 Pieces: TypeAlias = Sequence[tuple[gguf_io.Tensor, Numbers]]
@@ -33,26 +33,25 @@ def pieces_bytes(pieces: Pieces) -> int:
     return sum(len(rows) * tensor.row_bytes for tensor, rows in pieces)
 
 
-class Stage:
-    """A buffer in main memory and its twin on the device, for one piece of work at a time: `send`, `arrive`, then
-    `release` once all that reads what has come is launched.
+class Passage:
+    """A buffer in main memory and its twin on the device, for one piece of work at a time: fill `host`, `go`,
+    `arrived`, then `release` once all that reads what has come is launched.
     """
 
     def __init__(self, link: Link, size: int) -> None:
         self._host = link.host(size, dtype=torch.uint8)
         self._there = torch.empty(size, dtype=torch.uint8, device=link.device)
-        self._pieces: Pieces = ()
         self._copied, self._used = make_event(link.device), make_event(link.device)
         self.release()  # whoever had this memory before may still be reading it
 
-    def send(self, pieces: Pieces, stream: "torch.cuda.Stream | None") -> None:
-        """Gather rows, once the last copy is done, and begin to copy them."""
+    def host(self) -> torch.Tensor:
+        """To be filled: the last copy of it is done."""
         if self._copied is not None:
             self._copied.synchronize()
-        self._pieces, end = pieces, 0
-        for tensor, rows in pieces:
-            begin, end = end, end + len(rows) * tensor.row_bytes
-            tensor.take(rows, self._host[begin:end].view(len(rows), tensor.row_bytes).numpy())
+        return self._host
+
+    def go(self, end: int, stream: "torch.cuda.Stream | None") -> None:
+        """Begin to copy so many bytes."""
         if stream is None or self._copied is None or self._used is None:
             self._there[:end].copy_(self._host[:end])
             return
@@ -61,17 +60,37 @@ class Stage:
             self._there[:end].copy_(self._host[:end], non_blocking=True)
             self._copied.record(stream)
 
-    def arrive(self) -> Iterator[PlanarRows]:
-        """The rows on the device, matrix by matrix; what is launched from now on waits for them."""
+    def arrived(self) -> torch.Tensor:
+        """The bytes on the device; what is launched from now on waits for them."""
         if self._copied is not None:
             torch.cuda.current_stream(self._there.device).wait_event(self._copied)
-        end = 0
-        for tensor, rows in self._pieces:
-            begin, end = end, end + len(rows) * tensor.row_bytes
-            raw = self._there[begin:end].view(len(rows), tensor.row_bytes)
-            yield to_planar(raw, tensor.type, tensor.shape[-1])
+        return self._there
 
     def release(self) -> None:
         """What has been launched is the last that reads the device's buffer."""
         if self._used is not None:
             self._used.record(torch.cuda.current_stream(self._there.device))
+
+
+class Stage(Passage):
+    """Of rows of the file: `send`, `arrive`, then `release`."""
+
+    def __init__(self, link: Link, size: int) -> None:
+        super().__init__(link, size)
+        self._pieces: Pieces = ()
+
+    def send(self, pieces: Pieces, stream: "torch.cuda.Stream | None") -> None:
+        """Gather rows, once the last copy is done, and begin to copy them."""
+        host, end = self.host(), 0
+        self._pieces = pieces
+        for tensor, rows in pieces:
+            begin, end = end, end + len(rows) * tensor.row_bytes
+            tensor.take(rows, host[begin:end].view(len(rows), tensor.row_bytes).numpy())
+        self.go(end, stream)
+
+    def arrive(self) -> Iterator[PlanarRows]:
+        """The rows on the device, matrix by matrix."""
+        there, end = self.arrived(), 0
+        for tensor, rows in self._pieces:
+            begin, end = end, end + len(rows) * tensor.row_bytes
+            yield to_planar(there[begin:end].view(len(rows), tensor.row_bytes), tensor.type, tensor.shape[-1])

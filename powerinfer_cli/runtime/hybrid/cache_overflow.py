@@ -5,7 +5,7 @@ pages first. The device sends turned queries, keys and values, goes on with its 
 For many tokens the pages pass through the device instead, a few at a time: that takes less than the CPU's products.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.cache import PAGE, CacheType, KeysValues, Shape
 from powerinfer_cli.kernels.cpu.attention.operation import attention
 from powerinfer_cli.kernels.cpu.attention.rope import rope
 from powerinfer_cli.kernels.cpu.vectors import Vectors
-from powerinfer_cli.kernels.device.cache import DeviceCache, cache_bytes, read_rows, write_rows
+from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
@@ -31,8 +31,9 @@ from powerinfer_cli.runtime.device.attending import DeviceHeads
 from powerinfer_cli.runtime.device.flow import Addends, DeviceFlow
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import DeviceLayer
-from powerinfer_cli.runtime.device.widths import RopeTables, chunk_pages, parts_width
+from powerinfer_cli.runtime.device.widths import RopeTables, parts_width
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
+from powerinfer_cli.runtime.hybrid.passing import PassingPages
 
 __all__ = ["CacheOverflow", "SpilledAttention"]
 
@@ -60,6 +61,7 @@ class CacheOverflow:
             n_cells = self._pages.extent.n_cells(a.window) - here[index] * PAGE
             shape = Shape(a.n_head, a.n_head_kv, a.head_dim, n_cells)
             self._caches[index] = KeysValues.make(shape, *types, origin=here[index] * PAGE)
+        self.passing = self._passages(sides)
         self.n_bytes = sum(cache.n_bytes for cache in self._caches.values())
         ropes = {one.rope for one in self._blocks.values() if one.rope is not None}
         self._frequencies = {one: one.frequencies(self._pages.n_ctx_sequence) for one in ropes}
@@ -73,6 +75,16 @@ class CacheOverflow:
             if isinstance(one, Attention) and one.temperature is not None
         }
         self.write_programs()
+
+    def _passages(self, sides: Mapping[int, DeviceSide]) -> dict[int, PassingPages]:
+        """By layer; those of a device share theirs."""
+        found: dict[int, PassingPages] = {}
+        for side in sides.values():
+            caches = {index: self._caches[index] for index in side.here}
+            pages = {index: self._pages.extent.n_cells(self._blocks[index].window) // PAGE for index in caches}
+            if caches:
+                found |= dict.fromkeys(caches, PassingPages(side.link, caches, pages))
+        return found
 
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
@@ -138,25 +150,21 @@ class CacheOverflow:
         width = parts_width(self._blocks[index])
         return self._made[: n_tokens * width].view(n_tokens, width)
 
-    def passing(self, index: int, device: torch.device) -> Iterator[tuple[int, DeviceCache, int]]:
-        """What the batch's segments see here of a layer, a few pages at a time: the segment's number, its pages in
-        order, on a device, and the position of the first.
+    def pass_through(self, index: int, passing: PassingPages, attend: Callable[[int, DeviceCache, int], None]) -> None:
+        """What the batch's segments see here of a layer, a few pages at a time: attend(the segment's number, its pages
+        in order, on a device, the position of the first).
         """
-        a, cache = self._blocks[index], self._caches[index]
-        border = self.here[index]
-        shape = a.n_head_kv, PAGE, a.head_dim
-        most = chunk_pages(
-            self._pages.extent.n_cells(a.window) // PAGE, cache_bytes(*shape, cache.type_k, cache.type_v)
-        )
+        border, most = self.here[index], passing.most(index)
         for number, s in enumerate(self._segments):
-            first, row = self._seen(s, a.window)
+            first, row = self._seen(s, self._blocks[index].window)
             at = 0
             while at < len(row):
                 end = at
                 while end < min(len(row), at + most) and row[end] >= border:
                     end += 1
                 if end > at:
-                    yield number, _on_device(cache, row[at:end] - border, device), (first + at) * PAGE
+                    with passing.on_device(index, row[at:end] - border) as cache:
+                        attend(number, cache, (first + at) * PAGE)
                 at = max(end, at + 1)
 
     def with_rest(self, held: Held, found: Arrays) -> Arrays:
@@ -268,28 +276,9 @@ class SpilledAttention:
             self._side.link.copy(attention.parts_of(self._a).other[:n], self._overflow.made(self._index, n))
         else:
             attention.forget_other(self._a, n)
-            for segment, cache, begin in self._overflow.passing(self._index, self._side.device):
-                attention.attend_passing(self._a, segment, cache, begin)
+            attend = partial(attention.attend_passing, self._a)
+            self._overflow.pass_through(self._index, self._overflow.passing[self._index], attend)
         attention.join(self._a, self._flow.projected, n)
-
-
-def _on_device(cache: KeysValues, pages: npt.NDArray[np.int32], device: torch.device) -> DeviceCache:
-    """These pages of a cache in main memory, in this order, as a device has them."""
-    heads, n = cache.shape.n_head_kv, len(pages)
-
-    def keys(part: npt.NDArray[Any]) -> Tensor:
-        blocks = part.reshape(heads, -1, PAGE // 16, *part.shape[2:])[:, pages]
-        moved = torch.from_numpy(blocks).to(device).transpose(-1, -2)
-        return moved.reshape(heads, n * PAGE, -1)
-
-    def values(part: npt.NDArray[Any], dims: int) -> Tensor:
-        rows = part.reshape(heads, -1, PAGE, part.shape[2])[:, pages, :, :dims]
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(device).view(heads, n * PAGE, dims)
-
-    k_scales = keys(cache.k_scales) if cache.k_scales.size else None
-    v_scales = values(cache.v_scales, cache.v_scales.shape[2]) if cache.v_scales.size else None
-    v = values(cache.v, cache.shape.head_dim)
-    return DeviceCache(cache.type_k, cache.type_v, keys(cache.k), k_scales, v, v_scales)
 
 
 def _attending(a: Mixer[Any, Any]) -> Attending:
