@@ -41,6 +41,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.kernels.cpu.sparse",
         "powerinfer_cli.kernels.cpu.recurrent",
         "powerinfer_cli.model.families",
+        "powerinfer_cli.router",
         "powerinfer_cli.runtime.context",
         "powerinfer_cli.runtime.cpu",
         "powerinfer_cli.runtime.device",

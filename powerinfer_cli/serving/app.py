@@ -20,6 +20,7 @@ from powerinfer_cli.serving.http.reading import Bodies
 from powerinfer_cli.serving.routes import ROUTERS
 from powerinfer_cli.serving.routes.page import make_page
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.sleeping import Waking
 
 __all__ = ["make_app"]
 
@@ -46,8 +47,8 @@ def make_app(service: Service, log: Log) -> ASGIApp:
     app.include_router(page.router)  # its names come last
     handle_failures(app)
     describe(app)
-    inner: Any = Bodies(app, _most_bytes(service), service.options.timeout_s)
-    return Access(Gate(inner, service.options, lambda: service.state == "ready", page.has), log)
+    inner: Any = Bodies(Waking(app, service), _most_bytes(service), service.options.timeout_s)
+    return Access(Gate(inner, service.options, lambda: service.state != "loading", page.has), log)
 
 
 def _most_bytes(service: Service) -> Callable[[str], int]:

@@ -25,6 +25,7 @@ class ServerOptions:
     text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
     templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
+    sleep_idle_s: seconds without a request after which weights are let go of; None: never.
     spec_type: who proposes tokens, as /props tells. verbose: answers of chats tell how they came about. page: a folder
     to serve instead of the page that is built in.
     """
@@ -61,4 +62,5 @@ class ServerOptions:
     queue: int = 512
     body_bytes: int = 2 << 20
     log_json: bool = False
+    sleep_idle_s: float | None = None
     spec_type: str = "none"

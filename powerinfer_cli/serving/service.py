@@ -6,22 +6,25 @@ import time
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from powerinfer_cli.model import ModelConfig
+from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.slots.counters import Counters, Tally
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors, weight
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
-__all__ = ["Reply", "ServedModel", "Service", "Worker"]
+__all__ = ["Reply", "Resting", "ServedModel", "Service", "Worker"]
 
 MOST_WAITING = 1 << 16  # of events' weights; one comes with each token
 FINAL = (Finished, Vectors, SlotDone, Failed)
@@ -52,6 +55,22 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
+@dataclass(frozen=True)
+class Resting:
+    """What is still told of a model that sleeps: as it was right before. memory: bytes, None where nobody knows."""
+
+    counters: Counters
+    tally: Tally
+    memory: int | None
+
+
+class Awake(Protocol):
+    """`Sleeper`, as far as requests are concerned."""
+
+    def awake(self) -> AbstractAsyncContextManager[None]:
+        """In it the model is there."""
+
+
 class Worker(Protocol):
     """The engine's thread."""
 
@@ -72,13 +91,15 @@ class Service:
         self.slot_files: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by slot
         self._model: ServedModel | None = None
         self._thread: EngineThread | None = None
+        self._resting: Resting | None = None
+        self.sleeper: Awake | None = None
         self._inbox: Inbox | None = None
         self._replies: weakref.WeakSet[Reply] = weakref.WeakSet()
 
     @property
     def state(self) -> str:
-        """ "loading" or "ready"; a server whose model cannot be loaded ends."""
-        return "loading" if self._model is None else "ready"
+        """ "loading", "ready" or "sleeping"; a server whose model cannot be loaded ends."""
+        return "loading" if self._model is None else "ready" if self._resting is None else "sleeping"
 
     @property
     def model(self) -> ServedModel:
@@ -95,8 +116,20 @@ class Service:
         return self._thread
 
     def ready(self, model: ServedModel, thread: EngineThread) -> None:
-        """From now on requests are served."""
-        self._thread, self._model = thread, model
+        """From now on requests are served. What was counted before a sleep goes on."""
+        if self._resting is not None:
+            thread.continue_from(self._resting.tally)
+        self._thread, self._model, self._resting = thread, model, None
+
+    def rest(self, resting: Resting) -> None:
+        """The engine is about to go; `ready` ends that."""
+        self._thread, self._resting = None, resting
+
+    def counted(self) -> tuple[Counters, int | None]:
+        """What was done so far, and bytes of memory in use, which nobody knows of some systems."""
+        if self._resting is not None:
+            return self._resting.counters, self._resting.memory
+        return self.thread.counters(), resident_memory()
 
     def open(self, tasks: Sequence[Task]) -> "Reply":
         """Have a request's tasks done; called in the event loop. Raises APIError: then none is."""

@@ -15,7 +15,7 @@ from tests.helpers.result import Result
 __all__ = ["RunningServer"]
 
 PATIENCE = 60.0  # seconds, on a machine that does much else
-OPEN = re.compile(r'loading the model: (http://[^\s"]+)')
+OPEN = re.compile(r'(?:loading the model:|server is listening on) (http://[^\s",]+)')
 
 
 class RunningServer:

@@ -111,6 +111,7 @@ class FakeService:
     replies: list[FakeReply] = field(default_factory=list)
     most: int = 64
     state: str = "ready"
+    sleeper: None = None
 
     def open(self, tasks: Sequence[Task]) -> FakeReply:
         if len(self.tasks) + len(tasks) > self.most:

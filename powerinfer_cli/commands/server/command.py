@@ -1,9 +1,14 @@
 """`powerinfer server`: one model for several people at once, over HTTP."""
 
+import os
+import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.command_line import current
+from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, RouterFlags, SlotFlags
+from powerinfer_cli.commands.server.input_end import ROUTED, end_with_input
 from powerinfer_cli.commands.server.options import listed, server_options
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
@@ -32,6 +37,7 @@ powerinfer server                                the bundled model, on http://12
 powerinfer server -m model.gguf --host 0.0.0.0 --port 8000 --api-key KEY
 powerinfer server -m model.gguf -c 16384 -np 8 --vram-budget 8 --metrics
 powerinfer server -hf PowerInfer/Bamboo-DPO-v0.1-gguf --alias bamboo
+powerinfer server --models-dir models            all models of a folder, each loaded when a request names it
 LLAMA_ARG_CTX_SIZE=8192 powerinfer server        each flag is a variable, too, as llama.cpp names them"""
 
 AUTO_SLOTS = 4
@@ -45,13 +51,14 @@ def server(
     placement: PlacementFlags,
     drafts: DraftFlags,
     door: DoorFlags,
+    router: RouterFlags,
     slots: SlotFlags,
     answers: AnswerFlags,
     chats: ChatFlags,
     sampling: SamplingFlags,
     grammar: GrammarFlags,
 ) -> None:
-    """Serve a model over HTTP, as llama-server and OpenAI's services do."""
+    """Serve a model over HTTP, or several, as llama-server and OpenAI's services do."""
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
@@ -68,12 +75,35 @@ def server(
 
     log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
     engine_options = with_slots(with_machine(model.options(), machine), slots)
+    if router.several:
+        if model.model or model.hf:
+            raise UsageError("-m and -hf exclude --models-dir and --models-preset: a router finds its models there")
+        _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not machine.repack)
+        return
+    if os.environ.get(ROUTED):
+        end_with_input()
 
     def load() -> "tuple[ServedModel, Any]":
         wishes = placement, draft_options
         return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, quiet=quiet)
 
     serve(options, bind(listed(door.host), door.port), load, log)
+
+
+def _route(
+    router: RouterFlags,
+    options: "ServerOptions",
+    placement: PlacementFlags,
+    sockets: "Sequence[socket.socket]",
+    log: "Log",
+    *,
+    mapped: bool,
+) -> None:
+    from powerinfer_cli.commands.server.routing import router_options
+    from powerinfer_cli.router.app import serve_models
+
+    budgets = placement.wishes().vram_budget or ()
+    serve_models(router_options(router, current.get(), options, budgets, mapped=mapped, log=log), sockets, log)
 
 
 def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AnswerFlags", "ChatFlags", "DoorFlags", "Pooling", "Reasoning", "SlotFlags"]
+__all__ = ["AnswerFlags", "ChatFlags", "DoorFlags", "Pooling", "Reasoning", "RouterFlags", "SlotFlags"]
 
 
 class Pooling(StrEnum):
@@ -54,7 +54,7 @@ def _flag(panel: str) -> Any:
     return option
 
 
-_door, _slot, _answer, _chat = _flag("Server"), _flag("Slots"), _flag("Answers"), _flag("Chats")
+_door, _slot, _answer, _chat, _several = map(_flag, ("Server", "Slots", "Answers", "Chats", "Several models"))
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,30 @@ class DoorFlags:
 
 
 @dataclass(frozen=True)
+class RouterFlags:
+    """Several models behind one port, instead of -m."""
+
+    models_dir: Annotated[
+        Path | None,
+        _several("--models-dir", metavar="DIR", help="Serve its models, each in a process of its own, once asked for."),
+    ] = None
+    models_preset: Annotated[
+        Path | None, _several("--models-preset", metavar="FILE", help="An INI file: flags for each model, by its name.")
+    ] = None
+    models_max: Annotated[
+        int, _several("--models-max", metavar="N", low=0, help="Most models that are loaded at a time; 0: any number.")
+    ] = 4
+    models_autoload: Annotated[
+        bool, _several("--models-autoload/--no-models-autoload", help="Load a model when a request names it.")
+    ] = True
+
+    @property
+    def several(self) -> bool:
+        """Is this a router?"""
+        return self.models_dir is not None or self.models_preset is not None
+
+
+@dataclass(frozen=True)
 class SlotFlags:
     """How many are served at once, and what is kept of each."""
 
@@ -123,6 +147,15 @@ class SlotFlags:
     cache_prompt: Annotated[
         bool, _slot("--cache-prompt/--no-cache-prompt", help="Read only what differs from a slot's last text.")
     ] = True
+    sleep_idle_seconds: Annotated[
+        int,
+        _slot(
+            "--sleep-idle-seconds",
+            metavar="N",
+            low=-1,
+            help="Let go of the weights when idle for so long; -1: never.",
+        ),
+    ] = -1
     context_shift: Annotated[
         bool,
         _slot(

@@ -61,8 +61,15 @@ def server_options(
         cache_prompt=slots.cache_prompt,
         cors_origins=tuple(map(_origin, listed(door.cors_origins))),
         queue=slots.queue,
+        sleep_idle_s=_seconds(slots.sleep_idle_seconds),
         log_json=door.log_format == "json",
     )
+
+
+def _seconds(given: int) -> float | None:
+    if given == 0:
+        raise UsageError("--sleep-idle-seconds must be at least 1, or -1 for never")
+    return None if given < 0 else float(given)
 
 
 def _template(chats: ChatFlags) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from powerinfer_cli.commands.server.command_line import CommandLine, current, flags_of
 from powerinfer_cli.commands.server.environment import environment_words, unknown_variables
 from powerinfer_cli.commands.server.harmless import without_harmless
 from powerinfer_cli.commands.shared.command_app import Command
@@ -25,6 +26,7 @@ class ServerCommand(Command):
     """Flags, of which those of the command line win over those of the environment."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = flags_of(self.params)
         takes_value = frozenset(
             name for param in self.params if not getattr(param, "is_flag", False) for name in param.opts
         )
@@ -41,6 +43,7 @@ class ServerCommand(Command):
         ]
         for remark in remarks:
             print(remark, file=sys.stderr)
+        current.set(CommandLine(tuple(words), known))
         return super().parse_args(ctx, [*(word for _, meant in variables for word in meant), *words])
 
     def _check(self, name: str, words: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which model file a command runs: -m, -hf, or the bundled one."""
+"""Which model file a command runs: -m, a path or a name; -hf; or the bundled one."""
 
 from pathlib import Path
 
@@ -20,7 +20,9 @@ def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
     if hf_file and not flags.hf:
         raise UsageError("--hf-file names a file of -hf REPO, which is missing")
     if flags.model:
-        return flags.model
+        from powerinfer_cli.hub.local import named_model
+
+        return named_model(flags.model)
     if flags.hf:
         from powerinfer_cli.commands.download.progress import make_watch
         from powerinfer_cli.hub import fetch_model

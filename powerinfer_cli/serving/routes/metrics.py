@@ -3,7 +3,6 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.serving.errors import not_supported
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.service import Service
@@ -23,15 +22,15 @@ async def metrics(request: Request) -> Response:
     service: Service = request.app.state.service
     if not service.options.metrics:
         raise not_supported("This server does not support metrics endpoint. Start it with `--metrics`")
-    counters: Counters = service.thread.counters()
+    counters, memory = service.counted()
     return Response(
-        metrics_text(counters, service.rates, service.started),
+        metrics_text(counters, service.rates, service.started, memory),
         media_type="text/plain; version=0.0.4",
         headers={"Process-Start-Time-Unix": str(int(service.started))},
     )
 
 
-def metrics_text(counters: Counters, rates: Rates, started: float) -> str:
+def metrics_text(counters: Counters, rates: Rates, started: float, memory: int | None) -> str:
     """llama-server's metrics and ours; what is not known is left out."""
     prompt, predicted = rates.since_last(counters)
     lines: list[Line] = [
@@ -41,7 +40,7 @@ def metrics_text(counters: Counters, rates: Rates, started: float) -> str:
         *_now(counters),
         *_tiers(counters),
         (GAUGE, "process_start_time_seconds", "When the server began, in seconds since 1970", started),
-        (GAUGE, "process_resident_memory_bytes", "Main memory in use", resident_memory()),
+        (GAUGE, "process_resident_memory_bytes", "Main memory in use, in whole MiB", memory and memory >> 20 << 20),
     ]
     return "".join(
         f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n{name} {value:.10g}\n"

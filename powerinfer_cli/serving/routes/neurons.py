@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.service import Service
 
 __all__ = ["router"]
 
@@ -17,4 +18,7 @@ async def neurons(request: Request) -> Response:
     sparse has run. experts, null where there are none: {"n_experts", "hot": those on GPUs now, "chosen": by the last
     token, "hit_rate"}. "sparse": whether any of it is worth showing.
     """
-    return Answer(request.app.state.service.thread.neurons())
+    service: Service = request.app.state.service
+    if service.state == "sleeping":
+        return Answer({"layers": [], "sparse": False, "devices": [], "uploads": 0, "moved_bytes": 0})
+    return Answer(service.thread.neurons())

@@ -46,7 +46,7 @@ async def props(request: Request) -> Response:
             "bos_token": tokenizer.text_of(tokenizer.bos_id),
             "eos_token": tokenizer.text_of(tokenizer.eos_id),
             "build_info": SYSTEM_FINGERPRINT,
-            "is_sleeping": False,
+            "is_sleeping": service.state == "sleeping",
             "cors_proxy_enabled": False,
         }
     )

@@ -1,24 +1,21 @@
 """What each slot does, and saving what it has read."""
 
-import asyncio
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, StrictStr
 from starlette.responses import Response
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.answers.settings import sampler_body
-from powerinfer_cli.serving.errors import invalid_request, not_supported, server_error, unavailable
+from powerinfer_cli.serving.errors import invalid_request, not_supported, unavailable
 from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.replies import while_connected
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.serving.slot_moves import do_slot_task, restore_slot, save_slot
 from powerinfer_cli.serving.slots.slot import SlotView
-from powerinfer_cli.serving.slots.slot_files import SavedSlot
-from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotDone, SlotTask
+from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotTask
 
 __all__ = ["router"]
 
@@ -64,45 +61,16 @@ async def act(request: Request, id_slot: str, action: str = "", body: SlotFile |
         raise invalid_request("Invalid slot ID")
     if action == SlotAction.ERASE:
         return Answer(
-            {"id_slot": number, "n_erased": (await _do(SlotTask(SlotAction.ERASE, number), service)).n_tokens}
+            {"id_slot": number, "n_erased": (await do_slot_task(SlotTask(SlotAction.ERASE, number), service)).n_tokens}
         )
     if body is None or body.filename is None:
         raise invalid_request('"filename" is missing')
     path = folder / _checked(body.filename)
     began = time.perf_counter()
-    move = _save if action == SlotAction.SAVE else _restore
+    move = save_slot if action == SlotAction.SAVE else restore_slot
     told = await while_connected(request.receive, move(number, path, service))
     ms = 1e3 * (time.perf_counter() - began)
     return Answer({"id_slot": number, "filename": path.name, **told, "timings": {f"{action}_ms": ms}})
-
-
-async def _do(task: SlotTask, service: Service) -> SlotDone:
-    async with service.open([task]) as reply:
-        async for _, event in reply:
-            if isinstance(event, SlotDone):
-                return event
-    raise unavailable("the server is stopping")
-
-
-async def _save(number: int, path: Path, service: Service) -> dict[str, int]:
-    async with service.slot_files[number]:  # one at a time: each holds a copy of what the slot has read
-        done = await _do(SlotTask(SlotAction.SAVE, number), service)
-        assert done.content is not None  # saving tells it
-        try:
-            n_bytes = await asyncio.to_thread(service.thread.files.write, path, done.content)
-        except PowerInferError as error:
-            raise server_error(f"Unable to save slot: {error}") from error
-    return {"n_saved": done.n_tokens, "n_written": n_bytes}
-
-
-async def _restore(number: int, path: Path, service: Service) -> dict[str, int]:
-    async with service.slot_files[number]:
-        try:
-            saved: SavedSlot = await asyncio.to_thread(service.thread.files.read, path)
-        except PowerInferError as error:
-            raise invalid_request(f"Unable to restore slot: {error}") from error
-        done = await _do(SlotTask(SlotAction.RESTORE, number, saved), service)
-    return {"n_restored": done.n_tokens, "n_read": saved.n_bytes}
 
 
 def _checked(filename: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
-from powerinfer_cli.serving.slots.counters import Counters, ServedRequest
+from powerinfer_cli.serving.slots.counters import Counters, ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import note_fault, refusal
 from powerinfer_cli.serving.slots.slot import SlotRequest, SlotView
@@ -69,6 +69,19 @@ class EngineThread:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+
+    def close(self) -> None:
+        """After `stop`: the engine's memory is nobody's any more once this object is dropped."""
+        self._engine.close()
+
+    @property
+    def tally(self) -> Tally:
+        """What was counted so far."""
+        return self._batcher.tally
+
+    def continue_from(self, tally: Tally) -> None:
+        """Count on from what another thread has counted. Before the first task."""
+        self._batcher.tally = tally
 
     def submit(self, tasks: Sequence[Task], emit: Callable[[int, Sequence[Event]], None]) -> range:
         """Queue all tasks of a request, or none; their ids. Any thread.

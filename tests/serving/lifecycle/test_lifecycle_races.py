@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from powerinfer_cli.serving import lifecycle
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.lifecycle import serve
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.serving.running import Running
 from powerinfer_cli.serving.service import ServedModel
 
 
@@ -43,10 +45,13 @@ def test_loading_may_fail_while_a_signal_has_ended_the_server(monkeypatch: pytes
 
 
 def test_failures_that_nobody_waits_for_are_told_without_their_words(capsys: pytest.CaptureFixture[str]) -> None:
-    server = lifecycle._Lifecycle(ServerOptions(), [], no_model, Log())
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("nobody asks")
+
+    server = Running(app, [], 1.0, Log(), end_tasks=lambda: None)
 
     async def main() -> None:
-        server._server.should_exit = True  # once all has begun
+        server.end()  # once all has begun
         await server._serve()
         asyncio.get_running_loop().call_soon(no_model)
         asyncio.get_running_loop().call_exception_handler({"message": "something was left"})

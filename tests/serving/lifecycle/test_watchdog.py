@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.serving import lifecycle
+from powerinfer_cli.serving import running
 from tests.helpers.interrupts import hangup_counts
 
 # A search that takes for ever, and holds the interpreter's lock all the while: no handler in Python runs again.
 SERVER = """
 import re, sys
-from powerinfer_cli.serving import lifecycle
+from powerinfer_cli.serving import lifecycle, running
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.sockets import bind
 from powerinfer_cli.serving.options import ServerOptions
@@ -25,7 +25,7 @@ def load():
     print("hogging", file=sys.stderr, flush=True)
     re.match("(a+)+$", "a" * 60 + "b")
 
-lifecycle.FORCED_S = float(sys.argv[1])
+running.FORCED_S = float(sys.argv[1])
 lifecycle.serve(ServerOptions(), bind(["127.0.0.1"], 0), load, Log())
 """
 LINE = "the server was told to end, and is ended now: it does not do so itself\n"
@@ -79,5 +79,5 @@ def test_nohup_is_honoured_and_it_ends_all_the_same() -> None:
 
 
 def test_the_last_end_comes_within_five_seconds_and_after_all_others() -> None:
-    assert lifecycle.FINISHING_S + lifecycle.CLOSING_S + lifecycle.STOPPING_S <= lifecycle.LATEST_S
-    assert lifecycle.LATEST_S < lifecycle.FORCED_S < 4.7
+    assert running.FINISHING_S + running.CLOSING_S + running.STOPPING_S <= running.LATEST_S
+    assert running.LATEST_S < running.FORCED_S < 4.7

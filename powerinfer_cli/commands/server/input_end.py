@@ -1,0 +1,20 @@
+"""A server that is one of a router's: it ends when the router does, however that came about."""
+
+import os
+import signal
+import threading
+
+__all__ = ["ROUTED", "end_with_input"]
+
+ROUTED = "POWERINFER_ROUTED"  # the variable by which a router says so to its models' servers
+
+
+def end_with_input() -> None:
+    """From now on, the end of the standard input, which is a pipe of the router's, ends this process."""
+    threading.Thread(target=_watch, name="router", daemon=True).start()
+
+
+def _watch() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

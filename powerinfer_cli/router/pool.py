@@ -1,0 +1,233 @@
+"""Which models are loaded: requests wait for theirs in line, and the one that was used longest ago makes room.
+
+All of this runs in one event loop. A model that somebody uses is never stopped; where all are in use and somebody waits
+for another one, the one that was asked for longest ago takes no new requests, so that it comes to an end.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from powerinfer_cli.router.entries import Entry
+from powerinfer_cli.router.process import ModelProcess
+from powerinfer_cli.router.room import Room, Share
+from powerinfer_cli.serving.errors import APIError, server_error, unavailable
+
+__all__ = ["Instance", "Pool", "State"]
+
+Spawn = Callable[[Entry, Share], ModelProcess]
+Changed = Callable[["Instance"], None]
+
+
+class State(StrEnum):
+    """As llama-server tells it."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    LOADED = "loaded"
+
+
+@dataclass(eq=False)
+class Instance:
+    """A model and its process, where it has one. fault: why it was not loaded, or ended, the last time.
+
+    users: requests that are with it. waiting: requests for it that wait until it is loaded.
+    """
+
+    entry: Entry
+    state: State = State.UNLOADED
+    process: ModelProcess | None = None
+    exit_code: int | None = None
+    fault: str | None = None
+    share: Share | None = None
+    users: int = 0
+    used_at: float = 0.0
+    loaded_at: float = 0.0
+    stopping: bool = False
+    draining: bool = False
+    waiting: list["asyncio.Future[None]"] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        return self.state is State.LOADED and not self.users and not self.stopping
+
+
+class Pool:
+    """Instances by name. `changed` is told each change of a state."""
+
+    def __init__(self, spawn: Spawn, room: Room, changed: Changed) -> None:
+        """spawn: makes a process of an entry with so many bytes on GPUs; it is started here."""
+        self._spawn, self._room, self._changed = spawn, room, changed
+        self.instances: dict[str, Instance] = {}
+        self._line: list[Instance] = []  # who waits to be loaded, first come first
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def instance(self, entry: Entry) -> Instance:
+        """Of an entry, as it was or anew."""
+        return self.instances.setdefault(entry.name, Instance(entry))
+
+    @asynccontextmanager
+    async def using(self, entry: Entry) -> AsyncIterator[ModelProcess]:
+        """The process of a loaded model, which stays so long. Raises APIError: it cannot be loaded."""
+        one = self.instance(entry)
+        await self._enter(one)
+        assert one.process is not None
+        try:
+            yield one.process
+        finally:
+            self._leave(one)
+
+    async def load(self, entry: Entry) -> None:
+        """Begin to; nobody waits for it. What does not fit waits in line, and fails there."""
+        self._task(self._visit(self.instance(entry)))
+        await asyncio.sleep(0)  # it is in line now
+
+    async def unload(self, one: Instance) -> None:
+        """Stop a model, whoever uses it, and wait until it has ended."""
+        if one.process is not None:
+            await self._stop(one)
+
+    async def close(self) -> None:
+        """Stop all, at once and together."""
+        self._closed = True
+        await asyncio.gather(*(self.unload(one) for one in list(self.instances.values())))
+
+    def kill(self) -> None:
+        """Without waiting for anything."""
+        for one in self.instances.values():
+            if one.process is not None:
+                one.process.kill()
+
+    async def _visit(self, one: Instance) -> None:
+        try:
+            await self._enter(one)
+        except APIError:
+            return  # the instance's fault tells it
+        self._leave(one)
+
+    async def _enter(self, one: Instance) -> None:
+        """Become a user of a loaded model. Raises APIError."""
+        one.used_at = time.monotonic()
+        if one.state is State.LOADED and not one.stopping and not one.draining:
+            one.users += 1
+            return
+        if self._closed:
+            raise unavailable("the server is stopping")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        one.waiting.append(future)
+        if one not in self._line and one.state is not State.LOADING:
+            self._line.append(one)
+        self._advance()
+        try:
+            await future
+        except asyncio.CancelledError:  # the client has gone
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._leave(one)
+            else:
+                one.waiting.remove(future)
+            if not one.waiting and one in self._line:
+                self._line.remove(one)
+            self._advance()
+            raise
+
+    def _leave(self, one: Instance) -> None:
+        one.users -= 1
+        self._advance()
+
+    def _advance(self) -> None:
+        """Load who is first in line if there is room; else make some."""
+        while self._line and not self._closed:
+            one = self._line[0]
+            if one.state is State.LOADED and not one.stopping:
+                # It was to make room, and nobody needs that any more; or is wanted again first.
+                self._line.pop(0)
+                one.draining = False
+                self._tell(one, None)
+                continue
+            if one.process is not None:
+                return  # it is about to end; then it begins anew
+            others = [other for other in self.instances.values() if other.process is not None]
+            coming = sum(self._room.needed(other.entry) for other in others if other.state is State.LOADING)
+            if self._room.holds(one.entry, len(others), coming):
+                self._line.pop(0)
+                self._begin(one)
+                continue
+            if not others:
+                self._line.pop(0)
+                self._tell(one, unavailable(self._room.refusal(one.entry), retry_after_s=30))
+                continue
+            self._make_room(others)
+            return
+
+    def _make_room(self, others: list[Instance]) -> None:
+        if any(other.stopping or other.state is State.LOADING for other in others):
+            return  # there will be a change soon
+        idle = [other for other in others if other.idle]
+        if idle:
+            self._task(self._stop(min(idle, key=lambda other: other.used_at)))
+        elif not any(other.draining for other in others):
+            min(others, key=lambda other: other.used_at).draining = True
+
+    def _begin(self, one: Instance) -> None:
+        one.share = self._room.share(one.entry, [other.share for other in self.instances.values() if other.share])
+        one.process = self._spawn(one.entry, one.share)
+        one.state, one.fault, one.exit_code = State.LOADING, None, None
+        self._changed(one)
+        self._task(self._live(one, one.process))
+
+    async def _live(self, one: Instance, process: ModelProcess) -> None:
+        """From a process's start to its end."""
+        try:
+            await process.start()
+        except OSError as error:
+            self._ended(one, f"no process could be started: {error.strerror}")
+            return
+        if await process.loaded():
+            one.state, one.loaded_at = State.LOADED, time.monotonic()
+            self._changed(one)
+            self._tell(one, None)
+            self._advance()
+            await process.ended.wait()
+        asked = one.stopping
+        one.exit_code = process.exit_code
+        self._ended(one, None if asked else process.fault or f"its process ended with code {process.exit_code}")
+
+    def _ended(self, one: Instance, fault: str | None) -> None:
+        loading = one.state is State.LOADING
+        one.state, one.process, one.stopping, one.draining, one.share = State.UNLOADED, None, False, False, None
+        one.fault = fault
+        self._changed(one)
+        if loading:
+            why = fault or "it was unloaded while it was loading"
+            self._tell(one, server_error(f"model '{one.entry.name}' failed to load: {why}"))
+        self._advance()
+
+    async def _stop(self, one: Instance) -> None:
+        process = one.process
+        if process is None:
+            return
+        one.stopping = True
+        await process.stop(one.entry.start.stop_s)
+        while one.process is process:  # `_live` has yet to see it
+            await asyncio.sleep(0)
+
+    def _tell(self, one: Instance, error: APIError | None) -> None:
+        """All that wait for a model are its users now, or fail. Counted here: it must not look idle until they run."""
+        waiting, one.waiting = one.waiting, []
+        for future in waiting:
+            if future.done():
+                continue
+            if error is None:
+                one.users += 1
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    def _task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,110 @@
+"""One model's server in a process of its own, which listens on a socket in a folder of the router's."""
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+__all__ = ["ModelProcess"]
+
+ASK_S = (0.01, 0.05)  # between questions whether the model is there, at first and later
+LINE = 1 << 16  # bytes of a process's log that are read as a line
+LAST = 20  # lines of it that are kept
+FAULT = "error: "
+
+
+class ModelProcess:
+    """Runs from `start` on. `client` reaches it; `ended` is set once it is gone.
+
+    Its standard input is a pipe that nobody writes to: should the router die, however it does, the process sees its end
+    and ends, too.
+    """
+
+    def __init__(self, words: Sequence[str], socket: Path, environment: Mapping[str, str], note: Callable[[str], None]):
+        """words: the program and its flags, without where it listens. note: told each line of its log."""
+        self.words, self._socket, self._environment, self._note = tuple(words), socket, environment, note
+        self.client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
+            base_url="http://model",
+            timeout=None,  # how long an answer may take is its server's and its client's affair
+        )
+        self.ended = asyncio.Event()
+        self.exit_code: int | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._lines: deque[str] = deque(maxlen=LAST)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises OSError: no process can be made."""
+        self._process = await asyncio.create_subprocess_exec(
+            *self.words,
+            "--host",
+            str(self._socket),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(self._environment),
+            limit=LINE,
+            start_new_session=True,  # a Ctrl-C at the terminal is the router's: it ends its models in order
+        )
+        self._watch = asyncio.create_task(self._watched(self._process))
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def fault(self) -> str:
+        """Why it ended by itself, in a line; empty where it did not say."""
+        said = [line.removeprefix(FAULT) for line in self._lines if line.startswith(FAULT)]
+        return said[-1] if said else ""
+
+    async def loaded(self) -> bool:
+        """Waits until its model is there (True), or it has ended."""
+        pause = ASK_S[0]
+        while not self.ended.is_set():
+            try:
+                if (await self.client.get("/health")).status_code == 200:
+                    return True
+            except httpx.TransportError:
+                pass  # it does not listen yet
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, ASK_S[1])
+        return False
+
+    async def stop(self, patience_s: float) -> None:
+        """Tell it to end, kill it if it does not, and wait until it has."""
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.ended.wait(), patience_s)
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self.ended.wait()
+
+    def kill(self) -> None:
+        """At once, without waiting."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _watched(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readline()
+            except ValueError:
+                continue  # longer than a line may be: what was read is dropped
+            if not line:
+                break
+            text = line.decode("utf-8", "replace").rstrip()
+            self._lines.append(text)
+            self._note(text)
+        self.exit_code = await process.wait()
+        await self.client.aclose()
+        self._socket.unlink(missing_ok=True)
+        self.ended.set()

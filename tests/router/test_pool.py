@@ -1,0 +1,265 @@
+"""Who is loaded, who waits, and who makes room: with processes that are told when to be ready."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from powerinfer_cli.router.entries import Entry, Start
+from powerinfer_cli.router.pool import Pool, State
+from powerinfer_cli.router.room import Room
+from powerinfer_cli.serving.errors import APIError
+
+GIB = 1 << 30
+
+
+class FakeProcess:
+    """Loads at once unless `slow`, and ends when it is told to."""
+
+    def __init__(self, entry: Entry, slow: bool, fault: str) -> None:
+        self.entry, self.fault, self.exit_code = entry, fault, None
+        self.ended, self.ready = asyncio.Event(), asyncio.Event()
+        self.words = ()
+        if not slow:
+            self.ready.set()
+
+    async def start(self) -> None:
+        if self.fault:
+            self.crash(1)
+
+    async def loaded(self) -> bool:
+        waits = [asyncio.ensure_future(one.wait()) for one in (self.ready, self.ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()
+        return not self.ended.is_set()
+
+    async def stop(self, patience_s: float) -> None:
+        self.crash(0)
+
+    def crash(self, code: int) -> None:
+        self.exit_code = code
+        self.ended.set()
+
+    def kill(self) -> None:
+        self.crash(-9)
+
+
+class Bench:
+    """A pool, and what happened in it."""
+
+    def __init__(self, most: int = 1, available: int = 1 << 60, budgets: tuple[int, ...] = ()) -> None:
+        self.made: list[FakeProcess] = []
+        self.shares: list[tuple[int, ...]] = []
+        self.states: list[tuple[str, State]] = []
+        self.slow: set[str] = set()
+        self.faults: dict[str, str] = {}
+        room = Room(most=most, budgets=budgets, available=lambda: available)
+        self.pool = Pool(self._spawn, room, lambda one: self.states.append((one.entry.name, one.state)))  # type: ignore[arg-type]  # a fake
+
+    def _spawn(self, entry: Entry, share: tuple[int, ...]) -> FakeProcess:
+        process = FakeProcess(entry, entry.name in self.slow, self.faults.get(entry.name, ""))
+        self.made.append(process)
+        self.shares.append(share)
+        return process
+
+    async def use(self, name: str, until: asyncio.Event | None = None, size: int = 0) -> str:
+        async with self.pool.using(entry(name, size)) as process:
+            if until is not None:
+                await until.wait()
+            return process.entry.name  # type: ignore[attr-defined]  # a fake's
+
+    def state(self, name: str) -> State:
+        return self.pool.instances[name].state
+
+    @property
+    def loads(self) -> str:
+        return "".join(process.entry.name for process in self.made)
+
+
+def entry(name: str, size: int = 0) -> Entry:
+    return Entry(name, Start(), size=size)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a coroutine as a test."""
+
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 20))
+
+    run.__name__ = test.__name__
+    return run
+
+
+@loop
+async def test_a_request_loads_its_model_once() -> None:
+    bench = Bench()
+    assert await asyncio.gather(*(bench.use("a") for _ in range(5))) == ["a"] * 5
+    assert bench.loads == "a"
+    assert bench.states == [("a", State.LOADING), ("a", State.LOADED)]
+
+
+@loop
+async def test_the_one_that_was_used_longest_ago_makes_room() -> None:
+    bench = Bench(most=2)
+    for name in "abac":
+        await bench.use(name)
+    assert {name: bench.state(name) for name in "abc"} == {
+        "a": State.LOADED,
+        "b": State.UNLOADED,
+        "c": State.LOADED,
+    }
+
+
+@loop
+async def test_a_model_in_use_is_not_stopped() -> None:
+    bench = Bench()
+    done = asyncio.Event()
+    busy = asyncio.create_task(bench.use("a", done))
+    await settle()
+    waiting = asyncio.create_task(bench.use("b"))
+    await settle()
+    assert bench.state("a") is State.LOADED
+    assert bench.loads == "a"
+    done.set()
+    assert await busy == "a"
+    assert await waiting == "b"
+    assert bench.state("a") is State.UNLOADED
+
+
+@loop
+async def test_requests_for_one_model_need_one_place() -> None:
+    bench = Bench(most=2)
+    done = asyncio.Event()
+    await bench.use("b")
+    busy = asyncio.create_task(bench.use("a", done))
+    await settle()
+    assert await asyncio.gather(*(bench.use("c") for _ in range(3))) == ["c"] * 3
+    done.set()
+    await busy
+    assert bench.state("a") is State.LOADED
+    assert bench.loads == "bac"
+
+
+@loop
+async def test_the_line_is_served_in_order() -> None:
+    bench = Bench()
+    done, order = asyncio.Event(), []
+
+    async def noted(name: str) -> None:
+        order.append(await bench.use(name))
+
+    busy = asyncio.create_task(bench.use("a", done))
+    await settle()
+    others = [asyncio.create_task(noted(name)) for name in "bcd"]
+    await settle()
+    done.set()
+    await asyncio.gather(busy, *others)
+    assert order == ["b", "c", "d"]
+
+
+@loop
+async def test_who_keeps_coming_does_not_keep_others_out() -> None:
+    """A model that always has some request is given up all the same once its running ones have ended."""
+    bench = Bench()
+    done = asyncio.Event()
+    first = asyncio.create_task(bench.use("a", done))
+    await settle()
+    other = asyncio.create_task(bench.use("b"))
+    await settle()
+    late = [asyncio.create_task(bench.use("a")) for _ in range(3)]
+    await settle()
+    assert not any(task.done() for task in late)
+    done.set()
+    assert await asyncio.gather(first, other, *late) == ["a", "b", "a", "a", "a"]
+    assert bench.loads == "aba"
+
+
+@loop
+async def test_a_client_that_leaves_costs_nobody_a_place() -> None:
+    bench = Bench()
+    done = asyncio.Event()
+    busy = asyncio.create_task(bench.use("a", done))
+    await settle()
+    gone = asyncio.create_task(bench.use("b"))
+    await settle()
+    gone.cancel()
+    await settle()
+    done.set()
+    await busy
+    await settle()
+    assert bench.loads == "a"
+    assert bench.state("a") is State.LOADED
+    assert await bench.use("a") == "a"  # it was to be given up, and need not
+
+
+@loop
+async def test_a_fault_is_told_to_all_who_wait_and_the_next_one_tries_again() -> None:
+    bench = Bench()
+    bench.faults["a"] = "no model"
+    found = await asyncio.gather(*(bench.use("a") for _ in range(2)), return_exceptions=True)
+    assert [str(error) for error in found] == ["model 'a' failed to load: no model"] * 2
+    assert all(isinstance(error, APIError) and error.status == 500 for error in found)
+    assert bench.pool.instances["a"].fault == "no model"
+    bench.faults.clear()
+    assert await bench.use("a") == "a"
+    assert bench.pool.instances["a"].fault is None
+
+
+@loop
+async def test_a_process_that_dies_is_known_to_be_gone() -> None:
+    bench = Bench()
+    await bench.use("a")
+    bench.made[0].crash(-11)
+    await settle()
+    assert bench.state("a") is State.UNLOADED
+    assert bench.pool.instances["a"].fault == "its process ended with code -11"
+    assert await bench.use("a") == "a"
+
+
+@loop
+async def test_memory_is_a_limit_as_well() -> None:
+    bench = Bench(most=0, available=3 * GIB)
+    await bench.use("a", size=2 * GIB)
+    with pytest.raises(APIError, match=r"model 'b' needs 9\.2 GiB of memory, and 3\.0 are free") as error:
+        await bench.use("b", size=9 * GIB)
+    assert error.value.status == 503
+    assert bench.state("a") is State.UNLOADED  # it made room, in vain
+
+
+@loop
+async def test_the_budget_is_divided_by_what_each_can_use() -> None:
+    bench = Bench(most=0, budgets=(3 * GIB, GIB))
+    await bench.use("a", size=GIB)
+    await bench.use("b", size=8 * GIB)
+    first, second = bench.shares
+    assert sum(first) == pytest.approx(1.25 * GIB, rel=1e-6)
+    assert first[0] == pytest.approx(3 * first[1], rel=1e-6)
+    assert sum(first) + sum(second) == pytest.approx(4 * GIB, rel=1e-6)
+
+
+@loop
+async def test_unloading_ends_what_is_loading() -> None:
+    bench = Bench()
+    bench.slow.add("a")
+    waiting = asyncio.create_task(bench.use("a"))
+    await settle()
+    await bench.pool.unload(bench.pool.instances["a"])
+    with pytest.raises(APIError, match="it was unloaded while it was loading"):
+        await waiting
+
+
+@loop
+async def test_when_all_ends_nobody_comes_in() -> None:
+    bench = Bench()
+    await bench.use("a")
+    await bench.pool.close()
+    assert bench.state("a") is State.UNLOADED
+    with pytest.raises(APIError, match="the server is stopping"):
+        await bench.use("b")
