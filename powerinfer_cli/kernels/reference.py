@@ -116,15 +116,23 @@ def attention(
     temperature: Temperature | None = None,
     sinks: Tensor | None = None,
     chunk: int | None = None,
+    *,
+    causal: bool = True,
+    reach: int | None = None,
 ) -> Tensor:
-    """Causal attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
+    """Attention of the last T of S positions. q [T, H, D]; k, v [S, H_kv, D] -> [T, H * D]
 
     H is a multiple of H_kv. Query t sees keys up to S - T + t, `window` of them or all, by softmax(score): scale q . k,
     or c tanh(scale q . k / c) with a softcap c, less, with alibi, a head's slope times the distance. sinks [H]: a
-    further score of each head's, without a value. With a chunk it sees none before the last multiple of that.
+    further score of each head's, without a value. With a chunk it sees none before the last multiple of that. causal
+    False: it sees all keys, or with a reach so many to each side of its own.
     """
     n_token, n_past = q.shape[0], k.shape[0] - q.shape[0]
-    mask = torch.ones(n_token, k.shape[0], dtype=torch.bool).tril(n_past)
+    mask = torch.ones(n_token, k.shape[0], dtype=torch.bool)
+    if causal:
+        mask = mask.tril(n_past)
+    elif reach is not None:
+        mask = mask.tril(n_past + reach).triu(n_past - reach)
     if window is not None:
         mask = mask.triu(n_past - window + 1)
     own = torch.arange(n_past, k.shape[0])
@@ -141,7 +149,7 @@ def attention(
         scores = softcap * torch.tanh(scores / softcap)
     if alibi is not None:
         slopes = 2.0 ** (-alibi * torch.from_numpy(alibi_exponents(len(q))))
-        distances = own.unsqueeze(1) - torch.arange(k.shape[1])
+        distances = (own.unsqueeze(1) - torch.arange(k.shape[1])).abs()
         scores = scores - (slopes.view(-1, 1, 1) * distances).float()
     scores = scores.masked_fill(~mask, -torch.inf)
     if sinks is not None:

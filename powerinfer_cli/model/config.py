@@ -10,7 +10,7 @@ from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.sizes import Sizes
 from powerinfer_cli.model.tensors import Architecture
 
-__all__ = ["DENSE_LAYERS", "ModelConfig", "read_sizes", "sparse_threshold_of"]
+__all__ = ["DENSE_LAYERS", "POOLINGS", "ModelConfig", "pooling_of", "read_sizes", "sparse_threshold_of"]
 
 DENSE_LAYERS = "powerinfer.dense_layers"
 """Ours, int32 [n]: the layers of a PowerInfer file without fc1 and fc2. Their down matrix is `ffn_down`, or
@@ -18,10 +18,15 @@ DENSE_LAYERS = "powerinfer.dense_layers"
 """
 
 
+POOLINGS = ("none", "mean", "cls", "last", "rank")
+"""By their number in a GGUF."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """`sparse` means that it has predictors, in all layers or in some, `n_ctx_train` that it knows positions below;
-    n_ff: neurons of each layer. learned_positions: it knows no others at all.
+    n_ff: neurons of each layer. learned_positions: it knows no others at all. causal: texts can be gone on with; else
+    they are read whole. writes: it has logits. pooling: of `POOLINGS`, how a text's vectors become one, if it says so.
     """
 
     architecture: Architecture
@@ -35,6 +40,17 @@ class ModelConfig:
     n_ctx_train: int
     activation: Activation
     learned_positions: bool
+    causal: bool = True
+    writes: bool = True
+    pooling: str | None = None
+
+
+def pooling_of(gguf: GGUFFile, arch: str) -> str | None:
+    """What a file says; None: nothing that is known."""
+    number = gguf.metadata.get(f"{arch}.pooling_type")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(POOLINGS):
+        return None
+    return POOLINGS[number]
 
 
 def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing: bool = False) -> Sizes:

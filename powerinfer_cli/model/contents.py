@@ -100,16 +100,14 @@ RECURRENT = Kind(
     ),
     tensors=re.compile(r"blk\.\d+\.(ssm_|time_mix_|channel_mix_|shortconv\.).*"),
 )
+ENCODERS = Kind(
+    "an encoder for embeddings, which attends to both sides and writes no text",
+    "use one of bert, nomic-bert, jina-bert-v2, modern-bert, eurobert or gemma-embedding",
+    architectures=_names("t5encoder nomic-bert-moe neo-bert llama-embed"),
+    cleared="attention.causal",
+)
 OTHER_MODELS = (
-    Kind(
-        "an encoder for embeddings, which attends to both sides and writes no text",
-        "use a model that writes text; its embeddings are the server's /v1/embeddings",
-        architectures=_names(
-            "bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding "
-            "t5encoder llama-embed"
-        ),
-        cleared="attention.causal",
-    ),
+    ENCODERS,
     Kind(
         "a model of encoder and decoder",
         "use a model with a decoder only",
@@ -159,8 +157,8 @@ def check_kind(
     for kind in OTHER_MODELS:
         if experts and kind is EXPERTS:
             _check_experts(gguf, arch)
-        elif (latents and kind is LATENTS) or (recurrent and kind is RECURRENT):
-            continue
+        elif kind is ENCODERS or (latents and kind is LATENTS) or (recurrent and kind is RECURRENT):
+            continue  # of the first, keys are heeded by each architecture's attention
         elif sign := _sign(gguf, arch, kind):
             found = f"which changes what is computed: not supported for {arch} models; it is {kind.name}"
             raise PowerInferError(f"{gguf.path}: {sign}, {found}: {kind.advice}")

@@ -10,7 +10,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, MadeTensor, Tensor
 from powerinfer_cli.model.blocks import Linear
 
-__all__ = ["columns", "cut", "ones", "scaled"]
+__all__ = ["columns", "cut", "first_row", "ones", "scaled"]
 
 
 def ones(n: int) -> Tensor:
@@ -45,6 +45,12 @@ def columns(tensor: Tensor, begin: int, end: int) -> Tensor:
         return tensor.to_float32()[:, begin:end].copy().view(np.uint8)
 
     return MadeTensor(name, kind, shape, make, tensor.path)
+
+
+def first_row(matrix: Tensor) -> Tensor:
+    """As a vector."""
+    row = _rows(matrix, 0, 1)
+    return replace(row, shape=row.shape[1:])
 
 
 def _rows(tensor: Tensor, begin: int, end: int) -> Tensor:

@@ -56,4 +56,4 @@ def _ends(t: LayerReader, model: Model) -> tuple[Embedding[Tensor, Tensor], Head
 
 def _n_bytes(gguf: GGUFFile, reader: ModelReader, layer: Layer[Tensor, Tensor], head: Head[Tensor, Tensor]) -> int:
     own = sum(tensor.nbytes for name, tensor in gguf.tensors.items() if name in reader.taken)
-    return own if head.output.weight.name in reader.taken else own + head.output.weight.nbytes
+    return own if head.weight.name in reader.taken else own + head.weight.nbytes

@@ -44,6 +44,7 @@ HONOURED = frozenset(
         "rope.scaling.yarn_beta_fast",
         "rope.scaling.yarn_beta_slow",
         "pooling_type",
+        "classifier.pooling_type",
     ]
 )
 
@@ -54,7 +55,6 @@ IRRELEVANT = frozenset(
         "tensor_data_layout",
         "rope.scaling.finetuned",
         "classifier.output_labels",
-        "classifier.pooling_type",
         "attention.sliding_window_pattern",
         "rope.freq_base_swa",
         "rope.dimension_count_swa",
@@ -224,7 +224,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     ),
 }
 
-_POOLINGS = (-1, 0, 1, 2, 3)  # unspecified, none, mean, cls, last
+_POOLINGS = (-1, 0, 1, 2, 3, 4)  # unspecified, none, mean, cls, last, rank
 _SAMPLING = "general.sampling."
 _SUPPRESSED = "tokenizer.ggml.suppress_tokens"
 

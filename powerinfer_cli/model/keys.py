@@ -85,9 +85,10 @@ class Keys:
             self.fail(f"{key} is neither true nor false")
         return value
 
-    def pattern(self, key: str, n_layer: int, period: int) -> tuple[bool, ...]:
-        """Which layers are of a kind (have a window, say): a flag for each layer; or a period, every so-many-th layer
-        being of the other kind, which is `period` where the file says nothing. 0: all are of this kind; 1: none is.
+    def pattern(self, key: str, n_layer: int, period: int, *, first: bool = False) -> tuple[bool, ...]:
+        """Which layers are of a kind (have a window, say): a flag for each layer; or a period, every so-many-th layer,
+        or with `first` the first of so many, being of the other kind, which is `period` where the file says nothing.
+        0: all are of this kind; 1: none is.
         """
         value = self._value(key)
         if isinstance(value, np.ndarray):
@@ -96,7 +97,7 @@ class Keys:
                 self.fail(f"{key} is not one flag for each of {n_layer} layers")
             return tuple(bool(flag) for flag in flags)
         period = self._integer(key, value, period, 0, MAX_SIZE)
-        return tuple(period == 0 or (layer + 1) % period != 0 for layer in range(n_layer))
+        return tuple(period == 0 or (layer + (not first)) % period != 0 for layer in range(n_layer))
 
     def _value(self, key: str) -> object:
         self.asked.add(key)

@@ -2,16 +2,17 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Tensor
-from powerinfer_cli.model.blocks import Embedding, Head, Layer, routing_of
-from powerinfer_cli.model.config import ModelConfig, read_sizes, sparse_threshold_of
+from powerinfer_cli.model.blocks import Embedding, Head, Layer, Scorer, attentions, recurrent_layers, routing_of
+from powerinfer_cli.model.config import ModelConfig, pooling_of, read_sizes, sparse_threshold_of
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
 from powerinfer_cli.model.registry import architecture_of
 from powerinfer_cli.model.rope import RopeScaling
+from powerinfer_cli.model.scorers import read_scorer
 from powerinfer_cli.model.sizes import Sizes
 from powerinfer_cli.model.tensors import ModelReader
 from powerinfer_cli.model.unset import without_unset
@@ -27,14 +28,15 @@ LAYER = re.compile(r"blk\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Model:
-    """Embedding, layers and head over a file's tensors. nbytes: of all these in the file. notes: what its keys ask for
-    in vain, one line each.
+    """Embedding, layers and head over a file's tensors. scorer: what ranks texts, if there is one. nbytes: of all these
+    in the file. notes: what its keys ask for in vain, one line each.
     """
 
     config: ModelConfig
     embedding: Embedding[Tensor, Tensor]
     layers: tuple[Layer[Tensor, Tensor], ...]
     head: Head[Tensor, Tensor]
+    scorer: Scorer[Tensor, Tensor] | None = None
     nbytes: int = 0
     notes: tuple[str, ...] = ()
 
@@ -75,6 +77,11 @@ def read_model(gguf: GGUFFile) -> Model:
     reader = ModelReader(gguf, arch, keys, sizes)
     embedding, head = arch.ends(reader)
     layers = reader.layers()
+    causal = all(attention.causal for attention in attentions(layers))
+    if not causal and recurrent_layers(layers):
+        keys.fail("attention.causal is false: not supported beside recurrent layers")
+    head = head if causal else replace(head, output=None)
+    scorer = read_scorer(reader)
     same = {
         "attention.scale": sizes.head_dim**-0.5,
         "embedding_length_out": float(sizes.n_embd),
@@ -99,9 +106,12 @@ def read_model(gguf: GGUFFile) -> Model:
         n_ctx_train=min(_positions(gguf, embedding, sizes.n_ctx_train), _exact_without_window(keys)),
         activation=sizes.activation,
         learned_positions=embedding.positions is not None,
+        causal=causal,
+        writes=head.output is not None,
+        pooling=pooling_of(gguf, arch.name),
     )
     nbytes = sum(tensor.nbytes for name, tensor in gguf.tensors.items() if name in reader.taken)
-    return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)))
+    return Model(config, embedding, layers, head, scorer, nbytes, tuple(key_notes(gguf, arch.name)))
 
 
 def _guesses(name: str, sizes: Sizes) -> bool:

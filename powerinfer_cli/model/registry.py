@@ -32,6 +32,7 @@ from powerinfer_cli.model.families import (
     smallthinker,
     stablelm,
 )
+from powerinfer_cli.model.families.encoders import bert, eurobert, jina_bert, modern_bert, nomic_bert
 from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
@@ -40,6 +41,7 @@ FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
     *(lfm2, qwen_next),
+    *(bert, nomic_bert, jina_bert, modern_bert, eurobert),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}
 

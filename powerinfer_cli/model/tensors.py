@@ -57,7 +57,8 @@ class Architecture:
     experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
     latents: attention is over these.
     gaps: layers may have no attention, or nothing at all: such are left out. recurrent: layers may keep states of
-    sequences; those have no key-value heads.
+    sequences; those have no key-value heads. causal: tokens see none behind them, unless the file says otherwise; where
+    they do, a window is as wide as half of its length to each side.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Architecture:
     latents: bool = False
     gaps: bool = False
     recurrent: bool = False
+    causal: bool = True
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
@@ -297,7 +299,16 @@ class LayerReader(TensorReader):
         output = self.linear("attn_output", self.n_embd, n_q, output_bias)
         sizes = self.n_head, self.n_head_kv, self.head_dim
         scale = self.head_dim**-0.5 if scale is None else scale
-        return Attention(*sizes, q, k, v, output, norms, rope, scale, window, softcap, **more)
+        more |= self._sight(window, more.get("chunk"))
+        return Attention(*sizes, q, k, v, output, norms, rope, scale, softcap=softcap, **more)
+
+    def _sight(self, window: int | None, chunk: int | None) -> dict[str, Any]:
+        """Which tokens are seen: fields of `Attention`."""
+        if self.keys.flag("attention.causal", default=self.arch.causal):
+            return {"window": window}
+        if self.arch.causal and (window is not None or chunk is not None):
+            self.keys.fail("attention.causal is false: not supported in layers with a window")
+        return {"causal": False, "reach": None if window is None else window // 2}
 
     def _gated_queries(self, bias: Bias) -> tuple[TensorLinear, TensorLinear]:
         both = self.linear("attn_q", 2 * self.n_head * self.head_dim, self.n_embd, bias)
@@ -314,13 +325,13 @@ class LayerReader(TensorReader):
         """Of any layer."""
         return self.keys.integer("attention.sliding_window", 0, high=MAX_CONTEXT) > 0
 
-    def window(self, *, period: int, default: int = 0) -> int | None:
-        """This layer's; None: it has none. Every layer has one but each `period`-th, unless the file has a pattern.
-
-        default: where the file does not say how long it is; 0: no layer has one.
+    def window(self, *, period: int, default: int = 0, first: bool = False) -> int | None:
+        """This layer's; None: it has none. Every layer has one but each `period`-th, or with `first` the first of so
+        many, unless the file has a pattern. default: where the file does not say how long it is; 0: no layer has one.
         """
         window = self.keys.integer("attention.sliding_window", default, high=MAX_CONTEXT)
-        windowed = self.keys.pattern("attention.sliding_window_pattern", self.model.sizes.n_layer, period)[self.index]
+        key, n_layer = "attention.sliding_window_pattern", self.model.sizes.n_layer
+        windowed = self.keys.pattern(key, n_layer, period, first=first)[self.index]
         return window if window and windowed else None
 
     def own_head_norms(self) -> HeadNorms[Tensor]:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import Engine, Piece, Wanted, common_prefix
 from powerinfer_cli.runtime.pooling import Pool
+from powerinfer_cli.runtime.step import Answer
+from powerinfer_cli.runtime.whole_texts import n_whole
 
 __all__ = ["Context", "reusable"]
 
@@ -65,22 +67,36 @@ class Context:
                 )
             return engine.decode(token) if engine.room(0) else None
 
-    def hidden(self, ids: Sequence[int], pooling: str) -> npt.NDArray[np.floating]:
-        """Hidden states behind the last norm, pooled: [1, n_embd], or [T, n_embd] for "none"."""
+    def hidden(self, texts: Sequence[Sequence[int]], pooling: str) -> list[npt.NDArray[np.floating]]:
+        """Hidden states behind the last norm, pooled: of each text [1, n_embd], or [T, n_embd] for "none"."""
         with self._lock:
-            engine = self.engine
             self._owner, self._n_read = None, 0
-            pool = Pool(pooling)
-            try:
-                engine.reset()
-                for start in range(0, len(ids), engine.most_tokens):
-                    piece = Piece(0, ids[start : start + engine.most_tokens], Wanted.HIDDEN)
-                    rows = engine.step([piece])[0]
-                    assert rows is not None
-                    pool.add(rows)
-            finally:
-                engine.reset()
-            return pool.result
+            if self.engine.config.causal:
+                return [self._hidden_of_one(ids, pooling) for ids in texts]
+            return self._hidden_of_whole(texts, pooling)
+
+    def _hidden_of_one(self, ids: Sequence[int], pooling: str) -> npt.NDArray[np.floating]:
+        engine, pool = self.engine, Pool(pooling)
+        try:
+            engine.reset()
+            for start in range(0, len(ids), engine.most_tokens):
+                piece = Piece(0, ids[start : start + engine.most_tokens], Wanted.HIDDEN)
+                pool.add(_rows(engine.step([piece])[0]))
+        finally:
+            engine.reset()
+        return pool.result
+
+    def _hidden_of_whole(self, texts: Sequence[Sequence[int]], pooling: str) -> list[npt.NDArray[np.floating]]:
+        """As many texts in a step as there is room for."""
+        engine, found = self.engine, list[npt.NDArray[np.floating]]()
+        while len(found) < len(texts):
+            n = n_whole(map(len, texts[len(found) :]), engine.n_sequences, engine.most_tokens)
+            step = [Piece(i, ids, Wanted.HIDDEN) for i, ids in enumerate(texts[len(found) : len(found) + n])]
+            for rows in engine.step(step):
+                pool = Pool(pooling)
+                pool.add(_rows(rows))
+                found.append(pool.result)
+        return found
 
     def close(self) -> None:
         """End its threads, and let go of its memory. Waits for the step that is under way."""
@@ -88,6 +104,11 @@ class Context:
             engine, self._engine, self._owner = self._engine, None, None
             if engine is not None:
                 engine.close()
+
+
+def _rows(answer: Answer) -> npt.NDArray[np.float32]:
+    assert answer is not None  # it was asked for
+    return answer
 
 
 def reusable(held: Sequence[int], ids: Sequence[int], most: int) -> int:

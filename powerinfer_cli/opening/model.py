@@ -25,6 +25,7 @@ from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
+from powerinfer_cli.text.ranked_pair import pair_ids
 from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["OpenModel"]
@@ -162,23 +163,35 @@ class OpenModel:
         answer = self._begin(ids, how, StreamingDetokenizer(self.tokenizer, strip_first_space=True))
         return answer if stream else answer.read()
 
-    def embed(self, text: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True) -> Vectors:
+    def embed(self, text: str | Sequence[str], *, pooling: str | None = None, normalize: bool = True) -> Vectors:
         """The vector of a text, [n_embd], or of each of several, [n, n_embd]: float32, of length 1 if `normalize`.
 
-        pooling: "mean" of the tokens' hidden states behind the last norm, "cls" (the first) or "last".
+        pooling: "mean" of the tokens' hidden states behind the last norm, "cls" (the first) or "last"; None: as the
+        model says, or "mean".
 
         Raises:
             PowerInferError: no such pooling, or a text that does not fit the context.
         """
+        own = self.model.config.pooling
+        pooling = pooling or (own if own in POOLINGS else "mean")
         if pooling not in POOLINGS:
             raise UsageError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r:.60}")
-        if isinstance(text, str):
-            return self._vector(text, pooling, normalize)
-        texts = list(text)
+        texts = [text] if isinstance(text, str) else list(text)
         if not all(isinstance(one, str) for one in texts):
             raise UsageError("embed() takes a text or a list of texts")
-        rows = [self._vector(one, pooling, normalize) for one in texts]
-        return np.stack(rows) if rows else np.empty((0, self.engine.config.n_embd), np.float32)
+        rows = self._vectors(texts, pooling, normalize)
+        return rows[0] if isinstance(text, str) else rows
+
+    def rerank(self, query: str, documents: Sequence[str]) -> Vectors:
+        """How well each document answers a query, [n]: float32, higher is better; by a model that ranks texts.
+
+        Raises:
+            PowerInferError: a model without a classification head, or a pair of texts that does not fit.
+        """
+        scorer = self.engine.scorer
+        pairs = [pair_ids(self.tokenizer, query, document) for document in documents]
+        pooled = self._context.hidden(pairs, scorer.pooling)
+        return np.array([scorer.scores(rows[0])[0] for rows in pooled], np.float32)
 
     def close(self) -> None:
         """End its threads and give its memory back; closing twice is fine. A text that is being written ends."""
@@ -211,11 +224,13 @@ class OpenModel:
             self._context, self.tokenizer, ids, sampler, constraint, detokenizer, how.max_tokens, how.stop
         )
 
-    def _vector(self, text: str, pooling: str, normalize: bool) -> Vectors:
-        ids = self.tokenizer.encode(text)
-        if not ids:
+    def _vectors(self, texts: Sequence[str], pooling: str, normalize: bool) -> Vectors:
+        ids = [self.tokenizer.encode(text) for text in texts]
+        if not all(ids):
             raise UsageError("an empty text has no vector")
-        vector = self._context.hidden(ids, pooling)[0].astype(np.float64)
-        length = float(np.sqrt((vector * vector).sum()))
-        scaled: npt.NDArray[np.float64] = vector / length if normalize and length > 0 else vector
+        if not ids:
+            return np.empty((0, self.engine.config.n_embd), np.float32)
+        vectors = np.concatenate(self._context.hidden(ids, pooling)).astype(np.float64)
+        lengths = np.sqrt((vectors * vectors).sum(1, keepdims=True))
+        scaled = vectors / np.where(lengths > 0, lengths, 1.0) if normalize else vectors
         return scaled.astype(np.float32)

@@ -44,10 +44,10 @@ def place(
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
         return PlacingResult()
-    if recurrent_layers(model.layers):
+    if cpu_only := _cpu_only(model):
         given, have = " and ".join(wishes.given), "has" if len(wishes.given) == 1 else "have"
         without = f": {given} {have} no effect" if given else ""
-        events.note(f"recurrent layers run on the CPU only as yet{without}, everything is in main memory")
+        events.note(f"{cpu_only} on the CPU only as yet{without}, everything is in main memory")
         return PlacingResult()
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
@@ -55,3 +55,10 @@ def place(
     from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
 
     return PlacingResult(*place_on(target, gguf, model, options, wishes, beside, events))
+
+
+def _cpu_only(model: Model) -> str:
+    """What keeps a model from GPUs, in words; empty: nothing."""
+    if recurrent_layers(model.layers):
+        return "recurrent layers run"
+    return "" if model.config.causal else "encoders run"

@@ -150,7 +150,7 @@ class PlanJob:
 
     @property
     def _head_type(self) -> GGMLType:
-        return self.model.head.output.weight.type
+        return self.model.head.weight.type
 
     def conditions(self, profile: str) -> Conditions:
         """What a plan is for. profile: what names the costs."""

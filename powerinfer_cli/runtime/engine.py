@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,8 +27,10 @@ from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Recorder, batched
+from powerinfer_cli.runtime.scoring import TextScorer, scorer_of
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, answers, hidden_of, passes
+from powerinfer_cli.runtime.whole_texts import check_writes, longest_text, whole_text_options
 
 __all__ = ["Change", "ContextFull", "Engine"]
 
@@ -64,13 +66,14 @@ class Engine(Recorder):
         events = events or LoadEvents()
         for line in model.notes:
             events.note(line)
-        self.options = options
+        self._longest = None if model.config.causal else longest_text(options, model.config)
+        self.options = options = options if model.config.causal else whole_text_options(options, model.config)
         self.stats = SparsityStats()
         self._placement = placement if placement is not None and placement.plan.gpus else None
         self.has_experts = model.has_experts
         self._matrices = [[one.name for one in leaves(layer)[0]] for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
-        n_ctx = self._placement.n_ctx if self._placement else None
+        n_ctx = self._placement.n_ctx if self._placement else None if model.config.causal else options.n_ctx
         if n_ctx is None:
             n_ctx = context_size(model, options, model.nbytes if packed else 0)
         self._pages = PageTable(extent_of(model.layers, options, n_ctx))
@@ -87,6 +90,7 @@ class Engine(Recorder):
         self._sequences = Sequences(self._pages, self.config.n_vocab)
         self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
         self._sizes = sizes_of(model)
+        self._scorer = model.scorer
         self._events = events
         self._watch: HiddenWatch | None = None
         self._states: States | None = None
@@ -126,7 +130,7 @@ class Engine(Recorder):
     @property
     def n_ctx_sequence(self) -> int:
         """The most tokens of one sequence."""
-        return self._pages.n_ctx_sequence
+        return self._pages.n_ctx_sequence if self._longest is None else self._longest
 
     @property
     def most_tokens(self) -> int:
@@ -182,7 +186,8 @@ class Engine(Recorder):
             raise ValueError("each piece needs tokens and a sequence of its own")
         if any(piece.is_stepwise and len(piece.ids) > self.most_stepwise for piece in pieces):
             raise ValueError(f"{self.most_stepwise} tokens at most go stepwise here")
-        self._sequences.check(parts)
+        check_writes(self.config, pieces)
+        self._check(parts)
         found: dict[int, Answer] = {}
         for passed in passes(pieces):
             hidden = hidden_of([pieces[i] for i in passed])
@@ -208,7 +213,8 @@ class Engine(Recorder):
         """
         if not ids:
             raise ValueError("no tokens to evaluate")
-        self._sequences.check([(0, ids)])
+        check_writes(self.config)
+        self._check([(0, ids)])
         done = 0
         for batch in batched(ids, self.most_tokens):
             self._forward([(0, batch)], change)
@@ -221,6 +227,11 @@ class Engine(Recorder):
     def watch_hidden(self, watch: HiddenWatch) -> None:
         """Have a pass's hidden states [T, n_embd], behind the last norm, told whenever tokens were appended."""
         self._watch = watch
+
+    @cached_property
+    def scorer(self) -> TextScorer:
+        """What ranks texts by their pooled vectors. Raises PowerInferError: nothing does."""
+        return scorer_of(self._scorer)
 
     def ahead(self, sequence: int, token: int) -> Logits | None:
         """Append a token whose logits are known already: these, [n_vocab]; None where they are not."""
@@ -235,6 +246,7 @@ class Engine(Recorder):
 
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""
+        check_writes(self.config)
         self._forward([(0, [token])])
         following: Logits = self._logits_at([0])[0]
         return following
@@ -244,7 +256,8 @@ class Engine(Recorder):
 
         Raises ContextFull.
         """
-        self._sequences.check([(0, ids)])
+        check_writes(self.config)
+        self._check([(0, ids)])
         found = [np.empty((0, self.config.n_vocab), np.float32)]
         for batch in batched(ids, self.most_tokens):
             self._forward([(0, batch)], change)
@@ -347,6 +360,13 @@ class Engine(Recorder):
         plan = None if self._placement is None else self._placement.plan
         return neurons_of(self._sizes, plan, self.stats, self._backend)
 
+    def _check(self, parts: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Can (sequence, ids) be appended? Raises ContextFull, or PowerInferError for ids that are none."""
+        longest = max((len(ids) for _, ids in parts), default=0)
+        if self._longest is not None and longest > self._longest:
+            raise ContextFull(f"a text of {longest} tokens is longer than the model takes, which is {self._longest}")
+        self._sequences.check(parts)
+
     def _logits_at(self, rows: Sequence[int]) -> Logits:
         return self._timed(self._backend.logits_at, rows)
 
@@ -374,7 +394,7 @@ class Engine(Recorder):
         """Append (sequence, ids). change: as in `prefill`; stepwise, hidden: as a piece's."""
         if change is not None:
             self._check_recordable()
-        self._sequences.check(parts)
+        self._check(parts)
         batch = self._sequences.batch(parts, stepwise, hidden)
         if self._states is not None:
             self._states.enter(batch)
@@ -384,7 +404,8 @@ class Engine(Recorder):
                 self._timed(self._backend.forward, batch)
             else:
                 self._backend.record(batch, partial(_change, change))
-            self._sequences.note(parts)
+            if self.config.causal:
+                self._sequences.note(parts)
             if self._states is not None:
                 self._states.leave(batch)
         finally:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Strings
 
-__all__ = ["Metadata", "flag", "number_array", "string", "strings", "token_id"]
+__all__ = ["Metadata", "flag", "number_array", "string", "strings", "token_id", "whole_array"]
 
 Metadata = Mapping[str, Any]
 
@@ -56,6 +56,14 @@ def strings(metadata: Metadata, key: str) -> Strings | None:
 
 def number_array(metadata: Metadata, key: str, count: int) -> npt.NDArray[Any] | None:
     """The first `count` numbers of the array at `key`, [count]; None without one. A shorter array is an error."""
+    value = whole_array(metadata, key)
+    if value is not None and len(value) < count:
+        raise PowerInferError(f"the metadata array {key} has {len(value)} entries for {count} tokens")
+    return None if value is None else value[:count]
+
+
+def whole_array(metadata: Metadata, key: str) -> npt.NDArray[Any] | None:
+    """All numbers of the array at `key`; None without one."""
     value = metadata.get(key)
     if value is None:
         return None
@@ -63,6 +71,4 @@ def number_array(metadata: Metadata, key: str, count: int) -> npt.NDArray[Any] |
         value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "iuf":
         raise _wrong(key, "an array of numbers", value)
-    if len(value) < count:
-        raise PowerInferError(f"the metadata array {key} has {len(value)} entries for {count} tokens")
-    return value[:count]
+    return value

@@ -54,14 +54,21 @@ _EOG_TEXTS = (
     *("<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "</s>", "<|eom_id|>", "[EOS]", "<eos>", "<turn|>"),
     *("<|tool_response>", "[e~["),
 )
+_SEPARATED = ("jina-v1-en", "jina-v2-code", "roberta-bpe")  # pre-tokenizers of vocabularies that part texts by SEP
 _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+_DEFAULTS = {
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+}
 _KEYS = {
-    "bos": ["bos"],
+    "bos": ["cls", "bos"],
     "eos": ["eos"],
     "eot": ["eot"],
     "eom": ["eom"],
     "unk": ["unknown"],
     "pad": ["padding"],
+    "sep": ["seperator"],
     "fim_pre": ["fim_pre", "prefix"],
     "fim_suf": ["fim_suf", "suffix"],
     "fim_mid": ["fim_mid", "middle"],
@@ -92,10 +99,12 @@ class SpecialTokens:
     eot_id: int | None
     unk_id: int | None
     pad_id: int | None
+    sep_id: int | None
     fill: FillTokens
     eog_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
+    add_sep: bool
     kinds: bytes  # the vocabulary's, with those corrected that llama.cpp corrects
     partition: tuple[int, ...]  # tokens that are cut out of a text first, longest text first
     lstrip: frozenset[int]  # tokens that swallow the white space before them
@@ -123,10 +132,12 @@ def read_special_tokens(metadata: Metadata, vocabulary: Vocabulary) -> SpecialTo
         eot_id=roles["eot"],
         unk_id=roles["unk"],
         pad_id=roles["pad"],
+        sep_id=roles["sep"],
         fill=FillTokens(*(roles.get(role) for role in ("fim_pre", "fim_suf", "fim_mid", "fim_rep", "fim_sep"))),
         eog_ids=eog_ids,
         add_bos=add_bos,
         add_eos=add_eos,
+        add_sep=_adds_sep(metadata, vocabulary, roles),
         kinds=bytes(kinds),
         partition=partition,
         lstrip=lstrip,
@@ -137,9 +148,9 @@ def read_special_tokens(metadata: Metadata, vocabulary: Vocabulary) -> SpecialTo
 
 def _roles_from_metadata(metadata: Metadata, vocabulary: Vocabulary, notes: list[str]) -> dict[str, int | None]:
     defaults: dict[str, int] = {}
-    if vocabulary.pre is None:
-        defaults = {"bos": 1, "eos": 2, "unk": 0}
-    elif vocabulary.model == "gpt2":
+    if vocabulary.model in _DEFAULTS:
+        defaults = _DEFAULTS[vocabulary.model]
+    elif vocabulary.model == "gpt2" and vocabulary.pre is not None:
         defaults = {"bos": 11, "eos": 11} if vocabulary.pre.default_bos else {"eos": 11}
     count = len(vocabulary.tokens)
     roles: dict[str, int | None] = {}
@@ -162,9 +173,10 @@ def _added(
     metadata: Metadata, vocabulary: Vocabulary, roles: Mapping[str, int | None], notes: list[str]
 ) -> tuple[bool, bool]:
     """(add_bos, add_eos)"""
-    pre = vocabulary.pre
-    add_bos = flag(metadata, "tokenizer.ggml.add_bos_token", pre is None or pre.add_bos)
-    add_eos = flag(metadata, "tokenizer.ggml.add_eos_token", False)
+    pre, wordpiece = vocabulary.pre, vocabulary.model == "bert"
+    usual = vocabulary.model in ("llama", "bert") if pre is None else pre.add_bos
+    add_bos = wordpiece or flag(metadata, "tokenizer.ggml.add_bos_token", usual)
+    add_eos = flag(metadata, "tokenizer.ggml.add_eos_token", vocabulary.model == "t5")
     add_bos = add_bos or (pre is not None and pre.forced_bos)
     if add_bos and roles["bos"] is None:
         notes.append("the metadata asks for a BOS token before each text, but the vocabulary has none: left out")
@@ -173,6 +185,12 @@ def _added(
         notes.append("the metadata asks for an EOS token after each text, but the vocabulary has none: left out")
         add_eos = False
     return add_bos, add_eos
+
+
+def _adds_sep(metadata: Metadata, vocabulary: Vocabulary, roles: Mapping[str, int | None]) -> bool:
+    """Between two texts."""
+    usual = vocabulary.model == "bert" or vocabulary.pre_name in _SEPARATED
+    return flag(metadata, "tokenizer.ggml.add_sep_token", usual) and roles["sep"] is not None
 
 
 def _eog_ids(vocabulary: Vocabulary, roles: Mapping[str, int | None], kinds: bytearray) -> frozenset[int]:

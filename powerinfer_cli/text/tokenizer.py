@@ -11,11 +11,26 @@ from .characters import to_bytes
 from .metadata import Metadata, flag, string
 from .partition import Partition, SpecialText
 from .pieces import TokenPieces, clean_spaces
-from .special_tokens import read_special_tokens
+from .special_tokens import SpecialTokens, read_special_tokens
 from .spm import SpmEncoder
-from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, read_vocabulary
+from .unigram import UnigramEncoder, read_unigram_form
+from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, read_vocabulary
+from .wordpiece import WordPieceEncoder, read_normalizer
 
 __all__ = ["Tokenizer"]
+
+
+def _encoder(
+    vocabulary: Vocabulary, special: SpecialTokens, metadata: Metadata
+) -> SpmEncoder | BpeEncoder | WordPieceEncoder | UnigramEncoder:
+    """Of fragments of text that hold no special token."""
+    if vocabulary.pre is not None:
+        return BpeEncoder(vocabulary.ids, vocabulary.merges, vocabulary.pre)
+    if vocabulary.model == "bert":
+        return WordPieceEncoder(vocabulary.ids, special.unk_id, read_normalizer(metadata))
+    if vocabulary.model == "t5":
+        return UnigramEncoder(vocabulary, special.unk_id, read_unigram_form(metadata))
+    return SpmEncoder(vocabulary.tokens, vocabulary.ids, vocabulary.scores, special.unk_id)
 
 
 class Tokenizer:
@@ -31,19 +46,25 @@ class Tokenizer:
         self.eot_id = special.eot_id
         self.unk_id = special.unk_id
         self.pad_id = special.pad_id
+        self.sep_id = special.sep_id
         self.fill = special.fill
         """The tokens of fill-in-the-middle."""
         self.eog_ids = special.eog_ids
         self.add_bos = special.add_bos
         self.add_eos = special.add_eos
+        self.add_sep = special.add_sep
+        """Whether SEP parts two texts, as a query and a document."""
+        self.closes_with_sep = vocabulary.model == "bert" and special.sep_id is not None
+        self.rerank_template = string(metadata, "tokenizer.chat_template.rerank")
         self.chat_template = string(metadata, "tokenizer.chat_template")
         self.notes = vocabulary.notes + special.notes
         """What the user may want to know about the vocabulary, one line each."""
-        self.add_space_prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", vocabulary.pre is None)
+        escaped = vocabulary.model in ("llama", "t5")  # spaces are, and one is put before a text
+        self.add_space_prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", escaped)
         self._tokens = vocabulary.tokens
         self._ids = vocabulary.ids
         self._kinds = special.kinds
-        self._clean_spaces = vocabulary.pre is not None and vocabulary.pre.clean_spaces
+        self._clean_spaces = vocabulary.model == "bert" or (vocabulary.pre is not None and vocabulary.pre.clean_spaces)
         self._pieces = TokenPieces(vocabulary, special.kinds)
         specials = [
             SpecialText(i, vocabulary.tokens.raw(i), lstrip=i in special.lstrip, rstrip=i in special.rstrip)
@@ -51,12 +72,9 @@ class Tokenizer:
         ]
         self._specials = Partition(specials)
         self._user_defined = Partition([one for one in specials if not self._kinds[one.id] & (CONTROL | UNKNOWN)])
-        self._prefixes_space = vocabulary.pre is None and self.add_space_prefix
-        self._encoder: SpmEncoder | BpeEncoder
-        if vocabulary.pre is None:
-            self._encoder = SpmEncoder(vocabulary.tokens, vocabulary.ids, vocabulary.scores, special.unk_id)
-        else:
-            self._encoder = BpeEncoder(vocabulary.ids, vocabulary.merges, vocabulary.pre)
+        self._prefixes_space = vocabulary.model == "llama" and self.add_space_prefix
+        self._strips_space = escaped and self.add_space_prefix
+        self._encoder = _encoder(vocabulary, special, metadata)
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
@@ -93,7 +111,9 @@ class Tokenizer:
                 prefix = b" " if after_special and self._prefixes_space else b""
                 ids += self._encoder.encode(prefix + fragment)
                 after_special = False
-        if add_special and self.add_eos and self.eos_id is not None:
+        if add_special and self.closes_with_sep and self.sep_id is not None:
+            ids.append(self.sep_id)
+        elif add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
@@ -109,7 +129,7 @@ class Tokenizer:
         U+FFFD.
         """
         text = b"".join(self.piece(i, special=special) for i in ids)
-        return text.removeprefix(b" " if self._prefixes_space else b"").decode("utf-8", "replace")
+        return text.removeprefix(b" " if self._strips_space else b"").decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int], *, special: bool = True) -> bytes:
         """The bytes that llama.cpp's detokenize makes of `ids`, special tokens as their text where `special`.

@@ -19,11 +19,9 @@ from .text_index import TextIndex
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "USER_DEFINED", "Vocabulary", "read_vocabulary"]
 
-KNOWN_MODELS = ("llama", "gpt2", "gemma4")
-"""SentencePiece, byte-level BPE, BPE with escaped spaces."""
+KNOWN_MODELS = ("llama", "gpt2", "gemma4", "bert", "t5")
+"""SentencePiece, byte-level BPE, BPE with escaped spaces, WordPiece, unigrams."""
 FOREIGN_MODELS = {
-    "bert": "WordPiece, of models that only embed",
-    "t5": "unigrams, of T5 and of models that only embed",
     "whitespace": "words, of models that only embed",
     "rwkv": "a trie of bytes, of RWKV",
     "plamo2": "PLaMo-2's unigrams",
@@ -45,8 +43,8 @@ _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYT
 class Vocabulary:
     """What the metadata says about tokens, before any token is given a meaning."""
 
-    model: str  # llama, gpt2 or gemma4
-    pre: PreTokenizer | None  # None for SentencePiece
+    model: str  # of KNOWN_MODELS
+    pre: PreTokenizer | None  # of BPE
     pre_name: str
     name: str  # general.name
     tokens: Strings
@@ -68,7 +66,8 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     notes = []
     if model == "gpt2" and not pre_name:
         notes.append("the vocabulary names no pre-tokenizer (tokenizer.ggml.pre): using default; the text may suffer")
-    pre = None if model == "llama" else _pretokenizer("gemma4" if model == "gemma4" else pre_name or "default")
+    byte_pairs = model in ("gpt2", "gemma4")
+    pre = _pretokenizer("gemma4" if model == "gemma4" else pre_name or "default") if byte_pairs else None
     tokens, ids = _tokens(metadata)
     return Vocabulary(
         model=model,

@@ -62,7 +62,7 @@ def cell(model: Model, name: str, gib: int | None, skew: float) -> str:
     sizes = model_bytes(model, EngineOptions(n_ctx=N_CTX), N_CTX)
     profile = load_profile(name)
     budgets = [profile.gpus[0].memory - SPARE if gib is None else gib << 30]
-    kind, head = model.layers[-1].ffn.neurons.up.weight.type.name, model.head.output.weight.type.name
+    kind, head = model.layers[-1].ffn.neurons.up.weight.type.name, model.head.weight.type.name
     settings = PlanSettings(kind, model.config.n_embd, head_kind=head, depth=0.5, time_limit=3.0)
     skewed, even = (make_plan(sizes, known, budgets, profile, settings) for known in (statistics(sizes, skew), None))
     ((other, expected),) = ((key, one) for key, one in even.others.items() if key.startswith("--n-cpu-moe"))

@@ -67,7 +67,7 @@ def decode(path: Path) -> None:
     config = model.config
     options = EngineOptions(n_ctx=CONTEXT)
     engine = Engine.load(gguf, options)
-    kind, head = model.layers[0].ffn.neurons.up.weight.type, model.head.output.weight.type
+    kind, head = model.layers[0].ffn.neurons.up.weight.type, model.head.weight.type
     sizes = model_bytes(model, options, CONTEXT)
     ids = [int(i) for i in np.random.default_rng(0).integers(0, config.n_vocab, TOKENS)]
     plan = main_memory_plan(config.n_layer)

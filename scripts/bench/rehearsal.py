@@ -54,7 +54,7 @@ def rehearse(path: Path) -> None:
     model = load_model(open_gguf(path))
     options = EngineOptions(n_ctx=CONTEXT, n_threads=1)
     sizes, config = model_bytes(model, options, CONTEXT), model.config
-    kind, head = model.layers[-1].ffn.neurons.up.weight.type, model.head.output.weight.type
+    kind, head = model.layers[-1].ffn.neurons.up.weight.type, model.head.weight.type
     ids = [int(i) for i in np.random.default_rng(0).integers(0, config.n_vocab, READ)]
     engine = Engine(model, options)
     trace = record_routes(engine, model, [ids], LoadEvents(), "")

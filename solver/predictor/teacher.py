@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import Tensor as StoredTensor
-from powerinfer_cli.model.blocks import Layer, Norm, Parallel, Sequential
+from powerinfer_cli.model.blocks import Layer, Norm, Parallel, PostNorm, Sequential
 
 __all__ = ["FileLayer", "neuron_rows"]
 
@@ -42,6 +42,8 @@ def _norm_of(layer: FileLayer) -> Norm[StoredTensor] | None:
             return layer.ffn_norms.before
         case Parallel():
             return layer.norm if layer.ffn_norm is None else layer.ffn_norm
+        case PostNorm():
+            return None
     assert_never(layer)
 
 

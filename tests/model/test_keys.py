@@ -14,6 +14,7 @@ from powerinfer_cli.model import key_notes, load_model
 from powerinfer_cli.model.key_table import HONOURED, IRRELEVANT, NEUTRAL, WITH_EXPERTS
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from tests.helpers.anatomy import anatomy
+from tests.helpers.families import tiny_family
 from tests.helpers.model_file import ModelFile
 from tests.helpers.tiny_models import tiny_model
 
@@ -38,7 +39,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "rope.scaling.yarn_beta_slow": (2.0, "attention.rope.beta_slow"),
 }
 # Sizes that must agree with each other and with the tensors (tests/model/test_config.py, test_weights.py), the other
-# norm's epsilon, and what the server reads (tests/serving).
+# norm's epsilon, what the server reads (tests/serving), and what scores texts (tests/runtime/test_encoders.py).
 ELSEWHERE = [
     "block_count",
     "embedding_length",
@@ -51,6 +52,7 @@ ELSEWHERE = [
     "attention.value_length",
     "attention.layer_norm_epsilon",
     "pooling_type",
+    "classifier.pooling_type",
 ]
 
 
@@ -93,9 +95,9 @@ def test_refused_unless_it_changes_nothing(llama: ModelFile, tmp_path: Path, key
     plain = config(llama, tmp_path)
     for value in NEUTRAL[key]:
         assert config(with_key(llama, key, value), tmp_path) == plain
-    for value in (False,) if key == "attention.causal" else (True, 7, 0.5, [0, 7]):
-        if value in NEUTRAL[key]:
-            continue  # 1, where that is a factor
+    for value in (True, 7, 0.5, [0, 7]):
+        if value in NEUTRAL[key] or key == "attention.causal":
+            continue  # 1, where that is a factor; llama's layers heed the other
         with pytest.raises(PowerInferError, match=f"llama.{key} is .*not supported for llama models") as caught:
             config(with_key(llama, key, value), tmp_path)
         assert "\n" not in str(caught.value)
@@ -107,11 +109,23 @@ def test_without_effect(llama: ModelFile, tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_attention_to_both_sides_is_refused(tmp_path: Path, name: str) -> None:
+def test_attention_to_both_sides(tmp_path: Path, name: str) -> None:
     file = tiny_model(name).file
     assert config(with_key(file, "attention.causal", True), tmp_path) == config(file, tmp_path)
-    with pytest.raises(PowerInferError, match=r"attention\.causal is false, which changes what is computed"):
+    both = load_model(with_key(file, "attention.causal", False).open(tmp_path))
+    assert not both.config.causal
+    assert not both.config.writes
+    assert both.head.output is None
+    with pytest.raises(PowerInferError, match=r"attention\.causal is neither true nor false"):
+        config(with_key(file, "attention.causal", 1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "deepseek2"])
+def test_windows_and_latents_see_one_side_only(tmp_path: Path, name: str) -> None:
+    file = tiny_family(name).file
+    with pytest.raises(PowerInferError, match=r"attention\.causal is false.* not supported") as caught:
         config(with_key(file, "attention.causal", False), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_an_architecture_does_anyway(llama: ModelFile, tmp_path: Path) -> None:
@@ -139,14 +153,14 @@ def test_remarks(llama: ModelFile, tmp_path: Path) -> None:
         "general.sampling.temp": 0.6,
         "tokenizer.ggml.suppress_tokens": np.array([3], np.int32),
         "llama.attention.spiral": 3,
-        "llama.pooling_type": 4,
+        "llama.pooling_type": 9,
         "other.key": 1,
     }
     file = ModelFile("llama", {**llama.metadata, **more}, llama.tensors).open(tmp_path)
     Engine.load(file, EngineOptions(n_ctx=32, reference=True), events=LoadEvents(said.append))
     assert said == key_notes(file, load_model(file).config.architecture.name)
     assert [line.partition(":")[0] for line in said] == ["warning", "note", "warning", "warning"]
-    for line, word in zip(said, ("llama.attention.spiral", "temp 0.6", "pooling_type is 4", "suppress"), strict=True):
+    for line, word in zip(said, ("llama.attention.spiral", "temp 0.6", "pooling_type is 9", "suppress"), strict=True):
         assert word in line
     assert not any("other.key" in line for line in said)
 

@@ -122,7 +122,7 @@ def test_long_words_do_not_take_quadratic_time() -> None:
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("no model", {"tokenizer.ggml.model": None}, "no tokenizer.ggml.model"),
     ("unknown model", {"tokenizer.ggml.model": "mystery"}, "unknown tokenizer model 'mystery'.*known are llama"),
-    ("foreign model", {"tokenizer.ggml.model": "bert"}, r"'bert' \(WordPiece, .*not supported.*known are llama, gpt2"),
+    ("foreign model", {"tokenizer.ggml.model": "rwkv"}, r"'rwkv' \(a trie of .*not supported.*known are llama, gpt2"),
     ("no vocabulary", {"tokenizer.ggml.model": "none"}, r"'none' \(no vocabulary at all\) is not supported"),
     ("foreign pre", {"tokenizer.ggml.pre": "whitespace"}, r"pre-tokenizer 'whitespace' \(of models that only embed\)"),
     ("model of a wrong type", {"tokenizer.ggml.model": 3}, "tokenizer.ggml.model should be a string, but it is int"),

@@ -29,7 +29,7 @@ from powerinfer_cli.kernels.simd import (
 __all__ = ["embed"]
 
 _CHUNK = 512  # numbers unpacked at a time
-OP = operands("state rows ids floats stride positions offset scale")
+OP = operands("state rows ids floats stride positions offset scale shift")
 
 
 def embed(
@@ -40,9 +40,10 @@ def embed(
     positions: WeightRows | None = None,
     offset: int = 0,
     scale: float = 1.0,
+    shift: npt.NDArray[np.float32] | None = None,
 ) -> Operation:
     """out.floats[t] = scale * rows[ids[t]], + positions[p + offset] for a token at position p of its sequence, where
-    there are learned positions.
+    there are learned positions, + shift [n], where there is one.
     """
     return Operation.of(
         _embed,
@@ -55,6 +56,7 @@ def embed(
         positions=positions,
         offset=offset,
         scale=float(scale),
+        shift=shift,
     )
 
 
@@ -94,3 +96,6 @@ def _embed(op_address, worker):
             segment = segment_of(state, t)
             position = segment[PAST] + t - segment[START]
             _fetch(i64(positions), position + offset, np.float32(1.0), worker, out, stride, room, True)
+        if op[OP.shift]:
+            for i in range(rows[COLUMNS]):
+                out[i] = out[i] + f32(op[OP.shift])[i]

@@ -77,7 +77,7 @@ def _operation(
     for other in (add1, add2):
         if other is not None and other.shape[-1] != x.stride:
             raise ValueError(f"rows of {other.shape[-1]} numbers added to rows of {x.stride}")
-    x_records = x.records if x.records.size else None
+    x_records = x.records if x.records.size and out is not x else None
     out_floats = None if out is None else out.floats
     out_records = None if out is None or not out.records.size else out.records
     return Operation.of(

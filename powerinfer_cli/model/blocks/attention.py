@@ -63,13 +63,15 @@ def alibi_exponents(n_head: int) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Attention(Generic[M, V]):
-    """Causal attention of n_head queries of D to n_head_kv keys and values.
+    """Attention of n_head queries of D to n_head_kv keys and values, of their own token and of those before it.
 
     rope None: nothing is turned. scale: of scores. window: how many positions a query sees, its own and those before
     it; None: all. chunk: it sees those from the last multiple of so many on. softcap c: scores are c tanh(score / c).
     alibi: scores fall with distance, by each head's slope; temperature None: queries are as they are. clamp c: numbers
     of q, k and v are kept within -c and c, before their norms. sinks [n_head]: scores that are in each head's softmax,
     and have no values. gate [n_head * D, n_embd]: what is attended to is multiplied by sigmoid(gate(x)).
+    causal False: queries see those behind them as well, as far as the text goes, or with a reach as many to each side;
+    such a text is read whole, and nothing of it is kept.
     """
 
     n_head: int
@@ -90,6 +92,8 @@ class Attention(Generic[M, V]):
     sinks: V | None = None
     chunk: int | None = None
     gate: Linear[M, V] | None = None
+    causal: bool = True
+    reach: int | None = None
 
     @property
     def n_q(self) -> int:
@@ -110,7 +114,8 @@ class Attention(Generic[M, V]):
         sinks = None if self.sinks is None else vector(self.sinks)
         gate = None if self.gate is None else self.gate.map(matrix, vector)
         made = replace(made, alibi=self.alibi, temperature=self.temperature, gate=gate)
-        return replace(made, clamp=self.clamp, sinks=sinks, chunk=self.chunk)
+        made = replace(made, clamp=self.clamp, sinks=sinks, chunk=self.chunk)
+        return replace(made, causal=self.causal, reach=self.reach)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Generic, TypeAlias
 
 from powerinfer_cli.model.blocks.attention import Attention, LatentAttention, Mixer
@@ -14,6 +15,9 @@ __all__ = [
     "Head",
     "Layer",
     "Parallel",
+    "PostNorm",
+    "Scorer",
+    "ScorerActivation",
     "Sequential",
     "all_active",
     "attentions",
@@ -21,6 +25,13 @@ __all__ = [
     "leaves",
     "with_ffn",
 ]
+
+
+class ScorerActivation(StrEnum):
+    """Of a classification head."""
+
+    TANH = "tanh"
+    GELU = "gelu"
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,29 @@ class Parallel(Generic[M, V]):
         )
 
 
-Layer: TypeAlias = Sequential[M, V] | Parallel[M, V]
+@dataclass(frozen=True)
+class PostNorm(Generic[M, V]):
+    """x = norm(x + attention(x)), then x = ffn_norm(x + ffn(x)) (Vaswani et al. 2017). again: in between, x becomes
+    again(x + what attention read).
+    """
+
+    attention: Attention[M, V]
+    norm: Norm[V]
+    ffn: FFN[M, V]
+    ffn_norm: Norm[V]
+    again: Norm[V] | None = None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "PostNorm[N, W]":
+        return PostNorm(
+            self.attention.map(matrix, vector),
+            self.norm.map(vector),
+            self.ffn.map(matrix, vector),
+            self.ffn_norm.map(vector),
+            None if self.again is None else self.again.map(vector),
+        )
+
+
+Layer: TypeAlias = Sequential[M, V] | Parallel[M, V] | PostNorm[M, V]
 
 
 @dataclass(frozen=True)
@@ -82,8 +115,8 @@ class Fusion(Generic[M, V]):
 
 @dataclass(frozen=True)
 class Embedding(Generic[M, V]):
-    """scale * tokens[id] + positions[position + offset], normed; tokens [n_vocab, n_embd]. fusion: what becomes of it
-    where a hidden state comes with each token.
+    """scale * tokens[id] + positions[position + offset] + shift, normed; tokens [n_vocab, n_embd], shift [n_embd].
+    fusion: what becomes of it where a hidden state comes with each token.
     """
 
     tokens: M
@@ -92,27 +125,64 @@ class Embedding(Generic[M, V]):
     scale: float = 1.0
     norm: Norm[V] | None = None
     fusion: Fusion[M, V] | None = None
+    shift: V | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Embedding[N, W]":
         positions = None if self.positions is None else matrix(self.positions)
         norm = None if self.norm is None else self.norm.map(vector)
         fusion = None if self.fusion is None else self.fusion.map(matrix, vector)
-        return Embedding(matrix(self.tokens), positions, self.offset, self.scale, norm, fusion)
+        shift = None if self.shift is None else vector(self.shift)
+        return Embedding(matrix(self.tokens), positions, self.offset, self.scale, norm, fusion, shift)
 
 
 @dataclass(frozen=True)
 class Head(Generic[M, V]):
     """Logits: scale * output(norm(x)), or softcap c: c tanh(that / c). Where a file has no head of its own, `output`
-    has the token embedding's weight itself.
+    has the token embedding's weight itself. An encoder has no output, and no norm where its layers end with one.
     """
 
-    norm: Norm[V]
-    output: Linear[M, V]
+    norm: Norm[V] | None
+    output: Linear[M, V] | None
     scale: float = 1.0
     softcap: float | None = None
 
+    @property
+    def parts(self) -> tuple[Norm[V], Linear[M, V]]:
+        """Norm and output. Raises ValueError: an encoder's, which has no logits."""
+        if self.norm is None or self.output is None:
+            raise ValueError("an encoder has no logits")
+        return self.norm, self.output
+
+    @property
+    def weight(self) -> M:
+        """Of the output. Raises ValueError: an encoder's."""
+        return self.parts[1].weight
+
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Head[N, W]":
-        return Head(self.norm.map(vector), self.output.map(matrix, vector), self.scale, self.softcap)
+        norm = None if self.norm is None else self.norm.map(vector)
+        output = None if self.output is None else self.output.map(matrix, vector)
+        return Head(norm, output, self.scale, self.softcap)
+
+
+@dataclass(frozen=True)
+class Scorer(Generic[M, V]):
+    """Scores of a text: output(norm(activation(dense(x)))) of its pooled vector x; what is None is passed over.
+
+    pooling: "cls", "mean" or "last". labels: of the scores, which are shares of 1 where `softmax`.
+    """
+
+    dense: Linear[M, V] | None
+    activation: ScorerActivation
+    norm: Norm[V] | None
+    output: Linear[M, V] | None
+    pooling: str
+    labels: tuple[str, ...] = ()
+    softmax: bool = False
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Scorer[N, W]":
+        dense, output = (None if one is None else one.map(matrix, vector) for one in (self.dense, self.output))
+        norm = None if self.norm is None else self.norm.map(vector)
+        return Scorer(dense, self.activation, norm, output, self.pooling, self.labels, self.softmax)
 
 
 def attentions(layers: "Iterable[Layer[M, V]]") -> list[Attention[M, V]]:

@@ -40,7 +40,7 @@ def _attention(t: LayerReader) -> Attention[Tensor, Tensor]:
 def _ends(model: ModelReader) -> Ends:
     softcap = model.keys.factor("final_logit_softcapping", 0.0)
     embedding, head = model.ends(embedding_scale=model.sizes.n_embd**0.5, softcap=softcap)
-    return embedding, replace(head, norm=norm_of_stream(head.norm, stream_gain(model, model.sizes.n_layer)))
+    return embedding, replace(head, norm=norm_of_stream(head.parts[0], stream_gain(model, model.sizes.n_layer)))
 
 
 ARCHITECTURES = (

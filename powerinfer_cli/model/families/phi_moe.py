@@ -22,7 +22,7 @@ def _phimoe(t: LayerReader) -> Layer[Tensor, Tensor]:
 
 def _ends(model: ModelReader) -> Ends:
     embedding, head = model.ends(output_bias="required")
-    return embedding, replace(head, norm=replace(head.norm, kind=NormKind.LAYER))
+    return embedding, replace(head, norm=replace(head.parts[0], kind=NormKind.LAYER))
 
 
 ARCHITECTURES = (

@@ -7,7 +7,7 @@ from typing import Any
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Layer
+from powerinfer_cli.model.blocks import Attention, Layer
 from powerinfer_cli.placement import LayerPlacement
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
@@ -51,11 +51,19 @@ def overflow_bytes(
 
 
 def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:
-    """Bytes of these layers' cache, and of what recurrent ones keep of each sequence."""
-    cells = [extent.n_cells(layer.attention.window) for layer in layers]
-    return extent.n_sequences * state_bytes(layers) + sum(
-        n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, layers, strict=True)
+    """Bytes of these layers' cache, and of what recurrent ones keep of each sequence; encoders' layers share a room."""
+    kept = [layer for layer in layers if not _reads_whole(layer)]
+    cells = [extent.n_cells(layer.attention.window) for layer in kept]
+    room = max((_position_bytes(layer, "f32", "f32") for layer in layers if _reads_whole(layer)), default=0)
+    return (
+        extent.n_sequences * state_bytes(layers)
+        + extent.n_cells(None) * room
+        + sum(n * _position_bytes(layer, type_k, type_v) for n, layer in zip(cells, kept, strict=True))
     )
+
+
+def _reads_whole(layer: Layer[Any, Any]) -> bool:
+    return isinstance(layer.attention, Attention) and not layer.attention.causal
 
 
 def fitting_context(layers: Sequence[Layer[Any, Any]], options: EngineOptions, most: int, n_bytes: int) -> int:

@@ -73,8 +73,8 @@ class CPUBackend(CPUSide):
     def hidden_at(self, rows: slice) -> Hidden:
         if self._kind is BatchKind.MANY:
             return self.hidden_of(rows)
-        normed = self.buffers_for(self._kind).normed  # the head has run
-        return normed.floats[rows, : self.config.n_embd].copy()
+        last = self.last_of(self.buffers_for(self._kind))  # the head has run
+        return last.floats[rows, : self.config.n_embd].copy()
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         match self._kind:

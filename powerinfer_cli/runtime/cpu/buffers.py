@@ -17,6 +17,7 @@ from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import (
     Parallel,
+    PostNorm,
     Sequential,
     Temperature,
     attentions,
@@ -180,7 +181,8 @@ def _reads_x(block: Block) -> bool:
     routed = routing_of(block.ffn.selection)
     if routed is not None and routed.router.early:
         return True
-    return isinstance(block, Sequential) and None in (block.attention_norms.before, block.ffn_norms.before)
+    bare = isinstance(block, Sequential) and None in (block.attention_norms.before, block.ffn_norms.before)
+    return bare or isinstance(block, PostNorm)
 
 
 def _attention_rooms(

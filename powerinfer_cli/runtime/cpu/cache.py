@@ -9,7 +9,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import Rope, RopeStyle
-from powerinfer_cli.model.blocks import Layer, recurrent_layers
+from powerinfer_cli.model.blocks import Attention, Layer, recurrent_layers
 from powerinfer_cli.runtime.context.cache_size import kv_bytes
 from powerinfer_cli.runtime.context.pages import Cells, Extent
 
@@ -20,7 +20,9 @@ Moves: TypeAlias = Callable[[int | None], tuple[Cells, Cells]]
 
 
 class PackedCache:
-    """`layers`: what kernels read and write. Which cells hold what is for others to know."""
+    """`layers`: what kernels read and write. Which cells hold what is for others to know. Encoders' layers, which keep
+    nothing, share a room in float32.
+    """
 
     def __init__(
         self, layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f16", type_v: str = "f16"
@@ -34,9 +36,14 @@ class PackedCache:
         types = CacheType(type_k), CacheType(type_v)
         try:
             self.layers = []
+            rooms: dict[Shape, KeysValues] = {}
             for number, one in enumerate(attentions):
                 shape = Shape(one.n_head, one.n_head_kv, one.head_dim, extent.n_cells(one.window))
                 floats = recurrent[number].state_size if number in recurrent else 0
+                if isinstance(one, Attention) and not one.causal:
+                    room = rooms.get(shape) or KeysValues.make(shape, CacheType.F32, CacheType.F32)
+                    self.layers.append(rooms.setdefault(shape, room))
+                    continue
                 self.layers.append(KeysValues.make(shape, *types, states=(extent.n_sequences, floats)))
         except MemoryError as error:
             size = kv_bytes(layers, extent, type_k, type_v) / 2**30

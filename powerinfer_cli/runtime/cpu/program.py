@@ -10,6 +10,7 @@ from typing import TypeAlias, assert_never
 
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.activation import activate
+from powerinfer_cli.kernels.cpu.attention.heads import move_heads
 from powerinfer_cli.kernels.cpu.attention.operation import attention
 from powerinfer_cli.kernels.cpu.attention.rope import rope
 from powerinfer_cli.kernels.cpu.clamp import clamp
@@ -35,6 +36,7 @@ from powerinfer_cli.model.blocks import (
     NoMixer,
     Norm,
     Parallel,
+    PostNorm,
     Routed,
     Sequential,
     ShortConvolution,
@@ -76,7 +78,7 @@ class Writer:
     def embedding(self, weights: CPUWeights) -> list[Operation]:
         """x = the embeddings of the ids."""
         b, e = self.buffers, weights.embedding
-        found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale)
+        found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale, e.shift)
         norm = [] if e.norm is None else [self._norm(e.norm, b.x, b.x)]
         if e.fusion is None or b.given is None:
             return [found, *norm]
@@ -96,6 +98,8 @@ class Writer:
                 return self._sequential(place, layer, block, cache, adds)
             case Parallel():
                 return self._parallel(place, layer, block, cache, adds)
+            case PostNorm():
+                return self._post_norm(place, layer, block, cache)
         assert_never(block)
 
     def _sequential(
@@ -151,6 +155,19 @@ class Writer:
         choice = self._early_choice(block.ffn)
         return [*norms, *choice, *self._attention(block.attention, seen, cache), *self._ffn(place, layer, b.normed)]
 
+    def _post_norm(
+        self, place: int, layer: CPULayer, block: PostNorm[WeightRows, Floats], cache: KeysValues
+    ) -> list[Operation]:
+        """Norms are of the stream itself, as embeddings' is, so that nothing is ever left to be added."""
+        b, before, twice = self.buffers, list[Operation](), list[Operation]()
+        if block.again is not None:
+            before = [move_heads(b.state, b.x.floats, 0, b.normed_2.floats, 0, 1, b.x.n)]
+            twice = [self._norm(block.again, b.x, b.x, Addends((b.normed_2.floats,)))]
+        attended = self._norm(block.norm, b.x, b.x, Addends((b.projected.floats,)))
+        last = self._norm(block.ffn_norm, b.x, b.x, Addends((b.ffn.floats,)))
+        mixed = [*before, *self._attention(block.attention, b.x, cache), attended, *twice]
+        return [*mixed, *self._ffn(place, layer, b.x), last]
+
     def layers(self, weights: CPUWeights, caches: Sequence[KeysValues]) -> list[list[Operation]]:
         """All layers' operations, each layer's apart; the first has the embedding before it."""
         passes, adds = [], NOTHING
@@ -168,6 +185,8 @@ class Writer:
                 return Addends((b.ffn.floats,), block.scale)
             case Parallel():
                 return Addends((b.projected.floats, b.ffn.floats))
+            case PostNorm():
+                return NOTHING
         assert_never(block)
 
     def last_add(self, adds: Addends) -> list[Operation]:
@@ -179,7 +198,8 @@ class Writer:
         b, head = self.buffers, weights.head
         if head is None:
             raise ValueError("the head is on a GPU")
-        return [*self._enter(head.norm, adds), *self._multiply(b.normed, [(head.output, products)])]
+        output = [] if head.output is None else self._multiply(b.normed, [(head.output, products)])
+        return [*self._enter(head.norm, adds), *output]
 
     def _enter(self, norm: Norm[Floats] | None, adds: Addends) -> list[Operation]:
         """x += adds; what a block reads, in `normed` where it reads something else than x."""
@@ -218,6 +238,7 @@ class Writer:
         temperatures = None if a.temperature is None else b.temperatures[a.temperature]
         limited = partial(attention, scale=a.scale, window=a.window, softcap=a.softcap)
         attend = partial(limited, alibi=a.alibi, temperatures=temperatures, sinks=a.sinks, chunk=a.chunk)
+        attend = partial(attend, causal=a.causal, reach=a.reach)
         bounds = [] if a.clamp is None else [clamp(b.state, made, a.clamp) for _, made in projections]
         return [
             *self._multiply(x, [*projections, *gating]),

@@ -58,6 +58,8 @@ class CPUSide(ABC):
         tensors = [one for one in matrices(model, plan, adapting, **wanted) if one.name not in parts.packed]
         check_types(model.layers, options.type_k, options.type_v)  # also of those on devices
         types = CacheType(options.type_k), CacheType(options.type_v)
+        if not config.causal:
+            types = CacheType.F32, CacheType.F32
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         few = options.drafting or self.pages.n_sequences > 1
         self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors}, few=few)])
@@ -89,6 +91,7 @@ class CPUSide(ABC):
         n_embd, n_ctx, n_vocab = self.config.n_embd, self.pages.n_ctx_sequence, self.config.n_vocab
         self.one = make_buffers(n_embd, self.weights, 1, 1, n_ctx)
         self.many = make_buffers(n_embd, self.weights, n_tokens, self.pages.n_sequences, n_ctx)
+        n_vocab = n_vocab if self.config.writes else 1
         self.logits = make_vectors(1, n_vocab, records=False)
         self.many_logits = make_vectors(n_tokens, n_vocab, records=False)
 
@@ -123,7 +126,7 @@ class CPUSide(ABC):
         """As a backend's."""
         found = {self._model.embedding.tokens.name: self.weights.embedding.tokens}
         head = self.weights.head
-        return found if head is None else found | {self._model.head.output.weight.name: head.output.weight}
+        return found if head is None else found | {self._model.head.weight.name: head.weight}
 
     def close(self) -> None:
         """End its threads."""
@@ -196,7 +199,11 @@ class CPUSide(ABC):
     def hidden_of(self, rows: slice) -> Hidden:
         """The hidden states [n, n_embd], behind the last norm, of these rows of the batch's x."""
         self.team.run(self._norm.table, self.threads_batch)
-        return self.many.normed.floats[rows, : self.config.n_embd].copy()
+        return self.last_of(self.many).floats[rows, : self.config.n_embd].copy()
+
+    def last_of(self, buffers: Buffers) -> Vectors:
+        """What holds hidden states once the head has run, or its norm."""
+        return buffers.x if self._scores.norm is None else buffers.normed
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         """As a backend's."""

@@ -100,16 +100,17 @@ def matrices(
 
 
 def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
-    embedding, output = model.embedding, model.head.output.weight
+    embedding = model.embedding
     yield from leaves(embedding)[0]
-    if plan.output == MAIN_MEMORY and output is not embedding.tokens:
-        yield output
+    if plan.output == MAIN_MEMORY:
+        yield from (one for one in leaves(model.head)[0] if one is not embedding.tokens)
 
 
 def tables(model: Model) -> list[Tensor]:
     """Of which a token needs one row: embeddings, unless they are the head's weights as well."""
     embedding = model.embedding
-    found = [] if model.head.output.weight is embedding.tokens else [embedding.tokens]
+    tied = any(one is embedding.tokens for one in leaves(model.head)[0])
+    found = [] if tied else [embedding.tokens]
     return found if embedding.positions is None else [*found, embedding.positions]
 
 

@@ -25,6 +25,7 @@ from powerinfer_cli.model.blocks import (
     Norm,
     Norms,
     Parallel,
+    PostNorm,
     Predicted,
     Routed,
     Sequential,
@@ -75,7 +76,7 @@ class Chosen:
     weights: Tensor
 
 
-ON_CPU_ONLY = "recurrent layers are placed in main memory"
+ON_CPU_ONLY = "recurrent layers and encoders are placed in main memory"
 
 
 class DeviceFlow:
@@ -139,6 +140,8 @@ class DeviceFlow:
                 if block.ffn_norm is not None:
                     self._norm(block.norm, self.x, (), self.normed_2, n)
                     seen = self.normed_2
+            case PostNorm():
+                raise PowerInferError(ON_CPU_ONLY)
             case _:
                 assert_never(block)
         match a:
@@ -214,6 +217,8 @@ class DeviceFlow:
                     self.normed[:n].copy_(seen[:n])
             case Parallel():
                 pass  # it is there
+            case PostNorm():
+                raise PowerInferError(ON_CPU_ONLY)
             case _:
                 assert_never(block)
 
@@ -300,6 +305,8 @@ class DeviceFlow:
                 return replace(found, beside=self.projected if routed.shared else None, inner=routed.apart.after)
             case Parallel():
                 return Addends((self.projected, *parts))
+            case PostNorm():
+                raise PowerInferError(ON_CPU_ONLY)
         assert_never(block)
 
     def settle(self, adds: Addends, n: int) -> None:
@@ -313,7 +320,8 @@ class DeviceFlow:
 
     def head(self, head: Head[PlanarRows, Tensor], x: Tensor, products: Tensor) -> None:
         """The head's products [T, n_vocab] with x [T, n_embd], which stays as it is; T 1 as for one token."""
-        self.ops.linear(head.output, self.last_norm(head.norm, x), products)
+        norm, output = head.parts
+        self.ops.linear(output, self.last_norm(norm, x), products)
 
     def _enter(self, norm: Norm[Tensor] | None, adds: Addends, n: int) -> Tensor:
         """x += adds; what a block reads: x, or `normed`."""

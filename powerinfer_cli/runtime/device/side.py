@@ -140,7 +140,7 @@ class DeviceSide:
     def hidden_of(self, flow: DeviceFlow, rows: slice) -> Tensor:
         """These rows [n, n_embd] of the residual stream behind the last norm, on the device."""
         assert self.output is not None
-        return flow.last_norm(self.output.norm, flow.x[rows])
+        return flow.last_norm(self.output.parts[0], flow.x[rows])
 
     def collect(self) -> npt.NDArray[np.int64]:
         """How many neurons were let through, and how many fired here, since the last time, by layer [layers, 2], as

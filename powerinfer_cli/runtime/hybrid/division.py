@@ -73,7 +73,7 @@ def stream_from(placement: Placement, parts: Parts) -> float:
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:
     """How much of the file goes to GPUs."""
-    total: int = parts.model.head.output.weight.nbytes if plan.output != MAIN_MEMORY else 0
+    total: int = parts.model.head.weight.nbytes if plan.output != MAIN_MEMORY else 0
     for layer, placed in zip(parts.model.layers, plan.layers, strict=True):
         if placed.device == MAIN_MEMORY:
             continue

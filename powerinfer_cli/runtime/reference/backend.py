@@ -104,6 +104,8 @@ class ReferenceBackend:
         x = embedding.scale * embedding.tokens.rows(ids)
         if embedding.positions is not None:
             x = x + embedding.positions.rows(positions + embedding.offset)
+        if embedding.shift is not None:
+            x = x + embedding.shift
         if embedding.norm is not None:
             x = normed(embedding.norm, x)
         fusion = embedding.fusion
@@ -124,7 +126,7 @@ class ReferenceBackend:
         attend = partial(attention, scale=a.scale, window=a.window)
         if isinstance(a, Attention):
             attend = partial(attend, softcap=a.softcap, alibi=a.alibi, temperature=a.temperature)
-            attend = partial(attend, sinks=a.sinks, chunk=a.chunk)
+            attend = partial(attend, sinks=a.sinks, chunk=a.chunk, causal=a.causal, reach=a.reach)
         found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
         return torch.cat(found)
 
@@ -150,8 +152,11 @@ class ReferenceBackend:
 
     @torch.inference_mode()
     def hidden_at(self, rows: slice) -> Hidden:
-        hidden: Hidden = normed(self._head.norm, self._hidden[rows]).numpy()
-        return hidden
+        return self._normed(self._hidden[rows]).numpy()
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        """Behind the last norm, if there is one."""
+        return hidden if self._head.norm is None else normed(self._head.norm, hidden)
 
     @torch.inference_mode()
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
@@ -204,7 +209,9 @@ class ReferenceBackend:
     @torch.inference_mode()
     def _logits(self, hidden: Tensor) -> Logits:
         """hidden [T, n_embd] -> [T, n_vocab]"""
-        products: Logits = multiply(self._head.output, normed(self._head.norm, hidden)).numpy()
+        if self._head.output is None:
+            raise ValueError("an encoder has no logits")
+        products: Logits = multiply(self._head.output, self._normed(hidden)).numpy()
         return finish_logits(self._head, products)
 
     def packed_ends(self) -> dict[str, WeightRows]:
@@ -227,8 +234,8 @@ class ReferenceBackend:
 
 def resident_bytes(model: Model) -> int:
     """Bytes of float32 copies of all matrices, if none were dequantised on use."""
-    output = model.head.output.weight
-    ends = [model.embedding.tokens] + ([] if output is model.embedding.tokens else [output])
+    tokens = model.embedding.tokens
+    ends = [tokens, *(one for one in leaves(model.head)[0] if one is not tokens)]
     inside = [tensor for layer in model.layers for tensor in leaves(layer)[0]]
     total: int = sum(tensor.n_elements for tensor in (*ends, *inside))
     return 4 * total

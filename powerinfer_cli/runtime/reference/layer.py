@@ -26,6 +26,7 @@ from powerinfer_cli.model.blocks import (
     Norm,
     Norms,
     Parallel,
+    PostNorm,
     Predicted,
     Routed,
     Sequential,
@@ -89,6 +90,11 @@ class ReferenceLayer:
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
                 return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, shown)
+            case PostNorm():
+                x = normed(block.norm, x + _attention(block.attention, x, turn, attend))
+                if block.again is not None:
+                    x = normed(block.again, x + first)
+                return normed(block.ffn_norm, x + self._ffn(x, x, first, shown))
         assert_never(block)
 
     def _mixed(self, block: Sequential[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend, recur: Recur) -> Tensor:

@@ -1,4 +1,4 @@
-"""Causal attention over the KV cache, for one token as for many.
+"""Attention over the KV cache, for one token as for many: causal, or of all tokens of a text to all.
 
 A thread takes a kv head and a tile of rows; a row is one token's query for one of the heads that share the kv head.
 It goes through the positions 128 at a time: scores, then the softmax so far (a running maximum and sum, by which what
@@ -39,7 +39,7 @@ _LOWEST = np.float32(-1e30)
 _EVERYTHING = 1 << 40  # positions
 OP = operands(
     "state q q_bytes out out_stride group n_head_kv head_dim n_ctx k k_scales v v_scales scale threads room room_bytes "
-    "scores sums window softcap slopes temperatures sinks chunk origin parts"
+    "scores sums window softcap slopes temperatures sinks chunk origin parts ahead"
 )
 
 
@@ -58,12 +58,15 @@ def attention(
     sinks: npt.NDArray[np.float32] | None = None,
     chunk: int | None = None,
     parts: bool = False,
+    causal: bool = True,
+    reach: int | None = None,
 ) -> Operation:
     """out.floats[t] = softmax(scale * q[t] . keys) values, head by head, over a token's own position and those before
     it in its sequence, `window` of them or all. With a softcap c scores are c tanh(score / c), with alibi they then
     fall by a head's slope times the distance. temperatures [T]: what a token's queries are multiplied by.
     sinks [n_head]: scores that are in the softmax, and have no values. chunk: no position is seen before the
-    last multiple of it. Positions whose cells are not here are passed over.
+    last multiple of it. Positions whose cells are not here are passed over. causal False: a segment's tokens see all of
+    it, or with a reach so many to each side.
 
     q float32 [T, at least n_head * head_dim], out.n = n_head * head_dim; `threads`: how many may carry it out at most.
     parts: of each head head_dim + 2 numbers: the sum of exp(score - highest) * value, the highest score, or -1e30
@@ -95,7 +98,7 @@ def attention(
         room_bytes=room.strides[0],
         scores=scores.address,
         sums=sums.address,
-        window=window or _EVERYTHING,
+        window=window or (_EVERYTHING if reach is None else reach + 1),
         softcap=softcap or 0.0,
         slopes=slopes,
         temperatures=temperatures,
@@ -103,6 +106,7 @@ def attention(
         chunk=chunk or 0,
         origin=cache.origin,
         parts=parts,
+        ahead=0 if causal else _EVERYTHING if reach is None else reach,
     )
 
 
@@ -129,10 +133,10 @@ def _cap(scores, count, softcap):
 
 
 @helper
-def _lean(scores, count, seen, slope):
-    """Scores, less by distance from the last position that is seen."""
+def _lean(scores, count, own, slope):
+    """Scores, less by distance from the own position."""
     for i in range(count):
-        scores[i] = scores[i] - slope * np.float32(seen - 1 - i)
+        scores[i] = scores[i] - slope * np.float32(abs(own - i))
 
 
 @helper
@@ -186,7 +190,8 @@ def _tile(op, segment, room, begin, end, head, rows):
     group, head_dim, n_past = op[OP.group], op[OP.head_dim], segment[PAST]
     dims = (head_dim + 15) // 16 * 16
     sums, scores, highest, totals = _places(room, dims)
-    limit = n_past + (end - 1) // group + 1
+    ahead, length = op[OP.ahead], n_past + segment[COUNT]
+    limit = min(n_past + (end - 1) // group + 1 + ahead, length)
     window, chunk, softcap, slopes = op[OP.window], op[OP.chunk], float_of(op[OP.softcap]), op[OP.slopes]
     lowest = _first_seen(n_past + begin // group, window, chunk)
     for start in range(lowest // SPAN * SPAN, limit, SPAN):
@@ -198,15 +203,15 @@ def _tile(op, segment, room, begin, end, head, rows):
         multiply_part(op[OP.scores], room, rows, head_dim, op[OP.k], op[OP.k_scales], position, count, scores)
         for r in range(end - begin):
             row_scores, row_sums = f32(scores + r * SPAN * 4), f32(sums + r * dims * 4)
-            seen = n_past + (begin + r) // group + 1 - start
-            hidden = _first_seen(start + seen - 1, window, chunk) - start
+            own = n_past + (begin + r) // group
+            seen, hidden = min(own + 1 + ahead, length) - start, _first_seen(own, window, chunk) - start
             if hidden >= count:
                 _forget(row_scores, count)
                 continue
             if softcap > np.float32(0.0):
                 _cap(row_scores, count, softcap)
             if slopes:
-                _lean(row_scores, count, seen, f32(slopes)[head * group + (begin + r) % group])
+                _lean(row_scores, count, own - start, f32(slopes)[head * group + (begin + r) % group])
             _hide(row_scores, hidden)
             _soften(row_scores, count, seen, row_sums, dims, f32(highest + r * 4), f32(totals + r * 4))
             _forget(row_scores, hidden)
