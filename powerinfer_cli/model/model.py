@@ -36,9 +36,9 @@ class Model:
     embedding: Embedding[Tensor, Tensor]
     layers: tuple[Layer[Tensor, Tensor], ...]
     head: Head[Tensor, Tensor]
-    scorer: Scorer[Tensor, Tensor] | None = None
     nbytes: int = 0
     notes: tuple[str, ...] = ()
+    scorer: Scorer[Tensor, Tensor] | None = None
 
     @property
     def has_experts(self) -> bool:
@@ -111,7 +111,7 @@ def read_model(gguf: GGUFFile) -> Model:
         pooling=pooling_of(gguf, arch.name),
     )
     nbytes = sum(tensor.nbytes for name, tensor in gguf.tensors.items() if name in reader.taken)
-    return Model(config, embedding, layers, head, scorer, nbytes, tuple(key_notes(gguf, arch.name)))
+    return Model(config, embedding, layers, head, nbytes, tuple(key_notes(gguf, arch.name)), scorer)
 
 
 def _guesses(name: str, sizes: Sizes) -> bool:

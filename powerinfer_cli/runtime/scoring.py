@@ -64,5 +64,5 @@ def _activated(kind: ScorerActivation, x: Floats) -> Floats:
 
 
 def _normed(norm: Norm[Floats], x: Floats) -> Floats:
-    y = (x - x.mean()) / np.sqrt(x.var() + norm.eps) * norm.weight
+    y: Floats = (x - x.mean()) / np.sqrt(x.var() + norm.eps) * norm.weight
     return y if norm.bias is None else y + norm.bias

@@ -126,7 +126,9 @@ class CPUSide(ABC):
         """As a backend's."""
         found = {self._model.embedding.tokens.name: self.weights.embedding.tokens}
         head = self.weights.head
-        return found if head is None else found | {self._model.head.weight.name: head.weight}
+        if head is None or head.output is None:
+            return found
+        return found | {self._model.head.weight.name: head.weight}
 
     def close(self) -> None:
         """End its threads."""
@@ -203,7 +205,7 @@ class CPUSide(ABC):
 
     def last_of(self, buffers: Buffers) -> Vectors:
         """What holds hidden states once the head has run, or its norm."""
-        return buffers.x if self._scores.norm is None else buffers.normed
+        return buffers.x if self._model.head.norm is None else buffers.normed
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         """As a backend's."""

@@ -27,5 +27,5 @@ def encoder_ends(
     kinds = model.maybe("token_types.weight", None, s.n_embd) if types else None
     shift = None if kinds is None else first_row(kinds)
     norm = model.norm("token_embd_norm") if embedding_norm else None
-    embedding = Embedding[Tensor, Tensor](tokens, table, 0, scale, norm, shift)
+    embedding = Embedding[Tensor, Tensor](tokens, table, 0, scale, norm, None, shift)
     return embedding, Head(None if norm_name is None else model.norm(norm_name), None)
