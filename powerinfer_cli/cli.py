@@ -24,6 +24,7 @@ COMMANDS = {
     "perplexity": "Measure how well a model predicts a text.",
     "solve": "Profile a model, train its predictors if it has none, and plan which neurons go to the GPU.",
     "inspect": "Show what a GGUF file holds, and what becomes of it here.",
+    "convert": "Make a GGUF file of a checkpoint, in a folder or on the hub.",
     "imatrix": "Collect which columns of a model's matrices matter, for quantize.",
     "quantize": "Write a GGUF file with other types, so that it is smaller.",
     "warmup": "Compile the kernels ahead, so that no first run has to.",

@@ -26,11 +26,12 @@ sys.path.insert(0, str(ROOT))
 from powerinfer_cli.errors import PowerInferError  # noqa: E402  # after the path is set
 from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is set
 from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402  # after the path is set
+from tests.helpers.checkpoints import save_checkpoint  # noqa: E402  # after the path is set
 from tests.helpers.families import FAMILIES, PROMPT, tiny_family  # noqa: E402  # after the path is set
 
 AGREES = 2e-5
 OTHER_NAMES = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
-Convert = Callable[[Path], Path]
+Convert = Callable[..., Path]
 
 
 def main() -> int:
@@ -56,7 +57,8 @@ def parse() -> argparse.Namespace:
 def told(name: str, folder: Path, convert: Convert) -> bool:
     """Whether the family agrees, with its line."""
     tiny, options = tiny_family(name), EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
-    save(tiny.torch_model, folder)
+    save_checkpoint(tiny.torch_model, folder)
+    add_words(tiny.torch_model, folder)
     try:
         path = convert(folder)
     except Exception as error:  # of any kind; also of models that transformers has changed since
@@ -72,9 +74,8 @@ def told(name: str, folder: Path, convert: Convert) -> bool:
     return off < AGREES
 
 
-def save(model: Any, folder: Path) -> None:
-    """As transformers does, with a vocabulary of as many words, which Gemma's converter counts."""
-    model.save_pretrained(folder)
+def add_words(model: Any, folder: Path) -> None:
+    """A vocabulary of as many words as there are, which Gemma's converter counts."""
     words = {str(i): i for i in range(model.config.vocab_size)}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": []}))
 
@@ -97,12 +98,13 @@ def converter(source: Path) -> Convert:
         with suppress(ValueError):  # it is there
             self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
 
-    def convert(folder: Path) -> Path:
+    def convert(folder: Path, file_type: str = "ALL_F32") -> Path:
         config = conversion.ModelBase.load_hparams(folder)
         cls = conversion.get_model_class(conversion.get_model_architecture(config, kind))
         cls.set_vocab = set_vocab
+        cls.no_mtp = True  # the tests' models have no layers that guess
         with torch.inference_mode():
-            cls(folder, gguf.LlamaFileType.ALL_F32, folder / "model.gguf").write()
+            cls(folder, gguf.LlamaFileType[file_type], folder / "model.gguf").write()
         return folder / "model.gguf"
 
     return convert

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from powerinfer_cli.gguf_io import (
 from powerinfer_cli.gguf_io.encoders import SEARCHED
 from powerinfer_cli.kernels.cpu.encoding import LEGACY, encode_rows, prepare_encoding
 
-__all__ = ["WRITABLE", "Change", "Wishes", "planned", "target_parts", "write_quantized"]
+__all__ = ["WRITABLE", "Change", "Wishes", "planned", "retyped_stream", "target_parts", "write_quantized"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -228,7 +228,7 @@ def write_quantized(
                 target,
                 dropped=("quantize.imatrix.",) if changed else (),
                 added=_added(mix, importance) if number == 0 else {},
-                tensors=[_streamed(change, pool) for change in some],
+                tensors=[retyped_stream(change, pool) for change in some],
                 sparse=gguf.sparse,
                 part=part,
                 until=together,
@@ -273,7 +273,8 @@ def _added(mix: Mix | None, importance: Importance | None) -> dict[str, AddedVal
     return added
 
 
-def _streamed(change: Change, pool: ThreadPoolExecutor) -> StreamedTensor:
+def retyped_stream(change: Change, pool: ThreadPoolExecutor) -> StreamedTensor:
+    """The tensor in its new type, made while it is written, by the pool's threads."""
     tensor = change.tensor
     if change.kind is tensor.type:
         return streamed(tensor)
@@ -281,6 +282,7 @@ def _streamed(change: Change, pool: ThreadPoolExecutor) -> StreamedTensor:
 
 
 def _pieces(change: Change, pool: ThreadPoolExecutor) -> Iterator[Bytes]:
+    change = replace(change, tensor=change.tensor.kept())
     tensor, n_cols = change.tensor, change.tensor.shape[-1]
     at_once, step = max(1, NUMBERS_AT_ONCE // n_cols), max(1, PER_THREAD // n_cols)
     for begin in range(0, tensor.n_rows, at_once):

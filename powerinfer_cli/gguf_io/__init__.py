@@ -6,7 +6,7 @@ from .failure import GGUFError, shown, shown_name
 from .made import MadeTensor, chosen_rows, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, map_file, open_gguf
-from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, streamed
+from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, stream_gguf, streamed
 from .strings import Strings
 from .survey import Entry, Survey, survey
 from .tensor import Tensor, TensorInfo
@@ -39,6 +39,7 @@ __all__ = [
     "rewrite_gguf",
     "shown",
     "shown_name",
+    "stream_gguf",
     "streamed",
     "survey",
     "transposed",

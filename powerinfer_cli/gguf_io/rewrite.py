@@ -1,4 +1,6 @@
-"""A changed copy of a GGUF file: its metadata byte by byte, its tensors piece by piece, never the whole in memory."""
+"""GGUF files whose tensors are made while they are written, piece by piece, never the whole in memory: anew, or as a
+changed copy of another, whose metadata are taken byte by byte.
+"""
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +21,9 @@ from .metadata import LONGEST_KEY, MOST_ENTRIES
 from .reader import GGUFFile, raw_entries
 from .tensor import LONGEST_NAME, MOST_TENSORS, Tensor
 from .types import BLOCK, GGMLType, ValueType
+from .writer import WritableValue, typed_value
 
-__all__ = ["AddedValue", "StreamedTensor", "rewrite_gguf", "streamed"]
+__all__ = ["AddedValue", "StreamedTensor", "rewrite_gguf", "stream_gguf", "streamed"]
 
 AddedValue = str | int | float | npt.NDArray[np.int32]
 VERSION = 3
@@ -79,8 +82,34 @@ def rewrite_gguf(
     away = dropped if part else (*dropped, "split.")
     entries = [raw for key, raw in raw_entries(part or source.path) if not key.startswith(away) and key not in added]
     entries += [_entry(key, value) for key, value in added.items()]
-    _check(entries, tensors)
     alignment = source.get("general.alignment", int, 32)
+    _write(path, entries, tensors, sparse, alignment, until, on_bytes)
+
+
+def stream_gguf(
+    path: Path,
+    *,
+    metadata: Mapping[str, WritableValue],
+    tensors: Sequence[StreamedTensor],
+    sparse: bool,
+    until: ExitStack | None = None,
+    on_bytes: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a file of these keys and tensors; all else as `rewrite_gguf`."""
+    entries = [_any_entry(key, value) for key, value in metadata.items()]
+    _write(path, entries, tensors, sparse, 32, until, on_bytes)
+
+
+def _write(
+    path: Path,
+    entries: Sequence[bytes],
+    tensors: Sequence[StreamedTensor],
+    sparse: bool,
+    alignment: int,
+    until: ExitStack | None,
+    on_bytes: Callable[[int, int], None],
+) -> None:
+    _check(entries, tensors)
     total, done = sum(tensor.nbytes for tensor in tensors), 0
     with ExitStack() as now, (until or now).enter_context(replacing(path, durable=True)).open("wb") as out:
         out.write(SPARSE if sparse else DENSE)
@@ -120,6 +149,37 @@ def _entry(key: str, value: AddedValue) -> bytes:
     if isinstance(value, int):
         return _string(key) + struct.pack("<II", ValueType.UINT32, value)
     return _string(key) + struct.pack("<If", ValueType.FLOAT32, value)
+
+
+_LAYOUTS = {
+    ValueType.UINT8: "B",
+    ValueType.INT8: "b",
+    ValueType.UINT16: "H",
+    ValueType.INT16: "h",
+    ValueType.UINT32: "I",
+    ValueType.INT32: "i",
+    ValueType.FLOAT32: "f",
+    ValueType.BOOL: "?",
+    ValueType.UINT64: "Q",
+    ValueType.INT64: "q",
+    ValueType.FLOAT64: "d",
+}
+
+
+def _any_entry(key: str, value: WritableValue) -> bytes:
+    """The types are those of `write_gguf`."""
+    kind, item_kind, plain = typed_value(key, value)
+    head = _string(key) + struct.pack("<I", kind)
+    if item_kind is None:
+        return head + (_counted(plain) if kind is ValueType.STRING else struct.pack(f"<{_LAYOUTS[kind]}", plain))
+    head += struct.pack("<IQ", item_kind, len(plain))
+    if item_kind is ValueType.STRING:
+        return head + b"".join(map(_counted, plain))
+    return head + struct.pack(f"<{len(plain)}{_LAYOUTS[item_kind]}", *plain)
+
+
+def _counted(raw: bytes) -> bytes:
+    return struct.pack("<Q", len(raw)) + raw
 
 
 def _string(text: str) -> bytes:

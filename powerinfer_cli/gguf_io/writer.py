@@ -21,7 +21,7 @@ from .types import BLOCK, INDEX_ARCHITECTURE, INDEX_FILE_TYPES, GGMLType, ValueT
 if TYPE_CHECKING:
     import gguf
 
-__all__ = ["WritableValue", "write_gguf"]
+__all__ = ["WritableValue", "typed_value", "write_gguf"]
 
 WritableValue: TypeAlias = bool | int | float | str | np.generic | npt.NDArray[Any] | list[Any] | Strings
 """An int becomes UINT32 if it fits, else INT32, UINT64 or INT64; a float FLOAT32; NumPy scalars and arrays keep
@@ -126,13 +126,13 @@ def _add_metadata(writer: "gguf.GGUFWriter", arch: str, metadata: Mapping[str, W
                 raise GGUFError("general.alignment must be an integer")
             writer.add_custom_alignment(int(value))
             continue
-        kind, item_kind, plain = _typed(key, value)
+        kind, item_kind, plain = typed_value(key, value)
         writer.add_key_value(
             key, plain, gguf.GGUFValueType(kind), None if item_kind is None else gguf.GGUFValueType(item_kind)
         )
 
 
-def _typed(key: str, value: WritableValue) -> tuple[ValueType, ValueType | None, Any]:
+def typed_value(key: str, value: WritableValue) -> tuple[ValueType, ValueType | None, Any]:
     """The value's type, its items' type if it is an array, and the value in Python's own types."""
     if isinstance(value, Strings):
         value = list(value)

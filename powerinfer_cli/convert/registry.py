@@ -1,0 +1,56 @@
+"""The classes of checkpoints that can be converted, by the name that config.json gives them."""
+
+from powerinfer_cli.convert.checkpoint import Config
+from powerinfer_cli.convert.conversion import Conversion
+from powerinfer_cli.convert.families import (
+    apertus,
+    bloom,
+    cohere,
+    deci,
+    deepseek,
+    falcon,
+    gemma,
+    gemma4,
+    glm,
+    gpt2,
+    gpt_oss,
+    granite,
+    lfm2,
+    llama,
+    llama4,
+    mistral,
+    mpt,
+    nemotron,
+    olmo,
+    phi,
+    phi_moe,
+    qwen,
+    qwen_moe,
+    qwen_next,
+    shared_experts,
+    smallthinker,
+    stablelm,
+)
+
+__all__ = ["CONVERSIONS", "conversion_of"]
+
+FAMILIES = (
+    *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
+    *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
+    *(lfm2, qwen_next),
+)
+CONVERSIONS: dict[str, Conversion] = {
+    name: conversion for family in FAMILIES for conversion in family.CONVERSIONS for name in conversion.classes
+}
+
+
+def conversion_of(config: Config) -> Conversion:
+    """Raises PowerInferError: config.json names no class, or none that is known."""
+    if not config.classes:
+        config.fail("architectures is missing or empty: it should name the model's class")
+    for name in config.classes:
+        if name in CONVERSIONS:
+            return CONVERSIONS[name]
+    code = "; its own code is not run" if config.runs_code else ""
+    known = ", ".join(sorted(CONVERSIONS))
+    return config.fail(f"models of class {config.classes[0][:60]!r} cannot be converted{code}; known are {known}")
