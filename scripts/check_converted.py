@@ -104,7 +104,7 @@ def converter(source: Path) -> Convert:
         cls.set_vocab = set_vocab
         cls.no_mtp = True  # the tests' models have no layers that guess
         with torch.inference_mode():
-            cls(folder, gguf.LlamaFileType[file_type], folder / "model.gguf").write()
+            cls(folder, gguf.LlamaFileType[file_type], folder / "model.gguf", hparams=config).write()
         return folder / "model.gguf"
 
     return convert
@@ -119,6 +119,15 @@ def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
     if config["model_type"] == "hunyuan_v1_moe":
         config |= {"moe_intermediate_size": [config["intermediate_size"]], "num_shared_expert": [1]}
         config["moe_topk"] = np.atleast_1d(config["moe_topk"]).tolist()
+    if config["model_type"] == "granitemoehybrid":
+        kinds = {"linear_attention": "mamba", "full_attention": "attention"}
+        config["layer_types"] = [kinds[kind] for kind in config["layer_types"]]
+    if config["model_type"] == "nemotron_h":
+        signs = {"linear_attention": "M", "mlp": "-", "full_attention": "*", "moe": "E"}
+        pattern = "".join(signs[kind] for kind in config["layers_block_type"])
+        config |= {"hybrid_override_pattern": pattern, "mamba_d_head": config["mamba_head_dim"]}
+        if "E" not in pattern:  # such models' configurations know of no experts
+            del config["num_experts_per_tok"], config["n_routed_experts"], config["n_group"]
     config["architectures"] = [OTHER_NAMES.get(one, one) for one in config["architectures"]]
     return config
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["convolve", "delta_rule", "delta_rule_in_chunks"]
+__all__ = ["convolve", "delta_rule", "delta_rule_in_chunks", "scan", "scan_in_chunks"]
 
 
 def convolve(x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -49,4 +49,32 @@ def delta_rule_in_chunks(
         found.append((before * (qs @ state) + ((qs @ ks.transpose(1, 2)) * apart) @ new).transpose(0, 1))
         left = (sums[:, -1:] - sums).exp().unsqueeze(2)
         state.mul_(sums[:, -1].exp()[:, None, None]).add_((left * ks).transpose(1, 2) @ new)
+    return torch.cat(found)
+
+
+def scan(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor) -> Tensor:
+    """Mamba-2, token by token. v [T, H, P], b, c [T, H, N]; log_g [T, H]: the logarithm of what a state is multiplied
+    by first; state [H, N, P], which is changed. -> [T, H, P]
+    """
+    found = []
+    for t in range(len(v)):
+        state.mul_(log_g[t].exp()[:, None, None]).add_(torch.einsum("hn,hp->hnp", b[t], v[t]))
+        found.append(torch.einsum("hnp,hn->hp", state, c[t]))
+    return torch.stack(found)
+
+
+def scan_in_chunks(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor, size: int = 64) -> Tensor:
+    """The same, `size` tokens at a time (state-space duality, Dao and Gu 2024): within a chunk as attention, whose
+    scores decay; no factor is larger than 1.
+    """
+    found = []
+    for begin in range(0, len(v), size):
+        part = slice(begin, begin + size)
+        vs, bs, cs = (x[part].transpose(0, 1) for x in (v, b, c))  # [H, C, P or N]
+        sums = log_g[part].T.cumsum(1)  # [H, C]
+        apart = (sums.unsqueeze(2) - sums.unsqueeze(1)).tril().exp().tril()  # [H, C, C]
+        within = ((cs @ bs.transpose(1, 2)) * apart) @ vs
+        found.append((within + sums.exp().unsqueeze(2) * (cs @ state)).transpose(0, 1))
+        left = (sums[:, -1:] - sums).exp().unsqueeze(2)
+        state.mul_(sums[:, -1].exp()[:, None, None]).add_((left * bs).transpose(1, 2) @ vs)
     return torch.cat(found)

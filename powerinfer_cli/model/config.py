@@ -8,7 +8,7 @@ from powerinfer_cli.gguf_io import GGUFFile, Strings
 from powerinfer_cli.model.blocks import Activation
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.sizes import Sizes
-from powerinfer_cli.model.tensors import Architecture
+from powerinfer_cli.model.tensors import LAYER_EPS, Architecture
 
 __all__ = ["DENSE_LAYERS", "POOLINGS", "ModelConfig", "pooling_of", "read_sizes", "sparse_threshold_of"]
 
@@ -63,7 +63,7 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing:
     if with_guessing:
         n_layer += n_guessing
     n_embd = keys.integer("embedding_length", low=1, high=MAX_SIZE)
-    least = 0 if arch.gaps else 1
+    least = 0 if arch.gaps or arch.alone else 1
     n_head = keys.integers("attention.head_count", n_layer, low=least, high=MAX_SIZE)
     n_head_kv = _kv_heads(keys, n_layer, n_head, 0 if arch.recurrent else least)
     return Sizes(
@@ -76,7 +76,7 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing:
         n_head_kv=n_head_kv,
         head_dim=_latent_dim(keys) if arch.latents else _head_dim(keys, n_embd, next(filter(None, n_head), 1)),
         n_ff=keys.integers("feed_forward_length", n_layer, low=least, high=MAX_SIZE),
-        norm_eps=keys.number(arch.norm_eps_key, arch.norm_eps_default, low=0.0),
+        norm_eps=_norm_eps(keys, arch),
         activation=_activation(gguf, keys, arch),
         predicted=_predicted(gguf, n_layer),
     )
@@ -89,6 +89,11 @@ def _n_layers(gguf: GGUFFile, keys: Keys, arch: Architecture) -> tuple[int, int]
     if guessing >= n_layer:
         keys.fail(f"nextn_predict_layers is {guessing}, but block_count is {n_layer}")
     return n_layer - guessing, guessing
+
+
+def _norm_eps(keys: Keys, arch: Architecture) -> float:
+    by_other = arch.eps_of_layer_norms and arch.norm_eps_key not in keys
+    return keys.number(LAYER_EPS if by_other else arch.norm_eps_key, arch.norm_eps_default, low=0.0)
 
 
 def _predicted(gguf: GGUFFile, n_layer: int) -> tuple[bool, ...]:

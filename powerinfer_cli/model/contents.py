@@ -81,10 +81,7 @@ LATENTS = Kind(
 RECURRENT = Kind(
     "a recurrent or hybrid model (state space, delta net, RWKV, short convolution)",
     "recurrent layers do not run yet; use a dense transformer",
-    architectures=_names(
-        "mamba mamba2 jamba rwkv6 rwkv6qwen2 rwkv7 arwkv7 falcon-h1 plamo2 granitehybrid nemotron_h "
-        "nemotron_h_moe kimi-linear kimi-k3  minimax-01 bailingmoe3"
-    ),
+    architectures=_names("mamba jamba rwkv6 rwkv6qwen2 rwkv7 arwkv7 plamo2 kimi-linear kimi-k3 minimax-01 bailingmoe3"),
     keys=(
         "ssm.conv_kernel",
         "ssm.inner_size",

@@ -8,14 +8,23 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, MadeTensor, Tensor
-from powerinfer_cli.model.blocks import Linear
+from powerinfer_cli.model.blocks import FFN, Activation, Everything, Linear, Neurons
 
-__all__ = ["columns", "cut", "first_row", "ones", "scaled"]
+__all__ = ["columns", "cut", "first_row", "no_ffn", "ones", "scaled"]
 
 
 def ones(n: int) -> Tensor:
     """The weights [n] of a norm that has none."""
     return Tensor("ones", GGMLType.F32, (n,), np.ones(n, np.float32).view(np.uint8))
+
+
+def no_ffn(n_embd: int) -> FFN[Tensor, Tensor]:
+    """Of a layer that is a mixer alone: no neurons."""
+    up, down = (
+        Linear[Tensor, Tensor](Tensor("none", GGMLType.F32, shape, np.empty(0, np.uint8)), None)
+        for shape in ((0, n_embd), (n_embd, 0))
+    )
+    return FFN(Neurons(0, None, up, down, transposed=False, activation=Activation.SILU), Everything())
 
 
 def scaled(vector: Tensor, factor: float) -> Tensor:

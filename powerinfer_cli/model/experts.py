@@ -54,17 +54,18 @@ def routed(
     early: bool = False,
     group_best: int = 2,
     on_input: bool = False,
+    gated: bool = True,
 ) -> FFN[Tensor, Tensor]:
     """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
     shared expert, 0 where there is none; shared_gate: it has a gate. early: the router reads the layer's input.
-    group_best, on_input: see `Router`.
+    group_best, on_input: see `Router`. gated: experts have gates, the shared one, too.
     """
     if t.model.gguf.sparse:
         t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
     experts = _n_experts(t)
     router = replace(_router(t, experts, gating, normed), early=early, group_best=group_best, on_input=on_input)
-    found = _shared(t, shared, shared_gate) if shared else None
-    return FFN(_experts(t, experts, width), Routed(experts, router, found))
+    found = _shared(t, shared, shared_gate, gated) if shared else None
+    return FFN(_experts(t, experts, width, gated), Routed(experts, router, found))
 
 
 def _n_experts(t: LayerReader) -> int:
@@ -115,8 +116,11 @@ def _gating(t: LayerReader, default: Gating) -> Gating:
     return _GATINGS.get(number, default)
 
 
-def _experts(t: LayerReader, experts: int, width: int) -> Neurons[Tensor, Tensor]:
-    if "ffn_gate_up_exps.weight" in t:
+def _experts(t: LayerReader, experts: int, width: int, gated: bool) -> Neurons[Tensor, Tensor]:
+    gate: Linear[Tensor, Tensor] | None = None
+    if not gated:
+        up = _stacked(t, "ffn_up_exps", experts, width, t.n_embd)
+    elif "ffn_gate_up_exps.weight" in t:
         gate, up = _divided(t, experts, width)
     else:
         if "ffn_gate_exps.weight" not in t:
@@ -147,8 +151,10 @@ def _stacked(t: LayerReader, name: str, experts: int, rows: int, columns: int) -
     return Linear(flat, None if bias is None else replace(bias, shape=(experts * rows,)))
 
 
-def _shared(t: LayerReader, width: int, gated: bool) -> SharedExpert[Tensor, Tensor]:
-    gate, up = (t.linear(f"ffn_{name}_shexp", width, t.n_embd) for name in ("gate", "up"))
+def _shared(t: LayerReader, width: int, has_gate: bool, gated: bool) -> SharedExpert[Tensor, Tensor]:
+    """has_gate: of its own; gated: its neurons are."""
+    gate = t.linear("ffn_gate_shexp", width, t.n_embd) if gated else None
+    up = t.linear("ffn_up_shexp", width, t.n_embd)
     down = t.linear("ffn_down_shexp", t.n_embd, width)
     neurons = Neurons(width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
-    return SharedExpert(neurons, t.tensor("ffn_gate_inp_shexp.weight", t.n_embd) if gated else None)
+    return SharedExpert(neurons, t.tensor("ffn_gate_inp_shexp.weight", t.n_embd) if has_gate else None)

@@ -5,12 +5,31 @@ from dataclasses import replace
 import numpy as np
 
 from powerinfer_cli.gguf_io import Tensor, chosen_rows
-from powerinfer_cli.model.blocks import Convolution, DeltaNet, Linear, ShortConvolution
-from powerinfer_cli.model.cuts import cut
+from powerinfer_cli.model.blocks import (
+    Convolution,
+    DeltaNet,
+    Layer,
+    Linear,
+    Mamba2,
+    Mixer,
+    Norm,
+    Norms,
+    Sequential,
+    ShortConvolution,
+)
+from powerinfer_cli.model.cuts import cut, no_ffn
 from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.tensors import LayerReader
 
-__all__ = ["MOST_INPUTS", "convolution", "delta_net", "is_recurrent", "short_convolution"]
+__all__ = [
+    "MOST_INPUTS",
+    "convolution",
+    "delta_net",
+    "is_recurrent",
+    "mamba2",
+    "mixer_alone",
+    "short_convolution",
+]
 
 
 def check_size(t: LayerReader, key: str, value: int, name: str, axis: int) -> None:
@@ -104,6 +123,56 @@ def _alpha_and_beta(
         return Linear(chosen_rows(both.weight, numbers[:, which].reshape(-1)), None)
 
     return part(1), part(0)
+
+
+def mamba2(t: LayerReader, *, normed: bool = True) -> Mamba2[Tensor, Tensor]:
+    """normed: what heads make always is; else where the file has the weight."""
+    state_dim, n_groups, n_heads, inner = (
+        t.keys.integer(f"ssm.{key}", low=1, high=MAX_SIZE)
+        for key in ("state_size", "group_count", "time_step_rank", "inner_size")
+    )
+    for key, n in (("time_step_rank", n_heads), ("inner_size", inner)):
+        if n % n_groups:
+            t.keys.fail(f"ssm.{key} {n} is not a multiple of {t.model.arch.name}.ssm.group_count {n_groups}")
+    if inner % n_heads:
+        t.keys.fail(f"ssm.inner_size {inner} is not a multiple of {t.model.arch.name}.ssm.time_step_rank {n_heads}")
+    length = t.keys.integer("ssm.conv_kernel", low=2, high=MOST_INPUTS)
+    channels = inner + 2 * n_groups * state_dim
+    check_size(t, "ssm.time_step_rank", n_heads, "ssm_a", -2)
+    check_size(t, "ssm.inner_size", inner, "ssm_out.weight", -1)
+    check_size(t, "ssm.group_count", n_groups, "ssm_norm.weight", -2)
+    check_size(t, "ssm.state_size", channels, "ssm_conv1d.weight", -2)
+    whole = t.linear("ssm_in", inner + channels + n_heads, t.n_embd, "none")
+    gate, mixed, steps = cut(whole, 0, inner, inner + channels, inner + channels + n_heads)
+    return Mamba2(
+        n_heads=n_heads,
+        n_groups=n_groups,
+        value_dim=inner // n_heads,
+        state_dim=state_dim,
+        mixed=mixed,
+        gate=gate,
+        steps=steps,
+        convolution=convolution(t, "ssm_conv1d", channels, "ssm.conv_kernel", length),
+        decay=_of_heads(t, "ssm_a", n_heads),
+        shift=t.tensor("ssm_dt.bias", n_heads),
+        skip=_of_heads(t, "ssm_d", n_heads),
+        norm=_norm_of_groups(t, n_groups, inner // n_groups) if normed or "ssm_norm.weight" in t else None,
+        output=t.linear("ssm_out", t.n_embd, inner, "none"),
+    )
+
+
+def _of_heads(t: LayerReader, name: str, n_heads: int) -> Tensor:
+    return replace(t.tensor(name, n_heads, 1), shape=(n_heads,))
+
+
+def _norm_of_groups(t: LayerReader, n_groups: int, size: int) -> Norm[Tensor]:
+    weight = t.tensor("ssm_norm.weight", n_groups, size)
+    return Norm(t.arch.norm, t.model.sizes.norm_eps, replace(weight, shape=(n_groups * size,)), None)
+
+
+def mixer_alone(t: LayerReader, mixer: Mixer[Tensor, Tensor]) -> Layer[Tensor, Tensor]:
+    """A layer without an FFN."""
+    return Sequential(t.norms("attn_norm"), mixer, Norms(None), no_ffn(t.n_embd))
 
 
 def convolution(t: LayerReader, name: str, channels: int, key: str, length: int) -> Convolution[Tensor]:

@@ -19,9 +19,12 @@ from powerinfer_cli.model.families import (
     lfm2,
     llama,
     llama4,
+    mamba,
+    minicpm,
     mistral,
     mpt,
     nemotron,
+    nemotron_h,
     olmo,
     phi,
     phi_moe,
@@ -40,7 +43,7 @@ __all__ = ["ARCHITECTURES", "architecture_of"]
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
-    *(lfm2, qwen_next),
+    *(minicpm, lfm2, qwen_next, mamba, nemotron_h),
     *(bert, nomic_bert, jina_bert, modern_bert, eurobert),
 )
 ARCHITECTURES: dict[str, Architecture] = {one.name: one for family in FAMILIES for one in family.ARCHITECTURES}

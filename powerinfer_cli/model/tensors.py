@@ -37,9 +37,10 @@ from powerinfer_cli.model.rope import Rope, RopeStyle
 from powerinfer_cli.model.rope_keys import RopeKeys, read_rope
 from powerinfer_cli.model.sizes import Sizes
 
-__all__ = ["Architecture", "Bias", "Ends", "LayerReader", "ModelReader"]
+__all__ = ["LAYER_EPS", "Architecture", "Bias", "Ends", "LayerReader", "ModelReader"]
 
 Bias: TypeAlias = Literal["none", "optional", "required"]
+LAYER_EPS = "attention.layer_norm_epsilon"
 Ends: TypeAlias = tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]
 TensorLinear: TypeAlias = Linear[Tensor, Tensor]
 
@@ -57,8 +58,9 @@ class Architecture:
     experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
     latents: attention is over these.
     gaps: layers may have no attention, or nothing at all: such are left out. recurrent: layers may keep states of
-    sequences; those have no key-value heads. causal: tokens see none behind them, unless the file says otherwise; where
-    they do, a window is as wide as half of its length to each side.
+    sequences; those have no key-value heads. alone: a layer may be a mixer alone, or an FFN. eps_of_layer_norms: where
+    the key of the norms' own is missing, that of layer norms counts. causal: tokens see none behind them, unless the
+    file says otherwise; where they do, a window is as wide as half of its length to each side.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Architecture:
     gaps: bool = False
     recurrent: bool = False
     causal: bool = True
+    alone: bool = False
+    eps_of_layer_norms: bool = False
     neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
 
     @property
@@ -87,7 +91,7 @@ class Architecture:
             case NormKind.RMS:
                 return "attention.layer_norm_rms_epsilon"
             case NormKind.LAYER:
-                return "attention.layer_norm_epsilon"
+                return LAYER_EPS
         assert_never(self.norm)
 
 
@@ -194,7 +198,7 @@ class ModelReader(TensorReader):
 
     def layers(self) -> tuple[Layer[Tensor, Tensor], ...]:
         s = self.sizes
-        some = [index for index in range(s.n_layer) if s.n_head[index] or s.n_ff[index]]
+        some = [i for i in range(s.n_layer) if s.n_head[i] or s.n_ff[i] or self.arch.alone]
         if not some:
             self.keys.fail("block_count: no layer has anything in it")
         return tuple(self.arch.layer(LayerReader(self, index)) for index in some)

@@ -1,11 +1,13 @@
-"""The delta rule: its recurrent and its chunked form are each other's test; at the edges all numbers stay finite."""
+"""The delta rule, and Mamba-2's scan: their recurrent and their chunked forms are each other's test; at the edges all
+numbers stay finite.
+"""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from powerinfer_cli.kernels.reference_recurrent import delta_rule, delta_rule_in_chunks
+from powerinfer_cli.kernels.reference_recurrent import delta_rule, delta_rule_in_chunks, scan, scan_in_chunks
 
 
 def drawn(n: int, heads: int, k: int, v: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -46,3 +48,26 @@ def test_chunks_do_not_drift(n: int, size: int) -> None:
 @pytest.mark.parametrize("beta", [0.0, 1e-7, 1.0])
 def test_edges(log_g: float, beta: float) -> None:
     both(130, torch.full((130, 2), log_g), torch.full((130, 2), beta))
+
+
+@torch.inference_mode()
+def both_scans(n: int, log_g: torch.Tensor, size: int = 64) -> None:
+    heads = log_g.shape[1]
+    c, b, v = drawn(n, heads, 24, 20)
+    first = torch.randn(heads, 24, 20)
+    states = first.clone(), first.clone()
+    slow, fast = scan(v, b, c, log_g, states[0]), scan_in_chunks(v, b, c, log_g, states[1], size)
+    for one, two in ((slow, fast), states):
+        assert one.isfinite().all()
+        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 64), (67, 64), (50, 7), (4000, 64)])
+def test_chunks_of_scans_do_not_drift(n: int, size: int) -> None:
+    torch.manual_seed(n)
+    both_scans(n, -torch.rand(n, 2) * 0.2, size)
+
+
+@pytest.mark.parametrize("log_g", [0.0, -1e-7, -80.0, -1e4])
+def test_edges_of_scans(log_g: float) -> None:
+    both_scans(130, torch.full((130, 2), log_g))

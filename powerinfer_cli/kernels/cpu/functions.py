@@ -18,7 +18,19 @@ from powerinfer_cli.kernels.simd import (
     zero,
 )
 
-__all__ = ["activated", "activated_number", "exp", "gelu", "gelu_tanh", "minimum", "relu", "silu", "tanh", "xielu"]
+__all__ = [
+    "activated",
+    "activated_number",
+    "exp",
+    "gelu",
+    "gelu_tanh",
+    "minimum",
+    "relu",
+    "silu",
+    "softplus",
+    "tanh",
+    "xielu",
+]
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2 to 35 bits
@@ -59,6 +71,16 @@ def relu(x):
 def silu(x):
     """x / (1 + e**-x)"""
     return x * reciprocal(splat(np.float32(1.0)) + exp(zero() - x))
+
+
+@helper
+def softplus(x):
+    """log(1 + e**x): Newton's steps from a guess that is off by 0.06 at most."""
+    one = splat(np.float32(1.0))
+    y = maximum(x, zero()) + splat(np.float32(0.6931472)) * exp(zero() - absolute(x))
+    for _ in range(4):
+        y = y - one + exp(zero() - y) + exp(x - y)
+    return y
 
 
 @helper

@@ -46,6 +46,7 @@ from powerinfer_cli.model.blocks.layers import (
     attentions,
     latent_attentions,
     leaves,
+    recurrent_layers,
     with_ffn,
 )
 from powerinfer_cli.model.blocks.parts import (
@@ -56,7 +57,7 @@ from powerinfer_cli.model.blocks.parts import (
     NormKind,
     Norms,
 )
-from powerinfer_cli.model.blocks.recurrent import Convolution, DeltaNet, Recurrent, ShortConvolution, recurrent_layers
+from powerinfer_cli.model.blocks.recurrent import Convolution, DeltaNet, Mamba2, Recurrent, ShortConvolution
 from powerinfer_cli.model.rope import Rope, RopeStyle
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "Layer",
     "Linear",
     "LinearMixer",
+    "Mamba2",
     "Mixer",
     "Neurons",
     "NoMixer",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
-from powerinfer_cli.model.blocks.recurrent import NoCache, Recurrent
+from powerinfer_cli.model.blocks.recurrent import Mamba2, NoCache, Recurrent
 from powerinfer_cli.model.rope import Rope
 
 __all__ = [
@@ -69,9 +69,9 @@ class Attention(Generic[M, V]):
     it; None: all. chunk: it sees those from the last multiple of so many on. softcap c: scores are c tanh(score / c).
     alibi: scores fall with distance, by each head's slope; temperature None: queries are as they are. clamp c: numbers
     of q, k and v are kept within -c and c, before their norms. sinks [n_head]: scores that are in each head's softmax,
-    and have no values. gate [n_head * D, n_embd]: what is attended to is multiplied by sigmoid(gate(x)).
-    causal False: queries see those behind them as well, as far as the text goes, or with a reach as many to each side;
-    such a text is read whole, and nothing of it is kept.
+    and have no values. gate [n_head * D, n_embd]: what is attended to is multiplied by sigmoid(gate(x)). beside: what
+    reads the same, and adds what it makes. causal False: queries see those behind them as well, as far as the text
+    goes, or with a reach as many to each side; such a text is read whole, and nothing of it is kept.
     """
 
     n_head: int
@@ -94,6 +94,7 @@ class Attention(Generic[M, V]):
     gate: Linear[M, V] | None = None
     causal: bool = True
     reach: int | None = None
+    beside: Mamba2[M, V] | None = None
 
     @property
     def n_q(self) -> int:
@@ -113,7 +114,8 @@ class Attention(Generic[M, V]):
         made = Attention(*sizes, q, k, v, output, norms, self.rope, self.scale, self.window, self.softcap)
         sinks = None if self.sinks is None else vector(self.sinks)
         gate = None if self.gate is None else self.gate.map(matrix, vector)
-        made = replace(made, alibi=self.alibi, temperature=self.temperature, gate=gate)
+        beside = None if self.beside is None else self.beside.map(matrix, vector)
+        made = replace(made, alibi=self.alibi, temperature=self.temperature, gate=gate, beside=beside)
         made = replace(made, clamp=self.clamp, sinks=sinks, chunk=self.chunk)
         return replace(made, causal=self.causal, reach=self.reach)
 

@@ -30,7 +30,8 @@ class Neurons(Generic[M, V]):
     """act(gate x) * up x, or act(up x) without a gate, times down.
 
     gate and up [n_ff, n_embd]; down [n_embd, n_ff], or `transposed` [n_ff, n_embd], so that a neuron is a row of each;
-    its bias is of n_embd. relu_on_up: up passes through ReLU as well. curve: xIELU's numbers; no other has any.
+    its bias is of n_embd. n_ff 0: there are none, as in a layer that is a mixer alone; such have no leaves. relu_on_up:
+    up passes through ReLU as well. curve: xIELU's numbers; no other has any.
     """
 
     n_ff: int
@@ -63,6 +64,8 @@ class Neurons(Generic[M, V]):
 
     def map_rows(self, matrix: Callable[[M], N], number: Callable[[V], W], vector: Callable[[V], W]) -> "Neurons[N, W]":
         """`number`: of biases that have a number a neuron; `vector`: of down's."""
+        if not self.n_ff:
+            return cast("Neurons[N, W]", self)
         gate = None if self.gate is None else self.gate.map(matrix, number)
         up, down = self.up.map(matrix, number), self.down.map(matrix, vector)
         return Neurons(self.n_ff, gate, up, down, self.transposed, self.activation, self.relu_on_up, self.curve)

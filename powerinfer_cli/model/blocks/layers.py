@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias
 from powerinfer_cli.model.blocks.attention import Attention, LatentAttention, Mixer
 from powerinfer_cli.model.blocks.ffn import FFN, Everything, predictor_of
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, Norms, V, W
+from powerinfer_cli.model.blocks.recurrent import DeltaNet, Mamba2, Recurrent, ShortConvolution
 
 __all__ = [
     "Embedding",
@@ -23,6 +24,7 @@ __all__ = [
     "attentions",
     "latent_attentions",
     "leaves",
+    "recurrent_layers",
     "with_ffn",
 ]
 
@@ -193,6 +195,16 @@ def attentions(layers: "Iterable[Layer[M, V]]") -> list[Attention[M, V]]:
 def latent_attentions(layers: "Iterable[Layer[M, V]]") -> list[LatentAttention[M, V]]:
     """Of those that attend to latents."""
     return [layer.attention for layer in layers if isinstance(layer.attention, LatentAttention)]
+
+
+def recurrent_layers(layers: "Iterable[Layer[M, V]]") -> dict[int, Recurrent[M, V]]:
+    """Those that keep a state, by number."""
+    found = {}
+    for i, layer in enumerate(layers):
+        mixer = layer.attention.beside if isinstance(layer.attention, Attention) else layer.attention
+        if isinstance(mixer, ShortConvolution | DeltaNet | Mamba2):
+            found[i] = mixer
+    return found
 
 
 def with_ffn(layer: "Layer[M, V]", ffn: FFN[M, V]) -> "Layer[M, V]":

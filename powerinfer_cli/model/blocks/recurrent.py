@@ -1,15 +1,14 @@
 """Mixers that keep a state of fixed size of a sequence instead of keys and values of each of its tokens."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
+from typing import Generic, TypeAlias, cast
 
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, V, W
 
-if TYPE_CHECKING:
-    from powerinfer_cli.model.blocks.layers import Layer
+__all__ = ["Convolution", "DeltaNet", "Mamba2", "NoCache", "Recurrent", "ShortConvolution"]
 
-__all__ = ["Convolution", "DeltaNet", "NoCache", "Recurrent", "ShortConvolution", "recurrent_layers"]
+LANES = 16  # columns of a state that lie together
 
 
 class NoCache:
@@ -117,10 +116,54 @@ class DeltaNet(NoCache, Generic[M, V]):
         return replace(made, shift=vector(self.shift), norm=norm, output=output)
 
 
-Recurrent: TypeAlias = ShortConvolution[M, V] | DeltaNet[M, V]
+@dataclass(frozen=True)
+class Mamba2(NoCache, Generic[M, V]):
+    """A state-space layer (Dao and Gu 2024). mixed [n_heads * value_dim + 2 * n_groups * state_dim, n_embd]: what heads
+    add to their states, each head's behind another's, then by group how it is written, b, and read, c; all through the
+    convolution and SiLU. n_heads / n_groups neighbours are a group, and have the state S [state_dim, value_dim] each.
+    Of each token, with d = softplus(steps(x) + shift): S *= e**(decay * d); S += b (d v).T; it makes S.T c + skip * v.
+    decay, shift, skip [n_heads]. What heads make, times SiLU(gate(x)), is normed, each group's by itself.
+
+    It keeps the convolution's inputs, and behind these the states, [n_heads, n_blocks, state_dim, 16]: 16 columns
+    together.
+    """
+
+    n_heads: int
+    n_groups: int
+    value_dim: int
+    state_dim: int
+    mixed: Linear[M, V]
+    gate: Linear[M, V]
+    steps: Linear[M, V]
+    convolution: Convolution[V]
+    decay: V
+    shift: V
+    skip: V
+    norm: Norm[V] | None
+    output: Linear[M, V]
+
+    @property
+    def inner(self) -> int:
+        """Numbers of what all heads make."""
+        return self.n_heads * self.value_dim
+
+    @property
+    def n_blocks(self) -> int:
+        """Of 16 columns, that a head's state has."""
+        return -(-self.value_dim // LANES)
+
+    @property
+    def state_size(self) -> int:
+        """float32 of a sequence."""
+        return self.convolution.state_size + self.n_heads * self.n_blocks * self.state_dim * LANES
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Mamba2[N, W]":
+        made = cast("Mamba2[N, W]", self)
+        mixed, gate, steps = (x.map(matrix, vector) for x in (self.mixed, self.gate, self.steps))
+        made = replace(made, mixed=mixed, gate=gate, steps=steps, convolution=self.convolution.map(vector))
+        made = replace(made, decay=vector(self.decay), shift=vector(self.shift), skip=vector(self.skip))
+        norm = None if self.norm is None else self.norm.map(vector)
+        return replace(made, norm=norm, output=self.output.map(matrix, vector))
 
 
-def recurrent_layers(layers: "Iterable[Layer[Any, Any]]") -> dict[int, Recurrent[Any, Any]]:
-    """Those that keep a state, by number."""
-    mixers = ((i, layer.attention) for i, layer in enumerate(layers))
-    return {i: mixer for i, mixer in mixers if isinstance(mixer, ShortConvolution | DeltaNet)}
+Recurrent: TypeAlias = ShortConvolution[M, V] | DeltaNet[M, V] | Mamba2[M, V]

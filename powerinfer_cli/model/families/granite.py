@@ -1,8 +1,9 @@
-"""Granite with experts and without, MiniCPM: llama's blocks with scales of embeddings, residuals, scores and logits."""
+"""Granite, also with experts, or Mamba-2 in most layers: llama's blocks with scales."""
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import FFN, Layer, Sequential
 from powerinfer_cli.model.experts import expert_width, has_experts, routed, shared_width
+from powerinfer_cli.model.recurrent import mamba2
 from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
@@ -10,9 +11,10 @@ __all__ = ["ARCHITECTURES"]
 
 def _granite(t: LayerReader) -> Layer[Tensor, Tensor]:
     rope = t.model.rope() if t.keys.flag("rope.scaling.finetuned", default=True) else None
-    attention = t.attention(rope=rope, scale=t.keys.factor("attention.scale"))
+    scale = t.keys.factor("attention.scale")
+    mixer = t.attention(rope=rope, scale=scale) if t.n_head_kv else mamba2(t)
     scale = t.keys.factor("residual_scale") or 1.0
-    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), _ffn(t), scale)
+    return Sequential(t.norms("attn_norm"), mixer, t.norms("ffn_norm"), _ffn(t), scale)
 
 
 def _ffn(t: LayerReader) -> FFN[Tensor, Tensor]:
@@ -30,19 +32,6 @@ def _granite_ends(model: ModelReader) -> Ends:
     return model.ends(embedding_scale=embedding_scale, logit_scale=1 / scale)
 
 
-def _minicpm(t: LayerReader) -> Layer[Tensor, Tensor]:
-    """Files from before the keys have the scales of the first models."""
-    scale = t.keys.number("residual_scale", 1.4 * t.model.sizes.n_layer**-0.5, low=1e-6, high=1e6)
-    attention = t.attention(rope=t.model.rope())
-    return Sequential(t.norms("attn_norm"), attention, t.norms("ffn_norm"), t.ffn(), scale)
-
-
-def _minicpm_ends(model: ModelReader) -> Ends:
-    scale = model.keys.number("logit_scale", model.sizes.n_embd / 256, low=1e-6, high=1e6)
-    embedding_scale = model.keys.number("embedding_scale", 12.0, low=1e-6, high=1e6)
-    return model.ends(embedding_scale=embedding_scale, logit_scale=1 / scale)
-
-
 SCALES = "scales of embeddings, residuals, logits"
 ARCHITECTURES = (
     Architecture("granite", _granite, _granite_ends, models="Granite 3 (dense)", differs=f"{SCALES} and scores"),
@@ -54,5 +43,13 @@ ARCHITECTURES = (
         differs=f"{SCALES} and scores; experts",
         experts=True,
     ),
-    Architecture("minicpm", _minicpm, _minicpm_ends, models="MiniCPM 1B and 2B", differs=SCALES),
+    Architecture(
+        "granitehybrid",
+        _granite,
+        _granite_ends,
+        models="Granite 4 H (micro, tiny, small), Bamba",
+        differs=f"Mamba-2 instead of attention in most layers; {SCALES} and scores; experts or none",
+        experts=True,
+        recurrent=True,
+    ),
 )

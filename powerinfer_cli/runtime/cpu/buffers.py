@@ -27,6 +27,7 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
 from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
+from powerinfer_cli.runtime.cpu.mamba import MambaRooms, mamba_rooms
 from powerinfer_cli.runtime.cpu.recurrent import (
     DeltaRooms,
     RecurrentRooms,
@@ -80,6 +81,8 @@ class Buffers:
     latent: LatentRooms
     recurrent: RecurrentRooms
     delta: DeltaRooms
+    mamba: MambaRooms
+    beside: Vectors | None  # what is beside attention
     gates: dict[int, Vectors]  # of attention's output, by n_q
     neurons: dict[int, NeuronRoom]  # by n_ff
     routed: RoutedRooms
@@ -149,6 +152,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         latent=latent_rooms(blocks, n_tokens),
         recurrent=recurrent_rooms(blocks, n_tokens),
         delta=delta_rooms(blocks, n_tokens),
+        mamba=mamba_rooms(blocks, n_tokens),
+        beside=make_vectors(n_tokens, n_embd, records=False) if any(a.beside for a in attentions(blocks)) else None,
         gates={n: make_vectors(n_tokens, n, records=False) for n in {a.n_q for a in attentions(blocks) if a.gate}},
         neurons=_neuron_rooms([one for block in blocks for one in whole_neurons(block)], n_tokens),
         routed=routed_rooms(blocks, n_tokens),
@@ -200,7 +205,7 @@ def _attention_rooms(
 def _neuron_rooms(neurons: Iterable[CPUNeurons], n_tokens: int) -> dict[int, NeuronRoom]:
     """What a sparse FFN needs is its own."""
     rooms = {}
-    for n_ff in {one.n_ff for one in neurons if not one.transposed}:
+    for n_ff in {one.n_ff for one in neurons if not one.transposed} - {0}:
         gate, up = (make_vectors(n_tokens, n_ff, records=False) for _ in range(2))
         alone = n_tokens == 1
         value = make_vectors(1, n_ff) if alone else replace(up, records=make_records(n_tokens, n_ff))

@@ -33,6 +33,7 @@ from powerinfer_cli.model.blocks import (
     LatentAttention,
     Linear,
     LinearMixer,
+    Mamba2,
     NoMixer,
     Norm,
     Parallel,
@@ -46,6 +47,7 @@ from powerinfer_cli.model.blocks import (
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
 from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
+from powerinfer_cli.runtime.cpu.mamba import mamba2
 from powerinfer_cli.runtime.cpu.recurrent import delta_net, short_convolution
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
@@ -112,6 +114,8 @@ class Writer:
     ) -> list[Operation]:
         b, behind = self.buffers, block.ffn_norms
         mixed, adds = self._mixed(block, cache, adds)
+        if not block.ffn.neurons.n_ff:
+            return mixed
         return [
             *mixed,
             *self._enter(behind.before, adds),
@@ -132,6 +136,8 @@ class Writer:
                 made = self._latent(a, seen, cache)
             case DeltaNet():
                 made = delta_net(b.state, a, seen, b.delta, cache.states, self._multiply, b.projected.floats)
+            case Mamba2():
+                made = mamba2(b.state, a, seen, b.mamba, cache.states, self._multiply, b.projected.floats)
             case ShortConvolution():
                 operands = b.recurrent, cache.states, self._multiply, b.projected.floats
                 made = short_convolution(b.state, a, seen, *operands)
@@ -182,7 +188,8 @@ class Writer:
         b, block = self.buffers, layer.block
         match block:
             case Sequential():
-                return Addends((b.ffn.floats,), block.scale)
+                made = b.ffn if block.ffn.neurons.n_ff else b.projected
+                return Addends((made.floats,), block.scale)
             case Parallel():
                 return Addends((b.projected.floats, b.ffn.floats))
             case PostNorm():
@@ -240,7 +247,9 @@ class Writer:
         attend = partial(limited, alibi=a.alibi, temperatures=temperatures, sinks=a.sinks, chunk=a.chunk)
         attend = partial(attend, causal=a.causal, reach=a.reach)
         bounds = [] if a.clamp is None else [clamp(b.state, made, a.clamp) for _, made in projections]
+        first, last = self._beside(a, x, cache)
         return [
+            *first,
             *self._multiply(x, [*projections, *gating]),
             *bounds,
             *self._turn(a, room, cache),
@@ -248,7 +257,18 @@ class Writer:
             *gated,
             quantise(b.state, room.attended),
             *self._multiply(room.attended, [(a.output, b.projected.floats)]),
+            *last,
         ]
+
+    def _beside(
+        self, a: Attention[WeightRows, Floats], x: Vectors, cache: KeysValues
+    ) -> tuple[list[Operation], list[Operation]]:
+        """Of what is beside attention: what comes before it, as it may overwrite x, and what adds both behind it."""
+        b = self.buffers
+        if a.beside is None or b.beside is None:
+            return [], []
+        made = mamba2(b.state, a.beside, x, b.mamba, cache.states, self._multiply, b.beside.floats)
+        return made, [add(b.state, b.projected, b.beside.floats)]
 
     def _latent(self, a: LatentAttention[WeightRows, Floats], x: Vectors, cache: KeysValues) -> list[Operation]:
         b = self.buffers

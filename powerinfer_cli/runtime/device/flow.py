@@ -20,6 +20,7 @@ from powerinfer_cli.model.blocks import (
     LatentAttention,
     Linear,
     LinearMixer,
+    Mamba2,
     Neurons,
     NoMixer,
     Norm,
@@ -149,7 +150,7 @@ class DeviceFlow:
                 self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
-            case ShortConvolution() | DeltaNet():
+            case ShortConvolution() | DeltaNet() | Mamba2():
                 raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 pass
@@ -227,7 +228,7 @@ class DeviceFlow:
         match block.attention:
             case Attention() | LatentAttention() | LinearMixer():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
-            case ShortConvolution() | DeltaNet():
+            case ShortConvolution() | DeltaNet() | Mamba2():
                 raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 return NOTHING

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -21,6 +22,7 @@ from powerinfer_cli.model.blocks import (
     Layer,
     Linear,
     LinearMixer,
+    Mamba2,
     Neurons,
     NoMixer,
     Norm,
@@ -34,7 +36,7 @@ from powerinfer_cli.model.blocks import (
     ShortConvolution,
 )
 from powerinfer_cli.runtime.reference.products import multiply, normed
-from powerinfer_cli.runtime.reference.recurrent import Recur, delta_net, short_convolution
+from powerinfer_cli.runtime.reference.recurrent import Recur, delta_net, mamba2, short_convolution
 from powerinfer_cli.runtime.stats import SparsityStats
 
 __all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn"]
@@ -85,11 +87,13 @@ class ReferenceLayer:
         match block:
             case Sequential():
                 x = self._mixed(block, x, turn, attend, recur)
+                if not block.ffn.neurons.n_ff:
+                    return x
                 return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
-                return x + _attention(block.attention, seen, turn, attend) + self._ffn(also, x, x, shown)
+                return x + _attended(block.attention, seen, turn, attend, recur) + self._ffn(also, x, x, shown)
             case PostNorm():
                 x = normed(block.norm, x + _attention(block.attention, x, turn, attend))
                 if block.again is not None:
@@ -102,22 +106,22 @@ class ReferenceLayer:
         a = block.attention
         match a:
             case Attention():
-                made = _within(block.attention_norms, x, lambda seen: _attention(a, seen, turn, attend))
-                return x + block.scale * made
+                made = partial(_attended, a, turn=turn, attend=attend, recur=recur)
             case LatentAttention():
-                made = _within(block.attention_norms, x, lambda seen: _latent(a, seen, turn, attend))
-                return x + block.scale * made
+                made = partial(_latent, a, turn=turn, attend=attend)
             case DeltaNet():
-                made = _within(block.attention_norms, x, lambda seen: delta_net(a, seen, recur))
-                return x + block.scale * made
+                made = partial(delta_net, a, recur=recur)
+            case Mamba2():
+                made = partial(mamba2, a, recur=recur)
             case ShortConvolution():
-                made = _within(block.attention_norms, x, lambda seen: short_convolution(a, seen, recur))
-                return x + block.scale * made
+                made = partial(short_convolution, a, recur=recur)
             case LinearMixer():
-                return x + block.scale * _within(block.attention_norms, x, lambda seen: multiply(a.output, seen))
+                made = partial(multiply, a.output)
             case NoMixer():
                 return x
-        assert_never(a)
+            case _:
+                assert_never(a)
+        return x + block.scale * _within(block.attention_norms, x, made)
 
     def _ffn(self, x: Tensor, residual: Tensor, first: Tensor, shown: Shown) -> Tensor:
         """x: the FFN's input; residual: what predictors look at; first: the layer's input. All [T, n_embd], and so is
@@ -164,6 +168,12 @@ class ReferenceLayer:
 def _within(norms: Norms[Tensor], x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
     y = block(x if norms.before is None else normed(norms.before, x))
     return y if norms.after is None else normed(norms.after, y)
+
+
+def _attended(a: Attention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend, recur: Recur) -> Tensor:
+    """With what is beside it."""
+    made = _attention(a, x, turn, attend)
+    return made if a.beside is None else made + mamba2(a.beside, x, recur)
 
 
 def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:

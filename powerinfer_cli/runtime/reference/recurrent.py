@@ -8,11 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.kernels.matrix import Matrix
-from powerinfer_cli.kernels.reference_recurrent import convolve, delta_rule, delta_rule_in_chunks
-from powerinfer_cli.model.blocks import Convolution, DeltaNet, ShortConvolution
+from powerinfer_cli.kernels.reference_recurrent import (
+    convolve,
+    delta_rule,
+    delta_rule_in_chunks,
+    scan,
+    scan_in_chunks,
+)
+from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2, Norm, ShortConvolution
+from powerinfer_cli.model.blocks.recurrent import LANES
 from powerinfer_cli.runtime.reference.products import multiply, normed
 
-__all__ = ["Recur", "delta_net", "short_convolution"]
+__all__ = ["Recur", "delta_net", "mamba2", "short_convolution"]
 
 # Given what is done with a segment's tokens and its sequence's state, a flat vector that it writes to: of all segments.
 Recur: TypeAlias = Callable[[Callable[[slice, Tensor], Tensor]], Tensor]
@@ -54,6 +61,34 @@ def _of_values(a: DeltaNet[Matrix, Tensor], x: Tensor) -> Tensor:
     """Heads of keys [T, n_keys, key_dim], one for each of values."""
     times = a.n_values // a.n_keys
     return x.repeat(1, times, 1) if a.tiled else x.repeat_interleave(times, 1)
+
+
+def mamba2(a: Mamba2[Matrix, Tensor], x: Tensor, recur: Recur) -> Tensor:
+    """x [T, n_embd] -> [T, n_embd]"""
+    mixed, gate = multiply(a.mixed, x), multiply(a.gate, x)
+    steps = F.softplus(multiply(a.steps, x) + a.shift)  # [T, H]
+
+    def step(part: slice, state: Tensor) -> Tensor:
+        seen, d = F.silu(convolved(a.convolution, mixed[part], state)), steps[part]
+        n = a.n_groups * a.state_dim
+        v, b, c = seen[:, : a.inner], seen[:, a.inner : a.inner + n], seen[:, a.inner + n :]
+        v = v.view(len(v), a.n_heads, -1)
+        b, c = (one.view(len(v), a.n_groups, -1).repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))
+        blocks = state[a.convolution.state_size :].view(a.n_heads, a.n_blocks, a.state_dim, LANES)
+        kept = blocks.transpose(1, 2).flatten(2)[..., : a.value_dim].contiguous()
+        run = scan if len(v) == 1 else scan_in_chunks
+        made = run(d.unsqueeze(2) * v, b, c, a.decay * d, kept) + a.skip[:, None] * v
+        wide = F.pad(kept, (0, a.n_blocks * LANES - a.value_dim))
+        blocks.copy_(wide.view(a.n_heads, a.state_dim, a.n_blocks, LANES).transpose(1, 2))
+        return made.flatten(1)
+
+    made = recur(step) * F.silu(gate)
+    return multiply(a.output, made if a.norm is None else _of_groups(a.norm, made, a.n_groups))
+
+
+def _of_groups(norm: Norm[Tensor], x: Tensor, n_groups: int) -> Tensor:
+    weight = norm.weight.view(n_groups, -1)
+    return normed(Norm(norm.kind, norm.eps, weight, None), x.view(len(x), n_groups, -1)).flatten(1)
 
 
 def convolved(convolution: Convolution[Tensor], x: Tensor, state: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ NET = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "full_attention_interval": 3,  # which converters read
     "head_dim": 32,
 }
 EXPERTS = {

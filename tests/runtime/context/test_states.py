@@ -9,7 +9,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, Piece, Wanted
 from tests.helpers.families import PROMPT, tiny_family
 
-FAMILIES = ["lfm2", "qwen35"]
+FAMILIES = ["lfm2", "qwen35", "mamba2", "falcon-h1", "nemotron_h_moe"]
 
 
 @pytest.fixture(params=FAMILIES)

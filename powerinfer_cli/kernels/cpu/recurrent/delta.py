@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.functions import exp
+from powerinfer_cli.kernels.cpu.functions import exp, softplus
+from powerinfer_cli.kernels.cpu.recurrent.lanes import store_first
 from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, SEQUENCE, START, segment_at
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats import padded
@@ -15,18 +16,14 @@ from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
-    absolute,
     f32,
-    first_or,
     float_of,
     fma,
     i64,
     load_f32,
-    maximum,
     reciprocal,
     splat,
     store_f32,
-    total,
     zero,
 )
 from powerinfer_cli.model.blocks import DeltaNet
@@ -114,16 +111,6 @@ def gate_heads(
     )
 
 
-@helper
-def _softplus(x):
-    """log(1 + e**x): Newton's steps from a guess that is off by 0.06 at most."""
-    one = splat(np.float32(1.0))
-    y = maximum(x, zero()) + splat(np.float32(0.6931472)) * exp(zero() - absolute(x))
-    for _ in range(4):
-        y = y - one + exp(zero() - y) + exp(x - y)
-    return y
-
-
 @kernel(OPERATION, "delta_gates")
 def _gates(op_address, worker):
     op = i64(op_address)
@@ -135,7 +122,7 @@ def _gates(op_address, worker):
             return
         alpha, beta = f32(op[GATES.alpha] + t * stride * 4), f32(op[GATES.beta] + t * stride * 4)
         for i in range(0, n, 16):
-            steps = _softplus(load_f32(alpha, i) + load_f32(f32(op[GATES.shift]), i))
+            steps = softplus(load_f32(alpha, i) + load_f32(f32(op[GATES.shift]), i))
             store_f32(alpha, i, exp(load_f32(f32(op[GATES.decay]), i) * steps))
             store_f32(beta, i, reciprocal(one + exp(zero() - load_f32(beta, i))))
 
@@ -184,18 +171,7 @@ def _rule(op_address, worker):
                 store_f32(s, i * row, value)
                 made = fma(value, splat(q[i]), made)
             out = f32(op[RULE.out] + (t * op[RULE.out_stride] + head * value_dim) * 4)
-            made = made * splat(of_q)
-            if column + 16 <= value_dim:
-                store_f32(out, column, made)
-            else:
-                for i in range(value_dim - column):
-                    out[column + i] = total(_lane(made, i))
-
-
-@helper
-def _lane(x, i):
-    """Lane i, and 0 in the others."""
-    return first_or(x, i + 1, zero()) - first_or(x, i, zero())
+            store_first(out, column, made * splat(of_q), value_dim - column)
 
 
 @kernel(OPERATION, "gate_heads")
@@ -220,8 +196,4 @@ def _heads(op_address, worker):
                 value = old * splat(factor) * load_f32(weight, i) * reciprocal(one + exp(zero() - z))
                 if not op[HEADS.sigmoid]:
                     value = value * z
-                if i + 16 <= n:
-                    store_f32(x, i, value)
-                else:  # what lies behind may be another token's
-                    for j in range(i, n):
-                        x[j] = total(_lane(value, j - i))
+                store_first(x, i, value, n - i)
