@@ -19,6 +19,10 @@ __all__ = ["app", "run"]
 COMMANDS = {
     "main": "Write text with a model: from a prompt, in a chat, or in a pipe.",
     "server": "Serve a model over HTTP to several people at once, as llama-server does.",
+    "run": "Run a model by its name: a chat, or an answer.",
+    "list": "Show the models on this machine, and what to expect of each.",
+    "show": "Show a model on this machine: its files, its kind, and what to expect of it.",
+    "rm": "Delete a model, and what was made for it.",
     "download": "Fetch a model, and its activation statistics, from the Hugging Face hub.",
     "bench": "Measure how fast models run here, and how near that is to what memory allows.",
     "perplexity": "Measure how well a model predicts a text.",

@@ -126,13 +126,13 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        ("run llama3", "`powerinfer main -m FILE.gguf -cnv`"),
-        ("run a/model.gguf", "`powerinfer main -m a/model.gguf -cnv`"),
+        ("chat a/model.gguf", "`powerinfer main -m a/model.gguf -cnv`"),
         ("chat owner/name", "`powerinfer main -hf owner/name -cnv`"),
         ("serve", "`powerinfer server -m FILE.gguf`"),
         ("llama-server -m x", "`powerinfer server -m FILE.gguf`"),
         ("pull llama3", "`powerinfer download OWNER/NAME`"),
-        ("list", "`powerinfer download --list`"),
+        ("ls", "`powerinfer list`"),
+        ("remove x", "`powerinfer rm NAME`"),
         ("help", "`powerinfer --help`"),
         ("model.gguf", "`powerinfer main -m model.gguf -cnv`"),
         ("-m model.gguf", "`powerinfer main -m ...`"),

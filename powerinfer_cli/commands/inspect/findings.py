@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Entry, MetaValue, Strings, Survey, ValueType
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening.model_file import open_model_file
+from powerinfer_cli.opening.outlook import model_kind
 from powerinfer_cli.runtime.traffic import count_traffic
 from powerinfer_cli.text import Tokenizer
 
@@ -112,18 +114,18 @@ def _model(path: Path) -> tuple[Plain | None, str | None]:
             model = load_model(gguf)
             Tokenizer.from_gguf(gguf)
             parameters = sum(one.n_elements for one in gguf.tensors.values())
-            return {"parameters": parameters, **_facts(model)}, None
+            return {"parameters": parameters, **_facts(model, gguf.metadata)}, None
     except PowerInferError as error:
         return None, str(error)
 
 
-def _facts(model: Model) -> Plain:
+def _facts(model: Model, metadata: Mapping[str, Any]) -> Plain:
     config = model.config
     traffic = count_traffic(model, "f16", "f16", config.n_ff)
     facts: Plain = {
         "name": _plain(config.name),
         "architecture": config.architecture.name,
-        "kind": _kind(model),
+        "kind": model_kind(model, metadata),
         "layers": config.n_layer,
         "embedding": config.n_embd,
         "neurons": _one_or_all(config.n_ff),
@@ -143,14 +145,6 @@ def _facts(model: Model) -> Plain:
         facts["threshold"] = config.sparse_threshold
         facts["bytes_of_neurons"] = sum(traffic.gate) + sum(traffic.neurons)
     return facts
-
-
-def _kind(model: Model) -> str:
-    if model.has_experts:
-        return "experts"
-    if model.config.sparse:
-        return "sparse, with predictors"
-    return "dense, with exact zeros" if model.config.activation.has_exact_zeros else "dense"
 
 
 def _one_or_all(numbers: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from powerinfer_cli.commands.shared.store_flags import complete_model
 from powerinfer_cli.sampling.options import (
     SamplerOptions,
     parse_dry_breakers,
@@ -33,8 +34,9 @@ class CacheTypeFlag(StrEnum):
     Q8_0 = "q8_0"
 
 
-def _model(*names: str, help: str, metavar: str | None = None, low: int | None = None, high: int | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, min=low, max=high, rich_help_panel="Model and engine")
+def _model(*names: str, help: str, metavar: str | None = None, **limits: Any) -> Any:  # noqa: A002  # Typer's word
+    limits = {{"low": "min", "high": "max"}.get(name, name): value for name, value in limits.items()}
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Model and engine", **limits)
 
 
 def _sampling(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
@@ -46,7 +48,14 @@ class ModelFlags:
     """Which model, and how the engine runs it."""
 
     model: Annotated[
-        Path | None, _model("-m", "--model", metavar="FILE", help="GGUF file. Without it, the bundled story model.")
+        Path | None,
+        _model(
+            "-m",
+            "--model",
+            metavar="FILE|NAME",
+            help="GGUF file, or a model as `powerinfer list` shows it. Without it, the bundled story model.",
+            autocompletion=complete_model,
+        ),
     ] = None
     hf: Annotated[
         str | None,

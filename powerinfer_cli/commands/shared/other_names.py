@@ -8,11 +8,13 @@ __all__ = ["advice"]
 _CHAT, _GENERATE = "powerinfer main {model} -cnv", 'powerinfer main {model} -p "..."'
 _SERVE = "powerinfer server {model}"
 _OTHERS = {
-    ("run", "chat", "ask"): f"to chat: `{_CHAT}`; to continue a text: `{_GENERATE}`",
+    ("chat", "ask"): f"to chat: `{_CHAT}`; to continue a text: `{_GENERATE}`",
     ("generate", "complete", "completion", "cli", "llama-cli", "llama-run"): f"`{_GENERATE}`, or `{_CHAT}` for a chat",
     ("serve", "start", "api", "llama-server"): f"`{_SERVE}`",
     ("pull", "get", "fetch"): "`powerinfer download OWNER/NAME`, or one of the names of `powerinfer download --list`",
-    ("list", "ls", "models", "search"): "`powerinfer download --list` shows models to start from",
+    ("ls", "models"): "`powerinfer list`; `powerinfer download --list` shows models to start from",
+    ("search",): "`powerinfer download --list` shows models to start from",
+    ("delete", "remove"): "`powerinfer rm NAME`",
     ("benchmark", "llama-bench"): "`powerinfer bench {model}`",
     ("ppl", "llama-perplexity"): "`powerinfer perplexity {model} -f TEXT`",
     ("profile", "train", "plan"): "`powerinfer solve {model} --{name}-only`",
