@@ -86,7 +86,10 @@ def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tup
     plan = _plan(job, kept, room, layers)
     what = "experts" if job.model.has_experts else "neurons"
     alike = f"the budget does not hold all {what}: each layer has as many there as the others"
-    return plan, (*room.remarks, *([alike] if plan.gpus else []))
+    divides = any(
+        one.device != MAIN_MEMORY and one.hot.size < job.sizes.layers[i].neurons for i, one in enumerate(plan.layers)
+    )
+    return plan, (*room.remarks, *([alike] if divides else []))
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

@@ -123,6 +123,8 @@ CASES: dict[str, Case] = {
         _pair("gpt-oss", "decode, 4 of 32 experts, MXFP4", 1.1, _GPT_OSS, 0, TOKENS),
         _pair("prompt-gpt-oss", "prompt of 512, 4 of 32 experts, MXFP4", 1.3, _GPT_OSS, PROMPT, 0),
         _ours("bandwidth-experts", "bandwidth used, decode, 8 of 128 experts", 0.75, _EXPERTS, TOKENS),
+        _ours("bandwidth-experts-k", "bandwidth used, decode, 8 of 128 experts, Q4_K_M", 0.75, _EXPERTS_K, TOKENS),
+        _ours("bandwidth-gpt-oss", "bandwidth used, decode, 4 of 32 experts, MXFP4", 0.75, _GPT_OSS, TOKENS),
         _ours("bandwidth-dense", "bandwidth used, decode, dense 1.1B", 0.8, _DENSE, TOKENS),
         _ours("bandwidth-sparse", "bandwidth used, decode, sparse 1.1B", 0.8, _SPARSE, TOKENS),
         _rung("avx2", "decode, dense 1.1B, AVX2 / best", 0.75, _DENSE, 0, TOKENS),

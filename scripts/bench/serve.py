@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measure our server beside `powerinfer bench` and llama-server, in alternation, on twin files of a synthetic model.
 
-Ours runs the sparse file, llama-server its dense twin; both by loopback, with the same cheap client, one at a time.
-Figures are medians over the rounds. Files are made where they are missing.
+Ours runs the sparse file, llama-server its dense twin, or both the same file of a mixture of experts; both by loopback,
+with the same cheap client, one at a time. Figures are medians over the rounds. Files are made where they are missing.
 
     python scripts/bench/serve.py --llama-server BUILD/bin/llama-server                # 1.1B; needs 2 GB for the files
+    python scripts/bench/serve.py --llama-server BUILD/bin/llama-server --shape qwen3moe --streams 4,8
     python scripts/bench/serve.py --shape tiny --rounds 1 --tokens 16 --out /tmp/out   # ours alone, to try it
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from rich.table import Table  # noqa: E402  # after the path is set
 
 from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after the path is set
 from scripts.bench.peer import SHAPES  # noqa: E402  # after the path is set
-from scripts.bench.serve_cases import FIGURES, Found, first_token, result, streams  # noqa: E402  # after the path is set
+from scripts.bench.peer import model_file as peer_file  # noqa: E402  # after the path is set
+from scripts.bench.peer_cases import Model  # noqa: E402  # after the path is set
+from scripts.bench.serve_cases import EXPERT_FIGURES, FIGURES, Found, first_token, result, streams  # noqa: E402  # after the path is set
 from scripts.clients.process import Server, running, server_command  # noqa: E402  # after the path is set
-from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
+from scripts.synthetic.experts import ExpertShape  # noqa: E402  # after the path is set
 
-COUNTS = (1, 4, 8)
+KINDS = {"gpt-oss": "MXFP4"}  # of weights, by shape; else Q4_0
 SLOT_TOKENS = 1024  # of context for each stream
 
 
@@ -41,6 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-server", metavar="PATH", help="the program to compare with (default: none)")
     parser.add_argument("--no-ours", action="store_true", help="measure llama-server alone")
+    parser.add_argument("--streams", default="1,4,8", metavar="N,...", help="of 1, 4 and 8 (default 1,4,8)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of every server (default 3)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="repetitions in a turn (default 3)")
     parser.add_argument("--tokens", type=int, default=128, metavar="N", help="of each stream (default 128)")
@@ -60,18 +64,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if min(args.rounds, args.repeats, args.threads) < 1 or args.tokens < 2:
         parser.error("--rounds, --repeats and --threads must be at least 1, --tokens at least 2")
+    if not set(args.streams.split(",")) <= {"1", "4", "8"}:
+        parser.error(f"--streams {args.streams}: must be of 1, 4 and 8")
     return args
 
 
 def model_file(args: argparse.Namespace, dense: bool) -> Path:
     """The file, named as peer.py names it, made first where it is missing."""
-    suffix = "gguf" if dense else "powerinfer.gguf"
-    path: Path = args.models / f"{args.shape}-q4_0-{args.sparsity:g}-seed0.{suffix}"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"making {path}", file=sys.stderr)
-        write_model(path, replace(SHAPES[args.shape], sparsity=args.sparsity, seed=0), "Q4_0", dense=dense)
-    return path
+    routed = isinstance(SHAPES[args.shape], ExpertShape)
+    given = argparse.Namespace(models=args.models, sparsity=args.sparsity, seed=0)
+    return peer_file(Model(args.shape, KINDS.get(args.shape, "Q4_0"), dense or routed), given)
 
 
 def command(args: argparse.Namespace, ours: bool, count: int) -> list[str]:
@@ -115,9 +117,10 @@ def bench(args: argparse.Namespace) -> list[float]:
 def measure_round(args: argparse.Namespace, samples: dict[str, list[float]]) -> None:
     """One turn of every server, ours and theirs next to each other."""
     sides = [name for name, there in (("ours", not args.no_ours), ("theirs", args.llama_server)) if there]
-    if "ours" in sides:
+    counts = [int(count) for count in args.streams.split(",")]
+    if "ours" in sides and 1 in counts:
         samples["bench"] += bench(args)
-    for count in COUNTS:
+    for count in counts:
         for side in sides:
             with tempfile.TemporaryFile() as log, running(command(args, side == "ours", count), log) as server:
                 found = asyncio.run(measured(server, count, args))
@@ -150,10 +153,13 @@ def main(arguments: list[str] | None = None) -> list[Found]:
     for number in range(args.rounds):
         print(f"round {number + 1}/{args.rounds}", file=sys.stderr)
         measure_round(args, samples)
-    found = [one for figure in FIGURES if (one := result(figure, samples)) is not None]
+    shape = SHAPES[args.shape]
+    routed = isinstance(shape, ExpertShape)
+    found = [one for figure in (EXPERT_FIGURES if routed else FIGURES) if (one := result(figure, samples)) is not None]
     date = datetime.now(UTC).strftime("%Y-%m-%d")
+    what = f", {shape.layers} layers" if routed else f", {args.sparsity:.0%} sparse, dense for llama-server"
     about = (
-        f"{args.shape} Q4_0, {args.sparsity:.0%} sparse, dense for llama-server; {cpu_info()}, {args.threads} threads, "
+        f"{args.shape} {KINDS.get(args.shape, 'Q4_0')}{what}; {cpu_info()}, {args.threads} threads, "
         f"{args.tokens} tokens a stream, medians of {args.rounds} rounds of {args.repeats} in alternation, {date}"
     )
     Console().print(table(found), about, sep="\n")

@@ -5,11 +5,11 @@ import json
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts.clients.http import Answer, ask, events
 
-__all__ = ["FIGURES", "Figure", "Found", "first_token", "result", "streams"]
+__all__ = ["EXPERT_FIGURES", "FIGURES", "Figure", "Found", "first_token", "result", "streams"]
 
 SHORT, LONG = 16, 500  # tokens of a prompt
 FIRST_WORD = 300  # the first id to draw prompts from: below are bytes and control tokens
@@ -44,6 +44,8 @@ FIGURES = (
     Figure("4 streams, all tokens", "ours, 4 streams", "theirs, 4 streams", 1.8),
     Figure("8 streams, all tokens", "ours, 8 streams", "theirs, 8 streams", 1.8),
 )
+
+EXPERT_FIGURES = tuple(replace(one, target=1.5) if one.target == 1.8 else one for one in FIGURES)
 
 
 def prompt(seed: int, length: int, n_vocab: int) -> list[int]:

@@ -27,7 +27,7 @@ from powerinfer_cli.runtime.device.bytes import model_bytes, staging_bytes
 from solver.placing import Link, load_profile
 from solver.state import read_state
 from tests.helpers.families import PROMPT, tiny_family
-from tests.helpers.placing.placed_model import bytes_alone_count
+from tests.helpers.placing.placed_model import bytes_alone_count, routed_model
 from tests.helpers.placing.route_traces import drawn_routes
 from tests.helpers.rounding import check_logits
 
@@ -270,6 +270,20 @@ def test_what_adapts_has_slots_in_each_layer_and_keeps_the_budget(moe: Case, mon
     assert whole.placement is not None
     assert still.placement.adaptive is whole.placement.adaptive is None
     assert notes[0].startswith("adaptive: off, as no layer")
+
+
+def test_all_experts_but_no_head(tmp_path: Path) -> None:
+    """What adapts has nothing to choose, and nobody is told that experts are missing."""
+    gguf = routed_model().open(tmp_path)
+    case = Case(gguf, load_model(gguf), np.empty(0))
+    sizes = case.sizes
+    experts = sum(layer.ffn for layer in sizes.layers)
+    assert sizes.head > experts
+    found, notes = case.place(sizes.total + staging_bytes(case.model, HEAT) - experts - 1, adaptive="on")
+    assert found.placement is not None
+    assert found.placement.plan.hot_counts == tuple(experts_of(case))
+    assert [note.split(":")[0] for note in notes[:-1]] == ["the output head stays in main memory"]
+    assert notes[-1].startswith("adaptive: off, as no layer is divided")
 
 
 @pytest.mark.parametrize("topics", [1, 4])

@@ -32,6 +32,8 @@ def test_targets_are_the_issues() -> None:
         "experts-q4_0": 1.15,
         "prompt-experts": 1.5,
         "bandwidth-experts": 0.75,
+        "bandwidth-experts-k": 0.75,
+        "bandwidth-gpt-oss": 0.75,
         "bandwidth-dense": 0.8,
         "avx2": 0.75,
     }
