@@ -31,6 +31,8 @@ from powerinfer_cli.runtime.step import Answer, Piece, Wanted
 
 __all__ = ["DraftingEngine"]
 
+MOST_OWED = 4  # tokens that are read again beside a draft; more are read without one
+
 
 @dataclass
 class _Ahead:
@@ -70,6 +72,7 @@ class DraftingEngine(Engine):
         super().__init__(model, with_changes(options, drafting=True), statistics, events, placement)
         self._most = min(drafts.most, self.most_stepwise - 1)
         self._ahead: list[_Ahead | None] = [None] * self.n_sequences
+        self._owed: list[list[int]] = [[] for _ in range(self.n_sequences)]  # see _take_back
         self._drafter = drafter(self)
         self._drafted = [Drafted()] * self.n_sequences
         self._usual = self._most, drafts.least
@@ -110,20 +113,25 @@ class DraftingEngine(Engine):
         if not left:
             return [found[i] for i in range(len(pieces))]
         for i in left:
-            self._settle(pieces[i].sequence, rejected=_is_decoding(pieces[i]))
-        if sum(len(pieces[i].ids) for i in left) > super().n_free:
-            self._settle_all()
+            self._take_back(pieces[i].sequence, rejected=_is_decoding(pieces[i]))
+            if not _is_decoding(pieces[i]):
+                self._settle(pieces[i].sequence)
+        if sum(len(pieces[i].ids) + len(self._owed[pieces[i].sequence]) for i in left) > super().n_free:
+            for sequence in range(self.n_sequences):
+                self._settle(sequence)
         drafts = self._drafts([pieces[i] for i in left])
-        asked = [_with_draft(pieces[i], drafts.get(pieces[i].sequence)) for i in left]
+        asked = [self._with_draft(pieces[i], drafts.get(pieces[i].sequence)) for i in left]
         for i, answer in zip(left, super().step(asked), strict=True):
             sequence = pieces[i].sequence
+            self._owed[sequence] = []
             draft = drafts.get(sequence)
             found[i] = answer if draft is None or answer is None else self._note(sequence, draft, answer)
         return [found[i] for i in range(len(pieces))]
 
     def _note(self, sequence: int, draft: Draft, rows: npt.NDArray[np.float32]) -> Logits:
-        """A draft is evaluated; the logits that follow the token before it."""
+        """A draft is evaluated; the logits that follow the token before it. rows: behind all that was asked."""
         n = len(draft.ids)
+        rows = rows[-1 - n :]
         self._ahead[sequence] = _Ahead(len(super().tokens_of(sequence)) - n, draft, rows)
         drafted = self._drafted[sequence]
         self._drafted[sequence] = Drafted(drafted.proposed + n, drafted.accepted, drafted.drafts + 1)
@@ -159,10 +167,13 @@ class DraftingEngine(Engine):
 
     @property
     def n_free(self) -> int:
-        return super().n_free + sum(ahead.n_behind for ahead in self._ahead if ahead is not None)
+        behind = sum(ahead.n_behind for ahead in self._ahead if ahead is not None)
+        return super().n_free + behind - sum(map(len, self._owed))
 
     def tokens_of(self, sequence: int) -> Sequence[int]:
-        ids, ahead = super().tokens_of(sequence), self._ahead[sequence]
+        ids, ahead, owed = super().tokens_of(sequence), self._ahead[sequence], self._owed[sequence]
+        if owed:
+            return [*ids, *owed]
         return ids if ahead is None or not ahead.n_behind else ids[: ahead.n]
 
     def room(self, sequence: int) -> int:
@@ -174,6 +185,9 @@ class DraftingEngine(Engine):
         return super().left(n, sequence)
 
     def truncate(self, n: int, sequence: int = 0) -> int:
+        self._take_back(sequence)
+        if n <= len(super().tokens_of(sequence)):
+            self._owed[sequence] = []
         self._settle(sequence)
         left = super().truncate(n, sequence)
         self._drafter.forget(sequence, left)
@@ -197,18 +211,26 @@ class DraftingEngine(Engine):
         self._drafter.close()
         super().close()
 
-    def _settle_all(self) -> None:
-        for sequence in range(self.n_sequences):
-            self._settle(sequence)
+    def _settle(self, sequence: int) -> None:
+        """Have the engine hold a sequence's tokens, and nothing more."""
+        self._take_back(sequence)
+        owed, self._owed[sequence] = self._owed[sequence], []
+        if owed:
+            self._forward([(sequence, owed)], stepwise=True, counted=[len(owed)])
 
-    def _settle(self, sequence: int, *, rejected: bool = False) -> None:
-        """Forget what was evaluated behind a sequence's tokens. rejected: because another token comes."""
+    def _take_back(self, sequence: int, *, rejected: bool = False) -> None:
+        """Forget what was evaluated behind a sequence's tokens. rejected: because another token comes.
+
+        States of recurrent layers go back to before the draft: tokens of the sequence that are forgotten with it are
+        owed, and read again with the next ones, which costs less than a pass for them alone.
+        """
         ahead, self._ahead[sequence] = self._ahead[sequence], None
         if ahead is None:
             return
         self._pace(sequence, ahead.draft.kind).learn(ahead.at, rejected and ahead.n_behind > 0)
         if ahead.n_behind:
-            super().truncate(ahead.n, sequence)
+            held = list(super().tokens_of(sequence)[: ahead.n])
+            self._owed[sequence] = held[super().truncate(ahead.n, sequence) :]
 
     def _pace(self, sequence: int, kind: int) -> Pace:
         paces = self._paces[sequence]
@@ -223,10 +245,11 @@ class DraftingEngine(Engine):
             return {}
         alone = sum(piece.is_stepwise for piece in pieces)
         spare = min(self.most_stepwise - alone, self.most_tokens - sum(len(piece.ids) for piece in pieces))
-        spare = min(spare, super().n_free - sum(len(piece.ids) for piece in pieces) - self.n_sequences)
+        owed = sum(len(self._owed[piece.sequence]) for piece in pieces)
+        spare = min(spare - owed, self.n_free - sum(len(piece.ids) for piece in pieces) - self.n_sequences)
         limits = {piece.sequence: min(self._limit(piece.sequence), spare // len(decoding)) for piece in decoding}
         texts = {
-            piece.sequence: [*super(DraftingEngine, self).tokens_of(piece.sequence), piece.ids[0]]
+            piece.sequence: [*self.tokens_of(piece.sequence), piece.ids[0]]
             for piece in decoding
             if limits[piece.sequence] > 0
         }
@@ -245,15 +268,20 @@ class DraftingEngine(Engine):
         """Tokens that may be evaluated behind the next one. The context's last ones are left: whether it shifts, or the
         text ends, is for others to say.
         """
-        longest = min(self.n_ctx_sequence, self.config.n_ctx_train)
-        return min(self._limits[sequence][0], longest - len(super().tokens_of(sequence)) - 3)
+        owed, longest = len(self._owed[sequence]), min(self.n_ctx_sequence, self.config.n_ctx_train)
+        if owed > MOST_OWED:
+            return 0
+        most = min(self._limits[sequence][0], self.most_stepwise - 1 - owed)
+        return min(most, longest - len(self.tokens_of(sequence)) - 3)
+
+    def _with_draft(self, piece: Piece, draft: Draft | None) -> Piece:
+        owed = self._owed[piece.sequence]
+        if draft is None and not owed:
+            return piece
+        ids = (*owed, piece.ids[0], *(() if draft is None else draft.ids))
+        wanted = Wanted.LAST if draft is None else Wanted.ALL
+        return Piece(piece.sequence, ids, wanted, stepwise=True, counted=len(owed))
 
 
 def _is_decoding(piece: Piece) -> bool:
     return piece.stepwise and len(piece.ids) == 1 and piece.wanted is Wanted.LAST
-
-
-def _with_draft(piece: Piece, draft: Draft | None) -> Piece:
-    if draft is None:
-        return piece
-    return Piece(piece.sequence, (piece.ids[0], *draft.ids), Wanted.ALL, stepwise=True)

@@ -73,12 +73,12 @@ class GuessingDrafter:
     def _learn(self, batch: Batch, hidden: Hidden) -> None:
         """The trunk has read tokens. Where a text goes on from what nobody has seen, it begins anew."""
         for segment in batch.segments:
-            i, n = segment.sequence, segment.n_past
+            i, n = segment.sequence, segment.n_past + segment.counted
             self._cut(i, n)
             if self._texts[i].end != n:
                 self._layer.truncate(0, i)
                 self._texts[i] = _Text(n, n)
-            text, part = self._texts[i], slice(segment.begin, segment.end)
+            text, part = self._texts[i], slice(segment.begin + segment.counted, segment.end)
             text.ids += batch.ids[part].tolist()
             text.rows += list(hidden[part])
             if len(text.ids) > self._most:

@@ -24,13 +24,15 @@ class BatchKind(Enum):
 class Segment:
     """Consecutive tokens of a batch that continue one sequence.
 
-    begin: the first one's place in the batch; n_past: tokens that the sequence had before.
+    begin: the first one's place in the batch; n_past: tokens that the sequence had before. counted: the first so many
+    were read before, and taken back with others.
     """
 
     sequence: int
     begin: int
     n_tokens: int
     n_past: int
+    counted: int = 0
 
     @property
     def end(self) -> int:
@@ -57,11 +59,12 @@ class Batch:
         parts: Sequence[tuple[int, Sequence[int], int]],
         stepwise: bool = False,
         hidden: npt.NDArray[np.float32] | None = None,
+        counted: Sequence[int] = (),
     ) -> "Batch":
-        """Of (sequence, ids, n_past)."""
+        """Of (sequence, ids, n_past). counted: of each, as a segment's."""
         segments, begin = [], 0
-        for sequence, ids, n_past in parts:
-            segments.append(Segment(sequence, begin, len(ids), n_past))
+        for (sequence, ids, n_past), known in zip(parts, counted or [0] * len(parts), strict=True):
+            segments.append(Segment(sequence, begin, len(ids), n_past, known))
             begin += len(ids)
         together = np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts])
         return cls(together, tuple(segments), stepwise, hidden)

@@ -192,7 +192,8 @@ class Engine(Recorder):
         for passed in passes(pieces):
             hidden = hidden_of([pieces[i] for i in passed])
             stepwise = pieces[passed[0]].is_stepwise
-            batch = self._forward([parts[i] for i in passed], stepwise=stepwise, hidden=hidden)
+            counted = [pieces[i].counted for i in passed]
+            batch = self._forward([parts[i] for i in passed], stepwise=stepwise, hidden=hidden, counted=counted)
             told = answers([pieces[i] for i in passed], batch.segments, self._hidden_at, self._logits_at)
             found |= dict(zip(passed, told, strict=True))
         return [found[i] for i in range(len(pieces))]
@@ -269,7 +270,7 @@ class Engine(Recorder):
         they would need. They have it still for about as many tokens behind as a batch has. Recurrent layers: as many as
         there is a saved state of.
         """
-        if self._states is not None and self._states.taken_back(sequence, n) is None:
+        if self._states is not None:
             n = self._states.left(sequence, len(self._sequences.ids[sequence]), n)
         return self._pages.left(sequence, n)
 
@@ -277,16 +278,10 @@ class Engine(Recorder):
         """Forget all but a sequence's first n tokens, or all of them. How many are left, as `left` tells."""
         if self._states is None:
             return self._sequences.truncate(sequence, n)
-        held = list(self._sequences.ids[sequence])
-        again = self._states.taken_back(sequence, n)
-        left = self._sequences.truncate(sequence, self._states.left(sequence, len(held), n))
-        self._states.go_back(sequence, len(held), left)
-        if again is None or left != again:
-            return left
-        counts = self.stats.counts.copy()
-        self._forward([(sequence, held[left:n])], stepwise=True)  # the few of what was proposed that hold
-        self.stats.counts[:] = counts  # they were counted when they were accepted
-        return n
+        held = len(self._sequences.ids[sequence])
+        left = self._sequences.truncate(sequence, self._states.left(sequence, held, n))
+        self._states.go_back(sequence, held, left)
+        return left
 
     def mark(self, sequence: int) -> None:
         """`truncate` can come back to here, until the next mark, also where there are recurrent layers."""
@@ -390,12 +385,13 @@ class Engine(Recorder):
         *,
         stepwise: bool = False,
         hidden: Hidden | None = None,
+        counted: Sequence[int] = (),
     ) -> Batch:
-        """Append (sequence, ids). change: as in `prefill`; stepwise, hidden: as a piece's."""
+        """Append (sequence, ids). change: as in `prefill`; stepwise, hidden, counted: as pieces'."""
         if change is not None:
             self._check_recordable()
         self._check(parts)
-        batch = self._sequences.batch(parts, stepwise, hidden)
+        batch = self._sequences.batch(parts, stepwise, hidden, counted)
         if self._states is not None:
             self._states.enter(batch)
         self.stats.trials.begin(batch)

@@ -34,7 +34,8 @@ class Piece:
 
     stepwise: as if they came one at a time, to the bit where single tokens are; FEW at most. Those behind the first
     are on trial: statistics and heat have them once they are accepted (`SparsityStats.trials`). hidden [T, n_embd]:
-    what comes with them where the model's embedding reads that as well.
+    what comes with them where the model's embedding reads that as well. counted: the first so many were read before,
+    counted, and taken back with others.
     """
 
     sequence: int
@@ -42,6 +43,7 @@ class Piece:
     wanted: Wanted = Wanted.LAST
     stepwise: bool = False
     hidden: Floats | None = None
+    counted: int = 0
 
     @property
     def is_stepwise(self) -> bool:

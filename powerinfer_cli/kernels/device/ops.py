@@ -16,7 +16,7 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     values_of(Neurons of rows, gate | None, up, out=None) -> like up
     sparse_ffn(x [n_embd], mask uint8 | None, Neurons of rows, *, entries=None, out=None)
                -> (y [n_embd], fired int64 [1])
-    sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [1])
+    sparse_ffn_batch(the same; x [T, n_embd], mask [T, n]) -> (y [T, n_embd], fired int64 [T])
     add_experts(x [T, n_embd], chosen int64 [T, k], weights [T, k], slots int64 [E], Neurons of rows, out, *,
                 on_input=False) -> out, [T, n_embd]
     add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None, *, scale=1.0) -> like x, which has the adds added

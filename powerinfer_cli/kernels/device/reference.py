@@ -208,7 +208,7 @@ class Ops:
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What those neurons that count make of x, without down's bias. x [T, n_embd] -> (y [T, n_embd], how many
-        fired, int64 [1]).
+        fired, int64 [T]).
 
         neurons: n, transposed. mask uint8 [T, n] of 0 and 1, None: all count; with `entries` int64 [n] neuron i's is
         mask[:, entries[i]]. A neuron fired if it counts and, where the activation has exact zeros, its gate (without
@@ -227,7 +227,7 @@ class Ops:
             value = self.values_of(neurons, fires, value, out=value)
         value = value.masked_fill_(~open_, 0)  # also what is no number
         y = self._back(neurons.down.weight, value)
-        return y if out is None else out.copy_(y), open_.sum().view(1)
+        return y if out is None else out.copy_(y), open_.sum(1)
 
     def add_experts(
         self,

@@ -113,7 +113,7 @@ class TritonOps(Ops):
         for t in range(len(x)):
             own = None if mask is None else mask[t]
             counts.append(self.sparse_ffn(x[t], own, neurons, entries=entries, out=out[t])[1])
-        return out, torch.stack(counts).sum(0)
+        return out, torch.cat(counts)
 
     def add_experts(
         self,

@@ -46,9 +46,11 @@ class Sequences:
         parts: Sequence[tuple[int, Sequence[int]]],
         stepwise: bool = False,
         hidden: npt.NDArray[np.float32] | None = None,
+        counted: Sequence[int] = (),
     ) -> Batch:
         """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
-        found = Batch.of([(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts], stepwise, hidden)
+        held = [(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts]
+        found = Batch.of(held, stepwise, hidden, counted)
         for sequence, ids in parts:
             self.pages.extend(sequence, len(self.ids[sequence]) + len(ids))
         return found

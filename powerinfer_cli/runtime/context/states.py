@@ -113,13 +113,6 @@ class States:
         if not one.spoilt:
             one.mark = length, self._keeper.read_states(sequence)
 
-    def taken_back(self, sequence: int, n: int) -> int | None:
-        """Where the tokens begin that may be taken back, if n is among them."""
-        one = self._of[sequence]
-        if one.before is None or one.spoilt or n <= one.before[0]:
-            return None
-        return one.before[0]
-
     def say_once(self, note: Callable[[str], None]) -> None:
         """For people: why a context that is full is read anew."""
         if not self._said:

@@ -97,7 +97,9 @@ class DeviceFlow:
         counts: Tensor,
         device: torch.device,
     ) -> None:
-        """counts int64 [layers, 2]: neurons let through, and neurons that fired, are added to it."""
+        """counts int64 [FEW, layers, 2]: neurons let through, and neurons that fired, are added to it: of each of a few
+        tokens in its place, of many all in the first.
+        """
         self.ops, self.threshold, self.counts = ops, threshold, counts
         self.places = Places(n_tokens, pages, device)
         n = widths.n_embd
@@ -166,11 +168,11 @@ class DeviceFlow:
         match asked:
             case Everything():
                 if layer.block.ffn.neurons.transposed:
-                    self.counts[layer.place, 0].add_(n * n_ff)
+                    self._count(layer, 0, torch.full((n,), n_ff, device=self.x.device))
             case Predicted():
                 x, mask = (self.x[0], self.mask[0, :n_ff]) if n == 1 else (self.x[:n], self.mask[:n, :n_ff])
                 self.ops.predict(asked.fc1, asked.fc2, x, self.threshold, layer.modes, out=mask)
-                self.counts[layer.place, 0].add_(mask.sum())
+                self._count(layer, 0, mask.view(n, n_ff).sum(1))
             case Routed():
                 if asked.apart is not None:
                     self.normed_2[:n].copy_(self.normed[:n])
@@ -289,7 +291,15 @@ class DeviceFlow:
         mask = self.mask[:n, columns].contiguous() if predictor_of(layer.block.ffn.selection) else None
         y, fired = self.ops.sparse_ffn_batch(self.normed[:n], mask, neurons)
         self.cold[:n].add_(y)
-        self.counts[layer.place, 1:].add_(fired)
+        self._count(layer, 1, fired)
+
+    def _count(self, layer: DeviceLayer, kind: int, numbers: Tensor) -> None:
+        """Of each token."""
+        n = len(numbers)
+        if n > len(self.counts):
+            self.counts[0, layer.place, kind].add_(numbers.sum())
+        else:
+            self.counts[:n, layer.place, kind].add_(numbers)
 
     def adds(self, layer: DeviceLayer) -> Addends:
         """What a layer leaves to be added to x."""
@@ -371,4 +381,4 @@ class DeviceFlow:
         x, out = (self.normed[0], self.hot[0]) if one else (self.normed[:n], self.hot[:n])
         run = self.ops.sparse_ffn if one else self.ops.sparse_ffn_batch
         _, fired = run(x, mask, neurons, out=out)
-        self.counts[layer.place, 1:].add_(fired)
+        self._count(layer, 1, fired)

@@ -13,6 +13,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, make_cache, ops_for
 from powerinfer_cli.kernels.device.cache import SPARE, read_rows, write_rows
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Head
@@ -79,14 +80,14 @@ class DeviceSide:
         self.stream: ColdStream | None = None
         if streams and streamable(model):
             self.stream = ColdStream(self.link, streamed_bytes(model))
-        self._counts = torch.zeros(len(placed), 2, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(FEW, len(placed), 2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)
         self.many = DeviceFlow(widths, ops, n_tokens, parts.pages, threshold, self._counts, device)
         n_logits = config.n_vocab if head else 0
         self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
         self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
-        self._host_counts = self.link.host(len(placed), 2, dtype=torch.int64)
+        self._host_counts = self.link.host(FEW, len(placed), 2, dtype=torch.int64)
         self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
 
     def kept_bytes(self) -> int:
@@ -143,8 +144,8 @@ class DeviceSide:
         return flow.last_norm(self.output.parts[0], flow.x[rows])
 
     def collect(self) -> npt.NDArray[np.int64]:
-        """How many neurons were let through, and how many fired here, since the last time, by layer [layers, 2], as
-        `layers` has them. Waits for all work.
+        """How many neurons were let through, and how many fired here, since the last time, by token and layer [FEW,
+        layers, 2], as `layers` has them. Waits for all work.
         """
         self.link.copy(self._host_counts, self._counts)
         self._counts.zero_()

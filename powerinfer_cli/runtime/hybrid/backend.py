@@ -31,8 +31,9 @@ from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.hybrid.adaptive import Adaptive, adapting_layers
 from powerinfer_cli.runtime.hybrid.cache_overflow import CacheOverflow, SpilledAttention
 from powerinfer_cli.runtime.hybrid.cold_side import ColdSide
+from powerinfer_cli.runtime.hybrid.counting import Counting
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
-from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes, whole_routed
+from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
 
@@ -78,8 +79,8 @@ class HybridBackend:
         self._steps = {spilled: [self._token_steps(run, spilled=spilled) for run in self._runs] for spilled in kinds}
         self._record()
         self._kind = BatchKind.MANY
-        self._n_ff, self._routed = parts.counted_neurons, whole_routed(plan, parts.model)
-        self._counts = bool(self._n_ff.any())
+        cold = None if self._cold is None else self._cold.counts
+        self._counting = Counting(parts, plan, self._cpu.layers, self._sides, cold)
         self._stream_from = stream_from(placement, parts)
 
     @property
@@ -97,6 +98,7 @@ class HybridBackend:
         """watch: of many tokens."""
         n = len(batch)
         self._kind = kind
+        self._counting.begin(batch)
         if self._adaptive is not None:
             self._adaptive.begin(self._cold_side.tiers)
         if self._cold is not None:
@@ -126,13 +128,7 @@ class HybridBackend:
         self._move(at, self.plan.output, n)
         if self._adaptive is not None:
             self._adaptive.finish(batch)
-        self._stats.trials.count(batch, self._count_routed)
-        if self._counts:
-            self._stats.add(slice(None), self._n_ff * n)
-            self._stats.add(self._cpu.layers, 0, buffers.counts + buffers.few_counts.sum(1))
-
-    def _count_routed(self, _: int) -> None:
-        self._stats.routed += self._routed
+        self._counting.leave(batch, kind, buffers)
 
     def record(self, batch: Batch, watch: Watch) -> None:
         """Raises PowerInferError: a layer is divided."""
@@ -179,22 +175,22 @@ class HybridBackend:
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         if self.plan.output == MAIN_MEMORY:
-            self._count()
+            self._counting.collect()
             return self._cpu.head_of_one() if self._kind is BatchKind.ONE else self._cpu.head_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
             found = side.products_of(self._flow(side), rows)
-        self._count()
+        self._counting.collect()
         return finish_logits(self._model.head, found.numpy().copy())
 
     def hidden_at(self, rows: slice) -> Hidden:
         if self.plan.output == MAIN_MEMORY:
-            self._count()
+            self._counting.collect()
             return self._cpu.hidden_of_one() if self._kind is BatchKind.ONE else self._cpu.hidden_of(rows)
         side = self._sides[self.plan.output]
         with side.link.current():
             found: Hidden = side.hidden_of(self._flow(side), rows).cpu().numpy()
-        self._count()
+        self._counting.collect()
         return found
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
@@ -379,17 +375,3 @@ class HybridBackend:
     def _flow(self, side: DeviceSide) -> DeviceFlow:
         """Where the tokens of the last `forward` are."""
         return side.one if self._kind is BatchKind.ONE else side.many
-
-    def _count(self) -> None:
-        """Wait for the GPUs, and add up what they and the cold tiers have counted."""
-        needed = [side for gpu, side in self._sides.items() if self._counts or gpu == self.plan.output]
-        for side in needed:
-            counted = side.collect()
-            if self._counts:
-                self._stats.add(list(side.layers), 0, counted)
-                self._stats.hot += int(counted[:, 1].sum())
-        if self._cold is not None:
-            counts = self._cold.counts
-            counts[:, 0] = 0  # the GPU has told of them
-            self._stats.add(slice(None), 0, counts)
-            counts[:] = 0

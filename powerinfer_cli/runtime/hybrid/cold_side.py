@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.runtime.batch import Batch, BatchKind
@@ -21,7 +22,9 @@ Sides = dict[int, DeviceSide]
 
 
 class ColdSide:
-    """counts [n_layer, 2]: neurons let through, and fired, are added to it."""
+    """counts [n_layer, FEW, 2]: neurons let through, and fired, are added to it: of each of a few tokens in its place,
+    of many all in the first.
+    """
 
     def __init__(
         self, cpu: CPURuns, sides: Sides, model: Model, stats: SparsityStats, adaptive: Adaptive | None
@@ -29,7 +32,7 @@ class ColdSide:
         """sides: the device of each divided layer, by its number."""
         self._cpu, self._sides, self._stats, self._adaptive = cpu, sides, stats, adaptive
         self._n_embd = model.config.n_embd
-        self.counts = np.zeros((model.config.n_layer, 2), np.int64)
+        self.counts = np.zeros((model.config.n_layer, FEW, 2), np.int64)
         cold, n_tokens = cpu.weights.cold, len(cpu.many.ids)
         most = max((len(layer.numbers) for layer in cold if layer and not layer.routed), default=0)
         host = next(iter(sides.values())).link.host

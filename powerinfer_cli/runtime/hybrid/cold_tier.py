@@ -72,8 +72,8 @@ class ColdTier:
         asked: bool,
         few: int,
     ) -> None:
-        """counts [2]: how many were let through, and how many fired, are added to it. few: tokens, at most, of a batch
-        that has one of each sequence.
+        """counts [FEW, 2]: how many were let through, and how many fired, are added to it: of each of a few tokens, of
+        many all in the first. few: tokens, at most, of a batch that has few.
         """
         self._buffers, self._team, self._asked, self._numbers = buffers, team, asked, numbers
         b, n = buffers, neurons.n_ff
@@ -90,10 +90,10 @@ class ColdTier:
         products = room.products
         n_embd = b.one.n
         out = result[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
-        one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], counts)]
+        one = [quantise(b.state, b.one), *sparse_token(b.one, None, neurons, told, result[: padded(n_embd)], counts[0])]
         many = [
             quantise(b.state, b.many),
-            *sparse_batch(b.state, b.many, None, neurons, told, out, counts, products, workspace),
+            *sparse_batch(b.state, b.many, None, neurons, told, out, counts[0], products, workspace),
         ]
         self._counts, self._few_counts = counts, np.zeros((few, 2), np.int64)
         apart = b.few, self._few_counts, few
@@ -130,7 +130,7 @@ class ColdTier:
         found = b.result[: n_tokens * vectors.n].view(n_tokens, vectors.n)
         if kind is BatchKind.FEW:
             found.numpy()[:] = b.few[:n_tokens, : vectors.n]
-            self._counts += self._few_counts.sum(0)
+            self._counts[: len(self._few_counts)] += self._few_counts
             self._few_counts[:] = 0
         return found
 

@@ -108,7 +108,7 @@ def test_company_threads_and_saved_texts(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-oss", "llama-relu"])
 def test_what_was_proposed_in_vain_leaves_no_heat(tmp_path: Path, name: str) -> None:
-    """Nor counts of chosen experts. So large a margin that the same stay hot with and without drafts."""
+    """Nor counts of chosen experts and of neurons. So large a margin that the same stay hot with and without drafts."""
     still = HeatRule(half_life=6, margin=1e9, uploads=2, neurons=8)
     text, heats = [token % 64 for token in PROMPT], []
     plain = opened(name, tmp_path, still, drafting=True)
@@ -127,6 +127,8 @@ def test_what_was_proposed_in_vain_leaves_no_heat(tmp_path: Path, name: str) -> 
         assert adaptive is not None
         heats.append(adaptive._heat._heat[:, :-1])
     np.testing.assert_array_equal(engine.stats.routed, plain.stats.routed)
+    np.testing.assert_array_equal(engine.stats.counts, plain.stats.counts)
+    assert engine.stats.hot == plain.stats.hot
     assert engine.neurons() == plain.neurons() or name == "llama-relu"  # who was chosen last
     np.testing.assert_allclose(heats[1], heats[0])
     assert heats[0].any()
