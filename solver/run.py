@@ -37,6 +37,7 @@ from solver.stages import (
     told_of,
 )
 from solver.state import read_state
+from solver.turning import TURNING, turning_seconds
 from solver.verdict import (
     MEASURING,
     READING,
@@ -63,7 +64,8 @@ class Making:
     none; with `retrain` also if it has. predictors: a directory of some that are there. density, most_loss: as
     `sparsify` takes them. anew: nothing is kept of which nobody knows what it was made of. judging: how predictors for
     a dense model are judged before they are made, None: not at all; what does not pay is made with `force` only, and
-    nothing at all with `verdict_only`. after: seconds of what the caller does then, by its words.
+    nothing at all with `verdict_only`. measures_down: the caller then tries types of down matrices. after: seconds of
+    what else it does then, by its words.
     """
 
     text: str | None = None
@@ -78,6 +80,7 @@ class Making:
     judging: Judging | None = None
     force: bool = False
     verdict_only: bool = False
+    measures_down: bool = False
     after: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -259,7 +262,9 @@ class _Run:
         held = sum(map(len, held_out(self.chunks)[1]))
         all_work = self._to_come(verdict.rates, sum(map(len, self.chunks)), held)
         after = sum(seconds for what, seconds in all_work.items() if what in (DENSE_QUALITY, *self.wanted.after))
-        after += all_work[SPARSE_QUALITY] + (all_work[PROFILE] if verdict.rates.graded else 0.0)
+        after += (
+            all_work.get(TURNING, 0.0) + all_work[SPARSE_QUALITY] + (all_work[PROFILE] if verdict.rates.graded else 0.0)
+        )
         return replace(options, speed=verdict.speed, until=begun + options.time_budget - after)
 
     def _most_tokens(self) -> int | None:
@@ -307,6 +312,9 @@ class _Run:
     def _to_come(self, rates: WorkRates, tokens: int, held: int) -> dict[str, float]:
         budget = self.wanted.options.time_budget if self.wanted.options.predictor.steps else 0.0
         found = seconds_to_come(rates, tokens, held, budget, searched=self.wanted.density is None)
+        if self.wanted.measures_down:
+            model = self.model
+            found[TURNING] = turning_seconds(model.model, held, rates.reading, model.options.threads[1])
         return {**found, **self.wanted.after}
 
     def _short(self) -> Chunks:

@@ -1,4 +1,4 @@
-"""In which type turned down matrices may be written: the narrowest that costs hardly any perplexity, measured."""
+"""In which type turned down matrices are written: the narrowest that costs hardly any perplexity, measured."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,17 +13,20 @@ from powerinfer_cli.runtime.perplexity import Score, ratio
 from solver.predictor import score
 from solver.profile import CHUNK
 
-__all__ = ["MOST_LOSS", "TURNING", "narrowest_down"]
+__all__ = ["ENOUGH", "MOST_LOSS", "TURNING", "narrowest_down", "turning_seconds"]
 
 MOST_LOSS = 0.005  # of perplexity, against what `auto` takes
 TURNING = "measuring types of down matrices"
+ENOUGH = 2048  # held-out tokens, in which so small a loss shows
+ENCODED = 2e7  # numbers a second and thread
 TRIED: tuple[DownType, ...] = (Width.SAME, GGMLType.Q5_K, GGMLType.Q6_K)
 
 
 def narrowest_down(
     model: Model, predictors: Predictors, options: EngineOptions, held: Sequence[int], events: LoadEvents
 ) -> DownType:
-    """A dense model's, with predictors, over held-out tokens; a note tells of each that was tried.
+    """Of a dense model's, from their own width on, with predictors, over held-out tokens; a note tells of each that was
+    tried. The work is one piece, of as many trials as there may be.
 
     Raises PowerInferError: there are no such tokens.
     """
@@ -32,21 +35,32 @@ def narrowest_down(
         raise PowerInferError("--down-type measured: no text is held out to measure by: leave --predictor-path out")
     kind, n_embd = model.layers[0].ffn.neurons.down.weight.type, model.config.n_embd
     auto = down_type(kind, n_embd)
-    narrower = {found: one for one in reversed(TRIED) if _bits(found := down_type(kind, n_embd, one)) < _bits(auto)}
+    own, most = _bits(kind), _bits(auto)
+    narrower = {found: one for one in reversed(TRIED) if own <= _bits(found := down_type(kind, n_embd, one)) < most}
 
-    def scored(down: DownType) -> Score:
+    def scored(down: DownType, place: int) -> Score:
+        def progress(_: str, done: int, total: int) -> None:
+            events.progress(TURNING, place * total + done, (1 + len(narrower)) * total)
+
+        progress(TURNING, 0, 1)
         sparse = with_predictors(model, predictors, CompiledFit(), down)
-        events.progress(TURNING, 0, 1)
-        with closing(Engine(sparse, options, None, LoadEvents(progress=events.progress))) as engine:
-            return score(engine, chunks, TURNING, events)
+        with closing(Engine(sparse, options, None, LoadEvents())) as engine:
+            return score(engine, chunks, TURNING, LoadEvents(progress=progress))
 
-    before = scored(Width.AUTO) if narrower else Score()
-    for found in sorted(narrower, key=_bits):
-        value, error = ratio(scored(narrower[found]), before)
+    before = scored(Width.AUTO, 0) if narrower else Score()
+    for place, found in enumerate(sorted(narrower, key=_bits), 1):
+        value, error = ratio(scored(narrower[found], place), before)
         events.note(f"down matrices in {found.name}: perplexity {value - 1:+.2%} +/- {error:.2%}, beside {auto.name}")
         if value - 1 <= MOST_LOSS:
+            events.progress(TURNING, 1, 1)
             return narrower[found]
     return Width.AUTO
+
+
+def turning_seconds(model: Model, tokens: int, reading: float, threads: int) -> float:
+    """Of `narrowest_down`, at so many seconds a token."""
+    numbers = sum(layer.ffn.neurons.down.weight.n_elements for layer in model.layers)
+    return (1 + len(TRIED)) * (tokens * reading + numbers / (ENCODED * threads))
 
 
 def _bits(kind: GGMLType) -> float:

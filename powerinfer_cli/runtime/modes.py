@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NEVER
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER
 from powerinfer_cli.placement import LayerActivity
 
 __all__ = ["modes_of"]

@@ -22,7 +22,8 @@ from powerinfer_cli.kernels.cpu.matvec import matvec
 from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
 from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side, packed_bytes, packing_kernels
 from powerinfer_cli.kernels.cpu.segments import make_state
-from powerinfer_cli.kernels.cpu.sparse.token import ASK, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.asking import ASK, Predictor
+from powerinfer_cli.kernels.cpu.sparse.token import sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
@@ -119,7 +120,7 @@ def measure_cpu(
         rates, ffn = {}, []
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
-            prepare([*TEAM_KERNELS, *packing_kernels([kind, PREDICTOR])])
+            prepare([*TEAM_KERNELS, *packing_kernels([kind, PREDICTOR], bundled=[PREDICTOR])])
             dense, scattered, fixed = _reading(team, kind, shape)
             rates[kind.name] = Rates(dense, scattered)
             ffn.append(fixed)
@@ -248,11 +249,12 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[Timin
     made = np.zeros(shape.rank, np.float32)
     tensors = [zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
     count, each = _divided(shape.n_layer, layer_bytes)
-    arena = Arena(count * each * sum(map(packed_bytes, (hidden_rows, asked, *tensors))))
+    sizes = packed_bytes(asked, bundled=True), *map(packed_bytes, (hidden_rows, *tensors))
+    arena = Arena(count * each * sum(sizes))
 
     def layer() -> list[Operation]:
-        fc1, fc2 = (pack(tensor, team, arena=arena) for tensor in (hidden_rows, asked))
-        predictor = Predictor(fc2, np.full(shape.n_ff, ASK, np.uint8), 1.0)
+        fc1, fc2 = (pack(tensor, team, arena=arena, bundled=tensor is asked) for tensor in (hidden_rows, asked))
+        predictor = Predictor.of(fc2, np.full(shape.n_ff, ASK, np.uint8), 1.0)
         gate, up, down = pack_side_by_side(tensors, team, arena=arena)
         gates, ups = (Linear(gate, fires), Linear(up, None)) if shape.gated else (None, Linear(up, fires))
         neurons = Neurons(shape.n_ff, gates, ups, Linear(down, None), True, Activation.RELU)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.placement import ActivationStatistics
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.kernels.sparse_reference import masked_logits, predictor_mask, random_predictors
@@ -26,8 +27,14 @@ def counts(always: slice, never: slice) -> ActivationStatistics:
     return ActivationStatistics((layer, layer))
 
 
-def run(tiny: TinyModel, folder: Path, predictors: list, statistics: ActivationStatistics | None) -> np.ndarray:
-    gguf = tiny.file.sparsified(predictors).open(folder)
+def run(
+    tiny: TinyModel,
+    folder: Path,
+    predictors: list,
+    statistics: ActivationStatistics | None,
+    kind: GGMLType = GGMLType.F32,
+) -> np.ndarray:
+    gguf = tiny.file.sparsified(predictors).stored_as(kind).open(folder)
     engine = Engine.load(gguf, EngineOptions(n_ctx=64, n_threads=1, type_k="f32", type_v="f32"), statistics)
     return np.concatenate([engine.logits(PROMPT[:9]), np.stack([engine.decode(t) for t in PROMPT[9:]])])
 
@@ -66,6 +73,17 @@ def test_rows_of_settled_neurons_are_not_read(tiny: TinyModel, tmp_path: Path) -
     for _, fc2 in predictors:
         fc2[:70] = np.nan
     np.testing.assert_array_equal(run(tiny, tmp_path, predictors, statistics), clean)
+
+
+def test_bundled_rows_of_settled_neurons_change_nothing(tiny: TinyModel, tmp_path: Path) -> None:
+    """Of a quantised predictor rows are bundled, 16 neurons together: those that never fire have none."""
+    predictors = random_predictors(tiny, (32, 64))
+    statistics = counts(slice(0, 40), slice(40, 70))
+    clean = run(tiny, tmp_path, predictors, statistics, GGMLType.Q8_0)
+    for _, fc2 in predictors:
+        fc2[:40], fc2[40:70] = -1e3, 1e3
+    assert not np.array_equal(run(tiny, tmp_path, predictors, None, GGMLType.Q8_0), clean)
+    np.testing.assert_array_equal(run(tiny, tmp_path, predictors, statistics, GGMLType.Q8_0), clean)
 
 
 def test_a_dense_model_has_no_use_for_them(tiny: TinyModel, tmp_path: Path) -> None:

@@ -53,3 +53,12 @@ def test_the_narrowest_that_costs_hardly_anything_is_taken(
     assert tried[:2] == ["Q8_0", "Q4_0"]
     with pytest.raises(PowerInferError, match="no text is held out"):
         narrowest_down(model, none, EngineOptions(n_threads=1), [], LoadEvents())
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q8_0])
+def test_nothing_narrower_than_the_own_width_is_tried(kind: GGMLType) -> None:
+    weight: Any = SimpleNamespace(type=kind)
+    layer = SimpleNamespace(ffn=SimpleNamespace(neurons=SimpleNamespace(down=SimpleNamespace(weight=weight))))
+    model: Any = SimpleNamespace(layers=[layer], config=SimpleNamespace(n_embd=4096))
+    none: Any = None
+    assert narrowest_down(model, none, EngineOptions(n_threads=1), IDS, LoadEvents()) is Width.AUTO

@@ -29,7 +29,7 @@ from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS
-from solver.turning import narrowest_down
+from solver.turning import ENOUGH, narrowest_down
 from solver.verdict import Judging
 
 __all__ = ["Job", "Outcome", "check_files"]
@@ -133,6 +133,7 @@ class Job:
             judging=judging,
             force=stages.force,
             verdict_only=stages.verdict,
+            measures_down=self.stages.measures_down,
             after=self._after(),
         )
 
@@ -142,7 +143,8 @@ class Job:
         return found if self._elsewhere else {**found, COMPARING: 4 * SECONDS + LOADING * self.model.nbytes}
 
     def _down(self, made: SolveResult) -> DownType:
-        if not self.stages.measures_down or made.predictors is None:
+        measurable = len(made.held) >= ENOUGH or self.stages.down_type is not None
+        if not self.stages.measures_down or made.predictors is None or not measurable:
             return self.stages.down()
         options = replace(self.options, n_ctx=min(CHUNK, self.model.config.n_ctx_train))
         return narrowest_down(self.model, made.predictors, options, made.held, self.events)

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import GGMLType, GGUFError, Tensor
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena, arena_bytes
 from powerinfer_cli.kernels.cpu.rows import WeightRows, repack_row
 from powerinfer_cli.kernels.cpu.vectors import aligned
-from powerinfer_cli.kernels.formats import FORMATS, SLACK, Format
+from powerinfer_cli.kernels.formats import BUNDLE, FORMATS, SLACK, Format
 from powerinfer_cli.kernels.formats.convert import conversion, convert
+from powerinfer_cli.kernels.formats.format import CHUNK
 from powerinfer_cli.kernels.jit import Kernel, kernel
 from powerinfer_cli.kernels.jit.program import Operation, assemble, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, Team, take
-from powerinfer_cli.kernels.simd import i64
+from powerinfer_cli.kernels.simd import address_of, i64, stack_f32, u8
 
-__all__ = ["pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
+__all__ = ["OnNote", "OnProgress", "bundles", "pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
 
 SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
 SLICE_NUMBERS = 1 << 20  # converted at once
@@ -30,6 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 OnNote = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
 OP = operands("source source_stride target target_stride n_rows n_cols repack")
+BUNDLES = operands("source source_stride target chunk_bytes n_rows n_blocks block_bytes repack")
 
 
 @kernel(OPERATION)
@@ -50,9 +52,41 @@ def repack_rows(address, worker):
             repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
 
 
-def packing_kernels(kinds: Iterable[GGMLType], *, few: bool = False) -> Iterator[Kernel]:
-    """Those that tensors of these types are packed with, and those that read their rows; few: for a few tokens, too."""
+@kernel(OPERATION)
+def repack_bundles(address, worker):
+    """A piece is a bundle. Its chunks are those of as many GGUF blocks, one of each row."""
+    op = i64(address)
+    source, source_stride, n_rows = op[BUNDLES.source], op[BUNDLES.source_stride], op[BUNDLES.n_rows]
+    n_blocks, block_bytes = op[BUNDLES.n_blocks], op[BUNDLES.block_bytes]
+    chunk_bytes, blocks = op[BUNDLES.chunk_bytes], address_of(stack_f32(256))
+    while True:
+        bundle = take(op)
+        first = bundle * BUNDLE
+        if first >= n_rows:
+            return
+        for g in range(n_blocks):
+            for j in range(BUNDLE):
+                block = source + (first + j) * source_stride + g * block_bytes
+                for i in range(block_bytes):
+                    u8(blocks)[j * block_bytes + i] = u8(block)[i] if first + j < n_rows else 0
+            repack_row(op[BUNDLES.repack], blocks, op[BUNDLES.target] + (bundle * n_blocks + g) * chunk_bytes, CHUNK)
+
+
+def bundles(kind: GGMLType, *, repack: bool = True) -> bool:
+    """Whether rows of this type may be bundled."""
+    return repack and kind in FORMATS and FORMATS[kind].dot_bundle is not None
+
+
+def packing_kernels(
+    kinds: Iterable[GGMLType], *, few: bool = False, bundled: Iterable[GGMLType] = ()
+) -> Iterator[Kernel]:
+    """Those that tensors of these types are packed with, and those that read their rows; few: for a few tokens, too;
+    bundled: types of rows in bundles.
+    """
     yield repack_rows
+    asked = [FORMATS[kind].dot_bundle for kind in bundled if bundles(kind)]
+    if asked:
+        yield from (repack_bundles, *(one for one in asked if one is not None))
     for kind in kinds:
         format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
         found = (
@@ -66,10 +100,18 @@ def packing_kernels(kinds: Iterable[GGMLType], *, few: bool = False) -> Iterator
         yield from (one for one in found if one is not None)
 
 
-def packed_bytes(tensor: Tensor, *, repack: bool = True) -> int:
+def packed_bytes(tensor: Tensor, *, repack: bool = True, bundled: bool = False) -> int:
     """How much of an arena a tensor takes; 0 if its rows stay in the file. Raises GGUFError: it stores no weights."""
     format_ = _packed_format(tensor, repack)
-    return 0 if format_ is None else arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
+    if format_ is None:
+        return 0
+    if bundled:
+        return arena_bytes(_bundle_bytes(tensor, format_) + SLACK)
+    return arena_bytes(tensor.n_rows * format_.row_bytes(tensor.shape[-1]) + SLACK)
+
+
+def _bundle_bytes(tensor: Tensor, format_: Format) -> int:
+    return -(-tensor.n_rows // BUNDLE) * (tensor.shape[-1] // format_.group) * format_.chunk_bytes
 
 
 def pack(
@@ -78,10 +120,12 @@ def pack(
     *,
     arena: Arena | None = None,
     repack: bool = True,
+    bundled: bool = False,
     on_note: OnNote | None = None,
     on_progress: OnProgress | None = None,
 ) -> WeightRows:
     """The tensor's rows, all leading dimensions as one. `on_progress(bytes done, all bytes)` counts the file's bytes.
+    bundled: in bundles, which its type has (`bundles`).
 
     Without `repack` they stay in the mapped file and each row is rearranged when it is used, in the team's scratch.
     Types that have no kernels are converted in any case, and a line for the user goes to `on_note`. `arena`: has
@@ -93,9 +137,12 @@ def pack(
         if on_progress:
             on_progress(tensor.nbytes, tensor.nbytes)
         return rows
-    arena = arena or Arena(packed_bytes(tensor, repack=repack))
-    n_rows, stride = tensor.n_rows, format_.row_bytes(tensor.shape[-1])
-    target = WeightRows(format_, n_rows, tensor.shape[-1], arena.take(n_rows * stride + SLACK), stride)
+    arena = arena or Arena(packed_bytes(tensor, repack=repack, bundled=bundled))
+    n_rows, n_cols, stride = tensor.n_rows, tensor.shape[-1], format_.row_bytes(tensor.shape[-1])
+    size = n_rows * stride
+    if bundled:
+        stride, size = n_cols // format_.group * format_.chunk_bytes // BUNDLE, _bundle_bytes(tensor, format_)
+    target = WeightRows(format_, n_rows, n_cols, arena.take(size + SLACK), stride, bundled=bundled)
     _fill(target, tensor, team, on_note, on_progress)
     return target
 
@@ -167,7 +214,8 @@ def _fill(
     if converted and on_note:
         on_note(f"{tensor.type.name} converted to {target.format.type.name}")
     step = SLICE_NUMBERS // max(1, target.n_cols) if converted else SLICE_BYTES // max(1, tensor.row_bytes)
-    step = max(1, step)
+    whole = BUNDLE if target.bundled else 1
+    step = max(whole, step // whole * whole)
     for begin in range(0, len(source), step):
         part = source[begin : begin + step]
         _put(target, begin, convert(part, tensor.type) if converted else part, team)
@@ -182,6 +230,9 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
     if target.format.repack is None:
         np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
         return
+    if target.bundled:
+        team.run(assemble([_bundling(target, place, part)]).table)
+        return
     operation = Operation.of(
         repack_rows,
         OP,
@@ -194,6 +245,22 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
         repack=target.format.repack.address,
     )
     team.run(assemble([operation]).table)
+
+
+def _bundling(target: WeightRows, place: Bytes, part: Bytes) -> Operation:
+    assert target.format.repack is not None  # a format of blocks
+    return Operation.of(
+        repack_bundles,
+        BUNDLES,
+        source=part,
+        source_stride=part.strides[0],
+        target=place,
+        chunk_bytes=target.format.chunk_bytes,
+        n_rows=len(part),
+        n_blocks=target.n_cols // target.format.group,
+        block_bytes=BLOCK[target.format.type][1],
+        repack=target.format.repack.address,
+    )
 
 
 def _done(tensor: Tensor, begin: int, end: int, on_progress: OnProgress | None) -> None:

@@ -13,7 +13,9 @@ from powerinfer_cli.kernels.simd import calling
 __all__ = [
     "AXPY4_ROWS",
     "AXPY_ROW",
+    "CHUNK_BYTES",
     "COLUMNS",
+    "DOT_BUNDLE",
     "DOT_ROW",
     "GROUP",
     "HAS_MIN",
@@ -24,25 +26,36 @@ __all__ = [
     "WeightRows",
     "axpy4_rows",
     "axpy_row",
+    "dot_bundle",
     "dot_few",
     "dot_row",
     "repack_row",
     "row_address",
+    "row_in_memory",
     "unpack_row",
 ]
 
 # The table, int64. REPACK_ROW is 0 for rows that are in their kernels' layout already; else they are as in the file,
 # and each is rearranged on use in the thread's own part of SCRATCH. ROW_BYTES of a row lie together; STRIDE is more
-# where rows of other matrices are between.
+# where rows of other matrices are between. DOT_BUNDLE is 0 but for rows in bundles: there row i, a multiple of 16, is
+# where its bundle is.
 BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
 DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, ROW_BYTES = range(6, 14)
+DOT_BUNDLE, CHUNK_BYTES = range(14, 16)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
 dot_few = calling(types.void, *[types.int64] * 6)  # a format's DOT_FEW
+dot_bundle = calling(types.void, *[types.int64] * 6)  # a format's DOT_BUNDLE
 axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
 axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)
 unpack_row = calling(types.void, *[types.int64] * 7)
 repack_row = calling(types.void, types.int64, types.int64, types.int64)
+
+
+@helper
+def row_in_memory(rows, i):
+    """Where row i lies in memory, to be asked for. (Rows that are rearranged on use come from the file.)"""
+    return rows[BASE] + i * rows[STRIDE]
 
 
 @helper
@@ -66,17 +79,20 @@ class WeightRows:
     stride: int  # bytes from one row to the next; other matrices' rows may lie between
     scratch: npt.NDArray[np.uint8] | None = None  # [threads, bytes]: rows are as in the file
     on_disk: bool = False  # in a file that main memory does not hold as a whole; few of them are used at a time
+    bundled: bool = False  # as DOT_BUNDLE reads them, and no other kernel
     table: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         f, scratch = self.format, self.scratch
-        table = np.zeros(14, np.int64)
+        table = np.zeros(16, np.int64)
         table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
         table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
         table[GROUP], table[HAS_MIN] = f.group, f.has_min
         table[DOT_ROW], table[UNPACK_ROW] = f.dot.address, f.unpack.address
         table[AXPY_ROW], table[AXPY4_ROWS] = f.axpy.address, f.axpy4.address
-        table[ROW_BYTES] = f.row_bytes(self.n_cols) if scratch is None else self.stride
+        table[ROW_BYTES] = f.row_bytes(self.n_cols) if scratch is None and not self.bundled else self.stride
+        if self.bundled and f.dot_bundle is not None:
+            table[DOT_BUNDLE], table[CHUNK_BYTES] = f.dot_bundle.address, f.chunk_bytes
         if scratch is not None and f.repack is not None:
             table[REPACK_ROW] = f.repack.address
             table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
@@ -97,4 +113,6 @@ class WeightRows:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         f = self.format
+        if self.bundled and f.dot_bundle is not None:
+            return (f.dot_bundle,)
         return (f.dot, f.axpy, f.axpy4, f.unpack, *((f.repack,) if f.repack else ()))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import attention, join, rope_store
 from powerinfer_cli.kernels.few import ONE_BY_ONE

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import PlanarRows
 from powerinfer_cli.kernels.device.reference import DeviceNeurons
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once

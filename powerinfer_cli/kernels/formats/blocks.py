@@ -8,8 +8,9 @@ import numpy as np
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats.ahead import asking
+from powerinfer_cli.kernels.formats.dot_bundle import dot_bundle
 from powerinfer_cli.kernels.formats.dot_few import dot_few
-from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, DOT_FEW, REPACK, UNPACK, Format, padded
+from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, DOT_BUNDLE, DOT_FEW, REPACK, UNPACK, Format, padded
 from powerinfer_cli.kernels.formats.layouts import Layout
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
@@ -70,7 +71,8 @@ def make_format(
 ) -> Format:
     """The format whose weights are scale * (q - offset) + min. `extra`: bytes behind the quants of a repacked chunk.
 
-    few: there is a DOT_FEW. Where a scale is a product itself, the compiler may multiply in another order than in DOT.
+    few: there are a DOT_FEW, and a DOT_BUNDLE, for which GGUF blocks are groups. Where a scale is a product itself, the
+    compiler may multiply in another order than in DOT.
     `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 on the VNNI rung).
     """
     name, has_min, chunk_bytes = kind.name.lower(), mins is not None, layout.size + extra
@@ -89,6 +91,7 @@ def make_format(
         kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales)),
         kernel(DOT, f"dot_{name}")(_dot(*shape, *math)),
         kernel(DOT_FEW, f"dot_few_{name}")(dot_few(*shape, *math)) if few else None,
+        kernel(DOT_BUNDLE, f"dot_bundle_{name}")(dot_bundle(*shape, *math)) if few else None,
         kernel(AXPY, f"axpy_{name}")(_axpy(*shape, *math)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(*shape, *math)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(*shape, *math)),

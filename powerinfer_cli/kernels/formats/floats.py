@@ -130,6 +130,7 @@ def _format(kind, size: int, pointer, load, one):
         None,
         kernel(DOT, f"dot_{name}")(_dot(size, pointer, load, one)),
         None,
+        None,
         kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(size, pointer, load, one)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(pointer, load, one)),

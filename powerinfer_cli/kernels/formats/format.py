@@ -14,6 +14,10 @@ P = n rounded up to 512, int8 q [P], float32 d [P/32], int32 sums of q per 32 [P
 q again in the order of chunks of groups of 32 [P] and of 16 [P]; x = d * q, and zeros behind n. For float formats it
 is float32 [n].
 
+Where short rows are asked all at once they are bundled, 16 at a time: a chunk's 16 groups are those of the 16 rows in
+the same columns, so that none of it is empty. A bundle is a chunk for each 32 columns; rows that are not there are
+zeros.
+
 Kernels read up to 1 KiB behind a row (and use nothing of it): buffers of rows need `SLACK` bytes at their end.
 """
 
@@ -23,9 +27,24 @@ from dataclasses import dataclass
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.jit import Kernel, types
 
-__all__ = ["AXPY", "AXPY4", "CHUNK", "DOT", "DOT_FEW", "REPACK", "SLACK", "UNPACK", "Format", "padded", "record_bytes"]
+__all__ = [
+    "AXPY",
+    "AXPY4",
+    "BUNDLE",
+    "CHUNK",
+    "DOT",
+    "DOT_BUNDLE",
+    "DOT_FEW",
+    "REPACK",
+    "SLACK",
+    "UNPACK",
+    "Format",
+    "padded",
+    "record_bytes",
+]
 
 CHUNK = 512
+BUNDLE = 16  # rows
 SLACK = 1024
 
 # Rows and vectors are addresses; n is the number of weights in the whole row; begin and end are multiples of 64
@@ -36,6 +55,10 @@ DOT = types.float32(types.int64, types.int64, types.int64, types.int64)
 DOT_FEW = types.void(*[types.int64] * 6)
 #    (row, xs, n_tokens, n, ahead, out): out[t] = row . x of the address xs[t], to the bit as DOT has it; each quant is
 #    unpacked once for up to 8 tokens. int64 and float32 [n_tokens, rounded up to 8]: what is behind is read and written
+DOT_BUNDLE = types.void(*[types.int64] * 6)
+#    (bundle, xs, n_tokens, n, aheads, out): out[16 t + j] = row j . x of the address xs[t]; each token's as if it were
+#    alone. xs and out have room for n_tokens rounded up to 4. aheads int64 [64]: with one token, what is asked of
+#    memory with each chunk, by turns: as many bytes as the chunk has
 AXPY = types.void(types.int64, types.int64, types.float32, types.int64)  # (row, n, a, y): y += a * row
 AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
 #    (rows, n, a, y): y += a[k] * row k for the first four of rows, int64 [8]; a float32 [4]. The other four are asked
@@ -61,9 +84,15 @@ class Format:
     repack: Kernel | None
     dot: Kernel
     dot_few: Kernel | None
+    dot_bundle: Kernel | None
     axpy: Kernel
     axpy4: Kernel
     unpack: Kernel
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of 16 groups, repacked."""
+        return self.row_bytes(16 * self.group)
 
     @property
     def is_float(self) -> bool:

@@ -13,12 +13,12 @@ _ROOMS = {
     "lanes": "byte doubled groups_of_16 groups_of_32 join lanes_of_16 lanes_of_32 lookup",
     "memory": (
         "at_least bits64 load16 load32 load64 load_bf16 load_f16 load_f32 load_i8 load_i32 load_powers "
-        "load_u8 lowest_bit splat_f16 store16 store32 store64 store_bits store_f16 store_f32 store_i8 "
+        "load_u8 lowest_bit quad splat_f16 store16 store32 store64 store_bits store_f16 store_f32 store_i8 "
         "store_i32 two_f16"
     ),
     "numbers": (
         "absolute first first_or fma largest maximum minimum nearest power_of_two reciprocal splat "
-        "table16 to_f32 total unsigned_f32 where_greater where_positive zero zero64 zero_i32"
+        "splat_i32 table16 to_f32 total unsigned_f32 where_greater where_positive zero zero64 zero_i32"
     ),
     "threads": (
         "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait will_need"

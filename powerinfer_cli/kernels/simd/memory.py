@@ -42,6 +42,7 @@ __all__ = [
     "load_powers",
     "load_u8",
     "lowest_bit",
+    "quad",
     "splat_f16",
     "store16",
     "store32",
@@ -102,6 +103,16 @@ def splat_f16(typing: Any, pointer: Any, offset: Any) -> Any:
         return from_half(builder, splatted(builder, loaded(builder, args[0], args[1], I16), Vector(I16, 16)))
 
     return F32x16(pointer, types.int64), codegen
+
+
+@intrinsic
+def quad(typing: Any, pointer: Any, offset: Any) -> Any:
+    """Four bytes at a byte offset, 16 times."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(splatted(builder, loaded(builder, args[0], args[1], I32), I32x16), B64.llvm)
+
+    return B64(pointer, types.int64), codegen
 
 
 @intrinsic
@@ -182,15 +193,16 @@ store_i8 = _storer(
 
 
 @intrinsic
-def at_least(typing: Any, pointer: Any, offset: Any, limit: Any) -> Any:
-    """Of 16 float32 at a pointer's offset, which are >= limit: bit i for lane i."""
+def at_least(typing: Any, pointer: Any, offset: Any, limits: Any, limit: Any) -> Any:
+    """Of 16 float32 at a pointer's offset, which are >= those at another's: bit i for lane i. Anything is >= -inf."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        values = loaded(builder, args[0], args[1], V16)
-        found = builder.fcmp_ordered(">=", values, splatted(builder, args[2], F32x16))
+        values, least = loaded(builder, args[0], args[1], V16), loaded(builder, args[2], args[3], V16)
+        lowest = ir.Constant(V16, [float("-inf")] * 16)
+        found = builder.or_(builder.fcmp_ordered(">=", values, least), builder.fcmp_ordered("==", least, lowest))
         return builder.zext(builder.bitcast(found, I16), I64)
 
-    return types.int64(pointer, types.int64, types.float32), codegen
+    return types.int64(pointer, types.int64, limits, types.int64), codegen
 
 
 @intrinsic

@@ -35,6 +35,7 @@ __all__ = [
     "power_of_two",
     "reciprocal",
     "splat",
+    "splat_i32",
     "table16",
     "to_f32",
     "total",
@@ -79,6 +80,16 @@ def zero64(typing: Any) -> Any:
 def splat(typing: Any, value: Any) -> Any:
     """16 times a float32."""
     return F32x16(types.float32), lambda context, builder, sig, args: splatted(builder, args[0], F32x16)
+
+
+@intrinsic
+def splat_i32(typing: Any, value: Any) -> Any:
+    """16 times an integer's lower 32 bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return splatted(builder, builder.trunc(args[0], I32), I32x16)
+
+    return I32x16(types.int64), codegen
 
 
 def table16(values: Sequence[int]) -> Any:

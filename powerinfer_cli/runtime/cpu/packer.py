@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import MadeTensor, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena
-from powerinfer_cli.kernels.cpu.packing import pack_side_by_side, packed_bytes
+from powerinfer_cli.kernels.cpu.packing import OnNote, OnProgress, bundles, pack, pack_side_by_side, packed_bytes
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import SLACK
@@ -24,10 +25,19 @@ __all__ = ["PACKING", "Packer", "first_rows"]
 PACKING = "loading weights"
 
 
+class _Wishes(TypedDict):
+    """Of all that is packed."""
+
+    arena: Arena
+    on_note: OnNote
+    on_progress: OnProgress
+
+
 class Packer:
     """`tensors`: all that will be packed, to know how much there is to do. `tables`: those of which a token needs one
-    row, not all; they stay in the file where their type has kernels. `packed`: matrices that need not be, by name.
-    `besides`: bytes that will be needed, too.
+    row, not all; they stay in the file where their type has kernels. bundled: those whose rows are asked 16 at a time;
+    they are bundled where their type can be. packed: matrices that need not be, by name. besides: bytes that will be
+    needed, too.
 
     Raises PowerInferError: a type that stores no weights, or too little memory.
     """
@@ -39,6 +49,7 @@ class Packer:
         *,
         packed: Mapping[str, WeightRows],
         tables: Sequence[Tensor] = (),
+        bundled: Sequence[Tensor] = (),
         besides: int = 0,
         repack: bool,
         lock: bool,
@@ -47,10 +58,11 @@ class Packer:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
         self._packed = packed
         self._tables = {tensor.name for tensor in tables}
+        self._bundled = {tensor.name for tensor in bundled}
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
         self._notes: set[str] = set()
-        sizes = [(packed_bytes(tensor, repack=self._repacks(tensor)), tensor.nbytes) for tensor in tensors]
+        sizes = [(self._packed_bytes(tensor), tensor.nbytes) for tensor in tensors]
         needed, in_file = sum(packed for packed, _ in sizes), sum(size for packed, size in sizes if not packed)
         _check_memory(needed, besides, advise_file=repack)
         self._scarce = needed + in_file + besides > available_memory()
@@ -66,7 +78,10 @@ class Packer:
         """The matrix, or a matrix of its chosen rows alone."""
         if tensor.name in self._packed:
             return self._packed[tensor.name]
-        return self.pack_side_by_side([tensor if chosen is None else _gathered(tensor, chosen)])[0]
+        wanted = tensor if chosen is None else _gathered(tensor, chosen)
+        if not self.bundles(tensor):
+            return self.pack_side_by_side([wanted])[0]
+        return self._counted([pack(wanted, self._team, bundled=True, **self._wishes())], tensor.nbytes)[0]
 
     def pack_scattered(self, tensor: Tensor) -> WeightRows:
         """The matrix, of which a token needs some rows here and there."""
@@ -75,15 +90,25 @@ class Packer:
 
     def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
         """Row 0 of each, then row 1 of each... A table comes alone."""
-        packed = pack_side_by_side(
-            tensors,
-            self._team,
-            arena=self._arena,
-            repack=self._repacks(tensors[0]),
-            on_note=self._note_once,
-            on_progress=lambda done, _: self._events.progress(PACKING, self._done + done, self._total),
-        )
-        self._done += sum(tensor.nbytes for tensor in tensors)
+        packed = pack_side_by_side(tensors, self._team, repack=self._repacks(tensors[0]), **self._wishes())
+        return self._counted(packed, sum(tensor.nbytes for tensor in tensors))
+
+    def bundles(self, tensor: Tensor) -> bool:
+        """Whether a matrix will be in bundles."""
+        return tensor.name in self._bundled and bundles(tensor.type, repack=self._repack)
+
+    def _packed_bytes(self, tensor: Tensor) -> int:
+        return packed_bytes(tensor, repack=self._repacks(tensor), bundled=self.bundles(tensor))
+
+    def _wishes(self) -> "_Wishes":
+        def progress(done: int, _: int) -> None:
+            self._events.progress(PACKING, self._done + done, self._total)
+
+        return {"arena": self._arena, "on_note": self._note_once, "on_progress": progress}
+
+    def _counted(self, packed: list[WeightRows], n_bytes: int) -> list[WeightRows]:
+        """What was packed of so many bytes of the file, locked where that is wished."""
+        self._done += n_bytes
         for rows in packed:
             if self._lock and not lock_memory(rows.data):
                 self._lock = False

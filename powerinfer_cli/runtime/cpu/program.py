@@ -21,9 +21,10 @@ from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
 from powerinfer_cli.kernels.cpu.norm import add, add_norm, quantise
 from powerinfer_cli.kernels.cpu.recurrent.delta import gate_heads
 from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.sparse.asking import Predictor
 from powerinfer_cli.kernels.cpu.sparse.batch import sparse_batch
 from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse.token import Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.token import sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import (
@@ -371,7 +372,7 @@ class Writer:
         if asked is not None:
             assert layer.modes is not None  # made with the selection
             hidden = b.hidden[asked.fc1.n_rows]
-            predictor = Predictor(asked.fc2, layer.modes, self.threshold)
+            predictor = Predictor.of(asked.fc2, layer.modes, self.threshold)
             asking = self._multiply(b.x, [(Linear(asked.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
         operands = x, hidden, neurons, predictor, b.ffn.floats

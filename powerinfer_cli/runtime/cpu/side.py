@@ -27,7 +27,7 @@ from powerinfer_cli.runtime.cpu.cache import PackedCache, check_types
 from powerinfer_cli.runtime.cpu.experts import routes_of
 from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
-from powerinfer_cli.runtime.cpu.weights import Uses, matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.cpu.weights import Uses, asked_matrices, matrices, pack_weights, tables, with_scratch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
@@ -62,13 +62,16 @@ class CPUSide(ABC):
             types = CacheType.F32, CacheType.F32
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         few = options.drafting or self.pages.n_sequences > 1
-        self.prepare([*TEAM_KERNELS, *kernels, *packing_kernels({tensor.type for tensor in tensors}, few=few)])
+        asked = asked_matrices(model) if predictors else []
+        packing = packing_kernels({one.type for one in tensors}, few=few, bundled={one.type for one in asked})
+        self.prepare([*TEAM_KERNELS, *kernels, *packing])
         self.team = Team(max(options.threads), options.cores)
         packer = Packer(
             self.team,
             tensors,
             packed=parts.packed,
             tables=tables(model),
+            bundled=asked,
             besides=kv_bytes(here, self.pages.extent, *types)
             + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
             repack=options.repack,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.sparse.asking import asked_neurons
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
@@ -21,6 +22,7 @@ from powerinfer_cli.model.blocks import (
     Routed,
     all_active,
     leaves,
+    predictor_of,
     routing_of,
 )
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, group_rows, ordered
@@ -37,6 +39,7 @@ __all__ = [
     "ColdNeurons",
     "Floats",
     "Uses",
+    "asked_matrices",
     "matrices",
     "pack_weights",
     "tables",
@@ -114,6 +117,12 @@ def tables(model: Model) -> list[Tensor]:
     return found if embedding.positions is None else [*found, embedding.positions]
 
 
+def asked_matrices(model: Model) -> list[Tensor]:
+    """The predictors' second ones."""
+    found = (predictor_of(layer.ffn.selection) for layer in model.layers)
+    return [one.fc2 for one in found if one is not None]
+
+
 def pack_weights(
     model: Model,
     packer: Packer,
@@ -182,18 +191,24 @@ def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity
 
             return CPULayer(layer.map(pack, _floats), None)
         case Predicted():
-            together = _Together(ffn, packer)
-            return CPULayer(layer.map(together.pack, _floats), modes_of(activity, ffn.neurons.n_ff))
+            modes = modes_of(activity, ffn.neurons.n_ff)
+            together = _Together(ffn, packer, modes)
+            return CPULayer(layer.map(together.pack, _floats), modes)
 
 
 class _Together:
-    """Packs matrices one by one, but those of an FFN's neurons together, once the first of them is asked for."""
+    """Packs matrices one by one, but those of an FFN's neurons together, once the first of them is asked for, and of
+    bundled ones of the predictor only rows that will be asked.
+    """
 
-    def __init__(self, ffn: FFN[Tensor, Tensor], packer: Packer) -> None:
-        self._neurons, self._packer = list(ffn.neurons.matrices), packer
+    def __init__(self, ffn: FFN[Tensor, Tensor], packer: Packer, modes: npt.NDArray[np.uint8]) -> None:
+        self._neurons, self._packer, self._modes = list(ffn.neurons.matrices), packer, modes
         self._packed: dict[int, WeightRows] = {}
 
     def pack(self, tensor: Tensor) -> WeightRows:
+        if self._packer.bundles(tensor):
+            asked = asked_neurons(self._modes)
+            return self._packer.pack(tensor, asked if len(asked) < len(self._modes) else None)
         if not any(tensor is one for one in self._neurons):
             return self._packer.pack(tensor)
         if not self._packed:

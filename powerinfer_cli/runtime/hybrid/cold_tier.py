@@ -11,7 +11,7 @@ from torch import Tensor
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.sparse.batch import sparse_batch
 from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse.token import ASK, NeuronMask, RowNeurons, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, RowNeurons, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.formats import padded
 from powerinfer_cli.kernels.jit import Kernel
@@ -83,7 +83,7 @@ class ColdTier:
         self._bits = np.zeros(n, np.int64)
         told = None
         if asked or numbers is not None:
-            told = NeuronMask(self._modes, np.full(n, ASK, np.uint8), self._bits)
+            told = NeuronMask(self._modes, self._bits)
         assert room.sparse is not None  # there is one where neurons are cold
         workspace = room.sparse.of(n)
         self._logits = workspace.logits

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import GGMLType, dequantize
+from powerinfer_cli.gguf_io import GGMLType, Tensor, dequantize
+from powerinfer_cli.kernels.cpu.packing import pack
 from powerinfer_cli.kernels.cpu.quantise import quantise_groups
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
@@ -11,6 +12,7 @@ from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit import kernel, types
 from powerinfer_cli.kernels.simd import f32
 from tests.helpers.kernels.matrices import random_rows
+from tests.helpers.kernels.teams import team_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +42,19 @@ def weight_rows(
     for i in range(n_rows):
         f.repack.call(raw[i].ctypes.data, data.ctypes.data + i * stride, n_cols)
     return WeightRows(f, n_rows, n_cols, data, stride), values
+
+
+def bundled_rows(
+    kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0, *, numbers: npt.NDArray[np.int32] | None = None
+) -> tuple[WeightRows, Floats]:
+    """Random rows in bundles, or these of them; and the values of all, in float64. What lies behind is poisoned."""
+    raw = random_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
+    chosen = raw if numbers is None else raw[numbers]
+    data = aligned(chosen.size + SLACK)[: chosen.size]
+    data[:] = chosen.reshape(-1)
+    rows = pack(Tensor("fc2", kind, (len(chosen), n_cols), data), team_of(1), bundled=True)
+    rows.data[-SLACK:] = 0xFF
+    return rows, dequantize(raw, kind).astype(np.float64).reshape(n_rows, n_cols)
 
 
 def random_vectors(room: int, n: int, seed: int = 1) -> Vectors:

@@ -1,20 +1,26 @@
 """Random neurons of a layer for tests of the sparse FFN, and its result, in float64 over each token's own neurons."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import erf
 
 import numpy as np
+import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NEVER, NeuronMask, Predictor, RowNeurons
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, asked_neurons
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import Vectors
+from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import XIELU, Linear, Neurons
-from tests.helpers.kernels.kernel_data import Floats, values_for, weight_rows
+from tests.helpers.kernels.kernel_data import Floats, bundled_rows, values_for, weight_rows
 from tests.helpers.rounding import bent, curve_of
 
 Q4_0, F32 = GGMLType.Q4_0, GGMLType.F32
-RANK = 64
+RANK = 96
+THRESHOLD = 0.1
+BUNDLED = [kind for kind, found in FORMATS.items() if found.dot_bundle is not None]
 
 
 @dataclass
@@ -27,6 +33,14 @@ class SparseLayer:
     up: Floats
     down_t: Floats
     fc2: Floats
+    asking: GGMLType
+    modes: npt.NDArray[np.uint8]
+
+    def through(self, hidden: Vectors, tokens: int) -> npt.NDArray[np.bool_]:
+        """Who is let through, [tokens, n_ff], by the predictor."""
+        logits = values_for(self.asking, hidden)[:tokens] @ self.fc2.T
+        found: npt.NDArray[np.bool_] = (self.modes == ALWAYS) | ((self.modes == ASK) & (logits >= THRESHOLD))
+        return found
 
 
 def sparse_layer(
@@ -40,22 +54,28 @@ def sparse_layer(
     predicted: bool = True,
     activation: Activation = Activation.RELU,
     threads: int = 0,
+    asking: GGMLType = F32,
+    settled: bool = True,
 ) -> SparseLayer:
+    """asking: the type of fc2, which is bundled where it can be. settled: of some neurons statistics say all."""
     rng = np.random.default_rng(5)
     (gate, w_gate), (up, w_up), (down, w_down) = (
         weight_rows(kind, n_ff, n, seed=i, scratch_threads=threads) for i, kind in enumerate(kinds)
     )
     vectors = [rng.standard_normal(m).astype(np.float32) / 4 if biases else None for m in (n_ff, n_ff, n)]
     gates, ups, downs = (Linear(*pair) for pair in zip((gate, up, down), vectors, strict=True))
-    fc2, w_fc2 = weight_rows(F32, n_ff, RANK, seed=7)
-    modes = rng.choice(np.array([NEVER, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
+    modes = rng.choice(np.array([NEVER if settled else ASK, ASK, ASK, ASK, ALWAYS], np.uint8), n_ff)
+    made = weight_rows if FORMATS[asking].dot_bundle is None else partial(bundled_rows, numbers=asked_neurons(modes))
+    fc2, w_fc2 = made(asking, n_ff, RANK, seed=7)
     return SparseLayer(
         Neurons(n_ff, gates if gated else None, ups, downs, True, activation, relu_on_up, curve_of(activation)),
-        Predictor(fc2, modes, 0.1) if predicted else None,
+        Predictor.of(fc2, modes, THRESHOLD) if predicted else None,
         w_gate if gated else None,
         w_up,
         w_down,
         w_fc2,
+        asking,
+        modes,
     )
 
 
@@ -77,9 +97,7 @@ def plain_ffn(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int) -> tu
     neurons, n_ff = made.neurons, len(made.up)
     mask = np.ones((tokens, n_ff), bool)
     if isinstance(made.predictor, Predictor):
-        modes = made.predictor.modes
-        logits = hidden.floats[:tokens, :RANK].astype(np.float64) @ made.fc2.T
-        mask = (modes == ALWAYS) | ((modes == ASK) & (logits >= made.predictor.threshold))
+        mask = made.through(hidden, tokens)
     first, linear = made.gate, neurons.gate
     if first is None or linear is None:
         first, linear = made.up, neurons.up

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
 from powerinfer_cli.kernels.cache import PAGE, CacheType
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, NEVER
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, NEVER
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, cache_bytes, make_cache, ops_for, reference_attention
 from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NEVER
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER
 from powerinfer_cli.kernels.device import Ops, triton_products
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.kernels.few import ONE_BY_ONE

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, curve_numbers
 from powerinfer_cli.kernels.cpu.gemm import Product, Workspace, gemm
 from powerinfer_cli.kernels.cpu.rows import COLUMNS, GROUP, HAS_MIN, ROWS, UNPACK_ROW, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_batch
 from powerinfer_cli.kernels.cpu.sparse.rows import (
     MULTIPLY,
     MULTIPLY_RELU,
@@ -22,9 +23,9 @@ from powerinfer_cli.kernels.cpu.sparse.rows import (
     multiply_rows,
     row_scratch_bytes,
 )
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NeuronMask, Predictor, RowNeurons
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
-from powerinfer_cli.kernels.formats import padded
+from powerinfer_cli.kernels.formats import BUNDLE, padded
 from powerinfer_cli.kernels.formats.chunks import chunk_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
@@ -33,7 +34,6 @@ from powerinfer_cli.kernels.simd import (
     at_least,
     f32,
     fetch_add,
-    float_of,
     fma,
     i8,
     i32,
@@ -43,7 +43,6 @@ from powerinfer_cli.kernels.simd import (
     lowest_bit,
     splat,
     store_f32,
-    u8,
     zero,
 )
 
@@ -60,7 +59,7 @@ __all__ = [
 BLOCK, _SLICE = 512, 128  # neurons and columns of down rows that are in a core's cache together
 ROOM = BLOCK + 16  # for a token's list of a block's neurons
 
-MARK = operands("state logits modes threshold n_ff counts tokens capacity passed")
+MARK = operands("state logits stride numbers thresholds n n_ff counts tokens capacity passed")
 TURN = operands("state n_ff counts tokens values capacity sizes chosen factors most")
 ADD_ROWS = operands("state rows counts sizes chosen factors most out stride bias scratch scratch_bytes")
 
@@ -95,7 +94,8 @@ def make_sparse_workspace(threads: int, tokens: int, n_embd: int, n_ff: int) -> 
     turned = [aligned(blocks * tokens * ROOM * 4, huge=True) for _ in range(2)]
     room = tokens // 32 * 32 + 48  # an odd number of cache lines, or lists would get into each other's way
     tokens_of, logits = aligned(n_ff * room * 4, huge=True), tokens * n_ff * 4
-    values = aligned(max(n_ff * room * 4, logits + 256), huge=True)  # for logits: 64 are read at a time
+    # For logits: 64 are read at a time, and of bundles they are written for 16 neurons, be there fewer.
+    values = aligned(max(n_ff * room * 4, logits + tokens * BUNDLE * 4 + 256), huge=True)
     return SparseWorkspace(
         values[:logits].view(np.float32).reshape(tokens, n_ff),
         np.zeros(n_ff, np.int32),
@@ -142,19 +142,26 @@ def sparse_values(
     """The first part of `sparse_batch`: what neurons are for which tokens, in the workspace."""
     w, capacity = workspace, workspace.tokens.shape[1]
     operations: list[Operation] = []
-    asked: dict[str, Operand] = {"logits": None, "modes": None, "threshold": 0.0}
+    n_ff = n = stride = neurons.n_ff
+    asked: dict[str, Operand] = {"logits": None, "numbers": None, "thresholds": None}
     if isinstance(predictor, NeuronMask):
-        asked = {"logits": w.logits, "modes": predictor.asked, "threshold": 0.5}
+        asked |= {"logits": w.logits, "thresholds": predictor.thresholds}
+    elif predictor is not None and hidden is not None and predictor.fc2.bundled:
+        n, stride = predictor.n, -(-predictor.n // BUNDLE) * BUNDLE
+        operations.append(ask_batch(state, hidden, predictor.fc2, w.logits, stride))
+        asked = {"logits": w.logits, "numbers": predictor.numbers, "thresholds": predictor.thresholds}
     elif predictor is not None and hidden is not None:
         operations += gemm(state, hidden, [Product(predictor.fc2, w.logits)], products)
-        asked = {"logits": w.logits, "modes": predictor.modes, "threshold": predictor.threshold}
+        asked |= {"logits": w.logits, "thresholds": predictor.thresholds_of(n_ff)}
     operations.append(
         Operation.of(
             _mark,
             MARK,
             **asked,
             state=state,
-            n_ff=neurons.n_ff,
+            stride=stride,
+            n=n,
+            n_ff=n_ff,
             counts=w.counts,
             tokens=w.tokens,
             capacity=capacity,
@@ -230,54 +237,49 @@ def add_rows(
     )
 
 
-@helper
-def _bits_of(modes, begin, end, mode):
-    """Which of up to 64 neurons have this mode: bit i for neuron begin + i."""
-    bits = 0
-    for i in range(begin, end):
-        bits |= np.int64(modes[i] == mode) << (i - begin)
-    return bits
-
-
 @kernel(OPERATION, "sparse_mark")
 def _mark(op_address, worker):
-    """For each neuron the tokens whose logit lets it through. A piece is 64 neurons."""
+    """For each neuron the tokens whose logit lets it through. A piece is 64 neurons of those that may be, and what is
+    before the next.
+    """
     op = i64(op_address)
-    state, logits, modes, threshold = (
-        i64(op[MARK.state]),
-        f32(op[MARK.logits]),
-        op[MARK.modes],
-        float_of(op[MARK.threshold]),
-    )
-    n_ff, counts, tokens, capacity = op[MARK.n_ff], i32(op[MARK.counts]), i32(op[MARK.tokens]), op[MARK.capacity]
+    state, logits, thresholds = i64(op[MARK.state]), f32(op[MARK.logits]), f32(op[MARK.thresholds])
+    n, n_ff, numbers, stride = op[MARK.n], op[MARK.n_ff], op[MARK.numbers], op[MARK.stride]
+    counts, tokens, capacity = i32(op[MARK.counts]), i32(op[MARK.tokens]), op[MARK.capacity]
     while True:
         begin = take(op) * 64
-        if begin >= n_ff:
+        if begin >= n:
             return
-        end = min(begin + 64, n_ff)
-        for i in range(begin, end):
+        end = min(begin + 64, n)
+        low, high = _number(numbers, begin) if begin else 0, _number(numbers, end) if end < n else n_ff
+        for i in range(low, high):
             counts[i] = 0
-        always, ask = -1, 0
-        if end - begin < 64:
-            always = (1 << (end - begin)) - 1
-        if modes:
-            always, ask = _bits_of(u8(modes), begin, end, ALWAYS), _bits_of(u8(modes), begin, end, ASK)
+        every = -1 if end - begin == 64 else (1 << (end - begin)) - 1
         for t in range(state[N_TOKENS]):
-            bits = always
-            if ask:
-                at = t * n_ff + begin
-                low = at_least(logits, at, threshold) | at_least(logits, at + 16, threshold) << 16
-                high = at_least(logits, at + 32, threshold) | at_least(logits, at + 48, threshold) << 16
-                bits |= (low | high << 32) & ask
+            bits = every
+            if op[MARK.logits]:
+                at = t * stride + begin
+                first = (
+                    at_least(logits, at, thresholds, begin) | at_least(logits, at + 16, thresholds, begin + 16) << 16
+                )
+                at, k = at + 32, begin + 32
+                second = at_least(logits, at, thresholds, k) | at_least(logits, at + 16, thresholds, k + 16) << 16
+                bits &= first | second << 32
             while bits:
-                i = begin + lowest_bit(bits)
+                i = _number(numbers, begin + lowest_bit(bits))
                 tokens[i * capacity + counts[i]] = t
                 counts[i] += 1
                 bits &= bits - 1
         let_through = 0
-        for i in range(begin, end):
+        for i in range(low, high):
             let_through += counts[i]
         fetch_add(i64(op[MARK.passed]), 0, let_through)
+
+
+@helper
+def _number(numbers, i):
+    """Of the i-th neuron that may be let through."""
+    return np.int64(i32(numbers)[i]) if numbers else i
 
 
 @kernel(OPERATION, "sparse_turn")

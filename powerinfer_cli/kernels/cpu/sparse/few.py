@@ -10,32 +10,23 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, stride_of
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address
-from powerinfer_cli.kernels.cpu.sparse.token import (
-    ALWAYS,
-    ASK,
-    PARTS,
-    NeuronMask,
-    Predictor,
-    RowNeurons,
-    add_down,
-    add_parts,
-    borders_of,
-    row_in_memory,
-)
+from powerinfer_cli.kernels.cpu.matvec import fetch, input_of, stride_of
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address, row_in_memory
+from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_for, logits_of, reached
+from powerinfer_cli.kernels.cpu.sparse.token import PARTS, NeuronMask, RowNeurons, add_down, add_parts, borders_of
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
-from powerinfer_cli.kernels.formats.format import padded
+from powerinfer_cli.kernels.few import FEW
+from powerinfer_cli.kernels.formats.format import BUNDLE, padded
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
-from powerinfer_cli.kernels.simd import address_of, f32, fetch_add, float_of, i32, i64, lowest_bit, stack_f32, u8
+from powerinfer_cli.kernels.simd import address_of, f32, fetch_add, i32, i64, lowest_bit, stack_f32
 from powerinfer_cli.model.blocks import Linear
 
 __all__ = ["sparse_few"]
 
 OP = operands(
-    "state fc2 hidden hidden_bytes modes threshold first first_x first_x_bytes first_bias second second_x "
+    "state fc2 hidden hidden_bytes numbers thresholds n first first_x first_x_bytes first_bias second second_x "
     "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code curve"
 )
 
@@ -59,13 +50,14 @@ def sparse_few(
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
     sums = np.zeros((PARTS, few, n_embd), np.float32)
-    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "modes": None, "threshold": 0.0}
+    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "numbers": None, "thresholds": None}
+    n = n_ff
     if isinstance(predictor, NeuronMask):
         asked |= {"hidden": predictor.bits}
     elif predictor is not None and hidden is not None:
-        fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold
+        fc2, n = predictor.fc2, predictor.n
         asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "hidden_bytes": stride_of(fc2, hidden)}
-        asked |= {"modes": modes, "threshold": threshold}
+        asked |= {"numbers": predictor.numbers, "thresholds": predictor.thresholds}
     gate, up = neurons.gate, neurons.up
     first = _with_inputs("first", up if gate is None else gate, x)
     second = _with_inputs("second", None if gate is None else up, x)
@@ -82,12 +74,13 @@ def sparse_few(
             needed=needed,
             chosen=chosen,
             values=values,
+            n=n,
             n_ff=n_ff,
             counts=counts,
             down=neurons.down.weight,
             sums=sums,
             room=few,
-            borders=borders_of(n_ff),
+            borders=borders_of(n),
             code=ACTIVATION_CODES[neurons.activation],
             curve=curve_numbers(neurons.curve),
         ),
@@ -107,56 +100,59 @@ def _with_inputs(
 
 
 @helper
-def _tokens_of(fc2, hidden, hidden_bytes, threshold, row, ahead, n_tokens):
-    """The tokens whose logit lets a neuron through, as bits."""
-    bits = 0
-    for t in range(n_tokens):
-        at = hidden + t * hidden_bytes
-        if dot_row(fc2[DOT_ROW], row, at, fc2[COLUMNS], ahead if t == 0 else row) >= threshold:
-            bits |= 1 << t
-    return bits
-
-
-@helper
 def _let_through(op, first, begin, end, n_tokens, union, needed, through, worker):
-    """Neurons begin..end-1 that any token's predictor, or their statistics, let through -> union, their tokens ->
-    needed; how many. through: of each token, are added to.
+    """Of numbers[begin:end] those that any token's predictor lets through -> union, their tokens -> needed; how many.
+    through: of each token, are added to.
 
     Their rows of the next step are asked for on the way, a little with each row of fc2.
     """
-    fc2, hidden, hidden_bytes, threshold = (
-        i64(op[OP.fc2]),
-        op[OP.hidden],
-        op[OP.hidden_bytes],
-        float_of(op[OP.threshold]),
-    )
-    modes, every = u8(op[OP.modes]), (1 << n_tokens) - 1
-    count = asked = 0
+    fc2, numbers, thresholds = i64(op[OP.fc2]), op[OP.numbers], f32(op[OP.thresholds])
+    xs, aheads, logits = i64(address_of(stack_f32(32))), i64(address_of(stack_f32(128))), stack_f32(256)  # FEW tokens
+    for t in range(FEW):
+        xs[t] = op[OP.hidden] + min(t, n_tokens - 1) * op[OP.hidden_bytes]
+    count, asked, masks = 0, 0, i64(address_of(stack_f32(32)))
     done = np.int64(0)  # bytes asked for of the row of union[asked]
-    for i in range(begin, end):
-        bits = every
-        if hidden and not op[OP.fc2]:
-            bits = i64(hidden)[i]
-        elif op[OP.modes]:
-            bits = every if modes[i] == ALWAYS else 0
-            if modes[i] == ASK:
-                ahead = row_in_memory(fc2, i) + AHEAD_BYTES
-                if asked < count:
-                    ahead = row_in_memory(first, np.int64(union[asked])) + done
-                    done += fc2[ROW_BYTES]
-                    if done >= first[ROW_BYTES]:
-                        asked, done = asked + 1, np.int64(0)
-                row = row_address(fc2, i, worker)
-                bits = _tokens_of(fc2, hidden, hidden_bytes, threshold, row, ahead, n_tokens)
-        if bits:
-            union[count], needed[count] = i, bits
+    for i in range(begin, end, BUNDLE):
+        asked, done = ask_for(fc2, i, first, union, asked, done, count, aheads)
+        out = address_of(logits)
+        logits_of(fc2, address_of(xs), n_tokens, numbers, thresholds, i, address_of(aheads), out, worker)
+        any_token = 0
+        for t in range(n_tokens):
+            masks[t] = reached(logits, t, thresholds, i)
+            any_token |= masks[t]
+        while any_token:
+            lane, bits = lowest_bit(any_token), 0
+            any_token &= any_token - 1
+            for t in range(n_tokens):
+                bits |= (masks[t] >> lane & 1) << t
+            union[count], needed[count] = i32(numbers)[i + lane], bits
             count += 1
-            while bits:
-                through[lowest_bit(bits)] += 1
-                bits &= bits - 1
+            _count(bits, through)
     for k in range(asked, min(count, asked + 64)):
         fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
     return count
+
+
+@helper
+def _marked(bits_of, first, begin, end, every, union, needed, through):
+    """Neurons begin..end-1 that somebody else lets through for any token (0: all, for all) -> union, needed."""
+    count = 0
+    for i in range(begin, end):
+        bits = i64(bits_of)[i] if bits_of else every
+        if bits:
+            union[count], needed[count] = i, bits
+            count += 1
+            _count(bits, through)
+    for k in range(min(count, 64)):
+        fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
+    return count
+
+
+@helper
+def _count(bits, through):
+    while bits:
+        through[lowest_bit(bits)] += 1
+        bits &= bits - 1
 
 
 @helper
@@ -239,7 +235,10 @@ def _add_neurons(op_address, worker):
         union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
         _clear(lengths, n_tokens)
         _clear(through, n_tokens)
-        count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
+        if fc2:
+            count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
+        else:
+            count = _marked(op[OP.hidden], first, begin, end, (1 << n_tokens) - 1, union, needed, through)
         count = _open_neurons(op, first, union, needed, count, begin, lengths, worker)
         if op[OP.second]:
             _clear(lengths, n_tokens)

@@ -15,24 +15,24 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of
+from powerinfer_cli.kernels.cpu.matvec import fetch, input_of
 from powerinfer_cli.kernels.cpu.rows import (
     AXPY4_ROWS,
     AXPY_ROW,
-    BASE,
     COLUMNS,
     DOT_ROW,
     REPACK_ROW,
     ROW_BYTES,
-    STRIDE,
     WeightRows,
     axpy4_rows,
     axpy_row,
     dot_row,
     row_address,
+    row_in_memory,
 )
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, ask_for, logits_of, reached
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
-from powerinfer_cli.kernels.formats.format import padded
+from powerinfer_cli.kernels.formats.format import BUNDLE, padded
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -40,10 +40,10 @@ from powerinfer_cli.kernels.simd import (
     address_of,
     f32,
     fetch_add,
-    float_of,
     i32,
     i64,
     load_f32,
+    lowest_bit,
     stack_f32,
     store_f32,
     u8,
@@ -62,7 +62,6 @@ __all__ = [
     "add_down",
     "add_parts",
     "borders_of",
-    "row_in_memory",
     "sparse_token",
 ]
 
@@ -73,40 +72,31 @@ _ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
 NEURONS = operands(
-    "fc2 hidden modes threshold first first_x first_bias second second_x second_bias relu_on_up chosen values counts "
-    "down sums borders code curve"
+    "fc2 hidden numbers thresholds n modes first first_x first_bias second second_x second_bias relu_on_up chosen "
+    "values counts down sums borders code curve"
 )
 PART_SUMS = operands("state sums n part_stride out out_stride bias n_bias group")
 
 # A layer's neurons, whose down rows are rows.
 RowNeurons: TypeAlias = Neurons[WeightRows, npt.NDArray[np.float32]]
 
-# What statistics say of a neuron: the predictor's row is read only for those in between. (A mask of 0 and 1 says it
-# of all.)
-NEVER, ALWAYS, ASK = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """fc2 [n_ff, rank] over relu(fc1 x). `modes` uint8 [n_ff]: NEVER, ASK or ALWAYS."""
-
-    fc2: WeightRows
-    modes: npt.NDArray[np.uint8]
-    threshold: float
-
 
 @dataclass(frozen=True)
 class NeuronMask:
     """Somebody else asks the predictor, and says who is let through.
 
-    modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. asked uint8 [n_ff]: ASK throughout, for a batch,
-    before which the workspace's logits are written: 1.0 for who is let through, else 0.0. bits int64 [n_ff]: written
-    before a few tokens, whose numbers are the bits: 1 for those that the neuron counts for.
+    modes uint8 [n_ff]: written before each token, NEVER or ALWAYS. bits int64 [n_ff]: written before a few tokens,
+    whose numbers are the bits: 1 for those that the neuron counts for. Before a batch the workspace's logits are
+    written: 1.0 for who is let through, else 0.0.
     """
 
     modes: npt.NDArray[np.uint8]
-    asked: npt.NDArray[np.uint8]
     bits: npt.NDArray[np.int64]
+
+    @property
+    def thresholds(self) -> npt.NDArray[np.float32]:
+        """Of a batch's logits, [n_ff, rounded up to 64]."""
+        return np.full(-(-len(self.modes) // 64) * 64, 0.5, np.float32)
 
 
 def sparse_token(
@@ -125,12 +115,14 @@ def sparse_token(
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
     sums = np.zeros((PARTS, 1, n_embd), np.float32)
-    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "modes": None, "threshold": 0.0}
+    asked: dict[str, Operand] = {"fc2": None, "hidden": None, "numbers": None, "thresholds": None, "modes": None}
+    n = n_ff
     if isinstance(predictor, NeuronMask):
         asked |= {"modes": predictor.modes}
     elif predictor is not None and hidden is not None:
-        fc2, modes, threshold = predictor.fc2, predictor.modes, predictor.threshold
-        asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "modes": modes, "threshold": threshold}
+        fc2, n = predictor.fc2, predictor.n
+        asked |= {"fc2": fc2, "hidden": input_of(fc2, hidden)}
+        asked |= {"numbers": predictor.numbers, "thresholds": predictor.thresholds}
     gate, up = neurons.gate, neurons.up.weight
     ups: tuple[Operand, ...] = up, input_of(up, x), neurons.up.bias
     first, second = (ups, (None, None, None)) if gate is None else (_with_input(gate, x), ups)
@@ -143,13 +135,14 @@ def sparse_token(
             NEURONS,
             **asked,
             **steps,
+            n=n,
             relu_on_up=gate is not None and neurons.relu_on_up,
             chosen=chosen,
             values=values,
             counts=counts,
             down=neurons.down.weight,
             sums=sums,
-            borders=borders_of(n_ff),
+            borders=borders_of(n),
             code=ACTIVATION_CODES[neurons.activation],
             curve=curve_numbers(neurons.curve),
         ),
@@ -161,9 +154,10 @@ def _with_input(linear: Linear[WeightRows, npt.NDArray[np.float32]], x: Vectors)
     return linear.weight, input_of(linear.weight, x), linear.bias
 
 
-def borders_of(n_ff: int) -> npt.NDArray[np.int64]:
-    """Where parts begin, and the last one ends, [PARTS + 1]."""
-    borders: npt.NDArray[np.int64] = n_ff * np.cumsum([0, *_SHARES]) // _SHARES.sum()
+def borders_of(n: int) -> npt.NDArray[np.int64]:
+    """Where parts of n neurons begin, each with whole bundles, and the last one ends, [PARTS + 1]."""
+    bundles = -(-n // BUNDLE) * np.cumsum([0, *_SHARES]) // _SHARES.sum()
+    borders: npt.NDArray[np.int64] = np.minimum(BUNDLE * bundles, n)
     return borders
 
 
@@ -195,36 +189,38 @@ def add_parts(
 
 
 @helper
-def row_in_memory(rows, i):
-    """Where row i lies in memory, to be asked for. (Rows that are rearranged on use come from the file.)"""
-    return rows[BASE] + i * rows[STRIDE]
-
-
-@helper
-def _let_through(fc2, hidden, modes, threshold, first, begin, end, chosen, worker):
-    """Neurons begin..end-1 that the predictor, or their statistics, let through -> chosen; how many.
+def _let_through(fc2, hidden, numbers, thresholds, first, begin, end, chosen, worker):
+    """Of numbers[begin:end] those that the predictor lets through -> chosen; how many.
 
     Their rows of the next step are asked for on the way, a little with each row of fc2.
     """
+    xs, aheads, logits = i64(address_of(stack_f32(2))), i64(address_of(stack_f32(128))), stack_f32(16)
+    xs[0] = hidden
     count = asked = 0
     done = np.int64(0)  # bytes asked for of the row of chosen[asked]
-    for i in range(begin, end):
-        mode = modes[i]
-        if mode == ASK:
-            ahead = row_in_memory(fc2, i) + AHEAD_BYTES
-            if asked < count:
-                ahead = row_in_memory(first, np.int64(chosen[asked])) + done
-                done += fc2[ROW_BYTES]
-                if done >= first[ROW_BYTES]:
-                    asked, done = asked + 1, np.int64(0)
-            logit = dot_row(fc2[DOT_ROW], row_address(fc2, i, worker), hidden, fc2[COLUMNS], ahead)
-            if logit >= threshold:
-                mode = np.uint8(ALWAYS)
-        if mode == ALWAYS:
-            chosen[count] = i
+    for i in range(begin, end, BUNDLE):
+        asked, done = ask_for(fc2, i, first, chosen, asked, done, count, aheads)
+        out = address_of(logits)
+        logits_of(fc2, address_of(xs), 1, numbers, thresholds, i, address_of(aheads), out, worker)
+        bits = reached(logits, 0, thresholds, i)
+        while bits:
+            chosen[count] = i32(numbers)[i + lowest_bit(bits)]
             count += 1
+            bits &= bits - 1
     for k in range(asked, count):
         fetch(row_in_memory(first, np.int64(chosen[k])), first[ROW_BYTES])
+    return count
+
+
+@helper
+def _marked(modes, first, begin, end, chosen):
+    """Neurons begin..end-1 that somebody else lets through -> chosen; how many."""
+    count = 0
+    for i in range(begin, end):
+        if modes[i] == ALWAYS:
+            chosen[count] = i
+            count += 1
+            fetch(row_in_memory(first, i), first[ROW_BYTES])
     return count
 
 
@@ -303,12 +299,7 @@ def add_down(rows, chosen, count, values, out_address, ahead, worker):
 @kernel(OPERATION, "add_neurons")
 def _add_neurons(op_address, worker):
     op = i64(op_address)
-    fc2, hidden, modes, threshold = (
-        op[NEURONS.fc2],
-        op[NEURONS.hidden],
-        u8(op[NEURONS.modes]),
-        float_of(op[NEURONS.threshold]),
-    )
+    fc2, numbers, thresholds = op[NEURONS.fc2], op[NEURONS.numbers], f32(op[NEURONS.thresholds])
     first, first_x, first_bias = i64(op[NEURONS.first]), op[NEURONS.first_x], op[NEURONS.first_bias]
     second, second_x, second_bias, relu_on_up = (
         op[NEURONS.second],
@@ -327,8 +318,11 @@ def _add_neurons(op_address, worker):
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
         chosen, values = i32(op[NEURONS.chosen] + begin * 4), f32(op[NEURONS.values] + begin * 4)
-        if op[NEURONS.modes]:
-            count = _let_through(i64(fc2), hidden, modes, threshold, first, begin, end, chosen, worker)
+        if fc2:
+            asking = i64(fc2), op[NEURONS.hidden], numbers, thresholds
+            count = _let_through(*asking, first, begin, end, chosen, worker)
+        elif op[NEURONS.modes]:
+            count = _marked(u8(op[NEURONS.modes]), first, begin, end, chosen)
         else:
             count = _everything(first, begin, end, chosen)
         fired = _open_neurons(code, curve, first, first_x, first_bias, second, down, chosen, count, values, worker)

@@ -9,13 +9,13 @@ import pytest
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.gemm import make_workspace
 from powerinfer_cli.kernels.cpu.sparse.batch import make_sparse_workspace, sparse_batch
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NeuronMask, Predictor
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
 from tests.helpers.kernels.kernel_data import random_vectors
-from tests.helpers.kernels.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.kernels.sparse_layers import BUNDLED, F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
@@ -120,15 +120,18 @@ def test_same_bits_whatever_the_threads_and_the_batch() -> None:
     assert np.array_equal(run(made, x, hidden, 7, 2)[0], one[:7])
 
 
+@pytest.mark.parametrize("kind", BUNDLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n_ff", [1, 333])
+def test_bundled_predictors(kind: GGMLType, n_ff: int) -> None:
+    check(sparse_layer(n_ff=n_ff, asking=kind), tokens=9 if n_ff > 1 else 3)
+
+
 def test_told_by_somebody_else() -> None:
     made = sparse_layer(n_ff=300)
     x, hidden = random_vectors(20, 96), random_vectors(20, RANK, seed=2)
-    assert isinstance(made.predictor, Predictor)
-    modes, threshold = made.predictor.modes, made.predictor.threshold
-    logits = hidden.floats[:20, :RANK].astype(np.float64) @ made.fc2.T
-    through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
+    through = made.through(hidden, 20)
     asked = run(made, x, hidden, 20, 2)
-    made.predictor = NeuronMask(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), np.zeros(300, np.int64))
+    made.predictor = NeuronMask(np.zeros(300, np.uint8), np.zeros(300, np.int64))
     given = run(made, x, hidden, 20, 2, through)
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]

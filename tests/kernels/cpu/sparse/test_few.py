@@ -8,14 +8,14 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NeuronMask, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats import FORMATS, padded
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
 from tests.helpers.kernels.kernel_data import random_vectors
-from tests.helpers.kernels.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.kernels.sparse_layers import BUNDLED, F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
@@ -74,6 +74,11 @@ def test_odd_sizes(tokens: int, n_ff: int) -> None:
     check(sparse_layer(n_ff=n_ff), tokens, FEW)
 
 
+@pytest.mark.parametrize("kind", BUNDLED, ids=lambda kind: kind.name)
+def test_bundled_predictors(kind: GGMLType) -> None:
+    check(sparse_layer(n_ff=333, asking=kind))
+
+
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("relu_on_up", [True, False])
 @pytest.mark.parametrize("predicted", [True, False])
@@ -100,15 +105,12 @@ def test_same_bits_whatever_the_threads() -> None:
 
 
 def test_told_by_somebody_else() -> None:
-    made = sparse_layer(n_ff=300)
+    made = sparse_layer(n_ff=300, settled=False)  # else parts have other neurons
     x, hidden = random_vectors(6, 96), random_vectors(6, RANK, seed=2)
-    assert isinstance(made.predictor, Predictor)
-    modes, threshold = made.predictor.modes, made.predictor.threshold
-    logits = hidden.floats[:6, :RANK].astype(np.float64) @ made.fc2.T
-    through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
+    through = made.through(hidden, 6)
     asked = together(made, x, hidden, 6)
     bits = (1 << np.arange(6)) @ through
-    made.predictor = NeuronMask(np.zeros(300, np.uint8), np.full(300, ASK, np.uint8), bits.astype(np.int64))
+    made.predictor = NeuronMask(np.zeros(300, np.uint8), bits.astype(np.int64))
     given = together(made, x, hidden, 6)
     assert np.array_equal(given[0], asked[0])
     assert given[1] == asked[1]

@@ -7,13 +7,14 @@ import numpy.typing as npt
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.sparse.token import ALWAYS, ASK, NeuronMask, Predictor, sparse_token
+from powerinfer_cli.kernels.cpu.sparse.asking import Predictor
+from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned
 from powerinfer_cli.kernels.formats import FORMATS, padded
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
 from tests.helpers.kernels.kernel_data import random_vectors
-from tests.helpers.kernels.sparse_layers import F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
+from tests.helpers.kernels.sparse_layers import BUNDLED, F32, Q4_0, RANK, SparseLayer, plain_ffn, sparse_layer
 from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
@@ -50,6 +51,12 @@ def test_every_format(kind: GGMLType) -> None:
 @pytest.mark.parametrize("n_ff", [1, 31, 64, 1100])
 def test_odd_sizes(n_ff: int) -> None:
     check(sparse_layer(n_ff=n_ff), 3)
+
+
+@pytest.mark.parametrize("kind", BUNDLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n_ff", [1, 333])
+def test_bundled_predictors(kind: GGMLType, n_ff: int) -> None:
+    check(sparse_layer(n_ff=n_ff, asking=kind))
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -90,13 +97,10 @@ def test_same_bits_whatever_the_threads() -> None:
 
 
 def test_told_by_somebody_else() -> None:
-    made = sparse_layer(n_ff=300)
+    made = sparse_layer(n_ff=300, settled=False)  # else parts have other neurons
     x, hidden = random_vectors(1, 96), random_vectors(1, RANK, seed=2)
-    assert isinstance(made.predictor, Predictor)
-    modes, threshold = made.predictor.modes, made.predictor.threshold
-    logits = hidden.floats[0, :RANK].astype(np.float64) @ made.fc2.T
-    through = (modes == ALWAYS) | ((modes == ASK) & (logits >= threshold))
-    told = NeuronMask(through.astype(np.uint8), np.full(300, ASK, np.uint8), through.astype(np.int64))
+    through = made.through(hidden, 1)[0]
+    told = NeuronMask(through.astype(np.uint8), through.astype(np.int64))
     asked = run(made, x, hidden, made.predictor, 2)
     given = run(made, x, hidden, told, 2)
     assert np.array_equal(given[0], asked[0])
