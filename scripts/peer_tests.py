@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.peer_suite.results import compared, read_outcomes, summary  # noqa: E402  # after the path is set
-from scripts.peer_suite.stand_in import write_stand_in  # noqa: E402  # after the path is set
+from scripts.peer_suite.stand_in import write_cache, write_stand_in  # noqa: E402  # after the path is set
 from scripts.peer_suite.wrapper import write_wrapper  # noqa: E402  # after the path is set
 
 TIMEOUT_S = 180  # a test
@@ -54,11 +54,17 @@ def run(args: argparse.Namespace, rest: list[str]) -> Path:
         [args.server] if args.server else [sys.executable, "-m", "powerinfer_cli", "server", "--cors-origins", "*"]
     )
     wrapper, junit = out / "server", out / "junit.xml"
-    write_wrapper(wrapper, program, model, sys.executable, ROOT)
+    ours = None
+    if not args.server:
+        ours = out / "models"
+        ours.mkdir(exist_ok=True)
+    write_wrapper(wrapper, program, model, sys.executable, ROOT, ours)
+    write_cache(out / "hub", model)
     environment = {
         **os.environ,
         "LLAMA_SERVER_BIN_PATH": str(wrapper),
         "LLAMA_CACHE": str(out / "cache"),
+        "HF_HUB_CACHE": str(out / "hub"),
         "PORT": str(args.port),
         "PYTHONPATH": str(ROOT),
     }

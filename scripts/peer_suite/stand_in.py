@@ -10,12 +10,17 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import GGMLType, Tensor, WritableValue, open_gguf, write_gguf
 from powerinfer_cli.opening.bundled import BUNDLED
 
-__all__ = ["write_stand_in"]
+__all__ = ["write_cache", "write_stand_in"]
 
 SHARPNESS = 64.0  # silu(64 x) / 64 is relu(x) but for a few thousandths: other programs know SiLU only in a llama
 CONTEXT = 2048
 POOLING = 1  # embeddings are means, as a completion model's own choice is none
 ROLES = range(259, 263)  # the bundled model's tokens of roles, from whose names programs would guess a template
+ROUTED = (
+    "ggml-org/tinygemma3-GGUF:Q8_0",
+    "ggml-org/test-model-stories260K:F32",
+    "ggml-org/test-model-stories260K-infill:F32",
+)
 FILL_IN_THE_MIDDLE = {"fim_pre": 259, "fim_suf": 260, "fim_mid": 261}
 
 
@@ -42,6 +47,18 @@ def write_stand_in(path: Path) -> None:
         tensors=[(name, values, GGMLType.F32) for name, values in tensors if ".fc2." not in name],
         sparse=False,
     )
+
+
+def write_cache(folder: Path, model: Path) -> None:
+    """A cache of the hub's that holds `model` as each of those that the router's tests ask for."""
+    for name in ROUTED:
+        owner, _, rest = name.partition("/")
+        repository, _, kind = rest.partition(":")
+        snapshot = folder / f"models--{owner}--{repository}" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        link = snapshot / f"{repository.removesuffix('-GGUF')}-{kind}.gguf"
+        if not link.exists():
+            link.symlink_to(model)
 
 
 def plain(value: Any) -> WritableValue:

@@ -10,10 +10,11 @@ ONLY_FOR_THE_HUB = {"--offline"}
 HAVE_A_MODEL = {"--model", "-m"}
 
 
-def local_arguments(arguments: Sequence[str], model: str) -> list[str]:
+def local_arguments(arguments: Sequence[str], model: str, models: str | None = None) -> list[str]:
     """The same arguments with `model` in place of one that would be fetched; a file that they name stays.
 
-    Routers, which have no model, are started without one.
+    Routers, which have no model, are started without one; models: a folder that they are given, where a program needs
+    to be told that it is one.
     """
     kept: list[str] = []
     remote = False
@@ -24,19 +25,24 @@ def local_arguments(arguments: Sequence[str], model: str) -> list[str]:
             remote = True
         elif word not in ONLY_FOR_THE_HUB:
             kept.append(word)
-    if remote and not HAVE_A_MODEL & set(kept):
-        kept += ["--model", model]
-    return kept
+    if HAVE_A_MODEL & set(kept):
+        return kept
+    if remote:
+        return [*kept, "--model", model]
+    return kept if models is None or "--version" in kept else [*kept, "--models-dir", models]
 
 
-def write_wrapper(path: Path, program: Sequence[str], model: Path, python: str, root: Path) -> None:
+def write_wrapper(
+    path: Path, program: Sequence[str], model: Path, python: str, root: Path, models: Path | None = None
+) -> None:
     """An executable that starts `program` with arguments as `local_arguments` has them, in its own place."""
+    folder = None if models is None else str(models)
     lines = [
         f"#!{python} -S",
         "import os, sys",
         f"sys.path.insert(0, {str(root)!r})",
         "from scripts.peer_suite.wrapper import local_arguments",
-        f"words = {list(program)!r} + local_arguments(sys.argv[1:], {str(model)!r})",
+        f"words = {list(program)!r} + local_arguments(sys.argv[1:], {str(model)!r}, {folder!r})",
         "os.execvp(words[0], words)",
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.hub.local import stored_models
 from scripts.peer_suite.results import compared, read_outcomes
-from scripts.peer_suite.stand_in import SHARPNESS, write_stand_in
+from scripts.peer_suite.stand_in import ROUTED, SHARPNESS, write_cache, write_stand_in
 from scripts.peer_suite.wrapper import local_arguments, write_wrapper
 from scripts.peer_tests import ROOT
 
@@ -35,6 +36,18 @@ E    +  where 1 at 0x7f12
 )
 def test_models_on_the_hub_become_the_stand_in(given: list[str], expected: list[str]) -> None:
     assert local_arguments(given, "M") == expected
+
+
+def test_a_router_is_told_that_it_is_one() -> None:
+    assert local_arguments(["--port", "1"], "M", "D") == ["--port", "1", "--models-dir", "D"]
+    assert local_arguments(["-hf", "a/b"], "M", "D") == ["--model", "M"]
+
+
+def test_the_hubs_cache_holds_the_stand_in_by_the_names_that_tests_ask_for(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    write_cache(tmp_path / "hub", model)
+    assert [one.name for one in stored_models([], tmp_path / "hub", print)] == sorted(ROUTED)
 
 
 def test_the_wrapper_becomes_the_program(tmp_path: Path) -> None:

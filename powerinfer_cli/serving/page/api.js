@@ -50,6 +50,11 @@ export async function getJSON(path) {
   return response.json();
 }
 
+/** As `getJSON`, of the model that was chosen where there are several; nothing is loaded for that. */
+export function modelJSON(path) {
+  return getJSON(settings.model ? `${path}?model=${encodeURIComponent(settings.model)}&autoload=false` : path);
+}
+
 /** The data of each server-sent event, until [DONE]. A stream that ends without is cut. */
 async function* events(body) {
   const reader = body.getReader(); // a TextDecoderStream between would lose what it holds when the connection breaks
@@ -78,6 +83,7 @@ export async function* streamChat(messages, signal) {
     timings_per_token: true,
     return_progress: true,
   };
+  if (settings.model) body.model = settings.model;
   for (const name of ["temperature", "top_p", "max_tokens"]) if (settings[name] !== null) body[name] = settings[name];
   const options = { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body), signal };
   const response = await request("v1/chat/completions", options);

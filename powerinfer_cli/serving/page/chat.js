@@ -6,6 +6,11 @@ import { MessageView } from "./message.js";
 import { Scroller } from "./scrolling.js";
 import { newMessage, saveConversation } from "./store.js";
 
+const SAMPLES = [
+  "Tell me a story about a fox who is afraid of the dark.",
+  "Explain in three sentences why the sky is blue.",
+  "Write a polite letter that cancels a subscription.",
+];
 const SAVE_MS = 1000; // while an answer grows
 
 export class Chat {
@@ -65,8 +70,17 @@ export class Chat {
   }
 
   #welcome() {
-    const text = "Write a message below to begin.";
-    return el("div", { className: "welcome" }, el("h2", { textContent: "New chat" }), el("p", { textContent: text }));
+    const text = "Write a message below to begin, or take one of these.";
+    const samples = SAMPLES.map((sample) => {
+      const take = () => {
+        this.input.value = sample;
+        this.#typed();
+        this.input.focus();
+      };
+      return el("button", { type: "button", textContent: sample, onclick: take });
+    });
+    const head = [el("h2", { textContent: "New chat" }), el("p", { textContent: text })];
+    return el("div", { className: "welcome" }, ...head, el("div", { className: "samples" }, ...samples));
   }
 
   #actions(message, index) {

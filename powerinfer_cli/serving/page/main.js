@@ -1,9 +1,11 @@
 // Puts the parts together.
 
+import { modelJSON } from "./api.js";
 import { Chat } from "./chat.js";
 import { $, dressButtons } from "./dom.js";
 import { Health } from "./health.js";
 import { NeuronPanel } from "./neurons.js";
+import { Models } from "./models.js";
 import { openSettings, setUpSettings, showDefaults } from "./settings.js";
 import { paintSidebar } from "./sidebar.js";
 import { current, deleteConversation, isChatKey, loadConversations, newConversation, saveConversation, saveTheme } from "./store.js";
@@ -18,8 +20,16 @@ const health = new Health({
 });
 const chat = new Chat({ onchange: changed, onunsaved: storageFull, ready: () => health.state !== "loading" });
 const neurons = new NeuronPanel(() => chat.busy, shade);
+const models = new Models(async () => {
+  showDefaults(await modelJSON("props").catch(() => null)); // a model that is not loaded does not tell
+  neurons.check();
+});
 
 function welcome(props) {
+  if (props.role === "router") {
+    models.begin();
+    return;
+  }
   const name = (props.model_alias || props.model_path || "PowerInfer").split("/").pop();
   $("model").textContent = name;
   document.title = `${name} – PowerInfer`;

@@ -2,7 +2,7 @@
 // active; of layers with experts, which of these are hot, and which the last token chose. It is a table, whose bars
 // repeat the figures beside them.
 
-import { getJSON } from "./api.js";
+import { modelJSON } from "./api.js";
 import { $, el } from "./dom.js";
 
 const REFRESH_MS = 1000;
@@ -138,7 +138,7 @@ export class NeuronPanel {
 
   /** Asks whether there is something to show: of a dense model every neuron works for every token. */
   async check() {
-    const { sparse } = await getJSON("internal/neurons").catch(() => ({ sparse: true })); // then the panel says why
+    const { sparse } = await modelJSON("internal/neurons").catch(() => ({ sparse: true })); // then the panel says why
     $("toggle-neurons").hidden = !sparse;
     if (!sparse && !$("neurons").hidden) this.toggle(false);
   }
@@ -158,7 +158,7 @@ export class NeuronPanel {
   async #load() {
     const body = $("neurons-body");
     try {
-      const state = await getJSON("internal/neurons");
+      const state = await modelJSON("internal/neurons");
       const top = body.scrollTop;
       body.replaceChildren(...content(state));
       body.scrollTop = top;

@@ -1,12 +1,13 @@
 // The settings and their form. null, or empty text, leaves a value to the server.
 
 import { $ } from "./dom.js";
-import { loadSettings, saveSettings } from "./store.js";
+import { loadSettings, saveChoice, saveSettings } from "./store.js";
 
 const NUMBERS = ["temperature", "top_p", "max_tokens"];
 const FIELDS = ["system", ...NUMBERS, "key"];
 
-export const settings = loadSettings();
+// model: the one that is asked, where there are several; then all but the key are of that model.
+export const settings = { ...loadSettings(), model: "" };
 
 /** Shows the server's own values in the empty fields. */
 export function showDefaults(props) {
@@ -29,6 +30,12 @@ function take() {
   settings.system = $("system").value;
   settings.key = $("key").value.trim();
   saveSettings(settings);
+}
+
+/** From now on: with the settings that were kept for it. */
+export function chooseModel(model) {
+  Object.assign(settings, loadSettings(model), { key: settings.key, model });
+  saveChoice(model);
 }
 
 /** why: shown beside the key. */

@@ -3,6 +3,7 @@
 
 const PREFIX = "powerinfer.chat.";
 const SETTINGS = "powerinfer.settings";
+const CHOICE = "powerinfer.model";
 const ROLES = ["user", "assistant"];
 
 function read(key) {
@@ -89,8 +90,9 @@ export const newMessage = (role, content = "") => ({
   stats: null,
 });
 
-export function loadSettings() {
-  const kept = read(SETTINGS);
+/** model: of that one, where there are several; its key is that of all. */
+export function loadSettings(model = "") {
+  const kept = read(model ? `${SETTINGS}.${model}` : SETTINGS);
   const number = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
   return {
     system: text(kept?.system),
@@ -101,7 +103,14 @@ export function loadSettings() {
   };
 }
 
-export const saveSettings = (settings) => write(SETTINGS, settings);
+export function saveSettings({ model, ...settings }) {
+  if (model) write(`${SETTINGS}.${model}`, { ...settings, key: "" });
+  return write(SETTINGS, model ? { ...read(SETTINGS), key: settings.key } : settings);
+}
+
+export const loadChoice = () => text(read(CHOICE));
+
+export const saveChoice = (model) => write(CHOICE, model);
 
 /** Which conversation this tab shows: a reload stays where it was, and two tabs do not disturb each other. */
 export const current = {

@@ -1,0 +1,78 @@
+// The models of a router: which there are, how each is, and which one is asked. A server of one model has none of this.
+
+import { getJSON } from "./api.js";
+import { $, el } from "./dom.js";
+import { chooseModel, settings } from "./settings.js";
+import { loadChoice } from "./store.js";
+
+const POLL_MS = 2000;
+const WORDS = { loaded: "loaded", loading: "loading…", sleeping: "asleep", unloaded: "" };
+
+function size(bytes) {
+  if (!bytes) return "";
+  const unit = bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
+  return `${Number((bytes / unit[0]).toPrecision(3))} ${unit[1]}`;
+}
+
+/** "NAME · 98.4 MB · loaded" */
+function label({ id, size: bytes, status }) {
+  const state = status.failed ? "does not load" : WORDS[status.value] ?? status.value;
+  return [id, size(bytes), state].filter(Boolean).join(" · ");
+}
+
+/** The one of last time, else one that is loaded. */
+function preferred(models) {
+  const last = loadChoice();
+  return models.find(({ id }) => id === last) ?? models.find(({ status }) => status.value === "loaded") ?? models[0];
+}
+
+export class Models {
+  /** onchoice: another model is asked from now on. */
+  constructor(onchoice) {
+    this.onchoice = onchoice;
+    this.timer = null;
+    $("models").onchange = () => this.#choose($("models").value);
+  }
+
+  /** Shows the list, and keeps it true while somebody looks. */
+  async begin() {
+    $("model").hidden = true;
+    $("models").hidden = false;
+    await this.refresh();
+    clearInterval(this.timer);
+    this.timer = setInterval(() => document.hidden || this.refresh(), POLL_MS);
+  }
+
+  async refresh() {
+    const { data } = await getJSON("v1/models").catch(() => ({ data: null })); // health says why
+    if (!data) return;
+    const select = $("models");
+    const known = data.some(({ id }) => id === settings.model);
+    if (!known && data.length) this.#choose(preferred(data).id);
+    const labels = data.map(label);
+    if (labels.join() !== this.shown) {
+      this.shown = labels.join();
+      select.replaceChildren(...data.map(({ id }, i) => el("option", { value: id, textContent: labels[i] })));
+    }
+    select.value = settings.model;
+    const status = data.find(({ id }) => id === settings.model)?.status ?? {};
+    select.title = status.error ?? "The model that answers";
+    this.#state(status.value);
+  }
+
+  #state(value) {
+    const text = value === "loading" ? "Loading the model…" : "";
+    if ($("state").textContent !== text) $("state").textContent = text;
+    const began = value === "loaded" && this.state !== value;
+    this.state = value;
+    if (began) this.onchoice(); // its defaults can be asked for now
+  }
+
+  #choose(id) {
+    chooseModel(id);
+    this.state = undefined;
+    document.title = `${id} – PowerInfer`;
+    this.onchoice();
+    this.refresh();
+  }
+}
