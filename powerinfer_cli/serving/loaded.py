@@ -20,10 +20,12 @@ __all__ = ["served_model", "start_thread"]
 def served_model(
     gguf: GGUFFile, tokenizer: Tokenizer, engine: Engine, options: ServerOptions, lines: tuple[str, ...], log: Log
 ) -> ServedModel:
-    """Raises PowerInferError: a chat template or a grammar that cannot be."""
+    """Raises PowerInferError: a chat template or a grammar that cannot be, or a model that cannot rank and is to."""
     grammars = grammars_of(tokenizer, lambda line: log.note(f"warning: {line}"))
     options.form.compiled(grammars)
     template = _template(options.chat_template, tokenizer)
+    if options.rerank or options.pooling == "rank":
+        _ = engine.scorer
     n_ctx_slot = slot_context(engine)
     if n_ctx_slot < engine.n_ctx_sequence:
         log.note(

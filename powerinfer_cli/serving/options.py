@@ -20,7 +20,8 @@ class ServerOptions:
     default of requests, negative for no limit. form: of what requests get that ask for none. n_batch: -b, from which
     /infill takes how much of a text the model gets to see. api_keys: any of them opens the door; none: no door.
     timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
-    /metrics answer. pooling: of embeddings, "none", "mean", "cls" or "last"; None is the model's own. queue: requests
+    /metrics answer. pooling: of embeddings, "none", "mean", "cls", "last" or "rank"; None is the model's own. rerank:
+    texts are ranked. queue: requests
     that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request, unless a slot's
     text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
@@ -47,6 +48,7 @@ class ServerOptions:
     props: bool = False
     embedding: bool = False
     pooling: str | None = None
+    rerank: bool = False
     chat_template: str | None = None
     jinja: bool = True
     reasoning_format: str = "auto"

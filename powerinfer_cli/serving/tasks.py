@@ -88,7 +88,9 @@ class CompletionTask:
 
 @dataclass(frozen=True)
 class EmbeddingTask:
-    """Tokens whose vectors are wanted: hidden states behind the last norm. pooling: "none", "mean", "cls" or "last"."""
+    """Tokens whose vectors are wanted: hidden states behind the last norm. pooling: "none", "mean", "cls" or "last"; or
+    "rank": scores are wanted instead.
+    """
 
     prompt: tuple[int, ...]
     pooling: str = "none"
@@ -211,7 +213,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The last event of an embedding: [T, n_embd] float32, or what they were pooled to, [1, n_embd]."""
+    """The last event of an embedding: [T, n_embd] float32, or what they were pooled to, [1, n_embd], or its scores."""
 
     rows: npt.NDArray[np.floating[Any]]
 

@@ -19,6 +19,8 @@ class ToyConfig:
     n_vocab: int = 2816
     n_ctx_train: int = 1 << 20
     sparse: bool = False
+    causal: bool = True
+    writes: bool = True
 
 
 def random_logits(ids: Sequence[int], n_vocab: int) -> np.ndarray:

@@ -58,7 +58,7 @@ class FakeModel:
     names: tuple[str, ...] = ("fake",)
     n_ctx_slot: int = 512
     n_slots: int = 4
-    config: Any = field(default_factory=lambda: SimpleNamespace(n_embd=2))
+    config: Any = field(default_factory=lambda: SimpleNamespace(n_embd=2, writes=True, pooling=None))
 
 
 class FakeReply:

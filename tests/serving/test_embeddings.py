@@ -15,7 +15,7 @@ from powerinfer_cli.serving.answers.embeddings import finished, normalised
 from powerinfer_cli.serving.errors import context_exceeded
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.tasks import EmbeddingTask, Failed, Task, Vectors
-from tests.serving.fake_service import FakeModel, bundled_metadata, post
+from tests.serving.fake_service import FakeModel, post
 
 ROWS = np.array([[3.0, 4.0], [0.0, 2.0], [6.0, -8.0]], dtype=np.float32)
 
@@ -61,7 +61,7 @@ def test_without_pooling_rows_stay_as_they_are() -> None:
 
 
 def test_rows_without_end_are_refused() -> None:
-    config = SimpleNamespace(n_embd=1 << 20)
+    config = SimpleNamespace(n_embd=1 << 20, writes=True, pooling=None)
     error = ask("/embedding", {"content": [[5, 6]] * 9}, pooling="none", model=FakeModel(config=config))
     assert (error.status_code, "18874368 numbers" in error.text) == (400, True)
     assert ask("/embedding", {"content": [[5, 6]] * 8}, pooling="none", model=FakeModel(config=config)).is_success
@@ -193,7 +193,7 @@ def test_a_server_that_was_not_started_for_it() -> None:
 def test_pooling_is_the_servers_or_the_models_or_none() -> None:
     response = ask("/v1/embeddings", {"input": "x"}, pooling=None)
     assert (response.status_code, "Pooling type 'none'" in response.text) == (400, True)
-    model = FakeModel(metadata={**bundled_metadata(), "llama.pooling_type": 2})
+    model = FakeModel(config=SimpleNamespace(n_embd=2, writes=True, pooling="cls"))
     assert ask("/v1/embeddings", {"input": [5, 6], "embd_normalize": -1}, None, model=model).json()["data"][0][
         "embedding"
     ] == [5.0, 0.0]

@@ -36,14 +36,3 @@ def test_scales_of_no_adapters(body: Any, status: int, told: Any) -> None:
     answer, _ = post("/lora-adapters", body, lambda task: ())
     assert answer.status_code == status
     assert answer.json() == told or answer.json()["error"]["type"] == told
-
-
-@pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
-def test_nothing_is_reranked(path: str) -> None:
-    answer, _ = post(path, {"query": "a", "documents": ["b"]}, lambda task: ())
-    assert answer.status_code == 501
-    assert answer.json()["error"] == {
-        "code": 501,
-        "type": "not_supported_error",
-        "message": "This server does not support reranking",
-    }

@@ -92,6 +92,7 @@ VARIABLES = {
     "LLAMA_ARG_N_PREDICT": Variable("--n-predict"),
     "LLAMA_ARG_EMBEDDINGS": Variable("--embeddings", ""),
     "LLAMA_ARG_POOLING": Variable("--pooling"),
+    "LLAMA_ARG_RERANKING": Variable("--rerank", ""),
     "LLAMA_ARG_CHAT_TEMPLATE": Variable("--chat-template"),
     "LLAMA_ARG_CHAT_TEMPLATE_FILE": Variable("--chat-template-file"),
     "LLAMA_ARG_JINJA": _switch("--jinja"),

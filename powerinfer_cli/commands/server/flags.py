@@ -17,6 +17,7 @@ class Pooling(StrEnum):
     MEAN = "mean"
     CLS = "cls"
     LAST = "last"
+    RANK = "rank"
 
 
 class ReasoningFormat(StrEnum):
@@ -185,6 +186,9 @@ class AnswerFlags:
     ] = -1
     embedding: Annotated[bool, _answer("--embedding", "--embeddings", help="Answer /embeddings, too.")] = False
     pooling: Annotated[Pooling | None, _answer("--pooling", help="Of embeddings; without: the model's own.")] = None
+    rerank: Annotated[
+        bool, _answer("--rerank", "--reranking", help="Answer /rerank, with a model that ranks texts.")
+    ] = False
 
 
 @dataclass(frozen=True)

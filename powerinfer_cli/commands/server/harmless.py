@@ -43,7 +43,6 @@ HARMLESS = (
     Harmless(("--prio",), "that is the usual priority", value=True, only=("0",)),
     Harmless(("-kvo", "--kv-offload"), "the cache is where its layers are"),
     Harmless(("-bs", "--backend-sampling", "--backend_sampling"), "where tokens are drawn does not change them"),
-    Harmless(("--rerank", "--reranking"), "there is no /rerank: no supported architecture ranks texts"),
 )
 
 

@@ -48,6 +48,7 @@ def server_options(
         props=door.props,
         embedding=answers.embedding,
         pooling=answers.pooling,
+        rerank=answers.rerank,
         chat_template=_template(chats),
         jinja=chats.jinja,
         reasoning_format=chats.reasoning_format,

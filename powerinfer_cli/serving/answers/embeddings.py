@@ -16,8 +16,13 @@ __all__ = ["finished", "native_embeddings", "normalised", "openai_embeddings"]
 Vectors = npt.NDArray[np.float32]
 
 
-def finished(rows: npt.NDArray[np.floating[Any]], pooling: str, normalisation: int) -> Vectors:
-    """What the engine's thread has pooled, [1, n_embd], normalised; with "none" all rows, as they are."""
+def finished(
+    rows: npt.NDArray[np.floating[Any]], pooling: str, normalisation: int, dimensions: int | None = None
+) -> Vectors:
+    """What the engine's thread has pooled, [1, n_embd], normalised; with "none" all rows, as they are. dimensions: so
+    many are kept of each, before that.
+    """
+    rows = rows[:, :dimensions]
     if pooling == "none":
         return rows.astype(np.float32, copy=False)
     return normalised(rows[0].astype(np.float64), normalisation)[None].astype(np.float32)

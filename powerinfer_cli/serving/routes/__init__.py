@@ -13,6 +13,7 @@ from powerinfer_cli.serving.routes import (
     models,
     neurons,
     props,
+    rerank,
     responses,
     slots,
     tokens,
@@ -34,6 +35,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     responses.router,
     infill.router,
     embeddings.router,
+    rerank.router,
     neurons.router,
     unsupported.router,
 )

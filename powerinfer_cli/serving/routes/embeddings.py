@@ -33,7 +33,7 @@ async def text_embedding(body: EmbeddingRequest, request: Request) -> Response:
 
 async def _answer(body: EmbeddingRequest, request: Request, *, openai: bool) -> Response:
     service: Service = request.app.state.service
-    if not service.options.embedding:
+    if not service.options.embedding and service.model.config.writes:
         raise not_supported("This server does not support embeddings. Start it with `--embeddings`")
     pooling = pooling_of(service)
     if openai and pooling == "none":
@@ -50,7 +50,8 @@ def _body(
     body: EmbeddingRequest, outcomes: list[Outcome], n_tokens: int, pooling: str, openai_model: str | None
 ) -> Any:
     kind = 2 if body.embd_normalize is None else body.embd_normalize
-    vectors = [finished(one.vectors.rows, pooling, kind) for one in outcomes if one.vectors is not None]
+    rows = [one.vectors.rows for one in outcomes if one.vectors is not None]
+    vectors = [finished(one, pooling, kind, body.dimensions) for one in rows]
     if openai_model is None:
         return native_embeddings(vectors)
     as_base64 = body.encoding_format == "base64"

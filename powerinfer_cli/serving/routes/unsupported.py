@@ -1,11 +1,11 @@
-"""What llama-server has routes for and this server has nothing to serve with: adapters and rerankers."""
+"""What llama-server has routes for and this server has nothing to serve with: adapters."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from powerinfer_cli.serving.errors import invalid_request, not_supported
+from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.http.bodies import Answer
 
 __all__ = ["router"]
@@ -27,12 +27,3 @@ async def set_lora_adapters(body: Annotated[Any, Body()]) -> Response:
     if body:
         raise invalid_request("There is no such LoRA adapter: none is loaded")
     return Answer({"success": True})
-
-
-@router.post("/v1/rerank", include_in_schema=False)
-@router.post("/v1/reranking", include_in_schema=False)
-@router.post("/rerank", include_in_schema=False)
-@router.post("/reranking", include_in_schema=False)
-async def rerank() -> Response:
-    """Nothing that is served here puts documents in an order."""
-    raise not_supported("This server does not support reranking")

@@ -1,22 +1,21 @@
 """What /embedding and OpenAI's /v1/embeddings take."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from powerinfer_cli.serving.errors import APIError, invalid_request
+from powerinfer_cli.serving.errors import APIError, invalid_request, not_supported
 from powerinfer_cli.serving.prompts import Prompt, is_costly, prompt_list, tokenize_prompts
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import EmbeddingTask
 from powerinfer_cli.serving.threads import in_thread
 
-from .fields import FromMinusOne, RequestFields
+from .fields import FromMinusOne, Natural, RequestFields
 
-__all__ = ["EmbeddingRequest", "embedding_tasks", "pooling_of"]
+__all__ = ["EmbeddingRequest", "check_length", "embedding_tasks", "pooling_of", "ranks"]
 
 _MOST_NUMBERS = 1 << 24  # in one answer, 20 bytes each: of 4096 tokens and as many dimensions, for one
-_POOLINGS = ("none", "mean", "cls", "last")  # by their number in a GGUF
 
 
 class EmbeddingRequest(RequestFields):
@@ -26,6 +25,7 @@ class EmbeddingRequest(RequestFields):
     content: Prompt | None = None
     model: str | None = Field(None, description="any: one model is served")
     encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Natural | None = Field(None, description="of each vector, from its beginning; without: all")
     embd_normalize: FromMinusOne | None = Field(None, description="-1: not, 0: largest, 1: sum, 2: euclidean, else p")
 
     @property
@@ -40,15 +40,20 @@ class EmbeddingRequest(RequestFields):
 
 def pooling_of(service: Service) -> str:
     """How a text's vectors become one: as the server was started, or as the model says, or not at all."""
-    if service.options.pooling is not None:
-        return service.options.pooling
-    metadata: Mapping[str, Any] = service.model.metadata
-    number = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
-    return _POOLINGS[number] if isinstance(number, int) and 0 <= number < len(_POOLINGS) else "none"
+    options = service.options
+    return options.pooling or ("rank" if options.rerank else service.model.config.pooling or "none")
+
+
+def ranks(service: Service) -> bool:
+    """Whether texts are ranked here, instead of becoming vectors."""
+    return pooling_of(service) == "rank"
 
 
 async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[EmbeddingTask]:
-    """One for each text. Raises APIError 400."""
+    """One for each text. Raises APIError."""
+    n_embd = service.model.config.n_embd
+    if request.dimensions is not None and not 0 < request.dimensions <= n_embd:
+        raise invalid_request(f"Field 'dimensions': must be 1 to {n_embd}, got {request.dimensions}")
     texts = request.texts
     if is_costly(texts):
         return await in_thread(_tasks, texts, service)
@@ -58,14 +63,15 @@ async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[E
 def _tasks(texts: Any, service: Service) -> list[EmbeddingTask]:
     model = service.model
     most = service.options.queue + model.n_slots
+    if ranks(service):
+        raise not_supported("This server ranks texts: ask /rerank, or start it with another --pooling")
     value = [_joined(one) for one in prompt_list(texts)]
     # A list whose elements are tokens is one prompt: it must not become several.
     prompts = tokenize_prompts(value, model.tokenizer, most=most, field="input")
     for prompt in prompts:
         if not prompt:
             raise invalid_request("Input content cannot be empty")
-        if len(prompt) > model.n_ctx_slot:
-            raise _too_large(len(prompt), model.n_ctx_slot)
+        check_length(prompt, model.n_ctx_slot)
     pooling, n_numbers = pooling_of(service), sum(map(len, prompts)) * model.config.n_embd
     if pooling == "none" and n_numbers > _MOST_NUMBERS:
         raise invalid_request(
@@ -93,10 +99,13 @@ def _part_text(part: Any) -> str:
     return str(part["text"])
 
 
-def _too_large(n_tokens: int, n_ctx: int) -> APIError:
-    return APIError(
-        400,
-        "exceed_context_size_error",
-        f"input ({n_tokens} tokens) is too large to process. increase the context size (current: {n_ctx} tokens)",
-        extra={"n_prompt_tokens": n_tokens, "n_ctx": n_ctx},
-    )
+def check_length(prompt: Sequence[int], n_ctx: int) -> None:
+    """APIError 400 for one that is longer than a slot."""
+    n_tokens = len(prompt)
+    if n_tokens > n_ctx:
+        raise APIError(
+            400,
+            "exceed_context_size_error",
+            f"input ({n_tokens} tokens) is too large to process. increase the context size (current: {n_ctx} tokens)",
+            extra={"n_prompt_tokens": n_tokens, "n_ctx": n_ctx},
+        )

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,14 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.pooling import Pool
 from powerinfer_cli.sampling import TokenBreakers
-from powerinfer_cli.serving.errors import APIError, invalid_request, server_error
+from powerinfer_cli.serving.errors import APIError, invalid_request, not_supported, server_error
 from powerinfer_cli.serving.slots.choosing import Chooser
 from powerinfer_cli.serving.slots.counters import ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
-from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, reusable
+from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, plan_whole, reusable
 from powerinfer_cli.serving.slots.slot import Running, Slot, SlotRequest
 from powerinfer_cli.serving.slots.slot_actions import do_slot_task
 from powerinfer_cli.serving.tasks import (
@@ -177,7 +178,8 @@ class Batcher:
             if isinstance(asked.task, CompletionTask):
                 running.generation = self._generation(asked.task)
             else:
-                running.pool = Pool(asked.task.pooling)
+                by = asked.task.pooling
+                running.pool = Pool(self._engine.scorer.pooling if by == "rank" else by)
         except Exception as error:  # before anything of the slot has changed
             self._refuse(asked, invalid_request(str(error)) if isinstance(error, PowerInferError) else error)
             return
@@ -199,6 +201,8 @@ class Batcher:
 
     def _generation(self, task: CompletionTask) -> Generation:
         config = self._engine.config
+        if not config.writes:
+            raise not_supported("This model makes vectors of texts, and writes none: ask /v1/embeddings or /rerank")
         chooser = Chooser(task, self._tokenizer, self._breakers, config.n_vocab, config.n_ctx_train)
         return Generation(task, self._tokenizer, chooser, self._clock)
 
@@ -234,6 +238,8 @@ class Batcher:
         busy = [(slot.id, slot.running) for slot in self.slots if slot.running is not None]
         generating = [Load(i, 0, one.last_step) for i, one in busy if not one.n_left]
         reading = [Load(i, one.n_left, one.order) for i, one in busy if one.n_left]
+        if not self._engine.config.causal:
+            return plan_whole(reading, self._engine.most_tokens)
         room = self._engine.n_free if self._shared else self._engine.n_ctx
         return plan_step(generating, reading, self._engine.most_tokens, room)
 
@@ -266,7 +272,7 @@ class Batcher:
                 assert result is not None
                 running.pool.add(result)
                 if not running.n_left:
-                    self._end(slot, [Vectors(running.pool.result)], "embedding", forget=True)
+                    self._end(slot, [Vectors(self._pooled(running))], "embedding", forget=True)
                 return
             if running.task.return_progress:
                 events.append(running.progress(running.read_at))
@@ -274,6 +280,12 @@ class Batcher:
                 self._tell(slot, running, events)
                 return
         self._write(slot, running, events, result)
+
+    def _pooled(self, running: Running) -> npt.NDArray[np.floating[Any]]:
+        """A text's vector, or all of its tokens', or its scores: [n, ...]"""
+        found = running.pool.result
+        ranks = isinstance(running.task, EmbeddingTask) and running.task.pooling == "rank"
+        return self._engine.scorer.scores(found[0])[None] if ranks else found
 
     def _go_on(self, slot: Slot, running: Running) -> None:
         """As far as the tokens that are chosen are those that drafts have foreseen."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from powerinfer_cli.runtime import common_prefix
+from powerinfer_cli.runtime.whole_texts import n_whole
 
 __all__ = [
     "LEAST_CHUNK",
@@ -18,6 +19,7 @@ __all__ = [
     "plan_clearing",
     "plan_shift",
     "plan_step",
+    "plan_whole",
     "reusable",
 ]
 
@@ -119,6 +121,13 @@ def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: 
         room -= sum(load.n_left for load in short if load.slot in beside)
         queue = [load for load in queue if load.slot not in beside]
     return shares | _fill(queue, budget, most_tokens, room)
+
+
+def plan_whole(reading: Sequence[Load], most_tokens: int) -> dict[int, int]:
+    """The same where texts are read whole: as many as a step has room for, those that came first."""
+    queue = sorted(reading, key=lambda load: load.since)
+    n = n_whole((load.n_left for load in queue), len(queue), most_tokens)
+    return {load.slot: load.n_left for load in queue[:n]}
 
 
 def _fill(queue: Sequence[Load], budget: int, most_tokens: int, room: int) -> dict[int, int]:

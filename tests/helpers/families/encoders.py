@@ -1,6 +1,7 @@
 """Encoders: tiny torch models that make vectors of texts, and the files that llama.cpp's converter makes of them."""
 
-from dataclasses import dataclass
+import string
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from powerinfer_cli.text.spm import SPACE
 from tests.helpers.converter import LLAMA_NAMES
 from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, norms_plus_one, rope_keys, sizes, windows
 from tests.helpers.families.family import ODD, SIZES, Family, TinyFamily, rope, tiny
@@ -85,7 +87,8 @@ def _bert() -> Any:
     return BertModel(BertConfig(**_config(odd=True)), add_pooling_layer=False)
 
 
-def _bert_file(model: Any) -> ModelFile:
+def bert_file(model: Any) -> ModelFile:
+    """BERT, as llama.cpp's converter writes it."""
     return _file(Stripped(model, ""), "bert", BERT_NAMES)
 
 
@@ -219,7 +222,7 @@ def _file(model: Stripped, arch: str, names: dict[str, str], keys: Any = None, c
 
 
 ENCODERS = {
-    "bert": Family("bert", _bert, _bert_file),
+    "bert": Family("bert", _bert, bert_file),
     "xlm-roberta": Family("bert", _xlm_roberta, _xlm_roberta_file),
     "bge-reranker": Family("bert", _reranker, _xlm_roberta_file),
     "nomic-bert": Family("nomic-bert", _nomic, _nomic_file),
@@ -247,3 +250,22 @@ def states(tiny_model: TinyFamily, ids: list[int]) -> np.ndarray:
     """The torch model's hidden states [T, n_embd], or a reranker's scores."""
     found = tiny_model.torch_model(torch.tensor([ids]))
     return (found.last_hidden_state if hasattr(found, "last_hidden_state") else found.logits)[0].numpy()
+
+
+def with_words(file: ModelFile) -> ModelFile:
+    """The file with a WordPiece vocabulary of letters, digits and punctuation."""
+    letters, digits = string.ascii_lowercase, string.digits[:8]
+    pieces = [*(SPACE + c for c in letters + string.punctuation + digits), *letters]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    return replace(
+        file,
+        metadata={
+            **file.metadata,
+            "tokenizer.ggml.model": "bert",
+            "tokenizer.ggml.tokens": [*specials, *pieces],
+            "tokenizer.ggml.token_type": np.array([3, 2, 3, 3] + [1] * len(pieces), np.int32),
+            "tokenizer.ggml.unknown_token_id": 1,
+            "tokenizer.ggml.bos_token_id": 2,
+            "tokenizer.ggml.seperator_token_id": 3,
+        },
+    )
