@@ -114,13 +114,13 @@ def _open_draft_model(path: Path, gguf: GGUFFile, large: Model) -> _SmallModel:
 
 def differing_vocabularies(large: GGUFFile, small: GGUFFile) -> str | None:
     """How the vocabulary of a draft model differs from that of the model, in a word; None: it does not."""
+    known, own = (strings(file.metadata, "tokenizer.ggml.tokens") for file in (large, small))
+    if not own or not known:
+        return "the model has no vocabulary" if own else "it has no vocabulary"
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre"):
         a, b = large.metadata.get(key), small.metadata.get(key)
         if a != b and not (key.endswith("pre") and None in (a, b)):
             return f"{key} is {b!r:.40}, not {a!r:.40}"
-    known, own = (strings(file.metadata, "tokenizer.ggml.tokens") for file in (large, small))
-    if not own or not known:
-        return "the model has no vocabulary" if own else "it has no vocabulary"
     if len(known) != len(own):
         return f"it has {len(own)} tokens, not {len(known)}"
     if known == own:

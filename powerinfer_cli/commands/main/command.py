@@ -53,7 +53,7 @@ def main(
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
-    form, draft_options = grammar.form(), drafts.options()
+    form, draft_options = grammar.form(), drafts.options(model.hf_token)
     prompt = _prompt(text, interaction)
     may_chat = interaction.chatting or _nothing_given(text, interaction)
     terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)

@@ -62,7 +62,7 @@ def server(
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
-    draft_options = drafts.options()
+    draft_options = drafts.options(model.hf_token)
     if answers.embedding and draft_options.wanted:
         raise UsageError("--embedding excludes drafts (--spec-type, -md): serve vectors and texts apart")
     kind = draft_options.kind

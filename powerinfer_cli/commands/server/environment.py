@@ -57,6 +57,7 @@ VARIABLES = {
     "LLAMA_ARG_FREQUENCY_PENALTY": Variable("--frequency-penalty"),
     "LLAMA_ARG_SPEC_TYPE": Variable("--spec-type"),
     "LLAMA_ARG_SPEC_DRAFT_MODEL": Variable("--model-draft"),
+    "LLAMA_ARG_SPEC_DRAFT_HF_REPO": Variable("--hf-repo-draft"),
     "LLAMA_ARG_SPEC_DRAFT_N_MAX": Variable("--draft-max"),
     "LLAMA_ARG_SPEC_DRAFT_N_MIN": Variable("--draft-min"),
     "LLAMA_ARG_SPEC_DRAFT_P_MIN": Variable("--draft-p-min"),

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from powerinfer_cli.commands.shared.store_flags import complete_model
+from powerinfer_cli.errors import UsageError
+
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.drafting import DraftOptions
 
 __all__ = ["DraftFlags"]
 
 
-def _draft(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Drafting")
+def _draft(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, rich_help_panel="Drafting", **more)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,23 @@ class DraftFlags:
     model_draft: Annotated[
         Path | None,
         _draft(
-            "-md", "--model-draft", "--spec-draft-model", metavar="FILE", help="A small model of the same vocabulary."
+            "-md",
+            "--model-draft",
+            "--spec-draft-model",
+            metavar="FILE|NAME",
+            help="A small model of the same vocabulary.",
+            autocompletion=complete_model,
+        ),
+    ] = None
+    hf_draft: Annotated[
+        str | None,
+        _draft(
+            "-hfd",
+            "-hfrd",
+            "--hf-repo-draft",
+            "--spec-draft-hf",
+            metavar="REPO[:QUANT]",
+            help="Fetch it from the Hugging Face hub.",
         ),
     ] = None
     draft_max: Annotated[
@@ -91,13 +110,31 @@ class DraftFlags:
         ),
     ] = None
 
-    def options(self) -> "DraftOptions":
-        """Raises UsageError: what cannot be meant."""
+    def options(self, hf_token: str | None = None) -> "DraftOptions":
+        """With a draft model that is here; -hfd fetches it.
+
+        Raises:
+            UsageError: what cannot be meant.
+            PowerInferError: no such model, or the download fails.
+        """
+        from powerinfer_cli.hub.local import named_model
+
+        if self.model_draft and self.hf_draft:
+            raise UsageError("-md and -hfd exclude each other: give one draft model")
+        if self.hf_draft is None:
+            return self._options(None if self.model_draft is None else named_model(self.model_draft))
+        self._options(Path(self.hf_draft))  # what cannot be meant is not fetched
+        from powerinfer_cli.commands.download.progress import make_watch
+        from powerinfer_cli.hub import fetch_model
+
+        return self._options(fetch_model(self.hf_draft, make_watch(), token=hf_token))
+
+    def _options(self, model: Path | None) -> "DraftOptions":
         from powerinfer_cli.drafting import draft_options
 
         return draft_options(
             self.spec_type,
-            self.model_draft,
+            model,
             most=self.draft_max,
             least=self.draft_min,
             p_min=self.draft_p_min,
