@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.model import Model
-from powerinfer_cli.placement import ActivationStatistics, Plan, RouteTrace, shown_bytes
+from powerinfer_cli.placement import MAIN_MEMORY, ActivationStatistics, Plan, RouteTrace, reserve, shown_bytes
 from solver.placing import make_plan
 from solver.placing.replay import PolicyChoice, choose_policy
 from solver.verdict.speed import MachineCosts
@@ -24,7 +24,8 @@ SKEWED = 0.1  # of the uses, by which a quarter must have more than by chance fo
 class Speeds:
     """Tokens a second that are predicted: with the most used experts on the GPUs, with those of the last layers
     (`--n-cpu-moe`, named by its flag), and with all in main memory. hot: the share of experts on the GPUs. placed:
-    whether the plan puts anything there.
+    whether the plan puts anything there; fits: whether
+    it could.
     """
 
     by_use: float
@@ -33,6 +34,7 @@ class Speeds:
     main_memory: float
     hot: float
     placed: bool
+    fits: bool
     budgets: tuple[int, ...]
     machine: str
 
@@ -111,6 +113,8 @@ class ExpertVerdict:
         return found if forced else f"{found}. --force goes on all the same"
 
     def _why(self, speeds: Speeds) -> str:
+        if not speeds.fits:
+            return ", as the budget does not hold one layer"
         if speeds.hot in (0, 1):
             return ", as all experts fit" if speeds.hot else ", as no expert is faster there"
         alike = float(np.mean(self.skew)) < QUARTER + SKEWED
@@ -183,10 +187,17 @@ def judge_experts(model: Model, trace: RouteTrace, machine: Callable[[], Machine
         main_memory=none.prediction.tokens_per_second,
         hot=hot,
         placed=bool(made.plan.gpus),
+        fits=_holds_some(costs),
         budgets=costs.budgets,
         machine=", ".join(one.name for one in (costs.profile.cpu, *costs.profile.gpus[: len(costs.budgets)])),
     )
     return replace(found, speeds=speeds, policy=policy_of(trace, made.plan))
+
+
+def _holds_some(costs: MachineCosts) -> bool:
+    s = costs.settings
+    room = reserve(costs.sizes, costs.budgets, margin=s.margin, max_layers=s.max_layers, shares=s.shares)
+    return any(device != MAIN_MEMORY for device in (*room.devices, room.output))
 
 
 def policy_of(trace: RouteTrace, plan: Plan) -> PolicyChoice | None:

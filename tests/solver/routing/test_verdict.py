@@ -27,6 +27,10 @@ def test_what_is_said_of_a_plan_without_experts_on_the_gpu(tmp_path: Path) -> No
     assert " with everything in main memory, as planned, " in line
     assert "the most used experts" not in line
     assert not found.pays
+    assert ", as the budget does not hold one layer." in found.sentence()
+    room = sizes.total - sum(layer.ffn for layer in sizes.layers) // 2
+    more = judge_experts(model, trace, lambda: replace(costs, budgets=(room,)))
+    assert ", as no expert is faster there." in more.sentence()
     assert found.speeds is not None
     assert " with all experts in main memory, the rest on the GPU, " in replace(found.speeds, placed=True).line()
     assert (
