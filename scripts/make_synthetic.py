@@ -11,6 +11,8 @@ same numbers; other programs run it with SiLU in place of ReLU: the same cost, o
     python scripts/make_synthetic.py e3b.gguf --experts 128 --layers 6            # qwen3moe, 8 of 128 experts of 768
     python scripts/make_synthetic.py oss.gguf --arch gpt-oss --experts 32 --chosen 4 --embd 2880 --ff 2880 --heads 64 \\
         --kv 8 --head-dim 64 --type MXFP4 --layers 4
+    python scripts/make_synthetic.py q35.gguf --arch qwen35moe --experts 256 --ff 512 --heads 16 --kv 2 \\
+        --head-dim 256 --layers 8
     python scripts/make_synthetic.py qwen3.gguf --shape qwen3-30b-a3b               # sizes without weights, to plan for
     python scripts/make_synthetic.py drift.gguf --experts 64 --skew 1 --topics 4  # tokens of a topic have experts of it
 """

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["convolve", "delta_rule", "delta_rule_in_chunks", "scan", "scan_in_chunks"]
+__all__ = ["CHUNK", "convolve", "delta_rule", "delta_rule_in_chunks", "scan", "scan_in_chunks"]
+
+CHUNK = 64  # tokens
 
 
 def convolve(x: Tensor, kept: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -30,7 +32,7 @@ def delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: 
 
 
 def delta_rule_in_chunks(
-    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, beta: Tensor, state: Tensor, size: int = 64
+    q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, beta: Tensor, state: Tensor, size: int = CHUNK
 ) -> Tensor:
     """The same, `size` tokens at a time (WY form); log_g: logarithms of g. A chunk's corrections depend on each other
     by a triangular system; decays within it are differences of their sums, so that none is larger than 1.
@@ -43,7 +45,7 @@ def delta_rule_in_chunks(
         apart = (sums.unsqueeze(2) - sums.unsqueeze(1)).tril().exp().tril()  # [H, C, C]
         before = sums.exp().unsqueeze(2)
         mixed = b.unsqueeze(2) * (ks @ ks.transpose(1, 2)) * apart
-        system = mixed.tril(-1) + torch.eye(ks.shape[1])
+        system = mixed.tril(-1) + torch.eye(ks.shape[1], device=ks.device)
         wrong = b.unsqueeze(2) * (vs - before * (ks @ state))
         new = torch.linalg.solve_triangular(system, wrong, upper=False, unitriangular=True)
         found.append((before * (qs @ state) + ((qs @ ks.transpose(1, 2)) * apart) @ new).transpose(0, 1))
@@ -63,7 +65,7 @@ def scan(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor) -> Tenso
     return torch.stack(found)
 
 
-def scan_in_chunks(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor, size: int = 64) -> Tensor:
+def scan_in_chunks(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor, size: int = CHUNK) -> Tensor:
     """The same, `size` tokens at a time (state-space duality, Dao and Gu 2024): within a chunk as attention, whose
     scores decay; no factor is larger than 1.
     """

@@ -31,7 +31,7 @@ def with_fitting_pages(
         total = (float(sizes.head) if room.output == MAIN_MEMORY else 0.0) + (cold(room) if cold else 0.0)
         for layer, device in zip(tried.layers, room.devices, strict=True):
             if device == MAIN_MEMORY:
-                total += layer.attention + layer.predictor + layer.kv / 2
+                total += layer.attention + layer.predictor + layer.seen(1 / 2)
                 total += layer.ffn if whole or not layer.divisible else 0
             elif layer.outside(layer.pages):
                 total += layer.expected_outside(layer.pages) + WAIT * layer.outside(layer.pages) / layer.kv
@@ -72,7 +72,10 @@ def overflow_line(sizes: ModelBytes, plan: Plan) -> str | None:
     pairs = [
         (one, placed) for one, placed in zip(sizes.layers, plan.layers, strict=True) if placed.device != MAIN_MEMORY
     ]
-    outside, whole = sum(one.outside(placed.pages) for one, placed in pairs), sum(one.kv for one, _ in pairs)
+    outside, whole = (
+        sum(one.outside(placed.pages) for one, placed in pairs),
+        sum(one.kv for one, _ in pairs if not one.state),
+    )
     if not outside:
         return None
     return (

@@ -148,7 +148,10 @@ def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
             if hot < groups:
                 parts.append(f"{hot / groups:.1%} of their {name}")
         sizes = [(job.sizes.layers[i], plan.layers[i].pages) for i in here]
-        outside, cached = sum(one.outside(pages) for one, pages in sizes), sum(one.kv for one, _ in sizes)
+        outside, cached = (
+            sum(one.outside(pages) for one, pages in sizes),
+            sum(one.kv for one, _ in sizes if not one.state),
+        )
         if outside:
             parts.append(f"{1 - outside / cached:.1%} of their KV cache")
         if plan.output == gpu:

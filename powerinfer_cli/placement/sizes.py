@@ -30,7 +30,8 @@ class LayerBytes:
     one; all of it where zeros are not exact. divisible: neurons may lie apart. chosen: how many experts a token reads.
     shared: of `predictor`, the shared expert, which is computed where its layer is. n_pages: of the KV cache, each of
     `page` bytes; pages: how many of them are to lie on the GPU, None: all. spare: what a GPU needs besides that holds
-    only some of them. windowed: the cache keeps what a window needs.
+    only some of them. windowed: the cache keeps what a window needs. state: of `kv`, what a recurrent layer keeps of a
+    sequence; each of its tokens reads and writes it.
     """
 
     attention: int
@@ -48,6 +49,7 @@ class LayerBytes:
     spare: int = 0
     windowed: bool = False
     pages: int | None = None
+    state: int = 0
 
     @property
     def fixed(self) -> int:
@@ -61,6 +63,12 @@ class LayerBytes:
     def outside(self, pages: int | None) -> int:
         """What is left of the KV cache to main memory."""
         return 0 if pages is None else self.page * max(0, self.n_pages - pages)
+
+    def seen(self, depth: float) -> float:
+        """Bytes of the cache that a token reads, with so much of the context before it, 0 to 1; of a state, also those
+        that it writes.
+        """
+        return 2.0 * self.state if self.state else depth * self.kv
 
     def expected_outside(self, pages: int | None) -> float:
         """Bytes of the KV cache that a token reads in main memory, where the first so many pages lie on a GPU: the

@@ -59,7 +59,9 @@ def main(path: str, n_prompt: int, n_gen: int, n_depth: int, threads: int, repet
     decode(context, depth, 1 if mapped else batch)
     samples = []
     for _ in range(repetitions):
-        llama_cpp.llama_memory_seq_rm(memory, 0, n_depth, -1)
+        if not llama_cpp.llama_memory_seq_rm(memory, 0, n_depth, -1):  # states cannot be cut back
+            llama_cpp.llama_memory_clear(memory, False)
+            decode(context, depth, batch)
         start = time.perf_counter_ns()
         decode(context, prompt, batch)
         decode(context, generated, 1)

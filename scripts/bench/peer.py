@@ -33,6 +33,7 @@ SHAPES: dict[str, Shape | ExpertShape] = {
     "1.1b": Shape(),
     "7b": Shape(embd=4096, ff=11008, layers=32, heads=32, kv=32, rank=512),
     "qwen3moe": ExpertShape(layers=6),  # of 48: a layer is what counts, and all of them would need 17 GB
+    "qwen35moe": ExpertShape("qwen35moe", 2048, 512, 8, 16, 2, 256, 256, ctx=16384),  # of 40
     "gpt-oss": ExpertShape("gpt-oss", 2880, 2880, 4, 64, 8, 64, 32, 4),  # of 24 layers
     "tiny": Shape(embd=64, ff=128, layers=2, heads=4, kv=2, rank=16, vocab=400, ctx=2048),
 }

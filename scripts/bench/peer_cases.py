@@ -75,12 +75,22 @@ class Figure:
         return self.ratio >= self.case.target
 
 
+DEPTH = 1500
+
+
 def _pair(
-    name: str, what: str, target: float, model: Model, n_prompt: int, n_gen: int, measure: Measure = Measure.SPEED
+    name: str,
+    what: str,
+    target: float,
+    model: Model,
+    n_prompt: int,
+    n_gen: int,
+    measure: Measure = Measure.SPEED,
+    depth: int = DEPTH,
 ) -> Case:
     twin = Model(model.shape, model.type, dense=True)
     if measure is Measure.DEPTH:
-        depths = (DEPTH, 0)
+        depths = (depth, 0)
         ours, theirs = (
             tuple(Run(us, m, n_prompt, n_gen, depth) for depth in depths) for us, m in ((True, model), (False, twin))
         )
@@ -98,11 +108,10 @@ def _rung(name: str, what: str, target: float, model: Model, n_prompt: int, n_ge
     return Case(name, what, target, Measure.RUNG, (lower,), (best,))
 
 
-DEPTH = 1500
 TOKENS, TOKENS_7B, PROMPT = 64, 32, 512
 _SPARSE, _DENSE = Model("1.1b", "Q4_0", dense=False), Model("1.1b", "Q4_0", dense=True)
 _EXPERTS, _EXPERTS_K = (Model("qwen3moe", kind, dense=True) for kind in ("Q4_0", "Q4_K_M"))
-_GPT_OSS = Model("gpt-oss", "MXFP4", dense=True)
+_GPT_OSS, _RECURRENT = Model("gpt-oss", "MXFP4", dense=True), Model("qwen35moe", "Q4_0", dense=True)
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -122,6 +131,9 @@ CASES: dict[str, Case] = {
         _pair("prompt-experts-k", "prompt of 512, 8 of 128 experts, Q4_K_M", 1.5, _EXPERTS_K, PROMPT, 0),
         _pair("gpt-oss", "decode, 4 of 32 experts, MXFP4", 1.1, _GPT_OSS, 0, TOKENS),
         _pair("prompt-gpt-oss", "prompt of 512, 4 of 32 experts, MXFP4", 1.3, _GPT_OSS, PROMPT, 0),
+        _pair("recurrent", "decode, qwen35moe: delta nets, 8 of 256 experts", 1.15, _RECURRENT, 0, TOKENS),
+        _pair("prompt-recurrent", "prompt of 512, qwen35moe", 1.3, _RECURRENT, PROMPT, 0),
+        _pair("depth-recurrent", "decode, qwen35moe, depth 8000 / 0", 1.0, _RECURRENT, 0, TOKENS, Measure.DEPTH, 8000),
         _ours("bandwidth-experts", "bandwidth used, decode, 8 of 128 experts", 0.75, _EXPERTS, TOKENS),
         _ours("bandwidth-experts-k", "bandwidth used, decode, 8 of 128 experts, Q4_K_M", 0.75, _EXPERTS_K, TOKENS),
         _ours("bandwidth-gpt-oss", "bandwidth used, decode, 4 of 32 experts, MXFP4", 0.75, _GPT_OSS, TOKENS),

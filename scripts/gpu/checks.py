@@ -41,6 +41,7 @@ def suites(device: str) -> Iterator[Finding]:
     paths = [
         "tests/kernels/device/triton_cases.py",
         "tests/kernels/device/triton_attention_cases.py",
+        "tests/kernels/device/triton_recurrent_cases.py",
         "tests/runtime/hybrid/test_hybrid.py",
         "tests/runtime/hybrid/test_sequences_placed.py",
     ]

@@ -1,4 +1,5 @@
-"""A synthetic mixture of experts as a file, Qwen 3's or gpt-oss's: what it writes is noise, what is routed is not.
+"""A synthetic mixture of experts as a file, Qwen 3's, 3.5's or gpt-oss's: what it writes is noise, what is routed
+is not.
 
 How often an expert is chosen follows a power law, rank ** -skew: its logit has a constant beside noise. The constant
 comes from the residual stream: a token of topic t has `CONSTANT` at coordinate t and zeros at the other topics', which
@@ -11,7 +12,7 @@ Every expert of every layer has its own shuffle of the same rows, which are quan
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import GGMLType
+from scripts.synthetic import qwen35
 from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, encode, tensor_type
 from scripts.synthetic.weights import CHUNK
 
 __all__ = ["ARCHITECTURES", "ExpertShape", "add_metadata", "entries", "router_rows", "topic_of", "write_experts"]
 
-ARCHITECTURES = ("qwen3moe", "gpt-oss")
+ARCHITECTURES = ("qwen3moe", "gpt-oss", "qwen35moe")
 CONSTANT = 4.0
 WINDOW = 128  # of every other layer of gpt-oss
 STAY = 6.0  # what a token of the same topic gets more of the head, in widths of its noise
@@ -104,9 +106,12 @@ def add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) ->
     writer.add_head_count_kv(shape.kv)
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
+    if shape.arch == "qwen35moe":
+        qwen35.add_metadata(writer, shape)
+    else:
+        writer.add_rope_dimension_count(shape.head_dim)
     if shape.arch == "gpt-oss":
         writer.add_sliding_window(WINDOW)
     writer.add_vocab_size(shape.vocab)
@@ -116,7 +121,7 @@ def add_metadata(writer: gguf.GGUFWriter, shape: ExpertShape, file_type: str) ->
 
 def entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
     """All tensors."""
-    e, n_q, n_kv = shape.embd, shape.heads * shape.head_dim, shape.kv * shape.head_dim
+    e = shape.embd
 
     @cache
     def encoded(name: str, rows: int, columns: int, scale: float, still: bool, kind: GGMLType) -> Bytes:
@@ -150,22 +155,32 @@ def entries(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
     yield vector("output_norm", e)
     for layer in range(shape.layers):
         prefix = f"blk.{layer}."
-        yield vector(f"{prefix}attn_norm", e)
-        if shape.arch == "gpt-oss":
-            yield from _parts_of_gpt_oss(shape, prefix)
+        if shape.arch == "qwen35moe":
+            yield from qwen35.parts(shape, layer, matrix, _rng(shape, f"mixer {layer}"))
         else:
-            yield vector(f"{prefix}ffn_norm", e)
-            yield vector(f"{prefix}attn_q_norm", shape.head_dim)
-            yield vector(f"{prefix}attn_k_norm", shape.head_dim)
-        yield matrix(prefix, "attn_q", n_q, e, e**-0.5)
-        yield matrix(prefix, "attn_k", n_kv, e, e**-0.5)
-        yield matrix(prefix, "attn_v", n_kv, e, e**-0.5)
-        yield matrix(prefix, "attn_output", e, n_q, 0.1 * n_q**-0.5, still=True)
+            yield from _attention(shape, prefix, matrix, vector)
         router = partial(router_rows, shape, layer)
         yield Entry(f"{prefix}ffn_gate_inp.weight", GGMLType.F32, (shape.experts, e), router)
         yield experts(layer, "ffn_gate_exps", shape.ff, e, e**-0.5)
         yield experts(layer, "ffn_up_exps", shape.ff, e, e**-0.5)
         yield experts(layer, "ffn_down_exps", e, shape.ff, 0.3 * shape.ff**-0.5, still=True)
+
+
+def _attention(
+    shape: ExpertShape, prefix: str, matrix: Callable[..., Entry], vector: Callable[[str, int], Entry]
+) -> Iterator[Entry]:
+    e, n_q, n_kv = shape.embd, shape.heads * shape.head_dim, shape.kv * shape.head_dim
+    yield vector(f"{prefix}attn_norm", e)
+    if shape.arch == "gpt-oss":
+        yield from _parts_of_gpt_oss(shape, prefix)
+    else:
+        yield vector(f"{prefix}ffn_norm", e)
+        yield vector(f"{prefix}attn_q_norm", shape.head_dim)
+        yield vector(f"{prefix}attn_k_norm", shape.head_dim)
+    yield matrix(prefix, "attn_q", n_q, e, e**-0.5)
+    yield matrix(prefix, "attn_k", n_kv, e, e**-0.5)
+    yield matrix(prefix, "attn_v", n_kv, e, e**-0.5)
+    yield matrix(prefix, "attn_output", e, n_q, 0.1 * n_q**-0.5, still=True)
 
 
 def _parts_of_gpt_oss(shape: ExpertShape, prefix: str) -> Iterator[Entry]:

@@ -21,7 +21,9 @@ _DTYPES = {CacheType.F32: torch.float32, CacheType.F16: torch.float16, CacheType
 
 @dataclass(frozen=True, eq=False)
 class DeviceCache:
-    """Numbers as they are stored; scales [n_head_kv, n_cells, head_dim / 32] where the type is q8_0, else None."""
+    """Numbers as they are stored; scales [n_head_kv, n_cells, head_dim / 32] where the type is q8_0, else None. states
+    float32 [sequences, numbers of a state]: of a layer that keeps these instead, else None.
+    """
 
     type_k: CacheType
     type_v: CacheType
@@ -29,6 +31,7 @@ class DeviceCache:
     k_scales: Tensor | None
     v: Tensor
     v_scales: Tensor | None
+    states: Tensor | None = None
 
     @property
     def n_head_kv(self) -> int:
@@ -54,19 +57,28 @@ class DeviceCache:
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """All that is here, by name."""
+        """All keys and values that are here, by name."""
         found = {"k": self.k, "k_scales": self.k_scales, "v": self.v, "v_scales": self.v_scales}
-        return {name: part for name, part in found.items() if part is not None}
+        return {name: part for name, part in found.items() if part is not None and self.n_head_kv}
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts.values())
+        kept = 0 if self.states is None else self.states.nbytes
+        return kept + sum(part.nbytes for part in self.parts.values())
 
 
 def make_cache(
-    n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, type_v: CacheType, device: torch.device | str
+    n_head_kv: int,
+    n_cells: int,
+    head_dim: int,
+    type_k: CacheType,
+    type_v: CacheType,
+    device: torch.device | str,
+    states: tuple[int, int] = (0, 0),
 ) -> DeviceCache:
-    """Zeros. n_cells is a multiple of PAGE, or so many and SPARE; head_dim is a multiple of 32 for q8_0."""
+    """Zeros. n_cells is a multiple of PAGE, or so many and SPARE; head_dim is a multiple of 32 for q8_0. states:
+    sequences, and numbers of a state, 0: there are none.
+    """
 
     def numbers(kind: CacheType) -> Tensor:
         return torch.zeros(n_head_kv, n_cells, head_dim, dtype=_DTYPES[kind], device=device)
@@ -76,7 +88,8 @@ def make_cache(
             return None
         return torch.zeros(n_head_kv, n_cells, head_dim // GROUP, dtype=torch.float16, device=device)
 
-    return DeviceCache(type_k, type_v, numbers(type_k), scales(type_k), numbers(type_v), scales(type_v))
+    kept = torch.zeros(states, device=device) if states[1] else None
+    return DeviceCache(type_k, type_v, numbers(type_k), scales(type_k), numbers(type_v), scales(type_v), kept)
 
 
 def cache_bytes(n_head_kv: int, n_cells: int, head_dim: int, type_k: CacheType, type_v: CacheType) -> int:

@@ -1,7 +1,7 @@
 """Every operation of a layer on a device, and the choice between Triton kernels and their twins in torch.
 
 T tokens, D = head_dim; rows are PlanarRows; vectors are contiguous float32 on the rows' device. With `out` the result
-is put there, and is what is returned. More: `reference.Ops`, `reference_attention`.
+is put there, and is what is returned. More: `reference.Ops`, `reference_attention`, `reference_recurrent`.
 
     dequantize(rows, dtype=float32) -> [n_rows, n_cols]
     matvec(rows, x [n_cols], bias=None, out=None) -> [n_rows]
@@ -27,6 +27,10 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
               alibi=None, temperature=None, sinks=None, chunk=None, limit=None, begin=0, parts=False, out=None)
               -> [T, H * D]; parts: [T, H * (D + 2)]
     join(own, other [T, H * (D + 2)], sinks [H] | None, out) -> out, [T, H * D]
+    convolve(x [T, C], states [S, n], sequence, n_past int64 [1], Convolution, *, before=None, after=None,
+             activate=False) -> [T, C]
+    delta_rule(DeltaNet, mixed [T, C], alpha, beta [T, H], states [S, n], sequence, n_past int64 [1], out=None)
+               -> [T, H * D]
 
 For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
 static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.

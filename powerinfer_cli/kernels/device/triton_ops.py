@@ -14,6 +14,7 @@ from powerinfer_cli.kernels.device import (
     triton_experts,
     triton_norm,
     triton_products,
+    triton_recurrent,
     triton_sparse,
 )
 from powerinfer_cli.kernels.device.cache import DeviceCache
@@ -48,7 +49,7 @@ def _attention(
 
 
 class TritonOps(Ops):
-    """Products of matrices and attention of many tokens stay torch's."""
+    """Products of matrices, attention and the delta rule of many tokens stay torch's."""
 
     name = f"Triton {triton.__version__}"
 
@@ -61,6 +62,8 @@ class TritonOps(Ops):
     rope_store = staticmethod(triton_attention.rope_store)
     attention = staticmethod(_attention)
     join = staticmethod(triton_attention.join)
+    convolve = staticmethod(triton_recurrent.convolve)
+    delta_rule = staticmethod(triton_recurrent.delta_rule)
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""

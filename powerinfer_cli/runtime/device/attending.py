@@ -27,12 +27,15 @@ Attending: TypeAlias = Attention[PlanarRows, Tensor] | LatentAttention[PlanarRow
 
 @dataclass(frozen=True, eq=False)
 class DeviceHeads:
-    """Of an attention: q and attended [tokens, n_q], k and v [tokens, n_kv]; of latents, v is k."""
+    """Of an attention: q and attended [tokens, n_q], k and v [tokens, n_kv]; of latents, v is k. gate [tokens, n_q]: of
+    what is attended to, where there is one.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     attended: Tensor
+    gate: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,8 @@ class DeviceAttention:
 
         self._heads: dict[tuple[int, int], DeviceHeads] = {}
         for q, kv in widths.heads:
-            self._heads[q, kv] = DeviceHeads(room(q), room(kv), room(kv), room(q))
+            gate = room(q) if q in widths.gates else None
+            self._heads[q, kv] = DeviceHeads(room(q), room(kv), room(kv), room(q), gate)
         self._latent: dict[tuple[int, int], DeviceHeads] = {}
         for q, kv in widths.latent:
             kept = room(kv)
@@ -95,6 +99,9 @@ class DeviceAttention:
             self.ops.linear(linear, seen[:n], out[:n])
             if a.clamp is not None:
                 out[:n].clamp_(-a.clamp, a.clamp)
+        if a.gate is not None:
+            assert room.gate is not None  # it is there where any has one
+            self.ops.linear(a.gate, seen[:n], room.gate[:n])
         norms = a.norms
         if norms is None or not norms.whole:
             return norms
@@ -150,7 +157,13 @@ class DeviceAttention:
             attention(q[part], cache, own.n_past, own.pages, limit=own.limit, out=out[part])
 
     def _finish(self, a: Attending, room: DeviceHeads, projected: Tensor, n: int) -> None:
-        found = room.attended
-        if isinstance(a, LatentAttention):
-            found = values_of_heads(self.ops, a, found[:n])
-        self.ops.linear(a.output, found[:n], projected[:n])
+        found = room.attended[:n]
+        match a:
+            case Attention():
+                if room.gate is not None and a.gate is not None:
+                    found.mul_(room.gate[:n].sigmoid())
+            case LatentAttention():
+                found = values_of_heads(self.ops, a, found)
+            case _:
+                assert_never(a)
+        self.ops.linear(a.output, found, projected[:n])

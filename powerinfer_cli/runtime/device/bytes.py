@@ -26,12 +26,15 @@ from powerinfer_cli.model.blocks import (
     latent_attentions,
     leaves,
     predictor_of,
+    recurrent_layers,
     routing_of,
 )
 from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.context.cache_size import extent_of
 from powerinfer_cli.runtime.context.pages import Extent
+from powerinfer_cli.runtime.context.states import state_bytes
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES, streamed_bytes
+from powerinfer_cli.runtime.device.recurrent import mixing_bytes
 from powerinfer_cli.runtime.device.slots import adaptable
 from powerinfer_cli.runtime.device.staging import stages_for
 from powerinfer_cli.runtime.device.widths import Widths, chunk_pages, flow_bytes, parts_bytes, parts_width, table_bytes
@@ -69,14 +72,17 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     n_ff = max(_width(layer.ffn) for layer in model.layers)
     latent = latent_attentions(model.layers)
     heads: list[Heads] = [*attentions(model.layers), *latent]
-    largest = n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads))
+    recurrent = list(recurrent_layers(model.layers).values())
+    mixed = max((matrix.n_elements for one in recurrent for matrix in leaves(one)[0]), default=0)
+    largest = max(mixed, n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads)))
     streamed = 0
     if streams:
         slot = streamed_bytes(model)
         streamed = 2 * slot + max(STREAM_BYTES * UNPACKED, 2 * slot + UNPACKED * CHUNK_BYTES)
     loaded = n_embd * max(n_vocab, *(layer.ffn.neurons.n_ff for layer in model.layers), *(one.n_q for one in heads))
-    weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, loaded))
-    attention = max(_attention_bytes(one, n_tokens, n_seen) for one in heads)
+    weights = max(DEQUANTISED * min(CHUNK_NUMBERS, largest), UNPACKED * min(CHUNK_BYTES, max(mixed, loaded)))
+    attention = max((_attention_bytes(one, n_tokens, n_seen) for one in heads), default=0)
+    attention = max(attention, *(mixing_bytes(one, n_tokens) for one in recurrent), 0)
     if latent:
         weights = max(weights, *(4 * max(one.keys.n_elements, one.values.n_elements) for one in latent))
         attention += max(4 * n_tokens * 3 * one.n_q for one in latent)
@@ -147,6 +153,7 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         chosen = routed.router.n_chosen
         shared = 0 if routed.shared is None else sum(map(_matrix, routed.shared.neurons.matrices))
     types, cells = (CacheType(options.type_k), CacheType(options.type_v)), extent.n_cells(attention.window)
+    state = state_bytes([layer])
 
     def cache(n_cells: int) -> int:
         return cache_bytes(attention.n_head_kv, n_cells, attention.head_dim, *types)
@@ -157,7 +164,7 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         + (0 if neurons.down.bias is None or routed is not None else _vector(neurons.down.bias))
         + len(matrices) * (PLANES + 1) * BLOCK,  # what rounding adds to neurons' matrices and biases
         predictor=predictor,
-        kv=cache(cells),
+        kv=cache(cells) + allocated(extent.n_sequences * state),
         neuron=group,
         neurons=n_groups,
         first=_group(first, n_groups) if exact and routed is None else group,
@@ -169,6 +176,7 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         windowed=attention.window is not None,
         chosen=chosen,
         shared=shared,
+        state=state,
     )
 
 

@@ -38,6 +38,7 @@ from powerinfer_cli.model.blocks import (
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.attending import DeviceAttention
 from powerinfer_cli.runtime.device.places import Places
+from powerinfer_cli.runtime.device.recurrent import mix
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
 
@@ -77,7 +78,7 @@ class Chosen:
     weights: Tensor
 
 
-ON_CPU_ONLY = "recurrent layers and encoders are placed in main memory"
+ON_CPU_ONLY = "Mamba-2 layers and encoders are placed in main memory"
 
 
 class DeviceFlow:
@@ -129,7 +130,9 @@ class DeviceFlow:
     def ask(
         self, layer: DeviceLayer, cache: DeviceCache, tables: Mapping[Rope, RopeTables], adds: Addends, n: int
     ) -> None:
-        """Up to queries, and keys and values in the cache; `projected` of what has none. adds: to x before."""
+        """Up to queries, and keys and values in the cache; `projected` of what has none, which may keep states there.
+        adds: to x before.
+        """
         block = layer.block
         a = block.attention
         match block:
@@ -152,7 +155,10 @@ class DeviceFlow:
                 self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
-            case ShortConvolution() | DeltaNet() | Mamba2():
+            case ShortConvolution() | DeltaNet():
+                assert cache.states is not None  # such layers have them
+                mix(self.ops, a, seen[:n], cache.states, self.places, self.projected[:n])
+            case Mamba2():
                 raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 pass
@@ -228,9 +234,9 @@ class DeviceFlow:
     def _mixed(self, block: Sequential[PlanarRows, Tensor]) -> Addends:
         """What is to be added to x before the FFN."""
         match block.attention:
-            case Attention() | LatentAttention() | LinearMixer():
+            case Attention() | LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet():
                 return Addends((self.projected,), block.attention_norms.after, block.scale)
-            case ShortConvolution() | DeltaNet() | Mamba2():
+            case Mamba2():
                 raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 return NOTHING

@@ -49,14 +49,14 @@ def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str,
 
 def largest_of_kinds(layers: Sequence[Layer[Any, Any]]) -> list[int]:
     """Of each kind of layers the one with most heads and neurons. Kinds differ in what is done: in how neurons lie, and
-    whether they are predicted or experts; in whether there is attention, and whether it has a window.
+    whether they are predicted or experts; in what mixes tokens, and whether it has a window.
     """
-    kinds: dict[tuple[bool, ...], list[int]] = {}
+    kinds: dict[tuple[bool | type, ...], list[int]] = {}
     for index, layer in enumerate(layers):
         neurons, a = layer.ffn.neurons, layer.attention
         predicted = predictor_of(layer.ffn.selection) is not None
         routed = routing_of(layer.ffn.selection) is not None
-        kinds.setdefault((neurons.transposed, predicted, routed, a.n_head > 0, a.window is None), []).append(index)
+        kinds.setdefault((neurons.transposed, predicted, routed, type(a), a.window is None), []).append(index)
     return [
         max(kind, key=lambda i: (layers[i].ffn.neurons.n_ff, layers[i].attention.n_head)) for kind in kinds.values()
     ]

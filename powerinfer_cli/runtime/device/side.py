@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.device.cache import SPARE, read_rows, write_rows
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Head
+from powerinfer_cli.model.blocks import Head, recurrent_layers
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -61,7 +61,7 @@ class DeviceSide:
         self.here = {index: some[place] for place, index in enumerate(placed) if place in some}
         self.layers: dict[int, DeviceLayer] = {}
         self.caches: dict[int, DeviceCache] = {}
-        types = CacheType(options.type_k), CacheType(options.type_v)
+        types, recurrent = (CacheType(options.type_k), CacheType(options.type_v)), recurrent_layers(model.layers)
         for place, (index, where) in enumerate(placed.items()):
             assert where.device != MAIN_MEMORY
             activity = known.activity(index) if known else None
@@ -70,7 +70,8 @@ class DeviceSide:
             self.layers[index] = replace(layer, place=place)
             a = layer.block.attention
             n_cells = self.here[index] * PAGE + SPARE if index in self.here else extent.n_cells(a.window)
-            self.caches[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device)
+            states = extent.n_sequences, recurrent[index].state_size if index in recurrent else 0
+            self.caches[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device, states)
         self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
         widths = Widths.of(config.n_embd, layers, [model.layers[index] for index in self.here])
         n_ctx = parts.pages.n_ctx_sequence
@@ -178,6 +179,17 @@ class DeviceSide:
             for name, part in cache.parts.items():
                 rows = torch.from_numpy(stored[f"{index}.{name}"]).to(self.device)
                 part.index_copy_(1, cells[here], rows[here].transpose(0, 1))
+
+    def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
+        """As a backend's, for the layers that are here."""
+        kept = {index: cache.states for index, cache in self.caches.items() if cache.states is not None}
+        return {index: states[sequence].cpu().numpy().copy() for index, states in kept.items()}
+
+    def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
+        """As a backend's, for the layers that are here."""
+        for index, cache in self.caches.items():
+            if cache.states is not None:
+                cache.states[sequence].copy_(torch.from_numpy(states[index]))
 
     def _held(self, held: Held) -> Iterator[tuple[int, DeviceCache, Tensor, Tensor]]:
         """Of the layers that are here: their number, cache, the cells that are held, and which of these are here."""

@@ -220,10 +220,17 @@ class HybridBackend:
         self._overflow.write(held, {name: part for share in shares for name, part in share.items()})
 
     def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
-        return self._cpu.read_states(sequence)
+        found = self._cpu.read_states(sequence)
+        for side in self._sides.values():
+            with side.link.current():
+                found |= side.read_states(sequence)
+        return found
 
     def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
         self._cpu.write_states(sequence, states)
+        for side in self._sides.values():
+            with side.link.current():
+                side.write_states(sequence, states)
 
     def packed_ends(self) -> Mapping[str, WeightRows]:
         return self._cpu.packed_ends()

@@ -188,8 +188,9 @@ class ReferenceBackend:
         """The parts of the cache, [n_cells, n_head_kv, head_dim], by name, and which cells of them are held."""
         for index, (k, v) in enumerate(zip(self.cache.k, self.cache.v, strict=True)):
             cells = torch.from_numpy(held.of(self._layers[index].block.attention.window))
-            yield f"{index}.k", k, cells
-            yield f"{index}.v", v, cells
+            if k.shape[1]:  # others keep none
+                yield f"{index}.k", k, cells
+                yield f"{index}.v", v, cells
 
     def _parted(self, batch: Batch, window: int | None) -> Parted:
         """For layers with such a window, or without one."""

@@ -22,12 +22,14 @@ from powerinfer_cli.kernels.device import (
     triton_experts,
     triton_norm,
     triton_products,
+    triton_recurrent,
     triton_sparse,
 )
 from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
 from tests.helpers.kernels.device_data import neurons_of, rows_of
+from tests.helpers.kernels.recurrent_data import delta_net_of, with_bias
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
 
@@ -101,9 +103,22 @@ def attention(ops: TritonOps, kind: CacheType, style: RopeStyle | None) -> None:
         ops.join(part, other, sinks, torch.ones_like(q))
 
 
+def recurrent(ops: TritonOps, key_dim: int, *, tiled: bool) -> None:
+    a, one = delta_net_of(2, 4, key_dim, key_dim, tiled=tiled), torch.ones(1, dtype=torch.int64)
+    channels, states = a.convolution.channels, torch.ones(2, a.state_size)
+    for n_tokens in (1, 3):
+        x, gates = torch.ones(n_tokens, channels), torch.ones(n_tokens, 4)
+        for weight, more in (
+            (a.convolution, {"activate": True}),
+            (with_bias(a.convolution), {"before": x, "after": x}),
+        ):
+            ops.convolve(x, states, one, one, weight, **more)
+        ops.delta_rule(a, x, gates, gates, states, one, one)
+
+
 def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothing_more) -> None:
     driver.set_active(AbsentGPU(capability))
-    for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_sparse):
+    for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_recurrent, triton_sparse):
         module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
     for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
@@ -113,6 +128,8 @@ def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothin
     ops.activated(x, x, Activation.SILU, relu_on_up=True)
     ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
     ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)
+    for key_dim, tiled in ((128, True), (256, False)):
+        recurrent(ops, key_dim, tiled=tiled)
     for cache_type, style in zip(CacheType, (RopeStyle.NEOX, RopeStyle.INTERLEAVED, None), strict=True):
         attention(ops, cache_type, style)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.helpers.families.family import TinyFamily
 from tests.helpers.tiny_models import TinyModel
 
 Predictor = tuple[np.ndarray, np.ndarray]  # fc1 [rank, n_embd], fc2 [n_ff, rank]
@@ -23,7 +24,7 @@ _PARTS = {  # the list of layers, and in a layer: attention, up projection, down
 SOURCES = ("input", "attended", "normed")
 
 
-def random_predictors(tiny: TinyModel, ranks: tuple[int, ...] = (7, 13)) -> list[Predictor]:
+def random_predictors(tiny: TinyModel | TinyFamily, ranks: tuple[int, ...] = (7, 13)) -> list[Predictor]:
     """One a layer, of the given ranks, whose logits are of order 1 and of either sign."""
     rng = np.random.default_rng(5)
     n_ff, n_embd = tiny.file.tensors["blk.0.ffn_up.weight"].shape

@@ -7,7 +7,7 @@ import torch
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import LayerPlacement, RowReading, all_neurons
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Parts
@@ -85,7 +85,7 @@ def test_windows_are_counted_as_they_are(tmp_path: Path, sharing: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2moe", "gpt-oss", "deepseek3", "smallthinker"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2moe", "gpt-oss", "deepseek3", "smallthinker", "qwen35moe"])
 def test_experts_and_latents_are_counted(tmp_path: Path, name: str) -> None:
     model = load_model(tiny_family(name).file.open(tmp_path))
     check_counts(model, EngineOptions(n_ubatch=16), 300)
@@ -93,6 +93,20 @@ def test_experts_and_latents_are_counted(tmp_path: Path, name: str) -> None:
     assert [one.neurons for one in sizes] == [layer.ffn.n_groups for layer in model.layers]
     for one, layer in zip(sizes, model.layers, strict=True):
         assert one.divisible == (layer.ffn.n_groups < layer.ffn.neurons.n_ff)
+
+
+@pytest.mark.parametrize("sharing", SHARED)
+@pytest.mark.parametrize("name", ["lfm2", "qwen35"])
+def test_states_are_counted(tmp_path: Path, name: str, sharing: str) -> None:
+    """Of each sequence, however long the context."""
+    model, options = load_model(tiny_family(name).file.open(tmp_path)), EngineOptions(n_ubatch=16, **SHARED[sharing])  # type: ignore[arg-type]  # any option
+    check_counts(model, options, 300)
+    states = {i: 4 * one.state_size for i, one in recurrent_layers(model.layers).items()}
+    for i, layer in enumerate(model_bytes(model, options, 9000).layers):
+        assert layer.state == states.get(i, 0)
+        if i in states:
+            assert layer.kv == allocated(options.n_sequences * layer.state)
+            assert layer.seen(0.1) == layer.seen(1) == 2 * layer.state
 
 
 def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
@@ -178,10 +192,13 @@ def test_pages_are_counted(tmp_path: Path) -> None:
 
 
 def test_scratch_is_measured_with_the_largest_layer_of_each_kind(tmp_path: Path) -> None:
-    """Gemma 3's sixth layer alone sees everything; of Llama-Nemotron's the fourth is the narrowest."""
-    found = {name: load_model(tiny_family(name).file.open(tmp_path)).layers for name in ("gemma3", "deci")}
+    """Gemma 3's sixth layer alone sees everything; of Llama-Nemotron's the fourth is the narrowest, the second has no
+    attention, the third a matrix instead.
+    """
+    found = {name: load_model(tiny_family(name).file.open(tmp_path)).layers for name in ("gemma3", "deci", "qwen35")}
     assert scratch.largest_of_kinds(found["gemma3"]) == [0, 5]
-    assert scratch.largest_of_kinds(found["deci"]) == [0, 1]
+    assert scratch.largest_of_kinds(found["deci"]) == [0, 1, 2]
+    assert scratch.largest_of_kinds(found["qwen35"]) == [0, 2]
 
 
 @pytest.mark.parametrize(
