@@ -68,6 +68,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> Path:
         "PORT": str(args.port),
         "PYTHONPATH": str(ROOT),
     }
+    (args.llama_cpp / "tools" / "server" / "tests" / "tmp").mkdir(exist_ok=True)  # where some write presets
     if "-m" not in rest:
         rest = ["-m", "not slow", *rest]  # the slow ones are about models of gigabytes
     options = ["-p", "no:cacheprovider", "-q", "--tb=short", f"--timeout={TIMEOUT_S}", f"--junitxml={junit}"]
