@@ -50,7 +50,8 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
         raise PowerInferError(f"{dense.path}: has experts, whose down matrices cannot be transposed yet")
     if config.sparse:
         raise PowerInferError(f"{dense.path}: has predictors already; they are merged into dense models")
-    if not all(layer.ffn.neurons.down.weight.name.startswith(f"blk.{i}.") for i, layer in enumerate(model.layers)):
+    having = {i: layer.ffn.neurons for i, layer in enumerate(model.layers) if layer.ffn.neurons.n_ff}
+    if not all(one.down.weight.name.startswith(f"blk.{i}.") for i, one in having.items()):
         raise PowerInferError(f"{dense.path}: has layers of nothing, which leave gaps: it cannot be merged yet")
     if any(same_file(path, source) for source in dense.files):
         raise PowerInferError(f"{path}: is the model itself: give another name for the merged one")

@@ -158,6 +158,16 @@ def seconds_to_come(
     return {**profile, **made}
 
 
+def _check_neurons(gguf: GGUFFile, model: Model) -> None:
+    """Raises PowerInferError: some layers have none."""
+    bare = next((i for i, n_ff in enumerate(model.config.n_ff) if not n_ff), None)
+    if bare is not None:
+        more = "; --no-predictors --merge FILE spares their zeros" if model.config.activation.has_exact_zeros else ""
+        raise PowerInferError(
+            f"{gguf.path}: layer {bare} has no neurons: predictors are for models with some in each{more}"
+        )
+
+
 @dataclass(frozen=True)
 class _Run:
     gguf: GGUFFile
@@ -170,6 +180,7 @@ class _Run:
     def all(self) -> SolveResult:
         if self.model.model.has_experts:
             return self._of_experts()
+        _check_neurons(self.gguf, self.model.model)
         wanted, config, sparse, begun = self.wanted, self.model.config, self.gguf.sparse, time.monotonic()
         relu = config.activation.has_exact_zeros
         if relu and (wanted.density is not None or wanted.most_loss is not None):

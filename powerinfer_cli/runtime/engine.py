@@ -22,7 +22,7 @@ from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.context.saved import Stored, fitted
 from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.context.states import LayerStates, States
+from powerinfer_cli.runtime.context.states import PROMPT_TAIL, LayerStates, States
 from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -166,6 +166,13 @@ class Engine(Recorder):
         """The ids of a sequence so far."""
         return self._sequences.ids[sequence]
 
+    @property
+    def prompt_tail(self) -> int:
+        """Tokens at a prompt's end that are best read apart from those before: more than the last where there are
+        recurrent layers, whose states are saved there.
+        """
+        return 1 if self._states is None else PROMPT_TAIL
+
     def room(self, sequence: int) -> int:
         """How many tokens more a sequence may get now."""
         return self._pages.room(sequence)
@@ -216,8 +223,9 @@ class Engine(Recorder):
             raise ValueError("no tokens to evaluate")
         check_writes(self.config)
         self._check([(0, ids)])
-        done = 0
-        for batch in batched(ids, self.most_tokens):
+        done, tail = 0, self.prompt_tail
+        cut = len(ids) - tail if tail < len(ids) / 2 and tail > 1 else len(ids)
+        for batch in (*batched(ids[:cut], self.most_tokens), *batched(ids[cut:], self.most_tokens)):
             self._forward([(0, batch)], change)
             done += len(batch)
             if on_batch:

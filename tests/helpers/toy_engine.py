@@ -51,6 +51,7 @@ class ToyEngine:
     unified: bool = False
     slack: int = 1 << 20  # tokens that it can go back by
     most_tokens: int = 32
+    prompt_tail: int = 1
     config: ToyConfig = field(default_factory=ToyConfig)
     logits: Callable[[Sequence[int], int], np.ndarray] = random_logits
     on_step: Callable[[Sequence[Piece]], None] = lambda pieces: None

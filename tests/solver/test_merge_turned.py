@@ -11,6 +11,8 @@ from powerinfer_cli.model import load_model, load_predictors
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.traffic import count_traffic
 from solver.merge import merge
+from solver.run import Making, make
+from solver.stages import Place
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.predictor_files import save_predictors
@@ -20,15 +22,20 @@ IDS = list(range(70))
 OPTIONS = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32")
 
 
+@pytest.fixture(params=["nemotron-biases", "nemotron_h"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def turned(tmp_path: Path) -> Path:
-    dense = tiny_family("nemotron-biases").file.write(tmp_path / "dense.gguf")
+def turned(name: str, tmp_path: Path) -> Path:
+    dense = tiny_family(name).file.write(tmp_path / "dense.gguf")
     merge(open_gguf(dense), None, tmp_path / "turned.gguf", LoadEvents())
     return tmp_path / "turned.gguf"
 
 
-def test_it_computes_the_same(turned: Path) -> None:
-    family, gguf = tiny_family("nemotron-biases"), open_gguf(turned)
+def test_it_computes_the_same(name: str, turned: Path) -> None:
+    family, gguf = tiny_family(name), open_gguf(turned)
     assert not gguf.sparse
     wanted = family.file.tensors["blk.1.ffn_down.weight"].T
     assert np.array_equal(gguf.tensors["blk.1.ffn_down_t.weight"].to_float32(), wanted)
@@ -48,7 +55,7 @@ def test_what_a_token_reads_is_counted(turned: Path) -> None:
     assert active is not None
     assert 0.2 < active < 0.8
     whole = load_model(open_gguf(turned.with_name("dense.gguf")))
-    traffic, dense = (count_traffic(one, "f32", "f32", [0] * 4) for one in (model, whole))
+    traffic, dense = (count_traffic(one, "f32", "f32", [0] * len(one.layers)) for one in (model, whole))
     down = sum(layer.ffn.neurons.down.weight.nbytes for layer in model.layers)
     saved = dense.per_token(10.0) - traffic.per_token(10.0, predicted, active)
     assert saved == pytest.approx((1 - active) * down, rel=0.02)  # biases go with the rows
@@ -76,3 +83,10 @@ def test_turned_at_load_or_in_a_file_is_the_same(tmp_path: Path, kind: GGMLType,
     assert merged.tensors["blk.0.ffn_down_t.weight"].type is becomes
     beside = Engine.load(source, OPTIONS, predictors=load_predictors(folder, 256, [256] * 2)).logits(IDS)
     assert np.array_equal(Engine.load(merged, OPTIONS).logits(IDS), beside)
+
+
+@pytest.mark.parametrize(("family", "advice"), [("nemotron_h", "--no-predictors --merge FILE"), ("mamba2", "in each")])
+def test_layers_without_neurons_have_no_predictors(tmp_path: Path, family: str, advice: str) -> None:
+    gguf = tiny_family(family).file.open(tmp_path)
+    with pytest.raises(PowerInferError, match=f"layer 0 has no neurons: predictors are for models .*{advice}"):
+        make(gguf, OPTIONS, Place(tmp_path), Making(), LoadEvents())

@@ -48,7 +48,13 @@ class MachineFlags:
     ] = False
     ctx_checkpoints: Annotated[
         int,
-        _machine("-ctxcp", "--ctx-checkpoints", metavar="N", help="States of recurrent layers saved of a text."),
+        _machine(
+            "-ctxcp",
+            "--ctx-checkpoints",
+            "--swa-checkpoints",
+            metavar="N",
+            help="States of recurrent layers saved of a text.",
+        ),
     ] = 32
     checkpoint_min_step: Annotated[
         int, _machine("-cms", "--checkpoint-min-step", metavar="N", help="Tokens from one such state to the next.")

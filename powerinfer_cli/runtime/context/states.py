@@ -1,7 +1,8 @@
 """What recurrent layers keep of sequences: states, which cannot be cut back, and those that were saved on the way.
 
-A state is saved where a prompt ends, and within prompts every so many tokens; a sequence goes back to the last of
-these that is not behind where it is to end. Before tokens that may have to be taken back, it is saved as well.
+A state is saved where a prompt ends and a few tokens before, as chat templates end it with what they leave out once it
+is answered; and within prompts every so many tokens. A sequence goes back to the last of these that is not behind where
+it is to end. Before tokens that may have to be taken back, it is saved as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,12 @@ from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.batch import Batch, Segment
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 
-__all__ = ["LayerStates", "States", "state_bytes"]
+__all__ = ["PROMPT_TAIL", "LayerStates", "States", "state_bytes"]
 
 LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
 
 MOST_BYTES = 1 << 30  # of all that is saved
+PROMPT_TAIL = 4  # tokens at a prompt's end, which are read apart: <think>, </think> and the empty lines behind them
 
 
 class Keeper(Protocol):
@@ -81,11 +83,13 @@ class States:
     def _enter(self, segment: Segment, stepwise: bool) -> None:
         one, at = self._of[segment.sequence], segment.n_past
         several = segment.n_tokens > 1 and not stepwise
-        due = one.reading if not several else at - max(one.saved, default=0) >= self._apart
+        ends = segment.n_tokens <= PROMPT_TAIL
+        far = several and at - max(one.saved, default=0) >= self._apart
+        due = far or (one.reading and (ends or stepwise))
         if at and due and at not in one.saved:
             self._save(segment.sequence, at)
         one.before = (at, self._keeper.read_states(segment.sequence)) if stepwise and segment.n_tokens > 1 else None
-        one.reading, one.spoilt = several, True
+        one.reading, one.spoilt = several and not (ends and self._most == 1), True
 
     def leave(self, batch: Batch) -> None:
         """Behind a batch that has not failed."""

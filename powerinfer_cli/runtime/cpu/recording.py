@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.sparse.batch import add_rows, sparse_values
 from powerinfer_cli.kernels.cpu.sparse.values import gather_values, spread_values
@@ -14,7 +15,7 @@ from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assem
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model.blocks import all_active
 from powerinfer_cli.runtime.backend import Watch
-from powerinfer_cli.runtime.cpu.program import Writer
+from powerinfer_cli.runtime.cpu.program import Addends, Writer
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights
 
 __all__ = ["HaltedLayer", "HaltedWriter", "Recording", "every_neuron"]
@@ -72,6 +73,12 @@ class HaltedWriter(Writer):
             found.append(HaltedLayer(assemble(operations[:at]), activations, assemble(operations[at:])))
         x = self.buffers.x
         return Recording(tuple(found), x.floats[:, : x.n])
+
+    def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: Addends) -> list[Operation]:
+        written = super().layer(place, layer, cache, adds)
+        if not layer.block.ffn.neurons.n_ff:
+            self._halts.append((written[-1], np.empty((len(self.buffers.ids), 0), np.float32)))
+        return written
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
         b, values = self.buffers, self.dense_values(neurons, x)

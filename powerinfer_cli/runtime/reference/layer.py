@@ -88,6 +88,8 @@ class ReferenceLayer:
             case Sequential():
                 x = self._mixed(block, x, turn, attend, recur)
                 if not block.ffn.neurons.n_ff:
+                    if shown.neurons is not None:
+                        shown.neurons(x, x[:, :0])
                     return x
                 return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
             case Parallel():

@@ -237,7 +237,8 @@ class Batcher:
     def _plan(self) -> dict[int, int]:
         busy = [(slot.id, slot.running) for slot in self.slots if slot.running is not None]
         generating = [Load(i, 0, one.last_step) for i, one in busy if not one.n_left]
-        reading = [Load(i, one.n_left, one.order) for i, one in busy if one.n_left]
+        tail = self._engine.prompt_tail
+        reading = [Load(i, one.n_left, one.order, tail) for i, one in busy if one.n_left]
         if not self._engine.config.causal:
             return plan_whole(reading, self._engine.most_tokens)
         room = self._engine.n_free if self._shared else self._engine.n_ctx

@@ -49,12 +49,14 @@ class Idle:
 @dataclass(frozen=True)
 class Load:
     """What a slot has to do. n_left: prompt tokens to be read, 0 for one that generates. since: greater for later, of
-    a prompt when it came, of a generating slot when it was last part of a step.
+    a prompt when it came, of a generating slot when it was last part of a step. tail: tokens at the prompt's end that
+    are read apart from those before, in a step of their own.
     """
 
     slot: int
     n_left: int
     since: int
+    tail: int = 1
 
 
 def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:
@@ -137,6 +139,8 @@ def _fill(queue: Sequence[Load], budget: int, most_tokens: int, room: int) -> di
         if budget <= 0 or load.n_left > room:
             break
         n = _uncut(load.n_left, budget, most_tokens)
+        if load.tail > 1 and most_tokens >= 2 * LEAST_CHUNK:
+            n = _before_tail(load, n)
         if n == 0:
             break
         shares[load.slot] = n
@@ -153,6 +157,16 @@ def _uncut(n_left: int, budget: int, most_tokens: int) -> int:
         return 1
     if most_tokens < 2 * LEAST_CHUNK:
         return n
+    n -= before - n == 1
+    return n if n > 1 else 0
+
+
+def _before_tail(load: Load, n: int) -> int:
+    """So many of a prompt's tokens, or less, so that its tail is left; and never one before the tail alone."""
+    before = load.n_left - load.tail
+    if before < 2:
+        return n
+    n = min(n, before)
     n -= before - n == 1
     return n if n > 1 else 0
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from powerinfer_cli.commands.server import command
 from powerinfer_cli.commands.server.environment import VARIABLES, environment_words
@@ -162,6 +163,11 @@ def test_harmless_flags_are_remarked_on(asked: list[ServerOptions]) -> None:
     assert (result.code, len(asked)) == (0, 1)
     assert result.err.startswith("warning: --no-mmap has no effect: ")
     assert all(one.reason for one in HARMLESS)
+
+
+def test_no_flag_of_the_command_is_harmless() -> None:
+    own = {name for parameter in get_command(command.app).params for name in parameter.opts}
+    assert not own & {name for one in HARMLESS for name in one.names}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def engine_of(name: str, folder: Path, **options: object) -> Engine:
 def test_back_to_where_a_prompt_ended(name: str, tmp_path: Path) -> None:
     engine = engine_of(name, tmp_path)
     wanted = [engine.prefill(PROMPT[:40]), *map(engine.decode, PROMPT[40:44])]
-    assert (engine.left(43), engine.left(39)) == (40, 0)
+    assert (engine.left(43), engine.left(39), engine.left(35)) == (40, 36, 0)
     assert engine.truncate(43) == 40
     for token, row in zip(PROMPT[40:44], wanted[1:], strict=True):
         np.testing.assert_array_equal(engine.decode(token), row)

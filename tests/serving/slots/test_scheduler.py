@@ -33,6 +33,14 @@ def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
     assert choose_slot((1,), []) is None
 
 
+@pytest.mark.parametrize(
+    ("n_left", "n"), [(20, 16), (600, 512), (517, 511), (516, 512), (6, 2), (5, 4), (4, 3), (1, 1)]
+)
+def test_a_tail_is_read_apart(n_left: int, n: int) -> None:
+    """And none of a prompt's tokens alone but the last, where the rest of it has several."""
+    assert plan_step([], [Load(0, n_left, 1, tail=4)], 512, 1000) == {0: n}
+
+
 def test_a_prefix_that_a_slot_cannot_go_back_to_counts_for_nothing() -> None:
     idle = [Idle(0, [1, 2, 3, 4, 9], 5, lambda n: 0), Idle(1, [1, 2, 7], 7), Idle(2, [], 6)]
     assert choose_slot((1, 2, 3, 4, 5), idle) == 1
