@@ -36,14 +36,13 @@ PROBED = 4096  # tokens, by which documents are judged, and a model before it is
 TRIED = 8  # chunks of a user's text
 
 
-def given_chunks(model: SolverModel, tokenizer: Tokenizer, text: str, most: int | None = None) -> Text:
-    """A user's text, or stretches of it that have about `most` tokens; a note says where the model hardly knows such.
+def given_chunks(model: SolverModel, tokenizer: Tokenizer, text: str) -> Text:
+    """A user's text; a note says where the model hardly knows such.
 
     Raises PowerInferError: it is too short.
     """
     ids = tokenizer.encode(text, add_special=False, parse_special=False)
     chunks = chunks_of(ids, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
-    chunks = chunks if most is None else chunks.about(most)
     found = first_losses(model, some_of(chunks, TRIED * len(chunks[0])), "reading the text")
     loss, worst = float(np.mean(found)), math.log(model.config.n_vocab)
     if loss > FOREIGN * worst:

@@ -17,7 +17,7 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.default_text import PROBED, READING_SAMPLE, default_chunks, given_chunks, read_size, short_default
 from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
-from solver.profile import OFTEN, ActiveRule, Chunks, Text, chunks_of, held_out, sample_documents
+from solver.profile import OFTEN, ActiveRule, Chunks, Text, held_out, sample_documents
 from solver.routing.profile import PROFILE, counted, found_routes, record_routes, routes_stage
 from solver.routing.verdict import ExpertVerdict, judge_experts
 from solver.schedule import Schedule
@@ -197,6 +197,9 @@ class _Run:
             self.schedule.declare(self._usually_to_come(verdict.rates))
             sizes = sum(map(len, self.chunks)), sum(map(len, held_out(self.chunks)[1]))
             self.schedule.declare(self._to_come(verdict.rates, *sizes))
+        elif not trains and wanted.profile:
+            rates = expected_rates(self.model)
+            self.schedule.declare({READING_SAMPLE: PROBED * rates.reading, PROFILE: self._usual * rates.reading})
         made = None
         statistics = self._statistics(ActiveRule(), trains) if wanted.profile and relu else None
         if trains:
@@ -342,8 +345,7 @@ class _Run:
             texts = [document.text for document in sample_documents()]
             documents = [tokenizer.encode(text, add_special=False, parse_special=False) for text in texts]
             return Text.of(documents, self.model.n_ctx, bos)
-        ids = tokenizer.encode(self.wanted.text, add_special=False, parse_special=False)
-        return chunks_of(ids, self.model.n_ctx, bos)
+        return self._given
 
     def _predictors(self, *, trained: bool) -> Path | None:
         """Where they are, if they are not in the model."""
@@ -361,10 +363,16 @@ class _Run:
     @cached_property
     def chunks(self) -> Chunks:
         """The text's tokens, or as many of them as there is time for."""
-        tokenizer, most = Tokenizer.from_gguf(self.gguf), self._most_tokens()
+        most = self._most_tokens()
         if self.wanted.text is None:
-            return default_chunks(self.model, tokenizer, self.place.folder, most)
-        return given_chunks(self.model, tokenizer, self.wanted.text, most)
+            return default_chunks(self.model, Tokenizer.from_gguf(self.gguf), self.place.folder, most)
+        return self._given if most is None else self._given.about(most)
+
+    @cached_property
+    def _given(self) -> Text:
+        """All of the text that somebody gave."""
+        assert self.wanted.text is not None
+        return given_chunks(self.model, Tokenizer.from_gguf(self.gguf), self.wanted.text)
 
     def _statistics(self, rule: ActiveRule, trains: bool) -> ActivationStatistics:
         """Those that came with the model need no text, unless one is given, or one is needed for training anyway."""

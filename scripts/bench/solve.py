@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="*", choices=list(CASES), help="default: bundled, and real if it is given")
     parser.add_argument("--real", type=Path, metavar="FILE", help="a dense GGUF")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="for synthetic models, which are kept there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for results, each case in a folder of its own")
     parser.add_argument("--threads", type=int, metavar="N")
     parser.add_argument("--steps", type=int, metavar="N", help="as solve has it")
     args = parser.parse_args()
@@ -163,7 +164,8 @@ def main() -> None:
     for name in args.cases:
         with TemporaryDirectory() as folder:
             model = model_of(name, args, Path(folder))
-            for row in rows_of(CASES[name], model, Path(folder) / "out", common):
+            out = args.keep / name if args.keep else Path(folder) / "out"
+            for row in rows_of(CASES[name], model, out, common):
                 print("| " + " | ".join(row) + " |", flush=True)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import solver.comparison
+import solver.default_text
 import solver.predictor.training
 import solver.run
 import solver.stages
@@ -28,6 +29,15 @@ def test_a_model_that_gains_nothing_is_told_so_and_no_more(tmp_path: Path, text:
     assert data["verdict"]["pays"] is False
     assert data["verdict"]["bytes_best"] <= data["verdict"]["bytes_now"]
     assert data["plan"] is None
+
+
+def test_a_verdict_says_that_the_model_does_not_know_the_text(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver.default_text, "FOREIGN", 0.1)
+    path = write_placed(tmp_path, statistics=False, model=dense_model())
+    result = solve(path, "-f", text, "-t", "1", "--device-profile", "rtx-3090-ddr5", "--verdict")
+    result.note("^the model hardly knows such text: its perplexity is [0-9,]+, where guessing has [0-9,]+; ")
 
 
 def test_what_may_be_made_all_the_same_is_not_told_to_be_forced(tmp_path: Path, text: str) -> None:
