@@ -46,5 +46,5 @@ def check_writes(config: ModelConfig, pieces: Sequence[Piece] | None = None) -> 
     if asked and not config.writes:
         raise PowerInferError(
             f"the model ({config.architecture.name}) makes vectors of texts and writes none: "
-            "use the server's /v1/embeddings or `powerinfer embedding`, or a model that writes"
+            "ask the server's /v1/embeddings or /rerank, or use a model that writes"
         )

@@ -33,7 +33,7 @@ def gguf(tiny: TinyFamily, tmp_path_factory: pytest.TempPathFactory) -> GGUFFile
 def test_hidden_states(tiny: TinyFamily, gguf: GGUFFile) -> None:
     """Of texts that share steps, in both executors."""
     for reference in (False, True):
-        engine = Engine.load(gguf, EngineOptions(n_threads=2, reference=reference))
+        engine = Engine.load(gguf, EngineOptions(n_threads=1, reference=reference))
         found = engine.step([Piece(i, ids, Wanted.HIDDEN) for i, ids in enumerate(TEXTS)])
         for ids, rows in zip(TEXTS, found, strict=True):
             np.testing.assert_allclose(rows, states(tiny, ids), rtol=0, atol=1e-4)
