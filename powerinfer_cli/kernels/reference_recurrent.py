@@ -1,9 +1,19 @@
 """Operations of layers that keep a state of a sequence, in plain torch, float32. T tokens of one sequence."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CHUNK", "convolve", "delta_rule", "delta_rule_in_chunks", "scan", "scan_in_chunks"]
+__all__ = [
+    "CHUNK",
+    "blocks_of_columns",
+    "convolve",
+    "delta_rule",
+    "delta_rule_in_chunks",
+    "scan",
+    "scan_in_chunks",
+    "scanned_columns",
+]
 
 CHUNK = 64  # tokens
 
@@ -80,3 +90,15 @@ def scan_in_chunks(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor
         left = (sums[:, -1:] - sums).exp().unsqueeze(2)
         state.mul_(sums[:, -1].exp()[:, None, None]).add_((left * bs).transpose(1, 2) @ vs)
     return torch.cat(found)
+
+
+def scanned_columns(blocks: Tensor, value_dim: int) -> Tensor:
+    """States [H, N, P] of blocks of columns [H, ceil(P / width), N, width], as they are kept."""
+    return blocks.transpose(1, 2).flatten(2)[..., :value_dim].contiguous()
+
+
+def blocks_of_columns(state: Tensor, width: int) -> Tensor:
+    """The opposite; zeros behind P."""
+    n_blocks = -(-state.shape[2] // width)
+    wide = F.pad(state, (0, n_blocks * width - state.shape[2]))
+    return wide.view(*wide.shape[:2], n_blocks, width).transpose(1, 2)

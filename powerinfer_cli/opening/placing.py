@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Mamba2, recurrent_layers
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.gpus import find_target
 from powerinfer_cli.opening.overrides import check_overrides, parse_overrides
@@ -59,6 +58,6 @@ def place(
 
 def _cpu_only(model: Model) -> str:
     """What keeps a model from GPUs, in words; empty: nothing."""
-    if any(isinstance(one, Mamba2) for one in recurrent_layers(model.layers).values()):
-        return "Mamba-2 layers run"
+    if not all(model.n_groups):
+        return "layers without an FFN run"
     return "" if model.config.causal else "encoders run"

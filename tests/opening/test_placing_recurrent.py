@@ -37,7 +37,9 @@ def plan_for(name: str, folder: Path, **wishes: object) -> Plan | None:
     return None if found is None else found.plan
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2moe", "qwen3next", "qwen35", "qwen35moe"])
+@pytest.mark.parametrize(
+    "name", ["lfm2", "lfm2moe", "qwen3next", "qwen35", "qwen35moe", "granitehybrid-experts", "falcon-h1"]
+)
 def test_budgets(tmp_path: Path, name: str) -> None:
     """From nothing to everything more and more is there, and never more than the budget."""
     sizes = model_bytes(load_model(tiny_family(name).file.open(tmp_path)), OPTIONS, OPTIONS.n_ctx)

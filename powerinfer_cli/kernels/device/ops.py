@@ -31,6 +31,8 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
              activate=False) -> [T, C]
     delta_rule(DeltaNet, mixed [T, C], alpha, beta [T, H], states [S, n], sequence, n_past int64 [1], out=None)
                -> [T, H * D]
+    scan(Mamba2, mixed [T, C], steps [T, H], states [S, n], sequence, n_past int64 [1]) -> [T, H * D]
+    gate_groups(x, gate [T, n], n_groups, norm | None) -> [T, n]
 
 For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
 static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.

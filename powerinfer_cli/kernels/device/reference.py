@@ -14,7 +14,7 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import attention, join, rope_store
-from powerinfer_cli.kernels.device.reference_recurrent import convolve, delta_rule
+from powerinfer_cli.kernels.device.reference_recurrent import convolve, delta_rule, gate_groups, scan
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
@@ -110,6 +110,8 @@ class Ops:
     join = staticmethod(join)
     convolve = staticmethod(convolve)
     delta_rule = staticmethod(delta_rule)
+    scan = staticmethod(scan)
+    gate_groups = staticmethod(gate_groups)
 
     def dequantize(self, rows: PlanarRows, dtype: torch.dtype = torch.float32) -> Tensor:
         """[n_rows, n_cols]"""

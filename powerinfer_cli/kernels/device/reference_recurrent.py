@@ -3,7 +3,7 @@
 states float32 [sequences, numbers of a state]: those of all sequences, laid out as the block says. Which sequence it
 is, and how many tokens it had, is read from the device's memory: int64 [1] each. A sequence that had none begins with
 zeros, whatever is there. Tokens are taken one by one, so that it does not matter where a text is cut; of more than FEW
-the delta rule takes chunks.
+the delta rule and the scan take chunks.
 """
 
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from powerinfer_cli.kernels import reference_recurrent
 from powerinfer_cli.kernels.few import FEW
-from powerinfer_cli.model.blocks import Convolution, DeltaNet
+from powerinfer_cli.kernels.reference_recurrent import blocks_of_columns, scanned_columns
+from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2, Norm
+from powerinfer_cli.model.blocks.recurrent import LANES
 
-__all__ = ["convolve", "delta_rule"]
+__all__ = ["convolve", "delta_rule", "gate_groups", "scan"]
 
 
 def convolve(
@@ -73,6 +75,32 @@ def delta_rule(
     kept.index_copy_(0, sequence, state.unsqueeze(0))
     made = made.flatten(1)
     return made if out is None else out.copy_(made)
+
+
+def scan(
+    a: Mamba2[Any, Tensor], mixed: Tensor, steps: Tensor, states: Tensor, sequence: Tensor, n_past: Tensor
+) -> Tensor:
+    """What heads make of mixed [T, channels], with steps [T, n_heads] as they come of their matrix. -> [T, inner]"""
+    d, n = F.softplus(steps + a.shift), a.n_groups * a.state_dim
+    v = mixed[:, : a.inner].unflatten(1, (a.n_heads, a.value_dim))
+    b, c = (one.unflatten(1, (a.n_groups, a.state_dim)) for one in mixed[:, a.inner :].split(n, 1))
+    b, c = (one.repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))
+    blocks = a.n_heads, a.n_blocks, a.state_dim, LANES
+    kept = states[:, a.convolution.state_size :].unflatten(1, blocks)
+    state = scanned_columns(torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0), a.value_dim)
+    run = reference_recurrent.scan if len(mixed) <= FEW else reference_recurrent.scan_in_chunks
+    made = run(d.unsqueeze(2) * v, b, c, a.decay * d, state) + a.skip[:, None] * v
+    kept.index_copy_(0, sequence, blocks_of_columns(state, LANES).unsqueeze(0))
+    return made.flatten(1)
+
+
+def gate_groups(x: Tensor, gate: Tensor, n_groups: int, norm: Norm[Tensor] | None) -> Tensor:
+    """x * SiLU(gate), then each group's root mean square norm, where there is one. x, gate [T, n]; weight [n]."""
+    made = x * F.silu(gate)
+    if norm is None:
+        return made
+    parts = made.unflatten(1, (n_groups, -1))
+    return (parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + norm.eps)).flatten(1) * norm.weight
 
 
 def _unit(x: Tensor) -> Tensor:

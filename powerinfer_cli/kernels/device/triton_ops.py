@@ -64,6 +64,7 @@ class TritonOps(Ops):
     join = staticmethod(triton_attention.join)
     convolve = staticmethod(triton_recurrent.convolve)
     delta_rule = staticmethod(triton_recurrent.delta_rule)
+    scan = staticmethod(triton_recurrent.scan)
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""

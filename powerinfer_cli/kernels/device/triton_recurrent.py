@@ -12,9 +12,10 @@ from torch import Tensor
 from powerinfer_cli.kernels.device import reference_recurrent
 from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.kernels.few import FEW
-from powerinfer_cli.model.blocks import Convolution, DeltaNet
+from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2
+from powerinfer_cli.model.blocks.recurrent import LANES
 
-__all__ = ["convolve", "delta_rule"]
+__all__ = ["convolve", "delta_rule", "scan"]
 
 _CHANNELS = 128  # of a program
 _COLUMNS = 16  # of a head's state, which stay in a program's registers
@@ -66,6 +67,23 @@ def delta_rule(
         *(states.stride(0), a.convolution.state_size, a.key_dim**-0.5),
         *(a.n_keys, a.n_values, a.tiled, a.key_dim, a.value_dim, a.stride),
         *(triton.next_power_of_2(a.key_dim), _COLUMNS),
+    )
+    return out
+
+
+def scan(
+    a: Mamba2[Any, Tensor], mixed: Tensor, steps: Tensor, states: Tensor, sequence: Tensor, n_past: Tensor
+) -> Tensor:
+    """What heads make, token by token. See the twin."""
+    if len(mixed) > FEW:
+        return reference_recurrent.scan(a, mixed, steps, states, sequence, n_past)
+    out = torch.empty(len(mixed), a.inner, device=mixed.device)
+    launch(
+        _scan,
+        (a.n_heads, a.n_blocks),
+        *(mixed, steps, a.decay, a.shift, a.skip, states, sequence, n_past, out, len(mixed)),
+        *(states.stride(0), a.convolution.state_size, a.n_heads, a.n_groups, a.value_dim, a.state_dim),
+        *(triton.next_power_of_2(a.state_dim), LANES),
     )
     return out
 
@@ -173,3 +191,48 @@ def _delta_rule(
         asked = scale * _unit(tl.load(q + i, mask=key, other=0))
         tl.store(out + (t * N_VALUES + head) * VALUE_DIM + j, tl.sum(state * asked[:, None], axis=0), mask=value)
     tl.store(at, state, mask=there)
+
+
+@triton.jit
+def _scan(
+    mixed,
+    steps,
+    decay,
+    shift,
+    skip,
+    states,
+    sequence,
+    n_past,
+    out,
+    n_tokens,
+    state_size,
+    first_state,
+    N_HEADS: tl.constexpr,
+    N_GROUPS: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    STATE_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A program some columns of a head's state, which lie together."""
+    head, block, i = tl.program_id(0), tl.program_id(1), tl.arange(0, WIDTH)
+    lane = tl.arange(0, COLUMNS)
+    j, group = block * COLUMNS + lane, head // (N_HEADS // N_GROUPS)
+    row, value = i < STATE_DIM, j < VALUE_DIM
+    place = (head * tl.num_programs(1) + block) * STATE_DIM * COLUMNS
+    at = states + tl.load(sequence) * state_size + first_state + place + i[:, None] * COLUMNS + lane[None, :]
+    n_kept = tl.where(tl.load(n_past) > 0, STATE_DIM, 0)
+    state = tl.load(at, mask=(i < n_kept)[:, None] & value[None, :], other=0)
+    fall, moved, passed = tl.load(decay + head), tl.load(shift + head), tl.load(skip + head)
+    for t in range(n_tokens):
+        v = mixed + t * (N_HEADS * VALUE_DIM + 2 * N_GROUPS * STATE_DIM)
+        b = v + N_HEADS * VALUE_DIM + group * STATE_DIM
+        x = tl.load(steps + t * N_HEADS + head) + moved
+        step = tl.maximum(x, 0) + tl.log(1 + tl.exp(-tl.abs(x)))
+        given = tl.load(v + head * VALUE_DIM + j, mask=value, other=0)
+        written = tl.load(b + i, mask=row, other=0)
+        state = state * tl.exp(fall * step) + written[:, None] * (step * given)[None, :]
+        read = tl.load(b + N_GROUPS * STATE_DIM + i, mask=row, other=0)
+        made = tl.sum(state * read[:, None], axis=0) + passed * given
+        tl.store(out + (t * N_HEADS + head) * VALUE_DIM + j, made, mask=value)
+    tl.store(at, state, mask=row[:, None] & (lane >= 0)[None, :])

@@ -78,7 +78,7 @@ class Chosen:
     weights: Tensor
 
 
-ON_CPU_ONLY = "Mamba-2 layers and encoders are placed in main memory"
+ON_CPU_ONLY = "encoders are placed in main memory"
 
 
 class DeviceFlow:
@@ -110,6 +110,7 @@ class DeviceFlow:
 
         self.x, self.normed, self.normed_2 = room(n), room(n), room(n)
         self.projected, self.hot, self.cold = room(n), room(n), room(n)
+        self.beside = room(n if widths.beside else 0)
         self.attention = DeviceAttention(widths, ops, n_tokens, self.places, device)
         self._values = {n_ff: _Values(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
@@ -152,14 +153,15 @@ class DeviceFlow:
                 assert_never(block)
         match a:
             case Attention() | LatentAttention():
+                if isinstance(a, Attention) and a.beside is not None:
+                    assert cache.states is not None
+                    mix(self.ops, a.beside, seen[:n], cache.states, self.places, self.beside[:n])
                 self.attention.ask(a, seen, cache, tables, n)
             case LinearMixer():
                 self._multiply(a.output, seen, self.projected, n)
-            case ShortConvolution() | DeltaNet():
+            case ShortConvolution() | DeltaNet() | Mamba2():
                 assert cache.states is not None  # such layers have them
                 mix(self.ops, a, seen[:n], cache.states, self.places, self.projected[:n])
-            case Mamba2():
-                raise PowerInferError(ON_CPU_ONLY)
             case NoMixer():
                 pass
             case _:
@@ -233,14 +235,16 @@ class DeviceFlow:
 
     def _mixed(self, block: Sequential[PlanarRows, Tensor]) -> Addends:
         """What is to be added to x before the FFN."""
-        match block.attention:
-            case Attention() | LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet():
-                return Addends((self.projected,), block.attention_norms.after, block.scale)
-            case Mamba2():
-                raise PowerInferError(ON_CPU_ONLY)
+        a, after = block.attention, block.attention_norms.after
+        match a:
+            case Attention():
+                parts = (self.projected,) if a.beside is None else (self.projected, self.beside)
+                return Addends(parts, after, block.scale)
+            case LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet() | Mamba2():
+                return Addends((self.projected,), after, block.scale)
             case NoMixer():
                 return NOTHING
-        assert_never(block.attention)
+        assert_never(a)
 
     def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
         """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]."""

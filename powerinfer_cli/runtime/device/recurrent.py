@@ -17,7 +17,7 @@ from powerinfer_cli.runtime.device.places import Places
 
 __all__ = ["mix", "mixing_bytes"]
 
-DeviceRecurrent: TypeAlias = ShortConvolution[PlanarRows, Tensor] | DeltaNet[PlanarRows, Tensor]
+DeviceRecurrent: TypeAlias = Recurrent[PlanarRows, Tensor]
 # Given what is done with some tokens, by their places, and with their sequence's number and length: of all tokens.
 Recur: TypeAlias = Callable[[Callable[[slice, Tensor, Tensor], Tensor]], Tensor]
 
@@ -34,6 +34,8 @@ def mix(ops: Ops, a: DeviceRecurrent, x: Tensor, states: Tensor, places: Places,
             made = _short_convolution(ops, a, x, states, recur)
         case DeltaNet():
             made = _delta_net(ops, a, x, states, recur)
+        case Mamba2():
+            made = _mamba2(ops, a, x, states, recur)
         case _:
             assert_never(a)
     ops.linear(a.output, made, out)
@@ -63,6 +65,17 @@ def _delta_net(ops: Ops, a: DeltaNet[PlanarRows, Tensor], x: Tensor, states: Ten
     heads = made.view(-1, a.value_dim)
     ops.norm(a.norm, heads, out=heads)
     return ops.activated(gate, made, Activation.SILU, out=made)
+
+
+def _mamba2(ops: Ops, a: Mamba2[PlanarRows, Tensor], x: Tensor, states: Tensor, recur: Recur) -> Tensor:
+    mixed, gate, steps = (ops.linear(one, x) for one in (a.mixed, a.gate, a.steps))
+
+    def step(part: slice, sequence: Tensor, n_past: Tensor) -> Tensor:
+        whose = states, sequence, n_past
+        seen = ops.convolve(mixed[part], *whose, a.convolution, activate=True)
+        return ops.scan(a, seen, steps[part], *whose)
+
+    return ops.gate_groups(recur(step), gate, a.n_groups, a.norm)
 
 
 def mixing_bytes(a: Recurrent[Any, Any], n_tokens: int) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Mamba2, leaves, recurrent_layers, routing_of
+from powerinfer_cli.model.blocks import leaves, routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.device.cold_stream import streamable
@@ -38,8 +38,8 @@ def check_plan(plan: Plan, parts: Parts) -> None:
         plan.check([one.n_groups for one in ffns])
     except ValueError as error:
         raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    if any(isinstance(one, Mamba2) for one in recurrent_layers(parts.model.layers).values()):
-        raise PowerInferError("Mamba-2 layers run on the CPU only as yet: no placement plan is for this model")
+    if not all(one.n_groups for one in ffns):
+        raise PowerInferError("layers without an FFN run on the CPU only as yet: no placement plan is for this model")
     for number, (where, one) in enumerate(zip(plan.layers, ffns, strict=True)):
         if where.device != MAIN_MEMORY and where.hot.size < one.n_groups and not one.divisible:
             raise PowerInferError(

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference_recurrent import (
+    blocks_of_columns,
     convolve,
     delta_rule,
     delta_rule_in_chunks,
     scan,
     scan_in_chunks,
+    scanned_columns,
 )
 from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2, Norm, ShortConvolution
 from powerinfer_cli.model.blocks.recurrent import LANES
@@ -75,11 +77,10 @@ def mamba2(a: Mamba2[Matrix, Tensor], x: Tensor, recur: Recur) -> Tensor:
         v = v.view(len(v), a.n_heads, -1)
         b, c = (one.view(len(v), a.n_groups, -1).repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))
         blocks = state[a.convolution.state_size :].view(a.n_heads, a.n_blocks, a.state_dim, LANES)
-        kept = blocks.transpose(1, 2).flatten(2)[..., : a.value_dim].contiguous()
+        kept = scanned_columns(blocks, a.value_dim)
         run = scan if len(v) == 1 else scan_in_chunks
         made = run(d.unsqueeze(2) * v, b, c, a.decay * d, kept) + a.skip[:, None] * v
-        wide = F.pad(kept, (0, a.n_blocks * LANES - a.value_dim))
-        blocks.copy_(wide.view(a.n_heads, a.state_dim, a.n_blocks, LANES).transpose(1, 2))
+        blocks.copy_(blocks_of_columns(kept, LANES))
         return made.flatten(1)
 
     made = recur(step) * F.silu(gate)

@@ -29,7 +29,7 @@ from powerinfer_cli.kernels.device.triton_ops import TritonOps
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Linear, Neurons, Norm, Temperature
 from tests.helpers.kernels.device_data import neurons_of, rows_of
-from tests.helpers.kernels.recurrent_data import delta_net_of, with_bias
+from tests.helpers.kernels.recurrent_data import delta_net_of, mamba2_of, with_bias
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
 
@@ -114,6 +114,8 @@ def recurrent(ops: TritonOps, key_dim: int, *, tiled: bool) -> None:
         ):
             ops.convolve(x, states, one, one, weight, **more)
         ops.delta_rule(a, x, gates, gates, states, one, one)
+        m = mamba2_of(4, 2, key_dim, key_dim)
+        ops.scan(m, torch.ones(n_tokens, m.convolution.channels), gates, torch.ones(2, m.state_size), one, one)
 
 
 def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothing_more) -> None:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.device import Ops
 from powerinfer_cli.kernels.few import FEW
-from powerinfer_cli.model.blocks import DeltaNet
+from powerinfer_cli.model.blocks import DeltaNet, Mamba2
 from tests.helpers.kernels.device_data import normal
-from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, with_bias
+from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, mamba2_of, with_bias
 
 OPS = Ops()
 SIZES = [(2, 4, 24, 20, True), (1, 3, 16, 33, False), (2, 6, 5, 16, False)]
@@ -106,3 +106,41 @@ def test_4000_tokens_do_not_drift() -> None:
         found.append((torch.cat(rows), states))
     for whole, slow in zip(*found, strict=True):
         torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-3 * float(slow.abs().max()))
+
+
+def transformers_scan(a: Mamba2[object, Tensor], mixed: Tensor, steps: Tensor) -> Tensor:
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
+
+    n = a.n_groups * a.state_dim
+    x, b, c = mixed.split((a.inner, n, n), 1)
+    x = x.reshape(1, len(x), a.n_heads, a.value_dim)
+    b, c = (one.reshape(1, len(one), a.n_groups, a.state_dim) for one in (b, c))
+    found = mamba2_chunk_scan(x, steps[None], a.decay, b, c, 16, D=a.skip, dt_bias=a.shift, dt_softplus=True)
+    return found[0].flatten(1)
+
+
+@pytest.mark.parametrize("size", [(4, 2, 20, 24), (3, 1, 33, 16), (6, 2, 16, 5)])
+@pytest.mark.parametrize("cuts", [(1,) * 45, (FEW + 29,), (3, FEW + 1, 1, FEW, 8)])
+def test_scan(size: tuple[int, int, int, int], cuts: tuple[int, ...]) -> None:
+    a = mamba2_of(*size)
+    mixed, steps = normal(45, a.convolution.channels), normal(45, a.n_heads)
+    states, found, at = poisoned(a.state_size), [], 0
+    for n in cuts:
+        part = slice(at, at + n)
+        found.append(OPS.scan(a, mixed[part], steps[part], states, number(1), number(at)))
+        at += n
+    torch.testing.assert_close(torch.cat(found), transformers_scan(a, mixed[:at], steps[:at]), rtol=1e-4, atol=1e-4)
+    assert states[[0, 2]].isnan().all()
+    assert states[1, a.convolution.state_size :].isfinite().all()
+    assert states[1, : a.convolution.state_size].isnan().all()
+
+
+@pytest.mark.parametrize("step", [-60.0, 60.0])
+@pytest.mark.parametrize("n", [1, 130])
+def test_edges_of_scans(step: float, n: int) -> None:
+    a = mamba2_of(4, 2, 20, 24)
+    states, mixed, steps = torch.zeros(1, a.state_size), normal(n, a.convolution.channels), torch.full((n, 4), step)
+    found = OPS.scan(a, mixed, steps, states, number(0), number(0))
+    wanted = transformers_scan(a, mixed, steps)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    assert states.isfinite().all()

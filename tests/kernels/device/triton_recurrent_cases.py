@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.few import FEW
+from powerinfer_cli.kernels.reference_recurrent import scanned_columns
 from tests.helpers.kernels.device_data import normal
-from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, with_bias
+from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, mamba2_of, with_bias
 from tests.helpers.kernels.triton_twins import DEVICE, FAST, TWIN, close, in_nan, there
 
 SIZES = [(2, 4, 24, 20, True), (1, 3, 16, 33, False), (2, 6, 5, 16, False)]
@@ -66,3 +67,17 @@ def test_edges(alpha: float, beta: float) -> None:
         TWIN.delta_rule(a, mixed, *gates, theirs, number(1), number(4)),
     )
     same(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(4, 2, 20, 24), (3, 1, 33, 16), (6, 2, 16, 5)])
+@pytest.mark.parametrize(("n", "n_past"), [(1, 0), (1, 9), (FEW, 3)])
+def test_scan(size: tuple[int, int, int, int], n: int, n_past: int) -> None:
+    a = mamba2_of(*size, device=DEVICE)
+    mixed, steps = in_nan(normal(n, a.convolution.channels)), in_nan(normal(n, a.n_heads))
+    ours, theirs = states_of(a.state_size)
+    where = number(1), number(n_past)
+    close(FAST.scan(a, mixed, steps, ours, *where), TWIN.scan(a, mixed, steps, theirs, *where))
+    assert ours[[0, 2]].isnan().all()
+    kept = slice(a.convolution.state_size, None)
+    columns = (one[1, kept].view(a.n_heads, a.n_blocks, a.state_dim, -1) for one in (ours, theirs))
+    close(*(scanned_columns(one, a.value_dim) for one in columns))

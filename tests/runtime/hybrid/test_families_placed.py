@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
+from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
-from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, mamba, tiny_family
+from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-# Mamba-2 runs on the CPU only as yet.
-KNOWN = [name for name in FAMILIES if name not in mamba.FAMILIES]
+# Layers without an FFN run on the CPU only as yet.
+KNOWN = [name for name, family in FAMILIES.items() if not ARCHITECTURES[family.arch].alone]
 
 
 @pytest.fixture(scope="module", params=KNOWN)

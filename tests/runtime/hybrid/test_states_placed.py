@@ -15,7 +15,7 @@ from tests.helpers.placing.devices import DEVICES
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-NAMES = ["lfm2", "qwen35"]
+NAMES = ["lfm2", "qwen35", "falcon-h1"]
 SPLIT = [0, MAIN_MEMORY, 1, 1]
 
 
