@@ -84,12 +84,12 @@ def scan(
     d, n = F.softplus(steps + a.shift), a.n_groups * a.state_dim
     v = mixed[:, : a.inner].unflatten(1, (a.n_heads, a.value_dim))
     b, c = (one.unflatten(1, (a.n_groups, a.state_dim)) for one in mixed[:, a.inner :].split(n, 1))
-    b, c = (one.repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))
+    b, c = (one.repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))  # [T, H, N]
     blocks = a.n_heads, a.n_blocks, a.state_dim, LANES
     kept = states[:, a.convolution.state_size :].unflatten(1, blocks)
     state = scanned_columns(torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0), a.value_dim)
     run = reference_recurrent.scan if len(mixed) <= FEW else reference_recurrent.scan_in_chunks
-    made = run(d.unsqueeze(2) * v, b, c, a.decay * d, state) + a.skip[:, None] * v
+    made: Tensor = run(d.unsqueeze(2) * v, b, c, a.decay * d, state) + a.skip[:, None] * v
     kept.index_copy_(0, sequence, blocks_of_columns(state, LANES).unsqueeze(0))
     return made.flatten(1)
 
@@ -99,8 +99,9 @@ def gate_groups(x: Tensor, gate: Tensor, n_groups: int, norm: Norm[Tensor] | Non
     made = x * F.silu(gate)
     if norm is None:
         return made
-    parts = made.unflatten(1, (n_groups, -1))
-    return (parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + norm.eps)).flatten(1) * norm.weight
+    parts = made.view(len(made), n_groups, -1)
+    parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + norm.eps)
+    return parts.flatten(1) * norm.weight
 
 
 def _unit(x: Tensor) -> Tensor:
