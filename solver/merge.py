@@ -33,12 +33,21 @@ _DOWN = re.compile(r"blk\.(\d+)\.ffn_down\.(weight|bias)")
 LARGE_LOSS = 0.025  # that shows in perplexity: 0.7 to 1.2 % at 0.035, 3.5 % at 0.07 (scripts/bench/NOTES.md)
 
 
-def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, *, down: DownType = Width.AUTO) -> None:
+def merge(
+    dense: GGUFFile,
+    folder: Path | None,
+    path: Path,
+    events: LoadEvents,
+    *,
+    down: DownType = Width.AUTO,
+    measured: bool = False,
+) -> None:
     """Write `path`: the tensors of `dense` as they are, down matrices transposed, and the predictors of `folder`.
 
     folder None: there are none, and the file is a dense one, of a model whose neurons have exact zeros.
     Blocks of a quantised matrix lie along its rows, so that a transposed one has to be quantised anew, in the type that
-    `down` asks for (see `down_type`). Predictors are Q8_0 in a quantised model and F16 in another.
+    `down` asks for (see `down_type`). measured: what that costs has been told. Predictors are Q8_0 in a quantised model
+    and F16 in another.
     Notes say what became what, and what it costs. No more than one tensor is in memory.
 
     Raises:
@@ -61,7 +70,8 @@ def merge(dense: GGUFFile, folder: Path | None, path: Path, events: LoadEvents, 
         raise PowerInferError(f"{dense.path}: its down matrices are transposed already")
     predictors = None if folder is None else load_predictors(folder, config.n_embd, config.n_ff)
     stay = _unturned(dense, config, predictors)
-    tensors = list(_model_tensors(dense, config, down, events.note, stay))
+    limit = 1.0 if measured else LARGE_LOSS
+    tensors = list(_model_tensors(dense, config, down, events.note, stay, limit))
     for layer, predictor in enumerate(predictors.layers if predictors else ()):
         if predictor is None:
             continue
@@ -99,7 +109,12 @@ def _added(config: ModelConfig, predictors: Predictors) -> dict[str, AddedValue]
 
 
 def _model_tensors(
-    dense: GGUFFile, config: ModelConfig, down: DownType, note: Callable[[str], None], stay: Collection[int]
+    dense: GGUFFile,
+    config: ModelConfig,
+    down: DownType,
+    note: Callable[[str], None],
+    stay: Collection[int],
+    limit: float,
 ) -> Iterator[StreamedTensor]:
     grown: Counter[tuple[GGMLType, GGMLType]] = Counter()  # bytes, by what became what
     losses: dict[tuple[GGMLType, GGMLType], float] = {}
@@ -120,13 +135,14 @@ def _model_tensors(
         yield turned
     for (before, after), more in grown.items():
         if before not in FLOATS or before is not after:
-            note(_told(before, after, more, losses[before, after], down))
+            note(_told(before, after, more, losses[before, after], down, limit))
 
 
-def _told(before: GGMLType, after: GGMLType, more: int, loss: float, down: DownType) -> str:
+def _told(before: GGMLType, after: GGMLType, more: int, loss: float, down: DownType, limit: float) -> str:
+    """limit: of a loss that needs no warning."""
     what = f"down matrices are turned round, {before.name} to {after.name}: {shown_bytes(abs(more))} "
     what += f"{'more' if more >= 0 else 'less'}, numbers move by {100 * loss:.1f} %"
-    if loss > LARGE_LOSS:
+    if loss > limit:
         return f"warning: {what}, which costs a per cent of perplexity or more; --down-type auto keeps more bits"
     return f"{what}; --down-type same keeps their size and loses more" if more > 0 and down is Width.AUTO else what
 

@@ -15,9 +15,9 @@ from solver.profile import CHUNK
 
 __all__ = ["ENOUGH", "MOST_LOSS", "TURNING", "narrowest_down", "turning_seconds"]
 
-MOST_LOSS = 0.005  # of perplexity, against what `auto` takes
+MOST_LOSS = 0.005  # of perplexity, its error included, against what `auto` takes
 TURNING = "measuring types of down matrices"
-ENOUGH = 2048  # held-out tokens, in which so small a loss shows
+ENOUGH = CHUNK // 4  # held-out tokens, behind which there is something to measure by
 ENCODED = 2e7  # numbers a second and thread
 TRIED: tuple[DownType, ...] = (Width.SAME, GGMLType.Q5_K, GGMLType.Q6_K)
 
@@ -30,7 +30,7 @@ def narrowest_down(
 
     Raises PowerInferError: there are no such tokens.
     """
-    chunks = [held[start : start + CHUNK] for start in range(0, len(held) - CHUNK // 4, CHUNK)]
+    chunks = [held[start : start + CHUNK] for start in range(0, len(held) - ENOUGH, CHUNK)]
     if not chunks:
         raise PowerInferError("--down-type measured: no text is held out to measure by: leave --predictor-path out")
     kind, n_embd = model.layers[0].ffn.neurons.down.weight.type, model.config.n_embd
@@ -51,7 +51,7 @@ def narrowest_down(
     for place, found in enumerate(sorted(narrower, key=_bits), 1):
         value, error = ratio(scored(narrower[found], place), before)
         events.note(f"down matrices in {found.name}: perplexity {value - 1:+.2%} +/- {error:.2%}, beside {auto.name}")
-        if value - 1 <= MOST_LOSS:
+        if value - 1 + error <= MOST_LOSS:
             events.progress(TURNING, 1, 1)
             return narrower[found]
     return Width.AUTO

@@ -279,6 +279,15 @@ def test_what_becomes_of_down_matrices_is_told(
     assert says is None or re.search(says, notes[0])
 
 
+def test_a_loss_that_was_measured_needs_no_warning(made: Place, tmp_path: Path) -> None:
+    notes: list[str] = []
+    path = exact_sparse(**SIZES)[1].stored_as(GGMLType.Q4_0).write(tmp_path / "dense.gguf")
+    told = LoadEvents(note=notes.append)
+    merge(open_gguf(path), made.predictor, tmp_path / "merged.gguf", told, down=Width.SAME, measured=True)
+    (note,) = notes
+    assert re.search(r"^down matrices are turned round, Q4_0 to Q4_0: .* numbers move by \d\.\d %$", note)
+
+
 def test_a_merged_file_holds_what_the_model_held(made: Place, tmp_path: Path) -> None:
     """Values of four bits come back from Q8_0 within its own step, a sixtieth of a block's largest."""
     path = exact_sparse(**SIZES)[1].stored_as(GGMLType.Q4_0).write(tmp_path / "dense.gguf")

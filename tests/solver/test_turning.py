@@ -15,6 +15,7 @@ from solver import turning
 from solver.turning import narrowest_down
 
 IDS = [1] * 600
+UNSURE = 0.002 + 0.2 * np.resize([1.0, -1.0], 500)  # losses of which little is known
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,12 @@ IDS = [1] * 600
     [
         ({"Q4_0": 0.002}, Width.SAME, 1),
         ({"Q4_0": 0.03, "Q5_1": 0.004}, GGMLType.Q5_K, 2),
+        ({"Q4_0": UNSURE, "Q5_1": 0.004}, GGMLType.Q5_K, 2),
         ({"Q4_0": 0.03, "Q5_1": 0.02}, Width.AUTO, 2),
     ],
 )
 def test_the_narrowest_that_costs_hardly_anything_is_taken(
-    monkeypatch: pytest.MonkeyPatch, costs: dict[str, float], taken: DownType, told: int
+    monkeypatch: pytest.MonkeyPatch, costs: dict[str, Any], taken: DownType, told: int
 ) -> None:
     """Rows of 64 are no whole blocks of 256: what stands for those is tried."""
     weight = SimpleNamespace(type=GGMLType.Q4_0)

@@ -95,7 +95,7 @@ class StageFlags:
             metavar="TYPE",
             help="Of its turned down matrices: same (as they were), q8_0, q6_k, q5_k, ..., auto: as wide as loses next "
             "to nothing, or measured: the narrowest from same to auto that costs at most 0.5 % of perplexity beside "
-            "auto. Default: measured where 2,048 tokens are held out, else auto.",
+            "auto. Default: measured where a text is held out, else auto.",
         ),
     ] = None
     no_predictors: Annotated[

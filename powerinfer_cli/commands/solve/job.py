@@ -16,7 +16,7 @@ from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, with_predictors
-from powerinfer_cli.model.turned import DownType
+from powerinfer_cli.model.turned import DownType, Width
 from powerinfer_cli.opening import open_model_file
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -87,14 +87,17 @@ class Job:
         if made.stays_dense:
             self.events.note("no layer is faster with a predictor: the model stays dense, and nothing is to be placed")
             return Outcome(made)
+        down: DownType = Width.AUTO
         if self.stages.merge and made.folder:
-            merge(self.gguf, made.folder, self.stages.merge, self.events, down=self._down(made))
+            down, measured = self._down(made)
+            merge(self.gguf, made.folder, self.stages.merge, self.events, down=down, measured=measured)
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
         if made.verdict and not self.machine.target.devices:
             self._costs.slowness = made.verdict.slowness
+        model = with_predictors(self.model, made.predictors, CompiledFit(), down) if made.predictors else self.model
         planned = plan_stage(
-            self.gguf, self.model, self.options, made, self._costs, self.plan, plan_file, self._ids, self.events
+            self.gguf, model, self.options, made, self._costs, self.plan, plan_file, self._ids, self.events
         )
         return Outcome(made, planned, None if self.stages.plan_only else self._compare(made, planned))
 
@@ -142,12 +145,13 @@ class Job:
         found = {"merging": MERGING * self.model.nbytes} if self.stages.merge else {}
         return found if self._elsewhere else {**found, COMPARING: 4 * SECONDS + LOADING * self.model.nbytes}
 
-    def _down(self, made: SolveResult) -> DownType:
-        measurable = len(made.held) >= ENOUGH or self.stages.down_type is not None
+    def _down(self, made: SolveResult) -> tuple[DownType, bool]:
+        """In which type down matrices are turned, and whether what that costs was measured."""
+        measurable = len(made.held) > ENOUGH or self.stages.down_type is not None
         if not self.stages.measures_down or made.predictors is None or not measurable:
-            return self.stages.down()
+            return self.stages.down(), False
         options = replace(self.options, n_ctx=min(CHUNK, self.model.config.n_ctx_train))
-        return narrowest_down(self.model, made.predictors, options, made.held, self.events)
+        return narrowest_down(self.model, made.predictors, options, made.held, self.events), True
 
     @property
     def _elsewhere(self) -> bool:

@@ -9,8 +9,7 @@ from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.commands.solve.target import Machine, whole_target
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
-from powerinfer_cli.model import Model, with_predictors
+from powerinfer_cli.model import Model
 from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.plan_files import keep_plan
 from powerinfer_cli.opening.plan_job import PlanJob
@@ -47,7 +46,7 @@ def plan_stage(
     ids: Callable[[], Sequence[int]],
     events: LoadEvents,
 ) -> PlanOutcome:
-    """Place the model's neurons, and keep the plan.
+    """Place the model's neurons, and keep the plan. model: with the predictors that were made for it.
 
     ids: a text's tokens, to see here what predictors let through where no report says it, whatever the plan is for.
 
@@ -55,8 +54,6 @@ def plan_stage(
         PowerInferError: there is nothing to plan by, or the plan cannot be written.
     """
     beside = Companions(made.statistics, made.predictors, made.together)
-    if made.predictors:
-        model = with_predictors(model, made.predictors, CompiledFit())
     machine = costs.machine
     wishes = flags.wishes()
     job = PlanJob.of(gguf, model, options, machine.target, beside, wishes.max_layers).asked(wishes)
