@@ -145,7 +145,8 @@ class SparsityStats:
         """For people: how often what was needed lay on a GPU, and what went there. None: nothing to tell."""
         parts = [] if self.hit_rate is None else [f"{self.hit_rate:.1%} of chosen experts on a GPU"]
         if self.uploads:
-            parts.append(f"{self.uploads} groups brought there ({self.moved / 2**20:.1f} MiB)")
+            what = "groups of neurons" if self.hit_rate is None else "experts"
+            parts.append(f"{self.uploads} {what} brought there ({self.moved / 2**20:.1f} MiB)")
         if self.kv_overflow:
             whole = self.kv_gpus + self.kv_overflow
             parts.append(f"{self.kv_overflow / whole:.1%} of the KV cache ({whole / 2**20:.1f} MiB) in main memory")

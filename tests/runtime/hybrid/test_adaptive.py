@@ -72,6 +72,8 @@ def test_the_same_is_written_whatever_is_hot(tmp_path: Path, name: str) -> None:
     stats, uploads = adaptive.stats, adaptive.stats.uploads
     assert uploads > 4
     assert stats.moved > uploads
+    what = "experts" if name in MIXTURES else "groups of neurons"
+    assert f"{uploads} {what} brought there (" in (stats.placed_line() or "")
     assert (uploads, stats.moved, stats.hit_rate) == (again.stats.uploads, again.stats.moved, again.stats.hit_rate)
     if name in MIXTURES:
         np.testing.assert_array_equal(stats.routed[:, 0], still.stats.routed[:, 0])
