@@ -332,15 +332,16 @@ class Engine(Recorder):
                 it was.
         """
         states: LayerStates = {}
+        earlier: dict[int, LayerStates] = {}
         if self._states is not None:
-            stored, states = self._states.split(stored)
+            stored, states, earlier = self._states.split(stored, len(ids))
         self._sequences.take(sequence, ids)
         try:
             begin, found = fitted(self._pages.windowed, self._windowed, len(ids), stored)
             self._backend.write_cells(self._pages.held(sequence, len(ids), begin), found)
             self._sequences.become(sequence, ids, begin)
             if self._states is not None:
-                self._states.become(sequence, states)
+                self._states.become(sequence, states, earlier)
         finally:
             self._sequences.give_back()
 

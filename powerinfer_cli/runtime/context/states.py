@@ -5,6 +5,7 @@ is answered; and within prompts every so many tokens. A sequence goes back to th
 it is to end. Before tokens that may have to be taken back, it is saved as well.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.batch import Batch, Segment
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
@@ -21,6 +23,8 @@ __all__ = ["PROMPT_TAIL", "LayerStates", "States", "state_bytes"]
 LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
 
 MOST_BYTES = 1 << 30  # of all that is saved
+KEPT = 2  # that go with a saved context: of a prompt's end, and of a few tokens before
+EARLIER = re.compile(r"\d{1,9}\.state@(\d{1,9})")
 PROMPT_TAIL = 4  # tokens at a prompt's end, which are read apart: <think>, </think> and the empty lines behind them
 
 
@@ -135,21 +139,35 @@ class States:
         self._of[sequence] = _History(saved, mark=mark, reading=one.reading and n == length)
 
     def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
-        """What a sequence's states are now, by names for `split`."""
-        return {f"{layer}.state": state for layer, state in self._keeper.read_states(sequence).items()}
+        """What a sequence's states are now, and the last that were saved of it, by names for `split`."""
+        saved = self._of[sequence].saved
+        found = {"": self._keeper.read_states(sequence)} | {f"@{at}": saved[at] for at in sorted(saved)[-KEPT:]}
+        return {f"{layer}.state{where}": state for where, states in found.items() for layer, state in states.items()}
 
-    def split(self, stored: Stored) -> tuple[Stored, LayerStates]:
-        """What a saved context has besides states, and these. Raises PowerInferError: they are not of this model."""
-        states = {
-            number: saved_part(stored, f"{number}.state", (size,), "float32") for number, size in self._sizes.items()
-        }
-        names = {f"{number}.state" for number in states}
-        return {name: part for name, part in stored.items() if name not in names}, states
+    def split(self, stored: Stored, length: int) -> tuple[Stored, LayerStates, dict[int, LayerStates]]:
+        """What a saved context of so many tokens has besides states, these, and earlier ones by position.
 
-    def become(self, sequence: int, states: LayerStates) -> None:
+        Raises PowerInferError: they are not of this model.
+        """
+        places = sorted({int(found[1]) for found in map(EARLIER.fullmatch, stored) if found})
+        if len(places) > KEPT or any(not 0 < at <= length for at in places):
+            raise PowerInferError(
+                f"a saved context is not for this model: it has states of other than its {length} tokens"
+            )
+        names = set[str]()
+
+        def states(where: str) -> LayerStates:
+            of = {number: f"{number}.state{where}" for number in self._sizes}
+            names.update(of.values())
+            return {number: saved_part(stored, of[number], (size,), "float32") for number, size in self._sizes.items()}
+
+        now, earlier = states(""), {at: states(f"@{at}") for at in places}
+        return {name: part for name, part in stored.items() if name not in names}, now, earlier
+
+    def become(self, sequence: int, states: LayerStates, earlier: Mapping[int, LayerStates]) -> None:
         """A sequence is another one now."""
         self._keeper.write_states(sequence, states)
-        self._of[sequence] = _History()
+        self._of[sequence] = _History({at: earlier[at] for at in sorted(earlier)[-self._most :]} if self._most else {})
 
 
 def _beside(one: _History) -> list[tuple[int, LayerStates]]:

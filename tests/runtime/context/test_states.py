@@ -103,3 +103,20 @@ def test_states_of_another_model(name: str, tmp_path: Path) -> None:
             engine.restore(0, PROMPT[:20], wrong)
     with pytest.raises(PowerInferError, match=r"9\.state, which this model has not"):
         engine.restore(0, PROMPT[:20], stored | {"9.state": stored[state]})
+    with pytest.raises(PowerInferError, match="other than its 20 tokens"):
+        engine.restore(0, PROMPT[:20], stored | {f"{state}@21": stored[state]})
+    with pytest.raises(PowerInferError, match=f"saved context is not for this model.*{state}@7"):
+        engine.restore(0, PROMPT[:20], stored | {f"{state}@7": stored[state][1:]})
+
+
+def test_a_saved_context_is_gone_back_in(name: str, tmp_path: Path) -> None:
+    """To where its prompt ended, and a few tokens before, as after a chat's answer."""
+    engine = engine_of(name, tmp_path, n_sequences=2, n_ctx=256)
+    engine.prefill(PROMPT[:40])
+    rows = [engine.decode(token) for token in PROMPT[40:43]]
+    engine.restore(1, PROMPT[:43], engine.save(0))
+    assert (engine.left(42, 1), engine.left(38, 1), engine.left(35, 1)) == (40, 36, 0)
+    assert engine.truncate(41, 1) == 40
+    for token, row in zip(PROMPT[40:43], rows, strict=True):
+        (found,) = engine.step([Piece(1, [token])])
+        np.testing.assert_array_equal(found, row)
