@@ -13,6 +13,8 @@ from powerinfer_cli.kernels.cpu.rows import (
     BASE,
     COLUMNS,
     DOT_ROW,
+    GROUP,
+    REPACK_ROW,
     ROWS,
     STRIDE,
     WeightRows,
@@ -20,19 +22,21 @@ from powerinfer_cli.kernels.cpu.rows import (
     dot_row,
     row_address,
 )
-from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
+from powerinfer_cli.kernels.formats.format import ROWS_AT_ONCE
+from powerinfer_cli.kernels.formats.token_panels import INPUTS, pack_tokens, panel_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import address_of, f32, i64, prefetch, stack_f32
 
-__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "share", "stride_of"]
+__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "share", "stride_of", "token_panels"]
 
 _LEVELS = 6  # of ever smaller shares
 AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
 
 ONE = operands("rows x out bias threads")
-FEW = operands("state rows dot x x_bytes out out_bytes bias threads")
+FEW = operands("state rows dot x x_bytes panels panels_bytes out out_bytes bias threads")
 
 
 def input_of(rows: WeightRows, x: Vectors) -> npt.NDArray[np.generic]:
@@ -79,19 +83,27 @@ def matvec_few(
     out: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None = None,
     *,
+    panels: npt.NDArray[np.uint8],
     threads: int = 1,
     wait: bool = True,
 ) -> Operation:
-    """out[t, i] = W[i] . x[t] (+ bias[i]), for each of the batch's tokens; as `matvec` of each."""
+    """out[t, i] = W[i] . x[t] (+ bias[i]), for each of the batch's tokens; as `matvec` of each.
+
+    panels: `token_panels`, which others may use in turn.
+    """
+    if panels.strides[0] < panel_bytes(rows.n_cols):
+        raise ValueError(f"panels of {panels.strides[0]} bytes for {rows.n_cols} columns")
     return replace(
         Operation.of(
             _matvec_few,
             FEW,
             state=state,
             rows=rows,
-            dot=rows.format.dot_few.address if rows.format.dot_few else None,
+            dot=rows.format.dot_few.address,
             x=input_of(rows, x),
             x_bytes=stride_of(rows, x),
+            panels=panels,
+            panels_bytes=panels.strides[0],
             out=out,
             out_bytes=out.strides[0],
             bias=bias,
@@ -99,6 +111,11 @@ def matvec_few(
         ),
         wait=wait,
     )
+
+
+def token_panels(threads: int, n: int) -> npt.NDArray[np.uint8]:
+    """Room for as many threads to have FEW tokens side by side: up to INPUTS of their vectors, of up to n numbers."""
+    return aligned(threads * INPUTS * panel_bytes(n)).reshape(threads, -1)
 
 
 @helper
@@ -149,30 +166,36 @@ def _matvec(op_address, worker):
 
 @kernel(OPERATION, "matvec_few")
 def _matvec_few(op_address, worker):
-    """As `_matvec`, all tokens at once."""
+    """As `_matvec`, all tokens at once: each thread has them in panels of its own, and takes some rows at a time."""
     op = i64(op_address)
-    rows, x, x_bytes, out, out_bytes = i64(op[FEW.rows]), op[FEW.x], op[FEW.x_bytes], op[FEW.out], op[FEW.out_bytes]
-    n_tokens, bias, threads = i64(op[FEW.state])[N_TOKENS], op[FEW.bias], op[FEW.threads]
-    xs, found = i64(address_of(stack_f32(32))), f32(address_of(stack_f32(16)))  # of FEW tokens
-    for t in range(few.FEW):
-        xs[t] = x + min(t, n_tokens - 1) * x_bytes
-    n, base, stride = rows[ROWS], rows[BASE], rows[STRIDE]
+    rows, out, out_bytes, bias, threads = (
+        i64(op[FEW.rows]),
+        op[FEW.out],
+        op[FEW.out_bytes],
+        op[FEW.bias],
+        op[FEW.threads],
+    )
+    n_tokens, panels = i64(op[FEW.state])[N_TOKENS], op[FEW.panels] + worker * op[FEW.panels_bytes]
+    xs, found = i64(address_of(stack_f32(32))), f32(address_of(stack_f32(128)))  # FEW; ROWS_AT_ONCE of as many
+    n, base, stride, columns = rows[ROWS], rows[BASE], rows[STRIDE], rows[COLUMNS]
+    at_once = 1 if rows[REPACK_ROW] else ROWS_AT_ONCE  # there is room for one rearranged row only
     begin, end = share(take(op), threads, n)
-    fetch(base + begin * stride, min(AHEAD_BYTES, (end - begin) * stride))
+    if begin < n:
+        fetch(base + begin * stride, min(at_once, end - begin) * stride)
+        for t in range(n_tokens):
+            xs[t] = op[FEW.x] + t * op[FEW.x_bytes]
+        pack_tokens(rows[GROUP], address_of(xs), n_tokens, columns, panels)
     while begin < n:
-        claimed, next_begin, next_end = False, end, end
-        for i in range(begin, end):
-            beyond = (i - end) * stride + AHEAD_BYTES
-            if beyond >= 0 and not claimed:
-                claimed, (next_begin, next_end) = True, share(take(op), threads, n)
-            row, ahead = row_address(rows, i, worker), base + next_begin * stride + beyond
-            if op[FEW.dot]:
-                dot_few(op[FEW.dot], row, address_of(xs), n_tokens, rows[COLUMNS], ahead, address_of(found))
-            else:
-                for t in range(n_tokens):
-                    found[t] = dot_row(rows[DOT_ROW], row, xs[t], rows[COLUMNS], ahead if t == 0 else row)
+        next_begin, next_end = share(take(op), threads, n) if begin == end else (end, end)
+        for i in range(begin, end, at_once):
+            count = min(at_once, end - i)
+            if i + count == end:
+                next_begin, next_end = share(take(op), threads, n)
+            ahead = base + (next_begin if i + count == end else i + count) * stride
+            row = row_address(rows, i, worker)
+            dot_few(op[FEW.dot], row, stride, count, panels, n_tokens, columns, ahead, address_of(found))
             for t in range(n_tokens):
-                f32(out + t * out_bytes)[i] = found[t] + f32(bias)[i] if bias else found[t]
-        if not claimed:
-            next_begin, next_end = share(take(op), threads, n)
+                for r in range(count):
+                    value = found[r * few.FEW + t]
+                    f32(out + t * out_bytes)[i + r] = value + f32(bias)[i + r] if bias else value
         begin, end = next_begin, next_end

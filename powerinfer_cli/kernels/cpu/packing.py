@@ -95,7 +95,7 @@ def packing_kernels(
             format_.axpy,
             format_.axpy4,
             format_.unpack,
-            format_.dot_few if few else None,
+            *((format_.dot_few, format_.dot_some) if few else ()),
         )
         yield from (one for one in found if one is not None)
 

@@ -29,6 +29,7 @@ __all__ = [
     "dot_bundle",
     "dot_few",
     "dot_row",
+    "dot_some",
     "repack_row",
     "row_address",
     "row_in_memory",
@@ -44,7 +45,8 @@ DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, 
 DOT_BUNDLE, CHUNK_BYTES = range(14, 16)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
-dot_few = calling(types.void, *[types.int64] * 6)  # a format's DOT_FEW
+dot_few = calling(types.void, *[types.int64] * 8)  # a format's DOT_FEW
+dot_some = calling(types.void, *[types.int64] * 5)
 dot_bundle = calling(types.void, *[types.int64] * 6)  # a format's DOT_BUNDLE
 axpy_row = calling(types.void, types.int64, types.int64, types.float32, types.int64)
 axpy4_rows = calling(types.void, types.int64, types.int64, types.int64, types.int64)

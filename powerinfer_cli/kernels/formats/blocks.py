@@ -9,8 +9,19 @@ import numpy as np
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats.ahead import asking
 from powerinfer_cli.kernels.formats.dot_bundle import dot_bundle
-from powerinfer_cli.kernels.formats.dot_few import dot_few
-from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, DOT_BUNDLE, DOT_FEW, REPACK, UNPACK, Format, padded
+from powerinfer_cli.kernels.formats.dot_few import dot_few, dot_some
+from powerinfer_cli.kernels.formats.format import (
+    AXPY,
+    AXPY4,
+    DOT,
+    DOT_BUNDLE,
+    DOT_FEW,
+    DOT_SOME,
+    REPACK,
+    UNPACK,
+    Format,
+    padded,
+)
 from powerinfer_cli.kernels.formats.layouts import Layout
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
@@ -31,6 +42,8 @@ from powerinfer_cli.kernels.simd import (
     load64,
     load_f32,
     load_i32,
+    plus,
+    product,
     splat,
     stack_f32,
     store64,
@@ -67,12 +80,11 @@ def make_format(
     mins: Part = None,
     offset: int = 0,
     signed: bool = False,
-    few: bool = False,
+    bundled: bool = False,
 ) -> Format:
     """The format whose weights are scale * (q - offset) + min. `extra`: bytes behind the quants of a repacked chunk.
 
-    few: there are a DOT_FEW, and a DOT_BUNDLE, for which GGUF blocks are groups. Where a scale is a product itself, the
-    compiler may multiply in another order than in DOT.
+    bundled: there is a DOT_BUNDLE, for which GGUF blocks are groups.
     `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 on the VNNI rung).
     """
     name, has_min, chunk_bytes = kind.name.lower(), mins is not None, layout.size + extra
@@ -90,8 +102,9 @@ def make_format(
         row_bytes,
         kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales)),
         kernel(DOT, f"dot_{name}")(_dot(*shape, *math)),
-        kernel(DOT_FEW, f"dot_few_{name}")(dot_few(*shape, *math)) if few else None,
-        kernel(DOT_BUNDLE, f"dot_bundle_{name}")(dot_bundle(*shape, *math)) if few else None,
+        kernel(DOT_FEW, f"dot_few_{name}")(dot_few(*shape, *math)),
+        kernel(DOT_SOME, f"dot_some_{name}")(dot_some(*shape, *math)),
+        kernel(DOT_BUNDLE, f"dot_bundle_{name}")(dot_bundle(*shape, *math)) if bundled else None,
         kernel(AXPY, f"axpy_{name}")(_axpy(*shape, *math)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(*shape, *math)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(*shape, *math)),
@@ -144,10 +157,10 @@ def _dot(group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
             if eight:
                 a, b = add(c, here, there, 4, a), add(c, here, there, 5, b)
                 a, b = add(c, here, there, 6, a), add(c, here, there, 7, b)
-            result = fma(to_f32(a + b), scales(c) * xd, result)
+            result = fma(to_f32(a + b), product(scales(c), xd), result)
             if has_min:
-                least = fma(to_f32(load_i32(sums, i * 16)), mins(c) * xd, least)
-        return total(result + least)
+                least = fma(to_f32(load_i32(sums, i * 16)), product(mins(c), xd), least)
+        return total(plus(result, least) if has_min else result)
 
     return dot
 

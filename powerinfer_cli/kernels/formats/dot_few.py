@@ -1,167 +1,165 @@
-"""A row times up to eight tokens, its quants unpacked once.
+"""Rows times a few tokens: their quants unpacked once for the tokens of a panel.
 
-As DOT of each token: whole numbers are the same in any order, and the others are added in the same one.
+As DOT of each: whole numbers are the same in any order, and the others are multiplied and added in the same one.
 """
 
+from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats.ahead import asking
-from powerinfer_cli.kernels.formats.format import padded
-from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.formats.format import ROWS_AT_ONCE
+from powerinfer_cli.kernels.formats.token_panels import ABREAST, token_bytes
+from powerinfer_cli.kernels.jit import RUNG, Rung, helper
 from powerinfer_cli.kernels.simd import (
-    address_of,
-    dot_signed,
-    dot_unsigned,
-    doubled,
     f32,
-    fma,
-    i8,
-    i32,
     i64,
-    load64,
     load_f32,
-    load_i32,
-    to_f32,
+    lower,
+    multiplying,
+    neighbours,
+    plus,
+    scale,
+    stack_f32,
+    starting,
+    store_f32,
+    tokens_at,
     total,
     u8,
     zero,
-    zero_i32,
 )
 
-__all__ = ["dot_few"]
+__all__ = ["dot_few", "dot_some"]
+
+_PAIR = 2 if RUNG is Rung.VNNI else 1  # rows that meet a token's vector once it is loaded, as registers allow
+_COLUMNS = 1024  # of a panel at a time: what the first cache holds beside rows and sums
 
 
-def _of_four(group, offset, signed):
-    """For four tokens a, b, c, d: where a record's parts are; sums of products with 64 quants; what becomes of them."""
-    eight, multiply = group == 32, dot_signed if signed else dot_unsigned
-
-    @helper
-    def numbers(x, p):
-        """Where scales, sums and quants of a token's record are."""
-        return f32(x + p), i32(x + p + p // (8 if eight else 4)), i8(x + p * (3 if eight else 5) // 2)
+def _of_rows(rows, part):
+    """values(row, second, at, k): what `part` makes of the chunks at `at` of so many rows."""
 
     @helper
-    def start(a, b, c, d, i):
-        if offset == 0:
-            return zero_i32(), zero_i32(), zero_i32(), zero_i32()
-        at = i * 16
-        first, second = zero_i32() - load_i32(a[1], at) * offset, zero_i32() - load_i32(b[1], at) * offset
-        return first, second, zero_i32() - load_i32(c[1], at) * offset, zero_i32() - load_i32(d[1], at) * offset
+    def of_one(row, second, at, k):
+        return (part(u8(row + at), k),)
 
     @helper
-    def add(w, a, b, c, d, at, s):
-        first, second = multiply(s[0], w, load64(a[2], at)), multiply(s[1], w, load64(b[2], at))
-        return first, second, multiply(s[2], w, load64(c[2], at)), multiply(s[3], w, load64(d[2], at))
+    def of_two(row, second, at, k):
+        return part(u8(row + at), k), part(u8(second + at), k)
+
+    return of_one if rows == 1 else of_two
+
+
+def _of_chunk(part):
+    @helper
+    def of_chunk(chunk, k):
+        return part(chunk)
+
+    return of_chunk
+
+
+def _adding(rows, group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
+    """add(row, second, xs, i, there, asked, highs, lows, place): the products of chunk i with the tokens at xs, to sums
+    of 16 lanes for each row and token, those of minima apart. Memory is asked for as much of two rows from `there`, a
+    pair of addresses, on; of a chunk's parts those whose bits `asked` has.
+    """
+    eight, step_bytes, vectors = group == 32, 64 * ABREAST, group // 4
+    ask, two = asking(chunk_bytes, vectors), rows == 2
+    quants_of, scales_of, mins_of = (_of_rows(rows, one) for one in (quants, _of_chunk(scales), _of_chunk(mins)))
+    start, multiply = starting(rows, offset), multiplying(signed)
 
     @helper
-    def scaled(s, x, i):
-        return s * (load_f32(x[0], i * 16) if eight else doubled(x[0], i * 8))
+    def step(row, second, xs, at, x, there, asked, k, sums):
+        if asked >> k & 1:
+            ask(there[0] + at, k)
+            if two:
+                ask(there[1] + at, k)
+        return multiply(sums, quants_of(row, second, at, k), xs, x + k * step_bytes)
 
     @helper
-    def join(s, a, b, c, d, i, sums, r):
-        first, second = fma(to_f32(sums[0]), scaled(s, a, i), r[0]), fma(to_f32(sums[1]), scaled(s, b, i), r[1])
-        third, fourth = fma(to_f32(sums[2]), scaled(s, c, i), r[2]), fma(to_f32(sums[3]), scaled(s, d, i), r[3])
-        return first, second, third, fourth
+    def add(row, second, xs, i, there, asked, highs, lows, place):
+        at, x = i * chunk_bytes, i * (vectors + 2) * step_bytes
+        d, sums_at = x + vectors * step_bytes, x + (vectors + 1) * step_bytes
+        sums = start(xs, sums_at)
+        sums = step(row, second, xs, at, x, there, asked, 0, sums)
+        sums = step(row, second, xs, at, x, there, asked, 1, sums)
+        sums = step(row, second, xs, at, x, there, asked, 2, sums)
+        sums = step(row, second, xs, at, x, there, asked, 3, sums)
+        if eight:
+            sums = step(row, second, xs, at, x, there, asked, 4, sums)
+            sums = step(row, second, xs, at, x, there, asked, 5, sums)
+            sums = step(row, second, xs, at, x, there, asked, 6, sums)
+            sums = step(row, second, xs, at, x, there, asked, 7, sums)
+        scale(sums, scales_of(row, second, at, 0), xs, d, highs, place)
+        if has_min:
+            lower(mins_of(row, second, at, 0), xs, sums_at, d, lows, place)
+
+    return add
+
+
+@helper
+def _clear(sums, n):
+    for at in range(0, n, 16):
+        store_f32(sums, at, zero())
+
+
+@helper
+def _total(highs, lows, at, has_min):
+    return total(plus(load_f32(highs, at), load_f32(lows, at)) if has_min else load_f32(highs, at))
+
+
+def _panel(group, *format_math):
+    """panel(rows, stride, n_rows, x, n, ahead, asked, out): rows times a panel of tokens, so many columns at a time."""
+    chunk, has_min, pair, room = 16 * group, format_math[4], _PAIR, ROWS_AT_ONCE * ABREAST * 16
+    at_once = _COLUMNS // chunk
+    add, side_by_side = _adding(pair, group, *format_math), neighbours(ABREAST)
 
     @helper
-    def lower(m, a, b, c, d, i, r):
-        at = i * 16
-        first = fma(to_f32(load_i32(a[1], at)), scaled(m, a, i), r[0])
-        second = fma(to_f32(load_i32(b[1], at)), scaled(m, b, i), r[1])
-        third = fma(to_f32(load_i32(c[1], at)), scaled(m, c, i), r[2])
-        return first, second, third, fma(to_f32(load_i32(d[1], at)), scaled(m, d, i), r[3])
+    def panel(rows, stride, n_rows, x, n, ahead, asked, out):
+        highs, lows, xs, chunks = stack_f32(room), stack_f32(room), side_by_side(x), (n + chunk - 1) // chunk
+        used = (n_rows + pair - 1) // pair * pair * ABREAST * 16
+        _clear(highs, used)
+        if has_min:
+            _clear(lows, used)
+        for begin in range(0, chunks, at_once):
+            for r in range(0, n_rows, pair):
+                row = rows + r * stride
+                second = row + stride if r + 1 < n_rows else row
+                there = ahead + r * stride, ahead + (r + 1) * stride
+                for i in range(begin, min(begin + at_once, chunks)):
+                    add(row, second, xs, i, there, asked, highs, lows, r * ABREAST * 16)
+        for r in range(n_rows):
+            for t in range(ABREAST):
+                out[r * FEW + t] = _total(highs, lows, (r * ABREAST + t) * 16, has_min)
 
-    @helper
-    def store(r, least, out):
-        out[0], out[1] = total(r[0] + least[0]), total(r[1] + least[1])
-        out[2], out[3] = total(r[2] + least[2]), total(r[3] + least[3])
-
-    return numbers, start, add, join, lower, store
-
-
-def _four(group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
-    """four(row, tokens, n, ahead, out)"""
-    chunk, eight, ask = 16 * group, group == 32, asking(chunk_bytes, group // 4)
-    numbers, start, add, join, lower, store = _of_four(group, offset, signed)
-
-    @helper
-    def step(w, a, b, c, d, there, at, k, sums):
-        ask(there, k)
-        return add(quants(w, k), a, b, c, d, at + 64 * k, sums)
-
-    @helper
-    def four(row, xs, n, ahead, out):
-        p = padded(n)
-        a, b, c, d = numbers(xs[0], p), numbers(xs[1], p), numbers(xs[2], p), numbers(xs[3], p)
-        r = least = (zero(), zero(), zero(), zero())
-        for i in range((n + chunk - 1) // chunk):
-            w, there, at = u8(row + i * chunk_bytes), ahead + i * chunk_bytes, i * chunk
-            sums = start(a, b, c, d, i)
-            sums = step(w, a, b, c, d, there, at, 0, sums)
-            sums = step(w, a, b, c, d, there, at, 1, sums)
-            sums = step(w, a, b, c, d, there, at, 2, sums)
-            sums = step(w, a, b, c, d, there, at, 3, sums)
-            if eight:
-                sums = step(w, a, b, c, d, there, at, 4, sums)
-                sums = step(w, a, b, c, d, there, at, 5, sums)
-                sums = step(w, a, b, c, d, there, at, 6, sums)
-                sums = step(w, a, b, c, d, there, at, 7, sums)
-            r = join(scales(w), a, b, c, d, i, sums, r)
-            if has_min:
-                least = lower(mins(w), a, b, c, d, i, least)
-        store(r, least, out)
-
-    return four
+    return panel
 
 
-def _all_eight(group, chunk_bytes, quants, scales, mins, has_min, offset, signed):
-    """The same for eight."""
-    chunk, eight, ask = 16 * group, group == 32, asking(chunk_bytes, group // 4)
-    numbers, start, add, join, lower, store = _of_four(group, offset, signed)
-
-    @helper
-    def wide_step(w, a, b, c, d, e, f, g, h, there, at, k, sums, more):
-        ask(there, k)
-        q = quants(w, k)
-        return add(q, a, b, c, d, at + 64 * k, sums), add(q, e, f, g, h, at + 64 * k, more)
-
-    @helper
-    def all_eight(row, xs, n, ahead, out):
-        p = padded(n)
-        a, b, c, d = numbers(xs[0], p), numbers(xs[1], p), numbers(xs[2], p), numbers(xs[3], p)
-        e, f, g, h = numbers(xs[4], p), numbers(xs[5], p), numbers(xs[6], p), numbers(xs[7], p)
-        r = t = least = low = (zero(), zero(), zero(), zero())
-        for i in range((n + chunk - 1) // chunk):
-            w, there, at = u8(row + i * chunk_bytes), ahead + i * chunk_bytes, i * chunk
-            sums, more = start(a, b, c, d, i), start(e, f, g, h, i)
-            sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 0, sums, more)
-            sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 1, sums, more)
-            sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 2, sums, more)
-            sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 3, sums, more)
-            if eight:
-                sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 4, sums, more)
-                sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 5, sums, more)
-                sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 6, sums, more)
-                sums, more = wide_step(w, a, b, c, d, e, f, g, h, there, at, 7, sums, more)
-            s = scales(w)
-            r, t = join(s, a, b, c, d, i, sums, r), join(s, e, f, g, h, i, more, t)
-            if has_min:
-                m = mins(w)
-                least, low = lower(m, a, b, c, d, i, least), lower(m, e, f, g, h, i, low)
-        store(r, least, out)
-        store(t, low, f32(address_of(out) + 16))
-
-    return all_eight
-
-
-def dot_few(*format_math):
+def dot_few(group, *format_math):
     """The DOT_FEW of a format, of what its DOT is made of."""
-    four, all_eight = _four(*format_math), _all_eight(*format_math)
+    panel = _panel(group, *format_math)
 
-    def dot_few(row, xs_address, n_tokens, n, ahead, out_address):
-        for at in range(0, n_tokens, 8):
-            xs, out, next_row = i64(xs_address + at * 8), f32(out_address + at * 4), ahead if at == 0 else row
-            if n_tokens - at > 4:
-                all_eight(row, xs, n, next_row, out)
-            else:
-                four(row, xs, n, next_row, out)
+    def dot_few(rows, stride, n_rows, x, n_tokens, n, ahead, out):
+        """Panels ask for the rows ahead by turns, so that memory is busy all the time."""
+        one, panels = token_bytes(group, n), (n_tokens + ABREAST - 1) // ABREAST
+        for turn in range(panels):
+            asked, t = 0, turn * ABREAST
+            for k in range(turn, 8, panels):
+                asked |= 1 << k
+            panel(rows, stride, n_rows, x + t * one, n, ahead, asked, f32(out + t * 4))
 
     return dot_few
+
+
+def dot_some(group, *format_math):
+    """The DOT_SOME of a format."""
+    chunk, has_min, room = 16 * group, format_math[4], ABREAST * 16
+    add, those = _adding(1, group, *format_math), tokens_at(ABREAST)
+
+    def dot_some(row, xs, n, ahead, out_address):
+        highs, lows, some, out = stack_f32(room), stack_f32(room), those(i64(xs)), f32(out_address)
+        _clear(highs, room)
+        if has_min:
+            _clear(lows, room)
+        for i in range((n + chunk - 1) // chunk):
+            add(row, row, some, i, (ahead, ahead), 255, highs, lows, 0)
+        for t in range(ABREAST):
+            out[t] = _total(highs, lows, t * 16, has_min)
+
+    return dot_some

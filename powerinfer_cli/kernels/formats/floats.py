@@ -1,7 +1,8 @@
 """F32, F16 and BF16: rows as they are in the file, of any length. Nothing behind a row's end is read."""
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, UNPACK, Format
+from powerinfer_cli.kernels.formats.floats_few import floats_dot_few, floats_dot_some, tail_of
+from powerinfer_cli.kernels.formats.format import AXPY, AXPY4, DOT, DOT_FEW, DOT_SOME, UNPACK, Format
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
     f32,
@@ -12,6 +13,7 @@ from powerinfer_cli.kernels.simd import (
     load_bf16,
     load_f16,
     load_f32,
+    plus,
     prefetch,
     splat,
     store_f32,
@@ -39,6 +41,8 @@ def _one_bf16(row, i):
 
 
 def _dot(size, pointer, load, one):
+    rest = tail_of(one)
+
     def dot(row_address, x_address, n, ahead):
         row, x = pointer(row_address), f32(x_address)
         a, b, c, d = zero(), zero(), zero(), zero()
@@ -54,11 +58,7 @@ def _dot(size, pointer, load, one):
         while i + 16 <= n:
             a = fma(load(row, i), load_f32(x, i), a)
             i += 16
-        result = total((a + b) + (c + d))
-        while i < n:
-            result += one(row, i) * x[i]
-            i += 1
-        return result
+        return rest(row, x, i, n, total(plus(plus(a, b), plus(c, d))))
 
     return dot
 
@@ -129,7 +129,8 @@ def _format(kind, size: int, pointer, load, one):
         row_bytes,
         None,
         kernel(DOT, f"dot_{name}")(_dot(size, pointer, load, one)),
-        None,
+        kernel(DOT_FEW, f"dot_few_{name}")(floats_dot_few(size, pointer, load, one)),
+        kernel(DOT_SOME, f"dot_some_{name}")(floats_dot_some(size, pointer, load, one)),
         None,
         kernel(AXPY, f"axpy_{name}")(_axpy(pointer, load, one)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(size, pointer, load, one)),

@@ -35,7 +35,9 @@ __all__ = [
     "DOT",
     "DOT_BUNDLE",
     "DOT_FEW",
+    "DOT_SOME",
     "REPACK",
+    "ROWS_AT_ONCE",
     "SLACK",
     "UNPACK",
     "Format",
@@ -46,15 +48,21 @@ __all__ = [
 CHUNK = 512
 BUNDLE = 16  # rows
 SLACK = 1024
+ROWS_AT_ONCE = 8
 
 # Rows and vectors are addresses; n is the number of weights in the whole row; begin and end are multiples of 64
 # (the end may also be n). Quants are written in whole 64s, y is read and written in whole chunks.
 DOT = types.float32(types.int64, types.int64, types.int64, types.int64)
 #    (row, x, n, ahead) -> row . x; on the way memory is asked for as many bytes from `ahead` on, any address, as the
 #    row has: evenly, for the CPU drops requests that come in bursts
-DOT_FEW = types.void(*[types.int64] * 6)
-#    (row, xs, n_tokens, n, ahead, out): out[t] = row . x of the address xs[t], to the bit as DOT has it; each quant is
-#    unpacked once for up to 8 tokens. int64 and float32 [n_tokens, rounded up to 8]: what is behind is read and written
+DOT_FEW = types.void(*[types.int64] * 8)
+#    (rows, stride, n_rows, x, n_tokens, n, ahead, out): out[r, t] = row r . token t, to the bit as DOT has it; up to
+#    ROWS_AT_ONCE rows, `stride` bytes apart, and FEW tokens, which x has in panels (see `token_panels`). out float32
+#    [ROWS_AT_ONCE, FEW]: of the last panel all is written, and of an odd number of rows one more. From `ahead` on
+#    memory is asked for as many rows, as far apart
+DOT_SOME = types.void(*[types.int64] * 5)
+#    (row, xs, n, ahead, out): out[k] = row . token k, of four tokens of panels, whose first vectors are at the
+#    addresses xs, int64 [4]; out float32 [4]
 DOT_BUNDLE = types.void(*[types.int64] * 6)
 #    (bundle, xs, n_tokens, n, aheads, out): out[16 t + j] = row j . x of the address xs[t]; each token's as if it were
 #    alone. xs and out have room for n_tokens rounded up to 4. aheads int64 [64]: with one token, what is asked of
@@ -83,7 +91,8 @@ class Format:
     row_bytes: Callable[[int], int]  # of a repacked row of n weights
     repack: Kernel | None
     dot: Kernel
-    dot_few: Kernel | None
+    dot_few: Kernel
+    dot_some: Kernel
     dot_bundle: Kernel | None
     axpy: Kernel
     axpy4: Kernel

@@ -17,9 +17,10 @@ _ROOMS = {
         "store_i32 two_f16"
     ),
     "numbers": (
-        "absolute first first_or fma largest maximum minimum nearest power_of_two reciprocal splat "
+        "absolute first first_or fma largest maximum minimum nearest plus power_of_two product reciprocal splat "
         "splat_i32 table16 to_f32 total unsigned_f32 where_greater where_positive zero zero64 zero_i32"
     ),
+    "tokens": "add_products lower multiplying neighbours scale starting store_sums tokens_at zeros",
     "threads": (
         "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait will_need"
     ),

@@ -28,11 +28,13 @@ __all__ = [
     "F32x16",
     "I32x16",
     "Vector",
+    "added",
     "call",
     "constant",
     "from_half",
     "fused",
     "loaded",
+    "multiplied",
     "part_of",
     "rolled",
     "splatted",
@@ -64,6 +66,7 @@ F32x16, I32x16 = Vector(F32, 16), Vector(I32, 16)
 B64, B32, B16 = Vector(I8, 64), Vector(I8, 32), Vector(I8, 16)
 V16 = F32x16.llvm
 FAST = ("contract", "nsz", "arcp", "reassoc")
+_FIXED = ("nsz",)  # Numba lets FAST be what has no flags
 
 
 def _register_operators() -> None:
@@ -127,6 +130,16 @@ def call(builder: Any, name: str, returns: Any, *args: Any, flags: tuple[str, ..
 def fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z of 16 float32, rounded once where the CPU can."""
     return call(builder, "llvm.fmuladd.v16f32", V16, x, y, z, flags=("contract",))
+
+
+def added(builder: Any, x: Any, y: Any) -> Any:
+    """x + y, whatever x and y are made of: in the order, and with the roundings, that are written."""
+    return builder.fadd(x, y, flags=_FIXED)
+
+
+def multiplied(builder: Any, x: Any, y: Any) -> Any:
+    """x * y in the same way."""
+    return builder.fmul(x, y, flags=_FIXED)
 
 
 def part_of(builder: Any, v: Any, start: int, n: int) -> Any:

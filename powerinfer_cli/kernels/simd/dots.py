@@ -14,7 +14,7 @@ from powerinfer_cli.kernels.formats.kinds import offset_of
 from powerinfer_cli.kernels.jit import RUNG, Rung
 from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I64, I32x16, call, constant, part_of, rolled
 
-__all__ = ["dot_signed", "dot_unsigned", "group_products", "start_of"]
+__all__ = ["dot_signed", "dot_unsigned", "dotted", "group_products", "start_of"]
 
 _LARGEST = 127  # of an input's absolute values
 _W16 = ir.VectorType(I16, 32)
@@ -69,6 +69,11 @@ def _signed_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
     negative = builder.icmp_signed("<", w, zero)
     size, turned = (builder.select(negative, builder.sub(zero, v), v) for v in (w, x))
     return _unsigned_dot(builder, sums, size, turned)
+
+
+def dotted(builder: Any, sums: Any, w: Any, x: Any, signed: bool) -> Any:
+    """sums + w . x, four bytes a lane; w as `dot_signed` or `dot_unsigned` take it."""
+    return (_signed_dot if signed else _unsigned_dot)(builder, sums, w, x)
 
 
 def _dotter(name: str, doc: str, build: Callable[..., Any]) -> Any:

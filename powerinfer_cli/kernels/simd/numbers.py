@@ -16,9 +16,11 @@ from powerinfer_cli.kernels.simd.builders import (
     V16,
     F32x16,
     I32x16,
+    added,
     call,
     constant,
     fused,
+    multiplied,
     splatted,
     to_nearest,
 )
@@ -32,7 +34,9 @@ __all__ = [
     "maximum",
     "minimum",
     "nearest",
+    "plus",
     "power_of_two",
+    "product",
     "reciprocal",
     "splat",
     "splat_i32",
@@ -123,16 +127,33 @@ def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return F32x16(F32x16, F32x16, F32x16), lambda context, builder, sig, args: fused(builder, *args)
 
 
+@intrinsic
+def plus(typing: Any, x: Any, y: Any) -> Any:
+    """x + y, where x and y may be sums: they stay what they are. Of x + y the compiler may change the order."""
+    return F32x16(F32x16, F32x16), lambda context, builder, sig, args: added(builder, *args)
+
+
+@intrinsic
+def product(typing: Any, x: Any, y: Any) -> Any:
+    """x * y in the same way."""
+    return F32x16(F32x16, F32x16), lambda context, builder, sig, args: multiplied(builder, *args)
+
+
+def reduced(builder: Any, value: Any, combine: Callable[[Any, Any, Any], Any]) -> Any:
+    """One number of 16 lanes, in halves: lane 0 with lane 8, and so on."""
+    n = 16
+    while n > 1:
+        n //= 2
+        low = builder.shuffle_vector(value, value, constant(I32, range(n)))
+        high = builder.shuffle_vector(value, value, constant(I32, range(n, 2 * n)))
+        value = combine(builder, low, high)
+    return builder.extract_element(value, I32(0))
+
+
 def _reducer(name: str, doc: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
     def function(typing: Any, x: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            value, n = args[0], 16
-            while n > 1:
-                n //= 2
-                low = builder.shuffle_vector(value, value, constant(I32, range(n)))
-                high = builder.shuffle_vector(value, value, constant(I32, range(n, 2 * n)))
-                value = combine(builder, low, high)
-            return builder.extract_element(value, I32(0))
+            return reduced(builder, args[0], combine)
 
         return types.float32(F32x16), codegen
 
@@ -144,7 +165,7 @@ def _maximum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-total = _reducer("total", "The sum of 16 lanes, always in the same order.", lambda b, x, y: b.fadd(x, y))
+total = _reducer("total", "The sum of 16 lanes, always in the same order.", added)
 largest = _reducer("largest", "The largest of 16 lanes.", _maximum)
 
 

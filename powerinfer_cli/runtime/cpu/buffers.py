@@ -10,6 +10,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.cpu.attention.rope import Angles
 from powerinfer_cli.kernels.cpu.experts.batch import ExpertWorkspace
 from powerinfer_cli.kernels.cpu.gemm import Workspace, make_workspace
+from powerinfer_cli.kernels.cpu.matvec import token_panels
 from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse.batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
@@ -35,7 +36,7 @@ from powerinfer_cli.runtime.cpu.recurrent import (
     recurrent_columns,
     recurrent_rooms,
 )
-from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights
+from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, CPUWeights, widest
 
 __all__ = ["AttentionRoom", "Buffers", "NeuronRoom", "Room", "make_buffers", "make_room"]
 
@@ -112,18 +113,22 @@ class Room:
     products: Workspace
     sparse: SparseWorkspace | None
     experts: ExpertWorkspace | None
+    panels: npt.NDArray[np.uint8]  # of a few tokens
 
 
-def make_room(n_embd: int, blocks: Sequence[Block], cold: Iterable[int], n_tokens: int, threads: int) -> Room:
-    """cold: neurons of each layer that has only such here."""
+def make_room(n_embd: int, weights: CPUWeights, n_tokens: int, threads: int) -> Room:
+    """For batches of up to so many tokens."""
+    blocks = [layer.block for layer in weights.layers]
+    cold = [one.neurons.n_ff for one in weights.cold if one and not one.routed]
     whole = [one for block in blocks for one in whole_neurons(block)]
     turned = [one.n_ff for one in whole if one.transposed]
-    widest = max([*turned, *cold], default=0)
-    sparse = make_sparse_workspace(threads, n_tokens, n_embd, widest) if widest else None
+    most = max([*turned, *cold], default=0)
+    sparse = make_sparse_workspace(threads, n_tokens, n_embd, most) if most else None
     columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole), *latent_columns(blocks)]
     columns += recurrent_columns(blocks)
     products = make_workspace(threads, n_tokens, max(columns))
-    return Room(products, sparse, expert_workspace(blocks, n_embd, n_tokens, products.scratch))
+    experts = expert_workspace(blocks, n_embd, n_tokens, products.scratch)
+    return Room(products, sparse, experts, token_panels(threads, widest(weights)))
 
 
 def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: int, n_ctx: int) -> Buffers:

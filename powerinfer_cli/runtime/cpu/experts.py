@@ -93,17 +93,18 @@ def chosen_experts(
     rooms: RoutedRooms,
     out: Floats,
     workspace: ExpertWorkspace | None,
+    panels: npt.NDArray[np.uint8] | None,
     threads: int,
     *,
     add: bool,
 ) -> list[Operation]:
     """The chosen experts: out[t] is their sum, or, where they are to add, is increased by it. workspace: for many
-    tokens; None: one or a few.
+    tokens; panels: for a few; None: one.
     """
     room = rooms[sizes_of_experts(ffn.neurons, routed)]
     on_input = routed.router.on_input
     if workspace is None:
-        token = partial(experts_token, threads=threads)
+        token = partial(experts_token, threads=threads, panels=panels)
         return token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, on_input=on_input)
     return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add, on_input=on_input)
 

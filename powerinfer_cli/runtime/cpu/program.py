@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, assert_never
 
+import numpy as np
+import numpy.typing as npt
+
 from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.attention.heads import move_heads
@@ -69,14 +72,22 @@ NOTHING = Addends()
 
 
 class Writer:
-    """Writes operations over one set of buffers: with `room` for batches, with `few` for that many tokens at most,
-    else for one token.
+    """Writes operations over one set of buffers: with `room` for batches, with `panels` for a few tokens, `few` at
+    most, else for one token.
     """
 
     def __init__(
-        self, buffers: Buffers, threshold: float, threads: int, room: Room | None = None, few: int = 0
+        self,
+        buffers: Buffers,
+        threshold: float,
+        threads: int,
+        room: Room | None = None,
+        *,
+        few: int = 0,
+        panels: npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        self.buffers, self.threshold, self.threads, self.room, self.few = buffers, threshold, threads, room, few
+        self.buffers, self.threshold, self.threads, self.room = buffers, threshold, threads, room
+        self.few, self.panels = few, panels
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
         """x = the embeddings of the ids."""
@@ -229,7 +240,7 @@ class Writer:
         if self.room is not None:
             wanted = [Product(one.weight, out, one.bias) for one, out in products]
             return gemm(self.buffers.state, x, wanted, self.room.products)
-        multiply = partial(matvec_few, self.buffers.state) if self.few else matvec
+        multiply = matvec if self.panels is None else partial(matvec_few, self.buffers.state, panels=self.panels)
         last = len(products) - 1
         return [
             multiply(one.weight, x, out, one.bias, threads=self.threads, wait=i == last)
@@ -329,7 +340,7 @@ class Writer:
         if shared is not None:
             first += self._leave(shared.norm, b.ffn)
         experts = partial(chosen_experts, b.state, ffn, routed, rooms=b.routed, threads=self.threads)
-        experts = partial(experts, workspace=None if self.room is None else self.room.experts)
+        experts = partial(experts, workspace=None if self.room is None else self.room.experts, panels=self.panels)
         if routed.apart is None or b.apart is None:
             return [*choice, *first, *experts(x, out=b.ffn.floats, add=shared is not None)]
         around, out = routed.apart, b.apart if shared else b.ffn
@@ -376,8 +387,8 @@ class Writer:
             asking = self._multiply(b.x, [(Linear(asked.fc1, None), hidden.floats)])
             asking.append(quantise(b.state, hidden, relu=True))
         operands = x, hidden, neurons, predictor, b.ffn.floats
-        if self.few:
-            return [*asking, *sparse_few(b.state, *operands, b.few_counts[place], self.few)]
+        if self.panels is not None:
+            return [*asking, *sparse_few(b.state, *operands, b.few_counts[place], self.few, self.panels)]
         counts = b.counts[place]
         if self.room is None:
             return [*asking, *sparse_token(*operands, counts)]

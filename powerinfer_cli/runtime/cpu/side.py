@@ -100,13 +100,11 @@ class CPUSide(ABC):
 
     def write_programs(self) -> None:
         """They depend on how many threads there are."""
-        blocks = [layer.block for layer in self.weights.layers]
-        cold = [one.neurons.n_ff for one in self.weights.cold if one and not one.routed]
-        self.room = make_room(self.config.n_embd, blocks, cold, len(self.many.ids), self.team.size)
+        self.room = make_room(self.config.n_embd, self.weights, len(self.many.ids), self.team.size)
         one = Writer(self.one, self.threshold, self.threads)
         many = Writer(self.many, self.threshold, self.threads_batch, self.room)
         self.most_few = min(FEW if self._drafting else self.pages.n_sequences, FEW, len(self.many.ids))
-        few = Writer(self.many, self.threshold, self.threads, few=self.most_few)
+        few = Writer(self.many, self.threshold, self.threads, few=self.most_few, panels=self.room.panels)
         head: list[Operation] = []
         heads: list[Operation] = []
         head_of_few: list[Operation] = []

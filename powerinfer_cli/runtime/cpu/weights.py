@@ -43,6 +43,7 @@ __all__ = [
     "matrices",
     "pack_weights",
     "tables",
+    "widest",
     "with_scratch",
 ]
 
@@ -215,6 +216,13 @@ class _Together:
             rows = self._packer.pack_side_by_side(self._neurons)
             self._packed = {id(one): row for one, row in zip(self._neurons, rows, strict=True)}
         return self._packed[id(tensor)]
+
+
+def widest(weights: CPUWeights) -> int:
+    """Columns of the widest matrix."""
+    blocks = [weights.embedding, *(layer.block for layer in weights.layers)]
+    found: list[WeightRows] = [one for block in blocks for one in leaves(block)[0]]
+    return max(one.n_cols for one in [*found, *(one for cold in weights.cold if cold for one in cold.neurons.matrices)])
 
 
 def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:

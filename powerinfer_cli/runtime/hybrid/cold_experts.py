@@ -113,10 +113,11 @@ class ColdExperts:
         buffers: ColdBuffers,
         chosen: ChosenBuffers,
         workspace: ExpertWorkspace,
+        panels: npt.NDArray[np.uint8],
         team: Team,
         threads: int,
     ) -> None:
-        """threads: for how many one token's rows are cut into shares."""
+        """panels: of a few tokens. threads: for how many one token's rows are cut into shares."""
         self._buffers, self._chosen, self._team, self._sizes = buffers, chosen, team, sizes
         n_here = len(cold.numbers) if cold.alone else sizes.n_experts
         self._cold = cold
@@ -157,6 +158,7 @@ class ColdExperts:
                     add=False,
                     threads=threads,
                     on_input=sizes.on_input,
+                    panels=panels if kind is BatchKind.FEW else None,
                 )
             self._operations[kind] = [*first, *made]
         self._programs: dict[BatchKind, CompiledProgram] = {}

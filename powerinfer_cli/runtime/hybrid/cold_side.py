@@ -58,7 +58,7 @@ class ColdSide:
             if layer is not None and layer.routed:
                 assert self._chosen is not None  # made for such layers
                 assert workspace is not None
-                shared = self._buffers, self._chosen, workspace, cpu.team, cpu.threads
+                shared = self._buffers, self._chosen, workspace, cpu.room.panels, cpu.team, cpu.threads
                 self.tiers[index] = ColdExperts(layer, self._sizes[index], *shared)
             elif layer is not None:
                 asked = self._sides[index].layers[index].modes is not None

@@ -97,7 +97,7 @@ class ColdTier:
         ]
         self._counts, self._few_counts = counts, np.zeros((few, 2), np.int64)
         apart = b.few, self._few_counts, few
-        tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, *apart)]
+        tokens = [quantise(b.state, b.many), *sparse_few(b.state, b.many, None, neurons, told, *apart, room.panels)]
         self._operations: dict[BatchKind, list[Operation]] = {
             BatchKind.ONE: one,
             BatchKind.MANY: many,

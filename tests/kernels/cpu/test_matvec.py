@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few
+from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few, token_panels
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS
@@ -72,18 +72,32 @@ def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
 
 @pytest.mark.rungs
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("n_tokens", [3, 13])
-def test_a_few_tokens_get_what_each_would_alone(kind: GGMLType, n_tokens: int) -> None:
-    room = n_tokens + 2
-    rows, _ = weight_rows(kind, 71, 512)
-    x, bias = random_vectors(room, 512), np.linspace(-1, 1, 71, dtype=np.float32)
+@pytest.mark.parametrize(("n_tokens", "n"), [(1, 512), (3, 2560), (8, 4352), (13, 512)])
+def test_a_few_tokens_get_what_each_would_alone(kind: GGMLType, n_tokens: int, n: int) -> None:
+    n, room = n + 5 if FORMATS[kind].is_float else n, n_tokens + 2
+    rows, _ = weight_rows(kind, 71, n)
+    x, bias = random_vectors(room, n), np.linspace(-1, 1, 71, dtype=np.float32)
+    x.floats[n_tokens:], x.records[n_tokens:] = np.nan, 0xFF
     state, out = np.array([n_tokens, 0], np.int64), np.full((room, 80), np.nan, np.float32)
+    panels = token_panels(4, n)
     for threads in (1, 4):
-        program = assemble([matvec_few(state, rows, x, out, bias, threads=threads)])
+        panels[:] = 0xFF
+        program = assemble([matvec_few(state, rows, x, out, bias, panels=panels, threads=threads)])
         TEAM.run(program.table, threads)
         for t in range(n_tokens):
-            one = make_vectors(1, 512)
+            one = make_vectors(1, n)
             one.floats[0], one.records[0] = x.floats[t], x.records[t]
-            assert np.array_equal(out[t, :71], product(rows, one, bias))
+            assert out[t, :71].tobytes() == product(rows, one, bias).tobytes()
         assert np.isnan(out[n_tokens:]).all()
         assert np.isnan(out[:, 71:]).all()
+
+
+@pytest.mark.rungs
+@pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F16], ids=lambda kind: kind.name)
+def test_a_few_tokens_and_rows_as_in_the_file(kind: GGMLType) -> None:
+    repacked, in_file = (weight_rows(kind, 21, 512, scratch_threads=n)[0] for n in (0, 2))
+    x, state, panels = random_vectors(9, 512), np.array([9, 0], np.int64), token_panels(2, 512)
+    for rows in (repacked, in_file):
+        out = np.zeros((9, 21), np.float32)
+        TEAM.run(assemble([matvec_few(state, rows, x, out, panels=panels, threads=2)]).table, 2)
+        assert out[8].tobytes() == product(repacked, Vectors(512, x.floats[8:], x.records[8:])).tobytes()

@@ -1,7 +1,4 @@
-"""Chosen experts for one token, or for a few: the union of their experts, each row read once for all that need it.
-
-A token's experts are added up from the first to the last by number, and each number of a product is one row's, so a
-token gets to the bit what it would get alone.
+"""Chosen experts for one token. They are added up from the first to the last by number.
 
 Rows are cut into shares as a dense matrix's are. A share consists of runs, rows that lie one behind the other: while a
 run's last rows are read, memory is asked for the next run's first ones, across the jump to another matrix or expert.
@@ -14,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.activation import activate
+from powerinfer_cli.kernels.cpu.experts.few import down_few, gate_up_few
 from powerinfer_cli.kernels.cpu.experts.open_ups import open_ups
+from powerinfer_cli.kernels.cpu.experts.places import DOWN, GATE_UP, place_of
 from powerinfer_cli.kernels.cpu.experts.routing import N_PAIRS, N_USED, Routes
 from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, share, stride_of
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
-from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -29,13 +28,6 @@ __all__ = ["ExpertRoom", "ExpertRows", "experts_token", "weigh"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 ExpertRows: TypeAlias = Neurons[WeightRows, Floats]
-
-GATE_UP = operands(
-    "gate gate_x gate_x_bytes gate_bias up up_x up_x_bytes up_bias n_chosen starts order used counts ff gates ups "
-    "stride threads"
-)
-DOWN = operands("state rows x x_bytes bias n_chosen starts order used counts weights n_embd out stride add threads")
-
 
 WEIGH = operands("counts order weights floats stride")
 
@@ -60,10 +52,11 @@ def experts_token(
     add: bool,
     threads: int = 1,
     on_input: bool = False,
+    panels: npt.NDArray[np.uint8] | None = None,
 ) -> list[Operation]:
     """out[t], float32 [T, padded(n_embd)], = the sum of weight * expert(x[t]) over the experts of `routes`, or, `add`,
     is increased by it. threads: for how many the rows are cut into shares; the result is the same for any.
-    on_input: weights multiply what experts read.
+    on_input: weights multiply what experts read. panels: `token_panels`, for a few tokens; None: there is one.
     """
     r, ff = routes, neurons.n_ff // routes.n_experts
     gate, up, down = neurons.gate, neurons.up, neurons.down
@@ -74,22 +67,26 @@ def experts_token(
         "used": r.used,
         "counts": r.counts,
     }
+    few: dict[str, Operand] = {"panels": panels, "panels_bytes": 0 if panels is None else panels.strides[0]}
 
     def rows_of(first: Linear[WeightRows, Floats] | None, last: Linear[WeightRows, Floats], out: Vectors) -> Operation:
         """All rows of one matrix, or of two, whose products are in room.gate and `out`."""
         matrix = None if first is None else first.weight
         return Operation.of(
-            _gate_up,
+            _gate_up if panels is None else gate_up_few,
             GATE_UP,
             gate=matrix,
             gate_x=None if matrix is None else input_of(matrix, x),
             gate_x_bytes=0 if matrix is None else stride_of(matrix, x),
             gate_bias=None if first is None else first.bias,
+            gate_dot=None if matrix is None else _dot_of(matrix, panels),
             up=last.weight,
             up_x=input_of(last.weight, x),
             up_x_bytes=stride_of(last.weight, x),
             up_bias=last.bias,
+            up_dot=_dot_of(last.weight, panels),
             **lists,
+            **few,
             ff=ff,
             gates=room.gate.floats,
             ups=out.floats,
@@ -114,14 +111,16 @@ def experts_token(
             curve=neurons.curve,
         ),
         Operation.of(
-            _down,
+            _down if panels is None else down_few,
             DOWN,
             state=state,
             rows=down.weight,
             x=input_of(down.weight, room.value),
             x_bytes=stride_of(down.weight, room.value),
             bias=down.bias,
+            dot=_dot_of(down.weight, panels),
             **lists,
+            **few,
             weights=np.ones_like(r.weights) if on_input else r.weights,
             n_embd=down.weight.n_rows // r.n_experts,
             out=out,
@@ -130,6 +129,10 @@ def experts_token(
             threads=threads,
         ),
     ]
+
+
+def _dot_of(rows: WeightRows, panels: npt.NDArray[np.uint8] | None) -> int | None:
+    return None if panels is None else rows.format.dot_few.address
 
 
 def weigh(routes: Routes, room: ExpertRoom, neurons: ExpertRows) -> list[Operation]:
@@ -169,52 +172,33 @@ def _product(rows, i, address, x, ahead, bias):
     return value + f32(bias)[i] if bias else value
 
 
-@helper
-def _place(op, v, n):
-    """The v-th of n rows, by expert gate's, then up's: its number in its matrix, whether it is up's, its address,
-    how many of its run there are from it on.
-    """
-    ff, parts = op[GATE_UP.ff], 2 if op[GATE_UP.gate] else 1
-    run, c = v // ff, v % ff
-    is_up = run % parts == parts - 1
-    rows = i64(op[GATE_UP.up] if is_up else op[GATE_UP.gate])
-    i = np.int64(i32(op[GATE_UP.used])[run // parts]) * ff + c if v < n else np.int64(0)
-    return i, is_up, rows[BASE] + i * rows[STRIDE], ff - c
-
-
 @kernel(OPERATION, "experts_gate_up")
 def _gate_up(op_address, worker):
     """As `_matvec`, over the rows of gate and up of all experts in use, one behind the other."""
     op = i64(op_address)
-    n_chosen, ff, stride, threads = op[GATE_UP.n_chosen], op[GATE_UP.ff], op[GATE_UP.stride], op[GATE_UP.threads]
-    starts, order = i32(op[GATE_UP.starts]), i32(op[GATE_UP.order])
+    ff, stride, threads, starts = op[GATE_UP.ff], op[GATE_UP.stride], op[GATE_UP.threads], i32(op[GATE_UP.starts])
     n = i64(op[GATE_UP.counts])[N_USED] * ff * (2 if op[GATE_UP.gate] else 1)
     begin, end = share(take(op), threads, n)
     if begin < n:
-        fetch(_place(op, begin, n)[2], AHEAD_BYTES)
+        fetch(place_of(op, begin, n)[2], AHEAD_BYTES)
     while begin < n:
-        i, is_up, there, left = _place(op, begin, n)
+        i, is_up, there, left = place_of(op, begin, n)
         last = min(begin + left, end)
         rows = i64(op[GATE_UP.up] if is_up else op[GATE_UP.gate])
         x = op[GATE_UP.up_x] if is_up else op[GATE_UP.gate_x]
-        x_bytes = op[GATE_UP.up_x_bytes] if is_up else op[GATE_UP.gate_x_bytes]
         bias = op[GATE_UP.up_bias] if is_up else op[GATE_UP.gate_bias]
         out = f32(op[GATE_UP.ups] if is_up else op[GATE_UP.gates])
         expert, row_bytes = i // ff, rows[STRIDE]
-        first_pair, end_pair = np.int64(starts[expert]), np.int64(starts[expert + 1])
+        place = np.int64(starts[expert]) * stride - expert * ff
         claimed, next_begin, next_end = last < end, last, end
-        next_address = _place(op, last, n)[2] if claimed else there
+        next_address = place_of(op, last, n)[2] if claimed else there
         for v in range(begin, last):
             beyond = (v - last) * row_bytes + AHEAD_BYTES
             if beyond >= 0 and not claimed:
                 claimed, (next_begin, next_end) = True, share(take(op), threads, n)
-                next_address = _place(op, next_begin, n)[2] if next_begin < n else there
+                next_address = place_of(op, next_begin, n)[2] if next_begin < n else there
             ahead = next_address + beyond if beyond >= 0 else there + AHEAD_BYTES
-            address = row_address(rows, i, worker)
-            for p in range(first_pair, end_pair):
-                at = x + np.int64(order[p]) // n_chosen * x_bytes
-                value = _product(rows, i, address, at, ahead if p == first_pair else address, bias)
-                out[p * stride + i - expert * ff] = value
+            out[place + i] = _product(rows, i, row_address(rows, i, worker), x, ahead, bias)
             i += 1
             there += row_bytes
         if not claimed:
@@ -227,21 +211,21 @@ def _down(op_address, worker):
     """A share is some rows of every expert's, a run of each."""
     op = i64(op_address)
     rows, x, x_bytes, bias = i64(op[DOWN.rows]), op[DOWN.x], op[DOWN.x_bytes], op[DOWN.bias]
-    n_chosen, n_embd, weights, threads = op[DOWN.n_chosen], op[DOWN.n_embd], f32(op[DOWN.weights]), op[DOWN.threads]
+    n_embd, weights, threads = op[DOWN.n_embd], f32(op[DOWN.weights]), op[DOWN.threads]
     starts, order, used = i32(op[DOWN.starts]), i32(op[DOWN.order]), i32(op[DOWN.used])
-    out, stride, n_used = f32(op[DOWN.out]), op[DOWN.stride], i64(op[DOWN.counts])[N_USED]
+    out, n_used = f32(op[DOWN.out]), i64(op[DOWN.counts])[N_USED]
     base, row_bytes, size = rows[BASE], rows[STRIDE], n_embd * rows[STRIDE]
     begin, end = share(take(op), threads, n_embd)
     fetch(base + used[0] * size + begin * row_bytes, min(AHEAD_BYTES, (end - begin) * row_bytes))
     while begin < n_embd:
         if not op[DOWN.add]:
-            for t in range(i64(op[DOWN.state])[N_TOKENS]):
-                for c in range(begin, end):
-                    out[t * stride + c] = np.float32(0.0)
+            for c in range(begin, end):
+                out[c] = np.float32(0.0)
         claimed, next_begin, next_end = False, end, end
         for u in range(n_used):
             expert, is_last = np.int64(used[u]), u == n_used - 1
-            first_pair, end_pair = np.int64(starts[expert]), np.int64(starts[expert + 1])
+            p = np.int64(starts[expert])
+            weight, at = weights[np.int64(order[p])], x + p * x_bytes
             next_address = base + used[0 if is_last else u + 1] * size + begin * row_bytes
             for c in range(begin, end):
                 i = expert * n_embd + c
@@ -250,11 +234,7 @@ def _down(op_address, worker):
                     claimed, (next_begin, next_end) = True, share(take(op), threads, n_embd)
                     next_address = base + used[0] * size + next_begin * row_bytes
                 ahead = next_address + beyond if beyond >= 0 else base + i * row_bytes + AHEAD_BYTES
-                address = row_address(rows, i, worker)
-                for p in range(first_pair, end_pair):
-                    value = _product(rows, i, address, x + p * x_bytes, ahead if p == first_pair else address, bias)
-                    pair = np.int64(order[p])
-                    out[pair // n_chosen * stride + c] += weights[pair] * value
+                out[c] += weight * _product(rows, i, row_address(rows, i, worker), at, ahead, bias)
         if not claimed:
             next_begin, next_end = share(take(op), threads, n_embd)
         begin, end = next_begin, next_end

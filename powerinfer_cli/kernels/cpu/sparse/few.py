@@ -1,8 +1,8 @@
-"""The sparse FFN for a few tokens, one of several sequences each: a row is read once for all that need it.
+"""The sparse FFN for a few tokens: a row is read once for all that need it, and unpacked once for four of them.
 
 As `sparse_token` of each token, to the bit: the same parts, the same order of a token's neurons in a part, the same
 order of the parts. A neuron's tokens are the bits of a number, so that rows are asked for the union of the tokens'
-neurons, and multiplied with those tokens only that need them.
+neurons, and multiplied with those tokens only that need them. Each thread has all tokens in panels of its own.
 """
 
 import numpy as np
@@ -11,12 +11,23 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
 from powerinfer_cli.kernels.cpu.matvec import fetch, input_of, stride_of
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, ROW_BYTES, WeightRows, dot_row, row_address, row_in_memory
+from powerinfer_cli.kernels.cpu.rows import (
+    COLUMNS,
+    DOT_ROW,
+    GROUP,
+    ROW_BYTES,
+    WeightRows,
+    dot_row,
+    dot_some,
+    row_address,
+    row_in_memory,
+)
 from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_for, logits_of, reached
 from powerinfer_cli.kernels.cpu.sparse.token import PARTS, NeuronMask, RowNeurons, add_down, add_parts, borders_of
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats.format import BUNDLE, padded
+from powerinfer_cli.kernels.formats.token_panels import ABREAST, INPUTS, first_vector, pack_tokens
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -25,9 +36,13 @@ from powerinfer_cli.model.blocks import Linear
 
 __all__ = ["sparse_few"]
 
+# What `few` points to: DOT_SOME of first and second; panels, bytes of each thread's.
+FIRST, SECOND, PANELS, PANELS_BYTES = range(4)
+_FOUR_PAY = 3  # tokens: a product with four takes the time of as many alone
+
 OP = operands(
     "state fc2 hidden hidden_bytes numbers thresholds n first first_x first_x_bytes first_bias second second_x "
-    "second_x_bytes second_bias relu_on_up union needed chosen values n_ff counts down sums room borders code curve"
+    "second_x_bytes second_bias few relu_on_up union needed chosen values n_ff counts down sums room borders code curve"
 )
 
 
@@ -40,11 +55,12 @@ def sparse_few(
     out: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
     few: int,
+    panels: npt.NDArray[np.uint8],
 ) -> list[Operation]:
     """out[t], float32 [T, padded(n_embd) or more], = the FFN of x's t-th vector; up to `few` of them, FEW at most.
 
-    counts [few, 2]: how many neurons each token's predictor let through, and how many fired, are added to it. The rest
-    is as for `sparse_token`.
+    counts [few, 2]: how many neurons each token's predictor let through, and how many fired, are added to it. panels:
+    `token_panels`. The rest is as for `sparse_token`.
     """
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
@@ -59,8 +75,9 @@ def sparse_few(
         asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "hidden_bytes": stride_of(fc2, hidden)}
         asked |= {"numbers": predictor.numbers, "thresholds": predictor.thresholds}
     gate, up = neurons.gate, neurons.up
-    first = _with_inputs("first", up if gate is None else gate, x)
-    second = _with_inputs("second", None if gate is None else up, x)
+    one, other = (up, None) if gate is None else (gate, up)
+    first, second = _with_inputs("first", one, x), _with_inputs("second", other, x)
+    dots = one.weight.format.dot_some.address, 0 if other is None else other.weight.format.dot_some.address
     return [
         Operation.of(
             _add_neurons,
@@ -69,6 +86,7 @@ def sparse_few(
             **asked,
             **first,
             **second,
+            few=np.array([*dots, panels.ctypes.data, panels.strides[0]], np.int64),
             relu_on_up=gate is not None and neurons.relu_on_up,
             union=union,
             needed=needed,
@@ -97,6 +115,39 @@ def _with_inputs(
         return dict(zip(names, (None, None, 0, None), strict=True))
     rows = linear.weight
     return dict(zip(names, (rows, input_of(rows, x), stride_of(rows, x), linear.bias), strict=True))
+
+
+@helper
+def _pack(rows, x, x_bytes, n_tokens, panels):
+    """A matrix's inputs to panels."""
+    xs = i64(address_of(stack_f32(32)))
+    for t in range(n_tokens):
+        xs[t] = x + t * x_bytes
+    pack_tokens(rows[GROUP], address_of(xs), n_tokens, rows[COLUMNS], panels)
+
+
+@helper
+def _multiply(rows, dot, x, x_bytes, panels, row, bits, ahead, found):
+    """found[k] = a row . the k-th of the tokens whose bits are set."""
+    xs, n, waiting, columns = i64(address_of(stack_f32(8))), 0, 0, rows[COLUMNS]
+    while bits:
+        waiting |= 1 << lowest_bit(bits)
+        xs[n % ABREAST] = first_vector(panels, rows[GROUP], columns, lowest_bit(bits))
+        bits &= bits - 1
+        n += 1
+        begin, rest = (n - 1) // ABREAST * ABREAST, (n - 1) % ABREAST + 1
+        if bits and rest < ABREAST:
+            continue
+        if rest < _FOUR_PAY:
+            for k in range(begin, n):
+                found[k] = dot_row(rows[DOT_ROW], row, x + lowest_bit(waiting) * x_bytes, columns, ahead)
+                waiting &= waiting - 1
+                ahead = row
+        else:
+            for k in range(rest, ABREAST):
+                xs[k] = xs[rest - 1]
+            dot_some(dot, row, address_of(xs), columns, ahead, address_of(found) + begin * 4)
+        waiting, ahead = 0, row
 
 
 @helper
@@ -156,7 +207,7 @@ def _count(bits, through):
 
 
 @helper
-def _open_neurons(op, first, union, needed, count, place, lengths, worker):
+def _open_neurons(op, panels, found, first, union, needed, count, place, lengths, worker):
     """Keep those of the union whose gate is open for any token; how many. Each token's own neurons and what they are
     go to its list, from `place` on.
 
@@ -164,7 +215,7 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
     """
     x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
     chosen, values, n_ff, curve = op[OP.chosen], op[OP.values], op[OP.n_ff], op[OP.curve]
-    following = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down])
+    following, dot = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down]), i64(op[OP.few])[FIRST]
     fired = asked = 0
     for k in range(count):
         i, bits, kept = np.int64(union[k]), needed[k], 0
@@ -173,11 +224,12 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
         if asked < fired:
             ahead = row_in_memory(following, np.int64(union[asked]))
             asked += 1
+        _multiply(first, dot, x, x_bytes, panels, row, bits, ahead, found)
+        k_found = 0
         while bits:
-            t = lowest_bit(bits)
+            t, value = lowest_bit(bits), found[k_found]
             bits &= bits - 1
-            value = dot_row(first[DOT_ROW], row, x + t * x_bytes, first[COLUMNS], ahead)
-            ahead = row
+            k_found += 1
             if bias:
                 value += f32(bias)[i]
             if code:
@@ -196,19 +248,20 @@ def _open_neurons(op, first, union, needed, count, place, lengths, worker):
 
 
 @helper
-def _multiply_up(op, union, needed, count, place, lengths, worker):
+def _multiply_up(op, panels, found, union, needed, count, place, lengths, worker):
     """Each value *= its up product (+ bias), or *= relu of that; the down rows are asked for on the way."""
     rows, x, x_bytes = i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes]
     bias, relu_on_up = op[OP.second_bias], op[OP.relu_on_up]
     values, n_ff, down = f32(op[OP.values]), op[OP.n_ff], i64(op[OP.down])
     for k in range(count):
         i, bits = np.int64(union[k]), needed[k]
-        row, ahead = row_address(rows, i, worker), row_in_memory(down, i)
+        row, dot = row_address(rows, i, worker), i64(op[OP.few])[SECOND]
+        _multiply(rows, dot, x, x_bytes, panels, row, bits, row_in_memory(down, i), found)
+        k_found = 0
         while bits:
-            t = lowest_bit(bits)
+            t, up = lowest_bit(bits), found[k_found]
             bits &= bits - 1
-            up = dot_row(rows[DOT_ROW], row, x + t * x_bytes, rows[COLUMNS], ahead)
-            ahead = row
+            k_found += 1
             if bias:
                 up += f32(bias)[i]
             if relu_on_up:
@@ -228,8 +281,14 @@ def _add_neurons(op_address, worker):
     )
     down, n_ff, fc2 = i64(op[OP.down]), op[OP.n_ff], op[OP.fc2]
     sum_bytes, lengths = padded(down[COLUMNS]) * 4, i64(address_of(stack_f32(32)))  # FEW numbers
-    through = i64(address_of(stack_f32(32)))
+    through, found, few = i64(address_of(stack_f32(32))), stack_f32(16), i64(op[OP.few])
+    opened = few[PANELS] + worker * few[PANELS_BYTES]
+    multiplied = opened + few[PANELS_BYTES] // INPUTS
     part = take(op)
+    if part < PARTS:
+        _pack(first, op[OP.first_x], op[OP.first_x_bytes], n_tokens, opened)
+        if op[OP.second]:
+            _pack(i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes], n_tokens, multiplied)
     while part < PARTS:
         begin, end = borders[part], borders[part + 1]
         union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
@@ -239,10 +298,10 @@ def _add_neurons(op_address, worker):
             count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
         else:
             count = _marked(op[OP.hidden], first, begin, end, (1 << n_tokens) - 1, union, needed, through)
-        count = _open_neurons(op, first, union, needed, count, begin, lengths, worker)
+        count = _open_neurons(op, opened, found, first, union, needed, count, begin, lengths, worker)
         if op[OP.second]:
             _clear(lengths, n_tokens)
-            _multiply_up(op, union, needed, count, begin, lengths, worker)
+            _multiply_up(op, multiplied, found, union, needed, count, begin, lengths, worker)
         following = take(op)
         read_next = i64(fc2) if fc2 else first
         ahead = row_in_memory(read_next, borders[min(following, PARTS)])

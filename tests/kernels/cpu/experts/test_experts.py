@@ -12,6 +12,7 @@ from powerinfer_cli.kernels.cpu.experts.batch import experts_batch, make_expert_
 from powerinfer_cli.kernels.cpu.experts.routing import Routes, make_routes, most_tiles, route
 from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, ExpertRows, experts_token
 from powerinfer_cli.kernels.cpu.gemm import make_workspace
+from powerinfer_cli.kernels.cpu.matvec import token_panels
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats import FORMATS, padded
@@ -101,7 +102,8 @@ def run(
         workspace.packed[:], workspace.scratch[:] = 0xFF, 0xFF
         operations = experts_batch(*operands, workspace, add=add, on_input=on_input)
     else:
-        operations = experts_token(*operands, add=add, threads=threads, on_input=on_input)
+        panels = None if tokens == 1 else token_panels(threads, max(n, ff))
+        operations = experts_token(*operands, add=add, threads=threads, on_input=on_input, panels=panels)
     TEAM.run(assemble([*route(state, router, routes), *operations]).table, threads)
     assert np.isnan(out[tokens:]).all()
     return Outcome(out[:tokens, :n], routes, rooms)
@@ -170,13 +172,13 @@ def test_odd_sizes(many: bool, ff: int, n: int) -> None:
 @pytest.mark.parametrize("tokens", [1, 2, FEW, 50])
 @pytest.mark.parametrize(("n_experts", "n_chosen"), [(1, 1), (7, 3), (4, 4), (40, 1)])
 def test_numbers_of_tokens_and_experts(many: bool, tokens: int, n_experts: int, n_chosen: int) -> None:
-    check(experts(n_experts=n_experts), tokens, n_chosen, many=many)
+    check(experts(n_experts=n_experts), tokens if many else min(tokens, FEW), n_chosen, many=many)
 
 
 @pytest.mark.parametrize("many", [False, True])
 def test_mixed_types(many: bool) -> None:
     for kinds in ((F32, Q4_0, Q4_0), (Q4_0, F32, GGMLType.F16), (GGMLType.Q8_0, GGMLType.Q4_1, F32)):
-        check(experts(kinds), 20, many=many)
+        check(experts(kinds), 20 if many else FEW, many=many)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -214,10 +216,11 @@ def test_up_rows_of_closed_neurons_are_not_read(kind: GGMLType, tokens: int) -> 
 
 @pytest.mark.parametrize("many", [False, True])
 def test_all_tokens_to_one_expert_and_none_to_another(many: bool) -> None:
-    logits = logits_of(40, 5)
+    tokens = 40 if many else FEW
+    logits = logits_of(tokens, 5)
     logits[:, 3], logits[:, 1] = 9.0, -9.0
-    found = check(experts(), 40, 2, logits, many=many)
-    assert (found.routes.chosen[:40] == 3).any(axis=1).all()
+    found = check(experts(), tokens, 2, logits, many=many)
+    assert (found.routes.chosen[:tokens] == 3).any(axis=1).all()
     assert not (found.routes.chosen == 1).any()
 
 

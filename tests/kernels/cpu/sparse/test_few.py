@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.cpu.matvec import token_panels
 from powerinfer_cli.kernels.cpu.sparse.few import sparse_few
 from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
@@ -27,7 +28,9 @@ def together(made: SparseLayer, x: Vectors, hidden: Vectors, tokens: int, thread
     n, room = made.neurons.down.weight.n_cols, len(x.floats)
     out, counts = np.full((room, padded(n)), np.nan, np.float32), np.zeros((room, 2), np.int64)
     state = np.array([tokens, 0], np.int64)
-    program = assemble(sparse_few(state, x, hidden, made.neurons, made.predictor, out, counts, room))
+    panels = token_panels(threads, max(RANK, made.neurons.up.weight.n_cols))
+    panels[:] = 0xFF
+    program = assemble(sparse_few(state, x, hidden, made.neurons, made.predictor, out, counts, room, panels))
     TEAM.run(program.table, threads)  # it keeps what it points into
     assert np.isnan(out[tokens:]).all()
     assert not counts[tokens:].any()
