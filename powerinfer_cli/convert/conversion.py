@@ -74,6 +74,10 @@ def as_named(config: Config, name: str) -> str:
     return name
 
 
+def always(config: Config) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Conversion:
     """arch: the file's. classes: as config.json's `architectures` names them.
@@ -81,7 +85,8 @@ class Conversion:
     names, keys: by the configuration. extra: tensors that are computed of it. renamed: names as others have them.
     told: paths of numbers, one a layer, that become keys. general: whether the keys of all architectures are written
     first. skipped: names of tensors that are not needed, as a regular expression. guessing: layers behind the last,
-    which guess further tokens, are kept. defaults: of numbers that are not in config.json, as transformers has them.
+    which guess further tokens, are kept. fits: of several of one class, the first that fits counts. defaults: of
+    numbers that are not in config.json, as transformers has them.
     """
 
     arch: str
@@ -94,5 +99,6 @@ class Conversion:
     general: bool = True
     skipped: str = ""
     guessing: bool = False
+    fits: Callable[[Config], bool] = always
     defaults: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)

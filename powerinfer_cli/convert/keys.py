@@ -112,8 +112,8 @@ def llama3_divisors(config: Config) -> Floats:
         config.fail("rope_parameters: factor is 0, or low_freq_factor is not below high_freq_factor")
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     slowness = (base ** exponents.astype(np.float64)).astype(np.float32)  # rounded once, as torch has it
-    waves = np.float32(2 * np.pi) / (np.float32(1) / slowness)
-    smooth = (np.float32(turns) / waves - np.float32(slow)) / np.float32(fast - slow)
+    waves = np.float32(1) / (np.float32(1) / slowness) * np.float32(2 * np.pi)  # torch divides by multiplying
+    smooth = (np.float32(1) / waves * np.float32(turns) - np.float32(slow)) / np.float32(fast - slow)
     between = 1 / ((1 - smooth) / np.float32(factor) + smooth)
     found = np.where(waves < turns / fast, 1, np.where(waves > turns / slow, factor, between))
     return found.astype(np.float32)

@@ -8,6 +8,7 @@ from powerinfer_cli.convert.conversion import Array, Change, Part
 
 __all__ = [
     "both",
+    "decay",
     "gate_and_up",
     "neighbours",
     "plus_one",
@@ -77,6 +78,14 @@ def turned_over(array: Array) -> Array:
 def without_channel(array: Array) -> Array:
     """Of a convolution over one channel each: [channels, 1, taps] becomes [channels, taps]."""
     return array.reshape(array.shape[0], array.shape[-1]) if array.ndim == 3 else array
+
+
+def decay(numbers: Array) -> Array:
+    """By which states decay, of its logarithm; to the bit as torch, in which other converters compute it."""
+    import torch
+
+    made: Array = -torch.exp(torch.from_numpy(np.array(numbers))).numpy()
+    return made
 
 
 def plus_one(numbers: Array) -> Array:

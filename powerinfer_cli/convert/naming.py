@@ -16,7 +16,7 @@ from powerinfer_cli.gguf_io import GGMLType, MadeTensor, Tensor
 
 __all__ = ["Named", "named_tensors"]
 
-LAYER = re.compile(r"(?:.+\.)?(?:layers|h|blocks|block)\.(\d+)\.(.+)")
+LAYER = re.compile(r"(?:.+\.)?(?:layers?|h|blocks?)\.(\d+)\.(.+)")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # Tables that are computed anew, and towers of models that see or hear as well.
 NOT_NEEDED = re.compile(

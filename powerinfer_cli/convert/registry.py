@@ -18,9 +18,11 @@ from powerinfer_cli.convert.families import (
     lfm2,
     llama,
     llama4,
+    mamba,
     mistral,
     mpt,
     nemotron,
+    nemotron_h,
     olmo,
     phi,
     phi_moe,
@@ -33,15 +35,19 @@ from powerinfer_cli.convert.families import (
 )
 
 __all__ = ["CONVERSIONS", "conversion_of"]
+from powerinfer_cli.convert.families.encoders import bert, eurobert, jina_bert, modern_bert, nomic_bert
 
 FAMILIES = (
     *(llama, mistral, nemotron, falcon, gpt2, qwen, qwen_moe, shared_experts, smallthinker, gpt_oss),
     *(gemma, gemma4, phi, phi_moe, olmo, granite, cohere, stablelm, glm, bloom, mpt, apertus, deci, deepseek, llama4),
-    *(lfm2, qwen_next),
+    *(lfm2, qwen_next, mamba, nemotron_h),
+    *(bert, nomic_bert, jina_bert, modern_bert, eurobert),
 )
-CONVERSIONS: dict[str, Conversion] = {
-    name: conversion for family in FAMILIES for conversion in family.CONVERSIONS for name in conversion.classes
-}
+CONVERSIONS: dict[str, list[Conversion]] = {}
+for _family in FAMILIES:
+    for _one in _family.CONVERSIONS:
+        for _name in _one.classes:
+            CONVERSIONS.setdefault(_name, []).append(_one)
 
 
 def conversion_of(config: Config) -> Conversion:
@@ -49,8 +55,9 @@ def conversion_of(config: Config) -> Conversion:
     if not config.classes:
         config.fail("architectures is missing or empty: it should name the model's class")
     for name in config.classes:
-        if name in CONVERSIONS:
-            return CONVERSIONS[name]
+        for conversion in CONVERSIONS.get(name, ()):
+            if conversion.fits(config.with_defaults(conversion.defaults)):
+                return conversion
     code = "; its own code is not run" if config.runs_code else ""
     known = ", ".join(sorted(CONVERSIONS))
     return config.fail(f"models of class {config.classes[0][:60]!r} cannot be converted{code}; known are {known}")

@@ -13,7 +13,7 @@ __all__ = ["fetch_checkpoint"]
 BESIDE = (
     *("config.json", "generation_config.json", "README.md", "tokenizer.json", "tokenizer.model"),
     *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
-    *("chat_template.json", "merges.txt", "vocab.json"),
+    *("chat_template.json", "merges.txt", "vocab.json", "modules.json", "1_Pooling/config.json"),
 )
 SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
@@ -37,5 +37,5 @@ def fetch_checkpoint(
             weights = SAFE if safe else PICKLED
             if "config.json" not in paths:
                 raise PowerInferError(f"{name} has no config.json: not a checkpoint as transformers saves them")
-        request = Request(name, Wish(include=(*BESIDE, *weights), exclude=("*/*",)), local_dir, revision, token)
+        request = Request(name, Wish(include=(*BESIDE, *weights)), local_dir, revision, token)
         return fetch(request, watch).folder

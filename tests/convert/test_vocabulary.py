@@ -109,13 +109,85 @@ def test_merges_without_scores_become_scores(tmp_path: Path) -> None:
     assert Tokenizer(keys).encode("the", add_special=False) == [265]
 
 
+SEPARATED = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for i, name in ((2, "[CLS]"), (3, "[SEP]"))},
+}
+BERT_TEXTS = ("The cat sat, naïvely!", "unknownword cats", "", "中文 a")
+
+
+def test_wordpiece(tmp_path: Path) -> None:
+    """As the tokenizers package cuts it, without case and accents."""
+    from tokenizers import Tokenizer as Authority
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", ",", "naive", "##ly", "!", "中", "文", "a"]
+    added = [
+        {"id": i, "content": word, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False} for i, word in enumerate(words[:4])
+    ]  # fmt: skip
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+    fast = {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": normalizer | {"strip_accents": None, "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": SEPARATED,
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {word: i for i, word in enumerate(words)},
+        },
+    }
+    settings = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    files = {"tokenizer.json": json.dumps(fast), "tokenizer_config.json": json.dumps(settings)}
+    keys = _keys(tmp_path, files, {"type_vocab_size": 2})
+    ours, theirs = Tokenizer(keys), Authority.from_str(files["tokenizer.json"])
+    assert [ours.encode(text) for text in BERT_TEXTS] == [theirs.encode(text).ids for text in BERT_TEXTS]
+    assert keys["tokenizer.ggml.tokens"][4:7] == ["▁the", "▁cat", "s"]
+    assert keys["tokenizer.ggml.token_type_count"] == 2
+
+
+def test_unigrams(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Authority
+
+    pairs = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁the", -2.0), ("▁cat", -3.0), ("▁", -4.0)]
+    pairs += [(letter, -6.0 - i / 8) for i, letter in enumerate("thecaso")] + [("at", -5.0)]
+    added = [
+        {"id": i, "content": pairs[i][0], "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False} for i in range(4)
+    ]  # fmt: skip
+    pre = _row(
+        {"type": "WhitespaceSplit"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+    )
+    fast = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": pre,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": [list(pair) for pair in pairs], "byte_fallback": False},
+    }
+    keys = _keys(tmp_path, {"tokenizer.json": json.dumps(fast)}, {"bos_token_id": 0, "eos_token_id": 2})
+    theirs, ours = Authority.from_str(json.dumps(fast)), Tokenizer(keys)
+    for text in ("the cat sat", "  the   chaos ", "th x"):
+        assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ({}, "has no tokenizer: neither tokenizer.json nor tokenizer.model"),
         ({"vocab.json": "{}"}, "saves anew as tokenizer.json"),
         ({"tokenizer.json": "{}"}, "of type 'None' are not known"),
-        ({"tokenizer.json": '{"model": {"type": "Unigram"}}'}, "of type 'Unigram' are not known"),
+        ({"tokenizer.json": '{"model": {"type": "WordLevel"}}'}, "of type 'WordLevel' are not known"),
+        ({"tokenizer.json": '{"model": {"type": "Unigram", "vocab": [["a"]]}}'}, "no pair of a text and a score"),
         ({"tokenizer.json": "["}, "is not JSON"),
         ({"tokenizer.model": b"\x0a\xff\xff\xff\xff\x0f"}, "not a tokenizer of SentencePiece's, or damaged"),
         ({"tokenizer.model": b""}, "has 0 pieces"),

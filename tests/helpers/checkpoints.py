@@ -4,14 +4,28 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from copy import deepcopy
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from powerinfer_cli.convert.checkpoint import open_checkpoint
 from powerinfer_cli.convert.converting import convert_checkpoint
 from powerinfer_cli.convert.out_type import OutType
+from powerinfer_cli.gguf_io import GGUFFile
 from tests.helpers.model_file import ModelFile
+
+NAMES = (
+    "general.name",
+    "general.basename",
+    "general.finetune",
+    "general.organization",
+    "general.version",
+    "tokenizer.",
+)
 
 
 def save_checkpoint(model: Any, folder: Path) -> None:
@@ -54,3 +68,56 @@ def tiny_checkpoints() -> dict[str, Callable[[], Any]]:
     return {name: of_family(name) for name in FAMILIES} | {
         name: of_case(name) for name in CASES if name not in FAMILIES
     }
+
+
+def published(model: Any, name: str, **config: Any) -> Any:
+    """The model, whose checkpoints are of another class, with a config that says more; tensors keep their names."""
+    model.published = lambda: (model.config.to_dict() | config | {"architectures": [name]}, model.state_dict())
+    return model
+
+
+def plainly_filled(model: Any) -> Any:
+    """A copy whose numbers follow from their places alone, whatever draws random ones in this version of torch."""
+    import torch
+
+    made = deepcopy(model)
+    if hasattr(model, "published"):
+        made.published = _of_copy(model.published, model, made)
+    with torch.no_grad():
+        for name, weight in made.state_dict().items():
+            if name.endswith("layer_scalar"):
+                continue  # whose product has bounds
+            numbers = torch.arange(weight.numel(), dtype=torch.float64).add_(sum(name.encode()))
+            weight.copy_(((numbers * 7919 % 1009) / 1009 - 0.5).reshape(weight.shape))
+    return made
+
+
+def _of_copy(told: Callable[[], Any], model: Any, made: Any) -> Callable[[], Any]:
+    """What the model tells of itself, told of its copy."""
+
+    def again() -> Any:
+        kept = {name: weight.clone() for name, weight in model.state_dict().items()}
+        model.load_state_dict(made.state_dict())
+        try:
+            config, tensors = told()
+            return config, {name: weight.clone() for name, weight in tensors.items()}
+        finally:
+            model.load_state_dict(kept)
+
+    return again
+
+
+def digest(file: GGUFFile) -> str:
+    """Of all tensors: names, types, shapes and bytes, but for those that an exponential has made: CPUs differ there."""
+    found = sha256()
+    for name, tensor in sorted(file.tensors.items()):
+        found.update(f"{name} {tensor.type.name} {tensor.shape}".encode())
+        if not name.endswith(".ssm_a"):
+            found.update(tensor.data.tobytes())
+    return found.hexdigest()[:16]
+
+
+def plain_keys(file: GGUFFile) -> dict[str, Any]:
+    """Those that do not depend on names of files and on the vocabulary, as JSON has them."""
+    kept = {key: value for key, value in file.metadata.items() if not key.startswith(NAMES)}
+    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in kept.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.helpers.converter import convert
+from tests.helpers.checkpoints import converted, published
 from tests.helpers.model_file import ModelFile
 
 N_VOCAB = 96
@@ -84,7 +84,7 @@ def _bamboo(**changes: Any) -> Any:
 
     for layer in model.model.layers:
         layer.mlp.forward = MethodType(forward, layer.mlp)
-    return model
+    return published(model, "BambooForCausalLM")
 
 
 _EMBEDDING = re.compile("emb|wte|wpe")
@@ -142,14 +142,11 @@ def reference_logits(model: Any, ids: list[int]) -> np.ndarray:
 
 @cache
 def tiny_model(name: str) -> TinyModel:
-    arch, build = CASES[name]
+    _, build = CASES[name]
     torch.manual_seed(list(CASES).index(name))
     model = build().float().eval()
     randomise(model)
-    file = convert(model, arch)
-    if name.endswith("-relu"):  # converters write no activation; a dense file's default is another
-        file = file.with_metadata(hidden_activation="relu")
-    return TinyModel(name, model, file)
+    return TinyModel(name, model, converted(model))
 
 
 @torch.no_grad()

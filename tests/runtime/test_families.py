@@ -14,6 +14,7 @@ from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.families import DEEP, FAMILIES, PROMPT, WINDOW, TinyFamily, tiny_family
+from tests.helpers.families.encoders import ENCODERS
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import CASES, reference_logits
 
@@ -49,7 +50,7 @@ def load(request: pytest.FixtureRequest) -> Load:
 
 
 def test_every_architecture_has_a_case() -> None:
-    tried = {family.arch for family in FAMILIES.values()} | {arch for arch, _ in CASES.values()}
+    tried = {family.arch for family in (FAMILIES | ENCODERS).values()} | {arch for arch, _ in CASES.values()}
     assert set(ARCHITECTURES) <= tried
 
 

@@ -112,7 +112,9 @@ class Config:
 
     @property
     def n_layer(self) -> int:
-        found = self.integer("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+        kinds = self.first("layers_block_type", "layer_types")
+        default = len(kinds) if isinstance(kinds, list) else None
+        found = self.integer("num_hidden_layers", "n_layers", "n_layer", "num_layers", default=default)
         if not 1 <= found <= 1 << 14:
             self.fail(f"num_hidden_layers is {found}")
         return found

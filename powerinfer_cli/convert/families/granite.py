@@ -1,4 +1,4 @@
-"""Granite, Granite's mixtures, MiniCPM: llama's names, and scales of many things."""
+"""Granite, also with experts or Mamba-2, and MiniCPM: llama's names, and scales of many things."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from powerinfer_cli.convert.checkpoint import Config
 from powerinfer_cli.convert.conversion import Conversion, Floats, KeyValues, Names
+from powerinfer_cli.convert.families.mamba import WHOLE, mamba_names
 from powerinfer_cli.convert.families.names import head_keys, turned_heads
 from powerinfer_cli.convert.moves import gate_and_up
 
@@ -54,6 +55,45 @@ def _granitemoe_keys(config: Config) -> KeyValues:
     return _granite_keys(config) | {"expert_shared_feed_forward_length": shared or None}
 
 
+def _hybrid(config: Config) -> Names:
+    return {**_granitemoe(config), **mamba_names("mamba", config.integer("mamba_n_groups"))}
+
+
+def _attends(config: Config) -> list[bool]:
+    """By layer."""
+    n = config.n_layer
+    if "layer_types" in config:
+        return [kind in ("attention", "full_attention") for kind in config.items("layer_types", str, n)]
+    if "attn_layer_indices" in config:
+        chosen = config.items("attn_layer_indices", int)
+        return [i in chosen for i in range(n)]
+    period, offset = config.integer("attn_layer_period"), config.integer("attn_layer_offset")
+    return [i % max(1, period) == offset for i in range(n)]
+
+
+def _hybrid_keys(config: Config) -> KeyValues:
+    """Without rope and without an end of the context, but for Bamba's."""
+    turned = "BambaForCausalLM" in config.classes
+    return _granitemoe_keys(config) | {
+        "ssm.conv_kernel": config.integer("mamba_d_conv", default=4),
+        "ssm.state_size": config.integer("mamba_d_state"),
+        "ssm.group_count": config.integer("mamba_n_groups"),
+        "ssm.inner_size": config.integer("mamba_expand", default=2) * config.n_embd,
+        "ssm.time_step_rank": config.integer("mamba_n_heads"),
+        "attention.head_count_kv": [config.n_head_kv if attends else 0 for attends in _attends(config)],
+        "rope.scaling.finetuned": turned,
+        **({} if turned else {"context_length": WHOLE}),
+    }
+
+
+def _mamba_too(config: Config) -> bool:
+    return not all(_attends(config))
+
+
+def _experts(config: Config) -> bool:
+    return config.integer("num_local_experts", default=0) > 0
+
+
 def _minicpm_keys(config: Config) -> KeyValues:
     return {
         "embedding_scale": float(config.number("scale_emb")),
@@ -73,6 +113,7 @@ def _minicpm_factors(config: Config) -> dict[str, Floats]:
 
 
 DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+HYBRID = ("GraniteMoeHybridForCausalLM", "BambaForCausalLM")
 CONVERSIONS = (
     Conversion("granite", ("GraniteForCausalLM",), _granite, _granite_keys, defaults=DEFAULTS),
     Conversion(
@@ -82,5 +123,8 @@ CONVERSIONS = (
         _granitemoe_keys,
         defaults=DEFAULTS,
     ),
+    Conversion("granitehybrid", HYBRID, _hybrid, _hybrid_keys, fits=_mamba_too, defaults=DEFAULTS),
+    Conversion("granitemoe", HYBRID, _granitemoe, _granitemoe_keys, fits=_experts, defaults=DEFAULTS),
+    Conversion("granite", HYBRID, _granitemoe, _granite_keys, defaults=DEFAULTS),
     Conversion("minicpm", ("MiniCPMForCausalLM",), _granite, _minicpm_keys, _minicpm_factors, defaults=DEFAULTS),
 )

@@ -11,7 +11,7 @@ from powerinfer_cli.convert.conversion import Array, Change, Conversion, KeyValu
 from powerinfer_cli.convert.families.names import EXPERTS, GUESSING, LLAMA, norms_plus_one
 from powerinfer_cli.convert.families.qwen_moe import width_keys
 from powerinfer_cli.convert.keys import part_keys
-from powerinfer_cli.convert.moves import both, without_channel
+from powerinfer_cli.convert.moves import both, decay, without_channel
 
 __all__ = ["CONVERSIONS"]
 
@@ -31,17 +31,13 @@ def _common(config: Config) -> Names:
     )
 
 
-def _decay(numbers: Array) -> Array:
-    return -np.exp(numbers)
-
-
 def _next(config: Config) -> Names:
     return {
         **_common(config),
         "linear_attn.in_proj_qkvz": _apart(config),
         "linear_attn.in_proj_ba": "ssm_ba",
         "linear_attn.conv1d": Part("ssm_conv1d", without_channel),
-        "linear_attn.A_log": Part("ssm_a", computed=_decay),
+        "linear_attn.A_log": Part("ssm_a", computed=decay),
         "linear_attn.dt_bias": "ssm_dt.bias",
         "linear_attn.norm": "ssm_norm",
         "linear_attn.out_proj": "ssm_out",
@@ -89,7 +85,7 @@ def _newer(config: Config) -> Names:
         "linear_attn.in_proj_a": Part("ssm_alpha", turned(1)),
         "linear_attn.in_proj_b": Part("ssm_beta", turned(1)),
         "linear_attn.conv1d": Part("ssm_conv1d", both(without_channel, behind)),
-        "linear_attn.A_log": Part("ssm_a", turned(1), _decay),
+        "linear_attn.A_log": Part("ssm_a", turned(1), decay),
         "linear_attn.dt_bias": Part("ssm_dt.bias", turned(1)),
         "linear_attn.norm": "ssm_norm",
         "linear_attn.out_proj": Part("ssm_out", columns),

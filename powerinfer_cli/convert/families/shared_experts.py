@@ -83,7 +83,7 @@ def _ling2_keys(config: Config) -> KeyValues:
         **part_keys(config),
         **expert_keys(config),
         "expert_shared_feed_forward_length": config.integer("moe_shared_expert_intermediate_size", default=width),
-        "nextn_predict_layers": guessing or None,
+        "nextn_predict_layers": guessing if guessing or config.get("num_nextn_predict_layers") == 0 else None,
     }
 
 

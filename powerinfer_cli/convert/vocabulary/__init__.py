@@ -7,6 +7,7 @@ import numpy as np
 from powerinfer_cli.convert.checkpoint import Checkpoint, read_json_file
 from powerinfer_cli.convert.conversion import Vocabulary
 from powerinfer_cli.convert.vocabulary.bpe import byte_level_keys, escaped_keys, is_byte_level, is_escaped
+from powerinfer_cli.convert.vocabulary.encoders import is_unigram, is_wordpiece, unigram_keys, wordpiece_keys
 from powerinfer_cli.convert.vocabulary.sentencepiece import MODEL, sentencepiece_keys
 from powerinfer_cli.convert.vocabulary.special import special_keys
 from powerinfer_cli.errors import PowerInferError
@@ -27,6 +28,10 @@ def vocabulary_keys(checkpoint: Checkpoint, wishes: Vocabulary) -> tuple[dict[st
     notes: list[str] = []
     if fast is not None and is_byte_level(fast):
         keys, notes = byte_level_keys(checkpoint, fast, settings, wishes)
+    elif fast is not None and is_wordpiece(fast):
+        keys = wordpiece_keys(checkpoint, fast, settings)
+    elif fast is not None and is_unigram(fast):
+        keys = unigram_keys(checkpoint, fast, settings)
     elif (folder / MODEL).exists() and not wishes.merges:
         keys = sentencepiece_keys(checkpoint, settings)
     elif fast is not None and is_escaped(fast):
@@ -35,6 +40,8 @@ def vocabulary_keys(checkpoint: Checkpoint, wishes: Vocabulary) -> tuple[dict[st
         raise _unknown(checkpoint, fast)
     arrays = {"tokenizer.ggml.token_type": np.int32, "tokenizer.ggml.scores": np.float32}
     keys |= {key: np.array(keys[key], kind) for key, kind in arrays.items() if key in keys}
+    if "type_vocab_size" in checkpoint.config:
+        keys["tokenizer.ggml.token_type_count"] = checkpoint.config.integer("type_vocab_size")
     return keys | special_keys(checkpoint, fast, settings, keys, wishes), notes
 
 
@@ -47,5 +54,5 @@ def _unknown(checkpoint: Checkpoint, fast: dict[str, Any] | None) -> PowerInferE
     kind = model.get("type") if isinstance(model, dict) else None
     return PowerInferError(
         f"{checkpoint.folder / 'tokenizer.json'}: tokenizers of type {str(kind)[:40]!r} are not known here; known are "
-        f"byte-level BPE, BPE with byte fallback, and SentencePiece's {MODEL}"
+        f"byte-level BPE, BPE with byte fallback, WordPiece, Unigram, and SentencePiece's {MODEL}"
     )

@@ -10,7 +10,7 @@ from powerinfer_cli.convert.vocabulary.pretokenizers import recognised
 from powerinfer_cli.convert.vocabulary.tokens import MOST_TOKENS, TokenKind, added_tokens, n_tokens
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["byte_level_keys", "escaped_keys", "is_byte_level", "is_escaped"]
+__all__ = ["NAME", "byte_level_keys", "escaped_keys", "is_byte_level", "is_escaped", "tokens_of"]
 
 NAME = "tokenizer.json"
 SPACE = "Ġ"  # how a space in a merge is written
@@ -48,7 +48,7 @@ def byte_level_keys(
 ) -> tuple[dict[str, Any], list[str]]:
     """Raises PowerInferError: the file is damaged, or its tokens are not the model's."""
     path = checkpoint.folder / NAME
-    tokens, kinds = _tokens(checkpoint, path, fast, settings)
+    tokens, kinds = tokens_of(checkpoint, path, fast["model"]["vocab"], fast, settings)
     pre, notes = recognised(path, fast, settings, wishes.pre)
     keys = {
         "tokenizer.ggml.model": "gpt2",
@@ -65,7 +65,7 @@ def escaped_keys(
 ) -> dict[str, Any]:
     """As a SentencePiece model, whose scores say what is merged first; merges: with these themselves, as Gemma 4."""
     path = checkpoint.folder / NAME
-    tokens, kinds = _tokens(checkpoint, path, fast, settings)
+    tokens, kinds = tokens_of(checkpoint, path, fast["model"]["vocab"], fast, settings)
     pairs = _merges(path, fast)
     ranks = {first + second: rank for rank, (first, second) in reversed(list(enumerate(pairs)))}
     for i, text in enumerate(tokens):
@@ -98,11 +98,14 @@ def _prefixes_space(fast: Mapping[str, Any]) -> bool:
     return isinstance(pre, dict) and pre.get("type") == "Metaspace" and pre.get("prepend_scheme") != "never"
 
 
-def _tokens(
-    checkpoint: Checkpoint, path: Path, fast: Mapping[str, Any], settings: Mapping[str, Any]
+def tokens_of(
+    checkpoint: Checkpoint, path: Path, vocab: Mapping[str, Any], fast: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[list[str], list[int]]:
-    """Texts and kinds by number; numbers that no token has are unused."""
-    vocab, added = fast["model"]["vocab"], added_tokens(path, fast, settings)
+    """Texts and kinds by number, of a vocabulary and of what is added to it; numbers that no token has are unused.
+
+    Raises PowerInferError: numbers that are none, or beyond the model's.
+    """
+    added = added_tokens(path, fast, settings)
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < MOST_TOKENS for i in vocab.values()):
         raise PowerInferError(f"{path}: the vocabulary has numbers that are none, or too large")
     count = n_tokens(checkpoint, path, max([*vocab.values(), *(token.id for token in added)], default=-1))

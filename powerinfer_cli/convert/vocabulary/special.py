@@ -98,7 +98,17 @@ def _put_around(fast: Mapping[str, Any]) -> tuple[dict[str, bool], str | None, s
             )
             first, last = ends or (None, None)
             put |= {role: True for role, text in (("bos", first), ("eos", last)) if text}
+            put |= _between(step.get("pair"), last is not None)
     return put, first, last
+
+
+def _between(pair: Any, ended: bool) -> dict[str, bool]:
+    """Whether a token of its own parts two texts, besides what ends the first; {}: none does."""
+    if not isinstance(pair, list):
+        return {}
+    texts = [i for i, piece in enumerate(pair) if isinstance(piece, dict) and "Sequence" in piece]
+    count = texts[1] - texts[0] - 1 if len(texts) == 2 else 0
+    return {"sep": count > 1 or not ended} if count else {}
 
 
 def _special(piece: Any) -> str | None:

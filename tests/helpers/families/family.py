@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.helpers.checkpoints import converted
 from tests.helpers.model_file import ModelFile
 from tests.helpers.tiny_models import N_VOCAB, randomise, reference_logits
 
@@ -43,7 +44,8 @@ def rope(base: float, **more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """arch: the GGUF's. build: the torch model, whose weights are drawn afterwards.
+    """arch: the GGUF's. build: the torch model, whose weights are drawn afterwards. convert: to a file, with what only
+    tests ask for.
 
     norm_mean, embedding: of norms' weights, 0 where the model adds 1 to them; the size of embeddings' weights, such
     that a layer's share counts beside them. authority: whose torch code `build` makes.
@@ -53,7 +55,7 @@ class Family:
 
     arch: str
     build: Callable[..., Any]
-    convert: Callable[[Any], ModelFile]
+    convert: Callable[[Any], ModelFile] = converted
     norm_mean: float = 1.0
     embedding: float = 0.2
     authority: str = "transformers"

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, norms_plus_one, rope_keys, sizes
 from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
-from tests.helpers.model_file import ModelFile
 
 HEAD = {"head_dim": 24}
 WINDOWED = {"query_pre_attn_scalar": 24, "sliding_window": WINDOW}
@@ -32,24 +30,8 @@ def _gemma3(full: dict[str, Any], sizes: dict[str, Any] = SIZES, **more: Any) ->
     return Gemma3ForCausalLM(Gemma3TextConfig(**(sizes | HEAD | WINDOWED | layers | more), rope_parameters=bases))
 
 
-def _file(model: Any) -> ModelFile:
-    """The converter writes no rope keys for the first two, whose base is the default."""
-    config = model.config
-    arch = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
-    keys = sizes(config)
-    if arch != "gemma":
-        keys["attention.sliding_window"] = config.sliding_window
-        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
-            if getattr(config, name):
-                keys[name] = getattr(config, name)
-    if arch == "gemma3":
-        keys |= rope_keys(config)
-    names = POST_NORM_NAMES if arch != "gemma" else POST_NORM_NAMES | {"post_attention_layernorm": "ffn_norm"}
-    return family_file(model, arch, keys, names, norms_plus_one)
-
-
 def _family(arch: str, build: Callable[..., Any]) -> Family:
-    return Family(arch, build, _file, norm_mean=0.0, embedding=0.06)
+    return Family(arch, build, norm_mean=0.0, embedding=0.06)
 
 
 FAMILIES = {

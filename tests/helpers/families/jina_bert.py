@@ -1,13 +1,34 @@
 """Jina BERT 2 in torch, by its paper (Günther et al. 2023) and llama.cpp's graph: transformers has it not."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import reduce
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["JinaBert", "JinaConfig"]
+
+
+NAMES = {
+    "token_embd_norm": "embeddings.LayerNorm",
+    "token_embd": "embeddings.word_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "layers.": "encoder.layer.",
+    "attn_q_norm": "attention.self.layer_norm_q",
+    "attn_k_norm": "attention.self.layer_norm_k",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "attn_norm_2": "layer_norm_1",
+    "layer_output_norm": "layer_norm_2",
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "ffn_up": "mlp.up_gated_layer",
+    "ffn_down": "mlp.down_layer",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,13 @@ class JinaBert(nn.Module):
         self.token_types = nn.Embedding(2, config.hidden_size)
         self.token_embd_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As Jina's own code names its parts."""
+        state = self.state_dict()
+        names = {name: reduce(lambda path, pair: path.replace(*pair), NAMES.items(), name) for name in state}
+        tensors = {names[name]: weight for name, weight in state.items()}
+        return asdict(self.config) | {"architectures": ["JinaBertModel"]}, tensors
 
     def forward(self, ids: Tensor) -> SimpleNamespace:
         x = self.token_embd_norm(self.token_embd(ids[0]) + self.token_types.weight[0])

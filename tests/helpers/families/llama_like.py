@@ -3,9 +3,8 @@
 from functools import partial
 from typing import Any
 
-from tests.helpers.families.conversion import family_file, neighbours, rope_keys, rotated, sizes
+from tests.helpers.checkpoints import published
 from tests.helpers.families.family import ODD, SIZES, Family, rope
-from tests.helpers.model_file import ModelFile
 
 
 def _llama() -> Any:
@@ -26,19 +25,6 @@ def _granite(**more: Any) -> Any:
     return GraniteForCausalLM(GraniteConfig(**SIZES, **scales, **more, rope_parameters=rope(1000.0)))
 
 
-def granite_scales(config: Any) -> dict[str, float]:
-    return {
-        "attention.scale": config.attention_multiplier,
-        "embedding_scale": config.embedding_multiplier,
-        "residual_scale": config.residual_multiplier,
-        "logit_scale": config.logits_scaling,
-    }
-
-
-def _granite_file(model: Any) -> ModelFile:
-    return _file(model, "granite", **granite_scales(model.config))
-
-
 def _smollm3() -> Any:
     from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
@@ -55,7 +41,8 @@ def _arcee() -> Any:
 def _mistral3() -> Any:
     from transformers import MistralConfig, MistralForCausalLM
 
-    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=24, sliding_window=None, rope_parameters=rope(1000.0)))
+    model = MistralForCausalLM(MistralConfig(**SIZES, head_dim=24, sliding_window=None, rope_parameters=rope(1000.0)))
+    return published(model, "Mistral3ForConditionalGeneration")
 
 
 def _ministral3() -> Any:
@@ -69,39 +56,19 @@ def _ministral3() -> Any:
     return Ministral3ForCausalLM(Ministral3Config(**sizes, rope_parameters=parameters))
 
 
-def _ministral3_file(model: Any) -> ModelFile:
-    parameters = model.config.rope_parameters
-    own = {
-        "rope.scaling.yarn_log_multiplier": parameters["mscale_all_dim"],
-        "attention.temperature_scale": parameters["llama_4_scaling_beta"],
-    }
-    return _file(model, "mistral3", **own)
-
-
 def _ernie4_5() -> Any:
     from transformers import Ernie4_5Config, Ernie4_5ForCausalLM
 
     return Ernie4_5ForCausalLM(Ernie4_5Config(**SIZES, head_dim=24, rope_parameters=rope(1000.0)))
 
 
-def _ernie4_5_file(model: Any) -> ModelFile:
-    """Its rope turns neighbours in transformers as well: nothing is reordered."""
-    return family_file(model, "ernie4_5", sizes(model.config) | rope_keys(model.config))
-
-
-def _file(model: Any, arch: str, **more: Any) -> ModelFile:
-    config = model.config
-    keys = sizes(config) | rope_keys(config) | rotated(config) | more
-    return family_file(model, arch, keys, change=neighbours(config))
-
-
 FAMILIES = {
-    "llama": Family("llama", _llama, lambda model: _file(model, "llama")),
-    "granite": Family("granite", _granite, _granite_file),
-    "granite-biases": Family("granite", partial(_granite, attention_bias=True, mlp_bias=True), _granite_file),
-    "smollm3": Family("smollm3", _smollm3, lambda model: _file(model, "smollm3")),
-    "arcee": Family("arcee", _arcee, lambda model: _file(model, "arcee")),
-    "mistral3": Family("mistral3", _mistral3, lambda model: _file(model, "mistral3")),
-    "ministral3": Family("mistral3", _ministral3, _ministral3_file),
-    "ernie4_5": Family("ernie4_5", _ernie4_5, _ernie4_5_file),
+    "llama": Family("llama", _llama),
+    "granite": Family("granite", _granite),
+    "granite-biases": Family("granite", partial(_granite, attention_bias=True, mlp_bias=True)),
+    "smollm3": Family("smollm3", _smollm3),
+    "arcee": Family("arcee", _arcee),
+    "mistral3": Family("mistral3", _mistral3),
+    "ministral3": Family("mistral3", _ministral3),
+    "ernie4_5": Family("ernie4_5", _ernie4_5),
 }

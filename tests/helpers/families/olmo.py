@@ -6,9 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-from tests.helpers.families.conversion import POST_NORM_NAMES, family_file, neighbours, rope_keys, sizes, windows
 from tests.helpers.families.family import ODD, SIZES, WINDOW, Family, rope
-from tests.helpers.model_file import ModelFile
 
 LAYERS = {"num_hidden_layers": 6, "sliding_window": WINDOW, "max_position_embeddings": 128}  # the 4th sees everything
 GAIN = 0.1 * math.log(4) + 1
@@ -19,14 +17,6 @@ def _olmo(**more: Any) -> Any:
     from transformers import OlmoConfig, OlmoForCausalLM
 
     return OlmoForCausalLM(OlmoConfig(**SIZES, **more, rope_parameters=rope(1000.0)))
-
-
-def _olmo_1_file(model: Any) -> ModelFile:
-    config = model.config
-    keys = sizes(config) | rope_keys(config) | {"attention.layer_norm_epsilon": 1e-5}
-    if config.clip_qkv:
-        keys["attention.clamp_kqv"] = config.clip_qkv
-    return family_file(model, "olmo", keys, change=neighbours(config))
 
 
 def _olmo2() -> Any:
@@ -44,13 +34,6 @@ def _olmo3() -> Any:
     return Olmo3ForCausalLM(Olmo3Config(**(ODD | LAYERS), rope_parameters=bases))
 
 
-def _olmo_file(model: Any) -> ModelFile:
-    keys = sizes(model.config) | rope_keys(model.config)
-    if model.config.model_type == "olmo3":
-        keys |= windows(model.config)
-    return family_file(model, "olmo2", keys, POST_NORM_NAMES)
-
-
 def _exaone4(**more: Any) -> Any:
     from transformers import Exaone4Config, Exaone4ForCausalLM
 
@@ -63,18 +46,11 @@ def _exaone4_global() -> Any:
     return _exaone4(sliding_window=None, num_hidden_layers=4, layer_types=["full_attention"] * 4)
 
 
-def _exaone4_file(model: Any) -> ModelFile:
-    keys = sizes(model.config) | rope_keys(model.config)
-    if model.config.sliding_window:
-        keys |= windows(model.config)
-    return family_file(model, "exaone4", keys, POST_NORM_NAMES)
-
-
 FAMILIES = {
-    "olmo": Family("olmo", _olmo, _olmo_1_file),
-    "olmo-clipped": Family("olmo", partial(_olmo, clip_qkv=0.8, tie_word_embeddings=True), _olmo_1_file),
-    "olmo2": Family("olmo2", _olmo2, _olmo_file),
-    "olmo3": Family("olmo2", _olmo3, _olmo_file),
-    "exaone4": Family("exaone4", _exaone4, _exaone4_file, peer_layers=64),
-    "exaone4-global": Family("exaone4", _exaone4_global, _exaone4_file),
+    "olmo": Family("olmo", _olmo),
+    "olmo-clipped": Family("olmo", partial(_olmo, clip_qkv=0.8, tie_word_embeddings=True)),
+    "olmo2": Family("olmo2", _olmo2),
+    "olmo3": Family("olmo2", _olmo3),
+    "exaone4": Family("exaone4", _exaone4, peer_layers=64),
+    "exaone4-global": Family("exaone4", _exaone4_global),
 }

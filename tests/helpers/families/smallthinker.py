@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.families.conversion import rope_keys, sizes
-from tests.helpers.families.experts import NAMES, Stacks, experts_file, mixed
+from tests.helpers.families.experts import Stacks, mixed
 from tests.helpers.families.family import SIZES, WINDOW, Family, rope
-from tests.helpers.model_file import ModelFile
 
-SMALL_NAMES = NAMES | {
-    "block_sparse_moe.primary_router": "ffn_gate_inp",
-    "block_sparse_moe.experts.gate_up_proj": "ffn_gate_up_exps",
-    "block_sparse_moe.experts.down_proj": "ffn_down_exps",
-}
 FF = 40
 
 
@@ -66,15 +59,32 @@ def _smallthinker(*, windows: bool, softmax: bool) -> Any:
         whole = windows and i % 4 == 0
         window = WINDOW if windows and not whole else SIZES["max_position_embeddings"]
         layer.forward = MethodType(partial(_forward, whole=whole, window=window, softmax=softmax), layer)
+    model.published = partial(_published, model)
     return model
 
 
-def _file(model: Any) -> ModelFile:
-    keys = sizes(model.config) | rope_keys(model.config)
-    keys |= {"expert_feed_forward_length": FF, "expert_gating_func": 1 if model.softmax else 2}
-    if model.windows:
-        keys["attention.sliding_window"] = WINDOW
-    return experts_file(model, "smallthinker", keys, SMALL_NAMES, counts=(6, 2))
+def _published(model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An expert's matrices by themselves."""
+    c, tensors = model.config, {}
+    for name, weight in model.state_dict().items():
+        stem, _, kind = name.rpartition("experts.")
+        if stem:
+            parts = (
+                {"down": weight} if kind == "down_proj" else dict(zip(("gate", "up"), weight.chunk(2, 1), strict=True))
+            )
+            tensors |= {f"{stem}experts.{i}.{part}.weight": w[i] for part, w in parts.items() for i in range(6)}
+        else:
+            tensors[name] = weight
+    own = {
+        "architectures": ["SmallThinkerForCausalLM"],
+        "moe_num_primary_experts": 6,
+        "moe_num_active_primary_experts": 2,
+        "moe_ffn_hidden_size": FF,
+        "moe_primary_router_apply_softmax": model.softmax,
+        "sliding_window_layout": [int(model.windows)] * c.num_hidden_layers,
+        "sliding_window_size": WINDOW,
+    }
+    return c.to_dict() | own, tensors
 
 
 TWIN = "a twin of Llama"
@@ -82,11 +92,8 @@ FAMILIES = {
     "smallthinker": Family(
         "smallthinker",
         partial(_smallthinker, windows=True, softmax=False),
-        _file,
         authority=TWIN,
         peer_differs="its windows are of 4096, whatever the file says",
     ),
-    "smallthinker-softmax": Family(
-        "smallthinker", partial(_smallthinker, windows=False, softmax=True), _file, authority=TWIN
-    ),
+    "smallthinker-softmax": Family("smallthinker", partial(_smallthinker, windows=False, softmax=True), authority=TWIN),
 }

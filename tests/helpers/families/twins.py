@@ -1,20 +1,19 @@
-"""Families that transformers has no class for: its Llama or Granite, changed to what their published code computes."""
+"""Families that transformers has no class for: its Llama or Granite, changed to what their published code computes, and
+named as their checkpoints are.
+"""
 
 from copy import deepcopy
-from functools import partial
+from functools import partial, reduce
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.converter import head_size
-from tests.helpers.families.conversion import family_file, neighbours, rope_keys, rotated, sizes
+from tests.helpers.checkpoints import published
 from tests.helpers.families.family import SIZES, Family, rope
-from tests.helpers.model_file import ModelFile
 
 LLAMA = "a twin of Llama"
-LAYOUT = "Meta AI original pth"
 
 
 def _llama(**more: Any) -> Any:
@@ -23,36 +22,60 @@ def _llama(**more: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**(SIZES | {"rope_parameters": rope(1000.0)} | more)))
 
 
-def _file(model: Any, arch: str, **more: Any) -> ModelFile:
-    """As Llama's: rows of q and k reordered."""
-    config = model.config
-    keys = _sizes(config) | rope_keys(config) | rotated(config) | more
-    return family_file(model, arch, keys, change=neighbours(config))
-
-
-def _sizes(config: Any) -> dict[str, Any]:
-    """The published configs have no size of a head."""
-    return {key: value for key, value in sizes(config).items() if not key.endswith(("key_length", "value_length"))}
-
-
 def _minicpm() -> Any:
     """Granite's scales are its own, but for the scores', which is Llama's."""
     from transformers import GraniteConfig, GraniteForCausalLM
 
-    scales = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 1.7}
+    scales = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 2.0}
     scores = {"attention_multiplier": 16**-0.5}
-    return GraniteForCausalLM(GraniteConfig(**SIZES, **scales, **scores, rope_parameters=rope(1000.0)))
+    model = GraniteForCausalLM(GraniteConfig(**SIZES, **scales, **scores, rope_parameters=rope(1000.0)))
+    own = {"scale_emb": 3.0, "scale_depth": 0.6 * SIZES["num_hidden_layers"] ** 0.5, "dim_model_base": 32}
+    return published(model, "MiniCPMForCausalLM", **own)
 
 
-def _minicpm_file(model: Any) -> ModelFile:
-    config = model.config
-    scales = {
-        "embedding_scale": config.embedding_multiplier,
-        "residual_scale": config.residual_multiplier,
-        "logit_scale": config.logits_scaling,
+def _internlm2() -> Any:
+    """Each key head's queries, its key and its value lie together."""
+    model = _llama()
+    renamed = {
+        "embed_tokens": "tok_embeddings",
+        "lm_head": "output",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.o_proj": "attention.wo",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.down_proj": "feed_forward.w2",
+        "mlp.up_proj": "feed_forward.w3",
     }
-    keys = _sizes(config) | rope_keys(config) | scales
-    return family_file(model, "minicpm", keys, change=neighbours(config))
+
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = [one.unflatten(0, (model.config.num_key_value_heads, -1)) for one in (q, k, v)]
+        return torch.cat(groups, 1).flatten(0, 1)
+
+    return _published(model, "InternLM2ForCausalLM", renamed, "attention.wqkv", fused)
+
+
+def _baichuan(**more: Any) -> Any:
+    """Queries, keys and values in one matrix."""
+    model = _llama(num_key_value_heads=4, **more)
+    return _published(model, "BaichuanForCausalLM", {}, "self_attn.W_pack", lambda *qkv: torch.cat(qkv))
+
+
+def _published(model: Any, name: str, renamed: dict[str, str], path: str, fused: Any) -> Any:
+    """With other names, and q, k and v in one matrix."""
+
+    def told() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        state, tensors = model.state_dict(), {}
+        for key, weight in state.items():
+            front, q, _ = key.partition("self_attn.q_proj.weight")
+            if q:
+                qkv = [state[f"{front}self_attn.{x}_proj.weight"] for x in "qkv"]
+                tensors[f"{front}{path}.weight"] = fused(*qkv)
+            elif not key.endswith(("k_proj.weight", "v_proj.weight")):
+                tensors[reduce(lambda word, pair: word.replace(*pair), renamed.items(), key)] = weight
+        return model.config.to_dict() | {"architectures": [name]}, tensors
+
+    model.published = told
+    return model
 
 
 def _orion() -> Any:
@@ -61,14 +84,7 @@ def _orion() -> Any:
     for layer in model.model.layers:
         layer.input_layernorm, layer.post_attention_layernorm = nn.LayerNorm(64), nn.LayerNorm(64)
     model.model.norm = nn.LayerNorm(64)
-    return model
-
-
-def _orion_file(model: Any) -> ModelFile:
-    """Its rope turns halves: nothing is reordered. The converter writes no base."""
-    keys = _sizes(model.config) | {"tensor_data_layout": LAYOUT, "attention.layer_norm_epsilon": 1e-5}
-    del keys["attention.layer_norm_rms_epsilon"]
-    return family_file(model, "orion", keys)
+    return published(model, "OrionForCausalLM", rms_norm_eps=1e-5)
 
 
 def _plamo() -> Any:
@@ -82,12 +98,23 @@ def _plamo() -> Any:
     for layer in model.model.layers:
         del layer.post_attention_layernorm
         layer.forward = MethodType(forward, layer)
+    model.published = partial(_as_plamo, model)
     return model
 
 
-def _plamo_file(model: Any) -> ModelFile:
-    """As its converter would write other sizes than PLaMo 13B's: q heads of a k head together; rope turns halves."""
-    return family_file(model, "plamo", _sizes(model.config))
+def _as_plamo(model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Query heads of a key head are apart: those that are the first of theirs, then the second."""
+    heads = (model.config.num_key_value_heads, 2, model.config.head_dim)
+    tensors = {}
+    for name, weight in model.state_dict().items():
+        changed = weight
+        if "q_proj" in name:
+            changed = weight.unflatten(0, heads).transpose(0, 1).flatten(0, 2)
+        elif "o_proj" in name:
+            changed = weight.unflatten(1, heads).transpose(1, 2).flatten(1, 3)
+        tensors[name.replace("layers.", "layers.layers.").replace("input_layernorm", "norm")] = changed
+    own = {"architectures": ["PlamoForCausalLM"], "n_shared_head": 2}
+    return model.config.to_dict() | own, tensors
 
 
 class _Linear(nn.Module):
@@ -119,26 +146,27 @@ def _deci() -> Any:
     """Llama-Nemotron's search leaves attention out, or a matrix of it, or whole layers; FFNs are of any width."""
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 
-    model = _llama(num_hidden_layers=6)
+    model = _llama(num_hidden_layers=6, intermediate_size=256)
     layers, other = model.model.layers, deepcopy(model.config)
     layers[1].input_layernorm, layers[1].self_attn = nn.Identity(), _Nothing()
     layers[2].self_attn = _Linear()
-    other.num_key_value_heads, other.intermediate_size = 1, 80
+    other.num_key_value_heads, other.intermediate_size = 1, 512
     layers[3].self_attn, layers[3].mlp = LlamaAttention(other, 3), LlamaMLP(other)
     layers[4] = _Same()
+    model.published = partial(_as_deci, model)
     return model
 
 
-def _deci_file(model: Any) -> ModelFile:
-    config = model.config
-    lists = {
-        "attention.head_count": [4, 0, 4, 4, 0, 4],
-        "attention.head_count_kv": [2, 0, 0, 1, 0, 2],
-        "feed_forward_length": [112, 112, 112, 80, 0, 112],
-        "attention.key_length": head_size(config),
-        "attention.value_length": head_size(config),
-    }
-    return _file(model, "deci", **lists)
+def _as_deci(model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is left of each layer: query heads of a key head, or a matrix; the FFN's width, in parts of the layer's."""
+    shared, widths = (2, None, None, 4, None, 2), (6.0, 6.0, 6.0, 12.0, None, 6.0)
+    blocks = [
+        {"attention": {"n_heads_in_group": n, "replace_with_linear": i == 2}, "ffn": {"ffn_mult": width}}
+        for i, (n, width) in enumerate(zip(shared, widths, strict=True))
+    ]
+    own = {"architectures": ["DeciLMForCausalLM"], "block_configs": blocks}
+    linear = "layers.2.self_attn.o_proj", "layers.2.self_attn.linear_attn"
+    return model.config.to_dict() | own, {name.replace(*linear): w for name, w in model.state_dict().items()}
 
 
 def _slopes(self: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
@@ -154,23 +182,19 @@ def _slopes(self: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
 
 
 def _baichuan_13b() -> Any:
-    model = _llama(num_key_value_heads=4, num_hidden_layers=40)
+    model = _baichuan(num_hidden_layers=40)
     for layer in model.model.layers:
         layer.self_attn.forward = MethodType(_slopes, layer.self_attn)
     return model
 
 
-_baichuan_file = partial(_file, arch="baichuan", tensor_data_layout=LAYOUT)
-
 FAMILIES = {
-    "minicpm": Family("minicpm", _minicpm, _minicpm_file, authority="Granite's twin"),
-    "internlm2": Family("internlm2", _llama, partial(_file, arch="internlm2"), authority=LLAMA),
-    "xverse": Family("xverse", _llama, partial(_file, arch="xverse", tensor_data_layout=LAYOUT), authority=LLAMA),
-    "baichuan": Family(
-        "baichuan", partial(_llama, num_key_value_heads=4), _baichuan_file, authority=LLAMA, peer_layers=32
-    ),
-    "orion": Family("orion", _orion, _orion_file, authority=LLAMA),
-    "plamo": Family("plamo", _plamo, _plamo_file, authority=LLAMA),
-    "deci": Family("deci", _deci, _deci_file, authority=LLAMA),
+    "minicpm": Family("minicpm", _minicpm, authority="Granite's twin"),
+    "internlm2": Family("internlm2", _internlm2, authority=LLAMA),
+    "xverse": Family("xverse", lambda: published(_llama(num_key_value_heads=4), "XverseForCausalLM"), authority=LLAMA),
+    "baichuan": Family("baichuan", _baichuan, authority=LLAMA, peer_layers=32),
+    "orion": Family("orion", _orion, authority=LLAMA),
+    "plamo": Family("plamo", _plamo, authority=LLAMA),
+    "deci": Family("deci", _deci, authority=LLAMA),
 }
-DEEP = {"baichuan-13b": Family("baichuan", _baichuan_13b, _baichuan_file, authority=LLAMA)}
+DEEP = {"baichuan-13b": Family("baichuan", _baichuan_13b, authority=LLAMA)}
