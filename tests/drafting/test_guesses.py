@@ -1,6 +1,7 @@
 """A model's own layer behind its last one: it guesses as it is defined, and nothing but the speed depends on it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.model import load_model
 from powerinfer_cli.model.guesser import read_guesser
 from powerinfer_cli.opening import open_model
+from powerinfer_cli.placement import LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from powerinfer_cli.runtime.backend import Hidden
 from powerinfer_cli.runtime.batch import Batch
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.families.guessers import GUESSERS, tiny_guesser
 from tests.helpers.model_file import ModelFile
+from tests.helpers.placing.devices import DEVICES
 from tests.helpers.tiny_models import N_VOCAB
 
 N = 30
@@ -33,11 +36,17 @@ def engines(file: ModelFile, folder: Path, options: EngineOptions = OPTIONS) -> 
 
 
 @pytest.mark.parametrize("name", GUESSERS)
-@pytest.mark.parametrize("reference", [False, True])
-def test_it_guesses_as_it_is_defined(name: str, reference: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["cpu", "reference", "device"])
+def test_it_guesses_as_it_is_defined(name: str, where: str, tmp_path: Path) -> None:
     guesser = tiny_guesser(name)
-    options = EngineOptions(n_ctx=128, n_threads=1, type_k="f32", type_v="f32", drafting=True, reference=reference)
-    trunk, layer = engines(guesser.file, tmp_path, options)
+    trunk, layer = engines(guesser.file, tmp_path, replace(OPTIONS, reference=where == "reference"))
+    if where == "device":  # rehearsed on the CPU; half of what can be divided is cold
+        gguf = guesser.file.open(tmp_path)
+        model = read_guesser(gguf, load_model(gguf))
+        n = model.n_groups[0]
+        hot = np.arange(n // 2 if model.layers[0].ffn.divisible else 0, n, dtype=np.int32)
+        plan = Plan((1 << 30,), (LayerPlacement(0, hot),), 0, "layers", "")
+        layer = Engine(model, OPTIONS, placement=Placement(plan, DEVICES))
     seen: list[Hidden] = []
     trunk.watch_hidden(lambda _, hidden: seen.append(hidden))
     trunk.prefill(PROMPT[:40])

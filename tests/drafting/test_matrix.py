@@ -95,6 +95,8 @@ def half_placed(model: Model) -> Placement:
         ("model", "llama4", "f16", False, 2, False),
         ("mtp", "glm4moe", "f16", False, 2, True),
         ("mtp", "deepseek3", "f16", True, 2, False),
+        ("mtp", "qwen35moe", "f16", False, 2, True),
+        ("ngram", "lfm2", "f32", True, 1, True),
         ("mtp", "qwen35", "q8_0", True, 3, False),
     ],
 )
