@@ -45,23 +45,30 @@ def delta_rule_in_chunks(
     q: Tensor, k: Tensor, v: Tensor, log_g: Tensor, beta: Tensor, state: Tensor, size: int = CHUNK
 ) -> Tensor:
     """The same, `size` tokens at a time (WY form); log_g: logarithms of g. A chunk's corrections depend on each other
-    by a triangular system; decays within it are differences of their sums, so that none is larger than 1.
+    by a triangular system; decays within it are differences of their sums, so that none is larger than 1. What does
+    not depend on the state is done for all chunks at once.
     """
-    found = []
-    for begin in range(0, len(q), size):
-        part = slice(begin, begin + size)
-        qs, ks, vs = (x[part].transpose(0, 1) for x in (q, k, v))  # [H, C, K or V]
-        b, sums = beta[part].T, log_g[part].T.cumsum(1)  # [H, C]
-        apart = (sums.unsqueeze(2) - sums.unsqueeze(1)).tril().exp().tril()  # [H, C, C]
-        before = sums.exp().unsqueeze(2)
-        mixed = b.unsqueeze(2) * (ks @ ks.transpose(1, 2)) * apart
-        system = mixed.tril(-1) + torch.eye(ks.shape[1], device=ks.device)
-        wrong = b.unsqueeze(2) * (vs - before * (ks @ state))
-        new = torch.linalg.solve_triangular(system, wrong, upper=False, unitriangular=True)
-        found.append((before * (qs @ state) + ((qs @ ks.transpose(1, 2)) * apart) @ new).transpose(0, 1))
-        left = (sums[:, -1:] - sums).exp().unsqueeze(2)
-        state.mul_(sums[:, -1].exp()[:, None, None]).add_((left * ks).transpose(1, 2) @ new)
-    return torch.cat(found)
+    size = min(size, len(q))
+    qs, ks, vs, logs, b = (_chunks(x, size) for x in (q, k, v, log_g.unsqueeze(2), beta.unsqueeze(2)))
+    sums = logs.squeeze(3).cumsum(2)  # [N, H, C]
+    apart = (sums.unsqueeze(3) - sums.unsqueeze(2)).tril().exp().tril()  # [N, H, C, C]
+    before, after = sums.exp().unsqueeze(3), (sums[..., -1:] - sums).exp().unsqueeze(3)
+    system = b * (ks @ ks.mT) * apart
+    one = torch.eye(size, device=q.device).expand_as(system)
+    inverse = torch.linalg.solve_triangular(system, one, upper=False, unitriangular=True)
+    own, of_state = inverse @ (b * vs), inverse @ (b * before * ks)
+    asked, scores, kept, found = before * qs, (qs @ ks.mT) * apart, (after * ks).mT, torch.empty_like(vs)
+    for i in range(len(qs)):
+        new = own[i] - of_state[i] @ state
+        found[i] = asked[i] @ state + scores[i] @ new
+        state.mul_(before[i, :, -1:]).add_(kept[i] @ new)
+    return found.transpose(1, 2).flatten(0, 1)[: len(q)]
+
+
+def _chunks(x: Tensor, size: int) -> Tensor:
+    """[T, H, D] -> [N, H, size, D], with zeros behind the last token: which decay nothing, and add nothing."""
+    whole = F.pad(x, (0, 0, 0, 0, 0, -len(x) % size))
+    return whole.view(-1, size, *x.shape[1:]).transpose(1, 2)
 
 
 def scan(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ def suites(device: str) -> Iterator[Finding]:
     ]
     if torch.device(device).type == "cuda":
         # Interpreted, a token takes seconds.
-        paths += [f"tests/runtime/hybrid/test_{name}.py" for name in ("experts_placed", "adaptive", "cache_overflow")]
+        names = "experts_placed", "adaptive", "cache_overflow", "states_placed"
+        paths += [f"tests/runtime/hybrid/test_{name}.py" for name in names]
     else:
         environment["TRITON_INTERPRET"] = "1"
     for path in paths:

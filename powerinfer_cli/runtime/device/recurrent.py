@@ -85,8 +85,8 @@ def mixing_bytes(a: Recurrent[Any, Any], n_tokens: int) -> int:
             return 4 * n_tokens * 7 * a.convolution.channels
         case DeltaNet():
             keys, inner = a.n_values * a.key_dim, a.n_values * a.value_dim
-            chunk = CHUNK * (4 * a.n_values * CHUNK + 4 * inner + 2 * keys)
-            return 4 * (n_tokens * (5 * a.convolution.channels + 4 * keys + 6 * inner) + chunk + 3 * a.state_size)
+            token = 5 * a.convolution.channels + 10 * keys + 10 * inner + 6 * a.n_values * CHUNK
+            return 4 * ((n_tokens + CHUNK) * token + 3 * a.state_size)
         case Mamba2():
             chunk = CHUNK * (3 * a.n_heads * CHUNK + 3 * a.inner + 3 * a.n_heads * a.state_dim)
             return 4 * (n_tokens * (5 * a.convolution.channels + 6 * a.inner) + chunk + 3 * a.state_size)
