@@ -100,7 +100,7 @@ RECURRENT = Kind(
 ENCODERS = Kind(
     "an encoder for embeddings, which attends to both sides and writes no text",
     "use one of bert, nomic-bert, jina-bert-v2, modern-bert, eurobert or gemma-embedding",
-    architectures=_names("t5encoder nomic-bert-moe neo-bert llama-embed"),
+    architectures=_names("t5encoder neo-bert llama-embed"),
     cleared="attention.causal",
 )
 OTHER_MODELS = (

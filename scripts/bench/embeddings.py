@@ -69,11 +69,11 @@ def made(path: Path) -> Any:
     from transformers import BertConfig, BertModel
 
     from powerinfer_cli.gguf_io import GGMLType
-    from tests.helpers.families.encoders import bert_file
+    from tests.helpers.families.encoders import ENCODERS
 
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=N_VOCAB, **SHAPE), add_pooling_layer=False).float().eval()
-    file = bert_file(model)
+    file = ENCODERS["bert"].convert(model)
     tables = {name: file.tensors[name] for name in ("position_embd.weight", "token_types.weight")}  # stay as they are
     halves = file.with_tensors(dict.fromkeys(tables)).stored_as(GGMLType.F16)
     metadata = {**file.metadata, "tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.token_type_count": 2}

@@ -60,7 +60,7 @@ def test_files_that_are_no_models(tmp_path: Path, file: ModelFile, words: tuple[
     [
         (of("neo-bert", {"attention.causal": False, "block_count": 12}, "x"), ("an encoder for embed", "12 layers")),
         (of("somebert", {"attention.causal": False}, "x"), ("an encoder", "somebert.attention.causal is false")),
-        (of("nomic-bert-moe", {}, "x"), ("an encoder for embeddings", "use one of bert, nomic-bert")),
+        (of("neo-bert", {}, "x"), ("an encoder for embeddings", "use one of bert, nomic-bert")),
         (of("t5", {"decoder_block_count": 4}, "dec.blk.0.attn_q.weight"), ("encoder and decoder",)),
         (of("t5encoder", {}, "enc.blk.0.attn_q.weight"), ("an encoder",)),
         (of("llama-embed", {}, "x"), ("an encoder",)),
