@@ -10,7 +10,7 @@ from powerinfer_cli.kernels.cpu.recurrent.lanes import store_first
 from powerinfer_cli.kernels.cpu.segments import COUNT, N_SEGMENTS, PAST, SEQUENCE, START, segment_at
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats import padded
-from powerinfer_cli.kernels.jit import kernel
+from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, first, float_of, fma, i64, load_f32, splat, store_f32, total, zero
@@ -108,6 +108,14 @@ def _steps(op_address, worker):
             store_f32(factors, i, exp(load_f32(f32(op[STEPS.decay]), i) * step))
 
 
+@helper
+def _row(s, b, c, i, factor, added, total):
+    """A state's row i goes on; what it adds to the sum that is read."""
+    kept = fma(splat(b[i]), added, load_f32(s, i * 16) * factor)
+    store_f32(s, i * 16, kept)
+    return fma(kept, splat(c[i]), total)
+
+
 @kernel(OPERATION, "scan")
 def _scan(op_address, worker):
     """A piece is 16 columns of the state of a head, for all tokens of a segment."""
@@ -134,11 +142,16 @@ def _scan(op_address, worker):
             c = f32(mixed + (n_heads * dim + (n_groups + group) * n) * 4)
             factor = splat(f32(op[SCAN.factors] + t * op[SCAN.steps_stride] * 4)[head])
             added = value * splat(f32(op[SCAN.steps] + t * op[SCAN.steps_stride] * 4)[head])
-            made = zero()
-            for i in range(n):
-                kept = fma(splat(b[i]), added, load_f32(s, i * 16) * factor)
-                store_f32(s, i * 16, kept)
-                made = fma(kept, splat(c[i]), made)
+            made = _row(s, b, c, 0, factor, added, zero())
+            second, third, fourth = zero(), zero(), zero()  # sums of their own: one would wait for itself
+            for i in range(1, n - 3, 4):
+                made = _row(s, b, c, i, factor, added, made)
+                second = _row(s, b, c, i + 1, factor, added, second)
+                third = _row(s, b, c, i + 2, factor, added, third)
+                fourth = _row(s, b, c, i + 3, factor, added, fourth)
+            for i in range(n - (n - 1) % 4, n):
+                made = _row(s, b, c, i, factor, added, made)
+            made = made + second + (third + fourth)
             out = f32(op[SCAN.out] + (t * op[SCAN.out_stride] + head * dim) * 4)
             store_first(out, column, fma(skip, value, made), dim - column)
 
