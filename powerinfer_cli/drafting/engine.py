@@ -116,7 +116,8 @@ class DraftingEngine(Engine):
             self._take_back(pieces[i].sequence, rejected=_is_decoding(pieces[i]))
             if not _is_decoding(pieces[i]):
                 self._settle(pieces[i].sequence)
-        if sum(len(pieces[i].ids) + len(self._owed[pieces[i].sequence]) for i in left) > super().n_free:
+        needed = sum(len(pieces[i].ids) + len(self._owed[pieces[i].sequence]) for i in left)
+        if needed > min(super().n_free, self.most_tokens):
             for sequence in range(self.n_sequences):
                 self._settle(sequence)
         drafts = self._drafts([pieces[i] for i in left])

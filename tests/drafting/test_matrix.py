@@ -67,6 +67,20 @@ def texts(engine: Engine, prompts: Sequence[Sequence[int]], *, parity: bool) -> 
     return found
 
 
+def test_batches_hardly_larger_than_company(tmp_path: Path) -> None:
+    """What recurrent layers have to read again has no room beside the next tokens."""
+    gguf = tiny_guesser("qwen35").file.open(tmp_path)
+    model = load_model(gguf)
+    options = EngineOptions(n_ctx=384, n_sequences=3, n_threads=1, n_ubatch=6)
+    maker = maker_of("mtp", gguf, model)
+    plain, ahead = (
+        Engine(model, options),
+        DraftingEngine(model, options, drafter=maker, drafts=DraftOptions(most=5)),
+    )
+    prompts = [PROMPT[i : i + 2] for i in range(3)]
+    assert texts(ahead, prompts, parity=False) == texts(plain, prompts, parity=False)
+
+
 def half_placed(model: Model) -> Placement:
     """The last layer in main memory; of each other one about half of what can be divided."""
     layers = []

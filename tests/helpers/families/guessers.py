@@ -82,5 +82,5 @@ def tiny_guesser(name: str) -> Guesser:
     more: dict[str, Any] = {"block_count": last + 1, "nextn_predict_layers": 1}
     key = f"{file.arch}.attention.recurrent_layers"
     if key in file.metadata:
-        more["attention__recurrent_layers"] = [*file.metadata[key], False]
+        more["attention__recurrent_layers"] = [*map(bool, file.metadata[key]), False]
     return Guesser(tiny, layer, own, file.with_tensors(copied | joining).with_metadata(**more))
