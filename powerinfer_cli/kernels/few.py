@@ -8,6 +8,7 @@ row of weights is read once for all. `sparse_few` keeps so many sums at hand, an
 """
 
 ONE_BY_ONE = 8
-"""Tokens at most that a device multiplies one after the other, which costs a launch and a read of the weights for each:
-at 4.5 bits a weight, 8 reads move as many bytes as dequantising to halves once and reading these (0.6 + 2 + 2).
+"""Tokens at most that a device multiplies without dequantising: whole matrices four at a time, neurons and experts one
+after the other, which costs a launch and a read of the weights for each. At 4.5 bits a weight, 8 reads move as many
+bytes as dequantising to halves once and reading these (0.6 + 2 + 2).
 """

@@ -1,4 +1,4 @@
-"""The operations of a layer with Triton's kernels: all of one token's, a few tokens one by one, and dequantising for
+"""The operations of a layer with Triton's kernels: all of one token's, a few tokens', and dequantising for
 batches.
 """
 
@@ -67,12 +67,11 @@ class TritonOps(Ops):
     scan = staticmethod(triton_recurrent.scan)
 
     def matmul(self, rows: PlanarRows, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """For a few tokens each by itself, as it would be alone: that moves no more than dequantising rows would."""
+        """For a few tokens each as it would be alone, rows read once for some: dequantising them would move more."""
         if len(x) > ONE_BY_ONE or (rows.scales is None and rows.kind is not GGMLType.F32):
             return super().matmul(rows, x, bias, out)
         out = torch.empty(len(x), rows.n_rows, device=x.device) if out is None else out
-        for t in range(len(x)):
-            self.matvec(rows, x[t], bias, out[t])
+        triton_products.matmul_few(rows, x, bias, out)
         return out
 
     def multiply_heads(self, rows: PlanarRows, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from powerinfer_cli.kernels.device import reference
 from powerinfer_cli.kernels.device.planar import PlanarRows
 from powerinfer_cli.kernels.device.triton_rows import (
     dot_rows,
+    dot_tokens,
     group_scale,
     group_tile,
     launch,
@@ -16,7 +17,10 @@ from powerinfer_cli.kernels.device.triton_rows import (
     tile_of,
 )
 
-__all__ = ["chosen_rows", "dequantize", "matvec", "multiply_heads", "rows_at_once"]
+__all__ = ["chosen_rows", "dequantize", "matmul_few", "matvec", "multiply_heads", "rows_at_once"]
+
+
+ABREAST = 4  # tokens: as many sums as registers hold beside a tile
 
 
 def rows_at_once(n_rows: int) -> int:
@@ -33,6 +37,16 @@ def matvec(
     grid = (triton.cdiv(rows.n_rows, step),)
     launch(_matvec, grid, x, bias, out, rows_of(rows), rows.n_rows, relu, step, tile.width, warps=tile.warps)
     return out
+
+
+def matmul_few(rows: PlanarRows, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """out [T, n_rows] = x [T, n_cols] @ rows.T (+ bias): each as `matvec` has it, rows read once for ABREAST tokens."""
+    step, tile = rows_at_once(rows.n_rows), tile_of(rows)
+    grid = (triton.cdiv(rows.n_rows, step),)
+    for first in range(0, len(x), ABREAST):
+        some, to = x[first : first + ABREAST], out[first : first + ABREAST]
+        known = (len(some), step, tile.width)
+        launch(_matmul_few, grid, some, bias, to, rows_of(rows), rows.n_rows, *known, warps=tile.warps)
 
 
 def chosen_rows(rows: PlanarRows, x: Tensor, indices: Tensor, out: Tensor | None = None) -> Tensor:
@@ -74,6 +88,18 @@ def _matvec(x, bias, y, w, n_rows, RELU: tl.constexpr, R: tl.constexpr, WIDTH: t
     if RELU:
         found = tl.maximum(found, 0)
     tl.store(y + row, found, mask=valid)
+
+
+@triton.jit
+def _matmul_few(x, bias, y, w, n_rows, T: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    valid = row < n_rows
+    totals = dot_tokens(w, row, valid, x, T, R, WIDTH)
+    for t in tl.static_range(T):
+        found = tl.sum(totals[t], axis=1)
+        if bias is not None:
+            found += tl.load(bias + row, mask=valid, other=0)
+        tl.store(y + t * n_rows + row, found, mask=valid)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.device.planar import PlanarRows
 
-__all__ = ["Rows", "Tile", "dot_rows", "group_scale", "group_tile", "launch", "rows_of", "tile_of"]
+__all__ = ["Rows", "Tile", "dot_rows", "dot_tokens", "group_scale", "group_tile", "launch", "rows_of", "tile_of"]
 
 
 class Rows(NamedTuple):
@@ -103,38 +103,65 @@ def group_scale(small, large, w, row, g, there):
 
 
 @triton.jit
-def _dot_floats(w, row, valid, x, R: tl.constexpr, WIDTH: tl.constexpr):
-    total = tl.zeros([R, WIDTH], tl.float32)
-    for first in range(0, w.n_cols, WIDTH):
-        column = first + tl.arange(0, WIDTH)
-        inside = column < w.n_cols
-        weights = tl.load(
-            w.quants + row[:, None] * w.n_cols + column[None, :], mask=valid[:, None] & inside[None, :], other=0
-        )
-        total += weights.to(tl.float32) * tl.load(x + column, mask=inside, other=0)[None, :]
-    return tl.sum(total, axis=1)
+def _zeros(T: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
+    """A sum for each token."""
+    totals = ()
+    for _ in tl.static_range(T):
+        totals = totals + (tl.zeros([R, WIDTH], tl.float32),)  # type: ignore[assignment] # noqa: RUF005  # no stars here
+    return totals
 
 
 @triton.jit
-def _dot_groups(w, row, valid, x, R: tl.constexpr, WIDTH: tl.constexpr):
+def _dot_floats(w, row, valid, x, T: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
+    totals = _zeros(T, R, WIDTH)
+    for first in range(0, w.n_cols, WIDTH):
+        column = first + tl.arange(0, WIDTH)
+        inside = column < w.n_cols
+        there = valid[:, None] & inside[None, :]
+        weights = tl.load(w.quants + row[:, None] * w.n_cols + column[None, :], mask=there, other=0).to(tl.float32)
+        sums = ()
+        for t in tl.static_range(T):
+            own = totals[t] + weights * tl.load(x + t * w.n_cols + column, mask=inside, other=0)[None, :]
+            sums = sums + (own,)  # type: ignore[assignment] # noqa: RUF005  # as above
+        totals = sums
+    return totals
+
+
+@triton.jit
+def _dot_groups(w, row, valid, x, T: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
     half: tl.constexpr = w.group // 2
     n_groups: tl.constexpr = w.n_cols // w.group
-    total = tl.zeros([R, WIDTH], tl.float32)
+    totals = _zeros(T, R, WIDTH)
     for first in range(0, n_groups, WIDTH):
         g = first + tl.arange(0, WIDTH)
         inside = g < n_groups
         there = valid[:, None] & inside[None, :]
         low, high = group_tile(w, row, g, there)
-        at = x + g[None, :, None] * w.group + tl.arange(0, half)[None, None, :]
-        x_low = tl.load(at, mask=inside[None, :, None], other=0)
-        x_high = tl.load(at + half, mask=inside[None, :, None], other=0)
-        total += tl.sum(low * x_low + high * x_high, axis=2) * group_scale(w.scales, w.super_scales, w, row, g, there)
+        scale = group_scale(w.scales, w.super_scales, w, row, g, there)
         if w.mins is not None:
-            total += tl.sum(x_low + x_high, axis=2) * group_scale(w.mins, w.super_mins, w, row, g, there)
-    return tl.sum(total, axis=1)
+            least = group_scale(w.mins, w.super_mins, w, row, g, there)
+        sums = ()
+        for t in tl.static_range(T):
+            at = x + t * w.n_cols + g[None, :, None] * w.group + tl.arange(0, half)[None, None, :]
+            x_low = tl.load(at, mask=inside[None, :, None], other=0)
+            x_high = tl.load(at + half, mask=inside[None, :, None], other=0)
+            own = totals[t] + tl.sum(low * x_low + high * x_high, axis=2) * scale
+            if w.mins is not None:
+                own += tl.sum(x_low + x_high, axis=2) * least
+            sums = sums + (own,)  # type: ignore[assignment] # noqa: RUF005  # as above
+        totals = sums
+    return totals
+
+
+@triton.jit
+def dot_tokens(w, row, valid, x, T: tl.constexpr, R: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows . each of T tokens, x [T, n_cols], row int64 [R]; what is read of a row is read once. Where not valid [R],
+    nothing is read and the result is 0. -> T sums [R, WIDTH], to be added up
+    """
+    return _dot_floats(w, row, valid, x, T, R, WIDTH) if w.group == 0 else _dot_groups(w, row, valid, x, T, R, WIDTH)
 
 
 @triton.jit
 def dot_rows(w, row, valid, x, R: tl.constexpr, WIDTH: tl.constexpr):
     """Rows . x [n_cols]: row int64 [R]; where not valid [R], nothing is read and the result is 0. -> [R]"""
-    return _dot_floats(w, row, valid, x, R, WIDTH) if w.group == 0 else _dot_groups(w, row, valid, x, R, WIDTH)
+    return tl.sum(dot_tokens(w, row, valid, x, 1, R, WIDTH)[0], axis=1)

@@ -67,6 +67,8 @@ def ffn(ops: TritonOps, kind: GGMLType) -> None:
     (rows, _), (fc1, _), (fc2, _) = (rows_of(kind, *shape) for shape in ((N, N_EMBD), (RANK, N_EMBD), (N, RANK)))
     x, mask = torch.ones(N_EMBD), torch.ones(N, dtype=torch.uint8)
     ops.matvec(rows, x)
+    for n_tokens in (2, 4):
+        ops.matmul(rows, torch.ones(n_tokens, N_EMBD))
     ops.chosen_rows(rows, x, torch.arange(3))
     ops.dequantize(rows, torch.float16)
     ops.predict(fc1, fc2, x, 0.5, mask)

@@ -257,8 +257,15 @@ def test_a_few_are_what_each_is_alone(kind: GGMLType) -> None:
     assert torch.equal(fired, torch.cat([count for _, count in alone]))
     predicted = FAST.predict(fc1, fc2, x, 0.1)
     assert torch.equal(predicted, torch.stack([FAST.predict(fc1, fc2, x[t], 0.1) for t in range(2)]))
-    if kind is not GGMLType.F16:
-        assert torch.equal(FAST.matmul(gate, x), torch.stack([FAST.matvec(gate, x[t]) for t in range(2)]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BOTH_WAYS if kind is not GGMLType.F16])
+@pytest.mark.parametrize("n_token", [2, 4, 7, ONE_BY_ONE])
+def test_products_of_a_few_are_what_each_is_alone(kind: GGMLType, n_token: int) -> None:
+    """To the bit; but products with halves are made for all together."""
+    rows, x, bias = some_rows(kind, 9, 512), in_nan(normal(n_token, 512)), in_nan(normal(9, seed=4))
+    out = FAST.matmul(rows, x, bias, nan(n_token, 9))
+    assert torch.equal(out, torch.stack([FAST.matvec(rows, x[t], bias) for t in range(n_token)]))
 
 
 @pytest.mark.parametrize(
