@@ -92,6 +92,7 @@ def convert(flags: ConvertFlags) -> None:
     from powerinfer_cli.convert.checkpoint import open_checkpoint
     from powerinfer_cli.convert.converting import convert_checkpoint, write_converted
     from powerinfer_cli.cores import usable_cores
+    from powerinfer_cli.kernels.cpu.encoding import prepare_encoding
 
     terminal = Terminal(color=False, quiet=False)
     checkpoint = open_checkpoint(_folder(flags))
@@ -100,14 +101,16 @@ def convert(flags: ConvertFlags) -> None:
     if flags.dry_run:
         return
     target = flags.output or Path(converted.file_name)
-    with tidy_ending(), WorkProgress("converting", in_bytes=True) as progress:
-        written = write_converted(
-            converted,
-            target,
-            threads=flags.threads or len(usable_cores()),
-            most_bytes=most,
-            on_bytes=progress.tell,
-        )
+    with tidy_ending():
+        prepare_encoding(converted.types.values())  # may compile, which says nothing of how long the rest takes
+        with WorkProgress("converting", in_bytes=True) as progress:
+            written = write_converted(
+                converted,
+                target,
+                threads=flags.threads or len(usable_cores()),
+                most_bytes=most,
+                on_bytes=progress.tell,
+            )
     for path in written:
         print(path)
 
