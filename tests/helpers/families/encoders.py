@@ -12,7 +12,7 @@ from powerinfer_cli.text.spm import SPACE
 from tests.helpers.checkpoints import converted
 from tests.helpers.families.family import ODD, SIZES, Family, TinyFamily, rope, tiny
 from tests.helpers.families.jina_bert import JinaBert, JinaConfig
-from tests.helpers.families.nomic_moe import NomicMoe, NomicMoeConfig, nomic_moe_file
+from tests.helpers.families.nomic_moe import NomicMoe, NomicMoeConfig
 from tests.helpers.model_file import ModelFile
 
 PADDING = 1  # XLM-RoBERTa's: positions begin behind it
@@ -118,7 +118,7 @@ ENCODERS = {
     "xlm-roberta": Family("bert", _xlm_roberta, _pooled),
     "bge-reranker": Family("bert", _reranker, partial(_pooled, kind=4)),
     "nomic-bert": Family("nomic-bert", _nomic, _pooled),
-    "nomic-bert-moe": Family("nomic-bert-moe", _nomic_moe, nomic_moe_file, authority="twin"),
+    "nomic-bert-moe": Family("nomic-bert-moe", _nomic_moe, _pooled, authority="twin"),
     "jina-bert-v2": Family("jina-bert-v2", _jina_2, _pooled, authority="twin"),
     "jina-bert-v2-code": Family("jina-bert-v2", lambda: _jina_2(code=True), _pooled, authority="twin"),
     "jina-bert-v3": Family("jina-bert-v3", _jina_3, _pooled),

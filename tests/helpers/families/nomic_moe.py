@@ -2,14 +2,28 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.helpers.model_file import ModelFile
+__all__ = ["NomicMoe", "NomicMoeConfig"]
 
-__all__ = ["NomicMoe", "NomicMoeConfig", "nomic_moe_file"]
+OUTSIDE = {
+    "token_embd.weight": "embeddings.word_embeddings.weight",
+    "token_types.weight": "embeddings.token_type_embeddings.weight",
+    "token_embd_norm.weight": "emb_ln.weight",
+    "token_embd_norm.bias": "emb_ln.bias",
+}
+INSIDE = {
+    "attn_output": "attn.out_proj",
+    "attn_output_norm": "norm1",
+    "layer_output_norm": "norm2",
+    "ffn_up": "mlp.fc1",
+    "ffn_down": "mlp.fc2",
+    "ffn_gate_inp": "mlp.router.layer",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Experts(nn.Module):
 
 
 class Layer(nn.Module):
-    """Named as the file names its parts."""
+    """Named as our file names its parts."""
 
     def __init__(self, c: NomicMoeConfig, experts: bool) -> None:
         super().__init__()
@@ -94,25 +108,37 @@ class NomicMoe(nn.Module):
             x = layer(x)
         return SimpleNamespace(last_hidden_state=x[None])
 
+    def published(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """As Nomic names them; q, k and v, and the experts, are one tensor each."""
+        tensors = {OUTSIDE[name]: weight for name, weight in self.state_dict().items() if name in OUTSIDE}
+        for i, layer in enumerate(self.layers):
+            found = {name.removeprefix("experts."): weight for name, weight in layer.state_dict().items()}
+            for end in ("weight", "bias"):
+                qkv = [found.pop(f"attn_{part}.{end}") for part in "qkv"]
+                found[f"attn.Wqkv.{end}"] = torch.cat(qkv)
+            if layer.experts is not None:
+                found["mlp.experts.mlp.w1"] = found.pop("ffn_up_exps").flatten(0, 1)
+                found["mlp.experts.mlp.w2"] = found.pop("ffn_down_exps").transpose(1, 2).flatten(0, 1)
+                found["mlp.experts.bias"] = torch.zeros(self.config.hidden_size)
+            for name, weight in found.items():
+                module, dot, end = name.rpartition(".")
+                tensors[f"encoder.layers.{i}.{INSIDE.get(module, module)}{dot}{end}"] = weight
+        return self._config(), tensors
 
-def nomic_moe_file(model: NomicMoe) -> ModelFile:
-    """As llama.cpp's converter writes it."""
-    c, tensors = model.config, {}
-    for name, weight in model.state_dict().items():
-        target = name.replace("layers.", "blk.").replace("experts.", "")
-        tensors[f"{target}.weight" if target.endswith("_exps") else target] = weight.numpy()
-    keys = {
-        "context_length": c.max_position_embeddings,
-        "embedding_length": c.hidden_size,
-        "feed_forward_length": c.intermediate_size,
-        "block_count": c.num_hidden_layers,
-        "attention.head_count": c.num_attention_heads,
-        "attention.layer_norm_epsilon": c.layer_norm_eps,
-        "attention.causal": False,
-        "pooling_type": 1,
-        "rope.freq_base": c.base,
-        "expert_count": c.n_experts,
-        "expert_used_count": c.n_chosen,
-        "moe_every_n_layers": 2,
-    }
-    return ModelFile("nomic-bert-moe", {f"nomic-bert-moe.{key}": value for key, value in keys.items()}, tensors)
+    def _config(self) -> dict[str, Any]:
+        c = self.config
+        return {
+            "architectures": ["NomicBertModel"],
+            "activation_function": "gelu",
+            "vocab_size": c.vocab_size,
+            "n_embd": c.hidden_size,
+            "n_inner": c.intermediate_size,
+            "n_layer": c.num_hidden_layers,
+            "n_head": c.num_attention_heads,
+            "n_positions": c.max_position_embeddings,
+            "layer_norm_epsilon": c.layer_norm_eps,
+            "rotary_emb_base": c.base,
+            "num_experts": c.n_experts,
+            "moe_top_k": c.n_chosen,
+            "moe_every_n_layers": 2,
+        }

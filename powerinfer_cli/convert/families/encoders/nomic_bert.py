@@ -1,9 +1,10 @@
-"""Nomic BERT: as transformers saves it, and as Nomic's own code named it."""
+"""Nomic BERT: as transformers saves it, and as Nomic's own code named it; Nomic Embed 2, with experts."""
 
 from powerinfer_cli.convert.checkpoint import Config
-from powerinfer_cli.convert.conversion import Conversion, KeyValues, Names
+from powerinfer_cli.convert.conversion import Array, Change, Conversion, KeyValues, Names, Part
 from powerinfer_cli.convert.families.encoders.bert import SKIPPED
 from powerinfer_cli.convert.families.encoders.pooling import encoder_keys, without_front
+from powerinfer_cli.convert.moves import both
 
 __all__ = ["CONVERSIONS"]
 
@@ -42,7 +43,55 @@ def _keys(config: Config) -> KeyValues:
     return encoder_keys(config) | {"context_length": min(n_ctx, trained)}
 
 
+def _moe_names(config: Config) -> Names:
+    """Experts' neurons are rows, one expert's behind the other's, both times."""
+    shape = config.integer("num_experts", "num_local_experts"), config.integer("n_inner"), config.integer("n_embd")
+    return NAMES | {
+        "mlp.fc1": "ffn_up",
+        "mlp.fc2": "ffn_down",
+        "mlp.router.layer": "ffn_gate_inp",
+        "mlp.experts.mlp.w1": Part("ffn_up_exps.weight", _stacked(shape)),
+        "mlp.experts.mlp.w2": Part("ffn_down_exps.weight", both(_stacked(shape), _columns)),
+    }
+
+
+def _stacked(shape: tuple[int, int, int]) -> Change:
+    def moved(rows: Array) -> Array:
+        return rows.reshape(shape)
+
+    return moved
+
+
+def _columns(stacked: Array) -> Array:
+    return stacked.swapaxes(1, 2)
+
+
+def _moe_keys(config: Config) -> KeyValues:
+    """Those for 2048 positions were trained with 512."""
+    n_ctx = config.integer("n_positions")
+    return encoder_keys(config) | {
+        "context_length": 512 if n_ctx == config.integer("max_trained_positions", default=2048) else n_ctx,
+        "moe_every_n_layers": config.integer("moe_every_n_layers"),
+        "expert_count": config.integer("num_experts", "num_local_experts"),
+        "expert_used_count": config.integer("moe_top_k"),
+    }
+
+
+def _has_experts(config: Config) -> bool:
+    return config.integer("moe_every_n_layers", default=0) > 0
+
+
 CONVERSIONS = (
+    Conversion(
+        "nomic-bert-moe",
+        ("NomicBertModel",),
+        _moe_names,
+        _moe_keys,
+        renamed=without_front,
+        skipped=SKIPPED + r"|.*mlp\.experts\.bias",
+        fits=_has_experts,
+        defaults={"layer_norm_epsilon": 1e-12, "rope_theta": 1000.0},
+    ),
     Conversion(
         "nomic-bert",
         ("NomicBertModel",),
