@@ -143,7 +143,7 @@ def test_quantised_halves(kind: GGMLType, tmp_path: Path) -> None:
     seen: list[Hidden] = []
     trunk.watch_hidden(lambda _, hidden: seen.append(hidden))
     trunk.prefill(PROMPT[:16])
-    piece = Piece(0, PROMPT[1:17], Wanted.ALL, hidden=seen[0])
+    piece = Piece(0, PROMPT[1:17], Wanted.ALL, hidden=np.concatenate(seen))
     found, wanted = (one.step([piece])[0] for one in (layer, other))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=0.03 * np.abs(wanted).max())
 
