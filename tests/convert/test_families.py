@@ -30,9 +30,8 @@ def test_keys_and_bits_are_those_of_llama_cpp(name: str, tmp_path: Path) -> None
 
 
 def test_every_architecture_can_be_converted() -> None:
-    """But Nomic's mixture, whose checkpoints are known to its own code only."""
     made = {one.arch for conversions in CONVERSIONS.values() for one in conversions}
-    assert made == set(ARCHITECTURES) - {"nomic-bert-moe"}
+    assert made == set(ARCHITECTURES)
 
 
 def test_families_are_those_of_the_models() -> None:
