@@ -24,7 +24,7 @@ from powerinfer_cli.kernels.cpu.rows import (
 )
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
 from powerinfer_cli.kernels.formats.format import ROWS_AT_ONCE
-from powerinfer_cli.kernels.formats.token_panels import INPUTS, pack_tokens, panel_bytes
+from powerinfer_cli.kernels.formats.token_panels import FOUR_PAY, INPUTS, pack_tokens, panel_bytes
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -184,7 +184,8 @@ def _matvec_few(op_address, worker):
         fetch(base + begin * stride, min(at_once, end - begin) * stride)
         for t in range(n_tokens):
             xs[t] = op[FEW.x] + t * op[FEW.x_bytes]
-        pack_tokens(rows[GROUP], address_of(xs), n_tokens, columns, panels)
+        if n_tokens >= FOUR_PAY:
+            pack_tokens(rows[GROUP], address_of(xs), n_tokens, columns, panels)
     while begin < n:
         next_begin, next_end = share(take(op), threads, n) if begin == end else (end, end)
         for i in range(begin, end, at_once):
@@ -193,7 +194,13 @@ def _matvec_few(op_address, worker):
                 next_begin, next_end = share(take(op), threads, n)
             ahead = base + (next_begin if i + count == end else i + count) * stride
             row = row_address(rows, i, worker)
-            dot_few(op[FEW.dot], row, stride, count, panels, n_tokens, columns, ahead, address_of(found))
+            if n_tokens < FOUR_PAY:
+                for r in range(count):
+                    for t in range(n_tokens):
+                        there = ahead + r * stride if t == 0 else row
+                        found[r * few.FEW + t] = dot_row(rows[DOT_ROW], row + r * stride, xs[t], columns, there)
+            else:
+                dot_few(op[FEW.dot], row, stride, count, panels, n_tokens, columns, ahead, address_of(found))
             for t in range(n_tokens):
                 for r in range(count):
                     value = found[r * few.FEW + t]

@@ -27,7 +27,7 @@ from powerinfer_cli.kernels.cpu.sparse.token import PARTS, NeuronMask, RowNeuron
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats.format import BUNDLE, padded
-from powerinfer_cli.kernels.formats.token_panels import ABREAST, INPUTS, first_vector, pack_tokens
+from powerinfer_cli.kernels.formats.token_panels import ABREAST, FOUR_PAY, INPUTS, first_vector, pack_tokens
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -38,7 +38,6 @@ __all__ = ["sparse_few"]
 
 # What `few` points to: DOT_SOME of first and second; panels, bytes of each thread's.
 FIRST, SECOND, PANELS, PANELS_BYTES = range(4)
-_FOUR_PAY = 3  # tokens: a product with four takes the time of as many alone
 
 OP = operands(
     "state fc2 hidden hidden_bytes numbers thresholds n first first_x first_x_bytes first_bias second second_x "
@@ -138,7 +137,7 @@ def _multiply(rows, dot, x, x_bytes, panels, row, bits, ahead, found):
         begin, rest = (n - 1) // ABREAST * ABREAST, (n - 1) % ABREAST + 1
         if bits and rest < ABREAST:
             continue
-        if rest < _FOUR_PAY:
+        if rest < FOUR_PAY:
             for k in range(begin, n):
                 found[k] = dot_row(rows[DOT_ROW], row, x + lowest_bit(waiting) * x_bytes, columns, ahead)
                 waiting &= waiting - 1
