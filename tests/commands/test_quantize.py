@@ -72,7 +72,7 @@ def test_a_dry_run_writes_nothing(model: Path) -> None:
         (["M", "4"], 2, "there is no type '4'"),
         (["M", "Q8_0", "--tensor-type", "attn"], 2, "a pattern and a type"),
         (["M", "Q8_0", "--tensor-type", "(=q4_0"], 2, "is no pattern"),
-        (["M", "Q8_0", "--output-tensor-type", "iq1_s"], 2, "there is no type 'iq1_s' to write"),
+        (["M", "Q8_0", "--output-tensor-type", "q8_k"], 2, "there is no type 'q8_k' to write"),
         (["M", "Q8_0", "--include-weights", "a"], 2, "--imatrix FILE, which is missing"),
         (["M", "/proc/none/o.gguf", "Q8_0"], 1, "cannot be written"),
     ],

@@ -31,7 +31,8 @@ powerinfer quantize m.gguf out.gguf IQ3_M --imatrix imatrix.gguf
 powerinfer quantize m.gguf out.gguf Q4_K_M --tensor-type attn_v=q8_0 --tensor-type 'blk\\.[0-3]\\.ffn_down=q6_k'
 
 Types: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ4_NL IQ4_XS
-MXFP4_MOE TQ1_0 TQ2_0 F16 BF16 F32, or llama.cpp's number of one (15: Q4_K_M); Q3_K, Q4_K and Q5_K mean the M.
+IQ3_M IQ3_S IQ3_XS MXFP4_MOE TQ1_0 TQ2_0 F16 BF16 F32; with --imatrix also IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M
+IQ1_S; or llama.cpp's number of one (15: Q4_K_M); Q3_K, Q4_K and Q5_K mean the M.
 COPY: every tensor keeps its type, but for those that --tensor-type and the like name."""
 
 COPY = "COPY"

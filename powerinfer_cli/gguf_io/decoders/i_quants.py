@@ -11,13 +11,13 @@ import numpy.typing as npt
 from ..types import GGMLType
 from .bits import Bytes, Floats, fields, half, over_runs, split
 
-__all__ = ["DECODERS"]
+__all__ = ["DECODERS", "entries"]
 
 _Indices = npt.NDArray[np.uint16]
 
 
 @cache
-def _table(name: str) -> Floats:
+def entries(name: str) -> Floats:
     """The `gguf` package's table for the type `name`: [entries, 4 or 8]."""
     import gguf
 
@@ -28,7 +28,7 @@ def _table(name: str) -> Floats:
 
 def _look_up(name: str, indices: _Indices | Bytes) -> Floats:
     """[n, k] indices -> [n, 256] numbers."""
-    return np.take(_table(name), indices, axis=0).reshape(len(indices), 256)
+    return np.take(entries(name), indices, axis=0).reshape(len(indices), 256)
 
 
 def _signs(bits: Bytes) -> Floats:

@@ -2,6 +2,18 @@
 
 from ..encoder import LARGEST_HALF
 from .encode import SEARCHED, encode
-from .fitting import REFITS, SAME, Choice, Fit, Grid, PlainFit, Scales
+from .fitting import REFITS, SAME, Choice, Fit, Grid, Nearest, PlainFit, Scales
 
-__all__ = ["LARGEST_HALF", "REFITS", "SAME", "SEARCHED", "Choice", "Fit", "Grid", "PlainFit", "Scales", "encode"]
+__all__ = [
+    "LARGEST_HALF",
+    "REFITS",
+    "SAME",
+    "SEARCHED",
+    "Choice",
+    "Fit",
+    "Grid",
+    "Nearest",
+    "PlainFit",
+    "Scales",
+    "encode",
+]

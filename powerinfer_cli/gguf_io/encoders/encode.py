@@ -13,6 +13,8 @@ import numpy.typing as npt
 from ..encoder import LARGEST_HALF, quantize
 from ..failure import GGUFError
 from ..types import BLOCK, GGMLType
+from .codebook_blocks import BLOCKS
+from .codebooks import CODEBOOKS, coded
 from .fitting import LEAST, Choice, Fit, PlainFit, Scales
 from .layouts import LAYOUTS, Layout
 
@@ -23,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 NUMBERS_AT_ONCE = 1 << 16  # so many that what is made of them stays in the processor's cache
 ROUNDS = 2  # in which a super-block's scales and their multiples are fitted in turn
 LEAST_IMPORTANCE = np.float32(1e-6)  # of the mean; else a group that does not matter would not be fitted at all
-SEARCHED = frozenset(LAYOUTS)
+SEARCHED = frozenset({*LAYOUTS, *CODEBOOKS})
 
 
 def encode(
@@ -35,14 +37,13 @@ def encode(
     one is in kernels.cpu.encoding.fitting. Types that are not in SEARCHED are written as `quantize` writes them.
     Raises GGUFError where the type, a number or an importance does not allow it.
     """
-    layout = LAYOUTS.get(kind)
-    if layout is None or values.size == 0:
+    if kind not in SEARCHED or values.size == 0:
         return quantize(values, kind)
     block_size, block_bytes = BLOCK[kind]
     n_rows, n_cols = values.shape
     if n_cols % block_size:
         raise GGUFError(f"rows of {n_cols} cannot be {kind.name}: they are no whole blocks of {block_size}")
-    weights = _weights(importance, n_cols).reshape(-1, layout.group)
+    weights = _weights(importance, n_cols)
     out = np.empty((n_rows, n_cols // block_size * block_bytes), np.uint8)
     step = max(1, NUMBERS_AT_ONCE // n_cols)
     write = partial(_write, values, kind, weights, fit or PlainFit(), out)
@@ -71,16 +72,25 @@ def _weights(importance: Floats | None, n_cols: int) -> Floats:
 
 
 def _write(values: Floats, kind: GGMLType, weights: Floats, fit: Fit, out: Bytes, rows: slice) -> None:
-    x, layout = np.ascontiguousarray(values[rows], np.float32), LAYOUTS[kind]
+    x = np.ascontiguousarray(values[rows], np.float32)
     if not (np.abs(x) <= LARGEST_HALF).all():
         raise GGUFError(f"numbers beyond {LARGEST_HALF:g} or not finite cannot be stored as {kind.name}")
-    made = _encoded(layout, x.reshape(-1, layout.group), np.tile(weights, (len(x), 1)), fit, BLOCK[kind][0])
+    made = _coded(kind, x, weights, fit) if kind in CODEBOOKS else _encoded(kind, x, weights, fit)
     out[rows] = made.reshape(len(x), -1)
 
 
-def _encoded(layout: Layout, x: Floats, weights: Floats, fit: Fit, block_size: int) -> Bytes:
-    """Groups [G, group]."""
-    found, together = fit.search(x, weights, layout.grid), block_size // layout.group
+def _coded(kind: GGMLType, x: Floats, weights: Floats, fit: Fit) -> Bytes:
+    """By entries of a table."""
+    size = BLOCK[kind][0]
+    every = np.tile(weights.reshape(-1, size), (len(x), 1))
+    return BLOCKS[kind](coded(x.reshape(-1, size), every, CODEBOOKS[kind], fit))
+
+
+def _encoded(kind: GGMLType, x: Floats, weights: Floats, fit: Fit) -> Bytes:
+    """By a grid, in groups [G, group]."""
+    layout = LAYOUTS[kind]
+    x, weights = x.reshape(-1, layout.group), np.tile(weights.reshape(-1, layout.group), (len(x), 1))
+    found, together = fit.search(x, weights, layout.grid), BLOCK[kind][0] // layout.group
     n = len(x) // together
     nothing = np.zeros((n, 0), np.uint8)
     if not layout.steps:

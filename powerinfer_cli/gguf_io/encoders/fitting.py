@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEAST", "REFITS", "SAME", "Choice", "Fit", "Grid", "PlainFit", "Scales", "inverse"]
+__all__ = ["LEAST", "REFITS", "SAME", "Choice", "Fit", "Grid", "Nearest", "PlainFit", "Scales", "inverse"]
 
 Floats = npt.NDArray[np.float32]
 REFITS = 3
@@ -87,6 +87,17 @@ class Choice:
     sums: Floats
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """Of a table's entries q, those nearest to groups of numbers x at several scales: their numbers, and the weighted
+    sums of q x and of q q, [G, S] each.
+    """
+
+    number: npt.NDArray[np.int64]
+    qx: Floats
+    qq: Floats
+
+
 class Fit(Protocol):
     """Fits groups, each for itself: x and weights [G, n]."""
 
@@ -98,6 +109,9 @@ class Fit(Protocol):
 
     def places(self, x: Floats, d: Floats, m: Floats, grid: Grid) -> npt.NDArray[np.uint8]:
         """The nearest quants with scales d and m [G], as `Grid.places` counts them, [G, n]."""
+
+    def nearest(self, x: Floats, weights: Floats, table: Floats, inverses: Floats) -> Nearest:
+        """Among the entries [E, n] of a table, with 1 / scales [G, S]; of equal ones the first."""
 
 
 class PlainFit:
@@ -137,6 +151,11 @@ class PlainFit:
 
     def places(self, x: Floats, d: Floats, m: Floats, grid: Grid) -> npt.NDArray[np.uint8]:
         return grid.places((x - m[:, None]) * inverse(d)[:, None])
+
+    def nearest(self, x: Floats, weights: Floats, table: Floats, inverses: Floats) -> Nearest:
+        qx, qq = (weights * x) @ table.T, weights @ (table * table).T
+        number = np.stack([(qq - 2 * one[:, None] * qx).argmin(1) for one in inverses.T], 1)
+        return Nearest(number, np.take_along_axis(qx, number, 1), np.take_along_axis(qq, number, 1))
 
 
 class _Best:

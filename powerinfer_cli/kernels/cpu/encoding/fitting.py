@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.gguf_io import GGMLType, encoders
-from powerinfer_cli.gguf_io.encoders import REFITS, SAME, Choice, Grid, Scales
+from powerinfer_cli.gguf_io.encoders import REFITS, SAME, Choice, Grid, Nearest, Scales
+from powerinfer_cli.kernels.cpu.encoding.codebooks import nearest_entries
 from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.simd import (
     absolute,
@@ -74,6 +75,15 @@ class CompiledFit:
         addresses = (one.ctypes.data for one in (x, d, m, levels, found))
         place_numbers.call(*addresses, groups, size, len(grid.levels), grid.low, grid.top)
         return found
+
+    def nearest(self, x: Floats, weights: Floats, table: Floats, inverses: Floats) -> Nearest:
+        """See the twin."""
+        (groups, width), scales = x.shape, inverses.shape[1]
+        x, weights, across, inverses = _floats(x, weights, table.T, inverses)
+        found = np.empty((3, groups, scales), np.float32)
+        addresses = (one.ctypes.data for one in (x, weights, across, inverses, found))
+        nearest_entries.call(*addresses, groups, width, len(table), scales)
+        return Nearest(found[0].astype(np.int64), found[1], found[2])
 
 
 def _floats(*arrays: Floats) -> list[Floats]:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, dequantize
 from powerinfer_cli.gguf_io.encoders import LARGEST_HALF, encode
+from powerinfer_cli.kernels.cpu.encoding.codebooks import nearest_entries
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit, choose_scales, place_numbers, search_scales
 from powerinfer_cli.kernels.cpu.encoding.legacy import LEGACY, encode_blocks, encode_floats, encode_legacy
 from powerinfer_cli.kernels.cpu.encoding.legacy_weighted import encode_weighted
@@ -25,7 +26,7 @@ def prepare_encoding(kinds: Iterable[GGMLType]) -> None:
     wanted = set(kinds)
     kernels = [encode_blocks, encode_weighted] if wanted & set(LEGACY) else []
     if wanted - {*LEGACY, *_DIRECT}:
-        kernels += [search_scales, choose_scales, place_numbers]
+        kernels += [search_scales, choose_scales, place_numbers, nearest_entries]
     for one in kernels:
         _ = one.address
 

@@ -87,3 +87,18 @@ def test_errors_come_from_any_thread() -> None:
     x[399, 0] = np.nan
     with pytest.raises(GGUFError, match="cannot be stored as Q4_K"):
         encode(x, GGMLType.Q4_K)
+
+
+@pytest.mark.parametrize(("n_entries", "width"), [(256, 4), (512, 8), (16, 8)])
+@pytest.mark.parametrize("scales", [1, 3, 8])
+def test_nearest_entries(n_entries: int, width: int, scales: int) -> None:
+    table = np.random.default_rng(2).integers(-9, 9, (n_entries, width)).astype(np.float32)
+    x, weights = groups(37, width)
+    inverses = np.random.default_rng(3).uniform(0, 4, (37, scales)).astype(np.float32)
+    plain, made = (fit.nearest(x, weights, table, inverses) for fit in (PlainFit(), CompiledFit()))
+    costs = [one.qq - 2 * inverses * one.qx for one in (plain, made)]
+    np.testing.assert_allclose(costs[1], costs[0], rtol=1e-5, atol=1e-4)  # ties in last bits may go either way
+    chosen = table[made.number]
+    np.testing.assert_allclose(made.qq, (weights[:, None] * chosen * chosen).sum(2), rtol=1e-5)
+    np.testing.assert_allclose(made.qx, ((weights * x)[:, None] * chosen).sum(2), rtol=1e-4, atol=1e-4)
+    assert (made.number == plain.number).mean() > 0.99
