@@ -26,7 +26,8 @@ def _sign_words(one: Coded) -> Bytes:
     """Per 32 numbers a word of four times seven signs, and the step above them: [n, 32]."""
     sevens = (_sign_bytes(one.signs) & np.uint8(127)).reshape(-1, 8, 4).astype(np.uint32)
     words = (sevens << _SEVENS).sum(2, dtype=np.uint32) | one.k.astype(np.uint32) << np.uint32(28)
-    return words.astype("<u4").view(np.uint8)
+    packed: Bytes = words.astype("<u4").view(np.uint8)
+    return packed
 
 
 def _low(one: Coded) -> Bytes:

@@ -7,6 +7,7 @@ least-squares problem of one unknown. From several starts both are solved in tur
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,13 +156,13 @@ class _Search:
         book, each = self.book, scale.reshape(-1, self.runs)
         d = _half(each.max(1) / np.float32(book.unit * (2 * book.top + 1)))
         k = self._steps(each, d)
-        best: list[npt.NDArray[np.generic]] = []
+        best: list[npt.NDArray[Any]] = []
         least = np.full(len(d), np.inf)
         for _ in range(ROUNDS):
             k, tables, found, qx, qq = self._chosen(d, k)
             m = book.unit * (2.0 * k + 1.0)
             error = (d[:, None] * m * (d[:, None] * m * qq - 2 * qx)).sum(1)
-            here = [d, k, tables, found.reshape(len(d), -1)]
+            here: list[npt.NDArray[Any]] = [d, k, tables, found.reshape(len(d), -1)]
             if not best:
                 best = [one.copy() for one in here]
             better = error < least
@@ -171,7 +172,7 @@ class _Search:
             total = (m * m * qq).sum(1)
             refitted = np.maximum((m * qx).sum(1) / np.maximum(total, LEAST), 0)
             d = _half(np.where(total > LEAST, refitted, d))
-        return best[0], best[1], best[2], best[3]  # type: ignore[return-value]  # as they were put in
+        return best[0], best[1], best[2], best[3]
 
     def _steps(self, each: Floats, d: Floats) -> Whole:
         by = inverse(d * np.float32(self.book.unit))[:, None]

@@ -153,7 +153,8 @@ class PlainFit:
         return grid.places((x - m[:, None]) * inverse(d)[:, None])
 
     def nearest(self, x: Floats, weights: Floats, table: Floats, inverses: Floats) -> Nearest:
-        qx, qq = (weights * x) @ table.T, weights @ (table * table).T
+        qx: Floats = (weights * x) @ table.T
+        qq: Floats = weights @ (table * table).T
         number = np.stack([(qq - 2 * one[:, None] * qx).argmin(1) for one in inverses.T], 1)
         return Nearest(number, np.take_along_axis(qx, number, 1), np.take_along_axis(qq, number, 1))
 
