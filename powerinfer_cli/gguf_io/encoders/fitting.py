@@ -153,8 +153,8 @@ class PlainFit:
         return grid.places((x - m[:, None]) * inverse(d)[:, None])
 
     def nearest(self, x: Floats, weights: Floats, table: Floats, inverses: Floats) -> Nearest:
-        qx: Floats = (weights * x) @ table.T
-        qq: Floats = weights @ (table * table).T
+        qx: Floats = np.matmul(weights * x, table.T, dtype=np.float32)
+        qq: Floats = np.matmul(weights, np.square(table).T, dtype=np.float32)
         number = np.stack([(qq - 2 * one[:, None] * qx).argmin(1) for one in inverses.T], 1)
         return Nearest(number, np.take_along_axis(qx, number, 1), np.take_along_axis(qq, number, 1))
 
