@@ -64,7 +64,8 @@ def is_recurrent(t: LayerReader) -> bool:
         return by_interval
     listed = t.keys.pattern(key, n_layer, 0)[t.index]
     if interval in t.keys and listed != by_interval:
-        t.keys.fail(f"{interval} is {every}, but {key} says otherwise of layer {t.index}")
+        other = f"{t.keys.architecture}.{key}"
+        t.keys.fail(f"{interval} is {every}, but {other} says otherwise of layer {t.index}")
     have = [f"blk.{t.index}.{name}.weight" in t.model.gguf.tensors for name in ("attn_q", "ssm_out")]
     if have == [listed, not listed]:
         kind = "a recurrent" if listed else "no recurrent"

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor, dequantize
-from powerinfer_cli.gguf_io.encoders import SEARCHED, Fit, encode
+from powerinfer_cli.gguf_io.encoders import BY_GRID, Fit, encode
 
 __all__ = ["FLOATS", "DownType", "Width", "down_bytes", "down_loss", "down_type"]
 
@@ -45,7 +45,7 @@ def down_type(kind: GGMLType, n_embd: int, wanted: DownType = Width.AUTO) -> GGM
         return _fitting(wanted, n_embd)
     if kind in FLOATS or kind is GGMLType.F64:
         return kind if kind in FLOATS else GGMLType.F32
-    if wanted is Width.SAME and kind in SEARCHED:
+    if wanted is Width.SAME and kind in BY_GRID:
         return _fitting(kind, n_embd)
     narrow = n_embd >= WIDE and _bits(kind) <= _bits(GGMLType.Q6_K)
     return _fitting(GGMLType.Q6_K if narrow else GGMLType.Q8_0, n_embd)

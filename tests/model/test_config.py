@@ -110,7 +110,7 @@ def test_other_architectures(llama: ModelFile, tmp_path: Path, arch: str) -> Non
         ({"block_count": True}, "block_count is not an integer"),
         ({"embedding_length": 0}, "embedding_length is 0"),
         ({"embedding_length": 1 << 40}, "embedding_length is 1099511627776"),
-        ({"embedding_length": 66}, "embedding_length 66 is not a multiple of attention.head_count 4"),
+        ({"embedding_length": 66}, "token_embd.weight has shape 96 x 64, but the metadata asks for 96 x 66"),
         ({"feed_forward_length": 0}, "feed_forward_length is 0"),
         ({"feed_forward_length": [112, 56]}, "blk.1.ffn_gate.weight has shape 112 x 64, but the metadata asks for 56"),
         ({"feed_forward_length": [112]}, "feed_forward_length has 1 entries for 2 layers"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
-from powerinfer_cli.gguf_io.encoders import SEARCHED
+from powerinfer_cli.gguf_io.encoders import BY_GRID
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.model.turned import FLOATS, Width, down_bytes, down_loss, down_type
@@ -52,7 +52,7 @@ def test_every_type_has_kernels_and_loses_little(kind: GGMLType, n_embd: int) ->
     for width in Width:
         found = down_type(kind, n_embd, width)
         assert found in FORMATS
-        assert found in FLOATS or found in SEARCHED
+        assert found in FLOATS or found in BY_GRID
     loss = down_loss(down)
     assert loss == 0 if kind in FLOATS else loss < 0.05  # random blocks are of very different sizes
 

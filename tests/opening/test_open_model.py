@@ -181,7 +181,7 @@ def test_vectors(model: OpenModel) -> None:
     assert one.dtype == np.float32
     assert np.linalg.norm(one) == pytest.approx(1)
     assert not np.allclose(one, two)
-    rows = model._context.hidden(model.tokenizer.encode(PROMPT), "none")
+    [rows] = model._context.hidden([model.tokenizer.encode(PROMPT)], "none")
     pool = Pool("mean")
     pool.add(rows.astype(np.float32))
     assert np.allclose(model.embed(PROMPT, normalize=False), pool.result[0], atol=1e-5)

@@ -148,12 +148,12 @@ class StageFlags:
     def down(self) -> "DownType":
         """As merging takes it. Raises UsageError."""
         from powerinfer_cli.gguf_io import GGMLType
-        from powerinfer_cli.gguf_io.encoders import SEARCHED
+        from powerinfer_cli.gguf_io.encoders import BY_GRID
         from powerinfer_cli.model.turned import FLOATS, Width
 
         named: dict[str, Width | GGMLType] = {width.value: width for width in Width}
         named[MEASURED] = Width.AUTO
-        named |= {kind.name.lower(): kind for kind in sorted((*SEARCHED, *FLOATS))}
+        named |= {kind.name.lower(): kind for kind in sorted((*BY_GRID, *FLOATS))}
         found = named.get((self.down_type or Width.AUTO).lower())
         if found is None:
             raise UsageError(f"--down-type {str(self.down_type)[:40]}: choose from {', '.join(named)}")

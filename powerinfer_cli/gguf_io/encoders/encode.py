@@ -18,14 +18,15 @@ from .codebooks import CODEBOOKS, coded
 from .fitting import LEAST, Choice, Fit, PlainFit, Scales
 from .layouts import LAYOUTS, Layout
 
-__all__ = ["SEARCHED", "encode"]
+__all__ = ["BY_GRID", "SEARCHED", "encode"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 NUMBERS_AT_ONCE = 1 << 16  # so many that what is made of them stays in the processor's cache
 ROUNDS = 2  # in which a super-block's scales and their multiples are fitted in turn
 LEAST_IMPORTANCE = np.float32(1e-6)  # of the mean; else a group that does not matter would not be fitted at all
-SEARCHED = frozenset({*LAYOUTS, *CODEBOOKS})
+BY_GRID = frozenset(LAYOUTS)
+SEARCHED = BY_GRID | frozenset(CODEBOOKS)
 
 
 def encode(
