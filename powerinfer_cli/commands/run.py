@@ -65,9 +65,9 @@ def run(
 
 def _answers(path: Path) -> bool:
     """Has it a template for chats?"""
-    from powerinfer_cli.gguf_io import open_gguf
+    from powerinfer_cli.opening.model_file import open_model_file
 
-    with open_gguf(path) as gguf:
+    with open_model_file(path) as gguf:
         return "tokenizer.chat_template" in gguf.metadata
 
 

@@ -30,7 +30,7 @@ def test_a_layer_may_have_less_than_attention(tmp_path: Path) -> None:
     kinds = [type(layer.attention) for layer in model.layers]
     assert kinds == [Attention, NoMixer, LinearMixer, Attention, Attention]
     assert model.config.n_layer == 5
-    assert model.config.n_ff == (112, 112, 112, 80, 112)
+    assert model.config.n_ff == (256, 256, 256, 512, 256)
     matrices, vectors = leaves(model.layers[1])
     assert [one.name for one in matrices + vectors] == [
         *(f"blk.1.ffn_{name}.weight" for name in ("gate", "up", "down", "norm")),
