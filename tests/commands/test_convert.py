@@ -102,6 +102,7 @@ def test_an_interrupted_run_leaves_nothing(number: signal.Signals, folder: Path,
     program = (
         "import os, signal, sys\n"
         "from powerinfer_cli.convert import converting\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which is ignored in a shell's background
         "def stop(change, pool):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    raise AssertionError('went on')\n"

@@ -21,6 +21,18 @@ def without_end(route: Route) -> None:
     route.continue_(post_data=json.dumps(body))
 
 
+# Within the page: a quick machine fills the context of 512 tokens sooner than a click from outside arrives.
+STOP_EARLY = """() => {
+  const stop = document.getElementById("stop");
+  const timer = setInterval(() => {
+    const text = document.querySelector("article.assistant .prose")?.innerText ?? "";
+    if (stop.hidden || text.split(" ").length < 10) return;
+    clearInterval(timer);
+    stop.click();
+  }, 1);
+}"""
+
+
 def words(n: int) -> re.Pattern[str]:
     """At least n of them."""
     return re.compile(rf"(\S+\s+){{{n}}}")
@@ -51,13 +63,8 @@ def test_a_story_is_told_and_kept(server: RunningServer, open_tab: Open) -> None
 def test_stop_frees_the_slot(server: RunningServer, client: httpx.Client, open_tab: Open) -> None:
     tab = open_tab(server.url)
     tab.page.route("**/v1/chat/completions", without_end)
+    tab.page.evaluate(STOP_EARLY)
     tab.say("Tell me of a cat")
-    prose = tab.page.locator("article.assistant .prose")
-    expect(prose).to_have_text(words(5))
-    early = prose.inner_text()
-    expect(prose).to_have_text(words(len(early.split()) + 5))
-    assert prose.inner_text().startswith(early)
-    tab.page.get_by_role("button", name="Stop").click()
     expect(tab.page.locator("article.assistant .stats")).to_contain_text("stopped")
     deadline = time.monotonic() + 5
     while any(slot["is_processing"] for slot in client.get("/slots").json()):
