@@ -45,7 +45,6 @@ class Instance:
     share: Share | None = None
     users: int = 0
     used_at: float = 0.0
-    loaded_at: float = 0.0
     stopping: bool = False
     draining: bool = False
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
@@ -187,7 +186,7 @@ class Pool:
             self._ended(one, f"no process could be started: {error.strerror}")
             return
         if await process.loaded():
-            one.state, one.loaded_at = State.LOADED, time.monotonic()
+            one.state = State.LOADED
             self._changed(one)
             self._tell(one, None)
             self._advance()

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.gguf_io import Tensor, open_gguf, write_gguf  # noqa: E402  # after the path is set
-from powerinfer_cli.opening import bundled_model, open_model  # noqa: E402
-from scripts.bench.drafting import Run, run  # noqa: E402
+from powerinfer_cli.opening import bundled_model, open_model  # noqa: E402  # after the path is set
+from scripts.bench.drafting import Run, run  # noqa: E402  # after the path is set
 
 SMALL = ROOT / "tests" / "data" / "storyteller-experts.gguf"
 PROMPTS = ("Once upon a time", "Tom and his dog went to the", "The little girl was sad because")
