@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is set
-from powerinfer_cli.model import load_model  # noqa: E402
-from powerinfer_cli.opening.context import Context  # noqa: E402
-from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402
-from tests.helpers.families.encoders import ENCODERS, RERANKERS, states, tiny_encoder  # noqa: E402
-from tests.helpers.families.family import PROMPT  # noqa: E402
+from powerinfer_cli.model import load_model  # noqa: E402  # after the path is set
+from powerinfer_cli.opening.context import Context  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402  # after the path is set
+from tests.helpers.families.encoders import ENCODERS, RERANKERS, states, tiny_encoder  # noqa: E402  # after the path is set
+from tests.helpers.families.family import PROMPT  # noqa: E402  # after the path is set
 
 AGREES = 0.9999
 IDS = np.array([[max(token, 3) for token in PROMPT[at : at + 40]] for at in (0, 20, 40)], np.int32)

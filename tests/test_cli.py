@@ -181,7 +181,7 @@ def run_with(stream: str, value: object, *args: str) -> tuple[object, str, str]:
         opened = getattr(sys, stream)
         if value is None:
             opened.close()
-    return end.value.code, shown["stdout"].getvalue(), shown["stderr"].getvalue()  # type: ignore[attr-defined]
+    return end.value.code, shown["stdout"].getvalue(), shown["stderr"].getvalue()  # type: ignore[attr-defined]  # a StringIO each
 
 
 FROM_C = """
@@ -215,7 +215,7 @@ def test_what_libraries_print_from_c_is_not_in_the_text() -> None:
 
 def test_output_that_cannot_be_written(words: str) -> None:
     args = ("main", "-m", words, "-t", "1", "-n", "3", "-p", "", "--log-disable")
-    with open("/dev/full", "w") as full:  # noqa: PTH123
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device, and no file
         code, _, err = run_with("stdout", full, *args)
     assert (code, err) == (1, "error: cannot write the output: No space left on device\n")
     code, _, err = run_with("stdout", None, *args)

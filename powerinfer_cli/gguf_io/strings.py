@@ -58,7 +58,7 @@ class Strings(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python has it for what compares by content
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))

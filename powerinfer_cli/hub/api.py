@@ -110,7 +110,7 @@ class Hub:
     ) -> Generator[tuple[int, bytes], None, None]:
         """(offset, bytes) pairs from `start` until `stop`, or from 0 again when the server knows no ranges."""
         from huggingface_hub import constants, get_session, hf_raise_for_status
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # not in its stubs
 
         with self._errors(listing.repo, listing.revision):
             headers = build_hf_headers(token=self.token, library_name="powerinfer", library_version=__version__)

@@ -178,7 +178,7 @@ def _optimise(
             logits = predict(fc1, fc2, batch.unit_inputs())
         loss = F.binary_cross_entropy_with_logits(logits.float(), batch.labels().float(), pos_weight=weight)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         optimizer.step()
         on_step(step + 1, options.steps)
     return fc1.detach(), fc2.detach()
