@@ -16,7 +16,8 @@ from powerinfer_cli.placement.group_activity import GroupActivity, load_group_ac
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.default_text import PROBED, READING_SAMPLE, default_chunks, given_chunks, read_size, short_default
-from solver.predictor import IMPROVING, MAKING, DensityChoice, PredictorReport, Quality, TrainOptions
+from solver.duration import seconds_to_come
+from solver.predictor import IMPROVING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, held_out, sample_documents
 from solver.routing.profile import PROFILE, counted, found_routes, record_routes, routes_stage
 from solver.routing.verdict import ExpertVerdict, judge_experts
@@ -24,7 +25,6 @@ from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
 from solver.stages import (
     DENSE_QUALITY,
-    METERED,
     PREDICTOR,
     SPARSE_QUALITY,
     Place,
@@ -53,7 +53,7 @@ from solver.verdict import (
 )
 from solver.verdict.look import short_text
 
-__all__ = ["Making", "SolveResult", "make", "seconds_to_come"]
+__all__ = ["Making", "SolveResult", "make"]
 
 LENGTHS = (1 << 20, 1 << 18, 1 << 17, 65536, 49152, 40960, 32768, 24576, 20480, 16384, 12288, 8192)  # tokens of a text
 
@@ -132,30 +132,6 @@ def make(
     """
     ran = SolverModel(gguf, options, events, placement, place.folder, model)
     return _Run(gguf, ran, place, wanted, events, schedule or Schedule()).all()
-
-
-def seconds_to_come(
-    rates: WorkRates, tokens: int, held: int, budget: float, *, searched: bool = True
-) -> dict[str, float]:
-    """Of what follows a verdict, by the words of its progress.
-
-    tokens: of the text, of which `held` are held out. budget: seconds for gradient steps. searched: so is the density
-    of a model without zeros.
-    """
-    rate, trained = rates.reading, tokens - held
-    # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
-    training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
-    profile = {PROFILE: tokens * rate}
-    made = {
-        "collecting": trained * rate,
-        MAKING: training,
-        IMPROVING: min(budget, training),
-        DENSE_QUALITY: held * rate,
-        SPARSE_QUALITY: held * rate,
-    }
-    if rates.graded:  # what counts as active is known once predictors are good enough
-        return {"measuring densities": 6 * METERED * rate if searched else 0.0, **made, **profile}
-    return {**profile, **made}
 
 
 def _check_neurons(gguf: GGUFFile, model: Model) -> None:

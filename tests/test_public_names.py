@@ -33,6 +33,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.bundled",
         "powerinfer_cli.commands",
         "powerinfer_cli.commands.shared",
+        "powerinfer_cli.commands.shared.flags",
         "powerinfer_cli.convert",
         "powerinfer_cli.convert.families",
         "powerinfer_cli.convert.families.encoders",
@@ -43,7 +44,9 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.kernels.cpu.sparse",
         "powerinfer_cli.kernels.cpu.recurrent",
         "powerinfer_cli.model.families",
+        "powerinfer_cli.model.parts",
         "powerinfer_cli.model.families.encoders",
+        "powerinfer_cli.opening.planning",
         "powerinfer_cli.router",
         "powerinfer_cli.runtime.context",
         "powerinfer_cli.runtime.cpu",
@@ -51,5 +54,6 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.runtime.hybrid",
         "powerinfer_cli.runtime.reference",
         "powerinfer_cli.sampling.grammars",
+        "powerinfer_cli.text.algorithms",
     )
     assert bool(getattr(room, "__all__", None)) != empty

@@ -10,8 +10,8 @@ import typer
 
 from powerinfer_cli.commands.perplexity import ChunkedModelFlags
 from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, with_machine
 from powerinfer_cli.commands.shared.loading import Loading
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.commands.shared.text_file import read_text

@@ -10,13 +10,14 @@ import typer
 from powerinfer_cli.commands.shared.bars import make_bar, redraws
 from powerinfer_cli.commands.shared.columns import columns
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.store_flags import StoreFlags
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.commands.shared.flags.store import StoreFlags
+from powerinfer_cli.commands.shared.model_facts import facts
+from powerinfer_cli.printable import printable
 
 if TYPE_CHECKING:
     from powerinfer_cli.hub.local import StoredModel
 
-__all__ = ["app", "facts"]
+__all__ = ["app"]
 
 EPILOG = """Examples:
 powerinfer list                          what is in ./models and in the hub's cache
@@ -68,39 +69,10 @@ def _shown(models: "list[StoredModel]") -> Any:
     return each()
 
 
-def facts(model: "StoredModel", *, speed: bool) -> dict[str, Any]:
-    """Of one model, as JSON has it. fault: why it does not run here, or is not whole."""
-    from powerinfer_cli.opening.outlook import outlook
-    from powerinfer_cli.opening.wishes import PlacementWishes
-    from powerinfer_cli.runtime import LoadEvents
-
-    told: dict[str, Any] = {
-        "name": model.name,
-        "files": [str(path) for path in model.files],
-        "bytes": model.size,
-        "fault": f"{model.missing} of its parts are missing" if model.missing else None,
-    }
-    try:
-        found = outlook(model.path, PlacementWishes(), LoadEvents(), speed=speed)
-    except PowerInferError as error:
-        told["fault"] = told["fault"] or str(error)
-        return told
-    rate = found.tokens_per_second
-    return told | {
-        "type": found.type,
-        "kind": found.kind,
-        "context": found.n_ctx,
-        "beside": list(found.beside),
-        "needed_bytes": found.needed,
-        "fits": found.fits,
-        "tokens_per_second": None if rate is None else round(rate, 1),
-    }
-
-
 def _row(told: dict[str, Any]) -> tuple[str, ...]:
     from powerinfer_cli.hub import size_text
 
-    name, size = _printable(told["name"]), size_text(told["bytes"])
+    name, size = printable(told["name"]), size_text(told["bytes"])
     if told["fault"]:
         return (name, size, "-", "does not run", "-", "-", "-", "-")
     rate = told["tokens_per_second"]
@@ -114,10 +86,6 @@ def _row(told: dict[str, Any]) -> tuple[str, ...]:
         "yes" if told["fits"] else "no",
         "-" if rate is None else f"{rate:.1f}",
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 app = command_app("list", list_models, EPILOG)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags import ModelFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, with_machine
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.loading import Loading
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags, with_machine
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.errors import PowerInferError, UsageError

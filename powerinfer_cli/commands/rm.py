@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.store_flags import StoreFlags, complete_model
+from powerinfer_cli.commands.shared.flags.store import StoreFlags, complete_model
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["app"]

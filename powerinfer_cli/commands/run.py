@@ -7,13 +7,14 @@ from typing import Any
 from powerinfer_cli.commands.main.command import main
 from powerinfer_cli.commands.main.flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.draft_flags import DraftFlags
-from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
-from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
+from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.errors import UsageError
 
 __all__ = ["app"]

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.store_flags import StoreFlags, complete_model
+from powerinfer_cli.commands.shared.flags.store import StoreFlags, complete_model
+from powerinfer_cli.commands.shared.model_facts import facts
 from powerinfer_cli.errors import UsageError
 
 __all__ = ["app"]
@@ -34,7 +35,6 @@ class ShowFlags:
 
 def show(store: StoreFlags, flags: ShowFlags) -> None:
     """Show a model on this machine: its files, its kind, what lies beside it, and what to expect of it."""
-    from powerinfer_cli.commands.list import facts
     from powerinfer_cli.hub.local import find_stored
 
     if not flags.name:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags import CacheTypeFlag
+from powerinfer_cli.commands.shared.flags.model import CacheTypeFlag
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from powerinfer_cli import __version__
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.hub.choice import is_safe
+from powerinfer_cli.printable import printable
 
 __all__ = ["Hub", "HubUnreachable", "Listing", "RemoteFile"]
 
@@ -224,4 +225,4 @@ def _refused(status: int, error: Any, repo: str) -> PowerInferError:
 def _one_line(error: object) -> str:
     text = re.sub(r"Bearer\s+\S+", "Bearer ***", str(error))
     lines = [line for line in text.splitlines() if line.strip()] or [""]
-    return "".join(c if c.isprintable() else "?" for c in lines[0].strip())[:200]
+    return printable(lines[0].strip()[:200])

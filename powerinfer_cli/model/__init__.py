@@ -1,5 +1,6 @@
 """What a GGUF says about a transformer: its sizes, and its layers as blocks over its tensors."""
 
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, NormKind
 from powerinfer_cli.model.config import DENSE_LAYERS, ModelConfig
 from powerinfer_cli.model.key_table import key_notes
@@ -8,7 +9,6 @@ from powerinfer_cli.model.predictors import LayerPredictor, Predictors, load_pre
 from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.model.rope import Rope, RopeScaling, RopeStyle
 from powerinfer_cli.model.sparse import load_model, with_predictors
-from powerinfer_cli.model.tensors import Architecture
 
 __all__ = [
     "ARCHITECTURES",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Strings
+from powerinfer_cli.model.architecture import LAYER_EPS, Architecture
 from powerinfer_cli.model.blocks import Activation
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.sizes import Sizes
-from powerinfer_cli.model.tensors import LAYER_EPS, Architecture
 
 __all__ = ["DENSE_LAYERS", "POOLINGS", "ModelConfig", "pooling_of", "read_sizes", "sparse_threshold_of"]
 

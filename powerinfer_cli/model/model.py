@@ -10,9 +10,9 @@ from powerinfer_cli.model.blocks import Embedding, Head, Layer, Scorer, attentio
 from powerinfer_cli.model.config import ModelConfig, pooling_of, read_sizes, sparse_threshold_of
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
+from powerinfer_cli.model.parts.scorers import read_scorer
 from powerinfer_cli.model.registry import architecture_of
 from powerinfer_cli.model.rope import RopeScaling
-from powerinfer_cli.model.scorers import read_scorer
 from powerinfer_cli.model.sizes import Sizes
 from powerinfer_cli.model.tensors import ModelReader
 from powerinfer_cli.model.unset import without_unset

@@ -2,6 +2,7 @@
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.contents import check_contents, check_kind, unsupported
 from powerinfer_cli.model.families import (
     apertus,
@@ -36,7 +37,6 @@ from powerinfer_cli.model.families import (
     stablelm,
 )
 from powerinfer_cli.model.families.encoders import bert, eurobert, jina_bert, modern_bert, nomic_bert
-from powerinfer_cli.model.tensors import Architecture
 
 __all__ = ["ARCHITECTURES", "architecture_of"]
 

@@ -5,18 +5,17 @@ have in common. Shapes are rows first, as in NumPy. Nothing is read yet: tensors
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, TypeAlias, assert_never
+from dataclasses import replace
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, chosen_rows, dequantize
+from powerinfer_cli.model.architecture import Architecture, Bias, Ends
 from powerinfer_cli.model.blocks import (
     FFN,
     XIELU,
-    Activation,
     Attention,
     Embedding,
     Everything,
@@ -33,66 +32,13 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.model.cuts import cut, ones
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
-from powerinfer_cli.model.rope import Rope, RopeStyle
+from powerinfer_cli.model.rope import Rope
 from powerinfer_cli.model.rope_keys import RopeKeys, read_rope
 from powerinfer_cli.model.sizes import Sizes
 
-__all__ = ["LAYER_EPS", "Architecture", "Bias", "Ends", "LayerReader", "ModelReader"]
+__all__ = ["LayerReader", "ModelReader"]
 
-Bias: TypeAlias = Literal["none", "optional", "required"]
-LAYER_EPS = "attention.layer_norm_epsilon"
-Ends: TypeAlias = tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]
 TensorLinear: TypeAlias = Linear[Tensor, Tensor]
-
-
-def plain_ends(model: "ModelReader") -> Ends:
-    """Embedding and head without anything between."""
-    return model.ends()
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One architecture: how a layer and the ends of its models are built, and what all its norms and neurons are.
-
-    models, differs: for people: some that have it, and what it is beside llama's. norm_weight: whether norms have any.
-    experts: its files may hold experts; guessing_layers: and layers behind the last that guess further tokens.
-    latents: attention is over these.
-    gaps: layers may have no attention, or nothing at all: such are left out. recurrent: layers may keep states of
-    sequences; those have no key-value heads. alone: a layer may be a mixer alone, or an FFN. eps_of_layer_norms: where
-    the key of the norms' own is missing, that of layer norms counts. causal: tokens see none behind them, unless the
-    file says otherwise; where they do, a window is as wide as half of its length to each side.
-    """
-
-    name: str
-    layer: Callable[["LayerReader"], Layer[Tensor, Tensor]]
-    ends: Callable[["ModelReader"], Ends] = plain_ends
-    rope_style: RopeStyle | None = RopeStyle.INTERLEAVED
-    norm: NormKind = NormKind.RMS
-    norm_weight: bool = True
-    norm_bias: Bias = "none"
-    norm_eps_default: float | None = None
-    activation: Activation = Activation.SILU  # of a dense file that names none
-    sparse_activation: Activation = Activation.RELU
-    models: str = ""
-    differs: str = ""
-    experts: bool = False
-    guessing_layers: bool = False
-    latents: bool = False
-    gaps: bool = False
-    recurrent: bool = False
-    causal: bool = True
-    alone: bool = False
-    eps_of_layer_norms: bool = False
-    neutral: dict[str, tuple[object, ...]] = field(default_factory=dict)  # values of keys that say what is done anyway
-
-    @property
-    def norm_eps_key(self) -> str:
-        match self.norm:
-            case NormKind.RMS:
-                return "attention.layer_norm_rms_epsilon"
-            case NormKind.LAYER:
-                return LAYER_EPS
-        assert_never(self.norm)
 
 
 class TensorReader(ABC):

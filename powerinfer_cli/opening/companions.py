@@ -8,7 +8,7 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, Predictors, load_predictors
-from powerinfer_cli.opening.plan_files import cache_root
+from powerinfer_cli.opening.planning.plan_files import cache_root
 from powerinfer_cli.placement import (
     ActivationStatistics,
     FiringTrace,

@@ -16,7 +16,7 @@ from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.model.guesser import read_guesser
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.placing import place
+from powerinfer_cli.opening.planning.placing import place
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents

@@ -14,7 +14,7 @@ from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.context import Context
-from powerinfer_cli.opening.placing import PlacingResult
+from powerinfer_cli.opening.planning.placing import PlacingResult
 from powerinfer_cli.opening.prompts import POOLINGS, chat_messages, prompt_ids
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes, TextSettings, wanted
 from powerinfer_cli.opening.text_stream import Answer, TextStream
@@ -25,7 +25,7 @@ from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
-from powerinfer_cli.text.ranked_pair import pair_ids
+from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
 from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["OpenModel"]

@@ -12,7 +12,7 @@ from powerinfer_cli.opening.companions import find_companions
 from powerinfer_cli.opening.drafts import make_engine
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.placing import place
+from powerinfer_cli.opening.planning.placing import place
 from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, draft_wishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer

@@ -9,9 +9,9 @@ from typing import Any
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.opening.companions import Companions, find_companions
-from powerinfer_cli.opening.gpus import Target, find_target
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.gpus import Target, find_target
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import gpuidx_path
 from powerinfer_cli.runtime import EngineOptions, LoadEvents

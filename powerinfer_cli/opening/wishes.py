@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from powerinfer_cli.drafting import DraftOptions, draft_options
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.opening.overrides import parse_overrides
+from powerinfer_cli.opening.planning.overrides import parse_overrides
 from powerinfer_cli.placement import budget_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 

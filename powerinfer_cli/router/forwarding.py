@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from powerinfer_cli.printable import printable
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.pool import Pool
 from powerinfer_cli.router.process import ModelProcess
@@ -138,8 +139,7 @@ class Forwarded(Response):
         """A comment a second until the model is there."""
         seconds = PATIENCE_S
         while not self._entering.done():
-            name = "".join(letter if letter.isprintable() else "?" for letter in self._entry.name)
-            yield f": loading {name}, {seconds:.0f} s\n\n".encode()
+            yield f": loading {printable(self._entry.name)}, {seconds:.0f} s\n\n".encode()
             await asyncio.wait({self._entering}, timeout=1.0)
             seconds += 1.0
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
@@ -19,10 +18,10 @@ from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
+from powerinfer_cli.runtime.context.held import HeldContext
 from powerinfer_cli.runtime.context.pages import PageTable
-from powerinfer_cli.runtime.context.saved import Stored, fitted
 from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.context.states import PROMPT_TAIL, LayerStates, States
+from powerinfer_cli.runtime.context.states import PROMPT_TAIL, States
 from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -41,7 +40,7 @@ Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
-class Engine(Recorder):
+class Engine(HeldContext, Recorder):
     """Appends tokens to its context and tells the logits of what may come next.
 
     `step` serves several sequences; calls that name none are about sequence 0.
@@ -119,15 +118,6 @@ class Engine(Recorder):
         return cls(model, options or EngineOptions(), statistics, events, placement)
 
     @property
-    def n_ctx(self) -> int:
-        """Tokens that the KV cache holds, of all sequences together."""
-        return self._pages.n_ctx
-
-    @property
-    def n_sequences(self) -> int:
-        return self._pages.n_sequences
-
-    @property
     def n_ctx_sequence(self) -> int:
         """The most tokens of one sequence."""
         return self._pages.n_ctx_sequence if self._longest is None else self._longest
@@ -143,39 +133,11 @@ class Engine(Recorder):
         return min(FEW, self.most_tokens) if self.options.drafting else 1
 
     @property
-    def keeps_all(self) -> bool:
-        """Whether `truncate` always leaves what it is asked for."""
-        return self._pages.windowed is None and self._states is None
-
-    @property
-    def n_past(self) -> int:
-        """Tokens in the context so far."""
-        return len(self.tokens)
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """The ids in the context so far."""
-        return self.tokens_of(0)
-
-    @property
-    def n_free(self) -> int:
-        """Tokens that the KV cache still has room for, though not all of them for one sequence."""
-        return self.n_ctx - self._pages.n_used
-
-    def tokens_of(self, sequence: int) -> Sequence[int]:
-        """The ids of a sequence so far."""
-        return self._sequences.ids[sequence]
-
-    @property
     def prompt_tail(self) -> int:
         """Tokens at a prompt's end that are best read apart from those before: more than the last where there are
         recurrent layers, whose states are saved there.
         """
         return 1 if self._states is None else PROMPT_TAIL
-
-    def room(self, sequence: int) -> int:
-        """How many tokens more a sequence may get now."""
-        return self._pages.room(sequence)
 
     def step(self, pieces: Sequence[Piece]) -> list[Answer]:
         """Append tokens to several sequences; what each piece wants to be told.
@@ -273,33 +235,6 @@ class Engine(Recorder):
             found.append(self._logits_at(range(len(batch))))
         return np.concatenate(found)
 
-    def left(self, n: int, sequence: int = 0) -> int:
-        """How many of a sequence's first n tokens it can go on from: n, or 0 where layers with a window have lost what
-        they would need. They have it still for about as many tokens behind as a batch has. Recurrent layers: as many as
-        there is a saved state of.
-        """
-        if self._states is not None:
-            n = self._states.left(sequence, len(self._sequences.ids[sequence]), n)
-        return self._pages.left(sequence, n)
-
-    def truncate(self, n: int, sequence: int = 0) -> int:
-        """Forget all but a sequence's first n tokens, or all of them. How many are left, as `left` tells."""
-        if self._states is None:
-            return self._sequences.truncate(sequence, n)
-        held = len(self._sequences.ids[sequence])
-        left = self._sequences.truncate(sequence, self._states.left(sequence, held, n))
-        self._states.go_back(sequence, held, left)
-        return left
-
-    def mark(self, sequence: int) -> None:
-        """`truncate` can come back to here, until the next mark, also where there are recurrent layers."""
-        if self._states is not None:
-            self._states.mark(sequence, len(self._sequences.ids[sequence]))
-
-    def reset(self) -> None:
-        """Forget the whole context."""
-        self.truncate(0)
-
     def shift(self, n_keep: int, n_discard: int, sequence: int = 0) -> None:
         """Drop a sequence's tokens [n_keep, n_keep + n_discard) and move the rest down to their place."""
         held = list(self.tokens_of(sequence))
@@ -315,35 +250,6 @@ class Engine(Recorder):
         known = self.truncate(n_keep, sequence)
         for batch in batched([*held[known:n_keep], *moved], self.most_tokens):
             self._forward([(sequence, batch)])
-
-    def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
-        """What `restore` needs besides a sequence's tokens: the contents of its part of the KV cache."""
-        windowed, n = self._pages.windowed, len(self.tokens_of(sequence))
-        begin = 0 if windowed is None else windowed.begin(sequence)
-        cells = self._backend.read_cells(self._pages.held(sequence, n, begin))
-        return cells if self._states is None else cells | self._states.save(sequence)
-
-    def restore(self, sequence: int, ids: Sequence[int], stored: Stored) -> None:
-        """Let a sequence be the tokens that it was when `save` gave `stored`, in this engine or one like it.
-
-        Raises:
-            ContextFull: it has no room for them.
-            PowerInferError: `stored` is not of so many tokens, or of another model or cache. The sequence is then what
-                it was.
-        """
-        states: LayerStates = {}
-        earlier: dict[int, LayerStates] = {}
-        if self._states is not None:
-            stored, states, earlier = self._states.split(stored, len(ids))
-        self._sequences.take(sequence, ids)
-        try:
-            begin, found = fitted(self._pages.windowed, self._windowed, len(ids), stored)
-            self._backend.write_cells(self._pages.held(sequence, len(ids), begin), found)
-            self._sequences.become(sequence, ids, begin)
-            if self._states is not None:
-                self._states.become(sequence, states, earlier)
-        finally:
-            self._sequences.give_back()
 
     def use_threads(self, n_threads: int | None = None, n_threads_batch: int | None = None) -> None:
         """Change how many threads compute, as EngineOptions counts them. Weights, context and results stay the same."""

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from .bpe import byte_characters
-from .spm import SPACE
+from .algorithms.bpe import byte_characters
+from .algorithms.spm import SPACE
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
 __all__ = ["TokenPieces", "clean_spaces"]

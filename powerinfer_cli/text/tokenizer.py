@@ -6,16 +6,16 @@ from pathlib import Path
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf
 
-from .bpe import BpeEncoder
+from .algorithms.bpe import BpeEncoder
+from .algorithms.spm import SpmEncoder
+from .algorithms.unigram import UnigramEncoder, read_unigram_form
+from .algorithms.wordpiece import WordPieceEncoder, read_normalizer
 from .characters import to_bytes
 from .metadata import Metadata, flag, string
 from .partition import Partition, SpecialText
 from .pieces import TokenPieces, clean_spaces
 from .special_tokens import SpecialTokens, read_special_tokens
-from .spm import SpmEncoder
-from .unigram import UnigramEncoder, read_unigram_form
 from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, read_vocabulary
-from .wordpiece import WordPieceEncoder, read_normalizer
 
 __all__ = ["Tokenizer"]
 

@@ -28,7 +28,7 @@ from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is 
 from powerinfer_cli.opening.bundled import bundled_model  # noqa: E402  # after the path is set
 from solver.default_text import read_size  # noqa: E402  # after the path is set
 from solver.dense import write_dense  # noqa: E402  # after the path is set
-from solver.run import seconds_to_come  # noqa: E402  # after the path is set
+from solver.duration import seconds_to_come  # noqa: E402  # after the path is set
 from solver.state import read_state  # noqa: E402  # after the path is set
 from solver.verdict import Verdict  # noqa: E402  # after the path is set
 

@@ -10,9 +10,10 @@ from powerinfer_cli.model import families, registry
 
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
-MODULES = ("blocks", "experts", "experts_beside", "keys", "latent", "output_scales", "recurrent", "tensors")
+MODULES = ("architecture", "blocks", "keys", "tensors")
+READ_PARTS = ("experts", "experts_beside", "latent", "output_scales", "recurrent")
 ENDS = f"{MODEL}.families.encoders.ends"
-PARTS = {f"{MODEL}.{name}" for name in MODULES}
+PARTS = {f"{MODEL}.{name}" for name in MODULES} | {f"{MODEL}.parts.{name}" for name in READ_PARTS}
 KNOWN = PARTS | {"dataclasses", "functools", ENDS}
 
 

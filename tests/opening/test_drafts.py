@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.commands.shared.draft_flags import DraftFlags
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
 from powerinfer_cli.drafting import DraftingEngine
 from powerinfer_cli.drafting.pace import worth_trying
 from powerinfer_cli.errors import PowerInferError, UsageError

@@ -12,7 +12,7 @@ import pytest
 from powerinfer_cli import open_model
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.text import Tokenizer
-from powerinfer_cli.text.ranked_pair import pair_ids
+from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
 from tests.helpers.families.encoders import states, tiny_encoder, with_words
 from tests.helpers.families.family import TinyFamily
 from tests.helpers.main_cli import powerinfer

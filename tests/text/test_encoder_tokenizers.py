@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Peer
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.text import Tokenizer
-from powerinfer_cli.text.ranked_pair import pair_ids
+from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
 from tests.text.nasty_texts import NASTY_TEXTS
 from tests.text.vocabularies import CONTROL, NORMAL, SPACE, TRAINING_TEXT, UNKNOWN
 

@@ -13,13 +13,13 @@ import typer
 from powerinfer_cli.commands.bench.output import Format, printer
 from powerinfer_cli.commands.bench.plan import Setup, Workload, parse_numbers, parse_pairs, setups, workloads
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.draft_flags import DraftFlags
-from powerinfer_cli.commands.shared.flags import MOST_THREADS, ModelFlags
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, Strict, with_machine
+from powerinfer_cli.commands.shared.flags.model import MOST_THREADS, ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.loading import Loading
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags, Strict, with_machine
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import UsageError
 

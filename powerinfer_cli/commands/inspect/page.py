@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from powerinfer_cli.printable import printable
+
 __all__ = ["page"]
 
 MEBI = 1 << 20
@@ -49,7 +51,7 @@ def _tokenizer(told: dict[str, Any], *, template: bool) -> Iterator[str]:
     text = found["template"]
     yield f"chat template: {f'{len(text)} characters' if text else 'none'}"
     if text and template:
-        yield from (_printable(line) for line in text.splitlines())
+        yield from (printable(line, " ") for line in text.splitlines())
 
 
 def _types(told: dict[str, Any], *, tensors: bool) -> Iterator[str]:
@@ -93,13 +95,8 @@ def _numbers(value: Any) -> str:
 
 
 def _line(value: Any, widest: int = WIDEST) -> str:
-    text = _printable(str(value)[: widest + 1])
+    text = printable(str(value)[: widest + 1], " ")
     return text if len(text) <= widest else text[: widest - 3] + "..."
-
-
-def _printable(text: str) -> str:
-    """A file's words must not steer a terminal, nor turn what is beside them around."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _size(n_bytes: int) -> str:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from powerinfer_cli.commands.main.flags import InteractionFlags, MainCommand, TextFlags
 from powerinfer_cli.commands.main.timings import seconds_running
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.draft_flags import DraftFlags
 from powerinfer_cli.commands.shared.escapes import process_escapes
-from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
-from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
+from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.loading import Loading
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.terminal import Style, Terminal
 from powerinfer_cli.commands.shared.text_file import STDIN, read_stdin, read_text
 from powerinfer_cli.errors import PowerInferError, UsageError

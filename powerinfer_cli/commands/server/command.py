@@ -12,15 +12,16 @@ from powerinfer_cli.commands.server.input_end import ROUTED, end_with_input
 from powerinfer_cli.commands.server.options import listed, server_options
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.draft_flags import DraftFlags
 from powerinfer_cli.commands.shared.escapes import process_escapes
-from powerinfer_cli.commands.shared.flags import ModelFlags, SamplingFlags
-from powerinfer_cli.commands.shared.grammar_flags import GrammarFlags
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
+from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.loading import Loading
-from powerinfer_cli.commands.shared.machine_flags import MachineFlags, cpu_line, with_machine
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.placement_flags import PlacementFlags
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from powerinfer_cli.commands.shared.flags import ModelFlags
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
 from powerinfer_cli.errors import UsageError
 
 __all__ = ["find_model"]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags import ModelFlags
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.model_source import find_model
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
 from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.commands.shared.text_file import read_text
 from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags

@@ -6,7 +6,7 @@ from powerinfer_cli.commands.solve.target import Machine
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening import Companions
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver.others import OtherPrograms, busy_warning
 from solver.placing import DeviceProfile

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag, wishes_of
+from powerinfer_cli.commands.shared.flags.placement import DeviceFlag, wishes_of
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from powerinfer_cli.commands.shared.predictor_flags import PredictorFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.solve.costs import Costs
 from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
 from powerinfer_cli.commands.solve.outputs import check_outputs

@@ -11,8 +11,8 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening import Companions
-from powerinfer_cli.opening.plan_files import keep_plan
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.plan_files import keep_plan
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.report import PlanOutcome

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from powerinfer_cli.commands.shared.placement_flags import DeviceFlag
+from powerinfer_cli.commands.shared.flags.placement import DeviceFlag
 from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.opening.gpus import LEAST_SPARE, SPARE, Target, find_target
-from powerinfer_cli.opening.plan_files import GIVEN
-from powerinfer_cli.opening.plan_job import STAND_IN
+from powerinfer_cli.opening.planning.gpus import LEAST_SPARE, SPARE, Target, find_target
+from powerinfer_cli.opening.planning.plan_files import GIVEN
+from powerinfer_cli.opening.planning.plan_job import STAND_IN
 from powerinfer_cli.placement import check_budgets, shown_bytes
 from solver.placing import DeviceProfile, bundled_profiles, load_profile
 

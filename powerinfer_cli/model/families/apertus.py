@@ -1,9 +1,10 @@
 """Apertus: llama's blocks with norms of heads and, instead of a gate, xIELU, whose numbers are trained."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import XIELU, Activation, Layer, RopeStyle, Sequential
 from powerinfer_cli.model.keys import Keys
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,8 +1,9 @@
 """Llama-Nemotron, DeciLM: llama's blocks, heads and neurons by layer; a search took attention out of some layers."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Layer, LinearMixer, Mixer, NoMixer, Norms, Sequential
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

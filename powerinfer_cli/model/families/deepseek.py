@@ -1,10 +1,11 @@
 """DeepSeek 2 and 3, Kimi K2, GLM 4.7 Flash: attention over latents; experts beside shared ones, behind dense layers."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import FFN, Gating, Layer, Sequential
-from powerinfer_cli.model.experts import expert_width, leads_dense, routed, shared_width
-from powerinfer_cli.model.latent import latent_attention
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, leads_dense, routed, shared_width
+from powerinfer_cli.model.parts.latent import latent_attention
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

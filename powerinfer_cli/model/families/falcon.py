@@ -1,8 +1,9 @@
 """Falcon: attention and FFN in parallel, layer norms with bias, fused query-key-value rows, no gate."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, RopeStyle
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

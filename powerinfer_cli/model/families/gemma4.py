@@ -4,12 +4,13 @@ mixture, experts beside the dense FFN, each within norms of their own."""
 from dataclasses import replace
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Attention, Layer, Norms, RopeStyle, Sequential
-from powerinfer_cli.model.experts import has_experts
-from powerinfer_cli.model.experts_beside import experts_beside
 from powerinfer_cli.model.keys import MAX_SIZE
-from powerinfer_cli.model.output_scales import norm_of_stream, stream_gain
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.parts.experts import has_experts
+from powerinfer_cli.model.parts.experts_beside import experts_beside
+from powerinfer_cli.model.parts.output_scales import norm_of_stream, stream_gain
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

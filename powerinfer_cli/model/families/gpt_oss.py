@@ -1,9 +1,10 @@
 """gpt-oss: biases everywhere, attention with sinks, windows in every other layer, experts of a clamped activation."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, Gating, Layer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, routed
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,10 +1,11 @@
 """Granite, also with experts, or Mamba-2 in most layers: llama's blocks with scales."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import FFN, Layer, Sequential
-from powerinfer_cli.model.experts import expert_width, has_experts, routed, shared_width
-from powerinfer_cli.model.recurrent import mamba2
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.parts.experts import expert_width, has_experts, routed, shared_width
+from powerinfer_cli.model.parts.recurrent import mamba2
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

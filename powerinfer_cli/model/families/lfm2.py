@@ -1,10 +1,11 @@
 """LFM2: short convolutions in most layers, attention with norms of heads in some; experts."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Gating, Layer, Mixer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, leads_dense, routed
-from powerinfer_cli.model.recurrent import short_convolution
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.parts.experts import expert_width, leads_dense, routed
+from powerinfer_cli.model.parts.recurrent import short_convolution
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

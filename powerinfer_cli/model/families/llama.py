@@ -1,9 +1,10 @@
 """The llama family: RMS norms before both blocks, rotary positions, a gated FFN; and what differs by a word or two."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, Layer, Parallel, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, has_experts, routed
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, has_experts, routed
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

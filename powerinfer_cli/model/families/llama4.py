@@ -1,10 +1,11 @@
 """Llama 4: three of four layers attend within chunks, the fourth to all, without rope; experts weigh what they read."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import FFN, Attention, Gating, Layer, Sequential, Temperature
-from powerinfer_cli.model.experts import expert_width, routed, shared_width
 from powerinfer_cli.model.keys import MAX_CONTEXT
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed, shared_width
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

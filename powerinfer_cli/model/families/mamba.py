@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Layer, Norm, Norms, RopeStyle, Sequential
-from powerinfer_cli.model.recurrent import mamba2, mixer_alone
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.recurrent import mamba2, mixer_alone
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

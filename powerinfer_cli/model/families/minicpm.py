@@ -1,8 +1,9 @@
 """MiniCPM: llama's blocks with scales of embeddings, residuals and logits."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Layer, Sequential
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

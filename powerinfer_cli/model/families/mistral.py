@@ -1,8 +1,9 @@
 """Mistral 3 and Ministral 3: llama's blocks, with queries that grow beyond the original context."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Layer, Sequential, Temperature
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

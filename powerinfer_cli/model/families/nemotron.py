@@ -1,8 +1,9 @@
 """Arcee, Nemotron, StarCoder 2: llama's blocks without a gate."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, RopeStyle, Sequential
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

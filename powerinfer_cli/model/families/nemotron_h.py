@@ -1,10 +1,11 @@
 """Nemotron-H: each layer is Mamba-2, or attention without rope, or an FFN without a gate; with experts or without."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import FFN, Activation, Gating, Layer, NoMixer, Norms, Sequential
-from powerinfer_cli.model.experts import expert_width, routed, shared_width
-from powerinfer_cli.model.recurrent import mamba2, mixer_alone
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed, shared_width
+from powerinfer_cli.model.parts.recurrent import mamba2, mixer_alone
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,8 +1,9 @@
 """OLMo: norms without weights. OLMo 2 and 3, EXAONE 4: norms behind both blocks alone, and of queries and keys."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import HeadNorms, Layer, NormKind, RopeStyle, Sequential
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,9 +1,10 @@
 """Phi-2: attention and FFN side by side, biases everywhere. Phi-3 and 4: llama's blocks, fused, with longrope."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Parallel, RopeStyle, Sequential
 from powerinfer_cli.model.keys import MAX_CONTEXT
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Gating, Layer, NormKind, Norms, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, routed
 from powerinfer_cli.model.keys import MAX_CONTEXT
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.parts.experts import expert_width, routed
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,8 +1,9 @@
 """Qwen 2 and 3, Seed-OSS, Hunyuan: llama's blocks, with biases or norms of heads."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Layer, RopeStyle, Sequential
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

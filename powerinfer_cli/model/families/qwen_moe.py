@@ -1,9 +1,10 @@
 """Qwen's mixtures of experts, 2 and 3: the blocks of Qwen 2 and 3, with experts for neurons; OLMoE."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import HeadNorms, Layer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, routed, shared_width
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed, shared_width
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

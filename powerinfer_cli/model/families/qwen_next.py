@@ -3,10 +3,11 @@
 from functools import partial
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import FFN, Layer, Mixer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, routed, shared_width
-from powerinfer_cli.model.recurrent import delta_net, is_recurrent
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed, shared_width
+from powerinfer_cli.model.parts.recurrent import delta_net, is_recurrent
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -3,9 +3,10 @@
 from functools import partial
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import FFN, Gating, Layer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, leads_dense, routed, shared_width
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, leads_dense, routed, shared_width
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,10 +1,11 @@
 """SmallThinker: a router that reads the layer's input, experts with exact zeros, windows in three of four layers."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, Gating, Layer, RopeStyle, Sequential
-from powerinfer_cli.model.experts import expert_width, routed
 from powerinfer_cli.model.keys import MAX_CONTEXT
-from powerinfer_cli.model.tensors import Architecture, LayerReader
+from powerinfer_cli.model.parts.experts import expert_width, routed
+from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+from powerinfer_cli.printable import printable
 from powerinfer_cli.sampling.grammars.grammar_error import MOST_NAMES, GrammarError
 from powerinfer_cli.sampling.grammars.schema_keywords import KEYWORDS, Handling
 from powerinfer_cli.sampling.grammars.schema_rewrites import rewrite
@@ -231,7 +232,7 @@ def _where(path: tuple[str, ...]) -> str:
     text = ""
     for step in path:
         text += f"[{step}]" if step.isdecimal() else f".{step}" if text else step
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return printable(text[:200])
 
 
 def _check_all_shapes(schema: Any, path: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from powerinfer_cli.printable import printable
+
 __all__ = ["Fault", "without_faults"]
 
 _MOST_TRIES = 100
@@ -26,7 +28,7 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        where = "".join(letter if letter.isprintable() else "?" for letter in self.where[:200])
+        where = printable(self.where[:200])
         return f"{where}: {self.reason}" if where else self.reason
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from powerinfer_cli.printable import printable
 from powerinfer_cli.serving.slots.counters import ServedRequest
 
 __all__ = ["Log"]
@@ -53,7 +54,7 @@ class Log:
             self._write(json.dumps({"event": "request", **values}))
             return
         gone = ", client gone" if values.get("gone") else ""
-        head = f"{values['method']} {_printable(values['path'])} {values['status']} {values['ms']:.1f} ms{gone}"
+        head = f"{values['method']} {printable(values['path'][:200])} {values['status']} {values['ms']:.1f} ms{gone}"
         if "slot" not in values:
             self._write(head)
             return
@@ -81,11 +82,6 @@ class Log:
             sys.stderr.flush()
         except (OSError, ValueError):
             self._quiet = True  # nobody reads it: no reason not to serve
-
-
-def _printable(path: str) -> str:
-    """A path is a stranger's: no line of the log may be one, nor a terminal be steered."""
-    return "".join(character if character.isprintable() else "?" for character in path[:200])
 
 
 def _short(value: object) -> str:

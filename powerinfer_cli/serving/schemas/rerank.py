@@ -10,7 +10,7 @@ from powerinfer_cli.serving.schemas.embeddings import check_length, ranks
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import EmbeddingTask
 from powerinfer_cli.serving.threads import in_thread
-from powerinfer_cli.text.ranked_pair import pair_ids
+from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
 
 from .fields import Integer, RequestFields, Switch
 

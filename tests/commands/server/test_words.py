@@ -228,7 +228,7 @@ def test_slots() -> None:
 
 
 def test_files_of_a_repository_need_one(asked: list[ServerOptions]) -> None:
-    from powerinfer_cli.commands.shared.flags import ModelFlags
+    from powerinfer_cli.commands.shared.flags.model import ModelFlags
     from powerinfer_cli.commands.shared.model_source import find_model
 
     with pytest.raises(PowerInferError, match="--hf-file"):

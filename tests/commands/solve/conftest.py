@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from powerinfer_cli.opening import companions, plan_files
+from powerinfer_cli.opening import companions
+from powerinfer_cli.opening.planning import plan_files
 from solver import comparison
 from solver.placing import measure
 from solver.verdict import judging, seen

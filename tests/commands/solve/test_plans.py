@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from powerinfer_cli.opening import plan_job
+from powerinfer_cli.opening.planning import plan_job
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from solver.placing import kept_costs, load_profile, save_profile
 from tests.commands.solve.running import N_FF, data_of, solve

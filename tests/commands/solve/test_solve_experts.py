@@ -10,7 +10,8 @@ import torch
 
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import companions, plan_files
+from powerinfer_cli.opening import companions
+from powerinfer_cli.opening.planning import plan_files
 from powerinfer_cli.placement import gpuidx_path, load_routes, read_gpuidx
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placing.placed_model import N_LAYER, budget, bytes_alone_count, routed_model, write_placed

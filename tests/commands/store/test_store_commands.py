@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.commands.shared.store_flags import complete_model
+from powerinfer_cli.commands.shared.flags.store import complete_model
 from powerinfer_cli.hub.choice import MANIFEST
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.word_model import ANSWER, word_model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from powerinfer_cli.text.spm import SPACE
+from powerinfer_cli.text.algorithms.spm import SPACE
 from tests.helpers.checkpoints import converted
 from tests.helpers.families.family import ODD, SIZES, Family, TinyFamily, rope, tiny
 from tests.helpers.families.jina_bert import JinaBert, JinaConfig

@@ -9,10 +9,10 @@ import pytest
 from powerinfer_cli.commands.solve import target as solve_target
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import plan_job
 from powerinfer_cli.opening.companions import find_companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.plan_job import STAND_IN, PlanJob
+from powerinfer_cli.opening.planning import plan_job
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.plan_job import STAND_IN, PlanJob
 from powerinfer_cli.placement import ModelBytes, save_statistics
 from powerinfer_cli.runtime import EngineOptions
 from solver.placing import Link, Rates, load_profile

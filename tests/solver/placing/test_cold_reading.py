@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from powerinfer_cli.opening.cache_pages import with_fitting_pages
+from powerinfer_cli.opening.planning.cache_pages import with_fitting_pages
 from powerinfer_cli.placement import (
     ActivationStatistics,
     LayerBytes,

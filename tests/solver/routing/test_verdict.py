@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening.plan_job import STAND_IN
+from powerinfer_cli.opening.planning.plan_job import STAND_IN
 from powerinfer_cli.placement import LayerPlacement, Plan, all_neurons, no_neurons
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes

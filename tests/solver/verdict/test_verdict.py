@@ -11,8 +11,8 @@ import pytest
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import Activation, load_model
 from powerinfer_cli.opening import Companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from solver.placing import load_profile
 from solver.predictor import ReadingSpeed

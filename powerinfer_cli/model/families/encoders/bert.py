@@ -1,9 +1,10 @@
 """BERT, RoBERTa, XLM-RoBERTa: learned positions, norms behind each block and its residual, biases, no gate."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, PostNorm, RopeStyle
 from powerinfer_cli.model.families.encoders.ends import encoder_ends
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

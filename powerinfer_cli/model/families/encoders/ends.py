@@ -1,9 +1,10 @@
 """Where an encoder's layers begin and end."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Ends
 from powerinfer_cli.model.blocks import Embedding, Head
 from powerinfer_cli.model.cuts import first_row
-from powerinfer_cli.model.tensors import Ends, ModelReader
+from powerinfer_cli.model.tensors import ModelReader
 
 __all__ = ["encoder_ends"]
 

@@ -1,9 +1,10 @@
 """EuroBERT: llama's layers that see both sides. Embedding Gemma: Gemma 3's, with windows of both sides."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Layer, RopeStyle, Sequential
 from powerinfer_cli.model.families.encoders.ends import encoder_ends
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,9 +1,10 @@
 """Jina BERT 2: BERT's norms, scores that fall with distance (ALiBi), gated neurons; in some, norms of q and k."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, HeadNorms, Layer, NormKind, PostNorm
 from powerinfer_cli.model.families.encoders.ends import encoder_ends
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,9 +1,10 @@
 """ModernBERT: norms before blocks, rope, windows in two of three layers, gated neurons, no biases."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, Norms, RopeStyle, Sequential
 from powerinfer_cli.model.families.encoders.ends import encoder_ends
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

@@ -1,10 +1,11 @@
 """Nomic BERT: BERT's norms, rope, gated neurons; the multilingual one's have no gate, and every other layer experts."""
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Layer, NormKind, PostNorm, RopeStyle
-from powerinfer_cli.model.experts import routed
 from powerinfer_cli.model.families.encoders.ends import encoder_ends
-from powerinfer_cli.model.tensors import Architecture, Ends, LayerReader, ModelReader
+from powerinfer_cli.model.parts.experts import routed
+from powerinfer_cli.model.tensors import LayerReader, ModelReader
 
 __all__ = ["ARCHITECTURES"]
 

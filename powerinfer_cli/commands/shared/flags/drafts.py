@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.commands.shared.store_flags import complete_model
+from powerinfer_cli.commands.shared.flags.store import complete_model
 from powerinfer_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imports torch

@@ -5,7 +5,7 @@ from dataclasses import replace
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import FFN, Norm, Norms, Routed, SharedExpert, routing_of
 from powerinfer_cli.model.cuts import scaled
-from powerinfer_cli.model.experts import expert_width, routed
+from powerinfer_cli.model.parts.experts import expert_width, routed
 from powerinfer_cli.model.tensors import LayerReader
 
 __all__ = ["experts_beside"]

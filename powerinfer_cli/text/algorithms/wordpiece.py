@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .characters import lenient_text
+from ..characters import lenient_text
+from ..metadata import Metadata, flag
+from ..text_index import TextIndex
 from .merging import NumberCache, WordCache
-from .metadata import Metadata, flag
 from .spm import SPACE
-from .text_index import TextIndex
 
 __all__ = ["Normalizer", "WordPieceEncoder", "read_normalizer"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 
-from .metadata import Metadata, whole_array
+from ..metadata import Metadata, whole_array
 
 __all__ = ["Charsmap", "read_charsmap"]
 

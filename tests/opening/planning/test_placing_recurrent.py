@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import PlacementWishes, plan_files
+from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.placing import place
+from powerinfer_cli.opening.planning import plan_files
+from powerinfer_cli.opening.planning.placing import place
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, device_use
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes

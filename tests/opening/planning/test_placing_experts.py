@@ -9,9 +9,10 @@ import pytest
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.opening import PlacementWishes, plan_job
+from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.placing import PlacingResult, place
+from powerinfer_cli.opening.planning import plan_job
+from powerinfer_cli.opening.planning.placing import PlacingResult, place
 from powerinfer_cli.placement import (
     HEAT,
     MAIN_MEMORY,

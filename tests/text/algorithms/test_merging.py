@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerinfer_cli.gguf_io import Strings
-from powerinfer_cli.text.merging import (
+from powerinfer_cli.text.algorithms.merging import (
     CACHED_NUMBERS,
     CACHED_WORDS,
     LONGEST_CACHED,
@@ -22,8 +22,8 @@ from powerinfer_cli.text.merging import (
     merge_few,
     merge_many,
 )
+from powerinfer_cli.text.algorithms.spm import SpmEncoder, bridges_of
 from powerinfer_cli.text.partition import Partition, SpecialText
-from powerinfer_cli.text.spm import SpmEncoder, bridges_of
 from powerinfer_cli.text.text_index import TextIndex
 from powerinfer_cli.text.tokenizer import Tokenizer
 from tests.text.vocabularies import sentencepiece

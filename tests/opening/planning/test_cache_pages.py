@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening import PlacementWishes, cache_pages, plan_job
-from powerinfer_cli.opening.cache_pages import with_fitting_pages, with_room_for_pages
+from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.placing import place
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning import cache_pages, plan_job
+from powerinfer_cli.opening.planning.cache_pages import with_fitting_pages, with_room_for_pages
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.placing import place
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.placement import (
     MAIN_MEMORY,
     LayerBytes,

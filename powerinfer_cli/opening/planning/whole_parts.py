@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from powerinfer_cli.opening.overrides import Kept
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.overrides import Kept
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.placement import (
     MAIN_MEMORY,
     LayerBytes,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.model import Model, ModelConfig
-from powerinfer_cli.opening.cache_pages import with_fitting_pages, with_room_for_pages
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.overrides import NOTHING_KEPT, Kept
-from powerinfer_cli.opening.plan_files import GIVEN, cache_root
+from powerinfer_cli.opening.planning.cache_pages import with_fitting_pages, with_room_for_pages
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.overrides import NOTHING_KEPT, Kept
+from powerinfer_cli.opening.planning.plan_files import GIVEN, cache_root
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import (
     HEAT,

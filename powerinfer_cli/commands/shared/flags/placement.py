@@ -125,7 +125,7 @@ def wishes_of(
     **others: Any,
 ) -> "PlacementWishes":
     """Of the flags of these names. Raises UsageError: budgets, shares or overrides that are none."""
-    from powerinfer_cli.opening.overrides import parse_overrides
+    from powerinfer_cli.opening.planning.overrides import parse_overrides
     from powerinfer_cli.opening.wishes import PlacementWishes, parse_shares
     from powerinfer_cli.placement import parse_budgets
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .characters import lenient_text
+from ..characters import lenient_text
+from ..metadata import Metadata, flag
+from ..vocabulary import NORMAL, UNUSED, USER_DEFINED, Vocabulary
 from .charsmap import Charsmap, read_charsmap
 from .merging import NumberCache, WordCache
-from .metadata import Metadata, flag
 from .spm import SPACE, bridges_of, word_cutter
-from .vocabulary import NORMAL, UNUSED, USER_DEFINED, Vocabulary
 
 __all__ = ["UnigramEncoder", "UnigramForm", "read_unigram_form"]
 

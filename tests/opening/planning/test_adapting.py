@@ -7,10 +7,10 @@ import pytest
 
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import load_model
-from powerinfer_cli.opening.adapting import adaptive_rule
 from powerinfer_cli.opening.companions import Companions, find_companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.adapting import adaptive_rule
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.placement import (
     HEAT,
     FiringTrace,

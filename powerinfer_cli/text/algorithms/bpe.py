@@ -5,11 +5,11 @@ from itertools import chain
 
 from powerinfer_cli.gguf_io import Strings
 
-from .characters import lenient_text
+from ..characters import lenient_text
+from ..pretokenizers import PreTokenizer
+from ..text_index import TextIndex
 from .merging import NEVER, NumberCache, WordCache, merge_symbols
-from .pretokenizers import PreTokenizer
 from .spm import SPACE, bridges_of, word_cutter
-from .text_index import TextIndex
 
 __all__ = ["BpeEncoder", "byte_characters"]
 

@@ -6,14 +6,14 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import routing_of
-from powerinfer_cli.opening.adapting import adaptive_rule
-from powerinfer_cli.opening.cache_pages import overflow_line
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.gpus import Target
-from powerinfer_cli.opening.overrides import NOTHING_KEPT, kept_by_hand, parse_overrides
-from powerinfer_cli.opening.plan_files import keep_plan, kept_plan
-from powerinfer_cli.opening.plan_job import PlanJob
-from powerinfer_cli.opening.whole_parts import plan_of_parts
+from powerinfer_cli.opening.planning.adapting import adaptive_rule
+from powerinfer_cli.opening.planning.cache_pages import overflow_line
+from powerinfer_cli.opening.planning.gpus import Target
+from powerinfer_cli.opening.planning.overrides import NOTHING_KEPT, kept_by_hand, parse_overrides
+from powerinfer_cli.opening.planning.plan_files import keep_plan, kept_plan
+from powerinfer_cli.opening.planning.plan_job import PlanJob
+from powerinfer_cli.opening.planning.whole_parts import plan_of_parts
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, Reservation, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents

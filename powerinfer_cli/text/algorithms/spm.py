@@ -9,9 +9,9 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Strings
 
-from .characters import bytes_of, spm_text
+from ..characters import bytes_of, spm_text
+from ..text_index import TextIndex
 from .merging import NEVER, NumberCache, WordCache, merge_symbols
-from .text_index import TextIndex
 
 __all__ = ["SPACE", "SpmEncoder", "bridges_of", "word_cutter"]
 

@@ -6,8 +6,8 @@ from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model
 from powerinfer_cli.opening.companions import Companions
-from powerinfer_cli.opening.gpus import find_target
-from powerinfer_cli.opening.overrides import check_overrides, parse_overrides
+from powerinfer_cli.opening.planning.gpus import find_target
+from powerinfer_cli.opening.planning.overrides import check_overrides, parse_overrides
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -51,7 +51,7 @@ def place(
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return PlacingResult()
-    from powerinfer_cli.opening.gpu_placing import place_on  # imports torch, which takes a second
+    from powerinfer_cli.opening.planning.gpu_placing import place_on  # imports torch, which takes a second
 
     return PlacingResult(*place_on(target, gguf, model, options, wishes, beside, events))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from powerinfer_cli.model.blocks import routing_of
-from powerinfer_cli.opening.plan_job import PlanJob
+from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.placement import HEAT, HeatRule, Plan, group_begins, ordered
 from powerinfer_cli.runtime import LoadEvents
 from powerinfer_cli.runtime.device.bytes import staged_groups

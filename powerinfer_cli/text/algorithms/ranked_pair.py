@@ -1,6 +1,6 @@
 """A query and a document as one text, as rerankers read them."""
 
-from .tokenizer import Tokenizer
+from ..tokenizer import Tokenizer
 
 __all__ = ["pair_ids"]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.opening import PlacementWishes, gpus, plan_files
-from powerinfer_cli.opening.gpus import Target, find_target
+from powerinfer_cli.opening import PlacementWishes
+from powerinfer_cli.opening.planning import gpus, plan_files
+from powerinfer_cli.opening.planning.gpus import Target, find_target
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.model_file import ModelFile

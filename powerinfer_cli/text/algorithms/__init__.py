@@ -1,0 +1,1 @@
+"""How words become entries of a vocabulary: byte pairs, SentencePiece, unigrams, WordPiece."""
