@@ -100,13 +100,20 @@ class Running:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """In it signals end the server, and what it still does some time after that ends, too."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signal)
-        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+        """Within, signals end the server, and what it still does some time after that ends, too; afterwards they are
+        handled as before. For the main thread."""
         line = self._log.line("the server was told to end, and is ended now: it does not do so itself")
-        with watchdog(FORCED_S, line):
-            yield
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._signal)
+            signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+            with watchdog(FORCED_S, line):
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def serve(self) -> None:
         """Until `end`, or a signal."""

@@ -44,6 +44,14 @@ def test_loading_may_fail_while_a_signal_has_ended_the_server(monkeypatch: pytes
     assert ends in ([], [0])
 
 
+def test_signals_are_handled_as_before_once_loading_failed() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(ValueError, match="what a client wrote"):
+        serve(ServerOptions(), [], no_model, Log(quiet=True))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_failures_that_nobody_waits_for_are_told_without_their_words(capsys: pytest.CaptureFixture[str]) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("nobody asks")
