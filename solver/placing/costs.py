@@ -230,7 +230,7 @@ def _running(values: Floats) -> Floats:
 
 def _deviation(together: Together | None, layer: int, n_ff: int, gpu: float, cpu: float) -> Floats:
     """Of the GPU's time for the first n neurons less the CPU's for the others, [n_ff + 1]."""
-    if together is None:
+    if together is None or not n_ff:
         return np.zeros(n_ff + 1)
     bounds, covariance = together.bounds, together.covariance
     groups = bounds.size - 1

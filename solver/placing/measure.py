@@ -68,9 +68,12 @@ class CostShape:
 
     @classmethod
     def of(cls, model: Model) -> "CostShape":
-        """As if all layers were like the one in the middle by neurons; of experts, those that a token needs count."""
+        """As if all layers were like the one in the middle by neurons, of those that have some. Of experts, those that
+        a token needs count.
+        """
         layers = sorted(model.layers, key=lambda layer: layer.ffn.neurons.n_ff)
-        ffn = layers[len(layers) // 2].ffn
+        some = [layer.ffn for layer in layers if layer.ffn.neurons.n_ff] or [layers[0].ffn]
+        ffn = some[len(some) // 2]
         routed, n_ff = routing_of(ffn.selection), ffn.neurons.n_ff
         n_experts = n_chosen = 0
         if routed is not None:
@@ -86,8 +89,8 @@ class CostShape:
         heads = attentions(model.layers)
         if not heads:
             return found
-        some = heads[len(heads) // 2]
-        return replace(found, n_q=some.n_q, n_kv=some.n_kv, head_dim=some.head_dim)
+        one = heads[len(heads) // 2]
+        return replace(found, n_q=one.n_q, n_kv=one.n_kv, head_dim=one.head_dim)
 
     def matrices(self, kind: GGMLType) -> tuple[tuple[tuple[int, int], ...], ...]:
         """Rows and columns of a layer's, those together that are multiplied by the same numbers."""

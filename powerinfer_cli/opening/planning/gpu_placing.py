@@ -131,6 +131,8 @@ def _holds_all(plan: Plan) -> bool:
 
 
 def _no_statistics(job: PlanJob) -> str:
+    if not all(job.model.n_groups):
+        return "layers without neurons: whole layers go to the GPU"
     what = "no activation statistics" if job.divisible else "no predictor"
     return f"{what}: whole layers go to the GPU; `powerinfer solve -m {job.path}` makes what placing neurons needs"
 

@@ -58,6 +58,4 @@ def place(
 
 def _cpu_only(model: Model) -> str:
     """What keeps a model from GPUs, in words; empty: nothing."""
-    if not all(model.n_groups):
-        return "layers without an FFN run"
     return "" if model.config.causal else "encoders run"

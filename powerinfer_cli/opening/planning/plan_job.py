@@ -6,6 +6,7 @@ from pathlib import Path
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.model import Model, ModelConfig
+from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.planning.cache_pages import with_fitting_pages, with_room_for_pages
 from powerinfer_cli.opening.planning.gpus import Target
@@ -141,12 +142,13 @@ class PlanJob:
 
     @property
     def kind(self) -> str:
-        """ggml's name of the FFN's weight type."""
+        """ggml's name of the type of FFNs' weights, or of mixers' where there are no FFNs."""
         return self._type.name
 
     @property
     def _type(self) -> GGMLType:
-        return self.model.layers[0].ffn.neurons.up.weight.type
+        first = next((one for one in self.model.layers if one.ffn.n_groups), None)
+        return leaves(self.model.layers[0])[0][0].type if first is None else first.ffn.neurons.up.weight.type
 
     @property
     def _head_type(self) -> GGMLType:

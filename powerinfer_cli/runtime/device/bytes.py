@@ -189,7 +189,9 @@ def _width(ffn: FFN[Tensor, Tensor]) -> int:
 
 
 def _group(linear: Linear[Tensor, Tensor], n_groups: int) -> int:
-    """Of one neuron or expert, with its biases."""
+    """Of one neuron or expert, with its biases; 0 where there are none."""
+    if not n_groups:
+        return 0
     biases = 0 if linear.bias is None else 4 * (linear.bias.n_elements // n_groups)
     return -(-_rows(linear.weight) // n_groups) + biases
 

@@ -219,8 +219,10 @@ class DeviceFlow:
             self._choose(routed, self.x, n)
 
     def enter_ffn(self, layer: DeviceLayer, n: int) -> None:
-        """The FFN's input in `normed`; x is what a predictor looks at."""
+        """The FFN's input in `normed`; x is what a predictor looks at. Nothing is done where there are no neurons."""
         block = layer.block
+        if not layer.has_ffn:
+            return
         match block:
             case Sequential():
                 seen = self._enter(block.ffn_norms.before, self._mixed(block), n)
@@ -262,7 +264,9 @@ class DeviceFlow:
             self.hot[:n].add_(neurons.down.bias)
 
     def hot_ffn(self, layer: DeviceLayer, n: int) -> None:
-        """`hot`: what the neurons on the device make of `normed`."""
+        """`hot`: what the neurons on the device make of `normed`, where there are any in the layer."""
+        if not layer.has_ffn:
+            return
         neurons, routed = layer.block.ffn.neurons, routing_of(layer.block.ffn.selection)
         if routed is not None:
             self._routed(layer, routed, n)
@@ -319,6 +323,8 @@ class DeviceFlow:
             parts = (*parts, self.cold)
         match block:
             case Sequential():
+                if not layer.has_ffn:
+                    return self._mixed(block)
                 routed = routing_of(block.ffn.selection)
                 found = Addends(parts, block.ffn_norms.after, block.scale)
                 if routed is None or routed.apart is None:

@@ -59,6 +59,11 @@ class DeviceLayer:
     slots: Tensor | None = None
 
     @property
+    def has_ffn(self) -> bool:
+        """Not where it is a mixer alone."""
+        return self.n_hot + self.n_cold > 0
+
+    @property
     def adds_hot(self) -> bool:
         """Whether anything of the FFN is computed here."""
         routed = routing_of(self.block.ffn.selection)

@@ -165,10 +165,13 @@ class HybridBackend:
             layer = side.layers[index]
             self._attend(side, flow, index, adds, n)
             flow.enter_ffn(layer, n)
-            values = flow.every_neuron(layer, n)
-            seen = values.cpu()
-            watch(index, flow.x[:n].cpu().numpy(), seen.numpy())
-            flow.hot_of(layer, values.copy_(seen), n)
+            if layer.has_ffn:
+                values = flow.every_neuron(layer, n)
+                seen = values.cpu()
+                watch(index, flow.x[:n].cpu().numpy(), seen.numpy())
+                flow.hot_of(layer, values.copy_(seen), n)
+            else:
+                watch(index, flow.x[:n].cpu().numpy(), np.empty((n, 0), np.float32))
             adds = flow.adds(layer)
         flow.settle(adds, n)
         return flow.x[:n]

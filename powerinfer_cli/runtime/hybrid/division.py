@@ -38,8 +38,6 @@ def check_plan(plan: Plan, parts: Parts) -> None:
         plan.check([one.n_groups for one in ffns])
     except ValueError as error:
         raise PowerInferError(f"the placement plan is not for this model: {error}") from error
-    if not all(one.n_groups for one in ffns):
-        raise PowerInferError("layers without an FFN run on the CPU only as yet: no placement plan is for this model")
     for number, (where, one) in enumerate(zip(plan.layers, ffns, strict=True)):
         if where.device != MAIN_MEMORY and where.hot.size < one.n_groups and not one.divisible:
             raise PowerInferError(
@@ -78,6 +76,6 @@ def uploaded_bytes(parts: Parts, plan: Plan) -> int:
         if placed.device == MAIN_MEMORY:
             continue
         neurons = sum(one.nbytes for one in layer.ffn.neurons.matrices)
-        hot = neurons * placed.hot.size // layer.ffn.n_groups
+        hot = neurons * placed.hot.size // max(1, layer.ffn.n_groups)
         total += sum(one.nbytes for one in leaves(layer)[0]) - neurons + hot
     return total

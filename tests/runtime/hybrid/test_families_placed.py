@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.model import load_model
-from powerinfer_cli.model.registry import ARCHITECTURES
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions
 from tests.helpers.families import FAMILIES, PROMPT, TinyFamily, tiny_family
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-# Layers without an FFN run on the CPU only as yet.
-KNOWN = [name for name, family in FAMILIES.items() if not ARCHITECTURES[family.arch].alone]
 
-
-@pytest.fixture(scope="module", params=KNOWN)
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> TinyFamily:
     return tiny_family(request.param)
 

@@ -15,7 +15,7 @@ from tests.helpers.placing.devices import DEVICES
 from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
-NAMES = ["lfm2", "qwen35", "falcon-h1"]
+NAMES = ["lfm2", "qwen35", "falcon-h1", "nemotron_h_moe"]
 SPLIT = [0, MAIN_MEMORY, 1, 1]
 
 
@@ -25,8 +25,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def engine_of(file: ModelFile, folder: Path, devices: list[int], share: float = 1.0, **options: object) -> Engine:
+    """devices: of the first layers, of those behind them again."""
     gguf = file.open(folder)
     groups = [layer.ffn.n_groups for layer in load_model(gguf).layers]
+    devices = [devices[i % len(devices)] for i in range(len(groups))]
     plan = plan_of(file, devices, [share] * len(devices), devices[-1], groups=groups)
     given = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"} | options
     return Engine.load(gguf, EngineOptions(**given), placement=Placement(plan, DEVICES))  # type: ignore[arg-type]  # any option
@@ -92,8 +94,9 @@ def test_a_saved_context_goes_on_elsewhere(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("name", NAMES[:3])
 def test_hot_neurons(name: str, tmp_path: Path, share: float) -> None:
-    """Of a dense model with predictors."""
+    """Of a dense model with predictors in every layer."""
     one = tiny_family(name)
     sparse = one.file.sparsified(random_predictors(one, (7, 13, 5, 9)))
     plain = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
