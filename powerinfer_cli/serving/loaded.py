@@ -72,4 +72,7 @@ def start_thread(
     """
     thread = EngineThread(engine, tokenizer, options, log.served, on_fault=log.failure, model=model_fingerprint(gguf))
     thread.start()
+    if options.cache_ram_mib and engine.config.causal:
+        most = f"up to {options.cache_ram_mib} MiB" if options.cache_ram_mib > 0 else "as much memory as is free"
+        log.note(f"prompt cache: texts that leave their slot are kept in {most} (--cache-ram)")
     return thread

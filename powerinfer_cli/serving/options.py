@@ -26,6 +26,7 @@ class ServerOptions:
     text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
     templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
+    cache_ram_mib: of memory for texts that have left their slot; 0: none, negative: no limit but memory.
     sleep_idle_s: seconds without a request after which weights are let go of; None: never.
     spec_type: who proposes tokens, as /props tells. verbose: answers of chats tell how they came about. page: a folder
     to serve instead of the page that is built in.
@@ -60,6 +61,7 @@ class ServerOptions:
     slot_save_path: Path | None = None
     context_shift: bool = False
     cache_prompt: bool = True
+    cache_ram_mib: int = 8192
     cors_origins: tuple[str, ...] = ("localhost",)
     queue: int = 512
     body_bytes: int = 2 << 20

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class Sleeper:
             return  # somebody came meanwhile
         thread = service.thread
         await asyncio.to_thread(thread.stop, ENDING_S)
-        service.rest(Resting(thread.counters(), thread.tally, resident_memory()))
+        counters = replace(thread.counters(), cached=None)  # goes with the engine: memory is what a sleep is for
+        service.rest(Resting(counters, thread.tally, resident_memory()))
         thread.close()
         del thread
         await asyncio.to_thread(_free)

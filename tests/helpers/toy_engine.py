@@ -70,6 +70,10 @@ class ToyEngine:
     def n_free(self) -> int:
         return self.n_ctx - self.pages.n_used
 
+    @property
+    def keeps_all(self) -> bool:
+        return self.slack >= self.n_ctx
+
     devices = ("gpu",)
 
     def neurons(self) -> list[LayerNeurons]:
@@ -123,6 +127,12 @@ class ToyEngine:
 
     def save(self, sequence: int) -> dict[str, np.ndarray]:
         return {"0.k": np.outer(self.ids[sequence], [1.0, 0.5]).astype(np.float16)}
+
+    def saved_bytes(self, sequence: int) -> int:
+        return 4 * len(self.ids[sequence])
+
+    def regained(self, n: int, length: int, stored: Mapping[str, np.ndarray]) -> int:
+        return n if length - n <= self.slack else 0
 
     def restore(self, sequence: int, ids: Sequence[int], stored: Mapping[str, np.ndarray]) -> None:
         if set(stored) != {"0.k"} or stored["0.k"].shape != (len(ids), 2):

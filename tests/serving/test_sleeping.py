@@ -44,7 +44,9 @@ def value(server: RunningServer, name: str) -> float:
 def test_it_sleeps_wakes_and_goes_on_where_it_was(server: RunningServer, tmp_path: Path) -> None:
     first = server.client.post("/completion", json=GREEDY).json()
     counted = value(server, "llamacpp:tokens_predicted_total")
+    assert value(server, "powerinfer:prompt_cache_bytes") == 0
     until_asleep(server)
+    assert "prompt_cache" not in server.client.get("/metrics").text  # which went with the engine
     assert server.client.get("/health").json() == {"status": "ok"}
     assert len(server.client.get("/v1/models").json()["data"]) == 1
     assert server.client.get("/internal/neurons").json()["layers"] == []

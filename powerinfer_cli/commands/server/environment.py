@@ -87,6 +87,7 @@ VARIABLES = {
     "LLAMA_ARG_SLOT_SAVE_PATH": Variable("--slot-save-path"),
     "LLAMA_ARG_SLEEP_IDLE_SECONDS": Variable("--sleep-idle-seconds"),
     "LLAMA_ARG_CACHE_PROMPT": _switch("--cache-prompt"),
+    "LLAMA_ARG_CACHE_RAM": Variable("--cache-ram"),
     "LLAMA_ARG_CONTEXT_SHIFT": _switch("--context-shift"),
     "LLAMA_ARG_ALIAS": Variable("--alias"),
     "LLAMA_ARG_TAGS": Variable("--tags"),

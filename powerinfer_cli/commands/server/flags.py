@@ -148,6 +148,17 @@ class SlotFlags:
     cache_prompt: Annotated[
         bool, _slot("--cache-prompt/--no-cache-prompt", help="Read only what differs from a slot's last text.")
     ] = True
+    cache_ram: Annotated[
+        int,
+        _slot(
+            "-cram",
+            "--cache-ram",
+            metavar="MiB",
+            low=-1,
+            high=1 << 30,
+            help="Memory for texts that have left their slot; 0: none, -1: no limit.",
+        ),
+    ] = 8192
     sleep_idle_seconds: Annotated[
         int,
         _slot(

@@ -60,6 +60,7 @@ def server_options(
         slot_save_path=slots.slot_save_path,
         context_shift=slots.context_shift,
         cache_prompt=slots.cache_prompt,
+        cache_ram_mib=slots.cache_ram,
         cors_origins=tuple(map(_origin, listed(door.cors_origins))),
         queue=slots.queue,
         sleep_idle_s=_seconds(slots.sleep_idle_seconds),

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from powerinfer_cli.runtime.backend import Backend
 from powerinfer_cli.runtime.context.pages import PageTable
-from powerinfer_cli.runtime.context.saved import Stored, fitted
+from powerinfer_cli.runtime.context.saved import Stored, fitted, layer_of
 from powerinfer_cli.runtime.context.sequences import Sequences
-from powerinfer_cli.runtime.context.states import LayerStates, States
+from powerinfer_cli.runtime.context.states import LayerStates, States, regained_states
 
 __all__ = ["HeldContext"]
 
@@ -93,6 +93,28 @@ class HeldContext:
         begin = 0 if windowed is None else windowed.begin(sequence)
         cells = self._backend.read_cells(self._pages.held(sequence, n, begin))
         return cells if self._states is None else cells | self._states.save(sequence)
+
+    def saved_bytes(self, sequence: int) -> int:
+        """Of what `save` would copy."""
+        n = len(self.tokens_of(sequence))
+        if n == 0:
+            return 0
+        windowed = self._pages.windowed
+        begin = 0 if windowed is None else windowed.begin(sequence)
+        total = 0 if self._states is None else self._states.saved_bytes(sequence)
+        for name, part in self._backend.read_cells(self._pages.held(sequence, 1, 0)).items():  # of one position
+            total += part.nbytes * (n - begin if layer_of(name) in self._windowed else n)
+        return total
+
+    def regained(self, n: int, length: int, stored: Stored) -> int:
+        """What `left` would tell of n once a context of `length` tokens is restored from what was saved of it."""
+        if self._states is not None:
+            n = regained_states(n, length, stored)
+        windowed = self._pages.windowed
+        if n == 0 or windowed is None:
+            return n
+        begin, _ = fitted(windowed, self._windowed, length, stored)
+        return n if begin <= windowed.first(n) else 0
 
     def restore(self, sequence: int, ids: Sequence[int], stored: Stored) -> None:
         """Let a sequence be the tokens that it was when `save` gave `stored`, in this engine or one like it.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime.context.pages import WindowPages
 
-__all__ = ["Stored", "fitted", "saved_part"]
+__all__ = ["Stored", "fitted", "layer_of", "saved_part"]
 
 Stored: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """Arrays [positions, n_head_kv, ...] by LAYER.PART; parts are k and v, and k_scales and v_scales of q8_0. Layers
@@ -39,7 +39,7 @@ def fitted(pages: WindowPages | None, windowed: Collection[int], n: int, stored:
 
 def _windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
     """How many positions the arrays of these layers have. Raises PowerInferError: not all as many."""
-    found = {part.shape[0] if part.ndim else -1 for name, part in stored.items() if _layer_of(name) in windowed}
+    found = {part.shape[0] if part.ndim else -1 for name, part in stored.items() if layer_of(name) in windowed}
     if len(found) != 1:
         raise PowerInferError("a saved context is not for this model: its layers with a window differ in length")
     return int(found.pop())
@@ -47,9 +47,10 @@ def _windowed_rows(stored: Stored, windowed: Collection[int]) -> int:
 
 def _last_rows(stored: Stored, windowed: Collection[int], rows: int) -> Stored:
     """The last positions, so many, of these layers; of others all."""
-    return {name: part[len(part) - rows :] if _layer_of(name) in windowed else part for name, part in stored.items()}
+    return {name: part[len(part) - rows :] if layer_of(name) in windowed else part for name, part in stored.items()}
 
 
-def _layer_of(name: str) -> int | None:
+def layer_of(name: str) -> int | None:
+    """Whose an array is."""
     number = name.partition(".")[0]
     return int(number) if number.isdecimal() else None

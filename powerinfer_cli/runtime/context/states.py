@@ -18,7 +18,7 @@ from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.batch import Batch, Segment
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 
-__all__ = ["PROMPT_TAIL", "LayerStates", "States", "state_bytes"]
+__all__ = ["PROMPT_TAIL", "LayerStates", "States", "regained_states", "state_bytes"]
 
 LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
 
@@ -144,6 +144,10 @@ class States:
         found = {"": self._keeper.read_states(sequence)} | {f"@{at}": saved[at] for at in sorted(saved)[-KEPT:]}
         return {f"{layer}.state{where}": state for where, states in found.items() for layer, state in states.items()}
 
+    def saved_bytes(self, sequence: int) -> int:
+        """Of what `save` would copy or keep alive."""
+        return 4 * sum(self._sizes.values()) * (1 + min(KEPT, len(self._of[sequence].saved)))
+
     def split(self, stored: Stored, length: int) -> tuple[Stored, LayerStates, dict[int, LayerStates]]:
         """What a saved context of so many tokens has besides states, these, and earlier ones by position.
 
@@ -168,6 +172,12 @@ class States:
         """A sequence is another one now."""
         self._keeper.write_states(sequence, states)
         self._of[sequence] = _History({at: earlier[at] for at in sorted(earlier)[-self._most :]} if self._most else {})
+
+
+def regained_states(n: int, length: int, stored: Stored) -> int:
+    """Of a saved context of `length` tokens: how many of its first n there is a state of, as `left` tells."""
+    places = {int(found[1]) for found in map(EARLIER.fullmatch, stored) if found} | {length}
+    return max((at for at in places if at <= n), default=0)
 
 
 def _beside(one: _History) -> list[tuple[int, LayerStates]]:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from powerinfer_cli.serving.errors import not_supported
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.service import Service
-from powerinfer_cli.serving.slots.counters import Counters
+from powerinfer_cli.serving.slots.counters import CachedTexts, Counters
 
 __all__ = ["metrics_text", "router"]
 
@@ -39,6 +39,7 @@ def metrics_text(counters: Counters, rates: Rates, started: float, memory: int |
         (GAUGE, "llamacpp:predicted_tokens_seconds", "Average generation throughput in tokens/s", predicted),
         *_now(counters),
         *_tiers(counters),
+        *_cached(counters.cached),
         (GAUGE, "process_start_time_seconds", "When the server began, in seconds since 1970", started),
         (GAUGE, "process_resident_memory_bytes", "Main memory in use, in whole MiB", memory and memory >> 20 << 20),
     ]
@@ -52,7 +53,7 @@ def metrics_text(counters: Counters, rates: Rates, started: float, memory: int |
 def _totals(counters: Counters) -> list[Line]:
     named = (
         ("prompt_tokens_total", "Prompt tokens that were read, without cached ones", counters.prompt_tokens),
-        ("prompt_tokens_cached_total", "Prompt tokens that a slot had already", counters.prompt_tokens_cached),
+        ("prompt_tokens_cached_total", "Prompt tokens that were there already", counters.prompt_tokens_cached),
         ("prompt_seconds_total", "Time spent on prompts", counters.prompt_seconds),
         ("tokens_predicted_total", "Tokens that were written", counters.predicted_tokens),
         ("tokens_predicted_seconds_total", "Time spent on writing", counters.predicted_seconds),
@@ -89,6 +90,18 @@ def _now(counters: Counters) -> list[Line]:
             "The KV cache of layers on GPUs that is in main memory",
             counters.kv_overflow_bytes,
         ),
+    ]
+
+
+def _cached(texts: CachedTexts | None) -> list[Line]:
+    if texts is None:
+        return []
+    return [
+        (GAUGE, "powerinfer:prompt_cache_bytes", "Texts that have left their slot", texts.n_bytes),
+        (GAUGE, "powerinfer:prompt_cache_texts", "How many these are", texts.n_texts),
+        (COUNTER, "powerinfer:prompt_cache_kept_total", "Texts that left their slot, and were kept", texts.kept),
+        (COUNTER, "powerinfer:prompt_cache_restored_total", "Of these, put back into a slot", texts.restored),
+        (COUNTER, "powerinfer:prompt_cache_dropped_total", "Of these, that made room for others", texts.dropped),
     ]
 
 

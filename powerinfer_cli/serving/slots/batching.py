@@ -19,10 +19,12 @@ from powerinfer_cli.serving.slots.counters import ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.prompt_cache import PromptCache
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
-from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, plan_whole, reusable
+from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, plan_whole
 from powerinfer_cli.serving.slots.slot import Running, Slot, SlotRequest
 from powerinfer_cli.serving.slots.slot_actions import do_slot_task
+from powerinfer_cli.serving.slots.slot_texts import SlotTexts
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
     EmbeddingTask,
@@ -55,12 +57,14 @@ class Batcher:
         on_end: Callable[[int], None],
         on_fault: Callable[[Exception], None] = note_fault,
         clock: Callable[[], float] = time.perf_counter,
+        cache: PromptCache | None = None,
     ) -> None:
         """log: told of each request that ends. on_end: told the id of each task that ends, whatever its end.
 
-        on_fault: told of what nobody foresaw.
+        on_fault: told of what nobody foresaw. cache: of texts that leave their slot.
         """
         self.slots = [Slot(i, slot_context(engine)) for i in range(engine.n_sequences)]
+        self.texts = SlotTexts(engine, self.slots, cache, on_fault)
         self.tally = Tally()
         self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
         self._context_shift = context_shift
@@ -166,7 +170,8 @@ class Batcher:
         elif isinstance(task, EmbeddingTask):
             chosen = choose_slot(task.prompt, free, reuse=False)
         else:
-            chosen = choose_slot(task.prompt, free, task.id_slot, reuse=task.cache_prompt)
+            elsewhere = self.texts.elsewhere(task.prompt) if task.cache_prompt and free else 0
+            chosen = choose_slot(task.prompt, free, task.id_slot, reuse=task.cache_prompt, elsewhere=elsewhere)
         return None if chosen is None else self.slots[chosen]
 
     def _start(self, asked: SlotRequest, slot: Slot) -> None:
@@ -185,10 +190,8 @@ class Batcher:
             return
         slot.running, slot.last = running, (asked.id, asked.task)
         try:
-            known = 0
-            if isinstance(asked.task, CompletionTask) and asked.task.cache_prompt:
-                known = reusable(asked.task.prompt, self._engine.tokens_of(slot.id))
-            running.n_cached = self._engine.truncate(known, slot.id)
+            reuse = isinstance(asked.task, CompletionTask) and asked.task.cache_prompt
+            running.n_cached = self.texts.enter(slot, asked.task.prompt, reuse=reuse)
         except Exception as error:
             self._fail(slot, error)
             return
@@ -231,7 +234,7 @@ class Batcher:
             except Exception as error:
                 self._fail(slot, error, forget=True)
         if self._shared:
-            for i in clear_room(self._engine, self.slots):
+            for i in clear_room(self._engine, self.slots, self.texts.leave):
                 self._fail(self.slots[i], server_error(EXHAUSTED), forget=True)
 
     def _plan(self) -> dict[int, int]:

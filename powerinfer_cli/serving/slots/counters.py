@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from powerinfer_cli.runtime.stats import Drafted
 
-__all__ = ["Counters", "ServedRequest", "Tally"]
+__all__ = ["CachedTexts", "Counters", "ServedRequest", "Tally"]
 
 NOTHING_DRAFTED = Drafted()
 
@@ -40,6 +40,19 @@ class ServedRequest:
 
 
 @dataclass(frozen=True)
+class CachedTexts:
+    """In the prompt cache now, texts and bytes; and since the engine began, texts that came, were put back into a slot,
+    and made room.
+    """
+
+    n_texts: int
+    n_bytes: int
+    kept: int
+    restored: int
+    dropped: int
+
+
+@dataclass(frozen=True)
 class Counters:
     """Since the start, unless it says `now`. Times in seconds.
 
@@ -53,7 +66,7 @@ class Counters:
     took the place of others there, and their bytes. kv_gpu_bytes, kv_overflow_bytes: of the KV cache of layers on GPUs,
     what is there, and what is in main memory. compute_seconds: of the engine; cold_seconds and cold_wait_seconds of
     them: the CPU computed for layers on GPUs, and waited for that; outside_cold_seconds: all but the former.
-    draft_tokens, draft_tokens_accepted, drafts: of requests that have ended.
+    draft_tokens, draft_tokens_accepted, drafts: of requests that have ended. cached: texts that have left their slot.
     """
 
     prompt_tokens: int
@@ -84,6 +97,7 @@ class Counters:
     draft_tokens: int = 0
     draft_tokens_accepted: int = 0
     drafts: int = 0
+    cached: CachedTexts | None = None
 
     @property
     def kv_usage(self) -> float:

@@ -13,6 +13,7 @@ from powerinfer_cli.serving.slots.batching import Batcher
 from powerinfer_cli.serving.slots.counters import Counters, ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import note_fault, refusal
+from powerinfer_cli.serving.slots.prompt_cache import prompt_cache_of
 from powerinfer_cli.serving.slots.slot import SlotRequest, SlotView
 from powerinfer_cli.serving.slots.slot_files import SlotFiles
 from powerinfer_cli.serving.tasks import CompletionTask, Emit, Event, SlotTask, Task
@@ -48,6 +49,7 @@ class EngineThread:
             log=log,
             on_end=self._ended,
             on_fault=on_fault,
+            cache=prompt_cache_of(engine, options.cache_ram_mib),
         )
         self.files = SlotFiles(engine, model)
         self._wake = threading.Condition()
@@ -153,6 +155,7 @@ class EngineThread:
             draft_tokens=tally.draft_tokens,
             draft_tokens_accepted=tally.draft_tokens_accepted,
             drafts=tally.drafts,
+            cached=None if self._batcher.texts.cache is None else self._batcher.texts.cache.counts,
         )
 
     def neurons(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Room in the KV cache for the next step: contexts that are full shift, and what nobody needs goes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.slots.engine_like import EngineLike
@@ -33,13 +33,18 @@ def shift_slot(engine: EngineLike, slot: Slot, *, add_bos: bool) -> None:
     written.truncated = True
 
 
-def clear_room(engine: EngineLike, slots: Sequence[Slot]) -> tuple[int, ...]:
-    """Where all slots share the cache: clear what `plan_clearing` says. The slots whose tasks have to end for it."""
+def clear_room(engine: EngineLike, slots: Sequence[Slot], leave: Callable[[int], None]) -> tuple[int, ...]:
+    """Where all slots share the cache: clear what `plan_clearing` says. The slots whose tasks have to end for it.
+
+    leave: told of idle slots whose texts are about to go.
+    """
     idle = [Held(slot.id, slot.n_tokens, slot.last_used) for slot in slots if slot.running is None]
     busy = [(slot, slot.running) for slot in slots if slot.running is not None]
     reading = [Held(slot.id, slot.n_tokens, one.order, one.n_left) for slot, one in busy if one.n_left]
     generating = [Held(slot.id, slot.n_tokens, one.order) for slot, one in busy if not one.n_left]
     clearing = plan_clearing(engine.n_free, idle, reading, generating)
+    for i in clearing.idle:
+        leave(i)
     for i in (*clearing.idle, *clearing.rewound):
         engine.truncate(0, i)
         slots[i].n_tokens = 0

@@ -21,6 +21,7 @@ __all__ = [
     "plan_step",
     "plan_whole",
     "reusable",
+    "spared",
 ]
 
 PROMPT_CHUNK = 64
@@ -64,16 +65,24 @@ def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:
 
     The last one has to be, for its logits; and never just two, whose first would be read alone: see `plan_step`.
     """
-    n = min(common_prefix(prompt, held), len(prompt) - 1)
-    return max(0, n - (len(prompt) - n == 2))
+    return spared(common_prefix(prompt, held), len(prompt))
 
 
-def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True) -> int | None:
+def spared(n_common: int, n_prompt: int) -> int:
+    """The same where it is known how many tokens the two begin with together."""
+    n = min(n_common, n_prompt - 1)
+    return max(0, n - (n_prompt - n == 2))
+
+
+def choose_slot(
+    prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, *, reuse: bool = True, elsewhere: int = 0
+) -> int | None:
     """The slot for a prompt; None where it has to wait.
 
     The one that is asked for; else the one with the longest common prefix, if that is worth something and can be gone
     on from; else one that holds nothing, so that embeddings, say, leave chats alone; else the one that has not been
-    used for the longest time. reuse False: prefixes do not matter.
+    used for the longest time. reuse False: prefixes do not matter. elsewhere: so many of the prompt's tokens come with
+    a text that can be put into any slot, which is done where that is worth something.
     """
     if id_slot >= 0:
         return next((slot.id for slot in idle if slot.id == id_slot), None)
@@ -81,7 +90,8 @@ def choose_slot(prompt: Sequence[int], idle: Sequence[Idle], id_slot: int = -1, 
         return None
     held = {slot.id: _shared(prompt, slot) if reuse else 0 for slot in idle}
     best = min(idle, key=lambda slot: (-held[slot.id], slot.last_used, slot.id))
-    if held[best.id] > LEAST_SIMILAR * len(prompt):
+    worth = LEAST_SIMILAR * len(prompt)
+    if held[best.id] > worth and elsewhere <= held[best.id] + worth:
         return best.id
     return min(idle, key=lambda slot: (len(slot.ids) > 0, slot.last_used, slot.id)).id
 

@@ -137,8 +137,8 @@ def test_every_variable_names_a_flag(asked: list[ServerOptions]) -> None:
     [
         (["-fa", "on", "-c", "8"], ["-c", "8"]),
         (["-fa", "-c", "8"], ["-c", "8"]),
-        (["--cache-ram", "0", "--no-mmap"], []),
-        (["--cache-ram=-1"], []),
+        (["--poll", "0", "--no-mmap"], []),
+        (["--poll=-1"], []),
         (["--alias", "--offline"], ["--alias", "--offline"]),
     ],
 )

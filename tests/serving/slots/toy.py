@@ -8,6 +8,7 @@ from pathlib import Path
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
 from powerinfer_cli.serving.slots.counters import ServedRequest
+from powerinfer_cli.serving.slots.prompt_cache import PromptCache
 from powerinfer_cli.serving.slots.slot import SlotRequest
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, TextPiece, Vectors
 from powerinfer_cli.text import Tokenizer
@@ -30,14 +31,19 @@ def ids_of(text: str) -> tuple[int, ...]:
 class Driver:
     """events: by task; tokens, text: of one of them; ended: ids in the order of their ends."""
 
-    def __init__(self, engine: ToyEngine, *, context_shift: bool = False) -> None:
+    def __init__(self, engine: ToyEngine, *, context_shift: bool = False, cache: PromptCache | None = None) -> None:
         self.engine = engine
         self.events: dict[int, list[Event]] = {}
         self.log: list[ServedRequest] = []
         self.ended: list[int] = []
         self._ids = count()
         self.batcher = Batcher(
-            engine, tokenizer(), context_shift=context_shift, log=self.log.append, on_end=self.ended.append
+            engine,
+            tokenizer(),
+            context_shift=context_shift,
+            log=self.log.append,
+            on_end=self.ended.append,
+            cache=cache,
         )
 
     def add(self, task: Task) -> int:
