@@ -26,7 +26,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import same_file
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, MadeTensor, Strings, Tensor, stream_gguf
 from powerinfer_cli.kernels.cpu.encoding import prepare_encoding
-from powerinfer_cli.model import ARCHITECTURES, Model, load_model
+from powerinfer_cli.model import ACTIVATION_THRESHOLD, ARCHITECTURES, Activation, Model, load_model
 
 __all__ = ["Converted", "convert_checkpoint", "split_parts", "write_converted"]
 
@@ -107,21 +107,16 @@ def convert_checkpoint(
         model,
         (*checkpoint.files, config.path),
         folders,
-        (*notes, *_relu_notes(relu), *_short_rows(gguf, types, matrices)),
+        (*notes, *_short_rows(gguf, types, matrices)),
     )
 
 
-def _activation(arch: str, relu: Relu | None) -> dict[str, str]:
-    """A key of ours, where neurons are not as the architecture has them."""
+def _activation(arch: str, relu: Relu | None) -> dict[str, Any]:
+    """Keys of ours, where neurons are not as the architecture has them."""
     if relu is None or relu.kind is ARCHITECTURES[arch].activation:
         return {}
-    return {f"{arch}.hidden_activation": relu.kind.value}
-
-
-def _relu_notes(relu: Relu | None) -> list[str]:
-    if relu is None or not relu.dropped:
-        return []
-    return [f"neurons of up to {relu.dropped:g}, which the model drops, count here: the activation is plain ReLU"]
+    threshold = {ACTIVATION_THRESHOLD: relu.threshold} if relu.kind is Activation.FATRELU else {}
+    return {f"{arch}.hidden_activation": relu.kind.value, **threshold}
 
 
 def _short_rows(gguf: GGUFFile, types: Mapping[str, GGMLType], matrices: GGMLType) -> list[str]:

@@ -1,7 +1,7 @@
 """Configurations with ReLU in place of another activation, as models with sparse neurons have them.
 
-`relu`; ProSparse's `fatrelu`, which also drops what is not above a threshold, and its shifted ReLU, relu(x - shift),
-which is a ReLU of a gate with a bias.
+`relu`; ProSparse's `fatrelu`, x above a threshold and else 0, and its shifted ReLU, relu(x - shift), which is a ReLU of
+a gate with a bias.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ NAMES = ("hidden_act", "activation_function", "hidden_activation", "activation")
 SHIFTED = ("shiftrelu", "shifted_relu", "shift_relu")
 THRESHOLDED = ("fatrelu", "fat_relu")
 KINDS = {"relu": Activation.RELU, "relu2": Activation.RELU_SQUARED}
-KINDS |= dict.fromkeys((*SHIFTED, *THRESHOLDED), Activation.RELU)
+KINDS |= dict.fromkeys((*SHIFTED, *THRESHOLDED), Activation.RELU)  # FATReLU of 0 is ReLU
 
 
 @dataclass(frozen=True)
 class Relu:
-    """kind: with exact zeros. shift: of what it is taken of. dropped: values up to this are zeros in the model."""
+    """kind: with exact zeros. shift: of what it is taken of. threshold: FATReLU's."""
 
     kind: Activation
     shift: float = 0.0
-    dropped: float = 0.0
+    threshold: float = 0.0
 
 
 def relu_of(config: Config, arch: Architecture) -> Relu | None:
@@ -38,7 +38,9 @@ def relu_of(config: Config, arch: Architecture) -> Relu | None:
     number = config.number("hidden_act_param", default=0.0)
     if name in SHIFTED:
         return Relu(KINDS[name], shift=number)
-    return Relu(KINDS[name], dropped=max(0.0, number) if name in THRESHOLDED else 0.0)
+    if name in THRESHOLDED and number > 0:
+        return Relu(Activation.FATRELU, threshold=number)
+    return Relu(KINDS[name])
 
 
 def shifted_gates(tensors: dict[str, Tensor], shift: float) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def sparse_file(dense: GGUFFile, model: Model, folder: Path) -> GGUFFile:
     config = model.config
     if model.has_experts:
         raise PowerInferError(f"{dense.path}: has experts: a router says which neurons are needed, not predictors")
-    if config.activation is not Activation.RELU:
+    if config.activation not in (Activation.RELU, Activation.FATRELU):
         raise PowerInferError(
             f"{dense.path}: neurons of {config.activation} are hardly ever 0, so --predictors would spare nothing; "
             "`powerinfer solve` makes predictors that cut the smallest ones"
@@ -39,6 +39,8 @@ def sparse_file(dense: GGUFFile, model: Model, folder: Path) -> GGUFFile:
     tensors = {tensor.name: tensor for tensor in (*_turned(dense), *_matrices(predictors))}
     metadata: dict[str, Any] = {**dense.metadata, "powerinfer.sparse_threshold": predictors.threshold}
     metadata.pop(f"{config.architecture.name}.hidden_activation", None)  # PowerInfer files have ReLU
+    if config.activation is not Activation.RELU:
+        metadata["powerinfer.activation"] = config.activation.value
     if predictors.dense_layers:
         metadata[DENSE_LAYERS] = np.array(predictors.dense_layers, np.int32)
     return GGUFFile(dense.path, True, dense.version, metadata, tensors)

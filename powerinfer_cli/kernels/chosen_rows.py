@@ -44,6 +44,6 @@ def sparse_ffn_batch(x: Tensor, mask: Tensor, neurons: Neurons[Matrix, Tensor]) 
     gate = None if neurons.gate is None else _rows(neurons.gate, needed, x)
     firing = mask
     if neurons.activation.has_exact_zeros:
-        firing = mask & ((up if gate is None else gate) > 0)
+        firing = mask & ((up if gate is None else gate) > neurons.threshold)
     value = neuron_values(gate, up, neurons.activation, relu_on_up=neurons.relu_on_up, curve=neurons.curve)
     return (value * mask) @ neurons.down.weight.rows(needed), int(firing.count_nonzero())

@@ -12,6 +12,8 @@ from powerinfer_cli.model.blocks import (
     LOWEST_SCORE,
     NEAR,
     XIELU,
+    Curve,
+    FatReLU,
     Gating,
     Router,
     Temperature,
@@ -42,19 +44,22 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def activate(x: Tensor, activation: Activation, curve: XIELU | None = None) -> Tensor:
-    """act(x), elementwise. curve: xIELU's."""
+def activate(x: Tensor, activation: Activation, curve: Curve | None = None) -> Tensor:
+    """act(x), elementwise."""
     match activation:
-        case Activation.RELU:
-            return torch.relu(x)
-        case Activation.RELU_SQUARED:
-            return torch.relu(x).square()
+        case Activation.RELU | Activation.RELU_SQUARED:
+            y = torch.relu(x)
+            return y if activation is Activation.RELU else y.square()
+        case Activation.FATRELU:
+            if not isinstance(curve, FatReLU):
+                raise ValueError("FATReLU without its threshold")
+            return F.threshold(x, curve.threshold, 0.0)
         case Activation.SILU:
             return F.silu(x)
         case Activation.GELU | Activation.GELU_TANH:
             return F.gelu(x, approximate="none" if activation is Activation.GELU else "tanh")
         case Activation.XIELU:
-            if curve is None:
+            if not isinstance(curve, XIELU):
                 raise ValueError("xIELU without its numbers")
             below = curve.fall * (torch.expm1(x.clamp(max=curve.eps)) - x)
             return torch.where(x > 0, curve.rise * x * x, below) + curve.beta * x
@@ -70,7 +75,7 @@ def neuron_values(
     activation: Activation,
     *,
     relu_on_up: bool = False,
-    curve: XIELU | None = None,
+    curve: Curve | None = None,
 ) -> Tensor:
     """What neurons are: act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate."""
     if gate is None:
@@ -220,7 +225,7 @@ def sparse_ffn(
     *,
     activation: Activation = Activation.RELU,
     relu_on_up: bool = False,
-    curve: XIELU | None = None,
+    curve: Curve | None = None,
     gate_bias: Tensor | None = None,
     up_bias: Tensor | None = None,
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from powerinfer_cli.model.architecture import Architecture
 from powerinfer_cli.model.blocks import Activation, NormKind
-from powerinfer_cli.model.config import DENSE_LAYERS, ModelConfig
+from powerinfer_cli.model.config import ACTIVATION_THRESHOLD, DENSE_LAYERS, ModelConfig
 from powerinfer_cli.model.key_table import key_notes
 from powerinfer_cli.model.model import Model
 from powerinfer_cli.model.predictors import LayerPredictor, Predictors, load_predictors
@@ -11,6 +11,7 @@ from powerinfer_cli.model.rope import Rope, RopeScaling, RopeStyle
 from powerinfer_cli.model.sparse import load_model, with_predictors
 
 __all__ = [
+    "ACTIVATION_THRESHOLD",
     "ARCHITECTURES",
     "DENSE_LAYERS",
     "Activation",

@@ -6,16 +6,27 @@ from dataclasses import dataclass
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Strings
 from powerinfer_cli.model.architecture import LAYER_EPS, Architecture
-from powerinfer_cli.model.blocks import Activation
+from powerinfer_cli.model.blocks import Activation, FatReLU
 from powerinfer_cli.model.keys import MAX_CONTEXT, MAX_SIZE, Keys
 from powerinfer_cli.model.sizes import Sizes
 
-__all__ = ["DENSE_LAYERS", "POOLINGS", "ModelConfig", "pooling_of", "read_sizes", "sparse_threshold_of"]
+__all__ = [
+    "ACTIVATION_THRESHOLD",
+    "DENSE_LAYERS",
+    "POOLINGS",
+    "ModelConfig",
+    "pooling_of",
+    "read_sizes",
+    "sparse_threshold_of",
+]
 
 DENSE_LAYERS = "powerinfer.dense_layers"
 """Ours, int32 [n]: the layers of a PowerInfer file without fc1 and fc2. Their down matrix is `ffn_down`, or
 `ffn_down_t`. Without the key every layer has a predictor.
 """
+ACTIVATION_THRESHOLD = "powerinfer.activation_threshold"
+"""Ours, of a file whose activation is FATReLU: values up to this are 0."""
+MOST_THRESHOLD = 1e4
 
 
 POOLINGS = ("none", "mean", "cls", "last", "rank")
@@ -66,6 +77,7 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing:
     least = 0 if arch.gaps or arch.alone else 1
     n_head = keys.integers("attention.head_count", n_layer, low=least, high=MAX_SIZE)
     n_head_kv = _kv_heads(keys, n_layer, n_head, 0 if arch.recurrent else least)
+    activation = _activation(gguf, keys, arch)
     return Sizes(
         n_layer=n_layer,
         n_guessing=n_guessing,
@@ -77,7 +89,8 @@ def read_sizes(gguf: GGUFFile, keys: Keys, arch: Architecture, *, with_guessing:
         head_dim=_latent_dim(keys) if arch.latents else _head_dim(keys, n_embd, next(filter(None, n_head), 1)),
         n_ff=keys.integers("feed_forward_length", n_layer, low=least, high=MAX_SIZE),
         norm_eps=_norm_eps(keys, arch),
-        activation=_activation(gguf, keys, arch),
+        activation=activation,
+        curve=_curve(gguf, activation),
         predicted=_predicted(gguf, n_layer),
     )
 
@@ -170,3 +183,13 @@ def _activation(gguf: GGUFFile, keys: Keys, arch: Architecture) -> Activation:
         names = ", ".join(supported)
         keys.fail(f"hidden_activation {name[:60]!r} is not supported in {kind} (supported: {names})")
     return Activation(name)
+
+
+def _curve(gguf: GGUFFile, activation: Activation) -> FatReLU | None:
+    """The numbers that a key of ours tells."""
+    if activation is not Activation.FATRELU:
+        return None
+    threshold = gguf.get(ACTIVATION_THRESHOLD, float)
+    if not 0 <= threshold <= MOST_THRESHOLD:
+        raise PowerInferError(f"{gguf.path}: {ACTIVATION_THRESHOLD} is {threshold}, outside 0 to {MOST_THRESHOLD:g}")
+    return FatReLU(threshold)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from powerinfer_cli.model.blocks import Activation
+from powerinfer_cli.model.blocks import Activation, FatReLU
 
 __all__ = ["Sizes"]
 
@@ -10,7 +10,7 @@ __all__ = ["Sizes"]
 @dataclass(frozen=True)
 class Sizes:
     """Tuples have an entry a layer. predicted: whether a predictor says which of its neurons count. n_guessing: layers
-    behind the last, which guess further tokens.
+    behind the last, which guess further tokens. curve: of all its neurons, where their activation has such numbers.
     """
 
     n_layer: int
@@ -24,4 +24,5 @@ class Sizes:
     n_ff: tuple[int, ...]
     norm_eps: float
     activation: Activation
+    curve: FatReLU | None
     predicted: tuple[bool, ...]

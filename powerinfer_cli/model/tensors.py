@@ -15,8 +15,8 @@ from powerinfer_cli.gguf_io import GGUFError, GGUFFile, Tensor, chosen_rows, deq
 from powerinfer_cli.model.architecture import Architecture, Bias, Ends
 from powerinfer_cli.model.blocks import (
     FFN,
-    XIELU,
     Attention,
+    Curve,
     Embedding,
     Everything,
     Head,
@@ -311,7 +311,7 @@ class LayerReader(TensorReader):
         bias: Bias = "optional",
         relu_on_up: bool = False,
         fused: bool = False,
-        curve: XIELU | None = None,
+        curve: Curve | None = None,
     ) -> FFN[Tensor, Tensor]:
         """A dense FFN, or a sparse one: its down matrix transposed, so that a neuron is a row, and its predictor, which
         neurons with exact zeros can do without, and single layers of a PowerInfer file.
@@ -329,6 +329,7 @@ class LayerReader(TensorReader):
         turned = predicted or (may_turn and self._name("ffn_down_t.weight") in self.model.gguf.tensors)
         down = self._down_t(bias) if turned else self.linear("ffn_down", n_embd, n_ff, bias)
         selection = self._predictor() if predicted else Everything()
+        curve = curve or self.model.sizes.curve
         return FFN(Neurons(n_ff, gate, up, down, turned, activation, relu_on_up, curve), selection)
 
     def _down_t(self, bias: Bias) -> TensorLinear:

@@ -123,11 +123,28 @@ def test_a_shifted_relu_is_a_bias_of_the_gate(folder: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(_logits(path)[0], expected, atol=1e-4)
 
 
-def test_what_a_threshold_drops_is_told(folder: Path) -> None:
-    _config(folder, hidden_act="fatrelu", hidden_act_param=0.01)
-    assert _converted(folder).notes == (
-        "neurons of up to 0.01, which the model drops, count here: the activation is plain ReLU",
-    )
+@pytest.mark.parametrize("predicted", [False, True])
+def test_fatrelu_drops_what_is_not_above_its_threshold(folder: Path, tmp_path: Path, predicted: bool) -> None:
+    """Against transformers' model whose ReLU is one; many of its neurons lie between 0 and the threshold."""
+    _config(folder, hidden_act="fatrelu", hidden_act_param=0.05)
+    predictors = "predictors" if predicted else None
+    (path,) = write_converted(_converted(folder, predictors), tmp_path / "out.gguf")
+    with open_gguf(path) as gguf:
+        key = "powerinfer.activation" if predicted else "llama.hidden_activation"
+        assert (gguf.sparse, gguf.get(key, str)) == (predicted, "fatrelu")
+    model = tiny_model("llama-relu").torch_model
+    mlps = [layer.mlp for layer in model.model.layers]
+    was = [mlp.act_fn for mlp in mlps]
+    for mlp in mlps:
+        mlp.act_fn = torch.nn.Threshold(0.05, 0.0)
+    try:
+        expected = reference_logits(model, PROMPT)
+    finally:
+        for mlp, act in zip(mlps, was, strict=True):
+            mlp.act_fn = act
+    plain = reference_logits(model, PROMPT)
+    assert np.abs(expected - plain).max() > 1e-2
+    np.testing.assert_allclose(_logits(path)[0], expected, atol=1e-4)
 
 
 def _silu(folder: Path) -> None:

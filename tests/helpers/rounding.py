@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import XIELU, Temperature
+from powerinfer_cli.model.blocks import XIELU, Curve, FatReLU, Temperature
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating] | torch.Tensor
@@ -25,11 +25,12 @@ _FUNCTION = 8  # operations that an exponential or an error function counts as
 
 
 CURVE = XIELU(0.7, 0.9, 0.4, -0.05)
+THRESHOLD = FatReLU(0.25)
 
 
-def curve_of(activation: Activation) -> XIELU | None:
+def curve_of(activation: Activation) -> Curve | None:
     """Numbers for it, where it has any."""
-    return CURVE if activation is Activation.XIELU else None
+    return {Activation.XIELU: CURVE, Activation.FATRELU: THRESHOLD}.get(activation)
 
 
 def bent(x: Floats, curve: XIELU) -> Floats:
@@ -81,6 +82,10 @@ class Interval:
             steep = 2 * CURVE.rise * size + CURVE.fall + CURVE.beta
             own = gamma(_FUNCTION) * (CURVE.rise * size * size + CURVE.fall * (1 + size) + CURVE.beta * size)
             return Interval(bent(x, CURVE), steep * self.radius + own)
+        if activation is Activation.FATRELU:
+            above = x - THRESHOLD.threshold
+            jump = np.where(np.abs(above) <= self.radius, np.abs(x), 0)
+            return Interval(np.where(above > 0, x, 0), jump + np.where(above > -self.radius, self.radius, 0))
         if activation.has_exact_zeros:
             open_ = Interval(np.maximum(x, 0), np.where(x + self.radius > 0, self.radius, 0))
             return open_ if activation is Activation.RELU else open_ * open_

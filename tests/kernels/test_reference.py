@@ -215,6 +215,7 @@ def test_sparse_ffn_neuron_by_neuron(gated: bool, relu_on_up: bool, activation: 
     act = {
         Activation.RELU: lambda v: max(v, 0.0),
         Activation.RELU_SQUARED: lambda v: max(v, 0.0) ** 2,
+        Activation.FATRELU: lambda v: v if v > 0.25 else 0.0,
         Activation.SILU: lambda v: v / (1 + math.exp(-v)),
         Activation.GELU: lambda v: v * (1 + math.erf(v / 2**0.5)) / 2,
         Activation.GELU_TANH: lambda v: v * (1 + math.tanh((2 / math.pi) ** 0.5 * (v + 0.044715 * v**3))) / 2,

@@ -167,7 +167,8 @@ def test_a_sparse_model_is_a_relu_model(sparse_llama: ModelFile, tmp_path: Path)
 def test_a_sparse_model_may_name_its_activation(
     sparse_llama: ModelFile, tmp_path: Path, activation: Activation
 ) -> None:
-    named = replace(sparse_llama, metadata={**sparse_llama.metadata, "powerinfer.activation": str(activation)})
+    own = {"powerinfer.activation": str(activation), "powerinfer.activation_threshold": 0.5}
+    named = replace(sparse_llama, metadata={**sparse_llama.metadata, **own})
     assert config(named, tmp_path).activation is activation
     assert config(named.with_metadata(hidden_activation=str(activation)), tmp_path).activation is activation
     with pytest.raises(PowerInferError, match=f"'tanh' is not supported in a PowerInfer model of {activation} neurons"):
@@ -186,6 +187,14 @@ def test_an_activation_whose_numbers_are_missing(sparse_llama: ModelFile, llama:
             changed = metadata if value is None else {**metadata, f"xielu.{key}": value}
             with pytest.raises(PowerInferError, match=rf"xielu\.{key}"):
                 config(replace(apertus, metadata=changed), tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, -0.5, float("nan"), "x"])
+def test_a_fatrelu_without_a_threshold(llama: ModelFile, tmp_path: Path, value: object) -> None:
+    named = llama.with_metadata(hidden_activation="fatrelu")
+    told = {} if value is None else {"powerinfer.activation_threshold": value}
+    with pytest.raises(PowerInferError, match=r"powerinfer\.activation_threshold"):
+        config(replace(named, metadata={**named.metadata, **told}), tmp_path)
 
 
 def test_an_activation_that_is_none(sparse_llama: ModelFile, llama: ModelFile, tmp_path: Path) -> None:

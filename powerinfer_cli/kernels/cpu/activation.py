@@ -13,7 +13,7 @@ from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, first, i64, load_f32, store_f32
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import XIELU
+from powerinfer_cli.model.blocks import Curve
 
 __all__ = ["activate"]
 
@@ -29,7 +29,7 @@ def activate(
     activation: Activation,
     *,
     relu_on_up: bool = False,
-    curve: XIELU | None = None,
+    curve: Curve | None = None,
 ) -> Operation:
     """out[t] = act(gate[t]) * up[t], or act(gate[t]) * relu(up[t]), or act(up[t]) where there is no gate.
 

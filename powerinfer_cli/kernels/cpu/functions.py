@@ -123,6 +123,12 @@ def xielu(x, curve):
 
 
 @helper
+def fatrelu(x, curve):
+    """x above the threshold, 0 elsewhere; curve: `curve_numbers`' address."""
+    return where_positive(x - splat(f32(curve)[0]), x, zero())
+
+
+@helper
 def clamped_swish(x):
     """g sigmoid(1.702 g), g = min(x, 7)"""
     bounded = minimum(x, splat(np.float32(7.0)))
@@ -137,18 +143,18 @@ def activated(x, code, curve):
     if code == 1:
         return relu(x) * relu(x)
     if code == 2:
-        return silu(x)
+        return fatrelu(x, curve)
     if code == 3:
-        return gelu(x)
-    if code == 4:
-        return gelu_tanh(x)
-    return xielu(x, curve) if code == 5 else clamped_swish(x)
+        return silu(x)
+    if code < 6:
+        return gelu(x) if code == 4 else gelu_tanh(x)
+    return xielu(x, curve) if code == 6 else clamped_swish(x)
 
 
 @helper
 def gated(up, code, relu_on_up):
     """What the activation of this code multiplies."""
-    if code == 6:
+    if code == 7:
         most = splat(np.float32(7.0))
         return splat(np.float32(1.0)) + maximum(minimum(up, most), zero() - most)
     return relu(up) if relu_on_up else up

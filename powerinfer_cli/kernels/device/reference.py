@@ -18,7 +18,7 @@ from powerinfer_cli.kernels.device.reference_recurrent import convolve, delta_ru
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
-from powerinfer_cli.model.blocks import XIELU, Linear, Neurons, Norm
+from powerinfer_cli.model.blocks import Curve, Linear, Neurons, Norm
 
 __all__ = ["CHUNK_NUMBERS", "DeviceNeurons", "Ops", "compute_dtype", "dequantize", "product"]
 
@@ -176,7 +176,7 @@ class Ops:
         activation: Activation,
         *,
         relu_on_up: bool = False,
-        curve: XIELU | None = None,
+        curve: Curve | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
@@ -224,7 +224,7 @@ class Ops:
         gate, up, kind = neurons.gate, neurons.up, neurons.activation
         fires = self.linear(up if gate is None else gate, x)
         counts = torch.ones_like(fires, dtype=torch.bool) if mask is None else mask != 0
-        open_ = counts & (fires > 0) if kind.has_exact_zeros else counts
+        open_ = counts & (fires > neurons.threshold) if kind.has_exact_zeros else counts
         if gate is None:
             value = self.values_of(neurons, None, fires, out=fires)
         else:

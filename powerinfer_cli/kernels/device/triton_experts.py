@@ -69,10 +69,10 @@ def _expert_values(
     up_bias,
     values,
     ff,
-    rise,
-    fall,
-    beta,
-    eps,
+    c0,
+    c1,
+    c2,
+    c3,
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
@@ -92,12 +92,12 @@ def _expert_values(
     if GATED:
         first = _dots(gate, row, valid, gate_bias, x, weight, R, GATE_WIDTH)
         if ZEROS:
-            needed = valid & (first > 0)
+            needed = valid & (activate(first, c0, c1, c2, c3, ACTIVATION) > 0)
     value = _dots(up, row, needed, up_bias, x, weight, R, UP_WIDTH)
     if GATED:
-        value = gated(first, value, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
+        value = gated(first, value, c0, c1, c2, c3, ACTIVATION, RELU_ON_UP)
     else:
-        value = activate(value, rise, fall, beta, eps, ACTIVATION)
+        value = activate(value, c0, c1, c2, c3, ACTIVATION)
     tl.store(values + j * ff + i, tl.where(valid, value, 0), mask=i < ff)
 
 

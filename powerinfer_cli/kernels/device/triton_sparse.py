@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from powerinfer_cli.kernels import activation_codes
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT
 from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import PlanarRows
@@ -16,7 +17,7 @@ from powerinfer_cli.kernels.device.reference import DeviceNeurons
 from powerinfer_cli.kernels.device.triton_products import matvec, rows_at_once
 from powerinfer_cli.kernels.device.triton_rows import dot_rows, group_scale, group_tile, launch, rows_of, tile_of
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import XIELU
+from powerinfer_cli.model.blocks import Curve
 
 __all__ = ["activate", "activated", "curve_numbers", "gated", "predict", "sparse_ffn"]
 
@@ -49,7 +50,7 @@ def activated(
     activation: Activation,
     *,
     relu_on_up: bool = False,
-    curve: XIELU | None = None,
+    curve: Curve | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """act(gate) * up, or act(gate) * relu(up), or act(up) where there is no gate. Any one shape."""
@@ -60,9 +61,10 @@ def activated(
     return out
 
 
-def curve_numbers(curve: XIELU | None) -> tuple[float, ...]:
+def curve_numbers(curve: Curve | None) -> tuple[float, ...]:
     """Four, whatever they are."""
-    return (0.0,) * 4 if curve is None else (curve.rise, curve.fall, curve.beta, curve.eps)
+    found = activation_codes.curve_numbers(curve)
+    return (0.0,) * 4 if found is None else tuple(found.tolist())
 
 
 def sparse_ffn(
@@ -132,18 +134,21 @@ def _predict(hidden, modes, out, w, n_rows, threshold, R: tl.constexpr, WIDTH: t
 
 
 @triton.jit
-def activate(x, rise, fall, beta, eps, ACTIVATION: tl.constexpr):
+def activate(x, c0, c1, c2, c3, ACTIVATION: tl.constexpr):
+    """c0 to c3: `curve_numbers`."""
     if ACTIVATION == 0:
         y = tl.maximum(x, 0)
     elif ACTIVATION == 1:
         y = tl.maximum(x, 0) * tl.maximum(x, 0)
     elif ACTIVATION == 2:
-        y = x / (1 + tl.exp(-x))
+        y = tl.where(x > c0, x, 0)
     elif ACTIVATION == 3:
+        y = x / (1 + tl.exp(-x))
+    elif ACTIVATION == 4:
         y = x * (1 + tl.erf(x * 0.7071067811865476)) * 0.5
-    elif ACTIVATION == 5:
-        y = tl.where(x > 0, rise * x * x, fall * (tl.exp(tl.minimum(x, eps)) - 1 - x)) + beta * x
     elif ACTIVATION == 6:
+        y = tl.where(x > 0, c0 * x * x, c1 * (tl.exp(tl.minimum(x, c3)) - 1 - x)) + c2 * x
+    elif ACTIVATION == 7:
         y = tl.minimum(x, 7)
         y = y / (1 + tl.exp(tl.minimum(-1.702 * y, 80)))
     else:  # x (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x**3)
@@ -152,13 +157,13 @@ def activate(x, rise, fall, beta, eps, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def gated(gate, up, rise, fall, beta, eps, ACTIVATION: tl.constexpr, RELU_ON_UP: tl.constexpr):
+def gated(gate, up, c0, c1, c2, c3, ACTIVATION: tl.constexpr, RELU_ON_UP: tl.constexpr):
     """See `neuron_values`."""
-    if ACTIVATION == 6:
+    if ACTIVATION == 7:
         up = 1 + tl.maximum(tl.minimum(up, 7), -7)
     elif RELU_ON_UP:
         up = tl.maximum(up, 0)
-    return up * activate(gate, rise, fall, beta, eps, ACTIVATION)
+    return up * activate(gate, c0, c1, c2, c3, ACTIVATION)
 
 
 @triton.jit
@@ -167,10 +172,10 @@ def _activated(
     up,
     out,
     n,
-    rise,
-    fall,
-    beta,
-    eps,
+    c0,
+    c1,
+    c2,
+    c3,
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -178,10 +183,10 @@ def _activated(
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(up + i, mask=i < n, other=0)
     if gate is None:
-        value = activate(value, rise, fall, beta, eps, ACTIVATION)
+        value = activate(value, c0, c1, c2, c3, ACTIVATION)
     else:
         first = tl.load(gate + i, mask=i < n, other=0)
-        value = gated(first, value, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
+        value = gated(first, value, c0, c1, c2, c3, ACTIVATION, RELU_ON_UP)
     tl.store(out + i, value, mask=i < n)
 
 
@@ -204,10 +209,10 @@ def _values(
     up_bias,
     values,
     opened,
-    rise,
-    fall,
-    beta,
-    eps,
+    c0,
+    c1,
+    c2,
+    c3,
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RELU_ON_UP: tl.constexpr,
@@ -223,12 +228,12 @@ def _values(
     if is_open:
         first = _one_dot(gate, row, gate_bias, x, GATE_WIDTH) if GATED else _one_dot(up, row, up_bias, x, UP_WIDTH)
         if ACTIVATION < _EXACT:
-            is_open = first > 0
+            is_open = activate(first, c0, c1, c2, c3, ACTIVATION) > 0
         if not GATED:
-            value = activate(first, rise, fall, beta, eps, ACTIVATION)
+            value = activate(first, c0, c1, c2, c3, ACTIVATION)
         elif is_open:
             second = _one_dot(up, row, up_bias, x, UP_WIDTH)
-            value = gated(first, second, rise, fall, beta, eps, ACTIVATION, RELU_ON_UP)
+            value = gated(first, second, c0, c1, c2, c3, ACTIVATION, RELU_ON_UP)
     tl.store(values + row, value)
     tl.store(opened + row, tl.where(is_open, 1, 0).to(tl.uint8))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, TypeAlias, assert_never, cast
 
-from powerinfer_cli.model.blocks.parts import XIELU, Activation, Linear, M, N, Norm, Norms, V, W
+from powerinfer_cli.model.blocks.parts import XIELU, Activation, Curve, FatReLU, Linear, M, N, Norm, Norms, V, W
 
 __all__ = [
     "FFN",
@@ -31,7 +31,7 @@ class Neurons(Generic[M, V]):
 
     gate and up [n_ff, n_embd]; down [n_embd, n_ff], or `transposed` [n_ff, n_embd], so that a neuron is a row of each;
     its bias is of n_embd. n_ff 0: there are none, as in a layer that is a mixer alone; such have no leaves. relu_on_up:
-    up passes through ReLU as well. curve: xIELU's numbers; no other has any.
+    up passes through ReLU as well. curve: the activation's numbers, where it has any.
     """
 
     n_ff: int
@@ -41,13 +41,19 @@ class Neurons(Generic[M, V]):
     transposed: bool
     activation: Activation
     relu_on_up: bool = False
-    curve: XIELU | None = None
+    curve: Curve | None = None
 
     def __post_init__(self) -> None:
-        if (self.curve is not None) != (self.activation is Activation.XIELU):
+        kinds = {Activation.XIELU: XIELU, Activation.FATRELU: FatReLU}
+        if type(self.curve) is not kinds.get(self.activation, type(None)):
             raise ValueError(f"numbers {self.curve} for neurons of {self.activation}")
         if self.activation.bends_up and (self.gate is None or self.transposed):
             raise ValueError(f"{self.activation} without a gate, or neuron by neuron")
+
+    @property
+    def threshold(self) -> float:
+        """What has exact zeros is 0 up to this."""
+        return self.curve.threshold if isinstance(self.curve, FatReLU) else 0.0
 
     @property
     def divisible(self) -> bool:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar, assert_never
+from typing import Generic, TypeAlias, TypeVar, assert_never
 
 import numpy as np
 
-__all__ = ["XIELU", "Activation", "Linear", "M", "N", "Norm", "NormKind", "Norms", "V", "W"]
+__all__ = ["XIELU", "Activation", "Curve", "FatReLU", "Linear", "M", "N", "Norm", "NormKind", "Norms", "V", "W"]
 
 M = TypeVar("M")
 V = TypeVar("V")
@@ -17,11 +17,13 @@ W = TypeVar("W")
 
 class Activation(StrEnum):
     """What a neuron's gate, or without one its up, passes through. GELU by the error function, or by tanh. Clamped
-    swish: g sigmoid(1.702 g) of g = min(gate, 7), and up becomes 1 + itself, within -7 and 7, first.
+    swish: g sigmoid(1.702 g) of g = min(gate, 7), and up becomes 1 + itself, within -7 and 7, first. xIELU and FATReLU
+    have numbers, a `Curve`.
     """
 
     RELU = "relu"
     RELU_SQUARED = "relu_squared"
+    FATRELU = "fatrelu"
     SILU = "silu"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
@@ -32,7 +34,7 @@ class Activation(StrEnum):
     def has_exact_zeros(self) -> bool:
         """0 for every negative number: such neurons need not be computed, whatever else they would be."""
         match self:
-            case Activation.RELU | Activation.RELU_SQUARED:
+            case Activation.RELU | Activation.RELU_SQUARED | Activation.FATRELU:
                 return True
             case Activation.SILU | Activation.GELU | Activation.GELU_TANH | Activation.XIELU | Activation.CLAMPED_SWISH:
                 return False
@@ -58,6 +60,17 @@ class XIELU:
         """By the numbers that files hold, of which alphas are before softplus, log(1 + e**alpha)."""
         rise, fall = (float(np.logaddexp(0.0, alpha)) for alpha in (alpha_p, alpha_n))
         return cls(rise, beta + fall, beta, eps)
+
+
+@dataclass(frozen=True)
+class FatReLU:
+    """x above a threshold that is not negative, else 0 (Kurtz et al. 2020; ProSparse)."""
+
+    threshold: float
+
+
+Curve: TypeAlias = XIELU | FatReLU
+"""An activation's numbers."""
 
 
 class NormKind(StrEnum):

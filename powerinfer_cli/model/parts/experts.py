@@ -128,7 +128,8 @@ def _experts(t: LayerReader, experts: int, width: int, gated: bool) -> Neurons[T
             t.model.fail(f"tensor {' is missing, or '.join(names)}")
         gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
     down = _stacked(t, "ffn_down_exps", experts, t.n_embd, width)
-    return Neurons(experts * width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
+    sizes = t.model.sizes
+    return Neurons(experts * width, gate, up, down, False, sizes.activation, curve=sizes.curve)
 
 
 def _divided(t: LayerReader, experts: int, width: int) -> tuple[Linear[Tensor, Tensor], Linear[Tensor, Tensor]]:
@@ -156,5 +157,6 @@ def _shared(t: LayerReader, width: int, has_gate: bool, gated: bool) -> SharedEx
     gate = t.linear("ffn_gate_shexp", width, t.n_embd) if gated else None
     up = t.linear("ffn_up_shexp", width, t.n_embd)
     down = t.linear("ffn_down_shexp", t.n_embd, width)
-    neurons = Neurons(width, gate, up, down, transposed=False, activation=t.model.sizes.activation)
+    sizes = t.model.sizes
+    neurons = Neurons(width, gate, up, down, False, sizes.activation, curve=sizes.curve)
     return SharedExpert(neurons, t.tensor("ffn_gate_inp_shexp.weight", t.n_embd) if has_gate else None)

@@ -13,7 +13,7 @@ from powerinfer_cli.kernels.cpu.sparse.token import NeuronMask, RowNeurons
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.model import Activation
-from powerinfer_cli.model.blocks import XIELU, Linear, Neurons
+from powerinfer_cli.model.blocks import XIELU, Curve, FatReLU, Linear, Neurons
 from tests.helpers.kernels.kernel_data import Floats, bundled_rows, values_for, weight_rows
 from tests.helpers.rounding import bent, curve_of
 
@@ -79,9 +79,12 @@ def sparse_layer(
     )
 
 
-def activated(x: Floats, activation: Activation, curve: XIELU | None = None) -> Floats:
-    if curve is not None:
-        return bent(x, curve)
+def activated(x: Floats, activation: Activation, curve: Curve | None = None) -> Floats:
+    match curve:
+        case XIELU():
+            return bent(x, curve)
+        case FatReLU():
+            return np.where(x > curve.threshold, x, 0)
     if activation.has_exact_zeros:
         return np.maximum(x, 0) ** (1 if activation is Activation.RELU else 2)
     gates = {

@@ -11,7 +11,7 @@ from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
 from tests.helpers.kernels.teams import team_of
-from tests.helpers.rounding import CURVE, bent, curve_of
+from tests.helpers.rounding import CURVE, THRESHOLD, bent, curve_of
 
 pytestmark = pytest.mark.rungs
 
@@ -23,6 +23,7 @@ def activated(x: Floats, activation: Activation) -> Floats:
     formulas = {
         Activation.RELU: lambda: np.maximum(x, 0),
         Activation.RELU_SQUARED: lambda: np.maximum(x, 0) ** 2,
+        Activation.FATRELU: lambda: np.where(x > THRESHOLD.threshold, x, 0),
         Activation.SILU: lambda: x / (1 + np.exp(-x)),
         Activation.GELU: lambda: x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2,
         Activation.GELU_TANH: lambda: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,

@@ -1,5 +1,6 @@
 """Models whose neurons have exact zeros, their down matrices transposed, without predictors: in every executor."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_one_layer_is_divided(family: TinyFamily, tmp_path: Path) -> None:
     placement = Placement(plan_of(file, devices, [0.5] * file.n_layer, MAIN_MEMORY), ("cpu",))
     engine = Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=placement)
     check_logits(told(engine), family.reference)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_fatrelu(tmp_path: Path, share: float | None) -> None:
+    """As the plain twin has it, on the CPU alone and divided; with a threshold that changes what is computed."""
+    file = turned(tiny_family("arcee").file)
+    named = file.with_metadata(hidden_activation="fatrelu")
+    file = replace(named, metadata={**named.metadata, "powerinfer.activation_threshold": 0.5})
+    plain = told(Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS, reference=True)))
+    devices = [0] * file.n_layer
+    placement = None if share is None else Placement(plan_of(file, devices, [share] * file.n_layer, 0), ("cpu",))
+    check_logits(told(Engine.load(file.open(tmp_path), EngineOptions(**OPTIONS), placement=placement)), plain)
+    relu = Engine.load(named.with_metadata(hidden_activation="relu").open(tmp_path), EngineOptions(**OPTIONS))
+    assert np.abs(told(relu) - plain).max() > 0.1
 
 
 def test_other_neurons_need_predictors(tmp_path: Path) -> None:

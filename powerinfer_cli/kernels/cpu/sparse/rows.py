@@ -55,7 +55,7 @@ _ROW_BYTES, _TOKEN_BYTES = 96 << 10, 320 << 10  # of unpacked rows, and of token
 # What is done with a product v. An activation's code: keep act(v), but under ReLU drop the token where that is 0.
 # Others: value *= v; value *= relu(v).
 MULTIPLY, MULTIPLY_RELU = len(ACTIVATION_CODES), len(ACTIVATION_CODES) + 1
-_RELU = ACTIVATION_CODES[Activation.RELU]
+_RELU, _FATRELU = ACTIVATION_CODES[Activation.RELU], ACTIVATION_CODES[Activation.FATRELU]
 
 PACKED = operands("state records record_bytes n stride packed")
 PRODUCTS = operands(
@@ -142,8 +142,8 @@ def _meeting(kind: Kind) -> Any:
     dot = dot_records(*kind) if kind[0] else dot_floats
 
     @helper
-    def meet(row, steps, x, x_stride, tokens, values, i, count, until, kept, shift, mode, sums_at):
-        """Where in the list to go on, and how many tokens have been kept."""
+    def meet(row, steps, x, x_stride, tokens, values, i, count, until, kept, shift, mode, least, sums_at):
+        """Where in the list to go on, and how many tokens are kept: where zeros are exact, those above `least`."""
         sums = f32(sums_at)
         while i < count and tokens[i] < until:
             x0, x1 = x + tokens[i] * x_stride, x + tokens[min(i + 1, count - 1)] * x_stride
@@ -154,7 +154,7 @@ def _meeting(kind: Kind) -> Any:
                 value = total(load_f32(sums, 16 * k)) + shift
                 if mode < EXACT:
                     tokens[kept], values[kept] = tokens[i + k], value
-                    kept += value > np.float32(0.0)
+                    kept += value > least
                 elif mode < MULTIPLY:
                     values[i + k] = value
                 else:
@@ -204,6 +204,7 @@ def _products(kind: Kind) -> Kernel:
             op[PRODUCTS.block],
         )
         n, n_rows, n_tokens, curve = rows[COLUMNS], rows[ROWS], state[N_TOKENS], op[PRODUCTS.curve]
+        least = f32(curve)[0] if mode == _FATRELU else np.float32(0.0)
         steps = (n + columns - 1) // columns
         sums_at = scratch + _unpacked_bytes(n)
         places, kept = i64(sums_at + 64 * AT_ONCE), i64(sums_at + 64 * AT_ONCE + 8 * MOST_ROWS)
@@ -233,6 +234,7 @@ def _products(kind: Kind) -> Kernel:
                         kept[k],
                         f32(bias)[i] if bias else np.float32(0.0),
                         mode,
+                        least,
                         sums_at,
                     )
             if mode >= MULTIPLY:
