@@ -34,7 +34,8 @@ class State(StrEnum):
 class Instance:
     """A model and its process, where it has one. fault: why it was not loaded, or ended, the last time.
 
-    users: requests that are with it. waiting: requests for it that wait until it is loaded.
+    users: requests that are with it. waiting: requests for it that wait until it is loaded. retried: its process was
+    killed while it was loading for them, and another one began.
     """
 
     entry: Entry
@@ -47,6 +48,7 @@ class Instance:
     used_at: float = 0.0
     stopping: bool = False
     draining: bool = False
+    retried: bool = False
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
 
     @property
@@ -193,17 +195,27 @@ class Pool:
             await process.ended.wait()
         asked = one.stopping
         one.exit_code = process.exit_code
-        self._ended(one, None if asked else process.fault or f"its process ended with code {process.exit_code}")
+        self._ended(one, None if asked else process.fault or _end(process.exit_code))
 
     def _ended(self, one: Instance, fault: str | None) -> None:
         loading = one.state is State.LOADING
         one.state, one.process, one.stopping, one.draining, one.share = State.UNLOADED, None, False, False, None
         one.fault = fault
         self._changed(one)
-        if loading:
+        if loading and self._tries_again(one):
+            one.retried = True
+            self._line.insert(0, one)
+        elif loading:
             why = fault or "it was unloaded while it was loading"
             self._tell(one, server_error(f"model '{one.entry.name}' failed to load: {why}"))
         self._advance()
+
+    def _tries_again(self, one: Instance) -> bool:
+        """Whether those who wait for a model get another process: whoever has killed the first (the system, where
+        memory was short for a moment) may not do so again. What ends by itself would do so again.
+        """
+        killed = one.fault is not None and one.exit_code is not None and one.exit_code < 0
+        return killed and not one.retried and bool(one.waiting) and not self._closed
 
     async def _stop(self, one: Instance) -> None:
         process = one.process
@@ -216,6 +228,7 @@ class Pool:
 
     def _tell(self, one: Instance, error: APIError | None) -> None:
         """All that wait for a model are its users now, or fail. Counted here: it must not look idle until they run."""
+        one.retried = False
         waiting, one.waiting = one.waiting, []
         for future in waiting:
             if future.done():
@@ -230,3 +243,11 @@ class Pool:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _end(code: int | None) -> str:
+    return (
+        f"its process ended with code {code}"
+        if code is None or code >= 0
+        else f"its process was killed (signal {-code})"
+    )

@@ -219,8 +219,43 @@ async def test_a_process_that_dies_is_known_to_be_gone() -> None:
     bench.made[0].crash(-11)
     await settle()
     assert bench.state("a") is State.UNLOADED
-    assert bench.pool.instances["a"].fault == "its process ended with code -11"
+    assert bench.pool.instances["a"].fault == "its process was killed (signal 11)"
     assert await bench.use("a") == "a"
+
+
+@loop
+async def test_who_waits_for_a_process_that_is_killed_gets_another_once() -> None:
+    bench = Bench()
+    bench.slow.add("a")
+    waiting = [asyncio.create_task(bench.use("a")) for _ in range(3)]
+    await settle()
+    bench.made[0].crash(-9)
+    await settle()
+    assert bench.loads == "aa"
+    bench.made[1].ready.set()
+    assert await asyncio.gather(*waiting) == ["a"] * 3
+    bench.made[1].crash(-9)
+    await settle()
+    again = asyncio.create_task(bench.use("a"))
+    for n in (2, 3):  # the first one's second chance was not theirs
+        await settle()
+        bench.made[n].crash(-9)
+    with pytest.raises(APIError, match=r"model 'a' failed to load: its process was killed \(signal 9\)") as error:
+        await again
+    assert (error.value.status, bench.loads) == (500, "aaaa")
+
+
+@loop
+async def test_a_process_that_is_killed_for_nobody_stays_gone() -> None:
+    bench = Bench()
+    bench.slow.add("a")
+    gone = asyncio.create_task(bench.use("a"))
+    await settle()
+    gone.cancel()
+    await settle()
+    bench.made[0].crash(-9)
+    await settle()
+    assert (bench.loads, bench.state("a")) == ("a", State.UNLOADED)
 
 
 @loop

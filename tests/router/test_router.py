@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -151,6 +153,20 @@ def test_a_process_that_is_killed_ends_its_answer_and_comes_back(router: Running
             last = line or last
     assert json.loads(last.removeprefix("data: "))["error"]["type"] == "unavailable_error" or '"stop":true' in last
     assert complete(router, "words").status_code == 200
+
+
+def test_a_process_that_is_killed_while_it_loads_is_begun_anew(router: RunningServer) -> None:
+    complete(router, "fox")
+    with ThreadPoolExecutor(1) as others:
+        asked = others.submit(complete, router, "words")
+        deadline = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < deadline
+            with suppress(ValueError, OSError):  # not there yet
+                os.kill(process_of(router, "words"), signal.SIGKILL)
+                break
+        assert asked.result().status_code == 200
+    assert "model words: its process was killed (signal 9)" in router.log
 
 
 def test_what_happens_is_told_as_it_happens(router: RunningServer) -> None:
