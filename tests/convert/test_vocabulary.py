@@ -12,7 +12,7 @@ from powerinfer_cli.convert.vocabulary import vocabulary_keys
 from powerinfer_cli.convert.vocabulary.pretokenizers import recognised
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.text import Tokenizer
-from tests.helpers.tiny_tokenizers import BYTE_LEVEL, TEXT, byte_level, pieces, sentencepiece
+from tests.helpers.tiny_tokenizers import BYTE_LEVEL, TEKKEN, TEXT, byte_level, pieces, sentencepiece
 
 NO_REGEX = BYTE_LEVEL | {"use_regex": False}
 CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -32,6 +32,7 @@ KNOWN = {
     "gpt-2": (BYTE_LEVEL, {}),
     "smollm": (_row(DIGITS, BYTE_LEVEL), {}),
     "llama-bpe": (_row(_split(LLAMA3), NO_REGEX), {"ignore_merges": True}),
+    "tekken": (_row(_split(TEKKEN), NO_REGEX), {"ignore_merges": True}),
     "dbrx": (_row(_split(LLAMA3), NO_REGEX), {}),
     "qwen2": (_row(_split(LLAMA3.replace("{1,3}", "")), NO_REGEX), {}),
 }

@@ -6,10 +6,11 @@ import numpy as np
 
 from powerinfer_cli.convert.checkpoint import Checkpoint, read_json_file
 from powerinfer_cli.convert.conversion import Vocabulary
-from powerinfer_cli.convert.vocabulary.bpe import byte_level_keys, escaped_keys, is_byte_level, is_escaped
+from powerinfer_cli.convert.vocabulary.bpe import NAME, byte_level_keys, escaped_keys, is_byte_level, is_escaped
 from powerinfer_cli.convert.vocabulary.encoders import is_unigram, is_wordpiece, unigram_keys, wordpiece_keys
 from powerinfer_cli.convert.vocabulary.sentencepiece import MODEL, sentencepiece_keys
 from powerinfer_cli.convert.vocabulary.special import special_keys
+from powerinfer_cli.convert.vocabulary.stand_ins import stand_in
 from powerinfer_cli.errors import PowerInferError
 
 __all__ = ["vocabulary_keys"]
@@ -23,11 +24,15 @@ def vocabulary_keys(checkpoint: Checkpoint, wishes: Vocabulary) -> tuple[dict[st
             model.
     """
     folder = checkpoint.folder
-    fast = read_json_file(folder / "tokenizer.json")
+    path = folder / NAME
+    fast = read_json_file(path)
     settings = read_json_file(folder / "tokenizer_config.json") or {}
+    found = stand_in(checkpoint, settings) if fast is None else None
+    if found is not None:
+        path, fast, settings = found.path, found.fast, found.settings
     notes: list[str] = []
     if fast is not None and is_byte_level(fast):
-        keys, notes = byte_level_keys(checkpoint, fast, settings, wishes)
+        keys, notes = byte_level_keys(checkpoint, path, fast, settings, wishes)
     elif fast is not None and is_wordpiece(fast):
         keys = wordpiece_keys(checkpoint, fast, settings)
     elif fast is not None and is_unigram(fast):
@@ -47,7 +52,7 @@ def vocabulary_keys(checkpoint: Checkpoint, wishes: Vocabulary) -> tuple[dict[st
 
 def _unknown(checkpoint: Checkpoint, fast: dict[str, Any] | None) -> PowerInferError:
     if fast is None:
-        slow = [name for name in ("vocab.json", "vocab.txt", "qwen.tiktoken") if (checkpoint.folder / name).exists()]
+        slow = [name for name in ("vocab.json", "vocab.txt") if (checkpoint.folder / name).exists()]
         there = f", only {slow[0]}, which transformers' AutoTokenizer saves anew as tokenizer.json" if slow else ""
         return PowerInferError(f"{checkpoint.folder}: has no tokenizer: neither tokenizer.json nor {MODEL}{there}")
     model = fast.get("model")

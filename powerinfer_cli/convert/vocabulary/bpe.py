@@ -44,10 +44,9 @@ def _has(step: Any, kind: str, inner: str) -> bool:
 
 
 def byte_level_keys(
-    checkpoint: Checkpoint, fast: Mapping[str, Any], settings: Mapping[str, Any], wishes: Vocabulary
+    checkpoint: Checkpoint, path: Path, fast: Mapping[str, Any], settings: Mapping[str, Any], wishes: Vocabulary
 ) -> tuple[dict[str, Any], list[str]]:
-    """Raises PowerInferError: the file is damaged, or its tokens are not the model's."""
-    path = checkpoint.folder / NAME
+    """path: of what `fast` was read from. Raises PowerInferError: it is damaged, or its tokens are not the model's."""
     tokens, kinds = tokens_of(checkpoint, path, fast["model"]["vocab"], fast, settings)
     pre, notes = recognised(path, fast, settings, wishes.pre)
     keys = {

@@ -34,7 +34,17 @@ COMMON = (
 )
 """Names to prefer among those that cut alike."""
 TOLERATED = 0.06  # of all cuts: nearer than that, only texts that hardly occur are cut otherwise
-ALIKE = 4  # cuts by which one may be farther than the nearest, where words that are tokens are treated as in the file
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_FRONT, _ENDINGS = r"[^\r\n\p{L}\p{N}]?", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_SMALL, _LARGE = f"{_FRONT}{_UPPER}*{_LOWER}+", f"{_FRONT}{_UPPER}+{_LOWER}*"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+ORIGINALS = {
+    "tekken": rf"{_SMALL}|{_LARGE}|\p{{N}}|{_REST}",
+    "gpt4o": rf"{_SMALL}{_ENDINGS}|{_LARGE}{_ENDINGS}|\p{{N}}{{1,3}}|{_REST}",
+}
+"""Families whose models keep marks with letters, which llama.cpp's patterns for them do not: a file that cuts like
+these is meant by their names.
+"""
 
 
 def recognised(
@@ -81,23 +91,27 @@ def recognised(
 
 
 def _cuts_of_file(path: Path, fast: Mapping[str, Any]) -> frozenset[int]:
-    from tokenizers import Tokenizer
-
-    bare = {
-        "version": "1.0",
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-        "pre_tokenizer": fast["pre_tokenizer"],
-    }
     try:
-        pre = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
-        return frozenset(end for _, (_, end) in pre.pre_tokenize_str(PROBE))
+        return _cuts_of(fast["pre_tokenizer"])
     except BaseException as error:  # a panic of the package's is none of Exception's kinds
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise PowerInferError(f"{path}: its pre_tokenizer cannot be understood: {str(error)[:120]}") from error
 
 
+def _cuts_of(step: Any) -> frozenset[int]:
+    """As the tokenizers package cuts."""
+    from tokenizers import Tokenizer
+
+    bare = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": step}
+    pre = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
+    return frozenset(end for _, (_, end) in pre.pre_tokenize_str(PROBE))
+
+
 @cache
 def _cuts(family: str, name: str) -> frozenset[int]:
     """Of one that is known; those of a family are alike."""
+    if family in ORIGINALS:
+        pattern = {"Regex": ORIGINALS[family]}
+        return _cuts_of({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
     return frozenset(accumulate(map(len, pretokenizer(name).split(PROBE))))
