@@ -32,6 +32,8 @@ def _names(config: Config) -> Names:
         "mixer.experts.*.down_proj": "ffn_down_exps",
         "mixer.experts.up_proj": "ffn_up_exps.weight",
         "mixer.experts.down_proj": "ffn_down_exps.weight",
+        "mixer.fc1_latent_proj": "ffn_latent_down",
+        "mixer.fc2_latent_proj": "ffn_latent_up",
         "mixer.shared_experts.up_proj": "ffn_up_shexp",
         "mixer.shared_experts.down_proj": "ffn_down_shexp",
     }
@@ -70,6 +72,8 @@ def _keys(config: Config) -> KeyValues:
     }
     if not moe:  # config.json may have numbers of experts all the same
         return keys | {f"expert_{name}": None for name in ("count", "used_count", "group_count")}
+    if config.get("moe_latent_size") is not None:
+        keys |= {"moe_latent_size": config.integer("moe_latent_size")}
     return keys | {
         "expert_feed_forward_length": width,
         "expert_shared_feed_forward_length": config.integer("moe_shared_expert_intermediate_size"),

@@ -13,6 +13,7 @@ __all__ = [
     "LOWEST_SCORE",
     "NEAR",
     "Everything",
+    "ExpertLatents",
     "Gating",
     "Neurons",
     "Predicted",
@@ -164,6 +165,20 @@ class SharedExpert(Generic[M, V]):
 
 
 @dataclass(frozen=True)
+class ExpertLatents(Generic[M, V]):
+    """Experts read enter(x), of L numbers, L <= n_embd, and as many are their sum; what they make is leave(sum).
+
+    enter [L, n_embd]; leave [n_embd, L].
+    """
+
+    enter: Linear[M, V]
+    leave: Linear[M, V]
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "ExpertLatents[N, W]":
+        return ExpertLatents(self.enter.map(matrix, vector), self.leave.map(matrix, vector))
+
+
+@dataclass(frozen=True)
 class Routed(Generic[M, V]):
     """A router says which of `n_experts` equal groups of the neurons a token needs, and how much each counts.
 
@@ -173,17 +188,30 @@ class Routed(Generic[M, V]):
 
     apart: experts are within norms of their own, beside those of the FFN: they read the residual stream where the FFN
     begins, and their sum is normed before it is added to what the shared expert makes.
+
+    latents: experts, but for the shared one, work on latents; where shapes here say n_embd, theirs have L.
     """
 
     n_experts: int
     router: Router[M, V]
     shared: SharedExpert[M, V] | None = None
     apart: Norms[V] | None = None
+    latents: ExpertLatents[M, V] | None = None
+
+    def __post_init__(self) -> None:
+        if self.apart is not None and self.latents is not None:
+            raise ValueError("experts within norms of their own, and on latents")
+
+    @property
+    def sums_apart(self) -> bool:
+        """Whether the experts' sum passes through something before the shared expert's is added."""
+        return self.apart is not None or self.latents is not None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Routed[N, W]":
         router, shared = self.router.map(matrix, vector), self.shared
         apart = None if self.apart is None else self.apart.map(vector)
-        return Routed(self.n_experts, router, None if shared is None else shared.map(matrix, vector), apart)
+        latents = None if self.latents is None else self.latents.map(matrix, vector)
+        return Routed(self.n_experts, router, None if shared is None else shared.map(matrix, vector), apart, latents)
 
 
 Selection: TypeAlias = Everything | Predicted[M] | Routed[M, V]

@@ -22,7 +22,8 @@ def _ffn(t: LayerReader) -> FFN[Tensor, Tensor]:
         return t.ffn(gated=False)
     width = expert_width(t)
     shared = shared_width(t, width)
-    return routed(t, width=width, gating=Gating.SIGMOID, normed=False, shared=shared, gated=False)
+    latent = t.keys.integer("moe_latent_size", 0, high=t.n_embd)
+    return routed(t, width=width, gating=Gating.SIGMOID, normed=False, shared=shared, gated=False, latent=latent)
 
 
 SQUARED = Activation.RELU_SQUARED
@@ -45,8 +46,8 @@ ARCHITECTURES = (
         _layer,
         rope_style=None,
         activation=SQUARED,
-        models="Nemotron 3 Nano 30B-A3B",
-        differs=f"{DIFFERS}; experts",
+        models="Nemotron 3 Nano 30B-A3B, Super 120B-A12B",
+        differs=f"{DIFFERS}; experts, on latents or not",
         recurrent=True,
         alone=True,
         experts=True,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from powerinfer_cli.gguf_io import Tensor, chosen_rows
-from powerinfer_cli.model.blocks import FFN, Gating, Linear, Neurons, Routed, Router, SharedExpert
+from powerinfer_cli.model.blocks import FFN, ExpertLatents, Gating, Linear, Neurons, Routed, Router, SharedExpert
 from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.tensors import LayerReader
 
@@ -55,17 +55,26 @@ def routed(
     group_best: int = 2,
     on_input: bool = False,
     gated: bool = True,
+    latent: int = 0,
 ) -> FFN[Tensor, Tensor]:
     """An FFN of experts with so many neurons each. gating, normed: where the file does not say. shared: neurons of the
     shared expert, 0 where there is none; shared_gate: it has a gate. early: the router reads the layer's input.
-    group_best, on_input: see `Router`. gated: experts have gates, the shared one, too.
+    group_best, on_input: see `Router`. gated: experts have gates, the shared one, too. latent: numbers of the latents
+    that experts work on; 0: they read what the layer does.
     """
     if t.model.gguf.sparse:
         t.model.fail("a PowerInfer model (PWRI) of experts is not supported")
     experts = _n_experts(t)
     router = replace(_router(t, experts, gating, normed), early=early, group_best=group_best, on_input=on_input)
     found = _shared(t, shared, shared_gate, gated) if shared else None
-    return FFN(_experts(t, experts, width, gated), Routed(experts, router, found))
+    latents = _latents(t, latent) if latent else None
+    neurons = _experts(t, experts, width, latent or t.n_embd, gated)
+    return FFN(neurons, Routed(experts, router, found, latents=latents))
+
+
+def _latents(t: LayerReader, size: int) -> ExpertLatents[Tensor, Tensor]:
+    enter, leave = t.linear("ffn_latent_down", size, t.n_embd), t.linear("ffn_latent_up", t.n_embd, size)
+    return ExpertLatents(enter, leave)
 
 
 def _n_experts(t: LayerReader) -> int:
@@ -116,25 +125,28 @@ def _gating(t: LayerReader, default: Gating) -> Gating:
     return _GATINGS.get(number, default)
 
 
-def _experts(t: LayerReader, experts: int, width: int, gated: bool) -> Neurons[Tensor, Tensor]:
+def _experts(t: LayerReader, experts: int, width: int, n_read: int, gated: bool) -> Neurons[Tensor, Tensor]:
+    """n_read: numbers of what an expert reads, and makes."""
     gate: Linear[Tensor, Tensor] | None = None
     if not gated:
-        up = _stacked(t, "ffn_up_exps", experts, width, t.n_embd)
+        up = _stacked(t, "ffn_up_exps", experts, width, n_read)
     elif "ffn_gate_up_exps.weight" in t:
-        gate, up = _divided(t, experts, width)
+        gate, up = _divided(t, experts, width, n_read)
     else:
         if "ffn_gate_exps.weight" not in t:
             names = (f"blk.{t.index}.ffn_{one}_exps.weight" for one in ("gate", "gate_up"))
             t.model.fail(f"tensor {' is missing, or '.join(names)}")
-        gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, t.n_embd) for name in ("gate", "up"))
-    down = _stacked(t, "ffn_down_exps", experts, t.n_embd, width)
+        gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, n_read) for name in ("gate", "up"))
+    down = _stacked(t, "ffn_down_exps", experts, n_read, width)
     sizes = t.model.sizes
     return Neurons(experts * width, gate, up, down, False, sizes.activation, curve=sizes.curve)
 
 
-def _divided(t: LayerReader, experts: int, width: int) -> tuple[Linear[Tensor, Tensor], Linear[Tensor, Tensor]]:
+def _divided(
+    t: LayerReader, experts: int, width: int, n_read: int
+) -> tuple[Linear[Tensor, Tensor], Linear[Tensor, Tensor]]:
     """Of what holds each expert's gate before its up."""
-    both = _stacked(t, "ffn_gate_up_exps", experts, 2 * width, t.n_embd)
+    both = _stacked(t, "ffn_gate_up_exps", experts, 2 * width, n_read)
     numbers = np.arange(2 * experts * width, dtype=np.int32).reshape(experts, 2, width)
 
     def part(which: int) -> Linear[Tensor, Tensor]:

@@ -26,7 +26,13 @@ from powerinfer_cli.model.blocks import (
     predictor_of,
     routing_of,
 )
-from powerinfer_cli.runtime.cpu.experts import RoutedRooms, expert_workspace, routed_rooms
+from powerinfer_cli.runtime.cpu.experts import (
+    ExpertLatentRooms,
+    RoutedRooms,
+    expert_latent_rooms,
+    expert_workspace,
+    routed_rooms,
+)
 from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
 from powerinfer_cli.runtime.cpu.mamba import MambaRooms, mamba_rooms
 from powerinfer_cli.runtime.cpu.recurrent import (
@@ -92,7 +98,8 @@ class Buffers:
     temperatures: dict[Temperature, Floats]  # of each token's position
     projected: Vectors
     ffn: Vectors
-    apart: Vectors | None  # the sum of experts that are within norms of their own
+    apart: Vectors | None  # what experts make that are within norms of their own, or on latents
+    latents: ExpertLatentRooms
     counts: Ints  # [layers, 2]: neurons let through, neurons that fired
     few_counts: Ints  # [layers, FEW, 2]: the same of each of a few tokens
 
@@ -168,6 +175,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         projected=projected,
         ffn=projected if shared else make_vectors(n_tokens, n_embd, records=False),
         apart=make_vectors(n_tokens, n_embd, records=False) if any(map(_has_apart, blocks)) else None,
+        latents=expert_latent_rooms(blocks, n_tokens),
         counts=np.zeros((len(blocks), 2), np.int64),
         few_counts=np.zeros((len(blocks), FEW, 2), np.int64),
     )
@@ -183,7 +191,7 @@ def whole_neurons(block: Block) -> list[CPUNeurons]:
 
 def _has_apart(block: Block) -> bool:
     routed = routing_of(block.ffn.selection)
-    return routed is not None and routed.apart is not None
+    return routed is not None and routed.sums_apart
 
 
 def _reads_x(block: Block) -> bool:

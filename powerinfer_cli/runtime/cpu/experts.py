@@ -12,19 +12,24 @@ from powerinfer_cli.kernels.cpu.experts.asking import ask_for_experts
 from powerinfer_cli.kernels.cpu.experts.batch import ExpertWorkspace, experts_batch, make_expert_workspace
 from powerinfer_cli.kernels.cpu.experts.routing import Routes, make_routes, most_tiles, route
 from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, experts_token
+from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model.blocks import FFN, Linear, Routed, routing_of
+from powerinfer_cli.model.blocks import FFN, ExpertLatents, Linear, Routed, routing_of
 from powerinfer_cli.runtime.cpu.weights import Block, CPUNeurons, Floats
 
 __all__ = [
+    "ExpertLatentRoom",
+    "ExpertLatentRooms",
     "Multiply",
     "RoutedRoom",
     "RoutedRooms",
     "choose",
     "chosen_experts",
+    "expert_latent_rooms",
     "expert_workspace",
+    "on_latents",
     "routed_rooms",
     "routes_of",
     "sizes_of_experts",
@@ -55,6 +60,23 @@ def routed_rooms(blocks: Sequence[Block], n_tokens: int) -> RoutedRooms:
             make_routes(n_tokens, n_experts, n_chosen), ExpertRoom(gate, up, value)
         )
     return rooms
+
+
+@dataclass(frozen=True)
+class ExpertLatentRoom:
+    """Of latents of so many numbers: what experts read, and their sum."""
+
+    seen: Vectors
+    made: Vectors
+
+
+ExpertLatentRooms: TypeAlias = dict[int, ExpertLatentRoom]
+
+
+def expert_latent_rooms(blocks: Sequence[Block], n_tokens: int) -> ExpertLatentRooms:
+    """For up to so many tokens."""
+    found = {one.latents.enter.weight.n_rows for _, one in _routed(blocks) if one.latents is not None}
+    return {n: ExpertLatentRoom(make_vectors(n_tokens, n), make_vectors(n_tokens, n)) for n in found}
 
 
 def expert_workspace(
@@ -107,6 +129,26 @@ def chosen_experts(
         token = partial(experts_token, threads=threads, panels=panels)
         return token(state, x, ffn.neurons, room.routes, room.experts, out, add=add, on_input=on_input)
     return experts_batch(state, x, ffn.neurons, room.routes, room.experts, out, workspace, add=add, on_input=on_input)
+
+
+def on_latents(
+    state: npt.NDArray[np.int64],
+    latents: ExpertLatents[WeightRows, Floats],
+    x: Vectors,
+    rooms: ExpertLatentRooms,
+    experts: Callable[..., list[Operation]],
+    multiply: Multiply,
+    out: Floats,
+) -> list[Operation]:
+    """out = what the chosen experts make of x. experts: their operations, by what they read, `out` and `add`."""
+    room = rooms[latents.enter.weight.n_rows]
+    return [
+        *multiply(x, [(latents.enter, room.seen.floats)]),
+        quantise(state, room.seen),
+        *experts(room.seen, out=room.made.floats, add=False),
+        quantise(state, room.made),
+        *multiply(room.made, [(latents.leave, out)]),
+    ]
 
 
 def routes_of(block: Block, rooms: RoutedRooms) -> Routes | None:

@@ -94,7 +94,7 @@ class SummingWriter(Writer):
     ) -> list[Operation]:
         b, neurons = self.buffers, ffn.neurons
         room = b.routed[sizes_of_experts(neurons, routed)]
-        seen = x
+        seen = x if routed.latents is None else b.latents[routed.latents.enter.weight.n_rows].seen
         if routed.apart is not None:
             seen = b.x if routed.apart.before is None else b.normed_2
         found = []

@@ -49,7 +49,7 @@ from powerinfer_cli.model.blocks import (
     routing_of,
 )
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
-from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts
+from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts, on_latents
 from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
 from powerinfer_cli.runtime.cpu.mamba import mamba2
 from powerinfer_cli.runtime.cpu.recurrent import delta_net, short_convolution
@@ -341,12 +341,15 @@ class Writer:
             first += self._leave(shared.norm, b.ffn)
         experts = partial(chosen_experts, b.state, ffn, routed, rooms=b.routed, threads=self.threads)
         experts = partial(experts, workspace=None if self.room is None else self.room.experts, panels=self.panels)
-        if routed.apart is None or b.apart is None:
+        around, out = routed.apart, b.ffn if shared is None or b.apart is None else b.apart
+        together = [] if shared is None else [add(b.state, b.ffn, out.floats)]
+        if routed.latents is not None:
+            made = on_latents(b.state, routed.latents, x, b.latents, experts, self._multiply, out.floats)
+            return [*choice, *first, *made, *together]
+        if around is None:
             return [*choice, *first, *experts(x, out=b.ffn.floats, add=shared is not None)]
-        around, out = routed.apart, b.apart if shared else b.ffn
         entering = [] if around.before is None else [self._norm(around.before, b.x, b.normed_2)]
         made = experts(b.x if around.before is None else b.normed_2, out=out.floats, add=False)
-        together = [add(b.state, b.ffn, out.floats)] if shared else []
         return [*choice, *first, *entering, *made, *self._leave(around.after, out), *together]
 
     def _early_choice(self, ffn: FFN[WeightRows, Floats]) -> list[Operation]:

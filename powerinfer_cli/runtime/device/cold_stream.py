@@ -73,11 +73,14 @@ class ColdStream:
     def run_experts(
         self, ffn: FileFFN, chosen: npt.NDArray[np.int64], cold: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int
     ) -> None:
-        """flow.cold [T, n_embd] = what the experts `cold` make of flow.normed; chosen [T, n_chosen]: each token's."""
+        """Where the flow has its sum: what the experts `cold` make of what the layer's read; chosen [T, n_chosen]: each
+        token's.
+        """
         routed = routing_of(layer.block.ffn.selection)
         assert routed is not None
         neurons, weights = ffn.neurons, flow.chosen(routed).weights[:n].flatten()
-        flow.cold[:n].zero_()
+        room = flow.experts_of(layer)
+        room.cold[:n].zero_()
         for turn, expert in enumerate(np.intersect1d(chosen, cold)):
             numbers = np.array([expert], np.int32)
             pieces = [(one, group_rows(numbers, ffn.n_groups, one.shape[0])) for one in neurons.matrices]
@@ -92,7 +95,7 @@ class ColdStream:
             pairs = np.flatnonzero(chosen == expert)
             tokens, own = (torch.from_numpy(at).to(self._link.device) for at in (pairs // chosen.shape[1], pairs))
             on_input = routed.router.on_input
-            flow.ops.add_expert(flow.normed[:n], tokens, weights[own], one, flow.cold[:n], on_input=on_input)
+            flow.ops.add_expert(room.seen[:n], tokens, weights[own], one, room.cold[:n], on_input=on_input)
             stage.release()
 
     def _vector(self, numbers: npt.NDArray[np.float32]) -> Tensor:

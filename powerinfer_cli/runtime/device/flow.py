@@ -1,8 +1,8 @@
 """What flows through the layers on one device, and what they do to it. T tokens; buffers have room for `n_tokens`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -39,44 +39,18 @@ from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.attending import DeviceAttention
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.recurrent import mix
+from powerinfer_cli.runtime.device.rooms import (
+    NOTHING,
+    Addends,
+    Chosen,
+    DeviceLinear,
+    ExpertRoom,
+    NeuronRoom,
+)
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
 
-__all__ = ["NOTHING", "Addends", "Chosen", "DeviceFlow"]
-
-DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Addends:
-    """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled.
-    beside: added to the sum behind a norm of the parts' own, `inner`, where there is one.
-    """
-
-    parts: tuple[Tensor, ...] = ()
-    norm: Norm[Tensor] | None = None
-    scale: float = 1.0
-    beside: Tensor | None = None
-    inner: Norm[Tensor] | None = None
-
-
-NOTHING = Addends()
-
-
-@dataclass(frozen=True, eq=False)
-class _Values:
-    gate: Tensor
-    up: Tensor
-    value: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Experts int64 [T, n_chosen] of each token, ascending, and how much each counts, [T, n_chosen]."""
-
-    experts: Tensor
-    weights: Tensor
-
+__all__ = ["DeviceFlow"]
 
 ON_CPU_ONLY = "encoders are placed in main memory"
 
@@ -110,9 +84,11 @@ class DeviceFlow:
 
         self.x, self.normed, self.normed_2 = room(n), room(n), room(n)
         self.projected, self.hot, self.cold = room(n), room(n), room(n)
+        self._plain = ExpertRoom(self.normed, self.hot, self.cold)
+        self._latents = {width: ExpertRoom(room(width), room(width), room(width)) for width in widths.expert_latents}
         self.beside = room(n if widths.beside else 0)
         self.attention = DeviceAttention(widths, ops, n_tokens, self.places, device)
-        self._values = {n_ff: _Values(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
+        self._values = {n_ff: NeuronRoom(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
         self._chosen = {
             count: Chosen(torch.zeros(n_tokens, count, dtype=torch.int64, device=device), room(count))
@@ -169,7 +145,8 @@ class DeviceFlow:
 
     def predict(self, layer: DeviceLayer, n: int) -> None:
         """The FFN's input in `normed`, and, where there is a predictor, the mask of its neurons, or, where there is a
-        router, the chosen experts; of experts apart their input, and that of the neurons beside them in `normed_2`.
+        router, the chosen experts; of experts apart their input, and that of the neurons beside them in `normed_2`; of
+        those on latents these as well.
         """
         self.enter_ffn(layer, n)
         asked, n_ff = layer.block.ffn.selection, layer.n_hot + layer.n_cold
@@ -190,6 +167,8 @@ class DeviceFlow:
                     self._choose(asked, self.normed, n)
                 if asked.apart is not None:
                     self._enter_apart(asked.apart, n)
+                if asked.latents is not None:
+                    self._multiply(asked.latents.enter, self.normed, self.experts_of(layer).seen, n)
             case _:
                 assert_never(asked)
 
@@ -199,6 +178,13 @@ class DeviceFlow:
             self.normed[:n].copy_(self.x[:n])
         else:
             self._norm(norms.before, self.x, (), self.normed, n)
+
+    def experts_of(self, layer: DeviceLayer) -> ExpertRoom:
+        """Where what neurons or experts read is, and where what they make goes."""
+        routed = routing_of(layer.block.ffn.selection)
+        if routed is None or routed.latents is None:
+            return self._plain
+        return self._latents[routed.latents.enter.weight.n_rows]
 
     def chosen(self, routed: Routed[PlanarRows, Tensor]) -> Chosen:
         """What `predict` has found, or, of a router that reads the layer's input, `attend`."""
@@ -279,13 +265,16 @@ class DeviceFlow:
             self.hot[:n].add_(neurons.down.bias)
 
     def _routed(self, layer: DeviceLayer, routed: Routed[PlanarRows, Tensor], n: int) -> None:
-        """The shared expert, in `projected` where the others are apart, and those of the chosen ones that are here."""
-        x, out, room, shared = self.normed[:n], self.hot[:n], self.chosen(routed), routed.shared
-        if shared is None or routed.apart is not None:
+        """The shared expert, in `projected` where the others' sum passes through something else, and those of the
+        chosen ones that are here.
+        """
+        experts, room, shared = self.experts_of(layer), self.chosen(routed), routed.shared
+        x, out, by_itself = experts.seen[:n], experts.hot[:n], routed.sums_apart
+        if shared is None or by_itself:
             out.zero_()
         if shared is not None:
-            seen, made = (self.normed, self.hot) if routed.apart is None else (self.normed_2, self.projected)
-            self._shared(shared, seen, made, n)
+            seen = self.normed if routed.apart is None else self.normed_2
+            self._shared(shared, seen, self.projected if by_itself else self.hot, n)
         if layer.n_hot and layer.slots is not None:
             chosen = room.experts[:n], room.weights[:n]
             on_input = routed.router.on_input
@@ -318,18 +307,20 @@ class DeviceFlow:
     def adds(self, layer: DeviceLayer) -> Addends:
         """What a layer leaves to be added to x."""
         block = layer.block
-        parts = (self.hot,) if layer.adds_hot else ()
+        room = self.experts_of(layer)
+        parts = (room.hot,) if layer.adds_hot else ()
         if layer.n_cold:
-            parts = (*parts, self.cold)
+            parts = (*parts, room.cold)
         match block:
             case Sequential():
                 if not layer.has_ffn:
                     return self._mixed(block)
                 routed = routing_of(block.ffn.selection)
                 found = Addends(parts, block.ffn_norms.after, block.scale)
-                if routed is None or routed.apart is None:
+                if routed is None or not routed.sums_apart:
                     return found
-                return replace(found, beside=self.projected if routed.shared else None, inner=routed.apart.after)
+                inner = routed.latents.leave if routed.latents else routed.apart.after if routed.apart else None
+                return replace(found, beside=self.projected if routed.shared else None, inner=inner)
             case Parallel():
                 return Addends((self.projected, *parts))
             case PostNorm():
@@ -362,9 +353,7 @@ class DeviceFlow:
         """The first T rows of the parts; of their sum, where that is normed."""
         parts = tuple(part[:n] for part in adds.parts)
         if adds.inner is not None and parts:
-            first, *others = parts
-            self._norm(adds.inner, first, tuple(others), first, n)
-            parts = (first,)
+            parts = (self._through(adds.inner, parts, n),)
         if adds.beside is not None:
             parts = (adds.beside[:n], *parts)
         if adds.norm is None or not parts:
@@ -372,6 +361,17 @@ class DeviceFlow:
         first, *others = parts
         self._norm(adds.norm, first, tuple(others), first, n)
         return (first,)
+
+    def _through(self, inner: Norm[Tensor] | DeviceLinear, parts: tuple[Tensor, ...], n: int) -> Tensor:
+        """What becomes of the parts' sum."""
+        first, *others = parts
+        if isinstance(inner, Norm):
+            self._norm(inner, first, tuple(others), first, n)
+            return first
+        for other in others:
+            first.add_(other)
+        self._multiply(inner, first, self.hot, n)
+        return self.hot[:n]
 
     def _norm(
         self, norm: Norm[Tensor], x: Tensor, adds: tuple[Tensor, ...], out: Tensor, n: int, scale: float = 1.0

@@ -15,9 +15,9 @@ from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import extent_of
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
-from powerinfer_cli.runtime.device.flow import NOTHING
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import lift_budget
+from powerinfer_cli.runtime.device.rooms import NOTHING
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import FileFFN, Uploader
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents

@@ -48,7 +48,8 @@ def rope_tables(ropes: Iterable[Rope], n_positions: int, device: torch.device) -
 class Widths:
     """Of what flows through some layers: which n_q and n_kv, and those of latents, which n_ff of FFNs that are computed
     as a whole, how many experts are chosen, and the most neurons that a predictor tells of; parts: of layers whose
-    cache lies on both sides; gates: n_q of attention whose output is gated; beside: whether any has something beside.
+    cache lies on both sides; gates: n_q of attention whose output is gated; beside: whether any has something beside;
+    expert_latents: numbers of the latents that experts work on.
     """
 
     n_embd: int
@@ -61,6 +62,7 @@ class Widths:
     parts: frozenset[int] = frozenset()
     gates: frozenset[int] = frozenset()
     beside: bool = False
+    expert_latents: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class Widths:
             frozenset(parts_width(one.attention) for one in overflowing),
             frozenset(one.n_q for one in attentions(blocks) if one.gate is not None),
             any(one.beside is not None for one in attentions(blocks)),
+            frozenset(one.latents.enter.weight.shape[0] for one in routed if one.latents is not None),
         )
 
 
@@ -105,7 +108,7 @@ def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
     """What a DeviceFlow for so many tokens takes."""
     heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads) + sum(2 * n_q + n_kv for n_q, n_kv in widths.latent)
     heads += 2 * sum(widths.parts) + sum(q for q, _ in widths.heads if q in widths.gates)
-    numbers = (6 + widths.beside) * widths.n_embd + heads + 3 * sum(widths.dense)
+    numbers = (6 + widths.beside) * widths.n_embd + heads + 3 * (sum(widths.dense) + sum(widths.expert_latents))
     return (
         n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted + 12 * sum(widths.chosen))
         + 8 * places_numbers(n_tokens, extent)

@@ -23,9 +23,10 @@ from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRo
 from powerinfer_cli.runtime.batch import Batch, BatchKind
 from powerinfer_cli.runtime.context.pages import Held
 from powerinfer_cli.runtime.context.saved import Stored
-from powerinfer_cli.runtime.device.flow import NOTHING, Addends, DeviceFlow
+from powerinfer_cli.runtime.device.flow import DeviceFlow
 from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
+from powerinfer_cli.runtime.device.rooms import NOTHING, Addends
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.hybrid.adaptive import Adaptive, adapting_layers

@@ -28,7 +28,8 @@ from powerinfer_cli.runtime.context.pages import Cells, Held, moves_in_parts
 from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.cpu.cache import turned
 from powerinfer_cli.runtime.device.attending import DeviceHeads
-from powerinfer_cli.runtime.device.flow import Addends, DeviceFlow
+from powerinfer_cli.runtime.device.flow import DeviceFlow
+from powerinfer_cli.runtime.device.rooms import Addends
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, parts_width

@@ -29,11 +29,14 @@ Host: TypeAlias = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """Of a layer: how many experts it has, how many are chosen, and neurons of each. on_input: see `Router`."""
+    """Of a layer: how many experts it has, how many are chosen, and neurons of each; width: numbers of what an expert
+    reads and makes. on_input: see `Router`.
+    """
 
     n_experts: int
     n_chosen: int
     ff: int
+    width: int
     on_input: bool
 
     @classmethod
@@ -41,14 +44,16 @@ class ExpertSizes:
         """Of an FFN that has a router."""
         routed = routing_of(ffn.selection)
         assert routed is not None  # who asks has looked
-        router = routed.router
-        return cls(routed.n_experts, router.n_chosen, ffn.neurons.n_ff // routed.n_experts, router.on_input)
+        router, ff = routed.router, ffn.neurons.n_ff // routed.n_experts
+        width = ffn.neurons.down.weight.shape[0] // routed.n_experts
+        return cls(routed.n_experts, router.n_chosen, ff, width, router.on_input)
 
 
 @dataclass(frozen=True, eq=False)
 class _Room:
-    """For up to so many tokens; layers share it."""
+    """For up to so many tokens; layers share it. x: what they read."""
 
+    x: Vectors
     routes: Routes
     experts: ExpertRoom
 
@@ -73,18 +78,18 @@ class ChosenBuffers:
         return self.weights[: n_tokens * n_chosen].view(n_tokens, n_chosen)
 
 
-def make_chosen_buffers(host: Host, n_tokens: int, sizes: Sequence[ExpertSizes]) -> ChosenBuffers | None:
-    """`host` makes tensors that a device reaches. None: no layer has cold experts."""
+def make_chosen_buffers(host: Host, buffers: ColdBuffers, sizes: Sequence[ExpertSizes]) -> ChosenBuffers | None:
+    """`host` makes tensors that a device reaches; `buffers` may hold what is read. None: no layer has cold experts."""
     import torch
 
     if not sizes:
         return None
-    most = n_tokens * max(one.n_chosen for one in sizes)
+    most = len(buffers.many.floats) * max(one.n_chosen for one in sizes)
     return ChosenBuffers(
         host(most, dtype=torch.int64),
         host(most),
-        {one: _room(1, one) for one in set(sizes)},
-        {one: _room(n_tokens, one) for one in set(sizes)},
+        {one: _room(buffers.one, one) for one in set(sizes)},
+        {one: _room(buffers.many, one) for one in set(sizes)},
     )
 
 
@@ -96,11 +101,14 @@ def workspace_for(
     return make_expert_workspace(tiles, max(n_embd, *(one.ff for one in sizes)), scratch)
 
 
-def _room(n_tokens: int, sizes: ExpertSizes) -> _Room:
+def _room(x: Vectors, sizes: ExpertSizes) -> _Room:
+    """x: of as many tokens; what is read lies there, unless it has other sizes."""
+    n_tokens = len(x.floats)
     pairs = n_tokens * sizes.n_chosen
     gate, up = (make_vectors(pairs, sizes.ff, records=False) for _ in range(2))
     value = replace(up, records=make_records(pairs, sizes.ff))
-    return _Room(make_routes(n_tokens, sizes.n_experts, sizes.n_chosen), ExpertRoom(gate, up, value))
+    seen = x if x.n == sizes.width else make_vectors(n_tokens, sizes.width)
+    return _Room(seen, make_routes(n_tokens, sizes.n_experts, sizes.n_chosen), ExpertRoom(gate, up, value))
 
 
 class ColdExperts:
@@ -123,16 +131,16 @@ class ColdExperts:
         self._cold = cold
         self._numbers = np.full(sizes.n_experts, -1, np.int32)
         self._numbers[cold.numbers] = np.arange(n_here, dtype=np.int32) if cold.alone else cold.numbers
-        b, n_embd = buffers, buffers.one.n
+        b = buffers
         self._rooms = {
             BatchKind.ONE: chosen.one[sizes],
             BatchKind.FEW: chosen.many[sizes],
             BatchKind.MANY: chosen.many[sizes],
         }
         self._operations: dict[BatchKind, list[Operation]] = {}
-        out = b.result.numpy()[: len(b.many.floats) * n_embd].reshape(-1, n_embd)
+        out = b.result.numpy()[: len(b.many.floats) * sizes.width].reshape(-1, sizes.width)
         for kind, room in self._rooms.items():
-            routes, x = replace(room.routes, n_experts=n_here), self._x(kind)
+            routes, x = replace(room.routes, n_experts=n_here), room.x
             first = [quantise(b.state, x), sort_pairs(b.state, routes, self._numbers)]
             if kind is BatchKind.MANY:
                 made = experts_batch(
@@ -181,15 +189,13 @@ class ColdExperts:
 
     def run(self, n_tokens: int, threads: int, kind: BatchKind) -> Tensor:
         """The sums [T, n_embd] over each token's cold experts, of what a device has put into the buffers."""
-        b, x, routes = self._buffers, self._x(kind), self._rooms[kind].routes
+        b, room = self._buffers, self._rooms[kind]
+        x, routes = room.x, room.routes
         b.state[N_TOKENS] = n_tokens
-        x.floats[:n_tokens, : x.n] = b.normed.numpy()[:n_tokens]
+        x.floats[:n_tokens, : x.n] = b.normed_of((n_tokens, x.n)).numpy()
         routes.chosen[:n_tokens] = self._chosen.experts_of(n_tokens, self._sizes.n_chosen).numpy()
         routes.weights[:n_tokens] = self._chosen.weights_of(n_tokens, self._sizes.n_chosen).numpy()
         if kind not in self._programs:
             self._programs[kind] = assemble(self._operations[kind])
         self._team.run(self._programs[kind].table, threads)
         return b.result[: n_tokens * x.n].view(n_tokens, x.n)
-
-    def _x(self, kind: BatchKind) -> Vectors:
-        return self._buffers.one if kind is BatchKind.ONE else self._buffers.many

@@ -40,7 +40,7 @@ class ColdSide:
         self._sizes = {
             index: ExpertSizes.of(model.layers[index].ffn) for index, layer in enumerate(cold) if layer and layer.routed
         }
-        self._chosen = make_chosen_buffers(host, n_tokens, list(self._sizes.values()))
+        self._chosen = make_chosen_buffers(host, self._buffers, list(self._sizes.values()))
         told = [] if adaptive is None else [adaptive.neurons_of(index) for index in range(len(cold))]
         groups = max((slots.n_groups for slots in told if slots is not None), default=0)
         self._uses = host(n_tokens * groups, dtype=torch.int16)
@@ -74,8 +74,9 @@ class ColdSide:
     def send(self, flow: DeviceFlow, index: int, n: int) -> None:
         """From the device: the FFN's input, and who of its neurons counts, or which experts are chosen."""
         side = self._sides[index]
-        side.link.copy(self._buffers.normed[:n], flow.normed[:n])
         layer = side.layers[index]
+        seen = flow.experts_of(layer).seen[:n]
+        side.link.copy(self._buffers.normed_of(seen.shape), seen)
         routed = routing_of(layer.block.ffn.selection)
         if routed is not None and self._chosen is not None:
             found, count = flow.chosen(routed), routed.router.n_chosen
@@ -143,8 +144,8 @@ class ColdSide:
 
     def receive(self, flow: DeviceFlow, index: int, n: int) -> None:
         """To the device: the partial sums."""
-        n_embd = self._n_embd
-        self._sides[index].link.copy(flow.cold[:n], self._buffers.result[: n * n_embd].view(n, n_embd))
+        cold = flow.experts_of(self._sides[index].layers[index]).cold[:n]
+        self._sides[index].link.copy(cold, self._buffers.result[: cold.numel()].view(cold.shape))
 
     def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
         """By layer with cold experts: the hot ones now, and those that the last token chose."""

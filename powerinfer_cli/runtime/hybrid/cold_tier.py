@@ -1,6 +1,6 @@
 """The cold tier: what the neurons in main memory make of a layer's normed input, on the CPU."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -30,12 +30,17 @@ class ColdBuffers:
     """What passes between a device and the cold tier; layers share it. In memory that the device reaches by itself."""
 
     state: npt.NDArray[np.int64]
-    normed: Tensor  # float32 [tokens, n_embd], from the device
+    normed: Tensor  # float32 [tokens * n_embd], from the device: of T tokens [T, n_embd], or [T, latents]
     mask: Tensor  # uint8 [tokens * most cold neurons], from the device: of T tokens [T, n_cold]
     result: Tensor  # float32 [tokens * padded(n_embd)], to the device: of T tokens [T, n_embd]
     few: npt.NDArray[np.float32]  # [a few tokens, padded(n_embd)]: their results, before they go to `result`
     one: Vectors
     many: Vectors
+
+    def normed_of(self, shape: Sequence[int]) -> Tensor:
+        """[T, numbers of what is read]"""
+        n_tokens, n = shape
+        return self.normed[: n_tokens * n].view(n_tokens, n)
 
 
 def make_cold_buffers(host: Host, n_tokens: int, few: int, n_embd: int, most_cold: int) -> ColdBuffers:
@@ -44,7 +49,7 @@ def make_cold_buffers(host: Host, n_tokens: int, few: int, n_embd: int, most_col
 
     return ColdBuffers(
         state=np.zeros(2, np.int64),
-        normed=host(n_tokens, n_embd),
+        normed=host(n_tokens * n_embd),
         mask=host(n_tokens * most_cold, dtype=torch.uint8),
         result=host(n_tokens * padded(n_embd)),
         few=np.zeros((few, padded(n_embd)), np.float32),
@@ -122,7 +127,7 @@ class ColdTier:
         b = self._buffers
         b.state[N_TOKENS] = n_tokens
         vectors = b.one if kind is BatchKind.ONE else b.many
-        vectors.floats[:n_tokens, : vectors.n] = b.normed.numpy()[:n_tokens]
+        vectors.floats[:n_tokens, : vectors.n] = b.normed_of((n_tokens, vectors.n)).numpy()
         self._tell(n_tokens, kind)
         if kind not in self._programs:
             self._programs[kind] = assemble(self._operations[kind])

@@ -246,7 +246,24 @@ def _routed(
     chosen, weights = route(multiply(routed.router.logits, asked), routed.router)
     if show is not None:
         show(chosen)
+    if routed.latents is not None:
+        into = multiply(routed.latents.enter, x)
+        sums = _sum_of(neurons, routed, into, chosen, weights, torch.zeros_like(into))
+        made = multiply(routed.latents.leave, sums)
+        return made if routed.shared is None else _shared(routed.shared, x) + made
     y = torch.zeros_like(x) if routed.shared is None else _shared(routed.shared, x)
+    return _sum_of(neurons, routed, x, chosen, weights, y)
+
+
+def _sum_of(
+    neurons: Neurons[Matrix, Tensor],
+    routed: Routed[Matrix, Tensor],
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    y: Tensor,
+) -> Tensor:
+    """y + the sum of each token's chosen experts, whose weights [T, n_chosen] are. x: what they read."""
     for expert in sorted(set(chosen.flatten().tolist())):
         token, place = (chosen == expert).nonzero(as_tuple=True)
         weight = weights[token, place].unsqueeze(1)

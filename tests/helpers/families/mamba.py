@@ -54,7 +54,7 @@ def _falcon(**more: Any) -> Any:
     return FalconH1ForCausalLM(FalconH1Config(**given, rope_parameters=rope(1000.0)))
 
 
-def _nemotron(kinds: list[str]) -> Any:
+def _nemotron(kinds: list[str], **more: Any) -> Any:
     from transformers import NemotronHConfig, NemotronHForCausalLM
 
     given = {
@@ -71,7 +71,7 @@ def _nemotron(kinds: list[str]) -> Any:
         "routed_scaling_factor": 2.5,
     }
     sizes_ = {key: value for key, value in ODD.items() if key != "num_hidden_layers"}
-    model = NemotronHForCausalLM(NemotronHConfig(**sizes_, **given, layers_block_type=kinds))
+    model = NemotronHForCausalLM(NemotronHConfig(**sizes_, **given, **more, layers_block_type=kinds))
     for layer in model.model.layers:
         if layer.block_type == "moe":
             layer.mixer.gate.e_score_correction_bias.normal_(std=0.2)
@@ -88,4 +88,5 @@ FAMILIES = {
     "falcon-h1-normed": Family("falcon-h1", partial(_falcon, mamba_rms_norm=True)),
     "nemotron_h": Family("nemotron_h", partial(_nemotron, LAYERS)),
     "nemotron_h_moe": Family("nemotron_h_moe", partial(_nemotron, WITH_EXPERTS)),
+    "nemotron_h_moe-latents": Family("nemotron_h_moe", partial(_nemotron, WITH_EXPERTS, moe_latent_size=44)),
 }

@@ -137,7 +137,14 @@ def test_what_was_proposed_in_vain_leaves_no_heat(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("gpt-oss", None), ("llama4", RULE), ("gemma4-experts", RULE), ("llama-relu", RULE)]
+    ("name", "rule"),
+    [
+        ("gpt-oss", None),
+        ("llama4", RULE),
+        ("gemma4-experts", RULE),
+        ("nemotron_h_moe-latents", RULE),
+        ("llama-relu", RULE),
+    ],
 )
 def test_what_is_cold_passes_through_the_device(tmp_path: Path, name: str, rule: HeatRule | None) -> None:
     """Of long batches, as without; who was chosen is counted and heats, too."""

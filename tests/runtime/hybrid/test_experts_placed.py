@@ -18,7 +18,7 @@ from tests.helpers.placing.plans import plan_of
 from tests.helpers.rounding import check_logits
 
 KNOWN = [name for name, family in EXPERTS.items() if family.arch in ARCHITECTURES]
-KNOWN += ["lfm2moe", "qwen3next", "qwen35moe", "nemotron_h_moe"]
+KNOWN += ["lfm2moe", "qwen3next", "qwen35moe", "nemotron_h_moe", "nemotron_h_moe-latents"]
 SHARES = {"none": 0.0, "some": 0.4, "all": 1.0}
 
 

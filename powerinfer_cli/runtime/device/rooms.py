@@ -1,0 +1,55 @@
+"""Where what flows through the layers on one device lies between their steps. T tokens."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from powerinfer_cli.kernels.device import PlanarRows
+from powerinfer_cli.model.blocks import Linear, Norm
+
+__all__ = ["NOTHING", "Addends", "Chosen", "DeviceLinear", "ExpertRoom", "NeuronRoom"]
+
+DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Addends:
+    """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled.
+    beside: added to the sum behind what the parts' own sum passes through, `inner`, where there is something.
+    """
+
+    parts: tuple[Tensor, ...] = ()
+    norm: Norm[Tensor] | None = None
+    scale: float = 1.0
+    beside: Tensor | None = None
+    inner: Norm[Tensor] | DeviceLinear | None = None
+
+
+NOTHING = Addends()
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronRoom:
+    """Of neurons that are all computed, [T, n_ff]."""
+
+    gate: Tensor
+    up: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertRoom:
+    """What a layer's experts read, and the sums of those on the device and of the others, [T, n_embd or latents]."""
+
+    seen: Tensor
+    hot: Tensor
+    cold: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Experts int64 [T, n_chosen] of each token, ascending, and how much each counts, [T, n_chosen]."""
+
+    experts: Tensor
+    weights: Tensor
