@@ -85,7 +85,8 @@ def make_format(
     """The format whose weights are scale * (q - offset) + min. `extra`: bytes behind the quants of a repacked chunk.
 
     bundled: there is a DOT_BUNDLE, for which GGUF blocks are groups.
-    `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 on the VNNI rung).
+    `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 where products take any
+    unsigned byte).
     """
     name, has_min, chunk_bytes = kind.name.lower(), mins is not None, layout.size + extra
 

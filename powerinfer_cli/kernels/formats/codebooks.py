@@ -11,7 +11,7 @@ from powerinfer_cli.kernels.formats.blocks import make_format
 from powerinfer_cli.kernels.formats.format import Format
 from powerinfer_cli.kernels.formats.layouts import FOUR, Layout
 from powerinfer_cli.kernels.formats.legacy import copy_halves, halves, nibbles_of_blocks
-from powerinfer_cli.kernels.jit import RUNG, Rung, helper
+from powerinfer_cli.kernels.jit import RUNG, Products, helper
 from powerinfer_cli.kernels.simd import load16, load_i8, load_powers, lookup, store16, table16, two_f16
 
 __all__ = ["FORMATS"]
@@ -21,7 +21,7 @@ E2M1_DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 # Products with unsigned bytes are cheaper, so the lists are shifted to begin at 0, where the rung's products allow
 # for bytes that large.
-IQ4_OFFSET = 127 if RUNG is Rung.VNNI else 0
+IQ4_OFFSET = 127 if RUNG.products is Products.UNSIGNED else 0
 E2M1_OFFSET = 12
 
 _SCALES = FOUR.size

@@ -1,7 +1,7 @@
 """Formats that the same products of batches serve: a kind is what such a kernel must know as it is compiled."""
 
 from powerinfer_cli.kernels.formats import FORMATS, Format
-from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.jit import RUNG, Products
 
 __all__ = ["KINDS", "Kind", "kind_name", "kind_of", "offset_of"]
 
@@ -12,7 +12,7 @@ def kind_of(f: Format) -> Kind:
     """Bits matter only where products are added in 16 bits."""
     if f.is_float:
         return 0, False, 32
-    return f.group, f.has_min, 8 if RUNG is Rung.VNNI else f.bits
+    return f.group, f.has_min, f.bits if RUNG.products is Products.PAIRS else 8
 
 
 def kind_name(kind: Kind) -> str:
@@ -23,9 +23,13 @@ def kind_name(kind: Kind) -> str:
 
 def offset_of(bits: int, has_min: bool) -> int:
     """What products want added to quants: to signed ones of so many bits, or (has_min) to unsigned ones."""
-    if RUNG is Rung.VNNI:
-        return 128
-    return 0 if has_min else 1 << (bits - 1)
+    match RUNG.products:
+        case Products.UNSIGNED:
+            return 128
+        case Products.SIGNED:
+            return 0
+        case Products.PAIRS:
+            return 0 if has_min else 1 << (bits - 1)
 
 
 KINDS: tuple[Kind, ...] = tuple(sorted({kind_of(f) for f in FORMATS.values()}))

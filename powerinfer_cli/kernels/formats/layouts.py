@@ -10,13 +10,13 @@ A Layout's quants(chunk, k) is vector k; its pack(q, target) stores all of them,
 from dataclasses import dataclass
 from typing import Any
 
-from powerinfer_cli.kernels.jit import RUNG, Rung, helper
+from powerinfer_cli.kernels.jit import RUNG, Products, helper
 from powerinfer_cli.kernels.simd import bits64, load64, store64, store_bits, zero64
 
 __all__ = ["BYTES", "BYTES_OFFSET", "FIVE", "FOUR", "SIX", "THREE", "TWO", "Layout"]
 
 # Products with unsigned bytes are cheaper: where the rung's products allow for any byte, bytes hold q + 128.
-BYTES_OFFSET = 128 if RUNG is Rung.VNNI else 0
+BYTES_OFFSET = 128 if RUNG.products is Products.UNSIGNED else 0
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from powerinfer_cli.kernels.jit.deferred import DeferredCall, DeferredImport, He
 from powerinfer_cli.kernels.jit.rung import LOWER_CPU
 from powerinfer_cli.kernels.jit.types import Number, Signature
 
-__all__ = ["compiled", "real"]
+__all__ = ["compiled", "real", "translated"]
 
 OURS = __name__.partition(".")[0]
 
 if LOWER_CPU is not None:
-    numba.config.CPU_NAME, numba.config.CPU_FEATURES = LOWER_CPU, ""
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = LOWER_CPU.name, LOWER_CPU.features
 
 
 def _options(exact: bool) -> dict[str, Any]:
@@ -46,10 +46,21 @@ def _options(exact: bool) -> dict[str, Any]:
 
 def compiled(function: Callable[..., Any], signature: Signature, name: str, exact: bool = False) -> bytes:
     """An object file whose one function, `name`, is this one."""
+    return _library(function, signature, name, exact).object_code()
+
+
+def translated(function: Callable[..., Any], signature: Signature, name: str, exact: bool = False) -> str:
+    """LLVM code of it, not optimised yet: the rung's, which another CPU than this one may run."""
+    return _library(function, signature, name, exact).text()
+
+
+def _library(function: Callable[..., Any], signature: Signature, name: str, exact: bool) -> "_Library":
     arguments = tuple(real(argument) for argument in signature.arguments)
     compiler = _FunctionCompiler(_with_real_names(function), cpu_target, _options(exact), {}, pipeline_class=_Compiler)
     found = compiler.compile(arguments, real(signature.returns))
-    return bytes(found.library.object_code(found.fndesc.mangled_name, signature, name))
+    found.library.keep_only(found.fndesc.mangled_name, signature, name)
+    library: _Library = found.library
+    return library
 
 
 def real(value: Any) -> Any:
@@ -119,12 +130,17 @@ class _Library(JITCodeLibrary):
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalized = True
 
-    def object_code(self, mangled: str, signature: Signature, name: str) -> bytes:
-        """Of the function `mangled`, as `name`, without Numba's way to return and to raise."""
+    def keep_only(self, mangled: str, signature: Signature, name: str) -> None:
+        """Of the function `mangled`, as `name`, without Numba's way to return and to raise; nothing else is seen."""
         self._final_module.link_in(llvm.parse_assembly(_entry(mangled, signature, name)))
         for function in self._final_module.functions:
             if not function.is_declaration and function.name != name:
                 function.linkage = "internal"
+
+    def text(self) -> str:
+        return str(self._final_module)
+
+    def object_code(self) -> bytes:
         self._optimize_final_module()
         self._final_module.verify()
         return bytes(self._codegen._tm.emit_object(self._final_module))

@@ -2,43 +2,84 @@
 
 import os
 import platform
-from enum import StrEnum
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
 
 import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "Rung", "choose_rung", "possible_rungs"]
+__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "LowerCPU", "Products", "Rung", "choose_rung", "possible_rungs"]
 
 VARIABLE = "POWERINFER_CPU"
+
+
+class Products(Enum):
+    """How four bytes of weights and four of an input become a sum of 32 bits."""
+
+    UNSIGNED = auto()
+    """One step; weights are unsigned, any of 256."""
+    SIGNED = auto()
+    """One step; weights are signed."""
+    PAIRS = auto()
+    """Two products are added in 16 bits first, which would overflow if weights were large."""
 
 
 class Rung(StrEnum):
     """Instruction sets, best first. `any` is plain LLVM vectors."""
 
     VNNI = "vnni"
+    AVX_VNNI = "avxvnni"
     AVX2 = "avx2"
+    NEON = "neon"
     ANY = "any"
 
     @property
     def label(self) -> str:
         """For people."""
-        return _NAMES[self]
+        return _FACTS[self].label
+
+    @property
+    def products(self) -> Products:
+        return _FACTS[self].products
+
+    @property
+    def has_half(self) -> bool:
+        """Whether float16 is converted by instructions."""
+        return self is not Rung.ANY
 
 
-_NEEDS = {
-    Rung.VNNI: ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
-    Rung.AVX2: ("avx2", "fma", "f16c"),
-    Rung.ANY: (),
+@dataclass(frozen=True)
+class _Facts:
+    label: str
+    products: Products
+    needs: tuple[tuple[str, ...], ...]
+    """Features of a CPU, by LLVM's names: one of these sets."""
+
+
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
+_FACTS = {
+    Rung.VNNI: _Facts("AVX-512 VNNI", Products.UNSIGNED, (_AVX512,)),
+    # A CPU with AVX-512 has the same instruction in another encoding.
+    Rung.AVX_VNNI: _Facts("AVX-VNNI", Products.UNSIGNED, ((*_AVX2, "avxvnni"), (*_AVX2, *_AVX512))),
+    Rung.AVX2: _Facts("AVX2", Products.PAIRS, (_AVX2,)),
+    Rung.NEON: _Facts("NEON with dot products", Products.SIGNED, (("neon", "dotprod"),)),
+    Rung.ANY: _Facts("no instructions for products of bytes that are known here", Products.PAIRS, ((),)),
 }
-_NAMES = {Rung.VNNI: "AVX-512 VNNI", Rung.AVX2: "AVX2", Rung.ANY: "neither AVX-512 VNNI nor AVX2"}
-# For a rung below the CPU's best: a CPU that has no more, or LLVM would use the better instructions wherever it can.
-_LOWER_CPUS = {Rung.AVX2: "haswell", Rung.ANY: "x86-64"}
+
+
+@dataclass(frozen=True)
+class LowerCPU:
+    """What LLVM is to compile for, by its own names."""
+
+    name: str
+    features: str = ""
 
 
 def possible_rungs(features: dict[str, bool]) -> list[Rung]:
     """Those that a CPU of these features has, best first."""
-    return [rung for rung, needs in _NEEDS.items() if all(features.get(f) for f in needs)]
+    return [rung for rung, facts in _FACTS.items() if any(all(map(features.get, needs)) for needs in facts.needs)]
 
 
 def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, str]:
@@ -49,7 +90,7 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
     """
     possible = possible_rungs(features)
     if not forced:
-        return possible[0], f"the CPU has {_NAMES[possible[0]]}"
+        return possible[0], f"the CPU has {possible[0].label}"
     wanted = forced.strip().lower()
     if wanted not in possible:
         reason = "not what this CPU has" if wanted in list(Rung) else "unknown"
@@ -57,12 +98,22 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
     return Rung(wanted), f"{VARIABLE}={wanted}"
 
 
-def _chosen() -> tuple[Rung, str, str | None]:
-    """The rung, why, and which CPU is compiled for, by LLVM's name, where it is less than this one."""
+def _chosen() -> tuple[Rung, str, LowerCPU | None]:
+    """The rung, why, and which CPU is compiled for, where it is less than this one."""
     features = dict(llvmlite.binding.get_host_cpu_features())
     rung, reason = choose_rung(features, os.environ.get(VARIABLE))
-    lower = rung is not choose_rung(features, None)[0] and platform.machine() in ("x86_64", "AMD64")
-    return rung, reason, _LOWER_CPUS[rung] if lower else None
+    best = rung is possible_rungs(features)[0]
+    return rung, reason, None if best else _lower_cpu(rung, features)
+
+
+def _lower_cpu(rung: Rung, features: dict[str, bool]) -> LowerCPU | None:
+    """For a rung below the CPU's best: one that has no more, or LLVM would use better instructions wherever it can."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return LowerCPU("generic") if rung is Rung.ANY else None
+    if rung is Rung.AVX_VNNI:
+        vnni = "+avxvnni" if features.get("avxvnni") else "+avx512vl,+avx512vnni,+prefer-256-bit"
+        return LowerCPU("haswell", vnni)
+    return LowerCPU("haswell" if rung is Rung.AVX2 else "x86-64")
 
 
 RUNG, RUNG_REASON, LOWER_CPU = _chosen()

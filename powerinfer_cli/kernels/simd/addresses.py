@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.jit import RUNG
 from powerinfer_cli.kernels.simd.builders import (
     F32,
     HALF,
@@ -84,7 +84,7 @@ def half(typing: Any, pointer: Any, offset: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = builder.load(builder.gep(args[0], [args[1]]), align=1)
-        if RUNG is not Rung.ANY:
+        if RUNG.has_half:
             return builder.fpext(builder.bitcast(bits, HALF), F32)
         all_lanes = from_half(builder, splatted(builder, bits, Vector(I16, 16)))
         return builder.extract_element(all_lanes, I32(0))
@@ -97,7 +97,7 @@ def store_half(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """A float32 rounded to float16 into a uint16 pointer."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if RUNG is Rung.ANY:
+        if not RUNG.has_half:
             bits = builder.extract_element(to_half(builder, splatted(builder, args[2], F32x16)), I32(0))
         else:
             bits = builder.bitcast(builder.fptrunc(args[2], HALF), I16)

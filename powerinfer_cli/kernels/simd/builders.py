@@ -11,7 +11,7 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, register_model
 
-from powerinfer_cli.kernels.jit import RUNG, Rung
+from powerinfer_cli.kernels.jit import RUNG
 
 __all__ = [
     "B16",
@@ -33,6 +33,7 @@ __all__ = [
     "constant",
     "from_half",
     "fused",
+    "joined",
     "loaded",
     "multiplied",
     "part_of",
@@ -146,6 +147,14 @@ def part_of(builder: Any, v: Any, start: int, n: int) -> Any:
     return builder.shuffle_vector(v, v, constant(I32, range(start, start + n)))
 
 
+def joined(builder: Any, parts: Sequence[Any]) -> Any:
+    """Vectors of one length, 2**k of them, one behind the other."""
+    while len(parts) > 1:
+        lanes = constant(I32, range(2 * parts[0].type.count))
+        parts = [builder.shuffle_vector(low, high, lanes) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
 def rolled(builder: Any, n: int, values: dict[Any, Any], body: Callable[[Any, dict[Any, Any]], dict[Any, Any]]) -> Any:
     """values = body(k, values) for all k < n, n > 0, as a loop that LLVM does not unroll: it would mix the steps, and
     need more registers than there are.
@@ -185,7 +194,7 @@ def stored(builder: Any, value: Any, pointer: Any, offset: Any, align: int = 1) 
 
 def from_half(builder: Any, bits: Any) -> Any:
     """16 float16, given as int16, to float32. The lowest rung has no instruction for it."""
-    if RUNG is not Rung.ANY:
+    if RUNG.has_half:
         return builder.fpext(builder.bitcast(bits, ir.VectorType(HALF, 16)), V16)
     wide = builder.zext(bits, I32x16.llvm)
     size = builder.and_(wide, constant(I32, [0x7FFF] * 16))
@@ -201,7 +210,7 @@ def from_half(builder: Any, bits: Any) -> Any:
 def to_half(builder: Any, value: Any) -> Any:
     """16 float32 to float16 as int16, to the nearest, ties to even."""
     v16 = ir.VectorType(I16, 16)
-    if RUNG is not Rung.ANY:
+    if RUNG.has_half:
         return builder.bitcast(builder.fptrunc(value, ir.VectorType(HALF, 16)), v16)
     bits = builder.bitcast(value, I32x16.llvm)
     size = builder.and_(bits, constant(I32, [0x7FFFFFFF] * 16))

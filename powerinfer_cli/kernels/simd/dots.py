@@ -1,7 +1,8 @@
 """Dot products of bytes: the one place where the rungs differ.
 
-AVX-512 VNNI multiplies unsigned by signed bytes and adds four products to a sum of 32 bits in one step. The other
-rungs add pairs of products in 16 bits, which would overflow if they were large, and widen such sums in a second step.
+VNNI multiplies unsigned by signed bytes, NEON signed ones, and adds four products to a sum of 32 bits in one step. The
+other rungs add pairs of products in 16 bits, which would overflow if they were large, and widen such sums in a second
+step.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.formats.kinds import offset_of
-from powerinfer_cli.kernels.jit import RUNG, Rung
-from powerinfer_cli.kernels.simd.builders import B64, I16, I32, I64, I32x16, call, constant, part_of, rolled
+from powerinfer_cli.kernels.jit import RUNG, Products, Rung
+from powerinfer_cli.kernels.simd.builders import B64, I8, I16, I32, I64, I32x16, call, constant, joined, part_of, rolled
 
 __all__ = ["dot_signed", "dot_unsigned", "dotted", "group_products", "start_of"]
 
@@ -21,10 +22,24 @@ _W16 = ir.VectorType(I16, 32)
 Key = tuple[int, int]
 
 
-def _dot_vnni(builder: Any, sums: Any, w: Any, x: Any) -> Any:
-    """sums + w . x in groups of four; w 0..255, x signed."""
-    i = I32x16.llvm  # the older of the two signatures that LLVM has had: newer LLVMs understand both
-    return call(builder, "llvm.x86.avx512.vpdpbusd.512", i, sums, builder.bitcast(w, i), builder.bitcast(x, i))
+_STEPS = {  # instructions, and how many bytes they take
+    Rung.VNNI: ("llvm.x86.avx512.vpdpbusd.512", 64),
+    Rung.AVX_VNNI: ("llvm.x86.avx512.vpdpbusd.256", 32),
+    Rung.NEON: ("llvm.aarch64.neon.sdot.v4i32.v16i8", 16),
+}
+
+
+def _dot_at_once(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+    """sums + w . x in groups of four; x signed, w 0..255 or, where the rung's products are signed, -128..127."""
+    name, n = _STEPS[RUNG]
+    # Of x86's two signatures the older, which newer LLVMs understand as well.
+    lanes = ir.VectorType(I8, n) if RUNG is Rung.NEON else ir.VectorType(I32, n // 4)
+    parts = []
+    for at in range(0, 64, n):
+        a, b = (builder.bitcast(part_of(builder, v, at, n), lanes) for v in (w, x))
+        part = part_of(builder, sums, at // 4, n // 4)
+        parts.append(call(builder, name, part.type, part, a, b))
+    return joined(builder, parts)
 
 
 def _pairs_avx2(builder: Any, w: Any, x: Any) -> Any:
@@ -34,7 +49,7 @@ def _pairs_avx2(builder: Any, w: Any, x: Any) -> Any:
         call(builder, "llvm.x86.avx2.pmadd.ub.sw", v16, *(part_of(builder, v, at, 32) for v in (w, x)))
         for at in (0, 32)
     ]
-    return builder.shuffle_vector(*parts, constant(I32, range(32)))
+    return joined(builder, parts)
 
 
 def _pairs_any(builder: Any, w: Any, x: Any, *, signed: bool = False) -> Any:
@@ -57,12 +72,14 @@ def _widened(builder: Any, pairs: Any) -> Any:
 
 
 def _unsigned_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
-    if RUNG is Rung.VNNI:
-        return _dot_vnni(builder, sums, w, x)
+    if RUNG.products is not Products.PAIRS:
+        return _dot_at_once(builder, sums, w, x)
     return builder.add(sums, _widened(builder, _pairs(builder, w, x)))
 
 
 def _signed_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+    if RUNG.products is Products.SIGNED:
+        return _dot_at_once(builder, sums, w, x)
     if RUNG is Rung.ANY:
         return builder.add(sums, _widened(builder, _pairs_any(builder, w, x, signed=True)))
     zero = ir.Constant(w.type, None)
@@ -101,9 +118,10 @@ def group_products(
 ) -> dict[Key, Any]:
     """starts[t, v] + the sum over k < steps of weights(v, k) . inputs(t, k), four bytes a lane, for all keys (t, v).
 
-    weights: quants plus `offset_of` them, which are unsigned and have so many bits. inputs: within -127..127.
+    weights: quants plus `offset_of` them, which are of so many bits, unsigned unless the rung's products are signed.
+    inputs: within -127..127.
     """
-    if RUNG is not Rung.VNNI:
+    if RUNG.products is Products.PAIRS:
         return _narrow_products(builder, starts, steps, weights, inputs, bits)
     sums = dict(starts)
     for k in map(I64, range(steps)):
@@ -111,7 +129,7 @@ def group_products(
         for t in _tokens(starts):
             x = inputs(t, k)
             for v, value in w.items():
-                sums[t, v] = _dot_vnni(builder, sums[t, v], value, x)
+                sums[t, v] = _dot_at_once(builder, sums[t, v], value, x)
     return sums
 
 

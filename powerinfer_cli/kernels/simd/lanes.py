@@ -21,6 +21,7 @@ from powerinfer_cli.kernels.simd.builders import (
     I32x16,
     call,
     constant,
+    joined,
     loaded,
     part_of,
     splatted,
@@ -121,8 +122,15 @@ def _lookup_any(builder: Any, table: Any, index: Any) -> Any:
             pairs = zip(left[::2], left[1::2], strict=True)
             left = [builder.xor(a, builder.and_(mask, builder.xor(a, b))) for a, b in pairs]
         found.append(left[0])
-    low, high = (builder.shuffle_vector(*two, constant(I32, range(32))) for two in (found[:2], found[2:]))
-    return builder.shuffle_vector(low, high, constant(I32, range(64)))
+    return joined(builder, found)
+
+
+_LOOKUPS = {  # instructions, and how many bytes they take
+    Rung.VNNI: ("llvm.x86.avx512.pshuf.b.512", 64),
+    Rung.AVX_VNNI: ("llvm.x86.avx2.pshuf.b", 32),
+    Rung.AVX2: ("llvm.x86.avx2.pshuf.b", 32),
+    Rung.NEON: ("llvm.aarch64.neon.tbl1.v16i8", 16),
+}
 
 
 @intrinsic
@@ -133,10 +141,9 @@ def lookup(typing: Any, table: Any, index: Any) -> Any:
         table, index = args
         if RUNG is Rung.ANY:
             return _lookup_any(builder, table, index)
-        n = 64 if RUNG is Rung.VNNI else 32
-        name = "llvm.x86.avx512.pshuf.b.512" if RUNG is Rung.VNNI else "llvm.x86.avx2.pshuf.b"
+        name, n = _LOOKUPS[RUNG]
         tables = builder.shuffle_vector(table, table, constant(I32, [i % 16 for i in range(n)]))
         parts = [call(builder, name, tables.type, tables, part_of(builder, index, at, n)) for at in range(0, 64, n)]
-        return parts[0] if n == 64 else builder.shuffle_vector(*parts, constant(I32, range(64)))
+        return joined(builder, parts)
 
     return B64(B16, B64), codegen

@@ -7,6 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from powerinfer_cli.kernels.jit import RUNG, Rung
 from powerinfer_cli.kernels.simd.builders import (
     B16,
     B32,
@@ -149,8 +150,14 @@ def bits64(typing: Any, pointer: Any, offset: Any, value: Any) -> Any:
     """The 64 bits at a byte offset, lowest first, as bytes: `value` for a 1, 0 for a 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        mask = builder.bitcast(loaded(builder, args[0], args[1], I64), ir.VectorType(ir.IntType(1), 64))
         value = splatted(builder, builder.trunc(args[2], I8), B64)
+        if RUNG is Rung.VNNI:  # which has registers for masks
+            mask = builder.bitcast(loaded(builder, args[0], args[1], I64), ir.VectorType(ir.IntType(1), 64))
+        else:
+            eight = loaded(builder, args[0], args[1], ir.VectorType(I8, 8))
+            each = builder.shuffle_vector(eight, eight, constant(I32, [i // 8 for i in range(64)]))
+            bit = builder.and_(each, constant(I8, [1 << i % 8 for i in range(64)]))
+            mask = builder.icmp_unsigned("!=", bit, ir.Constant(B64.llvm, None))
         return builder.select(mask, value, ir.Constant(B64.llvm, None))
 
     return B64(pointer, types.int64, types.int64), codegen

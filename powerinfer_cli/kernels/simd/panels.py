@@ -31,7 +31,9 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
 _V = builders.F32x16.llvm
 _W = builders.I32x16.llvm
-_SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.AVX2: 6, Rung.ANY: 2}[RUNG]  # of 16 rows each, as registers allow
+_SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.AVX_VNNI: 6, Rung.AVX2: 6, Rung.NEON: 6, Rung.ANY: 2}[
+    RUNG
+]  # of 16 rows each, as registers allow
 
 
 def _parts(tokens: int) -> list[list[tuple[int, int]]]:

@@ -14,6 +14,7 @@ from powerinfer_cli.kernels.jit import Kernel, Rung, cache_folder, files, prepar
 from powerinfer_cli.kernels.jit.rung import choose_rung, possible_rungs
 
 AVX2 = {"avx2": True, "fma": True, "f16c": True}
+NEON = {"neon": True, "dotprod": True}
 VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"), True) | AVX2
 
 
@@ -25,6 +26,11 @@ VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni
         (VNNI, "avx2", Rung.AVX2),
         (VNNI, "AVX2", Rung.AVX2),
         (VNNI, " Any ", Rung.ANY),
+        (VNNI, "avxvnni", Rung.AVX_VNNI),
+        (AVX2 | {"avxvnni": True}, None, Rung.AVX_VNNI),
+        (NEON, None, Rung.NEON),
+        (NEON | {"dotprod": False}, None, Rung.ANY),
+        (NEON, "any", Rung.ANY),
         (VNNI | {"avx512vnni": False}, None, Rung.AVX2),
         (AVX2, None, Rung.AVX2),
         (AVX2 | {"f16c": False}, None, Rung.ANY),
@@ -40,7 +46,7 @@ def test_rung(features: dict[str, bool], forced: str | None, rung: Rung) -> None
 @pytest.mark.parametrize(
     ("features", "forced", "reason"),
     [
-        (VNNI, "sse9", "unknown; choose vnni, avx2, any"),
+        (VNNI, "sse9", "unknown; choose vnni, avxvnni, avx2, any"),
         (VNNI, "avx2,any", "unknown"),
         (AVX2, "VNNI", "not what this CPU has; choose avx2, any"),
         ({}, "avx2", "not what this CPU has; choose any"),
@@ -55,7 +61,8 @@ def test_a_rung_that_is_not_there_is_an_error(features: dict[str, bool], forced:
 
 def test_rungs_that_a_cpu_has() -> None:
     """The first is its best; scripts/test tries the others as well."""
-    assert possible_rungs(VNNI) == [Rung.VNNI, Rung.AVX2, Rung.ANY]
+    assert possible_rungs(VNNI) == [Rung.VNNI, Rung.AVX_VNNI, Rung.AVX2, Rung.ANY]
+    assert possible_rungs(NEON) == [Rung.NEON, Rung.ANY]
     assert possible_rungs(AVX2) == [Rung.AVX2, Rung.ANY]
     assert possible_rungs({}) == [Rung.ANY]
 
