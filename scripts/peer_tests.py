@@ -2,7 +2,8 @@
 """Run llama.cpp's own server tests with this project's server, or with any other program, in place of llama-server.
 
 Nothing in the tests is changed but the program that they start. Models that they would download are replaced by one
-stand-in, so tests that know what a certain model writes fail with any program: run llama-server too, to tell which.
+stand-in (rerankers by a tiny one of random weights), so tests that know what a certain model writes fail with any
+program: run llama-server too, to tell which.
 
     pip install -r LLAMA_CPP/tools/server/tests/requirements.txt pytest-timeout    # in an environment of its own
     python scripts/peer_tests.py LLAMA_CPP --python ENV/bin/python --server BUILD/bin/llama-server --out theirs
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from scripts.peer_suite.results import compared, read_outcomes, summary  # noqa: E402  # after the path is set
-from scripts.peer_suite.stand_in import write_cache, write_stand_in  # noqa: E402  # after the path is set
+from scripts.peer_suite.stand_in import write_cache, write_ranker, write_stand_in  # noqa: E402  # after the path is set
 from scripts.peer_suite.wrapper import write_wrapper  # noqa: E402  # after the path is set
 
 TIMEOUT_S = 180  # a test
@@ -53,12 +54,15 @@ def run(args: argparse.Namespace, rest: list[str]) -> Path:
     program = (
         [args.server] if args.server else [sys.executable, "-m", "powerinfer_cli", "server", "--cors-origins", "*"]
     )
+    ranker = out / "ranker.gguf"
+    if not ranker.exists():
+        write_ranker(ranker)
     wrapper, junit = out / "server", out / "junit.xml"
     ours = None
     if not args.server:
         ours = out / "models"
         ours.mkdir(exist_ok=True)
-    write_wrapper(wrapper, program, model, sys.executable, ROOT, ours)
+    write_wrapper(wrapper, program, model, sys.executable, ROOT, ours, ranker)
     write_cache(out / "hub", model)
     environment = {
         **os.environ,

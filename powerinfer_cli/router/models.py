@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.router.division import Curve
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.events import Events
 from powerinfer_cli.router.options import RouterOptions
 from powerinfer_cli.router.pool import Instance, Pool, State
 from powerinfer_cli.router.process import ModelProcess
 from powerinfer_cli.router.room import Share
+from powerinfer_cli.router.weighing import weighed
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.serving.http.logs import Log
 
@@ -34,7 +36,7 @@ class Models:
         self.options, self._log = options, log
         self.catalog = options.catalog()
         self.events = Events()
-        self.pool = Pool(self._spawn, options.room, self._changed)
+        self.pool = Pool(self._spawn, options.room, self._changed, self._weigh)
         self._folder: Path | None = None
         self._numbers = count()
 
@@ -150,11 +152,20 @@ class Models:
         assert self._folder is not None
         words = [*self.options.program, *entry.start.words, "--alias", entry.name]
         if share:
-            words += ["--vram-budget", ",".join(f"{part / GIB:.3f}" for part in share)]
+            words += ["--vram-budget", _budget(share)]
         socket = self._folder / f"{next(self._numbers)}.sock"
         return ModelProcess(
             words, socket, self.options.environment, lambda line: self._log.note(f"[{entry.name}] {line}")
         )
+
+    async def _weigh(self, entry: Entry) -> Curve:
+        words = [*self.options.program, *entry.start.words, "--vram-budget", _budget(self.options.room.budgets)]
+        curve = await weighed(words, self.options.environment)
+        if not curve:
+            self._log.note(
+                f"model {entry.name}: what GPU memory gains it is not known: it gets what it needs of the rest"
+            )
+        return curve
 
     def _changed(self, one: Instance) -> None:
         data: dict[str, Any] = {"status": str(one.state)}
@@ -162,3 +173,7 @@ class Models:
             data |= {"exit_code": one.exit_code, "error": one.fault}
             self._log.note(f"model {one.entry.name}: {one.fault}")
         self.events.tell(one.entry.name, "model_status", data)
+
+
+def _budget(share: Share) -> str:
+    return ",".join(f"{part / GIB:.3f}" for part in share)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from powerinfer_cli.router.division import Curve
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.process import ModelProcess
 from powerinfer_cli.router.room import Room, Share
@@ -19,6 +20,7 @@ from powerinfer_cli.serving.errors import APIError, server_error, unavailable
 __all__ = ["Instance", "Pool", "State"]
 
 Spawn = Callable[[Entry, Share], ModelProcess]
+Weigh = Callable[[Entry], Coroutine[None, None, Curve]]
 Changed = Callable[["Instance"], None]
 
 
@@ -59,9 +61,13 @@ class Instance:
 class Pool:
     """Instances by name. `changed` is told each change of a state."""
 
-    def __init__(self, spawn: Spawn, room: Room, changed: Changed) -> None:
-        """spawn: makes a process of an entry with so many bytes on GPUs; it is started here."""
-        self._spawn, self._room, self._changed = spawn, room, changed
+    def __init__(self, spawn: Spawn, room: Room, changed: Changed, weigh: Weigh) -> None:
+        """spawn: makes a process of an entry with so many bytes on GPUs; it is started here. weigh: what budgets gain
+        an entry, empty where nobody knows.
+        """
+        self._spawn, self._room, self._changed, self._weigh = spawn, room, changed, weigh
+        self._curves: dict[Entry, Curve] = {}
+        self._weighing = False
         self.instances: dict[str, Instance] = {}
         self._line: list[Instance] = []  # who waits to be loaded, first come first
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,6 +95,7 @@ class Pool:
 
     async def unload(self, one: Instance) -> None:
         """Stop a model, whoever uses it, and wait until it has ended."""
+        one.used_at = 0.0
         if one.process is not None:
             await self._stop(one)
 
@@ -154,6 +161,8 @@ class Pool:
             others = [other for other in self.instances.values() if other.process is not None]
             coming = sum(self._room.needed(other.entry) for other in others if other.state is State.LOADING)
             if self._room.holds(one.entry, len(others), coming):
+                if not self._divides(one, others):
+                    return  # there will be a change soon
                 self._line.pop(0)
                 self._begin(one)
                 continue
@@ -173,8 +182,52 @@ class Pool:
         elif not any(other.draining for other in others):
             min(others, key=lambda other: other.used_at).draining = True
 
+    def _divides(self, one: Instance, others: list[Instance]) -> bool:
+        """Whether GPUs have room for a model's part, or as much as there will be of it. Those that were used last, as
+        many as may be loaded, divide them; who has more than its part, and is idle, makes room and comes back with it.
+        """
+        unknown = [other.entry for other in self._together() if other.entry not in self._curves]
+        if unknown and len(self._together()) > 1:
+            if not self._weighing:
+                self._weighing = True
+                self._task(self._weighed(unknown))
+            return False
+        planned = self._planned()
+        mine, left = planned.get(one.entry.name), self._room.left(self._given())
+        if mine is None or all(part <= free for part, free in zip(mine, left, strict=True)):
+            return True
+        if any(other.stopping for other in others):
+            return False
+        large = [
+            other for other in others if other.idle and sum(other.share or ()) > sum(planned.get(other.entry.name, ()))
+        ]
+        if not large:
+            return True  # the others are busy, and keep what they have
+        self._task(self._stop(min(large, key=lambda other: other.used_at)))
+        return False
+
+    async def _weighed(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._curves[entry] = await self._weigh(entry)
+        self._weighing = False
+        self._advance()
+
+    def _together(self) -> list[Instance]:
+        """Those that divide GPUs: that were used last, as many as may be loaded at a time; none without budgets."""
+        used = sorted((one for one in self.instances.values() if one.used_at), key=lambda one: -one.used_at)
+        return used[: self._room.most or len(used)] if self._room.budgets else []
+
+    def _planned(self) -> dict[str, Share]:
+        """Parts by name, where there are several, of those whose gain is known."""
+        curves = {one.entry.name: self._curves.get(one.entry, ()) for one in self._together()}
+        known = {name: curve for name, curve in curves.items() if curve}
+        return self._room.planned(known) if len(curves) > 1 else {}
+
+    def _given(self) -> list[Share]:
+        return [other.share for other in self.instances.values() if other.share]
+
     def _begin(self, one: Instance) -> None:
-        one.share = self._room.share(one.entry, [other.share for other in self.instances.values() if other.share])
+        one.share = self._room.share(one.entry, self._given(), self._planned().get(one.entry.name))
         one.process = self._spawn(one.entry, one.share)
         one.state, one.fault, one.exit_code = State.LOADING, None, None
         self._changed(one)

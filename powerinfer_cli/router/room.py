@@ -1,8 +1,9 @@
 """Whether one more model fits: so many at most, in the memory that there is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from powerinfer_cli.router.division import STEPS, Curve, division
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.runtime.memory import available_memory
 
@@ -45,8 +46,23 @@ class Room:
             "take a smaller type of it, or start the server with --no-repack"
         )
 
-    def share(self, entry: Entry, given: Sequence[Share]) -> Share:
-        """Bytes of each GPU for one more model: what it can use of what others have left, in equal parts."""
-        left = [budget - sum(parts) for budget, *parts in zip(self.budgets, *given, strict=True)]
+    def share(self, entry: Entry, given: Sequence[Share], planned: Share | None = None) -> Share:
+        """Bytes of each GPU for one more model, of what others have left: as planned; else what it can use of it, in
+        equal parts.
+        """
+        left = self.left(given)
+        if planned is not None:
+            return tuple(map(min, planned, left))
         part = min(1.0, self.needed(entry) / sum(left)) if sum(left) else 0.0
         return tuple(int(part * one) for one in left)
+
+    def left(self, given: Sequence[Share]) -> Share:
+        """Bytes of each GPU that nobody has."""
+        return tuple(budget - sum(parts) for budget, *parts in zip(self.budgets, *given, strict=True))
+
+    def planned(self, curves: Mapping[str, Curve]) -> dict[str, Share]:
+        """By name, the bytes of each GPU that each of these models is to have beside the others."""
+        parts = division(list(curves.values()))
+        return {
+            name: tuple(budget * n // STEPS for budget in self.budgets) for name, n in zip(curves, parts, strict=True)
+        }

@@ -16,15 +16,11 @@ TEXTS = 64  # in a step, at most
 
 
 def longest_text(options: EngineOptions, config: ModelConfig) -> int:
-    """Tokens of a text, at most: as many as the model knows, or as were asked for.
-
-    Raises PowerInferError: more were asked for than a model with learned positions knows.
+    """Tokens of a text, at most: as many as were asked for; without, as the model knows, and never more than it has
+    learned positions.
     """
-    if config.learned_positions and options.n_ctx > config.n_ctx_train:
-        raise PowerInferError(
-            f"a context of {options.n_ctx} tokens (-c, n_ctx): the model knows only {config.n_ctx_train} positions"
-        )
-    return options.n_ctx or config.n_ctx_train
+    known = config.n_ctx_train
+    return min(options.n_ctx or known, known) if config.learned_positions else options.n_ctx or known
 
 
 def whole_text_options(options: EngineOptions, config: ModelConfig) -> EngineOptions:

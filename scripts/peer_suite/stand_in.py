@@ -10,7 +10,7 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import GGMLType, Tensor, WritableValue, open_gguf, write_gguf
 from powerinfer_cli.opening.bundled import BUNDLED
 
-__all__ = ["write_cache", "write_stand_in"]
+__all__ = ["write_cache", "write_ranker", "write_stand_in"]
 
 SHARPNESS = 64.0  # silu(64 x) / 64 is relu(x) but for a few thousandths: other programs know SiLU only in a llama
 CONTEXT = 2048
@@ -47,6 +47,13 @@ def write_stand_in(path: Path) -> None:
         tensors=[(name, values, GGMLType.F32) for name, values in tensors if ".fc2." not in name],
         sparse=False,
     )
+
+
+def write_ranker(path: Path) -> None:
+    """A tiny reranker of random weights, with words: which document it likes is chance."""
+    from tests.helpers.families.encoders import tiny_encoder, with_words  # builds it in torch
+
+    with_words(tiny_encoder("bge-reranker").file).write(path)
 
 
 def write_cache(folder: Path, model: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from powerinfer_cli.router.division import STEPS, Curve
 from powerinfer_cli.router.entries import Entry, Start
-from powerinfer_cli.router.pool import Pool, State
+from powerinfer_cli.router.pool import Instance, Pool, State
 from powerinfer_cli.router.room import Room
 from powerinfer_cli.serving.errors import APIError
 
@@ -56,13 +57,23 @@ class Bench:
         self.slow: set[str] = set()
         self.faults: dict[str, str] = {}
         room = Room(most=most, budgets=budgets, available=lambda: available)
-        self.pool = Pool(self._spawn, room, lambda one: self.states.append((one.entry.name, one.state)))  # type: ignore[arg-type]  # a fake
+        self.curves: dict[str, Curve] = {}
+        self.weighings: list[str] = []
+        self.pool = Pool(self._spawn, room, self._changed, self._weigh)  # type: ignore[arg-type]  # a fake
+
+    def _changed(self, one: Instance) -> None:
+        self.states.append((one.entry.name, one.state))
 
     def _spawn(self, entry: Entry, share: tuple[int, ...]) -> FakeProcess:
         process = FakeProcess(entry, entry.name in self.slow, self.faults.get(entry.name, ""))
         self.made.append(process)
         self.shares.append(share)
         return process
+
+    async def _weigh(self, entry: Entry) -> Curve:
+        self.weighings.append(entry.name)
+        await asyncio.sleep(0)
+        return self.curves.get(entry.name, ())
 
     async def use(self, name: str, until: asyncio.Event | None = None, size: int = 0) -> str:
         async with self.pool.using(entry(name, size)) as process:
@@ -266,6 +277,49 @@ async def test_memory_is_a_limit_as_well() -> None:
         await bench.use("b", size=9 * GIB)
     assert error.value.status == 503
     assert bench.state("a") is State.UNLOADED  # it made room, in vain
+
+
+def falling(*seconds: float) -> Curve:
+    """As many as given, and the last for all that follow."""
+    return (*seconds, *seconds[-1:] * (STEPS + 1 - len(seconds)))
+
+
+@loop
+async def test_the_budget_is_divided_by_what_it_gains_each() -> None:
+    """Whoever has more than its part, and is idle, comes back with less; then all stay."""
+    bench = Bench(most=2, budgets=(STEPS * GIB, STEPS * GIB // 2))
+    bench.curves = {"a": falling(9, 5, 2, 1), "b": falling(*range(60, 60 - 2 * (STEPS + 1), -2)), "c": falling(1.0)}
+    for name in "aba":
+        await bench.use(name, size=100 * GIB)
+    assert bench.loads == "aba"
+    assert bench.shares == [(16 * GIB, 8 * GIB), (14 * GIB, 7 * GIB), (2 * GIB, GIB)]
+    await bench.use("b", size=100 * GIB)
+    await bench.use("c", size=100 * GIB)
+    assert (bench.loads, bench.shares[-1]) == ("abac", (0, 0))  # it gains nothing
+    assert bench.weighings == ["b", "a", "c"]
+
+
+@loop
+async def test_busy_models_keep_what_they_have() -> None:
+    bench = Bench(most=2, budgets=(STEPS * GIB,))
+    bench.curves = {"a": falling(9, 1), "b": falling(9, 1)}
+    done = asyncio.Event()
+    busy = asyncio.create_task(bench.use("a", done, size=100 * GIB))
+    await settle()
+    assert await bench.use("b", size=100 * GIB) == "b"
+    assert bench.shares == [(16 * GIB,), (0,)]
+    done.set()
+    await busy
+    assert bench.loads == "ab"
+
+
+@loop
+async def test_what_cannot_be_weighed_gets_what_is_left() -> None:
+    bench = Bench(most=2, budgets=(STEPS * GIB,))
+    bench.curves = {"a": falling(9, 1)}
+    await bench.use("a", size=GIB)
+    await bench.use("b", size=100 * GIB)
+    assert sum(bench.shares[0]) + sum(bench.shares[1]) == STEPS * GIB
 
 
 @loop

@@ -41,6 +41,8 @@ def test_models_on_the_hub_become_the_stand_in(given: list[str], expected: list[
 def test_a_router_is_told_that_it_is_one() -> None:
     assert local_arguments(["--port", "1"], "M", "D") == ["--port", "1", "--models-dir", "D"]
     assert local_arguments(["-hf", "a/b"], "M", "D") == ["--model", "M"]
+    assert local_arguments(["-hf", "a/b", "--reranking"], "M", "D", "R") == ["--reranking", "--model", "R"]
+    assert local_arguments(["-hf", "a/b"], "M", "D", "R") == ["--model", "M"]
 
 
 def test_the_hubs_cache_holds_the_stand_in_by_the_names_that_tests_ask_for(tmp_path: Path) -> None:

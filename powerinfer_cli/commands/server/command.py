@@ -23,6 +23,7 @@ from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.router.division import WEIGHED
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.drafting import DraftOptions
@@ -80,6 +81,11 @@ def server(
         if model.model or model.hf:
             raise UsageError("-m and -hf exclude --models-dir and --models-preset: a router finds its models there")
         _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not machine.repack)
+        return
+    if steps := os.environ.get(WEIGHED):
+        from powerinfer_cli.commands.server.weighing import weigh
+
+        weigh(find_model(model, answers.hf_file), engine_options, placement, predictor, int(steps))
         return
     if os.environ.get(ROUTED):
         end_with_input()
