@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from powerinfer_cli.runtime import Engine
 
-__all__ = ["Decoding", "compare_decoding", "measure_decoding"]
+__all__ = ["DEEPEST", "Decoding", "compare_decoding", "measure_decoding"]
 
 BEFORE = 8  # tokens that are there when measuring begins
 ROUNDS = 6  # of each engine, in alternation
+DEEPEST = 256  # tokens of context: speeds are compared where a context is short, whatever an engine has room for
 LEAST = 8  # tokens of a round
 
 
@@ -50,7 +51,7 @@ class _Meter:
     """One engine's times."""
 
     def __init__(self, engine: Engine, ids: Sequence[int]) -> None:
-        self._engine, self._ids = engine, ids[: engine.n_ctx_sequence]
+        self._engine, self._ids = engine, ids[: min(DEEPEST, engine.n_ctx_sequence)]
         self._times: list[float] = []
 
     def round(self, seconds: float) -> "_Meter":

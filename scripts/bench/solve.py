@@ -119,13 +119,13 @@ def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[t
     size = sum(tensor.nbytes for tensor in open_gguf(model).tensors.values()) / 2**20
     rows = []
 
-    def add(what: str, seconds: float, target: int | None, peak: float | None, speeds: Any, says: str) -> None:
+    def add(what: str, seconds: float | None, target: int | None, peak: float | None, speeds: Any, says: str) -> None:
         predicted, measured = speeds
         rows.append(
             (
                 case.name,
                 what,
-                f"{seconds:.0f}",
+                "-" if seconds is None else f"{seconds:.0f}",
                 "-" if target is None else f"{target}",
                 "-" if peak is None else f"{peak / 2**20:,.0f}",
                 f"{size:,.0f}",
@@ -138,8 +138,9 @@ def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[t
 
     seconds, peak, found = run(model, out, [*common, "--verdict"])
     verdict = found["verdict"]
-    speeds = verdict["tokens_per_second"]
-    add("verdict", seconds, case.verdict, peak, (speeds["dense"], speeds["measured"]), f"gain {verdict['gain']:+.0%}")
+    speeds, gain = verdict["tokens_per_second"], f"gain {verdict['gain']:+.0%}"
+    add("verdict", seconds, case.verdict, peak, (speeds["measured"], None), gain)
+    add("dense, by costs alone", None, None, None, (speeds["dense"], speeds["measured"]), "")
     if case.flags is None:
         weights = sum(tensor.n_elements for tensor in open_gguf(model).tensors.values())
         add("complete, extrapolated", extrapolated(out, weights), 5400, None, (None, None), "")
@@ -151,8 +152,24 @@ def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[t
     excess = sum(layer["predicted_density"] for layer in layers) / sum(layer["true_density"] for layer in layers)
     says = f"recall {recall:.3f}, {excess:.2f} x active; perplexity {quality['loss']:+.1%} +/- {quality['error']:.1%}; "
     says += f"{compared['ratio']:.2f} x dense" if compared else "stays dense"
-    add("complete", seconds, case.complete, peak, (speeds["sparse"], compared and compared["sparse"]), says)
+    add("complete", seconds, case.complete, peak, (None, None), says)
+    # What the verdict told beside what was decoded after all was made; of a model that stays dense nothing is.
+    add(
+        "verdict's dense", None, None, None, (speeds["measured"], compared["dense"] if compared else decoded(model)), ""
+    )
+    if compared:
+        add("verdict's sparse", None, None, None, (speeds["expected"], compared["sparse"]), gain)
+        add("plan's sparse", None, None, None, (compared["predicted"], compared["sparse"]), "")
     return rows
+
+
+def decoded(model: Path) -> float:
+    """Tokens a second of a dense model, by `powerinfer bench`."""
+    command = [sys.executable, "-m", "powerinfer_cli", "bench", "-m", str(model), "-p", "0", "-n", "256", "-o", "json"]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
+    return float(json.loads(told.stdout)[0]["avg_ts"])
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from solver.placing.measure import PREDICTOR, CostShape
 
 __all__ = ["machine_name", "this_machine"]
 
-VERSION = 5  # of what is measured
+VERSION = 6  # of what is measured
 
 
 def this_machine(
@@ -39,7 +39,8 @@ def this_machine(
     anew: what lies there is replaced. Its note names the processors. Raises PowerInferError: too little memory.
     """
     packed = list(dict.fromkeys(kind if kind in FORMATS else conversion(kind) for kind in kinds))
-    width = shape.n_embd + -shape.n_embd % max(BLOCK[kind][0] for kind in (PREDICTOR, *packed))
+    rows = [PREDICTOR, *packed, *([shape.down] if shape.down else [])]
+    width = shape.n_embd + -shape.n_embd % max(BLOCK[kind][0] for kind in rows)
     machine = machine_name(devices)
     names = " ".join(kind.name for kind in packed)
     asked = f"{VERSION}, {machine}, {names}, {shape}, {threads}, {sorted(map(sorted, cores))}"

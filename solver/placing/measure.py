@@ -25,11 +25,14 @@ from powerinfer_cli.kernels.cpu.segments import make_state
 from powerinfer_cli.kernels.cpu.sparse.asking import ASK, Predictor
 from powerinfer_cli.kernels.cpu.sparse.token import sparse_token
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
+from powerinfer_cli.kernels.formats import FORMATS
+from powerinfer_cli.kernels.formats.convert import conversion
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
 from powerinfer_cli.model import Activation, Model, NormKind
 from powerinfer_cli.model.blocks import Linear, Neurons, attentions, predictor_of, routing_of
+from powerinfer_cli.model.turned import down_type
 from powerinfer_cli.runtime.threads import default_threads
 from solver.placing.device_profile import ANY_TYPE, Processor, Rates
 
@@ -52,7 +55,8 @@ RANK = 8  # of the width: a predictor's, where there is none
 class CostShape:
     """The sizes of a model that costs depend on: its width, its layers and what they are made of, without matrices'
     types. n_q, n_kv: numbers of a token's queries and keys. rank: of predictors. n_chosen: of n_experts, those that a
-    token needs, whose neurons together are n_ff; 0: there are none.
+    token needs, whose neurons together are n_ff; 0: there are none. down: the type of down matrices once a neuron is a
+    row, which is often wider; None: that of the others.
     """
 
     n_embd: int = 4096
@@ -65,6 +69,7 @@ class CostShape:
     rank: int = 1024
     n_experts: int = 0
     n_chosen: int = 0
+    down: GGMLType | None = None
 
     @classmethod
     def of(cls, model: Model) -> "CostShape":
@@ -86,6 +91,10 @@ class CostShape:
         found = cls(
             n_embd, n_ff, gated, n_embd, n_embd, n_embd, len(layers), max(32, rank - rank % 32), n_experts, n_chosen
         )
+        turned = ffn.neurons.down.weight.type
+        if not ffn.neurons.transposed:
+            turned = down_type(turned, n_embd)
+        found = found if turned is ffn.neurons.up.weight.type or routed is not None else replace(found, down=turned)
         heads = attentions(model.layers)
         if not heads:
             return found
@@ -117,14 +126,17 @@ def measure_cpu(
     shape: its rows are whole blocks of each type. threads: None for one per physical core. cores: where each may run.
     Raises MemoryError.
     """
+    down = shape.down or kinds[0]
+    down = down if down in FORMATS else conversion(down)
     team = Team(threads or default_threads(tuple(cores)), cores)
     say = on_step or (lambda _: None)
     try:
         rates, ffn = {}, []
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
-            prepare([*TEAM_KERNELS, *packing_kernels([kind, PREDICTOR], bundled=[PREDICTOR])])
-            dense, scattered, fixed = _reading(team, kind, shape)
+            turned = down if kind is kinds[0] else kind
+            prepare([*TEAM_KERNELS, *packing_kernels([kind, turned, PREDICTOR], bundled=[PREDICTOR])])
+            dense, scattered, fixed = _reading(team, kind, turned, shape)
             rates[kind.name] = Rates(dense, scattered)
             ffn.append(fixed)
         say("CPU: attention")
@@ -188,12 +200,12 @@ def _timed(team: Team, programs: Sequence[Sequence[Operation]]) -> float:
     return Timing(team, programs).run().seconds
 
 
-def _reading(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float, float]:
+def _reading(team: Team, kind: GGMLType, down: GGMLType, shape: CostShape) -> tuple[float, float, float]:
     """Bytes a second of whole matrices and of active neurons' rows; seconds that a sparse FFN costs besides, without
-    its predictor's bytes.
+    its predictor's bytes. down: the type of its rows.
     """
     whole, n_whole = _dense(team, kind, shape)
-    sparse, n_rows, predictor, each = _scattered(team, kind, shape)
+    sparse, n_rows, predictor, each = _scattered(team, kind, down, shape)
     for number in range(ROUNDS):
         for one in (whole, *sparse) if number % 2 == 0 else (*reversed(sparse), whole):
             one.run(1 / ROUNDS)
@@ -238,19 +250,21 @@ def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[Timing, int]:
     return Timing(team, programs), each * n_bytes
 
 
-def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[Timing], list[float], float, int]:
+def _scattered(
+    team: Team, kind: GGMLType, down_kind: GGMLType, shape: CostShape
+) -> tuple[list[Timing], list[float], float, int]:
     """Sparse FFNs of some numbers of active neurons, bytes of these neurons' rows, the predictor's, and how many layers
     are timed as one.
     """
-    row = _row_bytes(kind, shape.n_embd)
-    layer_bytes = (2 + shape.gated) * row * shape.n_ff
+    row, down_row = _row_bytes(kind, shape.n_embd), _row_bytes(down_kind, shape.n_embd)
+    layer_bytes = ((1 + shape.gated) * row + down_row) * shape.n_ff
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     x, hidden, out = make_vectors(1, shape.n_embd), make_vectors(1, shape.rank), make_vectors(1, shape.n_embd).floats[0]
     rng, asked = np.random.default_rng(0), _predictor_rows(shape)
     hidden_rows = zeros(PREDICTOR, shape.rank, shape.n_embd)
     fires = rng.choice([-1.0, 1.0], shape.n_ff).astype(np.float32)  # a bias: of neurons let through, half fire
     made = np.zeros(shape.rank, np.float32)
-    tensors = [zeros(kind, shape.n_ff, shape.n_embd) for _ in range(3)]
+    tensors = [zeros(one, shape.n_ff, shape.n_embd) for one in (kind, kind, down_kind)]
     count, each = _divided(shape.n_layer, layer_bytes)
     sizes = packed_bytes(asked, bundled=True), *map(packed_bytes, (hidden_rows, *tensors))
     arena = Arena(count * each * sum(sizes))
@@ -269,7 +283,7 @@ def _scattered(team: Team, kind: GGMLType, shape: CostShape) -> tuple[list[Timin
     logits = dequantize(asked.rows(), PREDICTOR)
     timings = [Timing(team, programs, _drawing(rng, hidden, logits, active)) for active in counts]
     n_bytes = asked.nbytes + shape.rank * _row_bytes(PREDICTOR, shape.n_embd)
-    read = (1 + (1 + shape.gated) / 2) * row
+    read = row + (shape.gated * row + down_row) / 2
     return timings, [active * read for active in counts], float(n_bytes), each
 
 

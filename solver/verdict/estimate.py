@@ -8,7 +8,8 @@ import numpy as np
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.model.blocks import Layer
-from solver.predictor import PredictorOptions, RankOptions, ReadingSpeed
+from solver.predictor import PredictorOptions, PredictorReport, RankOptions, ReadingSpeed
+from solver.predictor.layer import TrainedPredictor
 from solver.predictor.ranks import train_at_best_rank
 from solver.predictor.samples import Samples
 from solver.predictor.teacher import neuron_rows
@@ -53,6 +54,10 @@ class Trial:
     predicted: float
     true: float
 
+    @classmethod
+    def of(cls, report: PredictorReport) -> "Trial":
+        return cls(report.rank, report.predicted_density, report.true_density)
+
     @property
     def excess(self) -> float:
         """Of the idle neurons, the share that is let through all the same."""
@@ -87,14 +92,13 @@ def layer_bytes(layer: Layer[Tensor, Tensor], config: ModelConfig) -> LayerBytes
 
 def try_predictor(
     layer: Layer[Tensor, Tensor], config: ModelConfig, samples: Samples, recall: float, speed: ReadingSpeed | None
-) -> Trial:
+) -> TrainedPredictor:
     """In closed form: of what gradient steps would still gain nothing is promised."""
     exact = layer.ffn.neurons.activation.has_exact_zeros
     rows = neuron_rows(layer, samples.unit_inputs()) if exact else None
     options = PredictorOptions(recall=recall, validation_share=0.25)
     costs = layer_costs(layer, config).at(speed)
-    report = train_at_best_rank(samples, rows, costs, options, RankOptions()).report
-    return Trial(report.rank, report.predicted_density, report.true_density)
+    return train_at_best_rank(samples, rows, costs, options, RankOptions())
 
 
 def estimate_layers(

@@ -1,10 +1,10 @@
 """The way to a verdict: a short text is recorded, predictors are tried in a few layers, costs are measured."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
-from solver.decoding import Decoding, measure_decoding
+from solver.decoding import DEEPEST, Decoding, measure_decoding
+from solver.placing import Prediction
 from solver.predictor import DensityMeter, ReadingSpeed
+from solver.predictor.layer import TrainedPredictor
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
-from solver.verdict.estimate import Trial, estimate_layers, layer_bytes, try_predictor
+from solver.verdict.estimate import LayerEstimate, Trial, estimate_layers, layer_bytes, try_predictor
 from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
-from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse
+from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse, rows_slowness
+from solver.verdict.tried_decoding import decode_with_trials, is_small
 from solver.verdict.verdict import Verdict, WorkRates, always_read, bits_of, kind_of
 
 __all__ = ["Judging", "expected_rates", "expected_seconds", "judge", "recorded_rates"]
@@ -30,9 +33,9 @@ STAGE = "verdict"
 USUAL = 0.5  # of the neurons of a model without zeros
 SECONDS = 2.0  # of decoding
 READING, WEIGHING, TRYING = "verdict: reading", "verdict: leaving small neurons out", "verdict: trying predictors"
-MEASURING = "verdict: measuring this machine"
+MEASURING, DECODING = "verdict: measuring this machine", "verdict: decoding with predictors"
 WORK, TRIAL_WORK = 1.5e10, 4e8  # multiplications a second and thread, roughly; of a predictor's trial
-MEASURED = 15.0  # seconds
+MEASURED, DECODED = 15.0, 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def expected_seconds(rates: WorkRates) -> dict[str, float]:
     """Of a verdict's parts, by the words of their progress."""
     reading = rates.tokens * rates.reading
     graded = {WEIGHING: 2 * reading} if rates.graded else {}
-    return {READING: reading, **graded, MEASURING: MEASURED, TRYING: min(LOOKED_AT, rates.layers) * rates.training}
+    trying = min(LOOKED_AT, rates.layers) * rates.training
+    return {READING: reading, **graded, MEASURING: MEASURED, TRYING: trying, DECODING: DECODED}
 
 
 def recorded_rates(folder: Path, model: str) -> WorkRates | None:
@@ -121,10 +125,16 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     machine = wanted.machine()
     model.events.progress(MEASURING, 1, 1)
     speed, before = machine.speed, time.monotonic()
-    trials = _try(model, seen, wanted.recall, speed)
+    trials, trained = _try(model, seen, wanted.recall, speed)
     tried_seconds = time.monotonic() - before
     exact = density is None
     layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)
+    by_costs = predict_dense(machine), predict_sparse(machine, seen, files, layers, exact=exact)
+    speeds = _Speeds(*by_costs, decoding)
+    pay = {layer: one for layer, one in trained.items() if layers[layer].sparse}
+    if decoding is not None and speed is not None and pay:
+        speeds = _with_predictors(model, speeds, pay, _some_of_each(pieces), sum(layer.sparse for layer in layers))
+    rows = speeds.rows(layers)
     always = always_read(model.model)
     tried = [model.model.layers[layer].ffn.neurons for layer in trials]
     kinds = [down_type(one.down.weight.type, model.config.n_embd) for one in tried]
@@ -145,18 +155,56 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         bytes_turned=read([layer.bytes_turned for layer in layers]),
         down=kinds[0].name,
         down_loss=max(0.0 if down.transposed else down_loss(down.down.weight, fit=CompiledFit()) for down in tried),
-        dense=predict_dense(machine).tokens_per_second,
-        sparse=predict_sparse(machine, seen, files, layers, exact=exact).tokens_per_second,
-        measured=None if decoding is None else decoding.tokens_per_second,
-        spread=None if decoding is None else decoding.spread,
+        dense=speeds.dense.tokens_per_second,
+        sparse=speeds.sparse.tokens_per_second,
+        measured=None if speeds.measured is None else speeds.measured.tokens_per_second,
+        spread=None if speeds.measured is None else speeds.measured.spread,
         others=machine.others,
         machine=_machine_name(machine, decoding),
         bits=bits_of(model.model),
         threads=model.options.threads[0],
         reading=read_seconds / seen.tokens,
         training=tried_seconds / len(trials),
-        speed=speed,
+        speed=None if speed is None else speed.with_rows(rows),
+        expected=None if speeds.expected is None else 1.0 / speeds.expected,
+        rows=rows,
     )
+
+
+@dataclass(frozen=True)
+class _Speeds:
+    """dense, sparse: by costs. measured: the dense model here. expected: seconds of a token with predictors, as
+    measured in some layers; None where they were not.
+    """
+
+    dense: Prediction
+    sparse: Prediction
+    measured: Decoding | None
+    expected: float | None = None
+
+    def rows(self, layers: Sequence[LayerEstimate]) -> float:
+        """As `rows_slowness`."""
+        if self.measured is None or self.expected is None:
+            return 1.0
+        return rows_slowness(self.sparse, layers, self.measured.seconds / self.dense.seconds, self.expected)
+
+
+def _some_of_each(pieces: Chunks) -> list[int]:
+    """Of what differs from text to text the mean is wanted."""
+    return [token for piece in pieces for token in piece[: max(1, DEEPEST // len(pieces))]]
+
+
+def _with_predictors(
+    model: SolverModel, speeds: _Speeds, trained: Mapping[int, TrainedPredictor], ids: Sequence[int], layers: int
+) -> _Speeds:
+    """Measured with those that were tried, for so many sparse layers."""
+
+    def on_round(done: int, total: int) -> None:
+        model.events.progress(DECODING, done, total)
+
+    on_round(0, 1)
+    found = decode_with_trials(model.model, model.engine_options(), trained, ids, on_round)
+    return replace(speeds, measured=found.dense, expected=found.with_layers(layers))
 
 
 def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) -> float:
@@ -169,11 +217,16 @@ def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) ->
     return loss
 
 
-def _try(model: SolverModel, seen: Look, recall: float, speed: ReadingSpeed | None) -> dict[int, Trial]:
-    """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other."""
+def _try(
+    model: SolverModel, seen: Look, recall: float, speed: ReadingSpeed | None
+) -> tuple[dict[int, Trial], dict[int, TrainedPredictor]]:
+    """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other. What was
+    tried is kept of small models.
+    """
     threads, workers = torch.get_num_threads(), min(model.options.threads[1], len(seen.samples))
     model.events.progress(TRYING, 0, len(seen.samples))
     trials: dict[int, Trial] = {}
+    trained: dict[int, TrainedPredictor] = {}
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         tried = {
@@ -181,12 +234,15 @@ def _try(model: SolverModel, seen: Look, recall: float, speed: ReadingSpeed | No
             for layer, samples in seen.samples.items()
         }
         for future in as_completed(tried):
-            trials[tried[future]] = future.result()
+            layer, found = tried[future], future.result()
+            trials[layer] = Trial.of(found.report)
+            if is_small(model.model):
+                trained[layer] = found
             model.events.progress(TRYING, len(trials), len(seen.samples))
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    return trials
+    return trials, trained
 
 
 def _machine_name(machine: MachineCosts, decoding: Decoding | None) -> str:

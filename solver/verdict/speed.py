@@ -11,7 +11,7 @@ from solver.predictor import ReadingSpeed
 from solver.verdict.estimate import LayerBytes, LayerEstimate
 from solver.verdict.look import Look
 
-__all__ = ["MachineCosts", "predict_dense", "predict_sparse", "slowed"]
+__all__ = ["MachineCosts", "predict_dense", "predict_sparse", "rows_slowness", "slowed"]
 
 FARTHEST = 2.0  # of costs from what was measured: more is not the costs' error
 
@@ -39,12 +39,27 @@ class MachineCosts:
         return ReadingSpeed(rates.dense, rates.scattered, self.profile.cpu.ffn)
 
 
-def slowed(profile: DeviceProfile, factor: float) -> DeviceProfile:
-    """Costs with which all that the CPU does takes so many times as long: as a whole model took, for its parts."""
-    factor, cpu = min(FARTHEST, max(1 / FARTHEST, factor)), profile.cpu
-    rates = {name: Rates(one.dense / factor, one.scattered / factor) for name, one in cpu.rates.items()}
-    slower = replace(cpu, rates=rates, cache=cpu.cache / factor, layer=cpu.layer * factor, ffn=cpu.ffn * factor)
+def slowed(profile: DeviceProfile, factor: float, rows: float = 1.0) -> DeviceProfile:
+    """Costs with which all that the CPU does takes so many times as long: as a whole model took, for its parts. rows:
+    how many times as long again sparse FFNs take.
+    """
+    factor, cpu = _bounded(factor), profile.cpu
+    sparse = factor * _bounded(rows)
+    rates = {name: Rates(one.dense / factor, one.scattered / sparse) for name, one in cpu.rates.items()}
+    slower = replace(cpu, rates=rates, cache=cpu.cache / factor, layer=cpu.layer * factor, ffn=cpu.ffn * sparse)
     return replace(profile, cpu=replace(slower, token=cpu.token * factor))
+
+
+def rows_slowness(found: Prediction, layers: Sequence[LayerEstimate], factor: float, seconds: float) -> float:
+    """How many times as long as predicted sparse FFNs take, where a whole token was seen to take so many seconds, and
+    all else takes `factor` times as long as predicted.
+    """
+    rows = sum(time.ffn for time, layer in zip(found.layers, layers, strict=True) if layer.sparse)
+    return _bounded((seconds / factor - (found.seconds - rows)) / rows) if rows else 1.0
+
+
+def _bounded(factor: float) -> float:
+    return min(FARTHEST, max(1 / FARTHEST, factor))
 
 
 def predict_dense(machine: MachineCosts) -> Prediction:

@@ -57,9 +57,11 @@ class Verdict:
 
     bytes_*: of a token, as a whole: now; with the predictors that are to be expected; with some that are never wrong;
     with turned down matrices and no predictors. down, down_loss: the type of turned down matrices, and by how much that
-    moves their numbers, the worst of those that were looked at. dense, sparse: tokens a second, predicted. measured: of
-    the dense model here. others: cores that other programs kept busy. bits: of a weight. reading, training: seconds of
-    a token, and of a layer's predictor, as they were tried. speed: of this machine, None for others.
+    moves their numbers, the worst of those that were looked at. dense, sparse: tokens a second, by costs. measured: of
+    the dense model here; expected: of the sparse one, from layers that were decoded with predictors; rows: how many
+    times as long as costs say sparse FFNs take then, besides what the dense model does. others: cores that other
+    programs kept busy. bits: of a weight. reading, training: seconds of a token, and of a layer's predictor, as they
+    were tried. speed: of this machine, None for others.
     """
 
     kind: Kind
@@ -85,6 +87,8 @@ class Verdict:
     reading: float
     training: float
     speed: ReadingSpeed | None = None
+    expected: float | None = None
+    rows: float = 1.0
 
     @property
     def rates(self) -> WorkRates:
@@ -93,7 +97,8 @@ class Verdict:
     @property
     def gain(self) -> float:
         """Of tokens a second, as a share."""
-        return self.sparse / self.dense - 1
+        now, sparse = self.speeds()
+        return sparse / now - 1
 
     @property
     def pays(self) -> bool:
@@ -115,9 +120,9 @@ class Verdict:
         return self.dense / (self.measured or self.dense)
 
     def speeds(self) -> tuple[float, float]:
-        """Tokens a second now and sparse: as measured, where it was, and by as much faster as is predicted."""
+        """Tokens a second now and sparse: as measured, where it was, else by as much faster as costs say."""
         now = self.measured or self.dense
-        return now, now * self.sparse / self.dense
+        return now, self.expected or now * self.sparse / self.dense
 
     def lines(self) -> list[str]:
         """For people: what was found, before the sentence that says what comes of it."""
@@ -133,8 +138,8 @@ class Verdict:
             f"  a token reads {self.bytes_now / 1e6:,.1f} MB now, {self.bytes_sparse / 1e6:,.1f} MB with predictors "
             f"({self.bytes_best / 1e6:,.1f} MB, were they never wrong)",
             *self._turned(),
-            f"  tokens/s, {self.machine}: {now:,.1f} now{self._measured()}, {sparse:,.1f} with "
-            f"predictors (by costs alone: {self.dense:,.1f} and {self.sparse:,.1f})",
+            f"  tokens/s, {self.machine}: {now:,.1f} now{self._measured()}, {sparse:,.1f} with predictors"
+            + (" (measured in some layers)" if self.expected else ""),
         ]
 
     def _measured(self) -> str:
@@ -224,6 +229,7 @@ class Verdict:
                 "dense": self.dense,
                 "sparse": self.sparse,
                 "measured": self.measured,
+                "expected": self.speeds()[1],
                 "spread": self.spread,
             },
             "gain": self.gain,

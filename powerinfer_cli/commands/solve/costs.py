@@ -18,18 +18,19 @@ __all__ = ["Costs"]
 @dataclass
 class Costs:
     """Of one machine, for one model's type of weights. slowness: how many times as long as these say the model was
-    seen to take, once that is known.
+    seen to take, once that is known; rows: how many times as long again its sparse FFNs.
     """
 
     machine: Machine
     events: LoadEvents
     slowness: float = 1.0
+    rows: float = 1.0
     _found: list[tuple[DeviceProfile, str, float | None]] = field(default_factory=list)
 
     def of(self, job: PlanJob) -> tuple[DeviceProfile, str]:
         """Costs, and what names them: a profile's that was given, else measured now. Raises PowerInferError."""
         profile, name, _ = self._of(job)
-        return (profile if self.slowness == 1 else slowed(profile, self.slowness)), name
+        return (profile if self.slowness == self.rows == 1 else slowed(profile, self.slowness, self.rows)), name
 
     def for_verdict(self, gguf: GGUFFile, model: Model, options: EngineOptions, max_layers: int | None) -> MachineCosts:
         """For a dense model's verdict. Raises PowerInferError."""

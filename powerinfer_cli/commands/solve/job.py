@@ -94,7 +94,7 @@ class Job:
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
         if made.verdict and not self.machine.target.devices:
-            self._costs.slowness = made.verdict.slowness
+            self._costs.slowness, self._costs.rows = made.verdict.slowness, made.verdict.rows
         model = with_predictors(self.model, made.predictors, CompiledFit(), down) if made.predictors else self.model
         planned = plan_stage(
             self.gguf, model, self.options, made, self._costs, self.plan, plan_file, self._ids, self.events

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.gguf_io import GGMLType, retyped
+from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model import load_model
 from powerinfer_cli.model.blocks import Routed
 from powerinfer_cli.placement import main_memory_plan
@@ -21,6 +22,7 @@ from solver.placing.simulation import Work, simulate
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.families import tiny_family
 from tests.helpers.placing.placement_problems import sizes
+from tests.helpers.tiny_models import tiny_model
 
 KINDS = (GGMLType.Q4_0, GGMLType.F16, GGMLType.Q6_K)
 SMALL = CostShape(256, 512, n_q=256, n_kv=128, head_dim=64, n_layer=3, rank=32)
@@ -103,6 +105,24 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, error: E
     monkeypatch.setattr(machine, "measure_cpu", fail)
     with pytest.raises(PowerInferError, match=r"^no memory to measure this machine: .*--device-profile$"):
         measure_machine()
+
+
+def test_rows_are_timed_with_a_down_matrix_of_its_own_type(small: None) -> None:
+    """Turned, it is wider than the others: the bytes of half the rows that are let through."""
+    team = Team(1)
+    try:
+        _, same, *_ = measure._scattered(team, GGMLType.Q4_0, GGMLType.Q4_0, SMALL)
+        _, wide, *_ = measure._scattered(team, GGMLType.Q4_0, GGMLType.Q8_0, SMALL)
+    finally:
+        team.close()
+    assert [b / a for a, b in zip(same, wide, strict=True)] == pytest.approx([(1 + (1 + 34 / 18) / 2) / 2] * len(same))
+
+
+def test_a_dense_models_down_matrix_is_timed_as_it_will_be_turned(tmp_path: Path) -> None:
+    model = load_model(tiny_model("llama-relu").file.open(tmp_path))
+    assert CostShape.of(model).down is None
+    narrow = (layer.map(lambda matrix: retyped(matrix, GGMLType.Q4_0), lambda vector: vector) for layer in model.layers)
+    assert CostShape.of(replace(model, layers=tuple(narrow))).down is GGMLType.Q8_0
 
 
 def test_a_line_through_what_was_measured() -> None:

@@ -7,19 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.model import Activation, load_model
+from powerinfer_cli.model import Activation, Model, load_model
+from powerinfer_cli.model.blocks import predictor_of
 from powerinfer_cli.opening import Companions
 from powerinfer_cli.opening.planning.gpus import Target
 from powerinfer_cli.opening.planning.plan_job import PlanJob
-from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from solver.placing import load_profile
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver.decoding import Decoding
+from solver.placing import LayerTime, Prediction, load_profile
 from solver.predictor import ReadingSpeed
+from solver.predictor.layer import PredictorReport, TrainedPredictor
 from solver.stages import Place, SolverModel, text_chunks
-from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of, slowed
+from solver.verdict import Judging, Kind, MachineCosts, Verdict, judge, judging, kind_of, slowed, tried_decoding
 from solver.verdict.estimate import LayerBytes, LayerEstimate, Trial, estimate_layers
 from solver.verdict.look import short_text
+from solver.verdict.speed import rows_slowness
+from solver.verdict.tried_decoding import TriedDecoding, decode_with_trials
 from tests.helpers.placing.placed_model import placed_model
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
@@ -52,7 +58,10 @@ def test_what_is_worth_it() -> None:
     assert not any("turned" in line for line in replace(VERDICT, down_loss=0.0).lines())
     assert "a token reads 3.0 MB now, 1.8 MB with predictors (1.6 MB, were they never wrong)" in VERDICT.lines()[4]
     assert VERDICT.lines()[2] == "  by layer, %: 10 10"
-    assert "80.0 now (measured), 120.0 with" in VERDICT.lines()[-1]
+    assert "80.0 now (measured), 120.0 with predictors" in VERDICT.lines()[-1]
+    measured = replace(VERDICT, expected=100.0)
+    assert measured.gain == pytest.approx(0.25)
+    assert "100.0 with predictors (measured in some layers)" in measured.lines()[-1]
     assert "the times differ by 50%" in replace(VERDICT, spread=0.5).lines()[-1]
     assert "differ by more than 100%" in replace(VERDICT, spread=12.0).lines()[-1]
 
@@ -119,6 +128,51 @@ def test_costs_are_slowed_as_the_whole_model_is() -> None:
     assert VERDICT.slowness == pytest.approx(1.25)
     assert replace(VERDICT, measured=None).slowness == 1
     assert slowed(profile, 100.0) == slowed(profile, 2.0)  # no error of costs
+    sparse = slowed(profile, 1.25, 1.5).cpu
+    assert sparse.rates_for("Q4_0").scattered == pytest.approx(rates.scattered / 1.875)
+    assert (sparse.ffn, sparse.layer) == pytest.approx((profile.cpu.ffn * 1.875, found.layer))
+
+
+def test_sparse_layers_are_as_slow_as_was_seen() -> None:
+    """Of 10 ms two sparse FFNs are 2 ms each; all else takes 1.5 times as long, and a token 18 ms."""
+    times = tuple(LayerTime(1e-3, 0.0, 2e-3, 2e-3, 0.0, 0.0) for _ in range(3))
+    layers = LAYER, LAYER, replace(LAYER, sparse=False)
+    found = Prediction(times, head=1e-3, token=0.0)
+    assert rows_slowness(found, layers, 1.5, 18e-3) == pytest.approx((18 / 1.5 - 6) / 4)
+    assert rows_slowness(found, layers[2:] * 3, 1.5, 18e-3) == 1.0
+
+
+def test_what_was_measured_in_some_layers_holds_for_all() -> None:
+    found = TriedDecoding(Decoding(10e-3, 0.1, 100), Decoding(9e-3, 0.1, 100), layers=4)
+    assert found.with_layers(20) == pytest.approx(5e-3)
+    assert found.with_layers(4) == pytest.approx(9e-3)
+    assert found.with_layers(80) == pytest.approx(1e-3)  # no model becomes more than ten times as fast
+
+
+def test_a_small_model_is_decoded_with_the_predictors_that_were_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tried_decoding, "SECONDS", 0.05)
+    model = load_model(open_gguf(tiny_model("llama-relu").file.write(tmp_path / "model.gguf")))
+    n_embd, n_ff = model.config.n_embd, model.config.n_ff[1]
+    made = TrainedPredictor(torch.ones(32, n_embd), torch.ones(n_ff, 32), PredictorReport(0.95, 1.0, 0.5, 0.1, 32))
+    opened: list[Model] = []
+
+    class Opened(Engine):
+        def __init__(self, of: Model, *rest: Any) -> None:
+            opened.append(of)
+            super().__init__(of, *rest)
+
+    monkeypatch.setattr(tried_decoding, "Engine", Opened)
+    found = decode_with_trials(model, EngineOptions(n_ctx=64, n_threads=1), {1: made}, IDS[:60], lambda *_: None)
+    assert found.layers == 1
+    assert min(found.dense.tokens, found.sparse.tokens) >= 8
+    dense, sparse = opened
+    assert dense is model
+    assert [predictor_of(layer.ffn.selection) is not None for layer in sparse.layers] == [
+        i == 1 for i in range(model.config.n_layer)
+    ]
+    assert sparse.layers[0] is model.layers[0]
 
 
 def test_a_short_text_is_from_all_over() -> None:
@@ -147,7 +201,7 @@ def test_a_verdict_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with_engine: list[bool] = []
     tries = judging.try_predictor
 
-    def tried(*given: Any) -> Trial:
+    def tried(*given: Any) -> TrainedPredictor:
         with_engine.append("_engine" in vars(model))
         return tries(*given)
 

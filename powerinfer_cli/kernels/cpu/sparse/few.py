@@ -23,7 +23,15 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_in_memory,
 )
 from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_for, logits_of, reached
-from powerinfer_cli.kernels.cpu.sparse.token import PARTS, NeuronMask, RowNeurons, add_down, add_parts, borders_of
+from powerinfer_cli.kernels.cpu.sparse.token import (
+    PARTS,
+    NeuronMask,
+    RowNeurons,
+    add_down,
+    add_parts,
+    borders_of,
+    parts_of,
+)
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats.format import BUNDLE, padded
@@ -64,7 +72,6 @@ def sparse_few(
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     union, needed = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.int64)
     chosen, values = np.zeros((few, n_ff), np.int32), np.zeros((few, n_ff), np.float32)
-    sums = np.zeros((PARTS, few, n_embd), np.float32)
     asked: dict[str, Operand] = {"fc2": None, "hidden": None, "hidden_bytes": 0, "numbers": None, "thresholds": None}
     n = n_ff
     if isinstance(predictor, NeuronMask):
@@ -73,6 +80,8 @@ def sparse_few(
         fc2, n = predictor.fc2, predictor.n
         asked = {"fc2": fc2, "hidden": input_of(fc2, hidden), "hidden_bytes": stride_of(fc2, hidden)}
         asked |= {"numbers": predictor.numbers, "thresholds": predictor.thresholds}
+    borders = borders_of(n)
+    sums = np.zeros((parts_of(borders), few, n_embd), np.float32)
     gate, up = neurons.gate, neurons.up
     one, other = (up, None) if gate is None else (gate, up)
     first, second = _with_inputs("first", one, x), _with_inputs("second", other, x)
@@ -97,7 +106,7 @@ def sparse_few(
             down=neurons.down.weight,
             sums=sums,
             room=few,
-            borders=borders_of(n),
+            borders=borders,
             code=ACTIVATION_CODES[neurons.activation],
             curve=curve_numbers(neurons.curve),
         ),
@@ -283,12 +292,12 @@ def _add_neurons(op_address, worker):
     through, found, few = i64(address_of(stack_f32(32))), stack_f32(16), i64(op[OP.few])
     opened = few[PANELS] + worker * few[PANELS_BYTES]
     multiplied = opened + few[PANELS_BYTES] // INPUTS
-    part = take(op)
-    if part < PARTS:
+    part, n = take(op), op[OP.n]
+    if part < PARTS and borders[part] < n:
         _pack(first, op[OP.first_x], op[OP.first_x_bytes], n_tokens, opened)
         if op[OP.second]:
             _pack(i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes], n_tokens, multiplied)
-    while part < PARTS:
+    while part < PARTS and borders[part] < n:
         begin, end = borders[part], borders[part + 1]
         union, needed = i32(op[OP.union] + begin * 4), i64(op[OP.needed] + begin * 8)
         _clear(lengths, n_tokens)

@@ -62,12 +62,15 @@ __all__ = [
     "add_down",
     "add_parts",
     "borders_of",
+    "parts_of",
     "sparse_token",
 ]
 
-# How much of the neurons each part has: small ones at the end, so that no thread waits long for another.
-_SHARES = np.array([3] * 8 + [1] * 8)
-PARTS = len(_SHARES)
+# How much of the neurons each part has: small ones at the end, so that no thread waits long for another. Of few neurons
+# there are fewer parts: the sums of many would be more bytes than the rows (1,024 of them: 217 us a token, then 174).
+_SHARES, _SMALL_SHARES = np.array([3] * 8 + [1] * 8), np.array([3, 3, 1, 1])
+_SMALL = 2048  # neurons
+PARTS = len(_SHARES)  # at most
 _ROWS_AHEAD = 4  # where rows follow one another
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
@@ -75,7 +78,7 @@ NEURONS = operands(
     "fc2 hidden numbers thresholds n modes first first_x first_bias second second_x second_bias relu_on_up chosen "
     "values counts down sums borders code curve"
 )
-PART_SUMS = operands("state sums n part_stride out out_stride bias n_bias group")
+PART_SUMS = operands("state sums n parts part_stride out out_stride bias n_bias group")
 
 # A layer's neurons, whose down rows are rows.
 RowNeurons: TypeAlias = Neurons[WeightRows, npt.NDArray[np.float32]]
@@ -114,7 +117,6 @@ def sparse_token(
     """
     n_ff, n_embd = neurons.n_ff, padded(neurons.down.weight.n_cols)
     chosen, values = np.zeros(n_ff, np.int32), np.zeros(n_ff, np.float32)
-    sums = np.zeros((PARTS, 1, n_embd), np.float32)
     asked: dict[str, Operand] = {"fc2": None, "hidden": None, "numbers": None, "thresholds": None, "modes": None}
     n = n_ff
     if isinstance(predictor, NeuronMask):
@@ -123,6 +125,8 @@ def sparse_token(
         fc2, n = predictor.fc2, predictor.n
         asked |= {"fc2": fc2, "hidden": input_of(fc2, hidden)}
         asked |= {"numbers": predictor.numbers, "thresholds": predictor.thresholds}
+    borders = borders_of(n)
+    sums = np.zeros((parts_of(borders), 1, n_embd), np.float32)
     gate, up = neurons.gate, neurons.up.weight
     ups: tuple[Operand, ...] = up, input_of(up, x), neurons.up.bias
     first, second = (ups, (None, None, None)) if gate is None else (_with_input(gate, x), ups)
@@ -142,7 +146,7 @@ def sparse_token(
             counts=counts,
             down=neurons.down.weight,
             sums=sums,
-            borders=borders_of(n),
+            borders=borders,
             code=ACTIVATION_CODES[neurons.activation],
             curve=curve_numbers(neurons.curve),
         ),
@@ -155,10 +159,17 @@ def _with_input(linear: Linear[WeightRows, npt.NDArray[np.float32]], x: Vectors)
 
 
 def borders_of(n: int) -> npt.NDArray[np.int64]:
-    """Where parts of n neurons begin, each with whole bundles, and the last one ends, [PARTS + 1]."""
-    bundles = -(-n // BUNDLE) * np.cumsum([0, *_SHARES]) // _SHARES.sum()
-    borders: npt.NDArray[np.int64] = np.minimum(BUNDLE * bundles, n)
+    """Where parts of n neurons begin, each with whole bundles, and the last one ends, [PARTS + 1]: n from there on."""
+    shares = _SMALL_SHARES if n < _SMALL else _SHARES
+    bundles = -(-n // BUNDLE) * np.cumsum([0, *shares]) // shares.sum()
+    borders = np.full(PARTS + 1, n, np.int64)
+    borders[: len(bundles)] = np.minimum(BUNDLE * bundles, n)
     return borders
+
+
+def parts_of(borders: npt.NDArray[np.int64]) -> int:
+    """How many parts there are; of no neurons one."""
+    return max(1, int((borders < borders[-1]).sum()))
 
 
 def add_parts(
@@ -168,17 +179,18 @@ def add_parts(
     bias: npt.NDArray[np.float32] | None,
     down: WeightRows,
 ) -> Operation:
-    """out[t] = the parts' sums (+ bias), in the order of columns. sums [PARTS, T or more, padded(n)], in AXPY's order.
+    """out[t] = the parts' sums (+ bias), in the order of columns. sums [parts, T or more, padded(n)], in AXPY's order.
 
     Without a state there is one token.
     """
-    n_tokens, n = sums.shape[1:]
+    n_parts, n_tokens, n = sums.shape
     return Operation.of(
         _add_parts,
         PART_SUMS,
         state=state,
         sums=sums,
         n=n,
+        parts=n_parts,
         part_stride=n_tokens * n,
         out=out,
         out_stride=out.strides[0] // 4 if out.ndim > 1 else 0,
@@ -314,8 +326,8 @@ def _add_neurons(op_address, worker):
         i64(op[NEURONS.borders]),
     )
     sum_bytes, code, curve = padded(down[COLUMNS]) * 4, op[NEURONS.code], op[NEURONS.curve]
-    part = take(op)
-    while part < PARTS:
+    part, n = take(op), op[NEURONS.n]
+    while part < PARTS and borders[part] < n:
         begin, end = borders[part], borders[part + 1]
         chosen, values = i32(op[NEURONS.chosen] + begin * 4), f32(op[NEURONS.values] + begin * 4)
         if fc2:
@@ -340,8 +352,9 @@ def _add_neurons(op_address, worker):
 def _add_parts(op_address, worker):
     """A piece is some columns of a token."""
     op = i64(op_address)
-    n, part_stride, bias, n_bias, group = (
+    n, parts, part_stride, bias, n_bias, group = (
         op[PART_SUMS.n],
+        op[PART_SUMS.parts],
         op[PART_SUMS.part_stride],
         op[PART_SUMS.bias],
         op[PART_SUMS.n_bias],
@@ -357,7 +370,7 @@ def _add_parts(op_address, worker):
         sums, out = f32(op[PART_SUMS.sums] + t * n * 4), f32(op[PART_SUMS.out] + t * op[PART_SUMS.out_stride] * 4)
         for c in range(begin, begin + _COLUMNS, 16):
             total = load_f32(sums, c)
-            for part in range(1, PARTS):
+            for part in range(1, parts):
                 total = total + load_f32(sums, part * part_stride + c)
             if group == 0:
                 store_f32(out, c, total)
