@@ -135,7 +135,7 @@ def report(found: dict[str, list[float]], args: argparse.Namespace, cosines: dic
     best = min((name for name in found if name != "ours"), key=lambda name: statistics.median(found[name]))
     ratios = [peer / own for peer, own in zip(found[best], found["ours"], strict=True)]
     print(f"{best} by ours: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
-    print(f"least cosine with transformers in float32: ours {cosines['ours']:.6f}, llama.cpp {cosines['peer']:.6f}")
+    print(f"least cosine with transformers in float32: ours {cosines['ours']:.8f}, llama.cpp {cosines['peer']:.8f}")
 
 
 if __name__ == "__main__":

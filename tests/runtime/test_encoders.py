@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.gguf_io import GGMLType, GGUFFile
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from powerinfer_cli.runtime.pooling import Pool
 from tests.helpers.families.encoders import ENCODERS, RERANKERS, states, tiny_encoder
@@ -38,6 +38,19 @@ def test_hidden_states(tiny: TinyFamily, gguf: GGUFFile) -> None:
         for ids, rows in zip(TEXTS, found, strict=True):
             np.testing.assert_allclose(rows, states(tiny, ids), rtol=0, atol=1e-4)
         engine.close()
+
+
+def test_vectors_of_a_file_of_16_bits(tmp_path: Path) -> None:
+    """In fixed point on the CPU: a text's direction is torch's, and its own whatever it shares its step with."""
+    tiny = tiny_encoder("nomic-bert")
+    engine = Engine.load(tiny.file.stored_as(GGMLType.F16).open(tmp_path), EngineOptions(n_threads=2))
+    together = engine.step([Piece(i, ids, Wanted.HIDDEN) for i, ids in enumerate(TEXTS)])
+    for ids, rows in zip(TEXTS, together, strict=True):
+        wanted = states(tiny, ids)
+        assert rows is not None
+        cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert cosines.min() > 0.9999
+        np.testing.assert_array_equal(engine.step([Piece(0, ids, Wanted.HIDDEN)])[0], rows)
 
 
 @pytest.fixture

@@ -12,73 +12,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.panels import (
+    PANEL_BYTES,
+    PANELS_AT,
+    PIECE,
+    SCRATCH_BYTES,
+    TILE_AT,
+    at_once,
+    begin_tile,
+    block_of,
+    end_tile,
+    filling,
+    pack_fixed_token,
+    pack_float_token,
+    pack_token,
+    stepping,
+)
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, WeightRows
 from powerinfer_cli.kernels.cpu.rows import ROWS as N_ROWS
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
-from powerinfer_cli.kernels.formats.kinds import KINDS, Kind, kind_name, kind_of, offset_of
-from powerinfer_cli.kernels.formats.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
+from powerinfer_cli.kernels.formats.kinds import FIXED, KINDS, Kind, fixed_of, kind_name, kind_of
+from powerinfer_cli.kernels.formats.panels import BLOCK, FIXED_BLOCK, GROUP, ROWS, TOKENS
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
-from powerinfer_cli.kernels.simd import (
-    f32,
-    i8,
-    i32,
-    i64,
-    load32,
-    load_f32,
-    multiply,
-    multiply_floats,
-    splat,
-    store32,
-    store_f32,
-    transposer,
-    zero,
-)
+from powerinfer_cli.kernels.simd import f32, i64
 
-__all__ = [
-    "COLUMNS_AT_ONCE",
-    "FLOAT_COLUMNS_AT_ONCE",
-    "PANELS_AT",
-    "PANEL_BYTES",
-    "PIECE",
-    "SCRATCH_BYTES",
-    "TILE_AT",
-    "Product",
-    "Workspace",
-    "begin_tile",
-    "end_tile",
-    "fill_float_panel",
-    "filling",
-    "gemm",
-    "make_workspace",
-    "pack_float_token",
-    "pack_token",
-    "stepping",
-]
+__all__ = ["Product", "Workspace", "gemm", "make_workspace"]
 
-PANELS = 2  # of a piece
-PIECE = PANELS * ROWS
-COLUMNS_AT_ONCE = 2048
-FLOAT_COLUMNS_AT_ONCE = 512
-_FEW = 2  # tokens: the tile's part for the last ones
-
-_transpose = transposer(16)
-
-# Bytes of a thread's scratch: staging for 16 unpacked rows, each a little apart from a power of two; then the panels.
-_Q_STRIDE = COLUMNS_AT_ONCE + 64
-_S_STRIDE = (COLUMNS_AT_ONCE // 16 + 16) * 4
-_STAGED_S = 16 * _Q_STRIDE
-_STAGED_M = _STAGED_S + 16 * _S_STRIDE
-PANELS_AT = _STAGED_M + 16 * _S_STRIDE
-_PANEL_S = PANELS_AT + COLUMNS_AT_ONCE * ROWS
-_PANEL_M = _PANEL_S + COLUMNS_AT_ONCE // 16 * ROWS * 4
-PANEL_BYTES = _PANEL_M + COLUMNS_AT_ONCE // 16 * ROWS * 4 - PANELS_AT
-TILE_AT = PANELS_AT + PANELS * PANEL_BYTES
-SCRATCH_BYTES = TILE_AT + TOKENS * ROWS * 4
-
-PACK = operands("state records record_bytes n stride packed")
-FLOATS = operands("state x stride n packed")
+PACK = operands("state x x_bytes n stride packed")
 PRODUCT = operands("state rows packed out stride bias scratch")
 
 
@@ -101,53 +63,48 @@ class Product:
 
 def make_workspace(threads: int, tokens: int, columns: int) -> Workspace:
     """For so many threads, tokens in a batch, and columns of the widest matrix."""
-    blocks = -(-tokens // TOKENS) * -(-columns // 32)
+    tile = max(-(-columns // wide) * size for wide, size in map(block_of, (*KINDS, FIXED)))
     return Workspace(
-        aligned(blocks * TOKENS * 32 * 4), aligned(threads * SCRATCH_BYTES).reshape(threads, SCRATCH_BYTES)
+        aligned(-(-tokens // TOKENS) * tile), aligned(threads * SCRATCH_BYTES).reshape(threads, SCRATCH_BYTES)
     )
 
 
 def gemm(
-    state: npt.NDArray[np.int64], x: Vectors, products: Sequence[Product], workspace: Workspace
+    state: npt.NDArray[np.int64], x: Vectors, products: Sequence[Product], workspace: Workspace, *, fixed: bool = False
 ) -> list[Operation]:
-    """Products of matrices with the same vectors, for the first state[N_TOKENS] of them."""
+    """Products of matrices with the same vectors, for the first state[N_TOKENS] of them.
+
+    fixed: weights of 16 bits and what they meet are multiplied in fixed point, as `formats.panels` has it. Rounding
+    each to 1/4095 of the largest of 128 costs less than a thousandth of a product, and saves half of its time.
+    """
     operations = []
-    for is_float in (False, True):
-        chosen = [p for p in products if p.matrix.format.is_float == is_float]
+    kinds = [(fixed_of if fixed else kind_of)(p.matrix.format) for p in products]
+    for pack in _PACK.values():
+        chosen = [(p, kind) for p, kind in zip(products, kinds, strict=True) if _PACK[block_of(kind)] is pack]
         if chosen:
-            operations.append(_packing(state, x, workspace, is_float))
-            operations += [_product(state, p, workspace, wait=p is chosen[-1]) for p in chosen]
+            operations.append(_packing(state, x, workspace, pack))
+            operations += [_product(state, p, kind, workspace, wait=p is chosen[-1][0]) for p, kind in chosen]
     return operations
 
 
-def _packing(state: npt.NDArray[np.int64], x: Vectors, workspace: Workspace, is_float: bool) -> Operation:
-    if is_float:
-        return Operation.of(
-            _pack_floats,
-            FLOATS,
-            state=state,
-            x=x.floats,
-            stride=x.stride,
-            n=x.n,
-            packed=workspace.packed,
-        )
+def _packing(state: npt.NDArray[np.int64], x: Vectors, workspace: Workspace, pack: Kernel) -> Operation:
+    given = x.records if pack is _PACK[32, BLOCK] else x.floats
     return Operation.of(
-        _pack,
+        pack,
         PACK,
         state=state,
-        records=x.records,
-        record_bytes=x.records.shape[1],
+        x=given,
+        x_bytes=given.strides[0],
         n=x.n,
         stride=x.stride,
         packed=workspace.packed,
     )
 
 
-def _product(state: npt.NDArray[np.int64], p: Product, workspace: Workspace, wait: bool) -> Operation:
-    f = p.matrix.format
+def _product(state: npt.NDArray[np.int64], p: Product, kind: Kind, workspace: Workspace, wait: bool) -> Operation:
     return replace(
         Operation.of(
-            _GEMM[kind_of(f)],
+            _GEMM[kind],
             PRODUCT,
             state=state,
             rows=p.matrix,
@@ -161,181 +118,44 @@ def _product(state: npt.NDArray[np.int64], p: Product, workspace: Workspace, wai
     )
 
 
-@helper
-def pack_token(record, p, blocks, to, t, present):
-    """A record of p columns as a tile's t-th token; nothing of it counts where it is not `present`."""
-    q, d = i8(record), f32(record + p)
-    sums, half_sums = i32(record + p + p // 8), i32(record + p + p // 4)
-    for b in range(blocks):
-        store32(i8(to), t * 32, load32(q, b * 32))
-        f32(to + SCALES)[t] = d[b] if present else np.float32(0.0)
-        i32(to + BIASES)[t] = sums[b] * -128
-        i32(to + HALF_BIASES)[t] = half_sums[2 * b] * -128
-        i32(to + HALF_BIASES)[TOKENS + t] = half_sums[2 * b + 1] * -128
-        to += BLOCK
+def _pack(name: str, put: Any, columns: int, size: int) -> Kernel:
+    """Vectors to tiles of tokens, of blocks of so many columns and bytes. A piece is a tile."""
+
+    def pack(op_address, worker):
+        op = i64(op_address)
+        state, x, x_bytes, packed = i64(op[PACK.state]), op[PACK.x], op[PACK.x_bytes], op[PACK.packed]
+        stride, blocks = op[PACK.stride], (op[PACK.n] + columns - 1) // columns
+        while True:
+            tile = take(op)
+            if tile * TOKENS >= state[N_TOKENS]:
+                return
+            for t in range(TOKENS):
+                present = tile * TOKENS + t < state[N_TOKENS]
+                one = x + (tile * TOKENS + (t if present else 0)) * x_bytes
+                put(one, stride, blocks, packed + tile * blocks * size, t, present)
+
+    return kernel(OPERATION, name)(pack)
 
 
 @helper
-def pack_float_token(x, blocks, to, t):
-    """float32 in blocks of 8 as a tile's t-th token."""
-    for b in range(blocks):
-        store32(i8(to), (b * TOKENS + t) * 32, load32(i8(x), b * 32))
-
-
-@kernel(OPERATION, "gemm_pack")
-def _pack(op_address, worker):
-    """Records to tiles of tokens; zeros where there is no token. A piece is a tile."""
-    op = i64(op_address)
-    state, records, stride, n, p, packed = (
-        i64(op[PACK.state]),
-        op[PACK.records],
-        op[PACK.record_bytes],
-        op[PACK.n],
-        op[PACK.stride],
-        op[PACK.packed],
-    )
-    blocks = (n + 31) // 32
-    while True:
-        tile = take(op)
-        if tile * TOKENS >= state[N_TOKENS]:
-            return
-        for t in range(TOKENS):
-            present = tile * TOKENS + t < state[N_TOKENS]
-            record = records + (tile * TOKENS + (t if present else 0)) * stride
-            pack_token(record, p, blocks, packed + tile * blocks * BLOCK, t, present)
-
-
-@kernel(OPERATION, "gemm_pack_floats")
-def _pack_floats(op_address, worker):
-    """float32 vectors, zeros behind n, to tiles of tokens."""
-    op = i64(op_address)
-    state, x, stride, n, packed = (
-        i64(op[FLOATS.state]),
-        op[FLOATS.x],
-        op[FLOATS.stride],
-        op[FLOATS.n],
-        op[FLOATS.packed],
-    )
-    blocks = (n + 31) // 32 * 4
-    while True:
-        tile = take(op)
-        if tile * TOKENS >= state[N_TOKENS]:
-            return
-        for t in range(TOKENS):
-            present = tile * TOKENS + t < state[N_TOKENS]
-            row = x + (tile * TOKENS + (t if present else 0)) * stride * 4
-            pack_float_token(row, blocks, packed + tile * blocks * TOKENS * 32, t)
-
-
-def filling(kind: Kind) -> Any:
-    """fill(rows, first, begin, end, scratch, panel, worker): unpack columns begin..end of the rows from `first` on.
-
-    Lanes of rows that are not there hold anything.
-    """
-    group, has_min, bits = kind
-    transpose_quants = transposer(16, offset_of(bits, has_min))
-
-    @helper
-    def fill(rows, first, begin, end, scratch, panel, worker):
-        scales, mins = panel + _PANEL_S - PANELS_AT, panel + _PANEL_M - PANELS_AT
-        for half in range(2):
-            row = first + half * 16
-            if row >= rows[N_ROWS]:
-                break
-            for r in range(min(16, rows[N_ROWS] - row)):
-                staged = scratch + r * _Q_STRIDE
-                s, m = scratch + _STAGED_S + r * _S_STRIDE, scratch + _STAGED_M + r * _S_STRIDE
-                address = row_address(rows, row + r, worker)
-                unpack_row(rows[UNPACK_ROW], address, rows[COLUMNS], begin, end, staged, s, m)
-            for c in range(0, end - begin, 64):
-                transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
-            for g in range(0, (end - begin) // group, 16):
-                at = (g * ROWS + half * 16) * 4
-                _transpose(scratch + _STAGED_S + g * 4, _S_STRIDE, scales + at, ROWS * 4)
-                if has_min:
-                    _transpose(scratch + _STAGED_M + g * 4, _S_STRIDE, mins + at, ROWS * 4)
-        if has_min:
-            for i in range(0, (end - begin) // group * ROWS, 16):
-                store_f32(f32(mins), i, load_f32(f32(mins), i) * splat(np.float32(-1 / 128)))
-
-    return fill
+def _put_floats(x, stride, blocks, to, t, present):
+    pack_float_token(x, blocks * 4, to, t)
 
 
 @helper
-def fill_float_panel(rows, first, begin, end, scratch, panel, worker):
-    """The same for float formats; weights behind the last column are 0."""
-    for half in range(2):
-        row = first + half * 16
-        if row >= rows[N_ROWS]:
-            return
-        for r in range(min(16, rows[N_ROWS] - row)):
-            staged = scratch + r * _Q_STRIDE
-            unpack_row(rows[UNPACK_ROW], row_address(rows, row + r, worker), rows[COLUMNS], begin, end, staged, 0, 0)
-            for c in range(end - begin, (end - begin + 15) // 16 * 16):
-                f32(staged)[c] = 0.0
-        for c in range(0, end - begin, 16):
-            _transpose(scratch + c * 4, _Q_STRIDE, panel + (c * ROWS + half * 16) * 4, ROWS * 4)
+def _put_fixed(x, stride, groups, to, t, present):
+    pack_fixed_token(x, groups, to, t)
 
 
-@helper
-def begin_tile(tile, out, stride, tokens, first, rows, bias, column):
-    """The tile's sums so far: before the first column the bias, later what `out` holds."""
-    for i in range(0, TOKENS * ROWS, 16):
-        store_f32(tile, i, zero())
-    if column == 0 and bias == 0:
-        return
-    source = out if column else f32(bias)
-    for t in range(tokens):
-        at = first + (t * stride if column else 0)
-        if rows == ROWS:
-            store_f32(tile, t * ROWS, load_f32(source, at))
-            store_f32(tile, t * ROWS + 16, load_f32(source, at + 16))
-        else:
-            for i in range(rows):
-                tile[t * ROWS + i] = source[at + i]
-
-
-@helper
-def end_tile(tile, out, stride, tokens, first, rows):
-    for t in range(tokens):
-        at = t * stride + first
-        if rows == ROWS:
-            store_f32(out, at, load_f32(tile, t * ROWS))
-            store_f32(out, at + 16, load_f32(tile, t * ROWS + 16))
-        else:
-            for i in range(rows):
-                out[at + i] = tile[t * ROWS + i]
-
-
-def stepping(kind: Kind) -> Any:
-    """step(x, begin, end, tokens, panel, tile): tile += packed tokens times columns begin..end, unpacked in a panel."""
-    group = kind[0]
-    many, few = (multiply(n, *kind) if group else multiply_floats(n) for n in (TOKENS, _FEW))
-
-    @helper
-    def step(x, begin, end, tokens, panel, tile):
-        block, scales, mins = x + begin // 32 * BLOCK, panel + _PANEL_S - PANELS_AT, panel + _PANEL_M - PANELS_AT
-        if tokens > _FEW:
-            many(block, panel, scales, mins, (end - begin) // 32, tile)
-        else:
-            few(block, panel, scales, mins, (end - begin) // 32, tile)
-
-    @helper
-    def step_floats(x, begin, end, tokens, panel, tile):
-        block = x + begin * TOKENS * 4
-        if tokens > _FEW:
-            many(block, panel, (end - begin + 7) // 8, tile)
-        else:
-            few(block, panel, (end - begin + 7) // 8, tile)
-
-    return step if group else step_floats
+_PACK = {  # by the blocks that they make
+    (32, BLOCK): _pack("gemm_pack", pack_token, 32, BLOCK),
+    (32, 32 * TOKENS * 4): _pack("gemm_pack_floats", _put_floats, 32, 32 * TOKENS * 4),
+    (GROUP, FIXED_BLOCK): _pack("gemm_pack_fixed", _put_fixed, GROUP, FIXED_BLOCK),
+}
 
 
 def _make(kind: Kind) -> Kernel:
-    is_float = kind[0] == 0
-    fill, step = fill_float_panel if is_float else filling(kind), stepping(kind)
-    at_once = FLOAT_COLUMNS_AT_ONCE if is_float else COLUMNS_AT_ONCE
-    block_bytes = 32 * TOKENS * 4 if is_float else BLOCK
+    fill, step, most, (columns, block_bytes) = filling(kind), stepping(kind), at_once(kind), block_of(kind)
 
     @helper
     def add_tile(x, begin, end, tokens, panel, tile, out, stride, row, rows, bias):
@@ -349,14 +169,14 @@ def _make(kind: Kind) -> Kernel:
         state, rows, packed = i64(op[PRODUCT.state]), i64(op[PRODUCT.rows]), op[PRODUCT.packed]
         out, stride, bias = op[PRODUCT.out], op[PRODUCT.stride], op[PRODUCT.bias]
         scratch = op[PRODUCT.scratch] + worker * SCRATCH_BYTES
-        n, blocks = rows[COLUMNS], (rows[COLUMNS] + 31) // 32
+        n, blocks = rows[COLUMNS], (rows[COLUMNS] + columns - 1) // columns
         while True:
             first = take(op) * PIECE
             if first >= rows[N_ROWS]:
                 return
             last = min(first + PIECE, rows[N_ROWS])
-            for begin in range(0, n, at_once):
-                end = min(begin + at_once, n)
+            for begin in range(0, n, most):
+                end = min(begin + most, n)
                 panel = scratch + PANELS_AT
                 for row in range(first, last, ROWS):
                     fill(rows, row, begin, end, scratch, panel + (row - first) // ROWS * PANEL_BYTES, worker)
@@ -371,4 +191,4 @@ def _make(kind: Kind) -> Kernel:
     return kernel(OPERATION, f"gemm_{kind_name(kind)}")(product)
 
 
-_GEMM: dict[Kind, Kernel] = {kind: _make(kind) for kind in KINDS}
+_GEMM: dict[Kind, Kernel] = {kind: _make(kind) for kind in (*KINDS, FIXED)}

@@ -13,8 +13,8 @@ _ROOMS = {
     "lanes": "byte doubled groups_of_16 groups_of_32 join lanes_of_16 lanes_of_32 lookup",
     "memory": (
         "at_least bits64 load16 load32 load64 load_bf16 load_f16 load_f32 load_i8 load_i32 load_powers "
-        "load_u8 lowest_bit quad splat_f16 store16 store32 store64 store_bits store_f16 store_f32 store_i8 "
-        "store_i32 two_f16"
+        "load_u8 lowest_bit quad splat_f16 store16 store32 store64 store_bits store_f16 store_f32 store_i16 "
+        "store_i8 store_i32 two_f16"
     ),
     "numbers": (
         "absolute first first_or fma largest maximum minimum nearest plus power_of_two product reciprocal splat "
@@ -24,7 +24,7 @@ _ROOMS = {
     "threads": (
         "atomic_load atomic_store compare_exchange fetch_add nanoseconds pause sem_init sem_post sem_wait will_need"
     ),
-    "panels": "multiply multiply_floats transposer",
+    "panels": "multiply multiply_fixed multiply_floats transposer",
     "sparse_dots": "dot_floats dot_records",
     "registers": ("add_scaled columns_f16 columns_f32 columns_i8 load_tile outer scaled_by_pairs store_tile zero_tile"),
 }

@@ -1,4 +1,4 @@
-"""Dot products of bytes: the one place where the rungs differ.
+"""Dot products of bytes, and of pairs of int16: the one place where the rungs differ.
 
 VNNI multiplies unsigned by signed bytes, NEON signed ones, and adds four products to a sum of 32 bits in one step. The
 other rungs add pairs of products in 16 bits, which would overflow if they were large, and widen such sums in a second
@@ -15,7 +15,7 @@ from powerinfer_cli.kernels.formats.kinds import offset_of
 from powerinfer_cli.kernels.jit import RUNG, Products, Rung
 from powerinfer_cli.kernels.simd.builders import B64, I8, I16, I32, I64, I32x16, call, constant, joined, part_of, rolled
 
-__all__ = ["dot_signed", "dot_unsigned", "dotted", "group_products", "start_of"]
+__all__ = ["dot_signed", "dot_unsigned", "dotted", "group_products", "pairs_dotted", "start_of"]
 
 _LARGEST = 127  # of an input's absolute values
 _W16 = ir.VectorType(I16, 32)
@@ -66,9 +66,22 @@ _pairs = _pairs_avx2 if RUNG is Rung.AVX2 else _pairs_any
 
 def _widened(builder: Any, pairs: Any) -> Any:
     """Sums of two neighbours each. LLVM sees the one instruction that x86 has for it."""
-    wide = builder.sext(pairs, ir.VectorType(I32, 32))
+    return _neighbours(builder, builder.sext(pairs, ir.VectorType(I32, 32)))
+
+
+def _neighbours(builder: Any, wide: Any) -> Any:
     even, odd = (builder.shuffle_vector(wide, wide, constant(I32, range(first, 32, 2))) for first in (0, 1))
     return builder.add(even, odd)
+
+
+def pairs_dotted(builder: Any, sums: Any, w: Any, x: Any) -> Any:
+    """sums + w . x, two int16 a lane."""
+    i = I32x16.llvm
+    w, x = builder.bitcast(w, i), builder.bitcast(x, i)
+    if RUNG is Rung.VNNI:
+        return call(builder, "llvm.x86.avx512.vpdpwssd.512", i, sums, w, x)
+    wide = (builder.sext(builder.bitcast(v, _W16), ir.VectorType(I32, 32)) for v in (w, x))
+    return builder.add(sums, _neighbours(builder, builder.mul(*wide)))
 
 
 def _unsigned_dot(builder: Any, sums: Any, w: Any, x: Any) -> Any:

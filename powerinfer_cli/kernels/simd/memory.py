@@ -52,6 +52,7 @@ __all__ = [
     "store_f16",
     "store_f32",
     "store_i8",
+    "store_i16",
     "store_i32",
     "two_f16",
 ]
@@ -196,6 +197,13 @@ store_bits = _storer(
 
 store_i8 = _storer(
     F32x16, "store_i8", "16 floats within -128..127 as int8, nearest.", lambda b, v: b.trunc(to_nearest(b, v), B16.llvm)
+)
+
+store_i16 = _storer(
+    F32x16,
+    "store_i16",
+    "16 floats within -32768..32767 as int16, nearest, in a uint16 pointer.",
+    lambda b, v: b.trunc(to_nearest(b, v), ir.VectorType(I16, _16)),
 )
 
 

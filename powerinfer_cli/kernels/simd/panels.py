@@ -6,6 +6,7 @@ nothing has to be summed across lanes. `kernels.panels` says how tokens and rows
 What the builders here make, in NumPy. With a row's weights s * w + m and a token's numbers d * q, in G groups of
 columns: w [ROWS, G, group] and q [TOKENS, G, group] integers, s and m [ROWS, G], d [TOKENS, G],
   multiply:         tile += np.einsum("tg,rg,tgc,rgc->tr", d, s, q, w) + (d * q.sum(axis=2)) @ m.T
+  multiply_fixed:   the same without minima
   multiply_floats:  tile += x @ panel                  # x [TOKENS, n], panel [n, ROWS]
   transposer:       target[:columns] = source[:16].T + offset
 Multipliers of bytes take one unsigned side: panels hold w + offset (see `offset_of`), and sums start at
@@ -19,13 +20,23 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from powerinfer_cli.kernels.formats.panels import BIASES, BLOCK, HALF_BIASES, ROWS, SCALES, TOKENS
+from powerinfer_cli.kernels.formats.panels import (
+    BIASES,
+    BLOCK,
+    FIXED_BLOCK,
+    FIXED_SCALES,
+    GROUP,
+    HALF_BIASES,
+    ROWS,
+    SCALES,
+    TOKENS,
+)
 from powerinfer_cli.kernels.jit import RUNG, Rung
 from powerinfer_cli.kernels.simd import builders
-from powerinfer_cli.kernels.simd.dots import group_products, start_of
+from powerinfer_cli.kernels.simd.dots import group_products, pairs_dotted, start_of
 from powerinfer_cli.kernels.simd.sums import load_at, summed
 
-__all__ = ["multiply", "multiply_floats", "transposer"]
+__all__ = ["multiply", "multiply_fixed", "multiply_floats", "transposer"]
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
@@ -34,6 +45,7 @@ _W = builders.I32x16.llvm
 _SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.AVX_VNNI: 6, Rung.AVX2: 6, Rung.NEON: 6, Rung.ANY: 2}[
     RUNG
 ]  # of 16 rows each, as registers allow
+_PAIRS_AT_ONCE = 8
 
 
 def _parts(tokens: int) -> list[list[tuple[int, int]]]:
@@ -132,6 +144,58 @@ def multiply(tokens: int, group: int, has_min: bool, bits: int) -> Any:
     @intrinsic
     def multiply_tile(typing, x, panel, scales, mins, blocks, tile):
         return types.void(*[types.int64] * 6), codegen
+
+    return multiply_tile
+
+
+def _add_fixed(builder: Any, block: Any, weights: Any, scales: Any, sums: dict[tuple[int, int], Any]) -> Any:
+    """Products of a group's integers, then scaled and added to the float sums."""
+    tokens, vectors = sorted({t for t, _ in sums}), sorted({v for _, v in sums})
+
+    def step(k: Any, part: dict[Any, Any]) -> dict[Any, Any]:
+        """Several pairs of columns: a loop over single ones would cost as much as what it repeats."""
+        result = dict(part)
+        for pair in range(_PAIRS_AT_ONCE):
+            at = builder.add(weights, builder.mul(k, _I64(_PAIRS_AT_ONCE * ROWS * 4)))
+            w = {v: load_at(builder, at, pair * ROWS * 4 + v * 64, _W) for v in vectors}
+            q = builder.add(block, builder.mul(k, _I64(_PAIRS_AT_ONCE * 4)))
+            for t in tokens:
+                x = _broadcast(builder, q, t * GROUP * 2 + pair * 4, _I32)
+                result |= {(t, v): pairs_dotted(builder, result[t, v], w[v], x) for v in vectors}
+        return result
+
+    zeros = {key: ir.Constant(_W, None) for key in sums}
+    part = builders.rolled(builder, GROUP // 2 // _PAIRS_AT_ONCE, zeros, step)
+    scale = {v: load_at(builder, scales, v * 64, _V) for v in vectors}
+    result = {}
+    for t in tokens:
+        d = _broadcast(builder, block, FIXED_SCALES + 4 * t, _F32)
+        for v in vectors:
+            factor = builder.fmul(scale[v], d)
+            result[t, v] = builders.fused(builder, builder.sitofp(part[t, v], _V), factor, sums[t, v])
+    return result
+
+
+def multiply_fixed(tokens: int) -> Any:
+    """multiply(x, panel, scales, groups, tile): tile += GROUP * groups columns' products, for the first `tokens`
+    tokens.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x, panel, scales, groups, tile = args
+
+        def body(i: Any, sums: Any) -> Any:
+            block = builder.add(x, builder.mul(i, _I64(FIXED_BLOCK)))
+            weights = builder.add(panel, builder.mul(i, _I64(GROUP * ROWS * 2)))
+            return _add_fixed(builder, block, weights, builder.add(scales, builder.mul(i, _I64(ROWS * 4))), sums)
+
+        for keys in _parts(tokens):
+            summed(builder, groups, _places(builder, tile, keys), body)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def multiply_tile(typing, x, panel, scales, groups, tile):
+        return types.void(*[types.int64] * 5), codegen
 
     return multiply_tile
 

@@ -41,7 +41,8 @@ class CPUBackend(CPUSide):
         self._summing: Summing | None = None
 
     def forward(self, batch: Batch) -> None:
-        self._run(batch, batch.kind)
+        """Texts of encoders are batches, however short, so that company changes no bit of them."""
+        self._run(batch, batch.kind if self.config.causal else BatchKind.MANY)
 
     def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
         self._run(batch, BatchKind.MANY, watch)

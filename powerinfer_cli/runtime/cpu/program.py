@@ -73,7 +73,7 @@ NOTHING = Addends()
 
 class Writer:
     """Writes operations over one set of buffers: with `room` for batches, with `panels` for a few tokens, `few` at
-    most, else for one token.
+    most, else for one token. fixed: products of batches, as `gemm` says.
     """
 
     def __init__(
@@ -83,11 +83,12 @@ class Writer:
         threads: int,
         room: Room | None = None,
         *,
+        fixed: bool = False,
         few: int = 0,
         panels: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         self.buffers, self.threshold, self.threads, self.room = buffers, threshold, threads, room
-        self.few, self.panels = few, panels
+        self.fixed, self.few, self.panels = fixed, few, panels
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
         """x = the embeddings of the ids."""
@@ -239,7 +240,7 @@ class Writer:
         """Several matrices times the same vectors."""
         if self.room is not None:
             wanted = [Product(one.weight, out, one.bias) for one, out in products]
-            return gemm(self.buffers.state, x, wanted, self.room.products)
+            return gemm(self.buffers.state, x, wanted, self.room.products, fixed=self.fixed)
         multiply = matvec if self.panels is None else partial(matvec_few, self.buffers.state, panels=self.panels)
         last = len(products) - 1
         return [

@@ -102,7 +102,8 @@ class CPUSide(ABC):
         """They depend on how many threads there are."""
         self.room = make_room(self.config.n_embd, self.weights, len(self.many.ids), self.team.size)
         one = Writer(self.one, self.threshold, self.threads)
-        many = Writer(self.many, self.threshold, self.threads_batch, self.room)
+        # What an encoder makes is a direction, which small errors hardly turn; what follows a text may change by them.
+        many = Writer(self.many, self.threshold, self.threads_batch, self.room, fixed=not self.config.causal)
         self.most_few = min(FEW if self._drafting else self.pages.n_sequences, FEW, len(self.many.ids))
         few = Writer(self.many, self.threshold, self.threads, few=self.most_few, panels=self.room.panels)
         head: list[Operation] = []

@@ -1,5 +1,7 @@
 """Products of many tokens with a matrix, against float64 sums over the dequantised weights."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,6 +11,7 @@ from powerinfer_cli.kernels.cpu.gemm import Product, gemm, make_workspace
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
+from powerinfer_cli.kernels.formats.panels import FIXED_LARGEST, GROUP
 from powerinfer_cli.kernels.jit.program import assemble
 from tests.helpers.kernels.kernel_data import random_vectors, values_for, weight_rows
 from tests.helpers.kernels.teams import team_of
@@ -19,12 +22,12 @@ TEAM = team_of(3)
 F32 = npt.NDArray[np.float32]
 
 
-def run(x: Vectors, products: list[Product], tokens: int, threads: int = 2) -> None:
+def run(x: Vectors, products: list[Product], tokens: int, threads: int = 2, *, fixed: bool = False) -> None:
     state = np.array([tokens, 0], np.int64)
     workspace = make_workspace(3, len(x.floats), x.n)
     workspace.packed[:] = 0xFF
     workspace.scratch[:] = 0xFF
-    TEAM.run(assemble(gemm(state, x, products, workspace)).table, threads)
+    TEAM.run(assemble(gemm(state, x, products, workspace, fixed=fixed)).table, threads)
 
 
 def outputs(tokens: int, n: int) -> F32:
@@ -99,3 +102,45 @@ def test_rows_as_in_the_file(kind: GGMLType) -> None:
     x = random_vectors(4, 2144)
     repacked, in_file = (weight_rows(kind, 70, 2144, scratch_threads=n)[0] for n in (0, 3))
     assert np.array_equal(product(repacked, x, 4, 3), product(in_file, x, 4, 3))
+
+
+def in_fixed_point(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Each 128 numbers as integers up to 4095, times a scale."""
+    n = rows.shape[1]
+    groups = np.pad(rows.astype(np.float32), ((0, 0), (0, -n % GROUP))).reshape(len(rows), -1, GROUP)
+    peaks = np.abs(groups).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(FIXED_LARGEST), peaks, out=np.zeros_like(peaks), where=peaks > 0)
+    scales = (peaks / np.float32(FIXED_LARGEST)).astype(np.float64)
+    return (np.rint(groups * inverse) * scales).reshape(len(rows), -1)[:, :n]
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.BF16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n", [1, 96, 128, 555, 1300])
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_fixed_point(kind: GGMLType, n: int, tokens: int) -> None:
+    matrix, w = weight_rows(kind, 71, n)
+    x = random_vectors(9, n)
+    out, bias = outputs(9, 71), np.linspace(-1, 1, 71, dtype=np.float32)
+    run(x, [Product(matrix, out, bias)], tokens, fixed=True)
+    values, weights = in_fixed_point(x.floats[:tokens, :n]), in_fixed_point(w)
+    check(out, values @ weights.T + bias, np.abs(values) @ np.abs(weights.T))
+    assert np.abs(out[:tokens, :71] - x.floats[:tokens, :n] @ w.T - bias).max() <= 1e-3 * np.sqrt(n)
+
+
+def test_fixed_point_holds_the_largest_sums() -> None:
+    x, (matrix, _) = random_vectors(3, 384), weight_rows(GGMLType.F16, 40, 384)
+    matrix.data[: 40 * 768].view(np.float16)[:] = -2.0
+    x.floats[:3, :384] = np.array([[3.0], [-3.0], [0.0]])
+    out = outputs(3, 40)
+    run(x, [Product(matrix, out)], 3, fixed=True)
+    check(out, np.array([[-2304.0], [2304.0], [0.0]]) * np.ones(40), np.full((3, 40), 2304.0))
+
+
+def test_other_types_are_not_in_fixed_point() -> None:
+    x = random_vectors(9, 256)
+    for kind in (GGMLType.F32, GGMLType.Q8_0):
+        matrix, _ = weight_rows(kind, 40, 256)
+        found = [outputs(9, 40), outputs(9, 40)]
+        for fixed, out in enumerate(found):
+            run(x, [Product(matrix, out)], 9, fixed=bool(fixed))
+        assert np.array_equal(*found, equal_nan=True)

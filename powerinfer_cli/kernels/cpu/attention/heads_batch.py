@@ -3,18 +3,17 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.gemm import (
-    COLUMNS_AT_ONCE,
-    FLOAT_COLUMNS_AT_ONCE,
+from powerinfer_cli.kernels.cpu.gemm import Workspace
+from powerinfer_cli.kernels.cpu.panels import (
     PANEL_BYTES,
     PANELS_AT,
     PIECE,
     SCRATCH_BYTES,
     TILE_AT,
-    Workspace,
+    at_once,
     begin_tile,
+    block_of,
     end_tile,
-    fill_float_panel,
     filling,
     pack_float_token,
     pack_token,
@@ -102,10 +101,7 @@ def _pack(op_address, worker):
 
 
 def _make(kind: Kind) -> Kernel:
-    is_float = kind[0] == 0
-    fill, step = fill_float_panel if is_float else filling(kind), stepping(kind)
-    at_once = FLOAT_COLUMNS_AT_ONCE if is_float else COLUMNS_AT_ONCE
-    block_bytes = 32 * TOKENS * 4 if is_float else BLOCK
+    fill, step, most, (_, block_bytes) = filling(kind), stepping(kind), at_once(kind), block_of(kind)
 
     def product(op_address, worker):
         """A piece is some rows of one head."""
@@ -121,8 +117,8 @@ def _make(kind: Kind) -> Kernel:
             head, first = piece // pieces, piece % pieces * PIECE
             last = min(first + PIECE, size)
             packed = op[PRODUCT.packed] + head * tiles * blocks * block_bytes
-            for begin in range(0, n, at_once):
-                end, panel = min(begin + at_once, n), scratch + PANELS_AT
+            for begin in range(0, n, most):
+                end, panel = min(begin + most, n), scratch + PANELS_AT
                 for row in range(first, last, ROWS):
                     fill(
                         rows,

@@ -16,17 +16,16 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.cpu.activation import activate
 from powerinfer_cli.kernels.cpu.experts.routing import N_TILES, N_USED, Routes
 from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, ExpertRows, weigh
-from powerinfer_cli.kernels.cpu.gemm import (
-    COLUMNS_AT_ONCE,
-    FLOAT_COLUMNS_AT_ONCE,
+from powerinfer_cli.kernels.cpu.panels import (
     PANEL_BYTES,
     PANELS_AT,
     PIECE,
     SCRATCH_BYTES,
     TILE_AT,
+    at_once,
     begin_tile,
+    block_of,
     end_tile,
-    fill_float_panel,
     filling,
     pack_float_token,
     pack_token,
@@ -184,10 +183,7 @@ def _scatter(tile, out, stride, tokens, first, count, pairs, begin, n_chosen, we
 
 
 def _make(kind: Kind) -> Kernel:
-    is_float = kind[0] == 0
-    fill, step = fill_float_panel if is_float else filling(kind), stepping(kind)
-    at_once = FLOAT_COLUMNS_AT_ONCE if is_float else COLUMNS_AT_ONCE
-    block_bytes = 32 * TOKENS * 4 if is_float else BLOCK
+    fill, step, most, (_, block_bytes) = filling(kind), stepping(kind), at_once(kind), block_of(kind)
 
     @helper
     def add_rows(op, expert, first, last, worker):
@@ -199,8 +195,8 @@ def _make(kind: Kind) -> Kernel:
         begins, ends = np.int64(i32(op[PRODUCT.starts])[expert]), np.int64(i32(op[PRODUCT.starts])[expert + 1])
         packed = op[PRODUCT.packed] + i32(op[PRODUCT.tile_starts])[expert] * blocks * block_bytes
         own = bias + expert * size * 4 if bias else np.int64(0)
-        for begin in range(0, n, at_once):
-            end, panel = min(begin + at_once, n), scratch + PANELS_AT
+        for begin in range(0, n, most):
+            end, panel = min(begin + most, n), scratch + PANELS_AT
             for row in range(first, last, ROWS):
                 at = panel + (row - first) // ROWS * PANEL_BYTES
                 fill(rows, expert * size + row, begin, end, scratch, at, worker)
