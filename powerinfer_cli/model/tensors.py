@@ -279,10 +279,14 @@ class LayerReader(TensorReader):
         """This layer's; None: it has none. Every layer has one but each `period`-th, or with `first` the first of so
         many, unless the file has a pattern. default: where the file does not say how long it is; 0: no layer has one.
         """
+        return self.windows(period=period, default=default, first=first)[self.index]
+
+    def windows(self, *, period: int, default: int = 0, first: bool = False) -> tuple[int | None, ...]:
+        """Of all layers, as `window`."""
         window = self.keys.integer("attention.sliding_window", default, high=MAX_CONTEXT)
         key, n_layer = "attention.sliding_window_pattern", self.model.sizes.n_layer
-        windowed = self.keys.pattern(key, n_layer, period, first=first)[self.index]
-        return window if window and windowed else None
+        windowed = self.keys.pattern(key, n_layer, period, first=first)
+        return tuple(window if window and one else None for one in windowed)
 
     def own_head_norms(self) -> HeadNorms[Tensor]:
         """Of each head by itself, with a weight of its own."""

@@ -31,7 +31,8 @@ class LayerBytes:
     shared: of `predictor`, the shared expert, which is computed where its layer is. n_pages: of the KV cache, each of
     `page` bytes; pages: how many of them are to lie on the GPU, None: all. spare: what a GPU needs besides that holds
     only some of them. windowed: the cache keeps what a window needs. state: of `kv`, what a recurrent layer keeps of a
-    sequence; each of its tokens reads and writes it.
+    sequence; each of its tokens reads and writes it. shared_kv: of the cache that this and other layers read, which is
+    no part of `kv`.
     """
 
     attention: int
@@ -50,6 +51,7 @@ class LayerBytes:
     windowed: bool = False
     pages: int | None = None
     state: int = 0
+    shared_kv: int = 0
 
     @property
     def fixed(self) -> int:
@@ -68,7 +70,7 @@ class LayerBytes:
         """Bytes of the cache that a token reads, with so much of the context before it, 0 to 1; of a state, also those
         that it writes.
         """
-        return 2.0 * self.state if self.state else depth * self.kv
+        return 2.0 * self.state if self.state else depth * (self.kv + self.shared_kv)
 
     def expected_outside(self, pages: int | None) -> float:
         """Bytes of the KV cache that a token reads in main memory, where the first so many pages lie on a GPU: the
@@ -90,13 +92,15 @@ class LayerBytes:
 @dataclass(frozen=True)
 class ModelBytes:
     """head: with the last norm. scratch: on each GPU in use, measured. joining: what else one needs that holds a layer
-    whose KV cache has pages in main memory.
+    whose KV cache has pages in main memory. shared_kv: of `scratch`, caches that several layers read, which may be on
+    more than one GPU.
     """
 
     layers: tuple[LayerBytes, ...]
     head: int
     scratch: int
     joining: int = 0
+    shared_kv: int = 0
 
     def with_pages(self, pages: int | None, windowed: int | None = None) -> "ModelBytes":
         """With so many pages of each layer's KV cache on GPUs, and so many of those that keep what a window needs;
@@ -142,6 +146,7 @@ def device_use(sizes: ModelBytes, plan: Plan, device: int) -> DeviceUse:
     if device == MAIN_MEMORY:
         neurons = sum(layer.neuron * (layer.neurons - placed.hot.size) for layer, placed in pairs)
         kv = sum(layer.kv for layer in here) + sum(layer.outside(placed.pages) for layer, placed in pairs)
+        kv += sizes.shared_kv if any(layer.shared_kv for layer in here) else 0
     else:
         neurons = sum(layer.neuron * placed.hot.size for layer, placed in pairs if placed.device == device)
         kv = sum(layer.cache(placed.pages) for layer, placed in pairs if placed.device == device)

@@ -10,7 +10,16 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Everything, Neurons, Predicted, Routed, attentions, latent_attentions, leaves
+from powerinfer_cli.model.blocks import (
+    Everything,
+    Neurons,
+    Predicted,
+    Routed,
+    attentions,
+    latent_attentions,
+    leaves,
+    shared_attentions,
+)
 from powerinfer_cli.runtime.context.states import state_bytes
 
 __all__ = ["Traffic", "count_traffic"]
@@ -49,7 +58,11 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
     """
     embedding = model.embedding
     tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
-    always = sum(table.row_bytes for table in tables) + _size(*leaves(model.head))
+    always = _size(*leaves(model.head))
+    if embedding.inputs is not None:
+        tables.append(embedding.inputs.tokens)
+        always += _size(*leaves(embedding.inputs)) - embedding.inputs.tokens.nbytes
+    always += sum(table.row_bytes for table in tables)
     gate, neurons = [], []
     for layer, n_asked in zip(model.layers, asked, strict=True):
         always += _size(*leaves(layer)) - _size(*leaves(layer.ffn))
@@ -75,6 +88,7 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
     always += 2 * state_bytes(model.layers)  # read and written
     position: Counter[int | None] = Counter()
     heads = [(one.window, one.n_kv) for one in attentions(model.layers)]
+    heads += [(one.window, one.n_head_source * one.head_dim) for one in shared_attentions(model.layers)]
     for window, n in [*heads, *((None, one.n_kv) for one in latent_attentions(model.layers))]:
         position[window] += _row_bytes(n, type_k) + _row_bytes(n, type_v)
     return Traffic(always, tuple(gate), tuple(neurons), position)

@@ -77,9 +77,10 @@ def test_types_of_weights(tmp_path: Path, kind: GGMLType, sparse: bool) -> None:
         "llama4",
         "lfm2moe",
         "qwen35moe",
+        "gemma4-small",
     ],
 )
-def test_experts(tmp_path: Path, name: str) -> None:
+def test_families(tmp_path: Path, name: str) -> None:
     agree(tiny_family(name).file, tmp_path, n_threads=2)
 
 

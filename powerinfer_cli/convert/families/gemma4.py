@@ -1,4 +1,4 @@
-"""Gemma 4 without embeddings of layers: heads of two sizes, layers' scales, experts beside the dense FFN."""
+"""Gemma 4: heads of two sizes, layers' scales, experts beside the dense FFN; embeddings by layer, shared keys."""
 
 import numpy as np
 
@@ -19,6 +19,12 @@ NAMES: Names = {
     "experts.gate_up_proj": "ffn_gate_up_exps.weight",
     "experts.down_proj": "ffn_down_exps.weight",
     "layer_scalar": "layer_output_scale.weight",
+    "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
+    "per_layer_input_gate": "inp_gate",
+    "per_layer_projection": "proj",
+    "post_per_layer_input_norm": "post_norm",
 }
 WIDE = 512  # heads where all is seen, if config.json does not say
 UNTURNED = 1e30  # what turns by so slow a frequency stays
@@ -50,10 +56,11 @@ def _global_head(config: Config) -> int:
 
 def _keys(config: Config) -> KeyValues:
     windowed, wide, narrow = _windowed(config), _global_head(config), config.head_dim
+    n_shared = config.integer("num_kv_shared_layers", default=0)
     keys: KeyValues = {
         "attention.sliding_window": config.integer("sliding_window"),
         "attention.sliding_window_pattern": windowed,
-        "attention.shared_kv_layers": config.integer("num_kv_shared_layers", default=0),
+        "attention.shared_kv_layers": n_shared,
         "embedding_length_per_layer_input": config.integer("hidden_size_per_layer_input", default=0),
         "attention.key_length": wide,
         "attention.value_length": wide,
@@ -66,6 +73,9 @@ def _keys(config: Config) -> KeyValues:
         keys["final_logit_softcapping"] = float(config.number("final_logit_softcapping"))
     if config.first("expert_intermediate_size", "moe_intermediate_size") is not None:
         keys["expert_feed_forward_length"] = config.integer("expert_intermediate_size", "moe_intermediate_size")
+    if config.get("use_double_wide_mlp"):
+        n_ff, first = config.integer("intermediate_size"), config.n_layer - n_shared
+        keys["feed_forward_length"] = [n_ff if i < first else 2 * n_ff for i in range(config.n_layer)]
     n_kv = _of_global(config, "num_global_key_value_heads", "num_key_value_heads")
     if n_kv is not None:
         keys["attention.head_count_kv"] = [config.n_head_kv if windows else n_kv for windows in windowed]

@@ -5,14 +5,29 @@ may hold the first pages only, as many as PAGE divides its cells into, and SPARE
 that lie elsewhere goes to the last of these, and nobody reads it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.cache import GROUP, PAGE, CacheType
 
-__all__ = ["SPARE", "DeviceCache", "cache_bytes", "cells_of", "make_cache", "read_rows", "write_rows"]
+__all__ = [
+    "SPARE",
+    "DeviceCache",
+    "cache_bytes",
+    "cells_of",
+    "make_cache",
+    "put_back",
+    "read_rows",
+    "stored",
+    "write_rows",
+]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 SPARE = 16  # cells, of which one is needed: rows stay aligned
 
@@ -125,3 +140,15 @@ def write_rows(numbers: Tensor, scales: Tensor | None, cells: Tensor, x: Tensor)
         scales.index_copy_(1, cells, (peaks / 127).to(scales.dtype))
         x = (groups * torch.where(peaks > 1e-30, 127 / peaks, 0).unsqueeze(-1)).round().view(x.shape)
     numbers.index_copy_(1, cells, x.to(numbers.dtype))
+
+
+def stored(cache: DeviceCache, cells: Tensor) -> dict[str, npt.NDArray[Any]]:
+    """What is in cells int64 [N], as it is stored: arrays [N, n_head_kv, ...] by part. Waits for the device."""
+    rows = {name: part.index_select(1, cells).transpose(0, 1) for name, part in cache.parts.items()}
+    return {name: part.cpu().contiguous().numpy() for name, part in rows.items()}
+
+
+def put_back(cache: DeviceCache, cells: Tensor, parts: Arrays) -> None:
+    """Put what `stored` gave into as many cells."""
+    for name, part in cache.parts.items():
+        part.index_copy_(1, cells, torch.from_numpy(parts[name]).to(part.device).transpose(0, 1))

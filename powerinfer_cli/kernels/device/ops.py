@@ -21,7 +21,7 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
                 on_input=False) -> out, [T, n_embd]
     add_norm(x [T, n] or [n], adds, weight, bias, eps, kind, out=None, *, scale=1.0) -> like x, which has the adds added
     norm(Norm, x, adds=(), out=None, *, scale=1.0): add_norm
-    rope_store(q [T, H * D], k, v [T, H_kv * D], cache, positions, cells int64 [T],
+    rope_store(q [T, H * D], k, v [T, H_kv * D] | None, cache, positions, cells int64 [T],
                cos, sin [positions, n_rot / 2] | None, style | None, *, norms=None)
     attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, scale, window=None, softcap=None,
               alibi=None, temperature=None, sinks=None, chunk=None, limit=None, begin=0, parts=False, out=None)

@@ -26,8 +26,8 @@ LOWEST = -1e30  # below every score, and yet a number
 
 def rope_store(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
     cache: DeviceCache,
     positions: Tensor,
     cells: Tensor,
@@ -42,27 +42,43 @@ def rope_store(
     q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim], of any sequences (v may be k, if nobody asks
     for values of what is turned); positions and cells int64 [T]: each token's place in its sequence, and in the cache.
     cos and sin float32 [most positions, n_rot / 2], None: nothing is turned. `norms`: of each head by itself, not of
-    all together.
+    all together. Without k and v queries alone are turned, and nothing is put anywhere.
     """
-    n_token, head_dim = len(q), cache.head_dim
-    heads, keys, values = (x.view(n_token, -1, head_dim) for x in (q, k, v))
-    turned = heads
-    if norms is not None and not norms.after_rope:
-        turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
+    turns = None
     if cos is not None and sin is not None and style is not None:
-        cos, sin = cos.index_select(0, positions), sin.index_select(0, positions)
-        turned, keys = rotate(turned, cos, sin, style), rotate(keys, cos, sin, style)
-    if norms is not None and norms.after_rope:
-        turned, keys = _normed(norms.q, turned), _normed(norms.k, keys)
+        turns = cos.index_select(0, positions), sin.index_select(0, positions), style
+    _turn(q, cache.head_dim, norms, None if norms is None else norms.q, turns)
+    if k is None or v is None:
+        return
+    values = v.view(len(v), -1, cache.head_dim)
     if norms is not None and norms.values:
         values = rms_norm(values, torch.ones(1, device=v.device), norms.k.eps)
+    keys = _turn(k, cache.head_dim, norms, None if norms is None else norms.k, turns)
     write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
     write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
-    if turned is not heads:
-        heads.copy_(turned)
-        k.view(keys.shape).copy_(keys)
     if norms is not None and norms.values:
         v.view(values.shape).copy_(values)
+
+
+def _turn(
+    x: Tensor,
+    head_dim: int,
+    norms: HeadNorms[Tensor] | None,
+    norm: Norm[Tensor] | None,
+    turns: tuple[Tensor, Tensor, RopeStyle] | None,
+) -> Tensor:
+    """Queries or keys [T, H * D], normed and turned in place, as heads [T, H, D]."""
+    heads = found = x.view(len(x), -1, head_dim)
+    after = norms is not None and norms.after_rope
+    if norm is not None and not after:
+        found = _normed(norm, found)
+    if turns is not None:
+        found = rotate(found, *turns)
+    if norm is not None and after:
+        found = _normed(norm, found)
+    if found is not heads:
+        heads.copy_(found)
+    return found
 
 
 def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:

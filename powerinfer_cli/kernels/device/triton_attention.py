@@ -21,8 +21,8 @@ _LOWEST = tl.constexpr(LOWEST)
 
 def rope_store(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
     cache: DeviceCache,
     positions: Tensor,
     cells: Tensor,
@@ -38,7 +38,7 @@ def rope_store(
     n_rot = 0 if cos is None or style is None else 2 * cos.shape[1]
     launch(
         _rope_store,
-        (len(q), n_head + 2 * n_kv),
+        (len(q), n_head + (0 if k is None else 2 * n_kv)),
         *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, positions, cells, cos, sin),
         *_norms(norms, dim),
         *(

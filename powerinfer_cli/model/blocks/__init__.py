@@ -12,6 +12,7 @@ from powerinfer_cli.model.blocks.attention import (
     LinearMixer,
     Mixer,
     NoMixer,
+    SharedAttention,
     Squeeze,
     Temperature,
     alibi_exponents,
@@ -33,6 +34,7 @@ from powerinfer_cli.model.blocks.ffn import (
     predictor_of,
     routing_of,
 )
+from powerinfer_cli.model.blocks.inputs import InputGate, LayerInputs
 from powerinfer_cli.model.blocks.layers import (
     Embedding,
     Fusion,
@@ -45,9 +47,12 @@ from powerinfer_cli.model.blocks.layers import (
     Sequential,
     all_active,
     attentions,
+    input_gate_of,
     latent_attentions,
     leaves,
     recurrent_layers,
+    shared_attentions,
+    sources,
     with_ffn,
 )
 from powerinfer_cli.model.blocks.parts import (
@@ -82,8 +87,10 @@ __all__ = [
     "Gating",
     "Head",
     "HeadNorms",
+    "InputGate",
     "LatentAttention",
     "Layer",
+    "LayerInputs",
     "Linear",
     "LinearMixer",
     "Mamba2",
@@ -105,6 +112,7 @@ __all__ = [
     "ScorerActivation",
     "Selection",
     "Sequential",
+    "SharedAttention",
     "SharedExpert",
     "ShortConvolution",
     "Squeeze",
@@ -112,10 +120,13 @@ __all__ = [
     "alibi_exponents",
     "all_active",
     "attentions",
+    "input_gate_of",
     "latent_attentions",
     "leaves",
     "predictor_of",
     "recurrent_layers",
     "routing_of",
+    "shared_attentions",
+    "sources",
     "with_ffn",
 ]

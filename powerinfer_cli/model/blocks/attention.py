@@ -18,6 +18,7 @@ __all__ = [
     "LinearMixer",
     "Mixer",
     "NoMixer",
+    "SharedAttention",
     "Squeeze",
     "Temperature",
     "alibi_exponents",
@@ -121,6 +122,39 @@ class Attention(Generic[M, V]):
 
 
 @dataclass(frozen=True)
+class SharedAttention(Generic[M, V]):
+    """Attention of n_head queries of D to the keys and values that the layer `source`, which comes before, keeps of
+    n_head_source heads of D. It keeps none: its cache has no heads.
+
+    norm: of each head's queries by itself, with one weight [D], before they are turned. scale, window: as attention's;
+    the source has the same window.
+    """
+
+    n_head: int
+    head_dim: int
+    source: int
+    n_head_source: int
+    q: Linear[M, V]
+    output: Linear[M, V]
+    norm: Norm[V]
+    rope: Rope | None
+    scale: float
+    window: int | None = None
+    n_head_kv: int = 0
+    n_kv: int = 0
+
+    @property
+    def n_q(self) -> int:
+        """Numbers of a token's queries."""
+        return self.n_head * self.head_dim
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "SharedAttention[N, W]":
+        q, norm = self.q.map(matrix, vector), self.norm.map(vector)
+        made = cast("SharedAttention[N, W]", self)
+        return replace(made, q=q, norm=norm, output=self.output.map(matrix, vector))
+
+
+@dataclass(frozen=True)
 class Squeeze(Generic[M, V]):
     """norm(linear(x)): what queries are made of, where they are made in two steps."""
 
@@ -199,4 +233,6 @@ class NoMixer(NoCache):
         return self
 
 
-Mixer: TypeAlias = Attention[M, V] | LatentAttention[M, V] | Recurrent[M, V] | LinearMixer[M, V] | NoMixer
+Mixer: TypeAlias = (
+    Attention[M, V] | SharedAttention[M, V] | LatentAttention[M, V] | Recurrent[M, V] | LinearMixer[M, V] | NoMixer
+)

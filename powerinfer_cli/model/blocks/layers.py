@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias
 
-from powerinfer_cli.model.blocks.attention import Attention, LatentAttention, Mixer
+from powerinfer_cli.model.blocks.attention import Attention, LatentAttention, Mixer, SharedAttention
 from powerinfer_cli.model.blocks.ffn import FFN, Everything, predictor_of
+from powerinfer_cli.model.blocks.inputs import InputGate, LayerInputs
 from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, Norms, V, W
 from powerinfer_cli.model.blocks.recurrent import DeltaNet, Mamba2, Recurrent, ShortConvolution
 
@@ -22,9 +23,12 @@ __all__ = [
     "Sequential",
     "all_active",
     "attentions",
+    "input_gate_of",
     "latent_attentions",
     "leaves",
     "recurrent_layers",
+    "shared_attentions",
+    "sources",
     "with_ffn",
 ]
 
@@ -38,13 +42,16 @@ class ScorerActivation(StrEnum):
 
 @dataclass(frozen=True)
 class Sequential(Generic[M, V]):
-    """x += scale * attention(x), then x += scale * ffn(x), each within its norms; `attention` may be something less."""
+    """x += scale * attention(x), then x += scale * ffn(x), each within its norms; `attention` may be something less.
+    input_gate: at last x += scale * what it makes.
+    """
 
     attention_norms: Norms[V]
     attention: "Mixer[M, V]"
     ffn_norms: Norms[V]
     ffn: FFN[M, V]
     scale: float = 1.0
+    input_gate: InputGate[M, V] | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Sequential[N, W]":
         return Sequential(
@@ -53,6 +60,7 @@ class Sequential(Generic[M, V]):
             self.ffn_norms.map(vector),
             self.ffn.map(matrix, vector),
             self.scale,
+            None if self.input_gate is None else self.input_gate.map(matrix, vector),
         )
 
 
@@ -118,7 +126,7 @@ class Fusion(Generic[M, V]):
 @dataclass(frozen=True)
 class Embedding(Generic[M, V]):
     """scale * tokens[id] + positions[position + offset] + shift, normed; tokens [n_vocab, n_embd], shift [n_embd].
-    fusion: what becomes of it where a hidden state comes with each token.
+    fusion: what becomes of it where a hidden state comes with each token. inputs: what layers get besides.
     """
 
     tokens: M
@@ -128,13 +136,15 @@ class Embedding(Generic[M, V]):
     norm: Norm[V] | None = None
     fusion: Fusion[M, V] | None = None
     shift: V | None = None
+    inputs: LayerInputs[M, V] | None = None
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Embedding[N, W]":
         positions = None if self.positions is None else matrix(self.positions)
         norm = None if self.norm is None else self.norm.map(vector)
         fusion = None if self.fusion is None else self.fusion.map(matrix, vector)
         shift = None if self.shift is None else vector(self.shift)
-        return Embedding(matrix(self.tokens), positions, self.offset, self.scale, norm, fusion, shift)
+        inputs = None if self.inputs is None else self.inputs.map(matrix, vector)
+        return Embedding(matrix(self.tokens), positions, self.offset, self.scale, norm, fusion, shift, inputs)
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,21 @@ def attentions(layers: "Iterable[Layer[M, V]]") -> list[Attention[M, V]]:
 def latent_attentions(layers: "Iterable[Layer[M, V]]") -> list[LatentAttention[M, V]]:
     """Of those that attend to latents."""
     return [layer.attention for layer in layers if isinstance(layer.attention, LatentAttention)]
+
+
+def shared_attentions(layers: "Iterable[Layer[M, V]]") -> list[SharedAttention[M, V]]:
+    """Of those that attend to what others keep."""
+    return [layer.attention for layer in layers if isinstance(layer.attention, SharedAttention)]
+
+
+def sources(layers: "Iterable[Layer[M, V]]") -> set[int]:
+    """The numbers of those whose keys and values these read."""
+    return {one.source for one in shared_attentions(layers)}
+
+
+def input_gate_of(layer: "Layer[M, V]") -> InputGate[M, V] | None:
+    """How it takes up its inputs, if it has any."""
+    return layer.input_gate if isinstance(layer, Sequential) else None
 
 
 def recurrent_layers(layers: "Iterable[Layer[M, V]]") -> dict[int, Recurrent[M, V]]:

@@ -1,13 +1,13 @@
 """How much memory a KV cache takes, and how many tokens it is for."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Layer
+from powerinfer_cli.model.blocks import Attention, Layer, sources
 from powerinfer_cli.placement import LayerPlacement
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
@@ -27,12 +27,17 @@ def extent_of(layers: Sequence[Layer[Any, Any]], options: EngineOptions, n_ctx: 
     return Extent(n_ctx, options.n_sequences, options.unified, window, most_tokens)
 
 
-def overflowing(layers: Sequence[Layer[Any, Any]], placed: Sequence[LayerPlacement], extent: Extent) -> dict[int, int]:
-    """By number, of those layers on devices whose cache has pages in main memory: how many it has on the device."""
-    found = {}
-    for index, (layer, where) in enumerate(zip(layers, placed, strict=True)):
-        n_pages = extent.n_cells(layer.attention.window) // PAGE
-        if layer.attention.n_head and where.pages is not None and where.pages < n_pages:
+def overflowing(
+    layers: Sequence[Layer[Any, Any]], placed: Mapping[int, LayerPlacement], extent: Extent
+) -> dict[int, int]:
+    """Of a model's layers, by number, those on devices whose cache has pages in main memory: how many it has on the
+    device. What several layers read is never divided.
+    """
+    found, shared = {}, sources(layers)
+    for index, where in placed.items():
+        a = layers[index].attention
+        n_pages = extent.n_cells(a.window) // PAGE
+        if a.n_head_kv and index not in shared and where.pages is not None and where.pages < n_pages:
             found[index] = where.pages
     return found
 
@@ -45,7 +50,7 @@ def overflow_bytes(
     type_v: str = "f32",
 ) -> int:
     """Bytes in main memory of the caches of layers on devices."""
-    pages = overflowing(layers, placed, extent)
+    pages = overflowing(layers, dict(enumerate(placed)), extent)
     cells = {index: extent.n_cells(layers[index].attention.window) - PAGE * here for index, here in pages.items()}
     return sum(n * _position_bytes(layers[index], type_k, type_v) for index, n in cells.items())
 

@@ -22,9 +22,9 @@ from powerinfer_cli.model.blocks import (
     Sequential,
     Temperature,
     attentions,
-    latent_attentions,
     predictor_of,
     routing_of,
+    shared_attentions,
 )
 from powerinfer_cli.runtime.cpu.experts import (
     ExpertLatentRooms,
@@ -34,6 +34,7 @@ from powerinfer_cli.runtime.cpu.experts import (
     routed_rooms,
 )
 from powerinfer_cli.runtime.cpu.latent import LatentRooms, latent_columns, latent_rooms
+from powerinfer_cli.runtime.cpu.layer_inputs import InputRoom, input_columns, input_room
 from powerinfer_cli.runtime.cpu.mamba import MambaRooms, mamba_rooms
 from powerinfer_cli.runtime.cpu.recurrent import (
     DeltaRooms,
@@ -82,6 +83,7 @@ class Buffers:
     ids: npt.NDArray[np.int32]
     x: Vectors  # the residual stream, which predictors read
     given: Vectors | None  # hidden states that come with tokens
+    inputs: InputRoom | None  # what layers get beside the stream
     normed: Vectors  # what the next block reads
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
     attention: dict[tuple[int, int], AttentionRoom]  # by n_q and n_kv
@@ -132,7 +134,7 @@ def make_room(n_embd: int, weights: CPUWeights, n_tokens: int, threads: int) -> 
     most = max([*turned, *cold], default=0)
     sparse = make_sparse_workspace(threads, n_tokens, n_embd, most) if most else None
     columns = [n_embd, *(one.n_q for one in attentions(blocks)), *(one.n_ff for one in whole), *latent_columns(blocks)]
-    columns += recurrent_columns(blocks)
+    columns += [*recurrent_columns(blocks), *(one.n_q for one in shared_attentions(blocks)), *input_columns(blocks)]
     products = make_workspace(threads, n_tokens, max(columns))
     experts = expert_workspace(blocks, n_embd, n_tokens, products.scratch)
     return Room(products, sparse, experts, token_panels(threads, widest(weights)))
@@ -145,7 +147,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     ranks = {one.fc1.n_rows for one in map(predictor_of, selections) if one is not None}
     # The FFN of a layer whose attention reads the same input begins when projected and normed are still needed.
     parallel = any(isinstance(block, Parallel) for block in blocks)
-    ropes = {one.rope for one in attentions(blocks)} | {one.rope for one in latent_attentions(blocks)}
+    ropes = {block.attention.rope for block in blocks}
+    read = bool(ranks) or any(map(_reads_x, blocks)) or weights.embedding.inputs is not None
     temperatures = {one.temperature for one in attentions(blocks)}
     normed = make_vectors(n_tokens, n_embd)
     attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
@@ -156,8 +159,9 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         segments=State(n_sequences),
         windowed=State(n_sequences),
         ids=np.zeros(n_tokens, np.int32),
-        x=make_vectors(n_tokens, n_embd, records=bool(ranks) or any(map(_reads_x, blocks))),
+        x=make_vectors(n_tokens, n_embd, records=read),
         given=make_vectors(n_tokens, n_embd, records=False) if weights.embedding.fusion else None,
+        inputs=input_room(weights.embedding.inputs, n_tokens),
         normed=normed,
         normed_2=make_vectors(n_tokens, n_embd),
         attention=attention,
@@ -208,7 +212,8 @@ def _attention_rooms(
 ) -> dict[tuple[int, int], AttentionRoom]:
     """normed: where what is attended to may lie, if it is as wide."""
     rooms = {}
-    for n_q, n_kv in {(one.n_q, one.n_kv) for one in attentions(blocks)}:
+    sizes = {(one.n_q, one.n_kv) for one in attentions(blocks)} | {(a.n_q, a.n_kv) for a in shared_attentions(blocks)}
+    for n_q, n_kv in sizes:
         q, k, v = (make_vectors(n_tokens, n, records=False) for n in (n_q, n_kv, n_kv))
         here = normed is not None and normed.n == n_q
         rooms[n_q, n_kv] = AttentionRoom(q, k, v, normed if here and normed else make_vectors(n_tokens, n_q))

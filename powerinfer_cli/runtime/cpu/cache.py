@@ -1,6 +1,8 @@
 """The KV cache of the CPU backend: every layer's keys and values, in float32, float16 or 8 bits."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import GROUP, CacheType, KeysValues, Shape
 from powerinfer_cli.model import Rope, RopeStyle
-from powerinfer_cli.model.blocks import Attention, Layer, recurrent_layers
+from powerinfer_cli.model.blocks import Attention, Layer, SharedAttention, recurrent_layers
 from powerinfer_cli.runtime.context.cache_size import kv_bytes
 from powerinfer_cli.runtime.context.pages import Cells, Extent
 
@@ -20,40 +22,59 @@ Moves: TypeAlias = Callable[[int | None], tuple[Cells, Cells]]
 
 
 class PackedCache:
-    """`layers`: what kernels read and write. Which cells hold what is for others to know. Encoders' layers, which keep
-    nothing, share a room in float32.
+    """`kept`: by the number of the layer whose keys and values they are; `layers`: what kernels of those that are here
+    read and write, in order: their own, or what they read of another. Which cells hold what is for others to know.
+    Encoders' layers, which keep nothing, share a room in float32.
     """
 
     def __init__(
-        self, layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f16", type_v: str = "f16"
+        self,
+        layers: Mapping[int, Layer[Any, Any]],
+        extent: Extent,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        elsewhere: Mapping[int, Layer[Any, Any]] = MappingProxyType({}),
     ) -> None:
-        """Raises:
-        PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
+        """By number in the model. elsewhere: layers that are not here, but whose keys and values those here read.
+
+        Raises:
+            PowerInferError: no memory, or q8_0 for heads that do not divide into groups of 32.
         """
-        check_types(layers, type_k, type_v)
-        self._attentions = attentions = [layer.attention for layer in layers]
-        recurrent = recurrent_layers(layers)
+        every = {**layers, **elsewhere}
+        check_types(list(every.values()), type_k, type_v)
+        self._mixers = {number: layer.attention for number, layer in every.items()}
+        recurrent = {number: one for number, layer in every.items() for one in recurrent_layers([layer]).values()}
         types = CacheType(type_k), CacheType(type_v)
+        self.kept: dict[int, KeysValues] = {}
+        rooms: dict[Shape, KeysValues] = {}
         try:
-            self.layers = []
-            rooms: dict[Shape, KeysValues] = {}
-            for number, one in enumerate(attentions):
+            for number, one in self._mixers.items():
+                if isinstance(one, SharedAttention):
+                    continue
                 shape = Shape(one.n_head, one.n_head_kv, one.head_dim, extent.n_cells(one.window))
-                floats = recurrent[number].state_size if number in recurrent else 0
                 if isinstance(one, Attention) and not one.causal:
                     room = rooms.get(shape) or KeysValues.make(shape, CacheType.F32, CacheType.F32)
-                    self.layers.append(rooms.setdefault(shape, room))
+                    self.kept[number] = rooms.setdefault(shape, room)
                     continue
-                self.layers.append(KeysValues.make(shape, *types, states=(extent.n_sequences, floats)))
+                floats = recurrent[number].state_size if number in recurrent else 0
+                self.kept[number] = KeysValues.make(shape, *types, states=(extent.n_sequences, floats))
         except MemoryError as error:
-            size = kv_bytes(layers, extent, type_k, type_v) / 2**30
+            size = kv_bytes(list(every.values()), extent, type_k, type_v) / 2**30
             raise PowerInferError(
                 f"no memory for a context of {extent.n_ctx} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
+        self.layers = [self._read_by(number) for number in layers]
+
+    def _read_by(self, number: int) -> KeysValues:
+        a = self._mixers[number]
+        if not isinstance(a, SharedAttention):
+            return self.kept[number]
+        found = self.kept[a.source]
+        return replace(found, shape=replace(found.shape, n_head=a.n_head))
 
     @property
     def n_bytes(self) -> int:
-        return sum(layer.n_bytes for layer in self.layers)
+        return sum(one.n_bytes for one in self.kept.values())
 
     def shift(self, moves: Moves, by: int, frequencies: Frequencies) -> None:
         """Move what is in cells to others, which may be among them, its keys turned back by so many positions.
@@ -61,7 +82,8 @@ class PackedCache:
         moves: from where to where, in a layer with such a window, or without one. frequencies: of each rope, the angle
         per position of each rotated pair, [n_rot / 2].
         """
-        for layer, attention in zip(self.layers, self._attentions, strict=True):
+        for number, layer in self.kept.items():
+            attention = self._mixers[number]
             cells, to = moves(attention.window)
             if not cells.size:
                 continue

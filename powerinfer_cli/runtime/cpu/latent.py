@@ -1,30 +1,31 @@
-"""Attention over latents on the CPU: the room that it needs, and what comes before attention and behind it."""
+"""Attention over latents on the CPU: the room that it needs, and its operations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.kernels.cache import KeysValues
 from powerinfer_cli.kernels.cpu.attention.heads import move_heads, multiply_heads
 from powerinfer_cli.kernels.cpu.attention.heads_batch import head_columns, heads_batch
+from powerinfer_cli.kernels.cpu.attention.operation import attention
+from powerinfer_cli.kernels.cpu.attention.rope import Angles, rope
 from powerinfer_cli.kernels.cpu.gemm import Workspace
 from powerinfer_cli.kernels.cpu.norm import quantise
 from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.jit.program import Operation
-from powerinfer_cli.model.blocks import LatentAttention, latent_attentions
+from powerinfer_cli.model.blocks import LatentAttention, Norm, latent_attentions
+from powerinfer_cli.runtime.cpu.experts import Multiply
 from powerinfer_cli.runtime.cpu.weights import Block, Floats
 
 __all__ = [
-    "LatentRoom",
     "LatentRooms",
+    "latent_attention",
     "latent_columns",
     "latent_rooms",
-    "queries_and_kept",
-    "sizes_of",
-    "values_of_heads",
 ]
 
 Sizes: TypeAlias = tuple[int, int, int, int, int, int]
@@ -92,6 +93,39 @@ def _room(n_tokens: int, n_head: int, rank: int, plain: int, value_dim: int, n_r
         make_vectors(n_tokens * n_head, rank),
         np.zeros(2, np.int64),
     )
+
+
+def latent_attention(
+    state: State,
+    a: LatentAttention[WeightRows, Floats],
+    x: Vectors,
+    rooms: LatentRooms,
+    cache: KeysValues,
+    angles: Angles,
+    multiply: Multiply,
+    norm: Callable[[Norm[Floats], Vectors, Vectors], Operation],
+    out: Floats,
+    threads: int,
+    products: Workspace | None,
+) -> list[Operation]:
+    """products: of many tokens."""
+    room = rooms[sizes_of(a)]
+    squeezed, squeezing = x, list[Operation]()
+    if a.squeeze is not None and room.squeezed is not None:
+        squeezed = room.squeezed
+        squeezing = multiply(x, [(a.squeeze.linear, squeezed.floats)])
+        squeezing.append(norm(a.squeeze.norm, squeezed, squeezed))
+    return [
+        *squeezing,
+        *multiply(squeezed, [(a.q, room.raw.floats)]),
+        *multiply(x, [(a.turned, room.turned.floats), (a.latent, room.latent.floats)]),
+        norm(a.norm, room.latent, room.latent),
+        *queries_and_kept(state, a, room, products),
+        rope(state, room.q.floats, room.kept.floats, room.kept.floats, cache, angles, a.rope.style),
+        attention(state, room.q.floats, cache, room.attended, threads, scale=a.scale),
+        *values_of_heads(state, a, room, products),
+        *multiply(room.values, [(a.output, out)]),
+    ]
 
 
 def queries_and_kept(

@@ -44,15 +44,18 @@ from powerinfer_cli.model.blocks import (
     PostNorm,
     Routed,
     Sequential,
+    SharedAttention,
     ShortConvolution,
     predictor_of,
     routing_of,
 )
 from powerinfer_cli.runtime.cpu.buffers import AttentionRoom, Buffers, Room
 from powerinfer_cli.runtime.cpu.experts import choose, chosen_experts, on_latents
-from powerinfer_cli.runtime.cpu.latent import queries_and_kept, sizes_of, values_of_heads
+from powerinfer_cli.runtime.cpu.latent import latent_attention
+from powerinfer_cli.runtime.cpu.layer_inputs import input_share, inputs_of
 from powerinfer_cli.runtime.cpu.mamba import mamba2
 from powerinfer_cli.runtime.cpu.recurrent import delta_net, short_convolution
+from powerinfer_cli.runtime.cpu.shared_keys import shared_attention
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights, Floats
 
 __all__ = ["NOTHING", "Addends", "Writer"]
@@ -95,6 +98,8 @@ class Writer:
         b, e = self.buffers, weights.embedding
         found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale, e.shift)
         norm = [] if e.norm is None else [self._norm(e.norm, b.x, b.x)]
+        if e.inputs is not None and b.inputs is not None:
+            return [found, *norm, *inputs_of(b.state, e.inputs, b.ids, b.x, b.inputs, self._multiply)]
         if e.fusion is None or b.given is None:
             return [found, *norm]
         read = self._norm(e.fusion.token_norm, b.x, b.normed), self._norm(e.fusion.hidden_norm, b.given, b.normed_2)
@@ -134,7 +139,17 @@ class Writer:
             *self._enter(behind.before, adds),
             *self._ffn(place, layer, b.x if behind.before is None else b.normed),
             *self._leave(behind.after, b.ffn),
+            *self._inputs(block),
         ]
+
+    def _inputs(self, block: Sequential[WeightRows, Floats]) -> list[Operation]:
+        """x += what the FFN made, and what is to be added of the layer's inputs, in `projected`."""
+        b, gate = self.buffers, block.input_gate
+        if gate is None or b.inputs is None:
+            return []
+        added = add(b.state, b.x, b.ffn.floats, scale=block.scale)
+        made = input_share(b.state, gate, b.x, b.inputs, self._multiply, b.projected.floats)
+        return [added, *made, self._norm(gate.norm, b.projected, b.projected)]
 
     def _mixed(
         self, block: Sequential[WeightRows, Floats], cache: KeysValues, adds: Addends
@@ -145,8 +160,18 @@ class Writer:
         match a:
             case Attention():
                 made = self._attention(a, seen, cache)
+            case SharedAttention():
+                angles = None if a.rope is None else b.angles[a.rope]
+                made = shared_attention(
+                    *(b.state, b.cached(a.window), a, seen, b.attention[a.n_q, a.n_kv], cache, angles),
+                    *(self._multiply, b.projected.floats, self.threads),
+                )
             case LatentAttention():
-                made = self._latent(a, seen, cache)
+                products = None if self.room is None else self.room.products
+                made = latent_attention(
+                    *(b.state, a, seen, b.latent, cache, b.angles[a.rope], self._multiply, self._norm),
+                    *(b.projected.floats, self.threads, products),
+                )
             case DeltaNet():
                 made = delta_net(b.state, a, seen, b.delta, cache.states, self._multiply, b.projected.floats)
             case Mamba2():
@@ -201,7 +226,7 @@ class Writer:
         b, block = self.buffers, layer.block
         match block:
             case Sequential():
-                made = b.ffn if block.ffn.neurons.n_ff else b.projected
+                made = b.ffn if block.ffn.neurons.n_ff and block.input_gate is None else b.projected
                 return Addends((made.floats,), block.scale)
             case Parallel():
                 return Addends((b.projected.floats, b.ffn.floats))
@@ -282,30 +307,6 @@ class Writer:
             return [], []
         made = mamba2(b.state, a.beside, x, b.mamba, cache.states, self._multiply, b.beside.floats)
         return made, [add(b.state, b.projected, b.beside.floats)]
-
-    def _latent(self, a: LatentAttention[WeightRows, Floats], x: Vectors, cache: KeysValues) -> list[Operation]:
-        b = self.buffers
-        room, cached, products = (
-            b.latent[sizes_of(a)],
-            b.cached(None),
-            None if self.room is None else self.room.products,
-        )
-        squeezed, squeezing = x, list[Operation]()
-        if a.squeeze is not None and room.squeezed is not None:
-            squeezed = room.squeezed
-            squeezing = self._multiply(x, [(a.squeeze.linear, squeezed.floats)])
-            squeezing.append(self._norm(a.squeeze.norm, squeezed, squeezed))
-        return [
-            *squeezing,
-            *self._multiply(squeezed, [(a.q, room.raw.floats)]),
-            *self._multiply(x, [(a.turned, room.turned.floats), (a.latent, room.latent.floats)]),
-            self._norm(a.norm, room.latent, room.latent),
-            *queries_and_kept(b.state, a, room, products),
-            rope(cached, room.q.floats, room.kept.floats, room.kept.floats, cache, b.angles[a.rope], a.rope.style),
-            attention(cached, room.q.floats, cache, room.attended, self.threads, scale=a.scale),
-            *values_of_heads(b.state, a, room, products),
-            *self._multiply(room.values, [(a.output, b.projected.floats)]),
-        ]
 
     def _turn(self, a: Attention[WeightRows, Floats], room: AttentionRoom, cache: KeysValues) -> list[Operation]:
         """Queries and keys normed and turned, keys and values in the cache."""

@@ -17,6 +17,7 @@ from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
+from powerinfer_cli.model.blocks import sources
 from powerinfer_cli.placement import MAIN_MEMORY, Plan
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
@@ -52,7 +53,8 @@ class CPUSide(ABC):
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
-        here = [model.layers[i] for i in self.layers]
+        here = {i: model.layers[i] for i in self.layers}
+        elsewhere = {i: model.layers[i] for i in sorted(sources(here.values()) - here.keys())}
         predictors = config.sparse and not options.all_active
         wanted = {"predictors": predictors, "repack": options.repack}
         tensors = [one for one in matrices(model, plan, adapting, **wanted) if one.name not in parts.packed]
@@ -72,7 +74,7 @@ class CPUSide(ABC):
             packed=parts.packed,
             tables=tables(model),
             bundled=asked,
-            besides=kv_bytes(here, self.pages.extent, *types)
+            besides=kv_bytes([*here.values(), *elsewhere.values()], self.pages.extent, *types)
             + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
             repack=options.repack,
             lock=options.mlock,
@@ -81,7 +83,7 @@ class CPUSide(ABC):
         known = parts.statistics if predictors else None
         activities = [known.activity(i) if known else None for i in range(config.n_layer)]
         self.weights = pack_weights(model, packer, activities, plan, adapting, **wanted)
-        self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v)
+        self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v, elsewhere)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
@@ -229,7 +231,7 @@ class CPUSide(ABC):
 
     def write_cells(self, held: Held, stored: Mapping[str, npt.NDArray[Any]]) -> None:
         """As a backend's, for the layers that are here; nothing is written where anything is wrong."""
-        parts: dict[int, dict[str, npt.NDArray[Any]]] = {number: {} for number in self.layers}
+        parts: dict[int, dict[str, npt.NDArray[Any]]] = {number: {} for number, _, _ in self._caches()}
         for name, part in stored.items():
             place, _, kind = name.partition(".")
             if not place.isdecimal() or int(place) not in parts:
@@ -254,9 +256,10 @@ class CPUSide(ABC):
                 cache.states[sequence] = states[number]
 
     def _caches(self) -> Iterator[tuple[int, KeysValues, int | None]]:
-        """Of the layers that are here: their number, cache and window."""
-        windows = [layer.block.attention.window for layer in self.weights.layers]
-        return zip(self.layers, self.cache.layers, windows, strict=True)
+        """Of the layers that are here and keep something: their number, cache and window."""
+        for number, layer in zip(self.layers, self.weights.layers, strict=True):
+            if number in self.cache.kept:
+                yield number, self.cache.kept[number], layer.block.attention.window
 
     def prepare(self, kernels: Iterable[Kernel]) -> None:
         """Compile what is not compiled yet. A full disk is worth a word."""

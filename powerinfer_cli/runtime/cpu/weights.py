@@ -115,7 +115,8 @@ def tables(model: Model) -> list[Tensor]:
     embedding = model.embedding
     tied = any(one is embedding.tokens for one in leaves(model.head)[0])
     found = [] if tied else [embedding.tokens]
-    return found if embedding.positions is None else [*found, embedding.positions]
+    found += [] if embedding.positions is None else [embedding.positions]
+    return found if embedding.inputs is None else [*found, embedding.inputs.tokens]
 
 
 def asked_matrices(model: Model) -> list[Tensor]:

@@ -15,14 +15,16 @@ from torch import Tensor
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import LOWEST, merge
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention
+from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention, SharedAttention
 from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths, parts_width
 
 __all__ = ["Attending", "DeviceAttention", "DeviceHeads"]
 
-Attending: TypeAlias = Attention[PlanarRows, Tensor] | LatentAttention[PlanarRows, Tensor]
+Attending: TypeAlias = (
+    Attention[PlanarRows, Tensor] | SharedAttention[PlanarRows, Tensor] | LatentAttention[PlanarRows, Tensor]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +78,25 @@ class DeviceAttention:
     def ask(self, a: Attending, seen: Tensor, cache: DeviceCache, tables: Mapping[Rope, RopeTables], n: int) -> None:
         """Queries, keys and values of what a layer reads, turned; what of these belongs here is in the cache."""
         room, ops = self.heads_of(a), self.ops
+        k: Tensor | None = room.k[:n]
+        v: Tensor | None = room.v[:n]
+        norms: HeadNorms[Tensor] | None = None
         match a:
             case Attention():
                 norms = self._projected(a, room, seen, n)
-                turn, style = None if a.rope is None else tables[a.rope], a.rope.style if a.rope else None
+            case SharedAttention():
+                ops.linear(a.q, seen[:n], room.q[:n])
+                k, v, norms = None, None, HeadNorms(a.norm, a.norm)
             case LatentAttention():
-                q, kept = kept_and_queries(ops, a, seen[:n])
+                q, vectors = kept_and_queries(ops, a, seen[:n])
                 room.q[:n].copy_(q)
-                room.k[:n].copy_(kept)
-                norms, turn, style = None, tables[a.rope], a.rope.style
+                room.k[:n].copy_(vectors)
             case _:
                 assert_never(a)
-        cos, sin = (turn.cos, turn.sin) if turn else (None, None)
+        style = None if a.rope is None else a.rope.style
+        cos, sin = (None, None) if a.rope is None else (tables[a.rope].cos, tables[a.rope].sin)
         where = self._places.positions[:n], self._places.cached(a.window).cells[:n]
-        ops.rope_store(room.q[:n], room.k[:n], room.v[:n], cache, *where, cos, sin, style, norms=norms)
+        ops.rope_store(room.q[:n], k, v, cache, *where, cos, sin, style, norms=norms)
 
     def _projected(
         self, a: Attention[PlanarRows, Tensor], room: DeviceHeads, seen: Tensor, n: int
@@ -143,9 +150,9 @@ class DeviceAttention:
         other.view(n, a.n_head, -1)[..., -2] = LOWEST
 
     def _attention(self, a: Attending, *, parts: bool) -> Callable[..., Tensor]:
-        attention = partial(self.ops.attention, scale=a.scale, parts=parts)
+        attention = partial(self.ops.attention, scale=a.scale, window=a.window, parts=parts)
         if isinstance(a, Attention):
-            attention = partial(attention, window=a.window, softcap=a.softcap, alibi=a.alibi, chunk=a.chunk)
+            attention = partial(attention, softcap=a.softcap, alibi=a.alibi, chunk=a.chunk)
             sinks = None if parts else a.sinks
             attention = partial(attention, temperature=a.temperature, sinks=sinks)
         return attention
@@ -162,6 +169,8 @@ class DeviceAttention:
             case Attention():
                 if room.gate is not None and a.gate is not None:
                     found.mul_(room.gate[:n].sigmoid())
+            case SharedAttention():
+                pass
             case LatentAttention():
                 found = values_of_heads(self.ops, a, found)
             case _:

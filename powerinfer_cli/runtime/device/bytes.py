@@ -1,6 +1,7 @@
 """How many bytes a model takes on a GPU: what weights, cache and buffers there come to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias, assert_never
 
 from powerinfer_cli.gguf_io import Tensor
@@ -21,6 +22,7 @@ from powerinfer_cli.model.blocks import (
     Linear,
     Predicted,
     Routed,
+    SharedAttention,
     all_active,
     attentions,
     latent_attentions,
@@ -28,6 +30,8 @@ from powerinfer_cli.model.blocks import (
     predictor_of,
     recurrent_layers,
     routing_of,
+    shared_attentions,
+    sources,
 )
 from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
 from powerinfer_cli.runtime.context.cache_size import extent_of
@@ -42,7 +46,7 @@ from powerinfer_cli.runtime.options import EngineOptions
 
 __all__ = ["allocated", "buffer_bytes", "model_bytes", "scratch_bytes", "staged_groups", "staging_bytes"]
 
-Heads: TypeAlias = Attention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]
+Heads: TypeAlias = Attention[Tensor, Tensor] | SharedAttention[Tensor, Tensor] | LatentAttention[Tensor, Tensor]
 
 BLOCK = 512  # the allocator of torch rounds up to it
 PLANES = 6  # tensors of a matrix, at most
@@ -56,11 +60,26 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     """
     extent = extent_of(model.layers, options, n_ctx)
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
-    layers = tuple(_layer(layer, options, extent) for layer in wanted)
-    found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
+    read = sources(model.layers)
+    own = [_layer(layer, options, extent) for layer in wanted]
+    layers = tuple(
+        _sharing(one, own[_source(layer, i)]) if _source(layer, i) in read else one
+        for i, (one, layer) in enumerate(zip(own, model.layers, strict=True))
+    )
+    shared = sum(own[index].kv for index in read)
+    found = shared + (scratch_bytes(model, options, n_ctx) if scratch is None else scratch)
     joining = parts_bytes(model.layers, options.most_tokens(n_ctx))
     joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in layers)
-    return ModelBytes(layers, _bytes(model.head), found, joining)
+    return ModelBytes(layers, _bytes(model.head), found, joining, shared)
+
+
+def _source(layer: Layer[Tensor, Tensor], number: int) -> int:
+    return layer.attention.source if isinstance(layer.attention, SharedAttention) else number
+
+
+def _sharing(one: LayerBytes, source: LayerBytes) -> LayerBytes:
+    """A layer that reads what others read as well, or keeps it: wherever one of them is, the whole of it is."""
+    return replace(one, kv=0, n_pages=0, page=0, spare=0, shared_kv=source.kv)
 
 
 def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: bool = False) -> int:
@@ -71,7 +90,7 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
     n_ff = max(_width(layer.ffn) for layer in model.layers)
     latent = latent_attentions(model.layers)
-    heads: list[Heads] = [*attentions(model.layers), *latent]
+    heads: list[Heads] = [*attentions(model.layers), *shared_attentions(model.layers), *latent]
     recurrent = list(recurrent_layers(model.layers).values())
     mixed = max((matrix.n_elements for one in recurrent for matrix in leaves(one)[0]), default=0)
     largest = max(mixed, n_embd * max(n_vocab, n_ff, *(one.n_q for one in heads)))
@@ -125,10 +144,11 @@ def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options:
 
 def _attention_bytes(one: Heads, n_tokens: int, n_seen: int) -> int:
     """What comes and goes of attention: keys and values that are read, and what is made of them, scores, masks."""
-    rows = n_tokens * (one.n_head // one.n_head_kv)
+    n_head_kv = one.n_head_source if isinstance(one, SharedAttention) else one.n_head_kv
+    rows = n_tokens * (one.n_head // n_head_kv)
     width = max(one.head_dim, rows)
     length = min(n_seen, max(PAGE, SCRATCH_NUMBERS // width))
-    heads = min(one.n_head_kv, max(1, SCRATCH_NUMBERS // (width * length)))
+    heads = min(n_head_kv, max(1, SCRATCH_NUMBERS // (width * length)))
     return length * (16 * heads * (one.head_dim + rows) + 6 * rows) + 12 * n_tokens * parts_width(one)
 
 

@@ -30,13 +30,16 @@ from powerinfer_cli.model.blocks import (
     Predicted,
     Routed,
     Sequential,
+    SharedAttention,
     SharedExpert,
     ShortConvolution,
+    input_gate_of,
     predictor_of,
     routing_of,
 )
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.attending import DeviceAttention
+from powerinfer_cli.runtime.device.layer_inputs import DeviceInputs
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.recurrent import mix
 from powerinfer_cli.runtime.device.rooms import (
@@ -87,6 +90,7 @@ class DeviceFlow:
         self._plain = ExpertRoom(self.normed, self.hot, self.cold)
         self._latents = {width: ExpertRoom(room(width), room(width), room(width)) for width in widths.expert_latents}
         self.beside = room(n if widths.beside else 0)
+        self.inputs = DeviceInputs(widths, ops, n_tokens, device)
         self.attention = DeviceAttention(widths, ops, n_tokens, self.places, device)
         self._values = {n_ff: NeuronRoom(room(n_ff), room(n_ff), room(n_ff)) for n_ff in widths.dense}
         self.mask = torch.zeros(n_tokens, widths.predicted, dtype=torch.uint8, device=device)
@@ -101,7 +105,7 @@ class DeviceFlow:
         """Up to `projected`, what attention makes, where there is one; all that it sees is here. adds: to x before."""
         self.ask(layer, cache, tables, adds, n)
         a = layer.block.attention
-        if isinstance(a, Attention | LatentAttention):
+        if isinstance(a, Attention | SharedAttention | LatentAttention):
             self.attention.attend(a, cache, self.projected, n)
 
     def ask(
@@ -128,7 +132,7 @@ class DeviceFlow:
             case _:
                 assert_never(block)
         match a:
-            case Attention() | LatentAttention():
+            case Attention() | SharedAttention() | LatentAttention():
                 if isinstance(a, Attention) and a.beside is not None:
                     assert cache.states is not None
                     mix(self.ops, a.beside, seen[:n], cache.states, self.places, self.beside[:n])
@@ -228,7 +232,7 @@ class DeviceFlow:
             case Attention():
                 parts = (self.projected,) if a.beside is None else (self.projected, self.beside)
                 return Addends(parts, after, block.scale)
-            case LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet() | Mamba2():
+            case SharedAttention() | LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet() | Mamba2():
                 return Addends((self.projected,), after, block.scale)
             case NoMixer():
                 return NOTHING
@@ -304,8 +308,22 @@ class DeviceFlow:
         else:
             self.counts[:n, layer.place, kind].add_(numbers)
 
+    def add_inputs(self, layer: DeviceLayer, n: int) -> None:
+        """`projected`: what a layer makes of its inputs; x += what its FFN has made. Nothing where it has none."""
+        gate = input_gate_of(layer.block)
+        if gate is not None:
+            self.settle(self._made(layer), n)
+            self.inputs.share(gate, self.x[:n], self.projected[:n])
+
     def adds(self, layer: DeviceLayer) -> Addends:
-        """What a layer leaves to be added to x."""
+        """What a layer leaves to be added to x, behind `add_inputs`."""
+        block = layer.block
+        if isinstance(block, Sequential) and block.input_gate is not None:
+            return Addends((self.projected,), block.input_gate.norm, block.scale)
+        return self._made(layer)
+
+    def _made(self, layer: DeviceLayer) -> Addends:
+        """What the FFN, and what is parallel to it, leave to be added to x."""
         block = layer.block
         room = self.experts_of(layer)
         parts = (room.hot,) if layer.adds_hot else ()

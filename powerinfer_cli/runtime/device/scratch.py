@@ -117,6 +117,7 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
         side.stream.run_experts(ffn, every, all_neurons(1), layer, flow, n_tokens)
     elif side.stream is not None:
         side.stream.run(ffn.neurons, all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens)
+    flow.add_inputs(layer, n_tokens)
     flow.settle(flow.adds(layer), n_tokens)
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(side.output, flow.x[:n_tokens], logits)
@@ -126,6 +127,7 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
         partial(flow.attend, layer, cache, side.tables, NOTHING, 1),
         partial(flow.predict, layer, 1),
         partial(flow.hot_ffn, layer, 1),
+        partial(flow.add_inputs, layer, 1),
         partial(flow.settle, flow.adds(layer), 1),
     ]
     Recorder(side.device).record(Replay(side.device, steps))

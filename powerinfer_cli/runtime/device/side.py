@@ -12,11 +12,11 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType
 from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, make_cache, ops_for
-from powerinfer_cli.kernels.device.cache import SPARE, read_rows, write_rows
+from powerinfer_cli.kernels.device.cache import SPARE, put_back, read_rows, stored, write_rows
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Head, recurrent_layers
+from powerinfer_cli.model.blocks import Head, Layer, SharedAttention, recurrent_layers, sources
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -35,8 +35,10 @@ __all__ = ["DeviceSide"]
 
 
 class DeviceSide:
-    """`layers`: by their number in the model. `here`: of those whose cache has pages in main memory, how many are here.
-    `head`: whether the last norm and the head are here. `streams`: whether cold neurons may pass through.
+    """`layers`: by their number in the model. `kept`: keys and values, by the number of the layer whose they are, also
+    of layers elsewhere that are read here; `caches`: what each layer reads of these. `here`: of those whose cache has
+    pages in main memory, how many are here. `head`: whether the last norm and the head are here. `streams`: whether
+    cold neurons may pass through.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class DeviceSide:
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
         known = parts.statistics if predictors else None
-        extent, layers = parts.pages.extent, [model.layers[index] for index in placed]
-        some = overflowing(layers, list(placed.values()), extent)
-        self.here = {index: some[place] for place, index in enumerate(placed) if place in some}
+        extent, layers = parts.pages.extent, {index: model.layers[index] for index in placed}
+        self.here = overflowing(model.layers, placed, extent)
         self.layers: dict[int, DeviceLayer] = {}
-        self.caches: dict[int, DeviceCache] = {}
+        self.kept: dict[int, DeviceCache] = {}
+        self._mixers = {
+            i: model.layers[i].attention for i in (*layers, *sorted(sources(layers.values()) - placed.keys()))
+        }
         types, recurrent = (CacheType(options.type_k), CacheType(options.type_v)), recurrent_layers(model.layers)
         for place, (index, where) in enumerate(placed.items()):
             assert where.device != MAIN_MEMORY
@@ -68,12 +72,15 @@ class DeviceSide:
             uses = (adapting or {}).get(index)
             layer = uploader.layer(model.layers[index], where, activity, predictors=predictors, uses=uses)
             self.layers[index] = replace(layer, place=place)
-            a = layer.block.attention
+        for index, a in self._mixers.items():
+            if isinstance(a, SharedAttention):
+                continue
             n_cells = self.here[index] * PAGE + SPARE if index in self.here else extent.n_cells(a.window)
             states = extent.n_sequences, recurrent[index].state_size if index in recurrent else 0
-            self.caches[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device, states)
+            self.kept[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device, states)
+        self.caches = {index: self.kept[_source(layer, index)] for index, layer in layers.items()}
         self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
-        widths = Widths.of(config.n_embd, layers, [model.layers[index] for index in self.here])
+        widths = Widths.of(config.n_embd, layers.values(), [model.layers[index] for index in self.here])
         n_ctx = parts.pages.n_ctx_sequence
         self._frequencies = {rope: torch.from_numpy(rope.frequencies(n_ctx)) for rope in widths.ropes}
         self.tables = rope_tables(widths.ropes, n_ctx, device)
@@ -88,18 +95,19 @@ class DeviceSide:
         self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
         self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
+        self._host_inputs = self.link.host(n_tokens * len(widths.inputs) * widths.input_width)
         self._host_counts = self.link.host(FEW, len(placed), 2, dtype=torch.int64)
         self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
 
     def kept_bytes(self) -> int:
         """What weights and KV cache take."""
-        parts = [self.output, *self.layers.values(), *self.caches.values()]
+        parts = [self.output, *self.layers.values(), *self.kept.values()]
         return sum(_nbytes(part) for part in parts)
 
     def cache_bytes(self) -> int:
         """Of the KV cache, what is on the device: without cells that stand for those elsewhere."""
         kept = {index: pages * PAGE for index, pages in self.here.items()}
-        every = self.caches.items()
+        every = self.kept.items()
         return sum(one.nbytes * kept[i] // (kept[i] + SPARE) if i in kept else one.nbytes for i, one in every)
 
     def begin(self, flow: DeviceFlow, batch: Batch) -> DeviceFlow:
@@ -115,6 +123,14 @@ class DeviceSide:
             self.link.send(flow.x[:n], self._host_x[:n], x)
         else:
             self.link.copy(flow.x[:n], x)
+
+    def take_inputs(self, flow: DeviceFlow, inputs: npt.NDArray[np.float32] | None) -> None:
+        """What layers get of T tokens beside the stream, [T, n_layer, width], where they do: those that are here."""
+        wanted = list(flow.inputs.layers)
+        if inputs is not None and wanted:
+            there = flow.inputs.of(len(inputs))
+            values = torch.from_numpy(inputs)[:, wanted].transpose(0, 1)
+            self.link.send(there, self._host_inputs[: there.numel()].view(there.shape), values)
 
     def give_x(self, flow: DeviceFlow, n_tokens: int) -> Tensor:
         """The residual stream in main memory, [T, n_embd]. Waits."""
@@ -157,45 +173,42 @@ class DeviceSide:
 
     def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:
         """As a backend's, for the layers that are here, and of their positions those that are here."""
-        found = {}
+        found: dict[str, npt.NDArray[Any]] = {}
         for index, cache, cells, here in self._held(held):
-            for name, part in cache.parts.items():
-                rows = part.index_select(1, cells[here]).transpose(0, 1)
-                found[f"{index}.{name}"] = rows.cpu().contiguous().numpy()
+            found |= {f"{index}.{name}": part for name, part in stored(cache, cells[here]).items()}
         return found
 
-    def share_of(self, held: Held, stored: Stored) -> dict[str, npt.NDArray[Any]]:
+    def share_of(self, held: Held, saved: Stored) -> dict[str, npt.NDArray[Any]]:
         """What of a saved context goes here. Raises PowerInferError: it is not for such layers and caches."""
         found = {}
         for index, cache, cells, _ in self._held(held):
             for name, part in cache.parts.items():
                 key, shape = f"{index}.{name}", (len(cells), part.shape[0], part.shape[2])
-                found[key] = saved_part(stored, key, shape, str(part.dtype).removeprefix("torch."))
+                found[key] = saved_part(saved, key, shape, str(part.dtype).removeprefix("torch."))
         return found
 
-    def write_cells(self, held: Held, stored: Stored) -> None:
+    def write_cells(self, held: Held, saved: Stored) -> None:
         """Put back what `share_of` has found, as far as its positions are here."""
         for index, cache, cells, here in self._held(held):
-            for name, part in cache.parts.items():
-                rows = torch.from_numpy(stored[f"{index}.{name}"]).to(self.device)
-                part.index_copy_(1, cells[here], rows[here].transpose(0, 1))
+            there = here.cpu().numpy()
+            put_back(cache, cells[here], {name: saved[f"{index}.{name}"][there] for name in cache.parts})
 
     def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
         """As a backend's, for the layers that are here."""
-        kept = {index: cache.states for index, cache in self.caches.items() if cache.states is not None}
+        kept = {index: cache.states for index, cache in self.kept.items() if cache.states is not None}
         return {index: states[sequence].cpu().numpy().copy() for index, states in kept.items()}
 
     def write_states(self, sequence: int, states: Mapping[int, npt.NDArray[np.float32]]) -> None:
         """As a backend's, for the layers that are here."""
-        for index, cache in self.caches.items():
+        for index, cache in self.kept.items():
             if cache.states is not None:
                 cache.states[sequence].copy_(torch.from_numpy(states[index]))
 
     def _held(self, held: Held) -> Iterator[tuple[int, DeviceCache, Tensor, Tensor]]:
         """Of the layers that are here: their number, cache, the cells that are held, and which of these are here."""
-        for index, cache in self.caches.items():
-            window = self.layers[index].block.attention.window
-            cells = torch.from_numpy(held.of(window)).to(self.device)
+        for index in self.kept.keys() & self.layers.keys():
+            cache = self.kept[index]
+            cells = torch.from_numpy(held.of(self._mixers[index].window)).to(self.device)
             yield index, cache, cells, cells < cache.n_pages * PAGE
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
@@ -204,10 +217,10 @@ class DeviceSide:
         """
         if n_discard == 0:
             return
-        for index, cache in self.caches.items():
+        for index, cache in self.kept.items():
             if index in self.here:
                 continue
-            a = self.layers[index].block.attention
+            a = self._mixers[index]
             turn, pages = self._turn(a.rope, -n_discard), self.pages.of(a.window)
             for moves in moves_in_parts(pages, sequence, n_past, n_keep, n_discard):
                 source, target = (torch.from_numpy(cells).to(self.device) for cells in moves)
@@ -224,6 +237,11 @@ class DeviceSide:
         angle = by * self._frequencies[rope]
         cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
         return partial(rotate, cos=cos, sin=sin, style=rope.style)
+
+
+def _source(layer: Layer[Any, Any], number: int) -> int:
+    """Whose keys and values a layer reads."""
+    return layer.attention.source if isinstance(layer.attention, SharedAttention) else number
 
 
 def _nbytes(part: object) -> int:

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Layer, Mixer, attentions, latent_attentions, predictor_of, routing_of
+from powerinfer_cli.model.blocks import (
+    Layer,
+    Mixer,
+    attentions,
+    input_gate_of,
+    latent_attentions,
+    predictor_of,
+    routing_of,
+    shared_attentions,
+)
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.device.places import places_numbers
 
@@ -49,7 +58,8 @@ class Widths:
     """Of what flows through some layers: which n_q and n_kv, and those of latents, which n_ff of FFNs that are computed
     as a whole, how many experts are chosen, and the most neurons that a predictor tells of; parts: of layers whose
     cache lies on both sides; gates: n_q of attention whose output is gated; beside: whether any has something beside;
-    expert_latents: numbers of the latents that experts work on.
+    expert_latents: numbers of the latents that experts work on; inputs: the numbers of
+    layers that get something beside the stream, input_width numbers each.
     """
 
     n_embd: int
@@ -63,6 +73,8 @@ class Widths:
     gates: frozenset[int] = frozenset()
     beside: bool = False
     expert_latents: frozenset[int] = frozenset()
+    inputs: tuple[int, ...] = ()
+    input_width: int = 0
 
     @classmethod
     def of(
@@ -74,9 +86,11 @@ class Widths:
         routed = [one for _, selection in neurons if (one := routing_of(selection))]
         whole = [one for one, selection in neurons if routing_of(selection) is None]
         whole += [one.shared.neurons for one in routed if one.shared is not None]
+        input_gates = [gate for block in blocks if (gate := input_gate_of(block)) is not None]
         return cls(
             n_embd,
-            frozenset((one.n_q, one.n_kv) for one in attentions(blocks)),
+            frozenset((one.n_q, one.n_kv) for one in attentions(blocks))
+            | {(one.n_q, one.n_kv) for one in shared_attentions(blocks)},
             frozenset(one.n_ff for one in whole if not one.transposed),
             max((one.n_ff for one, asked in neurons if predictor_of(asked)), default=0),
             frozenset(rope for block in blocks if (rope := block.attention.rope) is not None),
@@ -86,6 +100,8 @@ class Widths:
             frozenset(one.n_q for one in attentions(blocks) if one.gate is not None),
             any(one.beside is not None for one in attentions(blocks)),
             frozenset(one.latents.enter.weight.shape[0] for one in routed if one.latents is not None),
+            tuple(gate.layer for gate in input_gates),
+            max((gate.width for gate in input_gates), default=0),
         )
 
 
@@ -109,6 +125,7 @@ def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
     heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads) + sum(2 * n_q + n_kv for n_q, n_kv in widths.latent)
     heads += 2 * sum(widths.parts) + sum(q for q, _ in widths.heads if q in widths.gates)
     numbers = (6 + widths.beside) * widths.n_embd + heads + 3 * (sum(widths.dense) + sum(widths.expert_latents))
+    numbers += (len(widths.inputs) + 2) * widths.input_width
     return (
         n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted + 12 * sum(widths.chosen))
         + 8 * places_numbers(n_tokens, extent)

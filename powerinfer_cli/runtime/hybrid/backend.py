@@ -35,6 +35,7 @@ from powerinfer_cli.runtime.hybrid.cold_side import ColdSide
 from powerinfer_cli.runtime.hybrid.counting import Counting
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes
+from powerinfer_cli.runtime.hybrid.mirrors import Mirrors
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
 
@@ -74,6 +75,7 @@ class HybridBackend:
         divided = {i: self._sides[plan.layers[i].device] for i, one in enumerate(self._cpu.weights.cold) if one}
         self._cold = ColdSide(self._cpu, divided, parts.model, self._stats, self._adaptive) if divided else None
         self._overflow = CacheOverflow(parts, self._sides, self._cpu)
+        self._mirrors = Mirrors(parts.model.layers, plan, parts.pages, self._cpu.cache, self._sides)
         self._stats.kv_gpus = sum(side.cache_bytes() for side in self._sides.values())
         self._stats.kv_overflow = self._overflow.n_bytes
         kinds = (False, True) if self._overflow.here else (False,)
@@ -106,10 +108,10 @@ class HybridBackend:
             self._cold.begin(batch)
         buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
-        self._cpu.embed(buffers)
+        self._cpu.embed(kind)
         self._overflow.begin(batch)
         for side in self._sides.values():
-            side.begin(self._flow(side), batch)
+            side.take_inputs(side.begin(self._flow(side), batch), self._cpu.inputs_of(buffers, n))
         at = MAIN_MEMORY
         for number, run in enumerate(self._runs):
             self._move(at, run.side, n)
@@ -119,6 +121,7 @@ class HybridBackend:
                     self._cpu.run(run.layers, kind)
                 else:
                     self._cpu.record_routes(run.layers, n, watch)
+                self._mirrors.pass_on(run.layers, batch)
                 continue
             with self._sides[at].link.current():
                 if kind is BatchKind.ONE:
@@ -126,6 +129,7 @@ class HybridBackend:
                         step()
                 else:
                     self._batch(run, n, watch)
+            self._mirrors.pass_on(run.layers, batch)
         self._move(at, self.plan.output, n)
         if self._adaptive is not None:
             self._adaptive.finish(batch)
@@ -139,7 +143,7 @@ class HybridBackend:
         self._kind = BatchKind.MANY
         self._cpu.begin(batch, self._cpu.many)
         self._overflow.begin(batch)
-        self._cpu.embed(self._cpu.many)
+        self._cpu.embed(BatchKind.MANY)
         x = torch.from_numpy(self._cpu.x_of(self._cpu.many)[:n])
         for run in self._runs:
             if run.side == MAIN_MEMORY:
@@ -150,6 +154,7 @@ class HybridBackend:
             else:
                 with self._sides[run.side].link.current():
                     x = self._record_there(run, x, batch, watch)
+            self._mirrors.pass_on(run.layers, batch)
         if self.plan.output == MAIN_MEMORY:
             self._cpu.x_of(self._cpu.many)[:n] = x.cpu().numpy()
         else:
@@ -160,6 +165,7 @@ class HybridBackend:
         """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
         side, n = self._sides[run.side], len(x)
         flow = side.begin(side.many, batch)
+        side.take_inputs(flow, self._cpu.inputs_of(self._cpu.many, n))
         side.take_x(flow, x)
         adds = NOTHING
         for index in run.layers:
@@ -173,6 +179,7 @@ class HybridBackend:
                 flow.hot_of(layer, values.copy_(seen), n)
             else:
                 watch(index, flow.x[:n].cpu().numpy(), np.empty((n, 0), np.float32))
+            flow.add_inputs(layer, n)
             adds = flow.adds(layer)
         flow.settle(adds, n)
         return flow.x[:n]
@@ -222,6 +229,7 @@ class HybridBackend:
             with side.link.current():
                 side.write_cells(held, share)
         self._overflow.write(held, {name: part for share in shares for name, part in share.items()})
+        self._mirrors.restore(held)
 
     def read_states(self, sequence: int) -> dict[int, npt.NDArray[np.float32]]:
         found = self._cpu.read_states(sequence)
@@ -293,6 +301,7 @@ class HybridBackend:
                 work = [partial(self._cold_side.receive, flow, index, 1)]
             else:
                 work.append(partial(flow.hot_ffn, layer, 1))
+            work.append(partial(flow.add_inputs, layer, 1))
             adds = flow.adds(layer)
         work.append(partial(flow.settle, adds, 1))
         return [*steps, Replay(side.device, work)]
@@ -325,6 +334,7 @@ class HybridBackend:
             if computed:
                 self._compute_cold(side, index, n)
                 self._cold_side.receive(flow, index, n)
+            flow.add_inputs(layer, n)
             adds = flow.adds(layer)
         flow.settle(adds, n)
 

@@ -14,7 +14,7 @@ from powerinfer_cli.runtime.cpu.buffers import Buffers
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
-from powerinfer_cli.runtime.cpu.weights import CPUWeights, Uses
+from powerinfer_cli.runtime.cpu.weights import CPUWeights, Floats, Uses
 
 __all__ = ["CPURuns"]
 
@@ -30,13 +30,14 @@ class CPURuns(CPUSide):
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
         """The embedding, and each run: from x to x."""
-        embed_one, embed_many = one.embedding(self.weights), many.embedding(self.weights)
+        writers = one, few if self.most_few > 1 else many, many
+        embeds = {kind: writer.embedding(self.weights) for kind, writer in zip(BatchKind, writers, strict=True)}
         tokens = {layers: self._operations(one, layers) for layers in self._runs}
         fews = {layers: self._operations(few, layers) for layers in self._runs} if self.most_few > 1 else {}
         batches = {layers: self._operations(many, layers) for layers in self._runs}
         written = [op for run in (*tokens.values(), *fews.values(), *batches.values()) for ops in run for op in ops]
-        self.prepare(op.kernel for op in (*embed_one, *embed_many, *written))
-        self._embed_one, self._embed_many = assemble(embed_one), assemble(embed_many)
+        self.prepare(op.kernel for op in (*(op for ops in embeds.values() for op in ops), *written))
+        self._embeds = {kind: assemble(operations) for kind, operations in embeds.items()}
         self._tokens = {layers: assemble([op for ops in run for op in ops]) for layers, run in tokens.items()}
         self._fews = {layers: assemble([op for ops in run for op in ops]) for layers, run in fews.items()}
         self._batches = {layers: [assemble(ops) for ops in run] for layers, run in batches.items()}
@@ -66,12 +67,9 @@ class CPURuns(CPUSide):
             self._recordings[layers] = writer.recording(operations)
         self._recordings[layers].run(self.team, self.threads_batch, layers, n_tokens, watch)
 
-    def embed(self, buffers: Buffers) -> None:
-        """x = the embeddings of the tokens that `begin` told of."""
-        if buffers is self.one:
-            self.team.run(self._embed_one.table, self.threads)
-        else:
-            self.team.run(self._embed_many.table, self.threads_batch)
+    def embed(self, kind: BatchKind) -> None:
+        """x = the embeddings of the tokens that `begin` told of, and what layers get of them besides."""
+        self.team.run(self._embeds[kind].table, self.threads_for(kind))
 
     def run(self, layers: Layers, kind: BatchKind) -> None:
         """x through these layers."""
@@ -96,6 +94,11 @@ class CPURuns(CPUSide):
         """The hidden state [1, n_embd], behind the last norm, of the one token's x."""
         self.head_of_one()
         return self.one.normed.floats[:, : self.config.n_embd].copy()
+
+    def inputs_of(self, buffers: Buffers, n: int) -> Floats | None:
+        """What layers get of n tokens beside x, [T, n_layer, width], where they do."""
+        room = buffers.inputs
+        return None if room is None else room.inputs.floats[:n, : room.inputs.n].reshape(n, -1, room.gate.n)
 
     def x_of(self, buffers: Buffers) -> npt.NDArray[np.float32]:
         """The residual stream [tokens, n_embd], of one token or of a batch."""

@@ -15,7 +15,7 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import Attention, LatentAttention, leaves, recurrent_layers
+from powerinfer_cli.model.blocks import Attention, SharedAttention, leaves, recurrent_layers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
@@ -25,8 +25,10 @@ from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.reference.cache import KVCache
+from powerinfer_cli.runtime.reference.inputs import inputs_of
 from powerinfer_cli.runtime.reference.layer import (
     NOT_SHOWN,
+    Attending,
     PredictorQuery,
     ReferenceLayer,
     Shown,
@@ -89,14 +91,16 @@ class ReferenceBackend:
         """shown: by layer."""
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
-        x = self._embed(torch.from_numpy(batch.ids).long(), positions, batch.hidden)
+        ids = torch.from_numpy(batch.ids).long()
+        x = self._embed(ids, positions, batch.hidden)
+        inputs = None if self._embedding.inputs is None else inputs_of(self._embedding.inputs, ids, x)
         parts = {window: self._parted(batch, window) for window in self._windows}
         turns = {rope: self._turn(rope, positions) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
             rope, window = layer.block.attention.rope, layer.block.attention.window
             turn = _as_it_is if rope is None else turns[rope]
             recur = partial(self._recur, index, batch)
-            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), recur, shown(index))
+            x = layer.forward(x, turn, partial(self._attend, index, parts[window]), recur, shown(index), inputs)
         self._hidden = x
 
     def _embed(self, ids: Tensor, positions: Tensor, hidden: Hidden | None) -> Tensor:
@@ -114,21 +118,17 @@ class ReferenceBackend:
         given = normed(fusion.hidden_norm, torch.from_numpy(hidden))
         return multiply(fusion.token, normed(fusion.token_norm, x)) + multiply(fusion.hidden, given)
 
-    def _attend(
-        self,
-        layer: int,
-        parts: Parted,
-        a: Attention[Matrix, Tensor] | LatentAttention[Matrix, Tensor],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-    ) -> Tensor:
+    def _attend(self, layer: int, parts: Parted, a: Attending, q: Tensor, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         attend = partial(attention, scale=a.scale, window=a.window)
         if isinstance(a, Attention):
             attend = partial(attend, softcap=a.softcap, alibi=a.alibi, temperature=a.temperature)
             attend = partial(attend, sinks=a.sinks, chunk=a.chunk, causal=a.causal, reach=a.reach)
-        found = [attend(q[part], *self.cache.append(layer, k[part], v[part], cells)) for part, cells in parts]
-        return torch.cat(found)
+        source = a.source if isinstance(a, SharedAttention) else layer
+        if kept is not None:
+            k, v = kept
+            for part, cells in parts:
+                self.cache.store(layer, k[part], v[part], cells[len(cells) - len(k[part]) :])
+        return torch.cat([attend(q[part], *self.cache.read(source, cells)) for part, cells in parts])
 
     def _recur(self, layer: int, batch: Batch, step: Callable[[slice, Tensor], Tensor]) -> Tensor:
         """What `step` makes of each segment's tokens and its sequence's state, which is zeros where it begins."""
@@ -236,7 +236,7 @@ class ReferenceBackend:
 def resident_bytes(model: Model) -> int:
     """Bytes of float32 copies of all matrices, if none were dequantised on use."""
     tokens = model.embedding.tokens
-    ends = [tokens, *(one for one in leaves(model.head)[0] if one is not tokens)]
+    ends = [*leaves(model.embedding)[0], *(one for one in leaves(model.head)[0] if one is not tokens)]
     inside = [tensor for layer in model.layers for tensor in leaves(layer)[0]]
     total: int = sum(tensor.n_elements for tensor in (*ends, *inside))
     return 4 * total

@@ -28,12 +28,12 @@ class KVCache:
                 f"no memory for a context of {extent.n_ctx} tokens ({size:.1f} GiB): choose a smaller one (-c, n_ctx)"
             ) from error
 
-    def append(self, layer: int, k: Tensor, v: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values [T, n_head_kv, head_dim] in the last T of a sequence's cells, int64
-        [S]; what is in all of these, [S, n_head_kv, head_dim].
-        """
-        new = cells[len(cells) - len(k) :]
-        self.k[layer][new], self.v[layer][new] = k, v
+    def store(self, layer: int, k: Tensor, v: Tensor, cells: Tensor) -> None:
+        """Put one layer's new keys and values [T, n_head_kv, head_dim] into cells int64 [T]."""
+        self.k[layer][cells], self.v[layer][cells] = k, v
+
+    def read(self, layer: int, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """What is in cells int64 [S], [S, n_head_kv, head_dim]."""
         return self.k[layer][cells], self.v[layer][cells]
 
     def move(self, layer: int, source: Tensor, target: Tensor, turn_back: Callable[[Tensor], Tensor]) -> None:

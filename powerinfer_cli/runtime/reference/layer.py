@@ -32,19 +32,20 @@ from powerinfer_cli.model.blocks import (
     Predicted,
     Routed,
     Sequential,
+    SharedAttention,
     SharedExpert,
     ShortConvolution,
 )
+from powerinfer_cli.runtime.reference.inputs import input_share
 from powerinfer_cli.runtime.reference.products import multiply, normed
 from powerinfer_cli.runtime.reference.recurrent import Recur, delta_net, mamba2, short_convolution
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["NOT_SHOWN", "Attend", "PredictorQuery", "ReferenceLayer", "Shown", "Turn"]
+__all__ = ["NOT_SHOWN", "Attend", "Attending", "PredictorQuery", "ReferenceLayer", "Shown", "Turn"]
 
-# With q, k and v of a batch [T, H, D] -> [T, H * D]
-Attend: TypeAlias = Callable[
-    [Attention[Matrix, Tensor] | LatentAttention[Matrix, Tensor], Tensor, Tensor, Tensor], Tensor
-]
+Attending: TypeAlias = Attention[Matrix, Tensor] | SharedAttention[Matrix, Tensor] | LatentAttention[Matrix, Tensor]
+# With q, and k and v that are to be kept, of a batch [T, H, D] -> [T, H * D]
+Attend: TypeAlias = Callable[[Attending, Tensor, tuple[Tensor, Tensor] | None], Tensor]
 Turn: TypeAlias = Callable[[Tensor], Tensor]  # heads [T, H, D] by their positions
 Show: TypeAlias = Callable[[Tensor, Tensor], None]  # the residual [T, n_embd] and the FFN's activations [T, n_ff]
 ShowExperts: TypeAlias = Callable[[Tensor], None]  # the chosen ones, int64 [T, n_chosen]
@@ -81,8 +82,16 @@ class ReferenceLayer:
     asked: PredictorQuery
     stats: SparsityStats
 
-    def forward(self, x: Tensor, turn: Turn, attend: Attend, recur: Recur, shown: Shown = NOT_SHOWN) -> Tensor:
-        """x [T, n_embd] -> [T, n_embd]"""
+    def forward(
+        self,
+        x: Tensor,
+        turn: Turn,
+        attend: Attend,
+        recur: Recur,
+        shown: Shown = NOT_SHOWN,
+        inputs: Tensor | None = None,
+    ) -> Tensor:
+        """x [T, n_embd] -> [T, n_embd]; inputs [T, n_layer, width]: what layers get beside it, where they do."""
         block, first = self.block, x
         match block:
             case Sequential():
@@ -91,7 +100,10 @@ class ReferenceLayer:
                     if shown.neurons is not None:
                         shown.neurons(x, x[:, :0])
                     return x
-                return x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
+                x = x + block.scale * _within(block.ffn_norms, x, lambda seen: self._ffn(seen, x, first, shown))
+                if block.input_gate is None or inputs is None:
+                    return x
+                return x + block.scale * input_share(block.input_gate, x, inputs)
             case Parallel():
                 seen = normed(block.norm, x)
                 also = seen if block.ffn_norm is None else normed(block.ffn_norm, x)
@@ -109,6 +121,8 @@ class ReferenceLayer:
         match a:
             case Attention():
                 made = partial(_attended, a, turn=turn, attend=attend, recur=recur)
+            case SharedAttention():
+                made = partial(_shared_keys, a, turn=turn, attend=attend)
             case LatentAttention():
                 made = partial(_latent, a, turn=turn, attend=attend)
             case DeltaNet():
@@ -191,10 +205,15 @@ def _attention(attention: Attention[Matrix, Tensor], x: Tensor, turn: Turn, atte
         q, k = _head_norms(norms, turn(q), turn(k))
     else:
         q, k = map(turn, _head_norms(norms, q, k))
-    found = attend(attention, q, k, v)
+    found = attend(attention, q, (k, v))
     if attention.gate is not None:
         found = found * multiply(attention.gate, x).sigmoid()
     return multiply(attention.output, found)
+
+
+def _shared_keys(a: SharedAttention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
+    q = turn(normed(a.norm, multiply(a.q, x).view(len(x), -1, a.head_dim)))
+    return multiply(a.output, attend(a, q, None))
 
 
 def _latent(a: LatentAttention[Matrix, Tensor], x: Tensor, turn: Turn, attend: Attend) -> Tensor:
@@ -207,7 +226,7 @@ def _latent(a: LatentAttention[Matrix, Tensor], x: Tensor, turn: Turn, attend: A
     keys, values = (_every(one).view(a.n_head, -1, one.n_cols) for one in (a.keys, a.values))
     q = torch.cat((turned, torch.einsum("thn,hrn->thr", plain, keys)), -1)
     kept = torch.cat((multiply(a.turned, x), normed(a.norm, multiply(a.latent, x))), -1).unsqueeze(1)
-    found = attend(a, turn(q), turn(kept), kept).view(q.shape)[..., n_rot:]
+    found = attend(a, turn(q), (turn(kept), kept)).view(q.shape)[..., n_rot:]
     return multiply(a.output, torch.einsum("thr,hvr->thv", found, values).flatten(1))
 
 

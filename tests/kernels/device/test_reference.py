@@ -280,7 +280,7 @@ def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
 
     wanted_q, wanted_k = wanted_of(q, weights[0]), wanted_of(k, weights[1])
     cache = make_cache(2, 2 * PAGE, DIM, CacheType.F32, CacheType.F32, "cpu")
-    given = v.clone()
+    given, given_q = v.clone(), q.clone()
     OPS.rope_store(q, k.clone(), v, cache, positions, cells, cos, sin, style, norms=norms)
     torch.testing.assert_close(q.view(3, 4, DIM), wanted_q)
     torch.testing.assert_close(cache.k[:, cells], wanted_k.transpose(0, 1))
@@ -289,6 +289,10 @@ def test_turning_and_storing(style: RopeStyle, n_rot: int, normed: str) -> None:
     torch.testing.assert_close(v, values.view(v.shape))
     for untouched in (cache.k, cache.v):
         assert untouched.index_fill(1, cells, 0).count_nonzero() == 0
+    alone, before = given_q.clone(), cache.k.clone()
+    OPS.rope_store(alone, None, None, cache, positions, cells, cos, sin, style, norms=norms)
+    torch.testing.assert_close(alone, q)
+    assert torch.equal(cache.k, before)
 
 
 @pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType])

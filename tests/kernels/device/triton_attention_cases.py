@@ -54,6 +54,9 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
             cache, positions = empty_cache(2, 256, dim, types), torch.tensor([12, 127], device=DEVICE)
             cells = torch.tensor([200, 3], device=DEVICE)
             ops.rope_store(q, k, v, cache, positions, cells, cos, sin, style, norms=norms if normed else None)
+            alone = in_nan(normal(2, 4 * dim))
+            ops.rope_store(alone, None, None, cache, positions, cells, cos, sin, style, norms=norms if normed else None)
+            assert torch.equal(alone, q)
             results.append((q, cache.k, cache.k_scales, cache.v, cache.v_scales))
         for kind, found, wanted in zip("qkkvv", *results, strict=True):
             if found is None:

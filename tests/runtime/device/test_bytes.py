@@ -109,13 +109,30 @@ def test_states_are_counted(tmp_path: Path, name: str, sharing: str) -> None:
             assert layer.seen(0.1) == layer.seen(1) == 2 * layer.state
 
 
+def test_what_layers_share_is_counted_once(tmp_path: Path) -> None:
+    """Of each GPU, as it may have readers alone; the table of layers' inputs stays in the file."""
+    model, options = load_model(tiny_family("gemma4-small").file.open(tmp_path)), EngineOptions(n_ubatch=16)
+    check_counts(model, options, 300)
+    sizes, reader = model_bytes(model, options, 300), model.layers[5].ffn
+    read = side_of(model, options, 300, {5: LayerPlacement(0, all_neurons(reader.n_groups))}, 16)
+    assert [one.kv > 0 for one in sizes.layers] == [True, True, False, False, False, False]
+    assert sizes.shared_kv >= read.kept[3].nbytes == sizes.layers[5].shared_kv > 0
+    assert sizes.layers[3].shared_kv == sizes.layers[5].shared_kv
+    scratch._pass(read, reader, 5, 16)
+    assert model.embedding.inputs is not None
+    assert (
+        model.embedding.inputs.tokens.nbytes
+        > sizes.total - sizes.scratch - sum(one.fixed + one.ffn for one in sizes.layers) - sizes.head
+    )
+
+
 def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
     placed = {i: LayerPlacement(0, all_neurons(layer.ffn.n_groups)) for i, layer in enumerate(model.layers)}
     side = side_of(model, options, n_ctx, placed, 16)
     extent = side.pages.extent
     sizes = model_bytes(model, options, n_ctx)
-    there = tensors_of([side.layers, side.caches, side.output], set())
-    counted = sizes.total - sizes.scratch
+    there = tensors_of([side.layers, side.kept, side.output], set())
+    counted = sizes.total - sizes.scratch + sizes.shared_kv
     assert there <= counted
     assert side.kept_bytes() == there
     matrices = sum(len(leaves(layer)[0]) for layer in model.layers)

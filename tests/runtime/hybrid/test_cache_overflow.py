@@ -47,7 +47,19 @@ def told(engine: Engine) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "gemma2", "gemma4-experts", "gpt-oss", "deepseek2-lite", "mpt", "llama4", "phi2", "qwen3moe"]
+    "name",
+    [
+        "llama",
+        "gemma2",
+        "gemma4-experts",
+        "gemma4-small",
+        "gpt-oss",
+        "deepseek2-lite",
+        "mpt",
+        "llama4",
+        "phi2",
+        "qwen3moe",
+    ],
 )
 def test_across_the_border(tmp_path: Path, name: str) -> None:
     file = tiny_family(name).file

@@ -42,8 +42,8 @@ class Angles:
 def rope(
     state: npt.NDArray[np.int64],
     q: Floats,
-    k: Floats,
-    v: Floats,
+    k: Floats | None,
+    v: Floats | None,
     cache: KeysValues,
     angles: Angles | None,
     style: RopeStyle | None,
@@ -52,7 +52,8 @@ def rope(
     """Turn the heads of q in place; store turned k, and v, in the cells of their positions, where these are here.
 
     q, k, v float32 [T, at least heads * head_dim] (k, and v where it is normed, are changed too). Norms of each head by
-    itself come before, or after; those over all heads are not for here. Without angles nothing is turned.
+    itself come before, or after; those over all heads are not for here. Without angles nothing is turned; without k
+    and v nothing is stored.
     """
     shape = cache.shape
     cos, sin, n_rot = (angles.cos, angles.sin, 2 * angles.cos.shape[1]) if angles else (None, None, 0)
@@ -64,9 +65,9 @@ def rope(
         q=q,
         q_stride=q.strides[0],
         k=k,
-        k_stride=k.strides[0],
+        k_stride=0 if k is None else k.strides[0],
         v=v,
-        v_stride=v.strides[0],
+        v_stride=0 if v is None else v.strides[0],
         cos=cos,
         sin=sin,
         pairs=n_rot // 2,
@@ -177,6 +178,8 @@ def _rope(op_address, worker):
             for j in range(head * group, (head + 1) * group):
                 x = f32(op[OP.q] + t * op[OP.q_stride] + j * head_dim * 4)
                 _norm_and_turn(op, x, f32(op[OP.q_norm] + j * op[OP.q_norm_step] * 4), c, s)
+            if not op[OP.k]:
+                continue
             key = op[OP.k] + t * op[OP.k_stride] + head * head_dim * 4
             value = op[OP.v] + t * op[OP.v_stride] + head * head_dim * 4
             _norm_and_turn(op, f32(key), f32(op[OP.k_norm] + head * op[OP.k_norm_step] * 4), c, s)

@@ -78,6 +78,19 @@ def test_rope(style: RopeStyle, head_dim: int, n_rot: int, n_token: int, n_past:
         assert (stored[n_past + n_token :] == 99).all()
 
 
+def test_queries_alone() -> None:
+    """They are turned as beside keys, and the cache stays as it is."""
+    q, norm = normal(5, 40), Norm(NormKind.RMS, EPS, normal(10, seed=3), None)
+    found = []
+    for keys in (rows_of(normal(5, 20, seed=1)), None):
+        cache, rows = cache_of(4, 2, 10), rows_of(q, np.nan)
+        angles = angles_of(10, 5, 14), RopeStyle.NEOX
+        run(rope(state_of(5, 14), rows, keys, keys, cache, *angles, HeadNorms(norm, norm)), threads=2)
+        found.append(rows)
+    np.testing.assert_array_equal(*found)
+    assert all((part == 99).all() for part in (cache.k, cache.v))
+
+
 def test_nothing_is_turned_without_angles() -> None:
     q, k, v = normal(3, 40), normal(3, 20, seed=1), normal(3, 20, seed=2)
     cache, rows = cache_of(4, 2, 10), rows_of(q, np.nan)

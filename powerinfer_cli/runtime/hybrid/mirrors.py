@@ -1,0 +1,69 @@
+"""Keys and values that layers on other sides read as well: kept where they are made, and copied to each such side."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from powerinfer_cli.kernels.device.cache import put_back, stored
+from powerinfer_cli.model.blocks import Layer, sources
+from powerinfer_cli.placement import MAIN_MEMORY, Plan
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.context.pages import Cells, Held, PageTable
+from powerinfer_cli.runtime.cpu.cache import PackedCache
+from powerinfer_cli.runtime.device.side import DeviceSide
+
+__all__ = ["Mirrors"]
+
+
+class Mirrors:
+    """`targets`: by the number of a layer whose keys and values are read elsewhere, on which sides."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer[Any, Any]],
+        plan: Plan,
+        pages: PageTable,
+        here: PackedCache,
+        devices: Mapping[int, DeviceSide],
+    ) -> None:
+        """here: the caches in main memory."""
+        self._pages, self._here, self._devices = pages, here, devices
+        self._homes = [placed.device for placed in plan.layers]
+        self._windows = [layer.attention.window for layer in layers]
+        self.targets: dict[int, list[int]] = {}
+        for side in (MAIN_MEMORY, *devices):
+            own = {i: layer for i, layer in enumerate(layers) if self._homes[i] == side}
+            for source in sorted(sources(own.values()) - own.keys()):
+                self.targets.setdefault(source, []).append(side)
+
+    def pass_on(self, layers: Sequence[int], batch: Batch) -> None:
+        """What some layers, which have been run, have kept of a batch."""
+        for source in self.targets.keys() & set(layers):
+            pages = self._pages.of(self._windows[source])
+            cells = [pages.cells(s.sequence, s.n_past, s.n_past + s.n_tokens) for s in batch.segments]
+            self._copy(source, np.concatenate(cells))
+
+    def restore(self, held: Held) -> None:
+        """All that is held, once it was put back where it is made."""
+        for source in self.targets:
+            self._copy(source, held.of(self._windows[source]))
+
+    def _copy(self, source: int, cells: Cells) -> None:
+        parts = self._read(self._homes[source], source, cells)
+        for side in self.targets[source]:
+            if side == MAIN_MEMORY:
+                self._here.kept[source].store(cells, parts)
+            else:
+                there = self._devices[side]
+                with there.link.current():
+                    put_back(there.kept[source], torch.from_numpy(cells).to(there.device), parts)
+
+    def _read(self, side: int, source: int, cells: Cells) -> dict[str, npt.NDArray[Any]]:
+        if side == MAIN_MEMORY:
+            return self._here.kept[source].stored(cells)
+        there = self._devices[side]
+        with there.link.current():
+            return stored(there.kept[source], torch.from_numpy(cells).to(there.device))
