@@ -39,7 +39,19 @@ def rope_store(
     launch(
         _rope_store,
         (len(q), n_head + (0 if k is None else 2 * n_kv)),
-        *(q, k, v, cache.k, cache.k_scales, cache.v, cache.v_scales, positions, cells, cos, sin),
+        *(
+            q,
+            q if k is None else k,
+            q if v is None else v,
+            cache.k,
+            cache.k_scales,
+            cache.v,
+            cache.v_scales,
+            positions,
+            cells,
+            cos,
+            sin,
+        ),
         *_norms(norms, dim),
         *(
             n_head,
