@@ -131,6 +131,10 @@ def make(
         PowerInferError: a text that is too short, files that are another model's, a disk that is full.
     """
     ran = SolverModel(gguf, options, events, placement, place.folder, model)
+    if not ran.config.writes:
+        raise PowerInferError(
+            f"{gguf.path}: makes vectors of texts and decodes none: there is nothing to gain by neurons"
+        )
     return _Run(gguf, ran, place, wanted, events, schedule or Schedule()).all()
 
 

@@ -79,7 +79,7 @@ def _solve(
             read = load_model(gguf)
             flags = model.options(), predictor, stages, plan, told
             found = Job(gguf, read, *flags, machine, text, working.schedule, events).run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # that is a signal's
             events.note("interrupted: the same command goes on where this stopped")
             raise
     show(gguf, read.config, found, stages.merge, told, sys.stdout.write)

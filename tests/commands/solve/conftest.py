@@ -9,7 +9,7 @@ from powerinfer_cli.opening import companions
 from powerinfer_cli.opening.planning import plan_files
 from solver import comparison
 from solver.placing import measure
-from solver.verdict import judging, seen
+from solver.verdict import judging, seen, tried_decoding
 from tests.commands.solve.running import STORY
 
 
@@ -31,5 +31,5 @@ def text(tmp_path: Path) -> str:
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast this machine is does not matter here."""
     monkeypatch.setattr(measure, "LONG_ENOUGH", 0.01)
-    for module in (comparison, judging, seen):
+    for module in (comparison, judging, seen, tried_decoding):
         monkeypatch.setattr(module, "SECONDS", 0.1)

@@ -16,6 +16,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.placement import gpuidx_path
 from solver.placing import kept_costs, load_profile
 from tests.commands.solve.running import N_FF, QUICK, data_of, solve
+from tests.helpers.interrupts import ctrl_c_counts
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placing.placed_model import (
     N_LAYER,
@@ -134,6 +135,38 @@ def test_what_is_interrupted_goes_on(tmp_path: Path, text: str, monkeypatch: pyt
     result = solve(path, *flags)
     result.note("activation statistics kept")
     assert data_of(result)["plan"]["file"] == str(gpuidx_path(path))
+
+
+@pytest.mark.parametrize(
+    ("number", "stage", "kept"),
+    [
+        (signal.SIGINT, "collecting", "^collecting: going on after chunk 1 of "),
+        (signal.SIGTERM, "training predictors", f"^training: going on, 1 of {N_LAYER} layers are done"),
+        (signal.SIGTERM, "merging", "predictors kept$"),
+    ],
+)
+def test_a_signal_at_work_costs_only_what_was_in_hand(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, stage: str, kept: str
+) -> None:
+    path, merged = write_placed(tmp_path, statistics=False, model=dense_model("relu")), tmp_path / "merged.gguf"
+    flags = ("-f", text, "--merge", str(merged), "--train-only", *QUICK)
+    sent: list[str] = []
+
+    def end(_: Working, what: str, done: int, total: int) -> None:
+        if what == stage and 0 < done < total and not sent:
+            sent.append(what)
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch, ctrl_c_counts():
+        patch.setattr(Working, "_progress", end)
+        result = solve(path, *flags)
+    assert (result.code, sent) == (128 + number, [stage])
+    result.note("^interrupted: the same command goes on where this stopped$")
+    assert not list(tmp_path.glob("*merged*"))
+    again = solve(path, *flags)
+    again.note(kept)
+    assert again.code == 0
+    assert open_gguf(merged).sparse
 
 
 def test_the_density_of_a_silu_model(tmp_path: Path, text: str) -> None:

@@ -1,8 +1,12 @@
 """What `powerinfer solve` says before it begins anything long, and what comes of it."""
 
 import re
+import string
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import solver.comparison
@@ -11,6 +15,9 @@ import solver.predictor.training
 import solver.run
 import solver.stages
 from tests.commands.solve.running import QUICK, data_of, solve
+from tests.helpers.families import tiny_family
+from tests.helpers.families.encoders import tiny_encoder, with_words
+from tests.helpers.model_file import ModelFile
 from tests.helpers.placing.placed_model import (
     dense_model,
     write_placed,
@@ -60,3 +67,41 @@ def test_a_model_in_which_no_predictor_pays_stays_dense(
     result.note("^no layer is faster with a predictor: the model stays dense")
     result.note(f"^run the dense file: powerinfer main -m {path}$")
     assert not merged.exists()
+
+
+@pytest.mark.parametrize("name", ["qwen35", "lfm2", "granitehybrid"])
+def test_models_with_states_get_a_verdict(tmp_path: Path, text: str, name: str) -> None:
+    path = spelled(tiny_family(name).file).write(tmp_path / "model.gguf")
+    result = solve(path, "-f", text, "-t", "1", "--verdict")
+    assert result.code == 0, result
+    assert "verdict: silu, no neuron is ever exactly 0; " in result.out
+    assert re.search("^(not )?worth it: ", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (lambda: spelled(tiny_family("mamba2").file), "layer 0 has no neurons"),
+        (lambda: with_words(tiny_encoder("bert").file), "makes vectors of texts and decodes none"),
+    ],
+)
+def test_what_has_no_verdict_is_told_why_in_a_line(
+    tmp_path: Path, text: str, file: Callable[[], ModelFile], words: str
+) -> None:
+    result = solve(file().write(tmp_path / "model.gguf"), "-f", text, "--verdict")
+    assert (result.code, result.out) == (1, "")
+    assert words in result.error
+
+
+def spelled(file: ModelFile) -> ModelFile:
+    """With a vocabulary of letters."""
+    n = len(file.tensors["token_embd.weight"])
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", *string.ascii_letters, ".", *map(str, range(n))][:n]
+    vocabulary = {
+        "model": "llama",
+        "tokens": tokens,
+        "scores": np.zeros(n, np.float32),
+        "token_type": np.array([2, 3, 3, *[1] * (n - 3)], np.int32),
+    }
+    named = {f"tokenizer.ggml.{name}": value for name, value in vocabulary.items()}
+    return replace(file, metadata={**file.metadata, **named})
