@@ -12,7 +12,7 @@ import numpy as np
 from powerinfer_cli.convert.checkpoint import Checkpoint
 from powerinfer_cli.convert.conversion import Array, Conversion, Names, Part
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import GGMLType, MadeTensor, Tensor
+from powerinfer_cli.gguf_io import GGMLType, MadeTensor, Tensor, renamed
 
 __all__ = ["Named", "named_tensors"]
 
@@ -150,7 +150,7 @@ def _made(folder: Path, target: str, members: list[tuple[_Source, Part]]) -> Ten
     kind = GGMLType.F32 if part.computed is not None and first.type is GGMLType.BF16 else first.type
     shape = _shape(folder, first, part)
     if part.moved is None and part.computed is None and not stacked:
-        return Tensor(target, first.type, shape, first.data, first.path)
+        return renamed(first, target, shape)
 
     def make() -> Array:
         """The file's pages are let go of one after the other."""

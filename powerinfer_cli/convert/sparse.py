@@ -9,7 +9,7 @@ import numpy as np
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
-from powerinfer_cli.gguf_io import GGUFFile, MadeTensor, Tensor, transposed
+from powerinfer_cli.gguf_io import GGUFFile, Tensor, renamed, transposed
 from powerinfer_cli.model import DENSE_LAYERS, Activation, Model, Predictors, load_predictors
 
 __all__ = ["copy_statistics", "sparse_file"]
@@ -53,20 +53,14 @@ def _turned(dense: GGUFFile) -> Iterable[Tensor]:
             yield tensor
             continue
         name = f"blk.{found[1]}.ffn_down_t.{found[2]}"
-        yield transposed(tensor, name, tensor.type) if found[2] == "weight" else _renamed(tensor, name)
+        yield transposed(tensor, name, tensor.type) if found[2] == "weight" else renamed(tensor, name)
 
 
 def _matrices(predictors: Predictors) -> Iterable[Tensor]:
     for number, layer in enumerate(predictors.layers):
         if layer is not None:
-            yield _renamed(layer.fc1, f"blk.{number}.fc1.weight")
-            yield _renamed(layer.fc2, f"blk.{number}.fc2.weight")
-
-
-def _renamed(tensor: Tensor, name: str) -> Tensor:
-    if isinstance(tensor, MadeTensor):
-        return MadeTensor(name, tensor.type, tensor.shape, lambda: tensor.data, tensor.path)
-    return Tensor(name, tensor.type, tensor.shape, tensor.data, tensor.path)
+            yield renamed(layer.fc1, f"blk.{number}.fc1.weight")
+            yield renamed(layer.fc2, f"blk.{number}.fc2.weight")
 
 
 def copy_statistics(sources: Iterable[Path], target: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from .decoders import dequantize
 from .encoder import quantize
 from .failure import GGUFError, shown, shown_name
-from .made import MadeTensor, chosen_rows, retyped, transposed
+from .made import MadeTensor, chosen_rows, renamed, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, map_file, open_gguf
 from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, stream_gguf, streamed
@@ -35,6 +35,7 @@ __all__ = [
     "map_file",
     "open_gguf",
     "quantize",
+    "renamed",
     "retyped",
     "rewrite_gguf",
     "shown",

@@ -17,7 +17,7 @@ from .failure import GGUFError, shown, shown_path
 from .tensor import Tensor
 from .types import BLOCK, GGMLType
 
-__all__ = ["MadeTensor", "chosen_rows", "retyped", "transposed"]
+__all__ = ["MadeTensor", "chosen_rows", "renamed", "retyped", "transposed"]
 
 AT_ONCE = 1 << 17  # numbers that a thread turns at a time; what is made of them stays in its cache
 MOST_THREADS = 8
@@ -92,6 +92,14 @@ class _Chosen(MadeTensor):
 def chosen_rows(tensor: Tensor, numbers: npt.NDArray[np.int32]) -> MadeTensor:
     """Some rows of a matrix, or elements of a vector, by their numbers; the system may have the others' memory back."""
     return _Chosen(tensor, numbers)
+
+
+def renamed(tensor: Tensor, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The same bytes, made no sooner than before; shape: where it is another one."""
+    shape = tensor.shape if shape is None else shape
+    if isinstance(tensor, MadeTensor):
+        return MadeTensor(name, tensor.type, shape, lambda: tensor.data, tensor.path)
+    return Tensor(name, tensor.type, shape, tensor.data, tensor.path)
 
 
 def retyped(tensor: Tensor, kind: GGMLType, fit: Fit | None = None) -> MadeTensor:

@@ -29,6 +29,16 @@ def test_what_the_library_wrote(kind: torch.dtype, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name].to_float32(), given[name].float().numpy())
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu])
+def test_every_float_of_eight_bits(kind: torch.dtype, tmp_path: Path) -> None:
+    """As torch has them; in a file, each byte by its place."""
+    given = torch.arange(256, dtype=torch.uint8).view(kind)
+    save_file({"a": given.reshape(16, 16)}, tmp_path / "x.safetensors")
+    found = open_safetensors(tmp_path / "x.safetensors")["a"]
+    assert (found.type, found.shape) == (GGMLType.F32, (16, 16))
+    np.testing.assert_array_equal(found.to_float32().reshape(-1), given.float().numpy())
+
+
 def _write(path: Path, header: Any, data: bytes = bytes(16), length: int | None = None) -> Path:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
@@ -56,7 +66,8 @@ def _entry(begin: int, end: int, shape: Any = (4,), kind: Any = "F32") -> dict[s
         ({"a": _entry(0, 16, (True, 4))}, None, "no sensible shape"),
         ({"a": _entry(8, 0)}, None, "ends at byte 0"),
         ({"a": _entry(0, 16, kind="F99")}, None, "unknown type 'F99'"),
-        ({"a": _entry(0, 16, (16,), kind="F8_E4M3")}, None, "16-bit floats instead"),
+        ({"a": _entry(0, 16, (32,), kind="F4")}, None, "16-bit floats instead"),
+        ({"a": _entry(0, 16, (4,), kind="F8_E4M3")}, None, "has 16 bytes, but 4 numbers of F8_E4M3 have 4"),
         ({"a": _entry(0, 16), "b": _entry(8, 16, (2,))}, None, "'b' overlaps 'a'"),
         ({"a": _entry(0, 4, (1,)), "b": _entry(8, 16, (2,))}, None, "4 bytes before tensor 'b' belong to none"),
         ({"a": _entry(0, 8, (2,))}, None, "8 bytes behind the last tensor belong to none"),

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from copy import deepcopy
+from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -57,6 +58,7 @@ def converted(model: Any) -> ModelFile:
 def tiny_checkpoints() -> dict[str, Callable[[], Any]]:
     """By name, every case of every family: what builds its torch model."""
     from tests.helpers.families import FAMILIES, tiny_family
+    from tests.helpers.quantised_checkpoints import QUANTISED, quantised_model
     from tests.helpers.tiny_models import CASES, tiny_model
 
     def of_case(name: str) -> Callable[[], Any]:
@@ -65,9 +67,9 @@ def tiny_checkpoints() -> dict[str, Callable[[], Any]]:
     def of_family(name: str) -> Callable[[], Any]:
         return lambda: tiny_family(name).torch_model
 
-    return {name: of_family(name) for name in FAMILIES} | {
-        name: of_case(name) for name in CASES if name not in FAMILIES
-    }
+    cases = {name: of_case(name) for name in CASES if name not in FAMILIES}
+    quantised = {f"llama-{kind}": partial(quantised_model, kind) for kind in QUANTISED}
+    return {name: of_family(name) for name in FAMILIES} | cases | quantised
 
 
 def published(model: Any, name: str, **config: Any) -> Any:

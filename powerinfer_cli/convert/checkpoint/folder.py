@@ -7,6 +7,7 @@ from typing import Any
 
 from powerinfer_cli.convert.checkpoint.config import Config
 from powerinfer_cli.convert.checkpoint.pickled import open_pickled
+from powerinfer_cli.convert.checkpoint.quantised import plain_tensors
 from powerinfer_cli.convert.checkpoint.safetensors import open_safetensors
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
@@ -20,7 +21,7 @@ SHARDS = 1 << 12
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config: of config.json. tensors: by the names that the weights have there."""
+    """config: of config.json. tensors: by the names that the weights have there, quantised ones as plain matrices."""
 
     folder: Path
     config: Config
@@ -45,7 +46,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     found = read_json_file(folder / "config.json")
     if found is None:
         raise PowerInferError(f"{folder}: has no config.json: not the folder of a model as transformers saves it")
-    return Checkpoint(folder, Config(folder / "config.json", found), _tensors(folder))
+    config = Config(folder / "config.json", found)
+    return Checkpoint(folder, config, plain_tensors(config, _tensors(folder)))
 
 
 def read_json_file(path: Path) -> dict[str, Any] | None:

@@ -4,14 +4,17 @@ Format (https://github.com/huggingface/safetensors): the header's length (u64), 
 its type, its shape, and where its bytes begin and end, counted from behind the header; then these bytes, without gaps.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from powerinfer_cli.convert.checkpoint.float8 import Floats, e4m3, e5m2, e8m0
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import BLOCK, GGMLType, Tensor, map_file
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, MadeTensor, Tensor, map_file
 from powerinfer_cli.json_text import read_json
 
 __all__ = ["open_safetensors"]
@@ -31,7 +34,9 @@ TYPES = {
     "BOOL": GGMLType.I8,
 }
 """Types of eight bits keep their bits."""
-PACKED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")
+FLOAT8 = {"F8_E4M3": e4m3, "F8_E5M2": e5m2, "F8_E8M0": e8m0}
+"""Floats of eight bits become float32 when they are read: what each byte is, [256]."""
+PACKED = ("F4", "F6_E2M3", "F6_E3M2")
 
 
 def open_safetensors(path: Path) -> dict[str, Tensor]:
@@ -68,20 +73,29 @@ def _tensor(path: Path, name: str, entry: Any, data: Any) -> Tensor:
     offsets: Any = entry.get("data_offsets")
     if kind in PACKED:
         raise _wrong(path, f"{what} is of type {kind}: convert a checkpoint of 16-bit floats instead")
-    if not isinstance(kind, str) or kind not in TYPES:
+    if not isinstance(kind, str) or kind not in (*TYPES, *FLOAT8):
         raise _wrong(path, f"{what} is of the unknown type {str(kind)[:20]!r}")
     if not _numbers(shape) or len(shape) > 8 or any(n > MOST_SIZE for n in shape):
         raise _wrong(path, f"{what} has no sensible shape")
     if not _numbers(offsets) or len(offsets) != 2:
         raise _wrong(path, f"{what} does not say where its bytes are")
     begin, end = offsets
-    nbytes = prod(shape) * BLOCK[TYPES[kind]][1]
+    nbytes = prod(shape) * (1 if kind in FLOAT8 else BLOCK[TYPES[kind]][1])
     if not begin <= end <= len(data):
         raise _wrong(path, f"{what} ends at byte {end}, but the file has {len(data)} behind its header: cut short?")
     if end - begin != nbytes:
         sizes = " x ".join(map(str, shape)) or "1"
         raise _wrong(path, f"{what} has {end - begin} bytes, but {sizes} numbers of {kind} have {nbytes}")
+    if kind in FLOAT8:
+        make = partial(_decoded, FLOAT8[kind], Tensor(name, GGMLType.I8, tuple(shape), data[begin:end], path))
+        return MadeTensor(name, GGMLType.F32, tuple(shape) or (1,), make, path)
     return Tensor(name, TYPES[kind], tuple(shape), data[begin:end], path)
+
+
+def _decoded(values: Callable[[], Floats], tensor: Tensor) -> Any:
+    out = values()[tensor.data]
+    tensor.drop_pages(0, tensor.nbytes)
+    return out.view(np.uint8)
 
 
 def _numbers(value: Any) -> bool:
