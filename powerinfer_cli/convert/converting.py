@@ -243,7 +243,8 @@ def write_converted(
     gguf, parts = converted.gguf, split_parts(converted, most_bytes)
     paths = part_paths(path, len(parts))
     _check_apart(converted, paths)
-    prepare_encoding(converted.types.values())
+    changed = [change.kind for change in converted.changes if change.kind is not change.tensor.type]
+    prepare_encoding(changed)
     total, done = sum(change.nbytes for change in converted.changes), 0
     with ExitStack() as together, ThreadPoolExecutor(threads) as pool:
         for number, (target, changes) in enumerate(zip(paths, parts, strict=True)):

@@ -9,6 +9,7 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, dequantize
 from powerinfer_cli.gguf_io.encoders import LARGEST_HALF, encode
 from powerinfer_cli.kernels.cpu.encoding.codebooks import nearest_entries
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit, choose_scales, place_numbers, search_scales
+from powerinfer_cli.kernels.cpu.encoding.halves import WIDE, encode_halves, halve
 from powerinfer_cli.kernels.cpu.encoding.legacy import LEGACY, encode_blocks, encode_floats, encode_legacy
 from powerinfer_cli.kernels.cpu.encoding.legacy_weighted import encode_weighted
 from powerinfer_cli.kernels.formats.convert import convert
@@ -25,6 +26,8 @@ def prepare_encoding(kinds: Iterable[GGMLType]) -> None:
     """Compile what is needed, before threads call it."""
     wanted = set(kinds)
     kernels = [encode_blocks, encode_weighted] if wanted & set(LEGACY) else []
+    if GGMLType.F16 in wanted:
+        kernels.append(halve)
     if wanted - {*LEGACY, *_DIRECT}:
         kernels += [search_scales, choose_scales, place_numbers, nearest_entries]
     for one in kernels:
@@ -40,10 +43,11 @@ def encode_rows(stored: Bytes, source: GGMLType, kind: GGMLType, importance: Flo
     """
     if source is GGMLType.F64:
         stored, source = convert(stored, source), GGMLType.F32
-    if kind in LEGACY and importance is None and source in _DIRECT:
+    by_blocks = kind in LEGACY and importance is None and source in _DIRECT
+    if by_blocks or (kind is GGMLType.F16 and source in WIDE):
         if not _small(stored, source):
             raise GGUFError(f"numbers beyond {LARGEST_HALF:g} or not finite cannot be stored as {kind.name}")
-        return encode_floats(stored, source, kind)
+        return encode_floats(stored, source, kind) if by_blocks else encode_halves(stored, source)
     values = dequantize(stored, source)
     if kind not in LEGACY:
         return encode(values, kind, importance, fit=CompiledFit())
