@@ -52,7 +52,9 @@ def outlook(path: Path, wishes: PlacementWishes, events: LoadEvents, *, speed: b
         n_ctx = min(model.config.n_ctx_train, USUAL_CONTEXT)
         options = EngineOptions(n_ctx=n_ctx)
         job = PlanJob.of(gguf, model, options, target, beside)
-        needed = job.sizes.total - (0 if target.devices else job.sizes.scratch) + OVERHEAD
+        needed = job.sizes.total + OVERHEAD
+        if not target.devices:
+            needed -= job.sizes.scratch - job.sizes.shared_kv
         rate = None
         if speed:
             profile, _ = job.costs(events)

@@ -78,7 +78,8 @@ def overflow_line(sizes: ModelBytes, plan: Plan) -> str | None:
     )
     if not outside:
         return None
+    shared = "; what several layers read is on the GPU" if any(one.shared_kv for one, _ in pairs) else ""
     return (
         f"{shown_bytes(outside)} of {shown_bytes(whole)} of the KV cache of layers on the GPU stay in main memory: "
-        "the CPU attends to what lies there"
+        f"the CPU attends to what lies there{shared}"
     )

@@ -49,7 +49,7 @@ class Kept:
         for i in self.ffns:
             layers[i] = replace(layers[i], neurons=0)
         for i in self.layers:
-            layers[i] = replace(layers[i], attention=0, predictor=0, kv=0, n_pages=0, page=0, spare=0)
+            layers[i] = replace(layers[i], attention=0, predictor=0, kv=0, n_pages=0, page=0, spare=0, shared_kv=0)
         return replace(sizes, layers=tuple(layers), head=0 if self.head else sizes.head)
 
 
@@ -95,9 +95,11 @@ def kept_by_hand(
     first = len(model.layers) if cpu_moe else n_cpu_moe or 0
     if first and not model.has_experts:
         note(f"{'--cpu-moe' if cpu_moe else '--n-cpu-moe'} has no effect: the model has no experts")
-    rows, placed = model.embedding.tokens.name, _names(model.head).union(*map(_names, model.layers))
+    embedding, placed = model.embedding, _names(model.head).union(*map(_names, model.layers))
+    tables = [embedding.tokens, *([] if embedding.inputs is None else [embedding.inputs.tokens])]
     for one in overrides:
-        if not one.main_memory and one.pattern.search(rows) and not any(map(one.pattern.search, placed)):
+        rows = next((table.name for table in tables if one.pattern.search(table.name)), None)
+        if rows is not None and not one.main_memory and not any(map(one.pattern.search, placed)):
             note(f"-ot {one.text[:60]!r} has no effect: rows of {rows} are read from main memory")
     ffns, layers = set[int](), set[int]()
     for index, layer in enumerate(model.layers):

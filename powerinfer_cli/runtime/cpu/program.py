@@ -147,9 +147,9 @@ class Writer:
         b, gate = self.buffers, block.input_gate
         if gate is None or b.inputs is None:
             return []
-        added = add(b.state, b.x, b.ffn.floats, scale=block.scale)
         made = input_share(b.state, gate, b.x, b.inputs, self._multiply, b.projected.floats)
-        return [added, *made, self._norm(gate.norm, b.projected, b.projected)]
+        added = add(b.state, b.x, b.ffn.floats, scale=block.scale)
+        return [added, *made, *self._leave(gate.norm, b.projected)]
 
     def _mixed(
         self, block: Sequential[WeightRows, Floats], cache: KeysValues, adds: Addends

@@ -43,12 +43,12 @@ from powerinfer_cli.runtime.device.layer_inputs import DeviceInputs
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.recurrent import mix
 from powerinfer_cli.runtime.device.rooms import (
-    NOTHING,
     Addends,
     Chosen,
     DeviceLinear,
     ExpertRoom,
     NeuronRoom,
+    mixed,
 )
 from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
@@ -215,7 +215,7 @@ class DeviceFlow:
             return
         match block:
             case Sequential():
-                seen = self._enter(block.ffn_norms.before, self._mixed(block), n)
+                seen = self._enter(block.ffn_norms.before, mixed(block, self.projected, self.beside), n)
                 if seen is not self.normed:
                     self.normed[:n].copy_(seen[:n])
             case Parallel():
@@ -224,19 +224,6 @@ class DeviceFlow:
                 raise PowerInferError(ON_CPU_ONLY)
             case _:
                 assert_never(block)
-
-    def _mixed(self, block: Sequential[PlanarRows, Tensor]) -> Addends:
-        """What is to be added to x before the FFN."""
-        a, after = block.attention, block.attention_norms.after
-        match a:
-            case Attention():
-                parts = (self.projected,) if a.beside is None else (self.projected, self.beside)
-                return Addends(parts, after, block.scale)
-            case SharedAttention() | LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet() | Mamba2():
-                return Addends((self.projected,), after, block.scale)
-            case NoMixer():
-                return NOTHING
-        assert_never(a)
 
     def every_neuron(self, layer: DeviceLayer, n: int) -> Tensor:
         """What every neuron of a layer that is wholly here makes of `normed`, [T, n_ff]."""
@@ -332,7 +319,7 @@ class DeviceFlow:
         match block:
             case Sequential():
                 if not layer.has_ffn:
-                    return self._mixed(block)
+                    return mixed(block, self.projected, self.beside)
                 routed = routing_of(block.ffn.selection)
                 found = Addends(parts, block.ffn_norms.after, block.scale)
                 if routed is None or not routed.sums_apart:

@@ -1,14 +1,26 @@
 """Where what flows through the layers on one device lies between their steps. T tokens."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from torch import Tensor
 
 from powerinfer_cli.kernels.device import PlanarRows
-from powerinfer_cli.model.blocks import Linear, Norm
+from powerinfer_cli.model.blocks import (
+    Attention,
+    DeltaNet,
+    LatentAttention,
+    Linear,
+    LinearMixer,
+    Mamba2,
+    NoMixer,
+    Norm,
+    Sequential,
+    SharedAttention,
+    ShortConvolution,
+)
 
-__all__ = ["NOTHING", "Addends", "Chosen", "DeviceLinear", "ExpertRoom", "NeuronRoom"]
+__all__ = ["NOTHING", "Addends", "Chosen", "DeviceLinear", "ExpertRoom", "NeuronRoom", "mixed"]
 
 DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 
@@ -27,6 +39,20 @@ class Addends:
 
 
 NOTHING = Addends()
+
+
+def mixed(block: Sequential[PlanarRows, Tensor], projected: Tensor, beside: Tensor) -> Addends:
+    """What is to be added to x before the FFN: `projected`, and what is beside attention, where there is a mixer."""
+    a, after = block.attention, block.attention_norms.after
+    match a:
+        case Attention():
+            parts = (projected,) if a.beside is None else (projected, beside)
+            return Addends(parts, after, block.scale)
+        case SharedAttention() | LatentAttention() | LinearMixer() | ShortConvolution() | DeltaNet() | Mamba2():
+            return Addends((projected,), after, block.scale)
+        case NoMixer():
+            return NOTHING
+    assert_never(a)
 
 
 @dataclass(frozen=True, eq=False)

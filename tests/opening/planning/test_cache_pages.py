@@ -29,6 +29,8 @@ from powerinfer_cli.placement import (
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes
 from solver.placing import make_plan
+from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.placing.devices import backend_of
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import tiny_model
 
@@ -106,6 +108,20 @@ def test_a_plan_of_fewer_layers_than_pages_were_fitted_for(tmp_path: Path, monke
     assert fitted < pages
     assert without.layers[1].pages == 0
     assert device_use(job.sizes, plan, 0).total <= job.budgets[0] - job.margin
+
+
+def test_what_several_layers_read_stays_on_the_gpu(tmp_path: Path) -> None:
+    """Of the small Gemma 4, whose last two layers read what the two before keep; a line says so."""
+    one, notes = tiny_family("gemma4-small"), list[str]()
+    gguf = one.file.open(tmp_path)
+    model = load_model(gguf)
+    options = EngineOptions(n_ctx=200, n_ubatch=16, n_threads=1, type_k="f32", type_v="f32")
+    asked = PlacementWishes(vram_budget=(GIB,), device="cpu", kv_offload=False)
+    found = place(gguf, model, options, asked, Companions(None, None), LoadEvents(notes.append)).placement
+    engine = Engine(model, options, placement=found)
+    check_logits(engine.logits(PROMPT), one.reference)
+    assert any(note.endswith("; what several layers read is on the GPU") for note in notes)
+    assert sorted(backend_of(engine)._overflow.here) == [0, 1]
 
 
 def test_a_plan_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

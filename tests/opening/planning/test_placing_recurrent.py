@@ -1,4 +1,5 @@
-"""What of a model with recurrent layers goes to GPUs, rehearsed on the CPU: by budget and by layers."""
+"""What of a model with recurrent layers, or such that read others' keys, goes to GPUs, rehearsed on the CPU: by budget
+and by layers."""
 
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def plan_for(name: str, folder: Path, **wishes: object) -> Plan | None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lfm2", "lfm2moe", "qwen3next", "qwen35", "qwen35moe", "granitehybrid-experts", "falcon-h1", "nemotron_h_moe"],
+    [
+        *("lfm2", "lfm2moe", "qwen3next", "qwen35", "qwen35moe", "granitehybrid-experts", "falcon-h1"),
+        *("nemotron_h_moe", "gemma4-small"),
+    ],
 )
 def test_budgets(tmp_path: Path, name: str) -> None:
     """From nothing to everything more and more is there, and never more than the budget."""
@@ -56,7 +60,7 @@ def test_budgets(tmp_path: Path, name: str) -> None:
     assert used[-1] == sizes.total
 
 
-@pytest.mark.parametrize("name", ["lfm2moe", "qwen35", "nemotron_h"])
+@pytest.mark.parametrize("name", ["lfm2moe", "qwen35", "nemotron_h", "gemma4-small"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_layers_by_number(tmp_path: Path, name: str, count: int) -> None:
     plan = plan_for(name, tmp_path, vram_budget=(1 << 30,), gpu_layers=count)
