@@ -11,11 +11,13 @@ no rule of rejection could accept it more often.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.drafting.costs import PassCosts
 from powerinfer_cli.drafting.drafter import Draft, Drafter
 from powerinfer_cli.drafting.options import DraftOptions
 from powerinfer_cli.drafting.pace import Pace
@@ -74,6 +76,8 @@ class DraftingEngine(Engine):
         self._ahead: list[_Ahead | None] = [None] * self.n_sequences
         self._owed: list[list[int]] = [[] for _ in range(self.n_sequences)]  # see _take_back
         self._drafter = drafter(self)
+        # A device's sums depend on how many tokens are in a pass, so that the text would depend on a clock.
+        self._costs = PassCosts(self._drafter.cost, measured=not self.devices)
         self._drafted = [Drafted()] * self.n_sequences
         self._usual = self._most, drafts.least
         self._limits = [self._usual] * self.n_sequences
@@ -122,7 +126,11 @@ class DraftingEngine(Engine):
                 self._settle(sequence)
         drafts = self._drafts([pieces[i] for i in left])
         asked = [self._with_draft(pieces[i], drafts.get(pieces[i].sequence)) for i in left]
-        for i, answer in zip(left, super().step(asked), strict=True):
+        begin = perf_counter()
+        answers = super().step(asked)
+        if all(_is_decoding(pieces[i]) for i in left):
+            self._costs.note_pass(sum(len(piece.ids) for piece in asked), perf_counter() - begin)
+        for i, answer in zip(left, answers, strict=True):
             sequence = pieces[i].sequence
             self._owed[sequence] = []
             draft = drafts.get(sequence)
@@ -236,7 +244,7 @@ class DraftingEngine(Engine):
     def _pace(self, sequence: int, kind: int) -> Pace:
         paces = self._paces[sequence]
         if kind not in paces:
-            paces[kind] = Pace(self._drafter.cost, self._most)
+            paces[kind] = Pace(self._costs, self._most)
         return paces[kind]
 
     def _drafts(self, pieces: Sequence[Piece]) -> dict[int, Draft]:
@@ -259,7 +267,9 @@ class DraftingEngine(Engine):
             return min(limits[sequence], self._pace(sequence, kind).wish())
 
         wishes = {sequence: (lambda kind, own=sequence: wish(own, kind)) for sequence in texts}
+        begin = perf_counter()
         found = self._drafter.propose(texts, wishes) if texts else {}
+        self._costs.note_proposal(sum(len(draft.ids) for draft in found.values()), perf_counter() - begin)
         kept = {i: draft for i, draft in found.items() if draft.ids and len(draft.ids) >= self._limits[i][1]}
         for i in found.keys() - kept.keys():  # what was looked for in vain has cost something, too
             self._pace(i, found[i].kind).learn(0, rejected=True)

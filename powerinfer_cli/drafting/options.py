@@ -66,7 +66,7 @@ class DraftOptions:
     most: int = MOST
     least: int = 0
     p_min: float = 0.5
-    size_n: int = 4
+    size_n: int = 2
     size_m: int = MOST
     min_hits: int = 1
     n_gpu_layers: int | None = None

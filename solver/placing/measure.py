@@ -20,7 +20,8 @@ from powerinfer_cli.kernels.cpu.attention.operation import attention
 from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
 from powerinfer_cli.kernels.cpu.matvec import matvec
 from powerinfer_cli.kernels.cpu.norm import add_norm, quantise
-from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side, packed_bytes, packing_kernels
+from powerinfer_cli.kernels.cpu.packing import bundles, pack, pack_side_by_side, packed_bytes, packing_kernels
+from powerinfer_cli.kernels.cpu.rows import Bundled
 from powerinfer_cli.kernels.cpu.segments import make_state
 from powerinfer_cli.kernels.cpu.sparse.asking import ASK, Predictor
 from powerinfer_cli.kernels.cpu.sparse.token import sparse_token
@@ -135,7 +136,7 @@ def measure_cpu(
         for kind in dict.fromkeys(kinds):
             say(f"CPU: {kind.name}")
             turned = down if kind is kinds[0] else kind
-            prepare([*TEAM_KERNELS, *packing_kernels([kind, turned, PREDICTOR], bundled=[PREDICTOR])])
+            prepare([*TEAM_KERNELS, *packing_kernels([kind, turned, PREDICTOR], asked=[PREDICTOR], whole=[kind])])
             dense, scattered, fixed = _reading(team, kind, turned, shape)
             rates[kind.name] = Rates(dense, scattered)
             ffn.append(fixed)
@@ -231,12 +232,14 @@ def _dense(team: Team, kind: GGMLType, shape: CostShape) -> tuple[Timing, int]:
     inputs = {columns: make_vectors(1, columns) for group in groups for _, columns in group}
     tensors = [[zeros(kind, *size) for size in group] for group in groups]
     count, each = _divided(shape.n_layer, n_bytes)
-    arena = Arena(count * each * sum(packed_bytes(tensor) for group in tensors for tensor in group))
+    bundled = Bundled.WHOLE if bundles(kind) else None
+    sizes = (packed_bytes(tensor, bundled=bundled is not None) for group in tensors for tensor in group)
+    arena = Arena(count * each * sum(sizes))
 
     def layer() -> list[Operation]:
         made: list[Operation] = []
         for group in tensors:
-            rows = [pack(tensor, team, arena=arena) for tensor in group]
+            rows = [pack(tensor, team, arena=arena, bundled=bundled) for tensor in group]
             x = inputs[group[0].shape[1]]
             outs = [np.zeros(one.n_rows, np.float32) for one in rows]
             made += [quantise(state, x)] if group is tensors[-1] else []  # as an activation comes before down
@@ -270,7 +273,8 @@ def _scattered(
     arena = Arena(count * each * sum(sizes))
 
     def layer() -> list[Operation]:
-        fc1, fc2 = (pack(tensor, team, arena=arena, bundled=tensor is asked) for tensor in (hidden_rows, asked))
+        fc1 = pack(hidden_rows, team, arena=arena)
+        fc2 = pack(asked, team, arena=arena, bundled=Bundled.ASKED)
         predictor = Predictor.of(fc2, np.full(shape.n_ff, ASK, np.uint8), 1.0)
         gate, up, down = pack_side_by_side(tensors, team, arena=arena)
         gates, ups = (Linear(gate, fires), Linear(up, None)) if shape.gated else (None, Linear(up, fires))

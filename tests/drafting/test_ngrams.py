@@ -1,4 +1,5 @@
 from powerinfer_cli.drafting import NgramDrafter
+from powerinfer_cli.drafting.costs import PassCosts
 from powerinfer_cli.drafting.pace import Pace
 
 
@@ -26,7 +27,7 @@ def test_limits() -> None:
 
 
 def test_what_is_rejected_pauses_and_what_is_accepted_grows() -> None:
-    good, bad = Pace(0.0, 15), Pace(0.0, 15)
+    good, bad = Pace(PassCosts(), 15), Pace(PassCosts(), 15)
     for _ in range(10):
         n = good.wish()
         good.learn(n, rejected=False)

@@ -3,9 +3,22 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, GROUP, HAS_MIN, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.rows import (
+    COLUMNS,
+    GROUP,
+    HAS_MIN,
+    UNPACK_BUNDLE,
+    UNPACK_ROW,
+    WeightRows,
+    row_address,
+    row_in_memory,
+    unpack_bundle,
+    unpack_row,
+)
 from powerinfer_cli.kernels.cpu.segments import PAST, START, segment_of
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
+from powerinfer_cli.kernels.formats.format import BUNDLE
+from powerinfer_cli.kernels.formats.panels import ROWS
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
@@ -61,16 +74,34 @@ def embed(
 
 
 @helper
+def _unpack_lane(rows, i, begin, end, quants, scales, mins, room):
+    """As UNPACK_ROW of a row in a bundle; the others are unpacked beside it, 32 columns at a time, in `room`."""
+    lane, bundle, scales_room, mins_room = (
+        i % BUNDLE,
+        row_in_memory(rows, i // BUNDLE * BUNDLE),
+        room + 1024,
+        room + 1152,
+    )
+    for g in range((end - begin) // 32):
+        at = begin + g * 32
+        unpack_bundle(rows[UNPACK_BUNDLE], bundle, at, at + 32, 0, room, scales_room, mins_room)
+        for k in range(8):
+            i32(quants)[g * 8 + k] = i32(room)[k * ROWS + lane]
+        scales[g], mins[g] = f32(scales_room)[lane], f32(mins_room)[lane]
+
+
+@helper
 def _fetch(rows, i, scale, worker, out, stride, room, adding):
     """Row i, scaled, into float32 [stride], or added to what is there; zeros behind the row's end."""
-    n, group, row = rows[COLUMNS], rows[GROUP], row_address(rows, i, worker)
+    n, group, row = rows[COLUMNS], rows[GROUP], np.int64(0) if rows[UNPACK_BUNDLE] else row_address(rows, i, worker)
     scales_room, mins_room = room + _CHUNK * 4, room + _CHUNK * 5
     numbers, quants, scales, mins = f32(room), i8(room), f32(scales_room), f32(mins_room)
     for begin in range(0, stride, _CHUNK):
-        if begin < n:
-            unpack_row(
-                rows[UNPACK_ROW], row, n, begin, min(begin + _CHUNK, n), room, room + _CHUNK * 4, room + _CHUNK * 5
-            )
+        end = min(begin + _CHUNK, n)
+        if begin < n and rows[UNPACK_BUNDLE]:
+            _unpack_lane(rows, np.int64(i), begin, end, room, scales, mins, room + _CHUNK * 6)
+        elif begin < n:
+            unpack_row(rows[UNPACK_ROW], row, n, begin, end, room, scales_room, mins_room)
         for c in range(0, _CHUNK, 16):
             value = load_f32(numbers, c)
             if group:

@@ -17,23 +17,23 @@ from powerinfer_cli.kernels.cpu.rows import (
     REPACK_ROW,
     ROWS,
     STRIDE,
+    Bundled,
     WeightRows,
     dot_few,
     dot_row,
     row_address,
 )
+from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, aligned
+from powerinfer_cli.kernels.cpu.whole import WHOLE, matvec_whole
 from powerinfer_cli.kernels.formats.format import ROWS_AT_ONCE
 from powerinfer_cli.kernels.formats.token_panels import FOUR_PAY, INPUTS, pack_tokens, panel_bytes
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
-from powerinfer_cli.kernels.simd import address_of, f32, i64, prefetch, stack_f32
+from powerinfer_cli.kernels.simd import address_of, f32, i64, stack_f32
 
-__all__ = ["AHEAD_BYTES", "fetch", "input_of", "matvec", "matvec_few", "share", "stride_of", "token_panels"]
-
-_LEVELS = 6  # of ever smaller shares
-AHEAD_BYTES = 4096  # what is asked of memory before it is read: a fifth faster than what the CPU does by itself
+__all__ = ["input_of", "matvec", "matvec_few", "stride_of", "token_panels"]
 
 ONE = operands("rows x out bias threads")
 FEW = operands("state rows dot x x_bytes panels panels_bytes out out_bytes bias threads")
@@ -57,6 +57,8 @@ def matvec(
 
     threads: for how many the rows are cut into shares; the result is the same for any.
     """
+    if rows.bundled is not None:
+        return _whole(None, rows, x, out, bias, None, threads, wait)
     return replace(
         Operation.of(
             _matvec,
@@ -93,6 +95,8 @@ def matvec_few(
     """
     if panels.strides[0] < panel_bytes(rows.n_cols):
         raise ValueError(f"panels of {panels.strides[0]} bytes for {rows.n_cols} columns")
+    if rows.bundled is not None:
+        return _whole(state, rows, x, out, bias, panels, threads, wait)
     return replace(
         Operation.of(
             _matvec_few,
@@ -113,31 +117,41 @@ def matvec_few(
     )
 
 
+def _whole(
+    state: npt.NDArray[np.int64] | None,
+    rows: WeightRows,
+    x: Vectors,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    panels: npt.NDArray[np.uint8] | None,
+    threads: int,
+    wait: bool,
+) -> Operation:
+    """Of a matrix in bundles. Raises ValueError: they are for asking."""
+    if rows.bundled is not Bundled.WHOLE:
+        raise ValueError(f"bundles are {rows.bundled}")
+    return replace(
+        Operation.of(
+            matvec_whole,
+            WHOLE,
+            state=state,
+            rows=rows,
+            x=x.records,
+            x_bytes=stride_of(rows, x),
+            panels=panels,
+            panels_bytes=0 if panels is None else panels.strides[0],
+            out=out,
+            out_bytes=out.strides[0],
+            bias=bias,
+            threads=threads,
+        ),
+        wait=wait,
+    )
+
+
 def token_panels(threads: int, n: int) -> npt.NDArray[np.uint8]:
     """Room for as many threads to have FEW tokens side by side: up to INPUTS of their vectors, of up to n numbers."""
     return aligned(threads * INPUTS * panel_bytes(n)).reshape(threads, -1)
-
-
-@helper
-def fetch(address, n_bytes):
-    """Ask memory for so many bytes, which will be read soon."""
-    for at in range(0, n_bytes, 64):
-        prefetch(address + at)
-
-
-@helper
-def share(number, threads, n):
-    """Where a share of n rows begins and ends, from the first on; (n, n) behind the last.
-
-    A level is half of what the levels before have left, one share a thread: long runs, which memory likes, at first,
-    and short ones at the end, so that no thread waits long for another.
-    """
-    level, place = number // threads, number % threads
-    if level >= _LEVELS:
-        return n, n
-    begin = n - (n >> level)
-    size = n - begin if level == _LEVELS - 1 else (n >> level) - (n >> (level + 1))
-    return begin + size * place // threads, begin + size * (place + 1) // threads
 
 
 @kernel(OPERATION, "matvec")

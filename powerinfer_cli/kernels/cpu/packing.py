@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena, arena_bytes
-from powerinfer_cli.kernels.cpu.rows import WeightRows, repack_row
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows, repack_row
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import BUNDLE, FORMATS, SLACK, Format
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.formats.format import CHUNK
-from powerinfer_cli.kernels.jit import Kernel, kernel
+from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, assemble, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, Team, take
-from powerinfer_cli.kernels.simd import address_of, i64, stack_f32, u8
+from powerinfer_cli.kernels.simd import address_of, i64, load16, stack_f32, store16, u8
 
 __all__ = ["OnNote", "OnProgress", "bundles", "pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
 
@@ -52,6 +52,21 @@ def repack_rows(address, worker):
             repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
 
 
+@helper
+def _copy_block(block, blocks, j, n_bytes, present):
+    """A GGUF block as the j-th of a chunk, zeros where it is not there; nothing behind it is read."""
+    to = u8(blocks + j * n_bytes)
+    if not present:
+        for i in range(n_bytes):
+            to[i] = 0
+        return
+    whole = n_bytes // 16 * 16
+    for i in range(0, whole, 16):
+        store16(to, i, load16(u8(block), i))
+    for i in range(whole, n_bytes):
+        to[i] = u8(block)[i]
+
+
 @kernel(OPERATION)
 def repack_bundles(address, worker):
     """A piece is a bundle. Its chunks are those of as many GGUF blocks, one of each row."""
@@ -66,9 +81,9 @@ def repack_bundles(address, worker):
             return
         for g in range(n_blocks):
             for j in range(BUNDLE):
-                block = source + (first + j) * source_stride + g * block_bytes
-                for i in range(block_bytes):
-                    u8(blocks)[j * block_bytes + i] = u8(block)[i] if first + j < n_rows else 0
+                _copy_block(
+                    source + (first + j) * source_stride + g * block_bytes, blocks, j, block_bytes, first + j < n_rows
+                )
             repack_row(op[BUNDLES.repack], blocks, op[BUNDLES.target] + (bundle * n_blocks + g) * chunk_bytes, CHUNK)
 
 
@@ -78,18 +93,24 @@ def bundles(kind: GGMLType, *, repack: bool = True) -> bool:
 
 
 def packing_kernels(
-    kinds: Iterable[GGMLType], *, few: bool = False, bundled: Iterable[GGMLType] = ()
+    kinds: Iterable[GGMLType],
+    *,
+    few: bool = False,
+    asked: Iterable[GGMLType] = (),
+    whole: Iterable[GGMLType] = (),
 ) -> Iterator[Kernel]:
     """Those that tensors of these types are packed with, and those that read their rows; few: for a few tokens, too;
-    bundled: types of rows in bundles.
+    asked, whole: types of rows in bundles.
     """
     yield repack_rows
-    asked = [FORMATS[kind].dot_bundle for kind in bundled if bundles(kind)]
-    if asked:
-        yield from (repack_bundles, *(one for one in asked if one is not None))
+    found = [FORMATS[kind].dot_bundle for kind in asked if bundles(kind)]
+    for f in (FORMATS[kind] for kind in whole if bundles(kind)):
+        found += [f.dot_whole, f.unpack_bundle]
+    if found:
+        yield from (repack_bundles, *(one for one in found if one is not None))
     for kind in kinds:
         format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
-        found = (
+        of_rows = (
             format_.repack,
             format_.dot,
             format_.axpy,
@@ -97,7 +118,7 @@ def packing_kernels(
             format_.unpack,
             *((format_.dot_few, format_.dot_some) if few else ()),
         )
-        yield from (one for one in found if one is not None)
+        yield from (one for one in of_rows if one is not None)
 
 
 def packed_bytes(tensor: Tensor, *, repack: bool = True, bundled: bool = False) -> int:
@@ -120,12 +141,12 @@ def pack(
     *,
     arena: Arena | None = None,
     repack: bool = True,
-    bundled: bool = False,
+    bundled: Bundled | None = None,
     on_note: OnNote | None = None,
     on_progress: OnProgress | None = None,
 ) -> WeightRows:
     """The tensor's rows, all leading dimensions as one. `on_progress(bytes done, all bytes)` counts the file's bytes.
-    bundled: in bundles, which its type has (`bundles`).
+    bundled: in bundles for this, which its type has (`bundles`).
 
     Without `repack` they stay in the mapped file and each row is rearranged when it is used, in the team's scratch.
     Types that have no kernels are converted in any case, and a line for the user goes to `on_note`. `arena`: has
@@ -137,10 +158,10 @@ def pack(
         if on_progress:
             on_progress(tensor.nbytes, tensor.nbytes)
         return rows
-    arena = arena or Arena(packed_bytes(tensor, repack=repack, bundled=bundled))
+    arena = arena or Arena(packed_bytes(tensor, repack=repack, bundled=bundled is not None))
     n_rows, n_cols, stride = tensor.n_rows, tensor.shape[-1], format_.row_bytes(tensor.shape[-1])
     size = n_rows * stride
-    if bundled:
+    if bundled is not None:
         stride, size = n_cols // format_.group * format_.chunk_bytes // BUNDLE, _bundle_bytes(tensor, format_)
     target = WeightRows(format_, n_rows, n_cols, arena.take(size + SLACK), stride, bundled=bundled)
     _fill(target, tensor, team, on_note, on_progress)
@@ -214,7 +235,7 @@ def _fill(
     if converted and on_note:
         on_note(f"{tensor.type.name} converted to {target.format.type.name}")
     step = SLICE_NUMBERS // max(1, target.n_cols) if converted else SLICE_BYTES // max(1, tensor.row_bytes)
-    whole = BUNDLE if target.bundled else 1
+    whole = BUNDLE if target.bundled is not None else 1
     step = max(whole, step // whole * whole)
     for begin in range(0, len(source), step):
         part = source[begin : begin + step]
@@ -230,7 +251,7 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
     if target.format.repack is None:
         np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
         return
-    if target.bundled:
+    if target.bundled is not None:
         team.run(assemble([_bundling(target, place, part)]).table)
         return
     operation = Operation.of(

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, UNPACK_ROW, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.rows import (
+    COLUMNS,
+    UNPACK_BUNDLE,
+    UNPACK_ROW,
+    row_address,
+    row_in_memory,
+    unpack_bundle,
+    unpack_row,
+)
 from powerinfer_cli.kernels.cpu.rows import ROWS as N_ROWS
 from powerinfer_cli.kernels.formats.kinds import FIXED, Kind, offset_of
 from powerinfer_cli.kernels.formats.panels import (
@@ -183,7 +191,8 @@ def filling(kind: Kind) -> Any:
     if kind[0] == 0:
         return _fill_floats
     group, has_min, bits = kind
-    transpose_quants = transposer(16, offset_of(bits, has_min))
+    added = offset_of(bits, has_min)
+    transpose_quants = transposer(16, added)
 
     @helper
     def fill(rows, first, begin, end, scratch, panel, worker):
@@ -192,6 +201,10 @@ def filling(kind: Kind) -> Any:
             row = first + half * 16
             if row >= rows[N_ROWS]:
                 break
+            if rows[UNPACK_BUNDLE]:
+                to, s, m = panel + half * 64, scales + half * 64, mins + half * 64
+                unpack_bundle(rows[UNPACK_BUNDLE], row_in_memory(rows, row), begin, end, added, to, s, m)
+                continue
             for r in range(min(16, rows[N_ROWS] - row)):
                 staged = scratch + r * _Q_STRIDE
                 s, m = scratch + _STAGED_S + r * _S_STRIDE, scratch + _STAGED_M + r * _S_STRIDE

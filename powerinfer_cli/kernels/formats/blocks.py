@@ -17,12 +17,15 @@ from powerinfer_cli.kernels.formats.format import (
     DOT_BUNDLE,
     DOT_FEW,
     DOT_SOME,
+    DOT_WHOLE,
     REPACK,
     UNPACK,
+    UNPACK_BUNDLE,
     Format,
     padded,
 )
 from powerinfer_cli.kernels.formats.layouts import Layout
+from powerinfer_cli.kernels.formats.whole import dot_whole, unpack_bundle
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.simd import (
     address_of,
@@ -109,6 +112,8 @@ def make_format(
         kernel(AXPY, f"axpy_{name}")(_axpy(*shape, *math)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(*shape, *math)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(*shape, *math)),
+        kernel(DOT_WHOLE, f"dot_whole_{name}")(dot_whole(chunk_bytes, *math)) if bundled else None,
+        kernel(UNPACK_BUNDLE, f"unpack_bundle_{name}")(unpack_bundle(chunk_bytes, *math)) if bundled else None,
     )
 
 

@@ -36,10 +36,12 @@ __all__ = [
     "DOT_BUNDLE",
     "DOT_FEW",
     "DOT_SOME",
+    "DOT_WHOLE",
     "REPACK",
     "ROWS_AT_ONCE",
     "SLACK",
     "UNPACK",
+    "UNPACK_BUNDLE",
     "Format",
     "padded",
     "record_bytes",
@@ -67,6 +69,13 @@ DOT_BUNDLE = types.void(*[types.int64] * 6)
 #    (bundle, xs, n_tokens, n, aheads, out): out[16 t + j] = row j . x of the address xs[t]; each token's as if it were
 #    alone. xs and out have room for n_tokens rounded up to 4. aheads int64 [64]: with one token, what is asked of
 #    memory with each chunk, by turns: as many bytes as the chunk has
+DOT_WHOLE = types.void(*[types.int64] * 6)
+#    (bundle, x, n_tokens, n, ahead, out): out[16 t + j] = row j . token t; each token's as if it were alone. x: a
+#    record, or of more tokens the panels of `pack_bundle_tokens`; out float32 [n_tokens rounded up to 8, 16]. Memory is
+#    asked for as many bytes from `ahead` on
+UNPACK_BUNDLE = types.void(*[types.int64] * 7)
+#    (bundle, begin, end, added, panel, scales, mins): quants + added, scales, mins of columns begin to end, multiples
+#    of 32, as half of what `panels` says
 AXPY = types.void(types.int64, types.int64, types.float32, types.int64)  # (row, n, a, y): y += a * row
 AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
 #    (rows, n, a, y): y += a[k] * row k for the first four of rows, int64 [8]; a float32 [4]. The other four are asked
@@ -97,6 +106,8 @@ class Format:
     axpy: Kernel
     axpy4: Kernel
     unpack: Kernel
+    dot_whole: Kernel | None = None
+    unpack_bundle: Kernel | None = None
 
     @property
     def chunk_bytes(self) -> int:

@@ -51,7 +51,7 @@ class _SeveralModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
-def _collected(builder: Any, values: list[Any]) -> Any:
+def collected(builder: Any, values: list[Any]) -> Any:
     result = ir.Constant(ir.ArrayType(values[0].type, len(values)), ir.Undefined)
     for i, value in enumerate(values):
         result = builder.insert_value(result, value, i)
@@ -62,7 +62,7 @@ def tokens_at(n: int) -> Any:
     """at(pointer): the first n int64 that a pointer has."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _collected(builder, [builder.load(builder.gep(args[0], [I64(i)])) for i in range(n)])
+        return collected(builder, [builder.load(builder.gep(args[0], [I64(i)])) for i in range(n)])
 
     @intrinsic
     def first_addresses(typing, pointer):
@@ -75,7 +75,7 @@ def neighbours(n: int) -> Any:
     """neighbours(address): n addresses, 64 bytes apart."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _collected(builder, [builder.add(args[0], I64(64 * i)) for i in range(n)])
+        return collected(builder, [builder.add(args[0], I64(64 * i)) for i in range(n)])
 
     @intrinsic
     def neighbouring(typing, address):
@@ -91,7 +91,7 @@ def add_products(typing: Any, sums: Any, values: Any, xs: Any, at: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pairs = zip(*(cgutils.unpack_tuple(builder, args[i]) for i in (0, 2)), strict=True)
         loads = ((one, load_at(builder, builder.add(x, args[3]), 0, V16)) for one, x in pairs)
-        return _collected(builder, [builders.fused(builder, args[1], x, one) for one, x in loads])
+        return collected(builder, [builders.fused(builder, args[1], x, one) for one, x in loads])
 
     return sums(sums, values, xs, types.int64), codegen
 
@@ -134,7 +134,7 @@ def starting(rows: int, offset: int) -> Any:
             sums = load_at(builder, builder.add(x, args[1]), 0, I32x16.llvm)
             product = builder.mul(sums, builders.constant(builders.I32, [offset] * 16))
             starts.append(builder.sub(ir.Constant(I32x16.llvm, None), product))
-        return _collected(builder, starts * rows)
+        return collected(builder, starts * rows)
 
     @intrinsic
     def start(typing, xs, at):
@@ -152,7 +152,7 @@ def multiplying(signed: bool) -> Any:
         for t, address in enumerate(xs):
             x = load_at(builder, builder.add(address, args[3]), 0, builders.B64.llvm)
             made.append([dotted(builder, sums[r * len(xs) + t], w, x, signed) for r, w in enumerate(quants)])
-        return _collected(builder, [one[r] for r in range(len(quants)) for one in made])
+        return collected(builder, [one[r] for r in range(len(quants)) for one in made])
 
     @intrinsic
     def multiply(typing, sums, quants, xs, at):

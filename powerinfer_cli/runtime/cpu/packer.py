@@ -13,7 +13,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import MadeTensor, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena
 from powerinfer_cli.kernels.cpu.packing import OnNote, OnProgress, bundles, pack, pack_side_by_side, packed_bytes
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import SLACK
 from powerinfer_cli.kernels.jit.team import Team
@@ -35,9 +35,8 @@ class _Wishes(TypedDict):
 
 class Packer:
     """`tensors`: all that will be packed, to know how much there is to do. `tables`: those of which a token needs one
-    row, not all; they stay in the file where their type has kernels. bundled: those whose rows are asked 16 at a time;
-    they are bundled where their type can be. packed: matrices that need not be, by name. besides: bytes that will be
-    needed, too.
+    row, not all; they stay in the file where their type has kernels. bundled: by name those whose rows are bundled
+    where their type can be. packed: matrices that need not be, by name. besides: bytes that will be needed, too.
 
     Raises PowerInferError: a type that stores no weights, or too little memory.
     """
@@ -49,7 +48,7 @@ class Packer:
         *,
         packed: Mapping[str, WeightRows],
         tables: Sequence[Tensor] = (),
-        bundled: Sequence[Tensor] = (),
+        bundled: Mapping[str, Bundled],
         besides: int = 0,
         repack: bool,
         lock: bool,
@@ -58,7 +57,7 @@ class Packer:
         self._team, self._repack, self._lock, self._events = team, repack, lock, events
         self._packed = packed
         self._tables = {tensor.name for tensor in tables}
-        self._bundled = {tensor.name for tensor in bundled}
+        self._bundled = bundled
         self._total = sum(tensor.nbytes for tensor in tensors)
         self._done = 0
         self._notes: set[str] = set()
@@ -79,9 +78,10 @@ class Packer:
         if tensor.name in self._packed:
             return self._packed[tensor.name]
         wanted = tensor if chosen is None else _gathered(tensor, chosen)
-        if not self.bundles(tensor):
+        bundled = self.bundles(tensor)
+        if bundled is None:
             return self.pack_side_by_side([wanted])[0]
-        return self._counted([pack(wanted, self._team, bundled=True, **self._wishes())], tensor.nbytes)[0]
+        return self._counted([pack(wanted, self._team, bundled=bundled, **self._wishes())], tensor.nbytes)[0]
 
     def pack_scattered(self, tensor: Tensor) -> WeightRows:
         """The matrix, of which a token needs some rows here and there."""
@@ -93,12 +93,12 @@ class Packer:
         packed = pack_side_by_side(tensors, self._team, repack=self._repacks(tensors[0]), **self._wishes())
         return self._counted(packed, sum(tensor.nbytes for tensor in tensors))
 
-    def bundles(self, tensor: Tensor) -> bool:
-        """Whether a matrix will be in bundles."""
-        return tensor.name in self._bundled and bundles(tensor.type, repack=self._repack)
+    def bundles(self, tensor: Tensor) -> Bundled | None:
+        """What a matrix will be in bundles for, if for anything."""
+        return self._bundled.get(tensor.name) if bundles(tensor.type, repack=self._repack) else None
 
     def _packed_bytes(self, tensor: Tensor) -> int:
-        return packed_bytes(tensor, repack=self._repacks(tensor), bundled=self.bundles(tensor))
+        return packed_bytes(tensor, repack=self._repacks(tensor), bundled=self.bundles(tensor) is not None)
 
     def _wishes(self) -> "_Wishes":
         def progress(done: int, _: int) -> None:

@@ -11,7 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import STORE, CacheType, KeysValues
 from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
 from powerinfer_cli.kernels.cpu.packing import packing_kernels
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.jit import Kernel, not_kept, prepare
@@ -28,7 +28,7 @@ from powerinfer_cli.runtime.cpu.cache import PackedCache, check_types
 from powerinfer_cli.runtime.cpu.experts import routes_of
 from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
-from powerinfer_cli.runtime.cpu.weights import Uses, asked_matrices, matrices, pack_weights, tables, with_scratch
+from powerinfer_cli.runtime.cpu.weights import Uses, bundled_matrices, matrices, pack_weights, tables, with_scratch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
@@ -64,8 +64,9 @@ class CPUSide(ABC):
             types = CacheType.F32, CacheType.F32
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         few = options.drafting or self.pages.n_sequences > 1
-        asked = asked_matrices(model) if predictors else []
-        packing = packing_kernels({one.type for one in tensors}, few=few, bundled={one.type for one in asked})
+        bundled = list(bundled_matrices(model, plan, predictors=predictors))
+        asked, whole = ({one.type for one, of in bundled if of is kind} for kind in (Bundled.ASKED, Bundled.WHOLE))
+        packing = packing_kernels({one.type for one in tensors}, few=few, asked=asked, whole=whole)
         self.prepare([*TEAM_KERNELS, *kernels, *packing])
         self.team = Team(max(options.threads), options.cores)
         packer = Packer(
@@ -73,7 +74,7 @@ class CPUSide(ABC):
             tensors,
             packed=parts.packed,
             tables=tables(model),
-            bundled=asked,
+            bundled={one.name: of for one, of in bundled},
             besides=kv_bytes([*here.values(), *elsewhere.values()], self.pages.extent, *types)
             + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
             repack=options.repack,

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.sparse.asking import asked_neurons
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
+    Attention,
     Embedding,
     Everything,
     Head,
@@ -39,7 +40,7 @@ __all__ = [
     "ColdNeurons",
     "Floats",
     "Uses",
-    "asked_matrices",
+    "bundled_matrices",
     "matrices",
     "pack_weights",
     "tables",
@@ -119,10 +120,21 @@ def tables(model: Model) -> list[Tensor]:
     return found if embedding.inputs is None else [*found, embedding.inputs.tokens]
 
 
-def asked_matrices(model: Model) -> list[Tensor]:
-    """The predictors' second ones."""
-    found = (predictor_of(layer.ffn.selection) for layer in model.layers)
-    return [one.fc2 for one in found if one is not None]
+def bundled_matrices(model: Model, plan: Plan, *, predictors: bool) -> Iterator[tuple[Tensor, Bundled]]:
+    """Those of layers in main memory whose rows are asked, or multiplied, 16 at a time, where their types can be."""
+    yield from ((one, Bundled.WHOLE) for one in leaves(model.head)[0] if plan.output == MAIN_MEMORY)
+    for layer, placed in zip(model.layers, plan.layers, strict=True):
+        if placed.device != MAIN_MEMORY:
+            continue
+        a, asked, routed = layer.attention, predictor_of(layer.ffn.selection), routing_of(layer.ffn.selection)
+        linears = [a.q, a.k, a.v, a.output, a.gate] if isinstance(a, Attention) else []
+        shared = None if routed is None or routed.shared is None else routed.shared.neurons
+        neurons = layer.ffn.neurons if routed is None else shared
+        if neurons is not None and neurons.n_ff and not neurons.transposed:
+            linears += [neurons.gate, neurons.up, neurons.down]
+        yield from ((one.weight, Bundled.WHOLE) for one in linears if one is not None)
+        if predictors and asked is not None:
+            yield asked.fc2, Bundled.ASKED
 
 
 def pack_weights(
@@ -208,7 +220,7 @@ class _Together:
         self._packed: dict[int, WeightRows] = {}
 
     def pack(self, tensor: Tensor) -> WeightRows:
-        if self._packer.bundles(tensor):
+        if self._packer.bundles(tensor) is Bundled.ASKED:
             asked = asked_neurons(self._modes)
             return self._packer.pack(tensor, asked if len(asked) < len(self._modes) else None)
         if not any(tensor is one for one in self._neurons):

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from powerinfer_cli.gguf_io import GGMLType, Tensor, dequantize
 from powerinfer_cli.kernels.cpu.packing import pack
 from powerinfer_cli.kernels.cpu.quantise import quantise_groups
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, aligned, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit import kernel, types
@@ -45,14 +45,20 @@ def weight_rows(
 
 
 def bundled_rows(
-    kind: GGMLType, n_rows: int, n_cols: int, seed: int = 0, *, numbers: npt.NDArray[np.int32] | None = None
+    kind: GGMLType,
+    n_rows: int,
+    n_cols: int,
+    seed: int = 0,
+    *,
+    numbers: npt.NDArray[np.int32] | None = None,
+    kind_of_bundles: Bundled = Bundled.ASKED,
 ) -> tuple[WeightRows, Floats]:
     """Random rows in bundles, or these of them; and the values of all, in float64. What lies behind is poisoned."""
     raw = random_rows(kind, n_rows, n_cols, seed).view(np.uint8).reshape(n_rows, -1)
     chosen = raw if numbers is None else raw[numbers]
     data = aligned(chosen.size + SLACK)[: chosen.size]
     data[:] = chosen.reshape(-1)
-    rows = pack(Tensor("fc2", kind, (len(chosen), n_cols), data), team_of(1), bundled=True)
+    rows = pack(Tensor("fc2", kind, (len(chosen), n_cols), data), team_of(1), bundled=kind_of_bundles)
     rows.data[-SLACK:] = 0xFF
     return rows, dequantize(raw, kind).astype(np.float64).reshape(n_rows, n_cols)
 

@@ -5,10 +5,11 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType, dequantize
 from powerinfer_cli.kernels.cpu.embedding import embed
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import FORMATS, SLACK
 from powerinfer_cli.kernels.jit.program import Operation
+from tests.helpers.kernels.kernel_data import bundled_rows
 from tests.helpers.kernels.kernel_runs import on_any_team, poisoned_vectors, run, state_of
 from tests.helpers.kernels.matrices import random_rows
 
@@ -35,6 +36,18 @@ def test_embed(kind: GGMLType, columns: int) -> None:
         return embed(state_of(5), rows, ids, out), [out.floats]
 
     on_any_team(make)
+    np.testing.assert_allclose(out.floats[:, :columns], numbers[ids], rtol=1e-6, atol=1e-7)
+    assert not out.floats[:, columns:].any()
+
+
+@pytest.mark.rungs
+@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.unpack_bundle])
+@pytest.mark.parametrize("columns", [96, 1280])
+def test_rows_of_bundles(kind: GGMLType, columns: int) -> None:
+    rows, numbers = bundled_rows(kind, 37, columns, kind_of_bundles=Bundled.WHOLE)
+    ids = np.array([0, 36, 15, 16, 20], np.int32)
+    out = poisoned_vectors(5, columns, records=False)
+    run(embed(state_of(5), rows, ids, out), threads=2)
     np.testing.assert_allclose(out.floats[:, :columns], numbers[ids], rtol=1e-6, atol=1e-7)
     assert not out.floats[:, columns:].any()
 

@@ -8,12 +8,12 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.gemm import Product, gemm, make_workspace
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.panels import FIXED_LARGEST, GROUP
 from powerinfer_cli.kernels.jit.program import assemble
-from tests.helpers.kernels.kernel_data import random_vectors, values_for, weight_rows
+from tests.helpers.kernels.kernel_data import bundled_rows, random_vectors, values_for, weight_rows
 from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
@@ -144,3 +144,13 @@ def test_other_types_are_not_in_fixed_point() -> None:
         for fixed, out in enumerate(found):
             run(x, [Product(matrix, out)], 9, fixed=bool(fixed))
         assert np.array_equal(*found, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.unpack_bundle], ids=lambda k: k.name)
+def test_bundles_are_the_rows_that_they_hold(kind: GGMLType) -> None:
+    x = random_vectors(8, 2144)
+    for n_rows in (5, 71):
+        rows, _ = weight_rows(kind, n_rows, 2144)
+        bundles, _ = bundled_rows(kind, n_rows, 2144, kind_of_bundles=Bundled.WHOLE)
+        for tokens in (1, 8):
+            assert np.array_equal(product(bundles, x, tokens, 2), product(rows, x, tokens, 2))

@@ -6,15 +6,28 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few, token_panels
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
-from tests.helpers.kernels.kernel_data import random_vectors, values_for, weight_rows
+from tests.helpers.kernels.kernel_data import bundled_rows, random_vectors, values_for, weight_rows
 from tests.helpers.kernels.teams import team_of
 
 TEAM = team_of(4)
 F32 = npt.NDArray[np.float32]
+BUNDLED = [kind for kind, found in FORMATS.items() if found.dot_whole is not None]
+LAYOUTS = [(kind, False) for kind in FORMATS] + [(kind, True) for kind in BUNDLED]
+
+
+def made_rows(kind: GGMLType, n_rows: int, n_cols: int, whole: bool) -> tuple[WeightRows, npt.NDArray[np.float64]]:
+    """Row by row, or in bundles."""
+    if whole:
+        return bundled_rows(kind, n_rows, n_cols, kind_of_bundles=Bundled.WHOLE)
+    return weight_rows(kind, n_rows, n_cols)
+
+
+def name_of(value: object) -> str:
+    return value.name if isinstance(value, GGMLType) else "bundled" if value is True else "rows"
 
 
 def product(rows: WeightRows, x: Vectors, bias: F32 | None = None, shares: int = 2, threads: int = 2) -> F32:
@@ -34,19 +47,21 @@ def check(rows: WeightRows, w: npt.NDArray[np.float64], kind: GGMLType, bias: F3
     assert np.abs(found - wanted).max(initial=0) <= 2e-6 * (np.abs(w) @ np.abs(values)).max(initial=1)
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
-def test_every_format(kind: GGMLType) -> None:
+@pytest.mark.parametrize(("kind", "whole"), LAYOUTS, ids=name_of)
+def test_every_format(kind: GGMLType, whole: bool) -> None:
     blocks = "_K" in kind.name or kind is GGMLType.IQ4_XS
     for n in [1, 7, 33, 555] if FORMATS[kind].is_float else [256, 2304] if blocks else [32, 96, 2144]:
-        rows, w = weight_rows(kind, 37, n)
+        rows, w = made_rows(kind, 37, n, whole)
         check(rows, w, kind, np.linspace(-1, 1, 37, dtype=np.float32))
 
 
 @pytest.mark.rungs
-@pytest.mark.parametrize("kind", [GGMLType.Q4_0, GGMLType.F16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("kind", "whole"), [(GGMLType.Q4_0, False), (GGMLType.F16, False), (GGMLType.Q5_1, True)], ids=name_of
+)
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 15, 64, 65, 129, 500])
-def test_odd_numbers_of_rows(kind: GGMLType, n_rows: int) -> None:
-    rows, w = weight_rows(kind, n_rows, 96)
+def test_odd_numbers_of_rows(kind: GGMLType, whole: bool, n_rows: int) -> None:
+    rows, w = made_rows(kind, n_rows, 96, whole)
     check(rows, w, kind)
 
 
@@ -61,8 +76,9 @@ def test_rows_as_in_the_file(kind: GGMLType) -> None:
 
 @pytest.mark.rungs
 @pytest.mark.parametrize("n_rows", [3, 71, 400])
-def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
-    rows, _ = weight_rows(GGMLType.Q4_K, n_rows, 512)
+@pytest.mark.parametrize(("kind", "whole"), [(GGMLType.Q4_K, False), (GGMLType.Q8_0, True)], ids=name_of)
+def test_same_bits_whatever_the_threads_and_the_shares(kind: GGMLType, whole: bool, n_rows: int) -> None:
+    rows, _ = made_rows(kind, n_rows, 512, whole)
     x = random_vectors(1, 512)
     one = product(rows, x, shares=1, threads=1)
     for shares in (1, 2, 3, 7):
@@ -71,11 +87,11 @@ def test_same_bits_whatever_the_threads_and_the_shares(n_rows: int) -> None:
 
 
 @pytest.mark.rungs
-@pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(("kind", "whole"), LAYOUTS, ids=name_of)
 @pytest.mark.parametrize(("n_tokens", "n"), [(2, 512), (3, 2560), (8, 4352), (13, 512)])
-def test_a_few_tokens_get_what_each_would_alone(kind: GGMLType, n_tokens: int, n: int) -> None:
+def test_a_few_tokens_get_what_each_would_alone(kind: GGMLType, whole: bool, n_tokens: int, n: int) -> None:
     n, room = n + 5 if FORMATS[kind].is_float else n, n_tokens + 2
-    rows, _ = weight_rows(kind, 71, n)
+    rows, _ = made_rows(kind, 71, n, whole)
     x, bias = random_vectors(room, n), np.linspace(-1, 1, 71, dtype=np.float32)
     x.floats[n_tokens:], x.records[n_tokens:] = np.nan, 0xFF
     state, out = np.array([n_tokens, 0], np.int64), np.full((room, 80), np.nan, np.float32)

@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, input_of, stride_of
+from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands

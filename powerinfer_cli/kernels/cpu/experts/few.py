@@ -8,7 +8,6 @@ import numpy as np
 
 from powerinfer_cli.kernels.cpu.experts.places import DOWN, GATE_UP, place_of
 from powerinfer_cli.kernels.cpu.experts.routing import N_USED
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.rows import (
     BASE,
     COLUMNS,
@@ -20,6 +19,7 @@ from powerinfer_cli.kernels.cpu.rows import (
     dot_row,
     row_address,
 )
+from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats.format import ROWS_AT_ONCE

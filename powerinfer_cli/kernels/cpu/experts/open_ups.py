@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.experts.routing import N_USED, Routes
-from powerinfer_cli.kernels.cpu.matvec import fetch, input_of, stride_of
+from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, ROW_BYTES, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.shares import fetch
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands

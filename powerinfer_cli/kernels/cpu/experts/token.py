@@ -15,8 +15,9 @@ from powerinfer_cli.kernels.cpu.experts.few import down_few, gate_up_few
 from powerinfer_cli.kernels.cpu.experts.open_ups import open_ups
 from powerinfer_cli.kernels.cpu.experts.places import DOWN, GATE_UP, place_of
 from powerinfer_cli.kernels.cpu.experts.routing import N_PAIRS, N_USED, Routes
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, fetch, input_of, share, stride_of
+from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.kernels.cpu.matvec import AHEAD_BYTES, input_of, stride_of
+from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import (
     CHUNK_BYTES,
     COLUMNS,
@@ -19,6 +19,7 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_address,
     row_in_memory,
 )
+from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.jit import helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, operands

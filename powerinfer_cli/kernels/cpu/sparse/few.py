@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
-from powerinfer_cli.kernels.cpu.matvec import fetch, input_of, stride_of
+from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
 from powerinfer_cli.kernels.cpu.rows import (
     COLUMNS,
     DOT_ROW,
@@ -22,6 +22,7 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_address,
     row_in_memory,
 )
+from powerinfer_cli.kernels.cpu.shares import fetch
 from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_for, logits_of, reached
 from powerinfer_cli.kernels.cpu.sparse.token import (
     PARTS,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from powerinfer_cli.kernels.activation_codes import ACTIVATION_CODES, EXACT, curve_numbers
 from powerinfer_cli.kernels.cpu.functions import activated_number
-from powerinfer_cli.kernels.cpu.matvec import fetch, input_of
+from powerinfer_cli.kernels.cpu.matvec import input_of
 from powerinfer_cli.kernels.cpu.rows import (
     AXPY4_ROWS,
     AXPY_ROW,
@@ -30,6 +30,7 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_address,
     row_in_memory,
 )
+from powerinfer_cli.kernels.cpu.shares import fetch
 from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, ask_for, logits_of, reached
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats.format import BUNDLE, padded
