@@ -118,7 +118,7 @@ class Service:
     def ready(self, model: ServedModel, thread: EngineThread) -> None:
         """From now on requests are served. What was counted before a sleep goes on."""
         if self._resting is not None:
-            thread.continue_from(self._resting.tally)
+            thread.continue_from(self._resting.tally, self._resting.counters.cached)
         self._thread, self._model, self._resting = thread, model, None
 
     def rest(self, resting: Resting) -> None:

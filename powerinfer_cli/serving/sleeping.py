@@ -92,7 +92,9 @@ class Sleeper:
             return  # somebody came meanwhile
         thread = service.thread
         await asyncio.to_thread(thread.stop, ENDING_S)
-        counters = replace(thread.counters(), cached=None)  # goes with the engine: memory is what a sleep is for
+        counters = thread.counters()
+        if counters.cached is not None:  # which goes with the engine: memory is what a sleep is for
+            counters = replace(counters, cached=replace(counters.cached, n_texts=0, n_bytes=0))
         service.rest(Resting(counters, thread.tally, resident_memory()))
         thread.close()
         del thread

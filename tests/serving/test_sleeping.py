@@ -46,7 +46,6 @@ def test_it_sleeps_wakes_and_goes_on_where_it_was(server: RunningServer, tmp_pat
     counted = value(server, "llamacpp:tokens_predicted_total")
     assert value(server, "powerinfer:prompt_cache_bytes") == 0
     until_asleep(server)
-    assert "prompt_cache" not in server.client.get("/metrics").text  # which went with the engine
     assert server.client.get("/health").json() == {"status": "ok"}
     assert len(server.client.get("/v1/models").json()["data"]) == 1
     assert server.client.get("/internal/neurons").json()["layers"] == []
@@ -89,3 +88,16 @@ def test_zero_seconds_are_none() -> None:
     result = RunningServer("--sleep-idle-seconds", "0", wait=False).wait()
     assert result.code == 2
     assert result.error == "error: --sleep-idle-seconds must be at least 1, or -1 for never"
+
+
+def test_what_left_its_slot_is_given_up_and_still_counted(model: Path) -> None:
+    flags = ("-m", str(model), "-c", "128", "-np", "1", "-t", "1", "--metrics", "--sleep-idle-seconds", "1")
+    with RunningServer(*flags) as server:
+        for prompt in ("Once upon a time", "The fox"):
+            server.client.post("/completion", json=GREEDY | {"prompt": prompt})
+        assert value(server, "powerinfer:prompt_cache_texts") == 1
+        until_asleep(server)
+        for state in ("asleep", "awake"):
+            assert value(server, "powerinfer:prompt_cache_bytes") == 0, state
+            assert value(server, "powerinfer:prompt_cache_kept_total") == 1, state
+            server.client.post("/tokenize", json={"content": "Once"})

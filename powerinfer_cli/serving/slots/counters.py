@@ -41,8 +41,8 @@ class ServedRequest:
 
 @dataclass(frozen=True)
 class CachedTexts:
-    """In the prompt cache now, texts and bytes; and since the engine began, texts that came, were put back into a slot,
-    and made room.
+    """In the prompt cache now, texts and bytes; and since the start, texts that came, that were put back into a slot,
+    and that made room.
     """
 
     n_texts: int

@@ -10,7 +10,7 @@ from typing import Any
 from powerinfer_cli.serving.errors import invalid_request, server_error, unavailable
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.batching import Batcher
-from powerinfer_cli.serving.slots.counters import Counters, ServedRequest, Tally
+from powerinfer_cli.serving.slots.counters import CachedTexts, Counters, ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import note_fault, refusal
 from powerinfer_cli.serving.slots.prompt_cache import prompt_cache_of
@@ -81,9 +81,11 @@ class EngineThread:
         """What was counted so far."""
         return self._batcher.tally
 
-    def continue_from(self, tally: Tally) -> None:
+    def continue_from(self, tally: Tally, cached: CachedTexts | None) -> None:
         """Count on from what another thread has counted. Before the first task."""
         self._batcher.tally = tally
+        if self._batcher.texts.cache is not None and cached is not None:
+            self._batcher.texts.cache.continue_from(cached)
 
     def submit(self, tasks: Sequence[Task], emit: Callable[[int, Sequence[Event]], None]) -> range:
         """Queue all tasks of a request, or none; their ids. Any thread.

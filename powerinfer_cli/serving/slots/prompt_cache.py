@@ -58,6 +58,10 @@ class PromptCache:
         """May be asked for by any thread."""
         return CachedTexts(len(self._texts), self._n_bytes, self._kept, self._restored, self._dropped)
 
+    def continue_from(self, counts: CachedTexts) -> None:
+        """Count on from what another one has counted."""
+        self._kept, self._restored, self._dropped = counts.kept, counts.restored, counts.dropped
+
     def match(self, prompt: Sequence[int], known: int = 0) -> Match | None:
         """The text that spares a prompt the most, where that is worth copying it. known: spared without it."""
         ids = np.asarray(prompt, np.int32)
