@@ -7,12 +7,12 @@ from torch import Tensor
 __all__ = [
     "CHUNK",
     "blocks_of_columns",
+    "columns_of_blocks",
     "convolve",
     "delta_rule",
     "delta_rule_in_chunks",
     "scan",
     "scan_in_chunks",
-    "scanned_columns",
 ]
 
 CHUNK = 64  # tokens
@@ -99,7 +99,7 @@ def scan_in_chunks(v: Tensor, b: Tensor, c: Tensor, log_g: Tensor, state: Tensor
     return torch.cat(found)
 
 
-def scanned_columns(blocks: Tensor, value_dim: int) -> Tensor:
+def columns_of_blocks(blocks: Tensor, value_dim: int) -> Tensor:
     """States [H, N, P] of blocks of columns [H, ceil(P / width), N, width], as they are kept."""
     return blocks.transpose(1, 2).flatten(2)[..., :value_dim].contiguous()
 

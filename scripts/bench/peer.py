@@ -26,14 +26,16 @@ from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after
 from scripts.bench.peer_cases import CASES, Case, Figure, Measure, Model, Run, Sample, figure, runs_of  # noqa: E402  # after the path is set
 from scripts.bench.peer_report import markdown, plot, to_json  # noqa: E402  # after the path is set
 from scripts.synthetic.experts import ExpertShape, write_experts  # noqa: E402  # after the path is set
+from scripts.synthetic.granite_hybrid import HybridShape, write_hybrid  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
-SHAPES: dict[str, Shape | ExpertShape] = {
+SHAPES: dict[str, Shape | ExpertShape | HybridShape] = {
     "1.1b": Shape(),
     "7b": Shape(embd=4096, ff=11008, layers=32, heads=32, kv=32, rank=512),
     "qwen3moe": ExpertShape(layers=6),  # of 48: a layer is what counts, and all of them would need 17 GB
     "qwen35moe": ExpertShape("qwen35moe", 2048, 512, 8, 16, 2, 256, 256, ctx=16384),  # of 40
+    "granitehybrid": HybridShape(),  # 5 of 40 layers
     "gpt-oss": ExpertShape("gpt-oss", 2880, 2880, 4, 64, 8, 64, 32, 4),  # of 24 layers
     "tiny": Shape(embd=64, ff=128, layers=2, heads=4, kv=2, rank=16, vocab=400, ctx=2048),
 }
@@ -85,7 +87,7 @@ def model_file(model: Model, args: argparse.Namespace) -> Path:
     """The file, made first where it is missing."""
     suffix = "gguf" if model.dense else "powerinfer.gguf"
     shape = SHAPES[model.shape]
-    how = "" if isinstance(shape, ExpertShape) else f"{args.sparsity:g}-"
+    how = "" if isinstance(shape, ExpertShape | HybridShape) else f"{args.sparsity:g}-"
     name = f"{model.shape}-{model.type.lower()}-{how}seed{args.seed}.{suffix}"
     path: Path = args.models / name
     if not path.exists():
@@ -93,6 +95,8 @@ def model_file(model: Model, args: argparse.Namespace) -> Path:
         print(f"making {path}", file=sys.stderr)
         if isinstance(shape, ExpertShape):
             write_experts(path, replace(shape, seed=args.seed), model.type)
+        elif isinstance(shape, HybridShape):
+            write_hybrid(path, replace(shape, seed=args.seed), model.type)
         else:
             write_model(path, replace(shape, sparsity=args.sparsity, seed=args.seed), model.type, dense=model.dense)
     return path

@@ -112,6 +112,7 @@ TOKENS, TOKENS_7B, PROMPT = 64, 32, 512
 _SPARSE, _DENSE = Model("1.1b", "Q4_0", dense=False), Model("1.1b", "Q4_0", dense=True)
 _EXPERTS, _EXPERTS_K = (Model("qwen3moe", kind, dense=True) for kind in ("Q4_0", "Q4_K_M"))
 _GPT_OSS, _RECURRENT = Model("gpt-oss", "MXFP4", dense=True), Model("qwen35moe", "Q4_0", dense=True)
+_MAMBA = Model("granitehybrid", "Q4_0", dense=True)
 
 CASES: dict[str, Case] = {
     case.name: case
@@ -134,6 +135,8 @@ CASES: dict[str, Case] = {
         _pair("recurrent", "decode, qwen35moe: delta nets, 8 of 256 experts", 1.15, _RECURRENT, 0, TOKENS),
         _pair("prompt-recurrent", "prompt of 512, qwen35moe", 1.3, _RECURRENT, PROMPT, 0),
         _pair("depth-recurrent", "decode, qwen35moe, depth 8000 / 0", 1.0, _RECURRENT, 0, TOKENS, Measure.DEPTH, 8000),
+        _pair("mamba", "decode, granitehybrid: Mamba-2", 1.15, _MAMBA, 0, TOKENS),
+        _pair("prompt-mamba", "prompt of 512, granitehybrid", 1.3, _MAMBA, PROMPT, 0),
         _ours("bandwidth-experts", "bandwidth used, decode, 8 of 128 experts", 0.75, _EXPERTS, TOKENS),
         _ours("bandwidth-experts-k", "bandwidth used, decode, 8 of 128 experts, Q4_K_M", 0.75, _EXPERTS_K, TOKENS),
         _ours("bandwidth-gpt-oss", "bandwidth used, decode, 4 of 32 experts, MXFP4", 0.75, _GPT_OSS, TOKENS),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels import reference_recurrent
 from powerinfer_cli.kernels.few import FEW
-from powerinfer_cli.kernels.reference_recurrent import blocks_of_columns, scanned_columns
+from powerinfer_cli.kernels.reference_recurrent import blocks_of_columns, columns_of_blocks
 from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2, Norm
 from powerinfer_cli.model.blocks.recurrent import LANES
 
@@ -65,14 +65,14 @@ def delta_rule(
     q, k = (_unit(part.view(shape)) for part in mixed[:, : 2 * n_qk].split(n_qk, 1))
     q, k = (_of_values(a, one) for one in (q * a.key_dim**-0.5, k))
     v = mixed[:, 2 * n_qk :].unflatten(1, (a.n_values, a.value_dim))
-    rows = a.n_values, a.key_dim, a.stride
-    kept = states[:, a.convolution.state_size :].unflatten(1, rows)[..., : a.value_dim]
-    state = torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0)
+    blocks = a.n_values, a.n_blocks, a.key_dim, LANES
+    kept = states[:, a.convolution.state_size :].unflatten(1, blocks)
+    state = columns_of_blocks(torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0), a.value_dim)
     if len(mixed) <= FEW:
         made = reference_recurrent.delta_rule(q, k, v, log_g.exp(), weight, state)
     else:
         made = reference_recurrent.delta_rule_in_chunks(q, k, v, log_g, weight, state)
-    kept.index_copy_(0, sequence, state.unsqueeze(0))
+    kept.index_copy_(0, sequence, blocks_of_columns(state, LANES).unsqueeze(0))
     made = made.flatten(1)
     return made if out is None else out.copy_(made)
 
@@ -87,7 +87,7 @@ def scan(
     b, c = (one.repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))  # [T, H, N]
     blocks = a.n_heads, a.n_blocks, a.state_dim, LANES
     kept = states[:, a.convolution.state_size :].unflatten(1, blocks)
-    state = scanned_columns(torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0), a.value_dim)
+    state = columns_of_blocks(torch.where(n_past > 0, kept.index_select(0, sequence)[0], 0), a.value_dim)
     run = reference_recurrent.scan if len(mixed) <= FEW else reference_recurrent.scan_in_chunks
     made: Tensor = run(d.unsqueeze(2) * v, b, c, a.decay * d, state) + a.skip[:, None] * v
     kept.index_copy_(0, sequence, blocks_of_columns(state, LANES).unsqueeze(0))

@@ -18,7 +18,6 @@ from powerinfer_cli.model.blocks.recurrent import LANES
 __all__ = ["convolve", "delta_rule", "scan"]
 
 _CHANNELS = 128  # of a program
-_COLUMNS = 16  # of a head's state, which stay in a program's registers
 
 
 def convolve(
@@ -62,11 +61,11 @@ def delta_rule(
     out = torch.empty(len(mixed), a.n_values * a.value_dim, device=mixed.device) if out is None else out
     launch(
         _delta_rule,
-        (a.n_values, triton.cdiv(a.value_dim, _COLUMNS)),
+        (a.n_values, a.n_blocks),
         *(mixed, alpha, beta, a.decay, a.shift, states, sequence, n_past, out, len(mixed)),
         *(states.stride(0), a.convolution.state_size, a.key_dim**-0.5),
-        *(a.n_keys, a.n_values, a.tiled, a.key_dim, a.value_dim, a.stride),
-        *(triton.next_power_of_2(a.key_dim), _COLUMNS),
+        *(a.n_keys, a.n_values, a.tiled, a.key_dim, a.value_dim),
+        *(triton.next_power_of_2(a.key_dim), LANES),
     )
     return out
 
@@ -164,17 +163,17 @@ def _delta_rule(
     TILED: tl.constexpr,
     KEY_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
-    ROW: tl.constexpr,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A program some columns of a head's state."""
-    head, i = tl.program_id(0), tl.arange(0, WIDTH)
-    j = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """A program some columns of a head's state, which lie together and stay in its registers."""
+    head, block, i = tl.program_id(0), tl.program_id(1), tl.arange(0, WIDTH)
+    lane = tl.arange(0, COLUMNS)
+    j = block * COLUMNS + lane
     key_head = head % N_KEYS if TILED else head // (N_VALUES // N_KEYS)
     key, value = i < KEY_DIM, j < VALUE_DIM
-    there = key[:, None] & value[None, :]
-    at = states + tl.load(sequence) * state_size + first_state + head * KEY_DIM * ROW + i[:, None] * ROW + j[None, :]
+    place = (head * tl.num_programs(1) + block) * KEY_DIM * COLUMNS
+    at = states + tl.load(sequence) * state_size + first_state + place + i[:, None] * COLUMNS + lane[None, :]
     n_kept = tl.where(tl.load(n_past) > 0, KEY_DIM, 0)
     state = tl.load(at, mask=(i < n_kept)[:, None] & value[None, :], other=0)
     fall, step = tl.load(decay + head), tl.load(shift + head)
@@ -190,7 +189,7 @@ def _delta_rule(
         state += k[:, None] * (weight * wrong)[None, :]
         asked = scale * _unit(tl.load(q + i, mask=key, other=0))
         tl.store(out + (t * N_VALUES + head) * VALUE_DIM + j, tl.sum(state * asked[:, None], axis=0), mask=value)
-    tl.store(at, state, mask=there)
+    tl.store(at, state, mask=key[:, None] & (lane >= 0)[None, :])
 
 
 @triton.jit

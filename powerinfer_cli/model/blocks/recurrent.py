@@ -80,7 +80,8 @@ class DeltaNet(NoCache, Generic[M, V]):
     makes S.T q / sqrt(key_dim). g = e**(decay * softplus(alpha(x) + shift)), b = sigmoid(beta(x)); decay, shift
     [n_values]. What heads make is normed, times SiLU(gate(x)).
 
-    It keeps the convolution's inputs, and behind these the states, whose rows have `stride` numbers.
+    It keeps the convolution's inputs, and behind these the states, [n_values, n_blocks, key_dim, 16]: 16 columns
+    together.
     """
 
     n_keys: int
@@ -99,13 +100,14 @@ class DeltaNet(NoCache, Generic[M, V]):
     output: Linear[M, V]
 
     @property
-    def stride(self) -> int:
-        return -(-self.value_dim // 16) * 16
+    def n_blocks(self) -> int:
+        """Of 16 columns, that a head's state has."""
+        return -(-self.value_dim // LANES)
 
     @property
     def state_size(self) -> int:
         """float32 of a sequence."""
-        return self.convolution.state_size + self.n_values * self.key_dim * self.stride
+        return self.convolution.state_size + self.n_values * self.n_blocks * self.key_dim * LANES
 
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "DeltaNet[N, W]":
         made = cast("DeltaNet[N, W]", self)

@@ -10,12 +10,12 @@ from torch import Tensor
 from powerinfer_cli.kernels.matrix import Matrix
 from powerinfer_cli.kernels.reference_recurrent import (
     blocks_of_columns,
+    columns_of_blocks,
     convolve,
     delta_rule,
     delta_rule_in_chunks,
     scan,
     scan_in_chunks,
-    scanned_columns,
 )
 from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2, Norm, ShortConvolution
 from powerinfer_cli.model.blocks.recurrent import LANES
@@ -45,11 +45,15 @@ def delta_net(a: DeltaNet[Matrix, Tensor], x: Tensor, recur: Recur) -> Tensor:
         n_qk = a.n_keys * a.key_dim
         q, k, v = seen[:, :n_qk], seen[:, n_qk : 2 * n_qk], seen[:, 2 * n_qk :]
         q, k = (_of_values(a, _of_length_1(one.view(len(one), a.n_keys, -1))) for one in (q, k))
-        kept = state[a.convolution.state_size :].view(a.n_values, a.key_dim, a.stride)[..., : a.value_dim]
+        blocks = state[a.convolution.state_size :].view(a.n_values, a.n_blocks, a.key_dim, LANES)
+        kept = columns_of_blocks(blocks, a.value_dim)
         rest = q * a.key_dim**-0.5, k, v.reshape(len(v), a.n_values, -1)
         if len(v) == 1:
-            return delta_rule(*rest, log_g[part].exp(), beta[part], kept)
-        return delta_rule_in_chunks(*rest, log_g[part], beta[part], kept)
+            made = delta_rule(*rest, log_g[part].exp(), beta[part], kept)
+        else:
+            made = delta_rule_in_chunks(*rest, log_g[part], beta[part], kept)
+        blocks.copy_(blocks_of_columns(kept, LANES))
+        return made
 
     made = normed(a.norm, recur(step)).flatten(1)
     return multiply(a.output, made * F.silu(gate))
@@ -77,7 +81,7 @@ def mamba2(a: Mamba2[Matrix, Tensor], x: Tensor, recur: Recur) -> Tensor:
         v = v.view(len(v), a.n_heads, -1)
         b, c = (one.view(len(v), a.n_groups, -1).repeat_interleave(a.n_heads // a.n_groups, 1) for one in (b, c))
         blocks = state[a.convolution.state_size :].view(a.n_heads, a.n_blocks, a.state_dim, LANES)
-        kept = scanned_columns(blocks, a.value_dim)
+        kept = columns_of_blocks(blocks, a.value_dim)
         run = scan if len(v) == 1 else scan_in_chunks
         made = run(d.unsqueeze(2) * v, b, c, a.decay * d, kept) + a.skip[:, None] * v
         blocks.copy_(blocks_of_columns(kept, LANES))

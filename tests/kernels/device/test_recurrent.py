@@ -7,6 +7,7 @@ from torch import Tensor
 
 from powerinfer_cli.kernels.device import Ops
 from powerinfer_cli.kernels.few import FEW
+from powerinfer_cli.kernels.reference_recurrent import columns_of_blocks
 from powerinfer_cli.model.blocks import DeltaNet, Mamba2
 from tests.helpers.kernels.device_data import normal
 from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, mamba2_of, with_bias
@@ -75,8 +76,8 @@ def test_delta_rule(size: tuple[int, int, int, int, bool], cuts: tuple[int, ...]
         at += n
     torch.testing.assert_close(torch.cat(found), transformers_says(a, mixed, alpha, beta), rtol=1e-4, atol=1e-5)
     assert states[[0, 2]].isnan().all()
-    rows = states[1, a.convolution.state_size :].view(-1, a.stride)
-    assert rows[:, : a.value_dim].isfinite().all()
+    blocks = states[1, a.convolution.state_size :].view(a.n_values, a.n_blocks, a.key_dim, -1)
+    assert columns_of_blocks(blocks, a.value_dim).isfinite().all()
     assert states[1, : a.convolution.state_size].isnan().all()
 
 

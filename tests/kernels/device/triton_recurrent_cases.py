@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.few import FEW
-from powerinfer_cli.kernels.reference_recurrent import scanned_columns
+from powerinfer_cli.kernels.reference_recurrent import columns_of_blocks
 from tests.helpers.kernels.device_data import normal
 from tests.helpers.kernels.recurrent_data import convolution_of, delta_net_of, mamba2_of, with_bias
 from tests.helpers.kernels.triton_twins import DEVICE, FAST, TWIN, close, in_nan, there
@@ -80,4 +80,4 @@ def test_scan(size: tuple[int, int, int, int], n: int, n_past: int) -> None:
     assert ours[[0, 2]].isnan().all()
     kept = slice(a.convolution.state_size, None)
     columns = (one[1, kept].view(a.n_heads, a.n_blocks, a.state_dim, -1) for one in (ours, theirs))
-    close(*(scanned_columns(one, a.value_dim) for one in columns))
+    close(*(columns_of_blocks(one, a.value_dim) for one in columns))

@@ -1,5 +1,6 @@
-"""The gated delta rule, token by token, some columns of a head's state at a time: these stay in the nearest cache, and
-a prompt takes no more operations than in chunks.
+"""The gated delta rule, token by token, 16 columns of a head's state at a time: these stay in the nearest cache. A pass
+adds a token and finds what is known of the next one's key. In chunks a prompt would take about as many multiplications,
+and its bits would depend on where it is cut.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import (
     f32,
+    first,
     float_of,
     fma,
     i64,
@@ -24,6 +26,7 @@ from powerinfer_cli.kernels.simd import (
     reciprocal,
     splat,
     store_f32,
+    total,
     zero,
 )
 from powerinfer_cli.model.blocks import DeltaNet
@@ -37,7 +40,7 @@ _EPS = np.float32(1e-6)
 GATES = operands("state alpha beta stride n decay shift")
 RULE = operands(
     "state mixed mixed_stride g beta gates_stride out out_stride states state_stride first_state n_keys n_values "
-    "key_dim value_dim row tiled"
+    "key_dim value_dim blocks tiled"
 )
 HEADS = operands("state x gate stride n_heads head_dim weight eps sigmoid")
 
@@ -84,7 +87,7 @@ def delta_rule(
         n_values=a.n_values,
         key_dim=a.key_dim,
         value_dim=a.value_dim,
-        row=a.stride,
+        blocks=a.n_blocks,
         tiled=a.tiled,
     )
 
@@ -129,49 +132,78 @@ def _gates(op_address, worker):
 
 @helper
 def _inverse_length(x, n):
-    square = np.float32(0.0)
-    for i in range(n):
-        square += x[i] * x[i]
-    return np.float32(1.0) / np.sqrt(square + _EPS)
+    square = zero()
+    for i in range(0, n, 16):
+        value = first(load_f32(x, i), n - i)
+        square = fma(value, value, square)
+    return np.float32(1.0) / np.sqrt(total(square) + _EPS)
+
+
+@helper
+def _known(s, k, n):
+    """s.T k, of columns of a state. Sums are two, of every other row: one alone would wait for itself."""
+    even, odd = zero(), zero()
+    for i in range(0, n - 1, 2):
+        even = fma(load_f32(s, i * 16), splat(k[i]), even)
+        odd = fma(load_f32(s, i * 16 + 16), splat(k[i + 1]), odd)
+    if n % 2:
+        even = fma(load_f32(s, n * 16 - 16), splat(k[n - 1]), even)
+    return even + odd
+
+
+@helper
+def _row(s, i, k, new, factor):
+    """A state's row i goes on."""
+    value = fma(splat(k[i]), new, load_f32(s, i * 16) * factor)
+    store_f32(s, i * 16, value)
+    return value
+
+
+@helper
+def _add(s, k, new, factor, q, after, n):
+    """s = factor s + k new.T; then s.T q, and s.T after, as `_known` has it."""
+    even, odd, known_even, known_odd = zero(), zero(), zero(), zero()
+    for i in range(0, n - 1, 2):
+        one, two = _row(s, i, k, new, factor), _row(s, i + 1, k, new, factor)
+        even, odd = fma(one, splat(q[i]), even), fma(two, splat(q[i + 1]), odd)
+        known_even, known_odd = fma(one, splat(after[i]), known_even), fma(two, splat(after[i + 1]), known_odd)
+    if n % 2:
+        one = _row(s, n - 1, k, new, factor)
+        even, known_even = fma(one, splat(q[n - 1]), even), fma(one, splat(after[n - 1]), known_even)
+    return even + odd, known_even + known_odd
 
 
 @kernel(OPERATION, "delta_rule")
 def _rule(op_address, worker):
     """A piece is 16 columns of the state of a head, for all tokens of a segment."""
     op = i64(op_address)
-    state, key_dim, value_dim, row = i64(op[RULE.state]), op[RULE.key_dim], op[RULE.value_dim], op[RULE.row]
-    n_keys, n_values = op[RULE.n_keys], op[RULE.n_values]
-    blocks, scale = row // 16, np.float32(1.0) / np.sqrt(np.float32(key_dim))
+    state, n, value_dim, blocks = i64(op[RULE.state]), op[RULE.key_dim], op[RULE.value_dim], op[RULE.blocks]
+    n_keys, n_values, scale = op[RULE.n_keys], op[RULE.n_values], np.float32(1.0) / np.sqrt(np.float32(n))
     while True:
         piece = take(op)
         if piece >= blocks * n_values * state[N_SEGMENTS]:
             return
-        segment = segment_at(state, piece // (blocks * n_values))
-        head, column = piece // blocks % n_values, piece % blocks * 16
+        segment, place = segment_at(state, piece // (blocks * n_values)), piece % (blocks * n_values)
+        head, column = place // blocks, place % blocks * 16
         key_head = head % n_keys if op[RULE.tiled] else head // (n_values // n_keys)
-        at = op[RULE.first_state] + head * key_dim * row + column
+        at = op[RULE.first_state] + place * n * 16
         s = f32(op[RULE.states] + segment[SEQUENCE] * op[RULE.state_stride] + at * 4)
         if segment[PAST] == 0:
-            for i in range(key_dim):
-                store_f32(s, i * row, zero())
-        for t in range(segment[START], segment[START] + segment[COUNT]):
-            mixed = op[RULE.mixed] + t * op[RULE.mixed_stride] * 4
-            q, k = f32(mixed + key_head * key_dim * 4), f32(mixed + (n_keys + key_head) * key_dim * 4)
-            v = f32(mixed + (2 * n_keys * key_dim + head * value_dim) * 4)
-            of_q, of_k = scale * _inverse_length(q, key_dim), _inverse_length(k, key_dim)
-            g = f32(op[RULE.g] + t * op[RULE.gates_stride] * 4)[head]
-            beta = f32(op[RULE.beta] + t * op[RULE.gates_stride] * 4)[head]
-            known = zero()
-            for i in range(key_dim):
-                known = fma(load_f32(s, i * row), splat(k[i]), known)
-            new = splat(beta * of_k) * (load_f32(v, column) - known * splat(g * of_k))
-            made = zero()
-            for i in range(key_dim):
-                value = fma(splat(k[i]), new, load_f32(s, i * row) * splat(g))
-                store_f32(s, i * row, value)
-                made = fma(value, splat(q[i]), made)
+            for i in range(n):
+                store_f32(s, i * 16, zero())
+        begin, last = segment[START], segment[START] + segment[COUNT] - 1
+        at_k = op[RULE.mixed] + (n_keys + key_head) * n * 4
+        known = _known(s, f32(at_k + begin * op[RULE.mixed_stride] * 4), n)
+        for t in range(begin, last + 1):
+            mixed, gates = op[RULE.mixed] + t * op[RULE.mixed_stride] * 4, t * op[RULE.gates_stride] * 4
+            q, k = f32(mixed + key_head * n * 4), f32(at_k + t * op[RULE.mixed_stride] * 4)
+            after = f32(at_k + min(t + 1, last) * op[RULE.mixed_stride] * 4)
+            v = load_f32(f32(mixed + (2 * n_keys * n + head * value_dim) * 4), column)
+            g, beta, of_k = f32(op[RULE.g] + gates)[head], f32(op[RULE.beta] + gates)[head], _inverse_length(k, n)
+            new = splat(beta * of_k) * (first(v, value_dim - column) - known * splat(g * of_k))
+            made, known = _add(s, k, new, splat(g), q, after, n)
             out = f32(op[RULE.out] + (t * op[RULE.out_stride] + head * value_dim) * 4)
-            store_first(out, column, made * splat(of_q), value_dim - column)
+            store_first(out, column, made * splat(scale * _inverse_length(q, n)), value_dim - column)
 
 
 @kernel(OPERATION, "gate_heads")
