@@ -30,6 +30,10 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Layers:
     return [changed(model.layers[0], n_head=4, n_head_kv=2, head_dim=64)] * 3
 
 
+def numbered(layers: Layers) -> dict[int, Any]:
+    return dict(enumerate(layers))
+
+
 def changed(layer: Any, **changes: Any) -> Any:
     return replace(layer, attention=replace(layer.attention, **changes))
 
@@ -39,7 +43,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def filled(layers: Layers, n: int, type_k: str, type_v: str) -> PackedCache:
-    cache = PackedCache(layers, Extent(n), type_k, type_v)
+    cache = PackedCache(numbered(layers), Extent(n), type_k, type_v)
     for i, layer in enumerate(cache.layers):
         layer.write_keys(np.arange(n), normal(n, 2, 64, seed=i))
         values = normal(2, n, 64, seed=10 + i)
@@ -52,14 +56,14 @@ def filled(layers: Layers, n: int, type_k: str, type_v: str) -> PackedCache:
 
 @pytest.mark.parametrize("types", [("f32", "f32"), ("f16", "f16"), ("q8_0", "f16"), ("f16", "q8_0"), ("q8_0", "q8_0")])
 def test_bytes(layers: Layers, types: tuple[str, str]) -> None:
-    assert PackedCache(layers, Extent(128), *types).n_bytes == kv_bytes(layers, Extent(128), *types)
+    assert PackedCache(numbered(layers), Extent(128), *types).n_bytes == kv_bytes(layers, Extent(128), *types)
     assert kv_bytes(layers, Extent(1), "f16", "f16") == 128 * 3 * 2 * 64 * 2 * 2
     assert kv_bytes(layers, Extent(1), "q8_0", "f32") == 128 * 3 * 2 * (64 + 2 * 2 + 64 * 4)
 
 
 @pytest.mark.parametrize("kind", CacheType)
 def test_what_is_written_is_read(layers: Layers, kind: CacheType) -> None:
-    layer = PackedCache(layers, Extent(50), kind, kind).layers[1]
+    layer = PackedCache(numbered(layers), Extent(50), kind, kind).layers[1]
     k = normal(21, 2, 64)
     layer.write_keys(np.arange(13, 34), k)
     np.testing.assert_allclose(layer.read(np.arange(13, 34))[0], k, rtol=0, atol=TOLERANCE[kind] / 2)
@@ -69,7 +73,10 @@ def test_what_is_written_is_read(layers: Layers, kind: CacheType) -> None:
 
 @pytest.mark.parametrize("kind", CacheType)
 def test_what_is_stored_can_be_put_elsewhere(layers: Layers, kind: CacheType) -> None:
-    layer, other = filled(layers, 50, kind, kind).layers[1], PackedCache(layers, Extent(50), kind, kind).layers[1]
+    layer, other = (
+        filled(layers, 50, kind, kind).layers[1],
+        PackedCache(numbered(layers), Extent(50), kind, kind).layers[1],
+    )
     cells, elsewhere = np.arange(10, 40), np.arange(30)[::-1]
     other.store(elsewhere, layer.stored(cells))
     for read, wanted in zip(other.read(elsewhere), layer.read(cells), strict=True):
@@ -113,17 +120,17 @@ def turned_back(keys: np.ndarray, by: int, style: RopeStyle) -> np.ndarray:
 @pytest.mark.parametrize(("type_k", "type_v", "flag"), [("q8_0", "f16", "-ctk"), ("f16", "q8_0", "-ctv")])
 def test_heads_that_do_not_divide(layers: Layers, type_k: str, type_v: str, flag: str) -> None:
     with pytest.raises(PowerInferError, match=f"{flag} q8_0 needs heads of a multiple of 32, not 80"):
-        PackedCache([changed(layer, head_dim=80) for layer in layers], Extent(50), type_k, type_v)
+        PackedCache(numbered([changed(layer, head_dim=80) for layer in layers]), Extent(50), type_k, type_v)
 
 
 def test_more_than_there_is(layers: Layers) -> None:
     with pytest.raises(PowerInferError, match=r"choose a smaller one \(-c, n_ctx\)"):
-        PackedCache(layers, Extent(1 << 48))
+        PackedCache(numbered(layers), Extent(1 << 48))
 
 
 def test_memory_is_not_touched_before_it_is_used(layers: Layers) -> None:
     before = peak_memory()
-    cache = PackedCache(layers, Extent(1 << 22))
+    cache = PackedCache(numbered(layers), Extent(1 << 22))
     cache.layers[2].write_keys(np.array([(1 << 22) - 1]), normal(1, 2, 64))
     assert cache.n_bytes > 6e9
     assert peak_memory() - before < 50e6
