@@ -1,6 +1,7 @@
 """How long the stages behind a verdict will take."""
 
 from solver.predictor import IMPROVING, MAKING
+from solver.predictor.buffer import COLLECTING
 from solver.routing.profile import PROFILE
 from solver.stages import DENSE_QUALITY, METERED, SPARSE_QUALITY
 from solver.verdict import WorkRates
@@ -21,7 +22,7 @@ def seconds_to_come(
     training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
     profile = {PROFILE: tokens * rate}
     made = {
-        "collecting": trained * rate,
+        COLLECTING: trained * rate if rates.graded else 0.0,  # else the profile's pass has done it
         MAKING: training,
         IMPROVING: min(budget, training),
         DENSE_QUALITY: held * rate,

@@ -361,7 +361,7 @@ class _Run:
                 found = self._found()
                 if found is not None:
                     return found
-        return profile_stage(self.model, self.chunks, self.place, rule, force=self.wanted.anew)
+        return profile_stage(self.model, self.chunks, self.place, rule, force=self.wanted.anew, trains=trains)
 
     def _found(self) -> ActivationStatistics | None:
         """Statistics that are there, and of which nothing says that they are another model's."""

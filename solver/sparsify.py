@@ -7,7 +7,7 @@ from typing import Any
 
 from solver.predictor import STEPS, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks, held_out, made_of
-from solver.stages import BUFFER_BYTES, Place, SolverModel, density_stage, predictor_stage, quality_stage
+from solver.stages import Place, SolverModel, density_stage, predictor_stage, quality_stage
 from solver.state import read_state
 
 __all__ = ["MOST_LOSS", "SparseModel", "SparsifyWishes", "sparsify"]
@@ -42,8 +42,6 @@ def sparsify(
     place: Place,
     wanted: SparsifyWishes,
     options: TrainOptions,
-    *,
-    buffer_bytes: int = BUFFER_BYTES,
 ) -> SparseModel:
     """Make predictors, in `place.predictor`, and measure them on held-out chunks; what is there and fits is kept.
 
@@ -55,7 +53,7 @@ def sparsify(
     density = None if choice is None else choice.density
     for number in range(TRIES):
         rule = ActiveRule(density)
-        reports = predictor_stage(model, chunks, place, rule, options, buffer_bytes=buffer_bytes)
+        reports = predictor_stage(model, chunks, place, rule, options)
         quality = _quality(model, chunks, place)
         good = density is None or wanted.density is not None or quality.loss <= wanted.most_loss
         if good or density is None or density >= 1 or number == TRIES - 1:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from powerinfer_cli.placement import (
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.memory import return_memory
+from solver.collecting import Collection
 from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (
     DensityChoice,
@@ -39,7 +40,6 @@ from solver.predictor import (
     PredictorReport,
     Quality,
     TrainOptions,
-    collect,
     compare,
     find_density,
     layer_costs,
@@ -70,7 +70,6 @@ __all__ = [
 
 DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
 ACTIVATION, PREDICTOR, LOSSES = "activation", "predictor", "losses by density"
-BUFFER_BYTES = 8 << 30
 METERED = 2560  # held-out tokens that densities are tried on
 
 
@@ -156,11 +155,12 @@ def text_chunks(model: SolverModel, ids: list[int], bos: int | None) -> Text:
 
 
 def profile_stage(
-    model: SolverModel, chunks: Chunks, place: Place, rule: ActiveRule, *, force: bool = False
+    model: SolverModel, chunks: Chunks, place: Place, rule: ActiveRule, *, force: bool = False, trains: bool = False
 ) -> ActivationStatistics:
     """The model's activation statistics: those that are there, or came with the model, if they fit; else made.
 
-    force: statistics of which nobody knows what text they are of do not do. Raises PowerInferError.
+    force: statistics of which nobody knows what text they are of do not do. trains: predictors come next, for which
+    what they are made from is collected by the way, unless some are there. Raises PowerInferError.
     """
     events, config = model.events, model.config
     made_with = {"model": model.fingerprint, "text": made_of(chunks), "active": rule.name}
@@ -168,7 +168,10 @@ def profile_stage(
     if kept is not None:
         return kept
     state = read_state(place.folder)
-    profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events)
+    beside = None
+    if trains and not place.predictor.is_dir():
+        beside = partial(_collection(model, held_out(chunks)[0], place, rule).beside, chunks)
+    profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events, beside)
     found = {"tokens": profile.tokens, "density": profile.density(), KIN: kin_numbers(model.gguf)}
     state.with_stage(ACTIVATION, made_with, found)
     _clear(place.work)
@@ -261,15 +264,12 @@ def predictor_stage(
     place: Place,
     rule: ActiveRule,
     options: TrainOptions,
-    *,
-    buffer_bytes: int = BUFFER_BYTES,
 ) -> list[PredictorReport]:
     """Train the model's predictors on those chunks that are not held out, unless those that are there fit.
 
     They are in `place.predictor`. Raises PowerInferError.
     """
-    config, events = model.config, model.events
-    train, _ = held_out(chunks)
+    events, train = model.events, held_out(chunks)[0]
     made_with: dict[str, Any] = {
         "model": model.fingerprint,
         "text": made_of(train),
@@ -282,10 +282,7 @@ def predictor_stage(
     if kept is not None:
         return kept
     work = place.work / PREDICTOR
-    collected = {key: made_with[key] for key in ("model", "text", "active")}
-    buffer = collect(
-        config, model.open_engine, train, work / "buffer", rule, collected, events, most_bytes=buffer_bytes
-    )
+    buffer = _collection(model, train, place, rule).whole(model.open_engine)
     model.forget_engine()
     torch.set_num_threads(model.options.threads[1])
     made = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
@@ -296,6 +293,10 @@ def predictor_stage(
     shutil.rmtree(work, ignore_errors=True)
     _clear(place.work)
     return reports
+
+
+def _collection(model: SolverModel, train: Chunks, place: Place, rule: ActiveRule) -> Collection:
+    return Collection(model.config, model.fingerprint, train, place.work / PREDICTOR / "buffer", rule, model.events)
 
 
 def _offered(made: LayersMade, options: TrainOptions, model: SolverModel) -> str:
@@ -375,8 +376,7 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path, work: Path |
     """What the predictors in `folder` cost on the held-out chunks; interrupted, it goes on by what is in `work`, if
     that is of the same `key`. Raises PowerInferError.
     """
-    config, events = model.config, model.events
-    _, held = held_out(chunks)
+    config, events, held = model.config, model.events, held_out(chunks)[1]
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
     kept = [KeptLosses(work / f"losses-{name}.npz", key) for name in ("dense", "sparse")] if work else [None, None]
     dense = score(model.open_engine(), held, DENSE_QUALITY, events, kept[0])

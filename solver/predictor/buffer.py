@@ -6,8 +6,8 @@ chunk by chunk; a small file beside them says how many chunks are whole.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,14 +21,15 @@ from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime import LoadEvents
 from solver.predictor.samples import Samples
 from solver.profile import ActiveRule
-from solver.profile.recording import Floats, Recordable, record
+from solver.profile.recording import Floats, Recordable, Watcher, record
 from solver.profile.text import Chunks
 
-__all__ = ["Buffer", "collect"]
+__all__ = ["COLLECTING", "Buffer", "collect", "collecting_beside"]
 
 LEAST_TOKENS = 64
 OF_FREE_DISK = 0.8
 STATE = "collected.json"
+COLLECTING = "collecting"
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,68 @@ def collect(
     Raises:
         PowerInferError: no room, on the disk or in `most_bytes`.
     """
-    buffer = Buffer(make_folder(folder), config.n_embd, config.n_ff)
-    key = json.dumps(dict(made_with), sort_keys=True)
-    state = _read_state(buffer, key)
-    tokens = sum(map(len, chunks))
-    if state is None:
-        state = {"key": key, "chunks": 0, "tokens": 0, "wanted": _room(buffer, tokens, most_bytes)}
+    buffer, state = _begun(config, chunks, folder, made_with, events, most_bytes)
     if state["chunks"] == len(chunks):
         return buffer
-    if state["wanted"] < tokens and not state["chunks"]:
-        events.note(f"collecting {state['wanted']} of {tokens} tokens: {_gib(state['wanted'] * buffer.token_bytes)}")
     if state["chunks"]:
         events.note(f"collecting: going on after chunk {state['chunks']} of {len(chunks)}")
     try:
-        _collect(open_engine(), chunks, buffer, rule, state, events)
+        with _Growth(buffer, chunks, rule, state) as growth:
+
+            def done(count: int) -> None:
+                growth.done(count)
+                events.progress(COLLECTING, sum(map(len, chunks[:count])), sum(map(len, chunks)))
+
+            record(open_engine(), chunks, state["chunks"], growth.see, done)
     except OSError as error:
         raise PowerInferError(
             f"{folder}: cannot be written: {error.strerror or error} (the buffer takes "
             f"{_gib(state['wanted'] * buffer.token_bytes)}; a smaller one will do)"
         ) from error
     return buffer
+
+
+@contextmanager
+def collecting_beside(
+    config: ModelConfig,
+    chunks: Chunks,
+    places: Mapping[int, int],
+    folder: Path,
+    rule: ActiveRule,
+    made_with: Mapping[str, Any],
+    events: LoadEvents,
+    *,
+    most_bytes: int,
+) -> Iterator[Watcher]:
+    """As `collect`, while somebody else reads a text; places: which of these chunks each of its chunks is, by number.
+
+    Chunks that the buffer has are passed over. What is missing after all, `collect` adds: a disk that is full is told
+    there.
+    """
+    buffer, state = _begun(config, chunks, folder, made_with, events, most_bytes)
+    with _Growth(buffer, chunks, rule, state) as growth:
+        yield _Beside(growth, places)
+
+
+def _begun(
+    config: ModelConfig,
+    chunks: Chunks,
+    folder: Path,
+    made_with: Mapping[str, Any],
+    events: LoadEvents,
+    most_bytes: int,
+) -> tuple[Buffer, dict[str, Any]]:
+    """A buffer, and how far it has come."""
+    buffer = Buffer(make_folder(folder), config.n_embd, config.n_ff)
+    key = json.dumps(dict(made_with), sort_keys=True)
+    state = _read_state(buffer, key)
+    if state is not None:
+        return buffer, state
+    tokens = sum(map(len, chunks))
+    wanted = _room(buffer, tokens, most_bytes)
+    if wanted < tokens:
+        events.note(f"collecting {wanted} of {tokens} tokens: {_gib(wanted * buffer.token_bytes)}")
+    return buffer, {"key": key, "chunks": 0, "tokens": 0, "wanted": wanted}
 
 
 def _room(buffer: Buffer, tokens: int, most_bytes: int) -> int:
@@ -144,33 +187,66 @@ def _read_state(buffer: Buffer, key: str) -> dict[str, Any] | None:
     return state
 
 
-def _collect(
-    engine: Recordable, chunks: Chunks, buffer: Buffer, rule: ActiveRule, state: dict[str, Any], events: LoadEvents
-) -> None:
-    tokens = sum(map(len, chunks))
-    kept = np.diff(np.arange(tokens + 1) * state["wanted"] // tokens).astype(bool)
-    mode = "ab" if state["chunks"] else "wb"
-    with ExitStack() as stack:
-        files: list[tuple[IO[Any], IO[Any]]] = [
-            (stack.enter_context(buffer.inputs(i).open(mode)), stack.enter_context(buffer.active(i).open(mode)))
-            for i in range(buffer.n_layer)
-        ]
+class _Growth:
+    """A buffer's files while they grow; open while entered. state: of the whole chunks, which `done` writes."""
 
-        def see(at: int, layer: int, residual: Floats, activations: Floats) -> None:
-            chosen = kept[at : at + len(residual)]
-            x = residual[chosen]
-            size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=1, keepdims=True))
-            files[layer][0].write((x / np.maximum(size, 1e-12)).astype(np.float16).tobytes())
-            files[layer][1].write(np.packbits(rule.mask(activations[chosen]), axis=1, bitorder="little").tobytes())
+    def __init__(self, buffer: Buffer, chunks: Chunks, rule: ActiveRule, state: dict[str, Any]) -> None:
+        self.state, self._buffer, self._rule = state, buffer, rule
+        self.ends = np.cumsum([0, *map(len, chunks)])
+        self._kept = np.diff(np.arange(self.ends[-1] + 1) * state["wanted"] // max(1, self.ends[-1])).astype(bool)
+        self._files: list[tuple[IO[Any], IO[Any]]] = []
+        self._open = ExitStack()
 
-        def done(count: int) -> None:
-            for pair in files:
-                for file in pair:
-                    file.flush()
-            seen = sum(len(chunk) for chunk in chunks[:count])
-            state.update(chunks=count, tokens=int(kept[:seen].sum()))
-            with replacing(buffer.folder / STATE) as temporary:
-                temporary.write_text(json.dumps(state), encoding="utf-8")
-            events.progress("collecting", seen, tokens)
+    def __enter__(self) -> "_Growth":
+        mode, opened, buffer = "ab" if self.state["chunks"] else "wb", self._open.enter_context, self._buffer
+        for layer in range(buffer.n_layer):
+            paths = buffer.inputs(layer), buffer.active(layer)
+            self._files.append((opened(paths[0].open(mode)), opened(paths[1].open(mode))))
+        return self
 
-        record(engine, chunks, state["chunks"], see, done)
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def see(self, at: int, layer: int, residual: Floats, activations: Floats) -> None:
+        """at: the first token's number among those of all chunks."""
+        chosen = self._kept[at : at + len(residual)]
+        x = residual[chosen]
+        size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=1, keepdims=True))
+        inputs, active = self._files[layer]
+        inputs.write((x / np.maximum(size, 1e-12)).astype(np.float16).tobytes())
+        active.write(np.packbits(self._rule.mask(activations[chosen]), axis=1, bitorder="little").tobytes())
+
+    def done(self, count: int) -> None:
+        """So many chunks are whole."""
+        for pair in self._files:
+            for file in pair:
+                file.flush()
+        self.state.update(chunks=count, tokens=int(self._kept[: self.ends[count]].sum()))
+        with replacing(self._buffer.folder / STATE) as temporary:
+            temporary.write_text(json.dumps(self.state), encoding="utf-8")
+
+
+class _Beside:
+    """What is collected while others read."""
+
+    def __init__(self, growth: _Growth, places: Mapping[int, int]) -> None:
+        self._growth, self._places, self._full = growth, places, False
+
+    def see(self, number: int, within: int, layer: int, residual: Floats, activations: Floats) -> None:
+        if self._wants(number):
+            try:
+                at = int(self._growth.ends[self._places[number]]) + within
+                self._growth.see(at, layer, residual, activations)
+            except OSError:
+                self._full = True
+
+    def done(self, number: int) -> None:
+        if self._wants(number):
+            try:
+                self._growth.done(self._places[number] + 1)
+            except OSError:
+                self._full = True
+
+    def _wants(self, number: int) -> bool:
+        """Whether a chunk is the next one: files have no gaps."""
+        return not self._full and self._places.get(number) == self._growth.state["chunks"]

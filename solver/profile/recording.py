@@ -10,7 +10,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import ModelConfig
 from solver.profile.text import Chunks
 
-__all__ = ["Recordable", "check_numbers", "record"]
+__all__ = ["Recordable", "Watcher", "check_numbers", "record"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -23,6 +23,16 @@ class Recordable(Protocol):
 
     def record(self, ids: Sequence[int], tap: Callable[[int, Floats, Floats], None]) -> None:
         """Evaluate ids from an empty context; tap(layer, residual [T, n_embd], activations [T, n_ff]) for a batch."""
+
+
+class Watcher(Protocol):
+    """Who sees what is recorded for somebody else."""
+
+    def see(self, number: int, within: int, layer: int, residual: Floats, activations: Floats) -> None:
+        """number: the chunk's; within: the first token's in it."""
+
+    def done(self, number: int) -> None:
+        """A chunk is whole."""
 
 
 def check_numbers(first: int, layer: int, activations: Floats) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from powerinfer_cli.placement import FiringTrace, save_firing, save_statistics, 
 from powerinfer_cli.placement.group_activity import group_activity, save_group_activity
 from powerinfer_cli.runtime import LoadEvents
 from solver.profile.active import ActiveRule
-from solver.profile.recording import Floats, Recordable, record
+from solver.profile.recording import Floats, Recordable, Watcher, record
 from solver.profile.text import Chunks
 
 __all__ = ["Profile", "count_active", "made_of", "profile_text"]
@@ -101,12 +101,13 @@ def profile_text(
     rule: ActiveRule,
     made_with: Mapping[str, Any],
     events: LoadEvents,
+    beside: Callable[[], AbstractContextManager[Watcher]] | None = None,
 ) -> Profile:
     """Count active neurons over a text, and write `activation/`, the trace of its last tokens and, where layers are
     alike, the groups' activity.
 
     What is done so far is kept in `work`, also when this is interrupted: another call that is `made_with` the same
-    goes on there. Progress is in tokens. Raises PowerInferError.
+    goes on there. beside: opens who sees the same. Progress is in tokens. Raises PowerInferError.
     """
     n_ff = config.n_ff
     tokens = sum(map(len, chunks))
@@ -117,7 +118,8 @@ def profile_text(
     )
     if tally.done:
         events.note(f"profile: going on after chunk {tally.done} of {len(chunks)}")
-    _count(open_engine(), chunks, tally, rule, stride, work / PARTIAL, key, events)
+    with beside() if beside and tally.done < len(chunks) else nullcontext() as watcher:
+        _count(open_engine(), chunks, tally, rule, stride, work / PARTIAL, key, events, watcher)
     counts = [layer[:n] for layer, n in zip(tally.counts, n_ff, strict=True)]
     make_folder(folder)
     traced = tuple(layer[:, : -(-n // 8)] for layer, n in zip(tally.trace, n_ff, strict=True))
@@ -140,6 +142,7 @@ def _count(
     partial: Path,
     key: str,
     events: LoadEvents,
+    watcher: Watcher | None,
 ) -> None:
     """Add the chunks that are not yet counted. A chunk counts when it is whole: only then is it kept."""
     tokens, started = [len(chunk) for chunk in chunks], tally.done
@@ -147,7 +150,9 @@ def _count(
     fresh = np.zeros_like(tally.counts)
     saved = time.monotonic()
 
-    def see(at: int, layer: int, _: Floats, activations: Floats) -> None:
+    def see(at: int, layer: int, residual: Floats, activations: Floats) -> None:
+        if watcher is not None:
+            watcher.see(tally.done, at - sum(tokens[: tally.done]), layer, residual, activations)
         mask = rule.mask(activations)
         fresh[layer, : mask.shape[1]] += mask.sum(axis=0)
         first = -at % stride
@@ -166,6 +171,8 @@ def _count(
         tally.counts += fresh
         fresh[:] = 0
         tally.done = count
+        if watcher is not None:
+            watcher.done(count - 1)
         events.progress("profile", sum(tokens[:count]), sum(tokens))
         if time.monotonic() - saved > SAVE_SECONDS:
             _save(partial, tally, key)

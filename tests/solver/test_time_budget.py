@@ -31,8 +31,8 @@ def verdict(reading: float) -> Verdict:
     ("reading", "most", "words"),
     [
         (0.0001, 1 << 20, []),
-        (0.02, 32768, ["--time-budget 30: a text of 32,768 tokens, not 49,152"]),
-        (1.0, 8192, ["tokens, not 49,152; even so about 307 min will be needed"]),
+        (0.03, 32768, ["--time-budget 30: a text of 32,768 tokens, not 49,152"]),
+        (1.0, 8192, ["tokens, not 49,152; even so about 205 min will be needed"]),
     ],
 )
 def test_a_text_is_as_long_as_there_is_time_for(tmp_path: Path, reading: float, most: int, words: list[str]) -> None:
