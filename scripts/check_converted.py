@@ -77,7 +77,9 @@ def told(name: str, folder: Path, convert: Convert) -> bool:
 def add_words(model: Any, folder: Path) -> None:
     """A vocabulary of as many words as there are, which Gemma's converter counts."""
     words = {str(i): i for i in range(model.config.vocab_size)}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": []}))
+    (folder / "tokenizer.json").write_text(
+        json.dumps({"model": {"type": "WordPiece", "vocab": words}, "added_tokens": []})
+    )
 
 
 def converter(source: Path) -> Convert:
@@ -116,18 +118,20 @@ def with_old_names(config: dict[str, Any]) -> dict[str, Any]:
     config.setdefault("rotary_pct", rope.get("partial_rotary_factor", 1.0))
     if "n_positions" in config:
         config.setdefault("n_ctx", config["n_positions"])
-    if config["model_type"] == "hunyuan_v1_moe":
+    if config.get("model_type") == "hunyuan_v1_moe":
         config |= {"moe_intermediate_size": [config["intermediate_size"]], "num_shared_expert": [1]}
         config["moe_topk"] = np.atleast_1d(config["moe_topk"]).tolist()
-    if config["model_type"] == "granitemoehybrid":
+    if config.get("model_type") == "granitemoehybrid":
         kinds = {"linear_attention": "mamba", "full_attention": "attention"}
         config["layer_types"] = [kinds[kind] for kind in config["layer_types"]]
-    if config["model_type"] == "nemotron_h":
+    if config.get("model_type") == "nemotron_h":
         signs = {"linear_attention": "M", "mlp": "-", "full_attention": "*", "moe": "E"}
         pattern = "".join(signs[kind] for kind in config["layers_block_type"])
         config |= {"hybrid_override_pattern": pattern, "mamba_d_head": config["mamba_head_dim"]}
         if "E" not in pattern:  # such models' configurations know of no experts
             del config["num_experts_per_tok"], config["n_routed_experts"], config["n_group"]
+    if config.get("model_type") == "modernbert":
+        config |= {"layer_norm_eps": config["norm_eps"], "global_attn_every_n_layers": 3}
     config["architectures"] = [OTHER_NAMES.get(one, one) for one in config["architectures"]]
     return config
 

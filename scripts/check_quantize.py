@@ -3,9 +3,11 @@
 
     python scripts/check_quantize.py model-f16.gguf --peer-python VENV/bin/python
     python scripts/check_quantize.py model-f16.gguf --peer-python ... --only Q4_0,Q4_K_M --imatrix
+    python scripts/check_quantize.py model-f16.gguf --peer-python ... --only IQ2_S --importance im.gguf --text t.txt
 
 A line a type: tensors of another type than llama.cpp's; of the legacy types, tensors whose bytes differ; of the others,
-the largest error, weighted as the importance says, in relation to llama.cpp's; and seconds of both.
+the largest error, weighted as the importance says, in relation to llama.cpp's; and seconds of both. With a text, its
+perplexity by either file, both read by `powerinfer perplexity`.
 """
 
 import argparse
@@ -21,13 +23,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from powerinfer_cli.convert.importance import Sums, write_importance  # noqa: E402  # after the path is set
+from powerinfer_cli.convert.importance import Sums, read_importance, write_importance  # noqa: E402  # after the path is set
 from powerinfer_cli.convert.mixes import MIXES, is_kept  # noqa: E402  # after the path is set
 from powerinfer_cli.convert.quantizing import WRITABLE  # noqa: E402  # after the path is set
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf  # noqa: E402  # after the path is set
 from powerinfer_cli.kernels.cpu.encoding import LEGACY  # noqa: E402  # after the path is set
 
-MOST = 1.005  # times llama.cpp's error
+MOST = 1.005  # times llama.cpp's error, and perplexity
 
 
 def main() -> int:
@@ -37,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         folder = Path(scratch)
         with open_gguf(args.model) as gguf:
-            weights = invented(gguf) if args.imatrix else None
+            weights = invented(gguf) if args.imatrix else measured(args.importance) if args.importance else None
         if weights is not None:
             save(folder, weights)
         return int(not all(agrees(args, name, folder, weights) for name in names))
@@ -50,6 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-python", required=True, help="a Python that has llama-cpp-python")
     parser.add_argument("--only", metavar="TYPE,...")
     parser.add_argument("--imatrix", action="store_true", help="with an invented importance of columns")
+    parser.add_argument("--importance", type=Path, metavar="FILE", help="with that of `powerinfer imatrix`")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="compare perplexities of it, too")
+    parser.add_argument("--chunks", default="8", metavar="N", help="of the text, of 512 tokens")
     parser.add_argument("--scratch", type=Path, help="where the files go for a while")
     return parser.parse_args()
 
@@ -63,6 +68,11 @@ def invented(gguf: GGUFFile) -> dict[str, np.ndarray]:
             n_experts = tensor.shape[0] if len(tensor.shape) > 2 else 1
             found[tensor.name] = rng.gamma(0.5, 1.0, (n_experts, tensor.shape[-1])).astype(np.float32)
     return found
+
+
+def measured(path: Path) -> dict[str, np.ndarray]:
+    """Means of what was collected."""
+    return dict(read_importance(path).of)
 
 
 def save(folder: Path, weights: dict[str, np.ndarray]) -> None:
@@ -92,9 +102,19 @@ def agrees(args: argparse.Namespace, name: str, folder: Path, weights: dict[str,
         bits = [one for one in legacy if not np.array_equal(a.tensors[one].data, b.tensors[one].data)]
         others = [one for one in same if one not in legacy and a.tensors[one].type is not model.tensors[one].type]
         worst = max((error(one, a, b, model, weights) for one in others), default=0.0)
+    lost = 1.0 if args.text is None else perplexity(ours, args) / perplexity(theirs, args)
     told = f"{len(types)} of other types {types[:3]}, {len(bits)} of other bits {bits[:3]}, error {worst:.3f} of theirs"
+    told += "" if args.text is None else f", perplexity {lost:.4f}"
     print(f"{name:10} {told}, {own_time:.1f} s beside {peer_time:.1f} s", flush=True)
-    return not types and not bits and worst <= MOST
+    return not types and not bits and worst <= MOST and lost <= MOST
+
+
+def perplexity(path: Path, args: argparse.Namespace) -> float:
+    """By ours."""
+    asked = ["-m", str(path), "-f", str(args.text), "-c", "512", "--chunks", args.chunks]
+    command = [sys.executable, "-m", "powerinfer_cli", "perplexity", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.rpartition("PPL = ")[2].split()[0])
 
 
 def timed(command: Sequence[str]) -> float | None:

@@ -47,6 +47,7 @@ Floats = npt.NDArray[np.float32]
 
 NUMBERS_AT_ONCE = 1 << 22  # of a tensor that are in memory: 16 MB as float32
 PER_THREAD = 1 << 16  # numbers that a thread takes at a time: they stay in its cache
+PER_THREAD_PLAIN = 1 << 18  # of floats as other floats, which is sooner done than a piece is handed over
 _NO_WEIGHTS = (GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64)
 QUANTIZATION_VERSION = 2  # of ggml's blocks
 WRITABLE = (*FLOATS, *LEGACY, *sorted(SEARCHED - set(LEGACY)), GGMLType.MXFP4, GGMLType.TQ1_0, GGMLType.TQ2_0)
@@ -284,7 +285,8 @@ def retyped_stream(change: Change, pool: ThreadPoolExecutor) -> StreamedTensor:
 def _pieces(change: Change, pool: ThreadPoolExecutor) -> Iterator[Bytes]:
     change = replace(change, tensor=change.tensor.kept())
     tensor, n_cols = change.tensor, change.tensor.shape[-1]
-    at_once, step = max(1, NUMBERS_AT_ONCE // n_cols), max(1, PER_THREAD // n_cols)
+    per_thread = PER_THREAD_PLAIN if change.kind in FLOATS else PER_THREAD
+    at_once, step = max(1, NUMBERS_AT_ONCE // n_cols), max(1, per_thread // n_cols)
     for begin in range(0, tensor.n_rows, at_once):
         end = min(begin + at_once, tensor.n_rows)
         parts = [(start, min(start + step, end)) for start in range(begin, end, step)]

@@ -58,6 +58,7 @@ def converted(model: Any) -> ModelFile:
 def tiny_checkpoints() -> dict[str, Callable[[], Any]]:
     """By name, every case of every family: what builds its torch model."""
     from tests.helpers.families import FAMILIES, tiny_family
+    from tests.helpers.families.encoders import ENCODERS, tiny_encoder
     from tests.helpers.quantised_checkpoints import QUANTISED, quantised_model
     from tests.helpers.tiny_models import CASES, tiny_model
 
@@ -67,9 +68,13 @@ def tiny_checkpoints() -> dict[str, Callable[[], Any]]:
     def of_family(name: str) -> Callable[[], Any]:
         return lambda: tiny_family(name).torch_model
 
+    def of_encoder(name: str) -> Callable[[], Any]:
+        return lambda: tiny_encoder(name).torch_model
+
     cases = {name: of_case(name) for name in CASES if name not in FAMILIES}
     quantised = {f"llama-{kind}": partial(quantised_model, kind) for kind in QUANTISED}
-    return {name: of_family(name) for name in FAMILIES} | cases | quantised
+    encoders = {name: of_encoder(name) for name in ENCODERS}
+    return {name: of_family(name) for name in FAMILIES} | encoders | cases | quantised
 
 
 def published(model: Any, name: str, **config: Any) -> Any:

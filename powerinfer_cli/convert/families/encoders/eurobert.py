@@ -25,8 +25,11 @@ def _eurobert_keys(config: Config) -> KeyValues:
 
 
 def _gemma_keys(config: Config) -> KeyValues:
-    """The window counts both sides, as config.json does."""
-    return encoder_keys(config) | {"attention.sliding_window": config.integer("sliding_window")}
+    """The window counts both sides, as config.json does. That tokens see both is the architecture's own."""
+    return encoder_keys(config) | {
+        "attention.causal": None,
+        "attention.sliding_window": config.integer("sliding_window"),
+    }
 
 
 CONVERSIONS = (
