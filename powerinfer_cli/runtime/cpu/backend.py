@@ -11,6 +11,7 @@ from powerinfer_cli.runtime.cpu.importance import Summing, SummingWriter
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
+from powerinfer_cli.runtime.cpu.tail import Waiting, narrowed, tail_of
 
 __all__ = ["CPUBackend"]
 
@@ -26,7 +27,8 @@ class CPUBackend(CPUSide):
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
         caches, last = self.cache.layers, self.weights.layers[-1]
-        token, batch = one.layers(self.weights, caches), many.layers(self.weights, caches)
+        self._tail = tail_of([layer.block for layer in self.weights.layers])
+        token, batch = one.layers(self.weights, caches), many.layers(self.weights, caches, self._tail)
         token[-1] += one.head(self.weights, one.left(last), self.logits.floats)
         batch[-1] += many.last_add(many.left(last))
         tokens: list[list[Operation]] = []
@@ -37,6 +39,7 @@ class CPUBackend(CPUSide):
         self._token, self._few = (assemble([op for ops in part for op in ops]) for part in (token, tokens))
         self._batch = [assemble(ops) for ops in batch]
         self._batch_writer = many
+        self._waiting: Waiting | None = None
         self._recording: Recording | None = None
         self._summing: Summing | None = None
 
@@ -58,10 +61,7 @@ class CPUBackend(CPUSide):
             case BatchKind.FEW:
                 self.team.run(self._few.table, self.threads)
             case BatchKind.MANY:
-                for place, part in enumerate(self._batch):  # one at a time, so that Ctrl-C is heard between layers
-                    self.team.run(part.table, self.threads_batch)
-                    if watch is not None:
-                        self.show_routes(place, len(batch), watch)
+                self._run_many(batch, watch)
             case never:
                 assert_never(never)
         if self._n_ff.any():
@@ -71,9 +71,38 @@ class CPUBackend(CPUSide):
             else:
                 self._stats.add(slice(None), self._n_ff * len(batch), buffers.counts)
 
+    def _run_many(self, batch: Batch, watch: WatchRoutes | None) -> None:
+        """Up to the tail, where there is one and nobody watches; the rest when it is asked for."""
+        self._waiting = None
+        waits = watch is None and self._tail < len(self._batch)
+        for place in range(self._tail if waits else len(self._batch)):  # so that Ctrl-C is heard between layers
+            self.team.run(self._batch[place].table, self.threads_batch)
+            if watch is not None:
+                self.show_routes(place, len(batch), watch)
+        if waits:
+            self._waiting = Waiting.of(batch, self.many)
+
+    def _behind_tail(self, rows: Sequence[int]) -> Sequence[int]:
+        """Where these tokens of the batch are, ascending, once they have passed all layers."""
+        waiting = self._waiting
+        if waiting is None:
+            return rows
+        found: Sequence[int] = range(len(rows))
+        batch = narrowed(waiting.batch, rows)
+        if batch is None or len(batch) == len(waiting.batch):
+            batch, found, self._waiting = waiting.batch, rows, None
+        waiting.put(range(len(batch)) if self._waiting is None else rows, self.many)
+        self.begin(batch, self.many)
+        for part in self._batch[self._tail :]:
+            self.team.run(part.table, self.threads_batch)
+        return found
+
     def hidden_at(self, rows: slice) -> Hidden:
         if self._kind is BatchKind.MANY:
-            return self.hidden_of(rows)
+            if self._waiting is None:
+                return self.hidden_of(rows)
+            found = self._behind_tail(range(len(self._waiting.batch))[rows])
+            return self.hidden_of(slice(found[0], found[-1] + 1))
         last = self.last_of(self.buffers_for(self._kind))  # the head has run
         return last.floats[rows, : self.config.n_embd].copy()
 
@@ -84,7 +113,7 @@ class CPUBackend(CPUSide):
             case BatchKind.FEW:
                 return self.finished(self.many_logits, list(rows))
             case BatchKind.MANY:
-                return self.head_of(rows)
+                return self.head_of(self._behind_tail(rows))
             case never:
                 assert_never(never)
 
@@ -92,7 +121,7 @@ class CPUBackend(CPUSide):
         return {}
 
     def record(self, batch: Batch, watch: Watch) -> None:
-        self._kind = BatchKind.MANY
+        self._kind, self._waiting = BatchKind.MANY, None
         if self._recording is None:
             self._recording = self._write_recording()
         self.begin(batch, self.many)
@@ -107,7 +136,7 @@ class CPUBackend(CPUSide):
 
     def record_inputs(self, batch: Batch, watch: WatchInputs) -> None:
         """As `forward`; `watch` is called for the matrices of each layer, layers in order."""
-        self._kind = BatchKind.MANY
+        self._kind, self._waiting = BatchKind.MANY, None
         if self._summing is None:
             self._summing, operations = SummingWriter(self._batch_writer).summing(self.weights, self.cache.layers)
             self.prepare(op.kernel for op in operations)

@@ -212,10 +212,17 @@ class Writer:
         mixed = [*before, *self._attention(block.attention, b.x, cache), attended, *twice]
         return [*mixed, *self._ffn(place, layer, b.x), last]
 
-    def layers(self, weights: CPUWeights, caches: Sequence[KeysValues]) -> list[list[Operation]]:
-        """All layers' operations, each layer's apart; the first has the embedding before it."""
-        passes, adds = [], NOTHING
+    def layers(
+        self, weights: CPUWeights, caches: Sequence[KeysValues], settled: int | None = None
+    ) -> list[list[Operation]]:
+        """All layers' operations, each layer's apart; the first has the embedding before it. settled: before the layer
+        in that place nothing is left to be added to x.
+        """
+        passes, adds = list[list[Operation]](), NOTHING
         for place, (layer, cache) in enumerate(zip(weights.layers, caches, strict=True)):
+            if place == settled and passes:
+                passes[-1] += self.last_add(adds)
+                adds = NOTHING
             passes.append(self.layer(place, layer, cache, adds))
             adds = self.left(layer)
         passes[0] = self.embedding(weights) + passes[0]
