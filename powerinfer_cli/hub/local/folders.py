@@ -20,18 +20,18 @@ MOST_FILES = 20_000  # that are looked at: a folder with more is not one of mode
 
 def stored_models(folders: Sequence[Path], cache: Path | None, note: Note) -> list[StoredModel]:
     """All models of some folders, and of the hub's cache, by name. note: told of two that would have one name, of which
-    the first keeps it.
+    the first keeps it, and of folders in these that cannot be read.
 
     Raises:
         PowerInferError: a folder that is none, cannot be read, or holds far too much.
     """
     found: dict[str, StoredModel] = {}
-    models = [model for folder in folders for model in _in_folder(folder)]
+    models = [model for folder in folders for model in _in_folder(folder, note)]
     if cache is not None and cache.is_dir():
-        models += _in_cache(cache)
+        models += _in_cache(cache, note)
     for model in models:
         other = found.setdefault(model.name.lower(), model)
-        if other is model or other.path.samefile(model.path):
+        if other is model or _same(other.path, model.path):
             continue
         longer = replace(model, name=model.path.with_suffix("").as_posix())
         found[longer.name.lower()] = longer
@@ -45,8 +45,15 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 
-def _in_folder(folder: Path) -> list[StoredModel]:
-    paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False  # a link to nothing
+
+
+def _in_folder(folder: Path, note: Note) -> list[StoredModel]:
+    paths = {path.relative_to(folder).as_posix(): path for path in _files(folder, note)}
     models = find_models(paths)
     found = []
     for name, model in zip(names_of(models), models, strict=True):
@@ -55,13 +62,13 @@ def _in_folder(folder: Path) -> list[StoredModel]:
     return found
 
 
-def _in_cache(cache: Path) -> Iterator[StoredModel]:
+def _in_cache(cache: Path, note: Note) -> Iterator[StoredModel]:
     """OWNER/NAME, with :TYPE where there are several; of each repository the snapshot that came last."""
     for repository in sorted(cache.glob("models--*--*")):
         owner, _, name = repository.name.removeprefix("models--").partition("--")
         snapshots = [path for path in (repository / "snapshots").glob("*") if path.is_dir()]
         if snapshots:
-            for model in _in_folder(max(snapshots, key=lambda path: path.stat().st_mtime)):
+            for model in _in_folder(max(snapshots, key=lambda path: path.stat().st_mtime), note):
                 [file] = find_models([model.path.name])
                 yield replace(model, name=f"{owner}/{name}:{file.quant or model.name}")
 
@@ -73,7 +80,7 @@ def _size(path: Path) -> int:
         return 0  # a link to nothing; opening it says so
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, note: Note) -> Iterator[Path]:
     """Of a folder and those in it, each once, wherever links lead. Raises PowerInferError."""
     if not folder.is_dir():
         raise PowerInferError(f"{folder}: not a folder: give one that holds GGUF files")
@@ -91,12 +98,13 @@ def _files(folder: Path) -> Iterator[Path]:
         except OSError as error:
             if here == folder:
                 raise PowerInferError(f"{folder}: cannot be read: {error.strerror}") from error
-            continue  # somebody else's, in a folder of ours
+            note(f"{here}: cannot be read, and is left out: {error.strerror}")
+            continue
         for path in entries:
             n_files += 1
             if n_files > MOST_FILES:
                 raise PowerInferError(f"{folder}: holds more than {MOST_FILES} files: give a folder of models")
-            if path.is_dir():
+            if os.path.isdir(path):  # noqa: PTH112  # Path's raises an error where one may not look
                 if depth < DEEPEST and not path.name.startswith("."):
                     left.append((path, depth + 1))
             elif path.suffix.lower() == ".gguf":

@@ -1,5 +1,6 @@
 """Names of models on this machine."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,31 @@ def test_links_in_circles_and_folders_of_others(tmp_path: Path) -> None:
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "gone.gguf").symlink_to(tmp_path / "nowhere")
     assert names(found(tmp_path)) == ["a", "b", "gone"]
+
+
+def test_two_links_to_nothing_of_one_name(tmp_path: Path) -> None:
+    for name in ("a.gguf", "a/x.gguf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to("/nowhere")
+    told: list[str] = []
+    assert len(stored_models([tmp_path], None, told.append)) == 2
+    assert len(told) == 1
+
+
+def test_a_folder_within_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A superuser is refused nothing: the refusal is played."""
+    files(tmp_path, "open.gguf", "closed/in.gguf")
+    look = Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    told: list[str] = []
+    assert names(stored_models([tmp_path], None, told.append)) == ["open"]
+    assert told == [f"{tmp_path / 'closed'}: cannot be read, and is left out: Permission denied"]
 
 
 def test_folders_that_cannot_be_looked_through(tmp_path: Path) -> None:
