@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
-    (folder / "noise.bin").write_bytes(b"PWRSLOT1" + bytes(100))
+    (folder / "noise.bin").write_bytes(b"PWRSLOT2" + bytes(100))
     return folder
 
 

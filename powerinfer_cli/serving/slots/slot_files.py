@@ -27,7 +27,7 @@ from powerinfer_cli.serving.tasks import SlotContent
 
 __all__ = ["SavedSlot", "SlotFiles", "read_slot", "write_slot"]
 
-MAGIC = b"PWRSLOT1"
+MAGIC = b"PWRSLOT2"
 LONGEST_HEADER = 1 << 20
 LONGEST_NAME = 64
 TYPES = frozenset(["float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
