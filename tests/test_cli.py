@@ -63,12 +63,19 @@ def test_every_command_has_a_module_and_help(command: str) -> None:
         assert f"Usage: powerinfer {command} [OPTIONS]" in result.out
 
 
+# A group of commands has no flags: those of its command are asked for.
+PAGES = {name: name for name in cli.COMMANDS if name != "cluster"} | {
+    "cluster run": "cluster.run_text",
+    "cluster run --port 0": "cluster.run_server",
+}
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", PAGES)
 def test_help_shows_every_name_whole(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    page = powerinfer(command, "--help").out
-    params = typer.main.get_command(importlib.import_module(f"powerinfer_cli.commands.{command}").app).params
+    page = powerinfer(*command.split(), "--help").out
+    params = typer.main.get_command(importlib.import_module(f"powerinfer_cli.commands.{PAGES[command]}").app).params
     names = {name for param in params for name in [*param.opts, *param.secondary_opts] if name.startswith("-")}
     assert len(names) >= 3
     assert names <= set(re.findall(r"-[^\s,]+", page))

@@ -31,6 +31,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
     # Their modules are imported one by one, where they are needed.
     empty = name in (
         "powerinfer_cli.bundled",
+        "powerinfer_cli.cluster",
         "powerinfer_cli.commands",
         "powerinfer_cli.commands.shared",
         "powerinfer_cli.commands.shared.flags",

@@ -26,6 +26,7 @@ from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime.backend import Logits
 from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.engine import Change, Engine
+from powerinfer_cli.runtime.executors import Executor
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Tap
 from powerinfer_cli.runtime.stats import Drafted
@@ -66,12 +67,14 @@ class DraftingEngine(Engine):
         statistics: ActivationStatistics | None = None,
         events: LoadEvents | None = None,
         placement: Placement | None = None,
+        executor: Executor | None = None,
         *,
         drafter: Callable[[Engine], Drafter],
         drafts: DraftOptions,
     ) -> None:
         """drafter: made once the engine stands, for its sequences."""
-        super().__init__(model, with_changes(options, drafting=True), statistics, events, placement)
+        options = with_changes(options, drafting=True)
+        super().__init__(model, options, statistics, events, placement, executor=executor)
         self._most = min(drafts.most, self.most_stepwise - 1)
         self._ahead: list[_Ahead | None] = [None] * self.n_sequences
         self._owed: list[list[int]] = [[] for _ in range(self.n_sequences)]  # see _take_back

@@ -44,6 +44,7 @@ def read_guesser(gguf: GGUFFile, model: Model) -> Model:
 
 def _ends(t: LayerReader, model: Model) -> tuple[Embedding[Tensor, Tensor], Head[Tensor, Tensor]]:
     n, n_vocab, embedding, head = t.n_embd, t.model.sizes.n_vocab, model.embedding, model.head
+    assert isinstance(embedding, Embedding)  # of a whole file
     tokens = t.maybe("nextn.embed_tokens.weight", n_vocab, n)
     joined = t.tensor("nextn.eh_proj.weight", n, 2 * n)
     halves = (Linear[Tensor, Tensor](columns(joined, begin, begin + n), None) for begin in (0, n))

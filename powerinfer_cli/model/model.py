@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile, Tensor
-from powerinfer_cli.model.blocks import Embedding, Head, Layer, Scorer, attentions, recurrent_layers, routing_of
+from powerinfer_cli.model.blocks import Embedding, Head, Layer, Scorer, Source, attentions, recurrent_layers, routing_of
 from powerinfer_cli.model.config import ModelConfig, pooling_of, read_sizes, sparse_threshold_of
 from powerinfer_cli.model.key_table import check_keys, key_notes
 from powerinfer_cli.model.keys import MAX_CONTEXT, Keys
@@ -33,7 +33,7 @@ class Model:
     """
 
     config: ModelConfig
-    embedding: Embedding[Tensor, Tensor]
+    embedding: Source[Tensor, Tensor]
     layers: tuple[Layer[Tensor, Tensor], ...]
     head: Head[Tensor, Tensor]
     nbytes: int = 0

@@ -4,7 +4,7 @@ from powerinfer_cli.opening.bundled import bundled_model
 from powerinfer_cli.opening.companions import Companions
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.opened import open_model
+from powerinfer_cli.opening.opened import ExecutorChoice, open_model
 from powerinfer_cli.opening.prompts import start_ids
 from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.opening.wishes import PlacementWishes
@@ -12,6 +12,7 @@ from powerinfer_cli.opening.wishes import PlacementWishes
 __all__ = [
     "Answer",
     "Companions",
+    "ExecutorChoice",
     "OpenModel",
     "PlacementWishes",
     "TextStream",

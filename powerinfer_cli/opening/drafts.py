@@ -20,6 +20,7 @@ from powerinfer_cli.opening.planning.placing import place
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from powerinfer_cli.runtime.executors import Executor
 from powerinfer_cli.runtime.traffic import count_traffic
 from powerinfer_cli.text.metadata import strings
 
@@ -34,17 +35,19 @@ def make_engine(
     events: LoadEvents,
     placement: Placement | None,
     drafts: DraftOptions,
+    executor: Executor | None = None,
 ) -> Engine:
     """Raises PowerInferError: drafts that this model cannot have."""
     if not drafts.wanted:
-        return Engine(model, options, statistics, events, placement)
+        return Engine(model, options, statistics, events, placement, executor=executor)
     small = _small_model(gguf, model, drafts)
     if small is not None and not drafts.n_gpu_layers and not worth_trying(small.cost):
         size = f"the draft model {drafts.model} reads {small.cost:.0%} of the bytes that the model reads for a token"
         events.note(f"warning: {size}: its drafts would cost more than they save, so none are made")
-        return Engine(model, options, statistics, events, placement)
+        return Engine(model, options, statistics, events, placement, executor=executor)
     drafter = _drafter(drafts, small, events)
-    return DraftingEngine(model, options, statistics, events, placement, drafter=drafter, drafts=drafts)
+    drafted = options, statistics, events, placement, executor
+    return DraftingEngine(model, *drafted, drafter=drafter, drafts=drafts)
 
 
 @dataclass(frozen=True)

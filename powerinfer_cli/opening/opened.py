@@ -1,23 +1,53 @@
 """From a model's path to one that runs: the one way there, of commands, the server, and Python programs."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Unpack
+from typing import TypeAlias, Unpack
 
 from powerinfer_cli.drafting import DraftOptions
+from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
-from powerinfer_cli.model import load_model, with_predictors
+from powerinfer_cli.model import Model, load_model, with_predictors
 from powerinfer_cli.opening.bundled import bundled_model
-from powerinfer_cli.opening.companions import find_companions
+from powerinfer_cli.opening.companions import Companions, find_companions
 from powerinfer_cli.opening.drafts import make_engine
 from powerinfer_cli.opening.model import OpenModel
 from powerinfer_cli.opening.model_file import open_model_file
-from powerinfer_cli.opening.planning.placing import place
+from powerinfer_cli.opening.planning.placing import PlacingResult, place
 from powerinfer_cli.opening.wishes import ModelWishes, PlacementWishes, draft_wishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.executors import Executor
 from powerinfer_cli.text import Tokenizer
 
-__all__ = ["open_model"]
+__all__ = ["ExecutorChoice", "ModelFiles", "open_model", "read_files"]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What there is of a model before anything of it is loaded. model: with its predictors; tokenizer: None where it
+    was not asked for.
+    """
+
+    gguf: GGUFFile
+    model: Model
+    tokenizer: Tokenizer | None
+    beside: Companions
+
+
+ExecutorChoice: TypeAlias = Callable[[ModelFiles, EngineOptions], Executor]
+
+
+def read_files(path: Path, predictor_path: Path | None, events: LoadEvents, *, text: bool = True) -> ModelFiles:
+    """Raises PowerInferError: no model, or what lies beside it is not its own."""
+    gguf = open_model_file(path)
+    model = load_model(gguf)  # first: it says of files of other kinds what they are
+    tokenizer = Tokenizer.from_gguf(gguf) if text else None
+    beside = find_companions(gguf, model, predictor_path, events.note)
+    if beside.predictors is not None:
+        model = with_predictors(model, beside.predictors, CompiledFit())
+    return ModelFiles(gguf, model, tokenizer, beside)
 
 
 def open_model(
@@ -30,6 +60,7 @@ def open_model(
     text: bool = True,
     events: LoadEvents | None = None,
     drafts: DraftOptions | None = None,
+    executor: ExecutorChoice | None = None,
     **wishes: Unpack[ModelWishes],
 ) -> OpenModel:
     """Load a GGUF file, and have it run on this machine's CPU and GPUs. Without a path, the bundled story model.
@@ -60,7 +91,7 @@ def open_model(
 
     predictor_path: a directory of trained predictors. chat_template: a built-in's name, a file or a template, instead
     of the model's own. text: False leaves the vocabulary unread, for programs of token ids. events: whom to tell what
-    happens; without, the logger "powerinfer_cli".
+    happens; without, the logger "powerinfer_cli". executor: who computes instead of this machine alone.
 
     Raises:
         PowerInferError: one line: a file that is no model or not to be run, no memory, wishes that cannot be.
@@ -69,14 +100,12 @@ def open_model(
     drafts = said or drafts or DraftOptions()
     options, placement = with_wishes(options or EngineOptions(), placement or PlacementWishes(), rest)
     events = events or logged()
-    gguf = open_model_file(bundled_model() if path is None else Path(path))
-    model = load_model(gguf)  # first: it says of files of other kinds what they are
-    tokenizer = Tokenizer.from_gguf(gguf) if text else None
-    beside = find_companions(gguf, model, None if predictor_path is None else Path(predictor_path), events.note)
-    if beside.predictors is not None:
-        model = with_predictors(model, beside.predictors, CompiledFit())
-    placed = place(gguf, model, options, placement, beside, events)
-    engine = make_engine(gguf, model, options, beside.statistics, events, placed.placement, drafts)
-    for line in tokenizer.notes if tokenizer else ():
+    predictors = None if predictor_path is None else Path(predictor_path)
+    files = read_files(bundled_model() if path is None else Path(path), predictors, events, text=text)
+    gguf, model, beside = files.gguf, files.model, files.beside
+    own = None if executor is None else executor(files, options)
+    placed = place(gguf, model, options, placement, beside, events) if own is None else PlacingResult()
+    engine = make_engine(gguf, model, options, beside.statistics, events, placed.placement, drafts, own)
+    for line in files.tokenizer.notes if files.tokenizer else ():
         events.note(f"warning: {line}")
-    return OpenModel(gguf, model, engine, tokenizer, beside, placed, chat_template)
+    return OpenModel(gguf, model, engine, files.tokenizer, beside, placed, chat_template)

@@ -57,6 +57,10 @@ class ActivationStatistics:
     def _tokens(self) -> float:
         return self.tokens or max(counts.max(initial=0) for counts in self.counts)
 
+    def of_layers(self, begin: int, end: int) -> "ActivationStatistics":
+        """Of layers begin to end - 1 alone, over as many tokens."""
+        return ActivationStatistics(self.counts[begin:end], int(self._tokens))
+
     def activity(self, layer: int) -> LayerActivity | None:
         """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell.
 

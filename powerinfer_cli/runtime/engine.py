@@ -22,7 +22,7 @@ from powerinfer_cli.runtime.context.held import HeldContext
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
 from powerinfer_cli.runtime.context.states import PROMPT_TAIL, States
-from powerinfer_cli.runtime.executors import backend_of
+from powerinfer_cli.runtime.executors import Executor, backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Recorder, batched
@@ -54,9 +54,11 @@ class Engine(HeldContext, Recorder):
         events: LoadEvents | None = None,
         placement: Placement | None = None,
         beside: "Engine | None" = None,
+        executor: Executor | None = None,
     ) -> None:
         """Build the layers of a model where a placement says; without one, in main memory. beside: another over the
-        same file, whose embedding and head are used where the model has the same.
+        same file, whose embedding and head are used where the model has the same. executor: who computes, if not this
+        machine alone.
 
         Raises:
             PowerInferError: a context that does not fit.
@@ -73,6 +75,8 @@ class Engine(HeldContext, Recorder):
         self._matrices = [[one.name for one in leaves(layer)[0]] for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None if model.config.causal else options.n_ctx
+        if executor is not None:
+            n_ctx = executor.n_ctx
         if n_ctx is None:
             n_ctx = context_size(model, options, model.nbytes if packed else 0)
         self._pages = PageTable(extent_of(model.layers, options, n_ctx))
@@ -80,7 +84,7 @@ class Engine(HeldContext, Recorder):
         if beside is not None:
             parts = replace(parts, packed=beside._backend.packed_ends())
         try:
-            self._backend: Backend = backend_of(parts, self._placement)
+            self._backend: Backend = executor.backend(parts) if executor else backend_of(parts, self._placement)
         except MemoryError as error:
             raise PowerInferError(
                 f"no memory for the model with a context of {n_ctx} tokens and batches of {self.most_tokens}: "

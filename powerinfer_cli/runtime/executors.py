@@ -1,9 +1,19 @@
 """Who does an engine's arithmetic."""
 
+from typing import Protocol
+
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime.backend import Backend, Parts
 
-__all__ = ["backend_of"]
+__all__ = ["Executor", "backend_of"]
+
+
+class Executor(Protocol):
+    """Who does it elsewhere, or partly so. n_ctx: tokens that there is room for, of all sequences together."""
+
+    @property
+    def n_ctx(self) -> int: ...
+    def backend(self, parts: Parts) -> Backend: ...
 
 
 def backend_of(parts: Parts, placement: Placement | None) -> Backend:

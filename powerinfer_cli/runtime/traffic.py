@@ -56,13 +56,9 @@ def count_traffic(model: Model, type_k: str, type_v: str, asked: Sequence[int]) 
     Without a gate (opt, falcon), the up matrix takes its place. All of it is read where zeros are exact and nobody
     predicts. Of experts, as many as are chosen, the router and the shared one.
     """
-    embedding = model.embedding
-    tables = [embedding.tokens] + ([] if embedding.positions is None else [embedding.positions])
-    always = _size(*leaves(model.head))
-    if embedding.inputs is not None:
-        tables.append(embedding.inputs.tokens)
-        always += _size(*leaves(embedding.inputs)) - embedding.inputs.tokens.nbytes
-    always += sum(table.row_bytes for table in tables)
+    always = sum(table.row_bytes for table in model.embedding.tables) + _size(*leaves(model.head))
+    if model.embedding.inputs is not None:
+        always += _size(*leaves(model.embedding.inputs)) - model.embedding.inputs.tokens.nbytes
     gate, neurons = [], []
     for layer, n_asked in zip(model.layers, asked, strict=True):
         always += _size(*leaves(layer)) - _size(*leaves(layer.ffn))

@@ -24,13 +24,21 @@ __all__ = ["serve", "warn_of_pages"]
 Load = Callable[[], tuple[ServedModel, Any]]
 
 
-def serve(options: ServerOptions, sockets: Sequence[socket.socket], load: Load, log: Log) -> None:
+def serve(
+    options: ServerOptions,
+    sockets: Sequence[socket.socket],
+    load: Load,
+    log: Log,
+    *,
+    at_end: Callable[[], None] | None = None,
+) -> None:
     """Until a signal ends it. `load` is called in a thread; it gives the model, and the engine's thread, running.
+    at_end: called behind the last step.
 
     Raises:
         PowerInferError: the model cannot be loaded.
     """
-    _Lifecycle(options, sockets, load, log).run()
+    _Lifecycle(options, sockets, load, log, at_end).run()
 
 
 def warn_of_pages(options: ServerOptions, log: Log) -> None:
@@ -40,8 +48,15 @@ def warn_of_pages(options: ServerOptions, log: Log) -> None:
 
 
 class _Lifecycle:
-    def __init__(self, options: ServerOptions, sockets: Sequence[socket.socket], load: Load, log: Log) -> None:
-        self._load, self._log = load, log
+    def __init__(
+        self,
+        options: ServerOptions,
+        sockets: Sequence[socket.socket],
+        load: Load,
+        log: Log,
+        at_end: Callable[[], None] | None,
+    ) -> None:
+        self._load, self._log, self._at_end = load, log, at_end
         self._service = Service(options)
         # "Listening" is said when there is something to listen for, as llama-server has it.
         self._urls = [url_of(sock) for sock in sockets]  # now: a signal may close the sockets meanwhile
@@ -69,6 +84,8 @@ class _Lifecycle:
             raise self._failure
         if self._service.state == "ready":  # not so where loading fails at this moment, after a signal
             self._service.thread.stop(STOPPING_S)
+        if self._at_end is not None:
+            self._at_end()
         if self._running.signals or any(thread.name in ("loader", "engine") for thread in threading.enumerate()):
             # Nothing stops these threads, and nothing is lost with them. And while Python shuts down, the alarm has no
             # handler any more: on a busy machine it would end us with its own code.

@@ -26,8 +26,9 @@ from powerinfer_cli.errors import PowerInferError, UsageError
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.commands.main.interactive import TurnOptions
     from powerinfer_cli.commands.main.session import Session
+    from powerinfer_cli.opening import ExecutorChoice
 
-__all__ = ["app"]
+__all__ = ["app", "write_text"]
 
 EPILOG = """Examples:
 powerinfer main -p "Once upon a time"           a story from the bundled model
@@ -51,6 +52,22 @@ def main(
     grammar: GrammarFlags,
 ) -> None:
     """Write text with a model: from a prompt, in a chat, or in a pipe."""
+    write_text(model, predictor, machine, placement, drafts, text, interaction, sampling, grammar)
+
+
+def write_text(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    text: TextFlags,
+    interaction: InteractionFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+    executor: "ExecutorChoice | None" = None,
+) -> None:
+    """What the command does. executor: who computes instead of this machine alone."""
     _check(text, interaction)
     unescape = process_escapes if text.escape else str
     sampler_options = sampling.options(unescape)
@@ -80,6 +97,7 @@ def main(
             predictor_path=predictor.predictor_path,
             placement=placement.wishes(),
             drafts=draft_options,
+            executor=executor,
         )
         session.constraint = form.compiled(
             grammars_of(session.tokenizer, lambda line: terminal.note(f"warning: {line}"))

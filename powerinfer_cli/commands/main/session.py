@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from powerinfer_cli.commands.shared.interrupts import Interrupt, Interruption
 from powerinfer_cli.drafting import DraftingEngine, DraftOptions
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.opening import PlacementWishes, open_model, start_ids
+from powerinfer_cli.opening import ExecutorChoice, PlacementWishes, open_model, start_ids
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, common_prefix, peak_memory
 from powerinfer_cli.sampling import Sampler, SamplerOptions, TokenBreakers, build_sampler
 from powerinfer_cli.sampling.grammars.constrained import sample
@@ -226,9 +227,11 @@ def open_session(
     predictor_path: Path | None = None,
     placement: PlacementWishes | None = None,
     drafts: DraftOptions | None = None,
+    executor: ExecutorChoice | None = None,
 ) -> Session:
     """Load a model, with the predictors of a directory where one is given. Raises PowerInferError."""
-    opened = open_model(path, engine_options, placement, predictor_path=predictor_path, events=events, drafts=drafts)
+    beside = partial(open_model, predictor_path=predictor_path, events=events, drafts=drafts, executor=executor)
+    opened = beside(path, engine_options, placement)
     tokenizer, engine = opened.tokenizer, opened.engine
     sampler = build_sampler(
         sampler_options,

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,13 @@ from powerinfer_cli.router.division import WEIGHED
 
 if TYPE_CHECKING:  # these import torch
     from powerinfer_cli.drafting import DraftOptions
+    from powerinfer_cli.opening import ExecutorChoice
     from powerinfer_cli.runtime import EngineOptions
     from powerinfer_cli.serving.http.logs import Log
     from powerinfer_cli.serving.options import ServerOptions
     from powerinfer_cli.serving.service import ServedModel
 
-__all__ = ["app"]
+__all__ = ["app", "serve_texts"]
 
 EPILOG = """Examples:
 powerinfer server                                the bundled model, on http://127.0.0.1:8080
@@ -61,6 +62,26 @@ def server(
     grammar: GrammarFlags,
 ) -> None:
     """Serve a model over HTTP, or several, as llama-server and OpenAI's services do."""
+    serve_texts(model, predictor, machine, placement, drafts, door, router, slots, answers, chats, sampling, grammar)
+
+
+def serve_texts(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    door: DoorFlags,
+    router: RouterFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    chats: ChatFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+    executor: "ExecutorChoice | None" = None,
+    at_end: Callable[[], None] | None = None,
+) -> None:
+    """What the command does. executor: who computes instead of this machine alone; at_end: called at the end."""
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
@@ -92,9 +113,10 @@ def server(
 
     def load() -> "tuple[ServedModel, Any]":
         wishes = placement, draft_options
-        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, quiet=quiet)
+        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, executor, quiet=quiet)
 
-    serve(options, bind(listed(door.host), door.port), load, log)
+    sockets = bind(listed(door.host), door.port)
+    serve(options, sockets, load, log, at_end=at_end)
 
 
 def _route(
@@ -130,6 +152,7 @@ def _load(
     engine_options: "EngineOptions",
     options: "ServerOptions",
     log: "Log",
+    executor: "ExecutorChoice | None",
     *,
     quiet: bool,
 ) -> "tuple[ServedModel, Any]":
@@ -150,6 +173,7 @@ def _load(
             predictor_path=predictor.predictor_path,
             events=events,
             drafts=drafts,
+            executor=executor,
         )
     for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
         log.note(line)

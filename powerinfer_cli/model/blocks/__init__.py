@@ -36,6 +36,7 @@ from powerinfer_cli.model.blocks.ffn import (
 )
 from powerinfer_cli.model.blocks.inputs import InputGate, LayerInputs
 from powerinfer_cli.model.blocks.layers import (
+    Border,
     Embedding,
     Fusion,
     Head,
@@ -45,6 +46,7 @@ from powerinfer_cli.model.blocks.layers import (
     Scorer,
     ScorerActivation,
     Sequential,
+    Source,
     all_active,
     attentions,
     input_gate_of,
@@ -76,6 +78,7 @@ __all__ = [
     "XIELU",
     "Activation",
     "Attention",
+    "Border",
     "Convolution",
     "Curve",
     "DeltaNet",
@@ -115,6 +118,7 @@ __all__ = [
     "SharedAttention",
     "SharedExpert",
     "ShortConvolution",
+    "Source",
     "Squeeze",
     "Temperature",
     "alibi_exponents",

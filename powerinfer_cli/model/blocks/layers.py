@@ -12,6 +12,7 @@ from powerinfer_cli.model.blocks.parts import Linear, M, N, Norm, Norms, V, W
 from powerinfer_cli.model.blocks.recurrent import DeltaNet, Mamba2, Recurrent, ShortConvolution
 
 __all__ = [
+    "Border",
     "Embedding",
     "Fusion",
     "Head",
@@ -21,6 +22,7 @@ __all__ = [
     "Scorer",
     "ScorerActivation",
     "Sequential",
+    "Source",
     "all_active",
     "attentions",
     "input_gate_of",
@@ -138,6 +140,12 @@ class Embedding(Generic[M, V]):
     shift: V | None = None
     inputs: LayerInputs[M, V] | None = None
 
+    @property
+    def tables(self) -> tuple[M, ...]:
+        """Of which a token needs one row each."""
+        positions = () if self.positions is None else (self.positions,)
+        return (self.tokens, *positions, *(() if self.inputs is None else (self.inputs.tokens,)))
+
     def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Embedding[N, W]":
         positions = None if self.positions is None else matrix(self.positions)
         norm = None if self.norm is None else self.norm.map(vector)
@@ -148,9 +156,31 @@ class Embedding(Generic[M, V]):
 
 
 @dataclass(frozen=True)
+class Border:
+    """Where layers before are somewhere else: x [T, n_embd] comes with the tokens as it is."""
+
+    @property
+    def tables(self) -> tuple[()]:
+        """None."""
+        return ()
+
+    @property
+    def inputs(self) -> None:
+        """None: models whose layers have some are not divided."""
+        return None
+
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Border":
+        return self
+
+
+Source: TypeAlias = Embedding[M, V] | Border  # where the first of some layers has x from
+
+
+@dataclass(frozen=True)
 class Head(Generic[M, V]):
     """Logits: scale * output(norm(x)), or softcap c: c tanh(that / c). Where a file has no head of its own, `output`
-    has the token embedding's weight itself. An encoder has no output, and no norm where its layers end with one.
+    has the token embedding's weight itself. An encoder has no output, and no norm where its layers end with one; where
+    layers behind are somewhere else, there is neither.
     """
 
     norm: Norm[V] | None

@@ -95,8 +95,7 @@ def kept_by_hand(
     first = len(model.layers) if cpu_moe else n_cpu_moe or 0
     if first and not model.has_experts:
         note(f"{'--cpu-moe' if cpu_moe else '--n-cpu-moe'} has no effect: the model has no experts")
-    embedding, placed = model.embedding, _names(model.head).union(*map(_names, model.layers))
-    tables = [embedding.tokens, *([] if embedding.inputs is None else [embedding.inputs.tokens])]
+    tables, placed = model.embedding.tables, _names(model.head).union(*map(_names, model.layers))
     for one in overrides:
         rows = next((table.name for table in tables if one.pattern.search(table.name)), None)
         if rows is not None and not one.main_memory and not any(map(one.pattern.search, placed)):
@@ -113,7 +112,7 @@ def kept_by_hand(
         counted = index < first and routing_of(layer.ffn.selection) is not None
         if True in said or (counted and None in said):
             ffns.add(index)
-    head = any(_main_memory(overrides, name) for name in _names(model.head) - {model.embedding.tokens.name})
+    head = any(_main_memory(overrides, name) for name in _names(model.head) - {one.name for one in tables})
     return Kept(frozenset(ffns), frozenset(layers), head)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +11,19 @@ from powerinfer_cli.kernels.cpu.attention.rope import Angles
 from powerinfer_cli.kernels.cpu.experts.batch import ExpertWorkspace
 from powerinfer_cli.kernels.cpu.gemm import Workspace, make_workspace
 from powerinfer_cli.kernels.cpu.matvec import token_panels
+from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.cpu.segments import State
 from powerinfer_cli.kernels.cpu.sparse.batch import SparseWorkspace, make_sparse_workspace
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import (
+    Border,
+    Embedding,
     Parallel,
     PostNorm,
     Sequential,
+    Source,
     Temperature,
     attentions,
     predictor_of,
@@ -82,7 +86,7 @@ class Buffers:
     windowed: State  # the same, with the pages of layers with a window
     ids: npt.NDArray[np.int32]
     x: Vectors  # the residual stream, which predictors read
-    given: Vectors | None  # hidden states that come with tokens
+    given: Vectors | None  # what comes with tokens: hidden states, or x itself
     inputs: InputRoom | None  # what layers get beside the stream
     normed: Vectors  # what the next block reads
     normed_2: Vectors  # what attention reads, where the FFN beside it reads something else
@@ -151,6 +155,7 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
     read = bool(ranks) or any(map(_reads_x, blocks)) or weights.embedding.inputs is not None
     temperatures = {one.temperature for one in attentions(blocks)}
     normed = make_vectors(n_tokens, n_embd)
+    x = make_vectors(n_tokens, n_embd, records=read)
     attention = _attention_rooms(blocks, n_tokens, None if parallel or n_tokens == 1 else normed)
     wide = next((one.q for one in attention.values() if one.q.n == n_embd and n_tokens > 1), None)
     projected = wide or make_vectors(n_tokens, n_embd, records=False)
@@ -159,8 +164,8 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         segments=State(n_sequences),
         windowed=State(n_sequences),
         ids=np.zeros(n_tokens, np.int32),
-        x=make_vectors(n_tokens, n_embd, records=read),
-        given=make_vectors(n_tokens, n_embd, records=False) if weights.embedding.fusion else None,
+        x=x,
+        given=_given(weights.embedding, x),
         inputs=input_room(weights.embedding.inputs, n_tokens),
         normed=normed,
         normed_2=make_vectors(n_tokens, n_embd),
@@ -183,6 +188,15 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
         counts=np.zeros((len(blocks), 2), np.int64),
         few_counts=np.zeros((len(blocks), FEW, 2), np.int64),
     )
+
+
+def _given(source: Source[WeightRows, Floats], x: Vectors) -> Vectors | None:
+    match source:
+        case Border():
+            return x
+        case Embedding():
+            return None if source.fusion is None else make_vectors(len(x.floats), x.n, records=False)
+    assert_never(source)
 
 
 def whole_neurons(block: Block) -> list[CPUNeurons]:

@@ -33,6 +33,7 @@ from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
+    Border,
     DeltaNet,
     LatentAttention,
     Linear,
@@ -94,8 +95,10 @@ class Writer:
         self.fixed, self.few, self.panels = fixed, few, panels
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
-        """x = the embeddings of the ids."""
+        """x = the embeddings of the ids; behind a border it is there."""
         b, e = self.buffers, weights.embedding
+        if isinstance(e, Border):
+            return []
         found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale, e.shift)
         norm = [] if e.norm is None else [self._norm(e.norm, b.x, b.x)]
         if e.inputs is not None and b.inputs is not None:
@@ -250,6 +253,8 @@ class Writer:
         b, head = self.buffers, weights.head
         if head is None:
             raise ValueError("the head is on a GPU")
+        if head.norm is None:  # and no output behind it
+            return self.last_add(adds) if adds.parts else []
         output = [] if head.output is None else self._multiply(b.normed, [(head.output, products)])
         return [*self._enter(head.norm, adds), *output]
 

@@ -88,7 +88,7 @@ class CPUSide(ABC):
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
-        self._can_shift = model.embedding.positions is None  # learned ones are inside the keys
+        self._can_shift = not config.learned_positions  # these are inside the keys
         self._make_buffers(options.most_tokens(self.pages.n_ctx))
         self.write_programs()
 
@@ -129,7 +129,8 @@ class CPUSide(ABC):
 
     def packed_ends(self) -> dict[str, WeightRows]:
         """As a backend's."""
-        found = {self._model.embedding.tokens.name: self.weights.embedding.tokens}
+        tables = zip(self._model.embedding.tables[:1], self.weights.embedding.tables[:1], strict=True)
+        found = {tensor.name: rows for tensor, rows in tables}
         head = self.weights.head
         if head is None or head.output is None:
             return found

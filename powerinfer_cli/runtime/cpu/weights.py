@@ -14,13 +14,13 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
     Attention,
-    Embedding,
     Everything,
     Head,
     Layer,
     Neurons,
     Predicted,
     Routed,
+    Source,
     all_active,
     leaves,
     predictor_of,
@@ -81,7 +81,7 @@ class CPUWeights:
     layers: those that are in main memory. cold: for each of the model's layers, what it has in main memory else.
     """
 
-    embedding: Embedding[WeightRows, Floats]
+    embedding: Source[WeightRows, Floats]
     head: Head[WeightRows, Floats] | None
     layers: tuple[CPULayer, ...]
     cold: tuple[ColdNeurons | None, ...] = ()
@@ -105,19 +105,19 @@ def matrices(
 
 
 def _ends(model: Model, plan: Plan) -> Iterator[Tensor]:
-    embedding = model.embedding
-    yield from leaves(embedding)[0]
+    yield from leaves(model.embedding)[0]
     if plan.output == MAIN_MEMORY:
-        yield from (one for one in leaves(model.head)[0] if one is not embedding.tokens)
+        yield from (one for one in leaves(model.head)[0] if not _is_table(model, one))
 
 
 def tables(model: Model) -> list[Tensor]:
     """Of which a token needs one row: embeddings, unless they are the head's weights as well."""
-    embedding = model.embedding
-    tied = any(one is embedding.tokens for one in leaves(model.head)[0])
-    found = [] if tied else [embedding.tokens]
-    found += [] if embedding.positions is None else [embedding.positions]
-    return found if embedding.inputs is None else [*found, embedding.inputs.tokens]
+    head = leaves(model.head)[0]
+    return [table for table in model.embedding.tables if not any(table is one for one in head)]
+
+
+def _is_table(model: Model, tensor: Tensor) -> bool:
+    return any(tensor is table for table in model.embedding.tables)
 
 
 def bundled_matrices(model: Model, plan: Plan, *, predictors: bool) -> Iterator[tuple[Tensor, Bundled]]:

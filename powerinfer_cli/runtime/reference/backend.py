@@ -15,7 +15,7 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import Attention, SharedAttention, leaves, recurrent_layers
+from powerinfer_cli.model.blocks import Attention, Border, SharedAttention, leaves, recurrent_layers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
@@ -105,6 +105,9 @@ class ReferenceBackend:
 
     def _embed(self, ids: Tensor, positions: Tensor, hidden: Hidden | None) -> Tensor:
         embedding = self._embedding
+        if isinstance(embedding, Border):
+            assert hidden is not None  # it comes with the tokens
+            return torch.from_numpy(hidden)
         x = embedding.scale * embedding.tokens.rows(ids)
         if embedding.positions is not None:
             x = x + embedding.positions.rows(positions + embedding.offset)
@@ -160,7 +163,7 @@ class ReferenceBackend:
 
     @torch.inference_mode()
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
-        if self._embedding.positions is not None:
+        if self.config.learned_positions:
             return False  # learned positions are inside the keys
         back = torch.tensor([-n_discard])
         turns = {rope: self._turn(rope, back, 1.0) for rope in self._frequencies}
@@ -235,8 +238,7 @@ class ReferenceBackend:
 
 def resident_bytes(model: Model) -> int:
     """Bytes of float32 copies of all matrices, if none were dequantised on use."""
-    tokens = model.embedding.tokens
-    ends = [*leaves(model.embedding)[0], *(one for one in leaves(model.head)[0] if one is not tokens)]
+    ends = {id(one): one for end in (model.embedding, model.head) for one in leaves(end)[0]}.values()
     inside = [tensor for layer in model.layers for tensor in leaves(layer)[0]]
     total: int = sum(tensor.n_elements for tensor in (*ends, *inside))
     return 4 * total

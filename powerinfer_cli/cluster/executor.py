@@ -1,0 +1,193 @@
+"""From a model's files and who meets to what computes: at rank 0 an engine's executor, elsewhere a rank that serves."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from powerinfer_cli.cluster.borders import Bounds, LinkType
+from powerinfer_cli.cluster.hello import Hello
+from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
+from powerinfer_cli.cluster.messages import Message, Op
+from powerinfer_cli.cluster.pipeline import Pipeline, reply_bytes
+from powerinfer_cli.cluster.watching import Members, Watch
+from powerinfer_cli.cluster.worker import Worker
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.kernels.few import FEW
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model.ranges import LayerRange, divide, part_of
+from powerinfer_cli.opening.opened import ModelFiles
+from powerinfer_cli.placement import ActivationStatistics, model_fingerprint, statistics_fingerprint
+from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.backend import Backend, Parts
+from powerinfer_cli.runtime.context.cache_size import context_size, extent_of, kv_bytes
+from powerinfer_cli.runtime.context.pages import PageTable
+from powerinfer_cli.runtime.executors import backend_of
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["PipelineExecutor", "RankWishes", "serve_layers"]
+
+# What all ranks must have alike, by the flags' names.
+ALIKE = {
+    "-c": "n_ctx",
+    "-b": "n_batch",
+    "-ub": "n_ubatch",
+    "-ctk": "type_k",
+    "-ctv": "type_v",
+    "-np": "n_sequences",
+    "-kvu": "unified",
+    "--swa-full": "swa_full",
+    "--reference": "reference",
+    "--spec-type": "drafting",
+}
+
+
+@dataclass(frozen=True)
+class RankWishes:
+    """meeting: of the ranks; link: of x's numbers on the way; on_failure: is told, by a thread of its own, in what line
+    all has ended once a rank has gone.
+    """
+
+    meeting: Meeting
+    link: LinkType
+    on_failure: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a rank has of a model."""
+
+    layers: LayerRange
+    model: Model
+    statistics: ActivationStatistics | None
+
+    @classmethod
+    def of(cls, files: ModelFiles, layers: LayerRange) -> "_Share":
+        known = files.beside.statistics
+        statistics = None if known is None else known.of_layers(layers.begin, layers.end)
+        return cls(layers, part_of(files.model, layers), statistics)
+
+    def backend(self, parts: Parts) -> Backend:
+        """parts: of the whole model."""
+        return backend_of(replace(parts, model=self.model, statistics=self.statistics), None)
+
+
+class PipelineExecutor:
+    """At rank 0. An engine may be made of it once."""
+
+    def __init__(self, files: ModelFiles, options: EngineOptions, wishes: RankWishes) -> None:
+        """Waits for all ranks. options: with `drafting` where drafts are wanted.
+
+        Raises:
+            PowerInferError: one does not come, or differs.
+        """
+        meeting = wishes.meeting
+        _check(files.model)
+        self._ranges = divide(files.model, meeting.seat.n_ranks)
+        self._share = _Share.of(files, self._ranges[0])
+        meeting.note(
+            f"waiting for {meeting.seat.n_ranks - 1} more ranks at {meeting.seat.host} port {meeting.seat.port}"
+        )
+        joined = gather(meeting, _hello(files, options, self._share, wishes))
+        assert joined.behind is not None  # there are two ranks at least
+        self._n_ctx, self._model, self._note = joined.n_ctx, files.model, meeting.note
+        pages = PageTable(extent_of(files.model.layers, options, joined.n_ctx))
+        self._bounds = _bounds(files.model, options, pages, wishes.link)
+        most = reply_bytes(files.model, self._bounds, _cache_bytes(files.model, pages))
+        self._members = Members(joined.controls, joined.behind, most, wishes.on_failure)
+
+    @property
+    def n_ctx(self) -> int:
+        return self._n_ctx
+
+    def backend(self, parts: Parts) -> Backend:
+        """Raises PowerInferError: a rank cannot load its layers."""
+        own = self._share.backend(parts)
+        for rank in self._members.ranks:
+            self._members.reply(rank, Op.READY)
+        for rank, layers in enumerate(self._ranges):
+            self._note(f"rank {rank}: {layers}")
+        return Pipeline(own, self._members, self._model, self._ranges, parts.pages, self._bounds)
+
+    def end(self) -> None:
+        """Have all ranks end."""
+        self._members.end()
+
+
+def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, events: LoadEvents) -> None:
+    """As another rank than 0, until rank 0 ends it.
+
+    Raises:
+        PowerInferError: this rank is refused; or any rank has gone, named.
+    """
+    meeting = wishes.meeting
+    _check(files.model)
+    share = _Share.of(files, divide(files.model, meeting.seat.n_ranks)[meeting.seat.rank])
+    joined = join(meeting, _hello(files, options, share, wishes))
+    assert joined.before is not None  # it is not rank 0
+    watch = Watch(joined.controls[0], [one for one in (joined.before, joined.behind) if one is not None])
+    try:
+        worker = _worker(files.model, options, share, joined, watch, wishes.link, events)
+        watch.reply(Message(Op.READY))
+    except BaseException as error:
+        watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
+        raise
+    meeting.note(f"rank {meeting.seat.rank}: {share.layers}, {share.model.nbytes / 2**20:.1f} MiB")
+    try:
+        worker.run()
+    finally:
+        worker.backend.close()
+
+
+def _worker(
+    model: Model,
+    options: EngineOptions,
+    share: _Share,
+    joined: Joined,
+    watch: Watch,
+    link: LinkType,
+    events: LoadEvents,
+) -> Worker:
+    assert joined.before is not None
+    pages, stats = PageTable(extent_of(model.layers, options, joined.n_ctx)), SparsityStats()
+    backend = share.backend(Parts(model, options, stats, share.statistics, pages, events))
+    bounds = _bounds(model, options, pages, link)
+    most = max(bounds.forward_bytes(pages), reply_bytes(model, bounds, _cache_bytes(model, pages)))
+    return Worker(backend, share.layers, pages, bounds, stats, joined.before, joined.behind, watch, most)
+
+
+def _bounds(model: Model, options: EngineOptions, pages: PageTable, link: LinkType) -> Bounds:
+    most = options.most_tokens(pages.n_ctx)
+    return Bounds(model.config.n_embd, most, min(most, FEW if options.drafting else pages.n_sequences, FEW), link)
+
+
+def _cache_bytes(model: Model, pages: PageTable) -> int:
+    """At most, of all that is kept of texts, in float32."""
+    return kv_bytes(model.layers, pages.extent, "f32", "f32")
+
+
+def _hello(files: ModelFiles, options: EngineOptions, share: _Share, wishes: RankWishes) -> Hello:
+    seat = wishes.meeting.seat
+    flags = {flag: str(getattr(options, name)) for flag, name in ALIKE.items()} | {"--link-type": str(wishes.link)}
+    known = files.beside.statistics
+    flags["activation statistics"] = "none" if known is None else statistics_fingerprint(known)
+    flags["predictors"] = "none" if files.beside.predictors is None else _predictors_fingerprint(files.model)
+    packed = share.model.nbytes if options.repack and not options.reference else 0
+    n_ctx = context_size(share.model, options, packed)
+    return Hello(seat.rank, seat.n_ranks, model_fingerprint(files.gguf), flags, n_ctx)
+
+
+def _predictors_fingerprint(model: Model) -> str:
+    """Of those that came from a folder: some numbers of each."""
+    digest = hashlib.blake2b(digest_size=8)
+    for layer in model.layers:
+        for tensor in leaves(layer.ffn.selection)[0]:
+            digest.update(np.ascontiguousarray(tensor.data[:64]).tobytes())
+    return digest.hexdigest()
+
+
+def _check(model: Model) -> None:
+    if not model.config.causal:
+        raise PowerInferError("an encoder reads texts whole, on one machine: use `powerinfer server`")

@@ -1,0 +1,180 @@
+"""How ranks find each other: all call rank 0, which compares them; then each is called by the rank before it."""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
+from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.seats import Seat
+from powerinfer_cli.cluster.secret import OTHER_KEY, prove_called, prove_calling
+from powerinfer_cli.cluster.wires import Lost, Wire, call, listen
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["Joined", "Meeting", "gather", "join"]
+
+PROOF_S = 5.0  # for a proof; whoever needs longer is no rank
+SLACK_S = 10.0  # that others wait longer than rank 0, which knows who is missing
+MOST_WORDS = 2000
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who meets, with which secret, and how long they wait for each other."""
+
+    seat: Seat
+    key: bytes
+    seconds: float
+    note: Note
+
+
+@dataclass(frozen=True)
+class Joined:
+    """This rank's connections. controls: to whom it tells how it is: of rank 0 all others, of these rank 0; before,
+    behind: from and to the ranks beside it, as far as there are such.
+    """
+
+    n_ctx: int
+    controls: dict[int, Wire]
+    before: Wire | None
+    behind: Wire | None
+
+
+def gather(meeting: Meeting, hello: Hello) -> Joined:
+    """As rank 0: wait for all others.
+
+    Raises:
+        PowerInferError: one does not come, or is none that can be joined. Those that came are told.
+    """
+    seat = meeting.seat
+    found: dict[int, tuple[Wire, Hello]] = {}
+    with listen(seat.host, seat.port, "--master") as door:
+        try:
+            deadline = time.monotonic() + meeting.seconds
+            while len(found) < seat.n_ranks - 1:
+                wire, other = _next_rank(door, meeting, deadline, missing(seat, found))
+                problem = difference(hello, other)
+                if other.rank in found or not 0 < other.rank < seat.n_ranks:
+                    problem = f"is rank {other.rank}, and so is somebody else: each needs its own --rank"
+                if problem is not None:
+                    _tell(wire, Op.GONE, f"this rank {problem}")
+                    wire.close()
+                    raise PowerInferError(f"rank {other.rank} ({wire.peer}) {problem}")
+                found[other.rank] = wire, other
+            n_ctx = min(hello.n_ctx, *(other.n_ctx for _, other in found.values()))
+            addresses = {rank: (wire.host, other.port) for rank, (wire, other) in found.items()}
+            for rank, (wire, _) in found.items():
+                Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
+            behind = _call_behind(meeting, addresses[1], 0)
+        except (Lost, PowerInferError) as error:
+            for wire, _ in found.values():
+                _tell(wire, Op.GONE, str(error))
+                wire.close()
+            raise PowerInferError(str(error)) from error
+    return Joined(n_ctx, {rank: wire for rank, (wire, _) in found.items()}, None, behind)
+
+
+def missing(seat: Seat, found: dict[int, tuple[Wire, Hello]]) -> str:
+    """Which ranks have not come, in words."""
+    ranks = [str(rank) for rank in range(1, seat.n_ranks) if rank not in found]
+    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"ranks {', '.join(ranks)} have"
+
+
+def _next_rank(door: socket.socket, meeting: Meeting, deadline: float, waited_for: str) -> tuple[Wire, Hello]:
+    """Who calls next and is a rank. Raises PowerInferError: nobody does in time."""
+    while True:
+        door.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            sock, address = door.accept()
+        except TimeoutError as error:
+            at = f"{meeting.seat.host} port {meeting.seat.port}"
+            raise PowerInferError(f"{waited_for} not come to {at} within {meeting.seconds:g} s") from error
+        wire = Wire(sock, address[0])
+        wire.limit(PROOF_S)
+        try:
+            prove_called(wire, meeting.key)
+            return wire, Hello.of(receive(wire, MOST_BYTES))
+        except Lost as error:
+            meeting.note(f"warning: who called from {wire.peer} {error}: refused")
+            wire.close()
+
+
+def join(meeting: Meeting, hello: Hello) -> Joined:
+    """As another rank: call rank 0, be called by the rank before, and call the one behind.
+
+    Raises:
+        PowerInferError: one line, about rank 0 or from it.
+    """
+    seat = meeting.seat
+    master = f"rank 0 ({seat.host} port {seat.port})"
+    deadline = time.monotonic() + meeting.seconds
+    try:
+        control = call((seat.host, seat.port), master, deadline)
+    except Lost as error:
+        raise PowerInferError(f"{master} {error}: tried for {meeting.seconds:g} s") from error
+    try:
+        control.limit(PROOF_S)
+        prove_calling(control, meeting.key)
+    except Lost as error:
+        control.close()
+        said = str(error) if str(error) == OTHER_KEY else f"{error} before it has proved to be a rank"
+        raise PowerInferError(f"{master} {said}") from error
+    try:
+        with listen(control.own_host, 0, "--master") as door:
+            replace(hello, port=door.getsockname()[1]).message().send(control)
+            control.limit(meeting.seconds + SLACK_S)
+            plan = Plan.of(receive(control, MOST_BYTES))
+            before = _called(door, meeting)
+        behind = None if plan.behind is None else _call_behind(meeting, plan.behind, seat.rank)
+    except Lost as error:
+        control.close()
+        raise PowerInferError(f"{master}: {error}") from error
+    return Joined(plan.n_ctx, {0: control}, before, behind)
+
+
+def _called(door: socket.socket, meeting: Meeting) -> Wire:
+    """By the rank before. Raises Lost."""
+    deadline, rank = time.monotonic() + meeting.seconds, meeting.seat.rank
+    while True:
+        door.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            sock, address = door.accept()
+        except TimeoutError as error:
+            raise Lost(f"rank {rank - 1} has not called within {meeting.seconds:g} s") from error
+        wire = Wire(sock, f"rank {rank - 1} ({address[0]})")
+        wire.limit(PROOF_S)
+        try:
+            prove_called(wire, meeting.key)
+            said = receive(wire, 0)
+            if said.op is Op.HELLO and said.numbers[0] == rank - 1:
+                wire.limit(None)
+                return wire
+            wire.close()
+        except Lost as error:
+            meeting.note(f"warning: who called from {address[0]} {error}: refused")
+            wire.close()
+
+
+def _call_behind(meeting: Meeting, address: tuple[str, int], rank: int) -> Wire:
+    """Raises Lost."""
+    peer = f"rank {rank + 1} ({address[0]})"
+    try:
+        wire = call(address, peer, time.monotonic() + meeting.seconds)
+        wire.limit(PROOF_S)
+        prove_calling(wire, meeting.key)
+        Message(Op.HELLO, (rank,)).send(wire)
+    except Lost as error:
+        raise Lost(f"{peer} {error}") from error
+    wire.limit(None)
+    return wire
+
+
+def _tell(wire: Wire, op: Op, words: str) -> None:
+    """As far as it can be told any more."""
+    try:
+        Message(op, (), (words.encode()[:MOST_WORDS],)).send(wire)
+    except Lost:
+        return

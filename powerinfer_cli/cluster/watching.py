@@ -1,0 +1,176 @@
+"""Who is still there: every rank tells rank 0 each second that it is, and rank 0 tells them."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.wires import Lost, Wire
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["Members", "Watch"]
+
+BEAT_S = 1.0
+SILENCE_S = 8.0  # after which a rank counts as gone
+NAMING_S = 3.0  # that a rank waits to be told by rank 0 who has gone, before it names whom it has lost itself
+ENDING_S = 5.0
+MOST_WORDS = 2000
+
+
+class Members:
+    """At rank 0: the connections to all others, and what they reply. most: bytes of a reply; `on_failure` is told once
+    in what line it all has ended, by a thread of its own.
+    """
+
+    def __init__(self, controls: dict[int, Wire], behind: Wire, most: int, on_failure: Callable[[str], None]) -> None:
+        self._controls, self._behind, self._on_failure = controls, behind, on_failure
+        self._replies: dict[int, SimpleQueue[Message | None]] = {rank: SimpleQueue() for rank in controls}
+        self._lock, self._ending, self.failure = threading.Lock(), False, ""
+        self._most = most
+        self._threads = [
+            threading.Thread(target=self._listen, args=one, name=f"rank {one[0]}", daemon=True)
+            for one in controls.items()
+        ]
+        for thread in (*self._threads, _beating(list(controls.values()))):
+            thread.start()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """All but 0, in order."""
+        return tuple(sorted(self._controls))
+
+    def send(self, message: Message) -> None:
+        """To the next rank, and by it to those behind. Raises PowerInferError: a rank has gone."""
+        try:
+            message.send(self._behind)
+        except Lost as error:
+            raise self._lost(f"{self._behind.peer} {error}") from error
+
+    def reply(self, rank: int, op: Op = Op.REPLY) -> Message:
+        """The next of a rank. Raises PowerInferError: a rank has gone."""
+        found = self._replies[rank].get()
+        if found is None:
+            raise PowerInferError(self.failure)
+        if found.op is not op:
+            raise self._lost(f"rank {rank} sends what it was not asked for")
+        return found
+
+    def spoilt(self, rank: int, what: str) -> PowerInferError:
+        """A rank has replied what cannot be: it ends all."""
+        return self._lost(f"rank {rank} {what}")
+
+    def end(self) -> None:
+        """All ranks end, and that is no failure."""
+        with self._lock:
+            self._ending = True
+        with contextlib.suppress(Lost):  # where a rank has gone already
+            Message(Op.END).send(self._behind)
+            for thread in self._threads:
+                thread.join(ENDING_S)
+        for wire in self._controls.values():
+            wire.end()
+        self._behind.close()
+
+    def _listen(self, rank: int, wire: Wire) -> None:
+        wire.limit(SILENCE_S)
+        try:
+            while True:
+                message = receive(wire, self._most)
+                if message.op is Op.LEAVING:
+                    raise Lost(f"has ended: {bytes(message.payload).decode(errors='replace')}")
+                if message.op is not Op.BEAT:
+                    self._replies[rank].put(message)
+        except Lost as error:
+            if not self._ending:
+                self._fail(f"rank {rank} ({wire.peer}) {error}")
+        finally:
+            wire.close()
+
+    def _lost(self, line: str) -> PowerInferError:
+        """What a failure of a connection is called: as its rank's thread says, if it does soon."""
+        until = time.monotonic() + NAMING_S
+        while not self.failure and time.monotonic() < until:
+            time.sleep(0.01)
+        self._fail(line)
+        return PowerInferError(self.failure)
+
+    def _fail(self, line: str) -> None:
+        with self._lock:
+            if self.failure:
+                return
+            self.failure = line
+        for wire in self._controls.values():
+            with contextlib.suppress(Lost, OSError):  # it may be closed
+                wire.limit(BEAT_S)
+                Message(Op.GONE, (), (line.encode()[:MOST_WORDS],)).send(wire)
+        self._behind.end()
+        for replies in self._replies.values():
+            replies.put(None)
+        threading.Thread(target=self._on_failure, args=(line,), name="failure", daemon=True).start()
+
+
+class Watch:
+    """At another rank: whether rank 0 is there. wires: those that end with it, so that whoever waits there wakes up."""
+
+    def __init__(self, control: Wire, wires: Sequence[Wire]) -> None:
+        self._control, self._wires = control, wires
+        self._reason, self._known, self._ending = "", threading.Event(), False
+        for thread in (threading.Thread(target=self._listen, daemon=True), _beating([control])):
+            thread.start()
+
+    def reply(self, message: Message) -> None:
+        """To rank 0. Raises Lost."""
+        message.send(self._control)
+
+    def reason(self, own: str) -> str:
+        """Why this rank has lost another: what rank 0 says of it, or its own words, which rank 0 is then told."""
+        if self._known.wait(NAMING_S):
+            return self._reason
+        self.leave(own)
+        return own
+
+    def leave(self, words: str) -> None:
+        """Tell rank 0 why this rank ends."""
+        self._ending = True
+        with contextlib.suppress(Lost, OSError):  # it may be closed
+            self._control.limit(BEAT_S)
+            self.reply(Message(Op.LEAVING, (), (words.encode()[:MOST_WORDS],)))
+        self._control.end()
+
+    def end(self) -> None:
+        """As rank 0 has asked."""
+        self._ending = True
+        self._control.end()
+
+    def _listen(self) -> None:
+        self._control.limit(SILENCE_S)
+        try:
+            while True:
+                message = receive(self._control, MOST_WORDS)
+                if message.op is Op.GONE:
+                    self._reason = bytes(message.payload).decode(errors="replace")
+                    break
+        except Lost as error:
+            self._reason = f"{self._control.peer} {error}"
+        self._control.close()
+        if self._ending:
+            return
+        self._known.set()
+        for wire in self._wires:
+            wire.end()
+
+
+def _beating(wires: Sequence[Wire]) -> threading.Thread:
+    def beat() -> None:
+        left = list(wires)
+        while left:
+            time.sleep(BEAT_S)
+            for wire in list(left):
+                try:
+                    Message(Op.BEAT).send(wire)
+                except Lost:
+                    left.remove(wire)
+
+    return threading.Thread(target=beat, name="beats", daemon=True)

@@ -1,0 +1,130 @@
+"""Connections between ranks: whole pieces or a failure, and who is at the other end."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["Address", "Lost", "Wire", "call", "is_loopback", "listen"]
+
+Address = tuple[str, int]
+RETRY_S = 0.1  # from one call to the next where nobody listens yet
+BACKLOG = 16
+
+
+class Lost(Exception):
+    """A connection has ended, or says what it must not."""
+
+
+class Wire:
+    """One connection. peer: who is there, for people. Any thread may send, one may receive."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock, self.peer = sock, peer
+        self._sending = threading.Lock()
+
+    @property
+    def host(self) -> str:
+        """Of the other end."""
+        found: str = self._sock.getpeername()[0]
+        return found
+
+    @property
+    def own_host(self) -> str:
+        """Of this end."""
+        found: str = self._sock.getsockname()[0]
+        return found
+
+    def limit(self, seconds: float | None) -> None:
+        """How long it may be silent within `receive`, or stuck within `send`."""
+        self._sock.settimeout(seconds)
+
+    def send(self, *parts: bytes | bytearray | memoryview) -> None:
+        """All of them, one behind the other. Raises Lost."""
+        left = [memoryview(part).cast("B") for part in parts if len(part)]
+        try:
+            with self._sending:
+                while left:
+                    sent = self._sock.sendmsg(left)
+                    while left and sent >= len(left[0]):
+                        sent -= len(left.pop(0))
+                    if sent:
+                        left[0] = left[0][sent:]
+        except OSError as error:
+            raise Lost(_reason(error)) from error
+
+    def receive(self, n_bytes: int) -> bytearray:
+        """So many bytes. Raises Lost."""
+        found = bytearray(n_bytes)
+        view, at = memoryview(found), 0
+        try:
+            while at < n_bytes:
+                n = self._sock.recv_into(view[at:], 0, socket.MSG_WAITALL)
+                if not n:
+                    raise Lost("has ended")
+                at += n
+        except OSError as error:
+            raise Lost(_reason(error)) from error
+        return found
+
+    def end(self) -> None:
+        """Whoever waits at it, here or there, is told that it has ended."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """By the thread that has received here, once it does no more."""
+        self.end()
+        self._sock.close()
+
+
+def _reason(error: OSError) -> str:
+    return "is silent" if isinstance(error, TimeoutError) else "has ended"
+
+
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """A socket on an address of this machine; port 0: any free one. flag: what names the address, for messages.
+
+    Raises PowerInferError.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise PowerInferError(f"{flag} {host[:80]}: no such address: {error}") from error
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise PowerInferError(f"cannot listen on {host} port {port} ({flag}): {error.strerror or error}") from error
+    return sock
+
+
+def call(address: Address, peer: str, deadline: float) -> Wire:
+    """Until somebody answers, or `time.monotonic()` is past the deadline. Raises Lost."""
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Lost("does not answer")
+        try:
+            return Wire(socket.create_connection(address, timeout=left), peer)
+        except socket.gaierror as error:
+            raise Lost(f"has no address: {error.strerror}") from error
+        except (OSError, UnicodeError):
+            time.sleep(min(RETRY_S, max(0.0, left)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether all addresses of a host are this machine's own, for itself."""
+    try:
+        found: Sequence[tuple[object, ...]] = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return all(ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)  # type: ignore[index]

@@ -1,0 +1,179 @@
+"""Another rank than 0: carries its layers out for whatever comes from the rank before, until it is told to end."""
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from powerinfer_cli.cluster.borders import (
+    Bounds,
+    PageChanges,
+    check_pages,
+    forward_message,
+    read_changes,
+    read_forward,
+)
+from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.named import packed, unpacked
+from powerinfer_cli.cluster.watching import Watch
+from powerinfer_cli.cluster.wires import Lost, Wire
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.model.ranges import LayerRange
+from powerinfer_cli.runtime.backend import Backend
+from powerinfer_cli.runtime.context.pages import Held, PageTable
+from powerinfer_cli.runtime.stats import SparsityStats
+
+__all__ = ["Worker"]
+
+Named = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Worker:
+    """backend: of the layers of this rank; pages: the table as far as rank 0 has told; most: bytes of a message;
+    behind: None of the last rank.
+    """
+
+    backend: Backend
+    layers: LayerRange
+    pages: PageTable
+    bounds: Bounds
+    stats: SparsityStats
+    before: Wire
+    behind: Wire | None
+    watch: Watch
+    most: int
+    _n: int = 0  # tokens of the last step
+
+    def __post_init__(self) -> None:
+        self._changes = PageChanges(self.pages)
+
+    def run(self) -> None:
+        """Raises PowerInferError: a rank has gone, or says what it must not."""
+        peer = self.before
+        try:
+            while True:
+                peer = self.before
+                message = receive(self.before, self.most)
+                if message.op is not Op.FORWARD and self.behind is not None:  # first, so that all are busy
+                    peer = self.behind
+                    message.send(self.behind)
+                peer = self.before
+                if message.op is Op.END:
+                    self.watch.end()
+                    return
+                sent = self._carry_out(message)
+                if sent is not None and self.behind is not None:
+                    peer = self.behind
+                    sent.send(self.behind)
+        except Lost as error:
+            raise PowerInferError(self.watch.reason(f"{peer.peer} {error}")) from error
+        except BaseException as error:
+            self.watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
+            raise
+        finally:
+            for wire in (self.before, self.behind):
+                if wire is not None:
+                    wire.close()
+
+    def _carry_out(self, message: Message) -> Message | None:
+        """What goes to the next rank instead of the message."""
+        match message.op:
+            case Op.FORWARD:
+                return self._forward(message)
+            case Op.LOGITS | Op.HIDDEN:
+                if self.behind is None:
+                    self._reply_rows(message)
+            case Op.SHIFT:
+                self._shift(message)
+            case Op.READ_CELLS:
+                held, _ = self._held(message)
+                self._reply_named(dict(self.backend.read_cells(held)))
+            case Op.WRITE_CELLS:
+                held, rest = self._held(message)
+                self.backend.write_cells(held, self._own(unpacked(rest)))
+            case Op.READ_STATES:
+                states = self.backend.read_states(self._sequence(message))
+                self._reply_named({str(number): state for number, state in states.items()})
+            case Op.WRITE_STATES:
+                own = self._own(unpacked(message.payload))
+                self.backend.write_states(self._sequence(message), {int(name): state for name, state in own.items()})
+            case Op.END | Op.HELLO | Op.PLAN | Op.READY | Op.REPLY | Op.BEAT | Op.GONE | Op.LEAVING:
+                raise Lost("sends what no rank sends here")
+            case never:
+                assert_never(never)
+        return None
+
+    def _forward(self, message: Message) -> Message | None:
+        batch = read_forward(message, self.bounds, self.pages)
+        self.stats.trials.begin(batch)
+        self.backend.forward(batch)
+        self._n = len(batch)
+        if self.behind is None:
+            return None
+        changes = self._changes.take(segment.sequence for segment in batch.segments)
+        return forward_message(batch, changes, self.backend.hidden_at(slice(0, self._n)), self.bounds.link)
+
+    def _reply_rows(self, message: Message) -> None:
+        if message.op is Op.HIDDEN:
+            begin, end, *_ = message.numbers
+            if not 0 <= begin <= end <= self._n:
+                raise Lost("asks for tokens that are none")
+            found = self.backend.hidden_at(slice(begin, end))
+        else:
+            rows = _numbers(message.payload, message.numbers[0])
+            if not len(rows) or (np.diff(rows) <= 0).any() or rows[0] < 0 or rows[-1] >= self._n:
+                raise Lost("asks for tokens that are none")
+            found = self.backend.logits_at(rows.tolist())
+        self.watch.reply(Message(Op.REPLY, (), (np.ascontiguousarray(found, "<f4").data.cast("B"),)))
+
+    def _shift(self, message: Message) -> None:
+        sequence, n_past, n_keep, n_discard, begin, _ = message.numbers
+        read_changes(self.pages, message.payload)
+        if not (min(n_keep, n_discard) >= 0 and n_keep + n_discard <= n_past and 0 <= begin <= n_past):
+            raise Lost("asks for a shift that is none")
+        check_pages(self.pages, sequence, n_past)
+        if self.pages.windowed is not None:
+            self.pages.windowed.become(sequence, begin)
+        if not self.backend.shift(sequence, n_past, n_keep, n_discard):
+            raise PowerInferError("this rank cannot shift what the others can")
+
+    def _held(self, message: Message) -> tuple[Held, memoryview]:
+        """The cells that a message names, and what is behind them. Raises Lost: there are no such cells."""
+        n_whole, n_windowed, *_ = message.numbers
+        sent, extent = memoryview(message.payload), self.pages.extent
+        if min(n_whole, n_windowed) < 0 or 8 * (n_whole + n_windowed) > len(sent):
+            raise Lost("names cells that are none")
+        whole = _numbers(sent[: 8 * n_whole], n_whole)
+        windowed = _numbers(sent[8 * n_whole : 8 * (n_whole + n_windowed)], n_windowed)
+        for cells, window in ((whole, None), (windowed, extent.window)):
+            if len(cells) and (cells.min() < 0 or cells.max() >= extent.n_cells(window)):
+                raise Lost("names cells that are none")
+        return Held(whole, windowed), sent[8 * (n_whole + n_windowed) :]
+
+    def _sequence(self, message: Message) -> int:
+        if not 0 <= message.numbers[0] < self.pages.n_sequences:
+            raise Lost("names a sequence that is none")
+        return message.numbers[0]
+
+    def _own(self, arrays: Named) -> Named:
+        """Of the layers of this rank, by their numbers here."""
+        found = {}
+        for name, array in arrays.items():
+            number, dot, part = name.partition(".")
+            if not number.isdecimal():
+                raise Lost("names what is no layer")
+            if self.layers.begin <= int(number) < self.layers.end:
+                found[f"{int(number) - self.layers.begin}{dot}{part}"] = array
+        return found
+
+    def _reply_named(self, arrays: Named) -> None:
+        self.watch.reply(Message(Op.REPLY, (), packed(arrays)))
+
+
+def _numbers(sent: bytes | bytearray | memoryview, n: int) -> npt.NDArray[np.int64]:
+    """int64 [n]. Raises Lost: it is not so many."""
+    if len(sent) != 8 * n:
+        raise Lost("sends what is of another size")
+    return np.frombuffer(sent, "<i8").astype(np.int64)

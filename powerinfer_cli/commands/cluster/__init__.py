@@ -1,0 +1,5 @@
+"""`powerinfer cluster`."""
+
+from powerinfer_cli.commands.cluster.command import app
+
+__all__ = ["app"]

@@ -1,0 +1,69 @@
+"""Layer ranges: a model's consecutive layers as a model of their own, for machines that have a part each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.model.blocks import Border, Head, SharedAttention, leaves, predictor_of
+from powerinfer_cli.model.model import Model
+
+__all__ = ["LayerRange", "divide", "part_of"]
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """Layers begin to end - 1 of a model."""
+
+    begin: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"layers {self.begin} to {self.end - 1}"
+
+
+def divide(model: Model, n: int) -> tuple[LayerRange, ...]:
+    """n ranges, in order, whose tensors have about as many bytes each. The head counts with the last; of the embedding
+    a token needs a row, so it counts nowhere.
+
+    Raises:
+        PowerInferError: fewer layers than ranges, or layers that need more of others than the stream.
+    """
+    shared = any(isinstance(layer.attention, SharedAttention) for layer in model.layers)
+    if shared or model.embedding.inputs is not None:
+        raise PowerInferError("its layers read inputs of their own, or others' keys: such a model runs on one machine")
+    sizes = [_size(leaves(layer)) for layer in model.layers]
+    if n > len(sizes):
+        raise PowerInferError(f"{n} ranks are more than the model has layers, which are {len(sizes)}: start fewer")
+    ends = list(accumulate(sizes))
+    total = ends[-1] + _size(leaves(model.head))
+    cuts = [0]
+    for rank in range(1, n):
+        most = len(sizes) - (n - rank)  # each behind gets one at least
+        past = sum(end < total * rank / n for end in ends)
+        cuts.append(max(cuts[-1] + 1, min(past + 1, most)))
+    return tuple(LayerRange(begin, end) for begin, end in zip(cuts, [*cuts[1:], len(sizes)], strict=True))
+
+
+def part_of(model: Model, layers: LayerRange) -> Model:
+    """These layers alone. The first have the embedding, the last the head; at borders x comes in, or goes out as the
+    hidden state.
+    """
+    found = model.layers[layers.begin : layers.end]
+    first, last = layers.begin == 0, layers.end == len(model.layers)
+    embedding = model.embedding if first else Border()
+    head = model.head if last else Head[Tensor, Tensor](None, None)
+    config = replace(
+        model.config,
+        sparse=any(predictor_of(layer.ffn.selection) is not None for layer in found),
+        n_layer=len(found),
+        n_ff=model.config.n_ff[layers.begin : layers.end],
+        writes=last and model.config.writes,
+    )
+    nbytes = sum(_size(leaves(block)) for block in (embedding, *found, head))
+    return Model(config, embedding, found, head, nbytes)
+
+
+def _size(tensors: Sequence[list[Tensor]]) -> int:
+    return sum(one.nbytes for kind in tensors for one in kind)

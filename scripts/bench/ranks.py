@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Measure what layer ranges cost: ranks on this machine beside one process, in alternation.
+
+    python scripts/bench/ranks.py -m FILE                     # 2 and 3 ranks, one thread each
+    python scripts/bench/ranks.py -m FILE -t 2 --ranks 2 --cores
+
+Told are medians: milliseconds of a single token, and what each border adds; tokens a second of a prompt, whose batches
+are in work on all ranks at once; and the peak memory of each rank beside its share of the file.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from powerinfer_cli.cluster.borders import LinkType  # noqa: E402  # after the path is set
+from powerinfer_cli.cluster.executor import PipelineExecutor, RankWishes  # noqa: E402  # after the path is set
+from powerinfer_cli.cluster.joining import Meeting  # noqa: E402  # after the path is set
+from powerinfer_cli.cluster.seats import Seat  # noqa: E402  # after the path is set
+from powerinfer_cli.model.ranges import divide, part_of  # noqa: E402  # after the path is set
+from powerinfer_cli.opening import OpenModel, open_model  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402  # after the path is set
+from tests.helpers.ranks import free_port  # noqa: E402  # after the path is set
+
+N_CTX, BATCH, PROMPT = 1024, 64, 512
+WAIT_S = 300.0
+MS = 1e3
+
+
+def main() -> None:
+    """A table a number of ranks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", type=Path, required=True)
+    parser.add_argument("-t", "--threads", type=int, default=1, help="of each rank, and of the one process")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3], metavar="N")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=40, help="single ones, a round")
+    parser.add_argument("--cores", action="store_true", help="each rank but 0 on a core of its own, from core 1 on")
+    given = parser.parse_args()
+    for n_ranks in given.ranks:
+        measure(given, n_ranks)
+
+
+def measure(given: argparse.Namespace, n_ranks: int) -> None:
+    """Print what n ranks are beside one."""
+    port = free_port()
+    others = [start(given, rank, n_ranks, port) for rank in range(1, n_ranks)]
+    options = EngineOptions(n_ctx=N_CTX, n_ubatch=BATCH, n_threads=given.threads)
+    seat = Seat(0, n_ranks, "127.0.0.1", port)
+    wishes = RankWishes(Meeting(seat, b"", WAIT_S, lambda _: None), LinkType.F32, print)
+    with open_model(given.model, options, disable_gpu_index=True, device="cpu") as one:
+        several = open_model(given.model, options, executor=lambda files, own: PipelineExecutor(files, own, wishes))
+        singles, prompts = alternate(given, one, several)
+        shares = [part_of(one.model, layers).nbytes for layers in divide(one.model, n_ranks)]
+        peaks = [peak(other.pid) for other in others]
+        several.close()
+    for other in others:
+        other.wait(30)
+    single = [MS * statistics.median(times) for times in singles]
+    print(f"{n_ranks} ranks, {given.threads} threads each")
+    border = (single[1] - single[0]) / n_ranks  # the last one is that of the logits
+    print(
+        f"  a token: {single[0]:.3f} ms alone, {single[1]:.3f} ms, {single[0] / single[1]:.3f}x, {border:.3f} a border"
+    )
+    speed = [PROMPT / statistics.median(times) for times in prompts]
+    print(f"  a prompt: {speed[0]:.0f} tokens/s alone, {speed[1]:.0f}, {speed[1] / speed[0]:.2f}x")
+    for rank, (share, most) in enumerate(zip(shares[1:], peaks, strict=True), start=1):
+        print(f"  rank {rank}: peak {most / 2**20:.0f} MiB, share of the file {share / 2**20:.0f} MiB")
+
+
+def start(given: argparse.Namespace, rank: int, n_ranks: int, port: int) -> "subprocess.Popen[bytes]":
+    """Another rank than 0."""
+    seat = ["--rank", str(rank), "--world-size", str(n_ranks), "--master", f"127.0.0.1:{port}"]
+    own = ["-c", str(N_CTX), "-ub", str(BATCH), "-t", str(given.threads)]
+    command = [sys.executable, "-m", "powerinfer_cli", "cluster", "run", "-m", str(given.model), *own, *seat]
+    core = ["taskset", "-c", str(rank)] if given.cores else []
+    waiting = ["--cluster-timeout", str(int(WAIT_S))]
+    return subprocess.Popen([*core, *command, *waiting], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def alternate(given: argparse.Namespace, *models: OpenModel) -> tuple[list[list[float]], list[list[float]]]:
+    """Seconds of single tokens, and of prompts, of each model."""
+    singles: list[list[float]] = [[] for _ in models]
+    prompts: list[list[float]] = [[] for _ in models]
+    for _ in range(given.rounds):
+        for place, model in enumerate(models):
+            engine = model.engine
+            ids = np.random.default_rng(1).integers(0, engine.config.n_vocab, PROMPT).tolist()
+            engine.reset()
+            prompts[place].append(timed(lambda engine=engine, ids=ids: engine.prefill(ids)))
+            singles[place] += [timed(lambda engine=engine: decode(engine)) for _ in range(given.tokens)]
+    return singles, prompts
+
+
+def decode(engine: Engine) -> None:
+    engine.decode(7)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def peak(pid: int) -> int:
+    """Bytes that a process has had in memory at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

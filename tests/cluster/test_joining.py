@@ -1,0 +1,157 @@
+"""How ranks meet, and what they refuse: one line each."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from powerinfer_cli.cluster.hello import Hello
+from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
+from powerinfer_cli.cluster.seats import Seat
+from powerinfer_cli.cluster.secret import read_key
+from powerinfer_cli.errors import PowerInferError
+from tests.helpers.ranks import free_port
+
+KEY = b"a secret of ranks"
+FIRST = Hello(0, 2, "abc", {"-c": "512"}, 512)
+
+
+def meet(first: Hello, others: list[Hello], keys: list[bytes] | None = None, seconds: float = 10.0) -> list[object]:
+    """What each rank is given: its connections, or the line of its error."""
+    port, found = free_port(), list[object]([None] * (1 + len(others)))
+    notes: list[str] = []
+
+    def run(place: int, hello: Hello, way: Callable[[Meeting, Hello], Joined], key: bytes) -> None:
+        seat = Seat(hello.rank, hello.n_ranks, "127.0.0.1", port)
+        try:
+            found[place] = way(Meeting(seat, key, seconds, notes.append), hello)
+        except PowerInferError as error:
+            found[place] = str(error)
+
+    keys = keys or [KEY] * len(found)
+    threads = [threading.Thread(target=run, args=(0, first, gather, keys[0]))]
+    threads += [threading.Thread(target=run, args=(1 + i, other, join, keys[1 + i])) for i, other in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for one in found:
+        if isinstance(one, Joined):
+            for wire in (*one.controls.values(), one.before, one.behind):
+                if wire is not None:
+                    wire.close()
+    return [*found, notes]
+
+
+def test_ranks_find_their_neighbours() -> None:
+    hellos = [replace(FIRST, rank=rank, n_ranks=4, n_ctx=512 - rank) for rank in range(4)]
+    *found, notes = meet(hellos[0], [hellos[2], hellos[3], hellos[1]])
+    assert all(isinstance(one, Joined) for one in found)
+    first, second, third, fourth = (found[i] for i in (0, 3, 1, 2))
+    assert {one.n_ctx for one in found} == {509}  # the smallest
+    assert sorted(first.controls) == [1, 2, 3]
+    assert first.before is None
+    assert fourth.behind is None
+    assert [one.before.peer for one in (second, third, fourth)] == [f"rank {n} (127.0.0.1)" for n in range(3)]
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ({"fingerprint": "xyz"}, "has another model file than rank 0: copy the same to all"),
+        ({"flags": {"-c": "1024"}}, "was started with -c 1024, rank 0 with 512: start all ranks alike"),
+        ({"n_ranks": 3}, "was started with --world-size 3, rank 0 with 2"),
+        ({"version": "0.0.1"}, "has version 0.0.1, rank 0 has"),
+    ],
+)
+def test_a_rank_that_differs_is_refused(other: dict[str, object], line: str) -> None:
+    first, second, _ = meet(FIRST, [replace(FIRST, rank=1, **other)])
+    assert str(first).startswith(f"rank 1 (127.0.0.1) {line}")
+    assert f"this rank {line}" in str(second)
+
+
+def test_another_key_is_refused() -> None:
+    first, second, notes = meet(FIRST, [replace(FIRST, rank=1)], [KEY, b"another secret of ranks"], seconds=1.0)
+    assert "has another key (--cluster-key-file)" in str(second)
+    assert "rank 1 has not come" in str(first)
+    assert "refused" in notes[0]
+
+
+def test_two_of_one_rank() -> None:
+    hellos = [replace(FIRST, rank=rank, n_ranks=3) for rank in (0, 1, 1)]
+    first, *others, _ = meet(hellos[0], hellos[1:])
+    assert "rank 1 (127.0.0.1) is rank 1, and so is somebody else" in str(first)
+    assert all("rank 0" in str(other) for other in others)
+
+
+def test_ranks_that_do_not_come_are_named() -> None:
+    hellos = [replace(FIRST, rank=rank, n_ranks=4) for rank in range(4)]
+    first, second, _ = meet(hellos[0], [hellos[2]], seconds=1.0)
+    assert str(first).startswith("ranks 1, 3 have not come to 127.0.0.1 port ")
+    assert str(first).endswith("within 1 s")
+    assert "have not come" in str(second)
+
+
+def test_nobody_answers() -> None:
+    port = free_port()
+    with pytest.raises(PowerInferError, match=rf"rank 0 \(127.0.0.1 port {port}\) does not answer: tried for 0.3 s"):
+        join(Meeting(Seat(1, 2, "127.0.0.1", port), KEY, 0.3, print), replace(FIRST, rank=1))
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PowerInferError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            gather(Meeting(Seat(0, 2, "127.0.0.1", port), KEY, 1.0, print), FIRST)
+
+
+def test_strangers_do_not_disturb() -> None:
+    """Who says nothing that a rank says is sent away, and told nothing but a number of ours."""
+    port, notes = free_port(), list[str]()
+    seats = [Seat(rank, 2, "127.0.0.1", port) for rank in range(2)]
+    found: list[Joined] = []
+    first = threading.Thread(target=lambda: found.append(gather(Meeting(seats[0], KEY, 10.0, notes.append), FIRST)))
+    first.start()
+    for words in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PIRANKS1" + bytes(64)):
+        with _called(port) as stranger:
+            stranger.sendall(words)
+            told = b""
+            with suppress(ConnectionError):
+                while piece := stranger.recv(4096):
+                    told += piece
+        assert len(told) in (0, 64)  # a number and a proof, which differ each time
+    found.append(join(Meeting(seats[1], KEY, 10.0, notes.append), replace(FIRST, rank=1)))
+    first.join(10)
+    assert len(notes) == 2
+    assert all("refused" in line for line in notes)
+    for one in found:
+        for wire in (*one.controls.values(), one.before, one.behind):
+            if wire is not None:
+                wire.close()
+
+
+def _called(port: int) -> socket.socket:
+    for _ in range(200):
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+        threading.Event().wait(0.01)
+    raise AssertionError("nobody listens")
+
+
+def test_keys(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("0123456789abcdef\n")
+    assert read_key(path) == b"0123456789abcdef"
+    assert read_key(None) == b""
+    path.write_text("short")
+    with pytest.raises(PowerInferError, match="16 to 4096 bytes make a key"):
+        read_key(path)
+    with pytest.raises(PowerInferError, match="No such file"):
+        read_key(tmp_path / "none")

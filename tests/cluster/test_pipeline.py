@@ -1,0 +1,83 @@
+"""Engines whose layers are on several ranks tell what an engine of one machine tells, to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.cluster.borders import LinkType
+from powerinfer_cli.drafting import draft_options
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.opening import bundled_model
+from powerinfer_cli.runtime import Engine, EngineOptions
+from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.ranks import OPTIONS, engine_of_ranks, told
+
+# Windows of several lengths; recurrent layers beside attention; experts; latents; learned positions.
+FAMILIES = ("gemma3", "qwen3next", "falcon-h1", "mixtral", "deepseek2", "gpt2")
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equal_to_the_bit(tmp_path: Path, name: str, n_ranks: int) -> None:
+    path = tiny_family(name).file.write(tmp_path / "tiny.gguf")
+    wanted = told(Engine.load(open_gguf(path), OPTIONS))
+    with engine_of_ranks(path, n_ranks, OPTIONS, key=b"a shared secret!") as engine:
+        found = told(engine)
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_half_the_bytes_round(tmp_path: Path) -> None:
+    """bf16 has 8 bits: each x is off by 2**-9 of itself at most, and logits by about as much of their size."""
+    path = tiny_family("llama").file.write(tmp_path / "tiny.gguf")
+    options = EngineOptions(n_ctx=128, n_threads=1)
+    wanted = Engine.load(open_gguf(path), options).logits(PROMPT)
+    with engine_of_ranks(path, 2, options, LinkType.BF16) as engine:
+        found = engine.logits(PROMPT)
+    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert 0 < error < 2**-5
+
+
+def test_sparse_model_with_drafts() -> None:
+    """The text is the one without ranks and without drafts; drafts are verified by all ranks."""
+    drafts = draft_options("ngram", None, size_n=1, size_m=3)
+    options = EngineOptions(n_ctx=256, n_threads=1)
+    with engine_of_ranks(bundled_model(), 2, options, drafts=drafts) as engine:
+        found = _greedy(engine, 60)
+        assert engine.drafted().proposed > 0
+    assert found == _greedy(Engine.load(open_gguf(bundled_model()), options), 60)
+
+
+def _greedy(engine: Engine, n: int) -> list[int]:
+    logits, found = engine.prefill([1, 306, 5, 306, 5, 306]), []
+    for _ in range(n):
+        found.append(int(logits.argmax()))
+        logits = engine.decode(found[-1])
+    return found
+
+
+def test_nothing_is_restored_where_anything_is_wrong(tmp_path: Path) -> None:
+    path = tiny_family("llama").file.write(tmp_path / "tiny.gguf")
+    with engine_of_ranks(path, 2, OPTIONS) as engine:
+        engine.prefill(PROMPT[:20])
+        ids, saved = list(engine.tokens), engine.save(0)
+        last = max(int(name.partition(".")[0]) for name in saved)
+        spoilt = saved | {f"{last}.k": saved[f"{last}.k"][:-1]}
+        with pytest.raises(PowerInferError, match=f"not for this model and these cache types: {last}.k"):
+            engine.restore(0, ids, spoilt)
+        with pytest.raises(PowerInferError, match="a saved context has 99"):
+            engine.restore(0, ids, saved | {"99.k": saved["0.k"]})
+        assert list(engine.tokens) == ids
+        with_all = engine.decode(PROMPT[20])
+    one = Engine.load(open_gguf(path), OPTIONS)
+    one.prefill(PROMPT[:20])
+    np.testing.assert_array_equal(with_all, one.decode(PROMPT[20]))
+
+
+def test_profiling_is_refused(tmp_path: Path) -> None:
+    path = tiny_family("llama").file.write(tmp_path / "tiny.gguf")
+    with engine_of_ranks(path, 2, OPTIONS) as engine, pytest.raises(PowerInferError, match="layers on one machine"):
+        engine.record(PROMPT[:8], lambda *_: None)

@@ -1,0 +1,55 @@
+"""Which rank this is: by flags, by hosts, by torchrun's variables."""
+
+import pytest
+
+from powerinfer_cli.cluster.seats import Seat, seat_of
+from powerinfer_cli.cluster.wires import is_loopback
+from powerinfer_cli.errors import UsageError
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29501"}
+
+
+def test_torchruns_variables() -> None:
+    assert seat_of(None, None, None, (), TORCHRUN) == Seat(1, 3, "10.0.0.1", 29501)
+
+
+def test_flags_win() -> None:
+    assert seat_of(2, 4, "10.0.0.9:77", (), TORCHRUN) == Seat(2, 4, "10.0.0.9", 77)
+    assert seat_of(0, 2, None, (), {}) == Seat(0, 2, "127.0.0.1", 29500)
+    assert seat_of(0, 2, "node", (), {}) == Seat(0, 2, "node", 29500)
+    assert seat_of(0, 2, "[::1]:80", (), {}) == Seat(0, 2, "::1", 80)
+
+
+def test_hosts_say_it_all() -> None:
+    """203.0.113.0/24 is for documentation: no machine has it."""
+    assert seat_of(None, None, None, ["203.0.113.1", "127.0.0.1"], {}) == Seat(1, 2, "203.0.113.1", 29500)
+    assert seat_of(0, None, None, ["203.0.113.1", "203.0.113.2"], {}) == Seat(0, 2, "203.0.113.1", 29500)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ((None, None, None, (), {}), "which rank is this"),
+        ((None, 2, None, (), {}), "--rank"),
+        ((0, 1, None, (), {}), "--world-size must be 2 to 64, got 1: one machine needs `powerinfer main`"),
+        ((2, 2, None, (), {}), "--rank must be 0 to 1 of 2 ranks, got 2"),
+        ((0, 3, None, ("a", "b"), {}), "--world-size 3, but --hosts names 2"),
+        ((None, None, None, ("203.0.113.1", "203.0.113.2"), {}), "none of these hosts is this machine"),
+        ((None, None, None, ("127.0.0.1", "127.0.0.1"), {}), "2 of these hosts are this machine"),
+        ((0, 2, "host:port", (), {}), "--master: a whole number is missing, got 'port'"),
+        ((None, None, None, (), TORCHRUN | {"RANK": "one"}), "RANK: a whole number is missing"),
+    ],
+)
+def test_what_makes_no_sense(given: tuple[object, ...], line: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        seat_of(*given)
+    assert line in str(raised.value)
+
+
+def test_loopback() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("localhost")
+    assert is_loopback("::1")
+    assert not is_loopback("203.0.113.1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("no such host")

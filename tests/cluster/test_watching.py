@@ -1,0 +1,128 @@
+"""A rank that goes ends the others, with a line that names it."""
+
+import socket
+import threading
+import time
+from queue import SimpleQueue
+
+import pytest
+
+from powerinfer_cli.cluster import watching
+from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.watching import Members, Watch
+from powerinfer_cli.cluster.wires import Lost, Wire
+from powerinfer_cli.errors import PowerInferError
+
+
+def pair(there: str) -> tuple[Wire, Wire]:
+    """Two ends; what the first calls the other."""
+    one, other = socket.socketpair()
+    return _Named(one, there), _Named(other, "rank 0 (a)")
+
+
+class _Named(Wire):
+    """A pair of sockets has no addresses, and no Nagle."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._sock, self.peer, self._sending = sock, peer, threading.Lock()
+
+
+class Group:
+    """Rank 0's side, and the other ends."""
+
+    def __init__(self) -> None:
+        self.failures: SimpleQueue[str] = SimpleQueue()
+        (here_1, self.control_1), (here_2, self.control_2) = pair("b"), pair("c")
+        behind, self.chain = pair("rank 1 (b)")
+        self.members = Members({1: here_1, 2: here_2}, behind, 1000, self.failures.put)
+
+    def close(self) -> None:
+        for wire in (self.control_1, self.control_2, self.chain):
+            wire.close()
+        self.members.end()
+
+
+@pytest.fixture
+def group() -> Group:
+    found = Group()
+    yield found
+    found.close()
+
+
+def test_who_has_ended_is_named_to_all(group: Group) -> None:
+    group.control_2.close()
+    assert group.failures.get(timeout=5) == "rank 2 (c) has ended"
+    with pytest.raises(PowerInferError, match=r"rank 2 \(c\) has ended"):
+        group.members.reply(1)
+    with pytest.raises(PowerInferError, match=r"rank 2 \(c\) has ended"):
+        group.members.send(Message(Op.LOGITS))
+    told = receive(group.control_1, 1000)
+    while told.op is Op.BEAT:
+        told = receive(group.control_1, 1000)
+    assert (told.op, bytes(told.payload)) == (Op.GONE, b"rank 2 (c) has ended")
+
+
+def test_a_rank_says_why_it_leaves(group: Group) -> None:
+    Message(Op.LEAVING, (), (b"no memory for the model",)).send(group.control_1)
+    assert group.failures.get(timeout=5) == "rank 1 (b) has ended: no memory for the model"
+
+
+def test_what_is_no_message(group: Group) -> None:
+    group.control_1.send(bytes(64))
+    assert group.failures.get(timeout=5) == "rank 1 (b) sends what is no message of a rank"
+
+
+def test_a_reply_that_is_too_large(group: Group) -> None:
+    Message(Op.REPLY, (), (bytes(1001),)).send(group.control_1)
+    assert group.failures.get(timeout=5) == "rank 1 (b) sends what is no message of a rank"
+
+
+def test_who_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "SILENCE_S", 0.3)
+    group = Group()
+    beats = threading.Event()
+
+    def beat() -> None:
+        while not beats.wait(0.05):
+            Message(Op.BEAT).send(group.control_1)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert group.failures.get(timeout=5) == "rank 2 (c) is silent"
+    finally:
+        beats.set()
+        thread.join()
+        group.close()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_another_rank_is_told_or_sees_it(gone: bool) -> None:
+    """Whoever waits at a wire wakes up, and knows why."""
+    rank_0, control = pair("rank 1 (b)")
+    before, waiting = pair("rank 1 (b)")
+    watch = Watch(control, [waiting])
+    if gone:
+        Message(Op.GONE, (), (b"rank 2 (c) has ended",)).send(rank_0)
+    else:
+        rank_0.end()
+    with pytest.raises(Lost):
+        waiting.receive(1)
+    begin = time.monotonic()
+    assert watch.reason("of its own") == ("rank 2 (c) has ended" if gone else "rank 0 (a) has ended")
+    assert time.monotonic() - begin < 1
+    for wire in (rank_0, control, before, waiting):
+        wire.close()
+
+
+def test_its_own_words_where_rank_0_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "NAMING_S", 0.1)
+    rank_0, control = pair("rank 1 (b)")
+    watch = Watch(control, [])
+    assert watch.reason("rank 2 has ended") == "rank 2 has ended"
+    told = receive(rank_0, 1000)
+    while told.op is Op.BEAT:
+        told = receive(rank_0, 1000)
+    assert (told.op, bytes(told.payload)) == (Op.LEAVING, b"rank 2 has ended")
+    for wire in (rank_0, control):
+        wire.close()

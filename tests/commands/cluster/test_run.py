@@ -1,0 +1,82 @@
+"""`powerinfer cluster run`, as processes: the text is that of `main`, and who is killed is named."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from powerinfer_cli.cli import app
+from powerinfer_cli.errors import PowerInferError
+from tests.helpers.ranks import free_port
+
+ENV = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+TEXT = ["-t", "1", "-p", "Once upon a time", "-n", "12", "--temp", "0"]
+
+
+def started(rank: int, port: int, *words: str) -> subprocess.Popen[str]:
+    ranks = ["--rank", str(rank), "--world-size", "2", "--master", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "powerinfer_cli", "cluster", "run", *ranks, *words]
+    return subprocess.Popen(
+        command, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "powerinfer_cli", *words]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_text_is_that_of_one_machine() -> None:
+    port = free_port()
+    other, first = started(1, port, *TEXT), started(0, port, *TEXT)
+    text, notes = first.communicate(timeout=60)
+    _, told = other.communicate(timeout=30)
+    assert (first.returncode, other.returncode) == (0, 0), notes + told
+    assert text == run("main", *TEXT).stdout
+    assert "rank 1: layers 3 to 4" in notes
+
+
+def test_who_is_gone_is_named() -> None:
+    """While rank 0 waits for a line of somebody's."""
+    port, chat = free_port(), ["-t", "1", "-i"]
+    other = started(1, port, *chat)
+    ranks = ["--rank", "0", "--world-size", "2", "--master", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "powerinfer_cli", "cluster", "run", *ranks, *chat, "-p", "A", "-n", "4"]
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(command, env=ENV, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert first.stdout is not None
+    assert first.stderr is not None
+    try:
+        assert first.stdout.read(1) == "A"
+        begin = time.monotonic()
+        other.kill()
+        notes = first.stderr.read()
+        assert first.wait(20) == 1
+        assert time.monotonic() - begin < 10
+    finally:
+        for process in (first, other):
+            process.kill()
+            process.communicate()
+    assert notes.strip().splitlines()[-1] == "error: rank 1 (127.0.0.1) has ended"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["run", *["--rank", "0", "--world-size", "2", "--master", "203.0.113.7"]], "a secret that they share"),
+        (["run", *["--rank", "0", "--world-size", "9"]], "9 ranks are more than the model has layers, which are 5"),
+        (["run", *["--rank", "1", "--world-size", "2", "--cluster-timeout", "1", "--port", "0"]], "tried for 1 s"),
+        (["run", *["--world-size", "2", "--rank", "0", "--port", "0", "--sleep-idle-seconds", "5"]], "started anew"),
+        (["run", "--hosts", "a,,b"], "a host that is empty"),
+        (["walk"], "there is no command 'cluster walk'"),
+    ],
+)
+def test_refusals(monkeypatch: pytest.MonkeyPatch, words: list[str], line: str) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(PowerInferError) as raised:
+        app(["cluster", *words], standalone_mode=False)
+    assert line in str(raised.value)

@@ -1,0 +1,99 @@
+"""A model's layers on several ranks, all of them in this process: rank 0's engine, the others in threads."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from powerinfer_cli.cluster.borders import LinkType
+from powerinfer_cli.cluster.executor import PipelineExecutor, RankWishes, serve_layers
+from powerinfer_cli.cluster.joining import Meeting
+from powerinfer_cli.cluster.seats import Seat
+from powerinfer_cli.drafting import DraftOptions
+from powerinfer_cli.opening.drafts import make_engine
+from powerinfer_cli.opening.opened import read_files
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, Piece, Wanted
+from tests.helpers.families import PROMPT
+
+__all__ = ["OPTIONS", "engine_of_ranks", "free_port", "told"]
+
+SECONDS = 20.0
+OPTIONS = EngineOptions(n_ctx=384, n_threads=1, n_ubatch=32, n_sequences=3, drafting=True)
+Told = list[np.ndarray]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def engine_of_ranks(
+    path: Path,
+    n_ranks: int,
+    options: EngineOptions,
+    link: LinkType = LinkType.F32,
+    drafts: DraftOptions | None = None,
+    on_failure: Callable[[str], None] = print,
+    key: bytes = b"",
+) -> Iterator[Engine]:
+    """Rank 0's. Ends all, and fails where another rank has failed."""
+    port, notes = free_port(), list[str]()
+    failures: list[BaseException] = []
+    drafts = drafts or DraftOptions()
+    shared = replace(options, drafting=drafts.wanted or options.drafting)
+
+    def wishes(rank: int) -> RankWishes:
+        seat = Seat(rank, n_ranks, "127.0.0.1", port)
+        return RankWishes(Meeting(seat, key, SECONDS, notes.append), link, on_failure)
+
+    def serve(rank: int) -> None:
+        try:
+            serve_layers(read_files(path, None, LoadEvents(), text=False), shared, wishes(rank), LoadEvents())
+        except BaseException as error:  # it is for the main thread
+            failures.append(error)
+
+    others = [threading.Thread(target=serve, args=(rank,), daemon=True) for rank in range(1, n_ranks)]
+    for thread in others:
+        thread.start()
+    files = read_files(path, None, LoadEvents(), text=False)
+    executor = PipelineExecutor(files, shared, wishes(0))
+    statistics = files.beside.statistics
+    engine = make_engine(files.gguf, files.model, options, statistics, LoadEvents(), None, drafts, executor)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        for thread in others:
+            thread.join(SECONDS)
+    assert not failures, failures
+    assert not any(thread.is_alive() for thread in others)
+
+
+def told(engine: Engine) -> Told:
+    """A text with drafts, one that is cut and shifted, several at once, one that is saved and restored."""
+    found: Told = [engine.prefill(PROMPT[:40]), *map(engine.decode, PROMPT[40:44])]
+    found += _rows(engine, Piece(0, PROMPT[44:48], Wanted.ALL, stepwise=True))
+    known = engine.truncate(45)
+    engine.prefill(PROMPT[known:50])
+    several = Piece(1, PROMPT[:20], Wanted.ALL), Piece(0, PROMPT[50:51]), Piece(2, PROMPT[3:9], Wanted.HIDDEN)
+    found += _rows(engine, *several)
+    found += _rows(engine, *(Piece(i, PROMPT[20 + i : 21 + i]) for i in range(3)))
+    ids, saved = list(engine.tokens_of(1)), engine.save(1)
+    found += [saved[name] for name in sorted(saved)]
+    engine.truncate(0, 1)
+    engine.restore(2, ids, saved)
+    found += _rows(engine, Piece(2, PROMPT[21:22]))
+    engine.shift(2, 10)
+    return [*found, engine.decode(5), np.array([known])]
+
+
+def _rows(engine: Engine, *pieces: Piece) -> Told:
+    rows = engine.step(pieces)
+    assert all(one is not None for one in rows)
+    return list(rows)

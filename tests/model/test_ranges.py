@@ -1,0 +1,63 @@
+"""Layer ranges: how a model is divided, and that its parts in a row compute what the whole does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import Model, load_model
+from powerinfer_cli.model.blocks import Border, leaves
+from powerinfer_cli.model.ranges import LayerRange, divide, part_of
+from tests.helpers.families import tiny_family
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(open_gguf(tiny_family("llama").file.write(tmp_path_factory.mktemp("llama") / "tiny.gguf")))
+
+
+def test_ranges_follow_each_other(model: Model) -> None:
+    n = len(model.layers)
+    for ranks in range(1, n + 1):
+        ranges = divide(model, ranks)
+        assert [one.begin for one in ranges] == [0, *(one.end for one in ranges[:-1])]
+        assert ranges[-1].end == n
+        assert all(one.begin < one.end for one in ranges)
+
+
+def test_more_ranks_than_layers(model: Model) -> None:
+    n = len(model.layers)
+    with pytest.raises(PowerInferError, match=f"{n + 1} ranks are more than the model has layers, which are {n}"):
+        divide(model, n + 1)
+
+
+def test_a_large_head_counts_with_the_last_rank(model: Model) -> None:
+    tensor = model.head.weight
+    layers = model.layers * 4  # as many bytes as the head has, several times
+    wide = replace(tensor, shape=(tensor.shape[0] * 100, *tensor.shape[1:]), data=np.tile(tensor.data, 100))
+    large = replace(model, layers=layers, head=replace(model.head, output=replace(model.head.output, weight=wide)))
+    small = replace(model, layers=layers)
+    assert divide(large, 2)[0].end > divide(small, 2)[0].end
+
+
+def test_each_tensor_is_in_one_part(model: Model) -> None:
+    parts = [part_of(model, one) for one in divide(model, 3)]
+    names = [tensor.name for part in parts for layer in part.layers for kind in leaves(layer) for tensor in kind]
+    assert names == [tensor.name for layer in model.layers for kind in leaves(layer) for tensor in kind]
+    assert [isinstance(part.embedding, Border) for part in parts] == [False, True, True]
+    assert [part.head.output is None for part in parts] == [True, True, False]
+    assert [part.config.writes for part in parts] == [False, False, True]
+    assert sum(part.config.n_layer for part in parts) == model.config.n_layer
+
+
+def test_a_range_for_people() -> None:
+    assert str(LayerRange(3, 7)) == "layers 3 to 6"
+
+
+def test_layers_that_need_more_than_the_stream(tmp_path: Path) -> None:
+    small = load_model(open_gguf(tiny_family("gemma4-small").file.write(tmp_path / "tiny.gguf")))
+    with pytest.raises(PowerInferError, match="such a model runs on one machine"):
+        divide(small, 2)
