@@ -71,6 +71,24 @@ def test_vectors_are_torchs(embedding: RunningServer, paths: dict[str, Path]) ->
     assert np.frombuffer(base64.b64decode(encoded["embedding"]), "<f4") == pytest.approx(wanted[0], abs=2e-5)
 
 
+def test_more_texts_than_may_wait(embedding: RunningServer) -> None:
+    """As many as OpenAI takes, in their order."""
+    told = ask(embedding, "/v1/embeddings", {"input": ["a", "b b", "c"] * 200}).json()["data"]
+    found = np.array([one["embedding"] for one in told])
+    assert len(found) == 600
+    np.testing.assert_array_equal(found, np.tile(found[:3], (200, 1)))
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    refused = ask(embedding, "/v1/embeddings", {"input": ["a"] * 2049})
+    assert refused.status_code == 400
+    assert '"input" must be at most 2048 prompts, got 2049' in refused.json()["error"]["message"]
+
+
+def test_more_documents_than_may_wait(ranking: RunningServer) -> None:
+    results = ask(ranking, "/rerank", {"query": "a", "documents": ["b", "a"] * 300}).json()["results"]
+    assert sorted(one["index"] for one in results) == list(range(600))
+    assert len({one["relevance_score"] for one in results}) == 2
+
+
 def ask(server: RunningServer, path: str, body: Any) -> httpx.Response:
     return server.client.post(path, json=body)
 

@@ -22,7 +22,7 @@ from powerinfer_cli.serving.tasks import (
     Vectors,
 )
 
-__all__ = ["MOST_CHANCES", "Opener", "Outcome", "Replies", "collect", "while_connected"]
+__all__ = ["MOST_CHANCES", "Opener", "Outcome", "Replies", "collect", "collect_by_turns", "while_connected"]
 
 T = TypeVar("T")
 MOST_CHANCES = 1 << 20
@@ -150,6 +150,13 @@ class Outcome:
             self.finished = event
         elif isinstance(event, Vectors):
             self.vectors = event
+
+
+async def collect_by_turns(service: Opener, tasks: Sequence[Task], room: int) -> list[Outcome]:
+    """`collect`, half as many at a time as there is room for, so that there is some for others. Raises APIError."""
+    at_once = max(1, room // 2)
+    parts = [tasks[at : at + at_once] for at in range(0, len(tasks), at_once)] if len(tasks) > room else [tasks]
+    return [outcome for part in parts for outcome in await collect(service, part)]
 
 
 async def collect(service: Opener, tasks: Sequence[Task]) -> list[Outcome]:

@@ -9,8 +9,8 @@ from powerinfer_cli.serving.answers.embeddings import finished, native_embedding
 from powerinfer_cli.serving.errors import invalid_request, not_supported
 from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.parts import answer_in_parts
-from powerinfer_cli.serving.http.replies import Outcome, collect
-from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of
+from powerinfer_cli.serving.http.replies import Outcome, collect_by_turns
+from powerinfer_cli.serving.schemas.embeddings import EmbeddingRequest, embedding_tasks, pooling_of, room_for
 from powerinfer_cli.serving.service import Service
 
 __all__ = ["router"]
@@ -39,7 +39,7 @@ async def _answer(body: EmbeddingRequest, request: Request, *, openai: bool) -> 
     if openai and pooling == "none":
         raise invalid_request("Pooling type 'none' is not OAI compatible. Please use a different pooling type")
     tasks = await embedding_tasks(body, service)
-    outcomes = await collect(service, tasks)
+    outcomes = await collect_by_turns(service, tasks, room_for(service))
     n_tokens = sum(len(task.prompt) for task in tasks)
     openai = openai and "input" in body.model_fields_set
     told = _body(body, outcomes, n_tokens, pooling, service.model.name if openai else None)

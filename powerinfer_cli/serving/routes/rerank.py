@@ -8,7 +8,8 @@ from starlette.responses import Response
 from powerinfer_cli.serving.answers.rerank import ranked
 from powerinfer_cli.serving.http.json_text import TextRoute
 from powerinfer_cli.serving.http.parts import answer_in_parts
-from powerinfer_cli.serving.http.replies import collect
+from powerinfer_cli.serving.http.replies import collect_by_turns
+from powerinfer_cli.serving.schemas.embeddings import room_for
 from powerinfer_cli.serving.schemas.rerank import RerankRequest, rerank_tasks
 from powerinfer_cli.serving.service import Service
 
@@ -27,7 +28,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     """The best documents first, with their scores."""
     service: Service = request.app.state.service
     tasks = await rerank_tasks(body, service)
-    outcomes = await collect(service, tasks)
+    outcomes = await collect_by_turns(service, tasks, room_for(service))
     scores = [float(one.vectors.rows[0, 0]) for one in outcomes if one.vectors is not None]
     told: Any = ranked(
         scores,

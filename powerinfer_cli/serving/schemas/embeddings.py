@@ -13,8 +13,9 @@ from powerinfer_cli.serving.threads import in_thread
 
 from .fields import FromMinusOne, Natural, RequestFields
 
-__all__ = ["EmbeddingRequest", "check_length", "embedding_tasks", "pooling_of", "ranks"]
+__all__ = ["EmbeddingRequest", "check_length", "embedding_tasks", "most_inputs", "pooling_of", "ranks", "room_for"]
 
+_MOST_INPUTS = 2048
 _MOST_NUMBERS = 1 << 24  # in one answer, 20 bytes each: of 4096 tokens and as many dimensions, for one
 
 
@@ -49,6 +50,16 @@ def ranks(service: Service) -> bool:
     return pooling_of(service) == "rank"
 
 
+def most_inputs(service: Service) -> int:
+    """Texts of one request: as many as OpenAI takes, whatever the queue holds, to which they go by turns."""
+    return max(_MOST_INPUTS, room_for(service))
+
+
+def room_for(service: Service) -> int:
+    """Texts that may be at work or wait."""
+    return service.options.queue + service.model.n_slots
+
+
 async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[EmbeddingTask]:
     """One for each text. Raises APIError."""
     n_embd = service.model.config.n_embd
@@ -62,12 +73,11 @@ async def embedding_tasks(request: EmbeddingRequest, service: Service) -> list[E
 
 def _tasks(texts: Any, service: Service) -> list[EmbeddingTask]:
     model = service.model
-    most = service.options.queue + model.n_slots
     if ranks(service):
         raise not_supported("This server ranks texts: ask /rerank, or start it with another --pooling")
     value = [_joined(one) for one in prompt_list(texts)]
     # A list whose elements are tokens is one prompt: it must not become several.
-    prompts = tokenize_prompts(value, model.tokenizer, most=most, field="input")
+    prompts = tokenize_prompts(value, model.tokenizer, most=most_inputs(service), field="input")
     for prompt in prompts:
         if not prompt:
             raise invalid_request("Input content cannot be empty")

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from powerinfer_cli.serving.errors import invalid_request, not_supported
 from powerinfer_cli.serving.prompts import is_costly
-from powerinfer_cli.serving.schemas.embeddings import check_length, ranks
+from powerinfer_cli.serving.schemas.embeddings import check_length, most_inputs, ranks
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import EmbeddingTask
 from powerinfer_cli.serving.threads import in_thread
@@ -50,7 +50,7 @@ async def rerank_tasks(request: RerankRequest, service: Service) -> list[Embeddi
     if not ranks(service):
         raise not_supported("This server does not support reranking. Start it with `--reranking`")
     query, documents = request.pairs
-    most = service.options.queue + service.model.n_slots
+    most = most_inputs(service)
     if len(documents) > most:
         raise invalid_request(
             f'"documents" must be at most {most}, got {len(documents)}: send fewer at a time, or start the server with '
