@@ -3,17 +3,23 @@
 
     python scripts/bench/embeddings.py --peer-python VENV/bin/python        # a Python that has llama_cpp
     python scripts/bench/embeddings.py --peer-python ... --texts 1000 --rounds 5 --tokens 512,2048
+    python scripts/bench/embeddings.py --server PATH/llama-server           # both over HTTP
 
-Both read token ids; each measurement is a process of its own. Of llama.cpp the best of the sizes of a step counts.
+Both read token ids; each measurement is a process of its own, or some requests to servers that stay. Of llama.cpp the
+best of the sizes of a step counts.
 What both make is held against transformers' own vectors, in float32: cosines.
 """
 
 import argparse
+import asyncio
+import base64
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +29,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.clients.http import ask  # noqa: E402  # after the path is set
+from scripts.clients.process import Server, running, server_command  # noqa: E402  # after the path is set
+
 N_VOCAB, COMPARED = 30522, 16
+TEXTS_OF_A_REQUEST = 50
 SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
@@ -37,19 +47,61 @@ def main() -> None:
         ids = np.random.default_rng(1).integers(1000, N_VOCAB, (args.texts, args.length)).astype(np.int32)
         np.save(folder / "ids.npy", ids)
         model = made(folder / "model.gguf")
-        found: dict[str, list[float]] = {}
-        for _ in range(args.rounds):
-            found.setdefault("ours", []).append(measured(["ours"], folder, args))
-            for tokens in args.tokens.split(","):
-                found.setdefault(f"llama.cpp -ub {tokens}", []).append(measured([tokens], folder, args))
+        found = over_http(folder, ids, args) if args.server else in_processes(folder, args)
         wanted = vectors(model, ids[:COMPARED])
         report(found, args, {name: cosine(np.load(folder / f"{name}.npy"), wanted) for name in ("ours", "peer")})
+
+
+def in_processes(folder: Path, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each round, by name."""
+    found: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        found.setdefault("ours", []).append(measured(["ours"], folder, args))
+        for tokens in args.tokens.split(","):
+            found.setdefault(f"llama.cpp -ub {tokens}", []).append(measured([tokens], folder, args))
+    return found
+
+
+def over_http(folder: Path, ids: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
+    """The same of servers, of which one is asked at a time."""
+    flags = ["-m", str(folder / "model.gguf"), "-t", str(args.threads), "--embedding", "--pooling", "mean"]
+    commands = {"ours": server_command(*flags)}
+    for tokens in args.tokens.split(","):
+        room = ["-b", tokens, "-ub", tokens, "-c", "4096", "-np", "8"]
+        commands[f"llama.cpp -ub {tokens}"] = [args.server, *flags, *room]
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    with ExitStack() as stack:
+        log = stack.enter_context((folder / "log").open("wb"))
+        servers = {name: stack.enter_context(running(command, log)) for name, command in commands.items()}
+        for number in range(args.rounds + 1):  # the first is for kernels and memory
+            for name, server in servers.items():
+                seconds, rows = asked(server, ids if number else ids[:4], args.busy)
+                np.save(folder / ("ours.npy" if name == "ours" else "peer.npy"), rows)
+                found[name] += [seconds] if number else []
+    return found
+
+
+def asked(server: Server, ids: np.ndarray, busy: bool) -> tuple[float, np.ndarray]:
+    """Seconds, of the wall or of the server's processor time, and vectors."""
+    begin, rows = used(server) if busy else time.perf_counter(), []
+    for at in range(0, len(ids), TEXTS_OF_A_REQUEST):
+        body = {"input": ids[at : at + TEXTS_OF_A_REQUEST].tolist(), "encoding_format": "base64"}
+        answer = asyncio.run(ask(server.port, "/v1/embeddings", body))
+        rows += [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in answer.json()["data"]]
+    return (used(server) if busy else time.perf_counter()) - begin, np.stack(rows)
+
+
+def used(server: Server) -> float:
+    """Seconds of the processor so far."""
+    numbers = Path(f"/proc/{server.process.pid}/stat").read_text("ascii").rsplit(")", 1)[1].split()
+    return sum(map(int, numbers[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", metavar="PATH", help="a Python that has llama_cpp")
+    parser.add_argument("--server", metavar="PATH", help="a llama-server: measure both over HTTP")
     parser.add_argument("--texts", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens of each (default 128)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="default 2")
@@ -58,8 +110,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--busy", action="store_true", help="count seconds of the processor: one thread, busy machine")
     parser.add_argument("--ours", nargs=4, metavar="WORD", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not args.ours and not args.peer_python:
-        parser.error("--peer-python is needed")
+    if not args.ours and not args.peer_python and not args.server:
+        parser.error("--peer-python or --server is needed")
     return args
 
 
@@ -69,14 +121,18 @@ def made(path: Path) -> Any:
     from transformers import BertConfig, BertModel
 
     from powerinfer_cli.gguf_io import GGMLType
-    from tests.helpers.families.encoders import ENCODERS
+    from tests.helpers.families.encoders import ENCODERS, with_words
 
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=N_VOCAB, **SHAPE), add_pooling_layer=False).float().eval()
     file = ENCODERS["bert"].convert(model)
     tables = {name: file.tensors[name] for name in ("position_embd.weight", "token_types.weight")}  # stay as they are
     halves = file.with_tensors(dict.fromkeys(tables)).stored_as(GGMLType.F16)
-    metadata = {**file.metadata, "tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.token_type_count": 2}
+    words = with_words(file).metadata
+    tokens = [*words["tokenizer.ggml.tokens"], *(f"\u2581w{i}" for i in range(N_VOCAB))][:N_VOCAB]
+    types = np.array([3, 2, 3, 3] + [1] * (N_VOCAB - 4), np.int32)
+    metadata = {**words, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    metadata["tokenizer.ggml.token_type_count"] = 2
     replace(halves.with_tensors(tables), metadata=metadata).write(path)
     return model
 

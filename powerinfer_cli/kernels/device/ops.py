@@ -1,7 +1,8 @@
 """Every operation of a layer on a device, and the choice between Triton kernels and their twins in torch.
 
 T tokens, D = head_dim; rows are PlanarRows; vectors are contiguous float32 on the rows' device. With `out` the result
-is put there, and is what is returned. More: `reference.Ops`, `reference_attention`, `reference_recurrent`.
+is put there, and is what is returned. More: `reference.Ops`, and
+`reference_attention`, `reference_recurrent`, `whole_texts`.
 
     dequantize(rows, dtype=float32) -> [n_rows, n_cols]
     matvec(rows, x [n_cols], bias=None, out=None) -> [n_rows]
@@ -26,6 +27,10 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     attention(q [T, H * D], cache, n_past int64 [1], pages int64 [pages], *, scale, window=None, softcap=None,
               alibi=None, temperature=None, sinks=None, chunk=None, limit=None, begin=0, parts=False, out=None)
               -> [T, H * D]; parts: [T, H * (D + 2)]
+    turn(q [T, H * D], k, v [T, H_kv * D], D, positions int64 [T], cos, sin [positions, n_rot / 2] | None,
+         style | None, *, norms=None)
+    attention_of_text(q [T, H * D], k, v [T, H_kv * D], D, *, scale, softcap=None, alibi=None, reach=None, out=None)
+                      -> [T, H * D]
     join(own, other [T, H * (D + 2)], sinks [H] | None, out) -> out, [T, H * D]
     convolve(x [T, C], states [S, n], sequence, n_past int64 [1], Convolution, *, before=None, after=None,
              activate=False) -> [T, C]
@@ -34,9 +39,9 @@ is put there, and is what is returned. More: `reference.Ops`, `reference_attenti
     scan(Mamba2, mixed [T, C], steps [T, H], states [S, n], sequence, n_past int64 [1]) -> [T, H * D]
     gate_groups(x, gate [T, n], n_groups, norm | None) -> [T, n]
 
-For one token (T 1, or no T) every operation but matmul and matmul_t can be recorded in a CUDA graph: shapes are
-static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its own pool.
-Run what is to be recorded once before: kernels are compiled when they are first called.
+For one token (T 1, or no T) every operation but matmul, matmul_t and attention_of_text can be recorded in a CUDA graph:
+shapes are static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its
+own pool. Run what is to be recorded once before: kernels are compiled when they are first called.
 """
 
 import os

@@ -13,8 +13,9 @@ from torch import Tensor
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK
 from powerinfer_cli.kernels.device.planar import SUPERBLOCK, PlanarRows
-from powerinfer_cli.kernels.device.reference_attention import attention, join, rope_store
+from powerinfer_cli.kernels.device.reference_attention import attention, join, rope_store, turn
 from powerinfer_cli.kernels.device.reference_recurrent import convolve, delta_rule, gate_groups, scan
+from powerinfer_cli.kernels.device.whole_texts import attention_of_text
 from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.kernels.reference import neuron_values
 from powerinfer_cli.model import Activation, NormKind
@@ -106,6 +107,8 @@ class Ops:
     name = "torch"
 
     rope_store = staticmethod(rope_store)
+    turn = staticmethod(turn)
+    attention_of_text = staticmethod(attention_of_text)
     attention = staticmethod(attention)
     join = staticmethod(join)
     convolve = staticmethod(convolve)

@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.reference import rms_norm, rotate
 from powerinfer_cli.model import NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
 
-__all__ = ["LOWEST", "SCRATCH_NUMBERS", "attention", "join", "merge", "rope_store"]
+__all__ = ["LOWEST", "SCRATCH_NUMBERS", "alibi_slopes", "attention", "join", "merge", "rope_store", "turn"]
 
 SCRATCH_NUMBERS = 1 << 22
 """Keys, as many values, and scores of these, at a time: long contexts are gone through by heads and positions."""
@@ -37,27 +37,46 @@ def rope_store(
     *,
     norms: HeadNorms[Tensor] | None = None,
 ) -> None:
-    """Turn q and k in place, norm them, and v; put turned keys, and values, into the cache, where pages are here.
+    """`turn`, and turned keys, and values, into the cache, where pages are here. Without k and v nothing is put there.
 
-    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim], of any sequences (v may be k, if nobody asks
-    for values of what is turned); positions and cells int64 [T]: each token's place in its sequence, and in the cache.
-    cos and sin float32 [most positions, n_rot / 2], None: nothing is turned. `norms`: of each head by itself, not of
-    all together. Without k and v queries alone are turned, and nothing is put anywhere.
+    v may be k, if nobody asks for values of what is turned. cells int64 [T]: each token's place in the cache.
+    """
+    turn(q, k, v, cache.head_dim, positions, cos, sin, style, norms=norms)
+    if k is None or v is None:
+        return
+    keys, values = (x.view(len(x), -1, cache.head_dim).transpose(0, 1) for x in (k, v))
+    write_rows(cache.k, cache.k_scales, cells, keys)
+    write_rows(cache.v, cache.v_scales, cells, values)
+
+
+def turn(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    head_dim: int,
+    positions: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    style: RopeStyle | None,
+    *,
+    norms: HeadNorms[Tensor] | None = None,
+) -> None:
+    """Turn q and k in place, norm them, and v; or q alone.
+
+    q [T, n_head * head_dim], k and v [T, n_head_kv * head_dim], of any sequences; positions int64 [T]: each token's
+    place in its sequence. cos and sin float32 [most positions, n_rot / 2], None: nothing is turned. `norms`: of each
+    head by itself, not of all together.
     """
     turns = None
     if cos is not None and sin is not None and style is not None:
         turns = cos.index_select(0, positions), sin.index_select(0, positions), style
-    _turn(q, cache.head_dim, norms, None if norms is None else norms.q, turns)
+    _turn(q, head_dim, norms, None if norms is None else norms.q, turns)
     if k is None or v is None:
         return
-    values = v.view(len(v), -1, cache.head_dim)
     if norms is not None and norms.values:
-        values = rms_norm(values, torch.ones(1, device=v.device), norms.k.eps)
-    keys = _turn(k, cache.head_dim, norms, None if norms is None else norms.k, turns)
-    write_rows(cache.k, cache.k_scales, cells, keys.transpose(0, 1))
-    write_rows(cache.v, cache.v_scales, cells, values.transpose(0, 1))
-    if norms is not None and norms.values:
-        v.view(values.shape).copy_(values)
+        values = v.view(len(v), -1, head_dim)
+        values.copy_(rms_norm(values, torch.ones(1, device=v.device), norms.k.eps))
+    _turn(k, head_dim, norms, None if norms is None else norms.k, turns)
 
 
 def _turn(
@@ -66,8 +85,8 @@ def _turn(
     norms: HeadNorms[Tensor] | None,
     norm: Norm[Tensor] | None,
     turns: tuple[Tensor, Tensor, RopeStyle] | None,
-) -> Tensor:
-    """Queries or keys [T, H * D], normed and turned in place, as heads [T, H, D]."""
+) -> None:
+    """Queries or keys [T, H * D], normed and turned in place."""
     heads = found = x.view(len(x), -1, head_dim)
     after = norms is not None and norms.after_rope
     if norm is not None and not after:
@@ -78,7 +97,6 @@ def _turn(
         found = _normed(norm, found)
     if found is not heads:
         heads.copy_(found)
-    return found
 
 
 def _normed(norm: Norm[Tensor], x: Tensor) -> Tensor:
@@ -134,7 +152,7 @@ def attention(
     width = max(head_dim, group * n_token)
     length = max(PAGE, SCRATCH_NUMBERS // width)  # positions at a time
     step = max(1, SCRATCH_NUMBERS // (width * max(1, min(length, n_seen - first))))
-    slopes = None if alibi is None else _slopes(n_head_kv * group, alibi, q.device).view(n_head_kv, group, 1, 1)
+    slopes = None if alibi is None else alibi_slopes(n_head_kv * group, alibi, q.device).view(n_head_kv, group, 1, 1)
     plain = softcap is None and alibi is None and sinks is None and not parts and n_seen - first <= length
     softmax = _SoftmaxSoFar(queries, scale, softcap, plain=plain)
     cells = cells_of(pages, n_seen - begin)
@@ -226,7 +244,7 @@ class _SoftmaxSoFar:
         before.copy_(highest)
 
 
-def _slopes(n_head: int, alibi: float, device: torch.device) -> Tensor:
+def alibi_slopes(n_head: int, alibi: float, device: torch.device) -> Tensor:
     """[n_head], made there: nothing is copied while a graph is recorded. See `alibi_exponents`."""
     n, head = 1 << n_head.bit_length() - 1, torch.arange(n_head, device=device)
     return torch.exp2(-alibi / n * torch.where(head < n, head + 1, head - n + 0.5))

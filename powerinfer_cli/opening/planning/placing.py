@@ -11,6 +11,7 @@ from powerinfer_cli.opening.planning.overrides import check_overrides, parse_ove
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
+from powerinfer_cli.runtime.whole_texts import whole_text_options
 
 __all__ = ["PlacingResult", "place"]
 
@@ -43,19 +44,10 @@ def place(
     target = None if options.reference else find_target(wishes, events.note)
     if target is None:
         return PlacingResult()
-    if cpu_only := _cpu_only(model):
-        given, have = " and ".join(wishes.given), "has" if len(wishes.given) == 1 else "have"
-        without = f": {given} {have} no effect" if given else ""
-        events.note(f"{cpu_only} on the CPU only as yet{without}, everything is in main memory")
-        return PlacingResult()
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return PlacingResult()
+    options = options if model.config.causal else whole_text_options(options, model.config)
     from powerinfer_cli.opening.planning.gpu_placing import place_on  # imports torch, which takes a second
 
     return PlacingResult(*place_on(target, gguf, model, options, wishes, beside, events))
-
-
-def _cpu_only(model: Model) -> str:
-    """What keeps a model from GPUs, in words; empty: nothing."""
-    return "" if model.config.causal else "encoders run"

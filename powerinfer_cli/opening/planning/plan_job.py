@@ -71,7 +71,7 @@ class PlanJob:
         adaptive: str = "off",
     ) -> "PlanJob":
         """model: with the predictors of `beside`. Raises PowerInferError: a context that does not fit."""
-        n_ctx = context_size(model, options, 0)
+        n_ctx = context_size(model, options, 0) if model.config.causal else options.n_ctx
         # Whether it pays is known with the plan; room for it is needed before.
         divisible = any(layer.ffn.divisible for layer in model.layers)
         streams = target.cuda and divisible and streamable(model)
@@ -152,7 +152,9 @@ class PlanJob:
 
     @property
     def _head_type(self) -> GGMLType:
-        return self.model.head.weight.type
+        """An encoder's weighs nothing, whatever its type."""
+        output = self.model.head.output
+        return self._type if output is None else output.weight.type
 
     def conditions(self, profile: str) -> Conditions:
         """What a plan is for. profile: what names the costs."""

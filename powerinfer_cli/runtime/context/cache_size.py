@@ -7,14 +7,14 @@ from typing import Any
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Layer, sources
+from powerinfer_cli.model.blocks import Attention, Layer, Mixer, sources
 from powerinfer_cli.placement import LayerPlacement
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
 from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 
-__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing"]
+__all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing", "reads_whole"]
 
 STEP = 256  # tokens: a context that is chosen is a multiple
 
@@ -57,9 +57,9 @@ def overflow_bytes(
 
 def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f32", type_v: str = "f32") -> int:
     """Bytes of these layers' cache, and of what recurrent ones keep of each sequence; encoders' layers share a room."""
-    kept = [layer for layer in layers if not _reads_whole(layer)]
+    kept = [layer for layer in layers if not reads_whole(layer.attention)]
     cells = [extent.n_cells(layer.attention.window) for layer in kept]
-    room = max((_position_bytes(layer, "f32", "f32") for layer in layers if _reads_whole(layer)), default=0)
+    room = max((_position_bytes(layer, "f32", "f32") for layer in layers if reads_whole(layer.attention)), default=0)
     return (
         extent.n_sequences * state_bytes(layers)
         + extent.n_cells(None) * room
@@ -67,8 +67,9 @@ def kv_bytes(layers: Sequence[Layer[Any, Any]], extent: Extent, type_k: str = "f
     )
 
 
-def _reads_whole(layer: Layer[Any, Any]) -> bool:
-    return isinstance(layer.attention, Attention) and not layer.attention.causal
+def reads_whole(a: Mixer[Any, Any]) -> bool:
+    """Whether texts are read whole, and nothing is kept of them."""
+    return isinstance(a, Attention) and not a.causal
 
 
 def fitting_context(layers: Sequence[Layer[Any, Any]], options: EngineOptions, most: int, n_bytes: int) -> int:

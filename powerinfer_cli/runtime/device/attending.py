@@ -16,6 +16,7 @@ from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.kernels.device.reference_attention import LOWEST, merge
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Attention, HeadNorms, LatentAttention, SharedAttention
+from powerinfer_cli.runtime.context.cache_size import reads_whole
 from powerinfer_cli.runtime.device.latent import kept_and_queries, values_of_heads
 from powerinfer_cli.runtime.device.places import Places
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths, parts_width
@@ -95,6 +96,9 @@ class DeviceAttention:
                 assert_never(a)
         style = None if a.rope is None else a.rope.style
         cos, sin = (None, None) if a.rope is None else (tables[a.rope].cos, tables[a.rope].sin)
+        if reads_whole(a):
+            ops.turn(room.q[:n], k, v, a.head_dim, self._places.positions[:n], cos, sin, style, norms=norms)
+            return
         where = self._places.positions[:n], self._places.cached(a.window).cells[:n]
         ops.rope_store(room.q[:n], k, v, cache, *where, cos, sin, style, norms=norms)
 
@@ -119,7 +123,10 @@ class DeviceAttention:
     def attend(self, a: Attending, cache: DeviceCache, projected: Tensor, n: int) -> None:
         """`projected`, where all that tokens see is here."""
         room = self.heads_of(a)
-        self._over_segments(a, cache, room.attended, parts=False)
+        if isinstance(a, Attention) and reads_whole(a):
+            self._over_texts(a, room)
+        else:
+            self._over_segments(a, cache, room.attended, parts=False)
         self._finish(a, room, projected, n)
 
     def attend_here(self, a: Attending, cache: DeviceCache) -> None:
@@ -162,6 +169,13 @@ class DeviceAttention:
         for own in self._places.cached(a.window).segments:
             part = slice(own.begin, own.end)
             attention(q[part], cache, own.n_past, own.pages, limit=own.limit, out=out[part])
+
+    def _over_texts(self, a: Attention[PlanarRows, Tensor], room: DeviceHeads) -> None:
+        """Of encoders: a segment is a text, and nothing of it is kept."""
+        for own in self._places.cached(None).segments:
+            q, k, v, out = (x[own.begin : own.end] for x in (room.q, room.k, room.v, room.attended))
+            attend = partial(self.ops.attention_of_text, scale=a.scale, softcap=a.softcap, alibi=a.alibi)
+            attend(q, k, v, a.head_dim, reach=a.reach, out=out)
 
     def _finish(self, a: Attending, room: DeviceHeads, projected: Tensor, n: int) -> None:
         found = room.attended[:n]

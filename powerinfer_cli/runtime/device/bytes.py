@@ -11,6 +11,7 @@ from powerinfer_cli.kernels.device.cache import SPARE
 from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.reference_attention import SCRATCH_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
+from powerinfer_cli.kernels.device.whole_texts import QUERY_SCORES, queries_at_once
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
@@ -34,7 +35,7 @@ from powerinfer_cli.model.blocks import (
     sources,
 )
 from powerinfer_cli.placement import HeatRule, LayerBytes, ModelBytes, RowReading
-from powerinfer_cli.runtime.context.cache_size import extent_of
+from powerinfer_cli.runtime.context.cache_size import extent_of, reads_whole
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
 from powerinfer_cli.runtime.device.cold_stream import STREAM_BYTES, streamed_bytes
@@ -87,7 +88,8 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     would tell. streams: cold neurons pass through, too.
     """
     n_tokens, extent = options.most_tokens(n_ctx), extent_of(model.layers, options, n_ctx)
-    n_embd, n_vocab, n_seen = model.config.n_embd, model.config.n_vocab, PAGE * extent.longest
+    n_embd, n_seen = model.config.n_embd, PAGE * extent.longest
+    n_vocab = model.config.n_vocab if model.config.writes else 0
     n_ff = max(_width(layer.ffn) for layer in model.layers)
     latent = latent_attentions(model.layers)
     heads: list[Heads] = [*attentions(model.layers), *shared_attentions(model.layers), *latent]
@@ -144,6 +146,9 @@ def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options:
 
 def _attention_bytes(one: Heads, n_tokens: int, n_seen: int) -> int:
     """What comes and goes of attention: keys and values that are read, and what is made of them, scores, masks."""
+    if reads_whole(one):
+        scores = one.n_head * queries_at_once(n_tokens, one.n_head) * n_tokens
+        return 4 * (QUERY_SCORES * scores + 4 * n_tokens * one.n_q)
     n_head_kv = one.n_head_source if isinstance(one, SharedAttention) else one.n_head_kv
     rows = n_tokens * (one.n_head // n_head_kv)
     width = max(one.head_dim, rows)
@@ -176,6 +181,8 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
     state = state_bytes([layer])
 
     def cache(n_cells: int) -> int:
+        if reads_whole(attention):
+            return 0
         return cache_bytes(attention.n_head_kv, n_cells, attention.head_dim, *types)
 
     return LayerBytes(
@@ -190,7 +197,7 @@ def _layer(layer: Layer[Tensor, Tensor], options: EngineOptions, extent: Extent)
         first=_group(first, n_groups) if exact and routed is None else group,
         reading=_reading(layer.ffn),
         divisible=layer.ffn.divisible,
-        n_pages=cells // PAGE if attention.n_head else 0,
+        n_pages=cells // PAGE if attention.n_head and not reads_whole(attention) else 0,
         page=cache(PAGE),
         spare=cache(SPARE),
         windowed=attention.window is not None,

@@ -7,7 +7,6 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows
 from powerinfer_cli.kernels.reference import route
 from powerinfer_cli.model import Rope
@@ -24,7 +23,6 @@ from powerinfer_cli.model.blocks import (
     Neurons,
     NoMixer,
     Norm,
-    Norms,
     Parallel,
     PostNorm,
     Predicted,
@@ -54,8 +52,6 @@ from powerinfer_cli.runtime.device.weights import DeviceLayer
 from powerinfer_cli.runtime.device.widths import RopeTables, Widths
 
 __all__ = ["DeviceFlow"]
-
-ON_CPU_ONLY = "encoders are placed in main memory"
 
 
 class DeviceFlow:
@@ -128,7 +124,7 @@ class DeviceFlow:
                     self._norm(block.norm, self.x, (), self.normed_2, n)
                     seen = self.normed_2
             case PostNorm():
-                raise PowerInferError(ON_CPU_ONLY)
+                seen = self._enter(None, adds, n)
             case _:
                 assert_never(block)
         match a:
@@ -170,18 +166,11 @@ class DeviceFlow:
                 if not asked.router.early:
                     self._choose(asked, self.normed, n)
                 if asked.apart is not None:
-                    self._enter_apart(asked.apart, n)
+                    self._enter_normed(asked.apart.before, Addends(), n)
                 if asked.latents is not None:
                     self._multiply(asked.latents.enter, self.normed, self.experts_of(layer).seen, n)
             case _:
                 assert_never(asked)
-
-    def _enter_apart(self, norms: Norms[Tensor], n: int) -> None:
-        """x as experts read it."""
-        if norms.before is None:
-            self.normed[:n].copy_(self.x[:n])
-        else:
-            self._norm(norms.before, self.x, (), self.normed, n)
 
     def experts_of(self, layer: DeviceLayer) -> ExpertRoom:
         """Where what neurons or experts read is, and where what they make goes."""
@@ -215,13 +204,14 @@ class DeviceFlow:
             return
         match block:
             case Sequential():
-                seen = self._enter(block.ffn_norms.before, mixed(block, self.projected, self.beside), n)
-                if seen is not self.normed:
-                    self.normed[:n].copy_(seen[:n])
+                self._enter_normed(block.ffn_norms.before, mixed(block, self.projected, self.beside), n)
             case Parallel():
                 pass  # it is there
             case PostNorm():
-                raise PowerInferError(ON_CPU_ONLY)
+                self.normed_2[:n].copy_(self.x[:n])
+                self.settle(Addends((self.projected,), stream=block.norm), n)
+                again = Addends() if block.again is None else Addends((self.normed_2,), stream=block.again)
+                self._enter_normed(None, again, n)
             case _:
                 assert_never(block)
 
@@ -329,17 +319,19 @@ class DeviceFlow:
             case Parallel():
                 return Addends((self.projected, *parts))
             case PostNorm():
-                raise PowerInferError(ON_CPU_ONLY)
+                return Addends(parts, stream=block.ffn_norm)
         assert_never(block)
 
     def settle(self, adds: Addends, n: int) -> None:
         """x += adds."""
         for part in self._summed(adds, n):
             self.x[:n].add_(part, alpha=adds.scale)
+        if adds.stream is not None:
+            self._norm(adds.stream, self.x, (), self.x, n)
 
-    def last_norm(self, norm: Norm[Tensor], x: Tensor) -> Tensor:
-        """x [T, n_embd] behind the last norm; x stays as it is."""
-        return self.ops.norm(norm, x)
+    def last_norm(self, norm: Norm[Tensor] | None, x: Tensor) -> Tensor:
+        """x [T, n_embd] behind the last norm, if there is one; x stays as it is."""
+        return x.clone() if norm is None else self.ops.norm(norm, x)
 
     def head(self, head: Head[PlanarRows, Tensor], x: Tensor, products: Tensor) -> None:
         """The head's products [T, n_vocab] with x [T, n_embd], which stays as it is; T 1 as for one token."""
@@ -351,8 +343,14 @@ class DeviceFlow:
         if norm is None:
             self.settle(adds, n)
             return self.x
+        assert adds.stream is None  # such layers are alike, and read the stream
         self._norm(norm, self.x, self._summed(adds, n), self.normed, n, adds.scale)
         return self.normed
+
+    def _enter_normed(self, norm: Norm[Tensor] | None, adds: Addends, n: int) -> None:
+        """The same, in `normed` either way."""
+        if self._enter(norm, adds, n) is not self.normed:
+            self.normed[:n].copy_(self.x[:n])
 
     def _summed(self, adds: Addends, n: int) -> tuple[Tensor, ...]:
         """The first T rows of the parts; of their sum, where that is normed."""

@@ -28,7 +28,8 @@ DeviceLinear: TypeAlias = Linear[PlanarRows, Tensor]
 @dataclass(frozen=True, eq=False)
 class Addends:
     """What is still to be added to the residual stream: the sum of parts, behind a norm where there is one, scaled.
-    beside: added to the sum behind what the parts' own sum passes through, `inner`, where there is something.
+    beside: added to the sum behind what the parts' own sum passes through, `inner`, where there is something. stream: a
+    norm of the residual stream itself, once all is added.
     """
 
     parts: tuple[Tensor, ...] = ()
@@ -36,6 +37,7 @@ class Addends:
     scale: float = 1.0
     beside: Tensor | None = None
     inner: Norm[Tensor] | DeviceLinear | None = None
+    stream: Norm[Tensor] | None = None
 
 
 NOTHING = Addends()

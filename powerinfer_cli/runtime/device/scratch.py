@@ -119,6 +119,8 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
         side.stream.run(ffn.neurons, all_neurons(layer.n_hot + layer.n_cold)[layer.n_hot :], layer, flow, n_tokens)
     flow.add_inputs(layer, n_tokens)
     flow.settle(flow.adds(layer), n_tokens)
+    if not side.config.causal:
+        return
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(side.output, flow.x[:n_tokens], logits)
     del logits

@@ -20,7 +20,7 @@ from powerinfer_cli.model.blocks import Head, Layer, SharedAttention, recurrent_
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
-from powerinfer_cli.runtime.context.cache_size import overflowing
+from powerinfer_cli.runtime.context.cache_size import overflowing, reads_whole
 from powerinfer_cli.runtime.context.pages import Held, moves_in_parts
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.device.bytes import allocated
@@ -76,6 +76,7 @@ class DeviceSide:
             if isinstance(a, SharedAttention):
                 continue
             n_cells = self.here[index] * PAGE + SPARE if index in self.here else extent.n_cells(a.window)
+            n_cells = 0 if reads_whole(a) else n_cells
             states = extent.n_sequences, recurrent[index].state_size if index in recurrent else 0
             self.kept[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device, states)
         self.caches = {index: self.kept[_source(layer, index)] for index, layer in layers.items()}
@@ -91,7 +92,7 @@ class DeviceSide:
         self._counts = torch.zeros(FEW, len(placed), 2, dtype=torch.int64, device=device)
         self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)
         self.many = DeviceFlow(widths, ops, n_tokens, parts.pages, threshold, self._counts, device)
-        n_logits = config.n_vocab if head else 0
+        n_logits = config.n_vocab if head and config.writes else 0
         self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
         self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
@@ -158,7 +159,7 @@ class DeviceSide:
     def hidden_of(self, flow: DeviceFlow, rows: slice) -> Tensor:
         """These rows [n, n_embd] of the residual stream behind the last norm, on the device."""
         assert self.output is not None
-        return flow.last_norm(self.output.parts[0], flow.x[rows])
+        return flow.last_norm(self.output.norm, flow.x[rows])
 
     def collect(self) -> npt.NDArray[np.int64]:
         """How many neurons were let through, and how many fired here, since the last time, by token and layer [FEW,

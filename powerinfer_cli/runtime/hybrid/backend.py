@@ -92,7 +92,8 @@ class HybridBackend:
         return sum(side.link.waits for side in self._sides.values())
 
     def forward(self, batch: Batch) -> None:
-        self._forward(batch, batch.kind)
+        """Texts of encoders are batches, however short."""
+        self._forward(batch, batch.kind if self.config.causal else BatchKind.MANY)
 
     def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
         self._forward(batch, BatchKind.MANY, watch)
@@ -275,7 +276,7 @@ class HybridBackend:
         """What one token needs in a run of layers: recordings, and what the CPU does between them. spilled: where it
         sees pages of the cache that are in main memory.
         """
-        if run.side == MAIN_MEMORY:
+        if run.side == MAIN_MEMORY or not self.config.causal:
             return []
         side = self._sides[run.side]
         flow = side.one

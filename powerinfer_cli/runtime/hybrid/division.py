@@ -71,7 +71,8 @@ def stream_from(placement: Placement, parts: Parts) -> float:
 
 def uploaded_bytes(parts: Parts, plan: Plan) -> int:
     """How much of the file goes to GPUs."""
-    total: int = parts.model.head.weight.nbytes if plan.output != MAIN_MEMORY else 0
+    head = leaves(parts.model.head)[0] if plan.output != MAIN_MEMORY else []
+    total: int = sum(one.nbytes for one in head)
     for layer, placed in zip(parts.model.layers, plan.layers, strict=True):
         if placed.device == MAIN_MEMORY:
             continue
