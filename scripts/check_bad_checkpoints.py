@@ -94,10 +94,10 @@ def files(scratch: Path) -> list[bool]:
     }
     for name, command in writing.items():
         target = into(command, scratch / "out.gguf")
-        found.append(told(f"{name}: a limit of files' sizes", target, scratch, limit=20_000))
+        found.append(told(f"{name}: a limit of files' sizes", target, scratch, limit=4_000))
     with_disk = scratch / "disk"
     with_disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", with_disk], check=False).returncode == 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", with_disk], check=False).returncode == 0:
         try:
             for name, command in writing.items():
                 found.append(told(f"{name}: a full disk", into(command, with_disk / "out.gguf"), with_disk))
@@ -148,6 +148,8 @@ def told(name: str, command: Sequence[str], folder: Path, limit: int | None = No
     after = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     lines = done.stderr.strip().splitlines()
     left = [path.name for path, time in after.items() if before.get(path) != time and path.is_file()]
+    if command[0] == "inspect":  # tells as far as it gets, and why no further
+        lines += [f"error: {line}" for line in done.stdout.splitlines() if line.startswith("broken: ")]
     errors = [line for line in lines if line.startswith("error: ")]
     well = done.returncode == 1 and errors == lines[-1:] and "Traceback" not in done.stderr and not left
     last = lines[-1].replace(str(folder), ".") if lines else ""

@@ -1,5 +1,7 @@
 """The classes of checkpoints that can be converted, by the name that config.json gives them."""
 
+from difflib import get_close_matches
+
 from powerinfer_cli.convert.checkpoint import Config
 from powerinfer_cli.convert.conversion import Conversion
 from powerinfer_cli.convert.families import (
@@ -59,5 +61,6 @@ def conversion_of(config: Config) -> Conversion:
             if conversion.fits(config.with_defaults(conversion.defaults)):
                 return conversion
     code = "; its own code is not run" if config.runs_code else ""
-    known = ", ".join(sorted(CONVERSIONS))
+    near = get_close_matches(config.classes[0][:60], CONVERSIONS, n=5, cutoff=0.0)
+    known = f"{len(CONVERSIONS)} classes, {', '.join(near)} among them"
     return config.fail(f"models of class {config.classes[0][:60]!r} cannot be converted{code}; known are {known}")
