@@ -1,13 +1,11 @@
 """What passes over some tokens take on this machine, and proposals, as they were of late."""
 
-from statistics import median
-
 from powerinfer_cli.kernels.few import FEW
 
 __all__ = ["FURTHER", "PassCosts"]
 
 FURTHER = 0.12  # what a further token of a pass costs, in passes over one, before anything is known
-_FIRST, _LATER = 3, 9  # times that say something: their median, so that what disturbs one or two is not seen
+_FIRST, _LATER = 3, 9  # times that say something: the least of them, as what disturbs them only adds to it
 
 
 class _Times:
@@ -22,7 +20,7 @@ class _Times:
         self._new.append(seconds)
         if len(self._new) < (_FIRST if self.known is None else _LATER):
             return False
-        self.known, self._new = median(self._new), []
+        self.known, self._new = min(self._new), []
         return True
 
 
@@ -59,7 +57,8 @@ class PassCosts:
             below = max(m for m in known if m <= n)
             above = min((m for m in known if m >= n), default=None)
             if above is None:
-                self.passes[n] = known[below] + FURTHER * (n - below)
+                found = known[below] + FURTHER * (n - below)
             else:
                 share = (n - below) / max(1, above - below)
-                self.passes[n] = known[below] * (1 - share) + known[above] * share
+                found = known[below] * (1 - share) + known[above] * share
+            self.passes[n] = min(found, n)  # as many passes would do as well
