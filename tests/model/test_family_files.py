@@ -11,7 +11,10 @@ from powerinfer_cli.model import families, registry
 MOST_LINES = 60
 MODEL = "powerinfer_cli.model"
 MODULES = ("architecture", "blocks", "keys", "tensors")
-READ_PARTS = ("experts", "experts_beside", "latent", "output_scales", "recurrent")
+READ_PARTS = (
+    *("experts", "experts_beside", "head_sizes", "latent", "layer_inputs", "output_scales", "recurrent"),
+    "shared_keys",
+)
 ENDS = f"{MODEL}.families.encoders.ends"
 PARTS = {f"{MODEL}.{name}" for name in MODULES} | {f"{MODEL}.parts.{name}" for name in READ_PARTS}
 KNOWN = PARTS | {"dataclasses", "functools", ENDS}

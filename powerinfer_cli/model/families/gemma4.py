@@ -1,14 +1,13 @@
-"""Gemma 4: Gemma 3's norms, values normed as well, wider heads where all is seen; in the mixture, experts beside the
-dense FFN, each within norms of their own; in the small ones, inputs of layers, and last layers without keys."""
+"""Gemma 4: as Gemma 3; values normed, two sizes of heads, experts beside the FFN, inputs of layers, shared keys."""
 
 from dataclasses import replace
 
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.architecture import Architecture, Ends
 from powerinfer_cli.model.blocks import Activation, Attention, Layer, Norms, RopeStyle, Sequential, SharedAttention
-from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.parts.experts import has_experts
 from powerinfer_cli.model.parts.experts_beside import experts_beside
+from powerinfer_cli.model.parts.head_sizes import windowed_head_dim
 from powerinfer_cli.model.parts.layer_inputs import input_gate, layer_inputs
 from powerinfer_cli.model.parts.output_scales import norm_of_stream, stream_gain
 from powerinfer_cli.model.parts.shared_keys import shared_attention, source_of
@@ -30,11 +29,7 @@ def _attention(t: LayerReader) -> Attention[Tensor, Tensor] | SharedAttention[Te
     windows, rope = t.windows(period=6), t.model.rope()
     window, source = windows[t.index], source_of(t, windows)
     if window is not None:
-        t.head_dim = t.keys.integer("attention.key_length_swa", t.head_dim, low=1, high=MAX_SIZE)
-        values = t.keys.integer("attention.value_length_swa", t.head_dim, low=1, high=MAX_SIZE)
-        if values != t.head_dim:
-            other = f"gemma4.attention.key_length_swa {t.head_dim}"
-            t.keys.fail(f"attention.value_length_swa {values} differs from {other}: not supported")
+        t.head_dim = windowed_head_dim(t)
         dims = "rope.dimension_count_swa"
         rope = t.model.rope(base_key="rope.freq_base_swa", dims_key=dims, n_rot=t.head_dim, scaled=False)
     if source is not None:
