@@ -13,6 +13,7 @@ from powerinfer_cli import __version__
 from powerinfer_cli.commands.shared.help_page import help_page
 from powerinfer_cli.commands.shared.other_names import advice
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.printable import printable
 
 __all__ = ["app", "run"]
 
@@ -203,5 +204,5 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(exit_code)

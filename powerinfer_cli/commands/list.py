@@ -49,7 +49,7 @@ def list_models(store: StoreFlags, flags: ListFlags) -> None:
         print(columns([HEADS, *map(_row, told)], frozenset({1, 4, 7})))
         for one in told:
             if one["fault"]:
-                print(f"{one['name']}: {one['fault']}", file=sys.stderr)
+                print(printable(f"{one['name']}: {one['fault']}"), file=sys.stderr)
     else:
         print("no models here: `powerinfer download --list` shows some to start from", file=sys.stderr)
 

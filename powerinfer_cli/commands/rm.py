@@ -9,6 +9,7 @@ import typer
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags.store import StoreFlags, complete_model
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.printable import printable
 
 __all__ = ["app"]
 
@@ -43,11 +44,11 @@ def remove(store: StoreFlags, flags: RemoveFlags) -> None:
     model = find_stored(flags.name, models)
     going = removal(model, models)
     for path in going.paths:
-        print(path, file=sys.stderr)
+        print(printable(str(path)), file=sys.stderr)
     if not flags.yes:
         if not sys.stdin.isatty():
             raise PowerInferError(f"{model.name} was not deleted: nobody can be asked here; -y deletes without asking")
-        typer.confirm(f"delete {model.name}, which frees {size_text(going.size)}?", abort=True, err=True)
+        typer.confirm(f"delete {printable(model.name)}, which frees {size_text(going.size)}?", abort=True, err=True)
     delete(going)
     print(f"{size_text(going.size)} freed", file=sys.stderr)
 

@@ -1,6 +1,7 @@
 """`powerinfer show`: one model on this machine."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.flags.store import StoreFlags, complete_model
 from powerinfer_cli.commands.shared.model_facts import facts
 from powerinfer_cli.errors import UsageError
+from powerinfer_cli.printable import printable
 
 __all__ = ["app"]
 
@@ -41,7 +43,7 @@ def show(store: StoreFlags, flags: ShowFlags) -> None:
         raise UsageError("which model? As in `powerinfer show NAME`; `powerinfer list` shows names")
     model = find_stored(flags.name, store.found())
     told = facts(model, speed=flags.speed)
-    print(json.dumps(told, indent=2) if flags.as_json else "\n".join(_lines(told)))
+    print(json.dumps(told, indent=2) if flags.as_json else "\n".join(map(printable, _lines(told))))
     if told["fault"]:
         raise typer.Exit(1)
 
@@ -61,7 +63,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
         f"beside:   {', '.join(told['beside']) or 'nothing'}",
         f"memory:   {size_text(told['needed_bytes'])}, which {'fits' if told['fits'] else 'does not fit'} here",
         *([f"speed:    {rate} tokens per second, predicted"] if rate is not None else []),
-        f"run:      powerinfer run {told['name']}",
+        f"run:      powerinfer run {shlex.quote(told['name'])}",
     ]
     return lines
 

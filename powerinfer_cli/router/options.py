@@ -15,7 +15,7 @@ class RouterOptions:
     """door: where the router listens and to whom, as for a server of one model. catalog: reads anew what there is.
 
     program: words that start a model's server; a model's own follow. environment: of these processes. autoload: a
-    request for a model that is not loaded has it loaded. budget_flag: what tells a process its share of GPUs.
+    request for a model that is not loaded has it loaded.
     """
 
     door: ServerOptions

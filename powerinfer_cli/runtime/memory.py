@@ -86,10 +86,11 @@ def forget_code(library: str) -> None:
         return
     with contextlib.suppress(OSError):  # not Linux
         libc = ctypes.CDLL(None)
-        for line in (_PROC / "self" / "maps").read_text().splitlines():
+        # Of bytes: other files here may have any name. A name's own line feed is an escape there.
+        for line in (_PROC / "self" / "maps").read_bytes().removesuffix(b"\n").split(b"\n"):
             place, permissions, *_, name = line.split(maxsplit=5)
-            if permissions == "r-xp" and library in name:  # what is written to at load time is not the file's
-                begin, end = (int(text, 16) for text in place.split("-"))
+            if permissions == b"r-xp" and library.encode() in name:  # what is written to at load time is not the file's
+                begin, end = (int(text, 16) for text in place.split(b"-"))
                 libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 

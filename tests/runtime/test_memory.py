@@ -1,6 +1,8 @@
 """How much memory there is: the machine's, and a control group's in each of the two versions; what is done about it."""
 
 import ctypes
+import mmap
+import os
 import platform
 import subprocess
 import sys
@@ -102,7 +104,10 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytes
         assert ("and the context" in str(error.value)) == ("-c" in advice.split())
 
 
-def test_code_that_is_dropped_comes_back() -> None:
+def test_code_that_is_dropped_comes_back(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\f\n x")  # mapped, too
+    with odd.open("wb+") as file, mmap.mmap(file.fileno(), file.truncate(8)):
+        memory.forget_code("libc")
     memory.forget_code("libc")
     memory.forget_code("libm")
     assert ctypes.CDLL("libm.so.6").abs(-5) == 5

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, Reasoning, SlotFlags
+from powerinfer_cli.commands.server.input_end import ROUTED
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.files import make_folder
 from powerinfer_cli.json_text import read_json
@@ -31,7 +32,8 @@ def server_options(
         raise PowerInferError(f"--path {door.path}: not a folder")
     if slots.slot_save_path is not None:
         _check_writable(slots.slot_save_path)
-    names = listed(answers.alias)
+    routed = answers.alias and os.environ.get(ROUTED)  # then it is a file's name, which may have commas
+    names = [answers.alias] if answers.alias and routed else listed(answers.alias)
     return ServerOptions(
         host=door.host,
         port=door.port,

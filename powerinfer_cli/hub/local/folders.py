@@ -34,7 +34,7 @@ def stored_models(folders: Sequence[Path], cache: Path | None, note: Note) -> li
         if other is model or _same(other.path, model.path):
             continue
         longer = replace(model, name=model.path.with_suffix("").as_posix())
-        found[longer.name.lower()] = longer
+        found[longer.name] = longer  # in its own case: folders may differ by that alone
         note(f"two models are called {model.name}: {other.path} is; the other is {longer.name}")
     return [found[name] for name in sorted(found)]
 

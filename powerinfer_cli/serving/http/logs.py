@@ -46,7 +46,7 @@ class Log:
         """What `note` writes, for somebody else to write; empty where that is nothing."""
         if self._quiet:
             return ""
-        return json.dumps({"event": "note", "text": text, **values}) if self._json else text
+        return json.dumps({"event": "note", "text": text, **values}) if self._json else printable(text)
 
     def request(self, values: Mapping[str, Any]) -> None:
         """A request has ended."""

@@ -20,7 +20,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ServerOptions]:
     """What a server would have been started with; it is not."""
     found: list[ServerOptions] = []
 
-    def no_server(options: ServerOptions, *rest: object) -> None:
+    def no_server(options: ServerOptions, *rest: object, at_end: object) -> None:
         found.append(options)
 
     monkeypatch.setattr("powerinfer_cli.serving.lifecycle.serve", no_server)
@@ -117,6 +117,14 @@ def test_an_empty_key_opens_no_door(
     monkeypatch.setenv("LLAMA_API_KEY", "")
     assert run("--api-key", "one").code == 0
     assert asked[0].api_keys == {"one"}
+
+
+def test_a_router_calls_a_model_by_its_file(asked: list[ServerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "end_with_input", lambda: None)
+    for routed, names in (("", ("a", "b")), ("1", ("b,a",))):
+        monkeypatch.setenv("POWERINFER_ROUTED", routed)
+        assert run("--alias", "b,a").code == 0
+        assert (asked[-1].alias, asked[-1].names) == (names[0], names)
 
 
 def test_a_flag_replaces_what_a_variable_says_of_its_rival() -> None:

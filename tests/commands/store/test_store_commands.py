@@ -1,6 +1,7 @@
 """Models by name at the command line: list, show, rm, run, and -m NAME."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,19 @@ def test_a_link_of_the_hubs_cache_goes_with_its_content(folder: Path) -> None:
     assert not list((repository / "blobs").iterdir())
     assert powerinfer("rm", "link", "-y").code == 0
     assert elsewhere.exists()
+
+
+def test_names_steer_no_terminal(folder: Path) -> None:
+    for name in (b"red\x1b[31m.gguf", b"bytes\xff.gguf", b"two\nlines.gguf"):
+        Path(os.fsdecode(os.fsencode(folder / "models") + b"/" + name)).write_bytes(b"GGUF")
+    for begun, shown in (("red", "red?[31m"), ("bytes", "bytes?"), ("two", "two?lines")):
+        told = powerinfer("show", begun)
+        assert f"name:     {shown}" in told.out.splitlines()
+        left = powerinfer("rm", begun)
+        assert left.err.splitlines()[0] == f"models/{shown}.gguf"
+        assert powerinfer("rm", begun, "-y").code == 0
+        for text in (told.out, left.err):
+            assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_running_by_name(folder: Path) -> None:

@@ -32,6 +32,11 @@ def test_a_request(capfd: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_models_name_steers_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    Log().note("loaded: a\x1b[31m\nb\udcff")
+    assert capfd.readouterr().err == "loaded: a?[31m?b?\n"
+
+
 def test_a_client_that_went(capfd: pytest.CaptureFixture[str]) -> None:
     Log().request({**Record("POST", "/x").values(), "ms": 1.0})
     Log(as_json=True).request({**Record("POST", "/x").values(), "ms": 1.0})

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerinfer_cli.printable import printable
+
 if TYPE_CHECKING:
     from powerinfer_cli.hub.local import StoredModel
 
@@ -26,7 +28,7 @@ class StoreFlags:
         """All of them, by name. Raises PowerInferError."""
         from powerinfer_cli.hub.local import here
 
-        return here(self.models_dir, lambda line: print(f"warning: {line}", file=sys.stderr))
+        return here(self.models_dir, lambda line: print(printable(f"warning: {line}"), file=sys.stderr))
 
 
 def complete_model(incomplete: str) -> list[str]:
