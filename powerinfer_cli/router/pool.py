@@ -166,9 +166,11 @@ class Pool:
                 self._line.pop(0)
                 self._begin(one)
                 continue
-            if not others:
+            if not self._room.could_hold(one.entry, [other.entry for other in others]):
                 self._line.pop(0)
-                self._tell(one, unavailable(self._room.refusal(one.entry), retry_after_s=30))
+                one.fault, one.exit_code = self._room.refusal(one.entry), None
+                self._changed(one)
+                self._tell(one, unavailable(one.fault, retry_after_s=30))
                 continue
             self._make_room(others)
             return

@@ -33,6 +33,10 @@ class Room:
             return False
         return self.mapped or not entry.size or self.needed(entry) + coming <= self.available()
 
+    def could_hold(self, entry: Entry, others: Sequence[Entry]) -> bool:
+        """Whether stopping others, which are loaded, can help: theirs is at most what they need and what is free."""
+        return bool(others) and self.holds(entry, 0, -sum(map(self.needed, others)))
+
     @staticmethod
     def needed(entry: Entry) -> int:
         """Bytes of memory, about."""

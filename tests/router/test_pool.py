@@ -276,6 +276,10 @@ async def test_memory_is_a_limit_as_well() -> None:
     with pytest.raises(APIError, match=r"model 'b' needs 9\.2 GiB of memory, and 3\.0 are free") as error:
         await bench.use("b", size=9 * GIB)
     assert error.value.status == 503
+    assert bench.pool.instances["b"].fault == error.value.message
+    assert bench.state("a") is State.LOADED  # there is no point in its making room
+    with pytest.raises(APIError, match=r"model 'c' needs 4\.8 GiB"):
+        await bench.use("c", size=9 * GIB // 2)
     assert bench.state("a") is State.UNLOADED  # it made room, in vain
 
 
