@@ -67,6 +67,13 @@ class Assembly:
     loads: Counter[int]  # bits -> how many
 
 
+class _Features(dict[str, bool]):
+    """As llvmlite tells them."""
+
+    def flatten(self) -> str:
+        return ",".join(f"{'+' if there else '-'}{name}" for name, there in self.items())
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,11 +86,13 @@ def assembled(rung: str, pattern: str) -> Iterator[tuple[str, str]]:
     """Name and assembly of each kernel. Once in a process, before kernels are imported: the rung is chosen then."""
     machine = MACHINES[rung]
     platform.machine = lambda: machine.triple.partition("-")[0]
+    system, platform.system = platform.system, lambda: "Darwin"  # whose ARM CPUs have all that the rung needs
     os.environ.pop("POWERINFER_CPU", None)
     here = llvm.get_host_cpu_features
-    llvm.get_host_cpu_features = lambda: machine.features
-    importlib.import_module("powerinfer_cli.kernels.jit.rung")
-    llvm.get_host_cpu_features = here
+    llvm.get_host_cpu_features = lambda: _Features(machine.features)
+    rungs = importlib.import_module("powerinfer_cli.kernels.jit.rung")
+    rungs.TARGET_CPU = None  # what Numba makes of the kernels here is not kept
+    llvm.get_host_cpu_features, platform.system = here, system
     from powerinfer_cli.kernels import cpu, formats
     from powerinfer_cli.kernels.jit import RUNG, declared
     from powerinfer_cli.kernels.jit.compiler import translated

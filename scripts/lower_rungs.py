@@ -1,8 +1,6 @@
 """The names of the instruction sets below this CPU's best, as POWERINFER_CPU takes them."""
 
-import llvmlite.binding
-
-from powerinfer_cli.kernels.jit.rung import possible_rungs
+from powerinfer_cli.kernels.jit.rung import cpu_features, possible_rungs
 
 if __name__ == "__main__":
-    print(*possible_rungs(dict(llvmlite.binding.get_host_cpu_features()))[1:])
+    print(*possible_rungs(cpu_features())[1:])

@@ -16,6 +16,13 @@ def test_what_machine_code_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled_kernels.read_code(b"") == (103, 24, Counter({128: 1, 64: 1, 32: 1, 16: 1}))
 
 
+def test_what_assembly_for_amd_tells() -> None:
+    names = ("global_load_dwordx4", "global_load_b128", "buffer_load_dword", "global_load_d16_b16", "global_load_ubyte")
+    loads = "".join(f"  {name} v1, v0, s[0:1]\n" for name in names)
+    text = f"{loads} .private_segment_fixed_size: 24\n .vgpr_count:     103\n"
+    assert compiled_kernels.read_assembly(text) == (103, 24, Counter({128: 2, 32: 1, 16: 1, 8: 1}))
+
+
 def test_the_most_of_each_variant_and_spills_end_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

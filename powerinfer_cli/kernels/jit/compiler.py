@@ -20,15 +20,15 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types.misc import unliteral
 
 from powerinfer_cli.kernels.jit.deferred import DeferredCall, DeferredImport, HelperSource
-from powerinfer_cli.kernels.jit.rung import LOWER_CPU
+from powerinfer_cli.kernels.jit.rung import TARGET_CPU
 from powerinfer_cli.kernels.jit.types import Number, Signature
 
 __all__ = ["compiled", "real", "translated"]
 
 OURS = __name__.partition(".")[0]
 
-if LOWER_CPU is not None:
-    numba.config.CPU_NAME, numba.config.CPU_FEATURES = LOWER_CPU.name, LOWER_CPU.features
+if TARGET_CPU is not None:
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = TARGET_CPU.name, TARGET_CPU.features
 
 
 def _options(exact: bool) -> dict[str, Any]:

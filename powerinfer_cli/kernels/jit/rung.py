@@ -4,14 +4,27 @@ import os
 import platform
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from pathlib import Path
 
 import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["LOWER_CPU", "RUNG", "RUNG_REASON", "LowerCPU", "Products", "Rung", "choose_rung", "possible_rungs"]
+__all__ = [
+    "RUNG",
+    "RUNG_REASON",
+    "TARGET_CPU",
+    "Products",
+    "Rung",
+    "TargetCPU",
+    "choose_rung",
+    "cpu_features",
+    "possible_rungs",
+]
 
 VARIABLE = "POWERINFER_CPU"
+_ARM = ("aarch64", "arm64", "ARM64")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Products(Enum):
@@ -70,7 +83,7 @@ _FACTS = {
 
 
 @dataclass(frozen=True)
-class LowerCPU:
+class TargetCPU:
     """What LLVM is to compile for, by its own names."""
 
     name: str
@@ -98,22 +111,41 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
     return Rung(wanted), f"{VARIABLE}={wanted}"
 
 
-def _chosen() -> tuple[Rung, str, LowerCPU | None]:
-    """The rung, why, and which CPU is compiled for, where it is less than this one."""
+def cpu_features() -> dict[str, bool]:
+    """This CPU's, by LLVM's names. Of ARM's dot products LLVM itself does not tell."""
     features = dict(llvmlite.binding.get_host_cpu_features())
+    return features | {"dotprod": _has_dot_products()} if platform.machine() in _ARM else features
+
+
+def _has_dot_products() -> bool:
+    if platform.system() == "Darwin":
+        return True  # every ARM CPU that Macs have had
+    try:
+        return " asimddp" in _CPU_INFO.read_text(errors="replace")
+    except OSError:
+        return False  # not Linux
+
+
+def _chosen() -> tuple[Rung, str, TargetCPU | None]:
+    """The rung, why, and which CPU is compiled for, where that is not what LLVM makes of this one."""
+    features = cpu_features()
     rung, reason = choose_rung(features, os.environ.get(VARIABLE))
-    best = rung is possible_rungs(features)[0]
-    return rung, reason, None if best else _lower_cpu(rung, features)
+    return rung, reason, _target_cpu(rung, features)
 
 
-def _lower_cpu(rung: Rung, features: dict[str, bool]) -> LowerCPU | None:
-    """For a rung below the CPU's best: one that has no more, or LLVM would use better instructions wherever it can."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return LowerCPU("generic") if rung is Rung.ANY else None
+def _target_cpu(rung: Rung, features: dict[str, bool]) -> TargetCPU | None:
+    """Below the CPU's best rung one that has no more, or LLVM would use better instructions wherever it can."""
+    if rung is Rung.NEON:
+        known = llvmlite.binding.get_host_cpu_features().flatten()
+        return TargetCPU(llvmlite.binding.get_host_cpu_name(), ",".join(filter(None, (known, "+dotprod"))))
+    if rung is possible_rungs(features)[0]:
+        return None
+    if platform.machine() in _ARM:
+        return TargetCPU("generic")
     if rung is Rung.AVX_VNNI:
         vnni = "+avxvnni" if features.get("avxvnni") else "+avx512vl,+avx512vnni,+prefer-256-bit"
-        return LowerCPU("haswell", vnni)
-    return LowerCPU("haswell" if rung is Rung.AVX2 else "x86-64")
+        return TargetCPU("haswell", vnni)
+    return TargetCPU("haswell" if rung is Rung.AVX2 else "x86-64")
 
 
-RUNG, RUNG_REASON, LOWER_CPU = _chosen()
+RUNG, RUNG_REASON, TARGET_CPU = _chosen()

@@ -1,11 +1,12 @@
 """Compile every Triton kernel for a GPU that need not be here; print names and bytes of shared memory, and what else
 `told` asks of the machine code. Runs none. In a process of its own: what it tells Triton about the machine stays told.
 
-    python -m tests.helpers.kernels.compile_kernels COMPUTE_CAPABILITY    (as 75 for a card of 2018)
+    python -m tests.helpers.kernels.compile_kernels 75         (a compute capability: of a card of 2018)
+    python -m tests.helpers.kernels.compile_kernels gfx1100 Q4_0    (an AMD GPU; for weights of this type only)
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,13 +33,14 @@ from tests.helpers.kernels.device_data import neurons_of, rows_of
 from tests.helpers.kernels.recurrent_data import delta_net_of, mamba2_of, with_bias
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
+KINDS = (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K)
 
 
 class AbsentGPU:
     """What Triton asks of a driver when it compiles."""
 
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
 
     def get_current_device(self) -> int:
         return 0
@@ -47,20 +49,28 @@ class AbsentGPU:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
+        return self.target
 
 
-def nothing_more(name: str, cubin: bytes) -> tuple[str, ...]:
+def target_of(card: str) -> GPUTarget:
+    """From a compute capability, or from AMD's name of an architecture: those of servers have waves of 64 threads."""
+    if card.startswith("gfx"):
+        return GPUTarget("hip", card, 64 if card.startswith("gfx9") else 32)
+    return GPUTarget("cuda", int(card), 32)
+
+
+def nothing_more(name: str, code: bytes | str) -> tuple[str, ...]:
     """`told` of a test."""
     return ()
 
 
 def compile_only(
-    kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, told: Callable[[str, bytes], tuple[str, ...]]
+    kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, told: Callable[[str, Any], tuple[str, ...]]
 ) -> None:
     compiled = kernel.warmup(*args, grid=grid, num_warps=warps, enable_fp_fusion=True)
     name = kernel.__name__
-    print(name, compiled.metadata.shared, *told(name, compiled.asm["cubin"]), flush=True)
+    code = compiled.asm["cubin" if "cubin" in compiled.asm else "amdgcn"]  # of AMD's the assembly, which tells all
+    print(name, compiled.metadata.shared, *told(name, code), flush=True)
 
 
 def ffn(ops: TritonOps, kind: GGMLType) -> None:
@@ -120,12 +130,15 @@ def recurrent(ops: TritonOps, key_dim: int, *, tiled: bool) -> None:
         ops.scan(m, torch.ones(n_tokens, m.convolution.channels), gates, torch.ones(2, m.state_size), one, one)
 
 
-def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothing_more) -> None:
-    driver.set_active(AbsentGPU(capability))
+def main(
+    card: str, told: Callable[[str, Any], tuple[str, ...]] = nothing_more, kinds: Sequence[GGMLType] = KINDS
+) -> None:
+    """`told`: what else to print of a kernel's name and machine code (bytes), or assembly (text)."""
+    driver.set_active(AbsentGPU(target_of(card)))
     for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_recurrent, triton_sparse):
         module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
-    for kind in (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K):
+    for kind in kinds:
         ffn(ops, kind)
         experts(ops, kind)
         ops.multiply_heads(rows_of(kind, 4 * 512, 256)[0], torch.ones(1, 4, 256))
@@ -139,4 +152,4 @@ def main(capability: int, told: Callable[[str, bytes], tuple[str, ...]] = nothin
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1], kinds=[GGMLType[name] for name in sys.argv[2:]] or KINDS)

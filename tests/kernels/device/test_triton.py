@@ -30,29 +30,33 @@ def start(arguments: list[str], **environment: str) -> Process:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process]]:
-    """One that interprets, one that compiles: for Turing, the oldest that Triton knows."""
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process, Process]]:
+    """One that interprets, two that compile: for Turing, the oldest that Triton knows, and for one of AMD's GPUs."""
     cache = str(tmp_path_factory.mktemp("triton"))
     interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", *CASES], TRITON_INTERPRET="1")
     compiling = start(["tests.helpers.kernels.compile_kernels", "75"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
-    yield interpreting, compiling
-    for process in (interpreting, compiling):
+    amd = start(
+        ["tests.helpers.kernels.compile_kernels", "gfx1100", "Q4_0"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache
+    )
+    yield interpreting, compiling, amd
+    for process in (interpreting, compiling, amd):
         process.kill()
         process.communicate()
 
 
 @pytest.mark.timeout(WAIT + 60)
-def test_kernels_compile_for_a_gpu(processes: tuple[Process, Process]) -> None:
+@pytest.mark.parametrize("which", [1, 2], ids=["nvidia", "amd"])
+def test_kernels_compile_for_a_gpu(processes: tuple[Process, ...], which: int) -> None:
     """The interpreter takes what the compiler does not."""
-    out, errors = processes[1].communicate(timeout=WAIT)
-    assert processes[1].returncode == 0, errors[-3000:]
+    out, errors = processes[which].communicate(timeout=WAIT)
+    assert processes[which].returncode == 0, errors[-3000:]
     compiled = [line.split() for line in out.splitlines()]
     assert {name for name, _ in compiled} == {f"_{name}" for name in KERNELS.split()}
     assert max(int(shared) for _, shared in compiled) <= 48 << 10  # what any GPU has
 
 
 @pytest.mark.timeout(WAIT + 60)
-def test_kernels_under_the_interpreter(processes: tuple[Process, Process]) -> None:
+def test_kernels_under_the_interpreter(processes: tuple[Process, ...]) -> None:
     out, errors = processes[0].communicate(timeout=WAIT)
     assert processes[0].returncode == 0, out[-3000:] + errors[-1000:]
     assert " passed" in out

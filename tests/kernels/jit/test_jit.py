@@ -11,6 +11,7 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels import jit
 from powerinfer_cli.kernels.jit import Kernel, Rung, cache_folder, files, prepare, types
+from powerinfer_cli.kernels.jit import rung as rungs
 from powerinfer_cli.kernels.jit.rung import choose_rung, possible_rungs
 
 AVX2 = {"avx2": True, "fma": True, "f16c": True}
@@ -65,6 +66,28 @@ def test_rungs_that_a_cpu_has() -> None:
     assert possible_rungs(NEON) == [Rung.NEON, Rung.ANY]
     assert possible_rungs(AVX2) == [Rung.AVX2, Rung.ANY]
     assert possible_rungs({}) == [Rung.ANY]
+
+
+@pytest.mark.parametrize(
+    ("system", "told", "there"),
+    [
+        ("Linux", "Features\t: fp asimd asimddp\n", True),
+        ("Linux", "Features\t: fp asimd\n", False),
+        ("Linux", None, False),
+        ("Darwin", None, True),
+        ("Windows", None, False),
+    ],
+)
+def test_arm_is_asked_for_its_dot_products(
+    system: str, told: str | None, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(rungs, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(rungs.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(rungs.platform, "system", lambda: system)
+    monkeypatch.setattr(rungs.llvmlite.binding, "get_host_cpu_features", lambda: {"neon": True})
+    assert possible_rungs(rungs.cpu_features()) == [*([Rung.NEON] if there else []), Rung.ANY]
 
 
 @pytest.mark.parametrize("command", ["main", "bench", "perplexity", "warmup"])
