@@ -1,1 +1,1 @@
-"""Checks of the files in powerinfer_cli/deploy: the parts of `scripts/check_deploy.py`."""
+"""Checks of the files in powerinfer_cli/deploy: the parts of `scripts/checks/check_deploy.py`."""

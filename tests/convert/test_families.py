@@ -15,7 +15,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import ARCHITECTURES
 from tests.helpers.checkpoints import digest, plain_keys, plainly_filled, save_checkpoint, tiny_checkpoints
 
-# Written down by scripts/check_convert.py --record, of models whose numbers follow from their places.
+# Written down by scripts/checks/check_convert.py --record, of models whose numbers follow from their places.
 RECORD: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "converted.json").read_text())
 
 

@@ -1,6 +1,6 @@
 """Each family of architectures against the torch model: a prompt of five windows, however the tokens are fed.
 
-tests/helpers/families says what the models are; scripts/check_families.py holds their files against llama.cpp.
+tests/helpers/families says what the models are; scripts/checks/check_families.py holds their files against llama.cpp.
 """
 
 from collections.abc import Callable

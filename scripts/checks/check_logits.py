@@ -3,7 +3,7 @@
 
 Needs a Python that has llama-cpp-python (0.3.36, say), which need not be the one that runs this:
 
-    PYTHONPATH=. python scripts/check_logits.py /path/to/python/with/llama_cpp
+    PYTHONPATH=. python scripts/checks/check_logits.py /path/to/python/with/llama_cpp
 
 Keys and values are F32 on both sides. With weights in F32 the logits must be the same; with Q8_0 and Q4_0 both round
 activations to 8 bits, each in its way, and they must be as near to each other as llama.cpp's are to what the same

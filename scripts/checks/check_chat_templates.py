@@ -1,6 +1,6 @@
 """Compare what we render of models' chat templates with what transformers renders.
 
-Usage: python scripts/check_chat_templates.py FOLDER
+Usage: python scripts/checks/check_chat_templates.py FOLDER
 
 FOLDER holds `*.jinja`, such as llama.cpp's `models/templates`. Each is rendered for conversations of many kinds, with
 and without the prompt for an answer; texts must be equal, and what one refuses the other must refuse.

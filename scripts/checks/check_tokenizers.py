@@ -1,6 +1,6 @@
 """Check our tokenizers against llama.cpp's own test vectors.
 
-Usage: python scripts/check_tokenizers.py VOCAB_DIR
+Usage: python scripts/checks/check_tokenizers.py VOCAB_DIR
 
 VOCAB_DIR holds llama.cpp's `models/ggml-vocab-*.gguf` with their `.inp` and `.out` files: texts between lines of
 `__ggml_vocab_test__`, and for each a line of ids. Vocabularies of kinds that are not supported are listed as such.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the tests' tiny encoders with llama.cpp: what the file means to it must be what the torch model computes.
 
-    python scripts/check_encoders.py --peer-python VENV/bin/python    # a Python that has llama_cpp
+    python scripts/checks/check_encoders.py --peer-python VENV/bin/python    # a Python that has llama_cpp
 
 A line a model: the cosine of llama.cpp's vectors, pooled by mean, with the torch model's, and with ours. GELU is of the
 tanh form in llama.cpp, and a table of 16 bit numbers, so that those that have it agree in three digits only.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is set

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare the tests' tiny models of each family with llama.cpp: the file must mean to it what the torch model computes.
 
-    python scripts/check_families.py --peer-python VENV/bin/python    # a Python that has llama_cpp
-    python scripts/check_families.py --peer-python ... --only gemma3,phi2 --files FOLDER
+    python scripts/checks/check_families.py --peer-python VENV/bin/python    # a Python that has llama_cpp
+    python scripts/checks/check_families.py --peer-python ... --only gemma3,phi2 --files FOLDER
 
 A line a family: how far llama.cpp's logits are from the torch model's, in relation to the largest of those. GELU is a
 table of 16 bit numbers in llama.cpp, of the tanh form for every family: those that have it agree in three digits only.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from dataclasses import replace  # noqa: E402  # after the path is set

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Quantise a model by `powerinfer quantize` and by llama.cpp, and compare types, bytes and errors of every tensor.
 
-    python scripts/check_quantize.py model-f16.gguf --peer-python VENV/bin/python
-    python scripts/check_quantize.py model-f16.gguf --peer-python ... --only Q4_0,Q4_K_M --imatrix
-    python scripts/check_quantize.py model-f16.gguf --peer-python ... --only IQ2_S --importance im.gguf --text t.txt
+    python scripts/checks/check_quantize.py model-f16.gguf --peer-python VENV/bin/python
+    python scripts/checks/check_quantize.py model-f16.gguf --peer-python ... --only Q4_0,Q4_K_M --imatrix
+    python scripts/checks/check_quantize.py model-f16.gguf --peer-python ... --only IQ2_S --importance im.gguf
 
 A line a type: tensors of another type than llama.cpp's; of the legacy types, tensors whose bytes differ; of the others,
 the largest error, weighted as the importance says, in relation to llama.cpp's; and seconds of both. With a text, its
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.convert.importance import Sums, read_importance, write_importance  # noqa: E402  # after the path is set

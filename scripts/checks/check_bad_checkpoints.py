@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether bad input of convert, quantize, imatrix and inspect is told in one line, as processes of their own see it.
 
-    python scripts/check_bad_checkpoints.py
+    python scripts/checks/check_bad_checkpoints.py
 
 A line a case: its exit status and what it said. Bad: another status than 1, a traceback, no or several lines of
 errors, or a file that was left. A disk is full by a limit of files' sizes, and, where one may mount, by a small file
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.convert.test_converting import BAD, CONFIG, WEIGHTS, _files  # noqa: E402  # after the path is set

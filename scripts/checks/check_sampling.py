@@ -4,7 +4,7 @@
 Needs llama-cpp-python (0.3.36, say) and a vocabulary-only GGUF for DRY's sequence breakers, such as
 llama.cpp's models/ggml-vocab-llama-bpe.gguf:
 
-    PYTHONPATH=. python scripts/check_sampling.py VOCAB.gguf [--trials 2000] [--seed 1]
+    PYTHONPATH=. python scripts/checks/check_sampling.py VOCAB.gguf [--trials 2000] [--seed 1]
 
 Each trial builds the same chain twice, samples several tokens with the same seed, and compares every candidate's
 probability and every chosen token. Left out, because llama.cpp has no answer there: tail-free (removed), typical

@@ -2,7 +2,7 @@
 """Run JSON-Schema-Test-Suite against what is held of schemas: nothing that a schema forbids may be written unsaid.
 
     pip download --no-deps --no-binary jsonschema jsonschema==4.17.3 && tar xf jsonschema-4.17.3.tar.gz
-    python scripts/check_json_schema.py jsonschema-4.17.3/json/tests/draft2020-12
+    python scripts/checks/check_json_schema.py jsonschema-4.17.3/json/tests/draft2020-12
 
 For each file of a draft: how many valid values can be written (others: another order of names, closed objects, other
 white space), how many invalid ones cannot, how many can although a warning says so, and how many schemas are refused.
@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from rich.console import Console  # noqa: E402  # after the path is set

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Convert the tests' tiny models of each family by llama.cpp's own converter, and compare what they compute with torch.
 
-    python scripts/check_converted.py --peer-source llama.cpp    # its source, with conversion/ and gguf-py/
-    python scripts/check_converted.py --peer-source ... --only gemma3,phi2 --files FOLDER
+    python scripts/checks/check_converted.py --peer-source llama.cpp    # its source, with conversion/ and gguf-py/
+    python scripts/checks/check_converted.py --peer-source ... --only gemma3,phi2 --files FOLDER
 
 A line a family: how far our logits of its file are from the torch model's, in relation to the largest of those. Files
 have no vocabulary. Families whose model is no class of transformers are left out: the converter wants other names.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.errors import PowerInferError  # noqa: E402  # after the path is set

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Convert tiny random checkpoints of every family here and by llama.cpp's own converter: keys and bits must be equal.
 
-    python scripts/check_convert.py --peer-source llama.cpp    # its source, with conversion/ and gguf-py/
-    python scripts/check_convert.py --peer-source ... --only gemma3,phi2 --type f16,q8_0
+    python scripts/checks/check_convert.py --peer-source llama.cpp    # its source, with conversion/ and gguf-py/
+    python scripts/checks/check_convert.py --peer-source ... --only gemma3,phi2 --type f16,q8_0
 
 A line a family: how many keys and tensors are equal, and which are not. Names and dates are left out, and vocabularies.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.convert.checkpoint import open_checkpoint  # noqa: E402  # after the path is set
@@ -26,7 +26,7 @@ from powerinfer_cli.convert.converting import convert_checkpoint, write_converte
 from powerinfer_cli.convert.out_type import OutType  # noqa: E402  # after the path is set
 from powerinfer_cli.errors import PowerInferError  # noqa: E402  # after the path is set
 from powerinfer_cli.gguf_io import GGUFFile, open_gguf  # noqa: E402  # after the path is set
-from scripts.check_converted import add_words, converter  # noqa: E402  # after the path is set
+from scripts.checks.check_converted import add_words, converter  # noqa: E402  # after the path is set
 from tests.helpers.checkpoints import digest, plain_keys, plainly_filled, save_checkpoint, tiny_checkpoints  # noqa: E402  # after the path is set
 
 OURS = (".hidden_activation", "general.file_type")
