@@ -174,7 +174,9 @@ def test_every_float16_is_widened_exactly() -> None:
     halves = np.arange(65536, dtype=np.uint16)
     found = np.empty(65536, np.float32)
     FORMATS[GGMLType.F16].unpack.call(halves.ctypes.data, 65536, 0, 65536, found.ctypes.data, 0, 0)
-    np.testing.assert_array_equal(found, halves.view(np.float16).astype(np.float32))
+    with np.errstate(invalid="ignore"):  # ARM's instruction remarks upon signalling NaN
+        wanted = halves.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found, wanted)
 
 
 @kernel(types.void(types.int64, types.int64, types.int64), "test_store_f16")
