@@ -58,8 +58,9 @@ def test_types_of_weights(tmp_path: Path, kind: str, repack: bool) -> None:
 
 
 def test_repacked_or_not_is_the_same(tmp_path: Path) -> None:
+    """Up to the order of sums: of matrices that are not experts', 16 repacked rows lie abreast."""
     file = wide().stored_as(GGMLType.Q4_0)
-    np.testing.assert_array_equal(logits(file, tmp_path), logits(file, tmp_path, repack=False))
+    np.testing.assert_allclose(logits(file, tmp_path), logits(file, tmp_path, repack=False), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_0"])
