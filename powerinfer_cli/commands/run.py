@@ -43,6 +43,12 @@ class RunCommand(MainCommand):
         prompt = ["-p", given[1]] if len(given) == 2 else []
         return super().parse_args(ctx, ["-m", given[0], *prompt, *words])
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Of NAME, as -m completes it; and of flags."""
+        [model] = [param for param in self.params if "-m" in param.opts]
+        named = [] if ctx.args or incomplete.startswith("-") else model.shell_complete(ctx, incomplete)
+        return [*named, *super().shell_complete(ctx, incomplete)]
+
 
 def run(
     model: ModelFlags,

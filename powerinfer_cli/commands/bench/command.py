@@ -55,7 +55,8 @@ class WhatFlags:
     """What is measured: every combination."""
 
     model: Annotated[
-        list[str], _test("-m", "--model", metavar="FILE,...", help="GGUF files. Without, the bundled model.")
+        list[str],
+        _test("-m", "--model", metavar="FILE|NAME,...", help="GGUF files, or models' names. Without, the bundled one."),
     ] = field(default_factory=list)
     n_prompt: Annotated[list[str], _test("-p", "--n-prompt", help="Prompt tokens; 0: none. Default 512.")] = field(
         default_factory=list
@@ -131,10 +132,10 @@ def _setups(flags: WhatFlags) -> list[Setup]:
         return names
 
     default = EngineOptions()
-    models = [Path(name) for text in flags.model for name in text.split(",") if name]
-    if flags.model and not models:
+    named = [Path(name) for text in flags.model for name in text.split(",") if name]
+    if flags.model and not named:
         raise UsageError("-m is empty: name a GGUF file, or leave -m out for the bundled model")
-    models = models or [find_model(ModelFlags())]
+    models = [find_model(ModelFlags(model=name)) for name in named or [None]]
     return list(
         setups(
             models=models,

@@ -116,6 +116,15 @@ def test_every_model_and_thread_count(words: str, tmp_path: Path) -> None:
     assert found[1]["bandwidth_gb_per_s"] == 20
 
 
+def test_a_model_by_its_name(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "named.gguf").symlink_to(words)
+    rows = powerinfer("bench", "-m", "nam", *QUICK, "-o", "jsonl").out.splitlines()
+    assert [json.loads(row)["model_filename"] for row in rows] == ["models/named.gguf"] * 2
+
+
 def test_more_threads_are_no_reason_to_load_again(words: str) -> None:
     done = powerinfer("bench", "-m", words, "-p", "0", "-n", "1", "-r", "1", "-t", "1,3", "-ub", "4,8", "--progress")
     heads = [line for line in done.err.splitlines() if not line.startswith("test ")]

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from powerinfer_cli.commands.run import app
 from powerinfer_cli.commands.shared.flags.store import complete_model
 from powerinfer_cli.hub.choice import MANIFEST
 from tests.helpers.main_cli import powerinfer
@@ -140,3 +142,10 @@ def test_running_by_name(folder: Path) -> None:
 def test_names_and_paths_are_completed(folder: Path) -> None:
     assert complete_model("wor") == ["Words-GGUF"]
     assert complete_model("models/") == ["models/Words-GGUF/", "models/broken.gguf"]
+
+
+def test_the_name_of_run_is_completed_and_its_prompt_is_not(folder: Path) -> None:
+    command = get_command(app)
+    for before, found in (([], ["Words-GGUF"]), (["words"], [])):
+        context = command.make_context("run", list(before), resilient_parsing=True)
+        assert [one.value for one in command.shell_complete(context, "wor")] == found
