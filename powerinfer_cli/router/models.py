@@ -2,9 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = ["Models"]
 
 GIB = 1 << 30
 ASKING_S = 1.0  # for what a loaded model says of itself
+TOKENS, HIDDEN = ("-hft", "--hf-token"), "***"  # flags whose values are nobody else's affair
 
 
 class Models:
@@ -96,9 +97,10 @@ class Models:
     async def _listed(self, entry: Entry) -> dict[str, Any]:
         one = self.pool.instance(entry)
         told = await self._told(one)
-        status: dict[str, Any] = {"value": "sleeping" if told.pop("sleeping", False) else str(one.state)}
-        if one.process is not None:
-            status["args"] = list(one.process.words)
+        status: dict[str, Any] = {
+            "value": "sleeping" if told.pop("sleeping", False) else str(one.state),
+            "args": _without_tokens(self._words(entry) if one.process is None else one.process.words),
+        }
         if one.fault is not None:
             status |= {"failed": True, "exit_code": one.exit_code, "error": one.fault}
         return {
@@ -110,7 +112,10 @@ class Models:
             "owned_by": "llamacpp",
             "path": "" if entry.path is None else str(entry.path),
             "size": entry.size,
+            "memory": 0 if one.process is None else one.process.memory,
+            "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
             "in_cache": False,
+            "can_remove": False,
             "status": status,
             **told,
         }
@@ -148,9 +153,12 @@ class Models:
             return ""
         return answer.text if answer.status_code == 200 else ""
 
+    def _words(self, entry: Entry) -> list[str]:
+        return [*self.options.program, *entry.start.words, "--alias", entry.name]
+
     def _spawn(self, entry: Entry, share: Share) -> ModelProcess:
         assert self._folder is not None
-        words = [*self.options.program, *entry.start.words, "--alias", entry.name]
+        words = self._words(entry)
         if share:
             words += ["--vram-budget", _budget(share)]
         socket = self._folder / f"{next(self._numbers)}.sock"
@@ -173,6 +181,16 @@ class Models:
             data |= {"exit_code": one.exit_code, "error": one.fault}
             self._log.note(f"model {one.entry.name}: {one.fault}")
         self.events.tell(one.entry.name, "model_status", data)
+
+
+def _without_tokens(words: Sequence[str]) -> list[str]:
+    """Words of a command line as clients may see them: the hub's tokens are the owner's."""
+    shown = []
+    for before, word in pairwise(["", *words]):
+        name, equals, _ = word.partition("=")
+        secret = HIDDEN if before in TOKENS else f"{name}={HIDDEN}" if equals and name in TOKENS else word
+        shown.append(secret)
+    return shown
 
 
 def _budget(share: Share) -> str:

@@ -166,7 +166,8 @@ class Pool:
                 self._line.pop(0)
                 self._begin(one)
                 continue
-            if not self._room.could_hold(one.entry, [other.entry for other in others]):
+            memory = {other.entry: other.process.memory for other in others if other.process is not None}
+            if not self._room.could_hold(one.entry, memory):
                 self._line.pop(0)
                 one.fault, one.exit_code = self._room.refusal(one.entry), None
                 self._changed(one)

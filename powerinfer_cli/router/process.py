@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 
+from powerinfer_cli.runtime.memory import resident_memory
+
 __all__ = ["ModelProcess"]
 
 ASK_S = (0.01, 0.05)  # between questions whether the model is there, at first and later
@@ -55,6 +57,11 @@ class ModelProcess:
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that it has now."""
+        return 0 if self.pid is None else resident_memory(self.pid) or 0
 
     @property
     def fault(self) -> str:

@@ -33,9 +33,9 @@ class Room:
             return False
         return self.mapped or not entry.size or self.needed(entry) + coming <= self.available()
 
-    def could_hold(self, entry: Entry, others: Sequence[Entry]) -> bool:
-        """Whether stopping others, which are loaded, can help: theirs is at most what they need and what is free."""
-        return bool(others) and self.holds(entry, 0, -sum(map(self.needed, others)))
+    def could_hold(self, entry: Entry, others: Mapping[Entry, int]) -> bool:
+        """Whether it can help to stop others. others: bytes of memory of each now; it may be about to take more."""
+        return bool(others) and self.holds(entry, 0, -sum(max(self.needed(one), n) for one, n in others.items()))
 
     @staticmethod
     def needed(entry: Entry) -> int:

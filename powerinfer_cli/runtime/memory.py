@@ -72,10 +72,10 @@ def peak_memory() -> int:
     return peak if os.uname().sysname == "Darwin" else peak * 1024
 
 
-def resident_memory() -> int | None:
-    """Resident set of this process now, in bytes; None where the system does not say."""
+def resident_memory(process: int | None = None) -> int | None:
+    """Resident set of a process now, this one without a number, in bytes; None where the system does not say."""
     try:
-        return int((_PROC / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int((_PROC / str(process or "self") / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None  # not Linux
 

@@ -21,7 +21,7 @@ class FakeProcess:
     def __init__(self, entry: Entry, slow: bool, fault: str) -> None:
         self.entry, self.fault, self.exit_code = entry, fault, None
         self.ended, self.ready = asyncio.Event(), asyncio.Event()
-        self.words = ()
+        self.words, self.memory = (), 0
         if not slow:
             self.ready.set()
 
@@ -281,6 +281,11 @@ async def test_memory_is_a_limit_as_well() -> None:
     with pytest.raises(APIError, match=r"model 'c' needs 4\.8 GiB"):
         await bench.use("c", size=9 * GIB // 2)
     assert bench.state("a") is State.UNLOADED  # it made room, in vain
+    await bench.use("a", size=2 * GIB)
+    bench.made[-1].memory = 7 * GIB  # contexts, say
+    with pytest.raises(APIError):
+        await bench.use("b", size=9 * GIB)
+    assert bench.state("a") is State.UNLOADED
 
 
 def falling(*seconds: float) -> Curve:

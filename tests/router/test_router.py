@@ -56,12 +56,17 @@ def process_of(router: RunningServer, name: str) -> int:
 
 
 def test_all_models_are_listed_before_any_is_loaded(folder: Path) -> None:
-    with RunningServer("--models-dir", str(folder), *FLAGS, env={"HF_HUB_CACHE": "/nowhere"}) as fresh:
+    flags = "--models-dir", str(folder), "--hf-token", "secret", *FLAGS
+    with RunningServer(*flags, env={"HF_HUB_CACHE": "/nowhere"}) as fresh:
         body = fresh.client.get("/v1/models").json()
         assert body["object"] == "list"
-        assert {one["id"]: one["status"] for one in body["data"]} == {
-            name: {"value": "unloaded"} for name in ("broken", "fox", "words")
+        assert {one["id"]: one["status"]["value"] for one in body["data"]} == {
+            name: "unloaded" for name in ("broken", "fox", "words")
         }
+        assert all(one["memory"] == 0 for one in body["data"])
+        args = body["data"][2]["status"]["args"]
+        assert args[args.index("--hf-token") + 1] == "***"
+        assert args[-4:] == ["-m", str(folder / "words.gguf"), "--alias", "words"]
         assert fresh.client.get("/health").json() == {"status": "ok"}
         props = fresh.client.get("/props").json()
         assert (props["role"], props["max_instances"], props["models_autoload"]) == ("router", 4, True)
@@ -77,7 +82,8 @@ def test_a_request_loads_its_model_and_the_other_one_makes_room(router: RunningS
         chat = client.chat.completions.create(model="fox", messages=[{"role": "user", "content": "Hi"}], max_tokens=8)
     assert (chat.choices[0].message.content or "").strip() == ANSWER
     assert chat.model == "fox"
-    assert status(router, "words") == {"value": "unloaded"}
+    assert status(router, "words")["value"] == "unloaded"
+    assert [one["memory"] > 0 for one in router.client.get("/v1/models").json()["data"]] == [False, True, False]
 
 
 def test_streams_come_through_as_they_are_written(router: RunningServer) -> None:

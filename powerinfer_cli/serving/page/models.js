@@ -8,16 +8,17 @@ import { loadChoice } from "./store.js";
 const POLL_MS = 2000;
 const WORDS = { loaded: "loaded", loading: "loading…", sleeping: "asleep", unloaded: "" };
 
-function size(bytes) {
+function size(bytes, digits = 3) {
   if (!bytes) return "";
   const unit = bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
-  return `${Number((bytes / unit[0]).toPrecision(3))} ${unit[1]}`;
+  return `${Number((bytes / unit[0]).toPrecision(digits))} ${unit[1]}`;
 }
 
-/** "NAME · 98.4 MB · loaded" */
-function label({ id, size: bytes, status }) {
+/** "NAME · 98.4 MB · loaded, 310 MB of memory" */
+function label({ id, size: bytes, memory, status }) {
   const state = status.failed ? "does not load" : WORDS[status.value] ?? status.value;
-  return [id, size(bytes), state].filter(Boolean).join(" · ");
+  const used = state && memory ? `${state}, ${size(memory, 2)} of memory` : state;
+  return [id, size(bytes), used].filter(Boolean).join(" · ");
 }
 
 /** The one of last time, else one that is loaded. */
@@ -55,13 +56,13 @@ export class Models {
       select.replaceChildren(...data.map(({ id }, i) => el("option", { value: id, textContent: labels[i] })));
     }
     select.value = settings.model;
-    const status = data.find(({ id }) => id === settings.model)?.status ?? {};
+    const { status = {}, memory = 0 } = data.find(({ id }) => id === settings.model) ?? {};
     select.title = status.error ?? "The model that answers";
-    this.#state(status.value);
+    this.#state(status.value, memory);
   }
 
-  #state(value) {
-    const text = value === "loading" ? "Loading the model…" : "";
+  #state(value, memory) {
+    const text = value === "loading" ? `Loading the model… ${size(memory, 2)}` : "";
     if ($("state").textContent !== text) $("state").textContent = text;
     const began = value === "loaded" && this.state !== value;
     this.state = value;
