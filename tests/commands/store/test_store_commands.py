@@ -148,4 +148,4 @@ def test_the_name_of_run_is_completed_and_its_prompt_is_not(folder: Path) -> Non
     command = get_command(app)
     for before, found in (([], ["Words-GGUF"]), (["words"], [])):
         context = command.make_context("run", list(before), resilient_parsing=True)
-        assert [one.value for one in command.shell_complete(context, "wor")] == found
+        assert [one.value for one in command.shell_complete(context, "Wor")] == found
