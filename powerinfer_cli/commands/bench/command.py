@@ -135,7 +135,7 @@ def _setups(flags: WhatFlags) -> list[Setup]:
     named = [Path(name) for text in flags.model for name in text.split(",") if name]
     if flags.model and not named:
         raise UsageError("-m is empty: name a GGUF file, or leave -m out for the bundled model")
-    models = [find_model(ModelFlags(model=name)) for name in named or [None]]
+    models = [find_model(ModelFlags(model=name)) for name in named] or [find_model(ModelFlags())]
     return list(
         setups(
             models=models,
