@@ -28,7 +28,7 @@ from powerinfer_cli.gguf_io import GGMLType, GGUFFile, MadeTensor, Strings, Tens
 from powerinfer_cli.kernels.cpu.encoding import prepare_encoding
 from powerinfer_cli.model import ACTIVATION_THRESHOLD, ARCHITECTURES, Activation, Model, load_model
 
-__all__ = ["Converted", "convert_checkpoint", "split_parts", "write_converted"]
+__all__ = ["Converted", "check_apart", "convert_checkpoint", "split_parts", "write_converted"]
 
 VERSION = 3
 FILE_NAMES = {**{kind.name: number for kind, number in FILE_TYPES.items()}, "MXFP4": MXFP4_FILE}
@@ -105,10 +105,20 @@ def convert_checkpoint(
         GGUFFile(gguf.path, gguf.sparse, VERSION, whole, gguf.tensors),
         types,
         model,
-        (*checkpoint.files, config.path),
+        (
+            *checkpoint.files,
+            config.path,
+            *_others(checkpoint.folder),
+            *([] if predictors is None else _others(predictors)),
+        ),
         folders,
         (*notes, *_short_rows(gguf, types, matrices)),
     )
+
+
+def _others(folder: Path) -> list[Path]:
+    """What lies in a folder that is read from, but for results of earlier runs."""
+    return [path for path in folder.iterdir() if path.suffix != ".gguf" and path.is_file()]
 
 
 def _activation(arch: str, relu: Relu | None) -> dict[str, Any]:
@@ -242,7 +252,7 @@ def write_converted(
     """
     gguf, parts = converted.gguf, split_parts(converted, most_bytes)
     paths = part_paths(path, len(parts))
-    _check_apart(converted, paths)
+    check_apart(converted, paths)
     changed = [change.kind for change in converted.changes if change.kind is not change.tensor.type]
     prepare_encoding(changed)
     total, done = sum(change.nbytes for change in converted.changes), 0
@@ -267,7 +277,8 @@ def write_converted(
     return paths
 
 
-def _check_apart(converted: Converted, paths: Sequence[Path]) -> None:
+def check_apart(converted: Converted, paths: Sequence[Path]) -> None:
+    """Raises PowerInferError: a path is one of the checkpoint's files."""
     for target in paths:
         if any(same_file(target, source) for source in converted.files):
             raise PowerInferError(f"{target}: is a file of the checkpoint itself: give another name for the output")

@@ -167,6 +167,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "config that is no JSON": (lambda f: (f / CONFIG).write_text("{"), "config.json: is not JSON"),
     "config of a list": (lambda f: (f / CONFIG).write_text("[]"), "is not a JSON object"),
     "config of NaN": (lambda f: (f / CONFIG).write_text('{"rms_norm_eps": NaN}'), "NaN is no JSON number"),
+    "ropes that are no objects": (
+        lambda f: _config(f, rope_parameters={"full_attention": 5}),
+        "full_attention and sliding_attention are no objects",
+    ),
+    "a number beyond all": (lambda f: _config(f, rms_norm_eps=10**400), "rms_norm_eps is .*, not a number"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "neither model.safetensors nor pytorch_model.bin"),
     "no index": (
         lambda f: (f / WEIGHTS).rename(f / "model-00001-of-00002.safetensors"),
@@ -238,7 +243,8 @@ def test_bad_checkpoints(name: str, folder: Path, capsys: pytest.CaptureFixture[
 def test_a_file_of_the_checkpoint_is_not_written_over(folder: Path) -> None:
     before = (folder / WEIGHTS).read_bytes()
     (folder / "link.gguf").symlink_to(folder / WEIGHTS)
-    for name in (WEIGHTS, CONFIG, "link.gguf"):
+    (folder / "tokenizer.json").touch()
+    for name in (WEIGHTS, CONFIG, "tokenizer.json", "link.gguf"):
         with pytest.raises(PowerInferError, match="a file of the checkpoint itself"):
             write_converted(_converted(folder), folder / name)
     assert (folder / WEIGHTS).read_bytes() == before

@@ -90,7 +90,7 @@ def convert(flags: ConvertFlags) -> None:
         raise UsageError("which checkpoint? As in `powerinfer convert ./SmolLM2-135M -o smollm2.gguf`")
     most = _size(flags.split_max_size)
     from powerinfer_cli.convert.checkpoint import open_checkpoint
-    from powerinfer_cli.convert.converting import convert_checkpoint, write_converted
+    from powerinfer_cli.convert.converting import check_apart, convert_checkpoint, write_converted
     from powerinfer_cli.cores import usable_cores
     from powerinfer_cli.kernels.cpu.encoding import prepare_encoding
 
@@ -98,9 +98,10 @@ def convert(flags: ConvertFlags) -> None:
     checkpoint = open_checkpoint(_folder(flags))
     converted = convert_checkpoint(checkpoint, flags.type, predictors=flags.predictors)
     _tell(terminal, converted, every=flags.verbose)
+    target = flags.output or Path(converted.file_name)
+    check_apart(converted, [target])
     if flags.dry_run:
         return
-    target = flags.output or Path(converted.file_name)
     with tidy_ending():
         prepare_encoding(converted.types.values())  # may compile, which says nothing of how long the rest takes
         with WorkProgress("converting", in_bytes=True) as progress:

@@ -14,6 +14,7 @@ from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.commands.shared.work_progress import WorkProgress
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.files import same_file
 
 if TYPE_CHECKING:
     from powerinfer_cli.convert.importance import Importance
@@ -93,7 +94,9 @@ def quantize(flags: QuantizeFlags) -> None:
     terminal = Terminal(color=False, quiet=False)
     with open_model_file(source) as gguf:
         changes = planned(gguf, wishes, importance)
-        target_parts(gguf, target, keep_split=flags.keep_split)
+        targets = target_parts(gguf, target, keep_split=flags.keep_split)
+        if flags.imatrix is not None and any(same_file(flags.imatrix, path) for path in targets):
+            raise PowerInferError(f"{target}: is the importance matrix: give another name for the output")
         _tell(terminal, changes, every=flags.verbose)
         if flags.dry_run:
             return

@@ -74,9 +74,10 @@ class Config:
             value = default
         if value is None:
             self.fail(f"{names[0]} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             self.fail(f"{names[0]} is {str(value)[:40]!r}, not a number")
-        return value
+        found: float = value
+        return found
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self._values.get(name, default)
@@ -99,7 +100,7 @@ class Config:
         found = self._values.get(name)
         if not isinstance(found, list) or len(found) != count:
             self.fail(f"{name} is no list of {count} numbers")
-        if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in found):
+        if not all(map(_is_number, found)):
             self.fail(f"{name} holds what is no number")
         return found
 
@@ -152,7 +153,7 @@ class Config:
     def _ropes(self) -> dict[str, Any]:
         """rope_parameters; of older checkpoints rope_scaling, and numbers beside it."""
         found = dict(self.section("rope_parameters" if "rope_parameters" in self._values else "rope_scaling"))
-        if all(not isinstance(found.get(kind, {}), dict) for kind in ("full_attention", "sliding_attention")):
+        if any(not isinstance(found.get(kind, {}), dict) for kind in ("full_attention", "sliding_attention")):
             self.fail("rope_parameters: full_attention and sliding_attention are no objects")
         if "full_attention" in found or "sliding_attention" in found:
             return found
@@ -177,3 +178,11 @@ class Config:
         if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part <= 1:
             self.fail(f"partial_rotary_factor is {str(part)[:40]!r}")
         return part
+
+
+def _is_number(value: object) -> bool:
+    """Finite, also as a float: JSON's whole numbers may be larger than any."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -37,7 +37,7 @@ def _names(config: Config) -> Names:
 
 def _keys(config: Config) -> KeyValues:
     """Chunks of 8192, of which there is no key, unless no layer has any."""
-    whole = all(kind == "full_attention" for kind in config.get("layer_types", [])) and "layer_types" in config
+    whole = "layer_types" in config and set(config.items("layer_types", str)) <= {"full_attention"}
     return head_keys(config) | {
         "feed_forward_length": config.integer("intermediate_size_mlp"),
         "expert_feed_forward_length": config.integer("intermediate_size"),

@@ -18,10 +18,10 @@ def _nemotron(config: Config) -> Names:
 
 def _nemotron_keys(config: Config) -> KeyValues:
     """Both epsilons are written; a context is stretched in no other way than evenly."""
-    factor = config.first("factor") or config.rope.get("factor")
+    whose = config if config.first("factor") is not None else Config(config.path, config.rope)
     scaling: KeyValues = {"rope.scaling.type": "none"}
-    if factor is not None:
-        scaling = {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
+    if whose.first("factor") is not None:
+        scaling = {"rope.scaling.type": "linear", "rope.scaling.factor": float(whose.number("factor"))}
     return {
         "vocab_size": config.integer("vocab_size"),
         "attention.layer_norm_epsilon": config.number("layer_norm_eps", "layer_norm_epsilon", "norm_eps"),

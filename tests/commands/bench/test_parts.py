@@ -137,6 +137,17 @@ def test_bytes_of_experts(tmp_path: Path) -> None:
     assert (sum(plain.gate), sum(plain.neurons)) == (0, 0)
 
 
+@pytest.mark.parametrize(("name", "numbers"), [("qwen35", 3 * 192 + 4 * 24 * 32), ("lfm2", 3 * 80)])
+def test_bytes_of_states(tmp_path: Path, name: str, numbers: int) -> None:
+    """Of three layers, read and written: 3 inputs of a convolution; 4 heads of 24 rows, 24 columns in vectors of 16."""
+    gguf = tiny_family(name).file.open(tmp_path)
+    model = load_model(gguf)
+    table = gguf.tensors["token_embd.weight"].nbytes
+    weights = sum(tensor.nbytes for tensor in gguf.tensors.values())
+    weights += table // 96 - (table if "output.weight" in gguf.tensors else 0)
+    assert count_traffic(model, "f16", "f16", model.n_groups).always == weights + 2 * 3 * 4 * numbers
+
+
 def test_bytes_are_those_of_the_stored_types(tmp_path: Path) -> None:
     _, dense = exact_sparse(n_ff=192)
     plain = traffic(dense, tmp_path, [192] * 3)

@@ -120,3 +120,13 @@ def test_a_saved_context_is_gone_back_in(name: str, tmp_path: Path) -> None:
     for token, row in zip(PROMPT[40:43], rows, strict=True):
         (found,) = engine.step([Piece(1, [token])])
         np.testing.assert_array_equal(found, row)
+
+
+def test_what_states_need_is_said(tmp_path: Path) -> None:
+    """Three layers keep 3 inputs of 192 channels, and 4 heads of 24 rows, whose 24 columns are in vectors of 16."""
+    said: list[str] = []
+    options, events = EngineOptions(n_ctx=1024, n_sequences=8, n_threads=1), LoadEvents(note=said.append)
+    Engine.load(tiny_family("qwen35").file.open(tmp_path), options, events=events)
+    one = 3 * 4 * (3 * 192 + 4 * 24 * 32) / 2**20
+    line = f"recurrent layers: 3, {one:.1f} MiB of states a sequence, {8 * one:.1f} MiB of 8; up to 32 saved of each"
+    assert line in said
