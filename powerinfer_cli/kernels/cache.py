@@ -7,7 +7,7 @@ for keys, [n_head_kv, n_ctx, head_dim / 32] for values.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -98,6 +98,17 @@ class KeysValues:
             _zeros((heads, shape.n_ctx, scales if type_v is CacheType.Q8_0 else 0), np.float16),
             _zeros(states, np.float32),
             origin,
+        )
+
+    def read_by(self, n_head: int) -> "KeysValues":
+        """The same, for other queries."""
+        return replace(self, shape=replace(self.shape, n_head=n_head))
+
+    def behind(self, origin: int) -> "KeysValues":
+        """The part of all cells from `origin` on."""
+        k, k_scales = (part[:, origin // 16 :] for part in (self.k, self.k_scales))
+        return replace(
+            self, k=k, k_scales=k_scales, v=self.v[:, origin:], v_scales=self.v_scales[:, origin:], origin=origin
         )
 
     def read(self, cells: Cells) -> tuple[Floats, Floats]:

@@ -54,7 +54,7 @@ def outlook(path: Path, wishes: PlacementWishes, events: LoadEvents, *, speed: b
         job = PlanJob.of(gguf, model, options, target, beside)
         needed = job.sizes.total + OVERHEAD
         if not target.devices:
-            needed -= job.sizes.scratch - job.sizes.shared_kv
+            needed -= job.sizes.scratch
         rate = None
         if speed:
             profile, _ = job.costs(events)

@@ -35,7 +35,7 @@ from powerinfer_cli.placement.plan import (
     ordered,
 )
 from powerinfer_cli.placement.routes import RouteTrace, find_routes, load_routes, save_routes
-from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, RowReading, device_use, hot_bytes
+from powerinfer_cli.placement.sizes import DeviceUse, LayerBytes, ModelBytes, RowReading, cached, device_use, hot_bytes
 from powerinfer_cli.placement.statistics import (
     ActivationStatistics,
     LayerActivity,
@@ -70,6 +70,7 @@ __all__ = [
     "all_neurons",
     "are_kin",
     "budget_bytes",
+    "cached",
     "check_budgets",
     "cold_neurons",
     "device_use",

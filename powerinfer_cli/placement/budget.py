@@ -86,7 +86,7 @@ def reserve(
     if min(budgets, default=0) < 0 or (max_layers is not None and max_layers < 0):
         raise UsageError("a budget and a number of layers on the GPU must not be negative")
     weights = budgets if shares is None else _checked_shares(shares, len(budgets))
-    rooms = [max(0, b - sizes.scratch - margin) if w else 0 for b, w in zip(budgets, weights, strict=True)]
+    rooms = [max(0, b - sizes.on_each - margin) if w else 0 for b, w in zip(budgets, weights, strict=True)]
     last = max((gpu for gpu, room in enumerate(rooms) if room), default=MAIN_MEMORY)
     costs = [layer.fixed + layer.ffn if whole else layer.least for layer in sizes.layers]
     n_layer = len(costs)

@@ -1,11 +1,12 @@
 """How many bytes a model takes on a GPU, and which of them a plan puts where."""
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from powerinfer_cli.placement.plan import MAIN_MEMORY, Plan
 
-__all__ = ["DeviceUse", "LayerBytes", "ModelBytes", "RowReading", "device_use", "hot_bytes"]
+__all__ = ["DeviceUse", "LayerBytes", "ModelBytes", "RowReading", "cached", "device_use", "hot_bytes"]
 
 
 class RowReading(Enum):
@@ -31,8 +32,8 @@ class LayerBytes:
     shared: of `predictor`, the shared expert, which is computed where its layer is. n_pages: of the KV cache, each of
     `page` bytes; pages: how many of them are to lie on the GPU, None: all. spare: what a GPU needs besides that holds
     only some of them. windowed: the cache keeps what a window needs. state: of `kv`, what a recurrent layer keeps of a
-    sequence; each of its tokens reads and writes it. shared_kv: of the cache that this and other layers read, which is
-    no part of `kv`.
+    sequence; each of its tokens reads and writes it. reads: where in `ModelBytes.shared` the cache is
+    that it reads, None: `kv` is; shared_kv, shared_page: as `kv` and `page`, of that one, which has n_pages as well.
     """
 
     attention: int
@@ -52,6 +53,8 @@ class LayerBytes:
     pages: int | None = None
     state: int = 0
     shared_kv: int = 0
+    shared_page: int = 0
+    reads: int | None = None
 
     @property
     def fixed(self) -> int:
@@ -63,8 +66,12 @@ class LayerBytes:
         return self.kv if pages is None or pages >= self.n_pages else self.page * pages + self.spare
 
     def outside(self, pages: int | None) -> int:
-        """What is left of the KV cache to main memory."""
+        """What is left of its own KV cache to main memory."""
         return 0 if pages is None else self.page * max(0, self.n_pages - pages)
+
+    def read_outside(self, pages: int | None) -> int:
+        """What is left to main memory of the KV cache that it reads, its own or not."""
+        return 0 if pages is None else (self.page + self.shared_page) * max(0, self.n_pages - pages)
 
     def seen(self, depth: float) -> float:
         """Bytes of the cache that a token reads, with so much of the context before it, 0 to 1; of a state, also those
@@ -76,7 +83,8 @@ class LayerBytes:
         """Bytes of the KV cache that a token reads in main memory, where the first so many pages lie on a GPU: the
         mean over a context that fills.
         """
-        return self.outside(pages) ** 2 / (2 * self.kv) if self.kv else 0.0
+        whole = self.kv + self.shared_kv
+        return self.read_outside(pages) ** 2 / (2 * whole) if whole else 0.0
 
     @property
     def least(self) -> int:
@@ -92,29 +100,48 @@ class LayerBytes:
 @dataclass(frozen=True)
 class ModelBytes:
     """head: with the last norm. scratch: on each GPU in use, measured. joining: what else one needs that holds a layer
-    whose KV cache has pages in main memory. shared_kv: of `scratch`, caches that several layers read, which may be on
-    more than one GPU.
+    whose KV cache has pages in main memory. shared: layers whose caches others read as well, with these caches, which
+    are wherever one of those layers is.
     """
 
     layers: tuple[LayerBytes, ...]
     head: int
     scratch: int
     joining: int = 0
-    shared_kv: int = 0
+    shared: tuple[LayerBytes, ...] = ()
 
     def with_pages(self, pages: int | None, windowed: int | None = None) -> "ModelBytes":
         """With so many pages of each layer's KV cache on GPUs, and so many of those that keep what a window needs;
         None: all.
         """
-        layers = tuple(replace(one, pages=windowed if one.windowed else pages) for one in self.layers)
-        if all(one.cache(one.pages) == one.kv for one in layers):
-            return replace(self, layers=layers)
-        return replace(self, layers=layers, scratch=self.scratch + self.joining, joining=0)
+        layers, shared = (
+            tuple(replace(one, pages=windowed if one.windowed else pages) for one in those)
+            for those in (self.layers, self.shared)
+        )
+        found = replace(self, layers=layers, shared=shared)
+        if all(one.cache(one.pages) == one.kv for one in (*layers, *shared)):
+            return found
+        return replace(found, scratch=self.scratch + self.joining, joining=0)
+
+    @property
+    def on_each(self) -> int:
+        """On each GPU in use: scratch, and the caches that layers there may read."""
+        return self.scratch + sum(one.cache(one.pages) for one in self.shared)
 
     @property
     def total(self) -> int:
         """On one GPU that holds everything."""
-        return sum(layer.fixed + layer.ffn for layer in self.layers) + self.head + self.scratch
+        return sum(layer.fixed + layer.ffn for layer in self.layers) + self.head + self.on_each
+
+    def shared_pages(self, plan: Plan) -> tuple[int | None, ...]:
+        """How many pages of each shared cache a plan has on GPUs: the fewest of the layers there that read it."""
+        found: list[int | None] = [None] * len(self.shared)
+        for one, placed in zip(self.layers, plan.layers, strict=True):
+            at, pages = one.reads, placed.pages
+            if at is not None and pages is not None:
+                before = found[at]
+                found[at] = pages if before is None else min(before, pages)
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -139,6 +166,24 @@ def hot_bytes(sizes: ModelBytes, plan: Plan) -> int:
     return sum(layer.neuron * count for layer, count in zip(sizes.layers, plan.hot_counts, strict=True))
 
 
+def cached(sizes: ModelBytes, plan: Plan, gpus: Set[int]) -> tuple[int, int]:
+    """Of the KV caches that layers on these GPUs read: bytes in main memory, and all bytes."""
+    outside = whole = 0
+    for one, placed in zip(sizes.layers, plan.layers, strict=True):
+        if placed.device in gpus and not one.state:
+            outside, whole = outside + one.outside(placed.pages), whole + one.kv
+    for at, (one, pages) in enumerate(zip(sizes.shared, sizes.shared_pages(plan), strict=True)):
+        if gpus & _readers(sizes, plan, at):
+            outside, whole = outside + one.outside(pages), whole + one.kv
+    return outside, whole
+
+
+def _readers(sizes: ModelBytes, plan: Plan, at: int) -> set[int]:
+    """The devices of the layers that read a shared cache."""
+    pairs = zip(sizes.layers, plan.layers, strict=True)
+    return {placed.device for one, placed in pairs if one.reads == at}
+
+
 def device_use(sizes: ModelBytes, plan: Plan, device: int) -> DeviceUse:
     """What a plan puts on one GPU, or in MAIN_MEMORY, which also holds the neurons that are not hot."""
     pairs = list(zip(sizes.layers, plan.layers, strict=True))
@@ -146,10 +191,14 @@ def device_use(sizes: ModelBytes, plan: Plan, device: int) -> DeviceUse:
     if device == MAIN_MEMORY:
         neurons = sum(layer.neuron * (layer.neurons - placed.hot.size) for layer, placed in pairs)
         kv = sum(layer.kv for layer in here) + sum(layer.outside(placed.pages) for layer, placed in pairs)
-        kv += sizes.shared_kv if any(layer.shared_kv for layer in here) else 0
     else:
         neurons = sum(layer.neuron * placed.hot.size for layer, placed in pairs if placed.device == device)
         kv = sum(layer.cache(placed.pages) for layer, placed in pairs if placed.device == device)
+    for at, (one, pages) in enumerate(zip(sizes.shared, sizes.shared_pages(plan), strict=True)):
+        if device in _readers(sizes, plan, at):
+            kv += one.kv if device == MAIN_MEMORY else one.cache(pages)
+        elif device == MAIN_MEMORY:
+            kv += one.outside(pages)
     joining = sizes.joining if any(one.pages is not None for one in plan.layers if one.device == device) else 0
     return DeviceUse(
         attention=sum(layer.attention for layer in here),

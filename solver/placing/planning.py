@@ -226,7 +226,7 @@ class _Maker:
         s = self.settings
         settled = frozenset() if _slower(first, self._main_memory(())) else first.settled
         weights = self.budgets if s.shares is None else s.shares
-        free = {gpu: budget - self.work.sizes.scratch - s.margin for gpu, budget in enumerate(self.budgets)}
+        free = {gpu: budget - self.work.sizes.on_each - s.margin for gpu, budget in enumerate(self.budgets)}
         rooms = {gpu: room for gpu, room in free.items() if room > 0 and weights[gpu] and gpu not in settled}
         places = {i: layer.device for i, layer in enumerate(first.plan.layers) if layer.device in settled}
         cap = len(first.plan.layers) if s.max_layers is None else s.max_layers

@@ -138,7 +138,7 @@ def before_ffn(sizes: LayerBytes, on: Processor, work: Work, profile: DeviceProf
 def _attending(sizes: LayerBytes, on: Processor, work: Work, profile: DeviceProfile) -> float:
     """To the KV cache; the CPU to the pages that a GPU has left to main memory, while the GPU does to its own."""
     seen, whole = sizes.seen(work.depth), sizes.kv + sizes.shared_kv
-    outside = 0.0 if on is profile.cpu or sizes.state else max(0.0, seen - whole + sizes.outside(sizes.pages))
+    outside = 0.0 if on is profile.cpu or sizes.state else max(0.0, seen - whole + sizes.read_outside(sizes.pages))
     if not outside:
         return seen / on.cache
     return max((seen - outside) / on.cache, outside / profile.cpu.cache) + handover(profile.link, work.n_embd)

@@ -1,6 +1,6 @@
 """Layers, of a mixer and an FFN in residuals, and a model's two ends."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias
@@ -25,6 +25,7 @@ __all__ = [
     "Source",
     "all_active",
     "attentions",
+    "cache_owner",
     "input_gate_of",
     "latent_attentions",
     "leaves",
@@ -245,6 +246,12 @@ def shared_attentions(layers: "Iterable[Layer[M, V]]") -> list[SharedAttention[M
 def sources(layers: "Iterable[Layer[M, V]]") -> set[int]:
     """The numbers of those whose keys and values these read."""
     return {one.source for one in shared_attentions(layers)}
+
+
+def cache_owner(layers: "Sequence[Layer[Any, Any]]", number: int) -> int:
+    """Whose keys and values one of these reads: an earlier one's, or its own."""
+    a = layers[number].attention
+    return a.source if isinstance(a, SharedAttention) else number
 
 
 def input_gate_of(layer: "Layer[M, V]") -> InputGate[M, V] | None:

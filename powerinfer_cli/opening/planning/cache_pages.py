@@ -1,10 +1,20 @@
 """How many pages of the KV cache GPUs get: all, or fewer, so that layers are there that had no room beside them."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from powerinfer_cli.placement import MAIN_MEMORY, LayerBytes, ModelBytes, Plan, Reservation, device_use, shown_bytes
+from powerinfer_cli.placement import (
+    MAIN_MEMORY,
+    LayerBytes,
+    LayerPlacement,
+    ModelBytes,
+    Plan,
+    Reservation,
+    cached,
+    device_use,
+    shown_bytes,
+)
 
 __all__ = ["overflow_line", "with_fitting_pages", "with_room_for_pages"]
 
@@ -33,8 +43,8 @@ def with_fitting_pages(
             if device == MAIN_MEMORY:
                 total += layer.attention + layer.predictor + layer.seen(1 / 2)
                 total += layer.ffn if whole or not layer.divisible else 0
-            elif layer.outside(layer.pages):
-                total += layer.expected_outside(layer.pages) + WAIT * layer.outside(layer.pages) / layer.kv
+            elif outside := layer.read_outside(layer.pages):
+                total += layer.expected_outside(layer.pages) + WAIT * outside / (layer.kv + layer.shared_kv)
         return total
 
     if read(None) < 1:  # a rounding of what nobody reads
@@ -53,33 +63,42 @@ def with_room_for_pages(sizes: ModelBytes, plan: Plan, margin: int) -> Plan:
         here = {
             i: (size, placed.pages)
             for i, (size, placed) in enumerate(zip(sizes.layers, layers, strict=True))
-            if placed.device == gpu and placed.pages is not None and size.outside(placed.pages)
+            if placed.device == gpu and placed.pages is not None and size.read_outside(placed.pages)
         }
+        read = {size.reads for size, _ in here.values()}
+        shared = [
+            pair for at, pair in enumerate(zip(sizes.shared, sizes.shared_pages(plan), strict=True)) if at in read
+        ]
+        caches = [*here.values(), *((size, pages) for size, pages in shared if pages is not None)]
 
-        def taken(more: int, here: Mapping[int, tuple[LayerBytes, int]] = here) -> int:
-            return sum(size.cache(pages + more) - size.cache(pages) for size, pages in here.values())
+        def taken(more: int, caches: Sequence[tuple[LayerBytes, int]] = caches) -> int:
+            return sum(size.cache(pages + more) - size.cache(pages) for size, pages in caches)
 
         left = plan.budgets[gpu] - margin - device_use(sizes, plan, gpu).total
         most = max((size.n_pages - pages for size, pages in here.values()), default=0)
         more = bisect_right(range(1, most + 1), left, key=taken)
         for i, (size, pages) in here.items():
             layers[i] = replace(layers[i], pages=min(size.n_pages, pages + more))
-    return replace(plan, layers=tuple(layers))
+    found = replace(plan, layers=tuple(layers))
+    fewest = sizes.shared_pages(found)
+    return replace(
+        found, layers=tuple(_alike(size, one, fewest) for size, one in zip(sizes.layers, layers, strict=True))
+    )
+
+
+def _alike(size: LayerBytes, placed: LayerPlacement, shared: Sequence[int | None]) -> LayerPlacement:
+    """With as many pages as other layers on GPUs have that read the same cache."""
+    if size.reads is None or placed.device == MAIN_MEMORY:
+        return placed
+    return replace(placed, pages=shared[size.reads])
 
 
 def overflow_line(sizes: ModelBytes, plan: Plan) -> str | None:
     """For people: how much of the KV cache of the layers on GPUs is not there."""
-    pairs = [
-        (one, placed) for one, placed in zip(sizes.layers, plan.layers, strict=True) if placed.device != MAIN_MEMORY
-    ]
-    outside, whole = (
-        sum(one.outside(placed.pages) for one, placed in pairs),
-        sum(one.kv for one, _ in pairs if not one.state),
-    )
+    outside, whole = cached(sizes, plan, set(plan.gpus))
     if not outside:
         return None
-    shared = "; what several layers read is on the GPU" if any(one.shared_kv for one, _ in pairs) else ""
     return (
         f"{shown_bytes(outside)} of {shown_bytes(whole)} of the KV cache of layers on the GPU stay in main memory: "
-        f"the CPU attends to what lies there{shared}"
+        "the CPU attends to what lies there"
     )

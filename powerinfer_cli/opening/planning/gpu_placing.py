@@ -15,7 +15,7 @@ from powerinfer_cli.opening.planning.plan_files import keep_plan, kept_plan
 from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.opening.planning.whole_parts import plan_of_parts
 from powerinfer_cli.opening.wishes import PlacementWishes
-from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, Reservation, device_use, shown_bytes
+from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, Reservation, cached, device_use, shown_bytes
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 
 __all__ = ["place_on", "placement_lines"]
@@ -149,13 +149,9 @@ def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
             hot, groups = sum(plan.layers[i].hot.size for i in counts), sum(counts.values())
             if hot < groups:
                 parts.append(f"{hot / groups:.1%} of their {name}")
-        sizes = [(job.sizes.layers[i], plan.layers[i].pages) for i in here]
-        outside, cached = (
-            sum(one.outside(pages) for one, pages in sizes),
-            sum(one.kv for one, _ in sizes if not one.state),
-        )
+        outside, whole = cached(job.sizes, plan, {gpu})
         if outside:
-            parts.append(f"{1 - outside / cached:.1%} of their KV cache")
+            parts.append(f"{1 - outside / whole:.1%} of their KV cache")
         if plan.output == gpu:
             parts.append("the head")
         used = device_use(job.sizes, plan, gpu).total

@@ -49,7 +49,8 @@ class Kept:
         for i in self.ffns:
             layers[i] = replace(layers[i], neurons=0)
         for i in self.layers:
-            layers[i] = replace(layers[i], attention=0, predictor=0, kv=0, n_pages=0, page=0, spare=0, shared_kv=0)
+            stays = replace(layers[i], attention=0, predictor=0, kv=0, n_pages=0, page=0, spare=0)
+            layers[i] = replace(stays, shared_kv=0, shared_page=0, reads=None)
         return replace(sizes, layers=tuple(layers), head=0 if self.head else sizes.head)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import PAGE, CacheType, value_stride
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import Attention, Layer, Mixer, sources
-from powerinfer_cli.placement import LayerPlacement
+from powerinfer_cli.model.blocks import Attention, Layer, Mixer, cache_owner
+from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
 from powerinfer_cli.runtime.memory import available_memory
@@ -30,16 +30,16 @@ def extent_of(layers: Sequence[Layer[Any, Any]], options: EngineOptions, n_ctx: 
 def overflowing(
     layers: Sequence[Layer[Any, Any]], placed: Mapping[int, LayerPlacement], extent: Extent
 ) -> dict[int, int]:
-    """Of a model's layers, by number, those on devices whose cache has pages in main memory: how many it has on the
-    device. What several layers read is never divided.
+    """Of a model's layers, by number, those on devices that read a cache with pages in main memory: how many it has on
+    the device. What several layers read is divided alike for all, by the fewest pages.
     """
-    found, shared = {}, sources(layers)
-    for index, where in placed.items():
-        a = layers[index].attention
-        n_pages = extent.n_cells(a.window) // PAGE
-        if a.n_head_kv and index not in shared and where.pages is not None and where.pages < n_pages:
-            found[index] = where.pages
-    return found
+    fewest: dict[int, int] = {}
+    there = {i: cache_owner(layers, i) for i, where in placed.items() if where.device != MAIN_MEMORY}
+    for index, owner in there.items():
+        a, pages = layers[owner].attention, placed[index].pages
+        if a.n_head_kv and pages is not None and pages < extent.n_cells(a.window) // PAGE:
+            fewest[owner] = min(pages, fewest.get(owner, pages))
+    return {index: fewest[owner] for index, owner in there.items() if owner in fewest}
 
 
 def overflow_bytes(
@@ -49,9 +49,11 @@ def overflow_bytes(
     type_k: str = "f32",
     type_v: str = "f32",
 ) -> int:
-    """Bytes in main memory of the caches of layers on devices."""
-    pages = overflowing(layers, dict(enumerate(placed)), extent)
-    cells = {index: extent.n_cells(layers[index].attention.window) - PAGE * here for index, here in pages.items()}
+    """Bytes in main memory of the caches of layers on devices, but of those that layers here read."""
+    owners = [cache_owner(layers, i) for i in range(len(layers))]
+    here = {owner for owner, where in zip(owners, placed, strict=True) if where.device == MAIN_MEMORY}
+    pages = {owners[i]: n for i, n in overflowing(layers, dict(enumerate(placed)), extent).items()}
+    cells = {i: extent.n_cells(layers[i].attention.window) - PAGE * n for i, n in pages.items() if i not in here}
     return sum(n * _position_bytes(layers[index], type_k, type_v) for index, n in cells.items())
 
 

@@ -1,7 +1,6 @@
 """The KV cache of the CPU backend: every layer's keys and values, in float32, float16 or 8 bits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -69,8 +68,7 @@ class PackedCache:
         a = self._mixers[number]
         if not isinstance(a, SharedAttention):
             return self.kept[number]
-        found = self.kept[a.source]
-        return replace(found, shape=replace(found.shape, n_head=a.n_head))
+        return self.kept[a.source].read_by(a.n_head)
 
     @property
     def n_bytes(self) -> int:

@@ -26,6 +26,7 @@ from powerinfer_cli.model.blocks import (
     SharedAttention,
     all_active,
     attentions,
+    cache_owner,
     latent_attentions,
     leaves,
     predictor_of,
@@ -61,26 +62,24 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     """
     extent = extent_of(model.layers, options, n_ctx)
     wanted = [all_active(layer) if options.all_active else layer for layer in model.layers]
-    read = sources(model.layers)
+    read = sorted(sources(model.layers))
     own = [_layer(layer, options, extent) for layer in wanted]
+    owners = [cache_owner(model.layers, i) for i in range(len(own))]
     layers = tuple(
-        _sharing(one, own[_source(layer, i)]) if _source(layer, i) in read else one
-        for i, (one, layer) in enumerate(zip(own, model.layers, strict=True))
+        _sharing(one, own[owner], read.index(owner)) if owner in read else one
+        for one, owner in zip(own, owners, strict=True)
     )
-    shared = sum(own[index].kv for index in read)
-    found = shared + (scratch_bytes(model, options, n_ctx) if scratch is None else scratch)
+    shared = tuple(own[index] for index in read)
+    found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
     joining = parts_bytes(model.layers, options.most_tokens(n_ctx))
-    joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in layers)
+    joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in own)
     return ModelBytes(layers, _bytes(model.head), found, joining, shared)
 
 
-def _source(layer: Layer[Tensor, Tensor], number: int) -> int:
-    return layer.attention.source if isinstance(layer.attention, SharedAttention) else number
-
-
-def _sharing(one: LayerBytes, source: LayerBytes) -> LayerBytes:
-    """A layer that reads what others read as well, or keeps it: wherever one of them is, the whole of it is."""
-    return replace(one, kv=0, n_pages=0, page=0, spare=0, shared_kv=source.kv)
+def _sharing(one: LayerBytes, source: LayerBytes, at: int) -> LayerBytes:
+    """A layer that reads what others read as well, or keeps it: wherever one of them is, so is that."""
+    one = replace(one, shared_kv=source.kv, shared_page=source.page, n_pages=source.n_pages)
+    return replace(one, kv=0, page=0, spare=0, reads=at)
 
 
 def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: bool = False) -> int:

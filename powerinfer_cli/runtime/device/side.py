@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.device.cache import SPARE, put_back, read_rows, stor
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Head, Layer, SharedAttention, recurrent_layers, sources
+from powerinfer_cli.model.blocks import Head, SharedAttention, cache_owner, recurrent_layers, sources
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch
@@ -36,9 +36,9 @@ __all__ = ["DeviceSide"]
 
 class DeviceSide:
     """`layers`: by their number in the model. `kept`: keys and values, by the number of the layer whose they are, also
-    of layers elsewhere that are read here; `caches`: what each layer reads of these. `here`: of those whose cache has
-    pages in main memory, how many are here. `head`: whether the last norm and the head are here. `streams`: whether
-    cold neurons may pass through.
+    of layers elsewhere that are read here; `caches`: what each layer reads of these. `here`: of those that read a cache
+    with pages in main memory, how many of it are here. `head`: whether the last norm and the head are here. `streams`:
+    whether cold neurons may pass through.
     """
 
     def __init__(
@@ -52,14 +52,19 @@ class DeviceSide:
         uploader: Uploader,
         streams: bool = False,
         adapting: Mapping[int, npt.NDArray[np.float64] | None] | None = None,
+        pages: Mapping[int, int] | None = None,
     ) -> None:
-        """adapting: of layers that adapt, how often their neurons or experts are used."""
+        """adapting: of layers that adapt, how often their neurons or experts are used. pages: what `overflowing` finds
+        of all layers of the model; None: there are no others.
+        """
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.device, self.link, self.pages = config, device, Link(device), parts.pages
         predictors = config.sparse and not options.all_active
         known = parts.statistics if predictors else None
         extent, layers = parts.pages.extent, {index: model.layers[index] for index in placed}
-        self.here = overflowing(model.layers, placed, extent)
+        found = overflowing(model.layers, placed, extent) if pages is None else pages
+        self.here = {index: found[index] for index in placed if index in found}
+        self._borders = {cache_owner(model.layers, index): n for index, n in self.here.items()}
         self.layers: dict[int, DeviceLayer] = {}
         self.kept: dict[int, DeviceCache] = {}
         self._mixers = {
@@ -75,11 +80,11 @@ class DeviceSide:
         for index, a in self._mixers.items():
             if isinstance(a, SharedAttention):
                 continue
-            n_cells = self.here[index] * PAGE + SPARE if index in self.here else extent.n_cells(a.window)
+            n_cells = self._borders[index] * PAGE + SPARE if index in self._borders else extent.n_cells(a.window)
             n_cells = 0 if reads_whole(a) else n_cells
             states = extent.n_sequences, recurrent[index].state_size if index in recurrent else 0
             self.kept[index] = make_cache(a.n_head_kv, n_cells, a.head_dim, *types, device, states)
-        self.caches = {index: self.kept[_source(layer, index)] for index, layer in layers.items()}
+        self.caches = {index: self.kept[cache_owner(model.layers, index)] for index in layers}
         self.output: Head[PlanarRows, Tensor] | None = uploader.head(model.head) if head else None
         widths = Widths.of(config.n_embd, layers.values(), [model.layers[index] for index in self.here])
         n_ctx = parts.pages.n_ctx_sequence
@@ -107,7 +112,7 @@ class DeviceSide:
 
     def cache_bytes(self) -> int:
         """Of the KV cache, what is on the device: without cells that stand for those elsewhere."""
-        kept = {index: pages * PAGE for index, pages in self.here.items()}
+        kept = {index: pages * PAGE for index, pages in self._borders.items()}
         every = self.kept.items()
         return sum(one.nbytes * kept[i] // (kept[i] + SPARE) if i in kept else one.nbytes for i, one in every)
 
@@ -219,7 +224,7 @@ class DeviceSide:
         if n_discard == 0:
             return
         for index, cache in self.kept.items():
-            if index in self.here:
+            if index in self._borders:
                 continue
             a = self._mixers[index]
             turn, pages = self._turn(a.rope, -n_discard), self.pages.of(a.window)
@@ -238,11 +243,6 @@ class DeviceSide:
         angle = by * self._frequencies[rope]
         cos, sin = (t.float()[None].to(self.device) for t in (angle.cos(), angle.sin()))
         return partial(rotate, cos=cos, sin=sin, style=rope.style)
-
-
-def _source(layer: Layer[Any, Any], number: int) -> int:
-    """Whose keys and values a layer reads."""
-    return layer.attention.source if isinstance(layer.attention, SharedAttention) else number
 
 
 def _nbytes(part: object) -> int:

@@ -21,6 +21,7 @@ from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
+from powerinfer_cli.runtime.context.cache_size import overflowing
 from powerinfer_cli.runtime.context.pages import Held
 from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.device.flow import DeviceFlow
@@ -59,9 +60,9 @@ class HybridBackend:
         total = uploaded_bytes(parts, plan)
         done = 0
         self._sides: dict[int, DeviceSide] = {}
-        make = partial(
-            DeviceSide, parts, n_tokens=n_tokens, streams=placement.stream_from is not None, adapting=adapting
-        )
+        pages = overflowing(parts.model.layers, dict(enumerate(plan.layers)), parts.pages.extent)
+        streams = placement.stream_from is not None
+        make = partial(DeviceSide, parts, n_tokens=n_tokens, streams=streams, adapting=adapting, pages=pages)
         for gpu in plan.gpus:
             device = torch.device(placement.devices[gpu])
             keep_budget(device, plan.budgets[gpu])
@@ -75,7 +76,8 @@ class HybridBackend:
         divided = {i: self._sides[plan.layers[i].device] for i, one in enumerate(self._cpu.weights.cold) if one}
         self._cold = ColdSide(self._cpu, divided, parts.model, self._stats, self._adaptive) if divided else None
         self._overflow = CacheOverflow(parts, self._sides, self._cpu)
-        self._mirrors = Mirrors(parts.model.layers, plan, parts.pages, self._cpu.cache, self._sides)
+        borders = self._overflow.borders
+        self._mirrors = Mirrors(parts.model.layers, plan, parts.pages, self._cpu.cache, self._sides, borders)
         self._stats.kv_gpus = sum(side.cache_bytes() for side in self._sides.values())
         self._stats.kv_overflow = self._overflow.n_bytes
         kinds = (False, True) if self._overflow.here else (False,)
@@ -212,6 +214,7 @@ class HybridBackend:
             with side.link.current():
                 side.shift(sequence, n_past, n_keep, n_discard)
                 self._overflow.shift(side.caches, sequence, n_past, n_keep, n_discard)
+        self._mirrors.shift(sequence, n_past, n_keep, n_discard)
         return True
 
     def read_cells(self, held: Held) -> dict[str, npt.NDArray[Any]]:

@@ -21,7 +21,7 @@ from powerinfer_cli.kernels.cpu.vectors import Vectors
 from powerinfer_cli.kernels.device.cache import DeviceCache, read_rows, write_rows
 from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assemble
 from powerinfer_cli.model import Rope
-from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, Temperature
+from powerinfer_cli.model.blocks import Attention, LatentAttention, Mixer, SharedAttention, Temperature, cache_owner
 from powerinfer_cli.runtime.backend import Parts
 from powerinfer_cli.runtime.batch import Batch, BatchKind, Segment
 from powerinfer_cli.runtime.context.pages import Cells, Held, moves_in_parts
@@ -38,7 +38,7 @@ from powerinfer_cli.runtime.hybrid.passing import PassingPages
 
 __all__ = ["CacheOverflow", "SpilledAttention"]
 
-Attending: TypeAlias = Attention[Any, Any] | LatentAttention[Any, Any]
+Attending: TypeAlias = Attention[Any, Any] | SharedAttention[Any, Any] | LatentAttention[Any, Any]
 Asked: TypeAlias = tuple[DeviceLayer, DeviceCache, Mapping[Rope, RopeTables], Addends, int]
 Step: TypeAlias = Callable[[], None]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -47,8 +47,9 @@ PASSING = 64  # tokens of a batch from which on pages pass through the device
 
 
 class CacheOverflow:
-    """`here`: of the layers whose caches lie on both sides, by number, how many pages are on their device. `seen`:
-    whether the batch that was begun sees anything of what is in main memory.
+    """`here`: of the layers on devices that read a cache which lies on both sides, by number, how many of its pages are
+    on their device; `borders`: by the number of the layer that keeps it, its first cell in main memory. `seen`: whether
+    the batch that was begun sees anything of what is in main memory.
     """
 
     def __init__(self, parts: Parts, sides: Mapping[int, DeviceSide], cpu: CPURuns) -> None:
@@ -56,14 +57,21 @@ class CacheOverflow:
         host = next(iter(sides.values())).link.host
         self.here = here = {index: pages for side in sides.values() for index, pages in side.here.items()}
         types = CacheType(options.type_k), CacheType(options.type_v)
-        self._blocks = {index: _attending(parts.model.layers[index].attention) for index in here}
-        self._caches: dict[int, KeysValues] = {}
-        for index, a in self._blocks.items():
-            n_cells = self._pages.extent.n_cells(a.window) - here[index] * PAGE
-            shape = Shape(a.n_head, a.n_head_kv, a.head_dim, n_cells)
-            self._caches[index] = KeysValues.make(shape, *types, origin=here[index] * PAGE)
+        layers = parts.model.layers
+        self._blocks = {index: _attending(layers[index].attention) for index in here}
+        owners = {index: cache_owner(layers, index) for index in here}
+        self.borders = {owners[index]: pages * PAGE for index, pages in here.items()}
+        self._kept = {
+            owner: cpu.cache.kept[owner].behind(origin)  # layers here read it as well
+            if owner in cpu.cache.kept
+            else self._room(_attending(layers[owner].attention), types, origin)
+            for owner, origin in self.borders.items()
+        }
+        self._there = {owner: cache for owner, cache in self._kept.items() if owner in here}  # which devices make
+        self._whole = cpu.cache.kept.keys()
+        self._caches = {index: self._kept[owners[index]].read_by(a.n_head) for index, a in self._blocks.items()}
         self.passing = self._passages(sides)
-        self.n_bytes = sum(cache.n_bytes for cache in self._caches.values())
+        self.n_bytes = sum(cache.n_bytes for cache in self._kept.values())
         ropes = {one.rope for one in self._blocks.values() if one.rope is not None}
         self._frequencies = {one: one.frequencies(self._pages.n_ctx_sequence) for one in ropes}
         n_tokens, all_of = len(cpu.many.ids), list(self._blocks.values())
@@ -76,6 +84,11 @@ class CacheOverflow:
             if isinstance(one, Attention) and one.temperature is not None
         }
         self.write_programs()
+
+    def _room(self, a: Attending, types: tuple[CacheType, CacheType], origin: int) -> KeysValues:
+        """For the cells from `origin` on."""
+        shape = Shape(a.n_head, a.n_head_kv, a.head_dim, self._pages.extent.n_cells(a.window) - origin)
+        return KeysValues.make(shape, *types, origin=origin)
 
     def _passages(self, sides: Mapping[int, DeviceSide]) -> dict[int, PassingPages]:
         """By layer; those of a device share theirs."""
@@ -94,21 +107,21 @@ class CacheOverflow:
         self._cpu.prepare(op.kernel for ops in self._operations.values() for op in ops)
 
     def _written(self, index: int, one: bool) -> list[Operation]:
-        """For one token, or for others: store what belongs here, and attend."""
+        """For one token, or for others: attend; before it, in a layer that keeps keys and values, store what belongs
+        here.
+        """
         a, cache, n_tokens = self._blocks[index], self._caches[index], 1 if one else len(self._cpu.many.ids)
         buffers, threads = (self._cpu.one, self._cpu.threads) if one else (self._cpu.many, self._cpu.team.size)
         state = buffers.cached(a.window)
         q, k, v = (x.numpy() for x in self._sent(a, n_tokens))
         width = parts_width(a)
         out = Vectors(width, self._made.numpy()[: n_tokens * width].reshape(n_tokens, width), _NO_RECORDS)
-        bends: dict[str, Any] = {}
+        bends: dict[str, Any] = {"window": a.window}
         if isinstance(a, Attention):
-            bends = {"window": a.window, "softcap": a.softcap, "alibi": a.alibi, "chunk": a.chunk}
+            bends |= {"softcap": a.softcap, "alibi": a.alibi, "chunk": a.chunk}
             bends["temperatures"] = None if a.temperature is None else self._temperatures[a.temperature]
-        return [
-            rope(state, q, k, v, cache, None, None),
-            attention(state, q, cache, out, threads, scale=a.scale, parts=True, **bends),
-        ]
+        attend = attention(state, q, cache, out, threads, scale=a.scale, parts=True, **bends)
+        return [attend] if isinstance(a, SharedAttention) else [rope(state, q, k, v, cache, None, None), attend]
 
     def begin(self, batch: Batch) -> None:
         """The next batch."""
@@ -128,9 +141,12 @@ class CacheOverflow:
 
     def targets(self, index: int, heads: DeviceHeads, n: int) -> list[tuple[Tensor, Tensor]]:
         """Where n tokens' queries, keys and values are to be copied, and from where."""
-        q, k, v = self._sent(self._blocks[index], n)
-        found = [(q, heads.q[:n]), (k, heads.k[:n])]
-        return found if heads.v is heads.k else [*found, (v, heads.v[:n])]
+        a = self._blocks[index]
+        q, k, v = self._sent(a, n)
+        found = [(q, heads.q[:n])]
+        if not isinstance(a, SharedAttention):
+            found.append((k, heads.k[:n]))
+        return [*found, (v, heads.v[:n])] if isinstance(a, Attention) else found
 
     def _sent(self, a: Attending, n: int) -> tuple[Tensor, Tensor, Tensor]:
         values = self._k if isinstance(a, LatentAttention) else self._v
@@ -142,8 +158,9 @@ class CacheOverflow:
         key = index, kind is BatchKind.ONE, n_tokens >= PASSING
         if key not in self._programs:
             operations = self._operations[key[:2]]
-            self._programs[key] = assemble(operations[:1] if n_tokens >= PASSING else operations)
-        self._cpu.team.run(self._programs[key].table, self._cpu.threads_for(kind))
+            self._programs[key] = assemble(operations[:-1] if n_tokens >= PASSING else operations)
+        if self._programs[key].operations:
+            self._cpu.team.run(self._programs[key].table, self._cpu.threads_for(kind))
         return self.made(index, n_tokens)
 
     def made(self, index: int, n_tokens: int) -> Tensor:
@@ -171,7 +188,7 @@ class CacheOverflow:
     def with_rest(self, held: Held, found: Arrays) -> Arrays:
         """What was read of the caches, with what is here of the layers that lie on both sides."""
         whole = dict(found)
-        for index, cache in self._caches.items():
+        for index, cache in self._there.items():
             cells, there = self._divided(index, held)
             if there.all():
                 continue
@@ -183,7 +200,7 @@ class CacheOverflow:
 
     def write(self, held: Held, stored: Stored) -> None:
         """Put back what is to be here; it was found to fit."""
-        for index, cache in self._caches.items():
+        for index, cache in self._there.items():
             cells, there = self._divided(index, held)
             if there.all():
                 continue
@@ -193,11 +210,11 @@ class CacheOverflow:
     def _divided(self, index: int, held: Held) -> tuple[Cells, npt.NDArray[np.bool_]]:
         """The cells of what is held, and which of them are on the device."""
         cells = held.of(self._blocks[index].window)
-        return cells, cells < self._caches[index].origin
+        return cells, cells < self.borders[index]
 
     def shift(self, there: Mapping[int, DeviceCache], sequence: int, n_past: int, n_keep: int, n_discard: int) -> None:
-        """As a backend's, of the layers among them. there: caches on one device, by layer."""
-        for index in self._caches:
+        """As a backend's, of the layers among them, but of caches that are whole here. there: a device's, by layer."""
+        for index in self._there.keys() - self._whole:
             if index in there and n_discard:
                 self._shift(index, there[index], sequence, n_past, n_keep, n_discard)
 
@@ -212,7 +229,7 @@ class CacheOverflow:
 
     def _read(self, index: int, there: DeviceCache, cells: Cells) -> tuple[npt.NDArray[np.float32], ...]:
         """Keys and values float32 [n, n_head_kv, head_dim] from either side."""
-        cache = self._caches[index]
+        cache = self._kept[index]
         on = cells < cache.origin
         wanted = torch.from_numpy(cells[on]).to(there.k.device)
         parts = ((there.k, there.k_scales), (there.v, there.v_scales))
@@ -231,7 +248,7 @@ class CacheOverflow:
         keys: npt.NDArray[np.float32],
         values: npt.NDArray[np.float32],
     ) -> None:
-        cache = self._caches[index]
+        cache = self._kept[index]
         on = cells < cache.origin
         cache.write_keys(cells[~on] - cache.origin, keys[~on])
         cache.write_values(cells[~on] - cache.origin, values[~on])
@@ -283,7 +300,7 @@ class SpilledAttention:
 
 
 def _attending(a: Mixer[Any, Any]) -> Attending:
-    assert isinstance(a, Attention | LatentAttention)  # others have no cache
+    assert isinstance(a, Attention | SharedAttention | LatentAttention)  # others have no cache
     return a
 
 

@@ -25,6 +25,7 @@ from powerinfer_cli.placement import (
     device_use,
     no_neurons,
     reserve,
+    shown_bytes,
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.device.bytes import model_bytes
@@ -110,8 +111,8 @@ def test_a_plan_of_fewer_layers_than_pages_were_fitted_for(tmp_path: Path, monke
     assert device_use(job.sizes, plan, 0).total <= job.budgets[0] - job.margin
 
 
-def test_what_several_layers_read_stays_on_the_gpu(tmp_path: Path) -> None:
-    """Of the small Gemma 4, whose last two layers read what the two before keep; a line says so."""
+def test_what_several_layers_read_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the small Gemma 4, whose last two layers read what the two before keep: by budget, and wholly outside."""
     one, notes = tiny_family("gemma4-small"), list[str]()
     gguf = one.file.open(tmp_path)
     model = load_model(gguf)
@@ -120,8 +121,24 @@ def test_what_several_layers_read_stays_on_the_gpu(tmp_path: Path) -> None:
     found = place(gguf, model, options, asked, Companions(None, None), LoadEvents(notes.append)).placement
     engine = Engine(model, options, placement=found)
     check_logits(engine.logits(PROMPT), one.reference)
-    assert any(note.endswith("; what several layers read is on the GPU") for note in notes)
-    assert sorted(backend_of(engine)._overflow.here) == [0, 1]
+    sizes = model_bytes(model, options, 200)
+    every = sum(layer.kv for layer in (*sizes.layers, *sizes.shared))
+    assert any(note.startswith(f"{shown_bytes(every)} of {shown_bytes(every)} of the KV cache") for note in notes)
+    assert backend_of(engine)._overflow.here == dict.fromkeys(range(6), 0)
+    assert found is not None
+    assert device_use(sizes, found.plan, 0).kv == sum(layer.spare for layer in (*sizes.layers, *sizes.shared))
+    assert device_use(sizes, found.plan, MAIN_MEMORY).kv == every
+    # A budget that lacks some of the caches: as many pages as fit, of all alike.
+    monkeypatch.setattr(cache_pages, "WAIT", 0)
+    long = replace(options, n_ctx=4000)
+    whole = model_bytes(model, long, 4000)
+    budget = whole.total + whole.joining - whole.shared[1].kv // 2
+    job = PlanJob.of(gguf, model, long, Target((), (budget,)), Companions(None, None))
+    plan = job.whole_layers().plan
+    pages = [layer.pages for layer, size in zip(plan.layers, whole.layers, strict=True) if not size.windowed]
+    assert pages == [pages[0]] * 3
+    assert 0 < (pages[0] or 0) < whole.shared[1].n_pages
+    assert 0 <= budget - job.margin - device_use(whole, plan, 0).total < 2 * whole.shared[1].page
 
 
 def test_a_plan_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

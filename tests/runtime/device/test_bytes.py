@@ -116,13 +116,13 @@ def test_what_layers_share_is_counted_once(tmp_path: Path) -> None:
     sizes, reader = model_bytes(model, options, 300), model.layers[5].ffn
     read = side_of(model, options, 300, {5: LayerPlacement(0, all_neurons(reader.n_groups))}, 16)
     assert [one.kv > 0 for one in sizes.layers] == [True, True, False, False, False, False]
-    assert sizes.shared_kv >= read.kept[3].nbytes == sizes.layers[5].shared_kv > 0
+    assert sizes.shared[1].kv == read.kept[3].nbytes == sizes.layers[5].shared_kv > 0
     assert sizes.layers[3].shared_kv == sizes.layers[5].shared_kv
     scratch._pass(read, reader, 5, 16)
     assert model.embedding.inputs is not None
     assert (
         model.embedding.inputs.tokens.nbytes
-        > sizes.total - sizes.scratch - sum(one.fixed + one.ffn for one in sizes.layers) - sizes.head
+        > sizes.total - sizes.on_each - sum(one.fixed + one.ffn for one in sizes.layers) - sizes.head
     )
 
 
@@ -132,7 +132,7 @@ def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
     extent = side.pages.extent
     sizes = model_bytes(model, options, n_ctx)
     there = tensors_of([side.layers, side.kept, side.output], set())
-    counted = sizes.total - sizes.scratch + sizes.shared_kv
+    counted = sizes.total - sizes.scratch
     assert there <= counted
     assert side.kept_bytes() == there
     matrices = sum(len(leaves(layer)[0]) for layer in model.layers)

@@ -1,5 +1,6 @@
 """Layers that read other layers' keys and values, on other sides than these, rehearsed on the CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +26,25 @@ def small() -> TinyFamily:
     return tiny_family("gemma4-small")
 
 
-def engine_of(small: TinyFamily, folder: Path, devices: list[int] | None, **options: object) -> Engine:
+def engine_of(
+    small: TinyFamily, folder: Path, devices: list[int] | None, pages: int | None = None, **options: object
+) -> Engine:
+    """pages: of each layer's cache on its device."""
     given = EngineOptions(**({"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"} | options))
     gguf = small.file.open(folder)
     if devices is None:
         return Engine.load(gguf, given)
     shares, groups = [float(device != MAIN_MEMORY) for device in devices], [112, 112, 112, 112, 224, 224]
     plan = plan_of(small.file, devices, shares, devices[-1], groups=groups)
-    return Engine.load(gguf, given, placement=Placement(plan, DEVICES))
+    layers = [one if one.device == MAIN_MEMORY else replace(one, pages=pages) for one in plan.layers]
+    return Engine.load(gguf, given, placement=Placement(replace(plan, layers=tuple(layers)), DEVICES))
 
 
+@pytest.mark.parametrize("pages", [None, 0])
 @pytest.mark.parametrize("split", SPLITS)
-def test_logits_are_the_models(small: TinyFamily, tmp_path: Path, split: str) -> None:
+def test_logits_are_the_models(small: TinyFamily, tmp_path: Path, split: str, pages: int | None) -> None:
     """Of a prompt in batches, of tokens one by one past the window, and when all of it was restored elsewhere."""
-    engine, later = (engine_of(small, tmp_path, SPLITS[split], n_ubatch=23) for _ in range(2))
+    engine, later = (engine_of(small, tmp_path, SPLITS[split], pages, n_ubatch=23) for _ in range(2))
     assert backend_of(engine)._mirrors.targets.keys() == {2, 3}
     found = [*engine.logits(PROMPT[:50]), *map(engine.decode, PROMPT[50:60])]
     later.restore(0, PROMPT[:60], engine.save(0))
@@ -47,13 +53,14 @@ def test_logits_are_the_models(small: TinyFamily, tmp_path: Path, split: str) ->
     )
 
 
+@pytest.mark.parametrize("pages", [None, 2])
 @pytest.mark.parametrize("split", SPLITS)
-def test_in_company(small: TinyFamily, tmp_path: Path, split: str) -> None:
-    """Sequences that grow, are cut and shifted beside others."""
+def test_in_company(small: TinyFamily, tmp_path: Path, split: str, pages: int | None) -> None:
+    """Sequences that grow, are cut and shifted beside others, all on devices or beyond their border."""
     events = some_events(3, 200, 24)
     wanted = alone(engine_of(small, tmp_path, None, n_ctx=600), events, 3)
     several = {"n_ctx": 600, "n_sequences": 3, "n_ubatch": 40, "unified": True}
-    assert_same(together(engine_of(small, tmp_path, SPLITS[split], **several), events), wanted)
+    assert_same(together(engine_of(small, tmp_path, SPLITS[split], pages, **several), events), wanted)
 
 
 def test_kept_once(small: TinyFamily, tmp_path: Path) -> None:
