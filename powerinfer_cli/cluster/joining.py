@@ -9,13 +9,15 @@ from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
 from powerinfer_cli.cluster.messages import Message, Op, receive
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import OTHER_KEY, prove_called, prove_calling
-from powerinfer_cli.cluster.wires import Lost, Wire, call, listen
+from powerinfer_cli.cluster.wires import Lost, Wire, call
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.listening import listen_at
 
 __all__ = ["Joined", "Meeting", "gather", "join"]
 
 PROOF_S = 5.0  # for a proof; whoever needs longer is no rank
 SLACK_S = 10.0  # that others wait longer than rank 0, which knows who is missing
+BACKLOG = 16
 MOST_WORDS = 2000
 
 Note = Callable[[str], None]
@@ -51,7 +53,7 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
     """
     seat = meeting.seat
     found: dict[int, tuple[Wire, Hello]] = {}
-    with listen(seat.host, seat.port, "--master") as door:
+    with listen_at(seat.host, seat.port, "--master", BACKLOG) as door:
         try:
             deadline = time.monotonic() + meeting.seconds
             while len(found) < seat.n_ranks - 1:
@@ -123,7 +125,7 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         said = str(error) if str(error) == OTHER_KEY else f"{error} before it has proved to be a rank"
         raise PowerInferError(f"{master} {said}") from error
     try:
-        with listen(control.own_host, 0, "--master") as door:
+        with listen_at(control.own_host, 0, "--master", BACKLOG) as door:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
             plan = Plan.of(receive(control, MOST_BYTES))

@@ -7,13 +7,10 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from powerinfer_cli.errors import PowerInferError
-
-__all__ = ["Address", "Lost", "Wire", "call", "is_loopback", "listen"]
+__all__ = ["Address", "Lost", "Wire", "call", "is_loopback"]
 
 Address = tuple[str, int]
 RETRY_S = 0.1  # from one call to the next where nobody listens yet
-BACKLOG = 16
 
 
 class Lost(Exception):
@@ -85,26 +82,6 @@ class Wire:
 
 def _reason(error: OSError) -> str:
     return "is silent" if isinstance(error, TimeoutError) else "has ended"
-
-
-def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A socket on an address of this machine; port 0: any free one. flag: what names the address, for messages.
-
-    Raises PowerInferError.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise PowerInferError(f"{flag} {host[:80]}: no such address: {error}") from error
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise PowerInferError(f"cannot listen on {host} port {port} ({flag}): {error.strerror or error}") from error
-    return sock
 
 
 def call(address: Address, peer: str, deadline: float) -> Wire:

@@ -21,6 +21,7 @@ from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.runtime.executors import Executor
+from powerinfer_cli.runtime.options import OF_DRAFT
 from powerinfer_cli.runtime.traffic import count_traffic
 from powerinfer_cli.text.metadata import strings
 
@@ -84,15 +85,20 @@ def _drafter(drafts: DraftOptions, small: _SmallModel | None, events: LoadEvents
     if small is None:
         return lambda engine: NgramDrafter(engine.n_sequences, drafts.size_n, drafts.size_m, drafts.min_hits)
 
+    def progress(what: str, done: int, total: int) -> None:
+        events.progress(f"{what}{OF_DRAFT}", done, total)
+
+    told = replace(events, progress=progress)
+
     def of(engine: Engine) -> Drafter:
         own = engine.options
         n_ctx = drafts.n_ctx * engine.n_sequences if drafts.n_ctx and not own.unified else drafts.n_ctx
         options = replace(own, n_ctx=n_ctx or engine.n_ctx, drafting=True)
         wishes = PlacementWishes(gpu_layers=drafts.n_gpu_layers, device=None if drafts.n_gpu_layers else "cpu")
         try:
-            placed = place(small.gguf, small.model, options, wishes, Companions(None, None), events)
+            placed = place(small.gguf, small.model, options, wishes, Companions(None, None), told)
             beside = engine if drafts.kind is SpecType.MTP else None
-            own_engine = Engine(small.model, options, None, events, placed.placement, beside)
+            own_engine = Engine(small.model, options, None, told, placed.placement, beside)
         except PowerInferError as error:
             raise PowerInferError(f"{small.name}: {error}") from error
         if drafts.kind is SpecType.MTP:

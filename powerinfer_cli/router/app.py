@@ -38,7 +38,7 @@ def make_router(models: Models, log: Log) -> ASGIApp:
         await (of_page if asks else of_models)(scope, receive, send)
 
     bodies = Bodies(either, lambda path: LARGEST, door.timeout_s)
-    return Access(Gate(bodies, door, lambda: True, page.has), log)
+    return Access(Gate(bodies, door, lambda: None, page.has), log)
 
 
 def _app(routes: APIRouter, models: Models) -> FastAPI:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from powerinfer_cli.printable import printable
 from powerinfer_cli.router.entries import Entry
-from powerinfer_cli.router.pool import Pool
+from powerinfer_cli.router.pool import Instance, Pool
 from powerinfer_cli.router.process import ModelProcess
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.replies import while_connected
@@ -43,10 +43,10 @@ async def forward(request: Request, body: bytes, entry: Entry, pool: Pool, *, ev
         stack.push_async_callback(_cancel, entering)
         await while_connected(request.receive, asyncio.wait({entering}, timeout=PATIENCE_S if events else None))
         if not entering.done():
-            return Forwarded(stack.pop_all(), entering, request, body, entry)
+            return Forwarded(stack.pop_all(), entering, request, body, pool.instance(entry))
         process = entering.result()
         answer = await while_connected(request.receive, _ask(process, request, body, stack))
-        return Forwarded(stack.pop_all(), entering, request, body, entry, answer)
+        return Forwarded(stack.pop_all(), entering, request, body, pool.instance(entry), answer)
 
 
 async def _cancel(future: "asyncio.Future[ModelProcess]") -> None:
@@ -88,7 +88,7 @@ class Forwarded(Response):
         entering: "asyncio.Future[ModelProcess]",
         request: Request,
         body: bytes,
-        entry: Entry,
+        one: Instance,
         answer: httpx.Response | None = None,
     ) -> None:
         """answer: its head, None where the model loads still and the client reads events."""
@@ -99,7 +99,7 @@ class Forwarded(Response):
             else _with_length(answer)
         )
         self._stack, self._entering, self._request, self._asked = stack, entering, request, body
-        self._entry, self._answer = entry, answer
+        self._one, self._answer = one, answer
         self._events = answer is None or answer.headers.get("content-type", "").startswith("text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +139,8 @@ class Forwarded(Response):
         """A comment a second until the model is there."""
         seconds = PATIENCE_S
         while not self._entering.done():
-            yield f": loading {printable(self._entry.name)}, {seconds:.0f} s\n\n".encode()
+            name, how_far = self._one.entry.name, str(self._one.progress or "waiting for room")
+            yield f": loading {printable(name)}, {printable(how_far)}, {seconds:.0f} s\n\n".encode()
             await asyncio.wait({self._entering}, timeout=1.0)
             seconds += 1.0
 

@@ -101,6 +101,8 @@ class Models:
             "value": "sleeping" if told.pop("sleeping", False) else str(one.state),
             "args": _without_tokens(self._words(entry) if one.process is None else one.process.words),
         }
+        if one.progress is not None:
+            status["progress"] = one.progress.fields()
         if one.fault is not None:
             status |= {"failed": True, "exit_code": one.exit_code, "error": one.fault}
         return {
@@ -177,6 +179,8 @@ class Models:
 
     def _changed(self, one: Instance) -> None:
         data: dict[str, Any] = {"status": str(one.state)}
+        if one.progress is not None:
+            data["progress"] = one.progress.fields()
         if one.fault is not None:
             data |= {"exit_code": one.exit_code, "error": one.fault}
             self._log.note(f"model {one.entry.name}: {one.fault}")

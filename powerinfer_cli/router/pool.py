@@ -16,12 +16,15 @@ from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.process import ModelProcess
 from powerinfer_cli.router.room import Room, Share
 from powerinfer_cli.serving.errors import APIError, server_error, unavailable
+from powerinfer_cli.serving.load_progress import LoadProgress
 
-__all__ = ["Instance", "Pool", "State"]
+__all__ = ["TELLING_S", "Instance", "Pool", "State"]
 
 Spawn = Callable[[Entry, Share], ModelProcess]
 Weigh = Callable[[Entry], Coroutine[None, None, Curve]]
 Changed = Callable[["Instance"], None]
+
+TELLING_S = 0.2  # from one word on how far a model is to the next
 
 
 class State(StrEnum):
@@ -35,6 +38,7 @@ class State(StrEnum):
 @dataclass(eq=False)
 class Instance:
     """A model and its process, where it has one. fault: why it was not loaded, or ended, the last time.
+    progress: how far it is while it loads.
 
     users: requests that are with it. waiting: requests for it that wait until it is loaded. retried: its process was
     killed while it was loading for them, and another one began.
@@ -45,6 +49,7 @@ class Instance:
     process: ModelProcess | None = None
     exit_code: int | None = None
     fault: str | None = None
+    progress: LoadProgress | None = None
     share: Share | None = None
     users: int = 0
     used_at: float = 0.0
@@ -59,7 +64,7 @@ class Instance:
 
 
 class Pool:
-    """Instances by name. `changed` is told each change of a state."""
+    """Instances by name. `changed` is told each change of a state, and of progress where some time has gone by."""
 
     def __init__(self, spawn: Spawn, room: Room, changed: Changed, weigh: Weigh) -> None:
         """spawn: makes a process of an entry with so many bytes on GPUs; it is started here. weigh: what budgets gain
@@ -232,7 +237,7 @@ class Pool:
     def _begin(self, one: Instance) -> None:
         one.share = self._room.share(one.entry, self._given(), self._planned().get(one.entry.name))
         one.process = self._spawn(one.entry, one.share)
-        one.state, one.fault, one.exit_code = State.LOADING, None, None
+        one.state, one.fault, one.exit_code, one.progress = State.LOADING, None, None, LoadProgress()
         self._changed(one)
         self._task(self._live(one, one.process))
 
@@ -243,8 +248,8 @@ class Pool:
         except OSError as error:
             self._ended(one, f"no process could be started: {error.strerror}")
             return
-        if await process.loaded():
-            one.state = State.LOADED
+        if await process.loaded(self._follows(one)):
+            one.state, one.progress = State.LOADED, None
             self._changed(one)
             self._tell(one, None)
             self._advance()
@@ -253,8 +258,21 @@ class Pool:
         one.exit_code = process.exit_code
         self._ended(one, None if asked else process.fault or _end(process.exit_code))
 
+    def _follows(self, one: Instance) -> Callable[[LoadProgress], None]:
+        told_at = time.monotonic()
+
+        def progress(now: LoadProgress) -> None:
+            nonlocal told_at
+            differs, one.progress = now != one.progress, now
+            if differs and time.monotonic() - told_at >= TELLING_S:
+                told_at = time.monotonic()
+                self._changed(one)
+
+        return progress
+
     def _ended(self, one: Instance, fault: str | None) -> None:
         loading = one.state is State.LOADING
+        one.progress = None
         one.state, one.process, one.stopping, one.draining, one.share = State.UNLOADED, None, False, False, None
         one.fault = fault
         self._changed(one)

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from powerinfer_cli.runtime.memory import resident_memory
+from powerinfer_cli.serving.load_progress import LoadProgress
 
 __all__ = ["ModelProcess"]
 
@@ -69,13 +70,16 @@ class ModelProcess:
         said = [line.removeprefix(FAULT) for line in self._lines if line.startswith(FAULT)]
         return said[-1] if said else ""
 
-    async def loaded(self) -> bool:
-        """Waits until its model is there (True), or it has ended."""
+    async def loaded(self, on_progress: Callable[[LoadProgress], None]) -> bool:
+        """Waits until its model is there (True), or it has ended. on_progress: told how far it is."""
         pause = ASK_S[0]
         while not self.ended.is_set():
             try:
-                if (await self.client.get("/health")).status_code == 200:
+                answer = await self.client.get("/health")
+                if answer.status_code == 200:
                     return True
+                if (progress := _progress(answer)) is not None:
+                    on_progress(progress)
             except httpx.TransportError:
                 pass  # it does not listen yet
             await asyncio.sleep(pause)
@@ -115,3 +119,11 @@ class ModelProcess:
         await self.client.aclose()
         self._socket.unlink(missing_ok=True)
         self.ended.set()
+
+
+def _progress(answer: httpx.Response) -> LoadProgress | None:
+    """What a server that loads tells of it."""
+    try:
+        return LoadProgress.read(answer.json()["error"]["progress"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

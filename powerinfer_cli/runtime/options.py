@@ -7,9 +7,10 @@ from typing import TypeAlias
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.runtime.threads import default_threads
 
-__all__ = ["CACHE_TYPES", "EngineOptions", "LoadEvents"]
+__all__ = ["CACHE_TYPES", "OF_DRAFT", "EngineOptions", "LoadEvents"]
 
 CACHE_TYPES = ("f32", "f16", "q8_0")
+OF_DRAFT = " of the draft model"  # with this ends what is told of another model than the one that writes
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 

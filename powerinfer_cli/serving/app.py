@@ -48,7 +48,7 @@ def make_app(service: Service, log: Log) -> ASGIApp:
     handle_failures(app)
     describe(app)
     inner: Any = Bodies(Waking(app, service), _most_bytes(service), service.options.timeout_s)
-    return Access(Gate(inner, service.options, lambda: service.state != "loading", page.has), log)
+    return Access(Gate(inner, service.options, service.refusal, page.has), log)
 
 
 def _most_bytes(service: Service) -> Callable[[str], int]:

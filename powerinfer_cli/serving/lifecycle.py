@@ -21,7 +21,7 @@ from powerinfer_cli.serving.tidying import tidying
 
 __all__ = ["serve", "warn_of_pages"]
 
-Load = Callable[[], tuple[ServedModel, Any]]
+Load = Callable[[Callable[[str, int, int], None]], tuple[ServedModel, Any]]
 
 
 def serve(
@@ -32,8 +32,8 @@ def serve(
     *,
     at_end: Callable[[], None] | None = None,
 ) -> None:
-    """Until a signal ends it. `load` is called in a thread; it gives the model, and the engine's thread, running.
-    at_end: called behind the last step.
+    """Until a signal ends it. `load` is called in a thread; it tells its progress, and gives the model, and the
+    engine's thread, running. at_end: called behind the last step.
 
     Raises:
         PowerInferError: the model cannot be loaded.
@@ -106,7 +106,7 @@ class _Lifecycle:
 
     def _loading(self) -> None:
         try:
-            model, thread = self._load()
+            model, thread = self._load(self._service.load_step)
         except BaseException as error:  # the main thread tells of it
             self._failure = error
             self._running.end()

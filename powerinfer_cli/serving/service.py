@@ -18,6 +18,7 @@ from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
 from powerinfer_cli.serving.http.requests import current, note_events
+from powerinfer_cli.serving.load_progress import LoadProgress
 from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.counters import Counters, Tally
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
@@ -89,6 +90,7 @@ class Service:
         self.started = time.time()
         self.rates = Rates()
         self.slot_files: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by slot
+        self.progress = LoadProgress(drafts=options.spec_type in ("draft", "mtp"))
         self._model: ServedModel | None = None
         self._thread: EngineThread | None = None
         self._resting: Resting | None = None
@@ -105,15 +107,29 @@ class Service:
     def model(self) -> ServedModel:
         """Raises APIError while it loads."""
         if self._model is None:
-            raise unavailable("Loading model")
+            raise self.loading()
         return self._model
 
     @property
     def thread(self) -> EngineThread:
         """The engine's. Raises APIError while the model loads."""
         if self._thread is None:
-            raise unavailable("Loading model")
+            raise self.loading()
         return self._thread
+
+    def load_step(self, what: str, done: int, total: int) -> None:
+        """The loading is so far. Called by the thread that loads."""
+        self.progress = self.progress.now(what, done, total)
+
+    def loading(self) -> APIError:
+        """What is told meanwhile."""
+        error = unavailable("Loading model")
+        error.extra["progress"] = self.progress.fields()
+        return error
+
+    def refusal(self) -> APIError | None:
+        """Of any request that needs the model, or None where it is there."""
+        return self.loading() if self.state == "loading" else None
 
     def ready(self, model: ServedModel, thread: EngineThread) -> None:
         """From now on requests are served. What was counted before a sleep goes on."""

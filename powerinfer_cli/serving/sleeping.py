@@ -26,7 +26,7 @@ __all__ = ["Sleeper", "Waking"]
 ABOUT = frozenset({"/health", "/v1/health", "/props", "/models", "/v1/models", "/metrics", "/internal/neurons"})
 ENDING_S = 30.0  # for a step of the engine that is under way when nobody waits for it any more
 
-Load = Callable[[], tuple[ServedModel, Any]]
+Load = Callable[[Callable[[str, int, int], None]], tuple[ServedModel, Any]]
 
 
 class Sleeper:
@@ -104,7 +104,7 @@ class Sleeper:
     async def _wake(self) -> None:
         began = time.monotonic()
         try:
-            model, thread = await asyncio.to_thread(self._load)
+            model, thread = await asyncio.to_thread(self._load, self._service.load_step)
         except (PowerInferError, OSError) as error:
             self._log.note(f"cannot wake: {error}")
             raise unavailable(f"the model cannot be loaded again: {error}", retry_after_s=30) from error

@@ -8,9 +8,10 @@ import pytest
 
 from powerinfer_cli.router.division import STEPS, Curve
 from powerinfer_cli.router.entries import Entry, Start
-from powerinfer_cli.router.pool import Instance, Pool, State
+from powerinfer_cli.router.pool import TELLING_S, Instance, Pool, State
 from powerinfer_cli.router.room import Room
 from powerinfer_cli.serving.errors import APIError
+from powerinfer_cli.serving.load_progress import LoadProgress
 
 GIB = 1 << 30
 
@@ -29,7 +30,8 @@ class FakeProcess:
         if self.fault:
             self.crash(1)
 
-    async def loaded(self) -> bool:
+    async def loaded(self, on_progress: Callable[[LoadProgress], None]) -> bool:
+        self.on_progress = on_progress
         waits = [asyncio.ensure_future(one.wait()) for one in (self.ready, self.ended)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for one in waits:
@@ -361,3 +363,23 @@ async def test_when_all_ends_nobody_comes_in() -> None:
     assert bench.state("a") is State.UNLOADED
     with pytest.raises(APIError, match="the server is stopping"):
         await bench.use("b")
+
+
+@loop
+async def test_progress_is_kept_and_told_now_and_then() -> None:
+    bench = Bench()
+    bench.slow = {"a"}
+    await bench.pool.load(entry("a"))
+    await settle()
+    one = bench.pool.instances["a"]
+    assert one.progress == LoadProgress("starting")
+    bench.made[0].on_progress(LoadProgress("loading weights", 0.4))
+    assert bench.states == [("a", State.LOADING)]  # it has just begun
+    await asyncio.sleep(TELLING_S)
+    for _ in range(2):  # the second time nothing is new
+        bench.made[0].on_progress(LoadProgress("loading weights", 0.5))
+    assert one.progress == LoadProgress("loading weights", 0.5)
+    assert bench.states == [("a", State.LOADING)] * 2
+    bench.made[0].ready.set()
+    await settle()
+    assert one.progress is None

@@ -111,9 +111,10 @@ def serve_texts(
     if os.environ.get(ROUTED):
         end_with_input()
 
-    def load() -> "tuple[ServedModel, Any]":
+    def load(watch: Callable[[str, int, int], None]) -> "tuple[ServedModel, Any]":
         wishes = placement, draft_options
-        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, executor, quiet=quiet)
+        loading = Loading(log.note, quiet=quiet or options.log_json, watch=watch)
+        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, executor, loading)
 
     sockets = bind(listed(door.host), door.port)
     serve(options, sockets, load, log, at_end=at_end)
@@ -153,8 +154,7 @@ def _load(
     options: "ServerOptions",
     log: "Log",
     executor: "ExecutorChoice | None",
-    *,
-    quiet: bool,
+    loading: Loading,
 ) -> "tuple[ServedModel, Any]":
     """In a thread of its own, beside the server that says so."""
     from powerinfer_cli.opening import open_model
@@ -164,7 +164,7 @@ def _load(
 
     shared_renderer().start()  # and meanwhile the model loads
     path = find_model(model, hf_file)
-    with Loading(log.note, quiet=quiet or options.log_json) as events:
+    with loading as events:
         placement, drafts = wishes
         opened = open_model(
             path,

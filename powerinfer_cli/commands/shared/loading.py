@@ -15,16 +15,19 @@ if TYPE_CHECKING:  # these take a while to import, the second one loads torch
 __all__ = ["Loading"]
 
 Note = Callable[[str], None]
+Watch = Callable[[str, int, int], None]  # as `LoadEvents.progress`
 
 PATIENCE = 0.5  # seconds that something may take without a bar
 COMPILING = "compiling"  # what begins so takes seconds, and is worth a word anywhere
 
 
 class Loading:
-    """While entered, shows what the engine tells of its loading. `quiet`: no progress; remarks are up to `note`."""
+    """While entered, shows what the engine tells of its loading. `quiet`: no progress; remarks are up to `note`.
+    watch: is told of progress, too.
+    """
 
-    def __init__(self, note: Note, *, quiet: bool = False) -> None:
-        self._note, self._quiet = note, quiet
+    def __init__(self, note: Note, *, quiet: bool = False, watch: Watch | None = None) -> None:
+        self._note, self._quiet, self._watch = note, quiet, watch
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._told = False  # of the compiling: it comes in two parts, before and after the weights
@@ -34,13 +37,10 @@ class Loading:
     def __enter__(self) -> "LoadEvents":
         from powerinfer_cli.runtime import LoadEvents
 
-        return LoadEvents(self._tell, self._ignore if self._quiet else self._progress)
+        return LoadEvents(self._tell, self._progress)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._close()
-
-    def _ignore(self, what: str, done: int, total: int) -> None:
-        pass
 
     def _tell(self, line: str) -> None:
         if self._bar:
@@ -49,6 +49,10 @@ class Loading:
             self._note(line)
 
     def _progress(self, what: str, done: int, total: int) -> None:
+        if self._watch is not None:
+            self._watch(what, done, total)
+        if self._quiet:
+            return
         compiling = what.startswith(COMPILING)
         if what != self._what:
             self._close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from powerinfer_cli.serving.errors import APIError, authentication_error, unavailable
+from powerinfer_cli.serving.errors import APIError, authentication_error
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.origins import allowed_origin, foreign_page, is_own
@@ -60,10 +60,12 @@ class Gate:
     """Who may come in, and when: CORS, the model that loads, API keys."""
 
     def __init__(
-        self, app: ASGIApp, options: ServerOptions, ready: Callable[[], bool], page: Callable[[str], bool]
+        self, app: ASGIApp, options: ServerOptions, loading: Callable[[], APIError | None], page: Callable[[str], bool]
     ) -> None:
-        """page: whether a path is of the web page, which needs neither key nor model."""
-        self._app, self._ready, self._page = app, ready, page
+        """loading: what is told while the model is not there. page: whether a path is of the web page, which needs
+        neither key nor model.
+        """
+        self._app, self._loading, self._page = app, loading, page
         self._origins = options.cors_origins
         self._keys = [key.encode() for key in options.api_keys]
 
@@ -93,8 +95,8 @@ class Gate:
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> APIError | None:
         if self._page(path):
             return None
-        if not self._ready():
-            return unavailable("Loading model")
+        if (error := self._loading()) is not None:
+            return error
         if self._keys and path not in PUBLIC and not self._has_key(headers):
             return authentication_error()
         return None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.listening import listen_at
 
 __all__ = ["BACKLOG", "bind", "url_of"]
 
@@ -26,29 +27,11 @@ def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
             if host.endswith(".sock"):
                 sockets.append(_bind_path(Path(host)))
             else:
-                sockets.append(_bind_address(host, port, only_v6=n_addresses > 1))
+                only_v6 = n_addresses > 1  # or [::] would take 0.0.0.0, too
+                sockets.append(listen_at(host, port, "--host", BACKLOG, only_v6=only_v6))
             opened.callback(sockets[-1].close)
         opened.pop_all()
     return sockets
-
-
-def _bind_address(host: str, port: int, *, only_v6: bool) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise PowerInferError(f"--host {host[:80]}: no such address: {error}") from error
-    family, kind, proto, _, address = found[0]
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and only_v6:  # or [::] would take 0.0.0.0, too
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return sock
 
 
 def _bind_path(path: Path) -> socket.socket:

@@ -2,7 +2,7 @@
 
 import { settings } from "./settings.js";
 
-/** What went wrong. kind: "key", "loading", "length", "busy", "gone", "cut" or "other". */
+/** What went wrong. kind: "key", "loading", "length", "busy", "gone", "cut" or "other". progress: of the loading. */
 export class Problem extends Error {
   constructor(kind, text) {
     super(text);
@@ -22,7 +22,8 @@ export function problemOf(status, error) {
   }
   if (status === 401) return new Problem("key", "The server wants an API key, and does not know the one it got.");
   if (status === 503 && /loading/i.test(said)) {
-    return new Problem("loading", "The server is still loading its model. Try again in a moment.");
+    const problem = new Problem("loading", "The server is still loading its model. Try again in a moment.");
+    return Object.assign(problem, { progress: error.progress });
   }
   if (status === 503) return new Problem("busy", `The server has too much to do just now. ${said}`.trim());
   return new Problem("other", `The server answered with an error (${status}). ${said}`.trim());

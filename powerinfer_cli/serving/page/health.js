@@ -1,7 +1,7 @@
 // Whether the server is there and has its model.
 
 import { Problem, getJSON } from "./api.js";
-import { $ } from "./dom.js";
+import { showState } from "./loading.js";
 
 const WORDS = {
   unknown: "",
@@ -12,6 +12,7 @@ const WORDS = {
   failed: "The server has a problem",
 };
 const POLL_MS = 1000;
+const LOADING_MS = 300; // then a bar moves
 
 export class Health {
   /** onready: called with /props' answer each time the server has become ready. onchange: at every change.
@@ -27,7 +28,7 @@ export class Health {
     if (this.asking) return;
     this.asking = true;
     while (!(await this.#ask())) {
-      const pause = this.state === "loading" ? POLL_MS : 3 * POLL_MS;
+      const pause = this.state === "loading" ? LOADING_MS : 3 * POLL_MS;
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
     this.asking = false;
@@ -43,16 +44,16 @@ export class Health {
       return true;
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      this.#set(problem.kind in WORDS ? problem.kind : "failed");
+      this.#set(problem.kind in WORDS ? problem.kind : "failed", problem.progress);
       if (problem.kind !== "key") return false;
       this.onkey();
       return true; // a new key starts anew
     }
   }
 
-  #set(state) {
+  #set(state, progress) {
     this.state = state;
-    if ($("state").textContent !== WORDS[state]) $("state").textContent = WORDS[state];
+    showState(WORDS[state], progress);
     this.onchange();
   }
 }

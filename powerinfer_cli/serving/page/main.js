@@ -44,6 +44,7 @@ function paintList() {
 function changed() {
   paintList();
   neurons.refresh();
+  models.look();
   const failed = chat.conversation.messages.at(-1)?.problem;
   if (failed && ["gone", "cut", "loading"].includes(failed.kind)) health.check();
 }

@@ -2,10 +2,12 @@
 
 import { getJSON } from "./api.js";
 import { $, el } from "./dom.js";
+import { showState } from "./loading.js";
 import { chooseModel, settings } from "./settings.js";
 import { loadChoice } from "./store.js";
 
 const POLL_MS = 2000;
+const LOADING_MS = 400; // then a bar moves
 const WORDS = { loaded: "loaded", loading: "loading…", sleeping: "asleep", unloaded: "" };
 
 function size(bytes, digits = 3) {
@@ -40,8 +42,20 @@ export class Models {
     $("model").hidden = true;
     $("models").hidden = false;
     await this.refresh();
-    clearInterval(this.timer);
-    this.timer = setInterval(() => document.hidden || this.refresh(), POLL_MS);
+    this.#later();
+  }
+
+  /** A message was sent, or an answer has ended: the model may be loading for it. */
+  look() {
+    if (this.timer !== null && this.state !== "loaded") this.#later(LOADING_MS);
+  }
+
+  #later(pause = this.state === "loading" ? LOADING_MS : POLL_MS) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(async () => {
+      if (!document.hidden) await this.refresh();
+      this.#later();
+    }, pause);
   }
 
   async refresh() {
@@ -56,14 +70,13 @@ export class Models {
       select.replaceChildren(...data.map(({ id }, i) => el("option", { value: id, textContent: labels[i] })));
     }
     select.value = settings.model;
-    const { status = {}, memory = 0 } = data.find(({ id }) => id === settings.model) ?? {};
+    const { status = {} } = data.find(({ id }) => id === settings.model) ?? {};
     select.title = status.error ?? "The model that answers";
-    this.#state(status.value, memory);
+    this.#state(status.value, status.progress);
   }
 
-  #state(value, memory) {
-    const text = value === "loading" ? `Loading the model… ${size(memory, 2)}` : "";
-    if ($("state").textContent !== text) $("state").textContent = text;
+  #state(value, progress) {
+    showState(value === "loading" ? "Loading the model…" : "", progress);
     const began = value === "loaded" && this.state !== value;
     this.state = value;
     if (began) this.onchoice(); // its defaults can be asked for now

@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from powerinfer_cli.runtime.cpu.packer import PACKING
+from powerinfer_cli.runtime.cpu.side import COMPILING
+from powerinfer_cli.serving.load_progress import LoadProgress
 from tests.helpers.main_cli import Process
 from tests.helpers.server_process import RunningServer
 from tests.helpers.word_model import word_model
@@ -71,7 +74,11 @@ def test_the_port_is_open_while_the_model_loads() -> None:
         while answers[-1].status_code == 503:
             answers.append(httpx.get(f"{url}/health", timeout=20))
             time.sleep(0.02)
-        assert answers[0].json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+        errors = [answer.json()["error"] for answer in answers[:-1]]
+        steps = [LoadProgress.read(error.pop("progress")) for error in errors]
+        assert errors == [{"code": 503, "message": "Loading model", "type": "unavailable_error"}] * len(errors)
+        assert steps[0] is not None
+        assert {step.what for step in steps if step} <= {"starting", COMPILING, PACKING}
         assert completion.status_code == 503
         assert answers[-1].json() == {"status": "ok"}
         process.send_signal(signal.SIGTERM)
@@ -143,7 +150,10 @@ def test_a_port_in_use() -> None:
         port = taken.getsockname()[1]
         with Process("server", "--port", str(port)) as process:
             result = process.wait()
-    assert (result.code, result.err) == (1, f"error: cannot listen on 127.0.0.1 port {port}: Address already in use\n")
+    assert (result.code, result.err) == (
+        1,
+        f"error: cannot listen on 127.0.0.1 port {port}: Address already in use (--host)\n",
+    )
 
 
 def test_several_addresses(story: str) -> None:

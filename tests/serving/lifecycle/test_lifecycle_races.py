@@ -30,7 +30,7 @@ class Failing(threading.Thread):
         return False
 
 
-def no_model() -> tuple[ServedModel, Any]:
+def no_model(watch: Any = None) -> tuple[ServedModel, Any]:
     raise ValueError("what a client wrote")
 
 
@@ -82,7 +82,7 @@ def test_a_signal_may_close_the_sockets_while_the_model_loads(
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
 
-    def load() -> tuple[ServedModel, Any]:
+    def load(watch: Any) -> tuple[ServedModel, Any]:
         sock.close()
         return SimpleNamespace(name="a model"), SimpleNamespace(stop=lambda seconds: True)  # type: ignore[return-value]
 

@@ -21,7 +21,7 @@ from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.sockets import bind
 from powerinfer_cli.serving.options import ServerOptions
 
-def load():
+def load(watch):
     print("hogging", file=sys.stderr, flush=True)
     re.match("(a+)+$", "a" * 60 + "b")
 

@@ -36,6 +36,7 @@ class FakeServer:
     cut_after: int | None = None
     error: APIError | None = None
     loading: bool = False
+    progress: dict[str, Any] | None = None
     key: str | None = None
     neurons: dict[str, Any] = field(default_factory=lambda: {"layers": LAYERS, "sparse": True, "devices": ["cuda:0"]})
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -69,14 +70,18 @@ class FakeServer:
         return app
 
     def _check(self, request: Request) -> None:
-        if self.loading:
-            raise unavailable("Loading model")
+        self._check_loaded()
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             raise authentication_error()
 
-    async def _health(self) -> dict[str, str]:
+    def _check_loaded(self) -> None:
         if self.loading:
-            raise unavailable("Loading model")
+            error = unavailable("Loading model")
+            error.extra |= {} if self.progress is None else {"progress": self.progress}
+            raise error
+
+    async def _health(self) -> dict[str, str]:
+        self._check_loaded()
         return {"status": "ok"}
 
     async def _props(self, request: Request) -> dict[str, Any]:

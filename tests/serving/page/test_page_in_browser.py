@@ -237,10 +237,21 @@ def test_a_title_ends_with_a_whole_character(start: Start, open_tab: Open) -> No
 
 
 def test_a_phone_while_the_model_loads(start: Start, open_tab: Open) -> None:
-    _, url = start(loading=True)
+    server, url = start(loading=True)
     tab = open_tab(url, viewport={"width": 320, "height": 640}, is_mobile=True, has_touch=True)
+    bar = tab.page.get_by_role("progressbar")
     expect(tab.page.locator("#state")).to_have_text("Loading the model…")
+    expect(bar).to_be_hidden()
+    server.progress = {"value": 0, "what": "starting"}
+    expect(bar).not_to_have_attribute("value", re.compile(""))
+    server.progress = {"value": 0.419, "what": "loading weights"}
+    expect(bar).to_have_attribute("value", "0.419")
+    expect(tab.page.locator("#percent")).to_have_text("41 %")
+    expect(tab.page.locator("#state")).to_have_text("Loading the model… loading weights")
     assert tab.page.evaluate("innerWidth") == 320  # a page that is wider makes a phone's window wider
+    server.loading = False
+    expect(bar).to_be_hidden()
+    expect(tab.page.locator("#state")).to_have_text("")
 
 
 def test_the_neurons(start: Start, open_tab: Open) -> None:
