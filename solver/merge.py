@@ -90,12 +90,12 @@ def merge(
 
 
 def _unturned(dense: GGUFFile, config: ModelConfig, predictors: Predictors | None) -> Collection[int]:
-    """Layers that keep their down matrix: those that run dense. Exact zeros are skipped by rows in any case."""
+    """Layers that keep their down matrix: those that run dense."""
     if predictors is None:
         return ()
     if len(predictors.dense_layers) == config.n_layer:
         raise PowerInferError(f"{dense.path}: no layer has a predictor: there is nothing to merge")
-    return () if config.activation.has_exact_zeros else predictors.dense_layers
+    return predictors.dense_layers
 
 
 def _added(config: ModelConfig, predictors: Predictors) -> dict[str, AddedValue]:

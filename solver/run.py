@@ -49,9 +49,10 @@ from solver.verdict import (
     expected_seconds,
     judge,
     look_at_predictors,
-    recorded_rates,
+    recorded_verdict,
 )
 from solver.verdict.look import short_text
+from solver.verdict.tried_decoding import is_small
 
 __all__ = ["Making", "SolveResult", "make"]
 
@@ -263,13 +264,13 @@ class _Run:
 
     def _most_tokens(self) -> int | None:
         """Of a text, with which `time_budget` is enough for all but gradient steps; None where nobody knows."""
-        recorded = recorded_rates(self.place.folder, self.model.fingerprint)
+        recorded = recorded_verdict(self.place.folder, self.model.fingerprint)
         if recorded is None or not self.wanted.train:
             return None
-        budget = self.wanted.options.time_budget
-        most = next((n for n in LENGTHS if self._without_steps(recorded, n) <= budget), LENGTHS[-1])
+        budget, rates = self.wanted.options.time_budget, recorded.rates
+        most = next((n for n in LENGTHS if self._without_steps(rates, n) <= budget), LENGTHS[-1])
         if most < self._usual:
-            needed = self._without_steps(recorded, most)
+            needed = self._without_steps(rates, most)
             more = "" if needed <= budget else f"; even so about {needed / 60:.0f} min will be needed"
             told = f"--time-budget {budget / 60:g}: a text of {most:,} tokens, not {self._usual:,}"
             self.events.note(told + more)
@@ -290,8 +291,13 @@ class _Run:
             return None
         rates = expected_rates(self.model)
         rest = {} if self.wanted.verdict_only else self._usually_to_come(rates)
+        if is_small(self.model.model):  # it may know little of the sample, and its own texts are soon written
+            self.schedule.declare({READING_SAMPLE: PROBED * rates.reading, **expected_seconds(rates)})
+            text = self._short()
+        else:
+            text = self._sample()
         self.schedule.declare({**expected_seconds(rates), **rest})
-        return judge(self.model, self._sample(), self.place, judging)
+        return judge(self.model, text, self.place, judging)
 
     def _usually_to_come(self, rates: WorkRates) -> dict[str, float]:
         """With a text of the usual size."""

@@ -31,8 +31,7 @@ def with_predictors(model: Model, predictors: Predictors, fit: Fit | None = None
 
     A down matrix is transposed when its bytes are asked for, and where it is quantised it is quantised anew, in the
     type that `down_type` says of `down`; `fit` searches for its scales. Predictors take the type that fits the neurons'
-    own. A layer without one runs dense; where zeros are exact its down matrix is transposed as well, as zeros are
-    skipped by rows.
+    own. A layer without one stays as it is, and runs dense: rows here and there of what is not 0 can take longer.
     Raises PowerInferError: predictors of another model.
     """
     n_layer = len(model.layers)
@@ -54,8 +53,7 @@ def _sparse_layer(
 ) -> TensorLayer:
     neurons = layer.ffn.neurons
     if predictor is None:
-        rows = _by_rows(neurons, n_embd, fit, down) if neurons.activation.has_exact_zeros else neurons
-        return with_ffn(layer, FFN(rows, Everything()))
+        return with_ffn(layer, FFN(neurons, Everything()))
     fc1, fc2 = predictor.fc1, predictor.fc2
     rank = fc1.shape[0]
     if fc1.shape != (rank, n_embd) or fc2.shape != (neurons.n_ff, rank):

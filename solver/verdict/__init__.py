@@ -7,7 +7,7 @@ from solver.verdict.judging import (
     expected_rates,
     expected_seconds,
     judge,
-    recorded_rates,
+    recorded_verdict,
 )
 from solver.verdict.seen import Seen, look_at_predictors
 from solver.verdict.speed import MachineCosts, slowed
@@ -28,6 +28,6 @@ __all__ = [
     "judge",
     "kind_of",
     "look_at_predictors",
-    "recorded_rates",
+    "recorded_verdict",
     "slowed",
 ]

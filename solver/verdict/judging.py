@@ -15,19 +15,18 @@ from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
 from solver.decoding import DEEPEST, Decoding, measure_decoding
-from solver.placing import Prediction
 from solver.predictor import DensityMeter, ReadingSpeed
 from solver.predictor.layer import TrainedPredictor
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
-from solver.verdict.estimate import LayerEstimate, Trial, estimate_layers, layer_bytes, try_predictor
+from solver.verdict.estimate import Trial, estimate_layers, layer_bytes, try_predictor
 from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
-from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse, rows_slowness
-from solver.verdict.tried_decoding import decode_with_trials, is_small
+from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse, rows_slowness, slowed
+from solver.verdict.tried_decoding import TriedDecoding, decode_with_trials, is_small
 from solver.verdict.verdict import Verdict, WorkRates, always_read, bits_of, kind_of
 
-__all__ = ["Judging", "expected_rates", "expected_seconds", "judge", "recorded_rates"]
+__all__ = ["Judging", "expected_rates", "expected_seconds", "judge", "recorded_verdict"]
 
 STAGE = "verdict"
 USUAL = 0.5  # of the neurons of a model without zeros
@@ -94,12 +93,12 @@ def expected_seconds(rates: WorkRates) -> dict[str, float]:
     return {READING: reading, **graded, MEASURING: MEASURED, TRYING: trying, DECODING: DECODED}
 
 
-def recorded_rates(folder: Path, model: str) -> WorkRates | None:
-    """Of a verdict on a model, by its fingerprint, if a folder has one."""
+def recorded_verdict(folder: Path, model: str, machine: str | None = None) -> Verdict | None:
+    """On a model, by its fingerprint, for a machine, as `Judging` names it, None: any; if a folder has one."""
     state = read_state(folder)
     made_with = state.stages.get(STAGE, {}).get("made_with", {})
-    found = _recorded(state, made_with) if made_with.get("model") == model else None
-    return None if found is None else found.rates
+    fits = made_with.get("model") == model and (machine is None or made_with.get("machine") == machine)
+    return _recorded(state, made_with) if fits else None
 
 
 def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
@@ -129,12 +128,18 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     tried_seconds = time.monotonic() - before
     exact = density is None
     layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)
-    by_costs = predict_dense(machine), predict_sparse(machine, seen, files, layers, exact=exact)
-    speeds = _Speeds(*by_costs, decoding)
-    pay = {layer: one for layer, one in trained.items() if layers[layer].sparse}
+    dense, sparse = predict_dense(machine), predict_sparse(machine, seen, files, layers, exact=exact)
+    expected, rows, pay = None, 1.0, {layer: one for layer, one in trained.items() if layers[layer].sparse}
     if decoding is not None and speed is not None and pay:
-        speeds = _with_predictors(model, speeds, pay, _some_of_each(pieces), sum(layer.sparse for layer in layers))
-    rows = speeds.rows(layers)
+        tried_here = _decode(model, pay, _some_of_each(pieces))
+        decoding, few = tried_here.dense, [replace(one, sparse=i in pay) for i, one in enumerate(layers)]
+        slowness = decoding.seconds / dense.seconds
+        in_few = predict_sparse(machine, seen, files, few, exact=exact)
+        rows = rows_slowness(in_few, few, slowness, tried_here.sparse.seconds)
+        speed = speed.with_rows(rows)
+        layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)  # by what was seen, fewer may pay
+        slower = replace(machine, profile=slowed(machine.profile, slowness, rows))
+        expected = predict_sparse(slower, seen, files, layers, exact=exact).tokens_per_second
     always = always_read(model.model)
     tried = [model.model.layers[layer].ffn.neurons for layer in trials]
     kinds = [down_type(one.down.weight.type, model.config.n_embd) for one in tried]
@@ -155,38 +160,20 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         bytes_turned=read([layer.bytes_turned for layer in layers]),
         down=kinds[0].name,
         down_loss=max(0.0 if down.transposed else down_loss(down.down.weight, fit=CompiledFit()) for down in tried),
-        dense=speeds.dense.tokens_per_second,
-        sparse=speeds.sparse.tokens_per_second,
-        measured=None if speeds.measured is None else speeds.measured.tokens_per_second,
-        spread=None if speeds.measured is None else speeds.measured.spread,
+        dense=dense.tokens_per_second,
+        sparse=sparse.tokens_per_second,
+        measured=None if decoding is None else decoding.tokens_per_second,
+        spread=None if decoding is None else decoding.spread,
         others=machine.others,
         machine=_machine_name(machine, decoding),
         bits=bits_of(model.model),
         threads=model.options.threads[0],
         reading=read_seconds / seen.tokens,
         training=tried_seconds / len(trials),
-        speed=None if speed is None else speed.with_rows(rows),
-        expected=None if speeds.expected is None else 1.0 / speeds.expected,
+        speed=speed,
+        expected=expected,
         rows=rows,
     )
-
-
-@dataclass(frozen=True)
-class _Speeds:
-    """dense, sparse: by costs. measured: the dense model here. expected: seconds of a token with predictors, as
-    measured in some layers; None where they were not.
-    """
-
-    dense: Prediction
-    sparse: Prediction
-    measured: Decoding | None
-    expected: float | None = None
-
-    def rows(self, layers: Sequence[LayerEstimate]) -> float:
-        """As `rows_slowness`."""
-        if self.measured is None or self.expected is None:
-            return 1.0
-        return rows_slowness(self.sparse, layers, self.measured.seconds / self.dense.seconds, self.expected)
 
 
 def _some_of_each(pieces: Chunks) -> list[int]:
@@ -194,17 +181,14 @@ def _some_of_each(pieces: Chunks) -> list[int]:
     return [token for piece in pieces for token in piece[: max(1, DEEPEST // len(pieces))]]
 
 
-def _with_predictors(
-    model: SolverModel, speeds: _Speeds, trained: Mapping[int, TrainedPredictor], ids: Sequence[int], layers: int
-) -> _Speeds:
-    """Measured with those that were tried, for so many sparse layers."""
+def _decode(model: SolverModel, trained: Mapping[int, TrainedPredictor], ids: Sequence[int]) -> TriedDecoding:
+    """With those that were tried, in turns with the dense model."""
 
     def on_round(done: int, total: int) -> None:
         model.events.progress(DECODING, done, total)
 
     on_round(0, 1)
-    found = decode_with_trials(model.model, model.engine_options(), trained, ids, on_round)
-    return replace(speeds, measured=found.dense, expected=found.with_layers(layers))
+    return decode_with_trials(model.model, model.engine_options(), trained, ids, on_round)
 
 
 def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) -> float:

@@ -13,7 +13,7 @@ from solver.verdict.look import Look
 
 __all__ = ["MachineCosts", "predict_dense", "predict_sparse", "rows_slowness", "slowed"]
 
-FARTHEST = 2.0  # of costs from what was measured: more is not the costs' error
+FARTHEST = 4.0  # of rows' costs from what was measured, which is a small difference of large times
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def slowed(profile: DeviceProfile, factor: float, rows: float = 1.0) -> DevicePr
     """Costs with which all that the CPU does takes so many times as long: as a whole model took, for its parts. rows:
     how many times as long again sparse FFNs take.
     """
-    factor, cpu = _bounded(factor), profile.cpu
-    sparse = factor * _bounded(rows)
+    cpu, sparse = profile.cpu, factor * rows
     rates = {name: Rates(one.dense / factor, one.scattered / sparse) for name, one in cpu.rates.items()}
     slower = replace(cpu, rates=rates, cache=cpu.cache / factor, layer=cpu.layer * factor, ffn=cpu.ffn * sparse)
     return replace(profile, cpu=replace(slower, token=cpu.token * factor))
@@ -55,11 +54,8 @@ def rows_slowness(found: Prediction, layers: Sequence[LayerEstimate], factor: fl
     all else takes `factor` times as long as predicted.
     """
     rows = sum(time.ffn for time, layer in zip(found.layers, layers, strict=True) if layer.sparse)
-    return _bounded((seconds / factor - (found.seconds - rows)) / rows) if rows else 1.0
-
-
-def _bounded(factor: float) -> float:
-    return min(FARTHEST, max(1 / FARTHEST, factor))
+    seen = (seconds / factor - (found.seconds - rows)) / rows if rows else 1.0
+    return min(FARTHEST, max(1 / FARTHEST, seen))
 
 
 def predict_dense(machine: MachineCosts) -> Prediction:

@@ -16,21 +16,14 @@ __all__ = ["TriedDecoding", "decode_with_trials", "is_small"]
 
 SMALL = 256 << 20  # bytes of weights: with a second engine solve takes no more than a GiB besides them
 SECONDS = 2.0  # of each model
-FASTEST = 10.0  # times as fast as the dense model: more is an error of what was measured
 
 
 @dataclass(frozen=True)
 class TriedDecoding:
-    """dense; and sparse in some layers, in turns with it. layers: how many were sparse."""
+    """dense; and sparse in some layers, in turns with it."""
 
     dense: Decoding
     sparse: Decoding
-    layers: int
-
-    def with_layers(self, layers: int) -> float:
-        """Seconds of a token with so many sparse layers: each gains what those that were measured gain on average."""
-        gained = self.dense.seconds - self.sparse.seconds
-        return max(self.dense.seconds - gained * layers / self.layers, self.dense.seconds / FASTEST)
 
 
 def is_small(model: Model) -> bool:
@@ -49,11 +42,8 @@ def decode_with_trials(
     pairs = [trained.get(layer) for layer in range(model.config.n_layer)]
     predictors = Predictors.of([None if one is None else (one.fc1.numpy(), one.fc2.numpy()) for one in pairs])
     made = with_predictors(model, predictors, CompiledFit())
-    # Where zeros are exact, layers without a predictor would skip rows as well: they are to take what they did.
-    layers = [new if one else old for one, new, old in zip(pairs, made.layers, model.layers, strict=True)]
-    made = replace(made, layers=tuple(layers))
     silent = LoadEvents()
     dense = Engine(model, replace(options, all_active=True), None, silent)
     with closing(dense), closing(Engine(made, replace(options, all_active=False), None, silent)) as sparse:
         one, other = compare_decoding([dense, sparse], ids, SECONDS, on_round)
-    return TriedDecoding(one, other, len(trained))
+    return TriedDecoding(one, other)

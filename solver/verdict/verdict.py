@@ -58,8 +58,8 @@ class Verdict:
     bytes_*: of a token, as a whole: now; with the predictors that are to be expected; with some that are never wrong;
     with turned down matrices and no predictors. down, down_loss: the type of turned down matrices, and by how much that
     moves their numbers, the worst of those that were looked at. dense, sparse: tokens a second, by costs. measured: of
-    the dense model here; expected: of the sparse one, from layers that were decoded with predictors; rows: how many
-    times as long as costs say sparse FFNs take then, besides what the dense model does. others: cores that other
+    the dense model here; expected: of the sparse one, where some layers were decoded with predictors: by costs, with
+    the dense model's as measured, and sparse FFNs that take `rows` times as long again. others: cores that other
     programs kept busy. bits: of a weight. reading, training: seconds of a token, and of a layer's predictor, as they
     were tried. speed: of this machine, None for others.
     """

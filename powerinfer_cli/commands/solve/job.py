@@ -18,19 +18,20 @@ from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model import Model, load_model, with_predictors
 from powerinfer_cli.model.turned import DownType, Width
 from powerinfer_cli.opening import open_model_file
-from powerinfer_cli.placement import Placement
+from powerinfer_cli.placement import Placement, model_fingerprint
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver.comparison import COMPARING, SECONDS, Comparison, Runnable, compare_models
 from solver.merge import merge
 from solver.others import OtherPrograms, busy_warning
+from solver.placing.kept_costs import machine_name
 from solver.profile import CHUNK, sample_text
 from solver.report import PlanOutcome
 from solver.run import Making, SolveResult, make
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS
 from solver.turning import ENOUGH, narrowest_down
-from solver.verdict import Judging
+from solver.verdict import Judging, recorded_verdict
 
 __all__ = ["Job", "Outcome", "check_files"]
 
@@ -93,8 +94,9 @@ class Job:
             merge(self.gguf, made.folder, self.stages.merge, self.events, down=down, measured=measured)
         if self.stages.profile_only or self.stages.train_only:
             return Outcome(made)
-        if made.verdict and not self.machine.target.devices:
-            self._costs.slowness, self._costs.rows = made.verdict.slowness, made.verdict.rows
+        verdict = made.verdict or recorded_verdict(place.folder, model_fingerprint(self.gguf), self._machine_name)
+        if verdict and not self._elsewhere and not self.machine.target.devices:
+            self._costs.slowness, self._costs.rows = verdict.slowness, verdict.rows
         model = with_predictors(self.model, made.predictors, CompiledFit(), down) if made.predictors else self.model
         planned = plan_stage(
             self.gguf, model, self.options, made, self._costs, self.plan, plan_file, self._ids, self.events
@@ -119,7 +121,7 @@ class Job:
             stages.density,
             stages.recall,
             lambda: self._costs.for_verdict(self.gguf, self.model, self.options, wishes.max_layers),
-            f"{self.machine.name} {self.machine.target.budgets} {wishes.max_layers}",
+            self._machine_name,
             here=not self._elsewhere,
             gpus=any(self.machine.target.budgets or self.machine.target.devices),
         )
@@ -139,6 +141,13 @@ class Job:
             measures_down=self.stages.measures_down,
             after=self._after(),
         )
+
+    @property
+    def _machine_name(self) -> str:
+        """What a verdict holds for."""
+        machine, threads = self.machine, self.options.n_threads
+        name = machine.name or machine_name(machine.target.devices)
+        return f"{name} {machine.target.budgets} {self.plan.wishes().max_layers} {threads}"
 
     def _after(self) -> dict[str, float]:
         """Seconds of what follows."""

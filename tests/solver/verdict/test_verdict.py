@@ -17,7 +17,7 @@ from powerinfer_cli.opening.planning.gpus import Target
 from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver.decoding import Decoding
-from solver.placing import LayerTime, Prediction, load_profile
+from solver.placing import LayerTime, Prediction, Rates, load_profile
 from solver.predictor import ReadingSpeed
 from solver.predictor.layer import PredictorReport, TrainedPredictor
 from solver.stages import Place, SolverModel, text_chunks
@@ -127,7 +127,6 @@ def test_costs_are_slowed_as_the_whole_model_is() -> None:
     assert (found.layer, found.token) == pytest.approx((profile.cpu.layer * 1.25, profile.cpu.token * 1.25))
     assert VERDICT.slowness == pytest.approx(1.25)
     assert replace(VERDICT, measured=None).slowness == 1
-    assert slowed(profile, 100.0) == slowed(profile, 2.0)  # no error of costs
     sparse = slowed(profile, 1.25, 1.5).cpu
     assert sparse.rates_for("Q4_0").scattered == pytest.approx(rates.scattered / 1.875)
     assert (sparse.ffn, sparse.layer) == pytest.approx((profile.cpu.ffn * 1.875, found.layer))
@@ -140,13 +139,7 @@ def test_sparse_layers_are_as_slow_as_was_seen() -> None:
     found = Prediction(times, head=1e-3, token=0.0)
     assert rows_slowness(found, layers, 1.5, 18e-3) == pytest.approx((18 / 1.5 - 6) / 4)
     assert rows_slowness(found, layers[2:] * 3, 1.5, 18e-3) == 1.0
-
-
-def test_what_was_measured_in_some_layers_holds_for_all() -> None:
-    found = TriedDecoding(Decoding(10e-3, 0.1, 100), Decoding(9e-3, 0.1, 100), layers=4)
-    assert found.with_layers(20) == pytest.approx(5e-3)
-    assert found.with_layers(4) == pytest.approx(9e-3)
-    assert found.with_layers(80) == pytest.approx(1e-3)  # no model becomes more than ten times as fast
+    assert rows_slowness(found, layers, 1.5, 1.0) == 4.0  # more is an error of what was measured
 
 
 def test_a_small_model_is_decoded_with_the_predictors_that_were_tried(
@@ -165,14 +158,13 @@ def test_a_small_model_is_decoded_with_the_predictors_that_were_tried(
 
     monkeypatch.setattr(tried_decoding, "Engine", Opened)
     found = decode_with_trials(model, EngineOptions(n_ctx=64, n_threads=1), {1: made}, IDS[:60], lambda *_: None)
-    assert found.layers == 1
     assert min(found.dense.tokens, found.sparse.tokens) >= 8
     dense, sparse = opened
     assert dense is model
     assert [predictor_of(layer.ffn.selection) is not None for layer in sparse.layers] == [
         i == 1 for i in range(model.config.n_layer)
     ]
-    assert sparse.layers[0] is model.layers[0]
+    assert sparse.layers[0].ffn.neurons is model.layers[0].ffn.neurons
 
 
 def test_a_short_text_is_from_all_over() -> None:
@@ -183,12 +175,13 @@ def test_a_short_text_is_from_all_over() -> None:
     assert sum(map(len, short_text(chunks, 10**11))) == 512
 
 
-def wished(model: SolverModel, **changes: float | None) -> Judging:
+def wished(model: SolverModel, *, here: bool = False) -> Judging:
     def machine() -> MachineCosts:
         job = PlanJob.of(model.gguf, model.model, model.options, Target((), ()), Companions(None, None))
-        return MachineCosts(load_profile("rtx-3090-ddr5"), job.sizes, job.budgets, job.settings("milp"), here=False)
+        profile = load_profile("rtx-3090-ddr5")
+        return MachineCosts(profile, job.sizes, job.budgets, job.settings("milp"), here=here)
 
-    return Judging(changes.get("density"), 0.95, machine, "a name")
+    return Judging(None, 0.95, machine, "a name", here=here)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("llama-relu", Kind.EXACT_ZEROS), ("llama", Kind.GRADED)])
@@ -219,3 +212,28 @@ def test_a_verdict_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert judge(model, chunks, place, wished(model)) == found
     with pytest.raises(TypeError):
         judge(model, chunks[:-1], place, wished(model))
+
+
+@pytest.mark.parametrize("share", [0.8, 1.5])
+def test_layers_that_are_seen_not_to_pay_are_expected_to_stay_dense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """By costs each layer pays; decoded with predictors, a token takes `share` of what it took."""
+    path = tiny_model("llama-relu").file.write(tmp_path / "model.gguf")
+    model = SolverModel(open_gguf(path), EngineOptions(n_threads=1), LoadEvents())
+    pays = TrainedPredictor(torch.ones(1, 1), torch.ones(1, 1), PredictorReport(0.95, 0.01, 0.01, 0.1, 32))
+    trials = {i: Trial.of(pays.report) for i in range(model.config.n_layer)}
+    monkeypatch.setattr(judging, "_try", lambda *_: (trials, dict.fromkeys(trials, pays)))
+    tried = TriedDecoding(Decoding(1e-3, 0.1, 100), Decoding(share * 1e-3, 0.1, 100))
+    monkeypatch.setattr(judging, "decode_with_trials", lambda *_: tried)
+    wanted = wished(model, here=True)
+    costs = wanted.machine()
+    cpu = replace(costs.profile.cpu, rates={"any": Rates(1e9, 1e9)}, layer=1e-6, ffn=1e-6, token=1e-5)
+    costs = replace(costs, profile=replace(costs.profile, cpu=cpu))
+    wanted = replace(wanted, machine=lambda: costs)
+    found = judge(model, text_chunks(model, IDS, None), Place(tmp_path / "out"), wanted)
+    assert found.sparse > found.dense
+    assert found.measured == pytest.approx(1000)
+    assert all(layer.sparse is (share < 1) for layer in found.layers)
+    expected = min(1.0, share)
+    assert found.speeds() == pytest.approx((1000, 1000 / expected), rel=1e-6)
