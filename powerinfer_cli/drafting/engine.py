@@ -160,9 +160,10 @@ class DraftingEngine(Engine):
         ids: Sequence[int],
         on_batch: Callable[[int, int], None] | None = None,
         change: Change | None = None,
+        tails: Sequence[int] = (),
     ) -> Logits:
         self._settle(0)
-        return super().prefill(ids, on_batch, change)
+        return super().prefill(ids, on_batch, change, tails)
 
     def logits(self, ids: Sequence[int], change: Change | None = None) -> Logits:
         self._settle(0)

@@ -33,8 +33,8 @@ class Context:
             raise PowerInferError("the model is closed: open it again")
         return self._engine
 
-    def read(self, owner: object, ids: Sequence[int]) -> Logits:
-        """Have the context hold a prompt; the logits [n_vocab] that follow it.
+    def read(self, owner: object, ids: Sequence[int], tails: Sequence[int] = ()) -> Logits:
+        """Have the context hold a prompt; the logits [n_vocab] that follow it. tails: as of the engine's `prefill`.
 
         What it shares with the last prompt is not computed again, as far as the result is the same to the bit.
         """
@@ -46,7 +46,7 @@ class Context:
             engine.begin_drafts(0)
             try:
                 known = engine.truncate(known)
-                logits = engine.prefill(ids[known:])
+                logits = engine.prefill(ids[known:], tails=tails)
             except BaseException:
                 engine.reset()
                 raise

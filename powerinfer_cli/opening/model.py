@@ -26,6 +26,7 @@ from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
 from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
+from powerinfer_cli.text.prompt_tails import chat_tails
 from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["OpenModel"]
@@ -158,9 +159,11 @@ class OpenModel:
             PowerInferError: as `generate`, or the template fails.
         """
         how = wanted("chat", sampling)
-        prompt = write_chat(self.template, chat_messages(messages), **(template_variables or {}))
+        read, variables = chat_messages(messages), template_variables or {}
+        prompt = write_chat(self.template, read, **variables)
+        tails = chat_tails(self.template, self.tokenizer, prompt, read, **variables)
         ids = prompt_ids(self.tokenizer, prompt)
-        answer = self._begin(ids, how, StreamingDetokenizer(self.tokenizer, strip_first_space=True))
+        answer = self._begin(ids, how, StreamingDetokenizer(self.tokenizer, strip_first_space=True), tails)
         return answer if stream else answer.read()
 
     def embed(self, text: str | Sequence[str], *, pooling: str | None = None, normalize: bool = True) -> Vectors:
@@ -203,7 +206,9 @@ class OpenModel:
     def _grammars(self) -> Grammars:
         return grammars_of(self.tokenizer)
 
-    def _begin(self, ids: Sequence[int], how: TextSettings, detokenizer: StreamingDetokenizer) -> TextStream:
+    def _begin(
+        self, ids: Sequence[int], how: TextSettings, detokenizer: StreamingDetokenizer, tails: Sequence[int] = ()
+    ) -> TextStream:
         engine = self.engine
         room = engine.n_ctx_sequence
         if len(ids) >= room:
@@ -221,7 +226,7 @@ class OpenModel:
         made = how.form.compiled(self._grammars) if asked else None
         constraint = None if made is None else made()
         return TextStream(
-            self._context, self.tokenizer, ids, sampler, constraint, detokenizer, how.max_tokens, how.stop
+            self._context, self.tokenizer, ids, sampler, constraint, detokenizer, how.max_tokens, how.stop, tails
         )
 
     def _vectors(self, texts: Sequence[str], pooling: str, normalize: bool) -> Vectors:

@@ -50,11 +50,13 @@ class TextStream(Iterator[str]):
         detokenizer: StreamingDetokenizer,
         max_tokens: int | None,
         stop: Sequence[str],
+        tails: Sequence[int] = (),
     ) -> None:
+        """tails: as of the engine's `prefill`."""
         self._context, self._ids, self._sampler, self._constraint = context, list(ids), sampler, constraint
         self._ends, self._stop_ids = tokenizer.eog_ids, _single_tokens(tokenizer, stop)
         self._detokenizer, self._matcher = detokenizer, StopMatcher(stop)
-        self._max_tokens = max_tokens
+        self._max_tokens, self._tails = max_tokens, tails
         self._pieces = self._write()
         self.text = ""
         self.finish_reason: FinishReason | None = None
@@ -83,7 +85,7 @@ class TextStream(Iterator[str]):
         self._pieces.close()  # type: ignore[attr-defined]  # it is a generator
 
     def _write(self) -> Iterator[str]:
-        logits: npt.NDArray[np.float32] | None = self._context.read(self, self._ids)
+        logits: npt.NDArray[np.float32] | None = self._context.read(self, self._ids, self._tails)
         for token in self._ids:
             self._sampler.accept(token)
         while logits is not None and self.completion_tokens != self._max_tokens:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import pairwise
 from time import perf_counter
 from typing import TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.context.held import HeldContext
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.context.sequences import ContextFull, Sequences
-from powerinfer_cli.runtime.context.states import PROMPT_TAIL, States
+from powerinfer_cli.runtime.context.states import States
 from powerinfer_cli.runtime.executors import Executor, backend_of
 from powerinfer_cli.runtime.neurons import neurons_of, sizes_of
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
@@ -136,13 +137,6 @@ class Engine(HeldContext, Recorder):
         """Of a stepwise piece."""
         return min(FEW, self.most_tokens) if self.options.drafting else 1
 
-    @property
-    def prompt_tail(self) -> int:
-        """Tokens at a prompt's end that are best read apart from those before: more than the last where there are
-        recurrent layers, whose states are saved there.
-        """
-        return 1 if self._states is None else PROMPT_TAIL
-
     def step(self, pieces: Sequence[Piece]) -> list[Answer]:
         """Append tokens to several sequences; what each piece wants to be told.
 
@@ -176,9 +170,12 @@ class Engine(HeldContext, Recorder):
         ids: Sequence[int],
         on_batch: Callable[[int, int], None] | None = None,
         change: Change | None = None,
+        tails: Sequence[int] = (),
     ) -> Logits:
         """Append ids, a batch at a time; the logits [n_vocab] that follow the last. `on_batch(done, all)` is progress.
 
+        tails: that from so many tokens before their end on others are likely to come instead, descending; states of
+        recurrent layers are saved there.
         With `change` every neuron is computed, and change(layer, activations [T, n_ff]) may write to what meets the
         down matrix; nothing is counted.
 
@@ -189,13 +186,15 @@ class Engine(HeldContext, Recorder):
             raise ValueError("no tokens to evaluate")
         check_writes(self.config)
         self._check([(0, ids)])
-        done, tail = 0, self.prompt_tail
-        cut = len(ids) - tail if tail < len(ids) / 2 and tail > 1 else len(ids)
-        for batch in (*batched(ids[:cut], self.most_tokens), *batched(ids[cut:], self.most_tokens)):
-            self._forward([(0, batch)], change)
-            done += len(batch)
-            if on_batch:
-                on_batch(done, len(ids))
+        done = 0
+        places = [len(ids) - one for one in self.begin_prompt(len(ids), tails=tails)]
+        cuts = [0, *(one for one in places if one > 1), len(ids)]
+        for begin, end in pairwise(cuts):
+            for batch in batched(ids[begin:end], self.most_tokens):
+                self._forward([(0, batch)], change)
+                done += len(batch)
+                if on_batch:
+                    on_batch(done, len(ids))
         last: Logits = self._logits_at([len(batch) - 1])[0]
         return last
 

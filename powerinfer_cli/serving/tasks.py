@@ -54,7 +54,8 @@ class SlotAction(StrEnum):
 class CompletionTask:
     """Tokens to continue.
 
-    prompt: all ids, BOS included; not empty. n_predict: negative for no limit. n_keep: tokens of the prompt that stay
+    prompt: all ids, BOS included; not empty. tails: that from so many tokens before its end on others are likely to
+    come instead, descending. n_predict: negative for no limit. n_keep: tokens of the prompt that stay
     when the context shifts, negative for all. stop: strings that end the text and are not part of it. n_probs: how
     many likeliest tokens to tell with each token; of what sampling left where post_sampling_probs. id_slot: the slot
     to use, -1 for any. t_max_predict_ms: time after the first token, and once a line has ended, that ends the text.
@@ -83,6 +84,7 @@ class CompletionTask:
     return_progress: bool = False
     draft_max: int | None = None
     draft_min: int | None = None
+    tails: tuple[int, ...] = ()
     label: str = "completion"
 
 

@@ -51,7 +51,6 @@ class ToyEngine:
     unified: bool = False
     slack: int = 1 << 20  # tokens that it can go back by
     most_tokens: int = 32
-    prompt_tail: int = 1
     config: ToyConfig = field(default_factory=ToyConfig)
     logits: Callable[[Sequence[int], int], np.ndarray] = random_logits
     on_step: Callable[[Sequence[Piece]], None] = lambda pieces: None
@@ -106,6 +105,9 @@ class ToyEngine:
 
     def drafted(self, sequence: int = 0) -> Drafted:
         return Drafted()
+
+    def begin_prompt(self, n: int, sequence: int = 0, tails: Sequence[int] = ()) -> Sequence[int]:
+        return ()
 
     def tokens_of(self, sequence: int) -> Sequence[int]:
         return self.ids[sequence]

@@ -10,6 +10,7 @@ from powerinfer_cli.commands.shared.terminal import Terminal
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.runtime import common_prefix
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer
+from powerinfer_cli.text.prompt_tails import chat_tails
 from powerinfer_cli.text.template_forms import write_chat
 
 __all__ = ["ChatOptions", "Conversation", "chat"]
@@ -146,7 +147,7 @@ class Conversation:
         if self._options.verbose:
             terminal.note(f"prompt: {len(ids)} tokens, of which the last {len(ids) - known} are new")
             list_tokens(session, terminal, ids[known:])
-        if not session.feed(ids[known:]):
+        if not session.feed(ids[known:], self._tails(self._asked)):
             terminal.tell("[interrupted]")
             return
         detokenizer = StreamingDetokenizer(session.tokenizer, special=turns.special, strip_first_space=True)
@@ -218,6 +219,10 @@ class Conversation:
 
     def _advice(self, first: str) -> str:
         return f"{first}or start with a larger -c" + ("" if self._options.forget else " or without --no-ctx-shift")
+
+    def _tails(self, messages: list[Message]) -> tuple[int, int]:
+        prompt = write_chat(self._template, messages)
+        return chat_tails(self._template, self._session.tokenizer, prompt, messages)
 
     def _encode(self, messages: list[Message]) -> list[int]:
         ids = self._session.start_ids(write_chat(self._template, messages))

@@ -67,8 +67,10 @@ class Session:
         """Let the first `wanted` (negative: all) of the context's first `ids` stay when it shifts; BOS always does."""
         self.n_keep = len(ids) if wanted < 0 else min(len(ids), wanted + int(self.tokenizer.add_bos))
 
-    def feed(self, ids: Sequence[int]) -> bool:
+    def feed(self, ids: Sequence[int], tails: Sequence[int] = ()) -> bool:
         """Evaluate prompt tokens behind the context. False where Ctrl-C came between two batches: nothing was fed.
+
+        tails: as of the engine's `prefill`.
 
         Raises:
             PowerInferError: they do not fit.
@@ -76,18 +78,18 @@ class Session:
         waiting = ids if self._pending is None else [self._pending, *ids]
         self._make_room(len(waiting))
         with self.interrupt:
-            if waiting and not self._evaluate(waiting):
+            if waiting and not self._evaluate(waiting, tails):
                 return False
         self._pending = None
         for token in ids:
             self.sampler.accept(token)
         return True
 
-    def _evaluate(self, ids: Sequence[int]) -> bool:
+    def _evaluate(self, ids: Sequence[int], tails: Sequence[int] = ()) -> bool:
         """Behind the context; False where Ctrl-C came between two batches: then it is as it was."""
         before, start = list(self.engine.tokens), time.perf_counter()
         try:
-            self._logits = self.engine.prefill(ids, on_batch=lambda done, total: self.interrupt.check())
+            self._logits = self.engine.prefill(ids, lambda done, total: self.interrupt.check(), tails=tails)
         except Interruption:
             known = self.engine.truncate(len(before))
             if known < len(before):  # layers with a window have gone on too far

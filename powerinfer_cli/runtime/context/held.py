@@ -78,6 +78,15 @@ class HeldContext:
         self._states.go_back(sequence, held, left)
         return left
 
+    def begin_prompt(self, n: int, sequence: int = 0, tails: Sequence[int] = ()) -> tuple[int, ...]:
+        """n tokens are read into a sequence next. -> from how many before their end on they are best read apart from
+        those before, descending: nowhere, but where there are recurrent layers. tails: as of `Engine.prefill`.
+        """
+        if self._states is None:
+            return ()
+        held = len(self._sequences.ids[sequence])
+        return self._states.begin_prompt(sequence, held, held + n, tails)
+
     def mark(self, sequence: int) -> None:
         """`truncate` can come back to here, until the next mark, also where there are recurrent layers."""
         if self._states is not None:

@@ -1,8 +1,9 @@
 """What recurrent layers keep of sequences: states, which cannot be cut back, and those that were saved on the way.
 
-A state is saved where a prompt ends and a few tokens before, as chat templates end it with what they leave out once it
-is answered; and within prompts every so many tokens. A sequence goes back to the last of these that is not behind where
-it is to end. Before tokens that may have to be taken back, it is saved as well.
+A state is saved where a prompt begins behind other tokens, where it ends, and where it is likely to be gone back to:
+before what opens the answer, which chat templates leave out once it is answered, and before the last question; and
+within prompts every so many tokens. A sequence goes back to the last of these that is not behind where it is to end.
+Before tokens that may have to be taken back, it is saved as well.
 """
 
 import re
@@ -18,14 +19,15 @@ from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.batch import Batch, Segment
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 
-__all__ = ["PROMPT_TAIL", "LayerStates", "States", "regained_states", "state_bytes"]
+__all__ = ["LayerStates", "States", "regained_states", "state_bytes"]
 
 LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
 
 MOST_BYTES = 1 << 30  # of all that is saved
-KEPT = 2  # that go with a saved context: of a prompt's end, and of a few tokens before
+KEPT = 3  # that go with a saved context: of a prompt's end, of a few tokens before, and of its question
 EARLIER = re.compile(r"\d{1,9}\.state@(\d{1,9})")
-PROMPT_TAIL = 4  # tokens at a prompt's end, which are read apart: <think>, </think> and the empty lines behind them
+TAIL = 4  # tokens at a prompt's end, which are read apart at least: <think>, </think> and the empty lines behind them
+NEAR = 16  # tokens behind another state, which are read again sooner than a pass is spent on a state of their own
 
 
 class Keeper(Protocol):
@@ -46,12 +48,14 @@ def state_bytes(layers: Sequence[Layer[Any, Any]]) -> int:
 @dataclass
 class _History:
     """Of one sequence: saved states by position, ascending; one from before tokens that may be taken back; one that
-    somebody asked for; whether the last step read several tokens; whether a step has failed half-way.
+    somebody asked for; where a prompt is to be saved; whether the last step read several tokens; whether a step has
+    failed half-way.
     """
 
     saved: dict[int, LayerStates] = field(default_factory=dict)
     before: tuple[int, LayerStates] | None = None
     mark: tuple[int, LayerStates] | None = None
+    places: frozenset[int] = frozenset()
     reading: bool = False
     spoilt: bool = False
 
@@ -79,6 +83,16 @@ class States:
             f"{n * one / 2**20:.1f} MiB of {n}; up to {self._most} saved of each"
         )
 
+    def begin_prompt(self, sequence: int, n_past: int, n: int, tails: Sequence[int]) -> tuple[int, ...]:
+        """Tokens [n_past, n) are read next. tails: where from it is likely to be gone back, as `Engine.prefill` says;
+        -> where from tokens are to be read apart from those before, in the same way.
+        """
+        *others, last = tails or (TAIL,)
+        last = max(TAIL, last)
+        found = (*(one for one in others if last < one < n - n_past - NEAR), last)
+        self._of[sequence].places = frozenset(n - one for one in found)
+        return found
+
     def enter(self, batch: Batch) -> None:
         """Before a batch: save what may be gone back to."""
         for segment in batch.segments:
@@ -87,13 +101,12 @@ class States:
     def _enter(self, segment: Segment, stepwise: bool) -> None:
         one, at = self._of[segment.sequence], segment.n_past
         several = segment.n_tokens > 1 and not stepwise
-        ends = segment.n_tokens <= PROMPT_TAIL
         far = several and at - max(one.saved, default=0) >= self._apart
-        due = far or (one.reading and (ends or stepwise))
+        due = far or at in one.places or several != one.reading  # a prompt begins, or it has ended
         if at and due and at not in one.saved:
             self._save(segment.sequence, at)
         one.before = (at, self._keeper.read_states(segment.sequence)) if stepwise and segment.n_tokens > 1 else None
-        one.reading, one.spoilt = several and not (ends and self._most == 1), True
+        one.reading, one.spoilt = several and not (at in one.places and self._most == 1), True
 
     def leave(self, batch: Batch) -> None:
         """Behind a batch that has not failed."""
@@ -136,7 +149,7 @@ class States:
             self._keeper.write_states(sequence, (one.saved | dict(_beside(one)))[n])
         saved = {at: state for at, state in one.saved.items() if at <= n}
         mark = one.mark if one.mark is not None and one.mark[0] <= n else None
-        self._of[sequence] = _History(saved, mark=mark, reading=one.reading and n == length)
+        self._of[sequence] = _History(saved, mark=mark, places=one.places, reading=one.reading and n == length)
 
     def save(self, sequence: int) -> dict[str, npt.NDArray[Any]]:
         """What a sequence's states are now, and the last that were saved of it, by names for `split`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from powerinfer_cli.rendering.cancelling import Cancellation, cancellation
@@ -17,6 +17,7 @@ from powerinfer_cli.serving.schemas.size import check_size
 from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.tasks import CompletionTask
 from powerinfer_cli.text import Tokenizer
+from powerinfer_cli.text.prompt_tails import prompt_tails
 
 from .capabilities import capabilities_of
 from .deltas import Delta
@@ -103,6 +104,7 @@ def _plan(request: ChatRequest, service: Service, label: str) -> ChatPlan:
         preserved=_preserved(model.tokenizer, prompt),
         label=label,
     )
+    task = replace(task, tails=prompt_tails(model.tokenizer, prompt.text, prompt.question, prompt.opening))
     name = "top_logprobs" if request.logprobs else "n_probs"
     check_size(task, [ids], request.copies, service, field=name, grammar=request.grammar)
     parser = _parser(request, service, prompt, conversation)

@@ -8,6 +8,7 @@ from typing import Any
 from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.errors import invalid_request
 from powerinfer_cli.text import ChatTemplate
+from powerinfer_cli.text.prompt_tails import behind, last_question
 from powerinfer_cli.text.template_forms import fitted_messages, text_of, usual_variables
 
 from .capabilities import Capabilities, capabilities_of
@@ -45,7 +46,8 @@ class Conversation:
 class ChatPrompt:
     """text: with the template's control tokens as text. tags: of thoughts; thinking: the answer begins inside of
     them. may_think: the model may, for all that the template says. style: of calls, None where the answer is to have
-    none. begun: what of the answer is there already.
+    none. begun: what of the answer is there already. question: what the user said last; opening: what the prompt ends
+    with beside the messages.
     """
 
     text: str
@@ -54,6 +56,8 @@ class ChatPrompt:
     may_think: bool
     style: ToolStyle | None
     begun: tuple[Delta, ...] = ()
+    question: str = ""
+    opening: str = ""
 
 
 def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatPrompt:
@@ -74,9 +78,9 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
     ask = conversation.add_generation_prompt and conversation.continuation is None
     text = template.render(messages, add_generation_prompt=ask, **variables)
     generation_prompt = ""
-    if last is not None or (ask and tags.start in template.source):
+    if last is not None or ask:
         other = template.render(messages, add_generation_prompt=not ask, **variables)
-        generation_prompt = _behind(text, other) if ask else _behind(other, text)
+        generation_prompt = behind(text, other) if ask else behind(other, text)
     begun: tuple[Delta, ...] = ()
     if last is not None and conversation.continuation is not None:
         text, generation_prompt, begun = _continued(
@@ -85,7 +89,8 @@ def write_prompt(template: ChatTemplate, conversation: Conversation) -> ChatProm
     thinking = is_open(generation_prompt, tags)
     thinks = tags.start in template.source and tags.end not in generation_prompt
     may_think = thinking or (thinks and bool(variables.get("enable_thinking")) and not begun)
-    return ChatPrompt(_whole(text), tags, thinking, may_think, style, begun)
+    asked, opening = _whole(last_question(messages)), _whole(generation_prompt)
+    return ChatPrompt(_whole(text), tags, thinking, may_think, style, begun, asked, opening)
 
 
 def _may_call(conversation: Conversation, able: Capabilities) -> bool:
@@ -97,12 +102,6 @@ def _may_call(conversation: Conversation, able: Capabilities) -> bool:
     if not conversation.tools or conversation.choice.choice is Choice.NONE:
         return False
     return able.style is not GENERIC or conversation.choice.choice is Choice.REQUIRED
-
-
-def _behind(text: str, other: str) -> str:
-    """What the longer of two texts has behind their common beginning."""
-    common = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
-    return text[common:]
 
 
 def _continued(

@@ -197,6 +197,8 @@ class Batcher:
             return
         if isinstance(asked.task, CompletionTask):
             self._engine.begin_drafts(slot.id, asked.task.draft_max, asked.task.draft_min)
+            n_new = len(asked.task.prompt) - running.n_cached
+            running.tails = self._engine.begin_prompt(n_new, slot.id, asked.task.tails)
         slot.n_tokens = running.n_read = running.n_cached
         self.tally.prompt_tokens_cached += running.n_cached
         if isinstance(asked.task, CompletionTask) and asked.task.return_progress:
@@ -240,8 +242,7 @@ class Batcher:
     def _plan(self) -> dict[int, int]:
         busy = [(slot.id, slot.running) for slot in self.slots if slot.running is not None]
         generating = [Load(i, 0, one.last_step) for i, one in busy if not one.n_left]
-        tail = self._engine.prompt_tail
-        reading = [Load(i, one.n_left, one.order, tail) for i, one in busy if one.n_left]
+        reading = [Load(i, one.n_left, one.order, one.tails) for i, one in busy if one.n_left]
         if not self._engine.config.causal:
             return plan_whole(reading, self._engine.most_tokens)
         room = self._engine.n_free if self._shared else self._engine.n_ctx

@@ -50,14 +50,14 @@ class Idle:
 @dataclass(frozen=True)
 class Load:
     """What a slot has to do. n_left: prompt tokens to be read, 0 for one that generates. since: greater for later, of
-    a prompt when it came, of a generating slot when it was last part of a step. tail: tokens at the prompt's end that
-    are read apart from those before, in a step of their own.
+    a prompt when it came, of a generating slot when it was last part of a step. tails: from so many tokens before the
+    prompt's end on they are read apart from those before, descending.
     """
 
     slot: int
     n_left: int
     since: int
-    tail: int = 1
+    tails: Sequence[int] = ()
 
 
 def reusable(prompt: Sequence[int], held: Sequence[int]) -> int:
@@ -149,7 +149,7 @@ def _fill(queue: Sequence[Load], budget: int, most_tokens: int, room: int) -> di
         if budget <= 0 or load.n_left > room:
             break
         n = _uncut(load.n_left, budget, most_tokens)
-        if load.tail > 1 and most_tokens >= 2 * LEAST_CHUNK:
+        if most_tokens >= 2 * LEAST_CHUNK:
             n = _before_tail(load, n)
         if n == 0:
             break
@@ -172,9 +172,9 @@ def _uncut(n_left: int, budget: int, most_tokens: int) -> int:
 
 
 def _before_tail(load: Load, n: int) -> int:
-    """So many of a prompt's tokens, or less, so that its tail is left; and never one before the tail alone."""
-    before = load.n_left - load.tail
-    if before < 2:
+    """So many of a prompt's tokens, or less, so that its next tail is left; and never one before a tail alone."""
+    before = load.n_left - max((tail for tail in load.tails if 2 <= tail <= load.n_left - 2), default=0)
+    if before == load.n_left:
         return n
     n = min(n, before)
     n -= before - n == 1

@@ -1,5 +1,6 @@
 """A slot: one sequence of the engine's, and what runs in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from powerinfer_cli.runtime.pooling import Pool
@@ -49,8 +50,8 @@ class Running:
 
     request: as SlotRequest has it. came, started: when it was asked for, and when it got its slot. order: greater for
     later. n_cached: tokens of the prompt that were there already; n_read: that are there now, these included.
-    read_at: when the last of them was read. last_step: the step that it was last part of. generation: None for
-    embeddings; pool: theirs alone.
+    tails: where it is cut, as a Load's. read_at: when the last of them was read. last_step: the step that it was last
+    part of. generation: None for embeddings; pool: theirs alone.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Running:
     generation: Generation | None = None
     n_cached: int = 0
     n_read: int = 0
+    tails: Sequence[int] = ()
     read_at: float = 0.0
     last_step: int = 0
     drafted: Drafted = field(default_factory=Drafted)

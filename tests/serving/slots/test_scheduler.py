@@ -38,7 +38,15 @@ def test_the_longest_prefix_wins_then_the_one_unused_for_longest() -> None:
 )
 def test_a_tail_is_read_apart(n_left: int, n: int) -> None:
     """And none of a prompt's tokens alone but the last, where the rest of it has several."""
-    assert plan_step([], [Load(0, n_left, 1, tail=4)], 512, 1000) == {0: n}
+    assert plan_step([], [Load(0, n_left, 1, tails=(4,))], 512, 1000) == {0: n}
+
+
+def test_several_tails_come_one_after_the_other() -> None:
+    n_left, read = 40, []
+    while n_left:
+        read.append(plan_step([], [Load(0, n_left, 1, tails=(30, 12))], 512, 1000)[0])
+        n_left -= read[-1]
+    assert read == [10, 18, 11, 1]
 
 
 def test_a_prefix_that_a_slot_cannot_go_back_to_counts_for_nothing() -> None:

@@ -30,8 +30,13 @@ class Strict(Enum):
     ON = "1"
 
 
-def _machine(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Machine")
+def _machine(
+    *names: str,
+    help: str,  # noqa: A002  # Typer's word
+    metavar: str | None = None,
+    low: int | None = None,
+) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="Machine")
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class MachineFlags:
             "-ctxcp",
             "--ctx-checkpoints",
             "--swa-checkpoints",
+            low=0,
             metavar="N",
             help="States of recurrent layers saved of a text.",
         ),
     ] = 32
     checkpoint_min_step: Annotated[
-        int, _machine("-cms", "--checkpoint-min-step", metavar="N", help="Tokens from one such state to the next.")
+        int,
+        _machine("-cms", "--checkpoint-min-step", low=0, metavar="N", help="Tokens from one such state to the next."),
     ] = 8192
     numa: Annotated[
         Numa | None, _machine("--numa", help="Spread threads over the nodes, keep to one, or as numactl says.")
