@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused_by_its_key(tmp_path: Path, name: str, key: st
 
 
 @settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,

@@ -71,8 +71,9 @@ def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, norm
             assert float((difference > 0).double().mean()) < 0.01 or loss < 1, kind
 
 
-@pytest.mark.parametrize("types", TYPES)
-@pytest.mark.parametrize(("n_head", "n_kv", "dim"), [(1, 1, 32), (3, 1, 96)])
+@pytest.mark.parametrize(
+    ("n_head", "n_kv", "dim", "types"), [*((1, 1, 32, types) for types in TYPES), (3, 1, 96, TYPES[0])]
+)
 def test_attention_of_a_token(types: tuple[CacheType, CacheType], n_head: int, n_kv: int, dim: int) -> None:
     """From the first position to the last of a context in several parts. Where pages lie makes no difference."""
     for n_past in (0, 300, 511):
