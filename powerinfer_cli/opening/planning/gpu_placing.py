@@ -52,7 +52,8 @@ def place_on(
     slots = wishes.adaptive != "off" and not counted  # whose use will say what they hold: as many in each layer
     if kept != NOTHING_KEPT or (model.has_experts and (wishes.gpu_layers is not None or slots)):
         plan, remarks = plan_of_parts(job, kept, whole=wishes.gpu_layers is not None)
-        return _placed(job, job.filled(plan), remarks, events)
+        none = () if kept.ffns else _no_expert(job, plan)
+        return _placed(job, job.filled(plan), (*remarks, *none), events)
     divided = wishes.gpu_layers is None and job.divisible and (counted or model.has_experts)
     whole = job.whole_layers()
     if not divided or _holds_all(whole.plan):

@@ -89,7 +89,8 @@ def _spread(job: PlanJob, kept: Kept, divided: Sequence[int]) -> tuple[Plan, tup
     divides = any(
         one.device != MAIN_MEMORY and one.hot.size < job.sizes.layers[i].neurons for i, one in enumerate(plan.layers)
     )
-    return plan, (*room.remarks, *([alike] if divides else []))
+    some = not job.model.has_experts or any(plan.layers[i].hot.size for i in divided)
+    return plan, (*room.remarks, *([alike] if divides and some else []))
 
 
 def _left(job: PlanJob, sizes: Sequence[LayerBytes], room: Reservation) -> Sequence[int]:

@@ -241,8 +241,12 @@ def test_counted_but_no_room_for_an_expert(moe: Case, monkeypatch: pytest.Monkey
     room = moe.sizes.scratch + moe.sizes.layers[-1].fixed
     others = [None] * (len(moe.sizes.layers) - 1)
     assert moe.hot(room, statistics=counted(moe), disable_gpu_index=True) == [*others, 0]
+    says = "the budget holds what is not experts: all experts stay in main memory"
     _, notes = moe.place(room, statistics=counted(moe), disable_gpu_index=True)
-    assert notes[-1] == "the budget holds what is not experts: all experts stay in main memory"
+    assert notes[-1] == says
+    _, notes = moe.place(room + staging_bytes(moe.model, HEAT), adaptive="on")
+    assert notes[-2] == says
+    assert notes[-1].startswith("adaptive: off, as no layer")
 
 
 def some_of_each(case: Case) -> int:
