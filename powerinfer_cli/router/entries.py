@@ -1,22 +1,36 @@
 """What a router can load: a model's name, and the words that start a server of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["Catalog", "Entry", "Start"]
+__all__ = ["Catalog", "Entry", "Source", "Start", "without_tokens"]
+
+TOKENS, HIDDEN = ("-hft", "--hf-token"), "***"  # flags whose values are nobody else's affair
+
+
+class Source(StrEnum):
+    """How a router knows of a model, as llama-server tells it."""
+
+    PRESET = "preset"
+    FOLDER = "models_dir"
+    CACHE = "cache"
 
 
 @dataclass(frozen=True)
 class Start:
-    """How an entry's process is started, but for where it listens. words: flags of `powerinfer server`.
+    """How an entry's process is started, but for where it listens. words: flags of `powerinfer server`. preset: the
+    same as a section of a preset's file.
 
     stop_s: seconds after which a process that was told to end is killed. on_startup: it is loaded at once.
     """
 
     words: tuple[str, ...] = ()
+    preset: str = ""
     stop_s: float = 10.0
     on_startup: bool = False
 
@@ -31,6 +45,7 @@ class Entry:
     name: str
     start: Start
     path: Path | None = None
+    source: Source = Source.PRESET
     size: int = 0
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -65,3 +80,13 @@ class Catalog:
     def find(self, name: str) -> Entry | None:
         """By its name or an alias."""
         return self.entries.get(self.aliases.get(name, name))
+
+
+def without_tokens(words: Sequence[str]) -> list[str]:
+    """Words of a command line as clients may see them: the hub's tokens are the owner's."""
+    shown = []
+    for before, word in pairwise(["", *words]):
+        name, equals, _ = word.partition("=")
+        secret = HIDDEN if before in TOKENS else f"{name}={HIDDEN}" if equals and name in TOKENS else word
+        shown.append(secret)
+    return shown

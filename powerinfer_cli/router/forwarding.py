@@ -31,9 +31,11 @@ PATIENCE_S = 1.0  # before a client that wants events is told that its model loa
 ENDING_S = 2.0  # that a process may take to be seen as ended, once its connection is
 
 
-async def forward(request: Request, body: bytes, entry: Entry, pool: Pool, *, events: bool = False) -> Response:
+async def forward(
+    request: Request, body: bytes, entry: Entry, pool: Pool, *, events: bool = False, delay_s: float = 0.0
+) -> Response:
     """What the model answers; it is loaded for that, if need be. events: the client reads events, and is told of
-    loading in comments meanwhile.
+    loading in comments meanwhile. delay_s: before a model that is there is asked.
 
     Raises:
         APIError: the model cannot be loaded, or its process ends before it answers.
@@ -45,6 +47,8 @@ async def forward(request: Request, body: bytes, entry: Entry, pool: Pool, *, ev
         if not entering.done():
             return Forwarded(stack.pop_all(), entering, request, body, pool.instance(entry))
         process = entering.result()
+        if delay_s:
+            await asyncio.sleep(delay_s)
         answer = await while_connected(request.receive, _ask(process, request, body, stack))
         return Forwarded(stack.pop_all(), entering, request, body, pool.instance(entry), answer)
 

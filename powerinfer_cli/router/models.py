@@ -2,9 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.router.division import Curve
-from powerinfer_cli.router.entries import Entry
+from powerinfer_cli.router.entries import Entry, Source, without_tokens
 from powerinfer_cli.router.events import Events
 from powerinfer_cli.router.options import RouterOptions
 from powerinfer_cli.router.pool import Instance, Pool, State
@@ -26,7 +26,6 @@ __all__ = ["Models"]
 
 GIB = 1 << 30
 ASKING_S = 1.0  # for what a loaded model says of itself
-TOKENS, HIDDEN = ("-hft", "--hf-token"), "***"  # flags whose values are nobody else's affair
 
 
 class Models:
@@ -99,7 +98,8 @@ class Models:
         told = await self._told(one)
         status: dict[str, Any] = {
             "value": "sleeping" if told.pop("sleeping", False) else str(one.state),
-            "args": _without_tokens(self._words(entry) if one.process is None else one.process.words),
+            "args": without_tokens(self._words(entry) if one.process is None else one.process.words),
+            "preset": entry.start.preset,
         }
         if one.progress is not None:
             status["progress"] = one.progress.fields()
@@ -116,7 +116,8 @@ class Models:
             "size": entry.size,
             "memory": 0 if one.process is None else one.process.memory,
             "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
-            "in_cache": False,
+            "source": str(entry.source),
+            "in_cache": entry.source is Source.CACHE,
             "can_remove": False,
             "status": status,
             **told,
@@ -181,20 +182,12 @@ class Models:
         data: dict[str, Any] = {"status": str(one.state)}
         if one.progress is not None:
             data["progress"] = one.progress.fields()
+        if one.state is State.UNLOADED:
+            data["exit_code"] = one.exit_code
         if one.fault is not None:
-            data |= {"exit_code": one.exit_code, "error": one.fault}
+            data["error"] = one.fault
             self._log.note(f"model {one.entry.name}: {one.fault}")
         self.events.tell(one.entry.name, "model_status", data)
-
-
-def _without_tokens(words: Sequence[str]) -> list[str]:
-    """Words of a command line as clients may see them: the hub's tokens are the owner's."""
-    shown = []
-    for before, word in pairwise(["", *words]):
-        name, equals, _ = word.partition("=")
-        secret = HIDDEN if before in TOKENS else f"{name}={HIDDEN}" if equals and name in TOKENS else word
-        shown.append(secret)
-    return shown
 
 
 def _budget(share: Share) -> str:

@@ -15,7 +15,8 @@ class RouterOptions:
     """door: where the router listens and to whom, as for a server of one model. catalog: reads anew what there is.
 
     program: words that start a model's server; a model's own follow. environment: of these processes. autoload: a
-    request for a model that is not loaded has it loaded.
+    request for a model that is not loaded has it loaded. delay_s: seconds that a request spends at its model before it
+    is handed on, for tests of who waits for whom.
     """
 
     door: ServerOptions
@@ -24,3 +25,4 @@ class RouterOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     room: Room = field(default_factory=Room)
     autoload: bool = True
+    delay_s: float = 0.0

@@ -129,7 +129,7 @@ async def _to_model(request: Request, body: bytes, name: object, *, events: bool
     entry = found.entry(name)
     asked = request.query_params.get("autoload")
     found.check_loaded(entry, None if asked is None else asked in ("1", "true"))
-    return await forward(request, body, entry, found.pool, events=events)
+    return await forward(request, body, entry, found.pool, events=events, delay_s=found.options.delay_s)
 
 
 async def _fields(request: Request) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.placement.fingerprint import model_fingerprint
 from powerinfer_cli.runtime import Engine
@@ -24,8 +25,7 @@ def served_model(
     grammars = grammars_of(tokenizer, lambda line: log.note(f"warning: {line}"))
     options.form.compiled(grammars)
     template = _template(options.chat_template, tokenizer)
-    if options.rerank or options.pooling == "rank":
-        _ = engine.scorer
+    ranks = _can_rank(engine, options)
     n_ctx_slot = slot_context(engine)
     if n_ctx_slot < engine.n_ctx_sequence:
         log.note(
@@ -50,9 +50,21 @@ def served_model(
         n_params=sum(tensor.n_elements for tensor in tensors),
         size=sum(tensor.nbytes for tensor in tensors),
         file_type=bytes_of.most_common(1)[0][0] if bytes_of else "",
+        ranks=ranks,
         lines=lines,
         grammars=grammars,
     )
+
+
+def _can_rank(engine: Engine, options: ServerOptions) -> bool:
+    """Raises PowerInferError: no, and it is the one that is to."""
+    try:
+        _ = engine.scorer
+    except PowerInferError:
+        if not options.several and (options.rerank or options.pooling == "rank"):
+            raise
+        return False
+    return True
 
 
 def _template(option: str | None, tokenizer: Tokenizer) -> ChatTemplate:

@@ -21,8 +21,8 @@ class ServerOptions:
     /infill takes how much of a text the model gets to see. api_keys: any of them opens the door; none: no door.
     timeout_s: of reading a request and of writing to a reader who does not read. slots, metrics: whether /slots and
     /metrics answer. pooling: of embeddings, "none", "mean", "cls", "last" or "rank"; None is the model's own. rerank:
-    texts are ranked. queue: requests
-    that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request, unless a slot's
+    texts are ranked. several: these are a router's for all of its models, each of which does what it can. queue:
+    requests that may wait for a slot, beyond which 503 is answered. body_bytes: the largest request, unless a slot's
     text is larger. reasoning_format: "none",
     "deepseek", "deepseek-legacy" or "auto". jinja: whether chats may have tools. template_variables: what chat
     templates are given besides a request's own. prefill_assistant: an assistant's message at the end is continued.
@@ -50,6 +50,7 @@ class ServerOptions:
     embedding: bool = False
     pooling: str | None = None
     rerank: bool = False
+    several: bool = False
     chat_template: str | None = None
     jinja: bool = True
     reasoning_format: str = "auto"

@@ -35,7 +35,8 @@ FINAL = (Finished, Vectors, SlotDone, Failed)
 class ServedModel:
     """The model that is served. name: its id for clients; names: all that they may call it. lines: what lies on GPUs.
 
-    n_ctx_slot: the most tokens that one slot holds. size: of its tensors, bytes. metadata: of the GGUF.
+    n_ctx_slot: the most tokens that one slot holds. ranks: it can rank texts. size: of its tensors, bytes. metadata: of
+    the GGUF.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ServedModel:
     size: int
     grammars: Grammars
     file_type: str = ""
+    ranks: bool = True
     lines: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -67,6 +67,8 @@ def test_all_models_are_listed_before_any_is_loaded(folder: Path) -> None:
         args = body["data"][2]["status"]["args"]
         assert args[args.index("--hf-token") + 1] == "***"
         assert args[-4:] == ["-m", str(folder / "words.gguf"), "--alias", "words"]
+        assert body["data"][2]["status"]["preset"].startswith("[words]\nhf-token = ***\nt = 1\nc = 256\n")
+        assert {one["source"] for one in body["data"]} == {"models_dir"}
         assert fresh.client.get("/health").json() == {"status": "ok"}
         props = fresh.client.get("/props").json()
         assert (props["role"], props["max_instances"], props["models_autoload"]) == ("router", 4, True)

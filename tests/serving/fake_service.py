@@ -59,6 +59,7 @@ class FakeModel:
     n_ctx_slot: int = 512
     n_slots: int = 4
     config: Any = field(default_factory=lambda: SimpleNamespace(n_embd=2, writes=True, pooling=None))
+    ranks: bool = True
 
 
 class FakeReply:

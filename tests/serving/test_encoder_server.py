@@ -17,6 +17,7 @@ from tests.helpers.families.encoders import states, tiny_encoder, with_words
 from tests.helpers.families.family import TinyFamily
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.server_process import RunningServer
+from tests.helpers.word_model import word_model
 from tests.serving.conftest import Servers
 
 TEXTS = [f"a bear, {'and ' * n}a fox!" for n in range(20)]
@@ -170,3 +171,18 @@ def test_from_python(paths: dict[str, Path]) -> None:
             model.embed("x y " * 200)
     with open_model(paths["bge-reranker"], n_threads=1) as model:
         assert model.rerank(QUERY, DOCUMENTS) == pytest.approx(scores(paths["bge-reranker"]), abs=1e-4)
+
+
+def test_each_of_a_routers_models_does_what_it_can(paths: dict[str, Path], tmp_path: Path) -> None:
+    for path in (paths["bge-reranker"], paths["bert"], word_model().write(tmp_path / "words.gguf")):
+        if path.parent != tmp_path:
+            (tmp_path / path.name).symlink_to(path)
+    flags = "--models-dir", str(tmp_path), "--rerank", "--embedding", "-t", "1", "-c", "256"
+    with RunningServer(*flags, env={"HF_HUB_CACHE": str(tmp_path / "hub")}) as router:
+        ranks = ask(router, "/rerank", {"model": "bge-reranker", "query": QUERY, "documents": DOCUMENTS})
+        assert len(ranks.json()["results"]) == 4
+        assert ask(router, "/completion", {"model": "words", "prompt": "Once", "n_predict": 2}).is_success
+        assert ask(router, "/v1/embeddings", {"model": "bert", "input": "x"}).is_success
+        refused = ask(router, "/rerank", {"model": "words", "query": QUERY, "documents": DOCUMENTS})
+        told = "model 'words' has no classification head, so that it cannot rank texts"
+        assert (refused.status_code, refused.json()["error"]["message"]) == (501, told)

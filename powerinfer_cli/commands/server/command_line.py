@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CommandLine", "Flag", "current", "flags_of", "without"]
+__all__ = ["CommandLine", "Flag", "current", "flags_of", "groups", "without"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def flags_of(params: Iterable[Any]) -> dict[str, Flag]:
 
 def without(line: CommandLine, names: Collection[str]) -> list[str]:
     """The words but for some flags, which are named without dashes, and their values."""
-    return [word for group in _groups(line) if group[0].partition("=")[0].lstrip("-") not in names for word in group]
+    return [word for group in groups(line) if group[0].partition("=")[0].lstrip("-") not in names for word in group]
 
 
-def _groups(line: CommandLine) -> Iterator[Sequence[str]]:
+def groups(line: CommandLine) -> Iterator[Sequence[str]]:
     """Each flag with its value."""
     words = iter(line.words)
     for word in words:

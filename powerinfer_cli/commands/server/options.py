@@ -51,6 +51,7 @@ def server_options(
         embedding=answers.embedding,
         pooling=answers.pooling,
         rerank=answers.rerank,
+        several=bool(os.environ.get(ROUTED)),
         chat_template=_template(chats),
         jinja=chats.jinja,
         reasoning_format=chats.reasoning_format,

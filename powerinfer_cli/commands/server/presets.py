@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.commands.server.command_line import Flag
+from powerinfer_cli.commands.server.command_line import CommandLine, Flag, groups
 from powerinfer_cli.commands.server.environment import FALSE, TRUE, VARIABLES
 from powerinfer_cli.commands.server.harmless import HARMLESS
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["ROUTERS", "Preset", "read_presets"]
+__all__ = ["ROUTERS", "Preset", "read_presets", "section"]
 
 LARGEST = 1 << 20  # bytes of a file
 GLOBAL = "*"
@@ -131,6 +131,16 @@ class _Reader:
         if not (value.isascii() and value.isdigit() and len(value) < 6):
             raise PowerInferError(f"{self.path}: [{section}] stop-timeout must be seconds, not {value[:40]!r}")
         return float(value)
+
+
+def section(name: str, line: CommandLine) -> str:
+    """The words of a command line as a section that means the same."""
+    lines = [f"[{name}]"]
+    for flag, *values in groups(line):
+        key, equals, given = flag.partition("=")
+        value = values[0] if values else given if equals else "true"
+        lines.append(f"{key.lstrip('-')} = {value}".replace("\n", "\\\n"))
+    return "\n".join((*lines, "", ""))
 
 
 def _listed(text: str) -> tuple[str, ...]:

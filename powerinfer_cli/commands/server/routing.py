@@ -3,16 +3,17 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from powerinfer_cli.commands.server.command_line import CommandLine, without
 from powerinfer_cli.commands.server.environment import VARIABLES
 from powerinfer_cli.commands.server.flags import RouterFlags
 from powerinfer_cli.commands.server.input_end import ROUTED
-from powerinfer_cli.commands.server.presets import ROUTERS, SOURCES, Preset, read_presets
+from powerinfer_cli.commands.server.presets import ROUTERS, SOURCES, Preset, read_presets, section
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.hub.local import StoredModel, hub_cache, stored_models
-from powerinfer_cli.router.entries import Catalog, Entry, Start
+from powerinfer_cli.router.entries import Catalog, Entry, Source, Start, without_tokens
 from powerinfer_cli.router.options import RouterOptions
 from powerinfer_cli.router.room import Room
 from powerinfer_cli.serving.http.logs import Log
@@ -20,6 +21,7 @@ from powerinfer_cli.serving.options import ServerOptions
 
 __all__ = ["router_options"]
 
+FAKE_S = 2.0  # with the variable by which llama-server's tests have models busy for a while
 # Of the environment, what the router has done already, or would send models' servers elsewhere.
 OWN = frozenset(
     prefixed
@@ -37,14 +39,15 @@ def router_options(
     Raises:
         PowerInferError: presets that make no sense, or a folder that cannot be read.
     """
-    words = tuple(without(line, ROUTERS | SOURCES))
+    line = CommandLine(tuple(without(line, ROUTERS | SOURCES)), line.known)
+    cache = hub_cache()
 
     def catalog() -> Catalog:
         common, sections = Preset(), dict[str, Preset]()
         if flags.models_preset is not None:
             common, sections = read_presets(flags.models_preset, line.known)
         folders = [] if flags.models_dir is None else [flags.models_dir]
-        return _catalog(stored_models(folders, hub_cache(), log.note), common, sections, words, flags.models_preset)
+        return _catalog(stored_models(folders, cache, log.note), cache, common, sections, line, flags.models_preset)
 
     return RouterOptions(
         door=door,
@@ -53,31 +56,36 @@ def router_options(
         environment={**{name: value for name, value in os.environ.items() if name not in OWN}, ROUTED: "1"},
         room=Room(most=flags.models_max, budgets=budgets, mapped=mapped),
         autoload=flags.models_autoload,
+        delay_s=FAKE_S if os.environ.get("LLAMA_SERVER_DEBUG_FAKE_TIMING") else 0.0,
     )
 
 
 def _catalog(
     models: list[StoredModel],
+    cache: Path,
     common: Preset,
     sections: Mapping[str, Preset],
-    words: tuple[str, ...],
+    line: CommandLine,
     file: Path | None,
 ) -> Catalog:
-    """words: of the command line, which win over presets."""
+    """line: the router's own, which wins over presets."""
     entries, names = [], set()
     hidden = {repo.lower() for one in sections.values() if one.dedup for repo in _repositories(one)}
     for model in models:
         preset = sections.get(model.name, common)
         names.add(model.name)
         repository = model.name.lower().partition(":")[0]
-        entries.append(_entry(model.name, preset, model.path, model.size, words, hidden=repository in hidden))
+        folder = Source.CACHE if model.path.is_relative_to(cache) else Source.FOLDER
+        source = Source.PRESET if model.name in sections else folder
+        entry = _entry(model.name, preset, model.path, source, line)
+        entries.append(replace(entry, size=model.size, hidden=repository in hidden))
     for name, preset in sections.items():
         if name in names:
             continue
         if preset.model is None and preset.repo is None:
             raise PowerInferError(f"{file}: [{name}] is no model here: give it model = FILE or hf-repo = REPO")
         size = preset.model.stat().st_size if preset.model is not None and preset.model.is_file() else 0
-        entries.append(_entry(name, preset, preset.model, size, words))
+        entries.append(replace(_entry(name, preset, preset.model, Source.PRESET, line), size=size))
     return Catalog.of(entries)
 
 
@@ -85,9 +93,8 @@ def _repositories(preset: Preset) -> list[str]:
     return [one.partition(":")[0] for one in (preset.repo, *preset.drafts) if one is not None]
 
 
-def _entry(
-    name: str, preset: Preset, path: Path | None, size: int, words: tuple[str, ...], *, hidden: bool = False
-) -> Entry:
-    source = () if path is None else ("-m", str(path.absolute()))
-    start = Start((*preset.words, *words, *source), preset.stop_s, preset.on_startup)
-    return Entry(name, start, path, size, preset.aliases, preset.tags, hidden)
+def _entry(name: str, preset: Preset, path: Path | None, source: Source, line: CommandLine) -> Entry:
+    words = (*preset.words, *line.words, *(() if path is None else ("-m", str(path.absolute()))))
+    shown = section(name, CommandLine(tuple(without_tokens(words)), line.known))
+    start = Start(words, shown, preset.stop_s, preset.on_startup)
+    return Entry(name, start, path, source, aliases=preset.aliases, tags=preset.tags)

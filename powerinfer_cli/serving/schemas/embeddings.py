@@ -42,7 +42,10 @@ class EmbeddingRequest(RequestFields):
 def pooling_of(service: Service) -> str:
     """How a text's vectors become one: as the server was started, or as the model says, or not at all."""
     options = service.options
-    return options.pooling or ("rank" if options.rerank else service.model.config.pooling or "none")
+    wished = options.pooling or ("rank" if options.rerank else None)
+    if wished == "rank" and not service.model.ranks:
+        wished = None  # it was meant for others
+    return wished or service.model.config.pooling or "none"
 
 
 def ranks(service: Service) -> bool:

@@ -47,6 +47,8 @@ class RerankRequest(RequestFields):
 
 async def rerank_tasks(request: RerankRequest, service: Service) -> list[EmbeddingTask]:
     """One for each document. Raises APIError."""
+    if service.options.several and not service.model.ranks:
+        raise not_supported(f"model '{service.model.name}' has no classification head, so that it cannot rank texts")
     if not ranks(service):
         raise not_supported("This server does not support reranking. Start it with `--reranking`")
     query, documents = request.pairs
