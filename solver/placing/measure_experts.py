@@ -17,10 +17,11 @@ from powerinfer_cli.kernels.cpu.experts.asking import ask_for_experts
 from powerinfer_cli.kernels.cpu.experts.routing import make_routes, route
 from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, ExpertRows, experts_token
 from powerinfer_cli.kernels.cpu.norm import quantise
-from powerinfer_cli.kernels.cpu.packing import pack, packed_bytes, packing_kernels
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.packing import bundles, pack, packed_bytes, packing_kernels
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.segments import make_state
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_records, make_vectors
+from powerinfer_cli.kernels.formats import BUNDLE
 from powerinfer_cli.kernels.jit import prepare
 from powerinfer_cli.kernels.jit.program import Operation
 from powerinfer_cli.kernels.jit.team import TEAM_KERNELS, Team
@@ -56,7 +57,7 @@ def cpu_with_experts(
             if expert_rows(kind, shape):
                 if on_step:
                     on_step(f"CPU: experts, {kind.name}")
-                prepare([*TEAM_KERNELS, *packing_kernels([kind])])
+                prepare([*TEAM_KERNELS, *packing_kernels([kind], whole=[kind])])
                 found[kind.name] = _on_cpu(team, kind, shape)
     finally:
         team.close()
@@ -105,12 +106,15 @@ def _on_cpu(team: Team, kind: GGMLType, shape: CostShape) -> tuple[float, float]
     n_here = min(shape.n_experts, max(shape.n_chosen, measure.WEIGHTS // expert))
     count = max(1, min(shape.n_layer, measure.WEIGHTS // (expert * n_here)))
     tensors = [zeros(kind, n_here * rows, columns) for rows, columns in sizes]
-    arena = Arena(count * sum(map(packed_bytes, tensors)))
+    whole = Bundled.WHOLE if bundles(kind) and not any(rows % BUNDLE for rows, _ in sizes) else None
+    arena = Arena(count * sum(packed_bytes(one, bundled=whole is not None) for one in tensors))
     state = make_state(1, 0, np.zeros(1, np.int32)).numbers
     x, out = make_vectors(1, n_embd), make_vectors(1, n_embd, records=False).floats
     layers = []
     for _ in range(count):
-        packed: list[Linear[WeightRows, Floats]] = [Linear(pack(one, team, arena=arena), None) for one in tensors]
+        packed: list[Linear[WeightRows, Floats]] = [
+            Linear(pack(one, team, arena=arena, bundled=whole), None) for one in tensors
+        ]
         gate = packed[0] if shape.gated else None
         layers.append(Neurons(n_here * ff, gate, packed[-2], packed[-1], transposed=False, activation=Activation.SILU))
     counts = _counts(n_here, shape.n_chosen)

@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.gguf_io import Tensor
+from powerinfer_cli.kernels.cpu.experts.token import opens_ups
+from powerinfer_cli.kernels.cpu.packing import bundles
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.sparse.asking import asked_neurons
+from powerinfer_cli.kernels.formats import BUNDLE
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
@@ -121,12 +124,15 @@ def _is_table(model: Model, tensor: Tensor) -> bool:
 
 
 def bundled_matrices(model: Model, plan: Plan, *, predictors: bool) -> Iterator[tuple[Tensor, Bundled]]:
-    """Those of layers in main memory whose rows are asked, or multiplied, 16 at a time, where their types can be."""
+    """Those in main memory whose rows are asked, or multiplied, 16 at a time, where their types can be."""
     yield from ((one, Bundled.WHOLE) for one in leaves(model.head)[0] if plan.output == MAIN_MEMORY)
     for layer, placed in zip(model.layers, plan.layers, strict=True):
+        routed = routing_of(layer.ffn.selection)
+        if routed is not None and (placed.device == MAIN_MEMORY or placed.hot.size < layer.ffn.n_groups):
+            yield from ((one, Bundled.WHOLE) for one in _bundled_experts(layer.ffn.neurons, routed))
         if placed.device != MAIN_MEMORY:
             continue
-        a, asked, routed = layer.attention, predictor_of(layer.ffn.selection), routing_of(layer.ffn.selection)
+        a, asked = layer.attention, predictor_of(layer.ffn.selection)
         linears = [a.q, a.k, a.v, a.output, a.gate] if isinstance(a, Attention) else []
         shared = None if routed is None or routed.shared is None else routed.shared.neurons
         neurons = layer.ffn.neurons if routed is None else shared
@@ -135,6 +141,21 @@ def bundled_matrices(model: Model, plan: Plan, *, predictors: bool) -> Iterator[
         yield from ((one.weight, Bundled.WHOLE) for one in linears if one is not None)
         if predictors and asked is not None:
             yield asked.fc2, Bundled.ASKED
+
+
+def _bundled_experts(neurons: Neurons[Tensor, Tensor], routed: Routed[Tensor, Tensor]) -> Iterator[Tensor]:
+    """Matrices of whose rows each expert has whole bundles; gate and up are in bundles both, or neither is."""
+
+    def fits(one: Tensor) -> bool:
+        return one.n_rows // routed.n_experts % BUNDLE == 0 and bundles(one.type)
+
+    first = [one.weight for one in (neurons.gate, neurons.up) if one is not None]
+    if opens_ups(neurons, routed.router.on_input):
+        first.pop()
+    if all(fits(one) for one in first):
+        yield from first
+    if fits(neurons.down.weight):
+        yield neurons.down.weight
 
 
 def pack_weights(

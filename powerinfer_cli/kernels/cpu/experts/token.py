@@ -5,7 +5,7 @@ run's last rows are read, memory is asked for the next run's first ones, across 
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,27 @@ from powerinfer_cli.kernels.cpu.experts.few import down_few, gate_up_few
 from powerinfer_cli.kernels.cpu.experts.open_ups import open_ups
 from powerinfer_cli.kernels.cpu.experts.places import DOWN, GATE_UP, place_of
 from powerinfer_cli.kernels.cpu.experts.routing import N_PAIRS, N_USED, Routes
+from powerinfer_cli.kernels.cpu.experts.whole import down_whole, gate_up_whole
 from powerinfer_cli.kernels.cpu.matvec import input_of, stride_of
-from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_ROW, STRIDE, WeightRows, dot_row, row_address
+from powerinfer_cli.kernels.cpu.rows import (
+    BASE,
+    COLUMNS,
+    DOT_ROW,
+    STRIDE,
+    Bundled,
+    WeightRows,
+    dot_row,
+    row_address,
+)
 from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import Vectors
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.jit.program import Operand, Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import f32, i32, i64
 from powerinfer_cli.model.blocks import Linear, Neurons
 
-__all__ = ["ExpertRoom", "ExpertRows", "experts_token", "weigh"]
+__all__ = ["ExpertRoom", "ExpertRows", "experts_token", "opens_ups", "weigh"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 ExpertRows: TypeAlias = Neurons[WeightRows, Floats]
@@ -74,7 +84,7 @@ def experts_token(
         """All rows of one matrix, or of two, whose products are in room.gate and `out`."""
         matrix = None if first is None else first.weight
         return Operation.of(
-            _gate_up if panels is None else gate_up_few,
+            _kernel_of(last.weight, panels, _gate_up, gate_up_few, gate_up_whole),
             GATE_UP,
             gate=matrix,
             gate_x=None if matrix is None else input_of(matrix, x),
@@ -95,7 +105,7 @@ def experts_token(
             threads=threads,
         )
 
-    if gate is not None and neurons.activation.has_exact_zeros and not on_input:
+    if gate is not None and opens_ups(neurons, on_input):
         products = [rows_of(None, gate, room.gate), open_ups(x, up, r, ff, room.gate, room.up)]
     else:
         products = [rows_of(gate, up, room.up)]
@@ -112,7 +122,7 @@ def experts_token(
             curve=neurons.curve,
         ),
         Operation.of(
-            _down if panels is None else down_few,
+            _kernel_of(down.weight, panels, _down, down_few, down_whole),
             DOWN,
             state=state,
             rows=down.weight,
@@ -130,6 +140,19 @@ def experts_token(
             threads=threads,
         ),
     ]
+
+
+def opens_ups(neurons: Neurons[Any, Any], on_input: bool) -> bool:
+    """Whether, of one token or a few, only ups of open gates are read, here and there."""
+    return neurons.gate is not None and neurons.activation.has_exact_zeros and not on_input
+
+
+def _kernel_of(
+    rows: WeightRows, panels: npt.NDArray[np.uint8] | None, one: Kernel, few: Kernel, whole: Kernel
+) -> Kernel:
+    if rows.bundled is Bundled.WHOLE:
+        return whole
+    return one if panels is None else few
 
 
 def _dot_of(rows: WeightRows, panels: npt.NDArray[np.uint8] | None) -> int | None:

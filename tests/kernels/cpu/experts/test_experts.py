@@ -13,13 +13,14 @@ from powerinfer_cli.kernels.cpu.experts.routing import Routes, make_routes, most
 from powerinfer_cli.kernels.cpu.experts.token import ExpertRoom, ExpertRows, experts_token
 from powerinfer_cli.kernels.cpu.gemm import make_workspace
 from powerinfer_cli.kernels.cpu.matvec import token_panels
+from powerinfer_cli.kernels.cpu.rows import Bundled
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.kernels.formats import FORMATS, padded
 from powerinfer_cli.kernels.jit.program import assemble
 from powerinfer_cli.model import Activation
 from powerinfer_cli.model.blocks import Gating, Linear, Neurons, Router
-from tests.helpers.kernels.kernel_data import random_vectors, values_for, weight_rows
+from tests.helpers.kernels.kernel_data import bundled_rows, random_vectors, values_for, weight_rows
 from tests.helpers.kernels.teams import team_of
 from tests.helpers.rounding import curve_of
 
@@ -55,12 +56,18 @@ def experts(
     biases: bool = False,
     threads: int = 0,
     activation: Activation = Activation.SILU,
+    bundled: bool = False,
 ) -> Experts:
-    """Of gate, up and down of these types; threads: rows are rearranged on use."""
+    """Of gate, up and down of these types; threads: rows are rearranged on use. bundled: all, but for ups that are
+    read here and there.
+    """
     sizes = {"gate": (ff, n), "up": (ff, n), "down": (n, ff)}
     linears, values = {}, {}
     for seed, (kind, (name, (rows, columns))) in enumerate(zip(kinds, sizes.items(), strict=True)):
-        matrix, numbers = weight_rows(kind, n_experts * rows, columns, seed, threads)
+        if bundled and (name != "up" or not gated or not activation.has_exact_zeros):
+            matrix, numbers = bundled_rows(kind, n_experts * rows, columns, seed, kind_of_bundles=Bundled.WHOLE)
+        else:
+            matrix, numbers = weight_rows(kind, n_experts * rows, columns, seed, threads)
         bias = np.linspace(-1, 1, n_experts * rows, dtype=np.float32) if biases else None
         linears[name] = Linear(matrix, bias)
         values[name] = numbers.reshape(n_experts, rows, columns)
@@ -160,6 +167,8 @@ def test_every_format(kind: GGMLType, many: bool) -> None:
     whole = 256 if f.group == 16 or "_K" in kind.name or kind is GGMLType.IQ4_XS else 96
     check(experts((kind, kind, kind), n=35 if f.is_float else whole, ff=51 if f.is_float else whole), many=many)
     check(experts((kind, kind, kind), n=256, ff=256, threads=3), many=many)
+    if f.dot_whole is not None:
+        check(experts((kind, kind, kind), n=whole, ff=whole, bundled=True), many=many)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -186,7 +195,9 @@ def test_mixed_types(many: bool) -> None:
 def test_kinds_of_neurons(many: bool, gated: bool) -> None:
     for activation in (kind for kind in Activation if gated or not kind.bends_up):
         check(experts(gated=gated, biases=True, activation=activation), 8, many=many)
-    check(experts(biases=True), 8, many=many, add=True)
+        check(experts(gated=gated, biases=True, activation=activation, bundled=True), 8, many=many)
+    for bundled in (False, True):
+        check(experts(biases=True, bundled=bundled), 8, many=many, add=True)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -219,14 +230,16 @@ def test_all_tokens_to_one_expert_and_none_to_another(many: bool) -> None:
     tokens = 40 if many else FEW
     logits = logits_of(tokens, 5)
     logits[:, 3], logits[:, 1] = 9.0, -9.0
+    check(experts(bundled=True), tokens, 2, logits, many=many)
     found = check(experts(), tokens, 2, logits, many=many)
     assert (found.routes.chosen[:tokens] == 3).any(axis=1).all()
     assert not (found.routes.chosen == 1).any()
 
 
-@pytest.mark.parametrize("kind", [F32, Q4_0, GGMLType.Q8_0], ids=lambda kind: kind.name)
-def test_alone_as_in_company(kind: GGMLType) -> None:
-    made, x, logits = experts((kind, kind, kind), biases=True), random_vectors(30, 64), logits_of(30, 5)
+@pytest.mark.parametrize(("kind", "bundled"), [(F32, False), (Q4_0, False), (Q4_0, True), (GGMLType.Q8_0, True)])
+def test_alone_as_in_company(kind: GGMLType, bundled: bool) -> None:
+    made = experts((kind, kind, kind), biases=True, bundled=bundled)
+    x, logits = random_vectors(30, 64), logits_of(30, 5)
     few, many = run(made, x, logits[:FEW]), run(made, x, logits, many=True)
     for t in range(FEW):
         one = rows_from(x, t)
@@ -235,8 +248,8 @@ def test_alone_as_in_company(kind: GGMLType) -> None:
 
 
 def test_same_bits_whatever_the_threads() -> None:
-    made, x, logits = experts(ff=160), random_vectors(30, 64), logits_of(30, 5)
-    for many, tokens in ((False, FEW), (True, 30)):
+    x, logits, rows, bundles = random_vectors(30, 64), logits_of(30, 5), experts(ff=160), experts(ff=160, bundled=True)
+    for made, many, tokens in ((rows, False, FEW), (rows, True, 30), (bundles, False, FEW)):
         one, three, sixteen = (run(made, x, logits[:tokens], many=many, threads=n) for n in (1, 3, 16))
         np.testing.assert_array_equal(one.out, three.out)
         np.testing.assert_array_equal(one.out, sixteen.out)  # in shares for more threads than there are
