@@ -1,5 +1,5 @@
-"""Chosen experts in bundles of 16 rows, for one token or a few: a bundle is read, and unpacked, once for all tokens that
-have chosen its expert.
+"""Chosen experts in bundles of 16 rows, for one token or a few: a bundle is read, and unpacked, once for all tokens
+that have chosen its expert.
 
 What a token gets does not depend on the others, to the bit. Each thread has an expert's tokens in panels of its own; an
 expert's rows are whole bundles.
