@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
-from powerinfer_cli.gguf_io import Tensor, chosen_rows
+from powerinfer_cli.gguf_io import MadeTensor, Tensor, chosen_rows, transposed
 from powerinfer_cli.model.blocks import FFN, ExpertLatents, Gating, Linear, Neurons, Routed, Router, SharedExpert
 from powerinfer_cli.model.keys import MAX_SIZE
 from powerinfer_cli.model.tensors import LayerReader
+from powerinfer_cli.model.turned import down_type
 
 __all__ = ["MOST_EXPERTS", "expert_width", "has_experts", "leads_dense", "routed", "shared_width"]
 
@@ -137,8 +139,9 @@ def _experts(t: LayerReader, experts: int, width: int, n_read: int, gated: bool)
             names = (f"blk.{t.index}.ffn_{one}_exps.weight" for one in ("gate", "gate_up"))
             t.model.fail(f"tensor {' is missing, or '.join(names)}")
         gate, up = (_stacked(t, f"ffn_{name}_exps", experts, width, n_read) for name in ("gate", "up"))
-    down = _stacked(t, "ffn_down_exps", experts, n_read, width)
     sizes = t.model.sizes
+    turned = sizes.activation.has_exact_zeros and _lies_turned(t, "ffn_down_exps", experts, n_read, width)
+    down = (_turned_back if turned else _stacked)(t, "ffn_down_exps", experts, n_read, width)
     return Neurons(experts * width, gate, up, down, False, sizes.activation, curve=sizes.curve)
 
 
@@ -154,6 +157,27 @@ def _divided(
         return Linear(chosen_rows(both.weight, rows), None if both.bias is None else chosen_rows(both.bias, rows))
 
     return part(0), part(1)
+
+
+def _lies_turned(t: LayerReader, name: str, experts: int, rows: int, columns: int) -> bool:
+    """Whether a neuron is a row of each expert's matrix, as SmallThinker's own tool writes it: its shape tells."""
+    found = t.model.gguf.tensors.get(f"blk.{t.index}.{name}.weight")
+    return found is not None and rows != columns and found.shape == (experts, columns, rows)
+
+
+def _turned_back(t: LayerReader, name: str, experts: int, rows: int, columns: int) -> Linear[Tensor, Tensor]:
+    """As `_stacked`, of such matrices: made anew, where it is quantised in a type that loses next to nothing."""
+    given = t.tensor(f"{name}.weight", experts, columns, rows)
+    kind = down_type(given.type, columns)
+
+    def make() -> npt.NDArray[np.uint8]:
+        matrices = given.rows().reshape(experts, -1)
+        one = (Tensor(given.name, given.type, (columns, rows), matrix, given.path) for matrix in matrices)
+        return np.concatenate([transposed(matrix, given.name, kind).data for matrix in one])
+
+    weight = MadeTensor(given.name, kind, (experts * rows, columns), make, given.path)
+    bias = t.maybe(f"{name}.bias", experts, rows)
+    return Linear(weight, None if bias is None else replace(bias, shape=(experts * rows,)))
 
 
 def _stacked(t: LayerReader, name: str, experts: int, rows: int, columns: int) -> Linear[Tensor, Tensor]:

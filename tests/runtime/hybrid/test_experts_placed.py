@@ -157,6 +157,17 @@ def test_every_expert_is_chosen(tmp_path: Path) -> None:
     check_logits(told(placed(file, tmp_path, [SHARES["some"]])), wanted)
 
 
+def test_down_matrices_whose_rows_are_neurons(tmp_path: Path) -> None:
+    """As SmallThinker's own tool may write them: the same to the bit, on the CPU alone and divided."""
+    file = tiny_family("smallthinker").file
+    turned = {name: data.swapaxes(1, 2).copy() for name, data in file.tensors.items() if "ffn_down_exps" in name}
+    options = {"n_ctx": 128, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    found, wanted = (told(one.engine(tmp_path, **options)) for one in (file.with_tensors(turned), file))
+    np.testing.assert_array_equal(found, wanted)
+    found, wanted = (told(placed(one, tmp_path, [SHARES["some"]])) for one in (file.with_tensors(turned), file))
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_shift_and_restore(tmp_path: Path) -> None:
     """Some hot as none on a device."""
     file = tiny_family("deepseek3").file
