@@ -14,6 +14,7 @@ from powerinfer_cli.commands.shared.flags.model import ModelFlags
 from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
 from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
+from powerinfer_cli.commands.shared.flags.store import StoreFlags
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.errors import UsageError
 
@@ -60,9 +61,10 @@ def run(
     interaction: InteractionFlags,
     sampling: SamplingFlags,
     grammar: GrammarFlags,
+    store: StoreFlags,
 ) -> None:
     """Run a model by its name: a chat at a terminal, an answer to a prompt, or a text where it has no chat template."""
-    path = find_model(model)
+    path = find_model(model, folders=store.models_dir)
     asked = text.prompt is not None and interaction.conversation is None and not interaction.taking_turns
     if asked and _answers(path):
         interaction = replace(interaction, single_turn=True)

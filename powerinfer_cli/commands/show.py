@@ -2,7 +2,9 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,19 +45,19 @@ def show(store: StoreFlags, flags: ShowFlags) -> None:
         raise UsageError("which model? As in `powerinfer show NAME`; `powerinfer list` shows names")
     model = find_stored(flags.name, store.found())
     told = facts(model, speed=flags.speed)
-    print(json.dumps(told, indent=2) if flags.as_json else "\n".join(map(printable, _lines(told))))
+    print(json.dumps(told, indent=2) if flags.as_json else "\n".join(map(printable, _lines(told, store.models_dir))))
     if told["fault"]:
         raise typer.Exit(1)
 
 
-def _lines(told: dict[str, Any]) -> list[str]:
+def _lines(told: dict[str, Any], folders: Sequence[Path]) -> list[str]:
     from powerinfer_cli.hub import size_text
 
     lines = [f"name:     {told['name']}", *(f"file:     {path}" for path in told["files"])]
     lines.append(f"size:     {size_text(told['bytes'])}")
     if told["fault"]:
         return [*lines, f"does not run here: {told['fault']}"]
-    rate = told["tokens_per_second"]
+    rate, where = told["tokens_per_second"], [word for folder in folders for word in ("--models-dir", str(folder))]
     lines += [
         f"type:     {told['type']}",
         f"kind:     {told['kind']}",
@@ -63,7 +65,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
         f"beside:   {', '.join(told['beside']) or 'nothing'}",
         f"memory:   {size_text(told['needed_bytes'])}, which {'fits' if told['fits'] else 'does not fit'} here",
         *([f"speed:    {rate} tokens per second, predicted"] if rate is not None else []),
-        f"run:      powerinfer run {shlex.quote(told['name'])}",
+        f"run:      {shlex.join(('powerinfer', 'run', told['name'], *where))}",
     ]
     return lines
 

@@ -1,5 +1,6 @@
 """Which model file a command runs: -m, a path or a name; -hf; or the bundled one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from powerinfer_cli.commands.shared.flags.model import ModelFlags
@@ -8,8 +9,9 @@ from powerinfer_cli.errors import UsageError
 __all__ = ["find_model"]
 
 
-def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
-    """The model's path, fetched first where -hf asks for it; `hf_file`: which of that repository's.
+def find_model(flags: ModelFlags, hf_file: str | None = None, folders: Sequence[Path] = ()) -> Path:
+    """The model's path, fetched first where -hf asks for it; `hf_file`: which of that repository's. folders: where -m
+    looks for names, too.
 
     Raises:
         PowerInferError: the download fails, or the package has lost its model.
@@ -22,7 +24,7 @@ def find_model(flags: ModelFlags, hf_file: str | None = None) -> Path:
     if flags.model:
         from powerinfer_cli.hub.local import named_model
 
-        return named_model(flags.model)
+        return named_model(flags.model, folders)
     if flags.hf:
         from powerinfer_cli.commands.download.progress import make_watch
         from powerinfer_cli.hub import fetch_model

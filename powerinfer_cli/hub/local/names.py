@@ -21,11 +21,11 @@ def here(folders: Sequence[Path] = (), note: Callable[[str], None] = lambda line
     return stored_models([*folders, *usual], hub_cache(), note)
 
 
-def named_model(given: Path) -> Path:
-    """The file that -m means: a path as it is, or a name of a model here. Raises PowerInferError."""
+def named_model(given: Path, folders: Sequence[Path] = ()) -> Path:
+    """The file that -m means: a path as it is, or a name of a model here or in folders. Raises PowerInferError."""
     if given.exists() or given.is_symlink() or given.suffix.lower() == ".gguf" or given.is_absolute():
         return given  # opening it says what is wrong
-    return find_stored(str(given), here()).path
+    return find_stored(str(given), here(folders)).path
 
 
 def find_stored(name: str, models: Sequence[StoredModel]) -> StoredModel:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,10 @@ def test_running_by_name(folder: Path) -> None:
     text = powerinfer("run", "words", "Once upon", "-no-cnv", "-n", "2", *quiet)
     assert text.out.strip() == "Once upon a time"
     assert powerinfer("main", "-m", "words", "-p", "Once upon", "-n", "2", *quiet).out == text.out
+    elsewhere = ("--models-dir", str((folder / "models").rename(folder / "my models")))
+    shown = powerinfer("show", "words", "--no-speed", *elsewhere).out.splitlines()[-1]
+    assert shown == f"run:      powerinfer run Words-GGUF --models-dir {shlex.quote(elsewhere[1])}"
+    assert powerinfer("run", "words", "Once upon", "-no-cnv", "-n", "2", *elsewhere, *quiet).out == text.out
     assert "which model?" in powerinfer("run").error
     assert powerinfer("run", "--help").code == 0
 
