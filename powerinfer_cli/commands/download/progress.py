@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,53 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["make_watch"]
+__all__ = ["DOWNLOADING", "Tell", "make_watch"]
+
+Tell = Callable[[str, int, int], None]
+DOWNLOADING = "downloading the model"
 
 _LINE_SECONDS = 10.0
 _LARGE = 10_000_000
 
 
-def make_watch() -> Watch:
-    """Bars where stderr is a terminal that can redraw a line, plain lines otherwise."""
-    return Bars(stderr_console()) if redraws() else Lines()
+def make_watch(tell: Tell | None = None) -> Watch:
+    """Bars where stderr is a terminal that can redraw a line, plain lines otherwise. tell: told of progress, too, as of
+    the loading of a model: what is done, bytes, of how many.
+    """
+    shown: Watch = Bars(stderr_console()) if redraws() else Lines()
+    return shown if tell is None else Told(shown, tell)
+
+
+class Told:
+    """Another watch, and somebody who is told of all files together."""
+
+    def __init__(self, shown: Watch, tell: Tell) -> None:
+        self._shown, self._tell = shown, tell
+        self._total = self._done = self._at = 0
+
+    def __enter__(self) -> "Told":
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._shown.__exit__(kind, error, tb)
+
+    def begin(self, files: int, total: int, done: int) -> None:
+        self._total, self._done = total, done
+        self._tell(DOWNLOADING, done, total)
+        self._shown.begin(files, total, done)
+
+    def file(self, name: str, size: int, done: int) -> None:
+        self._at = done
+        self._shown.file(name, size, done)
+
+    def at(self, done: int) -> None:
+        self._done, self._at = self._done + done - self._at, done
+        self._tell(DOWNLOADING, self._done, self._total)
+        self._shown.at(done)
+
+    def note(self, text: str) -> None:
+        self._shown.note(text)
 
 
 class Lines:

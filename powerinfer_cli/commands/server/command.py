@@ -163,7 +163,7 @@ def _load(
     from powerinfer_cli.serving.loaded import served_model, start_thread
 
     shared_renderer().start()  # and meanwhile the model loads
-    path = find_model(model, hf_file)
+    path = find_model(model, hf_file, tell=loading.watch)
     with loading as events:
         placement, drafts = wishes
         opened = open_model(

@@ -27,7 +27,7 @@ class Loading:
     """
 
     def __init__(self, note: Note, *, quiet: bool = False, watch: Watch | None = None) -> None:
-        self._note, self._quiet, self._watch = note, quiet, watch
+        self._note, self._quiet, self.watch = note, quiet, watch
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._told = False  # of the compiling: it comes in two parts, before and after the weights
@@ -49,8 +49,8 @@ class Loading:
             self._note(line)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if self._watch is not None:
-            self._watch(what, done, total)
+        if self.watch is not None:
+            self.watch(what, done, total)
         if self._quiet:
             return
         compiling = what.startswith(COMPILING)

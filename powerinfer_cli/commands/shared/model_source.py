@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from powerinfer_cli.commands.shared.flags.model import ModelFlags
 from powerinfer_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from powerinfer_cli.commands.download.progress import Tell
+
 __all__ = ["find_model"]
 
 
-def find_model(flags: ModelFlags, hf_file: str | None = None, folders: Sequence[Path] = ()) -> Path:
+def find_model(
+    flags: ModelFlags, hf_file: str | None = None, folders: Sequence[Path] = (), tell: "Tell | None" = None
+) -> Path:
     """The model's path, fetched first where -hf asks for it; `hf_file`: which of that repository's. folders: where -m
-    looks for names, too.
+    looks for names, too. tell: told how far a download is.
 
     Raises:
         PowerInferError: the download fails, or the package has lost its model.
@@ -29,7 +35,7 @@ def find_model(flags: ModelFlags, hf_file: str | None = None, folders: Sequence[
         from powerinfer_cli.commands.download.progress import make_watch
         from powerinfer_cli.hub import fetch_model
 
-        return fetch_model(flags.hf, make_watch(), token=flags.hf_token, file=hf_file)
+        return fetch_model(flags.hf, make_watch(tell), token=flags.hf_token, file=hf_file)
     from powerinfer_cli.opening import bundled_model
 
     return bundled_model()

@@ -27,3 +27,14 @@ def test_plain_lines_tell_speed_and_what_is_left(
 
 def test_stderr_that_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(progress.make_watch(), progress.Lines)
+
+
+def test_who_waits_is_told_of_all_files_together() -> None:
+    told: list[tuple[str, int, int]] = []
+    with progress.make_watch(lambda *step: told.append(step)) as watch:
+        watch.begin(2, 60, 20)
+        watch.file("a.gguf", 30, 20)
+        watch.at(30)
+        watch.file("b.gguf", 30, 0)
+        watch.at(15)
+    assert told == [(progress.DOWNLOADING, done, 60) for done in (20, 30, 45)]
