@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Whether `pip install .` finds a wheel of every dependency on the systems that are meant to run it, by the registry's lists.
+
+Nothing is downloaded but lists and metadata, by uv's resolver, which evaluates markers for a system that is not this one
+(pip's --platform does not). Needs `pip install uv`.
+
+    python scripts/checks/check_wheels.py
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PYTHONS = ("3.11", "3.12", "3.13")
+SYSTEMS = {
+    "Linux, x86-64": "x86_64-manylinux_2_28",
+    "Linux, ARM64": "aarch64-manylinux_2_28",
+    "macOS, Apple Silicon": "aarch64-apple-darwin",
+    "Windows, x86-64": "x86_64-pc-windows-msvc",
+    # torch has had no wheels for Intel's Macs since 2.2 and has none for Windows on ARM.
+    "macOS, Intel": "x86_64-apple-darwin",
+    "Windows, ARM64": "aarch64-pc-windows-msvc",
+}
+ABSENT = ("macOS, Intel", "Windows, ARM64")
+SHOWN = ("torch", "numba", "llvmlite", "highspy")
+
+
+def resolved(system: str, python: str) -> str:
+    """Versions of the largest packages, or why there is no set of wheels."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-q", "--no-header", "--no-annotate"]
+    command += ["--only-binary", ":all:", "--python-platform", system, "--python-version", python, "pyproject.toml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "none: " + " ".join(done.stderr.split())[:200]
+    versions = dict(line.split("==") for line in done.stdout.splitlines() if "==" in line and ";" not in line)
+    return ", ".join(f"{name} {versions[name]}" for name in SHOWN)
+
+
+def main() -> None:
+    """Print a table in Markdown; the exit code is 1 where a system that should have wheels has none, or the reverse."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    if subprocess.run([sys.executable, "-m", "uv", "--version"], capture_output=True, check=False).returncode:
+        sys.exit("error: this needs uv: pip install uv")
+    print("| system | Python | wheels |\n| --- | --- | --- |")
+    odd = []
+    for name, system in SYSTEMS.items():
+        for python in PYTHONS:
+            told = resolved(system, python)
+            print(f"| {name} | {python} | {told} |", flush=True)
+            if told.startswith("none") != (name in ABSENT):
+                odd.append(f"{name}, Python {python}")
+    if odd:
+        sys.exit(f"error: not as expected: {'; '.join(odd)}")
+
+
+if __name__ == "__main__":
+    main()
