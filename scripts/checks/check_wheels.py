@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Whether `pip install .` finds a wheel of every dependency on the systems that are meant to run it, by the registry's lists.
+"""Whether `pip install .` finds a wheel of every dependency on the systems that are to run it, by the registry's lists.
 
-Nothing is downloaded but lists and metadata, by uv's resolver, which evaluates markers for a system that is not this one
-(pip's --platform does not). Needs `pip install uv`.
+Nothing is downloaded but lists and metadata, by uv's resolver, which evaluates markers for a system that is not this
+one (pip's --platform does not). Needs `pip install uv`.
 
     python scripts/checks/check_wheels.py
 """
