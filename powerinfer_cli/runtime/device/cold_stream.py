@@ -49,11 +49,11 @@ class ColdStream:
         self._copies = make_stream(link.device)
 
     def run(self, neurons: FileNeurons, numbers: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int) -> None:
-        """flow.cold [T, n_embd] = what the cold neurons, `numbers`, of a layer make of flow.normed, down's bias
+        """flow.ffn.cold [T, n_embd] = what the cold neurons, `numbers`, of a layer make of flow.normed, down's bias
         included.
         """
         count = max(1, self._size // sum(one.row_bytes for one in neurons.matrices))
-        flow.cold[:n].zero_()
+        flow.ffn.cold[:n].zero_()
         for turn, begin in enumerate(range(0, len(numbers), count)):
             chosen = numbers[begin : begin + count]
             stage = self._stages[turn % 2]
@@ -65,10 +65,10 @@ class ColdStream:
                 lambda one: self._vector(one.to_float32()),
             )
             begins = layer.n_hot + begin
-            flow.add_chunk(layer, some, slice(begins, begins + len(chosen)), n)
+            flow.ffn.add_chunk(layer, some, slice(begins, begins + len(chosen)), n)
             stage.release()
         if neurons.down.bias is not None:
-            flow.cold[:n].add_(self._vector(neurons.down.bias.to_float32()))
+            flow.ffn.cold[:n].add_(self._vector(neurons.down.bias.to_float32()))
 
     def run_experts(
         self, ffn: FileFFN, chosen: npt.NDArray[np.int64], cold: Numbers, layer: DeviceLayer, flow: DeviceFlow, n: int
@@ -78,8 +78,8 @@ class ColdStream:
         """
         routed = routing_of(layer.block.ffn.selection)
         assert routed is not None
-        neurons, weights = ffn.neurons, flow.chosen(routed).weights[:n].flatten()
-        room = flow.experts_of(layer)
+        neurons, weights = ffn.neurons, flow.ffn.chosen(routed).weights[:n].flatten()
+        room = flow.ffn.experts_of(layer)
         room.cold[:n].zero_()
         for turn, expert in enumerate(np.intersect1d(chosen, cold)):
             numbers = np.array([expert], np.int32)

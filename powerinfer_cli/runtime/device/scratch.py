@@ -110,8 +110,8 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
     flow.predict(layer, n_tokens)
     routed = routing_of(layer.block.ffn.selection)
     if routed is not None:  # every token to the experts that are here: no batch takes more
-        flow.chosen(routed).experts[:n_tokens].copy_(torch.arange(routed.router.n_chosen))
-    flow.hot_ffn(layer, n_tokens)
+        flow.ffn.chosen(routed).experts[:n_tokens].copy_(torch.arange(routed.router.n_chosen))
+    flow.ffn.run(layer, n_tokens)
     if side.stream is not None and layer.slots is not None:
         every = np.zeros((n_tokens, 1), np.int64)  # all tokens to one expert, which is as if it were cold
         side.stream.run_experts(ffn, every, all_neurons(1), layer, flow, n_tokens)
@@ -128,7 +128,7 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
     steps = [
         partial(flow.attend, layer, cache, side.tables, NOTHING, 1),
         partial(flow.predict, layer, 1),
-        partial(flow.hot_ffn, layer, 1),
+        partial(flow.ffn.run, layer, 1),
         partial(flow.add_inputs, layer, 1),
         partial(flow.settle, flow.adds(layer), 1),
     ]

@@ -176,10 +176,10 @@ class HybridBackend:
             self._attend(side, flow, index, adds, n)
             flow.enter_ffn(layer, n)
             if layer.has_ffn:
-                values = flow.every_neuron(layer, n)
+                values = flow.ffn.every_neuron(layer, n)
                 seen = values.cpu()
                 watch(index, flow.x[:n].cpu().numpy(), seen.numpy())
-                flow.hot_of(layer, values.copy_(seen), n)
+                flow.ffn.hot_of(layer, values.copy_(seen), n)
             else:
                 watch(index, flow.x[:n].cpu().numpy(), np.empty((n, 0), np.float32))
             flow.add_inputs(layer, n)
@@ -300,11 +300,11 @@ class HybridBackend:
                 work.append(partial(self._cold_side.send, flow, index, 1))
                 steps += [Replay(side.device, work), side.link.mark]
                 if layer.adds_hot:
-                    steps.append(Replay(side.device, [partial(flow.hot_ffn, layer, 1)]))
+                    steps.append(Replay(side.device, [partial(flow.ffn.run, layer, 1)]))
                 steps.append(partial(self._compute_cold, side, index, 1))
                 work = [partial(self._cold_side.receive, flow, index, 1)]
             else:
-                work.append(partial(flow.hot_ffn, layer, 1))
+                work.append(partial(flow.ffn.run, layer, 1))
             work.append(partial(flow.add_inputs, layer, 1))
             adds = flow.adds(layer)
         work.append(partial(flow.settle, adds, 1))
@@ -320,7 +320,7 @@ class HybridBackend:
             flow.predict(layer, n)
             routed = routing_of(layer.block.ffn.selection)
             if watch is not None and routed is not None:
-                watch(index, flow.chosen(routed).experts[:n].cpu().numpy())
+                watch(index, flow.ffn.chosen(routed).experts[:n].cpu().numpy())
             streamed = layer.n_cold > 0 and n >= self._stream_from
             told = streamed and self._cold_side.send_choice(flow, index, n)
             computed = layer.n_cold > 0 and not streamed
@@ -329,7 +329,7 @@ class HybridBackend:
             if told or computed:
                 side.link.mark()
             if layer.adds_hot:
-                flow.hot_ffn(layer, n)
+                flow.ffn.run(layer, n)
             if told:
                 side.link.wait()
                 self._cold_side.note(index, n)

@@ -75,23 +75,23 @@ class ColdSide:
         """From the device: the FFN's input, and who of its neurons counts, or which experts are chosen."""
         side = self._sides[index]
         layer = side.layers[index]
-        seen = flow.experts_of(layer).seen[:n]
+        seen = flow.ffn.experts_of(layer).seen[:n]
         side.link.copy(self._buffers.normed_of(seen.shape), seen)
         routed = routing_of(layer.block.ffn.selection)
         if routed is not None and self._chosen is not None:
-            found, count = flow.chosen(routed), routed.router.n_chosen
+            found, count = flow.ffn.chosen(routed), routed.router.n_chosen
             side.link.copy(self._chosen.experts_of(n, count), found.experts[:n])
             side.link.copy(self._chosen.weights_of(n, count), found.weights[:n])
         if layer.modes is not None:
             mask = self._buffers.mask[: n * layer.n_cold].view(n, layer.n_cold)
-            side.link.copy(mask, flow.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
+            side.link.copy(mask, flow.ffn.mask[:n, layer.n_hot : layer.n_hot + layer.n_cold].contiguous())
         self.send_uses(flow, index, n)
 
     def send_uses(self, flow: DeviceFlow, index: int, n: int) -> None:
         """Where groups of neurons are placed by use: how many of each group are let through."""
         slots = None if self._adaptive is None else self._adaptive.neurons_of(index)
         if slots is not None:
-            self._sides[index].link.copy(self._uses_of(n, slots.n_groups), slots.counts(flow.mask[:n]))
+            self._sides[index].link.copy(self._uses_of(n, slots.n_groups), slots.counts(flow.ffn.mask[:n]))
 
     def send_choice(self, flow: DeviceFlow, index: int, n: int) -> bool:
         """From the device, where all else stays there: what has to be known here. False: nothing."""
@@ -101,7 +101,7 @@ class ColdSide:
             return self._adaptive is not None and self._adaptive.neurons_of(index) is not None
         assert self._chosen is not None
         self._sides[index].link.copy(
-            self._chosen.experts_of(n, routed.router.n_chosen), flow.chosen(routed).experts[:n]
+            self._chosen.experts_of(n, routed.router.n_chosen), flow.ffn.chosen(routed).experts[:n]
         )
         return True
 
@@ -144,7 +144,7 @@ class ColdSide:
 
     def receive(self, flow: DeviceFlow, index: int, n: int) -> None:
         """To the device: the partial sums."""
-        cold = flow.experts_of(self._sides[index].layers[index]).cold[:n]
+        cold = flow.ffn.experts_of(self._sides[index].layers[index]).cold[:n]
         self._sides[index].link.copy(cold, self._buffers.result[: cold.numel()].view(cold.shape))
 
     def experts(self) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
