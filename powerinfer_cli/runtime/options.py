@@ -82,6 +82,10 @@ class EngineOptions:
         one = self.n_threads or default_threads(self.cores)
         return one, self.n_threads_batch or one
 
+    def few_tokens(self, n_ctx: int, most: int) -> int:
+        """Of a batch whose tokens each get what they would get alone: `most` of a text, or one of each."""
+        return min(most if self.drafting else self.n_sequences, most, self.most_tokens(n_ctx))
+
     def most_tokens(self, n_ctx: int) -> int:
         """Of a batch, in a context of n_ctx tokens."""
         return max(1, min(self.n_batch, self.n_ubatch, n_ctx))

@@ -47,7 +47,7 @@ def suites(device: str) -> Iterator[Finding]:
     ]
     if torch.device(device).type == "cuda":
         # Interpreted, a token takes seconds.
-        names = "experts_placed", "adaptive", "cache_overflow", "shared_keys_placed", "states_placed"
+        names = "experts_placed", "adaptive", "cache_overflow", "shared_keys_placed", "states_placed", "replays"
         paths += [f"tests/runtime/hybrid/test_{name}.py" for name in names]
     else:
         environment["TRITON_INTERPRET"] = "1"

@@ -75,8 +75,7 @@ def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
     copied = bench.seconds([lambda: bench.way.copy(there, here), lambda: bench.way.copy(here, there)], graph=False)
     bandwidth = 2 * COPY / copied
     x, seen = torch.zeros(n_embd, device=device), bench.way.host(n_embd)
-    work = Replay(device, [_silent(lambda: x.mul_(1.0))])
-    Recorder(device).record(work)
+    work = Replay(Recorder(device), [lambda: x.mul_(1.0)])
 
     def divided() -> None:
         """As the hybrid backend: the layer's input goes out, is waited for, and a part of the sum comes back."""
@@ -187,14 +186,13 @@ class _Bench:
 
     def seconds(self, work: Sequence[Callable[[], object]], *, graph: bool = True) -> float:
         """Of the work, a quarter of whose runs took less; on CUDA replayed from a graph, unless it cannot be."""
-        pieces = [_silent(piece) for piece in work] * ROUNDS
-        replay = Replay(self.device, pieces)
-        if graph:
-            Recorder(self.device).record(replay)
+        replay = Replay(Recorder(self.device), list(work) * ROUNDS)
+        run = replay if graph else replay.run
+        run()  # compiles, and records
         times: list[float] = []
         while len(times) <= LEAST_RUNS or sum(times) < LONG_ENOUGH:
             start = time.perf_counter()
-            replay()
+            run()
             self.way.mark()
             self.way.wait()
             times.append(time.perf_counter() - start)
@@ -209,10 +207,3 @@ class _Bench:
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device)
-
-
-def _silent(piece: Callable[[], object]) -> Callable[[], None]:
-    def run() -> None:
-        piece()
-
-    return run

@@ -39,9 +39,9 @@ is put there, and is what is returned. More: `reference.Ops`, and
     scan(Mamba2, mixed [T, C], steps [T, H], states [S, n], sequence, n_past int64 [1]) -> [T, H * D]
     gate_groups(x, gate [T, n], n_groups, norm | None) -> [T, n]
 
-For one token (T 1, or no T) every operation but matmul, matmul_t and attention_of_text can be recorded in a CUDA graph:
-shapes are static, and nothing is asked back from the device. Without `out` results are new tensors, in a graph of its
-own pool. Run what is to be recorded once before: kernels are compiled when they are first called.
+For up to ONE_BY_ONE tokens every operation but matmul_t and attention_of_text can be recorded in a CUDA graph,
+attention for one: shapes are static, and nothing is asked back from the device. Without `out` results are new tensors,
+in a graph of its own pool. Run what is to be recorded once before: kernels are compiled when they are first called.
 """
 
 import os

@@ -105,6 +105,7 @@ class Ops:
     """Every operation of a layer. Those with faster kernels are overridden where such kernels run."""
 
     name = "torch"
+    widest = 0  # heads of which a token's attention reads what it sees, though nobody tells `limit`; others: all pages
 
     rope_store = staticmethod(rope_store)
     turn = staticmethod(turn)
@@ -254,8 +255,10 @@ class Ops:
         chosen int64, weights [T, n_chosen]; slots int64 [E], -1: none. neurons: of n slots, one's rows behind
         another's, as `Routed` has experts'.
         """
-        if len(x) == 1:
-            return self._add_experts_of_one(x[0], chosen[0], weights[0], slots, neurons, out, on_input)
+        if len(x) <= ONE_BY_ONE:
+            for t in range(len(x)):
+                self.add_experts_of_one(x[t], chosen[t], weights[t], slots, neurons, out[t], on_input=on_input)
+            return out
         own, n_slots = slots[chosen].flatten(), neurons.down.weight.n_rows // x.shape[1]
         order = own.argsort(stable=True)
         begin, *counts = torch.bincount(own + 1, minlength=n_slots + 1).tolist()  # the only wait for the device
@@ -275,7 +278,7 @@ class Ops:
         made = self._expert(neurons, weight * seen if on_input else seen)
         out[tokens] += made if on_input else weight * made
 
-    def _add_experts_of_one(
+    def add_experts_of_one(
         self,
         x: Tensor,
         chosen: Tensor,
@@ -283,15 +286,17 @@ class Ops:
         slots: Tensor,
         neurons: DeviceNeurons,
         out: Tensor,
+        *,
         on_input: bool,
     ) -> Tensor:
-        """Nothing is asked back from a GPU: whoever has no slot is computed as the first one, and not added."""
+        """`add_experts` for one token: x, out [n_embd]; chosen, weights [n_chosen]. Nothing is asked back: whoever has
+        no slot is computed as the first one, and not added.
+        """
         own = slots.index_select(0, chosen)
-        here = range(len(own)) if own.device.type != "cpu" else (own >= 0).nonzero().flatten().tolist()
-        for j in here:
+        for j in range(len(own)):
             slot, weight = own[j : j + 1], weights[j]
             expert = slot_of(neurons, slot.clamp(min=0), len(x))
-            made = self._expert(expert, (weight * x if on_input else x).unsqueeze(0))
+            (made,) = self._expert(expert, (weight * x if on_input else x).unsqueeze(0))
             out.add_(torch.where(slot >= 0, made if on_input else weight * made, 0))
         return out
 

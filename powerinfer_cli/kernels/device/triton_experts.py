@@ -21,7 +21,7 @@ __all__ = ["add_experts"]
 def add_experts(
     x: Tensor, chosen: Tensor, weights: Tensor, slots: Tensor, neurons: DeviceNeurons, out: Tensor, *, on_input: bool
 ) -> Tensor:
-    """As `Ops.add_experts`, for one token: x, out [n_embd]; chosen int64, weights [n_chosen]."""
+    """See `Ops.add_experts_of_one`."""
     n_embd, n_chosen = len(x), len(chosen)
     gate, up, down = neurons.gate, neurons.up, neurons.down
     first, ff = up if gate is None else gate, down.weight.n_cols

@@ -52,12 +52,14 @@ class TritonOps(Ops):
     """Products of matrices, attention and the delta rule of many tokens stay torch's."""
 
     name = f"Triton {triton.__version__}"
+    widest = WIDEST
 
     dequantize = staticmethod(triton_products.dequantize)
     matvec = staticmethod(triton_products.matvec)
     chosen_rows = staticmethod(triton_products.chosen_rows)
     activated = staticmethod(triton_sparse.activated)
     sparse_ffn = staticmethod(triton_sparse.sparse_ffn)
+    add_experts_of_one = staticmethod(triton_experts.add_experts)
     add_norm = staticmethod(triton_norm.add_norm)
     rope_store = staticmethod(triton_attention.rope_store)
     attention = staticmethod(_attention)
@@ -117,21 +119,3 @@ class TritonOps(Ops):
             own = None if mask is None else mask[t]
             counts.append(self.sparse_ffn(x[t], own, neurons, entries=entries, out=out[t])[1])
         return out, torch.cat(counts)
-
-    def add_experts(
-        self,
-        x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
-        slots: Tensor,
-        neurons: DeviceNeurons,
-        out: Tensor,
-        *,
-        on_input: bool = False,
-    ) -> Tensor:
-        """For a few tokens one by one, so that nothing is asked back; see `Ops.add_experts`."""
-        if len(x) > ONE_BY_ONE:
-            return super().add_experts(x, chosen, weights, slots, neurons, out, on_input=on_input)
-        for t in range(len(x)):
-            triton_experts.add_experts(x[t], chosen[t], weights[t], slots, neurons, out[t], on_input=on_input)
-        return out

@@ -49,7 +49,7 @@ class CPUSide(ABC):
         """adapting: see `pack_weights`."""
         model, config, options = parts.model, parts.config, parts.options
         self.config, self.pages, self._events, self._model = config, parts.pages, parts.events, model
-        self._cores, self._drafting = options.cores, options.drafting
+        self._cores = options.cores
         self.threads, self.threads_batch = options.threads
         self.threshold = effective_threshold(config, options)
         self.layers = [i for i, placed in enumerate(plan.layers) if placed.device == MAIN_MEMORY]
@@ -89,6 +89,7 @@ class CPUSide(ABC):
         n_ctx = self.pages.n_ctx_sequence
         self._frequencies = {rope: rope.frequencies(n_ctx) for rope in ropes if rope is not None}
         self._can_shift = not config.learned_positions  # these are inside the keys
+        self.most_few = options.few_tokens(self.pages.n_ctx, FEW)
         self._make_buffers(options.most_tokens(self.pages.n_ctx))
         self.write_programs()
 
@@ -107,7 +108,6 @@ class CPUSide(ABC):
         one = Writer(self.one, self.threshold, self.threads)
         # What an encoder makes is a direction, which small errors hardly turn; what follows a text may change by them.
         many = Writer(self.many, self.threshold, self.threads_batch, self.room, fixed=not self.config.causal)
-        self.most_few = min(FEW if self._drafting else self.pages.n_sequences, FEW, len(self.many.ids))
         few = Writer(self.many, self.threshold, self.threads, few=self.most_few, panels=self.room.panels)
         head: list[Operation] = []
         heads: list[Operation] = []

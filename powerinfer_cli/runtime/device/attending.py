@@ -124,14 +124,14 @@ class DeviceAttention:
         """`projected`, where all that tokens see is here."""
         room = self.heads_of(a)
         if isinstance(a, Attention) and reads_whole(a):
-            self._over_texts(a, room)
+            self._over_texts(a, room, n)
         else:
-            self._over_segments(a, cache, room.attended, parts=False)
+            self._over_segments(a, cache, room.attended, n, parts=False)
         self._finish(a, room, projected, n)
 
-    def attend_here(self, a: Attending, cache: DeviceCache) -> None:
+    def attend_here(self, a: Attending, cache: DeviceCache, n: int) -> None:
         """The own part."""
-        self._over_segments(a, cache, self.parts_of(a).own, parts=True)
+        self._over_segments(a, cache, self.parts_of(a).own, n, parts=True)
 
     def join(self, a: Attending, projected: Tensor, n: int) -> None:
         """`projected`, of both parts."""
@@ -164,15 +164,15 @@ class DeviceAttention:
             attention = partial(attention, temperature=a.temperature, sinks=sinks)
         return attention
 
-    def _over_segments(self, a: Attending, cache: DeviceCache, out: Tensor, *, parts: bool) -> None:
+    def _over_segments(self, a: Attending, cache: DeviceCache, out: Tensor, n: int, *, parts: bool) -> None:
         q, attention = self.heads_of(a).q, self._attention(a, parts=parts)
-        for own in self._places.cached(a.window).segments:
+        for own in self._places.cached(a.window).segments[:n]:
             part = slice(own.begin, own.end)
             attention(q[part], cache, own.n_past, own.pages, limit=own.limit, out=out[part])
 
-    def _over_texts(self, a: Attention[PlanarRows, Tensor], room: DeviceHeads) -> None:
+    def _over_texts(self, a: Attention[PlanarRows, Tensor], room: DeviceHeads, n: int) -> None:
         """Of encoders: a segment is a text, and nothing of it is kept."""
-        for own in self._places.cached(None).segments:
+        for own in self._places.cached(None).segments[:n]:
             q, k, v, out = (x[own.begin : own.end] for x in (room.q, room.k, room.v, room.attended))
             attend = partial(self.ops.attention_of_text, scale=a.scale, softcap=a.softcap, alibi=a.alibi)
             attend(q, k, v, a.head_dim, reach=a.reach, out=out)

@@ -12,6 +12,7 @@ from powerinfer_cli.kernels.device.reference import CHUNK_NUMBERS
 from powerinfer_cli.kernels.device.reference_attention import SCRATCH_NUMBERS
 from powerinfer_cli.kernels.device.unpack import CHUNK_BYTES
 from powerinfer_cli.kernels.device.whole_texts import QUERY_SCORES, queries_at_once
+from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import (
     FFN,
@@ -71,7 +72,8 @@ def model_bytes(model: Model, options: EngineOptions, n_ctx: int, scratch: int |
     )
     shared = tuple(own[index] for index in read)
     found = scratch_bytes(model, options, n_ctx) if scratch is None else scratch
-    joining = parts_bytes(model.layers, options.most_tokens(n_ctx))
+    n_tokens = options.most_tokens(n_ctx) + options.few_tokens(n_ctx, ONE_BY_ONE)
+    joining = parts_bytes(model.layers, n_tokens)
     joining += 3 * max(one.page * chunk_pages(one.n_pages, one.page) for one in own)
     return ModelBytes(layers, _bytes(model.head), found, joining, shared)
 
@@ -106,7 +108,10 @@ def scratch_bytes(model: Model, options: EngineOptions, n_ctx: int, *, streams: 
     if latent:
         weights = max(weights, *(4 * max(one.keys.n_elements, one.values.n_elements) for one in latent))
         attention += max(4 * n_tokens * 3 * one.n_q for one in latent)
-    values = 4 * (n_tokens * (3 * n_ff + n_embd + n_vocab) + options.n_sequences * n_vocab)
+    values = 4 * (
+        n_tokens * (3 * n_ff + n_embd + n_vocab)
+        + max(options.n_sequences, options.few_tokens(n_ctx, ONE_BY_ONE)) * n_vocab
+    )
     values += n_tokens * max(_choosing(layer.ffn, n_embd) for layer in model.layers)
     return buffer_bytes(model, model.layers, options, n_ctx) + weights + attention + values + streamed
 
@@ -137,10 +142,11 @@ def staged_groups(model: Model, rule: HeatRule) -> tuple[int, int]:
 
 
 def buffer_bytes(model: Model, layers: Sequence[Layer[Tensor, Tensor]], options: EngineOptions, n_ctx: int) -> int:
-    """What a batch and a token flow through in these of a model's layers, and what they turn by."""
+    """What a batch and a few tokens flow through in these of a model's layers, and what they turn by."""
     extent, widths = extent_of(model.layers, options, n_ctx), Widths.of(model.config.n_embd, layers)
-    n_tokens = options.most_tokens(n_ctx)
-    return flow_bytes(widths, n_tokens, extent) + flow_bytes(widths, 1, extent) + table_bytes(widths, extent)
+    many, few = options.most_tokens(n_ctx), options.few_tokens(n_ctx, ONE_BY_ONE)
+    flows = flow_bytes(widths, many, extent, apart=False) + flow_bytes(widths, few, extent, apart=True)
+    return flows + table_bytes(widths, extent)
 
 
 def _attention_bytes(one: Heads, n_tokens: int, n_seen: int) -> int:

@@ -46,8 +46,8 @@ __all__ = ["DeviceFlow"]
 class DeviceFlow:
     """Buffers for up to so many tokens, float32, and the steps of a layer over their first T rows.
 
-    A step leaves its result in a buffer, so that for one token it can be recorded. What is still to be added to the
-    residual stream x goes from step to step as `adds`.
+    A step leaves its result in a buffer, so that for a few tokens apart it can be recorded. What is still to be added
+    to the residual stream x goes from step to step as `adds`.
     """
 
     def __init__(
@@ -59,12 +59,14 @@ class DeviceFlow:
         threshold: float,
         counts: Tensor,
         device: torch.device,
+        *,
+        apart: bool,
     ) -> None:
         """counts int64 [FEW, layers, 2]: neurons let through, and neurons that fired, are added to it: of each of a few
-        tokens in its place, of many all in the first.
+        tokens in its place, of many all in the first. apart: see `Places`.
         """
         self.ops = ops
-        self.places = Places(n_tokens, pages, device)
+        self.places = Places(n_tokens, pages, device, apart=apart)
         n = widths.n_embd
 
         def room(n: int) -> Tensor:

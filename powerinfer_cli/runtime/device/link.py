@@ -64,17 +64,19 @@ class Link:
 
 
 class Replay:
-    """Work on one device that is the same for every token: on CUDA a graph, which costs one launch."""
+    """Work on one device that is the same for every step of so many tokens: on CUDA a graph, which costs one launch. It
+    is recorded when it is done for the first time.
+    """
 
-    def __init__(self, device: torch.device, work: Sequence[Callable[[], None]]) -> None:
-        self.device, self._work = device, work
+    def __init__(self, recorder: "Recorder", work: Sequence[Callable[[], object]]) -> None:
+        self._recorder, self._work = recorder, work
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
         if self.graph is not None:
             self.graph.replay()
         else:
-            self.run()
+            self._recorder.run(self)
 
     def run(self) -> None:
         """As it is, without a graph."""
@@ -85,8 +87,7 @@ class Replay:
 class Recorder:
     """Makes graphs on one device, which share memory: they run one after the other.
 
-    Recording runs the work, so it comes before anything that the work changes is of use. The stream is this device's
-    own: torch's is made once for the process, on whatever device was first.
+    The stream is this device's own: torch's is made once for the process, on whatever device was first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,17 +95,19 @@ class Recorder:
         self._stream = make_stream(device)
         self._pool: Any = None
 
-    def record(self, replay: Replay) -> None:
-        """On CUDA, make the graph."""
+    def run(self, replay: Replay) -> None:
+        """Do the work, and on CUDA make a graph of it: that repeats it later, and does nothing now."""
         if self._stream is None:
+            replay.run()
             return
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                replay.run()  # compiles kernels, which must not happen while recording
+                replay.run()  # compiles kernels, too, which must not happen while recording
             torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # Other threads may go on with devices of theirs meanwhile.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 replay.run()
             self._pool = graph.pool()
         replay.graph = graph

@@ -13,13 +13,13 @@ from powerinfer_cli.runtime.context.pages import Extent, PageTable, WindowPages
 __all__ = ["Places", "places_numbers"]
 
 
-def places_numbers(n_tokens: int, extent: Extent) -> int:
-    """How many numbers tell of so many tokens: positions and sequences; cells, and pages of all sequences, or of one
-    token's; and these again for layers with a window.
+def places_numbers(n_tokens: int, extent: Extent, *, apart: bool) -> int:
+    """How many numbers tell of so many tokens: positions and sequences; cells, and again for layers with a window; and
+    pages, of all sequences, or, apart, of each token's.
     """
-    rows = 1 if n_tokens == 1 else extent.n_sequences
+    rows = n_tokens if apart else extent.n_sequences
     kinds = 1 if extent.window is None else 2
-    return 2 * n_tokens + kinds * (n_tokens + rows * extent.longest)
+    return (2 + kinds) * n_tokens + rows * kinds * extent.longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,66 +37,61 @@ class _Own:
 
 
 class _Cached:
-    """Where a batch's tokens are in caches of one kind: `cells` int64 [tokens], and `segments` on the host."""
+    """Where a batch's tokens are in caches of one kind: `cells` int64 [tokens], pages int64 [rows, pages], and
+    `segments` on the host.
+    """
 
-    def __init__(
-        self, pages: PageTable | WindowPages, positions: Tensor, sequences: Tensor, numbers: Tensor, rows: int
-    ) -> None:
-        """positions, sequences, numbers: what the device is told."""
-        self._pages, self._positions, self._sequences, self._numbers = pages, positions, sequences, numbers
-        self.cells = numbers[: len(positions)]
-        self._rows = numbers[len(positions) :].view(rows, -1)
-        self._recorded = len(positions) == 1 and numbers.device.type == "cuda"
-        one = _Own(0, 1, positions, sequences, self._rows[0], None)
-        self.segments: tuple[_Own, ...] = (one,) if len(positions) == 1 else ()
+    def __init__(self, table: PageTable | WindowPages, cells: Tensor, pages: Tensor) -> None:
+        self.table, self.cells, self.pages = table, cells, pages
+        self.segments: tuple[_Own, ...] = ()
 
-    def of(self, batch: Batch) -> npt.NDArray[np.int64]:
-        """What `numbers` have to be for a batch; from now on `segments` are the batch's."""
-        n_tokens, single, tables = len(self._positions), len(self._positions) == 1, self._pages.tables
-        wanted = np.zeros(len(self._numbers), np.int64)
-        own = [self._pages.cells(s.sequence, s.n_past, s.n_past + s.n_tokens) for s in batch.segments]
-        wanted[: len(batch)] = np.concatenate(own)
-        wanted[n_tokens:] = (tables[batch.segments[0].sequence] if single else tables).ravel()
-        if not self._recorded:
-            self.segments = tuple(
-                _Own(
-                    s.begin,
-                    s.end,
-                    self._positions[s.begin : s.begin + 1],
-                    self._sequences[s.begin : s.begin + 1],
-                    self._rows[0 if single else s.sequence],
-                    s.n_past + s.n_tokens,
-                )
-                for s in batch.segments
-            )
-        return wanted
+    def cells_of(self, batch: Batch) -> npt.NDArray[np.int64]:
+        """[T]"""
+        own = [self.table.cells(s.sequence, s.n_past, s.n_past + s.n_tokens) for s in batch.segments]
+        return np.concatenate(own)
 
 
 class Places:
     """Where a batch's tokens are: on the device, and as segments on the host.
 
-    positions and sequences int64 [tokens]; cells, and pages of the sequences, in caches of either kind. For one token
-    they are what a recording reads: its sequence's pages come first.
+    positions and sequences int64 [tokens]; cells, and pages, in caches of either kind. Apart, each token is a segment,
+    with the pages of its sequence beside it: so nothing but what the device reads depends on whose tokens they are.
     """
 
-    def __init__(self, n_tokens: int, pages: PageTable, device: torch.device) -> None:
-        rows = 1 if n_tokens == 1 else pages.n_sequences
-        self.numbers = torch.zeros(places_numbers(n_tokens, pages.extent), dtype=torch.int64, device=device)
-        self.positions, sequences = self.numbers[:n_tokens], self.numbers[n_tokens : 2 * n_tokens]
-        kinds: list[PageTable | WindowPages] = [pages] if pages.windowed is None else [pages, pages.windowed]
-        parts = self.numbers[2 * n_tokens :].chunk(len(kinds))
+    def __init__(self, n_tokens: int, pages: PageTable, device: torch.device, *, apart: bool) -> None:
+        self._apart, extent = apart, pages.extent
+        self.numbers = torch.zeros(places_numbers(n_tokens, extent, apart=apart), dtype=torch.int64, device=device)
+        tables: list[PageTable | WindowPages] = [pages] if pages.windowed is None else [pages, pages.windowed]
+        self._tokens = self.numbers[: (2 + len(tables)) * n_tokens].view(-1, n_tokens)
+        self.positions, self._sequences, *cells = self._tokens
+        rows = self.numbers[self._tokens.numel() :].view(-1, len(tables), extent.longest)
         self._cached = [
-            _Cached(kind, self.positions, sequences, part, rows) for kind, part in zip(kinds, parts, strict=True)
+            _Cached(table, own, rows[:, i]) for i, (table, own) in enumerate(zip(tables, cells, strict=True))
         ]
+        if apart:
+            for one in self._cached:
+                one.segments = tuple(self._own(one, t, t + 1, t, None) for t in range(n_tokens))
 
     def cached(self, window: int | None) -> _Cached:
         """In the cache of a layer with such a window, or without one."""
         return self._cached[0 if window is None else -1]
 
     def of(self, batch: Batch) -> Tensor:
-        """What `numbers` have to be for a batch, in main memory; from now on `segments` are the batch's."""
-        tokens = np.zeros((2, len(self.positions)), np.int64)
-        tokens[0, : len(batch)] = batch.positions
-        for s in batch.segments:
-            tokens[1, s.begin : s.end] = s.sequence
-        return torch.from_numpy(np.concatenate([*tokens, *(kind.of(batch) for kind in self._cached)]))
+        """What `numbers` have to begin with for a batch, in main memory; `segments` are the batch's from now on."""
+        tokens = np.zeros(self._tokens.shape, np.int64)
+        sequences = np.repeat([s.sequence for s in batch.segments], [s.n_tokens for s in batch.segments])
+        cells = (one.cells_of(batch) for one in self._cached)
+        tokens[:, : len(batch)] = np.stack([batch.positions, sequences, *cells])
+        rows = np.stack([one.table.tables for one in self._cached], 1)
+        if self._apart:
+            rows = rows[sequences]
+        else:
+            for one in self._cached:
+                one.segments = tuple(
+                    self._own(one, s.begin, s.end, s.sequence, s.n_past + s.n_tokens) for s in batch.segments
+                )
+        return torch.from_numpy(np.concatenate((tokens.ravel(), rows.ravel().astype(np.int64))))
+
+    def _own(self, cached: _Cached, begin: int, end: int, row: int, limit: int | None) -> _Own:
+        first = slice(begin, begin + 1)
+        return _Own(begin, end, self.positions[first], self._sequences[first], cached.pages[row], limit)

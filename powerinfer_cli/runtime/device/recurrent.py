@@ -26,7 +26,7 @@ def mix(ops: Ops, a: DeviceRecurrent, x: Tensor, states: Tensor, places: Places,
     """x [T, n_embd] -> out [T, n_embd]; states [sequences, numbers of a state], which go on."""
 
     def recur(step: Callable[[slice, Tensor, Tensor], Tensor]) -> Tensor:
-        parts = [step(slice(s.begin, s.end), s.sequence, s.n_past) for s in places.cached(None).segments]
+        parts = [step(slice(s.begin, s.end), s.sequence, s.n_past) for s in places.cached(None).segments[: len(x)]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     match a:

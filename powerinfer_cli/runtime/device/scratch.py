@@ -15,7 +15,7 @@ from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import extent_of
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.device.bytes import buffer_bytes, scratch_bytes
-from powerinfer_cli.runtime.device.link import Recorder, Replay
+from powerinfer_cli.runtime.device.link import Replay
 from powerinfer_cli.runtime.device.memory import lift_budget
 from powerinfer_cli.runtime.device.rooms import NOTHING
 from powerinfer_cli.runtime.device.side import DeviceSide
@@ -30,8 +30,8 @@ LONG = 1 << 15  # positions
 
 
 def measure_scratch(model: Model, options: EngineOptions, n_ctx: int, name: str, *, streams: bool) -> int:
-    """Bytes on each GPU: a full batch and a token at the context's end pass through a layer, the largest of each kind,
-    and the head; buffers are those of all layers.
+    """Bytes on each GPU: a full batch and a few tokens at the context's end pass through a layer, the largest of each
+    kind, and the head; buffers are those of all layers.
 
     name: torch's for one of the devices; where that is no GPU, the buffers are counted instead. streams: whether cold
     neurons pass through, too.
@@ -124,14 +124,15 @@ def _pass(side: DeviceSide, ffn: FileFFN, index: int, n_tokens: int) -> None:
     logits = torch.empty(n_tokens, side.config.n_vocab, device=side.device)
     flow.head(side.output, flow.x[:n_tokens], logits)
     del logits
-    flow = side.begin(side.one, Batch.of([(0, [0], n_ctx - 1)]))
-    steps = [
-        partial(flow.attend, layer, cache, side.tables, NOTHING, 1),
-        partial(flow.predict, layer, 1),
-        partial(flow.ffn.run, layer, 1),
-        partial(flow.add_inputs, layer, 1),
-        partial(flow.settle, flow.adds(layer), 1),
-    ]
-    Recorder(side.device).record(Replay(side.device, steps))
-    side.products_of(flow, [0])
+    for n in sorted({1, side.n_few}):
+        flow = side.begin(side.few, Batch.of([(0, [0] * n, n_ctx - n)]))
+        steps = [
+            partial(flow.attend, layer, cache, side.tables, NOTHING, n),
+            partial(flow.predict, layer, n),
+            partial(flow.ffn.run, layer, n),
+            partial(flow.add_inputs, layer, n),
+            partial(flow.settle, flow.adds(layer), n),
+        ]
+        Replay(side.recorder, steps)()
+        side.products_of(flow, range(n))
     side.shift(0, n_ctx, 0, max(1, n_ctx // 2))

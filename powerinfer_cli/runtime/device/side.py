@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from powerinfer_cli.kernels.cache import PAGE, CacheType
-from powerinfer_cli.kernels.device import DeviceCache, PlanarRows, make_cache, ops_for
+from powerinfer_cli.kernels.device import DeviceCache, Ops, PlanarRows, make_cache, ops_for
 from powerinfer_cli.kernels.device.cache import SPARE, put_back, read_rows, stored, write_rows
-from powerinfer_cli.kernels.few import FEW
+from powerinfer_cli.kernels.few import FEW, ONE_BY_ONE
 from powerinfer_cli.kernels.reference import rotate
 from powerinfer_cli.model import Rope
 from powerinfer_cli.model.blocks import Head, SharedAttention, cache_owner, recurrent_layers, sources
@@ -26,9 +26,10 @@ from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.device.bytes import allocated
 from powerinfer_cli.runtime.device.cold_stream import ColdStream, streamable, streamed_bytes
 from powerinfer_cli.runtime.device.flow import DeviceFlow
-from powerinfer_cli.runtime.device.link import Link
+from powerinfer_cli.runtime.device.link import Link, Recorder
 from powerinfer_cli.runtime.device.weights import DeviceLayer, Uploader
 from powerinfer_cli.runtime.device.widths import Widths, rope_tables
+from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.threshold import effective_threshold
 
 __all__ = ["DeviceSide"]
@@ -38,7 +39,7 @@ class DeviceSide:
     """`layers`: by their number in the model. `kept`: keys and values, by the number of the layer whose they are, also
     of layers elsewhere that are read here; `caches`: what each layer reads of these. `here`: of those that read a cache
     with pages in main memory, how many of it are here. `head`: whether the last norm and the head are here. `streams`:
-    whether cold neurons may pass through.
+    whether cold neurons may pass through. `n_few`: tokens, at most, of a step that `recorder` records.
     """
 
     def __init__(
@@ -95,15 +96,26 @@ class DeviceSide:
         if streams and streamable(model):
             self.stream = ColdStream(self.link, streamed_bytes(model))
         self._counts = torch.zeros(FEW, len(placed), 2, dtype=torch.int64, device=device)
-        self.one = DeviceFlow(widths, ops, 1, parts.pages, threshold, self._counts, device)
-        self.many = DeviceFlow(widths, ops, n_tokens, parts.pages, threshold, self._counts, device)
+        self.recorder = Recorder(device)
+        self.n_few = self._recorded_tokens(options, ops)
+        make = partial(DeviceFlow, widths, ops)
+        self.few = make(self.n_few, parts.pages, threshold, self._counts, device, apart=True)
+        self.many = make(n_tokens, parts.pages, threshold, self._counts, device, apart=False)
         n_logits = config.n_vocab if head and config.writes else 0
-        self._logits = torch.zeros(parts.pages.n_sequences, n_logits, device=device)
-        self._host_logits = self.link.host(parts.pages.n_sequences, n_logits)
+        rows = max(parts.pages.n_sequences, self.n_few)
+        self._logits = torch.zeros(rows, n_logits, device=device)
+        self._host_logits = self.link.host(rows, n_logits)
         self._host_x = self.link.host(n_tokens, config.n_embd)
         self._host_inputs = self.link.host(n_tokens * len(widths.inputs) * widths.input_width)
         self._host_counts = self.link.host(FEW, len(placed), 2, dtype=torch.int64)
-        self._host_places = self.link.host(len(self.many.places.numbers), dtype=torch.int64)
+        numbers = (len(flow.places.numbers) for flow in (self.few, self.many))
+        self._host_places = self.link.host(max(numbers), dtype=torch.int64)
+
+    def _recorded_tokens(self, options: EngineOptions, ops: Ops) -> int:
+        """But one where kernels do not take a layer's heads: each token would read all pages of its sequence."""
+        if self.device.type == "cuda" and any(a.head_dim > ops.widest for a in self._mixers.values()):
+            return 1
+        return options.few_tokens(self.pages.n_ctx, ONE_BY_ONE)
 
     def kept_bytes(self) -> int:
         """What weights and KV cache take."""
@@ -117,9 +129,10 @@ class DeviceSide:
         return sum(one.nbytes * kept[i] // (kept[i] + SPARE) if i in kept else one.nbytes for i, one in every)
 
     def begin(self, flow: DeviceFlow, batch: Batch) -> DeviceFlow:
-        """Tell the kernels over one or many tokens' buffers whose the next tokens are. The buffers."""
-        places = flow.places
-        self.link.send(places.numbers, self._host_places[: len(places.numbers)], places.of(batch))
+        """Tell the kernels over few or many tokens' buffers whose the next tokens are. The buffers."""
+        numbers = flow.places.of(batch)
+        n = len(numbers)
+        self.link.send(flow.places.numbers[:n], self._host_places[:n], numbers)
         return flow
 
     def take_x(self, flow: DeviceFlow, x: Tensor) -> None:
@@ -146,8 +159,8 @@ class DeviceSide:
         return self._host_x[:n_tokens]
 
     def products_of(self, flow: DeviceFlow, rows: Sequence[int]) -> Tensor:
-        """The head's products [n, n_vocab] with these rows of the residual stream, in main memory; for no more rows
-        than there are sequences nobody waits, and they are there after the next wait.
+        """The head's products [n, n_vocab] with these rows of the residual stream, in main memory; for a few rows,
+        or one of each sequence, nobody waits, and they are there after the next wait.
         """
         assert self.output is not None
         n, first = len(rows), rows[0]

@@ -116,11 +116,11 @@ def chunk_pages(n_pages: int, page: int) -> int:
 
 
 def parts_bytes(layers: Iterable[Layer[Any, Any]], n_tokens: int) -> int:
-    """What a device needs besides for so many tokens, and one, if the cache of any of its layers lies on both sides."""
-    return 2 * 4 * (n_tokens + 1) * sum({parts_width(layer.attention) for layer in layers})
+    """What a device needs besides, for so many tokens in all its flows, if any layer's cache lies on both sides."""
+    return 2 * 4 * n_tokens * sum({parts_width(layer.attention) for layer in layers})
 
 
-def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
+def flow_bytes(widths: Widths, n_tokens: int, extent: Extent, *, apart: bool) -> int:
     """What a DeviceFlow for so many tokens takes."""
     heads = sum(2 * n_q + 2 * n_kv for n_q, n_kv in widths.heads) + sum(2 * n_q + n_kv for n_q, n_kv in widths.latent)
     heads += 2 * sum(widths.parts) + sum(q for q, _ in widths.heads if q in widths.gates)
@@ -128,7 +128,7 @@ def flow_bytes(widths: Widths, n_tokens: int, extent: Extent) -> int:
     numbers += (len(widths.inputs) + 2) * widths.input_width
     return (
         n_tokens * (4 * (numbers + widths.n_embd) + widths.predicted + 12 * sum(widths.chosen))
-        + 8 * places_numbers(n_tokens, extent)
+        + 8 * places_numbers(n_tokens, extent, apart=apart)
         + (16 << 10)
     )
 

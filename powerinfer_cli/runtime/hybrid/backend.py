@@ -1,23 +1,15 @@
-"""The hybrid backend: layers on GPUs, with their hot neurons or experts; cold ones, and what else is left, on the CPU.
-
-One token: a GPU's work between two waits is recorded once and replayed. In a layer with cold neurons the GPU sends the
-FFN's input and the mask of the cold neurons, or the chosen experts, goes on with the hot ones, and adds what comes
-back. The CPU waits for what is sent only: once a layer, and never for a layer that is wholly on one side.
-"""
+"""The hybrid backend: layers on GPUs, with hot neurons or experts; cold ones, and what else is left, on the CPU."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cpu.rows import WeightRows
-from powerinfer_cli.model.blocks import routing_of
 from powerinfer_cli.placement import MAIN_MEMORY, Placement
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch, BatchKind
@@ -25,17 +17,16 @@ from powerinfer_cli.runtime.context.cache_size import overflowing
 from powerinfer_cli.runtime.context.pages import Held
 from powerinfer_cli.runtime.context.saved import Stored
 from powerinfer_cli.runtime.device.flow import DeviceFlow
-from powerinfer_cli.runtime.device.link import Recorder, Replay
 from powerinfer_cli.runtime.device.memory import keep_budget, told_when_full
-from powerinfer_cli.runtime.device.rooms import NOTHING, Addends
 from powerinfer_cli.runtime.device.side import DeviceSide
 from powerinfer_cli.runtime.device.weights import Uploader
 from powerinfer_cli.runtime.hybrid.adaptive import Adaptive, adapting_layers
-from powerinfer_cli.runtime.hybrid.cache_overflow import CacheOverflow, SpilledAttention
+from powerinfer_cli.runtime.hybrid.cache_overflow import CacheOverflow
 from powerinfer_cli.runtime.hybrid.cold_side import ColdSide
 from powerinfer_cli.runtime.hybrid.counting import Counting
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
-from powerinfer_cli.runtime.hybrid.division import Run, check_plan, runs_of, stream_from, uploaded_bytes
+from powerinfer_cli.runtime.hybrid.division import check_plan, runs_of, stream_from, uploaded_bytes
+from powerinfer_cli.runtime.hybrid.gpu_runs import GPURuns
 from powerinfer_cli.runtime.hybrid.mirrors import Mirrors
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.options import EngineOptions
@@ -80,13 +71,12 @@ class HybridBackend:
         self._mirrors = Mirrors(parts.model.layers, plan, parts.pages, self._cpu.cache, self._sides, borders)
         self._stats.kv_gpus = sum(side.cache_bytes() for side in self._sides.values())
         self._stats.kv_overflow = self._overflow.n_bytes
-        kinds = (False, True) if self._overflow.here else (False,)
-        self._steps = {spilled: [self._token_steps(run, spilled=spilled) for run in self._runs] for spilled in kinds}
-        self._record()
-        self._kind = BatchKind.MANY
+        self._gpu = GPURuns(parts, self._sides, self._cold, self._overflow, stream_from(placement, parts))
+        if config.causal:
+            self._gpu.record(self._runs, plan)
+        self._begin(1, BatchKind.MANY)
         cold = None if self._cold is None else self._cold.counts
         self._counting = Counting(parts, plan, self._cpu.layers, self._sides, cold)
-        self._stream_from = stream_from(placement, parts)
 
     @property
     def waits(self) -> int:
@@ -103,11 +93,11 @@ class HybridBackend:
     def _forward(self, batch: Batch, kind: BatchKind, watch: WatchRoutes | None = None) -> None:
         """watch: of many tokens."""
         n = len(batch)
-        self._kind = kind
+        self._begin(n, kind)
         self._counting.begin(batch)
-        if self._adaptive is not None:
-            self._adaptive.begin(self._cold_side.tiers)
         if self._cold is not None:
+            if self._adaptive is not None:
+                self._adaptive.begin(self._cold.tiers)
             self._cold.begin(batch)
         buffers = self._cpu.buffers_for(kind)
         self._cpu.begin(batch, buffers)
@@ -116,7 +106,7 @@ class HybridBackend:
         for side in self._sides.values():
             side.take_inputs(side.begin(self._flow(side), batch), self._cpu.inputs_of(buffers, n))
         at = MAIN_MEMORY
-        for number, run in enumerate(self._runs):
+        for run in self._runs:
             self._move(at, run.side, n)
             at = run.side
             if at == MAIN_MEMORY:
@@ -126,12 +116,7 @@ class HybridBackend:
                     self._cpu.record_routes(run.layers, n, watch)
                 self._mirrors.pass_on(run.layers, batch)
                 continue
-            with self._sides[at].link.current():
-                if kind is BatchKind.ONE:
-                    for step in self._steps[self._overflow.seen][number]:
-                        step()
-                else:
-                    self._batch(run, n, watch)
+            self._gpu.run(run, n, watch)
             self._mirrors.pass_on(run.layers, batch)
         self._move(at, self.plan.output, n)
         if self._adaptive is not None:
@@ -143,7 +128,7 @@ class HybridBackend:
         if self._cold is not None:
             raise PowerInferError("a model whose layers are divided cannot be profiled: place whole layers (-ngl)")
         n = len(batch)
-        self._kind = BatchKind.MANY
+        self._begin(n, BatchKind.MANY)
         self._cpu.begin(batch, self._cpu.many)
         self._overflow.begin(batch)
         self._cpu.embed(BatchKind.MANY)
@@ -156,36 +141,14 @@ class HybridBackend:
                 x = torch.from_numpy(x_here[:n])
             else:
                 with self._sides[run.side].link.current():
-                    x = self._record_there(run, x, batch, watch)
+                    inputs = self._cpu.inputs_of(self._cpu.many, n)
+                    x = self._gpu.record_activations(run, x, batch, inputs, watch)
             self._mirrors.pass_on(run.layers, batch)
         if self.plan.output == MAIN_MEMORY:
             self._cpu.x_of(self._cpu.many)[:n] = x.cpu().numpy()
         else:
             there = self._sides[self.plan.output]
             there.take_x(self._flow(there), x)
-
-    def _record_there(self, run: Run, x: Tensor, batch: Batch, watch: Watch) -> Tensor:
-        """x [T, n_embd] through a run of layers that are wholly on a GPU; x as they leave it."""
-        side, n = self._sides[run.side], len(x)
-        flow = side.begin(side.many, batch)
-        side.take_inputs(flow, self._cpu.inputs_of(self._cpu.many, n))
-        side.take_x(flow, x)
-        adds = NOTHING
-        for index in run.layers:
-            layer = side.layers[index]
-            self._attend(side, flow, index, adds, n)
-            flow.enter_ffn(layer, n)
-            if layer.has_ffn:
-                values = flow.ffn.every_neuron(layer, n)
-                seen = values.cpu()
-                watch(index, flow.x[:n].cpu().numpy(), seen.numpy())
-                flow.ffn.hot_of(layer, values.copy_(seen), n)
-            else:
-                watch(index, flow.x[:n].cpu().numpy(), np.empty((n, 0), np.float32))
-            flow.add_inputs(layer, n)
-            adds = flow.adds(layer)
-        flow.settle(adds, n)
-        return flow.x[:n]
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         if self.plan.output == MAIN_MEMORY:
@@ -264,125 +227,9 @@ class HybridBackend:
     def close(self) -> None:
         self._cpu.close()
 
-    def _record(self) -> None:
-        """Graphs, before anything that recording changes is of use."""
-        for gpu, side in self._sides.items():
-            recorder = Recorder(side.device)
-            with told_when_full(side.device, self.plan.budgets[gpu]):
-                pairs = [pair for steps in self._steps.values() for pair in zip(self._runs, steps, strict=True)]
-                for step in (step for run, steps in pairs if run.side == gpu for step in steps):
-                    if isinstance(step, Replay):
-                        recorder.record(step)
-            side.collect()  # recording has counted
-
-    def _token_steps(self, run: Run, *, spilled: bool) -> list[Step]:
-        """What one token needs in a run of layers: recordings, and what the CPU does between them. spilled: where it
-        sees pages of the cache that are in main memory.
-        """
-        if run.side == MAIN_MEMORY or not self.config.causal:
-            return []
-        side = self._sides[run.side]
-        flow = side.one
-        steps: list[Step] = []
-        work: list[Step] = []
-        adds = NOTHING
-        for index in run.layers:
-            layer = side.layers[index]
-            asked = layer, side.caches[index], side.tables, adds, 1
-            if spilled and index in side.here:
-                ask, mark, here, there, join = self._spilling(side, flow, index, 1).steps(asked)
-                steps += [Replay(side.device, [*work, ask]), mark, Replay(side.device, [here]), there]
-                work = [join]
-            else:
-                work.append(partial(flow.attend, *asked))
-            work.append(partial(flow.predict, layer, 1))
-            if layer.n_cold:
-                work.append(partial(self._cold_side.send, flow, index, 1))
-                steps += [Replay(side.device, work), side.link.mark]
-                if layer.adds_hot:
-                    steps.append(Replay(side.device, [partial(flow.ffn.run, layer, 1)]))
-                steps.append(partial(self._compute_cold, side, index, 1))
-                work = [partial(self._cold_side.receive, flow, index, 1)]
-            else:
-                work.append(partial(flow.ffn.run, layer, 1))
-            work.append(partial(flow.add_inputs, layer, 1))
-            adds = flow.adds(layer)
-        work.append(partial(flow.settle, adds, 1))
-        return [*steps, Replay(side.device, work)]
-
-    def _batch(self, run: Run, n: int, watch: WatchRoutes | None = None) -> None:
-        side = self._sides[run.side]
-        flow = side.many
-        adds = NOTHING
-        for index in run.layers:
-            layer = side.layers[index]
-            self._attend(side, flow, index, adds, n)
-            flow.predict(layer, n)
-            routed = routing_of(layer.block.ffn.selection)
-            if watch is not None and routed is not None:
-                watch(index, flow.ffn.chosen(routed).experts[:n].cpu().numpy())
-            streamed = layer.n_cold > 0 and n >= self._stream_from
-            told = streamed and self._cold_side.send_choice(flow, index, n)
-            computed = layer.n_cold > 0 and not streamed
-            if computed:
-                self._cold_side.send(flow, index, n)
-            if told or computed:
-                side.link.mark()
-            if layer.adds_hot:
-                flow.ffn.run(layer, n)
-            if told:
-                side.link.wait()
-                self._cold_side.note(index, n)
-            if streamed:
-                self._stream(side, flow, index, n)
-            if computed:
-                self._compute_cold(side, index, n)
-                self._cold_side.receive(flow, index, n)
-            flow.add_inputs(layer, n)
-            adds = flow.adds(layer)
-        flow.settle(adds, n)
-
-    def _attend(self, side: DeviceSide, flow: DeviceFlow, index: int, adds: Addends, n: int) -> None:
-        """Attention of a layer, on both sides where the batch sees pages of the cache that are in main memory."""
-        asked = side.layers[index], side.caches[index], side.tables, adds, n
-        if self._overflow.seen and index in side.here:
-            for step in self._spilling(side, flow, index, n).steps(asked):
-                step()
-        else:
-            flow.attend(*asked)
-
-    def _spilling(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> SpilledAttention:
-        def compute() -> None:
-            self._meanwhile(side, lambda: self._overflow.run(index, n, self._kind))
-
-        return SpilledAttention(side, flow, index, self._overflow, compute)
-
-    def _stream(self, side: DeviceSide, flow: DeviceFlow, index: int, n: int) -> None:
-        """The layer's cold neurons, or those experts of them that are chosen, pass through the GPU."""
-        ffn, layer, cold = self._model.layers[index].ffn, side.layers[index], self._cold_side.numbers(index)
-        assert side.stream is not None  # it was made for batches of this size
-        if layer.slots is None:
-            side.stream.run(ffn.neurons, cold, layer, flow, n)
-        else:
-            side.stream.run_experts(ffn, self._cold_side.chosen_of(index, n), cold, layer, flow, n)
-
-    def _compute_cold(self, side: DeviceSide, index: int, n: int) -> None:
-        self._meanwhile(side, lambda: self._cold_side.run(index, n, self._kind))
-
-    def _meanwhile(self, side: DeviceSide, work: Callable[[], Any]) -> None:
-        """What the CPU does with what was sent, while the device goes on."""
-        begin = perf_counter()
-        side.link.wait()
-        heard = perf_counter()
-        work()
-        seconds = self._stats.seconds
-        seconds.waiting += heard - begin
-        seconds.cold += perf_counter() - heard
-
-    @property
-    def _cold_side(self) -> ColdSide:
-        assert self._cold is not None  # there is one where layers are divided
-        return self._cold
+    def _begin(self, n: int, kind: BatchKind) -> None:
+        self._kind, self._n = kind, n
+        self._gpu.begin(n, kind)
 
     def _move(self, source: int, target: int, n: int) -> None:
         """The residual stream, from where it is to where it is needed."""
@@ -399,4 +246,4 @@ class HybridBackend:
 
     def _flow(self, side: DeviceSide) -> DeviceFlow:
         """Where the tokens of the last `forward` are."""
-        return side.one if self._kind is BatchKind.ONE else side.many
+        return self._gpu.flow_of(side, self._n)

@@ -36,7 +36,7 @@ from powerinfer_cli.runtime.device.widths import RopeTables, parts_width
 from powerinfer_cli.runtime.hybrid.cpu_runs import CPURuns
 from powerinfer_cli.runtime.hybrid.passing import PassingPages
 
-__all__ = ["CacheOverflow", "SpilledAttention"]
+__all__ = ["Asked", "CacheOverflow", "SpilledAttention"]
 
 Attending: TypeAlias = Attention[Any, Any] | SharedAttention[Any, Any] | LatentAttention[Any, Any]
 Asked: TypeAlias = tuple[DeviceLayer, DeviceCache, Mapping[Rope, RopeTables], Addends, int]
@@ -278,7 +278,7 @@ class SpilledAttention:
         return (
             partial(self._ask, asked),
             self._side.link.mark,
-            partial(self._flow.attention.attend_here, self._a, self._side.caches[self._index]),
+            partial(self._flow.attention.attend_here, self._a, self._side.caches[self._index], n),
             self._compute,
             partial(self._join, n),
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.kernels.few import ONE_BY_ONE
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import LayerPlacement, RowReading, all_neurons
@@ -137,10 +138,11 @@ def check_counts(model: Model, options: EngineOptions, n_ctx: int) -> None:
     assert side.kept_bytes() == there
     matrices = sum(len(leaves(layer)[0]) for layer in model.layers)
     assert counted - there < matrices * (5 << 10)  # what rounding may add
-    flows = tensors_of([side.one, side.many, side.tables], set())
+    flows = tensors_of([side.few, side.many, side.tables], set())
     widths = Widths.of(model.config.n_embd, model.layers)
     tables = table_bytes(widths, extent)
-    counted = flow_bytes(widths, 16, extent) + flow_bytes(widths, 1, extent) + tables
+    few = options.few_tokens(n_ctx, ONE_BY_ONE)
+    counted = flow_bytes(widths, 16, extent, apart=False) + flow_bytes(widths, few, extent, apart=True) + tables
     assert flows <= counted < flows + (64 << 10)
     assert sizes.scratch > flows
 
@@ -201,7 +203,7 @@ def test_pages_are_counted(tmp_path: Path) -> None:
     side = side_of(model, options, 400, placed, 300)
     sizes = model_bytes(model, options, 400)
     assert side.caches[1].nbytes == sizes.layers[1].cache(1) < sizes.layers[1].kv
-    joined = [parts for flow in (side.one, side.many) for parts in flow.attention._parts.values()]
+    joined = [parts for flow in (side.few, side.many) for parts in flow.attention._parts.values()]
     passing = 3 * sizes.layers[1].page  # of pages from main memory, and what they become
     assert sum(one.own.nbytes + one.other.nbytes for one in joined) == sizes.joining - passing > 0
     assert sizes.with_pages(1).scratch == sizes.scratch + sizes.joining
