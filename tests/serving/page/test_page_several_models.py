@@ -33,8 +33,11 @@ def test_models_are_switched_amid_a_conversation(router: RunningServer, open_tab
     expect(models).to_have_value("first")
     expect(models.locator("option")).to_have_count(3)
     tab.say("Hi")
+    expect(tab.page.get_by_role("progressbar")).to_be_visible()
+    expect(tab.page.locator("#state")).to_contain_text("Loading the model…")
     expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden(timeout=LOADING)
     assert tab.answer().strip() == ANSWER
+    expect(tab.page.get_by_role("progressbar")).to_be_hidden()
     expect(models.locator("option").first).to_contain_text(re.compile(r"loaded, \d+ MB of memory"), timeout=LOADING)
     models.select_option("second")
     tab.say("Hi again")
