@@ -15,7 +15,8 @@ from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model.blocks import FFN, Routed, leaves
 from powerinfer_cli.runtime.backend import WatchInputs
 from powerinfer_cli.runtime.cpu.experts import routes_of, sizes_of_experts
-from powerinfer_cli.runtime.cpu.program import Products, Writer
+from powerinfer_cli.runtime.cpu.ffn import Products
+from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUWeights, Floats
 
 __all__ = ["Summing", "SummingWriter"]

@@ -15,7 +15,8 @@ from powerinfer_cli.kernels.jit.program import CompiledProgram, Operation, assem
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.model.blocks import all_active
 from powerinfer_cli.runtime.backend import Watch
-from powerinfer_cli.runtime.cpu.program import Addends, Writer
+from powerinfer_cli.runtime.cpu.ffn import Addends
+from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights
 
 __all__ = ["HaltedLayer", "HaltedWriter", "Recording", "every_neuron"]

@@ -26,8 +26,9 @@ from powerinfer_cli.runtime.context.pages import Cells, Held
 from powerinfer_cli.runtime.cpu.buffers import Buffers, make_buffers, make_room
 from powerinfer_cli.runtime.cpu.cache import PackedCache, check_types
 from powerinfer_cli.runtime.cpu.experts import routes_of
+from powerinfer_cli.runtime.cpu.ffn import NOTHING
 from powerinfer_cli.runtime.cpu.packer import Packer
-from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
+from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.weights import Uses, bundled_matrices, matrices, pack_weights, tables, with_scratch
 from powerinfer_cli.runtime.logits import finish_logits
 from powerinfer_cli.runtime.memory import forget_code

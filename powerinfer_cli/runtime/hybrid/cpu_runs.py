@@ -11,7 +11,8 @@ from powerinfer_cli.placement import Plan
 from powerinfer_cli.runtime.backend import Hidden, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import BatchKind
 from powerinfer_cli.runtime.cpu.buffers import Buffers
-from powerinfer_cli.runtime.cpu.program import NOTHING, Writer
+from powerinfer_cli.runtime.cpu.ffn import NOTHING
+from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.recording import HaltedWriter, Recording, every_neuron
 from powerinfer_cli.runtime.cpu.side import CPUSide
 from powerinfer_cli.runtime.cpu.weights import CPUWeights, Floats, Uses
