@@ -20,7 +20,16 @@ from solver.own_text import own_texts
 from solver.profile import Text, chunks_of, record, sample_documents, some_of
 from solver.stages import SolverModel
 
-__all__ = ["PROBED", "READING_SAMPLE", "default_chunks", "first_losses", "given_chunks", "read_size", "short_default"]
+__all__ = [
+    "PROBED",
+    "READING_SAMPLE",
+    "default_chunks",
+    "first_losses",
+    "given_chunks",
+    "read_size",
+    "short_default",
+    "verdict_text",
+]
 
 READING_SAMPLE = "reading the sample"
 NAME = "solver-text.npz"
@@ -73,8 +82,16 @@ def short_default(model: SolverModel, tokenizer: Tokenizer) -> Text:
     return _chosen(model, tokenizer, PROBED)
 
 
-def _chosen(model: SolverModel, tokenizer: Tokenizer, most: int) -> Text:
-    """What the model knows of the sample; where that is little, also what it writes itself; all, if that is nothing."""
+def verdict_text(model: SolverModel, tokenizer: Tokenizer) -> Text:
+    """The whole sample, of a model that knows it; of another as `short_default`. Raises PowerInferError."""
+    return _chosen(model, tokenizer, PROBED, whole=True)
+
+
+def _chosen(model: SolverModel, tokenizer: Tokenizer, most: int, *, whole: bool = False) -> Text:
+    """What the model knows of the sample; where that is little, also what it writes itself; all, if that is nothing.
+
+    whole: of a model that knows the sample all of it is taken, whatever `most` is.
+    """
     sample = _sample(tokenizer)
     if not sample:
         raise PowerInferError(f"{model.gguf.path}: its tokenizer makes nothing of the sample: give a text (-f)")
@@ -85,6 +102,8 @@ def _chosen(model: SolverModel, tokenizer: Tokenizer, most: int) -> Text:
         own = own_texts(model, count, start, tokenizer.eog_ids)
         model.events.note(f"text: {sum(map(len, own)):,} tokens that the model has written itself are added")
         documents += own
+    elif whole:
+        documents = sample
     return Text.of(documents or sample, model.n_ctx, tokenizer.bos_id if tokenizer.add_bos else None)
 
 

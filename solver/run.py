@@ -15,7 +15,15 @@ from powerinfer_cli.placement import ActivationStatistics, Placement, RouteTrace
 from powerinfer_cli.placement.group_activity import GroupActivity, load_group_activity
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
-from solver.default_text import PROBED, READING_SAMPLE, default_chunks, given_chunks, read_size, short_default
+from solver.default_text import (
+    PROBED,
+    READING_SAMPLE,
+    default_chunks,
+    given_chunks,
+    read_size,
+    short_default,
+    verdict_text,
+)
 from solver.duration import seconds_to_come
 from solver.predictor import IMPROVING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, held_out, sample_documents
@@ -291,9 +299,10 @@ class _Run:
             return None
         rates = expected_rates(self.model)
         rest = {} if self.wanted.verdict_only else self._usually_to_come(rates)
-        if is_small(self.model.model):  # it may know little of the sample, and its own texts are soon written
+        if self.wanted.text is None and is_small(self.model.model):  # it may know little of the sample
             self.schedule.declare({READING_SAMPLE: PROBED * rates.reading, **expected_seconds(rates)})
-            text = self._short()
+            self.schedule.declare({what: seconds for what, seconds in rest.items() if what != READING_SAMPLE})
+            text: Chunks = verdict_text(self.model, Tokenizer.from_gguf(self.gguf))
         else:
             text = self._sample()
         self.schedule.declare({**expected_seconds(rates), **rest})

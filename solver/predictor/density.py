@@ -72,6 +72,7 @@ def find_density(
     known = known or {}
     low, high = 0, STEPS  # low is too sparse, high is not
     most = int(np.ceil(np.log2(STEPS)))
+    events.progress("measuring densities", 0, most)
     while high - low > 1:
         middle = (low + high) // 2
         density = middle / STEPS

@@ -191,7 +191,7 @@ class Verdict:
     def _instead(self) -> str:
         turned = (self.bytes_now - self.bytes_turned) / self.bytes_now
         helps = []
-        if turned >= LEAST_GAIN:
+        if turned >= LEAST_GAIN and self._turned_gains():
             helps.append(f"--merge FILE --no-predictors ({turned:.0%} fewer bytes a token, the same text)")
         if self.bits > MANY_BITS:
             helps.append(f"a smaller file of this model, as Q4_K_M ({self.bits:.1f} bits a weight now)")
@@ -202,6 +202,17 @@ class Verdict:
         if not helps:
             helps.append("nothing but a smaller model")
         return f"What helps instead: {', or '.join(helps)}"
+
+    def _turned_gains(self) -> bool:
+        """Whether turned down matrices make a token faster. Rows that follow one another are read no faster than others
+        of small models, so all are counted so.
+        """
+        if self.speed is None:
+            return True
+        speed = self.speed
+        now = sum(layer.bytes_now / speed.dense for layer in self.layers)
+        turned = sum(layer.bytes_turned / speed.scattered + speed.fixed for layer in self.layers)
+        return turned < (1 - LEAST_GAIN) * now
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""

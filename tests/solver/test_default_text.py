@@ -12,7 +12,7 @@ from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver import default_text, own_text
-from solver.default_text import default_chunks, given_chunks, own_size, read_size
+from solver.default_text import default_chunks, given_chunks, own_size, read_size, short_default, verdict_text
 from solver.own_text import own_texts
 from solver.profile import SampleDocument, sample_documents
 from solver.stages import SolverModel
@@ -83,6 +83,9 @@ def test_who_knows_the_sample_only_reads(
         + notes[0].partition("documents ")[2]
     ]
     assert len(set(text.documents)) == len(sample_of("tale")()), "each document by itself"
+    monkeypatch.setattr(default_text, "PROBED", 64)
+    assert sum(map(len, short_default(model, tokenizer))) < sum(map(len, text))
+    assert verdict_text(model, tokenizer) == text, "looked at is one document, taken are all"
 
 
 def test_a_text_in_another_language_is_said(model: SolverModel, tokenizer: Tokenizer, notes: list[str]) -> None:

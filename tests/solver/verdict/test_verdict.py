@@ -70,6 +70,7 @@ def test_what_is_worth_it() -> None:
     ("changes", "words"),
     [
         ({"sparse": 103.0}, ["only +3%", "--merge FILE --no-predictors (13% fewer bytes a token"]),
+        ({"sparse": 100.0, "speed": ReadingSpeed(1e9, 0.9e9, 0.0)}, ["--merge FILE --no-predictors (13% fewer"]),
         ({"sparse": 100.0, "bytes_turned": 3e6, "bits": 16.0}, ["no more tokens/s", "as Q4_K_M (16.0 bits a weight"]),
         (
             {"sparse": 100.0, "kind": Kind.GRADED, "activation": Activation.SILU},
@@ -116,6 +117,7 @@ def test_where_a_machines_speed_is_known_layers_are_sparse_where_that_is_faster(
         assert found.bytes_sparse == pytest.approx(464 if sparse else 3000)
     slow = replace(VERDICT, speed=speed, sparse=100.0, layers=(found,))
     assert "rows here and there takes longer than reading all" in slow.sentence()
+    assert "--merge" not in slow.sentence()  # rows of turned down matrices would take longer, too
     assert Verdict.from_record(json.loads(json.dumps(slow.record()))) == slow
 
 
