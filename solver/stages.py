@@ -380,10 +380,13 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path, work: Path |
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
     kept = [KeptLosses(work / f"losses-{name}.npz", key) for name in ("dense", "sparse")] if work else [None, None]
     dense = score(model.open_engine(), held, DENSE_QUALITY, events, kept[0])
-    model.forget_engine()
-    sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
-    with closing(sparse):
-        found = compare(dense, score(sparse, held, SPARSE_QUALITY, events, kept[1]), sparse)
+    if not any(predictors.layers):  # the same model
+        found = compare(dense, dense, model.open_engine())
+    else:
+        model.forget_engine()
+        sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
+        with closing(sparse):
+            found = compare(dense, score(sparse, held, SPARSE_QUALITY, events, kept[1]), sparse)
     for one in kept:
         if one is not None:
             one.path.unlink(missing_ok=True)
