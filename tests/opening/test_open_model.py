@@ -230,7 +230,7 @@ def test_an_interrupted_text_leaves_the_model_whole(model: OpenModel, monkeypatc
     wanted = model.generate(PROMPT, max_tokens=12, **GREEDY).read()
     with monkeypatch.context() as patch:
 
-        def interrupted(*_: object) -> None:
+        def interrupted(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
         patch.setattr(model.engine, "prefill", interrupted)

@@ -1,5 +1,6 @@
 """A server of a model with recurrent layers: of a chat that goes on, or is asked again, only what is new is read."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from powerinfer_cli.text import Tokenizer
+from tests.helpers.families.guessers import tiny_guesser
 from tests.helpers.families.lettered import CHAT, lettered
 from tests.helpers.main_cli import powerinfer
 from tests.serving.conftest import Servers
@@ -81,6 +83,19 @@ def test_numbers_of_states_that_make_no_sense(path: Path, command: str, flags: t
     result = powerinfer(command, "-m", str(path), *flags)
     assert (result.code, result.out) == (2, "")
     assert flags[0] in result.error
+
+
+def test_drafts_change_no_text(tmp_path: Path) -> None:
+    """Of a delta net, whose head for drafts is random: by what was written before, and by the head."""
+    file, words = tiny_guesser("qwen35").file, lettered("qwen35").metadata
+    file = replace(file, metadata=file.metadata | {key: value for key, value in words.items() if "tokenizer" in key})
+    usual = ("-m", str(file.write(tmp_path / "qwen35.gguf")), "-t", "1", "-c", "256", "-n", "90", "--ignore-eos")
+    texts = []
+    for flags in ((), ("--spec-type", "ngram", "--spec-ngram-size-n", "1"), ("--spec-type", "mtp")):
+        result = powerinfer("main", *usual, "-p", "the cat is there, the cat is ", "--temp", "0", *flags)
+        assert (result.code, "tokens proposed" in result.err) == (0, bool(flags))
+        texts.append(result.out)
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_a_chat_at_the_terminal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

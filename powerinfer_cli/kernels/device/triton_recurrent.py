@@ -1,5 +1,6 @@
 """What layers do that keep a state of each sequence, for a few tokens, in Triton. Which sequence it is, and whether it
-begins, is read from the device's memory; a program goes through the tokens one by one. More tokens are left to torch.
+begins, is read from the device's memory; a program goes through the tokens one by one. More tokens are left to torch,
+but for the delta rule.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from powerinfer_cli.kernels.device import reference_recurrent
+from powerinfer_cli.kernels.device.triton_delta_chunks import MOST_ROWS, delta_rule_in_chunks
 from powerinfer_cli.kernels.device.triton_rows import launch
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model.blocks import Convolution, DeltaNet, Mamba2
@@ -55,10 +57,13 @@ def delta_rule(
     n_past: Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """What heads make of queries, keys and values, in the recurrent form. See the twin."""
-    if len(mixed) > FEW:
+    """What heads make of queries, keys and values; of more than a few tokens in chunks. See the twin."""
+    if len(mixed) > FEW and a.key_dim > MOST_ROWS:
         return reference_recurrent.delta_rule(a, mixed, alpha, beta, states, sequence, n_past, out)
     out = torch.empty(len(mixed), a.n_values * a.value_dim, device=mixed.device) if out is None else out
+    if len(mixed) > FEW:
+        delta_rule_in_chunks(a, mixed, alpha, beta, states, sequence, n_past, out)
+        return out
     launch(
         _delta_rule,
         (a.n_values, a.n_blocks),

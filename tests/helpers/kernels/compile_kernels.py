@@ -20,6 +20,7 @@ from powerinfer_cli.kernels.cache import CacheType
 from powerinfer_cli.kernels.device import (
     make_cache,
     triton_attention,
+    triton_delta_chunks,
     triton_experts,
     triton_norm,
     triton_products,
@@ -33,6 +34,15 @@ from tests.helpers.kernels.device_data import neurons_of, rows_of
 from tests.helpers.kernels.recurrent_data import delta_net_of, mamba2_of, with_bias
 
 N_EMBD, N, RANK, HEAD = 2048, 8, 512, 128
+WITH_KERNELS = (
+    triton_attention,
+    triton_delta_chunks,
+    triton_experts,
+    triton_norm,
+    triton_products,
+    triton_recurrent,
+    triton_sparse,
+)
 KINDS = (GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K)
 
 
@@ -128,6 +138,8 @@ def recurrent(ops: TritonOps, key_dim: int, *, tiled: bool) -> None:
         ops.delta_rule(a, x, gates, gates, states, one, one)
         m = mamba2_of(4, 2, key_dim, key_dim)
         ops.scan(m, torch.ones(n_tokens, m.convolution.channels), gates, torch.ones(2, m.state_size), one, one)
+    if key_dim == HEAD:  # a prompt, with heads as public models have them
+        ops.delta_rule(a, torch.ones(40, channels), torch.ones(40, 4), torch.ones(40, 4), states, one, one)
 
 
 def main(
@@ -135,7 +147,7 @@ def main(
 ) -> None:
     """`told`: what else to print of a kernel's name and machine code (bytes), or assembly (text)."""
     driver.set_active(AbsentGPU(target_of(card)))
-    for module in (triton_attention, triton_experts, triton_norm, triton_products, triton_recurrent, triton_sparse):
+    for module in WITH_KERNELS:
         module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
     for kind in kinds:

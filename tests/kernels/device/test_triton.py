@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 CASES = [str(Path(__file__).with_name(f"triton_{part}cases.py")) for part in ("", "attention_", "recurrent_")]
 KERNELS = (
     "matvec chosen_rows dequantize predict values list down total activated add_norm rope_store attend combine join "
-    "heads matmul_few expert_values expert_sums convolve delta_rule scan"
+    "heads matmul_few expert_values expert_sums convolve delta_rule chunk over_chunks scan"
 )
 WAIT = 600
 
