@@ -18,7 +18,7 @@ from solver.placing.measure import PREDICTOR, CostShape
 
 __all__ = ["machine_name", "this_machine"]
 
-VERSION = 6  # of what is measured
+VERSION = 7  # of what is measured
 
 
 def this_machine(
