@@ -1,7 +1,6 @@
 """Writing files all or nothing: an old file stays whole until the new one is."""
 
 import io
-import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.system.files import replace, to_disk
 
 __all__ = ["check_writable", "make_folder", "replacing", "same_file", "write_torch"]
 
@@ -30,11 +30,11 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _to_disk(temporary)
-        temporary.replace(path)
+            to_disk(temporary)
+        replace(temporary, path)
         if durable:
             with suppress(OSError):  # a folder that does not let itself be opened
-                _to_disk(path.parent)
+                to_disk(path.parent)
     except OSError as error:
         raise PowerInferError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -63,15 +63,6 @@ def same_file(a: Path, b: Path) -> bool:
         return a.samefile(b)
     except OSError:
         return a.resolve() == b.resolve()
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until it is there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from powerinfer_cli.model import Model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
-from powerinfer_cli.runtime.memory import return_memory
+from powerinfer_cli.system.memory import return_memory
 from solver.decoding import Decoding, compare_decoding, measure_decoding
 from solver.predictor import Quality
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from powerinfer_cli.cores import usable_cores
+from powerinfer_cli.system.cores import usable_cores
 
 __all__ = ["BUSY", "OtherPrograms", "busy_warning"]
 

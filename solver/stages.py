@@ -29,7 +29,7 @@ from powerinfer_cli.placement import (
     model_fingerprint,
 )
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
-from powerinfer_cli.runtime.memory import return_memory
+from powerinfer_cli.system.memory import return_memory
 from solver.collecting import Collection
 from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (

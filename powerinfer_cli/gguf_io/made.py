@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cores import usable_cores
+from powerinfer_cli.system.cores import usable_cores
 
 from .decoders import dequantize
 from .encoders import Fit, encode

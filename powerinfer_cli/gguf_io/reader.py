@@ -15,6 +15,8 @@ from typing import Final, TypeVar, final, overload
 
 import numpy as np
 
+from powerinfer_cli.system.files import open_to_map
+
 from .cursor import Buffer, Cursor
 from .failure import GGUFError, shown, shown_path
 from .magic import check_magic, check_version
@@ -148,8 +150,7 @@ def raw_entries(path: Path) -> list[tuple[str, bytes]]:
 def map_file(path: Path) -> Buffer:
     """The file's bytes, mapped. The map outlives the descriptor."""
     try:
-        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_to_map(path)
     except (OSError, ValueError) as error:
         raise GGUFError(f"{shown_path(path)}: cannot be opened: {_reason(error)}") from error
     try:

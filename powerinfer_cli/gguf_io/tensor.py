@@ -4,7 +4,6 @@ Format (GGUF specification): per tensor a name (string), the number of dimension
 each, innermost first), the type (u32) and the offset of the bytes from the start of the data part (u64).
 """
 
-import contextlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from powerinfer_cli.system.memory import drop_pages
 
 from .cursor import Cursor
 from .decoders import dequantize
@@ -82,10 +83,10 @@ class Tensor:
         file = _map_of(self.data)
         if file is None or end <= begin:
             return
-        start = self.data.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+        address = np.frombuffer(file, np.uint8).ctypes.data
+        start = self.data.ctypes.data - address
         first = (start + begin) // mmap.PAGESIZE * mmap.PAGESIZE
-        with contextlib.suppress(OSError):  # as it is with pages that are locked into memory
-            file.madvise(mmap.MADV_DONTNEED, first, start + end - first)
+        drop_pages(file, first, start + end - first, address)
 
     def to_float32(self) -> npt.NDArray[np.float32]:
         """The numbers, in `shape`. GGUFError if the type stores no weights (I8, Q8_K, ...)."""

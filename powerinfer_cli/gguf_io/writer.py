@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.system.files import replace, to_disk
+
 from .encoder import quantize
 from .failure import GGUFError, shown, shown_path
 from .magic import SPARSE
@@ -73,7 +75,7 @@ def write_gguf(
         _add_metadata(writer, arch, metadata)
         _add_tensors(writer, tensors, INDEX_FILE_NUMBERS if sparse and arch == INDEX_ARCHITECTURE else {})
         _write(writer, temporary, sparse)
-        temporary.replace(path)
+        replace(temporary, path)
         _sync_folder(path.parent)
     except GGUFError as error:
         raise GGUFError(f"{shown_path(path)}: {error}") from error
@@ -104,11 +106,7 @@ def _write(writer: "gguf.GGUFWriter", temporary: Path, sparse: bool) -> None:
 def _sync_folder(folder: Path) -> None:
     """Make the renaming last through a power failure, where the folder lets itself be opened and synchronised."""
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        to_disk(folder)
 
 
 def _add_metadata(writer: "gguf.GGUFWriter", arch: str, metadata: Mapping[str, WritableValue]) -> None:

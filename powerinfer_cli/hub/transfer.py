@@ -1,6 +1,5 @@
 """One file from the hub to the disk: resumed where an earlier run stopped, checked, then put under its name at once."""
 
-import fcntl
 import hashlib
 import os
 import time
@@ -12,6 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.hub.api import Hub, HubUnreachable, Listing, RemoteFile
 from powerinfer_cli.hub.store import Folder
 from powerinfer_cli.hub.watch import Watch
+from powerinfer_cli.system.files import OPENER, lock_file, replace
 
 __all__ = ["fetch_file"]
 
@@ -39,7 +39,7 @@ def fetch_file(hub: Hub, listing: Listing, file: RemoteFile, folder: Folder, wat
             raise PowerInferError(
                 f"{file.path} arrived damaged (its sha256 is not the hub's) and was deleted: run the same command again"
             )
-        partial.replace(target)
+        replace(partial, target)
     folder.mark(file)
     folder.drop_old_partials(file)
 
@@ -51,7 +51,7 @@ class _Part:
         self.path = path
         self.have = 0
         self.digest = hashlib.sha256()
-        self._file = path.open("a+b")
+        self._file = open(path, "a+b", opener=OPENER)  # noqa: SIM115  # it is renamed while it is open
         try:
             self._lock()
             self._digest_what_is_here(size)
@@ -83,7 +83,7 @@ class _Part:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file)
         except BlockingIOError:
             raise PowerInferError(f"{self.path} is being downloaded by another process: wait for it") from None
         except OSError:

@@ -20,10 +20,10 @@ from powerinfer_cli.opening.sampling_wishes import SamplingWishes, TextSettings,
 from powerinfer_cli.opening.text_stream import Answer, TextStream
 from powerinfer_cli.placement import Placement
 from powerinfer_cli.runtime import Engine
-from powerinfer_cli.runtime.memory import return_memory
 from powerinfer_cli.sampling import TokenBreakers, build_sampler
 from powerinfer_cli.sampling.forms import grammars_of
 from powerinfer_cli.sampling.grammars.grammar import Grammars
+from powerinfer_cli.system.memory import return_memory
 from powerinfer_cli.text import ChatTemplate, StreamingDetokenizer, Tokenizer
 from powerinfer_cli.text.algorithms.ranked_pair import pair_ids
 from powerinfer_cli.text.prompt_tails import chat_tails

@@ -15,7 +15,7 @@ from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import gpuidx_path
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
-from powerinfer_cli.runtime.memory import available_memory
+from powerinfer_cli.system.memory import available_memory
 
 __all__ = ["Outlook", "model_kind", "outlook"]
 

@@ -3,12 +3,15 @@
 import contextlib
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+
+from powerinfer_cli.system.limits import TIMED
+from powerinfer_cli.system.signals import APART, KILLED, OUT_OF_TIME
+from powerinfer_cli.system.sockets import as_input, hand_over
 
 from .limits import Cause, Limits, RenderingError
 from .protocol import REPLY, REQUEST
@@ -17,12 +20,14 @@ __all__ = ["Process"]
 
 PATIENCE_S = 30.0
 """By the clock, for what has not used its processor time by then: the machine is busy, or the process stands still."""
+STARTING_S = 3.0
+"""More than its processor time, by the clock, where the system does not count that."""
 ENDING_S = 2.0
 _PROGRAM = """import sys
 sys.path += sys.argv[4:]
 from powerinfer_cli.rendering.worker import main
 main(*map(int, sys.argv[1:4]))"""
-_VARIABLES = ("LD_LIBRARY_PATH", "TZ", "TZDIR")  # no others: they may be secret
+_VARIABLES = ("LD_LIBRARY_PATH", "TZ", "TZDIR", "SYSTEMROOT")  # no others: they may be secret
 
 
 class Process:
@@ -41,7 +46,7 @@ class Process:
         self.end()
         try:
             self._socket, theirs = socket.socketpair()
-            self._socket.settimeout(PATIENCE_S)
+            self._socket.settimeout(PATIENCE_S if TIMED else self._limits.cpu_ms / 1000 + STARTING_S)
             with theirs:
                 self._process = _started(self._limits, theirs)
         except OSError as error:
@@ -117,11 +122,11 @@ class Process:
         code = self.end(0.0 if late or self._interrupted else ENDING_S)
         if self._interrupted:
             return RenderingError("nobody waits for it any more", Cause.PROCESS)
-        if late:
+        if late and TIMED:
             return RenderingError(f"it takes longer than {PATIENCE_S:g} s", Cause.PROCESS)
-        if code == -signal.SIGPROF:
+        if late or code == OUT_OF_TIME:
             return RenderingError(f"it takes longer than {self._limits.cpu_ms / 1000:g} s", Cause.LIMIT)
-        if code == -signal.SIGKILL:
+        if code == KILLED:
             return RenderingError("its process was killed (is memory short?)", Cause.PROCESS)
         return RenderingError(f"it needs too much memory (its process ended with code {code})", Cause.LIMIT)
 
@@ -131,15 +136,17 @@ def _started(limits: Limits, stdin: socket.socket) -> "subprocess.Popen[bytes]":
     its own: Ctrl-C is not meant for it.
     """
     given = (limits.memory_bytes, limits.cpu_ms, limits.text_bytes)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _PROGRAM, *map(str, given), *_folders()],
-        stdin=stdin.fileno(),
+        stdin=as_input(stdin),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
         env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        start_new_session=True,
+        **APART,
     )
+    hand_over(stdin, process)
+    return process
 
 
 @cache

@@ -1,11 +1,13 @@
 """A process that renders, run as a program: the kernel says how much memory and time a template has."""
 
 import json
-import resource
 import signal
 from functools import lru_cache
 
 from jinja2 import Template, TemplateSyntaxError
+
+from powerinfer_cli.system.limits import forbid_files, limit_memory, limit_time, memory_now
+from powerinfer_cli.system.sockets import input_streams
 
 from .protocol import REPLY, REQUEST
 from .sandbox import TemplateEnvironment
@@ -19,29 +21,23 @@ _ENVIRONMENT = TemplateEnvironment()
 
 def main(memory_bytes: int, cpu_ms: int, text_bytes: int) -> None:
     """Render what standard input, a socket, asks for, until it is closed. What takes more than `cpu_ms` of processor
-    time ends the process by SIGPROF; `text_bytes` are the most that may be written.
+    time ends the process by SIGPROF, where there is that; `text_bytes` are the most that may be written.
     """
-    _limit(resource.RLIMIT_AS, memory_bytes)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
+    limit_memory(memory_bytes)
+    forbid_files()
     # Service managers send it to every process of a service; when this one is to end, its parent knows.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with open(0, "rb", closefd=False) as requests, open(0, "wb", closefd=False) as replies:
+    requests, replies = input_streams()
+    with requests, replies:
         last = False
         while not last and (head := requests.read(REQUEST.size)):
-            signal.setitimer(signal.ITIMER_PROF, cpu_ms / 1000)  # nobody handles the signal, so it works within C, too
+            limit_time(cpu_ms / 1000)
             n_source, n_values = REQUEST.unpack(head)
             done, last, answer = _answer(requests.read(n_source), requests.read(n_values), text_bytes)
             replies.write(REPLY.pack(done, last, len(answer)) + answer)
             replies.flush()
             del answer
-            signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _limit(which: int, most: int) -> None:
-    _, hard = resource.getrlimit(which)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(which, (most, most))
+            limit_time(0)
 
 
 def _answer(source: bytes, values: bytes, text_bytes: int) -> tuple[bool, bool, bytes]:
@@ -64,8 +60,7 @@ def _compiled(source: bytes) -> Template:
 
 
 def _is_large() -> bool:
-    with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123  # a file as any other costs
-        return int(file.read().split()[1]) * resource.getpagesize() > KEPT_BYTES
+    return memory_now() > KEPT_BYTES
 
 
 def _reason(error: Exception) -> str:

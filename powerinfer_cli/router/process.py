@@ -1,15 +1,18 @@
 """One model's server in a process of its own, which listens on a socket in a folder of the router's."""
 
 import asyncio
-import signal
+import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.serving.load_progress import LoadProgress
+from powerinfer_cli.system.memory import resident_memory
+from powerinfer_cli.system.signals import APART, TELLS_TO_END
+from powerinfer_cli.system.sockets import free_port, path_family
 
 __all__ = ["ModelProcess"]
 
@@ -17,6 +20,34 @@ ASK_S = (0.01, 0.05)  # between questions whether the model is there, at first a
 LINE = 1 << 16  # bytes of a process's log that are read as a line
 LAST = 20  # lines of it that are kept
 FAULT = "error: "
+
+
+@dataclass(frozen=True)
+class _Door:
+    """Where a process listens: flags that tell it so, and how it is reached."""
+
+    words: tuple[str, ...]
+    transport: httpx.AsyncHTTPTransport
+    url: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _by_path(socket: Path) -> _Door:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
+    return _Door(("--host", str(socket)), transport, "http://model")
+
+
+def _by_port() -> _Door:
+    """For Windows: on this machine's own address, with a key that nobody else knows. (Not run there yet.)"""
+    port, key = free_port(), secrets.token_urlsafe(32)
+    return _Door(
+        ("--host", "127.0.0.1", "--port", str(port)),
+        httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None)),
+        f"http://127.0.0.1:{port}",
+        {"LLAMA_API_KEY": key},
+        {"authorization": f"Bearer {key}"},
+    )
 
 
 class ModelProcess:
@@ -28,10 +59,13 @@ class ModelProcess:
 
     def __init__(self, words: Sequence[str], socket: Path, environment: Mapping[str, str], note: Callable[[str], None]):
         """words: the program and its flags, without where it listens. note: told each line of its log."""
-        self.words, self._socket, self._environment, self._note = tuple(words), socket, environment, note
+        self.words, self._socket, self._note = tuple(words), socket, note
+        door = _by_port() if path_family() is None else _by_path(socket)
+        self._where, self._environment = door.words, {**environment, **door.environment}
         self.client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
-            base_url="http://model",
+            transport=door.transport,
+            base_url=door.url,
+            headers=door.headers,
             timeout=None,  # how long an answer may take is its server's and its client's affair
         )
         self.ended = asyncio.Event()
@@ -44,14 +78,13 @@ class ModelProcess:
         """Raises OSError: no process can be made."""
         self._process = await asyncio.create_subprocess_exec(
             *self.words,
-            "--host",
-            str(self._socket),
+            *self._where,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env=dict(self._environment),
+            env=self._environment,
             limit=LINE,
-            start_new_session=True,  # a Ctrl-C at the terminal is the router's: it ends its models in order
+            **APART,  # a Ctrl-C at the terminal is the router's: it ends its models in order
         )
         self._watch = asyncio.create_task(self._watched(self._process))
 
@@ -88,18 +121,19 @@ class ModelProcess:
 
     async def stop(self, patience_s: float) -> None:
         """Tell it to end, kill it if it does not, and wait until it has."""
-        self._signal(signal.SIGTERM)
+        self._signal(TELLS_TO_END)
         try:
             await asyncio.wait_for(self.ended.wait(), patience_s)
         except TimeoutError:
-            self._signal(signal.SIGKILL)
+            self.kill()
             await self.ended.wait()
 
     def kill(self) -> None:
         """At once, without waiting."""
-        self._signal(signal.SIGKILL)
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 

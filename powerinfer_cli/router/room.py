@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from powerinfer_cli.router.division import STEPS, Curve, division
 from powerinfer_cli.router.entries import Entry
-from powerinfer_cli.runtime.memory import available_memory
+from powerinfer_cli.system.memory import available_memory
 
 __all__ = ["Room", "Share"]
 

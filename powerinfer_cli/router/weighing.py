@@ -6,6 +6,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
 
 from powerinfer_cli.router.division import STEPS, WEIGHED, Curve
+from powerinfer_cli.system.signals import APART
 
 __all__ = ["weighed"]
 
@@ -18,7 +19,7 @@ async def weighed(words: Sequence[str], environment: Mapping[str, str]) -> Curve
     asked = {**environment, WEIGHED: str(STEPS)}
     try:
         process = await asyncio.create_subprocess_exec(
-            *words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=asked, limit=LONGEST, start_new_session=True
+            *words, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=asked, limit=LONGEST, **APART
         )
     except OSError:
         return ()

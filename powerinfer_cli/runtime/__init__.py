@@ -2,10 +2,10 @@
 
 from powerinfer_cli.runtime.context.sequences import common_prefix
 from powerinfer_cli.runtime.engine import ContextFull, Engine
-from powerinfer_cli.runtime.memory import available_memory, peak_memory
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
 from powerinfer_cli.runtime.step import Answer, Piece, Wanted
+from powerinfer_cli.system.memory import available_memory, peak_memory
 
 __all__ = [
     "Answer",

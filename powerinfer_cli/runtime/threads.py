@@ -1,27 +1,14 @@
 """How many threads to run, and on which cores."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.system.cores import PINS, physical_cores, usable_cores
 
-__all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range", "physical_cores"]
+__all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range"]
 
-_CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
-
-
-def physical_cores(logical: Iterable[int]) -> int:
-    """How many physical cores these logical ones are; as many as given where the system does not say."""
-    found = set()
-    for core in logical:
-        try:
-            found.add((_CPUS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text().strip())
-        except OSError:
-            found.add(str(core))
-    return max(1, len(found))
 
 
 def default_threads(cores: tuple[frozenset[int], ...] = ()) -> int:
@@ -54,6 +41,8 @@ def parse_cpu_range(text: str) -> frozenset[int]:
 
 
 def _available(cores: frozenset[int], said: str) -> frozenset[int]:
+    if not PINS:
+        raise PowerInferError(f"{said}: this system lets nobody choose the cores of a thread")
     missing = sorted(cores - usable_cores())
     if missing:
         raise PowerInferError(f"{said}: core {missing[0]} is not there, or not for this process")

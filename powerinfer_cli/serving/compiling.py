@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from powerinfer_cli.runtime.memory import resident_memory, return_memory
 from powerinfer_cli.sampling.grammars.grammar import NotKeptError, only_kept
 from powerinfer_cli.serving.errors import unavailable
 from powerinfer_cli.serving.threads import in_thread
+from powerinfer_cli.system.memory import resident_memory, return_memory
 
 __all__ = ["with_grammars"]
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from powerinfer_cli.runtime.memory import one_heap
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.sockets import url_of
@@ -18,6 +17,7 @@ from powerinfer_cli.serving.running import STOPPING_S, Running
 from powerinfer_cli.serving.service import ServedModel, Service
 from powerinfer_cli.serving.sleeping import Sleeper
 from powerinfer_cli.serving.tidying import tidying
+from powerinfer_cli.system.memory import one_heap
 
 __all__ = ["serve", "warn_of_pages"]
 

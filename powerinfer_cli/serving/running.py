@@ -17,6 +17,7 @@ from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.protocol import ACCEPTED_AT_ONCE, most_connections, protocol
 from powerinfer_cli.serving.http.sockets import BACKLOG
 from powerinfer_cli.serving.watchdog import watchdog
+from powerinfer_cli.system.signals import ENDING, exit_later
 
 __all__ = ["STOPPING_S", "Running"]
 
@@ -97,21 +98,21 @@ class Running:
             end_tasks,
         )
         self.signals = 0
+        self._exit_after: Callable[[float], None] | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Within, signals end the server, and what it still does some time after that ends, too; afterwards they are
         handled as before. For the main thread."""
         line = self._log.line("the server was told to end, and is ended now: it does not do so itself")
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+        handlers = {number: signal.getsignal(number) for number in ENDING}
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._signal)
-            signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-            with watchdog(FORCED_S, line):
-                yield
+            with exit_later() as self._exit_after:
+                for number in ENDING:
+                    signal.signal(number, self._signal)
+                with watchdog(FORCED_S, line):
+                    yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
@@ -142,4 +143,5 @@ class Running:
             os._exit(1)
         self.end()
         # Whatever is still at work then, a thread that reads a long grammar perhaps, is not waited for.
-        signal.setitimer(signal.ITIMER_REAL, LATEST_S)
+        if self._exit_after is not None:
+            self._exit_after(LATEST_S)

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from powerinfer_cli.model import ModelConfig
-from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.sampling.grammars.grammar import Grammars
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.rates import Rates
@@ -23,6 +22,7 @@ from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.slots.counters import Counters, Tally
 from powerinfer_cli.serving.slots.engine_thread import EngineThread
 from powerinfer_cli.serving.tasks import Event, Failed, Finished, SlotDone, Task, Vectors, weight
+from powerinfer_cli.system.memory import resident_memory
 from powerinfer_cli.text import ChatTemplate, Tokenizer
 
 __all__ = ["Reply", "Resting", "ServedModel", "Service", "Worker"]

@@ -13,12 +13,12 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.runtime.memory import resident_memory, return_memory
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.service import Resting, ServedModel, Service
 from powerinfer_cli.serving.slot_moves import restore_slot, save_slot
+from powerinfer_cli.system.memory import resident_memory, return_memory
 
 __all__ = ["Sleeper", "Waking"]
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from powerinfer_cli.runtime.memory import resident_memory, return_memory
 from powerinfer_cli.serving.service import Service
+from powerinfer_cli.system.memory import resident_memory, return_memory
 
 __all__ = ["tidying"]
 

@@ -12,6 +12,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import conversion
+from powerinfer_cli.system.cpu import processor_name
 from solver.placing.device_profile import DeviceProfile, load_profile, save_profile
 from solver.placing.machine import measure_machine
 from solver.placing.measure import PREDICTOR, CostShape
@@ -63,11 +64,6 @@ def this_machine(
 
 def machine_name(devices: Sequence[str]) -> str:
     """What tells one machine's costs from another's, in words."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    except OSError:
-        pass  # not Linux
+    cpu = processor_name() or platform.processor() or platform.machine()
     gpus = [torch.cuda.get_device_name(device) if device.startswith("cuda") else device for device in devices]
     return ", ".join([cpu, *gpus])

@@ -14,7 +14,7 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.model import Model, ModelConfig
 from powerinfer_cli.model.turned import down_bytes
 from powerinfer_cli.runtime import LoadEvents
-from powerinfer_cli.runtime.memory import resident_memory
+from powerinfer_cli.system.memory import resident_memory
 from solver.predictor.buffer import Buffer
 from solver.predictor.files import layer_file, publish, read_layer, write_layer
 from solver.predictor.improving import Improvement, Offer, improve_layer, most_valuable, offer

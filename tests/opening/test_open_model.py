@@ -14,8 +14,8 @@ import pytest
 
 from powerinfer_cli import Answer, OpenModel, PowerInferError, TextStream, open_model
 from powerinfer_cli.opening import bundled_model
-from powerinfer_cli.runtime.memory import resident_memory
 from powerinfer_cli.runtime.pooling import Pool
+from powerinfer_cli.system.memory import resident_memory
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.placing.placed_model import budget, bytes_alone_count, write_placed
 from tests.helpers.server_process import RunningServer

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.kernels.jit.team import Team
 from powerinfer_cli.runtime import threads
@@ -16,8 +15,9 @@ from powerinfer_cli.runtime.threads import (
     numa_cores,
     parse_cpu_mask,
     parse_cpu_range,
-    physical_cores,
 )
+from powerinfer_cli.system import cores as system_cores
+from powerinfer_cli.system.cores import physical_cores, usable_cores
 
 
 class Machine:
@@ -25,7 +25,7 @@ class Machine:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
-        monkeypatch.setattr(threads, "_CPUS", folder / "cpu")
+        monkeypatch.setattr(system_cores, "_CPUS", folder / "cpu")
         monkeypatch.setattr(threads, "_NODES", folder / "node")
 
     def usable(self, cores: Sequence[int], here: int = 0) -> None:

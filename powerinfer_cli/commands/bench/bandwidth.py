@@ -1,7 +1,6 @@
 """How fast this machine's memory is, measured by reading it."""
 
 import itertools
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.cpu.reading import sum_words
+from powerinfer_cli.system.cores import pin_thread
 
 __all__ = ["measure_bandwidth"]
 
@@ -31,8 +31,8 @@ def measure_bandwidth(threads: int, size: int = BUFFER, cores: Sequence[frozense
     numbers = itertools.count()
 
     def pin() -> None:
-        if cores and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores[next(numbers) % len(cores)])
+        if cores:
+            pin_thread(cores[next(numbers) % len(cores)])
 
     words = np.ones(max(size // 8, threads), np.int64)
     parts = np.array_split(words, threads)

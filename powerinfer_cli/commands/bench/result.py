@@ -4,13 +4,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.commands.bench.plan import Setup, Workload
 from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime import Drafted
+from powerinfer_cli.system.cpu import processor_name
 
 __all__ = ["ModelFacts", "Result", "Where", "cpu_info"]
 
@@ -20,11 +20,7 @@ NOTHING_DRAFTED = Drafted()
 @cache
 def cpu_info() -> str:
     """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return processor_name() or "unknown"
 
 
 @dataclass(frozen=True)

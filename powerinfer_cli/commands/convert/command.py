@@ -91,8 +91,8 @@ def convert(flags: ConvertFlags) -> None:
     most = _size(flags.split_max_size)
     from powerinfer_cli.convert.checkpoint import open_checkpoint
     from powerinfer_cli.convert.converting import check_apart, convert_checkpoint, write_converted
-    from powerinfer_cli.cores import usable_cores
     from powerinfer_cli.kernels.cpu.encoding import prepare_encoding
+    from powerinfer_cli.system.cores import usable_cores
 
     terminal = Terminal(color=False, quiet=False)
     checkpoint = open_checkpoint(_folder(flags))

@@ -1,11 +1,10 @@
 """What a run took: load, prompt, generation, active neurons, memory."""
 
-import os
-import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from powerinfer_cli.system.processes import had_children, seconds_since_start
 
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.runtime import Drafted
@@ -13,7 +12,7 @@ if TYPE_CHECKING:  # imports torch
 __all__ = ["Timings", "draft_line", "seconds_running"]
 
 _IMPORTED = time.monotonic()
-_BEGAN_AS_SHELL = any(resource.getrusage(resource.RUSAGE_CHILDREN))  # has had children: none of ours yet
+_BEGAN_AS_SHELL = had_children()  # has had children: none of ours yet
 
 
 @dataclass
@@ -81,11 +80,5 @@ def seconds_running() -> float:
 
     Likewise where the process began as a shell, as behind `exec`: what that did before is no time of ours.
     """
-    if _BEGAN_AS_SHELL:
-        return time.monotonic() - _IMPORTED
-    try:
-        fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
-        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field: ticks since the system's start
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    except (OSError, ValueError, IndexError, AttributeError):
-        return time.monotonic() - _IMPORTED
+    since_start = None if _BEGAN_AS_SHELL else seconds_since_start()
+    return time.monotonic() - _IMPORTED if since_start is None else since_start

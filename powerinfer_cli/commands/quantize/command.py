@@ -86,8 +86,8 @@ class QuantizeFlags:
 def quantize(flags: QuantizeFlags) -> None:
     """Write a GGUF file, dense or PowerInfer's, with other types."""
     from powerinfer_cli.convert.quantizing import planned, target_parts, write_quantized
-    from powerinfer_cli.cores import usable_cores
     from powerinfer_cli.opening.model_file import open_model_file
+    from powerinfer_cli.system.cores import usable_cores
 
     source, target, mix, threads = _words(flags.words or [])
     wishes, importance = _wishes(flags, mix), _importance(flags)

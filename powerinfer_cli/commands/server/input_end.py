@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+from powerinfer_cli.system.which import WINDOWS
+
 __all__ = ["ROUTED", "end_with_input"]
 
 ROUTED = "POWERINFER_ROUTED"  # the variable by which a router says so to its models' servers
@@ -17,4 +19,7 @@ def end_with_input() -> None:
 def _watch() -> None:
     while os.read(0, 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    if WINDOWS:  # `kill` would not ask
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["tidy_ending"]
+from powerinfer_cli.system.signals import UNWINDING
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+__all__ = ["tidy_ending"]
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def tidy_ending() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in UNWINDING}
     for number, handler in before.items():
         if handler is signal.SIG_DFL:
             signal.signal(number, end)

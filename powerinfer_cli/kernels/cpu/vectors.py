@@ -1,13 +1,12 @@
 """The vectors that flow through a layer: float32 beside their quantised records, for up to a batch of tokens."""
 
-import contextlib
-import mmap
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.kernels.formats import padded, record_bytes
+from powerinfer_cli.system.memory import private_pages
 
 __all__ = ["N_TOKENS", "Vectors", "aligned", "make_records", "make_vectors"]
 
@@ -53,13 +52,9 @@ def aligned(n_bytes: int, *, huge: bool = False) -> npt.NDArray[np.uint8]:
         start = -memory.ctypes.data % 64
         return memory[start : start + n_bytes]
     try:
-        pages = mmap.mmap(-1, n_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages = private_pages(n_bytes + _HUGE_PAGE, huge=huge)
     except OSError as error:
         raise MemoryError(f"{n_bytes} bytes") from error
-    wish = "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE"
-    if hasattr(mmap, wish):
-        with contextlib.suppress(OSError):
-            pages.madvise(getattr(mmap, wish))
     memory = np.frombuffer(pages, np.uint8)
     start = -memory.ctypes.data % _HUGE_PAGE
     return memory[start : start + n_bytes]

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 import platform
-import stat
 import sys
 import tempfile
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import llvmlite.binding
 
 import powerinfer_cli.kernels
 from powerinfer_cli.kernels.jit.rung import RUNG
+from powerinfer_cli.system.files import own_folder
 
 __all__ = ["cache_folder", "load_code", "not_kept", "save_code"]
 
@@ -44,14 +44,9 @@ def cache_folder() -> Path:
             return folder
     except (OSError, RuntimeError):
         pass
-    shared = Path(tempfile.gettempdir()) / f"powerinfer-kernels-{os.getuid()}-{_sources()}"
-    try:
-        shared.mkdir(mode=0o700, exist_ok=True)
-        info = shared.lstat()
-        if stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077:
-            return shared
-    except OSError:
-        pass
+    own = own_folder(Path(tempfile.gettempdir()), f"powerinfer-kernels-{_sources()}")
+    if own is not None:
+        return own
     return Path(tempfile.mkdtemp(prefix="powerinfer-kernels-"))  # what is compiled serves this process only
 
 

@@ -9,6 +9,7 @@ import signal
 import llvmlite.binding as llvm
 
 from powerinfer_cli.kernels.jit.machine_code import assembled, load
+from powerinfer_cli.system.which import WINDOWS
 
 __all__ = ["report_lost_files"]
 
@@ -27,7 +28,12 @@ _kept: list[ctypes.Array[ctypes.c_char]] = []  # messages that handlers point to
 
 
 def report_lost_files(message: str) -> None:
-    """From now on, reading a lost part of a file ends the process with this line and exit code 1."""
+    """From now on, reading a lost part of a file ends the process with this line and exit code 1.
+
+    Not on Windows, which lets nobody cut a mapped file short.
+    """
+    if WINDOWS:
+        return
     line = f"error: {' '.join(message.split())}\n".encode(errors="replace")
     kept = ctypes.create_string_buffer(line, len(line))
     _kept.append(kept)

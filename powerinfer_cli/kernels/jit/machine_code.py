@@ -6,6 +6,9 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from powerinfer_cli.system import windows
+from powerinfer_cli.system.which import WINDOWS
+
 __all__ = ["assembled", "load"]
 
 _LOCK = threading.Lock()
@@ -46,4 +49,7 @@ class _Engine:
 def _target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    if WINDOWS:  # LLVM itself looks in the C library alone
+        for name, address in windows.native_calls().items():
+            llvm.add_symbol(name, address)
     return llvm.Target.from_default_triple()

@@ -4,11 +4,11 @@ import os
 import platform
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from pathlib import Path
 
 import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.system.cpu import has_arm_dot_products
 
 __all__ = [
     "RUNG",
@@ -24,7 +24,6 @@ __all__ = [
 
 VARIABLE = "POWERINFER_CPU"
 _ARM = ("aarch64", "arm64", "ARM64")
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 class Products(Enum):
@@ -114,16 +113,7 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
 def cpu_features() -> dict[str, bool]:
     """This CPU's, by LLVM's names. Of ARM's dot products LLVM itself does not tell."""
     features = dict(llvmlite.binding.get_host_cpu_features())
-    return features | {"dotprod": _has_dot_products()} if platform.machine() in _ARM else features
-
-
-def _has_dot_products() -> bool:
-    if platform.system() == "Darwin":
-        return True  # every ARM CPU that Macs have had
-    try:
-        return " asimddp" in _CPU_INFO.read_text(errors="replace")
-    except OSError:
-        return False  # not Linux
+    return features | {"dotprod": has_arm_dot_products()} if platform.machine() in _ARM else features
 
 
 def _chosen() -> tuple[Rung, str, TargetCPU | None]:

@@ -6,7 +6,6 @@ the operation's own numbers. Which thread does which piece is left to chance, so
 it: every number of the result is computed by one thread, in a fixed order.
 """
 
-import os
 import threading
 import time
 import weakref
@@ -16,7 +15,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.kernels.jit import helper, kernel, types
 from powerinfer_cli.kernels.jit.crew import Crew
 from powerinfer_cli.kernels.simd import (
@@ -32,6 +30,7 @@ from powerinfer_cli.kernels.simd import (
     sem_post,
     sem_wait,
 )
+from powerinfer_cli.system.cores import pin_thread, usable_cores
 
 __all__ = ["COUNTER", "FIRST", "OPERATION", "TEAM_KERNELS", "WAIT", "WIDTH", "Program", "Team", "take"]
 
@@ -238,7 +237,7 @@ class Team:
                 target=_serve, args=(work, self._control, worker, where), name=f"powerinfer-{worker}", daemon=True
             ).start()
         if cores:
-            _pin(cores[0])
+            pin_thread(cores[0])
         self._end = weakref.finalize(self, _dismiss, self._control, size)
 
     def run(self, program: Program, threads: int = 0) -> None:
@@ -263,15 +262,9 @@ class Team:
 
 def _serve(work: Any, control: Program, worker: int, cores: frozenset[int] | None) -> None:
     if cores:
-        _pin(cores)
+        pin_thread(cores)
     work(control.ctypes.data, worker)
 
 
 def _dismiss(control: Program, size: int) -> None:
     dismiss.call(control.ctypes.data, size)
-
-
-def _pin(cores: frozenset[int]) -> None:
-    """Keep the calling thread on these cores, where the system has a way to say so."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)

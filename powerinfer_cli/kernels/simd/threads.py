@@ -1,8 +1,9 @@
-"""What threads need between them, and of the system. (All that is no instruction is libc's.)"""
+"""What threads need between them, and of the system. (All that is no instruction is its C library's, or kernel32's.)"""
 
 import mmap
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -11,6 +12,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.simd.builders import I8, I32, I64, call
+from powerinfer_cli.kernels.simd.semaphores import semaphore_calls
+from powerinfer_cli.system.which import WINDOWS
 
 __all__ = [
     "atomic_load",
@@ -86,11 +89,22 @@ def nanoseconds(typing: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         room = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # seconds, and nanoseconds of the next one
+        if WINDOWS:
+            return _by_counter(builder, *(cgutils.gep_inbounds(builder, room, 0, i) for i in range(2)))
         call(builder, "clock_gettime", I32, I32(time.CLOCK_MONOTONIC), room)
         seconds, part = (builder.load(cgutils.gep_inbounds(builder, room, 0, i)) for i in range(2))
         return builder.add(builder.mul(seconds, I64(10**9)), part)
 
     return types.int64(), codegen
+
+
+def _by_counter(builder: Any, count: Any, rate: Any) -> Any:
+    """Windows' ticks, as nanoseconds. count, rate: addresses of room for the ticks, and for how many make a second."""
+    call(builder, "QueryPerformanceCounter", I32, count)
+    call(builder, "QueryPerformanceFrequency", I32, rate)
+    ticks, second = builder.load(count), builder.load(rate)
+    whole, part = builder.udiv(ticks, second), builder.urem(ticks, second)
+    return builder.add(builder.mul(whole, I64(10**9)), builder.udiv(builder.mul(part, I64(10**9)), second))
 
 
 @intrinsic
@@ -106,13 +120,12 @@ def will_need(typing: Any, address: Any, n_bytes: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-def _libc(name: str, doc: str, *extra: int) -> Any:
-    """A libc function of an address and constant integers."""
+def _of_address(name: str, doc: str, code: Callable[[Any, Any], None]) -> Any:
+    """An intrinsic of an address. code: makes it, with a builder and a pointer to bytes."""
 
     def function(typing: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointer = builder.inttoptr(args[0], I8.as_pointer())
-            call(builder, name, I32, pointer, *(I32(n) for n in extra))
+            code(builder, builder.inttoptr(args[0], I8.as_pointer()))
             return context.get_dummy_value()
 
         return types.void(types.int64), codegen
@@ -121,6 +134,7 @@ def _libc(name: str, doc: str, *extra: int) -> Any:
     return intrinsic(function)
 
 
-sem_init = _libc("sem_init", "Make the 32 bytes at an address a semaphore of this process, at 0.", 0, 0)
-sem_post = _libc("sem_post", "Wake one sleeper at a semaphore, now or as soon as it sleeps.")
-sem_wait = _libc("sem_wait", "Sleep at a semaphore. Can wake for no reason.")
+_SEMAPHORES = semaphore_calls()
+sem_init = _of_address("sem_init", "Make the 32 bytes at an address a semaphore, at 0.", _SEMAPHORES.init)
+sem_post = _of_address("sem_post", "Wake one sleeper at a semaphore, now or as soon as it sleeps.", _SEMAPHORES.post)
+sem_wait = _of_address("sem_wait", "Sleep at a semaphore. Can wake for no reason.", _SEMAPHORES.wait)

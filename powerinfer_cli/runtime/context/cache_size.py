@@ -11,8 +11,8 @@ from powerinfer_cli.model.blocks import Attention, Layer, Mixer, cache_owner
 from powerinfer_cli.placement import MAIN_MEMORY, LayerPlacement
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.context.states import state_bytes
-from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
+from powerinfer_cli.system.memory import available_memory
 
 __all__ = ["context_size", "extent_of", "fitting_context", "kv_bytes", "overflow_bytes", "overflowing", "reads_whole"]
 

@@ -1,7 +1,5 @@
 """Packs a model's matrices, one after the other, and tells how far it is."""
 
-import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypedDict
@@ -17,8 +15,8 @@ from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import SLACK
 from powerinfer_cli.kernels.jit.team import Team
-from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import LoadEvents
+from powerinfer_cli.system.memory import MORE_LOCKED, available_memory, lock_memory
 
 __all__ = ["PACKING", "Packer", "first_rows"]
 
@@ -110,9 +108,9 @@ class Packer:
         """What was packed of so many bytes of the file, locked where that is wished."""
         self._done += n_bytes
         for rows in packed:
-            if self._lock and not lock_memory(rows.data):
+            if self._lock and not lock_memory(rows.data.ctypes.data, rows.data.nbytes):
                 self._lock = False
-                self._events.note("warning: --mlock: the system lets no more memory be locked (see `ulimit -l`)")
+                self._events.note(f"warning: --mlock: the system lets no more memory be locked{MORE_LOCKED}")
         return packed
 
     def _repacks(self, tensor: Tensor) -> bool:
@@ -156,14 +154,3 @@ def _gathered(tensor: Tensor, chosen: npt.NDArray[np.int32]) -> Tensor:
     np.take(tensor.rows(), chosen, axis=0, out=data.reshape(len(chosen), tensor.row_bytes))
     tensor.drop_pages(0, tensor.nbytes)
     return Tensor(tensor.name, tensor.type, (len(chosen), tensor.shape[-1]), data, tensor.path)
-
-
-def lock_memory(data: npt.NDArray[np.uint8]) -> bool:
-    """Keep memory from being paged out. False: the system does not let us."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "mlock"):
-        return False
-    page = os.sysconf("SC_PAGE_SIZE")
-    start = data.ctypes.data // page * page
-    size = data.ctypes.data + data.nbytes - start
-    return bool(libc.mlock(ctypes.c_void_p(start), ctypes.c_size_t(size)) == 0)

@@ -31,9 +31,9 @@ from powerinfer_cli.runtime.cpu.packer import Packer
 from powerinfer_cli.runtime.cpu.program import Writer
 from powerinfer_cli.runtime.cpu.weights import Uses, bundled_matrices, matrices, pack_weights, tables, with_scratch
 from powerinfer_cli.runtime.logits import finish_logits
-from powerinfer_cli.runtime.memory import forget_code
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.threshold import effective_threshold
+from powerinfer_cli.system.memory import forget_code
 
 __all__ = ["CPUSide"]
 

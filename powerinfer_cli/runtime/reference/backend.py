@@ -22,7 +22,6 @@ from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.pages import Held
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 from powerinfer_cli.runtime.logits import finish_logits
-from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.runtime.options import EngineOptions
 from powerinfer_cli.runtime.reference.cache import KVCache
 from powerinfer_cli.runtime.reference.inputs import inputs_of
@@ -36,6 +35,7 @@ from powerinfer_cli.runtime.reference.layer import (
 )
 from powerinfer_cli.runtime.reference.products import multiply, normed
 from powerinfer_cli.runtime.threshold import sparse_threshold
+from powerinfer_cli.system.memory import available_memory
 
 __all__ = ["ReferenceBackend"]
 

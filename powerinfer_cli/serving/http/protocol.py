@@ -3,13 +3,13 @@ connections where others want to come in.
 """
 
 import asyncio
-import resource
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from powerinfer_cli.system.sockets import open_descriptors
 
 __all__ = ["ACCEPTED_AT_ONCE", "most_connections", "protocol", "spelled"]
 
@@ -40,12 +40,9 @@ def spelled(name: bytes) -> bytes:
 
 def most_connections() -> int:
     """That this process can have at a time, by the descriptors that it may open (ulimit -n) and has open."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        n_open = len(list(Path("/proc/self/fd").iterdir()))
-    except OSError:
-        n_open = SPARE_DESCRIPTORS  # not Linux
-    room = most - n_open - SPARE_DESCRIPTORS if most != resource.RLIM_INFINITY else MOST_CONNECTIONS
+    most, n_open = open_descriptors()
+    taken = SPARE_DESCRIPTORS if n_open is None else n_open
+    room = MOST_CONNECTIONS if most is None else most - taken - SPARE_DESCRIPTORS
     return max(FEWEST_CONNECTIONS, min(room, MOST_CONNECTIONS))
 
 

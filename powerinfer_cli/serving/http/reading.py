@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from powerinfer_cli.runtime.memory import return_memory
 from powerinfer_cli.serving.errors import APIError, invalid_request, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.json_text import PartCounter
 from powerinfer_cli.serving.http.requests import current
 from powerinfer_cli.serving.threads import LARGE
+from powerinfer_cli.system.memory import return_memory
 
 __all__ = ["MOST_PARTS", "Bodies"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.listening import listen_at
+from powerinfer_cli.system.sockets import path_family
 
 __all__ = ["BACKLOG", "bind", "url_of"]
 
@@ -36,9 +37,11 @@ def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
 
 def _bind_path(path: Path) -> socket.socket:
     """In place of a socket that a server has left behind."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if (family := path_family()) is None:
+        raise PowerInferError(f"--host {path}: this system's Python has no sockets with paths: give an address")
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if _left_behind(path):
+        if _left_behind(path, family):
             path.unlink()
         sock.bind(str(path))
         sock.listen(BACKLOG)
@@ -48,11 +51,11 @@ def _bind_path(path: Path) -> socket.socket:
     return sock
 
 
-def _left_behind(path: Path) -> bool:
+def _left_behind(path: Path, family: int) -> bool:
     """Raises OSError."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
@@ -62,7 +65,7 @@ def _left_behind(path: Path) -> bool:
 
 def url_of(sock: socket.socket) -> str:
     """Where clients find it."""
-    if sock.family == socket.AF_UNIX:
+    if sock.family == path_family():
         return f"unix://{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

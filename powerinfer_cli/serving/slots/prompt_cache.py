@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.runtime.memory import available_memory
 from powerinfer_cli.serving.slots.counters import CachedTexts
 from powerinfer_cli.serving.slots.engine_like import EngineLike
 from powerinfer_cli.serving.slots.scheduler import LEAST_SIMILAR, spared
+from powerinfer_cli.system.memory import available_memory
 
 __all__ = ["CachedText", "Match", "PromptCache", "prompt_cache_of"]
 

@@ -14,7 +14,7 @@ from powerinfer_cli.model import RopeStyle, load_model
 from powerinfer_cli.runtime.context.cache_size import kv_bytes
 from powerinfer_cli.runtime.context.pages import Extent
 from powerinfer_cli.runtime.cpu.cache import PackedCache
-from powerinfer_cli.runtime.memory import peak_memory
+from powerinfer_cli.system.memory import peak_memory
 from tests.helpers.tiny_models import tiny_model
 
 Layers: TypeAlias = list[Any]

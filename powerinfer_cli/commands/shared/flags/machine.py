@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerinfer_cli.errors import UsageError
+from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.runtime import EngineOptions
@@ -107,8 +107,8 @@ def cpu_line(options: "EngineOptions") -> str:
 
 def _cores(flags: MachineFlags) -> tuple[frozenset[int], ...]:
     """Where each thread runs; empty: anywhere."""
-    from powerinfer_cli.cores import usable_cores
     from powerinfer_cli.runtime.threads import numa_cores, parse_cpu_mask, parse_cpu_range
+    from powerinfer_cli.system.cores import PINS, usable_cores
 
     chosen: frozenset[int] = frozenset()
     if flags.cpu_mask is not None:
@@ -120,6 +120,8 @@ def _cores(flags: MachineFlags) -> tuple[frozenset[int], ...]:
         if chosen or strict:
             raise UsageError(f"--numa {flags.numa} chooses the cores, and excludes -C, -Cr and --cpu-strict 1")
         return numa_cores(flags.numa)
+    if strict and not PINS:
+        raise PowerInferError("--cpu-strict 1: this system lets nobody choose the cores of a thread")
     if strict:
         return tuple(frozenset({core}) for core in sorted(chosen or usable_cores()))
     return (chosen,) if chosen else ()

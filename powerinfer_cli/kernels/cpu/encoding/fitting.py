@@ -9,7 +9,6 @@ many threads as there are pieces.
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cores import usable_cores
 from powerinfer_cli.gguf_io import GGMLType, encoders
 from powerinfer_cli.gguf_io.encoders import REFITS, SAME, Choice, Grid, Nearest, Scales
 from powerinfer_cli.kernels.cpu.encoding.codebooks import nearest_entries
@@ -31,6 +30,7 @@ from powerinfer_cli.kernels.simd import (
     where_greater,
     zero,
 )
+from powerinfer_cli.system.cores import usable_cores
 
 __all__ = ["CompiledFit", "choose_scales", "encode", "place_numbers", "search_scales"]
 

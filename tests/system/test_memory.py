@@ -13,8 +13,9 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
-from powerinfer_cli.runtime import Engine, EngineOptions, available_memory, memory
+from powerinfer_cli.runtime import Engine, EngineOptions, available_memory
 from powerinfer_cli.runtime.cpu import packer
+from powerinfer_cli.system import memory
 from tests.helpers.tiny_models import tiny_model
 
 MIB = 1 << 20
@@ -116,7 +117,7 @@ def test_code_that_is_dropped_comes_back(tmp_path: Path) -> None:
 
 ONE_HEAP = """
 import ctypes, threading
-from powerinfer_cli.runtime.memory import one_heap
+from powerinfer_cli.system.memory import one_heap
 if {one}:
     one_heap()
 libc = ctypes.CDLL(None)

@@ -1,0 +1,33 @@
+"""What the processor is called, and what it has that LLVM does not tell."""
+
+from pathlib import Path
+
+from powerinfer_cli.system import macos, windows
+from powerinfer_cli.system.which import MACOS, WINDOWS
+
+__all__ = ["has_arm_dot_products", "processor_name"]
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_ARM_DOT_PRODUCTS = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+
+
+def processor_name() -> str | None:
+    """None where the system does not tell."""
+    if WINDOWS:
+        return windows.processor_name()
+    if MACOS:
+        return macos.sysctl_text("machdep.cpu.brand_string")
+    lines = _cpu_info().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def has_arm_dot_products() -> bool:
+    """Of an ARM CPU. Every one that Macs have had has them."""
+    return MACOS or (windows.has_feature(_ARM_DOT_PRODUCTS) if WINDOWS else " asimddp" in _cpu_info())
+
+
+def _cpu_info() -> str:
+    try:
+        return _CPU_INFO.read_text(errors="replace")
+    except OSError:
+        return ""  # not Linux

@@ -1,0 +1,69 @@
+"""Sockets between processes of one machine. Python on Windows has none with paths, and lets children inherit none."""
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from powerinfer_cli.system.which import WINDOWS
+
+if TYPE_CHECKING:  # small processes import this
+    import socket
+    import subprocess
+
+__all__ = ["as_input", "free_port", "hand_over", "input_streams", "open_descriptors", "path_family"]
+
+_PIPE = -1  # subprocess.PIPE
+
+
+def path_family() -> int | None:
+    """The family of sockets whose addresses are paths; None where there is none."""
+    import socket
+
+    return getattr(socket, "AF_UNIX", None)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 where nobody listens now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def as_input(sock: "socket.socket") -> int:
+    """A child's `stdin`, for a socket that `hand_over` gives it after it has started."""
+    return _PIPE if WINDOWS else sock.fileno()
+
+
+def hand_over(sock: "socket.socket", child: "subprocess.Popen[bytes]") -> None:
+    """Raises OSError."""
+    if WINDOWS:
+        shared: Any = sock
+        assert child.stdin is not None
+        with child.stdin as stdin:
+            stdin.write(shared.share(child.pid))
+
+
+def input_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """In the child: what reads from its socket, and what writes to it."""
+    if not WINDOWS:
+        return open(0, "rb", closefd=False), open(0, "wb", closefd=False)  # a descriptor
+    import socket
+
+    with open(0, "rb", closefd=False) as told:
+        shared = vars(socket)["fromshare"](told.read())
+    return shared.makefile("rb"), shared.makefile("wb")
+
+
+def open_descriptors() -> tuple[int | None, int | None]:
+    """How many files and sockets this process may have open, and how many it has; None: no limit, and not known."""
+    if WINDOWS:
+        return None, None
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        n_open = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        n_open = None  # not Linux
+    return (None if most == resource.RLIM_INFINITY else most), n_open
