@@ -1,10 +1,13 @@
 """Rank 0's backend: its own layers here, and word to the other ranks of what to do with theirs.
 
-A step is sent on as soon as the layers here are done with it; nobody waits for it before its logits are asked for. So
-the batches of a long prompt are in work on all ranks at once.
+A step is sent on as soon as the layers here are done with it, and what is asked of it comes when it is there. So the
+batches of a long prompt, and steps of several groups of texts, are in work on all ranks at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,15 @@ def reply_bytes(model: Model, bounds: Bounds, cache: int) -> int:
     return max(rows, cache + DIRECTORY)
 
 
+@dataclass
+class _Asked:
+    """Rows [n, width] of the last rank's; None: they have not come yet."""
+
+    n: int
+    width: int
+    rows: npt.NDArray[np.float32] | None = None
+
+
 class Pipeline:
     """ranges: of all ranks, in order; own: the backend of the first."""
 
@@ -57,6 +69,7 @@ class Pipeline:
         self._begins = [one.begin for one in ranges]
         self._windows = [layer.attention.window for layer in model.layers]
         self._n = 0  # tokens of the last step
+        self._asked: deque[_Asked] = deque()  # what has not come yet, in the order in which it will
         self._parts: dict[str, npt.NDArray[Any]] | None = None  # of one cell: which there are
 
     def forward(self, batch: Batch) -> None:
@@ -67,22 +80,45 @@ class Pipeline:
         self._members.send(forward_message(batch, changes, x, self._bounds.link))
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
-        asked = np.array(rows, "<i8")
-        self._members.send(Message(Op.LOGITS, (len(asked),), (asked.data.cast("B"),)))
-        return self._rows(len(asked), self._config.n_vocab)
+        return self.ask_logits(rows)()
 
     def hidden_at(self, rows: slice) -> Hidden:
-        begin, end, _ = rows.indices(self._n)
-        self._members.send(Message(Op.HIDDEN, (begin, end)))
-        return self._rows(end - begin, self._config.n_embd)
+        return self.ask_hidden(rows)()
 
-    def _rows(self, n: int, width: int) -> npt.NDArray[np.float32]:
-        """The last rank's reply."""
-        last = self._members.ranks[-1]
+    @property
+    def n_groups(self) -> int:
+        """One a rank."""
+        return len(self._begins)
+
+    def ask_logits(self, rows: Sequence[int]) -> Callable[[], Logits]:
+        asked = np.array(rows, "<i8")
+        return self._ask(
+            Message(Op.LOGITS, (len(asked),), (asked.data.cast("B"),)), _Asked(len(asked), self._config.n_vocab)
+        )
+
+    def ask_hidden(self, rows: slice) -> Callable[[], Hidden]:
+        begin, end, _ = rows.indices(self._n)
+        return self._ask(Message(Op.HIDDEN, (begin, end)), _Asked(end - begin, self._config.n_embd))
+
+    def _ask(self, message: Message, asked: _Asked) -> Callable[[], npt.NDArray[np.float32]]:
+        self._members.send(message)
+        self._asked.append(asked)
+        return partial(self._take, asked)
+
+    def _take(self, asked: _Asked) -> npt.NDArray[np.float32]:
+        while asked.rows is None:
+            self._receive()
+        return asked.rows
+
+    def _receive(self) -> None:
+        """The last rank's reply to what was asked first. Where none comes, it stays asked for."""
+        asked, last = self._asked[0], self._members.ranks[-1]
         payload = self._members.reply(last).payload
-        if len(payload) != 4 * n * width:
+        if len(payload) != 4 * asked.n * asked.width:
             raise self._members.spoilt(last, "replies with another size")
-        return np.frombuffer(payload, "<f4").reshape(n, width).astype(np.float32, copy=False)
+        rows = np.frombuffer(payload, "<f4").reshape(asked.n, asked.width)
+        asked.rows = rows.astype(np.float32, copy=False)
+        self._asked.popleft()
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         if not self._own.shift(sequence, n_past, n_keep, n_discard):
@@ -129,6 +165,8 @@ class Pipeline:
 
     def _named(self) -> Iterator[tuple[int, Named]]:
         """The first layer of each other rank, and what it replies."""
+        while self._asked:
+            self._receive()
         for rank, begin in zip(self._members.ranks, self._begins[1:], strict=True):
             try:
                 yield begin, unpacked(self._members.reply(rank).payload)

@@ -52,6 +52,7 @@ class Members:
         """The next of a rank. Raises PowerInferError: a rank has gone."""
         found = self._replies[rank].get()
         if found is None:
+            self._replies[rank].put(None)  # for whoever asks next
             raise PowerInferError(self.failure)
         if found.op is not op:
             raise self._lost(f"rank {rank} sends what it was not asked for")

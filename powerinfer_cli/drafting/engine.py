@@ -111,6 +111,14 @@ class DraftingEngine(Engine):
         found: Logits = ahead.rows[ahead.at]
         return found
 
+    @property
+    def n_groups(self) -> int:
+        return 1  # a draft needs the tokens before it, and its pace a clock
+
+    def begin(self, pieces: Sequence[Piece]) -> Callable[[], list[Answer]]:
+        found = self.step(pieces)
+        return lambda: found
+
     def step(self, pieces: Sequence[Piece]) -> list[Answer]:
         found: dict[int, Answer] = {}
         for i, piece in enumerate(pieces):

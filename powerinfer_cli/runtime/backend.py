@@ -15,7 +15,18 @@ from powerinfer_cli.runtime.context.pages import Held, PageTable
 from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.stats import SparsityStats
 
-__all__ = ["Backend", "Floats", "Hidden", "InputsBackend", "Logits", "Parts", "Watch", "WatchInputs", "WatchRoutes"]
+__all__ = [
+    "AskingBackend",
+    "Backend",
+    "Floats",
+    "Hidden",
+    "InputsBackend",
+    "Logits",
+    "Parts",
+    "Watch",
+    "WatchInputs",
+    "WatchRoutes",
+]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Hidden: TypeAlias = npt.NDArray[np.float32]
@@ -115,3 +126,18 @@ class InputsBackend(Protocol):
 
     def record_inputs(self, batch: Batch, watch: WatchInputs) -> None:
         """As `forward`; `watch` is called for the matrices of each layer, layers in order."""
+
+
+@runtime_checkable
+class AskingBackend(Protocol):
+    """One whose steps end elsewhere: it asks, goes on with other sequences, and is told later."""
+
+    @property
+    def n_groups(self) -> int:
+        """So many steps, each of its own sequences, keep all busy that compute."""
+
+    def ask_hidden(self, rows: slice) -> Callable[[], Hidden]:
+        """As `hidden_at`, which waits until it is called, in any order and after other steps."""
+
+    def ask_logits(self, rows: Sequence[int]) -> Callable[[], Logits]:
+        """As `logits_at`, in the same way."""

@@ -16,7 +16,7 @@ from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model, Predictors, load_model
 from powerinfer_cli.model.blocks import leaves, recurrent_layers
 from powerinfer_cli.placement import ActivationStatistics, Placement
-from powerinfer_cli.runtime.backend import Backend, Floats, Hidden, Logits, Parts
+from powerinfer_cli.runtime.backend import AskingBackend, Backend, Floats, Hidden, Logits, Parts
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.cache_size import context_size, extent_of
 from powerinfer_cli.runtime.context.held import HeldContext
@@ -29,7 +29,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Recorder, batched
 from powerinfer_cli.runtime.scoring import TextScorer, scorer_of
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
-from powerinfer_cli.runtime.step import Answer, Piece, answers, hidden_of, passes
+from powerinfer_cli.runtime.step import Answer, Piece, ask, hidden_of, passes
 from powerinfer_cli.runtime.whole_texts import check_writes, longest_text, whole_text_options
 
 __all__ = ["Change", "ContextFull", "Engine"]
@@ -91,6 +91,7 @@ class Engine(HeldContext, Recorder):
                 f"no memory for the model with a context of {n_ctx} tokens and batches of {self.most_tokens}: "
                 "choose a smaller context (-c, n_ctx) or smaller batches (-ub, n_ubatch)"
             ) from error
+        self._asking = self._backend if isinstance(self._backend, AskingBackend) else None
         self._sequences = Sequences(self._pages, self.config.n_vocab)
         self._windowed = [i for i, layer in enumerate(model.layers) if layer.attention.window is not None]
         self._sizes = sizes_of(model)
@@ -137,6 +138,11 @@ class Engine(HeldContext, Recorder):
         """Of a stepwise piece."""
         return min(FEW, self.most_tokens) if self.options.drafting else 1
 
+    @property
+    def n_groups(self) -> int:
+        """So many steps keep all busy that compute, where each is begun before the one before it has ended."""
+        return 1 if self._asking is None else self._asking.n_groups
+
     def step(self, pieces: Sequence[Piece]) -> list[Answer]:
         """Append tokens to several sequences; what each piece wants to be told.
 
@@ -148,6 +154,15 @@ class Engine(HeldContext, Recorder):
         Raises:
             ContextFull: a sequence has no room for its tokens (nothing was appended).
         """
+        return self._begin(pieces)()
+
+    def begin(self, pieces: Sequence[Piece]) -> Callable[[], list[Answer]]:
+        """The same in halves: tokens are appended now, and their answers waited for when that is called, which may be
+        after other steps. A sequence of a step that has not ended yet may be cut or appended to.
+        """
+        return self._begin(pieces)
+
+    def _begin(self, pieces: Sequence[Piece]) -> Callable[[], list[Answer]]:
         parts = [(piece.sequence, piece.ids) for piece in pieces]
         if not all(ids for _, ids in parts) or len({sequence for sequence, _ in parts}) < len(parts):
             raise ValueError("each piece needs tokens and a sequence of its own")
@@ -155,15 +170,14 @@ class Engine(HeldContext, Recorder):
             raise ValueError(f"{self.most_stepwise} tokens at most go stepwise here")
         check_writes(self.config, pieces)
         self._check(parts)
-        found: dict[int, Answer] = {}
+        told: list[tuple[list[int], Callable[[], list[Answer]]]] = []
         for passed in passes(pieces):
             hidden = hidden_of([pieces[i] for i in passed])
             stepwise = pieces[passed[0]].is_stepwise
             counted = [pieces[i].counted for i in passed]
             batch = self._forward([parts[i] for i in passed], stepwise=stepwise, hidden=hidden, counted=counted)
-            told = answers([pieces[i] for i in passed], batch.segments, self._hidden_at, self._logits_at)
-            found |= dict(zip(passed, told, strict=True))
-        return [found[i] for i in range(len(pieces))]
+            told.append((passed, ask([pieces[i] for i in passed], batch.segments, self._ask_hidden, self._ask_logits)))
+        return partial(_in_order, told)
 
     def prefill(
         self,
@@ -286,6 +300,16 @@ class Engine(HeldContext, Recorder):
     def _hidden_at(self, rows: slice) -> Hidden:
         return self._timed(self._backend.hidden_at, rows)
 
+    def _ask_logits(self, rows: Sequence[int]) -> Callable[[], Logits]:
+        if self._asking is None:
+            return partial(_known, self._logits_at(rows))
+        return partial(self._timed, _called, self._asking.ask_logits(rows))
+
+    def _ask_hidden(self, rows: slice) -> Callable[[], Hidden]:
+        if self._asking is None:
+            return partial(_known, self._hidden_at(rows))
+        return partial(self._timed, _called, self._asking.ask_hidden(rows))
+
     def _timed(self, work: Callable[[Given], Found], given: Given) -> Found:
         """What it finds; its time counts as computing."""
         seconds = self.stats.seconds
@@ -331,3 +355,17 @@ class Engine(HeldContext, Recorder):
 
 def _change(change: Change, layer: int, _: Floats, activations: Floats) -> None:
     change(layer, activations)
+
+
+def _in_order(told: Sequence[tuple[Sequence[int], Callable[[], list[Answer]]]]) -> list[Answer]:
+    """Answers of passes, by the numbers of their pieces."""
+    found = {i: answer for passed, take in told for i, answer in zip(passed, take(), strict=True)}
+    return [found[i] for i in range(len(found))]
+
+
+def _known(found: Found) -> Found:
+    return found
+
+
+def _called(take: Callable[[], Found]) -> Found:
+    return take()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -11,10 +12,11 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime.batch import Segment
 
-__all__ = ["Answer", "Piece", "Wanted", "answers", "hidden_of", "passes"]
+__all__ = ["Answer", "Piece", "Wanted", "ask", "hidden_of", "passes"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Answer: TypeAlias = Floats | None
+Told: TypeAlias = Callable[[], Floats]
 
 
 class Wanted(Enum):
@@ -75,20 +77,29 @@ def hidden_of(pieces: Sequence[Piece]) -> Floats | None:
     return np.concatenate(given) if given else None
 
 
-def answers(
+def ask(
     pieces: Sequence[Piece],
     segments: Sequence[Segment],
-    hidden_at: Callable[[slice], Floats],
-    logits_at: Callable[[Sequence[int]], Floats],
-) -> list[Answer]:
-    """What each piece wants to be told of its segment. The head is asked once, for all rows together."""
-    found: list[Answer] = []
+    ask_hidden: Callable[[slice], Told],
+    ask_logits: Callable[[Sequence[int]], Told],
+) -> Callable[[], list[Answer]]:
+    """What each piece wants to be told of its segment, once it is called. The head is asked once, for all rows
+    together.
+    """
+    hidden: list[Told | None] = []
     rows: list[int] = []
     for piece, segment in zip(pieces, segments, strict=True):
         rows += range(_first_row(piece.wanted, segment), segment.end)
-        hidden = piece.wanted is Wanted.HIDDEN
-        found.append(hidden_at(slice(segment.begin, segment.end)) if hidden else None)
-    logits, at = logits_at(rows) if rows else np.empty((0, 0), np.float32), 0
+        wanted = piece.wanted is Wanted.HIDDEN
+        hidden.append(ask_hidden(slice(segment.begin, segment.end)) if wanted else None)
+    return partial(_answers, pieces, segments, hidden, ask_logits(rows) if rows else None)
+
+
+def _answers(
+    pieces: Sequence[Piece], segments: Sequence[Segment], hidden: Sequence[Told | None], logits_told: Told | None
+) -> list[Answer]:
+    found: list[Answer] = [None if one is None else one() for one in hidden]
+    logits, at = np.empty((0, 0), np.float32) if logits_told is None else logits_told(), 0
     for i, (piece, segment) in enumerate(zip(pieces, segments, strict=True)):
         if piece.wanted is Wanted.LAST:
             found[i] = logits[at]

@@ -3,16 +3,20 @@
 
     python scripts/bench/ranks.py -m FILE                     # 2 and 3 ranks, one thread each
     python scripts/bench/ranks.py -m FILE -t 2 --ranks 2 --cores
+    python scripts/bench/ranks.py -m FILE --ranks 2 --cores --streams 4
 
 Told are medians: milliseconds of a single token, and what each border adds; tokens a second of a prompt, whose batches
-are in work on all ranks at once; and the peak memory of each rank beside its share of the file.
+are in work on all ranks at once; of several streams, which are on their way in as many groups as there are ranks; and
+the peak memory of each rank beside its share of the file.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from powerinfer_cli.cluster.joining import Meeting  # noqa: E402  # after the pa
 from powerinfer_cli.cluster.seats import Seat  # noqa: E402  # after the path is set
 from powerinfer_cli.model.ranges import divide, part_of  # noqa: E402  # after the path is set
 from powerinfer_cli.opening import OpenModel, open_model  # noqa: E402  # after the path is set
-from powerinfer_cli.runtime import Engine, EngineOptions  # noqa: E402  # after the path is set
+from powerinfer_cli.runtime import Engine, EngineOptions, Piece  # noqa: E402  # after the path is set
 from tests.helpers.ranks import free_port  # noqa: E402  # after the path is set
 
 N_CTX, BATCH, PROMPT = 1024, 64, 512
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=40, help="single ones, a round")
     parser.add_argument("--cores", action="store_true", help="each rank but 0 on a core of its own, from core 1 on")
+    parser.add_argument("--streams", type=int, default=1, metavar="N", help="texts at once, in place of the rest")
     given = parser.parse_args()
     for n_ranks in given.ranks:
         measure(given, n_ranks)
@@ -53,11 +58,17 @@ def measure(given: argparse.Namespace, n_ranks: int) -> None:
     """Print what n ranks are beside one."""
     port = free_port()
     others = [start(given, rank, n_ranks, port) for rank in range(1, n_ranks)]
-    options = EngineOptions(n_ctx=N_CTX, n_ubatch=BATCH, n_threads=given.threads)
+    options = EngineOptions(n_ctx=N_CTX, n_ubatch=BATCH, n_threads=given.threads, n_sequences=given.streams)
     seat = Seat(0, n_ranks, "127.0.0.1", port)
     wishes = RankWishes(Meeting(seat, b"", WAIT_S, lambda _: None), LinkType.F32, print)
     with open_model(given.model, options, disable_gpu_index=True, device="cpu") as one:
         several = open_model(given.model, options, executor=lambda files, own: PipelineExecutor(files, own, wishes))
+        if given.streams > 1:
+            tell_streams(given, [other.pid for other in others], one, several)
+            several.close()
+            for other in others:
+                other.wait(30)
+            return
         singles, prompts = alternate(given, one, several)
         shares = [part_of(one.model, layers).nbytes for layers in divide(one.model, n_ranks)]
         peaks = [peak(other.pid) for other in others]
@@ -80,6 +91,8 @@ def start(given: argparse.Namespace, rank: int, n_ranks: int, port: int) -> "sub
     """Another rank than 0."""
     seat = ["--rank", str(rank), "--world-size", str(n_ranks), "--master", f"127.0.0.1:{port}"]
     own = ["-c", str(N_CTX), "-ub", str(BATCH), "-t", str(given.threads)]
+    if given.streams > 1:
+        own += ["--port", "0", "-np", str(given.streams), "-no-kvu"]
     command = [sys.executable, "-m", "powerinfer_cli", "cluster", "run", "-m", str(given.model), *own, *seat]
     core = ["taskset", "-c", str(rank)] if given.cores else []
     waiting = ["--cluster-timeout", str(int(WAIT_S))]
@@ -98,6 +111,45 @@ def alternate(given: argparse.Namespace, *models: OpenModel) -> tuple[list[list[
             prompts[place].append(timed(lambda engine=engine, ids=ids: engine.prefill(ids)))
             singles[place] += [timed(lambda engine=engine: decode(engine)) for _ in range(given.tokens)]
     return singles, prompts
+
+
+def tell_streams(given: argparse.Namespace, pids: list[int], *models: OpenModel) -> None:
+    """Tokens a second of several streams, of each model: by the clock, and of the busiest process's own time."""
+    speeds: list[list[float]] = [[] for _ in models]
+    busiest: list[list[float]] = [[] for _ in models]
+    n_tokens = given.streams * given.tokens
+    for _ in range(given.rounds):
+        for place, model in enumerate(models):
+            for sequence in range(given.streams):
+                model.engine.truncate(0, sequence)
+            before = [time.process_time(), *map(worked, pids)]
+            seconds = timed(lambda engine=model.engine: stream(engine, given.streams, given.tokens))
+            speeds[place].append(n_tokens / seconds)
+            after = [time.process_time(), *map(worked, pids)]
+            busiest[place].append(n_tokens / max(end - begin for begin, end in zip(before, after, strict=True)))
+    print(f"{models[1].engine.n_groups} ranks, {given.threads} threads each, {given.streams} streams")
+    for what, found in (("the clock", speeds), ("the busiest process's time", busiest)):
+        alone, together = map(statistics.median, found)
+        print(f"  by {what}: {alone:.1f} tokens/s alone, {together:.1f}, {together / alone:.2f}x")
+
+
+def worked(pid: int) -> float:
+    """Seconds of processor time."""
+    numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stream(engine: Engine, n_streams: int, n_tokens: int) -> None:
+    """Tokens of several texts, begun in as many groups as keep the engine busy."""
+    groups = [range(i, n_streams, engine.n_groups) for i in range(min(engine.n_groups, n_streams))]
+    there: deque[Callable[[], object]] = deque()
+    for _ in range(n_tokens):
+        for group in groups:
+            if len(there) == len(groups):
+                there.popleft()()
+            there.append(engine.begin([Piece(i, (7,)) for i in group]))
+    while there:
+        there.popleft()()
 
 
 def decode(engine: Engine) -> None:

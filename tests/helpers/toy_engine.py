@@ -53,12 +53,16 @@ class ToyEngine:
     most_tokens: int = 32
     config: ToyConfig = field(default_factory=ToyConfig)
     logits: Callable[[Sequence[int], int], np.ndarray] = random_logits
+    n_groups: int = 1
+    on_take: Callable[[], None] = lambda: None
     on_step: Callable[[Sequence[Piece]], None] = lambda pieces: None
     stats: SparsityStats = field(default_factory=SparsityStats)
 
     def __post_init__(self) -> None:
         self.pages = PageTable(Extent(self.n_ctx, self.n_sequences, self.unified))
         self.ids: list[list[int]] = [[] for _ in range(self.n_sequences)]
+        self.in_flight: list[set[int]] = []  # the sequences of steps that have not ended
+        self.most_in_flight = 0
         self.steps: list[list[tuple[int, int, Wanted]]] = []
 
     @property
@@ -77,6 +81,18 @@ class ToyEngine:
 
     def neurons(self) -> list[LayerNeurons]:
         return [LayerNeurons(100, 40, None), LayerNeurons(100, 0, 0.25)]
+
+    def begin(self, pieces: Sequence[Piece]) -> Callable[[], list[np.ndarray | None]]:
+        found = self.step(pieces)
+        self.in_flight.append({piece.sequence for piece in pieces})
+        self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
+
+        def take() -> list[np.ndarray | None]:
+            self.in_flight.pop(0)
+            self.on_take()
+            return found
+
+        return take
 
     def step(self, pieces: Sequence[Piece]) -> list[np.ndarray | None]:
         assert pieces

@@ -1,6 +1,7 @@
 """The engine's slots at work: tasks come in, steps are taken, events go out. For one thread only."""
 
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -18,10 +19,11 @@ from powerinfer_cli.serving.slots.choosing import Chooser
 from powerinfer_cli.serving.slots.counters import ServedRequest, Tally
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
+from powerinfer_cli.serving.slots.flights import Carried, Flight, Flights
 from powerinfer_cli.serving.slots.generation import Generation
 from powerinfer_cli.serving.slots.prompt_cache import PromptCache
-from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, shift_slot
-from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_step, plan_whole
+from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, is_tight, shift_slot
+from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_group, plan_step, plan_whole
 from powerinfer_cli.serving.slots.slot import Running, Slot, SlotRequest
 from powerinfer_cli.serving.slots.slot_actions import do_slot_task
 from powerinfer_cli.serving.slots.slot_texts import SlotTexts
@@ -74,12 +76,13 @@ class Batcher:
         self._turns: dict[int, int] = {}  # of requests: when one of its tasks last had a slot, or it came
         self._ticks = itertools.count(1)
         self._breakers = lru_cache(_BREAKERS)(lambda texts: TokenBreakers.of(texts, tokenizer))
+        self._flights, self._counted_until = Flights(), 0.0
         self._left = False  # whether a slot was left since tasks were last assigned
 
     @property
     def is_busy(self) -> bool:
         """Whether a step has something to do."""
-        return any(slot.running is not None for slot in self.slots)
+        return len(self._flights) > 0 or any(slot.running is not None for slot in self.slots)
 
     @property
     def n_waiting(self) -> int:
@@ -106,6 +109,7 @@ class Batcher:
 
     def end_all(self, error: APIError) -> None:
         """Every task, waiting or not, fails with `error`."""
+        self._flights.clear()
         asked, self._asked = list(self._asked.values()), {}
         for one in asked:
             self._emit(one.emit, [Failed(error)])
@@ -115,24 +119,48 @@ class Batcher:
                 self._end(slot, [Failed(error)], "error")
 
     def step(self) -> None:
-        """One step of the engine, for all slots that have something to do."""
-        self._make_room()
-        shares = self._plan()
-        batch = [(slot, slot.running, shares[slot.id]) for slot in self.slots if slot.running and slot.id in shares]
-        if batch:
-            pieces = [running.piece(slot.id, n) for slot, running, n in batch]
-            began = self._clock()
-            try:
-                results = self._engine.step(pieces)
-            except Exception as error:  # of the engine, whatever it is: these tasks are lost, the others are not
-                for slot, _, _ in batch:
-                    self._fail(slot, error, forget=True)
-            else:
-                self._count(batch, self._clock() - began)
-                for (slot, running, n), result in zip(batch, results, strict=True):
-                    self._guarded_advance(slot, running, n, result)
+        """One step of the engine ends, and as many are begun before as keep it busy, each for slots of its own."""
+        while len(self._flights) < self._engine.n_groups and self._begin():
+            pass
+        if self._flights:
+            self._finish(self._flights.next())
         if self._left:
             self._assign()
+
+    def _begin(self) -> bool:
+        """A step for all free slots that have something to do, or their share. Whether it is on its way."""
+        self._make_room()
+        shares = self._plan()
+        carried = tuple(
+            (slot, slot.running, shares[slot.id]) for slot in self.slots if slot.running and slot.id in shares
+        )
+        if not carried:
+            return False
+        began = self._clock()
+        try:
+            take = self._engine.begin([running.piece(slot.id, n) for slot, running, n in carried])
+        except Exception as error:  # of the engine, whatever it is: these tasks are lost, the others are not
+            self._lose(carried, error)
+            return False
+        self._flights.add(Flight(carried, take, began))
+        return True
+
+    def _finish(self, flight: Flight) -> None:
+        try:
+            results = flight.take()
+        except Exception as error:
+            self._lose(flight.carried, error)
+            return
+        pairs = zip(flight.carried, results, strict=True)
+        there = [(one, result) for one, result in pairs if one[0].running is one[1]]  # the others were cancelled
+        self._count([one for one, _ in there], flight.began)
+        for (slot, running, n), result in there:
+            self._guarded_advance(slot, running, n, result)
+
+    def _lose(self, carried: Sequence[Carried], error: Exception) -> None:
+        for slot, running, _ in carried:
+            if slot.running is running:
+                self._fail(slot, error, forget=True)
 
     # Tasks to slots
 
@@ -230,7 +258,9 @@ class Batcher:
     # The next step
 
     def _make_room(self) -> None:
-        for slot in self.slots:
+        while self._flights and self._shared and is_tight(self._engine, self.slots):
+            self._finish(self._flights.next())  # so that all is known of what may have to go
+        for slot, _ in self._flights.free(self.slots):
             try:
                 shift_slot(self._engine, slot, add_bos=self._tokenizer.add_bos)
             except Exception as error:
@@ -240,16 +270,21 @@ class Batcher:
                 self._fail(self.slots[i], server_error(EXHAUSTED), forget=True)
 
     def _plan(self) -> dict[int, int]:
-        busy = [(slot.id, slot.running) for slot in self.slots if slot.running is not None]
-        generating = [Load(i, 0, one.last_step) for i, one in busy if not one.n_left]
-        reading = [Load(i, one.n_left, one.order, one.tails) for i, one in busy if one.n_left]
+        free = [(slot.id, running) for slot, running in self._flights.free(self.slots)]
+        generating = [Load(i, 0, one.last_step) for i, one in free if not one.n_left]
+        reading = [Load(i, one.n_left, one.order, one.tails) for i, one in free if one.n_left]
         if not self._engine.config.causal:
             return plan_whole(reading, self._engine.most_tokens)
-        room = self._engine.n_free if self._shared else self._engine.n_ctx
+        if self._engine.n_groups > 1:
+            n_single = sum(slot.running is not None and slot.running.n_left <= 1 for slot in self.slots)
+            most = math.ceil(n_single / self._engine.n_groups)
+            generating, reading = plan_group(generating, reading, most, prompts=not self._flights.is_reading)
+        room = self._engine.n_free - self._flights.spoken_for if self._shared else self._engine.n_ctx
         return plan_step(generating, reading, self._engine.most_tokens, room)
 
-    def _count(self, batch: Sequence[tuple[Slot, Running, int]], seconds: float) -> None:
-        n_prompt = 0
+    def _count(self, batch: Sequence[Carried], began: float) -> None:
+        n_prompt, now = 0, self._clock()
+        seconds, self._counted_until = now - max(began, self._counted_until), now  # no time twice
         tick = next(self._ticks)
         for slot, running, n in batch:
             n_prompt += n if running.n_left else 0

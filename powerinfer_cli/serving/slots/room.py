@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.slots.engine_like import EngineLike
-from powerinfer_cli.serving.slots.scheduler import Held, plan_clearing, plan_shift
+from powerinfer_cli.serving.slots.scheduler import Clearing, Held, plan_clearing, plan_shift
 from powerinfer_cli.serving.slots.slot import Slot
 from powerinfer_cli.serving.tasks import CompletionTask
 
-__all__ = ["EXHAUSTED", "clear_room", "shift_slot"]
+__all__ = ["EXHAUSTED", "clear_room", "is_tight", "shift_slot"]
 
 EXHAUSTED = "Context size has been exceeded."  # llama-server's words, which clients look for
 
@@ -38,11 +38,7 @@ def clear_room(engine: EngineLike, slots: Sequence[Slot], leave: Callable[[int],
 
     leave: told of idle slots whose texts are about to go.
     """
-    idle = [Held(slot.id, slot.n_tokens, slot.last_used) for slot in slots if slot.running is None]
-    busy = [(slot, slot.running) for slot in slots if slot.running is not None]
-    reading = [Held(slot.id, slot.n_tokens, one.order, one.n_left) for slot, one in busy if one.n_left]
-    generating = [Held(slot.id, slot.n_tokens, one.order) for slot, one in busy if not one.n_left]
-    clearing = plan_clearing(engine.n_free, idle, reading, generating)
+    clearing = _clearing(engine, slots)
     for i in clearing.idle:
         leave(i)
     for i in (*clearing.idle, *clearing.rewound):
@@ -52,3 +48,16 @@ def clear_room(engine: EngineLike, slots: Sequence[Slot], leave: Callable[[int],
         if running is not None:
             running.rewind()
     return clearing.ended
+
+
+def is_tight(engine: EngineLike, slots: Sequence[Slot]) -> bool:
+    """Whether `clear_room` would clear anything."""
+    return _clearing(engine, slots) != Clearing()
+
+
+def _clearing(engine: EngineLike, slots: Sequence[Slot]) -> Clearing:
+    idle = [Held(slot.id, slot.n_tokens, slot.last_used) for slot in slots if slot.running is None]
+    busy = [(slot, slot.running) for slot in slots if slot.running is not None]
+    reading = [Held(slot.id, slot.n_tokens, one.order, one.n_left) for slot, one in busy if one.n_left]
+    generating = [Held(slot.id, slot.n_tokens, one.order) for slot, one in busy if not one.n_left]
+    return plan_clearing(engine.n_free, idle, reading, generating)

@@ -17,6 +17,7 @@ __all__ = [
     "Load",
     "choose_slot",
     "plan_clearing",
+    "plan_group",
     "plan_shift",
     "plan_step",
     "plan_whole",
@@ -101,6 +102,18 @@ def _shared(prompt: Sequence[int], slot: Idle) -> int:
     known = reusable(prompt, slot.ids)
     left = slot.left(known)
     return common_prefix(prompt, slot.ids) if left == known else left
+
+
+def plan_group(
+    generating: Sequence[Load], reading: Sequence[Load], most: int, *, prompts: bool
+) -> tuple[list[Load], list[Load]]:
+    """Who is in the next of several steps that are on their way together: of all that get a single token `most`, those
+    that have waited longest, so that every step has its part. prompts: whether others are in it at all; they are in one
+    step at a time, so that the first is read before those behind it.
+    """
+    singles = sorted([*generating, *(load for load in reading if load.n_left == 1)], key=lambda load: load.since)[:most]
+    longer = [load for load in reading if load.n_left > 1] if prompts else []
+    return [load for load in singles if not load.n_left], [*(load for load in singles if load.n_left), *longer]
 
 
 def plan_step(generating: Sequence[Load], reading: Sequence[Load], most_tokens: int, room: int) -> dict[int, int]:
