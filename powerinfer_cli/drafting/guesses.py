@@ -9,6 +9,7 @@ import numpy as np
 
 from powerinfer_cli.drafting.chain import Following, likeliest_chains
 from powerinfer_cli.drafting.drafter import Draft, Wish
+from powerinfer_cli.drafting.room import fitting
 from powerinfer_cli.runtime import Engine, Piece, Wanted
 from powerinfer_cli.runtime.backend import Hidden
 from powerinfer_cli.runtime.batch import Batch
@@ -56,6 +57,9 @@ class GuessingDrafter:
             if self._texts[i].end == len(ids) - 1:
                 n = min(wishes[i](0), self._layer.n_ctx_sequence - len(ids) - 1)
                 most |= {i: n} if n > 0 else {}
+        lengths = {i: self._texts[i].end + 1 - self._texts[i].begin + n for i, n in most.items()}
+        room_for = fitting(self._layer, lengths, self._begin_anew)
+        most = {i: n for i, n in most.items() if i in room_for}
         following = self._read({i: texts[i][-1] for i in most})
         chains = likeliest_chains(following, most, self._append, self._p_min, self.cost)
         return {i: Draft(ids) for i, ids in chains.items()}
@@ -76,13 +80,16 @@ class GuessingDrafter:
             i, n = segment.sequence, segment.n_past + segment.counted
             self._cut(i, n)
             if self._texts[i].end != n:
-                self._layer.truncate(0, i)
-                self._texts[i] = _Text(n, n)
+                self._begin_anew(i, _Text(n, n))
             text, part = self._texts[i], slice(segment.begin + segment.counted, segment.end)
             text.ids += batch.ids[part].tolist()
             text.rows += list(hidden[part])
             if len(text.ids) > self._most:
                 self._read_now(i)
+
+    def _begin_anew(self, sequence: int, text: _Text | None = None) -> None:
+        self._layer.truncate(0, sequence)
+        self._texts[sequence] = text or _Text()
 
     def _cut(self, sequence: int, n: int) -> None:
         """The text has n tokens now. The hidden state of the last one may be lost: zeros stand for it."""
@@ -98,8 +105,11 @@ class GuessingDrafter:
             self._layer.truncate(kept, sequence)
 
     def _read_now(self, sequence: int) -> None:
-        """All that waits but the last, whose next token is not known."""
+        """All that waits but the last, whose next token is not known. Where it has no room, the text begins there."""
         text = self._texts[sequence]
+        if len(text.ids) - 1 > self._layer.room(sequence):
+            self._begin_anew(sequence, _Text(text.end - 1, text.end - 1, text.ids[-1:], text.rows[-1:]))
+            return
         ids, rows = text.ids[1:], np.stack(text.rows[:-1])
         most = self._layer.most_tokens
         for begin in range(0, len(ids), most):
@@ -111,9 +121,9 @@ class GuessingDrafter:
         """Read all that waits, with the token that comes behind each text; the logits behind that."""
         pieces = []
         for i, token in following.items():
-            text = self._texts[i]
-            if len(text.ids) > self._layer.most_stepwise:
+            if len(self._texts[i].ids) > self._layer.most_stepwise:
                 self._read_now(i)
+            text = self._texts[i]
             pieces.append(Piece(i, [*text.ids[1:], token], stepwise=True, hidden=np.stack(text.rows)))
             text.at, text.ids, text.rows = text.end, [], []
         return self._step(pieces)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from powerinfer_cli.drafting.chain import Following, likeliest_chains
 from powerinfer_cli.drafting.drafter import Draft, Wish
+from powerinfer_cli.drafting.room import fitting
 from powerinfer_cli.runtime import Engine, Piece
 
 __all__ = ["ModelDrafter"]
@@ -24,6 +25,8 @@ class ModelDrafter:
         room = engine.n_ctx_sequence
         wanted = {i: min(n, room - len(texts[i]) - 1) for i, n in wanted.items()}
         left = {i: n for i, n in wanted.items() if n > 0}
+        room_for = fitting(engine, {i: len(texts[i]) + n for i, n in left.items()}, lambda i: self.forget(i, 0))
+        left = {i: n for i, n in left.items() if i in room_for}
         following = self._read({i: texts[i] for i in left})
         for i in left:
             engine.mark(i)

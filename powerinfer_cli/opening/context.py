@@ -50,7 +50,7 @@ class Context:
             except BaseException:
                 engine.reset()
                 raise
-            self._n_read = len(ids) - (len(ids) % engine.most_tokens == 1)
+            self._n_read = len(ids) if len(ids) > 1 else 0
             return logits
 
     def append(self, owner: object, token: int) -> Logits | None:
@@ -115,11 +115,9 @@ def reusable(held: Sequence[int], ids: Sequence[int], most: int) -> int:
     """How many of a prompt's tokens need not be evaluated, of those that are held from another one by batches.
 
     A batch of one token is computed in another way, equal up to rounding. So that the same prompt has the same text
-    whatever came before, such a batch is where it would be without anything held, and nowhere else. most: tokens of a
-    batch.
+    whatever came before, no token is left alone that would not be without anything held. most: tokens of a batch.
     """
     shared = common_prefix(held, ids)
-    if len(ids) % most == 1:
-        return min(shared, len(ids) - 1) // most * most
-    known = max(0, min(shared, len(ids) - 2))
-    return known - 1 if known and (len(ids) - known) % most == 1 else known
+    if most == 2:  # the last one of an odd number is alone
+        return max(0, min(shared, len(ids) - 2 + len(ids) % 2)) // 2 * 2
+    return max(0, min(shared, len(ids) - 2))

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -110,5 +111,8 @@ def _show(tap: Tap, layer: int, residual: Floats, activations: Floats) -> None:
 
 
 def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """ids, so many at a time."""
-    return (ids[start : start + size] for start in range(0, len(ids), size))
+    """ids, so many at a time; of several none alone, for sizes from 3 on: it would be computed in another way."""
+    starts = list(range(0, len(ids), size))
+    if len(starts) > 1 and size > 2 and len(ids) % size == 1:
+        starts[-1] -= 1
+    return (ids[start:end] for start, end in pairwise([*starts, len(ids)]))

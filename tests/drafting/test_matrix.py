@@ -35,15 +35,15 @@ def file_of(name: str, who: str) -> ModelFile:
     return tiny.file.sparsified(random_predictors(tiny)).stored_as(GGMLType.Q8_0)
 
 
-def maker_of(who: str, gguf: GGUFFile, model: Model) -> Maker:
-    """model: the same one."""
+def maker_of(who: str, gguf: GGUFFile, model: Model, n_ctx: int | None = None) -> Maker:
+    """model: the same one. n_ctx: of the drafter's own context."""
 
     def guessing(engine: Engine) -> Drafter:
-        layer = Engine(read_guesser(gguf, model), engine.options, beside=engine)
-        return GuessingDrafter(engine, layer, 0.0, 0.0)
+        options = replace(engine.options, n_ctx=n_ctx or engine.n_ctx)
+        return GuessingDrafter(engine, Engine(read_guesser(gguf, model), options, beside=engine), 0.0, 0.0)
 
     def small(engine: Engine) -> Drafter:
-        options = replace(engine.options, type_k="f16", type_v="f16")
+        options = replace(engine.options, n_ctx=n_ctx or engine.n_ctx, type_k="f16", type_v="f16")
         return ModelDrafter(Engine(model, options), 0.0, 0.0)
 
     makers: dict[str, Maker] = {
@@ -79,6 +79,23 @@ def test_batches_hardly_larger_than_company(tmp_path: Path) -> None:
     )
     prompts = [PROMPT[i : i + 2] for i in range(3)]
     assert texts(ahead, prompts, parity=False) == texts(plain, prompts, parity=False)
+
+
+@pytest.mark.parametrize("who", ["model", "mtp"])
+def test_texts_that_outgrow_a_drafters_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """Which they share: drafts get fewer, and nothing else happens."""
+    monkeypatch.setattr("powerinfer_cli.drafting.guesses.MOST_WAITING", 0)
+    gguf = file_of("deepseek3", who).open(tmp_path)
+    model = load_model(gguf)
+    options = EngineOptions(n_ctx=256, n_sequences=3, n_threads=1, n_ubatch=64, unified=True)
+    plain = Engine(model, options)
+    ahead = DraftingEngine(model, options, drafter=maker_of(who, gguf, model, 48), drafts=DraftOptions(most=5))
+    for prompts in ([PROMPT[i : i + 2] for i in range(3)], [PROMPT[:60]]):
+        assert texts(ahead, prompts, parity=False) == texts(plain, prompts, parity=False)
+        for i in range(3):
+            assert ahead.drafted(i).proposed > 0
+            plain.truncate(0, i)
+            ahead.truncate(0, i)
 
 
 def half_placed(model: Model) -> Placement:

@@ -10,12 +10,13 @@ from powerinfer_cli import OpenModel, PowerInferError, open_model
 from powerinfer_cli.drafting import DraftOptions, SpecType
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening import PlacementWishes
-from powerinfer_cli.opening.context import reusable
+from powerinfer_cli.opening.context import Context, reusable
 from powerinfer_cli.opening.sampling_wishes import SamplingWishes, wanted
 from powerinfer_cli.opening.wishes import DraftWishes, ModelWishes, draft_wishes, logged, with_wishes
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.sampling import SamplerOptions
 from powerinfer_cli.sampling.forms import Form
+from tests.helpers.families import PROMPT, tiny_family
 
 GIB = 1 << 30
 
@@ -305,3 +306,17 @@ def test_what_is_taken_from_the_last_prompt(model: OpenModel) -> None:
         context.read(None, other[:before])
         assert (context.read(None, ids[:before]) == alone[before - 1]).all()
     assert taken > 14 * 14 * 2
+
+
+@pytest.mark.parametrize("tails", [(), (9, 4), (5, 4)])
+def test_what_is_taken_where_states_are_gone_back_to(tmp_path: Path, tails: tuple[int, ...]) -> None:
+    """The same of recurrent layers, whose prompts are read in pieces."""
+    context = Context(tiny_family("qwen35").file.engine(tmp_path, n_ctx=64, n_threads=1, n_ubatch=4))
+    alone = {}
+    for n in range(22, 31):
+        context.engine.reset()
+        alone[n] = context.read(None, PROMPT[:n], tails).copy()
+    for before in (1, 6, 7, 8, 21, 29, 30):
+        for n, rows in alone.items():
+            context.read(None, [*PROMPT[:before], *PROMPT[:2]], tails)
+            assert (context.read(None, PROMPT[:n], tails) == rows).all(), (before, n)

@@ -89,7 +89,7 @@ class States:
         """
         *others, last = tails or (TAIL,)
         last = max(TAIL, last)
-        found = (*(one for one in others if last < one < n - n_past - NEAR), last)
+        found = (*(one for one in others if last + 1 < one < n - n_past - NEAR), last)
         self._of[sequence].places = frozenset(n - one for one in found)
         return found
 
