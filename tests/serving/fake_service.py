@@ -114,6 +114,9 @@ class FakeService:
     state: str = "ready"
     sleeper: None = None
 
+    def refusal(self) -> APIError | None:
+        return None if self.state != "loading" else APIError(503, "unavailable_error", "Loading model")
+
     def open(self, tasks: Sequence[Task]) -> FakeReply:
         if len(self.tasks) + len(tasks) > self.most:
             raise APIError(503, "unavailable_error", "too many wait")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from powerinfer_cli.serving.errors import server_error
+from powerinfer_cli.serving.errors import server_error, unavailable
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.middleware import Access, Gate
@@ -36,7 +36,8 @@ def ask(app: ASGIApp, method: str, path: str, **more: Any) -> httpx.Response:
 
 
 def gate(ready: bool = True, **options: Any) -> ASGIApp:
-    return Gate(echo, ServerOptions(**options), lambda: ready, {"/", "/app.js"}.__contains__)
+    loading = None if ready else unavailable("Loading model")
+    return Gate(echo, ServerOptions(**options), lambda: loading, {"/", "/app.js"}.__contains__)
 
 
 def test_only_those_with_a_key_come_in() -> None:

@@ -147,5 +147,5 @@ def test_who_leaves_is_missed_though_more_requests_wait(connect: Callable[[], so
 def test_connections_leave_room_for_files(
     monkeypatch: pytest.MonkeyPatch, most_files: int, least: int, most: int
 ) -> None:
-    monkeypatch.setattr(module.resource, "getrlimit", lambda what: (most_files, most_files))
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (most_files, most_files))
     assert least <= most_connections() <= most

@@ -16,12 +16,13 @@ Open = Callable[..., Tab]
 
 
 def without_end(route: Route) -> None:
-    """Has the model write until its context is full."""
+    """Has the model write until its context is full, or for ever where it shifts."""
     body = {**json.loads(route.request.post_data or ""), "ignore_eos": True}
     route.continue_(post_data=json.dumps(body))
 
 
-# Within the page: a quick machine fills the context of 512 tokens sooner than a click from outside arrives.
+# A quick machine fills a context of 512 tokens sooner than a click arrives, even from within the page.
+ENDLESS = ("-c", "512", "-t", "1", "--context-shift")
 STOP_EARLY = """() => {
   const stop = document.getElementById("stop");
   const timer = setInterval(() => {
@@ -60,16 +61,17 @@ def test_a_story_is_told_and_kept(server: RunningServer, open_tab: Open) -> None
     assert [url for url in tab.urls if not url.startswith(server.url)] == []
 
 
-def test_stop_frees_the_slot(server: RunningServer, client: httpx.Client, open_tab: Open) -> None:
-    tab = open_tab(server.url)
-    tab.page.route("**/v1/chat/completions", without_end)
-    tab.page.evaluate(STOP_EARLY)
-    tab.say("Tell me of a cat")
-    expect(tab.page.locator("article.assistant .stats")).to_contain_text("stopped")
-    deadline = time.monotonic() + 5
-    while any(slot["is_processing"] for slot in client.get("/slots").json()):
-        assert time.monotonic() < deadline
-        tab.page.wait_for_timeout(20)
+def test_stop_frees_the_slot(open_tab: Open) -> None:
+    with RunningServer(*ENDLESS) as server, httpx.Client(base_url=server.url) as client:
+        tab = open_tab(server.url)
+        tab.page.route("**/v1/chat/completions", without_end)
+        tab.page.evaluate(STOP_EARLY)
+        tab.say("Tell me of a cat")
+        expect(tab.page.locator("article.assistant .stats")).to_contain_text("stopped")
+        deadline = time.monotonic() + 5
+        while any(slot["is_processing"] for slot in client.get("/slots").json()):
+            assert time.monotonic() < deadline
+            tab.page.wait_for_timeout(20)
 
 
 def test_a_conversation_that_is_too_long(server: RunningServer, open_tab: Open) -> None:
@@ -95,7 +97,7 @@ def test_the_neurons_of_an_engine(server: RunningServer, client: httpx.Client, o
 
 
 def test_the_server_dies(open_tab: Open) -> None:
-    with RunningServer("-c", "1024", "-t", "1") as server:
+    with RunningServer(*ENDLESS) as server:
         tab = open_tab(server.url)
         tab.page.route("**/v1/chat/completions", without_end)
         tab.say("Tell me of a bird")
