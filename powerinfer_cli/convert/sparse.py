@@ -1,7 +1,7 @@
 """A dense model with predictors as a PowerInfer file: down matrices turned over, so that neurons are rows in all."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 30
 
 
 def sparse_file(dense: GGUFFile, model: Model, folder: Path) -> GGUFFile:
-    """The tensors of `dense`, down matrices transposed, and the predictors of `folder`.
+    """The tensors of `dense`, the down matrices of layers with predictors transposed, and the predictors of `folder`.
 
     Raises:
         PowerInferError: neurons without zeros, experts, or predictors of another model.
@@ -36,7 +36,8 @@ def sparse_file(dense: GGUFFile, model: Model, folder: Path) -> GGUFFile:
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
     if len(predictors.dense_layers) == config.n_layer:
         raise PowerInferError(f"{folder}: no layer has a predictor")
-    tensors = {tensor.name: tensor for tensor in (*_turned(dense), *_matrices(predictors))}
+    turned = _turned(dense, predictors.dense_layers)
+    tensors = {tensor.name: tensor for tensor in (*turned, *_matrices(predictors))}
     metadata: dict[str, Any] = {**dense.metadata, "powerinfer.sparse_threshold": predictors.threshold}
     metadata.pop(f"{config.architecture.name}.hidden_activation", None)  # PowerInfer files have ReLU
     if config.activation is not Activation.RELU:
@@ -46,10 +47,11 @@ def sparse_file(dense: GGUFFile, model: Model, folder: Path) -> GGUFFile:
     return GGUFFile(dense.path, True, dense.version, metadata, tensors)
 
 
-def _turned(dense: GGUFFile) -> Iterable[Tensor]:
+def _turned(dense: GGUFFile, stay: Collection[int]) -> Iterable[Tensor]:
+    """stay: the layers that run dense, and are left as they are."""
     for tensor in dense.tensors.values():
         found = DOWN.fullmatch(tensor.name)
-        if found is None:
+        if found is None or int(found[1]) in stay:
             yield tensor
             continue
         name = f"blk.{found[1]}.ffn_down_t.{found[2]}"

@@ -181,6 +181,8 @@ def test_a_layer_may_run_dense(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         _logits(path)[0], reference_logits(tiny_model("llama-relu").torch_model, PROMPT), atol=1e-4
     )
+    with open_gguf(path) as gguf:
+        assert {name for name in gguf.tensors if "down" in name} == {"blk.0.ffn_down.weight", "blk.1.ffn_down_t.weight"}
 
 
 def test_halves_stay_halves(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import powerinfer_cli
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.gguf_io import GGMLType, open_gguf
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.text import Tokenizer
 from solver import default_text, own_text
@@ -108,6 +108,24 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     model = SolverModel(open_gguf(spoilt), EngineOptions(n_threads=1), LoadEvents())
     with pytest.raises(PowerInferError, match=r"^layer 1, token 0 of the text: activations that are no numbers"):
         given_chunks(model, Tokenizer.from_gguf(spoilt), text)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blk.1.ffn_norm.weight", r"model\.gguf: blk\.1\.ffn_norm\.weight holds a NaN: the file is damaged$"),
+        ("blk.1.attn_v.weight", "^layer 1, token 0 of the text: activations that are no numbers"),
+    ],
+)
+def test_quantising_swallows_no_nan(name: str, words: str, tmp_path: Path) -> None:
+    """In a vector it is seen as the model is read; in the scale of a block, by what comes of it."""
+    tiny = dense_model("relu").stored_as(GGMLType.Q8_0)
+    spoilt = tiny.tensors[name].copy()
+    spoilt.reshape(-1).view(np.float32 if name not in tiny.types else np.float16)[0] = np.nan
+    path = tiny.with_tensors({name: spoilt}).write(tmp_path / "model.gguf")
+    model = SolverModel(open_gguf(path), EngineOptions(n_threads=1), LoadEvents())
+    with pytest.raises(PowerInferError, match=words):
+        given_chunks(model, Tokenizer.from_gguf(path), "Once upon a time there was one fox. " * 100)
 
 
 def test_small_models_read_and_write_more() -> None:

@@ -35,8 +35,9 @@ def quantise_groups(x, begin, end, record, p):
         low, high = nearest(low * splat(inverse)), nearest(high * splat(inverse))
         store_i8(q, i, low)
         store_i8(q, i + 16, high)
-        d[i // 32] = scale
-        first, second = np.int32(total(low)), np.int32(total(high))
+        sum_low, sum_high = total(low), total(high)
+        d[i // 32] = scale + (sum_low + sum_high) * np.float32(0.0)  # NaN, which no byte can be, stays in the scale
+        first, second = np.int32(sum_low), np.int32(sum_high)
         half_sums[i // 16], half_sums[i // 16 + 1] = first, second
         sums[i // 32] = first + second
     for i in range(begin, end, 512):

@@ -34,6 +34,7 @@ from powerinfer_cli.placement import Neurons as Numbers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.cpu.packer import Packer, first_rows
 from powerinfer_cli.runtime.modes import modes_of
+from powerinfer_cli.runtime.numbers import floats_of
 
 __all__ = [
     "Block",
@@ -174,10 +175,10 @@ def pack_weights(
     """
     uses = adapting or {}
     rows = {id(one): packer.pack(one) for one in _ends(model, plan)}
-    embedding = model.embedding.map(lambda one: rows[id(one)], _floats)
+    embedding = model.embedding.map(lambda one: rows[id(one)], floats_of)
     head = None
     if plan.output == MAIN_MEMORY:
-        head = model.head.map(lambda one: rows[id(one)], _floats)
+        head = model.head.map(lambda one: rows[id(one)], floats_of)
     layers: list[CPULayer] = []
     cold: list[ColdNeurons | None] = []
     for index, (layer, activity, placed) in enumerate(zip(model.layers, activities, plan.layers, strict=True)):
@@ -201,9 +202,9 @@ def _cold(ffn: FFN[Tensor, Tensor], numbers: Numbers, packer: Packer, alone: boo
         return packer.pack_scattered(one) if routed else packer.pack(one)
 
     def some(one: Tensor) -> Floats:
-        return _floats(one)[group_rows(numbers, n_groups, one.shape[0])] if alone else _floats(one)
+        return floats_of(one)[group_rows(numbers, n_groups, one.shape[0])] if alone else floats_of(one)
 
-    found = neurons.map_rows(rows, some, some if routed else _floats)
+    found = neurons.map_rows(rows, some, some if routed else floats_of)
     n_ff = len(numbers) * (neurons.n_ff // n_groups) if alone else neurons.n_ff
     return ColdNeurons(replace(found, n_ff=n_ff), numbers, alone, routed)
 
@@ -217,18 +218,18 @@ def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity
     ffn = layer.ffn
     match ffn.selection:
         case Everything():
-            return CPULayer(layer.map(packer.pack, _floats), None)
+            return CPULayer(layer.map(packer.pack, floats_of), None)
         case Routed():
             experts = {id(one) for one in ffn.neurons.matrices}
 
             def pack(tensor: Tensor) -> WeightRows:
                 return packer.pack_scattered(tensor) if id(tensor) in experts else packer.pack(tensor)
 
-            return CPULayer(layer.map(pack, _floats), None)
+            return CPULayer(layer.map(pack, floats_of), None)
         case Predicted():
             modes = modes_of(activity, ffn.neurons.n_ff)
             together = _Together(ffn, packer, modes)
-            return CPULayer(layer.map(together.pack, _floats), modes)
+            return CPULayer(layer.map(together.pack, floats_of), modes)
 
 
 class _Together:
@@ -276,7 +277,3 @@ def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:
 
 def _same(vector: Floats) -> Floats:
     return vector
-
-
-def _floats(tensor: Tensor) -> Floats:
-    return np.ascontiguousarray(tensor.to_float32(), np.float32)

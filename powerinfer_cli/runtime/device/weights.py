@@ -29,6 +29,7 @@ from powerinfer_cli.model.blocks import (
 from powerinfer_cli.placement import LayerPlacement, group_rows, ordered
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.modes import modes_of
+from powerinfer_cli.runtime.numbers import floats_of
 from powerinfer_cli.runtime.options import LoadEvents
 
 __all__ = ["DeviceBlock", "DeviceLayer", "FileFFN", "FileNeurons", "Uploader"]
@@ -120,7 +121,7 @@ class Uploader:
         return found
 
     def vector(self, tensor: gguf_io.Tensor) -> Tensor:
-        return torch.from_numpy(np.array(tensor.to_float32(), np.float32)).to(self.device)
+        return torch.from_numpy(np.array(floats_of(tensor))).to(self.device)
 
 
 def placed_layer(layer: FileLayer, hot: Indices, order: Indices) -> FileLayer:

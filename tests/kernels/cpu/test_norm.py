@@ -12,6 +12,7 @@ from tests.helpers.kernels.kernel_runs import (
     check_records,
     on_any_team,
     poisoned_vectors,
+    quants_of,
     rows_of,
     run,
     state_of,
@@ -119,3 +120,14 @@ def test_quantise(n: int, relu: bool) -> None:
     on_any_team(make)
     np.testing.assert_array_equal(results[0].floats[:, :n], np.maximum(x, 0) if relu else x)
     check_records(results[0])
+
+
+@pytest.mark.rungs
+def test_what_is_no_number_stays_none() -> None:
+    """Bytes cannot say it, so a group's scale does."""
+    x = normal(2, 600)
+    x[1, 40], x[1, 599] = np.nan, np.inf
+    found = vectors_of(x)
+    run(quantise(state_of(2), found))
+    groups = np.argwhere(~np.isfinite(quants_of(found)[1])).tolist()
+    assert groups == [[1, 40 // 32], [1, 599 // 32]]
