@@ -1,5 +1,6 @@
 """Sockets that wait for connections at an address of this machine."""
 
+import contextlib
 import socket
 
 from powerinfer_cli.errors import PowerInferError
@@ -18,14 +19,15 @@ def listen_at(host: str, port: int, flag: str, backlog: int, *, only_v6: bool = 
     except (OSError, UnicodeError) as error:
         raise PowerInferError(f"{flag} {host[:80]}: no such address: {error}") from error
     family, kind, proto, _, address = found[0]
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and only_v6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error} ({flag})") from error
+    with contextlib.ExitStack() as opened:
+        try:
+            sock = opened.enter_context(socket.socket(family, kind, proto))  # not every machine has IPv6
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and only_v6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(backlog)
+        except OSError as error:
+            raise PowerInferError(f"cannot listen on {host} port {port}: {error.strerror or error} ({flag})") from error
+        opened.pop_all()
     return sock

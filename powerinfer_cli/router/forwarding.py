@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from urllib.parse import quote
 
 import httpx
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from powerinfer_cli.printable import printable
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.pool import Instance, Pool
 from powerinfer_cli.router.process import ModelProcess
-from powerinfer_cli.serving.errors import APIError, unavailable
+from powerinfer_cli.serving.errors import APIError, invalid_request, unavailable
 from powerinfer_cli.serving.http.replies import while_connected
 from powerinfer_cli.serving.http.sse import error_event
 
@@ -27,6 +28,7 @@ OWN = frozenset(
     b"authorization x-api-key origin server date".split()
 )
 EVENTS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
+IN_QUERIES = "=&%+/:;,?@!$'()*[]~"  # as they came; the rest may be anything
 PATIENCE_S = 1.0  # before a client that wants events is told that its model loads
 ENDING_S = 2.0  # that a process may take to be seen as ended, once its connection is
 
@@ -60,12 +62,16 @@ async def _cancel(future: "asyncio.Future[ModelProcess]") -> None:
 
 async def _ask(process: ModelProcess, request: Request, body: bytes, stack: AsyncExitStack) -> httpx.Response:
     """The head of the answer. Raises APIError."""
-    url = httpx.URL(path=request.url.path, query=request.url.query.encode())
+    path, query = quote(request.scope["path"]), quote(request.scope["query_string"], safe=IN_QUERIES)
+    try:
+        url = httpx.URL(path=path, query=query.encode())
+    except httpx.InvalidURL as error:
+        raise invalid_request("the address is too long") from error
     headers = _passed(request.scope["headers"])
     asked = process.client.build_request(request.method, url, headers=headers, content=body or None)
     try:
         answer = await process.client.send(asked, stream=True)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: its client is closed already
         raise await _ending(process) from error
     stack.push_async_callback(answer.aclose)
     return answer

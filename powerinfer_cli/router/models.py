@@ -81,9 +81,8 @@ class Models:
             raise invalid_request(str(error)) from error
         old, self.catalog = self.catalog, fresh
         for name, one in list(self.pool.instances.items()):
-            if fresh.entries.get(name) != old.entries.get(name):
-                await self.pool.unload(one)
-                self.pool.instances.pop(name, None)
+            if (entry := fresh.entries.get(name)) != one.entry:
+                await self.pool.change(one, entry)
         for name in old.entries.keys() - fresh.entries.keys():
             self.events.tell(name, "model_remove", {})
         self.events.tell("*", "models_reload", {})

@@ -15,7 +15,7 @@ from powerinfer_cli.router.division import Curve
 from powerinfer_cli.router.entries import Entry
 from powerinfer_cli.router.process import ModelProcess
 from powerinfer_cli.router.room import Room, Share
-from powerinfer_cli.serving.errors import APIError, server_error, unavailable
+from powerinfer_cli.serving.errors import APIError, invalid_request, server_error, unavailable
 from powerinfer_cli.serving.load_progress import LoadProgress
 
 __all__ = ["TELLING_S", "Instance", "Pool", "State"]
@@ -103,6 +103,20 @@ class Pool:
         one.used_at = 0.0
         if one.process is not None:
             await self._stop(one)
+
+    async def change(self, one: Instance, entry: Entry | None) -> None:
+        """A model has another entry from now on, or is there no more. It is stopped, whoever uses it; who waits in line
+        gets it as it is now, or is told.
+        """
+        if entry is not None:
+            one.entry, one.fault, one.exit_code = entry, None, None
+            await self.unload(one)
+            return
+        if one in self._line:
+            self._line.remove(one)
+        self._tell(one, invalid_request(f"model '{one.entry.name}' is there no more"))
+        await self.unload(one)
+        self.instances.pop(one.entry.name, None)
 
     async def close(self) -> None:
         """Stop all, at once and together."""

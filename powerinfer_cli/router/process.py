@@ -71,6 +71,7 @@ class ModelProcess:
         self.ended = asyncio.Event()
         self.exit_code: int | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._sent: int | None = None
         self._lines: deque[str] = deque(maxlen=LAST)
         self._watch: asyncio.Task[None] | None = None
 
@@ -87,6 +88,8 @@ class ModelProcess:
             **APART,  # a Ctrl-C at the terminal is the router's: it ends its models in order
         )
         self._watch = asyncio.create_task(self._watched(self._process))
+        if self._sent is not None:  # meanwhile
+            self._signal(self._sent)
 
     @property
     def pid(self) -> int | None:
@@ -113,8 +116,8 @@ class ModelProcess:
                     return True
                 if (progress := _progress(answer)) is not None:
                     on_progress(progress)
-            except httpx.TransportError:
-                pass  # it does not listen yet
+            except (httpx.TransportError, RuntimeError):
+                pass  # it does not listen yet; or is about to be seen as ended, its client closed
             await asyncio.sleep(pause)
             pause = min(2 * pause, ASK_S[1])
         return False
@@ -134,6 +137,7 @@ class ModelProcess:
             self._process.kill()
 
     def _signal(self, number: int) -> None:
+        self._sent = number
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 

@@ -27,7 +27,7 @@ async def weighed(words: Sequence[str], environment: Mapping[str, str]) -> Curve
         assert process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             return _read(await process.stdout.readline())
-    except TimeoutError:
+    except (TimeoutError, ValueError):  # ValueError: a line that is longer
         return ()
     finally:
         if process.returncode is None:

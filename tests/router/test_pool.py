@@ -356,6 +356,26 @@ async def test_unloading_ends_what_is_loading() -> None:
 
 
 @loop
+async def test_who_waits_for_a_model_that_changes_gets_it_as_it_is_now() -> None:
+    bench = Bench()
+    done = asyncio.Event()
+    busy = asyncio.create_task(bench.use("a", done))
+    await settle()
+    waiting = [asyncio.create_task(bench.use(name)) for name in "bc"]
+    await settle()
+    fresh = entry("b", size=7)
+    await bench.pool.change(bench.pool.instances["b"], fresh)
+    await bench.pool.change(bench.pool.instances["c"], None)
+    done.set()
+    found = await asyncio.gather(busy, *waiting, return_exceptions=True)
+    assert [str(one) for one in found] == ["a", "b", "model 'c' is there no more"]
+    assert bench.made[1].entry is fresh
+    assert list(bench.pool.instances) == ["a", "b"]
+    await bench.pool.change(bench.pool.instances["b"], entry("b"))
+    assert (bench.state("b"), bench.made[1].exit_code) == (State.UNLOADED, 0)
+
+
+@loop
 async def test_when_all_ends_nobody_comes_in() -> None:
     bench = Bench()
     await bench.use("a")

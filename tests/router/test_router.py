@@ -118,6 +118,13 @@ def test_a_model_that_there_is_not(router: RunningServer, fields: dict[str, obje
     assert answer.json()["error"]["message"] == message
 
 
+@pytest.mark.parametrize("path", ["/%00", "/%0A", "/%7F", "/é?", "/x?a=%00&b=\\"])
+def test_odd_addresses_are_no_route_of_a_model(router: RunningServer, path: str) -> None:
+    complete(router, "words")
+    answer = router.client.get(path, params={"model": "words"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+
+
 def test_a_file_that_does_not_load_says_why_and_hurts_nobody(router: RunningServer) -> None:
     answer = complete(router, "broken")
     assert answer.status_code == 500
@@ -246,6 +253,7 @@ def test_presets_keys_and_doors(folder: Path, tmp_path: Path) -> None:
         ("c = 5\n", "c stands before any section: [*] is for all models"),
         ("[words]\nmetrics = perhaps\n", "[words] metrics must be true or false, not 'perhaps'"),
         ("[words\n", "not an INI file"),
+        ("[words]\nchat-template = a\0b\n", "not an INI file: it has a zero byte"),
         ("[words]\nalias = fox\n", "the alias fox of words is a name of fox, too: take another"),
     ],
 )

@@ -59,6 +59,8 @@ def read_presets(path: Path, known: Mapping[str, Flag]) -> tuple[Preset, dict[st
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise PowerInferError(f"{path}: larger than {LARGEST} bytes: this is no preset")
+        if b"\0" in text:
+            raise PowerInferError(f"{path}: not an INI file: it has a zero byte")
         parser.read_string(f"[{HEAD}]\n{text.decode('utf-8-sig')}", str(path))
     except OSError as error:
         raise PowerInferError(f"{path}: cannot be read: {error.strerror}") from error

@@ -49,7 +49,7 @@ def _same(a: Path, b: Path) -> bool:
     try:
         return a.samefile(b)
     except OSError:
-        return False  # a link to nothing
+        return a.absolute() == b.absolute()  # a link to nothing
 
 
 def _in_folder(folder: Path, note: Note) -> list[StoredModel]:
@@ -58,7 +58,8 @@ def _in_folder(folder: Path, note: Note) -> list[StoredModel]:
     found = []
     for name, model in zip(names_of(models), models, strict=True):
         files = tuple(paths[path] for path in model.files)
-        found.append(StoredModel(name, files, sum(map(_size, files)), model.missing))
+        text = name.encode("utf-8", "replace").decode()  # a file's name may be none; then it has a "?" there
+        found.append(StoredModel(text, files, sum(map(_size, files)), model.missing))
     return found
 
 

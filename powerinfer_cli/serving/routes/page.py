@@ -74,7 +74,10 @@ def _built_in() -> WebPage:
     router = APIRouter(include_in_schema=False)
 
     async def asset(request: Request) -> Response:
-        return assets[request.scope["path"]].answer(request.headers.get("if-none-match", ""))
+        found = assets.get(request.scope["path"])
+        if found is None:  # a line's end behind it, which routes' patterns let pass
+            raise not_found()
+        return found.answer(request.headers.get("if-none-match", ""))
 
     for path in assets:
         router.add_api_route(path, asset, methods=["GET"])

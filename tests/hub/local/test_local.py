@@ -1,5 +1,7 @@
 """Names of models on this machine."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +110,13 @@ def test_two_links_to_nothing_of_one_name(tmp_path: Path) -> None:
     told: list[str] = []
     assert len(stored_models([tmp_path], None, told.append)) == 2
     assert len(told) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files' names are text elsewhere")
+def test_a_folder_twice_and_a_name_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "gone.gguf").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"od\xffd.gguf")).write_bytes(b"GGUF")
+    assert names(stored_models([tmp_path, tmp_path], None, _no_note)) == ["gone", "od?d"]
 
 
 def test_a_folder_within_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,3 +47,12 @@ def test_a_path_in_use(tmp_path: Path) -> None:
     with pytest.raises(PowerInferError, match=r"file\.sock"):
         bind([str(file)], 8080)
     assert file.read_text() == "precious"
+
+
+def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*kind: int) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(PowerInferError, match=r"cannot listen on ::1 port 0: Address family not supported"):
+        bind(["::1"], 0)

@@ -75,7 +75,9 @@ def test_all_that_files_name_is_there(built_in: httpx.Client) -> None:
     assert [file.name for file in own if "https://" in file.read_text()] == []
 
 
-@pytest.mark.parametrize("path", ["/nothing.js", "/vendor/", "/vendor", "/../__init__.py", "/%2e%2e/__init__.py"])
+@pytest.mark.parametrize(
+    "path", ["/nothing.js", "/vendor/", "/vendor", "/../__init__.py", "/%2e%2e/__init__.py", "/%0A"]
+)
 def test_nothing_else_is_served(built_in: httpx.Client, path: str) -> None:
     assert built_in.get(path).status_code == 404
 
