@@ -50,6 +50,8 @@ _FLAGS = {
     "n_gpu_layers": "-ngld",
     "n_ctx": "-cd",
 }
+_OF_NGRAMS = frozenset({"size_n", "size_m", "min_hits"})
+_OF_MODELS = frozenset({"p_min", "n_gpu_layers", "n_ctx"})
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def draft_options(spec_type: str | None, model: Path | None, **numbers: float | 
     if kind is SpecType.NONE and given:
         flags = ", ".join(sorted(_FLAGS[name] for name in given))
         raise UsageError(f"{flags} needs somebody who drafts: --spec-type ngram, or -md FILE")
+    idle = given.keys() & (_OF_MODELS if kind is SpecType.NGRAM else _OF_NGRAMS)
+    if idle:
+        flags = ", ".join(sorted(_FLAGS[name] for name in idle))
+        raise UsageError(f"without effect where --spec-type is {kind}: {flags}")
     return DraftOptions(kind, model, **given)  # type: ignore[arg-type]  # each by its name
 
 

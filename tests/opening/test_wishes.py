@@ -107,15 +107,18 @@ def test_every_keyword_changes_how_a_model_is_opened(name: str) -> None:
 
 
 def test_every_keyword_changes_how_tokens_are_drafted() -> None:
-    numbers: dict[str, Any] = dict.fromkeys(DraftWishes.__annotations__, 1) | {"spec_type": "ngram-simple"}
-    del numbers["model_draft"]
     plain, rest = draft_wishes({"n_ctx": 5, "spec_type": "ngram"})
     assert (plain, rest) == (DraftOptions(SpecType.NGRAM), {"n_ctx": 5})
-    changed, _ = draft_wishes(numbers | {"spec_ngram_min_hits": 2, "draft_p_min": 0.25, "draft_min": 1})
-    assert changed is not None
     assert plain is not None
-    fixed = {"kind", "model"}
-    assert {f.name for f in fields(plain) if getattr(plain, f.name) == getattr(changed, f.name)} == fixed
+    limits = {"draft_max": 3, "draft_min": 1}
+    grams = {"spec_type": "ngram-simple", **limits, **dict.fromkeys(("spec_ngram_size_n", "spec_ngram_size_m"), 1)}
+    models = {"spec_type": "draft", "model_draft": "x", **limits, "n_gpu_layers_draft": 1, "n_ctx_draft": 1}
+    same = {f.name for f in fields(plain)}
+    for numbers in (grams | {"spec_ngram_min_hits": 2}, models | {"draft_p_min": 0.25}):
+        changed, _ = draft_wishes(numbers)
+        assert changed is not None
+        same &= {name for name in same if getattr(plain, name) == getattr(changed, name)}
+    assert not same
     assert draft_wishes({"model_draft": "x"})[0] == DraftOptions(SpecType.MODEL, Path("x"))
 
 
@@ -130,6 +133,11 @@ def test_every_keyword_changes_how_tokens_are_drafted() -> None:
         ({"spec_type": "draft"}, "--spec-type draft needs a draft model (-md FILE)"),
         ({"spec_type": "ngram", "model_draft": "x"}, "-md has no effect with --spec-type ngram"),
         ({"draft_max": 3}, "--draft-max needs somebody who drafts"),
+        ({"spec_type": "ngram", "n_ctx_draft": 9}, "without effect where --spec-type is ngram: -cd"),
+        (
+            {"model_draft": "x", "spec_ngram_size_n": 2},
+            "without effect where --spec-type is draft: --spec-ngram-size-n",
+        ),
     ],
     ids=str,
 )
