@@ -86,13 +86,14 @@ def assembled(rung: str, pattern: str) -> Iterator[tuple[str, str]]:
     """Name and assembly of each kernel. Once in a process, before kernels are imported: the rung is chosen then."""
     machine = MACHINES[rung]
     platform.machine = lambda: machine.triple.partition("-")[0]
-    system, platform.system = platform.system, lambda: "Darwin"  # whose ARM CPUs have all that the rung needs
+    cpu_names = importlib.import_module("powerinfer_cli.system.cpu")
+    cpu_names.has_arm_dot_products = lambda: True
     os.environ.pop("POWERINFER_CPU", None)
     here = llvm.get_host_cpu_features
     llvm.get_host_cpu_features = lambda: _Features(machine.features)
     rungs = importlib.import_module("powerinfer_cli.kernels.jit.rung")
     rungs.TARGET_CPU = None  # what Numba makes of the kernels here is not kept
-    llvm.get_host_cpu_features, platform.system = here, system
+    llvm.get_host_cpu_features = here
     from powerinfer_cli.kernels import cpu, formats
     from powerinfer_cli.kernels.jit import RUNG, declared
     from powerinfer_cli.kernels.jit.compiler import translated

@@ -55,6 +55,7 @@ def test_rooms_say_what_they_offer(name: str) -> None:
         "powerinfer_cli.runtime.hybrid",
         "powerinfer_cli.runtime.reference",
         "powerinfer_cli.sampling.grammars",
+        "powerinfer_cli.system",
         "powerinfer_cli.text.algorithms",
     )
     assert bool(getattr(room, "__all__", None)) != empty

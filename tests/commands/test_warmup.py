@@ -155,7 +155,7 @@ def test_nothing_is_said_where_nothing_is_wanted(words: str, cache: dict[str, st
 def test_a_home_that_cannot_be_written(words: str, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file: not even root makes folders in it")
     (tmp_path / "tmp").mkdir()
-    folder = fill(tmp_path / "tmp" / f"powerinfer-kernels-{os.getuid()}-{jit.cache_folder().name}", words)
+    folder = fill(tmp_path / "tmp" / f"powerinfer-kernels-{jit.cache_folder().name}-{os.getuid()}", words)
     done = run("main", "-m", words, "-n", "1", HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
     assert "compiling kernels (once)" in done.stderr
     assert list(folder.glob(f"{LACKING}.*"))

@@ -12,6 +12,7 @@ from powerinfer_cli.kernels.jit import kernel, team
 from powerinfer_cli.kernels.jit.program import Operation, assemble
 from powerinfer_cli.kernels.jit.team import FIRST, OPERATION, Team, take
 from powerinfer_cli.kernels.simd import fetch_add, i64, nanoseconds
+from powerinfer_cli.system.cores import pin_thread
 from tests.helpers.kernels.teams import team_of
 
 pytestmark = pytest.mark.rungs
@@ -156,7 +157,7 @@ def test_cores_that_threads_are_kept_on_are_counted() -> None:
         assert os.sched_getaffinity(0) == one
     finally:
         by.close()
-        team._pin(here)
+        pin_thread(here)
 
 
 def test_close_ends_the_threads() -> None:
