@@ -99,10 +99,10 @@ class Pool:
         await asyncio.sleep(0)  # it is in line now
 
     async def unload(self, one: Instance) -> None:
-        """Stop a model, whoever uses it, and wait until it has ended."""
-        one.used_at = 0.0
-        if one.process is not None:
-            await self._stop(one)
+        """Stop a model, whoever uses it or waits in line for it, and wait until it has ended."""
+        if one in self._line:
+            self._turn_away(one, unavailable(f"model '{one.entry.name}' was unloaded while it waited for room"))
+        await self._halt(one)
 
     async def change(self, one: Instance, entry: Entry | None) -> None:
         """A model has another entry from now on, or is there no more. It is stopped, whoever uses it; who waits in line
@@ -110,18 +110,18 @@ class Pool:
         """
         if entry is not None:
             one.entry, one.fault, one.exit_code = entry, None, None
-            await self.unload(one)
+            await self._halt(one)
             return
-        if one in self._line:
-            self._line.remove(one)
-        self._tell(one, invalid_request(f"model '{one.entry.name}' is there no more"))
-        await self.unload(one)
+        self._turn_away(one, invalid_request(f"model '{one.entry.name}' is there no more"))
+        await self._halt(one)
         self.instances.pop(one.entry.name, None)
 
     async def close(self) -> None:
         """Stop all, at once and together."""
         self._closed = True
-        await asyncio.gather(*(self.unload(one) for one in list(self.instances.values())))
+        for one in list(self._line):
+            self._turn_away(one, unavailable("the server is stopping"))
+        await asyncio.gather(*(self._halt(one) for one in list(self.instances.values())))
 
     def kill(self) -> None:
         """Without waiting for anything."""
@@ -304,6 +304,17 @@ class Pool:
         """
         killed = one.fault is not None and one.exit_code is not None and one.exit_code < 0
         return killed and not one.retried and bool(one.waiting) and not self._closed
+
+    def _turn_away(self, one: Instance, error: APIError) -> None:
+        """Who waits for a model is told; where it was in line, others may have their turn."""
+        if one in self._line:
+            self._line.remove(one)
+        self._tell(one, error)
+        self._advance()
+
+    async def _halt(self, one: Instance) -> None:
+        one.used_at = 0.0
+        await self._stop(one)
 
     async def _stop(self, one: Instance) -> None:
         process = one.process

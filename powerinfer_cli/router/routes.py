@@ -53,10 +53,10 @@ async def load(request: Request) -> Response:
 
 @router.post("/models/unload")
 async def unload(request: Request) -> Response:
-    """Stop a model's process. What it is answering ends with an error."""
+    """Stop a model's process, or its waiting for one. What it is answering ends with an error."""
     found: Models = request.app.state.models
     one = found.pool.instance(found.entry((await _fields(request)).get("model")))
-    if one.process is None:
+    if one.process is None and not one.waiting:
         raise invalid_request("model is not running")
     await found.pool.unload(one)
     return Answer({"success": True})

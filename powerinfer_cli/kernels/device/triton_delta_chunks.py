@@ -185,7 +185,7 @@ def _over_chunks(
             columns = (part * PART + i < KEY_DIM)[:, None] & inside[None, :]
             turned = mixed + token[None, :] * stride + (N_KEYS + key_head) * KEY_DIM + part * PART + i[:, None]
             grown = tl.dot(tl.load(turned, mask=columns, other=0), new, left * state[part], input_precision="ieee")
-            later = later + (grown,)  # type: ignore[assignment] # noqa: RUF005
+            later = later + (grown,)  # type: ignore[assignment] # noqa: RUF005  # no stars here
         state = later
     for part in tl.static_range(N_PARTS):
         own = (part * PART + i < KEY_DIM)[:, None] & (lane >= 0)[None, :]
