@@ -20,6 +20,7 @@ __all__ = ["Bounds", "LinkType", "PageChanges", "check_pages", "forward_message"
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 SEGMENT = np.dtype("<i8"), 5  # sequence, place in the batch, tokens, tokens before, counted
+ID = np.dtype("<i4")
 CHANGE = np.dtype("<i4"), 3  # sequence, place, page
 
 
@@ -61,18 +62,26 @@ class LinkType(StrEnum):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a step may have. most_few: tokens of a stepwise one."""
+    """What a step may have. most_few: tokens of a stepwise one. n_vocab: of tokens' ids, which come where layers get
+    inputs by them; 0: none come.
+    """
 
     n_embd: int
     most_tokens: int
     most_few: int
     link: LinkType
+    n_vocab: int = 0
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one: its id, and x."""
+        return (ID.itemsize if self.n_vocab else 0) + self.n_embd * self.link.dtype.itemsize
 
     def forward_bytes(self, pages: PageTable) -> int:
         """Of the largest step."""
         segments = pages.n_sequences * SEGMENT[0].itemsize * SEGMENT[1]
         changes = pages.tables.size * CHANGE[0].itemsize * CHANGE[1]
-        return segments + changes + self.most_tokens * self.n_embd * self.link.dtype.itemsize
+        return segments + changes + self.most_tokens * self.token_bytes
 
 
 class PageChanges:
@@ -118,10 +127,11 @@ def check_pages(pages: PageTable, sequence: int, length: int) -> None:
         raise Lost("sends tokens without pages")
 
 
-def forward_message(batch: Batch, changes: npt.NDArray[np.int32], x: Floats, link: LinkType) -> Message:
+def forward_message(batch: Batch, changes: npt.NDArray[np.int32], x: Floats, bounds: Bounds) -> Message:
     """x [T, n_embd]: what the next layer reads."""
     segments = [(s.sequence, s.begin, s.n_tokens, s.n_past, s.counted) for s in batch.segments]
-    parts = np.array(segments, SEGMENT[0]), changes, link.narrowed(x)
+    ids = batch.ids.astype(ID, copy=False) if bounds.n_vocab else batch.ids[:0]
+    parts = np.array(segments, SEGMENT[0]), changes, ids, bounds.link.narrowed(x)
     numbers = len(segments), len(changes), len(batch), int(batch.stepwise)
     return Message(Op.FORWARD, numbers, tuple(part.data.cast("B") for part in parts if part.size))
 
@@ -138,13 +148,15 @@ def read_forward(message: Message, bounds: Bounds, pages: PageTable) -> Batch:
     counts = (
         n_segments * SEGMENT[1] * SEGMENT[0].itemsize,
         n_changes * CHANGE[1] * CHANGE[0].itemsize,
-        n_tokens * bounds.n_embd * bounds.link.dtype.itemsize,
+        n_tokens * bounds.token_bytes,
     )
     if len(message.payload) != sum(counts):
         raise Lost("sends a step of another size")
     sent = memoryview(message.payload)
     segments = np.frombuffer(sent[: counts[0]], SEGMENT[0]).reshape(n_segments, SEGMENT[1])
-    x = np.frombuffer(sent[counts[0] + counts[1] :], bounds.link.dtype).reshape(n_tokens, bounds.n_embd)
+    of_tokens = sent[counts[0] + counts[1] :]
+    ids, x = _ids(of_tokens, n_tokens, bounds.n_vocab), of_tokens[n_tokens * (ID.itemsize if bounds.n_vocab else 0) :]
+    hidden = np.frombuffer(x, bounds.link.dtype).reshape(n_tokens, bounds.n_embd)
     read_changes(pages, sent[counts[0] : counts[0] + counts[1]])
     found = tuple(Segment(*map(int, numbers)) for numbers in segments)
     at = 0
@@ -153,8 +165,18 @@ def read_forward(message: Message, bounds: Bounds, pages: PageTable) -> Batch:
             raise Lost("sends sequences that are none")
         check_pages(pages, one.sequence, one.n_past + one.n_tokens)
         at = one.end
-    batch = Batch(np.zeros(n_tokens, np.int32), found, bool(stepwise), bounds.link.widened(x))
+    batch = Batch(ids, found, bool(stepwise), bounds.link.widened(hidden))
     known = len({one.sequence for one in found}) == n_segments and at == n_tokens
     if not known or (batch.kind is BatchKind.FEW and n_tokens > bounds.most_few):
         raise Lost("sends sequences that are none")
     return batch
+
+
+def _ids(sent: memoryview, n_tokens: int, n_vocab: int) -> npt.NDArray[np.int32]:
+    """int32 [T], zeros where none come. Raises Lost: there are no such tokens."""
+    if not n_vocab:
+        return np.zeros(n_tokens, np.int32)
+    ids = np.frombuffer(sent, ID, n_tokens).astype(np.int32)
+    if (ids < 0).any() or (ids >= n_vocab).any():
+        raise Lost("sends tokens that are none")
+    return ids

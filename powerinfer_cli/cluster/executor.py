@@ -26,6 +26,7 @@ from powerinfer_cli.runtime.context.cache_size import context_size, extent_of, k
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.whole_texts import whole_text_options
 
 __all__ = ["PipelineExecutor", "RankWishes", "serve_layers"]
 
@@ -83,8 +84,7 @@ class PipelineExecutor:
         Raises:
             PowerInferError: one does not come, or differs.
         """
-        meeting = wishes.meeting
-        _check(files.model)
+        meeting, options = wishes.meeting, _own_options(files.model, options)
         self._ranges = divide(files.model, meeting.seat.n_ranks)
         self._share = _Share.of(files, self._ranges[0])
         meeting.note(
@@ -122,8 +122,7 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
     Raises:
         PowerInferError: this rank is refused; or any rank has gone, named.
     """
-    meeting = wishes.meeting
-    _check(files.model)
+    meeting, options = wishes.meeting, _own_options(files.model, options)
     share = _Share.of(files, divide(files.model, meeting.seat.n_ranks)[meeting.seat.rank])
     joined = join(meeting, _hello(files, options, share, wishes))
     assert joined.before is not None  # it is not rank 0
@@ -139,6 +138,11 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
         worker.run()
     finally:
         worker.backend.close()
+
+
+def _own_options(model: Model, options: EngineOptions) -> EngineOptions:
+    """As an engine of this model has them."""
+    return options if model.config.causal else whole_text_options(options, model.config)
 
 
 def _worker(
@@ -160,7 +164,9 @@ def _worker(
 
 def _bounds(model: Model, options: EngineOptions, pages: PageTable, link: LinkType) -> Bounds:
     most = options.most_tokens(pages.n_ctx)
-    return Bounds(model.config.n_embd, most, min(most, FEW if options.drafting else pages.n_sequences, FEW), link)
+    few = min(most, FEW if options.drafting else pages.n_sequences, FEW)
+    n_vocab = 0 if model.embedding.inputs is None else model.config.n_vocab
+    return Bounds(model.config.n_embd, most, few, link, n_vocab)
 
 
 def _cache_bytes(model: Model, pages: PageTable) -> int:
@@ -175,7 +181,7 @@ def _hello(files: ModelFiles, options: EngineOptions, share: _Share, wishes: Ran
     flags["activation statistics"] = "none" if known is None else statistics_fingerprint(known)
     flags["predictors"] = "none" if files.beside.predictors is None else _predictors_fingerprint(files.model)
     packed = share.model.nbytes if options.repack and not options.reference else 0
-    n_ctx = context_size(share.model, options, packed)
+    n_ctx = context_size(share.model, options, packed) if files.model.config.causal else options.n_ctx
     return Hello(seat.rank, seat.n_ranks, model_fingerprint(files.gguf), flags, n_ctx)
 
 
@@ -186,8 +192,3 @@ def _predictors_fingerprint(model: Model) -> str:
         for tensor in leaves(layer.ffn.selection)[0]:
             digest.update(np.ascontiguousarray(tensor.data[:64]).tobytes())
     return digest.hexdigest()
-
-
-def _check(model: Model) -> None:
-    if not model.config.causal:
-        raise PowerInferError("an encoder reads texts whole, on one machine: use `powerinfer server`")

@@ -77,7 +77,7 @@ class Pipeline:
         self._n = len(batch)
         changes = self._changes.take(segment.sequence for segment in batch.segments)
         x = self._own.hidden_at(slice(0, self._n))
-        self._members.send(forward_message(batch, changes, x, self._bounds.link))
+        self._members.send(forward_message(batch, changes, x, self._bounds))
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         return self.ask_logits(rows)()

@@ -113,7 +113,7 @@ class Worker:
         if self.behind is None:
             return None
         changes = self._changes.take(segment.sequence for segment in batch.segments)
-        return forward_message(batch, changes, self.backend.hidden_at(slice(0, self._n)), self.bounds.link)
+        return forward_message(batch, changes, self.backend.hidden_at(slice(0, self._n)), self.bounds)
 
     def _reply_rows(self, message: Message) -> None:
         if message.op is Op.HIDDEN:

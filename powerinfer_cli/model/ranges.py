@@ -6,7 +6,18 @@ from itertools import accumulate
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import Tensor
-from powerinfer_cli.model.blocks import Border, Head, SharedAttention, leaves, predictor_of
+from powerinfer_cli.model.blocks import (
+    Border,
+    Embedding,
+    Head,
+    Layer,
+    Sequential,
+    SharedAttention,
+    Source,
+    leaves,
+    predictor_of,
+    sources,
+)
 from powerinfer_cli.model.model import Model
 
 __all__ = ["LayerRange", "divide", "part_of"]
@@ -27,20 +38,25 @@ def divide(model: Model, n: int) -> tuple[LayerRange, ...]:
     """n ranges, in order, whose tensors have about as many bytes each. The head counts with the last; of the embedding
     a token needs a row, so it counts nowhere.
 
+    Layers that read what others keep are in the last range, with these.
+
     Raises:
-        PowerInferError: fewer layers than ranges, or layers that need more of others than the stream.
+        PowerInferError: fewer layers than ranges.
     """
-    shared = any(isinstance(layer.attention, SharedAttention) for layer in model.layers)
-    if shared or model.embedding.inputs is not None:
-        raise PowerInferError("its layers read inputs of their own, or others' keys: such a model runs on one machine")
     sizes = [_size(leaves(layer)) for layer in model.layers]
     if n > len(sizes):
         raise PowerInferError(f"{n} ranks are more than the model has layers, which are {len(sizes)}: start fewer")
+    whole = min(sources(model.layers), default=len(sizes))
+    if n > whole + 1:
+        raise PowerInferError(
+            f"{n} ranks are more than the model can be divided among, as its last layers read the keys of "
+            f"layer {whole}: start {whole + 1} at most"
+        )
     ends = list(accumulate(sizes))
     total = ends[-1] + _size(leaves(model.head))
     cuts = [0]
     for rank in range(1, n):
-        most = len(sizes) - (n - rank)  # each behind gets one at least
+        most = min(len(sizes) - (n - rank), whole - (n - 1 - rank))  # each behind gets one at least
         past = sum(end < total * rank / n for end in ends)
         cuts.append(max(cuts[-1] + 1, min(past + 1, most)))
     return tuple(LayerRange(begin, end) for begin, end in zip(cuts, [*cuts[1:], len(sizes)], strict=True))
@@ -50,9 +66,9 @@ def part_of(model: Model, layers: LayerRange) -> Model:
     """These layers alone. The first have the embedding, the last the head; at borders x comes in, or goes out as the
     hidden state.
     """
-    found = model.layers[layers.begin : layers.end]
+    found = tuple(_numbered_from(layers.begin, one) for one in model.layers[layers.begin : layers.end])
     first, last = layers.begin == 0, layers.end == len(model.layers)
-    embedding = model.embedding if first else Border()
+    embedding = model.embedding if first else _border(model.embedding)
     head = model.head if last else Head[Tensor, Tensor](None, None)
     config = replace(
         model.config,
@@ -62,7 +78,21 @@ def part_of(model: Model, layers: LayerRange) -> Model:
         writes=last and model.config.writes,
     )
     nbytes = sum(_size(leaves(block)) for block in (embedding, *found, head))
+    if not first:
+        nbytes -= sum(table.nbytes for table in embedding.tables)  # they stay in the file
     return Model(config, embedding, found, head, nbytes)
+
+
+def _border(embedding: Source[Tensor, Tensor]) -> Border[Tensor, Tensor]:
+    return Border(embedding if isinstance(embedding, Embedding) and embedding.inputs is not None else None)
+
+
+def _numbered_from(begin: int, layer: Layer[Tensor, Tensor]) -> Layer[Tensor, Tensor]:
+    """A layer among those from `begin` on: whose keys it reads."""
+    a = layer.attention
+    if not isinstance(layer, Sequential) or not isinstance(a, SharedAttention):
+        return layer
+    return replace(layer, attention=replace(a, source=a.source - begin))
 
 
 def _size(tensors: Sequence[list[Tensor]]) -> int:

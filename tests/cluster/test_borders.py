@@ -1,5 +1,7 @@
 """What crosses a border, and what is refused there before any of it is used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def sent(parts: list[tuple[int, list[int], int]], *, stepwise: bool = False) -> 
     for segment in batch.segments:
         pages.extend(segment.sequence, segment.n_past + segment.n_tokens)
     changes = PageChanges(pages).take(segment.sequence for segment in batch.segments)
-    return arrived(forward_message(batch, changes, X[: len(batch)], LinkType.F32))
+    return arrived(forward_message(batch, changes, X[: len(batch)], BOUNDS))
 
 
 def arrived(message: Message) -> Message:
@@ -50,6 +52,20 @@ def test_only_pages_that_changed_are_told() -> None:
     assert len(changes.take([0, 1])) == 0
     pages.resize(0, 0)
     assert changes.take([0]).tolist() == [[0, 0, -1]]
+
+
+def test_ids_come_where_layers_get_inputs_by_them() -> None:
+    bounds, batch = replace(BOUNDS, n_vocab=9), Batch.of([(0, [5, 8], 0)])
+    pages = PageTable(EXTENT)
+    pages.extend(0, 2)
+    message = arrived(forward_message(batch, PageChanges(pages).take([0]), X[:2], bounds))
+    found = read_forward(message, bounds, PageTable(EXTENT))
+    assert found.ids.tolist() == [5, 8]
+    np.testing.assert_array_equal(found.hidden, X[:2])
+    with pytest.raises(Lost, match="tokens that are none"):
+        read_forward(message, replace(bounds, n_vocab=8), PageTable(EXTENT))
+    with pytest.raises(Lost, match="of another size"):
+        read_forward(message, BOUNDS, PageTable(EXTENT))
 
 
 @pytest.mark.parametrize(

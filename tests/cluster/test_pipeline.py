@@ -10,16 +10,17 @@ from powerinfer_cli.drafting import draft_options
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
-from powerinfer_cli.runtime import Engine, EngineOptions
+from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from tests.helpers.families import PROMPT, tiny_family
+from tests.helpers.families.encoders import tiny_encoder
 from tests.helpers.ranks import OPTIONS, engine_of_ranks, told
 
-# Windows of several lengths; recurrent layers beside attention; experts; latents; learned positions.
-FAMILIES = ("gemma3", "qwen3next", "falcon-h1", "mixtral", "deepseek2", "gpt2")
+# Windows of several lengths; recurrent layers beside attention, and experts; latents; learned positions; layers that
+# get inputs of their own, and read others' keys.
+FAMILIES = {"gemma3": 2, "qwen3next": 3, "falcon-h1": 2, "deepseek2": 3, "gpt2": 2, "gemma4-small": 3}
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "n_ranks"), FAMILIES.items())
 def test_equal_to_the_bit(tmp_path: Path, name: str, n_ranks: int) -> None:
     path = tiny_family(name).file.write(tmp_path / "tiny.gguf")
     wanted = told(Engine.load(open_gguf(path), OPTIONS))
@@ -28,6 +29,32 @@ def test_equal_to_the_bit(tmp_path: Path, name: str, n_ranks: int) -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_plain_twin_gets_inputs_of_layers_behind_a_border(tmp_path: Path) -> None:
+    path = tiny_family("gemma4-small").file.write(tmp_path / "tiny.gguf")
+    options = EngineOptions(n_ctx=128, n_threads=1, reference=True)
+    wanted = Engine.load(open_gguf(path), options).logits(PROMPT[:20])
+    with engine_of_ranks(path, 2, options) as engine:
+        np.testing.assert_array_equal(engine.logits(PROMPT[:20]), wanted)
+
+
+@pytest.mark.parametrize("name", ["bert", "modern-bert"])
+def test_texts_of_encoders(tmp_path: Path, name: str) -> None:
+    """Several in a step, one of a token alone; more short ones than a step of few has."""
+    path = tiny_encoder(name).file.write(tmp_path / "tiny.gguf")
+    ids = [max(token, 3) for token in PROMPT]
+    steps = [[ids[:70], ids[5:6], ids[10:41]], [ids[i : i + 1] for i in range(9)]]
+    options = EngineOptions(n_threads=1)
+
+    def vectors(engine: Engine) -> list[np.ndarray]:
+        pieces = [[Piece(i, text, Wanted.HIDDEN) for i, text in enumerate(texts)] for texts in steps]
+        return [rows for step in pieces for rows in engine.step(step)]
+
+    wanted = vectors(Engine.load(open_gguf(path), options))
+    with engine_of_ranks(path, 2, options) as engine:
+        for one, other in zip(vectors(engine), wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_half_the_bytes_round(tmp_path: Path) -> None:

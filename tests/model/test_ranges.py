@@ -9,7 +9,7 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import Model, load_model
-from powerinfer_cli.model.blocks import Border, leaves
+from powerinfer_cli.model.blocks import Border, leaves, sources
 from powerinfer_cli.model.ranges import LayerRange, divide, part_of
 from tests.helpers.families import tiny_family
 
@@ -57,7 +57,15 @@ def test_a_range_for_people() -> None:
     assert str(LayerRange(3, 7)) == "layers 3 to 6"
 
 
-def test_layers_that_need_more_than_the_stream(tmp_path: Path) -> None:
+def test_layers_that_read_others_keys_are_with_these(tmp_path: Path) -> None:
     small = load_model(open_gguf(tiny_family("gemma4-small").file.write(tmp_path / "tiny.gguf")))
-    with pytest.raises(PowerInferError, match="such a model runs on one machine"):
-        divide(small, 2)
+    first = min(sources(small.layers))
+    assert 0 < first < len(small.layers) - 1
+    for n in range(2, first + 2):
+        ranges = divide(small, n)
+        assert ranges[-1].begin <= first
+        last = part_of(small, ranges[-1])
+        assert sources(last.layers) == {one - ranges[-1].begin for one in sources(small.layers)}
+        assert last.embedding.inputs is small.embedding.inputs
+    with pytest.raises(PowerInferError, match=f"read the keys of layer {first}: start {first + 1} at most"):
+        divide(small, first + 2)

@@ -157,24 +157,27 @@ class Embedding(Generic[M, V]):
 
 
 @dataclass(frozen=True)
-class Border:
-    """Where layers before are somewhere else: x [T, n_embd] comes with the tokens as it is."""
+class Border(Generic[M, V]):
+    """Where layers before are somewhere else: x [T, n_embd] comes with the tokens as it is. embedding: where layers get
+    inputs besides, these are made of it anew.
+    """
+
+    embedding: Embedding[M, V] | None = None
 
     @property
-    def tables(self) -> tuple[()]:
-        """None."""
-        return ()
+    def tables(self) -> tuple[M, ...]:
+        """Of which a token needs one row each."""
+        return () if self.embedding is None else self.embedding.tables
 
     @property
-    def inputs(self) -> None:
-        """None: models whose layers have some are not divided."""
-        return None
+    def inputs(self) -> LayerInputs[M, V] | None:
+        return None if self.embedding is None else self.embedding.inputs
 
-    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Border":
-        return self
+    def map(self, matrix: Callable[[M], N], vector: Callable[[V], W]) -> "Border[N, W]":
+        return Border(None if self.embedding is None else self.embedding.map(matrix, vector))
 
 
-Source: TypeAlias = Embedding[M, V] | Border  # where the first of some layers has x from
+Source: TypeAlias = Embedding[M, V] | Border[M, V]  # where the first of some layers has x from
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,10 @@ def make_buffers(n_embd: int, weights: CPUWeights, n_tokens: int, n_sequences: i
 
 def _given(source: Source[WeightRows, Floats], x: Vectors) -> Vectors | None:
     match source:
-        case Border():
+        case Border(embedding=None):
             return x
+        case Border():  # x has the tokens' embeddings first
+            return make_vectors(len(x.floats), x.n, records=False)
         case Embedding():
             return None if source.fusion is None else make_vectors(len(x.floats), x.n, records=False)
     assert_never(source)

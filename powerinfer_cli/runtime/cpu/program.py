@@ -22,6 +22,7 @@ from powerinfer_cli.model.blocks import (
     Attention,
     Border,
     DeltaNet,
+    Embedding,
     LatentAttention,
     LinearMixer,
     Mamba2,
@@ -49,10 +50,16 @@ class Writer(FFNWriter):
     """Writes the operations of a forward pass."""
 
     def embedding(self, weights: CPUWeights) -> list[Operation]:
-        """x = the embeddings of the ids; behind a border it is there."""
+        """x = the embeddings of the ids; behind a border it is there. What layers get besides, of these embeddings."""
         b, e = self.buffers, weights.embedding
         if isinstance(e, Border):
-            return []
+            if e.embedding is None or b.given is None:
+                return []
+            return [*self._embedded(e.embedding), move_heads(b.state, b.given.floats, 0, b.x.floats, 0, 1, b.x.n)]
+        return self._embedded(e)
+
+    def _embedded(self, e: Embedding[WeightRows, Floats]) -> list[Operation]:
+        b = self.buffers
         found = embed(b.state, e.tokens, b.ids, b.x, e.positions, e.offset, e.scale, e.shift)
         norm = [] if e.norm is None else [self._norm(e.norm, b.x, b.x)]
         if e.inputs is not None and b.inputs is not None:

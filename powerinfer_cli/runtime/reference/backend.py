@@ -15,7 +15,7 @@ from powerinfer_cli.kernels.cpu.rows import WeightRows
 from powerinfer_cli.kernels.matrix import Matrix, to_float32
 from powerinfer_cli.kernels.reference import attention, rotate
 from powerinfer_cli.model import Model, Rope
-from powerinfer_cli.model.blocks import Attention, Border, SharedAttention, leaves, recurrent_layers
+from powerinfer_cli.model.blocks import Attention, Border, Embedding, SharedAttention, leaves, recurrent_layers
 from powerinfer_cli.placement.statistics import LayerActivity
 from powerinfer_cli.runtime.backend import Hidden, Logits, Parts, Watch, WatchRoutes
 from powerinfer_cli.runtime.batch import Batch
@@ -91,9 +91,7 @@ class ReferenceBackend:
         """shown: by layer."""
         self._set_threads(len(batch))
         positions = torch.from_numpy(batch.positions)
-        ids = torch.from_numpy(batch.ids).long()
-        x = self._embed(ids, positions, batch.hidden)
-        inputs = None if self._embedding.inputs is None else inputs_of(self._embedding.inputs, ids, x)
+        x, inputs = self._enter(batch, positions)
         parts = {window: self._parted(batch, window) for window in self._windows}
         turns = {rope: self._turn(rope, positions) for rope in self._frequencies}
         for index, layer in enumerate(self._layers):
@@ -103,23 +101,16 @@ class ReferenceBackend:
             x = layer.forward(x, turn, partial(self._attend, index, parts[window]), recur, shown(index), inputs)
         self._hidden = x
 
-    def _embed(self, ids: Tensor, positions: Tensor, hidden: Hidden | None) -> Tensor:
-        embedding = self._embedding
-        if isinstance(embedding, Border):
-            assert hidden is not None  # it comes with the tokens
-            return torch.from_numpy(hidden)
-        x = embedding.scale * embedding.tokens.rows(ids)
-        if embedding.positions is not None:
-            x = x + embedding.positions.rows(positions + embedding.offset)
-        if embedding.shift is not None:
-            x = x + embedding.shift
-        if embedding.norm is not None:
-            x = normed(embedding.norm, x)
-        fusion = embedding.fusion
-        if fusion is None or hidden is None:
-            return x
-        given = normed(fusion.hidden_norm, torch.from_numpy(hidden))
-        return multiply(fusion.token, normed(fusion.token_norm, x)) + multiply(fusion.hidden, given)
+    def _enter(self, batch: Batch, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x [T, n_embd], and what layers get besides."""
+        source, ids = self._embedding, torch.from_numpy(batch.ids).long()
+        given = None if batch.hidden is None else torch.from_numpy(batch.hidden)
+        embedding = source.embedding if isinstance(source, Border) else source
+        embedded = None if embedding is None else _embed(embedding, ids, positions, given)
+        inputs = None if source.inputs is None or embedded is None else inputs_of(source.inputs, ids, embedded)
+        x = given if isinstance(source, Border) else embedded
+        assert x is not None  # behind a border it comes with the tokens
+        return x, inputs
 
     def _attend(self, layer: int, parts: Parted, a: Attending, q: Tensor, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         attend = partial(attention, scale=a.scale, window=a.window)
@@ -234,6 +225,22 @@ class ReferenceBackend:
         wanted = self._threads if n_tokens == 1 else self._threads_batch
         if torch.get_num_threads() != wanted:
             torch.set_num_threads(wanted)
+
+
+def _embed(embedding: Embedding[Matrix, Tensor], ids: Tensor, positions: Tensor, given: Tensor | None) -> Tensor:
+    """given: hidden states that come with the tokens."""
+    x = embedding.scale * embedding.tokens.rows(ids)
+    if embedding.positions is not None:
+        x = x + embedding.positions.rows(positions + embedding.offset)
+    if embedding.shift is not None:
+        x = x + embedding.shift
+    if embedding.norm is not None:
+        x = normed(embedding.norm, x)
+    fusion = embedding.fusion
+    if fusion is None or given is None:
+        return x
+    hidden = normed(fusion.hidden_norm, given)
+    return multiply(fusion.token, normed(fusion.token_norm, x)) + multiply(fusion.hidden, hidden)
 
 
 def resident_bytes(model: Model) -> int:
