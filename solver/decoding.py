@@ -17,8 +17,8 @@ LEAST = 8  # tokens of a round
 
 @dataclass(frozen=True)
 class Decoding:
-    """seconds: of a token, which three of four take more than: what other programs do to those is not the model's, and
-    costs are measured so as well. spread: of the middle half of tokens, as a share of the median. tokens: were timed.
+    """seconds: of a token, the median: what benchmarks tell, the mean, but for what other programs do to some tokens.
+    spread: of the middle half of tokens, as a share of that. tokens: were timed.
     """
 
     seconds: float
@@ -78,4 +78,4 @@ class _Meter:
 
     def found(self) -> Decoding:
         low, middle, high = statistics.quantiles(self._times, n=4)
-        return Decoding(low, (high - low) / middle, len(self._times))
+        return Decoding(middle, (high - low) / middle, len(self._times))

@@ -1,9 +1,9 @@
 """How long the stages behind a verdict will take."""
 
+from solver.held_out_stages import DENSE_QUALITY, METERED, SPARSE_QUALITY
 from solver.predictor import IMPROVING, MAKING
 from solver.predictor.buffer import COLLECTING
 from solver.routing.profile import PROFILE
-from solver.stages import DENSE_QUALITY, METERED, SPARSE_QUALITY
 from solver.verdict import WorkRates
 
 __all__ = ["seconds_to_come"]

@@ -25,6 +25,7 @@ from solver.default_text import (
     verdict_text,
 )
 from solver.duration import seconds_to_come
+from solver.held_out_stages import DENSE_QUALITY, SPARSE_QUALITY, density_stage
 from solver.predictor import IMPROVING, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import OFTEN, ActiveRule, Chunks, Text, held_out, sample_documents
 from solver.routing.profile import PROFILE, counted, found_routes, record_routes, routes_stage
@@ -32,12 +33,9 @@ from solver.routing.verdict import ExpertVerdict, judge_experts
 from solver.schedule import Schedule
 from solver.sparsify import MOST_LOSS, SparsifyWishes, sparsify
 from solver.stages import (
-    DENSE_QUALITY,
     PREDICTOR,
-    SPARSE_QUALITY,
     Place,
     SolverModel,
-    density_stage,
     own_statistics,
     profile_stage,
     statistics_folder,

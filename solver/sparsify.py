@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from solver.held_out_stages import density_stage, quality_stage
 from solver.predictor import STEPS, DensityChoice, PredictorReport, Quality, TrainOptions
 from solver.profile import ActiveRule, Chunks, held_out, made_of
-from solver.stages import Place, SolverModel, density_stage, predictor_stage, quality_stage
+from solver.stages import Place, SolverModel, predictor_stage
 from solver.state import read_state
 
 __all__ = ["MOST_LOSS", "SparseModel", "SparsifyWishes", "sparsify"]

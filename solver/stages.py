@@ -6,7 +6,6 @@ fits, and makes anew what does not.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,8 +16,7 @@ import torch
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
 from powerinfer_cli.gguf_io import GGUFFile
-from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
-from powerinfer_cli.model import Model, load_model, load_predictors, with_predictors
+from powerinfer_cli.model import Model, load_model, load_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,
     Placement,
@@ -33,44 +31,31 @@ from powerinfer_cli.system.memory import return_memory
 from solver.collecting import Collection
 from solver.owner import KIN, Owner, owner_of
 from solver.predictor import (
-    DensityChoice,
-    DensityMeter,
-    KeptLosses,
     LayersMade,
     PredictorReport,
-    Quality,
     TrainOptions,
-    compare,
-    find_density,
     layer_costs,
-    score,
     train_layers,
 )
-from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out, made_of, profile_text, some_of
+from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out, made_of, profile_text
 from solver.state import SolverState, read_state
 
 __all__ = [
-    "DENSE_QUALITY",
-    "METERED",
     "PREDICTOR",
-    "SPARSE_QUALITY",
     "Place",
     "SolverModel",
-    "density_stage",
+    "clear",
     "fitting_statistics",
     "own_statistics",
     "predictor_stage",
     "profile_stage",
-    "quality_stage",
     "statistics_folder",
     "statistics_in",
     "text_chunks",
     "told_of",
 ]
 
-DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
-ACTIVATION, PREDICTOR, LOSSES = "activation", "predictor", "losses by density"
-METERED = 2560  # held-out tokens that densities are tried on
+ACTIVATION, PREDICTOR = "activation", "predictor"
 
 
 @dataclass(frozen=True)
@@ -174,7 +159,7 @@ def profile_stage(
     profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events, beside)
     found = {"tokens": profile.tokens, "density": profile.density(), KIN: kin_numbers(model.gguf)}
     state.with_stage(ACTIVATION, made_with, found)
-    _clear(place.work)
+    clear(place.work)
     return statistics_in(place.statistics, config.n_ff)
 
 
@@ -286,12 +271,13 @@ def predictor_stage(
     model.forget_engine()
     torch.set_num_threads(model.options.threads[1])
     made = train_layers(model.model, buffer, work, place.predictor, options, made_with, events)
+    return_memory()  # threads' heaps, as much as a small model
     reports = made.reports
     if options.predictor.steps:
         events.note(_offered(made, options, model))
     state.with_stage(PREDICTOR, made_with, {"reports": [asdict(report) for report in reports]})
     shutil.rmtree(work, ignore_errors=True)
-    _clear(place.work)
+    clear(place.work)
     return reports
 
 
@@ -333,69 +319,7 @@ def _kept_predictors(
     return reports
 
 
-def density_stage(
-    model: SolverModel, chunks: Chunks, density: float | None, most_loss: float | None, place: Place | None = None
-) -> DensityChoice:
-    """How many neurons of a SiLU or GELU model to keep: `density`, or the lowest that costs at most `most_loss`.
-
-    Either is measured on held-out chunks; with `place`, interrupted, it goes on where it was. Raises PowerInferError: a
-    ReLU model, whose neurons say so themselves.
-    """
-    if model.config.activation.has_exact_zeros:
-        raise PowerInferError(
-            f"{model.gguf.path}: a ReLU model's neurons are active or not: there is nothing to choose"
-        )
-    held = some_of(held_out(chunks)[1], METERED)
-    meter = DensityMeter(model.open_engine(), held)
-    if density is not None:
-        rule = ActiveRule(density)
-        loss = meter.loss(density)
-        return DensityChoice(density, loss, ((rule.density or 1.0, loss),))
-    most = 0.05 if most_loss is None else most_loss
-    if place is None:
-        return find_density(meter, most, model.events)
-    made_with = {"model": model.fingerprint, "text": made_of(held)}
-    state = read_state(place.folder)
-    known = _losses(state.found(LOSSES)) if state.fits(LOSSES, made_with) else {}
-
-    def keep(found: Mapping[float, float]) -> None:
-        state.with_stage(LOSSES, made_with, {f"{one:g}": loss for one, loss in found.items()})
-
-    return find_density(meter, most, model.events, known, keep)
-
-
-def _losses(found: Mapping[str, Any]) -> dict[float, float]:
-    """By density, as they are recorded."""
-    try:
-        return {float(density): float(loss) for density, loss in found.items()}
-    except (TypeError, ValueError):
-        return {}
-
-
-def quality_stage(model: SolverModel, chunks: Chunks, folder: Path, work: Path | None = None, key: str = "") -> Quality:
-    """What the predictors in `folder` cost on the held-out chunks; interrupted, it goes on by what is in `work`, if
-    that is of the same `key`. Raises PowerInferError.
-    """
-    config, events, held = model.config, model.events, held_out(chunks)[1]
-    predictors = load_predictors(folder, config.n_embd, config.n_ff)
-    kept = [KeptLosses(work / f"losses-{name}.npz", key) for name in ("dense", "sparse")] if work else [None, None]
-    dense = score(model.open_engine(), held, DENSE_QUALITY, events, kept[0])
-    if not any(predictors.layers):  # the same model
-        found = compare(dense, dense, model.open_engine())
-    else:
-        model.forget_engine()
-        sparse = Engine(with_predictors(model.model, predictors, CompiledFit()), model.engine_options(), None, events)
-        with closing(sparse):
-            found = compare(dense, score(sparse, held, SPARSE_QUALITY, events, kept[1]), sparse)
-    for one in kept:
-        if one is not None:
-            one.path.unlink(missing_ok=True)
-    if work is not None:
-        _clear(work)
-    return found
-
-
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove a folder if nothing is left in it."""
     try:
         folder.rmdir()

@@ -19,12 +19,13 @@ from powerinfer_cli.model.turned import DownType, Width
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from solver import stages
 from solver.dense import write_dense
+from solver.held_out_stages import quality_stage
 from solver.merge import merge
 from solver.predictor import LayersMade, PredictorOptions, RankOptions, TrainOptions, quality, training
 from solver.predictor.improving import Offer
 from solver.predictor.ranks import Costs
 from solver.profile import ActiveRule
-from solver.stages import Place, SolverModel, predictor_stage, profile_stage, quality_stage, text_chunks
+from solver.stages import Place, SolverModel, predictor_stage, profile_stage, text_chunks
 from tests.helpers.exact_sparse import exact_sparse
 from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.rounding import check_logits

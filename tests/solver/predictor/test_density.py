@@ -9,13 +9,14 @@ import pytest
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
+from solver.held_out_stages import density_stage, quality_stage
 from solver.merge import merge
 from solver.predictor.density import DensityMeter, find_density
 from solver.predictor.layer import PredictorOptions
 from solver.predictor.ranks import RankOptions
 from solver.predictor.training import TrainOptions
 from solver.profile.active import ActiveRule
-from solver.stages import Place, SolverModel, density_stage, predictor_stage, quality_stage, text_chunks
+from solver.stages import Place, SolverModel, predictor_stage, text_chunks
 from tests.helpers.rounding import check_logits
 from tests.helpers.tiny_models import N_VOCAB, tiny_model
 
