@@ -17,7 +17,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves
-from powerinfer_cli.model.ranges import LayerRange, divide, part_of
+from powerinfer_cli.model.ranges import LayerRange, check_division, divide, part_of, shown_ranges
 from powerinfer_cli.opening.opened import ModelFiles
 from powerinfer_cli.placement import ActivationStatistics, model_fingerprint, statistics_fingerprint
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
@@ -48,12 +48,20 @@ ALIKE = {
 @dataclass(frozen=True)
 class RankWishes:
     """meeting: of the ranks; link: of x's numbers on the way; on_failure: is told, by a thread of its own, in what line
-    all has ended once a rank has gone.
+    all has ended once a rank has gone; layers: of each rank, in order, None: as many as make equal bytes.
     """
 
     meeting: Meeting
     link: LinkType
     on_failure: Callable[[str], None]
+    layers: tuple[LayerRange, ...] | None = None
+
+    def ranges(self, model: Model) -> tuple[LayerRange, ...]:
+        """Of all ranks. Raises PowerInferError: the model cannot be divided so."""
+        if self.layers is None:
+            return divide(model, self.meeting.seat.n_ranks)
+        check_division(model, self.layers)
+        return self.layers
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class PipelineExecutor:
             PowerInferError: one does not come, or differs.
         """
         meeting, options = wishes.meeting, _own_options(files.model, options)
-        self._ranges = divide(files.model, meeting.seat.n_ranks)
+        self._ranges = wishes.ranges(files.model)
         self._share = _Share.of(files, self._ranges[0])
         meeting.note(
             f"waiting for {meeting.seat.n_ranks - 1} more ranks at {meeting.seat.host} port {meeting.seat.port}"
@@ -123,7 +131,7 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
         PowerInferError: this rank is refused; or any rank has gone, named.
     """
     meeting, options = wishes.meeting, _own_options(files.model, options)
-    share = _Share.of(files, divide(files.model, meeting.seat.n_ranks)[meeting.seat.rank])
+    share = _Share.of(files, wishes.ranges(files.model)[meeting.seat.rank])
     joined = join(meeting, _hello(files, options, share, wishes))
     assert joined.before is not None  # it is not rank 0
     watch = Watch(joined.controls[0], [one for one in (joined.before, joined.behind) if one is not None])
@@ -177,6 +185,7 @@ def _cache_bytes(model: Model, pages: PageTable) -> int:
 def _hello(files: ModelFiles, options: EngineOptions, share: _Share, wishes: RankWishes) -> Hello:
     seat = wishes.meeting.seat
     flags = {flag: str(getattr(options, name)) for flag, name in ALIKE.items()} | {"--link-type": str(wishes.link)}
+    flags["--layers"] = "equal bytes" if wishes.layers is None else shown_ranges(wishes.layers)
     known = files.beside.statistics
     flags["activation statistics"] = "none" if known is None else statistics_fingerprint(known)
     flags["predictors"] = "none" if files.beside.predictors is None else _predictors_fingerprint(files.model)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import Tensor
 from powerinfer_cli.model.blocks import (
     Border,
@@ -20,7 +20,9 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.model.model import Model
 
-__all__ = ["LayerRange", "divide", "part_of"]
+__all__ = ["LayerRange", "check_division", "divide", "part_of", "read_ranges", "shown_ranges", "whole_from"]
+
+DIGITS = 5  # of a layer's number
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,48 @@ class LayerRange:
 
     def __str__(self) -> str:
         return f"layers {self.begin} to {self.end - 1}"
+
+
+def read_ranges(words: str) -> tuple[LayerRange, ...]:
+    """As `--layers 0-11,12-23` says them: the first and the last layer of each, in order, with none left out.
+
+    Raises:
+        UsageError: they are not that.
+    """
+    found: list[LayerRange] = []
+    for part in words.split(","):
+        first, _, last = part.strip().partition("-")
+        if not all(one.isascii() and one.isdecimal() and len(one) <= DIGITS for one in (first, last)):
+            raise UsageError(f"--layers: {part[:40]!r} is no range of layers: it is to be like 0-11,12-23")
+        found.append(LayerRange(int(first), int(last) + 1))
+    expected = [0, *(one.end for one in found)]
+    for begin, one in zip(expected, found, strict=False):
+        if one.begin != begin or one.end <= one.begin:
+            raise UsageError(f"--layers: {one.begin}-{one.end - 1} does not go on at layer {begin}: all in order")
+    return tuple(found)
+
+
+def shown_ranges(ranges: Sequence[LayerRange]) -> str:
+    """As `read_ranges` takes them."""
+    return ",".join(f"{one.begin}-{one.end - 1}" for one in ranges)
+
+
+def check_division(model: Model, ranges: Sequence[LayerRange]) -> None:
+    """Raises PowerInferError: they are not all layers, or the model cannot be divided so."""
+    last = ranges[-1]
+    if last.end != len(model.layers):
+        raise PowerInferError(
+            f"--layers ends with layer {last.end - 1}, but the model's last is layer {len(model.layers) - 1}"
+        )
+    if last.begin > (whole := whole_from(model)):
+        raise PowerInferError(
+            f"--layers: the last range begins with layer {last.begin}, but layers from {whole} on belong together"
+        )
+
+
+def whole_from(model: Model) -> int:
+    """The first of the layers that cannot be divided, as others read their keys; their number, where there are none."""
+    return min(sources(model.layers), default=len(model.layers))
 
 
 def divide(model: Model, n: int) -> tuple[LayerRange, ...]:
@@ -46,7 +90,7 @@ def divide(model: Model, n: int) -> tuple[LayerRange, ...]:
     sizes = [_size(leaves(layer)) for layer in model.layers]
     if n > len(sizes):
         raise PowerInferError(f"{n} ranks are more than the model has layers, which are {len(sizes)}: start fewer")
-    whole = min(sources(model.layers), default=len(sizes))
+    whole = whole_from(model)
     if n > whole + 1:
         raise PowerInferError(
             f"{n} ranks are more than the model can be divided among, as its last layers read the keys of "

@@ -65,6 +65,7 @@ def test_ranks_find_their_neighbours() -> None:
     [
         ({"fingerprint": "xyz"}, "has another model file than rank 0: copy the same to all"),
         ({"flags": {"-c": "1024"}}, "was started with -c 1024, rank 0 with 512: start all ranks alike"),
+        ({"flags": {"-c": "512", "--layers": "0-1,2-4"}}, "was started with --layers 0-1,2-4, rank 0 with None"),
         ({"n_ranks": 3}, "was started with --world-size 3, rank 0 with 2"),
         ({"version": "0.0.1"}, "has version 0.0.1, rank 0 has"),
     ],

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.model import Model, load_model
 from powerinfer_cli.model.blocks import Border, leaves, sources
-from powerinfer_cli.model.ranges import LayerRange, divide, part_of
+from powerinfer_cli.model.ranges import LayerRange, check_division, divide, part_of, read_ranges, shown_ranges
 from tests.helpers.families import tiny_family
 
 
@@ -57,6 +57,23 @@ def test_a_range_for_people() -> None:
     assert str(LayerRange(3, 7)) == "layers 3 to 6"
 
 
+def test_ranges_by_hand(model: Model) -> None:
+    ranges = divide(model, 2)
+    assert read_ranges(shown_ranges(ranges)) == ranges
+    assert read_ranges("0-0, 1-9") == (LayerRange(0, 1), LayerRange(1, 10))
+    check_division(model, ranges)
+    with pytest.raises(PowerInferError, match="--layers ends with layer 9, but the model's last is"):
+        check_division(model, read_ranges("0-0,1-9"))
+
+
+@pytest.mark.parametrize(
+    "words", ["", "0", "0-1,", "1-2", "0-1,1-2", "0-1,3-4", "0-1,2-1", "0-1,2--3", "0-999999", "0-²"]
+)
+def test_ranges_that_are_none(words: str) -> None:
+    with pytest.raises(UsageError, match="--layers: "):
+        read_ranges(words)
+
+
 def test_layers_that_read_others_keys_are_with_these(tmp_path: Path) -> None:
     small = load_model(open_gguf(tiny_family("gemma4-small").file.write(tmp_path / "tiny.gguf")))
     first = min(sources(small.layers))
@@ -69,3 +86,5 @@ def test_layers_that_read_others_keys_are_with_these(tmp_path: Path) -> None:
         assert last.embedding.inputs is small.embedding.inputs
     with pytest.raises(PowerInferError, match=f"read the keys of layer {first}: start {first + 1} at most"):
         divide(small, first + 2)
+    with pytest.raises(PowerInferError, match=f"but layers from {first} on belong together"):
+        check_division(small, [LayerRange(0, first + 1), LayerRange(first + 1, len(small.layers))])

@@ -41,6 +41,14 @@ class RankFlags:
             help="Where rank 0 is met (default: MASTER_ADDR and MASTER_PORT, or 127.0.0.1:29500).",
         ),
     ] = None
+    layers: Annotated[
+        str | None,
+        _rank(
+            "--layers",
+            metavar="A-B,...",
+            help="Each rank's layers, as `solve --machines` plans them; else equal bytes.",
+        ),
+    ] = None
     cluster_key_file: Annotated[
         Path | None,
         _rank("--cluster-key-file", metavar="FILE", help="A secret that all ranks share; a must beyond this machine."),

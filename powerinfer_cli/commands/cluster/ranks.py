@@ -52,17 +52,21 @@ def rank_wishes(flags: RankFlags, note: Note) -> "RankWishes":
     from powerinfer_cli.cluster.seats import seat_of
     from powerinfer_cli.cluster.secret import read_key
     from powerinfer_cli.cluster.wires import is_loopback
+    from powerinfer_cli.model.ranges import read_ranges
 
     hosts = [host.strip() for host in flags.hosts.split(",")] if flags.hosts is not None else []
     if not all(hosts):
         raise UsageError("--hosts names a host that is empty")
     seat = seat_of(flags.rank, flags.world_size, flags.master, hosts, os.environ)
+    layers = None if flags.layers is None else read_ranges(flags.layers)
+    if layers is not None and len(layers) != seat.n_ranks:
+        raise UsageError(f"--layers has {len(layers)} ranges, but there are {seat.n_ranks} ranks: one each")
     if flags.cluster_key_file is None and not is_loopback(seat.host):
         raise UsageError(
             f"{seat.host} is not this machine alone: ranks need a secret that they share, --cluster-key-file FILE"
         )
     meeting = Meeting(seat, read_key(flags.cluster_key_file), float(flags.cluster_timeout), note)
-    return RankWishes(meeting, LinkType(flags.link_type.value), end_with)
+    return RankWishes(meeting, LinkType(flags.link_type.value), end_with, layers)
 
 
 def run_rank(

@@ -28,14 +28,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_text_is_that_of_one_machine() -> None:
+@pytest.mark.parametrize(
+    ("layers", "note"), [([], "rank 1: layers 3 to 4"), (["--layers", "0-0,1-4"], "rank 1: layers 1 to 4")]
+)
+def test_text_is_that_of_one_machine(layers: list[str], note: str) -> None:
     port = free_port()
-    other, first = started(1, port, *TEXT), started(0, port, *TEXT)
+    other, first = started(1, port, *TEXT, *layers), started(0, port, *TEXT, *layers)
     text, notes = first.communicate(timeout=60)
     _, told = other.communicate(timeout=30)
     assert (first.returncode, other.returncode) == (0, 0), notes + told
     assert text == run("main", *TEXT).stdout
-    assert "rank 1: layers 3 to 4" in notes
+    assert note in notes
 
 
 def test_who_is_gone_is_named() -> None:
@@ -69,6 +72,8 @@ def test_who_is_gone_is_named() -> None:
         (["run", *["--rank", "0", "--world-size", "9"]], "9 ranks are more than the model has layers, which are 5"),
         (["run", *["--rank", "1", "--world-size", "2", "--cluster-timeout", "1", "--port", "0"]], "tried for 1 s"),
         (["run", *["--world-size", "2", "--rank", "0", "--port", "0", "--sleep-idle-seconds", "5"]], "started anew"),
+        (["run", *["--rank", "0", "--world-size", "2", "--layers", "0-4"]], "--layers has 1 ranges, but there are 2"),
+        (["run", *["--rank", "0", "--world-size", "2", "--layers", "0-1,2-7"]], "ends with layer 7, but the model's"),
         (["run", "--hosts", "a,,b"], "a host that is empty"),
         (["walk"], "there is no command 'cluster walk'"),
     ],
