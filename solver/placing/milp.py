@@ -11,7 +11,7 @@ from solver.placing.costs import Floats
 from solver.placing.greedy import solve_greedy
 from solver.placing.problem import Options, Problem, Solution
 
-__all__ = ["solve_milp"]
+__all__ = ["silent_highs", "solve_milp"]
 
 GAP = 1e-3  # below the one in a hundred that is promised, as it costs little
 MOST_NODES = 5000  # ends a long search at the same place every time, where the clock would not
@@ -33,7 +33,7 @@ def solve_milp(
     if not options:
         return fallback
     scale = max(float(found.cost.max()) for found in options.values()) or 1.0
-    highs = _silent_highs()
+    highs = silent_highs()
     for name, value in {
         "output_flag": False,
         "threads": 1,
@@ -57,7 +57,7 @@ def solve_milp(
     return Solution(hot, cost, min(bound, cost), seconds)
 
 
-def _silent_highs() -> highspy.Highs:
+def silent_highs() -> highspy.Highs:
     """HiGHS names itself on file descriptor 1 as it is made, before any option can forbid that."""
     stdout, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
