@@ -73,7 +73,7 @@ def open_model(
     - vram_budget: GiB of GPU memory, a number or one for each GPU; 0: none; without: what is free, less a margin
     - n_gpu_layers: whole layers go to the GPU, the last so many at most; -1: all that fit
     - main_gpu, tensor_split: the first GPU to use; how GPUs share layers, as [3, 1]
-    - device: "cpu" uses no GPU (with vram_budget or n_gpu_layers its part is rehearsed)
+    - device: "cpu" uses no GPU (with vram_budget or n_gpu_layers its part is rehearsed); "mps": that of a Mac
     - reset_gpu_index, disable_gpu_index: plan anew; neither read nor write the plan that is kept
     - cpu_moe, n_cpu_moe: experts of all, or of the first so many layers stay in main memory
     - override_tensor: so do tensors of such names, as "exps=cpu"; "...=gpu": not these

@@ -52,7 +52,7 @@ class ModelWishes(DraftWishes, total=False):
     n_gpu_layers: int | None
     main_gpu: int | None
     tensor_split: Sequence[float] | None
-    device: Literal["cuda", "cpu"] | None
+    device: Literal["cuda", "mps", "cpu"] | None
     reset_gpu_index: bool
     disable_gpu_index: bool
     cpu_moe: bool
@@ -79,7 +79,7 @@ class PlacementWishes:
     gpu_layers: int | None = None
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] | None = None
-    device: Literal["cuda", "cpu"] | None = None
+    device: Literal["cuda", "mps", "cpu"] | None = None
     reset_gpu_index: bool = False
     disable_gpu_index: bool = False
     cpu_moe: bool = False
@@ -92,7 +92,7 @@ class PlacementWishes:
     def given(self) -> tuple[str, ...]:
         """Names of the flags that ask for a GPU, or say something about one."""
         flags = {
-            "--device cuda": self.device == "cuda",
+            f"--device {self.device}": self.device in ("cuda", "mps"),
             "--vram-budget": self.vram_budget is not None,
             "-ngl": self.gpu_layers is not None,
             "-mg": self.main_gpu is not None,
@@ -177,8 +177,8 @@ def _checked(name: str, value: Any) -> Any:
         texts = (value,) if isinstance(value, str) else tuple(value)
         parse_overrides(texts)
         return texts
-    if name == "device" and value not in ("cuda", "cpu", None):
-        raise UsageError(f'device must be "cuda" or "cpu", got {value!r:.60}')
+    if name == "device" and value not in ("cuda", "mps", "cpu", None):
+        raise UsageError(f'device must be "cuda", "mps" or "cpu", got {value!r:.60}')
     if name == "adaptive" and value not in ("on", "off", "auto"):
         raise UsageError(f'adaptive must be "on", "off" or "auto", got {value!r:.60}')
     whole = isinstance(value, int) and not isinstance(value, bool)

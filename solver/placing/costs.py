@@ -120,7 +120,7 @@ class LayerCosts:
     are expected to be active. gpu, cpu [n_ff + 1]: what the rows of the first n take there. deviation [n_ff + 1]: how
     far, from token to token, the GPU's time less the CPU's is from its mean; 0 where nobody knows. gpu_fixed,
     cpu_fixed: of any number of neurons; gpu_least: of none, a shared expert's. handover: once both are used. an_expert:
-    what one takes on both together, 0 for neurons. rehearsed: both do not work at the same time.
+    what one takes on both together, 0 for neurons. in_turns: both do not read at the same time.
     """
 
     order: Counts
@@ -134,7 +134,7 @@ class LayerCosts:
     handover: float
     gpu_least: float = 0.0
     an_expert: float = 0.0
-    rehearsed: bool = False
+    in_turns: bool = False
 
     @classmethod
     def of(
@@ -167,7 +167,7 @@ class LayerCosts:
             handover=handover(profile.link, n_embd),
             gpu_least=shared,
             an_expert=an_expert,
-            rehearsed=profile.link.rehearsed,
+            in_turns=profile.link.in_turns,
         )
 
     def with_hot(self, hot: Neurons) -> "LayerCosts":
@@ -201,8 +201,8 @@ class LayerCosts:
     def time(self, hot: Counts) -> Floats:
         """Until both are done and the sum is there, for each number of hot neurons."""
         gpu, cpu = self.gpu_time(hot), self.cpu_time(hot)
-        both = gpu + cpu if self.rehearsed else np.maximum(gpu, cpu)
-        if self.deviation.any() and not self.rehearsed:
+        both = gpu + cpu if self.in_turns else np.maximum(gpu, cpu)
+        if self.deviation.any() and not self.in_turns:
             both = np.where(hot > 0, _expected_maximum(gpu, cpu, self.deviation[hot]), both)
         return np.where(hot < self.n_ff, both + self.handover, gpu)
 

@@ -69,12 +69,19 @@ class Processor:
 class Link:
     """Between a GPU and main memory. bandwidth: bytes a second. synchronisation: seconds to hand a layer's input to
     the CPU and to take its part of the sum back, with the waiting, but without what the bytes themselves take.
-    rehearsed: the GPU is the CPU itself, so that both never work at the same time.
+    rehearsed: the GPU is the CPU itself, so that both never work at the same time. unified: the GPU has no memory of
+    its own, so that each has its rate only while the other does not read.
     """
 
     bandwidth: float
     synchronisation: float
     rehearsed: bool = False
+    unified: bool = False
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether the times of both sides add up."""
+        return self.rehearsed or self.unified
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,10 @@ def _profile(content: Any) -> DeviceProfile:
     gpus, link = content["gpus"], content["link"]
     if not isinstance(gpus, list) or len(gpus) > MOST_GPUS:
         raise _WrongError("gpus is not a list, or too long")
-    _check_keys("link", link, {"bandwidth", "synchronisation"}, {"rehearsed"})
-    if not isinstance(link.get("rehearsed", False), bool):
-        raise _WrongError("link.rehearsed is neither true nor false")
+    _check_keys("link", link, {"bandwidth", "synchronisation"}, {"rehearsed", "unified"})
+    for name in ("rehearsed", "unified"):
+        if not isinstance(link.get(name, False), bool):
+            raise _WrongError(f"link.{name} is neither true nor false")
     return DeviceProfile(
         source=content["source"],
         note=_text("note", content["note"]),
@@ -170,6 +178,7 @@ def _profile(content: Any) -> DeviceProfile:
             _number("link.bandwidth", link["bandwidth"], positive=True),
             _number("link.synchronisation", link["synchronisation"]),
             link.get("rehearsed", False),
+            link.get("unified", False),
         ),
     )
 

@@ -12,6 +12,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import conversion
+from powerinfer_cli.runtime.device.memory import device_name
 from powerinfer_cli.system.cpu import processor_name
 from solver.placing.device_profile import DeviceProfile, load_profile, save_profile
 from solver.placing.machine import measure_machine
@@ -19,7 +20,7 @@ from solver.placing.measure import PREDICTOR, CostShape
 
 __all__ = ["machine_name", "this_machine"]
 
-VERSION = 7  # of what is measured
+VERSION = 8  # of what is measured
 
 
 def this_machine(
@@ -65,5 +66,4 @@ def this_machine(
 def machine_name(devices: Sequence[str]) -> str:
     """What tells one machine's costs from another's, in words."""
     cpu = processor_name() or platform.processor() or platform.machine()
-    gpus = [torch.cuda.get_device_name(device) if device.startswith("cuda") else device for device in devices]
-    return ", ".join([cpu, *gpus])
+    return ", ".join([cpu, *(device_name(torch.device(device)) for device in devices)])

@@ -7,6 +7,7 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.runtime.device.memory import is_full
 from solver.placing.device_profile import DeviceProfile, Link, Processor
 from solver.placing.measure import USUAL, CostShape, measure_cpu
 from solver.placing.measure_experts import cpu_with_experts
@@ -27,7 +28,7 @@ def measure_machine(
     cores: Sequence[frozenset[int]] = (),
     on_step: Callable[[str], None] | None = None,
 ) -> DeviceProfile:
-    """Time the CPU and these devices ("cuda:0", or "cpu" to rehearse), some seconds in all.
+    """Time the CPU and these devices ("cuda:0", "mps", or "cpu" to rehearse), some seconds in all.
 
     kinds: weight types, the first for all others. shape: of the model. budgets: bytes by device; no more are taken
     while measuring, and none of them are kept. The slowest way to a device stands for all.
@@ -41,7 +42,9 @@ def measure_machine(
             gpu, link = _device(torch.device(name), kinds, shape, budgets[index] if budgets else None, on_step)
             gpus.append(gpu)
             links.append(link)
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or is_full(error)):
+            raise
         raise PowerInferError(
             "no memory to measure this machine: close other programs, or give --device-profile"
         ) from error
@@ -49,6 +52,7 @@ def measure_machine(
         bandwidth=min(link.bandwidth for link in links[1:] or links),
         synchronisation=max(link.synchronisation for link in links),
         rehearsed=any(link.rehearsed for link in links),
+        unified=any(link.unified for link in links),
     )
     return DeviceProfile("measured", "Measured on this machine.", cpu, tuple(gpus), link)
 
@@ -68,3 +72,5 @@ def _device(
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
+        elif device.type == "mps":
+            torch.mps.empty_cache()

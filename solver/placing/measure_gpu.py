@@ -17,6 +17,7 @@ from powerinfer_cli.model import Activation, NormKind
 from powerinfer_cli.model.blocks import Linear, Neurons, Router
 from powerinfer_cli.runtime.device.link import Link as Way
 from powerinfer_cli.runtime.device.link import Recorder, Replay
+from powerinfer_cli.runtime.device.memory import device_memory, device_name, is_unified
 from solver.placing.device_profile import ANY_TYPE, Link, Processor, Rates
 from solver.placing.measure import DENSITIES, CostShape, rate_and_fixed
 from solver.placing.measure_experts import expert_line, expert_router, expert_rows, with_experts
@@ -43,7 +44,7 @@ def measure_gpu(
     """Time a device's parts. The first of `kinds` stands for all others. Any device will do, "cpu" to rehearse.
 
     n_embd: numbers in a row. budget: bytes; about half of them are used at most. shape: of a model, for its experts.
-    Raises torch.cuda.OutOfMemoryError.
+    Raises RuntimeError: its memory is full.
     """
     bench = _Bench(device, n_embd, WEIGHTS if budget is None else min(WEIGHTS, budget // 2))
     rates, ffn, experts = {}, [], {}
@@ -55,10 +56,9 @@ def measure_gpu(
         ffn.append(fixed)
         if shape is not None and expert_rows(kind, shape):
             experts[kind.name] = bench.experts(kind, shape)
-    cuda = device.type == "cuda"
     found = Processor(
-        name=torch.cuda.get_device_name(device) if cuda else str(device),
-        memory=torch.cuda.get_device_properties(device).total_memory if cuda else 0,
+        name=device_name(device),
+        memory=device_memory(device),
         rates=rates | {ANY_TYPE: rates[kinds[0].name]},
         cache=bench.cache(),
         layer=bench.layer(),
@@ -87,7 +87,7 @@ def measure_link(device: torch.device, n_embd: int = 4096) -> Link:
 
     seconds = bench.seconds([divided], graph=False)
     synchronisation = max(0.0, seconds - 2 * 4 * n_embd / bandwidth)
-    return Link(bandwidth, synchronisation, rehearsed=device.type == "cpu")
+    return Link(bandwidth, synchronisation, rehearsed=device.type == "cpu", unified=is_unified(device))
 
 
 class _Bench:

@@ -141,4 +141,6 @@ def _attending(sizes: LayerBytes, on: Processor, work: Work, profile: DeviceProf
     outside = 0.0 if on is profile.cpu or sizes.state else max(0.0, seen - whole + sizes.read_outside(sizes.pages))
     if not outside:
         return seen / on.cache
-    return max((seen - outside) / on.cache, outside / profile.cpu.cache) + handover(profile.link, work.n_embd)
+    own, other = (seen - outside) / on.cache, outside / profile.cpu.cache
+    both = own + other if profile.link.in_turns else max(own, other)
+    return both + handover(profile.link, work.n_embd)

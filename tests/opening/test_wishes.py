@@ -186,7 +186,7 @@ def test_spellings_of_the_same() -> None:
         ({"n_gpu_layers": -2}, "n_gpu_layers must be -1 or more, got -2"),
         ({"main_gpu": -1}, "main_gpu must be 0 or more, got -1"),
         ({"adaptive": "yes"}, 'adaptive must be "on", "off" or "auto", got \'yes\''),
-        ({"device": "tpu"}, 'device must be "cuda" or "cpu", got \'tpu\''),
+        ({"device": "tpu"}, 'device must be "cuda", "mps" or "cpu", got \'tpu\''),
         ({"reference": True, "vram_budget": 1}, "--reference excludes --vram-budget"),
     ],
 )

@@ -190,6 +190,8 @@ def _where(placement: Placement | None) -> Where:
     count = sum(layer.device != MAIN_MEMORY for layer in plan.layers) + (plan.output != MAIN_MEMORY)
     if devices[0] == "cpu":
         return Where("CPU, GPU rehearsed", "", count)
+    if devices[0] == "mps":
+        return Where("MPS", "Apple GPU", count)
     import torch
 
     return Where("CUDA", ", ".join(torch.cuda.get_device_name(devices[gpu]) for gpu in plan.gpus), count)

@@ -194,7 +194,9 @@ class PlanFlags:
     tensor_split: Annotated[
         str | None, _plan("-ts", "--tensor-split", metavar="N,...", help="How GPUs share layers; else by budget.")
     ] = None
-    device: Annotated[DeviceFlag | None, _plan("--device", help="cpu: use no GPU for any of this.")] = None
+    device: Annotated[
+        DeviceFlag | None, _plan("--device", help="cpu: use no GPU for any of this; mps: plan for a Mac's GPU.")
+    ] = None
     device_profile: Annotated[
         str | None,
         _plan("--device-profile", metavar="NAME|FILE", help="Plan for that machine; `list` shows the names."),

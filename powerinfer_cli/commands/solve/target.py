@@ -8,7 +8,7 @@ import torch
 from powerinfer_cli.commands.shared.flags.placement import DeviceFlag
 from powerinfer_cli.commands.solve.flags import PlanFlags
 from powerinfer_cli.errors import UsageError
-from powerinfer_cli.opening.planning.gpus import LEAST_SPARE, SPARE, Target, find_target
+from powerinfer_cli.opening.planning.gpus import LEAST_SPARE, SPARE, UNIFIED, Target, find_target
 from powerinfer_cli.opening.planning.plan_files import GIVEN
 from powerinfer_cli.opening.planning.plan_job import STAND_IN
 from powerinfer_cli.placement import check_budgets, shown_bytes
@@ -37,13 +37,13 @@ class Machine:
 
 def find_machine(flags: PlanFlags, note: Note) -> Machine:
     """Raises PowerInferError: no such profile; UsageError: budgets or shares that cannot be, no budget where needed."""
-    here = flags.device is not DeviceFlag.CPU and torch.cuda.is_available()
+    here = flags.device is DeviceFlag.MPS or (flags.device is not DeviceFlag.CPU and torch.cuda.is_available())
     wishes = flags.wishes()
     budgets, shares = wishes.vram_budget, wishes.tensor_split
     if flags.device_profile is None and here:
         target = find_target(wishes, note)
-        assert target is not None  # there is a GPU
-        return Machine(target)
+        if target is not None:
+            return Machine(target)
     if flags.device_profile is None and budgets is None:
         if flags.gpu_layers or shares or flags.main_gpu:
             note("no GPU is used: -ngl, -mg and -ts need --vram-budget, or --device-profile, to plan for one")
@@ -61,6 +61,8 @@ def find_machine(flags: PlanFlags, note: Note) -> Machine:
         if unknown:
             raise UsageError(f"{name} does not say how much memory GPU {', '.join(unknown)} has: give --vram-budget")
         budgets = tuple(max(0, gpu.memory - max(LEAST_SPARE, int(SPARE * gpu.memory))) for gpu in profile.gpus)
+    if profile.link.unified:
+        note(UNIFIED)
     return Machine(Target(("cpu",) * len(budgets), budgets, shares), profile, GIVEN + name)
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import check_budgets, shown_bytes
+from powerinfer_cli.system.memory import available_memory
+from powerinfer_cli.system.which import MACOS
 
-__all__ = ["Target", "find_target"]
+__all__ = ["UNIFIED", "Target", "find_target"]
 
 Note = Callable[[str], None]
 
 # What the drivers make: NVIDIA's, also under WSL; AMD's.
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
+UNIFIED = "unified memory: the GPU reads what the CPU reads, so a budget buys no bandwidth, and the plan has them read in turns"
 LEAST_SPARE = 256 << 20  # bytes that a default budget leaves to others
 SPARE = 0.04  # of what is free
 
@@ -22,13 +25,15 @@ SPARE = 0.04  # of what is free
 @dataclass(frozen=True)
 class Target:
     """devices: as torch names them, none for the CPU alone. budgets: bytes of each; None where as much may be used as
-    the model needs, on the CPU that rehearses. free: the budgets are what happened to be free.
+    the model needs, on the CPU that rehearses. free: the budgets are what happened to be free. unified: a GPU has no
+    memory of its own.
     """
 
     devices: tuple[str, ...]
     budgets: tuple[int, ...] | None
     shares: tuple[float, ...] | None = None
     free: bool = False
+    unified: bool = False
 
     @property
     def rehearsed(self) -> bool:
@@ -36,7 +41,7 @@ class Target:
 
     @property
     def cuda(self) -> bool:
-        return bool(self.devices) and not self.rehearsed
+        return any(device.startswith("cuda") for device in self.devices)
 
 
 def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
@@ -47,15 +52,19 @@ def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
     """
     if wishes.device == "cpu":
         return _rehearsal(wishes, note)
-    count = _count_gpus()
-    if not count:
-        if wishes.given:
-            note(
-                f"no CUDA GPU: {' and '.join(wishes.given)} {'has' if len(wishes.given) == 1 else 'have'} no effect, "
-                "everything runs on the CPU"
-            )
-        return None
-    return _on_cuda(wishes, count, note)
+    if wishes.device == "mps":
+        target = _on_mps(wishes, note)
+    else:
+        count = _count_gpus()
+        target = _on_cuda(wishes, count, note) if count else None
+    if target is None and wishes.given:
+        none = "no Apple GPU (mps)" if wishes.device == "mps" else "no CUDA GPU"
+        hint = " (--device mps takes the Mac's GPU)" if MACOS and wishes.device is None else ""
+        has = "has" if len(wishes.given) == 1 else "have"
+        note(f"{none}: {' and '.join(wishes.given)} {has} no effect, everything runs on the CPU{hint}")
+    if target is not None and target.unified:
+        note(UNIFIED)
+    return target
 
 
 def _count_gpus() -> int:
@@ -80,6 +89,28 @@ def _rehearsal(wishes: PlacementWishes, note: Note) -> Target | None:
     return Target(("cpu",) * count, wishes.vram_budget, wishes.tensor_split)
 
 
+def _on_mps(wishes: PlacementWishes, note: Note) -> Target | None:
+    """The only GPU of a Mac; None on others."""
+    import torch
+
+    if not torch.backends.mps.is_available():
+        return None
+    if wishes.main_gpu:
+        raise UsageError(f"-mg {wishes.main_gpu}: there is one GPU, counted from 0")
+    if wishes.tensor_split is not None and len(wishes.tensor_split) > 1:
+        raise UsageError(f"-ts names {len(wishes.tensor_split)} GPUs, but there is one")
+    most, given = torch.mps.recommended_max_memory(), wishes.vram_budget
+    free = max(0, most - torch.mps.driver_allocated_memory())
+    left = available_memory()
+    free = free if left is None else min(free, left)
+    if given is None:
+        return Target(("mps",), (_less_spare(free),), free=True, unified=True)
+    check_budgets(given, [most])
+    if given[0] > free:
+        note(f"warning: other programs leave {shown_bytes(free)} of main memory, less than the GPU's budget")
+    return Target(("mps",), given, unified=True)
+
+
 def _on_cuda(wishes: PlacementWishes, count: int, note: Note) -> Target:
     import torch
 
@@ -100,7 +131,8 @@ def _on_cuda(wishes: PlacementWishes, count: int, note: Note) -> Target:
             raise UsageError(f"-ts names {number} GPUs, but there are {count}")
         order = order[:number]
         budgets = tuple(_free(gpu) for gpu in order)
-    return Target(tuple(f"cuda:{gpu}" for gpu in order), budgets, shares, free=not given)
+    unified = any(torch.cuda.get_device_properties(gpu).is_integrated for gpu in order)
+    return Target(tuple(f"cuda:{gpu}" for gpu in order), budgets, shares, free=not given, unified=unified)
 
 
 def _warn_of_others(order: Sequence[int], budgets: Sequence[int], note: Note) -> None:
@@ -116,4 +148,8 @@ def _free(gpu: int) -> int:
     import torch
 
     free, _ = torch.cuda.mem_get_info(gpu)
+    return _less_spare(free)
+
+
+def _less_spare(free: int) -> int:
     return max(0, free - max(LEAST_SPARE, int(SPARE * free)))

@@ -21,13 +21,16 @@ def make_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 
 class Link:
-    """One device's way to main memory. On "cpu", where hybrid logic is rehearsed, waits are counted only."""
+    """One device's way to main memory. On "cpu", where hybrid logic is rehearsed, waits are counted only. On "mps"
+    copies are waited for at once: nothing promises that buffers in main memory stay as they are until then.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.waits = 0
         self._cuda = device.type == "cuda"
         self._event, self._sent = make_event(device), make_event(device)
+        self._mark = torch.mps.Event() if device.type == "mps" else None
 
     def current(self) -> AbstractContextManager[Any]:
         """While entered, kernels are launched on this device."""
@@ -40,7 +43,7 @@ class Link:
     @staticmethod
     def copy(target: Tensor, source: Tensor) -> None:
         """In the device's order; both contiguous. Who reads `target` in main memory, waits first."""
-        target.copy_(source, non_blocking=True)
+        target.copy_(source, non_blocking=target.is_cuda or source.is_cuda)
 
     def send(self, target: Tensor, host: Tensor, values: Tensor) -> None:
         """target = values, by way of a buffer that `host` made. It is not written to before its last copy is done."""
@@ -55,12 +58,16 @@ class Link:
         """Remember this point of the device's work."""
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self.device))
+        if self._mark is not None:
+            self._mark.record()
 
     def wait(self) -> None:
         """Until the device has come to the mark."""
         self.waits += 1
         if self._event is not None:
             self._event.synchronize()
+        if self._mark is not None:
+            self._mark.synchronize()
 
 
 class Replay:

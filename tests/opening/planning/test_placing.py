@@ -10,7 +10,7 @@ import torch
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening import PlacementWishes
 from powerinfer_cli.opening.planning import gpus, plan_files
-from powerinfer_cli.opening.planning.gpus import Target, find_target
+from powerinfer_cli.opening.planning.gpus import UNIFIED, Target, find_target
 from powerinfer_cli.placement import gpuidx_path, read_gpuidx
 from tests.helpers.main_cli import powerinfer
 from tests.helpers.model_file import ModelFile
@@ -57,6 +57,10 @@ def test_without_a_gpu_its_flags_are_told_to_do_nothing(path: Path, monkeypatch:
     assert "GPU" not in run(path).err
     assert "GPU" not in run(path, "--device", "cpu").err
     run(path, "--device", "cuda").note("^no CUDA GPU: --device cuda has no effect")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run(path, "--device", "mps").note(
+        "^no Apple GPU \\(mps\\): --device mps has no effect, everything runs on the CPU$"
+    )
 
 
 def test_a_plan_is_made_once_and_kept(path: Path) -> None:
@@ -212,7 +216,7 @@ def test_comparing_leaves_the_plan_that_is_kept(path: Path, tmp_path: Path) -> N
 class Card:
     """What torch tells of a GPU."""
 
-    total_memory = 10 * GIB
+    total_memory, is_integrated = 10 * GIB, 0
 
 
 @pytest.fixture
@@ -245,6 +249,40 @@ def test_which_gpus_and_how_much_of_them() -> None:
     assert not notes
     assert target(vram_budget=(9 * GIB,), tensor_split=(1.0,)) == Target(("cuda:0",), (9 * GIB,), (1.0,))
     assert notes == ["warning: other programs leave 8.00 GiB of GPU 0, less than its budget"]
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_gpu_without_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Card, "is_integrated", 1)
+    notes: list[str] = []
+    found = find_target(PlacementWishes(vram_budget=(3 * GIB,)), notes.append)
+    assert found == Target(("cuda:0",), (3 * GIB,), unified=True)
+    assert notes == [UNIFIED]
+
+
+def test_the_gpu_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    def target(**flags: object) -> Target | None:
+        return find_target(PlacementWishes(device="mps", **flags), notes.append)  # type: ignore[arg-type]
+
+    notes: list[str] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 10 * GIB)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: GIB)
+    monkeypatch.setattr(gpus, "available_memory", lambda: 30 * GIB)
+    found = target()
+    assert found == Target(("mps",), (9 * GIB - int(9 * GIB * 0.04),), free=True, unified=True)
+    assert not (found.cuda or found.rehearsed)
+    monkeypatch.setattr(gpus, "available_memory", lambda: 2 * GIB)
+    assert target(vram_budget=(3 * GIB,)) == Target(("mps",), (3 * GIB,), unified=True)
+    warning = "warning: other programs leave 2.00 GiB of main memory, less than the GPU's budget"
+    assert notes == [UNIFIED, warning, UNIFIED]
+    for flags, says in (
+        ({"vram_budget": (11 * GIB,)}, "more than GPU 0 has"),
+        ({"main_gpu": 1}, "^-mg 1: there is one GPU"),
+        ({"tensor_split": (1.0, 1.0)}, "^-ts names 2 GPUs, but there is one"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            target(**flags)
 
 
 @pytest.mark.usefixtures("two_cards")

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_bundled(name: str) -> None:
 
 def test_written_and_read_back(tmp_path: Path) -> None:
     profile = load_profile(NAME)
+    profile = replace(profile, link=replace(profile.link, unified=True))
     save_profile(tmp_path / "here.json", profile)
     assert load_profile(str(tmp_path / "here.json")) == profile
     assert [path.name for path in tmp_path.iterdir()] == ["here.json"]

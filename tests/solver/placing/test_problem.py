@@ -46,6 +46,14 @@ def test_processors_that_are_equally_fast_share_the_work() -> None:
     assert solution.cost == pytest.approx(0.5 * 50 * NEURON / 1e9)
 
 
+def test_a_budget_of_the_same_memory_buys_nothing() -> None:
+    """One that is as fast takes no neuron, one that is faster takes all that fit: never a share for sharing's sake."""
+    for gpu, hot in ((0.9e9, 0), (3e9, 99)):
+        machine = profile(gpu=gpu, cpu=1e9)
+        unified = replace(machine, link=replace(machine.link, unified=True))
+        assert best(problem([[0.5] * 100], 99, unified)).hot == {0: hot}
+
+
 def test_a_gpu_three_times_as_fast_takes_three_quarters() -> None:
     assert best(problem([[0.5] * 100], 99, profile(gpu=3e9, cpu=1e9))).hot == {0: 75}
 

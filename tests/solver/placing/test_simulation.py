@@ -78,6 +78,18 @@ def test_hybrid() -> None:
     assert found.head == pytest.approx(10 + GIVEN / 2)
 
 
+def test_what_has_one_memory_reads_in_turns() -> None:
+    """Neurons, and pages of the KV cache that lie outside."""
+    unified = replace(MACHINE, link=replace(MACHINE.link, unified=True))
+    cached = replace(LAYER, n_pages=5, page=100, pages=2, spare=0)
+    work = replace(WORK, sizes=replace(SIZES, layers=(cached, cached)), depth=1.0)
+    plan = Plan((9,), (LayerPlacement(0, np.array([0, 2, 9], np.int32), pages=2),) * 2, 0, "milp", "")
+    for machine, joined in ((MACHINE, max), (unified, lambda *both: sum(both))):
+        layer = simulate(plan, work, machine).layers[1]
+        assert layer.ffn == pytest.approx(joined(0.6 * 30 / 500 + 0.05, 0.9 * 30 / 50 + 0.5))
+        assert layer.before == pytest.approx(400 / 1000 + 0.1 + joined(200 / 250, 300 / 25) + GIVEN)
+
+
 def test_attention_alone_on_the_gpu() -> None:
     plan = Plan((9,), (LayerPlacement(0, no_neurons()),) * 2, 0, "milp", "")
     layer = simulate(plan, WORK, MACHINE).layers[1]

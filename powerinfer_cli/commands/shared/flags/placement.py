@@ -16,6 +16,7 @@ class DeviceFlag(StrEnum):
     """Where a model may run."""
 
     CUDA = "cuda"
+    MPS = "mps"
     CPU = "cpu"
 
 
@@ -101,7 +102,9 @@ class PlacementFlags:
     device: Annotated[
         DeviceFlag | None,
         _gpu(
-            "--device", help="cpu: no GPU; with --vram-budget or -ngl, the GPU's part is rehearsed on the CPU, slowly."
+            "--device",
+            help="cpu: no GPU; with --vram-budget or -ngl, the GPU's part is rehearsed on the CPU, slowly. mps: a Mac's "
+            "GPU, by plain torch operations; not yet measured.",
         ),
     ] = None
     reset_gpu_index: Annotated[
