@@ -4,7 +4,7 @@ such a GPU refuses: numbers of 64 bits with a fraction, operations without a ker
 Which operations have kernels is what torch's own table of functions says, which comes with torch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache

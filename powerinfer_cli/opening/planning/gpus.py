@@ -17,7 +17,7 @@ Note = Callable[[str], None]
 # What the drivers make: NVIDIA's, also under WSL; AMD's.
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
-UNIFIED = "unified memory: the GPU reads what the CPU reads, so a budget buys no bandwidth, and the plan has them read in turns"
+UNIFIED = "unified memory: the GPU reads what the CPU reads, so a budget buys no bandwidth, and they read in turns"
 LEAST_SPARE = 256 << 20  # bytes that a default budget leaves to others
 SPARE = 0.04  # of what is free
 

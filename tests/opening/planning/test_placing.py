@@ -271,7 +271,8 @@ def test_the_gpu_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "available_memory", lambda: 30 * GIB)
     found = target()
     assert found == Target(("mps",), (9 * GIB - int(9 * GIB * 0.04),), free=True, unified=True)
-    assert not (found.cuda or found.rehearsed)
+    assert not found.cuda
+    assert not found.rehearsed
     monkeypatch.setattr(gpus, "available_memory", lambda: 2 * GIB)
     assert target(vram_budget=(3 * GIB,)) == Target(("mps",), (3 * GIB,), unified=True)
     warning = "warning: other programs leave 2.00 GiB of main memory, less than the GPU's budget"

@@ -103,8 +103,8 @@ class PlacementFlags:
         DeviceFlag | None,
         _gpu(
             "--device",
-            help="cpu: no GPU; with --vram-budget or -ngl, the GPU's part is rehearsed on the CPU, slowly. mps: a Mac's "
-            "GPU, by plain torch operations; not yet measured.",
+            help="cpu: no GPU; with --vram-budget or -ngl, the GPU's part is rehearsed on the CPU, slowly. mps: a "
+            "Mac's GPU, by plain torch operations, not yet measured.",
         ),
     ] = None
     reset_gpu_index: Annotated[
