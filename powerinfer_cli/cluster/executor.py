@@ -9,6 +9,7 @@ import numpy as np
 from powerinfer_cli.cluster.borders import Bounds, LinkType
 from powerinfer_cli.cluster.hello import Hello
 from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
+from powerinfer_cli.cluster.kept_states import StateShelf
 from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.pipeline import Pipeline, reply_bytes
 from powerinfer_cli.cluster.watching import Members, Watch
@@ -24,6 +25,7 @@ from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Backend, Parts
 from powerinfer_cli.runtime.context.cache_size import context_size, extent_of, kv_bytes
 from powerinfer_cli.runtime.context.pages import PageTable
+from powerinfer_cli.runtime.context.states import BESIDE, most_saved
 from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.stats import SparsityStats
 from powerinfer_cli.runtime.whole_texts import whole_text_options
@@ -42,6 +44,7 @@ ALIKE = {
     "--swa-full": "swa_full",
     "--reference": "reference",
     "--spec-type": "drafting",
+    "--ctx-checkpoints": "ctx_checkpoints",
 }
 
 
@@ -167,7 +170,9 @@ def _worker(
     backend = share.backend(Parts(model, options, stats, share.statistics, pages, events))
     bounds = _bounds(model, options, pages, link)
     most = max(bounds.forward_bytes(pages), reply_bytes(model, bounds, _cache_bytes(model, pages)))
-    return Worker(backend, share.layers, pages, bounds, stats, joined.before, joined.behind, watch, most)
+    n_states = BESIDE + most_saved(model.layers, pages.n_sequences, options.ctx_checkpoints)
+    shelf = StateShelf(n_states * pages.n_sequences)
+    return Worker(backend, share.layers, pages, bounds, stats, joined.before, joined.behind, watch, most, shelf)
 
 
 def _bounds(model: Model, options: EngineOptions, pages: PageTable, link: LinkType) -> Bounds:

@@ -14,7 +14,7 @@ N_NUMBERS = 6
 
 
 class Op(IntEnum):
-    """Down the ranks: from FORWARD to END. Between each and rank 0: the others."""
+    """Down the ranks: from FORWARD to PUT_STATES. Between each and rank 0: the others."""
 
     FORWARD = 1
     LOGITS = 2
@@ -25,6 +25,8 @@ class Op(IntEnum):
     READ_STATES = 7
     WRITE_STATES = 8
     END = 9
+    KEEP_STATES = 10
+    PUT_STATES = 11
     HELLO = 16
     PLAN = 17
     READY = 18

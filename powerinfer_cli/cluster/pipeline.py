@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerinfer_cli.cluster.borders import Bounds, PageChanges, forward_message
+from powerinfer_cli.cluster.kept_states import KeptNumbers, KeptStates, LayerStates
 from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.named import packed, unpacked
 from powerinfer_cli.cluster.watching import Members
@@ -34,7 +35,6 @@ ONE_CELL = Held(np.zeros(1, np.int64), np.zeros(1, np.int64))
 DIRECTORY = 1 << 20  # bytes of names and shapes
 
 Named = Mapping[str, npt.NDArray[Any]]
-States = Mapping[int, npt.NDArray[np.float32]]
 
 
 def reply_bytes(model: Model, bounds: Bounds, cache: int) -> int:
@@ -68,6 +68,7 @@ class Pipeline:
         self._pages, self._changes = pages, PageChanges(pages)
         self._begins = [one.begin for one in ranges]
         self._windows = [layer.attention.window for layer in model.layers]
+        self._kept = KeptNumbers()
         self._n = 0  # tokens of the last step
         self._asked: deque[_Asked] = deque()  # what has not come yet, in the order in which it will
         self._parts: dict[str, npt.NDArray[Any]] | None = None  # of one cell: which there are
@@ -150,14 +151,23 @@ class Pipeline:
         behind = {name: part for name, part in stored.items() if _number(name) >= ends}
         self._members.send(_cells_message(Op.WRITE_CELLS, held, behind))
 
-    def read_states(self, sequence: int) -> States:
-        found = dict(self._own.read_states(sequence))
-        self._members.send(Message(Op.READ_STATES, (sequence,)))
-        for begin, theirs in self._named():
-            found |= {begin + _number(name): part for name, part in theirs.items()}
+    def read_states(self, sequence: int) -> KeptStates:
+        """Each rank keeps its own, until they are read."""
+        dropped = np.array(self._kept.dropped(), "<i8")
+        found = self._kept.keep(self._own.read_states(sequence), self._fetch_states)
+        parts = (dropped.data.cast("B"),) if len(dropped) else ()
+        self._members.send(Message(Op.KEEP_STATES, (sequence, found.number, len(dropped)), parts))
         return found
 
-    def write_states(self, sequence: int, states: States) -> None:
+    def _fetch_states(self, number: int) -> LayerStates:
+        self._members.send(Message(Op.READ_STATES, (number,)))
+        return {begin + _number(name): part for begin, theirs in self._named() for name, part in theirs.items()}
+
+    def write_states(self, sequence: int, states: LayerStates) -> None:
+        if isinstance(states, KeptStates):
+            self._own.write_states(sequence, states.own)
+            self._members.send(Message(Op.PUT_STATES, (sequence, states.number)))
+            return
         ends = self._begins[1]
         self._own.write_states(sequence, {number: state for number, state in states.items() if number < ends})
         behind = {str(number): state for number, state in states.items() if number >= ends}

@@ -14,6 +14,7 @@ from powerinfer_cli.cluster.borders import (
     read_changes,
     read_forward,
 )
+from powerinfer_cli.cluster.kept_states import StateShelf
 from powerinfer_cli.cluster.messages import Message, Op, receive
 from powerinfer_cli.cluster.named import packed, unpacked
 from powerinfer_cli.cluster.watching import Watch
@@ -32,7 +33,7 @@ Named = dict[str, npt.NDArray[Any]]
 @dataclass
 class Worker:
     """backend: of the layers of this rank; pages: the table as far as rank 0 has told; most: bytes of a message;
-    behind: None of the last rank.
+    behind: None of the last rank; shelf: states that it keeps for rank 0.
     """
 
     backend: Backend
@@ -44,6 +45,7 @@ class Worker:
     behind: Wire | None
     watch: Watch
     most: int
+    shelf: StateShelf
     _n: int = 0  # tokens of the last step
 
     def __post_init__(self) -> None:
@@ -94,8 +96,14 @@ class Worker:
                 held, rest = self._held(message)
                 self.backend.write_cells(held, self._own(unpacked(rest)))
             case Op.READ_STATES:
-                states = self.backend.read_states(self._sequence(message))
+                states = self.shelf.get(message.numbers[0])
                 self._reply_named({str(number): state for number, state in states.items()})
+            case Op.KEEP_STATES:
+                _, number, n_dropped, *_ = message.numbers
+                self.shelf.drop(_numbers(message.payload, n_dropped).tolist())
+                self.shelf.keep(number, self.backend.read_states(self._sequence(message)))
+            case Op.PUT_STATES:
+                self.backend.write_states(self._sequence(message), self.shelf.get(message.numbers[1]))
             case Op.WRITE_STATES:
                 own = self._own(unpacked(message.payload))
                 self.backend.write_states(self._sequence(message), {int(name): state for name, state in own.items()})

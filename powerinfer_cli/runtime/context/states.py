@@ -19,13 +19,14 @@ from powerinfer_cli.model.blocks import Layer, recurrent_layers
 from powerinfer_cli.runtime.batch import Batch, Segment
 from powerinfer_cli.runtime.context.saved import Stored, saved_part
 
-__all__ = ["LayerStates", "States", "regained_states", "state_bytes"]
+__all__ = ["BESIDE", "LayerStates", "States", "most_saved", "regained_states", "state_bytes"]
 
 LayerStates: TypeAlias = Mapping[int, npt.NDArray[np.float32]]  # [numbers of its state], by layer
 
 MOST_BYTES = 1 << 30  # of all that is saved
 KEPT = 3  # that go with a saved context: of a prompt's end, of a few tokens before, and of its question
 EARLIER = re.compile(r"\d{1,9}\.state@(\d{1,9})")
+BESIDE = 3  # of a sequence besides: before what may be taken back, what is marked, and one that takes another's place
 TAIL = 4  # tokens at a prompt's end, which are read apart at least: <think>, </think> and the empty lines behind them
 NEAR = 16  # tokens behind another state, which are read again sooner than a pass is spent on a state of their own
 
@@ -43,6 +44,11 @@ class Keeper(Protocol):
 def state_bytes(layers: Sequence[Layer[Any, Any]]) -> int:
     """Of one sequence."""
     return 4 * sum(one.state_size for one in recurrent_layers(layers).values())
+
+
+def most_saved(layers: Sequence[Layer[Any, Any]], n_sequences: int, most: int) -> int:
+    """States that are saved of each sequence, of which somebody wants so many at most."""
+    return min(most, max(1, MOST_BYTES // max(1, state_bytes(layers) * n_sequences)))
 
 
 @dataclass
@@ -70,7 +76,7 @@ class States:
     ) -> None:
         self._keeper, self._apart = keeper, max(1, apart)
         self._sizes = {number: one.state_size for number, one in recurrent_layers(layers).items()}
-        self._most = min(most, max(1, MOST_BYTES // (state_bytes(layers) * n_sequences)))
+        self._most = most_saved(layers, n_sequences, most)
         self._said = False
         self._of = [_History() for _ in range(n_sequences)]
 
