@@ -27,7 +27,7 @@ COMMANDS = {
     "download": "Fetch a model, and its activation statistics, from the Hugging Face hub.",
     "bench": "Measure how fast models run here, and how near that is to what memory allows.",
     "perplexity": "Measure how well a model predicts a text.",
-    "cluster": "Run a model whose layers are divided among several machines.",
+    "cluster": "Run a model on several machines: its layers divided among them, or many replicas.",
     "solve": "Profile a model, train its predictors if it has none, and plan which neurons go to the GPU.",
     "inspect": "Show what a GGUF file holds, and what becomes of it here.",
     "convert": "Make a GGUF file of a checkpoint, in a folder or on the hub.",

@@ -1,5 +1,5 @@
 # Sourced by the scripts here: makes and fills the virtual environment .venv (or $POWERINFER_VENV), once.
-#   environment EXTRA    EXTRA is "" or an extra of pyproject.toml, as in "test"
+#   environment EXTRA    EXTRA is "" or an extra of pyproject.toml, or several, as in "test,cluster"
 
 environment() {
     extra=$1

@@ -7,12 +7,12 @@ from starlette.responses import Response, StreamingResponse
 
 from powerinfer_cli.json_text import read_json
 from powerinfer_cli.router.forwarding import forward
-from powerinfer_cli.router.metrics import joined
 from powerinfer_cli.router.models import Models
 from powerinfer_cli.router.pool import State
 from powerinfer_cli.serving.answers import SYSTEM_FINGERPRINT
 from powerinfer_cli.serving.errors import invalid_request, not_supported
 from powerinfer_cli.serving.http.bodies import Answer
+from powerinfer_cli.serving.http.joined_metrics import joined
 from powerinfer_cli.serving.http.json_text import load_json
 from powerinfer_cli.serving.threads import in_thread
 

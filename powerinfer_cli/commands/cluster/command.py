@@ -11,7 +11,11 @@ from powerinfer_cli.errors import UsageError
 
 __all__ = ["app"]
 
-COMMANDS = {"run": "Run a model in layer ranges, one a machine: a text, a chat, or with --port a server."}
+COMMANDS = {
+    "run": "Run a model in layer ranges, one a machine: a text, a chat, or with --port a server.",
+    "serve": "Serve a model by several engines behind one port (Ray Serve).",
+    "config": "Write a file for `serve deploy`, on a Ray cluster that is there.",
+}
 
 
 class ClusterGroup(typer.core.TyperGroup):
@@ -23,13 +27,22 @@ class ClusterGroup(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in COMMANDS:
             raise UsageError(f"there is no command 'cluster {args[0][:60]}': there is {', '.join(COMMANDS)}")
-        if any(arg.partition("=")[0] == "--port" for arg in args):
-            from powerinfer_cli.commands.cluster.run_server import app as chosen
-        else:
-            from powerinfer_cli.commands.cluster.run_text import app as chosen
-        command = typer.main.get_command(chosen)
+        command = typer.main.get_command(_chosen(args))
         command.name = args[0]
         return args[0], command, args[1:]
+
+
+def _chosen(args: list[str]) -> typer.Typer:
+    """args: a command's name, and its words."""
+    if args[0] == "serve":
+        from powerinfer_cli.commands.cluster.serve import app as chosen
+    elif args[0] == "config":
+        from powerinfer_cli.commands.cluster.config import app as chosen
+    elif any(arg.partition("=")[0] == "--port" for arg in args):
+        from powerinfer_cli.commands.cluster.run_server import app as chosen
+    else:
+        from powerinfer_cli.commands.cluster.run_text import app as chosen
+    return chosen
 
 
 app = typer.Typer(
@@ -39,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run a model whose layers are divided among several machines.",
+    help="Run a model on several machines: its layers divided among them, or many replicas.",
 )
 
 

@@ -4,36 +4,34 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from powerinfer_cli.commands.server.command_line import current
 from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, RouterFlags, SlotFlags
 from powerinfer_cli.commands.server.input_end import ROUTED, end_with_input
+from powerinfer_cli.commands.server.loader import TextLoader
 from powerinfer_cli.commands.server.options import listed, server_options
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.escapes import process_escapes
 from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
 from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
-from powerinfer_cli.commands.shared.flags.machine import MachineFlags, cpu_line, with_machine
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags, with_machine
 from powerinfer_cli.commands.shared.flags.model import ModelFlags
 from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
 from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
-from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.router.division import WEIGHED
 
 if TYPE_CHECKING:  # these import torch
-    from powerinfer_cli.drafting import DraftOptions
     from powerinfer_cli.opening import ExecutorChoice
     from powerinfer_cli.runtime import EngineOptions
     from powerinfer_cli.serving.http.logs import Log
     from powerinfer_cli.serving.options import ServerOptions
-    from powerinfer_cli.serving.service import ServedModel
 
-__all__ = ["app", "serve_texts"]
+__all__ = ["app", "serve_texts", "text_loader"]
 
 EPILOG = """Examples:
 powerinfer server                                the bundled model, on http://127.0.0.1:8080
@@ -82,6 +80,46 @@ def serve_texts(
     at_end: Callable[[], None] | None = None,
 ) -> None:
     """What the command does. executor: who computes instead of this machine alone; at_end: called at the end."""
+    from powerinfer_cli.serving.http.sockets import bind
+    from powerinfer_cli.serving.lifecycle import serve
+
+    load = text_loader(
+        model, predictor, machine, placement, drafts, door, slots, answers, chats, sampling, grammar, executor
+    )
+    options, log = load.options, load.log
+    if router.several:
+        if model.model or model.hf:
+            raise UsageError("-m and -hf exclude --models-dir and --models-preset: a router finds its models there")
+        _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not machine.repack)
+        return
+    if steps := os.environ.get(WEIGHED):
+        from powerinfer_cli.commands.server.weighing import weigh
+
+        weigh(find_model(model, answers.hf_file), load.engine, placement, predictor, int(steps))
+        return
+    if os.environ.get(ROUTED):
+        end_with_input()
+    sockets = bind(listed(door.host), door.port)
+    serve(options, sockets, load, log, at_end=at_end)
+
+
+def text_loader(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    door: DoorFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    chats: ChatFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+    executor: "ExecutorChoice | None" = None,
+) -> TextLoader:
+    """All that the flags say of one model that is served. Raises PowerInferError, of usage too."""
+    from powerinfer_cli.serving.http.logs import Log
+
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
     options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
@@ -91,33 +129,9 @@ def serve_texts(
     kind = draft_options.kind
     options = replace(options, n_batch=model.batch_size, form=grammar.form(), spec_type=str(kind))
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
-
-    from powerinfer_cli.serving.http.logs import Log
-    from powerinfer_cli.serving.http.sockets import bind
-    from powerinfer_cli.serving.lifecycle import serve
-
     log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
-    engine_options = with_slots(with_machine(model.options(), machine), slots)
-    if router.several:
-        if model.model or model.hf:
-            raise UsageError("-m and -hf exclude --models-dir and --models-preset: a router finds its models there")
-        _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not machine.repack)
-        return
-    if steps := os.environ.get(WEIGHED):
-        from powerinfer_cli.commands.server.weighing import weigh
-
-        weigh(find_model(model, answers.hf_file), engine_options, placement, predictor, int(steps))
-        return
-    if os.environ.get(ROUTED):
-        end_with_input()
-
-    def load(watch: Callable[[str, int, int], None]) -> "tuple[ServedModel, Any]":
-        wishes = placement, draft_options
-        loading = Loading(log.note, quiet=quiet or options.log_json, watch=watch)
-        return _load(model, answers.hf_file, predictor, wishes, engine_options, options, log, executor, loading)
-
-    sockets = bind(listed(door.host), door.port)
-    serve(options, sockets, load, log, at_end=at_end)
+    engine = with_slots(with_machine(model.options(), machine), slots)
+    return TextLoader(model, answers.hf_file, predictor, placement, draft_options, engine, options, log, executor)
 
 
 def _route(
@@ -143,45 +157,6 @@ def with_slots(options: "EngineOptions", slots: SlotFlags) -> "EngineOptions":
     automatic = slots.parallel < 0
     unified = automatic if slots.kv_unified is None else slots.kv_unified
     return replace(options, n_sequences=AUTO_SLOTS if automatic else slots.parallel, unified=unified)
-
-
-def _load(
-    model: ModelFlags,
-    hf_file: str | None,
-    predictor: PredictorFlags,
-    wishes: "tuple[PlacementFlags, DraftOptions]",
-    engine_options: "EngineOptions",
-    options: "ServerOptions",
-    log: "Log",
-    executor: "ExecutorChoice | None",
-    loading: Loading,
-) -> "tuple[ServedModel, Any]":
-    """In a thread of its own, beside the server that says so."""
-    from powerinfer_cli.opening import open_model
-    from powerinfer_cli.rendering.renderer import shared_renderer
-    from powerinfer_cli.serving.chat.capabilities import capabilities_of
-    from powerinfer_cli.serving.loaded import served_model, start_thread
-
-    shared_renderer().start()  # and meanwhile the model loads
-    path = find_model(model, hf_file, tell=loading.watch)
-    with loading as events:
-        placement, drafts = wishes
-        opened = open_model(
-            path,
-            engine_options,
-            placement.wishes(),
-            predictor_path=predictor.predictor_path,
-            events=events,
-            drafts=drafts,
-            executor=executor,
-        )
-    for line in (*(f"gpu: {line}" for line in opened.gpus), f"cpu: {cpu_line(opened.engine.options)}"):
-        log.note(line)
-    model_served = served_model(opened.gguf, opened.tokenizer, opened.engine, options, opened.gpus, log)
-    remark = capabilities_of(model_served.template).remark  # found now: /props tells them, and waits for nothing
-    if remark:
-        log.note(f"warning: {remark}; chats will not be answered")
-    return model_served, start_thread(opened.gguf, opened.tokenizer, opened.engine, options, log)
 
 
 app = command_app("server", server, EPILOG, cls=ServerCommand)

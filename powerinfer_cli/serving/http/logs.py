@@ -26,6 +26,11 @@ class Log:
         self._json, self._quiet, self._tasks = as_json, quiet, tasks
         self._repeated: dict[str, tuple[float, int]] = {}  # text -> when it was written, how often not since
 
+    @property
+    def quiet(self) -> bool:
+        """Is nothing written?"""
+        return self._quiet
+
     def note(self, text: str, **values: Any) -> None:
         """What is going on."""
         self._write(self.line(text, **values))

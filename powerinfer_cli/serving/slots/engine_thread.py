@@ -77,6 +77,11 @@ class EngineThread:
         self._engine.close()
 
     @property
+    def alive(self) -> bool:
+        """Does it work still?"""
+        return self._thread.is_alive()
+
+    @property
     def tally(self) -> Tally:
         """What was counted so far."""
         return self._batcher.tally

@@ -1,6 +1,6 @@
 """Metrics of several models in one text."""
 
-from powerinfer_cli.router.metrics import joined
+from powerinfer_cli.serving.http.joined_metrics import joined
 
 ONE = "# HELP tokens Tokens\n# TYPE tokens counter\ntokens 5\n# TYPE busy gauge\nbusy 1\n"
 OTHER = '# HELP tokens Tokens\n# TYPE tokens counter\ntokens{slot="0"} 7\n'

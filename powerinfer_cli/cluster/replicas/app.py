@@ -1,0 +1,123 @@
+"""The application on Ray Serve: a door, and replicas of one model's server behind it."""
+
+import sys
+from collections.abc import AsyncGenerator
+from contextvars import Context
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from powerinfer_cli.cluster.replicas.door import Door, make_door
+from powerinfer_cli.cluster.replicas.forwarding import Ask, Failed, Lost
+from powerinfer_cli.cluster.replicas.present import names_of
+from powerinfer_cli.cluster.replicas.questions import Part, Question
+from powerinfer_cli.cluster.replicas.replica import Load, Replica
+from powerinfer_cli.cluster.replicas.shares import Fleet
+from powerinfer_cli.serving.errors import unavailable
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.options import ServerOptions
+
+__all__ = ["APPLICATION", "REPLICAS", "application"]
+
+APPLICATION, REPLICAS, DOOR = "powerinfer", "replicas", "door"
+SPARE = 64  # requests that need no slot, beside those that do
+HEALTH_S, SICK_S = 1.0, 30.0  # between two looks at a replica, and how long it may take to answer
+SOONEST_S, LATEST_S = 0.01, 0.1  # between two looks for a slot, of a request that waits for one
+MOST_AT_DOOR = 1 << 14
+
+
+class DoorDeployment:
+    """Ray Serve calls what has no underscore, and `__serve_build_asgi_app__`."""
+
+    def __init__(self, replicas: DeploymentHandle, options: ServerOptions, log: Log) -> None:
+        sys.stderr = sys.__stderr__ or sys.stderr  # Serve's goes to a file of Ray's
+        self._options = options
+        self._door = Door(_asking(replicas), lambda: names_of(REPLICAS), options, log)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return make_door(self._door, self._options)
+
+    async def stop(self) -> None:
+        """Nobody is let in any more."""
+        self._door.stopping = True
+
+    async def busy(self) -> int:
+        """Requests under way."""
+        return self._door.busy
+
+
+def application(load: Load, options: ServerOptions, log: Log, fleet: Fleet) -> serve.Application:
+    """Raises ValueError: numbers that Ray does not take."""
+    sizes: dict[str, Any] = {"num_replicas": fleet.least}
+    if fleet.least < fleet.most:
+        sizes = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=fleet.least,
+                initial_replicas=fleet.least,
+                max_replicas=fleet.most,
+                target_ongoing_requests=fleet.slots,
+                upscale_delay_s=5.0,
+                downscale_delay_s=120.0,
+            )
+        }
+    replicas = serve.deployment(Replica).options(
+        name=REPLICAS,
+        **sizes,
+        ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
+        max_ongoing_requests=2 * fleet.slots + SPARE,
+        max_queued_requests=max(1, options.queue),
+        health_check_period_s=HEALTH_S,
+        health_check_timeout_s=SICK_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=fleet.draining_s,
+        max_constructor_retry_count=3,
+        request_router_config=RequestRouterConfig(
+            request_router_class="powerinfer_cli.cluster.replicas.routing.PrefixRouter",
+            request_router_kwargs={"slots": fleet.slots},
+            initial_backoff_s=SOONEST_S,
+            max_backoff_s=LATEST_S,
+        ),
+    )
+    door = serve.deployment(serve.ingress()(DoorDeployment)).options(
+        name=DOOR,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MOST_AT_DOOR,
+        health_check_period_s=HEALTH_S,
+        health_check_timeout_s=SICK_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=fleet.draining_s,
+    )
+    bound: serve.Application = door.bind(replicas.bind(load, options, log), options, log)
+    return bound
+
+
+def _asking(replicas: DeploymentHandle) -> Ask:
+    handle = replicas.options(stream=True, method_name="answer")
+
+    async def ask(question: Question) -> AsyncGenerator[Part, None]:
+        # Each call needs a number of its own; in the context of the client's request all would have the same.
+        response: Any = Context().run(handle.remote, question)
+        ended = False
+        try:
+            async for part in response:
+                yield part
+            ended = True
+        except BackPressureError as error:
+            raise unavailable("too many requests wait already") from error
+        except DeploymentUnavailableError as error:
+            raise unavailable("no replica can be started: the log says why", retry_after_s=30) from error
+        except RayTaskError as error:
+            raise Failed(str(error.cause).splitlines()[0] if str(error.cause) else "failure") from error
+        except RayError as error:
+            raise Lost(type(error).__name__) from error
+        finally:
+            if not ended:
+                response.cancel()
+
+    return ask

@@ -1,0 +1,43 @@
+"""What the door asks a replica, and what comes back. Ray pickles both between processes that it started itself."""
+
+from dataclasses import dataclass
+
+__all__ = ["Head", "Headers", "Part", "Question"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request whose body has been read. prefix: of its conversation, as `prefix_of` has it. writes: it takes a slot,
+    and so must wait for one. replica: the only one that may answer; None: any.
+    """
+
+    method: str
+    path: str
+    query: bytes = b""
+    headers: Headers = ()
+    body: bytes = b""
+    prefix: tuple[int, ...] = ()
+    writes: bool = False
+    replica: str | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What an answer begins with. replica: who answers."""
+
+    status: int
+    headers: Headers
+    replica: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of an answer has come. head: with the first part. last: there is no more; an answer without such a part was
+    cut off.
+    """
+
+    body: bytes
+    head: Head | None = None
+    last: bool = False

@@ -1,0 +1,85 @@
+"""Ray on this machine, for one server: it listens to this machine alone, its object store is bounded, and it ends with
+this process. Or a cluster that others started.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from powerinfer_cli.errors import PowerInferError
+
+__all__ = ["Machine", "check_ray", "ray_cluster"]
+
+INSTALL = "pip install 'powerinfer[cluster]'"
+# Before Ray is imported. Its own log goes to files; who reads a server's log wants the server's.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a replica without a GPU's share sees none
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine Python takes a while to start
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
+# By the first, Ray keeps to 127.0.0.1 on any system; and replicas are no less important than other programs.
+OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Of Ray on this machine: cores and bytes of its object store; address: of a cluster that is there instead."""
+
+    cpus: int = 1
+    object_store: int = 256 << 20
+    address: str | None = None
+
+
+def check_ray(*, own: bool) -> None:
+    """own: Ray will be started by this process, and nobody else is to be listened to: what it reads is unpickled.
+
+    Raises PowerInferError: Ray is not installed, or without Serve.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if own:  # before Ray is imported, which reads it once
+        os.environ.update(OWN, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    try:
+        import ray.serve  # noqa: F401  # it is there, then
+    except ImportError as error:
+        raise PowerInferError(f"this needs Ray Serve, which is not installed ({error.name}): {INSTALL}") from error
+
+
+@contextmanager
+def ray_cluster(machine: Machine) -> Iterator[float]:
+    """Within, Ray is there; the value is how many GPUs nobody uses.
+
+    Raises PowerInferError: it cannot be started, or is not where it was said to be.
+    """
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="powerinfer-", ignore_cleanup_errors=True) as folder:
+        try:
+            if machine.address is not None:
+                ray.init(machine.address, logging_level="error", namespace="serve")
+            else:
+                ray.init(
+                    "local",
+                    num_cpus=machine.cpus,
+                    object_store_memory=machine.object_store,
+                    include_dashboard=False,
+                    logging_level="error",
+                    namespace="serve",
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
+                )
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise PowerInferError(f"Ray cannot be started: {said[0]}") from error
+        try:
+            yield float(ray.available_resources().get("GPU", 0.0))
+        finally:
+            ray.shutdown()

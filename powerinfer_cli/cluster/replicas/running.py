@@ -1,0 +1,121 @@
+"""From flags to replicas that answer, and to their end: requests under way may finish."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from powerinfer_cli.cluster.replicas.ray_here import Machine, ray_cluster
+from powerinfer_cli.cluster.replicas.shares import Fleet, Wanted, shared
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.listening import listen_at
+from powerinfer_cli.serving.http.logs import Log
+from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.system.signals import ENDING
+
+__all__ = ["serve_replicas"]
+
+LOOK_S = 0.2  # between two looks at what is under way
+ALIVE_S = 5.0  # between two looks whether Ray is there
+ANSWER_S = 10.0  # that Ray may take to say something
+
+
+def serve_replicas(
+    loads: Callable[[float], Any], options: ServerOptions, log: Log, wanted: Wanted, machine: Machine
+) -> None:
+    """Until a signal ends it. loads: by a replica's share of GPUs, how it loads its model.
+
+    Raises:
+        PowerInferError: Ray is missing, a port is in use, no GPU is free for a replica, a model cannot be loaded.
+    """
+    listen_at(options.host, options.port, "--host", 1).close()  # Ray would say so to a log of its own
+    with ray_cluster(machine) as gpus:
+        fleet = shared(wanted, gpus)
+        _Running(loads(fleet.gpus), options, log, fleet).run()
+
+
+class _Running:
+    def __init__(self, load: Any, options: ServerOptions, log: Log, fleet: Fleet) -> None:
+        self._load, self._options, self._log, self._fleet = load, options, log, fleet
+        self._signals = 0
+        self._failure: PowerInferError | None = None
+        self._changed = threading.Event()
+        self._door: Any = None
+
+    def run(self) -> None:
+        before = {number: signal.signal(number, self._signal) for number in ENDING}
+        try:
+            fleet = self._fleet
+            most = f" to {fleet.most}" if fleet.most > fleet.least else ""
+            self._log.note(
+                f"starting {fleet.least}{most} replicas, each with {fleet.cpus:g} cores and {fleet.gpus:g} GPUs"
+            )
+            threading.Thread(target=self._begin, name="loader", daemon=True).start()
+            self._wait()
+            self._end()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._failure is not None and not self._signals:
+            raise self._failure
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._changed.set()
+        if self._signals > 1:
+            os._exit(1)  # Ray's processes end with this one
+
+    def _begin(self) -> None:
+        from powerinfer_cli.cluster.replicas.starting import start
+
+        try:
+            self._door = start(self._load, self._options, self._log, self._fleet)
+        except PowerInferError as error:  # the main thread tells of it
+            self._failure = error
+        except Exception as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            self._failure = PowerInferError(f"Ray Serve cannot be started: {said[0]}")
+        self._changed.set()
+
+    def _wait(self) -> None:
+        """Until there is a signal, or something has failed."""
+        import ray
+
+        told = False
+        while not self._signals and self._failure is None:
+            self._changed.wait(ALIVE_S)
+            if self._door is None or self._signals:
+                continue
+            if not told:
+                told = True
+                self._changed.clear()
+                host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+                self._log.note(f"server is listening on http://{host}:{self._options.port}")
+            try:
+                ray.cluster_resources()
+            except Exception as error:
+                self._failure = PowerInferError(f"Ray has ended: {type(error).__name__}")
+
+    def _end(self) -> None:
+        """No new requests; those under way may finish for a while."""
+        from ray import serve
+
+        if self._failure is None and self._door is not None:
+            self._drain()
+        try:
+            serve.shutdown()
+        except Exception as error:
+            self._log.failure(error)
+
+    def _drain(self) -> None:
+        end = time.monotonic() + self._fleet.draining_s
+        try:
+            self._door.stop.remote().result(timeout_s=ANSWER_S)
+            while (busy := self._door.busy.remote().result(timeout_s=ANSWER_S)) and time.monotonic() < end:
+                self._log.seldom(f"ending: {busy} requests are under way")
+                time.sleep(LOOK_S)
+        except Exception as error:
+            self._log.failure(error)

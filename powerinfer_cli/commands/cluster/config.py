@@ -1,0 +1,118 @@
+"""`powerinfer cluster config`: a file for `serve deploy`, of the flags of `powerinfer cluster serve`."""
+
+import json
+import sys
+from pathlib import Path
+
+from powerinfer_cli import __version__
+from powerinfer_cli.commands.cluster.fleet import replica_loader
+from powerinfer_cli.commands.cluster.replica_flags import ConfigFlags, FleetFlags
+from powerinfer_cli.commands.server.command_line import CommandLine, current, groups, without
+from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.words import ServerCommand
+from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
+from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
+from powerinfer_cli.errors import PowerInferError, UsageError
+
+__all__ = ["app"]
+
+EPILOG = """Examples:
+powerinfer cluster config -m /models/big.gguf -t 16 --replicas 8 --gpus-per-replica 1 -o serve.yaml
+serve deploy serve.yaml                    on a machine of the cluster; all of them have powerinfer[cluster]
+powerinfer cluster config -hf REPO -t 8 --replicas auto --max-replicas 20 --host 0.0.0.0 --api-key-file keys"""
+
+# What the file says elsewhere.
+ELSEWHERE = frozenset(
+    {"host", "port", "t", "threads", "o", "output", "replicas", "min-replicas", "max-replicas", "gpus-per-replica"}
+    | {"drain-seconds"}
+)
+MODEL = frozenset({"m", "model"})
+KEEP_ALIVE_S = 75
+
+FILE = """# Of `powerinfer cluster config` {version}, for `serve deploy FILE`. Each node needs powerinfer[cluster].
+proxy_location: EveryNode
+http_options:
+  host: {host}
+  port: {port}
+  keep_alive_timeout_s: {keep_alive}
+applications:
+- name: powerinfer
+  route_prefix: /
+  import_path: powerinfer_cli.commands.cluster.application:app
+  args:
+    replicas: {replicas}
+{bounds}    gpus_per_replica: {gpus}
+    cpus_per_replica: {cpus}  # threads of each, too
+    drain_seconds: {draining}
+    flags: {flags}  # of `powerinfer cluster serve`; paths are each node's own
+"""
+
+
+def config(
+    to: ConfigFlags,
+    fleet: FleetFlags,
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    door: DoorFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    chats: ChatFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+) -> None:
+    """Write a file for `serve deploy`, by which a Ray cluster that is there serves a model as `cluster serve` does."""
+    least, most = fleet.sizes()
+    share = fleet.share()
+    engine = model, predictor, machine, placement, drafts
+    replica_loader(*engine, door, slots, answers, chats, sampling, grammar)  # or it says what is wrong
+    if not door.port:
+        raise UsageError("--port 0: the file must name a port")
+    bounds = f"    min_replicas: {least}\n    max_replicas: {most}\n" if fleet.replicas == "auto" else ""
+    text = FILE.format(
+        version=__version__,
+        host=json.dumps(door.host),
+        port=door.port,
+        keep_alive=KEEP_ALIVE_S,
+        replicas=fleet.replicas,
+        bounds=bounds,
+        gpus=0.0 if share is None else share,
+        cpus=max(1, model.threads),
+        draining=fleet.drain_seconds,
+        flags=json.dumps(_flags(current.get())),
+    )
+    _write(text, to.output)
+
+
+def _flags(line: CommandLine) -> list[str]:
+    """Those of a replica. A model's path is told whole: a node's working folder is another one."""
+    words = []
+    for group in groups(CommandLine(tuple(without(line, ELSEWHERE)), line.known)):
+        name, equals, value = group[0].partition("=")
+        if name.lstrip("-") in MODEL:
+            given = Path(value if equals else group[-1]).expanduser()
+            words += ["-m", str(given.absolute() if given.is_file() else given)]
+        else:
+            words += group
+    return words
+
+
+def _write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PowerInferError(f"-o {path}: cannot be written: {error.strerror}") from error
+
+
+app = command_app("config", config, EPILOG, cls=ServerCommand)

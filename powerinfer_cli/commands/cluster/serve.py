@@ -1,0 +1,74 @@
+"""`powerinfer cluster serve`: several engines behind one port, by Ray Serve."""
+
+from dataclasses import replace
+
+from powerinfer_cli.commands.cluster.fleet import ReplicaLoader, replica_loader
+from powerinfer_cli.commands.cluster.replica_flags import FleetFlags, RayFlags
+from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.words import ServerCommand
+from powerinfer_cli.commands.shared.command_app import command_app
+from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
+from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
+from powerinfer_cli.commands.shared.flags.machine import MachineFlags
+from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
+from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
+from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
+from powerinfer_cli.commands.shared.model_source import find_model
+
+__all__ = ["app"]
+
+EPILOG = """Examples:
+powerinfer cluster serve --replicas 2 -t 4               two engines of four threads each, on http://127.0.0.1:8080
+powerinfer cluster serve -m model.gguf --replicas auto --max-replicas 8 --api-key-file keys
+powerinfer cluster serve -m model.gguf --replicas 4 --gpus-per-replica 0.5    four on two GPUs, half of the memory each
+powerinfer cluster serve -hf REPO --replicas 8 --ray-address auto    on a Ray cluster that is there
+All flags of `powerinfer server` that are about a model and its answers are flags of each replica."""
+
+
+def serve(
+    fleet: FleetFlags,
+    ray: RayFlags,
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    machine: MachineFlags,
+    placement: PlacementFlags,
+    drafts: DraftFlags,
+    door: DoorFlags,
+    slots: SlotFlags,
+    answers: AnswerFlags,
+    chats: ChatFlags,
+    sampling: SamplingFlags,
+    grammar: GrammarFlags,
+) -> None:
+    """Serve a model by several engines, replicas, behind one port (Ray Serve; the extra `cluster`)."""
+    least, most = fleet.sizes()
+    share = fleet.share()
+    engine = model, predictor, machine, placement, drafts
+    loader = replica_loader(*engine, door, slots, answers, chats, sampling, grammar)
+
+    from powerinfer_cli.cluster.replicas.ray_here import Machine, check_ray
+    from powerinfer_cli.cluster.replicas.running import serve_replicas
+    from powerinfer_cli.cluster.replicas.shares import Wanted
+    from powerinfer_cli.system.cores import physical_cores, usable_cores
+    from powerinfer_cli.system.sockets import free_port
+
+    check_ray(own=ray.ray_address is None)
+    if ray.ray_address is None:
+        find_model(model, answers.hf_file)  # here, once, and before anything is started
+    cores = physical_cores(usable_cores())
+    threads = loader.engine.n_threads or max(1, cores // most)
+    loader = replace(loader, engine=replace(loader.engine, n_threads=threads))
+    options = loader.options
+    if not options.port:
+        options = replace(options, port=free_port())
+    wanted = Wanted(least, most, loader.engine.n_sequences, float(threads), share, float(fleet.drain_seconds))
+
+    def loads(gpus: float) -> ReplicaLoader:
+        return ReplicaLoader(loader, gpus)
+
+    here = Machine(max(cores, most * threads), ray.object_store << 20, ray.ray_address)
+    serve_replicas(loads, options, loader.log, wanted, here)
+
+
+app = command_app("serve", serve, EPILOG, cls=ServerCommand)

@@ -1,0 +1,65 @@
+"""`powerinfer cluster config` writes what `serve deploy` reads; flags that make no sense are one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from powerinfer_cli.cli import app
+from powerinfer_cli.commands.cluster.application import ClusterArgs
+from powerinfer_cli.commands.cluster.fleet import replica_of_words
+from powerinfer_cli.errors import PowerInferError
+
+
+def run(*words: str) -> None:
+    app(["cluster", *words], prog_name="powerinfer", standalone_mode=False)
+
+
+def written(folder: Path, *words: str) -> Any:
+    file = folder / "serve.yaml"
+    run("config", "-o", str(file), *words)
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def test_the_file_says_the_same_as_the_flags(tmp_path: Path) -> None:
+    auto = ["--replicas", "auto", "--max-replicas", "20", "--gpus-per-replica", "0.5"]
+    door = ["--host", "0.0.0.0", "--port", "9000", "--api-key", "a b"]
+    file = written(tmp_path, *auto, *door, "-t", "8", "-np", "3", "--temp=0.5", "--alias", "x: 'y\"")
+    assert (file["http_options"]["host"], file["http_options"]["port"]) == ("0.0.0.0", 9000)
+    application = file["applications"][0]
+    args = ClusterArgs.model_validate(application["args"])
+    assert (args.replicas, args.min_replicas, args.max_replicas) == ("auto", 1, 20)
+    assert (args.gpus_per_replica, args.cpus_per_replica) == (0.5, 8)
+    loader = replica_of_words(args.flags)
+    assert loader.engine.n_sequences == 3
+    assert (loader.options.api_keys, loader.options.alias) == ({"a b"}, "x: 'y\"")
+    assert loader.options.sampler.temp == 0.5
+
+
+def test_a_file_of_this_machine_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    flags = written(tmp_path, "-m", "model.gguf", "-c", "512")["applications"][0]["args"]["flags"]
+    assert flags == ["-m", str(tmp_path / "model.gguf"), "-c", "512"]
+    assert written(tmp_path, "--model=elsewhere.gguf")["applications"][0]["args"]["flags"] == ["-m", "elsewhere.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--replicas", "many"], "--replicas many: must be a number from 1 to 10000, or auto"),
+        (["--replicas", "2", "--max-replicas", "3"], "for --replicas auto"),
+        (["--replicas", "auto", "--min-replicas", "5", "--max-replicas", "3"], "--min-replicas 5 is more than"),
+        (["--gpus-per-replica", "1.5"], "whole GPUs, or a part of one"),
+        (["--sleep-idle-seconds", "5"], "not for replicas"),
+        (["--slot-save-path", "."], "not for replicas"),
+        (["--host", "a,b"], "one address"),
+        (["--port", "0"], "must name a port"),
+        (["-o", "/nowhere/serve.yaml"], "cannot be written"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(PowerInferError, match=line) as raised:
+        run("config", *words)
+    assert "\n" not in str(raised.value)
