@@ -12,7 +12,7 @@ from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.commands.shared.text_file import read_text
-from powerinfer_cli.commands.solve.flags import PlanFlags, ReportFlags, StageFlags
+from powerinfer_cli.commands.solve.flags import MachinesFlags, PlanFlags, ReportFlags, StageFlags
 from powerinfer_cli.commands.solve.progress import Working
 from powerinfer_cli.errors import PowerInferError
 
@@ -30,12 +30,21 @@ powerinfer solve -m model.gguf --vram-budget 8          a plan for 8 GiB of GPU 
 powerinfer solve -m dense.gguf -f text.txt --merge sparse.powerinfer.gguf
 powerinfer solve -m model.gguf --plan-only --device-profile rtx-4090-ddr5 --report plan.html
 powerinfer solve --device-profile list                  machines whose data sheets are here
+powerinfer solve -m model.gguf --measure-machine a.json  what this machine costs, for a list of machines
+powerinfer solve -m model.gguf --machines machines.json -np 8   which layers go to which machine
 
 A dense model is judged first; where it would not become 5 % faster, that is all, unless --force is given.
 An interrupted run goes on where it stopped when it is repeated."""
 
 
-def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan: PlanFlags, told: ReportFlags) -> None:
+def solve(
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    stages: StageFlags,
+    plan: PlanFlags,
+    machines: MachinesFlags,
+    told: ReportFlags,
+) -> None:
     """Profile a model, train its predictors if it has none, and plan which neurons go to the GPU.
 
     What is there and still fits is kept: activation/ and predictor/ beside the model, and MODEL.generated.gpuidx.
@@ -44,13 +53,32 @@ def solve(model: ModelFlags, predictor: PredictorFlags, stages: StageFlags, plan
         _list_profiles()
         return
     stages.check()
+    machines.check(stages, plan, told)
     text = None if stages.file is None else read_text(stages.file)
     path = find_model(model)
     with tidy_ending():
-        if stages.no_predictors:
+        if machines.wanted:
+            _several(path, model, predictor, plan, machines, told)
+        elif stages.no_predictors:
             _turn(path, stages, plan, told)
         else:
             _solve(path, text, model, predictor, stages, plan, told)
+
+
+def _several(
+    path: Path,
+    model: ModelFlags,
+    predictor: PredictorFlags,
+    plan: PlanFlags,
+    machines: MachinesFlags,
+    told: ReportFlags,
+) -> None:
+    from powerinfer_cli.commands.solve.machines import measure_this_machine, plan_for_machines
+
+    if machines.measure_machine is not None:
+        measure_this_machine(path, model.options(), plan, machines.measure_machine, as_json=told.json)
+    else:
+        plan_for_machines(path, model.options(), predictor.predictor_path, machines, as_json=told.json)
 
 
 app = command_app("solve", solve, EPILOG)

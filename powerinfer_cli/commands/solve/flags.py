@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imports torch
     from powerinfer_cli.opening import PlacementWishes
     from solver.predictor import TrainOptions
 
-__all__ = ["ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
+__all__ = ["LinkFlag", "MachinesFlags", "ObjectiveFlag", "PlanFlags", "ReportFlags", "StageFlags"]
 
 MOST_MINUTES = 100_000
 MEASURED = "measured"
@@ -35,6 +35,10 @@ def _stage(*names: str, help: str, metavar: str | None = None, low: int | None =
 
 def _plan(*names: str, help: str, metavar: str | None = None, low: int | None = None) -> Any:  # noqa: A002  # Typer's word
     return typer.Option(*names, help=help, metavar=metavar, min=low, rich_help_panel="Plan")
+
+
+def _machines(*names: str, help: str, metavar: str | None = None, **limits: Any) -> Any:  # noqa: A002  # Typer's word
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Several machines", **limits)
 
 
 def _report(*names: str, help: str, metavar: str | None = None) -> Any:  # noqa: A002  # Typer's word
@@ -210,6 +214,58 @@ class PlanFlags:
         return wishes_of(
             self.vram_budget, self.tensor_split, self.device, gpu_layers=self.gpu_layers, main_gpu=self.main_gpu
         )
+
+
+class LinkFlag(StrEnum):
+    """As `cluster run` has it."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+
+    @property
+    def n_bytes(self) -> int:
+        """Of a number."""
+        return 4 if self is LinkFlag.F32 else 2
+
+
+@dataclass(frozen=True)
+class MachinesFlags:
+    """For which machines layers are divided."""
+
+    machines: Annotated[
+        Path | None,
+        _machines("--machines", metavar="FILE", help="Divide layers among the machines of a JSON file, and end."),
+    ] = None
+    parallel: Annotated[
+        int,
+        _machines("-np", "--parallel", metavar="N", help="Texts at the same time to plan for.", min=1, max=1024),
+    ] = 1
+    link_type: Annotated[LinkFlag, _machines("--link-type", help="Of numbers between machines.")] = LinkFlag.F32
+    measure_machine: Annotated[
+        Path | None,
+        _machines("--measure-machine", metavar="FILE", help="Write what this machine costs, for such a file, and end."),
+    ] = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are several machines to plan for, or this one is to be measured for that."""
+        return self.machines is not None or self.measure_machine is not None
+
+    def check(self, stages: StageFlags, plan: PlanFlags, told: "ReportFlags") -> None:
+        """Raises UsageError."""
+        if self.machines is None and (self.parallel != 1 or self.link_type is not LinkFlag.F32):
+            raise UsageError("-np and --link-type say what --machines FILE plans for: give that, too")
+        if not self.wanted:
+            return
+        if self.machines is not None and self.measure_machine is not None:
+            raise UsageError("--machines plans by what --measure-machine has written: give one")
+        flag = "--machines" if self.machines is not None else "--measure-machine"
+        if stages != StageFlags():
+            raise UsageError(f"{flag} makes no statistics and no predictors: leave their flags out")
+        if self.machines is not None and plan != PlanFlags():
+            raise UsageError("--machines: the file says what each machine has: leave flags for this one's GPUs out")
+        if told.report is not None:
+            raise UsageError(f"{flag} has no page: leave --report out, or take --json")
 
 
 @dataclass(frozen=True)

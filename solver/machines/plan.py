@@ -1,0 +1,151 @@
+"""From a model and machines to layer ranges, and the tokens a second that they lead one to expect."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from powerinfer_cli.model import Model
+from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model.ranges import LayerRange, whole_from
+from powerinfer_cli.runtime import EngineOptions
+from powerinfer_cli.runtime.context.cache_size import extent_of, kv_bytes
+from solver.machines.dynamic import range_seconds, solve_dynamic
+from solver.machines.milp import solve_division
+from solver.machines.network import Machine, Network
+from solver.machines.problem import Divided, Division, Site
+from solver.machines.sites import MainBytes, make_site
+from solver.placing.simulation import Work
+
+__all__ = ["MachinesPlan", "Pipeline", "main_bytes", "plan_machines"]
+
+PROCESS = 400 << 20  # bytes of a rank that has no layer yet: Python, Numba, torch
+BORDER = 1e-4  # seconds of a border beside its wire: the kernel's sockets, and Python
+FLOAT = 4
+
+
+def main_bytes(model: Model, options: EngineOptions, n_ctx: int) -> MainBytes:
+    """For n_ctx tokens of all texts together."""
+    extent = extent_of(model.layers, options, n_ctx)
+    weights = tuple(_size(model, index) for index in range(len(model.layers)))
+    kept = tuple(kv_bytes([layer], extent, options.type_k, options.type_v) for layer in model.layers)
+    n_ff = max(layer.ffn.neurons.n_ff for layer in model.layers)
+    flow = FLOAT * options.most_tokens(n_ctx) * (8 * model.config.n_embd + 3 * n_ff)
+    head = sum(one.nbytes for kind in leaves(model.head) for one in kind)
+    return MainBytes(weights, kept, head, PROCESS + flow + FLOAT * model.config.n_vocab, whole_from(model))
+
+
+def _size(model: Model, index: int) -> int:
+    return sum(one.nbytes for kind in leaves(model.layers[index]) for one in kind)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model that is to be divided. work: one text's. n_ctx: tokens of all texts together. link: bytes of a
+    number of x on its way. n_texts: at the same time.
+    """
+
+    work: Work
+    main: MainBytes
+    n_vocab: int
+    n_ctx: int
+    link: int = FLOAT
+    n_texts: int = 1
+
+    @property
+    def needed(self) -> int:
+        """Bytes of main memory on one machine without a GPU."""
+        return sum(self.main.weights) + sum(self.main.cache) + self.main.head + self.main.rank
+
+
+@dataclass(frozen=True)
+class MachinesPlan:
+    """machines: which of the network's; ranges: their layers. stages: seconds of a step on each. tokens_per_second: of
+    all texts together; one_text: of one that is alone, with the same ranges. bound: tokens a second that no such
+    division goes above; twin: what dynamic programming has found.
+    """
+
+    machines: tuple[int, ...]
+    ranges: tuple[LayerRange, ...]
+    stages: tuple[float, ...]
+    tokens_per_second: float
+    one_text: float
+    bound: float
+    twin: float
+
+
+def plan_machines(pipeline: Pipeline, network: Network, *, time_limit: float = 10.0) -> dict[int, MachinesPlan]:
+    """The best division for each number of machines with which there is one. time_limit: seconds of HiGHS for each."""
+    planner = _Planner(pipeline, network, time_limit)
+    most = min(len(network.machines), planner.n_units)
+    found = {n_used: planner.plan(n_used) for n_used in range(1, most + 1)}
+    return {n_used: plan for n_used, plan in found.items() if plan is not None}
+
+
+@dataclass(frozen=True)
+class _Planner:
+    pipeline: Pipeline
+    network: Network
+    time_limit: float
+
+    @property
+    def n_units(self) -> int:
+        """Layers, but for those that belong together, which are one."""
+        n_layer = len(self.pipeline.work.sizes.layers)
+        return min(n_layer, self.pipeline.main.whole + 1)
+
+    def plan(self, n_used: int) -> MachinesPlan | None:
+        """None: so many have no room."""
+        n_texts = self.pipeline.n_texts
+        problem = self._division(min(n_used, n_texts))
+        made, twin = solve_division(problem, n_used, time_limit=self.time_limit), solve_dynamic(problem, n_used)
+        if made is None:
+            return None
+        n_layer = len(self.pipeline.work.sizes.layers)
+        cuts = [*made.cuts[:-1], n_layer]
+        return MachinesPlan(
+            made.machines,
+            tuple(LayerRange(begin, end) for begin, end in pairwise(cuts)),
+            made.stages,
+            n_texts / made.period,
+            1.0 / (made.period if n_texts == 1 else self._alone(made)),
+            n_texts / made.bound if made.bound else np.inf,
+            n_texts / twin.period if twin else 0.0,
+        )
+
+    def _alone(self, made: Divided) -> float:
+        """Seconds of one text's token."""
+        problem = self._single
+        cuts = zip(made.machines, made.cuts[:-1], made.cuts[1:], strict=True)
+        return problem.period(made.machines, [float(range_seconds(problem.sites[m])[a, b]) for m, a, b in cuts])
+
+    @cached_property
+    def _single(self) -> Division:
+        return self._problem(1, 1)
+
+    def _division(self, n_groups: int) -> Division:
+        return self._problem(n_groups, -(-self.pipeline.n_texts // n_groups))
+
+    def _problem(self, n_groups: int, n_texts: int) -> Division:
+        """With so many groups of so many texts on their way."""
+        pipeline, network = self.pipeline, self.network
+
+        @cache
+        def site(place: int) -> Site:
+            return make_site(pipeline.work, pipeline.main, network.machines[place], n_texts)
+
+        n = len(network.machines)
+        alike = [next(i for i, one in enumerate(network.machines) if _alike(one, own)) for own in network.machines]
+        border, carried, back = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
+        x, logits = pipeline.link * pipeline.work.n_embd * n_texts, FLOAT * pipeline.n_vocab * n_texts
+        for j in range(1, n):
+            for i in range(j):
+                wire = network.wire(i, j)
+                border[i, j], carried[i, j] = BORDER + wire.seconds(x), x / wire.bandwidth
+            back[j] = BORDER + network.wire(0, j).seconds(logits)
+        return Division(tuple(map(site, alike)), border, carried, back, n_groups)
+
+
+def _alike(one: Machine, other: Machine) -> bool:
+    return (one.profile, one.memory, one.vram) == (other.profile, other.memory, other.vram)
