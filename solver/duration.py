@@ -18,8 +18,7 @@ def seconds_to_come(
     of a model without zeros.
     """
     rate, trained = rates.reading, tokens - held
-    # Most of what a predictor takes, decompositions and a search over few tokens, does not grow with the text.
-    training = rates.layers * rates.training * max(1.0, trained / rates.tokens) ** 0.5
+    training = rates.training_on(max(trained, rates.tokens))
     profile = {PROFILE: tokens * rate}
     made = {
         COLLECTING: trained * rate if rates.graded else 0.0,  # else the profile's pass has done it

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -111,9 +111,10 @@ def run(model: Path, out: Path, flags: Sequence[str]) -> tuple[float, float, dic
 
 
 def extrapolated(out: Path, weights: int) -> float:
-    """Seconds of a complete run without gradient steps, by a verdict's rates."""
+    """Seconds of a complete run without gradient steps, by a verdict's rates; of training by those of processors."""
     verdict = Verdict.from_record(read_state(out).found("verdict"))
-    return sum(seconds_to_come(verdict.rates, read_size(weights), HELD, 0.0).values())
+    rates = replace(verdict.rates, training=verdict.alone)
+    return sum(seconds_to_come(rates, read_size(weights), HELD, 0.0).values())
 
 
 def rows_of(case: Case, model: Path, out: Path, common: Sequence[str]) -> list[tuple[str, ...]]:

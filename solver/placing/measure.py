@@ -1,7 +1,8 @@
 """What this machine's CPU costs: the engine's own kernels, timed on weights of a model's sizes.
 
 As many layers as the model has, so that caches hold of them what they hold of it; no more than a large cache would not
-hold either. What is timed is short, a few milliseconds, and done often: other programs meet some of it only.
+hold either. What is timed is short, a few milliseconds, and done often: other programs meet some of it only. All
+threads always take part: on busy machines a team goes on with fewer, but it would be chance in which parts.
 """
 
 import itertools
@@ -129,7 +130,7 @@ def measure_cpu(
     """
     down = shape.down or kinds[0]
     down = down if down in FORMATS else conversion(down)
-    team = Team(threads or default_threads(tuple(cores)), cores)
+    team = Team(threads or default_threads(tuple(cores)), cores, steady=True)
     say = on_step or (lambda _: None)
     try:
         rates, ffn = {}, []

@@ -50,7 +50,7 @@ def cpu_with_experts(
     """A CPU's costs, with those of experts of these types; as it is, where the shape has none."""
     if not shape.n_experts:
         return cpu
-    team = Team(threads or default_threads(tuple(cores)), cores)
+    team = Team(threads or default_threads(tuple(cores)), cores, steady=True)
     try:
         found = {}
         for kind in dict.fromkeys(kinds):

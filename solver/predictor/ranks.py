@@ -8,9 +8,18 @@ import torch
 
 from solver.predictor.layer import LEAST_CONSTANT, PredictorOptions, PredictorReport, TrainedPredictor, closed_form
 from solver.predictor.samples import Samples
-from solver.predictor.start import Residuals, Start, start_from_labels, start_from_rows
+from solver.predictor.start import EXTRA, PASSES, Residuals, Start, start_from_labels, start_from_rows
 
-__all__ = ["Costs", "RankOptions", "ReadingSpeed", "candidates", "most_rank", "start_densities", "train_at_best_rank"]
+__all__ = [
+    "Costs",
+    "RankOptions",
+    "ReadingSpeed",
+    "TrainingWork",
+    "candidates",
+    "most_rank",
+    "start_densities",
+    "train_at_best_rank",
+]
 
 MOST = 1280  # directions that are looked at; released predictors of 13B models have no more
 STEP = 32  # a row of fc2 is whole blocks of a quantised type
@@ -93,6 +102,31 @@ def candidates(most: int) -> list[int]:
         found.append(rank)
         rank += max(STEP, rank // 4 // STEP * STEP)
     return [*found, most]
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """Multiplications that a layer's predictor in closed form takes, nearly all of them. once: for the map in
+    coordinates where residuals are white, its cut, and factors. token: of each, in covariances and in a regression.
+    """
+
+    once: float
+    token: float
+
+    @classmethod
+    def of(cls, n_embd: int, n_ff: int, *, exact: bool) -> "TrainingWork":
+        """exact: the map is known."""
+        maps = n_embd * n_embd * n_ff * (1 if exact else 2)
+        cut = 2 * PASSES * (min(FEW, n_embd) + EXTRA) * n_ff * n_embd
+        return cls(maps + cut + n_embd**3, 2 * n_embd * n_embd + (0 if exact else n_embd * n_ff))
+
+    @property
+    def fixed(self) -> float:
+        """How many tokens would take as long as what does not depend on their number."""
+        return self.once / self.token
+
+    def of_tokens(self, tokens: int) -> float:
+        return self.once + tokens * self.token
 
 
 def train_at_best_rank(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from solver.predictor.samples import Samples
 
-__all__ = ["CHUNK", "Residuals", "Start", "start_from_labels", "start_from_rows"]
+__all__ = ["CHUNK", "EXTRA", "PASSES", "Residuals", "Start", "start_from_labels", "start_from_rows"]
 
 SHIFT = 3.0  # of hidden neurons, in standard deviations
 RIDGE = 1e-4  # of the mean variance: directions in which residuals hardly spread

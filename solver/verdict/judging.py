@@ -17,6 +17,7 @@ from powerinfer_cli.runtime import Engine
 from solver.decoding import DEEPEST, Decoding, measure_decoding
 from solver.predictor import DensityMeter, ReadingSpeed
 from solver.predictor.layer import TrainedPredictor
+from solver.predictor.ranks import TrainingWork
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
@@ -33,7 +34,7 @@ USUAL = 0.5  # of the neurons of a model without zeros
 SECONDS = 2.0  # of decoding
 READING, WEIGHING, TRYING = "verdict: reading", "verdict: leaving small neurons out", "verdict: trying predictors"
 MEASURING, DECODING = "verdict: measuring this machine", "verdict: decoding with predictors"
-WORK, TRIAL_WORK = 1.5e10, 4e8  # multiplications a second and thread, roughly; of a predictor's trial
+WORK, TRIAL_WORK = 1e11, 2e10  # multiplications a second and thread, roughly; of a predictor's trial
 MEASURED, DECODED = 15.0, 5.0  # seconds
 
 
@@ -80,9 +81,15 @@ def expected_rates(model: SolverModel) -> WorkRates:
     """Roughly, before anything is measured."""
     weights, threads = model.weights, model.options.threads[1]
     tokens, config = tokens_of(weights), model.config
-    training = tokens * config.n_embd * max(config.n_ff) / (TRIAL_WORK * min(threads, LOOKED_AT))
+    work = _training_work(model)
+    training = work.of_tokens(tokens) / (TRIAL_WORK * min(threads, LOOKED_AT))
     graded = not config.activation.has_exact_zeros
-    return WorkRates(weights / (WORK * threads), training, tokens, config.n_layer, graded)
+    return WorkRates(weights / (WORK * threads), training, tokens, config.n_layer, graded, work.fixed)
+
+
+def _training_work(model: SolverModel) -> TrainingWork:
+    config = model.config
+    return TrainingWork.of(config.n_embd, max(config.n_ff), exact=config.activation.has_exact_zeros)
 
 
 def expected_seconds(rates: WorkRates) -> dict[str, float]:
@@ -124,7 +131,7 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     machine = wanted.machine()
     model.events.progress(MEASURING, 1, 1)
     speed, before = machine.speed, time.monotonic()
-    trials, trained = _try(model, seen, wanted.recall, speed)
+    trials, trained, alone = _try(model, seen, wanted.recall, speed)
     tried_seconds = time.monotonic() - before
     exact = density is None
     layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)
@@ -173,6 +180,8 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         speed=speed,
         expected=expected,
         rows=rows,
+        alone=alone,
+        fixed=_training_work(model).fixed,
     )
 
 
@@ -203,22 +212,24 @@ def _cost(model: SolverModel, engine: Engine, pieces: Chunks, density: float) ->
 
 def _try(
     model: SolverModel, seen: Look, recall: float, speed: ReadingSpeed | None
-) -> tuple[dict[int, Trial], dict[int, TrainedPredictor]]:
+) -> tuple[dict[int, Trial], dict[int, TrainedPredictor], float]:
     """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other. What was
-    tried is kept of small models.
+    tried is kept of small models. Also seconds of a layer, by what processors spent on it.
     """
     threads, workers = torch.get_num_threads(), min(model.options.threads[1], len(seen.samples))
     model.events.progress(TRYING, 0, len(seen.samples))
     trials: dict[int, Trial] = {}
     trained: dict[int, TrainedPredictor] = {}
+    spent = 0.0
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         tried = {
-            pool.submit(try_predictor, model.model.layers[layer], model.config, samples, recall, speed): layer
+            pool.submit(_timed, try_predictor, model.model.layers[layer], model.config, samples, recall, speed): layer
             for layer, samples in seen.samples.items()
         }
         for future in as_completed(tried):
-            layer, found = tried[future], future.result()
+            layer, (found, seconds) = tried[future], future.result()
+            spent += seconds
             trials[layer] = Trial.of(found.report)
             if is_small(model.model):
                 trained[layer] = found
@@ -226,7 +237,13 @@ def _try(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-    return trials, trained
+    return trials, trained, spent / len(trials) / workers
+
+
+def _timed(work: Callable[..., TrainedPredictor], *given: Any) -> tuple[TrainedPredictor, float]:
+    """With the seconds that this thread spent on it, not those that it waited for a core."""
+    begin = time.thread_time()
+    return work(*given), time.thread_time() - begin
 
 
 def _machine_name(machine: MachineCosts, decoding: Decoding | None) -> str:

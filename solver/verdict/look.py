@@ -16,7 +16,7 @@ __all__ = ["LOOKED_AT", "Look", "look", "short_text", "tokens_of"]
 
 LOOKED_AT = 4  # layers that predictors are tried in
 PIECE = 256  # tokens
-MOST, LEAST = 2048, 512  # tokens in all
+MOST, LEAST = 4096, 512  # tokens in all
 WORK = 4e12  # multiplications: some 10 to 60 s
 
 
@@ -42,7 +42,7 @@ def short_text(chunks: Chunks, weights: int) -> list[Sequence[int]]:
 
 
 def tokens_of(weights: int) -> int:
-    """How many tokens are looked at: 2,048, fewer for a model with very many weights, at least 512."""
+    """How many tokens are looked at: 4,096, fewer for a model with very many weights, at least 512."""
     return max(LEAST, min(MOST, int(WORK / max(1, weights))))
 
 

@@ -40,7 +40,7 @@ def kind_of(model: Model) -> Kind:
 @dataclass(frozen=True)
 class WorkRates:
     """How fast a model is read and its predictors are made. reading: seconds of a token. training: of a layer, from so
-    many `tokens`. graded: without exact zeros.
+    many `tokens`; `fixed`: tokens that would take as long as what does not depend on them. graded: without exact zeros.
     """
 
     reading: float
@@ -48,6 +48,11 @@ class WorkRates:
     tokens: int
     layers: int
     graded: bool
+    fixed: float = 0.0
+
+    def training_on(self, tokens: int) -> float:
+        """Seconds of all layers."""
+        return self.layers * self.training * (self.fixed + tokens) / (self.fixed + self.tokens)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Verdict:
     the dense model here; expected: of the sparse one, where some layers were decoded with predictors: by costs, with
     the dense model's as measured, and sparse FFNs that take `rows` times as long again. others: cores that other
     programs kept busy. bits: of a weight. reading, training: seconds of a token, and of a layer's predictor, as they
-    were tried. speed: of this machine, None for others.
+    were tried; alone: of the latter, had nothing else been at work; fixed: as `WorkRates` has it. speed: of this
+    machine, None for others.
     """
 
     kind: Kind
@@ -86,13 +92,16 @@ class Verdict:
     threads: int
     reading: float
     training: float
+    alone: float
+    fixed: float
     speed: ReadingSpeed | None = None
     expected: float | None = None
     rows: float = 1.0
 
     @property
     def rates(self) -> WorkRates:
-        return WorkRates(self.reading, self.training, self.tokens, len(self.layers), self.density is not None)
+        graded = self.density is not None
+        return WorkRates(self.reading, self.training, self.tokens, len(self.layers), graded, self.fixed)
 
     @property
     def gain(self) -> float:

@@ -23,7 +23,7 @@ def verdict(reading: float) -> Verdict:
     """reading: seconds of a token."""
     return Verdict(
         Kind.EXACT_ZEROS, Activation.RELU, (LAYER, LAYER), 512, None, None, 3e6, 1.8e6, 1.6e6, 2.6e6, "Q8_0", 0.006,
-        100.0, 150.0, 80.0, 0.1, 0.0, "this machine", 4.5, 1, reading, 2.0,
+        100.0, 150.0, 80.0, 0.1, 0.0, "this machine", 4.5, 1, reading, 2.0, 1.5, 1e9,
     )  # fmt: skip
 
 

@@ -215,8 +215,9 @@ class Team:
     just now holds back the others only where it was stopped in the middle of a piece.
     """
 
-    def __init__(self, size: int, cores: Sequence[frozenset[int]] = ()) -> None:
-        """`cores`: which cores each thread may run on, the caller's first; empty: any.
+    def __init__(self, size: int, cores: Sequence[frozenset[int]] = (), *, steady: bool = False) -> None:
+        """`cores`: which cores each thread may run on, the caller's first; empty: any. steady: as many threads take
+        part as are asked for, whether or not fewer would be faster.
 
         No more threads take part than there are cores, whatever the size: a thread that waits would hold the core
         that the one it waits for needs, and every operation would take a scheduler's turn or two.
@@ -224,6 +225,7 @@ class Team:
         if not 1 <= size < _MOST_THREADS:
             raise ValueError(f"a team of {size} threads")
         self.size = size
+        self._steady = steady
         self._crews: dict[tuple[int, int], Crew] = {}
         self._most = min(size, len(frozenset().union(*cores) if cores else usable_cores()))
         memory = np.zeros(_SLEEPERS + (2 * size + 1) * _LINE, np.int64)
@@ -242,13 +244,13 @@ class Team:
 
     def run(self, program: Program, threads: int = 0) -> None:
         """Carry out a program with so many threads (0: all) at most: with as many as there are cores, or with fewer
-        where that is faster (see `Crew`).
+        where that is faster (see `Crew`) and the team is not steady.
         """
         program[:, COUNTER] = 0
         control, most = self._control, min(threads or self.size, self._most)
         kind = len(program), most  # layers that are alike have programs of the same length
         crew = self._crews.get(kind) or self._crews.setdefault(kind, Crew(most))
-        control[_THREADS], control[_STALLED] = crew.threads, 0
+        control[_THREADS], control[_STALLED] = most if self._steady else crew.threads, 0
         control[_PROGRAM], control[_LENGTH] = program.ctypes.data, len(program)
         start = time.perf_counter_ns()
         lead.call(control.ctypes.data)

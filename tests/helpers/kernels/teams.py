@@ -8,7 +8,7 @@ from powerinfer_cli.kernels.jit.team import Team
 __all__ = ["team_of"]
 
 
-def team_of(size: int) -> Team:
+def team_of(size: int, *, steady: bool = False) -> Team:
     """All of its threads take part."""
     with mock.patch.object(team, "usable_cores", return_value=frozenset(range(size))):
-        return Team(size)
+        return Team(size, steady=steady)

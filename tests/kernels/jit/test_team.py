@@ -132,6 +132,23 @@ def test_nobody_waits_for_a_thread_that_is_not_running(monkeypatch: pytest.Monke
     by.close()
 
 
+def test_a_steady_team_goes_on_with_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team.Crew, "threads", property(lambda _: 1))  # as where fewer are faster
+    chain, usual, steady = Chain(), team_of(2), team_of(2, steady=True)
+    for _ in range(20):
+        chain.run(usual)
+        chain.check()
+        assert not chain.done[1:].any()
+    by_the_second, end = 0, time.monotonic() + 30
+    while not by_the_second and time.monotonic() < end:
+        chain.run(steady)
+        chain.check()
+        by_the_second += chain.done[1]
+    assert by_the_second
+    usual.close()
+    steady.close()
+
+
 def test_no_more_threads_take_part_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team, "usable_cores", lambda: frozenset({0, 5}))
     before = others()
