@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,25 +12,29 @@ from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
 from powerinfer_cli.cluster.kept_states import StateShelf
 from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.pipeline import Pipeline, reply_bytes
+from powerinfer_cli.cluster.share import RankBackend, Share
 from powerinfer_cli.cluster.watching import Members, Watch
 from powerinfer_cli.cluster.worker import Worker
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves
-from powerinfer_cli.model.ranges import LayerRange, check_division, divide, part_of, shown_ranges
+from powerinfer_cli.model.ranges import LayerRange, check_division, divide, shown_ranges
 from powerinfer_cli.opening.opened import ModelFiles
-from powerinfer_cli.placement import ActivationStatistics, model_fingerprint, statistics_fingerprint
+from powerinfer_cli.opening.wishes import PlacementWishes
+from powerinfer_cli.placement import model_fingerprint, statistics_fingerprint
 from powerinfer_cli.runtime import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.backend import Backend, Parts
 from powerinfer_cli.runtime.context.cache_size import context_size, extent_of, kv_bytes
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.context.states import BESIDE, most_saved
-from powerinfer_cli.runtime.executors import backend_of
 from powerinfer_cli.runtime.stats import SparsityStats
 from powerinfer_cli.runtime.whole_texts import whole_text_options
 
 __all__ = ["PipelineExecutor", "RankWishes", "serve_layers"]
+
+NO_GPU = PlacementWishes(device="cpu")
+MOST_GPUS = 64  # of a rank
 
 # What all ranks must have alike, by the flags' names.
 ALIKE = {
@@ -51,13 +55,15 @@ ALIKE = {
 @dataclass(frozen=True)
 class RankWishes:
     """meeting: of the ranks; link: of x's numbers on the way; on_failure: is told, by a thread of its own, in what line
-    all has ended once a rank has gone; layers: of each rank, in order, None: as many as make equal bytes.
+    all has ended once a rank has gone; layers: of each rank, in order, None: as many as make equal bytes;
+    placement: of this rank's own layers.
     """
 
     meeting: Meeting
     link: LinkType
     on_failure: Callable[[str], None]
     layers: tuple[LayerRange, ...] | None = None
+    placement: PlacementWishes = NO_GPU
 
     def ranges(self, model: Model) -> tuple[LayerRange, ...]:
         """Of all ranks. Raises PowerInferError: the model cannot be divided so."""
@@ -65,25 +71,6 @@ class RankWishes:
             return divide(model, self.meeting.seat.n_ranks)
         check_division(model, self.layers)
         return self.layers
-
-
-@dataclass(frozen=True)
-class _Share:
-    """What a rank has of a model."""
-
-    layers: LayerRange
-    model: Model
-    statistics: ActivationStatistics | None
-
-    @classmethod
-    def of(cls, files: ModelFiles, layers: LayerRange) -> "_Share":
-        known = files.beside.statistics
-        statistics = None if known is None else known.of_layers(layers.begin, layers.end)
-        return cls(layers, part_of(files.model, layers), statistics)
-
-    def backend(self, parts: Parts) -> Backend:
-        """parts: of the whole model."""
-        return backend_of(replace(parts, model=self.model, statistics=self.statistics), None)
 
 
 class PipelineExecutor:
@@ -97,13 +84,14 @@ class PipelineExecutor:
         """
         meeting, options = wishes.meeting, _own_options(files.model, options)
         self._ranges = wishes.ranges(files.model)
-        self._share = _Share.of(files, self._ranges[0])
+        self._share = Share.of(files, self._ranges[0])
         meeting.note(
             f"waiting for {meeting.seat.n_ranks - 1} more ranks at {meeting.seat.host} port {meeting.seat.port}"
         )
         joined = gather(meeting, _hello(files, options, self._share, wishes))
         assert joined.behind is not None  # there are two ranks at least
         self._n_ctx, self._model, self._note = joined.n_ctx, files.model, meeting.note
+        self._placement, self._devices = wishes.placement, tuple[str, ...]()
         pages = PageTable(extent_of(files.model.layers, options, joined.n_ctx))
         self._bounds = _bounds(files.model, options, pages, wishes.link)
         most = reply_bytes(files.model, self._bounds, _cache_bytes(files.model, pages))
@@ -113,14 +101,24 @@ class PipelineExecutor:
     def n_ctx(self) -> int:
         return self._n_ctx
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All ranks' GPUs that hold something, once there is a backend."""
+        return self._devices
+
     def backend(self, parts: Parts) -> Backend:
         """Raises PowerInferError: a rank cannot load its layers."""
-        own = self._share.backend(parts)
-        for rank in self._members.ranks:
-            self._members.reply(rank, Op.READY)
+        own = self._share.backend(parts, self._placement)
+        n_gpus = [len(own.devices)]
+        n_gpus += [self._members.reply(rank, Op.READY).numbers[0] for rank in self._members.ranks]
+        if not all(0 <= n <= MOST_GPUS for n in n_gpus):
+            raise self._members.spoilt(n_gpus.index(max(n_gpus)), "has more GPUs than there can be")
+        self._devices = tuple(f"rank {rank}, GPU {i}" for rank, n in enumerate(n_gpus) for i in range(n))
         for rank, layers in enumerate(self._ranges):
-            self._note(f"rank {rank}: {layers}")
-        return Pipeline(own, self._members, self._model, self._ranges, parts.pages, self._bounds)
+            self._note(f"rank {rank}: {layers}{_of_gpus(n_gpus[rank])}")
+        for line in own.placed.lines:
+            self._note(f"rank 0: {line}")
+        return Pipeline(own.backend, self._members, self._model, self._ranges, parts.pages, self._bounds)
 
     def end(self) -> None:
         """Have all ranks end."""
@@ -134,21 +132,27 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
         PowerInferError: this rank is refused; or any rank has gone, named.
     """
     meeting, options = wishes.meeting, _own_options(files.model, options)
-    share = _Share.of(files, wishes.ranges(files.model)[meeting.seat.rank])
+    share = Share.of(files, wishes.ranges(files.model)[meeting.seat.rank])
     joined = join(meeting, _hello(files, options, share, wishes))
     assert joined.before is not None  # it is not rank 0
     watch = Watch(joined.controls[0], [one for one in (joined.before, joined.behind) if one is not None])
     try:
-        worker = _worker(files.model, options, share, joined, watch, wishes.link, events)
-        watch.reply(Message(Op.READY))
+        own, worker = _worker(options, share, joined, watch, wishes, events)
+        watch.reply(Message(Op.READY, (len(own.devices),)))
     except BaseException as error:
         watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
         raise
     meeting.note(f"rank {meeting.seat.rank}: {share.layers}, {share.model.nbytes / 2**20:.1f} MiB")
+    for line in own.placed.lines:
+        meeting.note(f"rank {meeting.seat.rank}: {line}")
     try:
         worker.run()
     finally:
         worker.backend.close()
+
+
+def _of_gpus(n: int) -> str:
+    return f", {n} GPU{'s' if n > 1 else ''}" if n else ""
 
 
 def _own_options(model: Model, options: EngineOptions) -> EngineOptions:
@@ -157,22 +161,18 @@ def _own_options(model: Model, options: EngineOptions) -> EngineOptions:
 
 
 def _worker(
-    model: Model,
-    options: EngineOptions,
-    share: _Share,
-    joined: Joined,
-    watch: Watch,
-    link: LinkType,
-    events: LoadEvents,
-) -> Worker:
+    options: EngineOptions, share: Share, joined: Joined, watch: Watch, wishes: RankWishes, events: LoadEvents
+) -> tuple[RankBackend, Worker]:
     assert joined.before is not None
+    model = share.files.model
     pages, stats = PageTable(extent_of(model.layers, options, joined.n_ctx)), SparsityStats()
-    backend = share.backend(Parts(model, options, stats, share.statistics, pages, events))
-    bounds = _bounds(model, options, pages, link)
+    own = share.backend(Parts(model, options, stats, share.beside.statistics, pages, events), wishes.placement)
+    bounds = _bounds(model, options, pages, wishes.link)
     most = max(bounds.forward_bytes(pages), reply_bytes(model, bounds, _cache_bytes(model, pages)))
     n_states = BESIDE + most_saved(model.layers, pages.n_sequences, options.ctx_checkpoints)
     shelf = StateShelf(n_states * pages.n_sequences)
-    return Worker(backend, share.layers, pages, bounds, stats, joined.before, joined.behind, watch, most, shelf)
+    ends = joined.before, joined.behind
+    return own, Worker(own.backend, share.layers, pages, bounds, stats, *ends, watch, most, shelf)
 
 
 def _bounds(model: Model, options: EngineOptions, pages: PageTable, link: LinkType) -> Bounds:
@@ -187,7 +187,7 @@ def _cache_bytes(model: Model, pages: PageTable) -> int:
     return kv_bytes(model.layers, pages.extent, "f32", "f32")
 
 
-def _hello(files: ModelFiles, options: EngineOptions, share: _Share, wishes: RankWishes) -> Hello:
+def _hello(files: ModelFiles, options: EngineOptions, share: Share, wishes: RankWishes) -> Hello:
     seat = wishes.meeting.seat
     flags = {flag: str(getattr(options, name)) for flag, name in ALIKE.items()} | {"--link-type": str(wishes.link)}
     flags["--layers"] = "equal bytes" if wishes.layers is None else shown_ranges(wishes.layers)

@@ -45,6 +45,15 @@ class Companions:
     traced: Path | None = None
     let_through: tuple[float, ...] | None = None
 
+    def of_layers(self, begin: int, end: int) -> "Companions":
+        """Of layers begin to end - 1 alone; what tells of all layers together is left out."""
+        statistics = None if self.statistics is None else self.statistics.of_layers(begin, end)
+        predictors = self.predictors
+        if predictors is not None:
+            predictors = Predictors(predictors.layers[begin:end], predictors.threshold)
+        let_through = None if self.let_through is None else self.let_through[begin:end]
+        return Companions(statistics, predictors, let_through=let_through)
+
     def routes(self, model: Model, note: Note) -> RouteTrace | None:
         """The trace; None without one, or where it is of no use, which is noted."""
         try:

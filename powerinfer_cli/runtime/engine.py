@@ -76,6 +76,7 @@ class Engine(HeldContext, Recorder):
         self._matrices = [[one.name for one in leaves(layer)[0]] for layer in model.layers]
         packed = options.repack and not options.reference and self._placement is None
         n_ctx = self._placement.n_ctx if self._placement else None if model.config.causal else options.n_ctx
+        self._executor = executor
         if executor is not None:
             n_ctx = executor.n_ctx
         if n_ctx is None:
@@ -280,7 +281,8 @@ class Engine(HeldContext, Recorder):
     @property
     def devices(self) -> tuple[str, ...]:
         """Those that a plan has put something on, as torch names them."""
-        return () if self._placement is None else self._placement.used
+        own = () if self._placement is None else self._placement.used
+        return own if self._executor is None else self._executor.devices
 
     def neurons(self) -> tuple[LayerNeurons, ...]:
         """Of each layer; shares are means since the last reset of `stats`."""

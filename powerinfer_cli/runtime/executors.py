@@ -9,10 +9,14 @@ __all__ = ["Executor", "backend_of"]
 
 
 class Executor(Protocol):
-    """Who does it elsewhere, or partly so. n_ctx: tokens that there is room for, of all sequences together."""
+    """Who does it elsewhere, or partly so. n_ctx: tokens that there is room for, of all sequences together; devices:
+    GPUs that hold something, once there is a backend.
+    """
 
     @property
     def n_ctx(self) -> int: ...
+    @property
+    def devices(self) -> tuple[str, ...]: ...
     def backend(self, parts: Parts) -> Backend: ...
 
 

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.drafting import DraftOptions
 from powerinfer_cli.opening.drafts import make_engine
 from powerinfer_cli.opening.opened import read_files
+from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, Piece, Wanted
 from tests.helpers.families import PROMPT
 
@@ -41,8 +42,9 @@ def engine_of_ranks(
     drafts: DraftOptions | None = None,
     on_failure: Callable[[str], None] = print,
     key: bytes = b"",
+    placements: Sequence[PlacementWishes] = (),
 ) -> Iterator[Engine]:
-    """Rank 0's. Ends all, and fails where another rank has failed."""
+    """Rank 0's. Ends all, and fails where another rank has failed. placements: by rank, else the CPU alone."""
     port, notes = free_port(), list[str]()
     failures: list[BaseException] = []
     drafts = drafts or DraftOptions()
@@ -50,7 +52,8 @@ def engine_of_ranks(
 
     def wishes(rank: int) -> RankWishes:
         seat = Seat(rank, n_ranks, "127.0.0.1", port)
-        return RankWishes(Meeting(seat, key, SECONDS, notes.append), link, on_failure)
+        wishes = RankWishes(Meeting(seat, key, SECONDS, notes.append), link, on_failure)
+        return replace(wishes, placement=placements[rank]) if placements else wishes
 
     def serve(rank: int) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from powerinfer_cli.commands.cluster.flags import RankFlags
 from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
 from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.model_source import find_model
@@ -44,8 +45,8 @@ class RankZero:
             self._made.end()
 
 
-def rank_wishes(flags: RankFlags, note: Note) -> "RankWishes":
-    """Raises UsageError, or PowerInferError for a key that cannot be read."""
+def rank_wishes(flags: RankFlags, placement: PlacementFlags, note: Note) -> "RankWishes":
+    """placement: of this rank's layers. Raises UsageError, or PowerInferError for a key that cannot be read."""
     from powerinfer_cli.cluster.borders import LinkType
     from powerinfer_cli.cluster.executor import RankWishes
     from powerinfer_cli.cluster.joining import Meeting
@@ -66,7 +67,10 @@ def rank_wishes(flags: RankFlags, note: Note) -> "RankWishes":
             f"{seat.host} is not this machine alone: ranks need a secret that they share, --cluster-key-file FILE"
         )
     meeting = Meeting(seat, read_key(flags.cluster_key_file), float(flags.cluster_timeout), note)
-    return RankWishes(meeting, LinkType(flags.link_type.value), end_with, layers)
+    placed = placement.wishes()
+    if placed.adaptive != "off":
+        raise UsageError("--adaptive is not for ranks: what changes places is planned for a whole model")
+    return RankWishes(meeting, LinkType(flags.link_type.value), end_with, layers, placed)
 
 
 def run_rank(

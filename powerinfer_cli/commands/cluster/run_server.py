@@ -25,6 +25,7 @@ def run(
     model: ModelFlags,
     predictor: PredictorFlags,
     machine: MachineFlags,
+    placement: PlacementFlags,
     drafts: DraftFlags,
     door: DoorFlags,
     slots: SlotFlags,
@@ -36,7 +37,7 @@ def run(
     """Run a model in layer ranges, one a machine: rank 0 serves as `powerinfer server` does."""
     if slots.sleep_idle_seconds is not None and slots.sleep_idle_seconds >= 0:
         raise UsageError("--sleep-idle-seconds is not for ranks: all of them would have to be started anew")
-    wishes = rank_wishes(ranks, Terminal(color=False, quiet=door.log_disable).note)
+    wishes = rank_wishes(ranks, placement, Terminal(color=False, quiet=door.log_disable).note)
     drafting = drafts.options(model.hf_token).wanted
     if wishes.meeting.seat.rank:
         options = with_slots(with_machine(model.options(), machine), slots)

@@ -31,6 +31,7 @@ def run(
     model: ModelFlags,
     predictor: PredictorFlags,
     machine: MachineFlags,
+    placement: PlacementFlags,
     drafts: DraftFlags,
     text: TextFlags,
     interaction: InteractionFlags,
@@ -39,7 +40,7 @@ def run(
 ) -> None:
     """Run a model in layer ranges, one a machine: rank 0 writes text as `powerinfer main` does."""
     terminal = Terminal(color=text.color.wanted, quiet=text.log_disable)
-    wishes = rank_wishes(ranks, terminal.note)
+    wishes = rank_wishes(ranks, placement, terminal.note)
     drafting = drafts.options(model.hf_token).wanted
     if wishes.meeting.seat.rank:
         run_rank(model, None, predictor, with_machine(model.options(), machine), wishes, drafting=drafting)

@@ -153,7 +153,7 @@ def placement_lines(plan: Plan, job: PlanJob) -> tuple[str, ...]:
         outside, whole = cached(job.sizes, plan, {gpu})
         if outside:
             parts.append(f"{1 - outside / whole:.1%} of their KV cache")
-        if plan.output == gpu:
+        if plan.output == gpu and job.model.head.output is not None:
             parts.append("the head")
         used = device_use(job.sizes, plan, gpu).total
         name = "rehearsed on the CPU" if job.target.rehearsed else job.target.devices[gpu]

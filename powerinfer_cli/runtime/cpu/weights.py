@@ -254,10 +254,11 @@ class _Together:
 
 
 def widest(weights: CPUWeights) -> int:
-    """Columns of the widest matrix."""
+    """Columns of the widest matrix; 0: a rank's layers are all on GPUs."""
     blocks = [weights.embedding, *(layer.block for layer in weights.layers)]
     found: list[WeightRows] = [one for block in blocks for one in leaves(block)[0]]
-    return max(one.n_cols for one in [*found, *(one for cold in weights.cold if cold for one in cold.neurons.matrices)])
+    found += [one for cold in weights.cold if cold for one in cold.neurons.matrices]
+    return max((one.n_cols for one in found), default=0)
 
 
 def with_scratch(weights: CPUWeights, threads: int) -> CPUWeights:

@@ -94,7 +94,7 @@ class CPURuns(CPUSide):
     def hidden_of_one(self) -> Hidden:
         """The hidden state [1, n_embd], behind the last norm, of the one token's x."""
         self.head_of_one()
-        return self.one.normed.floats[:, : self.config.n_embd].copy()
+        return self.last_of(self.one).floats[:, : self.config.n_embd].copy()
 
     def inputs_of(self, buffers: Buffers, n: int) -> Floats | None:
         """What layers get of n tokens beside x, [T, n_layer, width], where they do."""
