@@ -1,12 +1,15 @@
 """The division by dynamic programming: exact where machines have no GPU; else options within a range are greedy."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from solver.machines.problem import Divided, Division, Floats, Options, Site
 
-__all__ = ["range_seconds", "solve_dynamic"]
+__all__ = ["even_out", "range_seconds", "solve_dynamic"]
+
+ALIKE = 1e-3  # a share of the period that is given for stages of more even length
 
 
 def range_seconds(site: Site) -> Floats:
@@ -85,10 +88,29 @@ def solve_dynamic(problem: Division, n_used: int) -> Divided | None:
     return best_found
 
 
-def _least_way(problem: Division, costs: Floats, n_used: int, cap: float) -> Divided | None:
-    """No stage takes longer than `cap`, and no wire, of all its groups, longer than that."""
+def even_out(problem: Division, made: Divided) -> Divided:
+    """Of divisions that take about as long, one whose busiest machine has the least: the batches of a prompt are in
+    work on all of them at once, whatever else is planned for.
+    """
+    if len(made.machines) == 1:
+        return made
+    costs = np.stack([range_seconds(site) for site in problem.sites])
+    caps = np.unique(costs[np.isfinite(costs)])
+    low, high, best = 0, int(np.searchsorted(caps, max(made.stages))), made
+    while low <= high:
+        middle = (low + high) // 2
+        found = _least_way(problem, costs, len(made.machines), float(caps[min(middle, len(caps) - 1)]), wires=False)
+        if found is not None and found.period <= (1 + ALIKE) * made.period:
+            best, high = replace(found, bound=made.bound), middle - 1
+        else:
+            low = middle + 1
+    return best if max(best.stages) < max(made.stages) else made
+
+
+def _least_way(problem: Division, costs: Floats, n_used: int, cap: float, *, wires: bool = True) -> Divided | None:
+    """No stage takes longer than `cap`. wires: nor is a wire busy for longer with a group."""
     within = np.where(costs <= cap, costs, np.inf)
-    border = np.where(problem.carried <= cap, problem.border, np.inf)
+    border = np.where((problem.carried <= cap) | (not wires), problem.border, np.inf)
     n_machines, n = len(problem.sites), problem.n_layer
     best = np.full((n_machines, n + 1), np.inf)
     best[0] = within[0, 0]

@@ -11,7 +11,7 @@ from powerinfer_cli.model.blocks import leaves
 from powerinfer_cli.model.ranges import LayerRange, whole_from
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.runtime.context.cache_size import extent_of, kv_bytes
-from solver.machines.dynamic import range_seconds, solve_dynamic
+from solver.machines.dynamic import even_out, range_seconds, solve_dynamic
 from solver.machines.milp import solve_division
 from solver.machines.network import Machine, Network
 from solver.machines.problem import Divided, Division, Site
@@ -20,8 +20,8 @@ from solver.placing.simulation import Work
 
 __all__ = ["MachinesPlan", "Pipeline", "main_bytes", "plan_machines"]
 
-PROCESS = 400 << 20  # bytes of a rank that has no layer yet: Python, Numba, torch
-BORDER = 1e-4  # seconds of a border beside its wire: the kernel's sockets, and Python
+PROCESS = 256 << 20  # bytes of a rank that has no layer yet: 110 MiB were measured, more of one that serves HTTP
+BORDER = 2e-4  # seconds of a border beside its wire: the kernel's sockets, and Python
 FLOAT = 4
 
 
@@ -102,6 +102,7 @@ class _Planner:
         made, twin = solve_division(problem, n_used, time_limit=self.time_limit), solve_dynamic(problem, n_used)
         if made is None:
             return None
+        made = even_out(problem, made)
         n_layer = len(self.pipeline.work.sizes.layers)
         cuts = [*made.cuts[:-1], n_layer]
         return MachinesPlan(

@@ -43,7 +43,7 @@ def test_measured_and_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_plan_that_cluster_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where one machine has no room for all of it."""
-    small = {"memory_gib": 0.44, "memory_gb_s": 20}
+    small = {"memory_gib": 0.3, "memory_gb_s": 20}
     file = machines(tmp_path, {"name": "a", **small}, {"name": "b", **small})
     app(["solve", "--machines", file, "-c", "20480", "-ub", "32", "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)

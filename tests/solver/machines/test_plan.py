@@ -94,6 +94,13 @@ def test_memory_says_how_many_are_needed() -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_machines_alike_have_about_as_many_layers() -> None:
+    """For one text it does not matter; for a prompt it does."""
+    plan = plan_machines(pipeline_of(DENSE), network_of(*map(machine, "abc")))[3]
+    assert [one.end - one.begin for one in plan.ranges] == [4, 4, 4]
+    assert plan.tokens_per_second <= plan.twin <= (1 + 1e-3) * plan.tokens_per_second
+
+
 def test_the_faster_machine_gets_more_layers() -> None:
     pipeline = pipeline_of(DENSE, n_texts=2)
     two = network_of(machine("a", speed=50 * GB), machine("b", speed=150 * GB))
@@ -153,7 +160,7 @@ def test_what_programs_are_told() -> None:
     assert last["layers"][1] == N_LAYER - 1
     for one in data["plans"]:
         assert one["tokens_per_second"] <= one["tokens_per_second_at_most"] * (1 + 1e-9)
-        assert one["tokens_per_second_of_dynamic_programming"] == pytest.approx(one["tokens_per_second"])
+        assert one["tokens_per_second_of_dynamic_programming"] == pytest.approx(one["tokens_per_second"], rel=2e-3)
 
 
 def test_numbers_of_columns() -> None:
