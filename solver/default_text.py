@@ -155,6 +155,7 @@ def first_losses(model: SolverModel, texts: Sequence[Sequence[int]], what: str) 
         if not math.isfinite(loss):
             if not model.model.has_experts:
                 record(engine, [part], 0, lambda *_: None, lambda _: None)  # names the layer, if it is one
+            model.check_weights()
             raise PowerInferError(f"{model.gguf.path}: logits that are no numbers: the file is damaged")
         found.append(loss)
         model.events.progress(what, number + 1, len(texts))

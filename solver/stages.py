@@ -15,7 +15,8 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
-from powerinfer_cli.gguf_io import GGUFFile
+from powerinfer_cli.gguf_io import GGUFFile, shown_name, spoilt_row
+from powerinfer_cli.gguf_io.failure import shown_path
 from powerinfer_cli.model import Model, load_model, load_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,
@@ -116,6 +117,26 @@ class SolverModel:
     def engine_options(self, **changes: Any) -> EngineOptions:
         return replace(self.options, n_ctx=self.n_ctx, **changes)
 
+    @cached_property
+    def _spoilt(self) -> str | None:
+        """What is wrong with the first matrix of which something is no number; its name has the layer's number. Vectors
+        are looked at as they are read.
+        """
+        for tensor in self.gguf.tensors.values():
+            row = spoilt_row(tensor) if len(tensor.shape) > 1 else None
+            if row is not None:
+                where = f"{shown_path(tensor.path or self.gguf.path)}: {shown_name(tensor.name)}"
+                return f"{where}, row {row}: weights that are no numbers: the file is damaged"
+        return None
+
+    def check_weights(self) -> None:
+        """Of what is not seen in activations: ReLU and softmax swallow some, and nobody looks behind the last of them.
+
+        Reads all of the file once. Raises PowerInferError: some weights are no numbers.
+        """
+        if self._spoilt is not None:
+            raise PowerInferError(self._spoilt)
+
     def open_engine(self) -> Engine:
         return self._engine
 
@@ -157,6 +178,7 @@ def profile_stage(
     if trains and not place.predictor.is_dir():
         beside = partial(_collection(model, held_out(chunks)[0], place, rule).beside, chunks)
     profile = profile_text(config, model.open_engine, chunks, place.folder, place.work, rule, made_with, events, beside)
+    model.check_weights()
     found = {"tokens": profile.tokens, "density": profile.density(), KIN: kin_numbers(model.gguf)}
     state.with_stage(ACTIVATION, made_with, found)
     clear(place.work)

@@ -7,6 +7,7 @@ from .made import MadeTensor, chosen_rows, renamed, retyped, transposed
 from .metadata import MetaValue
 from .reader import GGUFFile, map_file, open_gguf
 from .rewrite import AddedValue, StreamedTensor, rewrite_gguf, stream_gguf, streamed
+from .scales import spoilt_row
 from .strings import Strings
 from .survey import Entry, Survey, survey
 from .tensor import Tensor, TensorInfo
@@ -40,6 +41,7 @@ __all__ = [
     "rewrite_gguf",
     "shown",
     "shown_name",
+    "spoilt_row",
     "stream_gguf",
     "streamed",
     "survey",

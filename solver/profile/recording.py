@@ -35,11 +35,12 @@ class Watcher(Protocol):
         """A chunk is whole."""
 
 
-def check_numbers(first: int, layer: int, activations: Floats) -> None:
-    """first: the number of their first token. Raises PowerInferError: some are no numbers."""
-    sums = activations.sum(axis=1)
-    for row in np.flatnonzero(~np.isfinite(sums)):
-        if not np.isfinite(activations[row]).all():
+def check_numbers(first: int, layer: int, residual: Floats, activations: Floats) -> None:
+    """residual, activations: of the same tokens, the first of which has the number `first`; ReLU makes zeros of what is
+    no number in a residual. Raises PowerInferError: some are no numbers.
+    """
+    for row in np.flatnonzero(~np.isfinite(activations.sum(axis=1) + residual.sum(axis=1))):
+        if not (np.isfinite(activations[row]).all() and np.isfinite(residual[row]).all()):
             raise PowerInferError(
                 f"layer {layer}, token {first + row} of the text: activations that are no numbers: the file is damaged"
             )
@@ -62,7 +63,7 @@ def record(
 
         def tap(layer: int, residual: Floats, activations: Floats) -> None:
             nonlocal at
-            check_numbers(at, layer, activations)
+            check_numbers(at, layer, residual, activations)
             see(at, layer, residual, activations)
             if layer == last_layer:
                 at += len(residual)

@@ -121,8 +121,9 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     engine = model.open_engine()
     begin = time.monotonic()
     seen = look(engine, pieces, ActiveRule(density), model.events, READING)
-    files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     read_seconds = time.monotonic() - begin
+    model.check_weights()
+    files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     loss = None if density is None else _cost(model, engine, pieces, density)
     model.events.progress(MEASURING, 0, 1)
     decoding = measure_decoding(engine, pieces[0], SECONDS) if wanted.here else None

@@ -57,7 +57,7 @@ def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvent
 
     def tap(layer: int, residual: Floats, activations: Floats) -> None:
         nonlocal done
-        check_numbers(done, layer, activations)
+        check_numbers(done, layer, residual, activations)
         mask = rule.mask(activations)
         counts[layer][:] += mask.sum(axis=0)
         if layer in inputs:

@@ -111,6 +111,7 @@ def look_at_predictors(model: SolverModel, chunks: Chunks, events: LoadEvents) -
     exact, tokens = model.config.activation.has_exact_zeros, sum(map(len, pieces))
     engine = model.open_engine()
     active: tuple[float, ...] | None = look(engine, pieces, ActiveRule(), events, READING).densities if exact else None
+    model.check_weights()
     dense = measure_decoding(engine, pieces[0], SECONDS)
     del engine
     model.forget_engine()

@@ -115,6 +115,9 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     [
         ("blk.1.ffn_norm.weight", r"model\.gguf: blk\.1\.ffn_norm\.weight holds a NaN: the file is damaged$"),
         ("blk.1.attn_v.weight", "^layer 1, token 0 of the text: activations that are no numbers"),
+        ("blk.0.ffn_down.weight", "^layer 1, token 0 of the text: activations that are no numbers"),
+        ("blk.1.ffn_down.weight", r"model\.gguf: blk\.1\.ffn_down\.weight, row 0: weights that are no numbers: "),
+        ("output.weight", r"model\.gguf: output\.weight, row 0: weights that are no numbers: the file is damaged$"),
     ],
 )
 def test_quantising_swallows_no_nan(name: str, words: str, tmp_path: Path) -> None:
