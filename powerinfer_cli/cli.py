@@ -14,6 +14,7 @@ from powerinfer_cli.commands.shared.help_page import help_page
 from powerinfer_cli.commands.shared.other_names import advice
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.printable import printable
+from powerinfer_cli.system.consoles import reader_gone, use_utf8
 
 __all__ = ["app", "run"]
 
@@ -147,6 +148,7 @@ _ClickError: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name_
 def run() -> None:
     """The entry point: user errors become one line and an exit code, never a traceback."""
     _open_closed_streams()
+    use_utf8()
     _keep_stdout_to_text()
     try:
         code = app(prog_name="powerinfer", standalone_mode=False) or 0
@@ -166,6 +168,8 @@ def run() -> None:
         sys.exit(0)
     except OSError as error:
         _drop_output()
+        if reader_gone(error):
+            sys.exit(0)
         _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 1)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import socket
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.system.sockets import keep_port
 
 __all__ = ["listen_at"]
 
@@ -22,7 +23,7 @@ def listen_at(host: str, port: int, flag: str, backlog: int, *, only_v6: bool = 
     with contextlib.ExitStack() as opened:
         try:
             sock = opened.enter_context(socket.socket(family, kind, proto))  # not every machine has IPv6
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keep_port(sock)
             if family == socket.AF_INET6 and only_v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)

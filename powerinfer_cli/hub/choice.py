@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.system.files import takes_name
 
 __all__ = ["Choice", "Model", "Wish", "choose", "find_models", "is_safe", "size_text"]
 
@@ -72,7 +73,7 @@ def is_safe(path: str) -> bool:
     """Whether a name from the hub is a plain relative path: it is going to be a file name on this machine."""
     if not path or not path.isprintable() or "\\" in path or ":" in path.partition("/")[0]:
         return False
-    return all(part not in ("", ".", "..") for part in path.split("/")) and path != MANIFEST
+    return all(part not in ("", ".", "..") and takes_name(part) for part in path.split("/")) and path != MANIFEST
 
 
 def find_models(paths: Iterable[str]) -> list[Model]:

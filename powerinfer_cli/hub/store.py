@@ -11,6 +11,7 @@ from typing import Any
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.hub.api import Listing, RemoteFile
 from powerinfer_cli.hub.choice import MANIFEST, is_safe
+from powerinfer_cli.system.files import replace
 
 __all__ = ["Folder"]
 
@@ -114,7 +115,7 @@ class Folder:
         saved = {"listing": asdict(self.listing), "stamps": self.stamps}
         draft = self.root / f"{MANIFEST}.new"
         draft.write_text(json.dumps(saved), "utf-8")
-        draft.replace(self.root / MANIFEST)
+        replace(draft, self.root / MANIFEST)
 
 
 def _listing(saved: dict[str, Any]) -> Listing:

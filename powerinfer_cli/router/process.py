@@ -139,7 +139,11 @@ class ModelProcess:
     def _signal(self, number: int) -> None:
         self._sent = number
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+            try:
+                self._process.send_signal(number)
+            except OSError:  # Windows, without a console that would pass it on
+                if self._process.stdin is not None:
+                    self._process.stdin.close()
 
     async def _watched(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

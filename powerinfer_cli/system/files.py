@@ -14,9 +14,14 @@ from typing import IO
 from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import WINDOWS
 
-__all__ = ["OPENER", "lock_file", "open_to_map", "own_folder", "replace", "to_disk"]
+__all__ = ["OPENER", "lock_file", "open_to_map", "own_folder", "replace", "takes_name", "to_disk"]
 
 _LOCKED_AT = 1 << 43  # Windows keeps others from reading what is locked: a byte that no file here has
+
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(port + n for port in ("COM", "LPT") for n in "123456789¹²³")]
+)
+_MEANT = frozenset('<>:"/\\|?*')
 
 OPENER: Callable[[str, int], int] | None = windows.open_shared if WINDOWS else None
 """For `open`: the file can be renamed while it is open."""
@@ -66,8 +71,8 @@ def replace(new: Path, path: Path) -> None:
     """
     try:
         new.replace(path)
-    except PermissionError:
-        if not WINDOWS:
+    except OSError:
+        if not WINDOWS or not path.is_file():
             raise
         aside = path.parent / f".{path.name[:32]}.{secrets.token_hex(4)}.old"
         path.rename(aside)
@@ -80,6 +85,16 @@ def replace(new: Path, path: Path) -> None:
         for old in aside_of_old:
             with contextlib.suppress(OSError):
                 old.unlink()
+
+
+def takes_name(name: str) -> bool:
+    """Whether a file can be called so. Windows has devices of some names, in every folder and with any ending, cuts
+    dots and spaces off the end, and means other things by some characters.
+    """
+    if not WINDOWS:
+        return True
+    device = name.partition(".")[0].rstrip(" ").upper() in _DEVICES
+    return not device and name[-1:] not in (".", " ") and name.isprintable() and not _MEANT & set(name)
 
 
 def own_folder(parent: Path, name: str) -> Path | None:

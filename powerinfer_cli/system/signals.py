@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import WINDOWS
 
-__all__ = ["APART", "ENDING", "KILLED", "OUT_OF_TIME", "TELLS_TO_END", "UNWINDING", "exit_later"]
+__all__ = ["APART", "ENDING", "KILLED", "OUT_OF_TIME", "TELLS_TO_END", "UNWINDING", "exit_later", "without_interrupts"]
 
 
 def _existing(*names: str) -> tuple[signal.Signals, ...]:
@@ -28,6 +29,32 @@ APART: dict[str, Any] = {"creationflags": 0x200} if WINDOWS else {"start_new_ses
 OUT_OF_TIME: int | None = None if WINDOWS else -signal.SIGPROF
 KILLED: int | None = None if WINDOWS else -signal.SIGKILL
 """A child's exit codes: its processor time was used up; somebody killed it. None where no code says so."""
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits meanwhile; processes that are started never get it, for they inherit what is blocked.
+
+    To block it is not enough: another thread, one of NumPy's, takes it then, and interrupts this one all the same. A
+    process whose starting is interrupted finds nothing to read, and says so with a traceback. On Windows it is lost.
+    """
+    if WINDOWS:
+        windows.ignore_interrupts(True)
+        try:
+            yield
+        finally:
+            windows.ignore_interrupts(False)
+        return
+    waiting: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

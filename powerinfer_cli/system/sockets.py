@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # small processes import this
     import socket
     import subprocess
 
-__all__ = ["as_input", "free_port", "hand_over", "input_streams", "open_descriptors", "path_family"]
+__all__ = ["as_input", "free_port", "hand_over", "input_streams", "keep_port", "open_descriptors", "path_family"]
 
 _PIPE = -1  # subprocess.PIPE
 
@@ -19,6 +19,18 @@ def path_family() -> int | None:
     import socket
 
     return getattr(socket, "AF_UNIX", None)
+
+
+def keep_port(sock: "socket.socket") -> None:
+    """Before it is bound: a port whose last owner has just ended can be had at once, and nobody else's can be taken,
+    which Windows would allow by the option that says the former elsewhere.
+    """
+    import socket
+
+    if WINDOWS:
+        sock.setsockopt(socket.SOL_SOCKET, vars(socket)["SO_EXCLUSIVEADDRUSE"], 1)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ __all__ = [
     "core_masks",
     "drop_pages",
     "has_feature",
+    "ignore_interrupts",
     "limit_memory",
     "lock",
     "memory_left",
@@ -22,6 +23,7 @@ __all__ = [
     "process_age",
     "process_memory",
     "processor_name",
+    "take_sequences",
     "usable_mask",
 ]
 
@@ -32,6 +34,7 @@ _NATIVE = (
     *("CreateSemaphoreW", "ReleaseSemaphore", "WaitForSingleObject"),
     *("QueryPerformanceCounter", "QueryPerformanceFrequency"),
 )
+_SEQUENCES = 0x4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 _QUERY_LIMITED = 0x1000  # the right to ask what a process uses
 _PROCESS_TIMES_EPOCH = 11644473600  # seconds from 1601, where Windows' times begin, to 1970
 
@@ -160,6 +163,19 @@ def open_shared(path: str, flags: int) -> int:
     if handle == _NO_HANDLE:
         raise vars(ctypes)["WinError"](vars(ctypes)["get_last_error"]())
     return int(import_module("msvcrt").open_osfhandle(handle, flags))
+
+
+def take_sequences(descriptor: int) -> bool:
+    """Have a console understand ANSI's sequences; whether it does."""
+    handle, mode = ctypes.c_void_p(import_module("msvcrt").get_osfhandle(descriptor)), ctypes.c_uint32()
+    if not kernel32().GetConsoleMode(handle, ctypes.byref(mode)):
+        return False
+    return bool(mode.value & _SEQUENCES or kernel32().SetConsoleMode(handle, ctypes.c_uint32(mode.value | _SEQUENCES)))
+
+
+def ignore_interrupts(ignored: bool) -> None:
+    """Whether Ctrl-C passes by this process, and those that it starts meanwhile."""
+    kernel32().SetConsoleCtrlHandler(None, ctypes.c_int(ignored))
 
 
 def drop_pages(address: int, n_bytes: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.kernels import jit
 from powerinfer_cli.kernels.jit import ahead
+from powerinfer_cli.system.signals import without_interrupts
 from tests.helpers.interrupts import ctrl_c_counts
 from tests.helpers.main_cli import Process, powerinfer
 
@@ -124,7 +125,7 @@ def test_ctrl_c_waits_while_processes_start() -> None:
     started: list[int] = []
 
     def start() -> None:
-        with ahead._without_interrupts():
+        with without_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
             started.append(1)

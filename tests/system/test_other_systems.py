@@ -20,33 +20,18 @@ from powerinfer_cli.kernels.simd.semaphores import DISPATCH, KERNEL32, Semaphore
 from powerinfer_cli.router import process as routed
 from powerinfer_cli.runtime import threads
 from powerinfer_cli.serving.http import sockets as listening
-from powerinfer_cli.system import cores, cpu, files, limits, macos, memory, processes, signals, sockets, windows
+from powerinfer_cli.system import (
+    cores,
+    cpu,
+    files,
+    limits,
+    memory,
+    processes,
+    signals,
+    windows,
+)
 
 GIB = 1 << 30
-
-
-@pytest.fixture
-def kernel32(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A Windows: each test gives it the functions that it needs."""
-    library = SimpleNamespace(GetCurrentProcess=lambda: -1, GetCurrentThread=lambda: -2, closed=[])
-    library.CloseHandle = lambda handle: library.closed.append(handle.value)
-    library.OpenProcess = lambda rights, inherit, process: 77 if process == 5 else None
-    monkeypatch.setattr(windows, "kernel32", lambda: library)
-    for module in (memory, cores, cpu, files, limits, processes, signals, sockets):
-        monkeypatch.setattr(module, "WINDOWS", True)
-        monkeypatch.setattr(module, "LINUX", False, raising=False)
-    return library
-
-
-@pytest.fixture
-def libsystem(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A Mac."""
-    library = SimpleNamespace()
-    monkeypatch.setattr(macos, "system", lambda: library)
-    for module in (memory, cores, cpu, limits):
-        monkeypatch.setattr(module, "MACOS", True)
-        monkeypatch.setattr(module, "LINUX", False, raising=False)
-    return library
 
 
 def of(reference: Any) -> Any:

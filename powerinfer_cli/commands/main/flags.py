@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from powerinfer_cli.commands.shared.command_app import Command
+from powerinfer_cli.system.consoles import shows_colours
 
 __all__ = ["InteractionFlags", "MainCommand", "TextFlags"]
 
@@ -23,7 +24,7 @@ class Color(StrEnum):
 
     @property
     def wanted(self) -> bool:
-        return self is Color.ON or (self is Color.AUTO and sys.stdout.isatty())
+        return self is not Color.OFF and (shows_colours(sys.stdout) or self is Color.ON)
 
 
 _COLOR = ("-co", "--color")

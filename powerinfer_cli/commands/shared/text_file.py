@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.system.consoles import unix_lines
 
 __all__ = ["STDIN", "read_stdin", "read_text"]
 
@@ -41,4 +42,4 @@ def read_stdin() -> str:
 def _text(content: bytes, origin: str) -> str:
     if len(content) > LARGEST:
         raise PowerInferError(f"{origin}: more than {LARGEST >> 20} MiB, which no context holds")
-    return content.decode("utf-8", "surrogateescape").removesuffix("\n")
+    return unix_lines(content).decode("utf-8", "surrogateescape").removesuffix("\n")

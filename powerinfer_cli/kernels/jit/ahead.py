@@ -2,16 +2,15 @@
 
 import importlib
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 
 import powerinfer_cli.kernels
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.jit import Kernel, declared, not_kept
+from powerinfer_cli.system.signals import without_interrupts
 
 __all__ = ["compile_all", "every_kernel"]
 
@@ -29,7 +28,7 @@ def every_kernel() -> list[Kernel]:
     package = powerinfer_cli.kernels
     folder = Path(package.__path__[0])
     for path in sorted(folder.rglob("*.py")):
-        if path.parent.name != "simd" and "powerinfer_cli.kernels.jit import" in path.read_text():
+        if path.parent.name != "simd" and "powerinfer_cli.kernels.jit import" in path.read_text("utf-8"):
             importlib.import_module(".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts]))
     return declared()
 
@@ -67,7 +66,7 @@ def _compiled(kernels: Sequence[Kernel], jobs: int) -> Iterator[str]:
 def _by_processes(names: Sequence[str], jobs: int) -> Iterator[str]:
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
     try:
-        with _without_interrupts():  # Ctrl-C is for this process, which then ends the others
+        with without_interrupts():  # Ctrl-C is for this process, which then ends the others
             waiting = {pool.submit(_compile, name) for name in names}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -79,25 +78,6 @@ def _by_processes(names: Sequence[str], jobs: int) -> Iterator[str]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits meanwhile; processes that are started never get it, for they inherit what is blocked.
-
-    To block it is not enough: another thread, one of NumPy's, takes it then, and interrupts this one all the same. A
-    process whose starting is interrupted finds nothing to read, and says so with a traceback.
-    """
-    waiting: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
-    if waiting:
-        signal.raise_signal(signal.SIGINT)
 
 
 _KNOWN: dict[str, Kernel] = {}

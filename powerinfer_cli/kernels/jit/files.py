@@ -13,7 +13,7 @@ import llvmlite.binding
 
 import powerinfer_cli.kernels
 from powerinfer_cli.kernels.jit.rung import RUNG
-from powerinfer_cli.system.files import own_folder
+from powerinfer_cli.system.files import own_folder, replace
 
 __all__ = ["cache_folder", "load_code", "not_kept", "save_code"]
 
@@ -81,10 +81,12 @@ def save_code(name: str, code: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}.tmp.", delete=False) as file:
             temporary = Path(file.name)
             file.write(hashlib.sha256(code).digest() + code)
-        temporary.replace(folder / f"{name}.o")
+        replace(temporary, folder / f"{name}.o")
     except (OSError, RuntimeError) as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if load_code(name) == code:
+            return  # Windows: another process reads what it has just put there
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _FAILURES.append(f"{_shown_folder()}: {reason}")
 

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import check_budgets, shown_bytes
+from powerinfer_cli.system.drivers import has_gpu_driver
 from powerinfer_cli.system.memory import available_memory
 from powerinfer_cli.system.which import MACOS
 
 __all__ = ["UNIFIED", "Target", "find_target"]
 
 Note = Callable[[str], None]
-
-# What the drivers make: NVIDIA's, also under WSL; AMD's.
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 UNIFIED = "unified memory: the GPU reads what the CPU reads, so a budget buys no bandwidth, and they read in turns"
 LEAST_SPARE = 256 << 20  # bytes that a default budget leaves to others
@@ -68,8 +65,8 @@ def find_target(wishes: PlacementWishes, note: Note) -> Target | None:
 
 
 def _count_gpus() -> int:
-    """Those that torch can use. Loading torch takes a second and 200 MB: only where the system has a GPU at all."""
-    if not any(Path(device).exists() for device in GPU_DEVICES):
+    """Those that torch can use. It is loaded only where the system has a GPU at all."""
+    if not has_gpu_driver():
         return 0
     import torch
 

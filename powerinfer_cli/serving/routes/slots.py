@@ -16,6 +16,7 @@ from powerinfer_cli.serving.service import Service
 from powerinfer_cli.serving.slot_moves import do_slot_task, restore_slot, save_slot
 from powerinfer_cli.serving.slots.slot import SlotView
 from powerinfer_cli.serving.tasks import CompletionTask, SlotAction, SlotTask
+from powerinfer_cli.system.files import takes_name
 
 __all__ = ["router"]
 
@@ -76,7 +77,8 @@ async def act(request: Request, id_slot: str, action: str = "", body: SlotFile |
 def _checked(filename: str) -> str:
     """A plain name of a file that is not hidden, in the folder itself."""
     good = filename.isprintable() and not RESERVED & set(filename) and filename == filename.strip()
-    if not good or not filename or filename[0] == "." or len(filename.encode("utf-8", "replace")) > 200:
+    good = good and filename[:1] not in ("", ".") and takes_name(filename)
+    if not good or len(filename.encode("utf-8", "replace")) > 200:
         raise invalid_request("Invalid filename")
     return filename
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.tasks import SlotContent
+from powerinfer_cli.system.files import open_to_map, replace
 
 __all__ = ["SavedSlot", "SlotFiles", "read_slot", "write_slot"]
 
@@ -74,7 +75,7 @@ def write_slot(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, 
                 for array in arrays.values():
                     file.write(np.ascontiguousarray(array).tobytes())
                 n_bytes = file.tell()
-            Path(name).replace(path)
+            replace(Path(name), path)
         except BaseException:
             with suppress(OSError):
                 Path(name).unlink()
@@ -103,7 +104,7 @@ def _opened(path: str, flags: int) -> int:
     """A regular file: others may never end to be opened or read, and opening some does something."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    handle = os.open(path, flags | os.O_NONBLOCK)  # which does not wait should the file be another one by now
+    handle = open_to_map(Path(path))  # which does not wait should the file be another one by now
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file")

@@ -221,7 +221,7 @@ class Card:
 
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "GPU_DEVICES", ("/",))
+    monkeypatch.setattr(gpus, "has_gpu_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card)

@@ -1,0 +1,143 @@
+"""Windows' streams, consoles, names and files, called on Linux with stand-ins for what it has."""
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from powerinfer_cli.commands.shared.text_file import read_stdin
+from powerinfer_cli.hub.choice import is_safe
+from powerinfer_cli.kernels.jit import files as kept_code
+from powerinfer_cli.router import process as routed
+from powerinfer_cli.serving.slots.slot_files import read_slot, write_slot
+from powerinfer_cli.system import consoles, drivers, files, signals, sockets, windows
+
+
+def test_streams_of_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe there is cp1252: what it lacks must come out all the same."""
+    written, typed = io.BytesIO(), io.BytesIO("größer ∑\r\n".encode())
+    for name, pipe in (("stdout", written), ("stdin", typed)):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(pipe, encoding="cp1252", newline=""))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace())  # somebody else's
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    consoles.use_utf8()
+    assert sys.stdout.encoding == "cp1252"
+    monkeypatch.delenv("PYTHONIOENCODING")
+    consoles.use_utf8()
+    print("größer ∑", flush=True)
+    assert written.getvalue() == "größer ∑\n".encode()
+    assert read_stdin() == "größer ∑"
+    for gone, error in (
+        (True, OSError(errno.EINVAL, "Invalid argument")),
+        (True, BrokenPipeError()),
+        (False, OSError(errno.EINVAL, "Invalid argument", "a file")),
+        (False, OSError(errno.ENOSPC, "No space left")),
+    ):
+        assert consoles.reader_gone(error) is gone
+
+
+def test_a_console_is_asked_to_take_sequences(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, told = 3, []
+
+    def get(handle: Any, found: Any) -> bool:
+        found._obj.value = mode
+        return handle.value == 101
+
+    kernel32.GetConsoleMode = get
+    kernel32.SetConsoleMode = lambda handle, wanted: told.append((handle.value, wanted.value)) or known
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda descriptor: descriptor + 100))
+    console, file = (SimpleNamespace(isatty=lambda: True, fileno=lambda n=n: n) for n in (1, 2))
+    for known in (True, False):
+        assert consoles.shows_colours(console) is known
+    assert told == [(101, 7)] * 2
+    assert not consoles.shows_colours(file)  # a terminal to the C library, none to the system
+    mode = 7
+    assert consoles.shows_colours(console)
+    assert not consoles.shows_colours(SimpleNamespace(isatty=lambda: False))
+    assert len(told) == 2
+
+
+def test_ctrl_c_passes_by_what_is_started_on_windows(kernel32: SimpleNamespace) -> None:
+    told: list[int] = []
+    kernel32.SetConsoleCtrlHandler = lambda handler, ignored: told.append(ignored.value)
+    with contextlib.suppress(KeyError), signals.without_interrupts():
+        assert told == [1]
+        raise KeyError
+    assert told == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["aux.gguf", "COM1", "lpt9 .x", "a.", "a ", "a:b", "a?", "con", "NUL.tar.gz", "x\ny"])
+def test_names_that_windows_has_not(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert not files.takes_name(name)
+    assert not is_safe(f"folder/{name}")
+    assert files.takes_name("console.gguf")
+    assert is_safe("auxiliary/com10.gguf")
+    monkeypatch.setattr(files, "WINDOWS", False)
+    assert files.takes_name(name)
+
+
+def test_ports_that_nobody_else_takes_on_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", ~socket.SO_REUSEADDR, raising=False)
+    told = []
+    sockets.keep_port(SimpleNamespace(setsockopt=lambda *what: told.append(what)))  # type: ignore[arg-type]  # a stand-in
+    assert told == [(socket.SOL_SOCKET, ~socket.SO_REUSEADDR, 1)]
+
+
+def test_drivers_of_windows(kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
+    (tmp_path / "System32").mkdir()
+    assert not drivers.has_gpu_driver()
+    for name in ("nvcuda.dll", "amdhip64_6.dll"):
+        (tmp_path / "System32" / name).touch()
+        assert drivers.has_gpu_driver()
+        (tmp_path / "System32" / name).unlink()
+
+
+def test_slots_and_compiled_kernels_are_kept_on_windows(
+    kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_NONBLOCK")
+    monkeypatch.setattr(windows, "open_shared", os.open)
+    for ids in ([1, 2], [3]):
+        write_slot(tmp_path / "slot", "model", ids, {})
+        assert read_slot(tmp_path / "slot", "model", 8, 8).ids == ids
+    monkeypatch.setattr(kept_code, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(kept_code, "_FAILURES", [])
+
+    def taken(new: Path, path: Path) -> None:
+        raise PermissionError(13, "another process reads it")
+
+    kept_code.save_code("kernel", b"code")
+    monkeypatch.setattr(kept_code, "replace", taken)
+    kept_code.save_code("kernel", b"code")
+    assert kept_code.not_kept() is None
+    kept_code.save_code("kernel", b"other code")
+    assert str(kept_code.not_kept()).endswith("another process reads it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel.o", "slot"]
+
+
+def test_a_model_that_no_console_can_tell_to_end() -> None:
+    """Its standard input ends instead, by which it ends in order."""
+
+    async def run() -> int | None:
+        program = [sys.executable, "-c", "import sys; sys.exit(3 if sys.stdin.read() == '' else 4)"]
+        model = routed.ModelProcess(program, Path("none.sock"), dict(os.environ), lambda line: None)
+        await model.start()
+        assert model._process is not None
+
+        def fail(number: int) -> None:
+            raise OSError(6, "The handle is invalid")
+
+        model._process.send_signal = fail  # type: ignore[method-assign]
+        await model.stop(20.0)
+        return model.exit_code
+
+    assert asyncio.run(run()) == 3
