@@ -41,12 +41,13 @@ MOST_OWED = 4  # tokens that are read again beside a draft; more are read withou
 class _Ahead:
     """What was evaluated behind a sequence's tokens. n: tokens of the sequence itself; at: accepted of the draft.
 
-    rows: logits [1 + len(draft.ids), n_vocab] behind the token before the draft, and behind each of it.
+    rows: logits [1 + len(draft.ids), n_vocab] behind the token before the draft, and behind each of it; None: the step
+    that evaluates them has not ended.
     """
 
     n: int
     draft: Draft
-    rows: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.float32] | None = None
     at: int = 0
 
     @property
@@ -79,8 +80,10 @@ class DraftingEngine(Engine):
         self._ahead: list[_Ahead | None] = [None] * self.n_sequences
         self._owed: list[list[int]] = [[] for _ in range(self.n_sequences)]  # see _take_back
         self._drafter = drafter(self)
-        # A device's sums depend on how many tokens are in a pass, so that the text would depend on a clock.
-        self._costs = PassCosts(self._drafter.cost, measured=not self.devices)
+        # A device's sums depend on how many tokens are in a pass, so that the text would depend on a clock; of steps
+        # that are on their way together a clock tells little.
+        alone = super().n_groups == 1
+        self._costs = PassCosts(self._drafter.cost, measured=alone and not self.devices)
         self._drafted = [Drafted()] * self.n_sequences
         self._usual = self._most, drafts.least
         self._limits = [self._usual] * self.n_sequences
@@ -101,7 +104,7 @@ class DraftingEngine(Engine):
     def ahead(self, sequence: int, token: int) -> Logits | None:
         """Append a token that was foreseen: the logits that follow it; None where it was not (nothing happens)."""
         ahead = self._ahead[sequence]
-        if ahead is None or not ahead.n_behind or ahead.draft.ids[ahead.at] != token:
+        if ahead is None or ahead.rows is None or not ahead.n_behind or ahead.draft.ids[ahead.at] != token:
             return None
         ahead.at += 1
         ahead.n += 1
@@ -113,20 +116,16 @@ class DraftingEngine(Engine):
 
     @property
     def n_groups(self) -> int:
-        return 1  # a draft needs the tokens before it, and its pace a clock
+        return super().n_groups if self._watch is None else 1  # who drafts by hidden states waits for each step's
 
-    def begin(self, pieces: Sequence[Piece]) -> Callable[[], list[Answer]]:
-        found = self.step(pieces)
-        return lambda: found
-
-    def step(self, pieces: Sequence[Piece]) -> list[Answer]:
+    def _begin(self, pieces: Sequence[Piece]) -> Callable[[], list[Answer]]:
         found: dict[int, Answer] = {}
         for i, piece in enumerate(pieces):
             if _is_decoding(piece):
                 found[i] = self.ahead(piece.sequence, piece.ids[0])
         left = [i for i in range(len(pieces)) if found.get(i) is None]
         if not left:
-            return [found[i] for i in range(len(pieces))]
+            return lambda: [found[i] for i in range(len(pieces))]
         for i in left:
             self._take_back(pieces[i].sequence, rejected=_is_decoding(pieces[i]))
             if not _is_decoding(pieces[i]):
@@ -138,23 +137,41 @@ class DraftingEngine(Engine):
         drafts = self._drafts([pieces[i] for i in left])
         asked = [self._with_draft(pieces[i], drafts.get(pieces[i].sequence)) for i in left]
         begin = perf_counter()
-        answers = super().step(asked)
-        if all(_is_decoding(pieces[i]) for i in left):
-            self._costs.note_pass(sum(len(piece.ids) for piece in asked), perf_counter() - begin)
-        for i, answer in zip(left, answers, strict=True):
-            sequence = pieces[i].sequence
-            self._owed[sequence] = []
-            draft = drafts.get(sequence)
-            found[i] = answer if draft is None or answer is None else self._note(sequence, draft, answer)
-        return [found[i] for i in range(len(pieces))]
+        take = super()._begin(asked)
+        ahead = {
+            i: self._look_ahead(piece.sequence, drafts.get(piece.sequence))
+            for i, piece in zip(left, asked, strict=True)
+        }
 
-    def _note(self, sequence: int, draft: Draft, rows: npt.NDArray[np.float32]) -> Logits:
-        """A draft is evaluated; the logits that follow the token before it. rows: behind all that was asked."""
+        def taken() -> list[Answer]:
+            answers = take()
+            if all(_is_decoding(pieces[i]) for i in left):
+                self._costs.note_pass(sum(len(piece.ids) for piece in asked), perf_counter() - begin)
+            for i, answer in zip(left, answers, strict=True):
+                one = ahead[i]
+                found[i] = answer if one is None or answer is None else self._note(pieces[i].sequence, one, answer)
+            return [found[i] for i in range(len(pieces))]
+
+        return taken
+
+    def _look_ahead(self, sequence: int, draft: Draft | None) -> _Ahead | None:
+        """A step has begun: its draft, if it has one, is behind the sequence's tokens now."""
+        self._owed[sequence] = []
+        if draft is None:
+            return None
         n = len(draft.ids)
-        rows = rows[-1 - n :]
-        self._ahead[sequence] = _Ahead(len(super().tokens_of(sequence)) - n, draft, rows)
+        self._ahead[sequence] = found = _Ahead(len(super().tokens_of(sequence)) - n, draft)
         drafted = self._drafted[sequence]
         self._drafted[sequence] = Drafted(drafted.proposed + n, drafted.accepted, drafted.drafts + 1)
+        return found
+
+    def _note(self, sequence: int, ahead: _Ahead, rows: npt.NDArray[np.float32]) -> Logits:
+        """A draft is evaluated; the logits that follow the token before it. rows: behind all that was asked. It may
+        have been taken back meanwhile.
+        """
+        rows = rows[-1 - len(ahead.draft.ids) :]
+        if self._ahead[sequence] is ahead:
+            ahead.rows = rows
         first: Logits = rows[0]
         return first
 

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import pytest
+
+from powerinfer_cli.drafting import draft_options
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
@@ -50,9 +54,36 @@ def written(engine: Engine) -> tuple[list[list[tuple[int, float]]], int]:
     return found, watched.most
 
 
-def test_equal_to_the_bit() -> None:
+@pytest.mark.parametrize("drafting", [False, True])
+def test_equal_to_the_bit(drafting: bool) -> None:
+    """With drafts as well, each group's of its own texts."""
+    drafts = draft_options("ngram", None, size_n=1) if drafting else None
     wanted, one = written(Engine.load(open_gguf(bundled_model()), OPTIONS))
-    with engine_of_ranks(bundled_model(), 2, OPTIONS) as engine:
+    with engine_of_ranks(bundled_model(), 2, OPTIONS, drafts=drafts) as engine:
         found, both = written(engine)
+        proposed = [engine.drafted(i).proposed > 0 for i in range(4)]
     assert (one, both) == (1, 2)
     assert found == wanted
+    assert any(proposed) == drafting
+
+
+def test_a_draft_on_its_way_may_be_taken_back() -> None:
+    """While another sequence's step is on its way, too."""
+    drafts = draft_options("ngram", None, size_n=1, size_m=3)
+    text = [306, 5, 306, 5, 306]
+    one = Engine.load(open_gguf(bundled_model()), OPTIONS)
+    one.step([Piece(0, text), Piece(1, text[:3])])
+    wanted = one.step([Piece(0, (5,), stepwise=True)])[0], one.step([Piece(1, (5,), stepwise=True)])[0]
+    with engine_of_ranks(bundled_model(), 2, OPTIONS, drafts=drafts) as engine:
+        engine.step([Piece(0, text), Piece(1, text[:3])])
+        takes = [engine.begin([Piece(i, (5,), stepwise=True)]) for i in range(2)]
+        assert engine.drafted(0).proposed > 0
+        assert engine.tokens_of(0) == [*text, 5]
+        assert engine.ahead(0, 306) is None  # nobody knows yet what comes behind it
+        assert engine.truncate(4, 0) == 4
+        for take, logits in zip(takes, wanted, strict=True):
+            np.testing.assert_array_equal(take()[0], logits)
+        assert engine.tokens_of(0) == text[:4]
+        found = engine.step([Piece(0, (306,))])[0]
+    one.truncate(4, 0)
+    np.testing.assert_array_equal(found, one.step([Piece(0, (306,))])[0])
