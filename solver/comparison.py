@@ -8,7 +8,7 @@ from powerinfer_cli.model import Model
 from powerinfer_cli.placement import ActivationStatistics, Placement
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents
 from powerinfer_cli.system.memory import return_memory
-from solver.decoding import Decoding, compare_decoding, measure_decoding
+from solver.decoding import Decoding, compare_decoding, faster, measure_decoding
 from solver.predictor import Quality
 
 __all__ = ["COMPARING", "Comparison", "Runnable", "compare_models"]
@@ -93,7 +93,7 @@ def compare_models(
     for number, which in enumerate((dense, sparse) * 2):
         found.append(_alone(which, ids, events))
         on_round(number + 1, 4)
-    first, second = (min(found[which::2], key=lambda one: one.seconds) for which in range(2))
+    first, second = (faster(*found[which::2]) for which in range(2))
     return first, second
 
 

@@ -14,7 +14,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cpu.encoding.fitting import CompiledFit
 from powerinfer_cli.model.turned import down_loss, down_type
 from powerinfer_cli.runtime import Engine
-from solver.decoding import DEEPEST, Decoding, measure_decoding
+from solver.decoding import DEEPEST, Decoding, faster, measure_decoding
 from solver.predictor import DensityMeter, ReadingSpeed
 from solver.predictor.layer import TrainedPredictor
 from solver.predictor.ranks import TrainingWork
@@ -35,6 +35,7 @@ SECONDS = 2.0  # of decoding
 READING, WEIGHING, TRYING = "verdict: reading", "verdict: leaving small neurons out", "verdict: trying predictors"
 MEASURING, DECODING = "verdict: measuring this machine", "verdict: decoding with predictors"
 WORK, TRIAL_WORK = 1e11, 2e10  # multiplications a second and thread, roughly; of a predictor's trial
+TIMING = "verdict: decoding"
 MEASURED, DECODED = 15.0, 5.0  # seconds
 
 
@@ -119,6 +120,8 @@ def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
 
 def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Judging) -> Verdict:
     engine = model.open_engine()
+    model.events.progress(TIMING, 0, 1)
+    before = measure_decoding(engine, pieces[0], SECONDS) if wanted.here else None
     begin = time.monotonic()
     seen = look(engine, pieces, ActiveRule(density), model.events, READING)
     read_seconds = time.monotonic() - begin
@@ -126,27 +129,28 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
     files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     loss = None if density is None else _cost(model, engine, pieces, density)
     model.events.progress(MEASURING, 0, 1)
-    decoding = measure_decoding(engine, pieces[0], SECONDS) if wanted.here else None
+    # Twice, some time apart, as models are compared later: virtual machines are slower for some seconds now and then.
+    decoding = None if before is None else faster(before, measure_decoding(engine, pieces[0], SECONDS))
     del engine
     model.forget_engine()  # measuring and trials take as much memory as a small model
     machine = wanted.machine()
     model.events.progress(MEASURING, 1, 1)
-    speed, before = machine.speed, time.monotonic()
+    speed, begin = machine.speed, time.monotonic()
     trials, trained, alone = _try(model, seen, wanted.recall, speed)
-    tried_seconds = time.monotonic() - before
+    tried_seconds = time.monotonic() - begin
     exact = density is None
     layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)
     dense, sparse = predict_dense(machine), predict_sparse(machine, seen, files, layers, exact=exact)
     expected, rows, pay = None, 1.0, {layer: one for layer, one in trained.items() if layers[layer].sparse}
     if decoding is not None and speed is not None and pay:
         tried_here = _decode(model, pay, _some_of_each(pieces))
-        decoding, few = tried_here.dense, [replace(one, sparse=i in pay) for i, one in enumerate(layers)]
-        slowness = decoding.seconds / dense.seconds
+        few = [replace(one, sparse=i in pay) for i, one in enumerate(layers)]
         in_few = predict_sparse(machine, seen, files, few, exact=exact)
-        rows = rows_slowness(in_few, few, slowness, tried_here.sparse.seconds)
+        rows = rows_slowness(in_few, few, tried_here.dense.seconds / dense.seconds, tried_here.sparse.seconds)
+        decoding = faster(decoding, tried_here.dense)
         speed = speed.with_rows(rows)
         layers = estimate_layers(files, seen.densities, trials, speed, exact=exact)  # by what was seen, fewer may pay
-        slower = replace(machine, profile=slowed(machine.profile, slowness, rows))
+        slower = replace(machine, profile=slowed(machine.profile, decoding.seconds / dense.seconds, rows))
         expected = predict_sparse(slower, seen, files, layers, exact=exact).tokens_per_second
     always = always_read(model.model)
     tried = [model.model.layers[layer].ffn.neurons for layer in trials]

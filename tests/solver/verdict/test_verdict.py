@@ -229,6 +229,7 @@ def test_layers_that_are_seen_not_to_pay_are_expected_to_stay_dense(
     monkeypatch.setattr(judging, "_try", lambda *_: (trials, dict.fromkeys(trials, pays), 0.1))
     tried = TriedDecoding(Decoding(1e-3, 0.1, 100), Decoding(share * 1e-3, 0.1, 100))
     monkeypatch.setattr(judging, "decode_with_trials", lambda *_: tried)
+    monkeypatch.setattr(judging, "measure_decoding", lambda *_: Decoding(2e-3, 0.1, 100))  # in a bad moment
     wanted = wished(model, here=True)
     costs = wanted.machine()
     cpu = replace(costs.profile.cpu, rates={"any": Rates(1e9, 1e9)}, layer=1e-6, ffn=1e-6, token=1e-5)
@@ -240,3 +241,16 @@ def test_layers_that_are_seen_not_to_pay_are_expected_to_stay_dense(
     assert all(layer.sparse is (share < 1) for layer in found.layers)
     expected = min(1.0, share)
     assert found.speeds() == pytest.approx((1000, 1000 / expected), rel=1e-6)
+
+
+def test_the_faster_of_two_looks_at_the_dense_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_model("llama-relu").file.write(tmp_path / "model.gguf")
+    found = []
+    for number, seconds in enumerate([(2e-3, 3e-3), (5e-3, 4e-3)]):
+        model = SolverModel(open_gguf(path), EngineOptions(n_threads=1), LoadEvents())
+        looks = iter([Decoding(one, 0.1, 100) for one in seconds])
+        monkeypatch.setattr(judging, "measure_decoding", lambda *_, looks=looks: next(looks))
+        monkeypatch.setattr(judging, "is_small", lambda _: False)
+        place = Place(tmp_path / f"out-{number}")
+        found.append(judge(model, text_chunks(model, IDS, None), place, wished(model, here=True)).measured)
+    assert found == pytest.approx([500, 250])
