@@ -80,14 +80,19 @@ def _unpack_lane(rows, i, begin, end, quants, scales, mins, room):
         i % BUNDLE,
         row_in_memory(rows, i // BUNDLE * BUNDLE),
         room + 1024,
-        room + 1152,
+        room + 1024 + 8 * ROWS,
     )
+    groups = 32 // rows[GROUP]
     for g in range((end - begin) // 32):
         at = begin + g * 32
         unpack_bundle(rows[UNPACK_BUNDLE], bundle, at, at + 32, 0, room, scales_room, mins_room)
         for k in range(8):
             i32(quants)[g * 8 + k] = i32(room)[k * ROWS + lane]
-        scales[g], mins[g] = f32(scales_room)[lane], f32(mins_room)[lane]
+        for k in range(groups):
+            scales[g * groups + k], mins[g * groups + k] = (
+                f32(scales_room)[k * ROWS + lane],
+                f32(mins_room)[k * ROWS + lane],
+            )
 
 
 @helper

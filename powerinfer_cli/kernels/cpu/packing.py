@@ -13,7 +13,7 @@ from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena, arena_bytes
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows, repack_row
 from powerinfer_cli.kernels.cpu.vectors import aligned
-from powerinfer_cli.kernels.formats import BUNDLE, FORMATS, SLACK, Format
+from powerinfer_cli.kernels.formats import BUNDLE, FORMATS, SLACK, Format, Whole
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.formats.format import CHUNK
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
@@ -73,7 +73,7 @@ def repack_bundles(address, worker):
     op = i64(address)
     source, source_stride, n_rows = op[BUNDLES.source], op[BUNDLES.source_stride], op[BUNDLES.n_rows]
     n_blocks, block_bytes = op[BUNDLES.n_blocks], op[BUNDLES.block_bytes]
-    chunk_bytes, blocks = op[BUNDLES.chunk_bytes], address_of(stack_f32(256))
+    chunk_bytes, blocks = op[BUNDLES.chunk_bytes], address_of(stack_f32(1024))
     while True:
         bundle = take(op)
         first = bundle * BUNDLE
@@ -87,9 +87,17 @@ def repack_bundles(address, worker):
             repack_row(op[BUNDLES.repack], blocks, op[BUNDLES.target] + (bundle * n_blocks + g) * chunk_bytes, CHUNK)
 
 
-def bundles(kind: GGMLType, *, repack: bool = True) -> bool:
-    """Whether rows of this type may be bundled."""
-    return repack and kind in FORMATS and FORMATS[kind].dot_bundle is not None
+def bundles(kind: GGMLType, purpose: Bundled = Bundled.WHOLE, *, repack: bool = True) -> bool:
+    """Whether rows of this type, or of what it is converted to, may be bundled for this."""
+    try:
+        found = _format_of(kind)
+    except GGUFError:  # it stores no weights
+        return False
+    return repack and (found.whole if purpose is Bundled.WHOLE else found.dot_bundle) is not None
+
+
+def _format_of(kind: GGMLType) -> Format:
+    return FORMATS.get(kind) or FORMATS[conversion(kind)]
 
 
 def packing_kernels(
@@ -100,16 +108,15 @@ def packing_kernels(
     whole: Iterable[GGMLType] = (),
 ) -> Iterator[Kernel]:
     """Those that tensors of these types are packed with, and those that read their rows; few: for a few tokens, too;
-    asked, whole: types of rows in bundles.
+    asked, whole: types of rows in bundles, of which there may be no others.
     """
     yield repack_rows
-    found = [FORMATS[kind].dot_bundle for kind in asked if bundles(kind)]
-    for f in (FORMATS[kind] for kind in whole if bundles(kind)):
-        found += [f.dot_whole, f.unpack_bundle]
+    found = [one for one in (_format_of(kind).dot_bundle for kind in asked) if one is not None]
+    found += [one for whole_ in (_format_of(kind).whole for kind in whole) if whole_ for one in whole_.kernels]
     if found:
-        yield from (repack_bundles, *(one for one in found if one is not None))
+        yield from (repack_bundles, *found)
     for kind in kinds:
-        format_ = FORMATS.get(kind) or FORMATS[conversion(kind)]
+        format_ = _format_of(kind)
         of_rows = (
             format_.repack,
             format_.dot,
@@ -132,7 +139,12 @@ def packed_bytes(tensor: Tensor, *, repack: bool = True, bundled: bool = False) 
 
 
 def _bundle_bytes(tensor: Tensor, format_: Format) -> int:
-    return -(-tensor.n_rows // BUNDLE) * (tensor.shape[-1] // format_.group) * format_.chunk_bytes
+    return -(-tensor.n_rows // BUNDLE) * _whole(format_).bundle_bytes(tensor.shape[-1])
+
+
+def _whole(format_: Format) -> Whole:
+    assert format_.whole is not None  # a format of blocks
+    return format_.whole
 
 
 def pack(
@@ -162,7 +174,7 @@ def pack(
     n_rows, n_cols, stride = tensor.n_rows, tensor.shape[-1], format_.row_bytes(tensor.shape[-1])
     size = n_rows * stride
     if bundled is not None:
-        stride, size = n_cols // format_.group * format_.chunk_bytes // BUNDLE, _bundle_bytes(tensor, format_)
+        stride, size = _whole(format_).bundle_bytes(n_cols) // BUNDLE, _bundle_bytes(tensor, format_)
     target = WeightRows(format_, n_rows, n_cols, arena.take(size + SLACK), stride, bundled=bundled)
     _fill(target, tensor, team, on_note, on_progress)
     return target
@@ -269,18 +281,18 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
 
 
 def _bundling(target: WeightRows, place: Bytes, part: Bytes) -> Operation:
-    assert target.format.repack is not None  # a format of blocks
+    whole = _whole(target.format)
     return Operation.of(
         repack_bundles,
         BUNDLES,
         source=part,
         source_stride=part.strides[0],
         target=place,
-        chunk_bytes=target.format.chunk_bytes,
+        chunk_bytes=whole.chunk_bytes,
         n_rows=len(part),
-        n_blocks=target.n_cols // target.format.group,
+        n_blocks=target.n_cols // whole.columns,
         block_bytes=BLOCK[target.format.type][1],
-        repack=target.format.repack.address,
+        repack=whole.repack.address,
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "DOT_WHOLE",
     "GROUP",
     "HAS_MIN",
+    "OFFSET",
     "REPACK_ROW",
     "ROWS",
     "ROW_BYTES",
@@ -48,7 +49,7 @@ __all__ = [
 # multiple of 16, is where its bundle is.
 BASE, STRIDE, COLUMNS, ROWS, GROUP, HAS_MIN = range(6)
 DOT_ROW, AXPY_ROW, AXPY4_ROWS, UNPACK_ROW, REPACK_ROW, SCRATCH, SCRATCH_STRIDE, ROW_BYTES = range(6, 14)
-DOT_BUNDLE, CHUNK_BYTES, DOT_WHOLE, UNPACK_BUNDLE = range(14, 18)
+DOT_BUNDLE, CHUNK_BYTES, DOT_WHOLE, UNPACK_BUNDLE, OFFSET = range(14, 19)
 
 dot_row = calling(types.float32, types.int64, types.int64, types.int64, types.int64)
 dot_few = calling(types.void, *[types.int64] * 8)  # a format's DOT_FEW
@@ -101,10 +102,10 @@ class WeightRows:
 
     def __post_init__(self) -> None:
         f, scratch = self.format, self.scratch
-        table = np.zeros(18, np.int64)
+        table = np.zeros(19, np.int64)
         table[BASE], table[STRIDE] = self.data.ctypes.data, self.stride
         table[COLUMNS], table[ROWS] = self.n_cols, self.n_rows
-        table[GROUP], table[HAS_MIN] = f.group, f.has_min
+        table[GROUP], table[HAS_MIN], table[OFFSET] = f.group, f.has_min, f.offset
         if self.bundled is None:
             table[DOT_ROW], table[UNPACK_ROW] = f.dot.address, f.unpack.address
             table[AXPY_ROW], table[AXPY4_ROWS] = f.axpy.address, f.axpy4.address
@@ -113,8 +114,8 @@ class WeightRows:
             table[CHUNK_BYTES] = f.chunk_bytes
         if self.bundled is Bundled.ASKED and f.dot_bundle is not None:
             table[DOT_BUNDLE] = f.dot_bundle.address
-        if self.bundled is Bundled.WHOLE and f.dot_whole is not None and f.unpack_bundle is not None:
-            table[DOT_WHOLE], table[UNPACK_BUNDLE] = f.dot_whole.address, f.unpack_bundle.address
+        if self.bundled is Bundled.WHOLE and f.whole is not None:
+            table[DOT_WHOLE], table[UNPACK_BUNDLE] = f.whole.dot.address, f.whole.unpack.address
         if scratch is not None and f.repack is not None:
             table[REPACK_ROW] = f.repack.address
             table[SCRATCH], table[SCRATCH_STRIDE] = scratch.ctypes.data, scratch.strides[0]
@@ -135,6 +136,8 @@ class WeightRows:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         f = self.format
-        if self.bundled and f.dot_bundle is not None:
+        if self.bundled is Bundled.WHOLE and f.whole is not None:
+            return f.whole.dot, f.whole.unpack
+        if self.bundled is Bundled.ASKED and f.dot_bundle is not None:
             return (f.dot_bundle,)
         return (f.dot, f.axpy, f.axpy4, f.unpack, *((f.repack,) if f.repack else ()))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_WHOLE, ROWS, STRIDE, dot_whole
+from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_WHOLE, GROUP, HAS_MIN, OFFSET, ROWS, STRIDE, dot_whole
 from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.formats.format import BUNDLE
@@ -51,7 +51,7 @@ def matvec_whole(op_address, worker):
             for t in range(n_tokens):
                 xs[t] = op[WHOLE.x] + t * op[WHOLE.x_bytes]
             x = op[WHOLE.panels] + worker * op[WHOLE.panels_bytes]
-            pack_bundle_tokens(address_of(xs), n_tokens, columns, x)
+            pack_bundle_tokens(rows[GROUP], rows[HAS_MIN], rows[OFFSET], address_of(xs), n_tokens, columns, x)
     while begin < n:
         next_begin, next_end = share(take(op), threads, n) if begin == end else (end, end)
         for i in range(begin, end):

@@ -8,6 +8,7 @@ import numpy as np
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.formats.ahead import asking
+from powerinfer_cli.kernels.formats.bundles import Bundle, Tail, groups_bundle, repack_superblocks, superblocks_bundle
 from powerinfer_cli.kernels.formats.dot_bundle import dot_bundle
 from powerinfer_cli.kernels.formats.dot_few import dot_few, dot_some
 from powerinfer_cli.kernels.formats.format import (
@@ -22,11 +23,12 @@ from powerinfer_cli.kernels.formats.format import (
     UNPACK,
     UNPACK_BUNDLE,
     Format,
+    Whole,
     padded,
 )
 from powerinfer_cli.kernels.formats.layouts import Layout
 from powerinfer_cli.kernels.formats.whole import dot_whole, unpack_bundle
-from powerinfer_cli.kernels.jit import helper, kernel
+from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.simd import (
     address_of,
     byte,
@@ -83,11 +85,14 @@ def make_format(
     mins: Part = None,
     offset: int = 0,
     signed: bool = False,
-    bundled: bool = False,
+    *,
+    asked: bool = False,
+    tail: Tail | None = None,
 ) -> Format:
     """The format whose weights are scale * (q - offset) + min. `extra`: bytes behind the quants of a repacked chunk.
 
-    bundled: there is a DOT_BUNDLE, for which GGUF blocks are groups.
+    asked: there is a DOT_BUNDLE, for which GGUF blocks are groups. tail: where superblocks have their scales; None:
+    GGUF blocks are groups.
     `signed`: q is within -128..127 and the offset 0; else q is within 0..127 (0..255 where products take any
     unsigned byte).
     """
@@ -98,22 +103,40 @@ def make_format(
 
     shape = group, chunk_bytes
     math = layout.quants, scales, mins or _no_mins, has_min, offset, signed
+    repack = kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales))
+    if tail is None:
+        bundle, repack_bundle = groups_bundle(chunk_bytes, *math[:3]), repack
+    else:
+        bundle = superblocks_bundle(group, layout, tail)
+        made = repack_superblocks(kind, group, layout, read, put_scales, tail)
+        repack_bundle = kernel(REPACK, f"repack_bundle_{name}")(made)
     return Format(
         kind,
         group,
         has_min,
         layout.bits,
         row_bytes,
-        kernel(REPACK, f"repack_{name}")(_repack(kind, *shape, read, layout.pack, put_scales)),
+        repack,
         kernel(DOT, f"dot_{name}")(_dot(*shape, *math)),
         kernel(DOT_FEW, f"dot_few_{name}")(dot_few(*shape, *math)),
         kernel(DOT_SOME, f"dot_some_{name}")(dot_some(*shape, *math)),
-        kernel(DOT_BUNDLE, f"dot_bundle_{name}")(dot_bundle(*shape, *math)) if bundled else None,
+        kernel(DOT_BUNDLE, f"dot_bundle_{name}")(dot_bundle(*shape, *math)) if asked else None,
         kernel(AXPY, f"axpy_{name}")(_axpy(*shape, *math)),
         kernel(AXPY4, f"axpy4_{name}")(_axpy4(*shape, *math)),
         kernel(UNPACK, f"unpack_{name}")(_unpack(*shape, *math)),
-        kernel(DOT_WHOLE, f"dot_whole_{name}")(dot_whole(chunk_bytes, *math)) if bundled else None,
-        kernel(UNPACK_BUNDLE, f"unpack_bundle_{name}")(unpack_bundle(chunk_bytes, *math)) if bundled else None,
+        _whole(name, group, bundle, repack_bundle, *math[3:]),
+        offset,
+    )
+
+
+def _whole(name: str, group: int, bundle: Bundle, repack: Kernel, has_min: bool, offset: int, signed: bool) -> Whole:
+    math = has_min, offset, signed
+    return Whole(
+        bundle.columns,
+        bundle.size,
+        repack,
+        kernel(DOT_WHOLE, f"dot_whole_{name}")(dot_whole(group, bundle, *math)),
+        kernel(UNPACK_BUNDLE, f"unpack_bundle_{name}")(unpack_bundle(group, bundle, *math)),
     )
 
 

@@ -8,6 +8,7 @@ Repacked chunks of 512 weights: nibbles (see `layouts`), then scales:
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
+from powerinfer_cli.kernels.formats.bundles import Tail
 from powerinfer_cli.kernels.formats.format import Format
 from powerinfer_cli.kernels.formats.layouts import FOUR, Layout
 from powerinfer_cli.kernels.formats.legacy import copy_halves, halves, nibbles_of_blocks
@@ -96,12 +97,20 @@ def _put_mx_scales(source, target, m):
         target[_SCALES + b] = source[17 * b]
 
 
-def _format(kind, layout, extra, read, put_scales, scales, offset):
-    return make_format(kind, 32, layout, extra, read, put_scales, scales, offset=offset, signed=offset == 0)
+@helper
+def _xs_scale(chunk, at):
+    return load_i8(chunk, at)
+
+
+_XS = Tail((_SCALES,), (_SCALES + 16,), _xs_scale)
+
+
+def _format(kind, layout, extra, read, put_scales, scales, offset, tail=None):
+    return make_format(kind, 32, layout, extra, read, put_scales, scales, offset=offset, signed=offset == 0, tail=tail)
 
 
 FORMATS: tuple[Format, ...] = (
     _format(GGMLType.IQ4_NL, _IQ4, 32, _read_nl, _put_nl_scales, halves(_SCALES), IQ4_OFFSET),
-    _format(GGMLType.IQ4_XS, _IQ4, 20, _read_xs, _put_xs_scales, _xs_scales, IQ4_OFFSET),
+    _format(GGMLType.IQ4_XS, _IQ4, 20, _read_xs, _put_xs_scales, _xs_scales, IQ4_OFFSET, _XS),
     _format(GGMLType.MXFP4, _E2M1, 16, _read_mx, _put_mx_scales, _mx_scales, E2M1_OFFSET),
 )

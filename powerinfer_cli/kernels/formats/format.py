@@ -16,7 +16,8 @@ is float32 [n].
 
 Where short rows are asked all at once they are bundled, 16 at a time: a chunk's 16 groups are those of the 16 rows in
 the same columns, so that none of it is empty. A bundle is a chunk for each 32 columns; rows that are not there are
-zeros.
+zeros. Rows that are multiplied whole are bundled as well: `bundles` says what their chunks are where GGUF has
+superblocks.
 
 Kernels read up to 1 KiB behind a row (and use nothing of it): buffers of rows need `SLACK` bytes at their end.
 """
@@ -43,6 +44,7 @@ __all__ = [
     "UNPACK",
     "UNPACK_BUNDLE",
     "Format",
+    "Whole",
     "padded",
     "record_bytes",
 ]
@@ -70,9 +72,9 @@ DOT_BUNDLE = types.void(*[types.int64] * 6)
 #    alone. xs and out have room for n_tokens rounded up to 4. aheads int64 [64]: with one token, what is asked of
 #    memory with each chunk, by turns: as many bytes as the chunk has
 DOT_WHOLE = types.void(*[types.int64] * 6)
-#    (bundle, x, n_tokens, n, ahead, out): out[16 t + j] = row j . token t; each token's as if it were alone. x: a
+#    (bundle, x, n_tokens, n, following, out): out[16 t + j] = row j . token t; each token's as if it were alone. x: a
 #    record, or of more tokens the panels of `pack_bundle_tokens`; out float32 [n_tokens rounded up to 8, 16]. Memory is
-#    asked for as many bytes from `ahead` on
+#    asked for some KiB ahead: for this bundle, then for the one at the address `following`
 UNPACK_BUNDLE = types.void(*[types.int64] * 7)
 #    (bundle, begin, end, added, panel, scales, mins): quants + added, scales, mins of columns begin to end, multiples
 #    of 32, as half of what `panels` says
@@ -83,7 +85,27 @@ AXPY4 = types.void(types.int64, types.int64, types.int64, types.int64)
 UNPACK = types.void(*[types.int64] * 7)
 #    (row, n, begin, end, q, scales, mins): int8 q [end - begin], float32 scales and mins [(end - begin) / group];
 #    for float formats q is float32 [end - begin] and the others are unused
-REPACK = types.void(types.int64, types.int64, types.int64)  # (GGUF row, repacked row, n)
+REPACK = types.void(types.int64, types.int64, types.int64)
+#    (GGUF row, repacked row, n); of bundles: (blocks of 16 rows, one behind the other; a bundle's chunk; CHUNK)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """How rows lie in bundles to be multiplied whole: in chunks of so many columns and bytes."""
+
+    columns: int
+    chunk_bytes: int
+    repack: Kernel
+    dot: Kernel
+    unpack: Kernel
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return self.repack, self.dot, self.unpack
+
+    def bundle_bytes(self, n: int) -> int:
+        """Of 16 rows of n weights."""
+        return n // self.columns * self.chunk_bytes
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,7 @@ class Format:
     """One weight format. `group` weights share a scale (0: a float format, whose rows stay as they are in the file).
 
     bits: of quants as they are unpacked: within -2**(bits - 1)..2**(bits - 1) - 1, or with minima 0..2**bits - 1.
+    offset: what products are made of quants and it.
     """
 
     type: GGMLType
@@ -102,12 +125,12 @@ class Format:
     dot: Kernel
     dot_few: Kernel
     dot_some: Kernel
-    dot_bundle: Kernel | None
+    dot_bundle: Kernel | None  # of rows that are asked
     axpy: Kernel
     axpy4: Kernel
     unpack: Kernel
-    dot_whole: Kernel | None = None
-    unpack_bundle: Kernel | None = None
+    whole: Whole | None = None
+    offset: int = 0
 
     @property
     def chunk_bytes(self) -> int:

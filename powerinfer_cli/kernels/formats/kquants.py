@@ -7,6 +7,7 @@ Repacked chunks of one superblock (groups of 16) or two (groups of 32): quants (
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.formats.blocks import make_format
+from powerinfer_cli.kernels.formats.bundles import Tail
 from powerinfer_cli.kernels.formats.format import Format
 from powerinfer_cli.kernels.formats.layouts import FIVE, FOUR, SIX, THREE, TWO
 from powerinfer_cli.kernels.jit import helper
@@ -63,6 +64,46 @@ def _scales_32(start):
 
     return scales, mins
 
+
+# --- scales and minima of bundles --------------------------------------------------------------------------------
+
+
+@helper
+def _unsigned(chunk, at):
+    return load_u8(chunk, at)
+
+
+@helper
+def _signed(chunk, at):
+    return load_i8(chunk, at)
+
+
+@helper
+def _minima_32(chunk, at):
+    return load_u8(chunk, at + 128)
+
+
+@helper
+def _low_nibbles(chunk, at):
+    return unsigned_f32(load16(chunk, at) & 15)
+
+
+@helper
+def _high_nibbles(chunk, at):
+    return unsigned_f32(load16(chunk, at) >> 4)
+
+
+def _tail_16(start):
+    """As `_scales_16`."""
+    return Tail((start,), (start + 16,), _signed)
+
+
+def _tail_32(start):
+    """As `_scales_32`."""
+    return Tail((start, start + 16), (start + 32, start + 36), _unsigned, _minima_32)
+
+
+_Q2_TAIL = Tail((64,), (80, 82), _low_nibbles, _high_nibbles)
 
 # --- reading GGUF blocks -----------------------------------------------------------------------------------------
 
@@ -190,9 +231,9 @@ def _put_q6_scales(source, target, m):
 
 
 FORMATS: tuple[Format, ...] = (
-    make_format(GGMLType.Q2_K, 16, TWO, 20, _read_q2, _put_q2_scales, _q2_scales, _q2_mins),
-    make_format(GGMLType.Q3_K, 16, THREE, 18, _read_q3, _put_q3_scales, _scales_16(96), offset=4),
-    make_format(GGMLType.Q4_K, 32, FOUR, 40, _read_q4, _put_scales_32(144, 256), *_scales_32(256)),
-    make_format(GGMLType.Q5_K, 32, FIVE, 40, _read_q5, _put_scales_32(176, 320), *_scales_32(320)),
-    make_format(GGMLType.Q6_K, 16, SIX, 18, _read_q6, _put_q6_scales, _scales_16(192), offset=32),
+    make_format(GGMLType.Q2_K, 16, TWO, 20, _read_q2, _put_q2_scales, _q2_scales, _q2_mins, tail=_Q2_TAIL),
+    make_format(GGMLType.Q3_K, 16, THREE, 18, _read_q3, _put_q3_scales, _scales_16(96), offset=4, tail=_tail_16(96)),
+    make_format(GGMLType.Q4_K, 32, FOUR, 40, _read_q4, _put_scales_32(144, 256), *_scales_32(256), tail=_tail_32(256)),
+    make_format(GGMLType.Q5_K, 32, FIVE, 40, _read_q5, _put_scales_32(176, 320), *_scales_32(320), tail=_tail_32(320)),
+    make_format(GGMLType.Q6_K, 16, SIX, 18, _read_q6, _put_q6_scales, _scales_16(192), offset=32, tail=_tail_16(192)),
 )

@@ -85,7 +85,7 @@ def _format(kind, layout, *, offset=0, has_min=False):
 
     mins = halves(start + 32) if has_min else None
     extra, signed = 64 if has_min else 32, whole and offset == 0
-    return make_format(kind, 32, layout, extra, read, put_scales, halves(start), mins, offset, signed, bundled=True)
+    return make_format(kind, 32, layout, extra, read, put_scales, halves(start), mins, offset, signed, asked=True)
 
 
 FORMATS: tuple[Format, ...] = (

@@ -8,7 +8,9 @@ from powerinfer_cli.kernels.jit import deferring
 
 _ROOMS = {
     "addresses": "address_of calling f32 float_of half i8 i32 i64 prefetch stack_f32 store_half u8 u16",
-    "bundles": "lower_bundle meeting_bundle scale_bundle starting_bundle store_bundle",
+    "bundles": (
+        "add_bundle lowering_bundle meeting_bundle scale_bundle scale_first scale_second starting_bundle store_bundle"
+    ),
     "builders": "B16 B32 B64 F32x16 I32x16 Vector",
     "dots": "dot_signed dot_unsigned",
     "lanes": "byte doubled groups_of_16 groups_of_32 join lanes_of_16 lanes_of_32 lookup",

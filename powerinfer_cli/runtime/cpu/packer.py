@@ -93,7 +93,8 @@ class Packer:
 
     def bundles(self, tensor: Tensor) -> Bundled | None:
         """What a matrix will be in bundles for, if for anything."""
-        return self._bundled.get(tensor.name) if bundles(tensor.type, repack=self._repack) else None
+        purpose = self._bundled.get(tensor.name)
+        return purpose if purpose and bundles(tensor.type, purpose, repack=self._repack) else None
 
     def _packed_bytes(self, tensor: Tensor) -> int:
         return packed_bytes(tensor, repack=self._repacks(tensor), bundled=self.bundles(tensor) is not None)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.cache import STORE, CacheType, KeysValues
 from powerinfer_cli.kernels.cpu.attention.products import attention_kernels
-from powerinfer_cli.kernels.cpu.packing import packing_kernels
+from powerinfer_cli.kernels.cpu.packing import bundles, packing_kernels
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors, make_vectors
 from powerinfer_cli.kernels.few import FEW
@@ -65,9 +65,13 @@ class CPUSide(ABC):
             types = CacheType.F32, CacheType.F32
         kernels = (*attention_kernels(*types), *(STORE[kind] for kind in types))
         few = options.drafting or self.pages.n_sequences > 1
-        bundled = list(bundled_matrices(model, plan, predictors=predictors))
-        asked, whole = ({one.type for one, of in bundled if of is kind} for kind in (Bundled.ASKED, Bundled.WHOLE))
-        packing = packing_kernels({one.type for one in tensors}, few=few, asked=asked, whole=whole)
+        found = bundled_matrices(model, plan, predictors=predictors)
+        bundled = {one.name: of for one, of in found if bundles(one.type, of, repack=options.repack)}
+        by_rows, asked, whole = (
+            {one.type for one in tensors if bundled.get(one.name) is kind}
+            for kind in (None, Bundled.ASKED, Bundled.WHOLE)
+        )
+        packing = packing_kernels(by_rows, few=few, asked=asked, whole=whole)
         self.prepare([*TEAM_KERNELS, *kernels, *packing])
         self.team = Team(max(options.threads), options.cores)
         packer = Packer(
@@ -75,7 +79,7 @@ class CPUSide(ABC):
             tensors,
             packed=parts.packed,
             tables=tables(model),
-            bundled={one.name: of for one, of in bundled},
+            bundled=bundled,
             besides=kv_bytes([*here.values(), *elsewhere.values()], self.pages.extent, *types)
             + overflow_bytes(model.layers, plan.layers, self.pages.extent, *types),
             repack=options.repack,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from powerinfer_cli.gguf_io import GGMLType, dequantize
+from powerinfer_cli.gguf_io import BLOCK, GGMLType, dequantize
 from powerinfer_cli.kernels.cpu.embedding import embed
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
@@ -41,9 +41,10 @@ def test_embed(kind: GGMLType, columns: int) -> None:
 
 
 @pytest.mark.rungs
-@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.unpack_bundle])
-@pytest.mark.parametrize("columns", [96, 1280])
-def test_rows_of_bundles(kind: GGMLType, columns: int) -> None:
+@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.whole])
+@pytest.mark.parametrize("wide", [False, True])
+def test_rows_of_bundles(kind: GGMLType, wide: bool) -> None:
+    columns = 1280 if wide else max(96, BLOCK[kind][0])
     rows, numbers = bundled_rows(kind, 37, columns, kind_of_bundles=Bundled.WHOLE)
     ids = np.array([0, 36, 15, 16, 20], np.int32)
     out = poisoned_vectors(5, columns, records=False)

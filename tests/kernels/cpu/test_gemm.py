@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cpu.gemm import Product, gemm, make_workspace
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors
@@ -146,11 +146,12 @@ def test_other_types_are_not_in_fixed_point() -> None:
         assert np.array_equal(*found, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.unpack_bundle], ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", [kind for kind, found in FORMATS.items() if found.whole], ids=lambda k: k.name)
 def test_bundles_are_the_rows_that_they_hold(kind: GGMLType) -> None:
-    x = random_vectors(8, 2144)
+    n = 2144 if BLOCK[kind][0] == 32 else 2304
+    x = random_vectors(8, n)
     for n_rows in (5, 71):
-        rows, _ = weight_rows(kind, n_rows, 2144)
-        bundles, _ = bundled_rows(kind, n_rows, 2144, kind_of_bundles=Bundled.WHOLE)
+        rows, _ = weight_rows(kind, n_rows, n)
+        bundles, _ = bundled_rows(kind, n_rows, n, kind_of_bundles=Bundled.WHOLE)
         for tokens in (1, 8):
             assert np.array_equal(product(bundles, x, tokens, 2), product(rows, x, tokens, 2))

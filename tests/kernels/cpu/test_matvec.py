@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from powerinfer_cli.gguf_io import GGMLType
+from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels.cpu.matvec import matvec, matvec_few, token_panels
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import Vectors, make_vectors
@@ -15,7 +15,7 @@ from tests.helpers.kernels.teams import team_of
 
 TEAM = team_of(4)
 F32 = npt.NDArray[np.float32]
-BUNDLED = [kind for kind, found in FORMATS.items() if found.dot_whole is not None]
+BUNDLED = [kind for kind, found in FORMATS.items() if found.whole]
 LAYOUTS = [(kind, False) for kind in FORMATS] + [(kind, True) for kind in BUNDLED]
 
 
@@ -57,11 +57,19 @@ def test_every_format(kind: GGMLType, whole: bool) -> None:
 
 @pytest.mark.rungs
 @pytest.mark.parametrize(
-    ("kind", "whole"), [(GGMLType.Q4_0, False), (GGMLType.F16, False), (GGMLType.Q5_1, True)], ids=name_of
+    ("kind", "whole"),
+    [
+        (GGMLType.Q4_0, False),
+        (GGMLType.F16, False),
+        (GGMLType.Q5_1, True),
+        (GGMLType.Q4_K, True),
+        (GGMLType.Q6_K, True),
+    ],
+    ids=name_of,
 )
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 15, 64, 65, 129, 500])
 def test_odd_numbers_of_rows(kind: GGMLType, whole: bool, n_rows: int) -> None:
-    rows, w = made_rows(kind, n_rows, 96, whole)
+    rows, w = made_rows(kind, n_rows, max(96, BLOCK[kind][0]), whole)
     check(rows, w, kind)
 
 
@@ -76,7 +84,7 @@ def test_rows_as_in_the_file(kind: GGMLType) -> None:
 
 @pytest.mark.rungs
 @pytest.mark.parametrize("n_rows", [3, 71, 400])
-@pytest.mark.parametrize(("kind", "whole"), [(GGMLType.Q4_K, False), (GGMLType.Q8_0, True)], ids=name_of)
+@pytest.mark.parametrize(("kind", "whole"), [(GGMLType.Q4_K, False), (GGMLType.Q3_K, True)], ids=name_of)
 def test_same_bits_whatever_the_threads_and_the_shares(kind: GGMLType, whole: bool, n_rows: int) -> None:
     rows, _ = made_rows(kind, n_rows, 512, whole)
     x = random_vectors(1, 512)

@@ -11,8 +11,8 @@ import pytest
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType, GGUFError, Tensor, dequantize, open_gguf
 from powerinfer_cli.kernels.cpu import packing
-from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side
-from powerinfer_cli.kernels.cpu.rows import COLUMNS, ROWS, UNPACK_ROW, WeightRows, row_address, unpack_row
+from powerinfer_cli.kernels.cpu.packing import bundles, pack, pack_side_by_side
+from powerinfer_cli.kernels.cpu.rows import COLUMNS, ROWS, UNPACK_ROW, Bundled, WeightRows, row_address, unpack_row
 from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.formats.convert import conversion, convert
 from powerinfer_cli.kernels.jit import kernel
@@ -197,7 +197,7 @@ def test_progress(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
 MEMORY = """
 import sys
 from powerinfer_cli.gguf_io import open_gguf
-from powerinfer_cli.kernels.cpu.packing import pack, pack_side_by_side
+from powerinfer_cli.kernels.cpu.packing import bundles, pack, pack_side_by_side
 from powerinfer_cli.kernels.jit.team import Team
 
 def resident():
@@ -222,3 +222,24 @@ def test_memory_stays_below_a_quarter_more_than_the_file(tmp_path: Path) -> None
     command = [sys.executable, "-c", MEMORY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert 1 <= float(done.stdout) < 1.25 + packing.SLICE_BYTES / n_bytes
+
+
+@pytest.mark.parametrize("kind", CONVERTED, ids=lambda kind: kind.name)
+def test_converted_rows_are_bundled_as_what_they_become(kind: GGMLType) -> None:
+    target, n = conversion(kind), max(BLOCK[kind][0], BLOCK[conversion(kind)][0])
+    whole = FORMATS[target].whole
+    assert bundles(kind) == (whole is not None)
+    if whole is None:
+        return
+    raw = random_rows(kind, 21, n).view(np.uint8).reshape(21, -1)
+    found, wanted = (
+        pack(Tensor("w", of, (21, n), rows.reshape(-1)), team_of(2), bundled=Bundled.WHOLE)
+        for of, rows in ((kind, raw), (target, convert(raw, kind)))
+    )
+    size = 2 * whole.bundle_bytes(n)
+    assert found.format is FORMATS[target]
+    np.testing.assert_array_equal(found.data[:size], wanted.data[:size])
+
+
+def test_integers_are_not_bundled() -> None:
+    assert not bundles(GGMLType.I32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from powerinfer_cli.kernels.cpu.experts.places import DOWN, GATE_UP, place_of
 from powerinfer_cli.kernels.cpu.experts.routing import N_USED
-from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_WHOLE, STRIDE, dot_whole
+from powerinfer_cli.kernels.cpu.rows import BASE, COLUMNS, DOT_WHOLE, GROUP, HAS_MIN, OFFSET, STRIDE, dot_whole
 from powerinfer_cli.kernels.cpu.shares import AHEAD_BYTES, fetch, share
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS
 from powerinfer_cli.kernels.formats.format import BUNDLE
@@ -22,11 +22,11 @@ __all__ = ["down_whole", "gate_up_whole"]
 
 
 @helper
-def _packed(xs, n, columns, panels):
+def _packed(rows, xs, n, panels):
     """Where an expert's n tokens, at the addresses xs, are for DOT_WHOLE: one alone is read as it is."""
     if n == 1:
         return xs[0]
-    pack_bundle_tokens(address_of(xs), n, columns, panels)
+    pack_bundle_tokens(rows[GROUP], rows[HAS_MIN], rows[OFFSET], address_of(xs), n, rows[COLUMNS], panels)
     return panels
 
 
@@ -60,10 +60,11 @@ def gate_up_whole(op_address, worker):
         out = f32(op[GATE_UP.ups] if is_up else op[GATE_UP.gates])
         expert, bundle = i // ff, rows[STRIDE] * BUNDLE
         first, n_pairs = np.int64(starts[expert]), np.int64(starts[expert + 1] - starts[expert])
-        if packed != expert:  # gate's tokens are up's
+        kind = expert * 64 + rows[GROUP] + rows[HAS_MIN]  # gate's tokens are up's, if both have the same panels
+        if packed != kind:
             for k in range(n_pairs):
                 xs[k] = op[GATE_UP.up_x] + np.int64(order[first + k]) // op[GATE_UP.n_chosen] * op[GATE_UP.up_x_bytes]
-            packed, x = expert, _packed(xs, n_pairs, rows[COLUMNS], panels)
+            packed, x = kind, _packed(rows, xs, n_pairs, panels)
         for _ in range(begin, last):
             begin += 1
             ahead = next_address if begin == last else there + bundle
@@ -100,7 +101,7 @@ def down_whole(op_address, worker):
             first, n_pairs = np.int64(starts[expert]), np.int64(starts[expert + 1] - starts[expert])
             for k in range(n_pairs):
                 xs[k] = x + (first + k) * x_bytes
-            tokens = _packed(xs, n_pairs, rows[COLUMNS], panels)
+            tokens = _packed(rows, xs, n_pairs, panels)
             for b in range(begin, end):
                 i = expert * n + b
                 ahead = base + (following if b + 1 == end else i + 1) * bundle

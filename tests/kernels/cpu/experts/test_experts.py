@@ -26,7 +26,7 @@ from tests.helpers.rounding import curve_of
 
 pytestmark = pytest.mark.rungs
 TEAM = team_of(3)
-F32, Q4_0 = GGMLType.F32, GGMLType.Q4_0
+F32, Q4_0, Q4_K = GGMLType.F32, GGMLType.Q4_0, GGMLType.Q4_K
 Floats = npt.NDArray[np.float64]
 
 
@@ -167,7 +167,7 @@ def test_every_format(kind: GGMLType, many: bool) -> None:
     whole = 256 if f.group == 16 or "_K" in kind.name or kind is GGMLType.IQ4_XS else 96
     check(experts((kind, kind, kind), n=35 if f.is_float else whole, ff=51 if f.is_float else whole), many=many)
     check(experts((kind, kind, kind), n=256, ff=256, threads=3), many=many)
-    if f.dot_whole is not None:
+    if f.whole:
         check(experts((kind, kind, kind), n=whole, ff=whole, bundled=True), many=many)
 
 
@@ -188,6 +188,8 @@ def test_numbers_of_tokens_and_experts(many: bool, tokens: int, n_experts: int, 
 def test_mixed_types(many: bool) -> None:
     for kinds in ((F32, Q4_0, Q4_0), (Q4_0, F32, GGMLType.F16), (GGMLType.Q8_0, GGMLType.Q4_1, F32)):
         check(experts(kinds), 20 if many else FEW, many=many)
+    for kinds in ((Q4_0, GGMLType.Q6_K, Q4_K), (Q4_K, Q4_0, GGMLType.Q6_K)):  # their tokens lie in other panels
+        check(experts(kinds, n=256, ff=256, bundled=True), 20 if many else FEW, many=many)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -236,10 +238,10 @@ def test_all_tokens_to_one_expert_and_none_to_another(many: bool) -> None:
     assert not (found.routes.chosen == 1).any()
 
 
-@pytest.mark.parametrize(("kind", "bundled"), [(F32, False), (Q4_0, False), (Q4_0, True), (GGMLType.Q8_0, True)])
+@pytest.mark.parametrize(("kind", "bundled"), [(F32, False), (Q4_0, False), (Q4_0, True), (Q4_K, True)])
 def test_alone_as_in_company(kind: GGMLType, bundled: bool) -> None:
-    made = experts((kind, kind, kind), biases=True, bundled=bundled)
-    x, logits = random_vectors(30, 64), logits_of(30, 5)
+    made = experts((kind, kind, kind), n=256, ff=256, biases=True, bundled=bundled)
+    x, logits = random_vectors(30, 256), logits_of(30, 5)
     few, many = run(made, x, logits[:FEW]), run(made, x, logits, many=True)
     for t in range(FEW):
         one = rows_from(x, t)

@@ -6,9 +6,10 @@ import pytest
 
 from powerinfer_cli.gguf_io import GGMLType
 from powerinfer_cli.kernels.cpu.packing import bundles
-from powerinfer_cli.kernels.cpu.rows import WeightRows
+from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, ask_batch, asked_neurons
 from powerinfer_cli.kernels.cpu.vectors import Vectors
+from powerinfer_cli.kernels.formats import FORMATS
 from powerinfer_cli.kernels.jit.program import assemble
 from tests.helpers.kernels.kernel_data import bundled_rows, random_vectors, values_for, weight_rows
 from tests.helpers.kernels.sparse_layers import BUNDLED
@@ -58,8 +59,9 @@ def test_bundles_have_no_room_between_rows() -> None:
 
 
 def test_types_that_are_bundled() -> None:
-    assert {kind for kind in GGMLType if bundles(kind)} == set(BUNDLED) >= {GGMLType.Q8_0, GGMLType.Q4_0}
-    assert not any(bundles(kind, repack=False) for kind in BUNDLED)
+    asked = {kind for kind in FORMATS if bundles(kind, Bundled.ASKED)}
+    assert asked == set(BUNDLED) >= {GGMLType.Q8_0, GGMLType.Q4_0}
+    assert not any(bundles(kind, purpose, repack=False) for kind in BUNDLED for purpose in Bundled)
 
 
 def test_who_is_asked() -> None:
