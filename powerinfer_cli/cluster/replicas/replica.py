@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope
 
 from powerinfer_cli.cluster.replicas.questions import Head, Part, Question
 from powerinfer_cli.errors import PowerInferError
@@ -22,6 +22,7 @@ from powerinfer_cli.system.memory import one_heap
 __all__ = ["Replica", "answered"]
 
 Load = Callable[[Callable[[str, int, int], None]], tuple[ServedModel, Any]]
+PACE_S = 0.03  # 33 parts a second of one stream: each costs Ray's processes a millisecond or three
 WRONG = "wrong: "  # begins what a replica says that cannot be, for whoever reads Ray's messages
 
 
@@ -58,9 +59,12 @@ class Replica:
             raise RuntimeError("the engine's thread has ended")
 
 
-async def answered(app: ASGIApp, question: Question, name: str) -> AsyncIterator[Part]:
-    """Ask an application. Leaving the iteration early ends it as a client does who goes."""
-    messages: asyncio.Queue[Message | BaseException | None] = asyncio.Queue()
+async def answered(app: ASGIApp, question: Question, name: str, pace_s: float = PACE_S) -> AsyncIterator[Part]:
+    """Ask an application. Leaving the iteration early ends it as a client does who goes.
+
+    pace_s: since the last part, in which what comes is collected. The first part waits for nothing, nor does the end.
+    """
+    messages = _Messages()
     gone = asyncio.Event()
     asked = False
 
@@ -72,19 +76,9 @@ async def answered(app: ASGIApp, question: Question, name: str) -> AsyncIterator
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: Message) -> None:
-        messages.put_nowait(message)
-
-    async def run() -> None:
-        try:
-            await app(_scope(question), receive, send)
-            messages.put_nowait(None)
-        except Exception as error:
-            messages.put_nowait(error)
-
-    task = asyncio.create_task(run())
+    task = asyncio.create_task(messages.of(app, _scope(question), receive))
     try:
-        async for part in _parts(messages, name):
+        async for part in messages.parts(name, pace_s):
             yield part
     finally:
         gone.set()
@@ -112,26 +106,55 @@ def _scope(question: Question) -> Scope:
     }
 
 
-async def _parts(messages: "asyncio.Queue[Message | BaseException | None]", name: str) -> AsyncIterator[Part]:
-    """Messages that are there already are joined. The first part of a body is not waited for with the head."""
-    head: Head | None = None
-    while True:
-        found = [await messages.get()]
-        while not messages.empty():
-            found.append(messages.get_nowait())
-        body, last, ended = [], False, False
-        for message in found:
-            if message is None:
-                ended = True
-            elif isinstance(message, BaseException):
-                raise message
-            elif message["type"] == "http.response.start":
-                head = Head(message["status"], tuple(message["headers"]), name)
-            elif message["type"] == "http.response.body":
-                body.append(message.get("body", b""))
-                last = last or not message.get("more_body", False)
-        if body:
-            yield Part(b"".join(body), head, last)
-            head = None
-        if last or ended:
-            return
+class _Messages:
+    """What an application sends, until it has ended."""
+
+    def __init__(self) -> None:
+        self._come: list[Message] = []
+        self._some, self._ended = asyncio.Event(), asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def of(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+        """Have it answer."""
+        try:
+            await app(scope, receive, self._send)
+        except Exception as error:
+            self._failure = error
+        self._end()
+
+    async def _send(self, message: Message) -> None:
+        self._come.append(message)
+        self._some.set()
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._some.set()
+
+    async def parts(self, name: str, pace_s: float) -> AsyncIterator[Part]:
+        """Raises what the application raised."""
+        clock = asyncio.get_running_loop().time
+        head: Head | None = None
+        due = clock()
+        while True:
+            await self._some.wait()
+            if not self._ended.is_set() and (left_s := due - clock()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), left_s)
+            self._some.clear()
+            come, self._come = self._come, []
+            body = [message.get("body", b"") for message in come if message["type"] == "http.response.body"]
+            for message in come:
+                if message["type"] == "http.response.start":
+                    # The server's own names of headers are bytes that stay as they are spelled.
+                    headers = tuple((bytes.lower(key), bytes(value)) for key, value in message["headers"])
+                    head = Head(message["status"], headers, name)
+            last = bool(body) and not come[-1].get("more_body", False)
+            if body:
+                yield Part(b"".join(body), head, last)
+                head, due = None, clock() + pace_s
+            if self._failure is not None:
+                raise self._failure
+            if last or (self._ended.is_set() and not self._come):
+                return

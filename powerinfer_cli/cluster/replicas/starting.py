@@ -18,6 +18,7 @@ from powerinfer_cli.serving.options import ServerOptions
 __all__ = ["start"]
 
 KEEP_ALIVE_S = 75
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}  # replicas have one of their own
 LONGEST = 300  # characters of what Ray says
 
 
@@ -28,10 +29,13 @@ def start(load: Any, options: ServerOptions, log: Log, fleet: Fleet) -> Deployme
         warnings.simplefilter("ignore")
         serve.start(
             proxy_location="HeadOnly",
+            logging_config=LOGGING,
             http_options={"host": options.host, "port": options.port, "keep_alive_timeout_s": KEEP_ALIVE_S},
         )
         try:
-            return serve.run(application(load, options, log, fleet), name=APPLICATION, route_prefix="/")
+            return serve.run(
+                application(load, options, log, fleet), name=APPLICATION, route_prefix="/", logging_config=LOGGING
+            )
         except RuntimeError as error:
             raise PowerInferError(_reason(str(error))) from None
 
