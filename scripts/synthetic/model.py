@@ -12,7 +12,7 @@ from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, encode, tensor_type
 from scripts.synthetic.weights import Shape, base_matrices, shuffle
 
-__all__ = ["write_model"]
+__all__ = ["add_metadata", "write_model"]
 
 ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 SPARSE_FFN = ("ffn_gate", "ffn_up", "ffn_down_t", "fc1", "fc2")
@@ -26,12 +26,13 @@ def write_model(path: Path, shape: Shape, file_type: str, *, dense: bool) -> Non
 
     Numbers are quantised once; a layer's matrices are shuffled rows (of ffn_down: shuffled blocks) of the same bytes.
     """
-    metadata = partial(_add_metadata, shape=shape, file_type=file_type, dense=dense)
+    metadata = partial(add_metadata, shape=shape, file_type=file_type, dense=dense)
     entries = _entries(shape, file_type, dense=dense)
     write_file(path, "llama", metadata, entries, magic=b"GGUF" if dense else b"PWRI")
 
 
-def _add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str, *, dense: bool) -> None:
+def add_metadata(writer: gguf.GGUFWriter, shape: Shape, file_type: str, *, dense: bool) -> None:
+    """All keys."""
     writer.add_name(f"synthetic-{shape.sparsity:.2f}")
     writer.add_context_length(shape.ctx)
     writer.add_embedding_length(shape.embd)

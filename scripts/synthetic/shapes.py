@@ -5,6 +5,7 @@ takes some MB.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,25 @@ import gguf
 import numpy as np
 
 from powerinfer_cli.gguf_io import GGMLType
+from scripts.synthetic import model
 from scripts.synthetic.experts import ExpertShape, add_metadata, entries
 from scripts.synthetic.file import Bytes, Entry, add_vocabulary, write_file
 from scripts.synthetic.types import FILE_TYPES, tensor_type
+from scripts.synthetic.weights import Shape
 
 __all__ = ["SHAPES", "write_shape"]
 
 CONTEXT = 131072  # positions at most
+
+
+@dataclass(frozen=True)
+class GlmShape(ExpertShape):
+    """lead: its first layers, which have `dense` neurons and no experts."""
+
+    lead: int = 1
+    dense: int = 10944
+
+
 QWEN3 = ExpertShape(vocab=151936, ctx=CONTEXT)
 GPT_OSS = ExpertShape(
     "gpt-oss",
@@ -33,7 +46,7 @@ GPT_OSS = ExpertShape(
     vocab=201088,
     ctx=CONTEXT,
 )
-GLM = ExpertShape(
+GLM = GlmShape(
     "glm4moe",
     embd=4096,
     ff=1408,
@@ -46,11 +59,19 @@ GLM = ExpertShape(
     vocab=151552,
     ctx=CONTEXT,
 )
-GLM_DENSE = 10944  # neurons of its first layer
-SHAPES = {
+QWEN3_235B = replace(QWEN3, embd=4096, ff=1536, layers=94, heads=64)
+GLM_355B = replace(GLM, embd=5120, ff=1536, layers=92, experts=160, lead=3, dense=12288)
+LLAMA_70B = Shape(embd=8192, ff=28672, layers=80, heads=64, kv=8, vocab=128256, ctx=CONTEXT)
+LLAMA_405B = replace(LLAMA_70B, embd=16384, ff=53248, layers=126, heads=128)
+SHAPES: dict[str, tuple[ExpertShape | Shape, str]] = {
     "qwen3-30b-a3b": (QWEN3, "Q4_K_M"),
     "gpt-oss-20b": (GPT_OSS, "MXFP4"),
     "glm-4.5-air": (GLM, "Q4_K_M"),
+    "llama-3.3-70b": (LLAMA_70B, "Q4_K_M"),
+    "gpt-oss-120b": (replace(GPT_OSS, layers=36, experts=128), "MXFP4"),
+    "qwen3-235b-a22b": (QWEN3_235B, "Q4_K_M"),
+    "glm-4.5-355b-a32b": (GLM_355B, "Q4_K_M"),
+    "llama-3.1-405b": (LLAMA_405B, "Q4_K_M"),
 }
 """By name: sizes, and the type of the file that people have of it."""
 
@@ -58,7 +79,10 @@ SHAPES = {
 def write_shape(path: Path, name: str) -> None:
     """Write the file."""
     shape, file_type = SHAPES[name]
-    if shape.arch == "glm4moe":
+    if isinstance(shape, Shape):
+        metadata = partial(model.add_metadata, shape=shape, file_type=file_type, dense=True)
+        write_file(path, "llama", metadata, _llama(shape, file_type), holes=True)
+    elif isinstance(shape, GlmShape):
         write_file(path, shape.arch, partial(_add_glm_metadata, shape, file_type), _glm(shape, file_type), holes=True)
     else:
         write_file(
@@ -70,11 +94,11 @@ def write_shape(path: Path, name: str) -> None:
         )
 
 
-def _add_glm_metadata(shape: ExpertShape, file_type: str, writer: gguf.GGUFWriter) -> None:
+def _add_glm_metadata(shape: GlmShape, file_type: str, writer: gguf.GGUFWriter) -> None:
     writer.add_context_length(shape.ctx)
     writer.add_embedding_length(shape.embd)
     writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(GLM_DENSE)
+    writer.add_feed_forward_length(shape.dense)
     writer.add_expert_feed_forward_length(shape.ff)
     writer.add_expert_count(shape.experts)
     writer.add_expert_used_count(shape.chosen)
@@ -82,7 +106,7 @@ def _add_glm_metadata(shape: ExpertShape, file_type: str, writer: gguf.GGUFWrite
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     writer.add_expert_weights_norm(True)
     writer.add_expert_weights_scale(1.0)
-    writer.add_leading_dense_block_count(1)
+    writer.add_leading_dense_block_count(shape.lead)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv)
     writer.add_key_length(shape.head_dim)
@@ -95,7 +119,25 @@ def _add_glm_metadata(shape: ExpertShape, file_type: str, writer: gguf.GGUFWrite
     add_vocabulary(writer, shape.vocab, shape.seed)
 
 
-def _glm(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
+def _llama(shape: Shape, file_type: str) -> Iterator[Entry]:
+    e, n_kv = shape.embd, shape.embd // shape.heads * shape.kv
+
+    def matrix(name: str, *dims: int) -> Entry:
+        return Entry(f"{name}.weight", tensor_type(f"{name}.weight", dims[-1], shape.layers, file_type), dims, _nothing)
+
+    yield matrix("token_embd", shape.vocab, e)
+    yield matrix("output", shape.vocab, e)
+    yield Entry("output_norm.weight", GGMLType.F32, (e,), _nothing)
+    for layer in range(shape.layers):
+        at = f"blk.{layer}."
+        for name in ("attn_norm", "ffn_norm"):
+            yield Entry(f"{at}{name}.weight", GGMLType.F32, (e,), _nothing)
+        for name, rows in (("q", e), ("k", n_kv), ("v", n_kv), ("output", e)):
+            yield matrix(f"{at}attn_{name}", rows, e)
+        yield from _ffn(matrix, at, "", (shape.ff, e))
+
+
+def _glm(shape: GlmShape, file_type: str) -> Iterator[Entry]:
     e, n_q, n_kv = shape.embd, shape.heads * shape.head_dim, shape.kv * shape.head_dim
 
     def matrix(name: str, *dims: int) -> Entry:
@@ -115,8 +157,8 @@ def _glm(shape: ExpertShape, file_type: str) -> Iterator[Entry]:
             yield matrix(f"{at}attn_{name}", rows, e)
             yield numbers(f"{at}attn_{name}.bias", rows)
         yield matrix(f"{at}attn_output", e, n_q)
-        if layer == 0:
-            yield from _ffn(matrix, at, "", (GLM_DENSE, e))
+        if layer < shape.lead:
+            yield from _ffn(matrix, at, "", (shape.dense, e))
             continue
         yield numbers(f"{at}ffn_gate_inp.weight", shape.experts, e)
         yield numbers(f"{at}exp_probs_b.bias", shape.experts)

@@ -39,6 +39,12 @@ def range_seconds(site: Site) -> Floats:
     return found
 
 
+def _all_ranges(problem: Division) -> Floats:
+    """[M, L + 1, L + 1], of each machine; those that are one object are found once."""
+    known = {id(site): range_seconds(site) for site in {id(site): site for site in problem.sites}.values()}
+    return np.stack([known[id(site)] for site in problem.sites])
+
+
 def _steps(site: Site, least: list[int]) -> Floats:
     """[n, 4]: layer, bytes of the GPU, and what they add to seconds and main memory; what saves most a byte first."""
     steps = []
@@ -67,7 +73,7 @@ def solve_dynamic(problem: Division, n_used: int) -> Divided | None:
 
     With one group the least way; with several, over bounds of the busiest machine: the least way within each.
     """
-    costs = np.stack([range_seconds(site) for site in problem.sites])
+    costs = _all_ranges(problem)
     if n_used == 1:
         alone = costs[:, 0, -1]
         best = int(alone.argmin())
@@ -94,7 +100,7 @@ def even_out(problem: Division, made: Divided) -> Divided:
     """
     if len(made.machines) == 1:
         return made
-    costs = np.stack([range_seconds(site) for site in problem.sites])
+    costs = _all_ranges(problem)
     caps = np.unique(costs[np.isfinite(costs)])
     low, high, best = 0, int(np.searchsorted(caps, max(made.stages))), made
     while low <= high:

@@ -1,5 +1,6 @@
 """From a model and machines to layer ranges, and the tokens a second that they lead one to expect."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -75,11 +76,20 @@ class MachinesPlan:
     twin: float
 
 
-def plan_machines(pipeline: Pipeline, network: Network, *, time_limit: float = 10.0) -> dict[int, MachinesPlan]:
-    """The best division for each number of machines with which there is one. time_limit: seconds of HiGHS for each."""
-    planner = _Planner(pipeline, network, time_limit)
+def plan_machines(
+    pipeline: Pipeline,
+    network: Network,
+    *,
+    numbers: Sequence[int] | None = None,
+    exact: bool = True,
+    time_limit: float = 10.0,
+) -> dict[int, MachinesPlan]:
+    """The best division for each number of machines with which there is one; numbers: only for these. exact: by HiGHS,
+    for which there are `time_limit` seconds each; else by dynamic programming, whose GPUs are filled greedily.
+    """
+    planner = _Planner(pipeline, network, time_limit if exact else None)
     most = min(len(network.machines), planner.n_units)
-    found = {n_used: planner.plan(n_used) for n_used in range(1, most + 1)}
+    found = {n_used: planner.plan(n_used) for n_used in numbers or range(1, most + 1) if n_used <= most}
     return {n_used: plan for n_used, plan in found.items() if plan is not None}
 
 
@@ -87,7 +97,7 @@ def plan_machines(pipeline: Pipeline, network: Network, *, time_limit: float = 1
 class _Planner:
     pipeline: Pipeline
     network: Network
-    time_limit: float
+    time_limit: float | None
 
     @property
     def n_units(self) -> int:
@@ -99,7 +109,8 @@ class _Planner:
         """None: so many have no room."""
         n_texts = self.pipeline.n_texts
         problem = self._division(min(n_used, n_texts))
-        made, twin = solve_division(problem, n_used, time_limit=self.time_limit), solve_dynamic(problem, n_used)
+        twin = solve_dynamic(problem, n_used)
+        made = twin if self.time_limit is None else solve_division(problem, n_used, time_limit=self.time_limit)
         if made is None:
             return None
         made = even_out(problem, made)

@@ -12,7 +12,15 @@ from scripts.synthetic import shapes
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("qwen3-30b-a3b", 29.9), ("gpt-oss-20b", 19.8), ("glm-4.5-air", 105.6)],
+    [
+        ("qwen3-30b-a3b", 29.9),
+        ("gpt-oss-20b", 19.8),
+        ("glm-4.5-air", 105.6),
+        ("llama-3.3-70b", 68.45),
+        ("gpt-oss-120b", 115.7),
+        ("qwen3-235b-a22b", 233.9),
+        ("llama-3.1-405b", 401.65),
+    ],
 )
 def test_sizes_of_known_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, billions: float) -> None:
     """Parameters but for embeddings and head. Nothing of it lies on the disk."""
