@@ -47,6 +47,5 @@ class Share:
         """
         own = replace(parts, model=self.model, statistics=self.beside.statistics)
         options = replace(parts.options, n_ctx=parts.n_ctx) if self.model.config.causal else parts.options
-        wishes = replace(wishes, reset_gpu_index=False, disable_gpu_index=True)
-        placed = place(self.files.gguf, self.model, options, wishes, self.beside, parts.events)
+        placed = place(self.files.gguf, self.model, options, wishes, self.beside, parts.events, keep=False)
         return RankBackend(backend_of(own, placed.placement), placed)

@@ -29,8 +29,8 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Plan]:
     found: dict[str, Plan] = {}
     place = share.place
 
-    def noted(gguf: GGUFFile, model: Model, *rest: Any) -> PlacingResult:
-        result = place(gguf, model, *rest)
+    def noted(gguf: GGUFFile, model: Model, *rest: Any, keep: bool) -> PlacingResult:
+        result = place(gguf, model, *rest, keep=keep)
         none = main_memory_plan(len(model.layers))
         found[leaves(model.layers[0])[0][0].name] = none if result.placement is None else result.placement.plan
         return result

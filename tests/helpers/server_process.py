@@ -19,10 +19,18 @@ OPEN = re.compile(r'(?:loading the model:|server is listening on) (http://[^\s",
 
 
 class RunningServer:
-    """`powerinfer server FLAGS` on any free port. Ready when entered, unless `wait` is False; gone when left."""
+    """`powerinfer server FLAGS` on any free port, or another command. Ready when entered, unless `wait` is False; gone
+    when left.
+    """
 
-    def __init__(self, *flags: str, wait: bool = True, env: dict[str, str] | None = None) -> None:
-        self._process = Process("server", "--port", "0", *flags, env=env)
+    def __init__(
+        self,
+        *flags: str,
+        wait: bool = True,
+        env: dict[str, str] | None = None,
+        command: tuple[str, ...] = ("server",),
+    ) -> None:
+        self._process = Process(*command, "--port", "0", *flags, env=env)
         self._wait = wait
         self.url = ""
         self.client = httpx.Client()

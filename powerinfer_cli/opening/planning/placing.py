@@ -1,6 +1,6 @@
 """From wishes to a placement plan: one that is kept, if it fits, or else a new one, in seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.gguf_io import GGUFFile
@@ -31,8 +31,11 @@ def place(
     wishes: PlacementWishes,
     beside: Companions,
     events: LoadEvents,
+    *,
+    keep: bool = True,
 ) -> PlacingResult:
-    """Decide what of a model goes to GPUs. A new plan is kept beside the model.
+    """Decide what of a model goes to GPUs. A new plan is kept beside the model, and one that is kept is read: not so
+    of a part of it, which is not to `keep`.
 
     Raises:
         UsageError: wishes that cannot be.
@@ -47,6 +50,7 @@ def place(
     if wishes.max_layers == 0 or (target.budgets is not None and not any(target.budgets)):
         events.note("no GPU memory may be used: everything runs on the CPU")
         return PlacingResult()
+    wishes = wishes if keep else replace(wishes, reset_gpu_index=False, disable_gpu_index=True)
     options = options if model.config.causal else whole_text_options(options, model.config)
     from powerinfer_cli.opening.planning.gpu_placing import place_on  # imports torch, which takes a second
 

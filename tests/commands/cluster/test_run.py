@@ -1,17 +1,23 @@
 """`powerinfer cluster run`, as processes: the text is that of `main`, and who is killed is named."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from openai import OpenAI
 
 from powerinfer_cli.cli import app
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.opening import open_model
 from tests.helpers.ranks import free_port
+from tests.helpers.server_process import RunningServer
 
 ENV = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+PROMPTS = ("Once upon a time", "The owl said that")
 TEXT = ["-t", "1", "-p", "Once upon a time", "-n", "12", "--temp", "0"]
 
 
@@ -63,6 +69,35 @@ def test_who_is_gone_is_named() -> None:
             process.kill()
             process.communicate()
     assert notes.strip().splitlines()[-1] == "error: rank 1 (127.0.0.1) has ended"
+
+
+def test_clients_of_its_server() -> None:
+    """OpenAI's client, several texts at once; the page."""
+    port, own = free_port(), ["-t", "1", "-c", "512", "-np", "2", "--device", "cpu"]
+    ranks = ["--world-size", "2", "--master", f"127.0.0.1:{port}"]
+    other = started(1, port, *own, "--port", "0")
+    try:
+        with (
+            RunningServer(*ranks, "--rank", "0", *own, command=("cluster", "run")) as server,
+            server.openai() as client,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            asked = [pool.submit(_completed, client, prompt) for prompt in PROMPTS]
+            found = [one.result() for one in asked]
+            assert "<html" in server.client.get("/").text
+            server.signal(signal.SIGTERM)
+            server.wait()
+    finally:
+        _, notes = other.communicate(timeout=30)
+    assert (other.returncode, "no effect" in notes) == (0, False), notes
+    with open_model(n_ctx=512, n_threads=1, device="cpu") as model:
+        assert found == [model.generate(prompt, max_tokens=12, temperature=0.0).read().text for prompt in PROMPTS]
+
+
+def _completed(client: OpenAI, prompt: str) -> str:
+    """As it is streamed."""
+    pieces = client.completions.create(model="any", prompt=prompt, max_tokens=12, temperature=0.0, stream=True)
+    return "".join(piece.choices[0].text for piece in pieces if piece.choices)
 
 
 @pytest.mark.parametrize(
