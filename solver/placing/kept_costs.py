@@ -20,7 +20,7 @@ from solver.placing.measure import PREDICTOR, CostShape
 
 __all__ = ["machine_name", "this_machine"]
 
-VERSION = 8  # of what is measured
+VERSION = 9  # of what is measured
 
 
 def this_machine(

@@ -47,7 +47,7 @@ POSITIONS = 2048
 LAYERS = 8  # in a program of small operations
 TOGETHER = 4 << 20  # bytes of layers that are timed as one
 LEAST_RUNS, MOST_RUNS, LONG_ENOUGH = 15, 1000, 0.3  # of each measurement; seconds
-ROUNDS = 3  # of measurements that are compared, in turn: so that what else the machine does befalls all alike
+ROUNDS = 4  # of measurements that are compared, in turn: so that what else the machine does befalls all alike
 TOKEN = 6e-5  # seconds: Python between two tokens
 PREDICTOR = GGMLType.Q8_0
 RANK = 8  # of the width: a predictor's, where there is none
@@ -176,6 +176,7 @@ class Timing:
         self._team, self._before, self._made = team, before, [assemble(operations) for operations in programs]
         self._turns = itertools.cycle(self._made)
         self._times: list[float] = []
+        self._last: list[float] = []
 
     def run(self, share: float = 1.0) -> "Timing":
         """A share of all that is to be timed, after some runs that are not."""
@@ -190,12 +191,22 @@ class Timing:
             self._team.run(program.table)
             times.append(time.perf_counter() - start)
         self._times += times
+        self._last = times
         return self
 
     @property
     def seconds(self) -> float:
         """Of one, which three of four runs take more than: what others do to those is not the machine's."""
-        return sorted(self._times)[len(self._times) // 4]
+        return _low(self._times)
+
+    @property
+    def last(self) -> float:
+        """The same, of the last share that was run."""
+        return _low(self._last)
+
+
+def _low(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) // 4]
 
 
 def _timed(team: Team, programs: Sequence[Sequence[Operation]]) -> float:
@@ -208,11 +219,15 @@ def _reading(team: Team, kind: GGMLType, down: GGMLType, shape: CostShape) -> tu
     """
     whole, n_whole = _dense(team, kind, shape)
     sparse, n_rows, predictor, each = _scattered(team, kind, down, shape)
+    rounds = []
     for number in range(ROUNDS):
         for one in (whole, *sparse) if number % 2 == 0 else (*reversed(sparse), whole):
             one.run(1 / ROUNDS)
-    dense = n_whole / whole.seconds
-    rate, fixed = rate_and_fixed(n_rows, [one.seconds / each for one in sparse])
+        rounds.append([one.last for one in (whole, *sparse)])
+    # Of one round, as what takes a core away for tenths of seconds would else be in some of them, and not in others.
+    read, *asked = min(rounds, key=sum)
+    dense = n_whole / read
+    rate, fixed = rate_and_fixed(n_rows, [one / each for one in asked])
     return dense, rate, max(0.0, fixed - predictor / dense)  # those are counted with the layer's
 
 

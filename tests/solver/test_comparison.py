@@ -1,6 +1,7 @@
 """Dense and sparse beside each other, and which of them to run."""
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,37 @@ def test_a_text_shorter_than_the_time_is_begun_again(tmp_path: Any) -> None:
     engine = Runnable(model, EngineOptions(n_ctx=16, n_threads=1)).open(LoadEvents())
     assert measure_decoding(engine, IDS[:12], 0.1).tokens >= 8
     assert engine.n_past == 0
+
+
+class Paced:
+    """An engine whose tokens take as long as a clock says, by how many it has decoded."""
+
+    n_ctx_sequence = 64
+
+    def __init__(self, clock: list[float], seconds: Callable[[int], float]) -> None:
+        self.clock, self.seconds, self.decoded, self.n_past = clock, seconds, 0, 0
+
+    def reset(self) -> None:
+        self.n_past = 0
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        self.n_past = len(ids)
+
+    def decode(self, token: int) -> None:
+        self.clock[0] += self.seconds(self.decoded)
+        self.decoded += 1
+        self.n_past += 1
+
+
+def test_the_fastest_stretch_counts_and_all_tokens_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a second every token takes four times as long, as where a core is away."""
+    clock = [0.0]
+    monkeypatch.setattr("solver.decoding.time.perf_counter", lambda: clock[0])
+    slow = Paced(clock, lambda number: 0.02 if number < 50 else 0.005 + 0.0005 * (number % 2))
+    found = measure_decoding(slow, [*range(40)], 2.0)  # type: ignore[arg-type]  # it has what is asked for
+    assert found.seconds == pytest.approx(0.00525, rel=0.06)
+    assert found.tokens == slow.decoded - 1
+    assert found.spread > 0
+    deep = Paced(clock, lambda number: 0.03)
+    deep.seconds = lambda number: 0.01 + 0.001 * deep.n_past  # a context costs time
+    assert measure_decoding(deep, [*range(40)], 1.2).seconds == pytest.approx(0.01 + 0.001 * 24, rel=0.15)  # type: ignore[arg-type]

@@ -149,3 +149,24 @@ def test_the_sizes_of_a_model(tmp_path: Path) -> None:
     ffn = routed.layers[0].ffn
     assert isinstance(ffn.selection, Routed)
     assert CostShape.of(routed).n_ff * ffn.selection.n_experts == ffn.neurons.n_ff * ffn.selection.router.n_chosen
+
+
+class Scripted:
+    """Something timed, with what each round of it takes."""
+
+    def __init__(self, *rounds: float) -> None:
+        self.rounds, self.last = iter(rounds), 0.0
+
+    def run(self, share: float) -> None:
+        self.last = next(self.rounds)
+
+
+def test_rates_are_of_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That in which nothing was slow, though in another the first row's was faster."""
+    few, many = Scripted(5e-3, 2e-3, 3e-3, 5e-3), Scripted(5e-3, 4e-3, 9e-3, 9e-3)
+    monkeypatch.setattr(measure, "_dense", lambda *_: (Scripted(1e-3, 1e-3, 1e-3, 5e-4), 5_000_000))
+    monkeypatch.setattr(measure, "_scattered", lambda *_: ([few, many], [1e6, 3e6], 0.0, 1))
+    dense, rate, fixed = measure._reading(None, GGMLType.Q4_0, GGMLType.Q4_0, SMALL)  # type: ignore[arg-type]
+    assert dense == pytest.approx(5e9)
+    assert rate == pytest.approx(1e9)
+    assert fixed == pytest.approx(1e-3)
