@@ -35,7 +35,7 @@ from solver.placing import DeviceProfile, Work, always_active, load_profile, sim
 
 MODELS = ("llama-3.3-70b", "gpt-oss-120b", "qwen3-235b-a22b", "glm-4.5-355b-a32b", "llama-3.1-405b")
 N_CTX, DEPTH = 8192, 0.5  # tokens of a text; it is half full
-TEXTS = (1, 8, 32)
+TEXTS = (1, 8)
 NUMBERS = (1, 2, 4, 8)
 GIB, GB = 1 << 30, 1e9
 LINKS = {"1 Gbit": Wire(GB / 8, 200e-6), "10 Gbit": Wire(10 * GB / 8, 50e-6), "100 Gbit": Wire(100 * GB / 8, 10e-6)}

@@ -51,7 +51,9 @@ def plan_for_machines(
     with Working() as events:
         files = read_files(path, predictor, events, text=False)
         if not files.model.config.causal:
-            raise UsageError(f"{path}: an encoder runs whole on one machine: --machines has nothing to divide")
+            raise UsageError(
+                f"{path}: an encoder decodes nothing, and --machines plans for decoding: ranks divide it by bytes"
+            )
         pipeline = pipeline_of(files, with_texts(files, options, flags.parallel), flags)
         events.progress("dividing layers among machines", 0, 1)
         plans = plan_machines(pipeline, network)
