@@ -1,6 +1,7 @@
 """`powerinfer cluster serve`: several engines behind one port, by Ray Serve."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from powerinfer_cli.commands.cluster.fleet import ReplicaLoader, replica_loader
 from powerinfer_cli.commands.cluster.replica_flags import FleetFlags, RayFlags
@@ -15,6 +16,7 @@ from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
 from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.model_source import find_model
+from powerinfer_cli.errors import PowerInferError
 
 __all__ = ["app"]
 
@@ -55,7 +57,7 @@ def serve(
 
     check_ray(own=ray.ray_address is None)
     if ray.ray_address is None:
-        find_model(model, answers.hf_file)  # here, once, and before anything is started
+        _check_there(find_model(model, answers.hf_file))  # before anything is started; and it is fetched once
     cores = physical_cores(usable_cores())
     threads = loader.engine.n_threads or max(1, cores // most)
     loader = replace(loader, engine=replace(loader.engine, n_threads=threads))
@@ -69,6 +71,13 @@ def serve(
 
     here = Machine(max(cores, most * threads), ray.object_store << 20, ray.ray_address)
     serve_replicas(loads, options, loader.log, wanted, here)
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise PowerInferError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 app = command_app("serve", serve, EPILOG, cls=ServerCommand)
