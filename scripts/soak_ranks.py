@@ -69,7 +69,7 @@ class Cluster:
         raise SystemExit(f"does not serve within {STARTING_S:g} s: {[log.read_text()[-300:] for log in self.logs]}")
 
     def kill(self, rank: int) -> tuple[float, list[str]]:
-        """Seconds until all others have ended, and their last lines."""
+        """Seconds until all others have ended, and what each has said of it: its error."""
         self.processes[rank].kill()
         begin, others = time.monotonic(), [i for i in range(len(self.processes)) if i != rank]
         for i in others:
@@ -78,7 +78,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 self.processes[i].kill()
         seconds = time.monotonic() - begin
-        return seconds, [(self.logs[i].read_text().strip().splitlines() or [""])[-1] for i in others]
+        said = [self.logs[i].read_text().splitlines() for i in others]
+        return seconds, [next((line for line in lines if line.startswith("error: ")), "") for lines in said]
 
     def end(self) -> None:
         """All of it, whatever it does."""

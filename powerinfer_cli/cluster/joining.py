@@ -81,8 +81,8 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
 
 def missing(seat: Seat, found: dict[int, tuple[Wire, Hello]]) -> str:
     """Which ranks have not come, in words."""
-    ranks = [str(rank) for rank in range(1, seat.n_ranks) if rank not in found]
-    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"ranks {', '.join(ranks)} have"
+    ranks = [seat.name(rank) for rank in range(1, seat.n_ranks) if rank not in found]
+    return f"{ranks[0]} has" if len(ranks) == 1 else f"{', '.join(ranks)} have"
 
 
 def _next_rank(door: socket.socket, meeting: Meeting, deadline: float, waited_for: str) -> tuple[Wire, Hello]:

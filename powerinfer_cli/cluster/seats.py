@@ -14,12 +14,17 @@ MOST_RANKS = 64
 
 @dataclass(frozen=True)
 class Seat:
-    """host, port: where rank 0 listens for the others."""
+    """host, port: where rank 0 listens for the others; hosts: of all ranks, in order, where they are known."""
 
     rank: int
     n_ranks: int
     host: str
     port: int
+    hosts: tuple[str, ...] = ()
+
+    def name(self, rank: int) -> str:
+        """A rank's, for people."""
+        return f"rank {rank} ({self.hosts[rank]})" if self.hosts else f"rank {rank}"
 
 
 def seat_of(
@@ -51,7 +56,7 @@ def seat_of(
         raise UsageError(f"--world-size must be 2 to {MOST_RANKS}, got {n_ranks}: one machine needs `powerinfer main`")
     if not 0 <= rank < n_ranks:
         raise UsageError(f"--rank must be 0 to {n_ranks - 1} of {n_ranks} ranks, got {rank}")
-    return Seat(rank, n_ranks, host, port)
+    return Seat(rank, n_ranks, host, port, tuple(hosts))
 
 
 def _own(hosts: Sequence[str]) -> int:

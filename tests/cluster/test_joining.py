@@ -93,7 +93,7 @@ def test_two_of_one_rank() -> None:
 def test_ranks_that_do_not_come_are_named() -> None:
     hellos = [replace(FIRST, rank=rank, n_ranks=4) for rank in range(4)]
     first, second, _ = meet(hellos[0], [hellos[2]], seconds=1.0)
-    assert str(first).startswith("ranks 1, 3 have not come to 127.0.0.1 port ")
+    assert str(first).startswith("rank 1, rank 3 have not come to 127.0.0.1 port ")
     assert str(first).endswith("within 1 s")
     assert "have not come" in str(second)
 

@@ -22,8 +22,11 @@ def test_flags_win() -> None:
 
 def test_hosts_say_it_all() -> None:
     """203.0.113.0/24 is for documentation: no machine has it."""
-    assert seat_of(None, None, None, ["203.0.113.1", "127.0.0.1"], {}) == Seat(1, 2, "203.0.113.1", 29500)
-    assert seat_of(0, None, None, ["203.0.113.1", "203.0.113.2"], {}) == Seat(0, 2, "203.0.113.1", 29500)
+    hosts = "203.0.113.1", "127.0.0.1"
+    assert seat_of(None, None, None, hosts, {}) == Seat(1, 2, "203.0.113.1", 29500, hosts)
+    found = seat_of(0, None, None, ["203.0.113.1", "203.0.113.2"], {})
+    assert found == Seat(0, 2, "203.0.113.1", 29500, ("203.0.113.1", "203.0.113.2"))
+    assert (found.name(1), Seat(0, 2, "a", 1).name(1)) == ("rank 1 (203.0.113.2)", "rank 1")
 
 
 @pytest.mark.parametrize(
