@@ -49,6 +49,14 @@ MACHINES = {
         16,
         r"(?:b|b\.\w+|cbn?z|tbn?z)\s+.*?(\.L\w+)$",
     ),
+    "i8mm": Machine(
+        "aarch64-unknown-linux-gnu",
+        "neoverse-v1",
+        {"neon": True, "dotprod": True, "i8mm": True},
+        "smmla",
+        32,
+        r"(?:b|b\.\w+|cbn?z|tbn?z)\s+.*?(\.L\w+)$",
+    ),
     "avxvnni": Machine(
         _X86, "alderlake", dict.fromkeys(("avx2", "fma", "f16c", "avxvnni"), True), "vpdpbusd", 32, _JUMP
     ),
@@ -82,36 +90,50 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def assembled(rung: str, pattern: str) -> Iterator[tuple[str, str]]:
-    """Name and assembly of each kernel. Once in a process, before kernels are imported: the rung is chosen then."""
+def pretend(rung: str) -> Machine:
+    """From now on this machine is one with that rung. Once in a process, before kernels are imported."""
     machine = MACHINES[rung]
     platform.machine = lambda: machine.triple.partition("-")[0]
     cpu_names = importlib.import_module("powerinfer_cli.system.cpu")
     cpu_names.has_arm_dot_products = lambda: True
+    cpu_names.has_arm_matrix_products = lambda: machine.features.get("i8mm", False)
     os.environ.pop("POWERINFER_CPU", None)
     here = llvm.get_host_cpu_features
     llvm.get_host_cpu_features = lambda: _Features(machine.features)
     rungs = importlib.import_module("powerinfer_cli.kernels.jit.rung")
     rungs.TARGET_CPU = None  # what Numba makes of the kernels here is not kept
     llvm.get_host_cpu_features = here
+    assert rung == rungs.RUNG, "the modules of kernels were imported before"
+    return machine
+
+
+def target_of(machine: Machine) -> Any:
+    """What LLVM compiles for it with."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    features = ",".join(f"+{name}" for name in machine.features)
+    target = llvm.Target.from_triple(machine.triple)
+    return target.create_target_machine(cpu=machine.cpu, features=features, opt=3, reloc="pic")
+
+
+def assembled(rung: str, pattern: str) -> Iterator[tuple[str, str]]:
+    """Name and assembly of each kernel; see `pretend`."""
+    machine = pretend(rung)
     from powerinfer_cli.kernels import cpu, formats
-    from powerinfer_cli.kernels.jit import RUNG, declared
+    from powerinfer_cli.kernels.jit import declared
     from powerinfer_cli.kernels.jit.compiler import translated
 
-    assert rung == RUNG, "the modules of kernels were imported before"
     for package in (formats, cpu):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    target = llvm.Target.from_triple(machine.triple).create_target_machine(cpu=machine.cpu, opt=3, reloc="pic")
+    target = target_of(machine)
     for kernel in declared():
         if re.search(pattern, kernel.name):
             text = translated(kernel.function, kernel.signature, kernel.name, kernel.exact)
-            yield kernel.name, target.emit_assembly(_optimised(text, machine.triple, target))
+            yield kernel.name, target.emit_assembly(optimised(text, machine.triple, target))
 
 
-def _optimised(text: str, triple: str, target: Any) -> Any:
+def optimised(text: str, triple: str, target: Any) -> Any:
     """As Numba does it: nearly all is inlined first."""
     text = re.sub(r'target datalayout = ".*"', f'target datalayout = "{target.target_data}"', text)
     module = llvm.parse_assembly(re.sub(r'target triple = ".*"', f'target triple = "{triple}"', text))

@@ -5,10 +5,11 @@ from pathlib import Path
 from powerinfer_cli.system import macos, windows
 from powerinfer_cli.system.which import MACOS, WINDOWS
 
-__all__ = ["has_arm_dot_products", "processor_name"]
+__all__ = ["has_arm_dot_products", "has_arm_matrix_products", "processor_name"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _ARM_DOT_PRODUCTS = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+_ARM_MATRIX_PRODUCTS = 66  # PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE; a Windows before 11 24H2 knows none of that number
 
 
 def processor_name() -> str | None:
@@ -24,6 +25,13 @@ def processor_name() -> str | None:
 def has_arm_dot_products() -> bool:
     """Of an ARM CPU. Every one that Macs have had has them."""
     return MACOS or (windows.has_feature(_ARM_DOT_PRODUCTS) if WINDOWS else " asimddp" in _cpu_info())
+
+
+def has_arm_matrix_products() -> bool:
+    """Of an ARM CPU: of matrices of bytes (i8mm)."""
+    if MACOS:
+        return bool(macos.sysctl_number("hw.optional.arm.FEAT_I8MM"))
+    return windows.has_feature(_ARM_MATRIX_PRODUCTS) if WINDOWS else " i8mm" in _cpu_info()
 
 
 def _cpu_info() -> str:

@@ -31,7 +31,7 @@ from powerinfer_cli.kernels.formats.panels import (
     SCALES,
     TOKENS,
 )
-from powerinfer_cli.kernels.jit import helper
+from powerinfer_cli.kernels.jit import RUNG, Rung, helper
 from powerinfer_cli.kernels.simd import (
     absolute,
     f32,
@@ -44,6 +44,7 @@ from powerinfer_cli.kernels.simd import (
     multiply,
     multiply_fixed,
     multiply_floats,
+    pair_columns,
     splat,
     store32,
     store_f32,
@@ -192,7 +193,7 @@ def filling(kind: Kind) -> Any:
         return _fill_floats
     group, has_min, bits = kind
     added = offset_of(bits, has_min)
-    transpose_quants = transposer(16, added)
+    transpose_quants, paired = transposer(16, added), RUNG is Rung.I8MM
 
     @helper
     def fill(rows, first, begin, end, scratch, panel, worker):
@@ -204,6 +205,8 @@ def filling(kind: Kind) -> Any:
             if rows[UNPACK_BUNDLE]:
                 to, s, m = panel + half * 64, scales + half * 64, mins + half * 64
                 unpack_bundle(rows[UNPACK_BUNDLE], row_in_memory(rows, row), begin, end, added, to, s, m)
+                if paired:
+                    pair_columns(to, ROWS * 4, (end - begin) // 8)
                 continue
             for r in range(min(16, rows[N_ROWS] - row)):
                 staged = scratch + r * _Q_STRIDE
@@ -212,6 +215,8 @@ def filling(kind: Kind) -> Any:
                 unpack_row(rows[UNPACK_ROW], address, rows[COLUMNS], begin, end, staged, s, m)
             for c in range(0, end - begin, 64):
                 transpose_quants(scratch + c, _Q_STRIDE, panel + c * ROWS + half * 64, ROWS * 4)
+            if paired:
+                pair_columns(panel + half * 64, ROWS * 4, (end - begin) // 8)
             for g in range(0, (end - begin) // group, 16):
                 at = (g * ROWS + half * 16) * 4
                 _transpose(scratch + _STAGED_S + g * 4, _S_STRIDE, scales + at, ROWS * 4)

@@ -1,7 +1,8 @@
 """How matrix products hold their operands: tiles of TOKENS tokens, panels of ROWS rows.
 
 Lanes are rows. A panel of bytes holds for each four columns the ROWS rows' four bytes; scales, minima and float
-weights lie as [column or group][ROWS].
+weights lie as [column or group][ROWS]. Where the CPU multiplies matrices (i8mm), of each eight columns and 16 rows the
+first half of these bytes has rows 0..7, the other rows 8..15, eight bytes of each.
 
 Packed tokens, int: for each 32 columns BLOCK bytes:
   int8 q [TOKENS][32]; float32 d [TOKENS]; int32 -128 * sums of q [TOKENS]; the same per half: int32 [2][TOKENS]

@@ -8,7 +8,7 @@ from enum import Enum, StrEnum, auto
 import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.system.cpu import has_arm_dot_products
+from powerinfer_cli.system.cpu import has_arm_dot_products, has_arm_matrix_products
 
 __all__ = [
     "RUNG",
@@ -43,6 +43,7 @@ class Rung(StrEnum):
     VNNI = "vnni"
     AVX_VNNI = "avxvnni"
     AVX2 = "avx2"
+    I8MM = "i8mm"
     NEON = "neon"
     ANY = "any"
 
@@ -54,6 +55,11 @@ class Rung(StrEnum):
     @property
     def products(self) -> Products:
         return _FACTS[self].products
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether its vectors are NEON's."""
+        return self in (Rung.I8MM, Rung.NEON)
 
     @property
     def has_half(self) -> bool:
@@ -76,6 +82,7 @@ _FACTS = {
     # A CPU with AVX-512 has the same instruction in another encoding.
     Rung.AVX_VNNI: _Facts("AVX-VNNI", Products.UNSIGNED, ((*_AVX2, "avxvnni"), (*_AVX2, *_AVX512))),
     Rung.AVX2: _Facts("AVX2", Products.PAIRS, (_AVX2,)),
+    Rung.I8MM: _Facts("NEON with matrix products", Products.SIGNED, (("neon", "dotprod", "i8mm"),)),
     Rung.NEON: _Facts("NEON with dot products", Products.SIGNED, (("neon", "dotprod"),)),
     Rung.ANY: _Facts("no instructions for products of bytes that are known here", Products.PAIRS, ((),)),
 }
@@ -111,9 +118,11 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
 
 
 def cpu_features() -> dict[str, bool]:
-    """This CPU's, by LLVM's names. Of ARM's dot products LLVM itself does not tell."""
+    """This CPU's, by LLVM's names. Of ARM's products of bytes LLVM itself does not tell."""
     features = dict(llvmlite.binding.get_host_cpu_features())
-    return features | {"dotprod": has_arm_dot_products()} if platform.machine() in _ARM else features
+    if platform.machine() not in _ARM:
+        return features
+    return features | {"dotprod": has_arm_dot_products(), "i8mm": has_arm_matrix_products()}
 
 
 def _chosen() -> tuple[Rung, str, TargetCPU | None]:
@@ -125,9 +134,10 @@ def _chosen() -> tuple[Rung, str, TargetCPU | None]:
 
 def _target_cpu(rung: Rung, features: dict[str, bool]) -> TargetCPU | None:
     """Below the CPU's best rung one that has no more, or LLVM would use better instructions wherever it can."""
-    if rung is Rung.NEON:
+    if rung.is_arm:
         known = llvmlite.binding.get_host_cpu_features().flatten()
-        return TargetCPU(llvmlite.binding.get_host_cpu_name(), ",".join(filter(None, (known, "+dotprod"))))
+        more = "+dotprod,+i8mm" if rung is Rung.I8MM else "+dotprod"
+        return TargetCPU(llvmlite.binding.get_host_cpu_name(), ",".join(filter(None, (known, more))))
     if rung is possible_rungs(features)[0]:
         return None
     if platform.machine() in _ARM:

@@ -12,7 +12,7 @@ _ROOMS = {
         "add_bundle lowering_bundle meeting_bundle scale_bundle scale_first scale_second starting_bundle store_bundle"
     ),
     "builders": "B16 B32 B64 F32x16 I32x16 Vector",
-    "dots": "dot_signed dot_unsigned",
+    "dots": "dot_signed dot_unsigned pair_columns",
     "lanes": "byte doubled groups_of_16 groups_of_32 join lanes_of_16 lanes_of_32 lookup",
     "memory": (
         "at_least bits64 load16 load32 load64 load_bf16 load_f16 load_f32 load_i8 load_i32 load_powers "

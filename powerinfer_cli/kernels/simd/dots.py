@@ -1,30 +1,43 @@
 """Dot products of bytes, and of pairs of int16: the one place where the rungs differ.
 
-VNNI multiplies unsigned by signed bytes, NEON signed ones, and adds four products to a sum of 32 bits in one step. The
-other rungs add pairs of products in 16 bits, which would overflow if they were large, and widen such sums in a second
-step.
+VNNI multiplies unsigned by signed bytes, NEON signed ones, and adds four products to a sum of 32 bits in one step; with
+i8mm NEON multiplies two rows' eight bytes by two tokens' in one. The other rungs add pairs of products in 16 bits,
+which would overflow if they were large, and widen such sums in a second step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.formats.kinds import offset_of
 from powerinfer_cli.kernels.jit import RUNG, Products, Rung
 from powerinfer_cli.kernels.simd.builders import B64, I8, I16, I32, I64, I32x16, call, constant, joined, part_of, rolled
 
-__all__ = ["dot_signed", "dot_unsigned", "dotted", "group_products", "pairs_dotted", "start_of"]
+__all__ = [
+    "dot_signed",
+    "dot_unsigned",
+    "dotted",
+    "group_products",
+    "pair_columns",
+    "paired_products",
+    "pairs_dotted",
+    "start_of",
+]
 
 _LARGEST = 127  # of an input's absolute values
-_W16 = ir.VectorType(I16, 32)
+_W16, _I32x4 = ir.VectorType(I16, 32), ir.VectorType(I32, 4)
+_SMMLA = "llvm.aarch64.neon.smmla.v4i32.v16i8"
 Key = tuple[int, int]
 
 
 _STEPS = {  # instructions, and how many bytes they take
     Rung.VNNI: ("llvm.x86.avx512.vpdpbusd.512", 64),
     Rung.AVX_VNNI: ("llvm.x86.avx512.vpdpbusd.256", 32),
+    Rung.I8MM: ("llvm.aarch64.neon.sdot.v4i32.v16i8", 16),
     Rung.NEON: ("llvm.aarch64.neon.sdot.v4i32.v16i8", 16),
 }
 
@@ -33,7 +46,7 @@ def _dot_at_once(builder: Any, sums: Any, w: Any, x: Any) -> Any:
     """sums + w . x in groups of four; x signed, w 0..255 or, where the rung's products are signed, -128..127."""
     name, n = _STEPS[RUNG]
     # Of x86's two signatures the older, which newer LLVMs understand as well.
-    lanes = ir.VectorType(I8, n) if RUNG is Rung.NEON else ir.VectorType(I32, n // 4)
+    lanes = ir.VectorType(I8, n) if RUNG.is_arm else ir.VectorType(I32, n // 4)
     parts = []
     for at in range(0, 64, n):
         a, b = (builder.bitcast(part_of(builder, v, at, n), lanes) for v in (w, x))
@@ -144,6 +157,62 @@ def group_products(
             for v, value in w.items():
                 sums[t, v] = _dot_at_once(builder, sums[t, v], value, x)
     return sums
+
+
+def paired_products(
+    builder: Any, keys: Iterable[Key], columns: int, weights: Callable[..., Any], inputs: Callable[..., Any]
+) -> dict[Key, Any]:
+    """The sum over so many columns of a panel's weights . inputs for all keys (t, v), by products of matrices.
+
+    weights(v, k): vector v at step k of four columns; the even steps have eight columns of rows 0..7, the odd ones of
+    rows 8..15, as `pair_columns` leaves them. inputs(t, k): 16 bytes of token t from column 16 * k on. Tokens are even
+    in number.
+    """
+    tokens, vectors = sorted({t for t, _ in keys}), sorted({v for _, v in keys})
+    pairs = list(zip(tokens[::2], tokens[1::2], strict=True))
+    sums = {(p, v, r): ir.Constant(_I32x4, None) for p in pairs for v in vectors for r in range(8)}
+    low, high = (constant(I32, [*range(at, at + 8), *range(at + 16, at + 24)]) for at in (0, 8))
+    for k in range(columns // 16):
+        x = {p: [inputs(t, k) for t in p] for p in pairs}
+        for half, lanes in enumerate((low, high)):
+            both = {p: builder.shuffle_vector(*x[p], lanes) for p in pairs}
+            for v in vectors:
+                for part in range(2):
+                    w = weights(v, I64(4 * k + 2 * half + part))
+                    for r in range(4):
+                        rows = part_of(builder, w, 16 * r, 16)
+                        for p in pairs:
+                            key = p, v, 4 * part + r
+                            sums[key] = call(builder, _SMMLA, _I32x4, sums[key], rows, both[p])
+    result = {}
+    for p in pairs:
+        for v in vectors:
+            for i, t in enumerate(p):
+                lanes = constant(I32, [i, i + 2, i + 4, i + 6])
+                found = [builder.shuffle_vector(sums[p, v, r], sums[p, v, r + 1], lanes) for r in range(0, 8, 2)]
+                result[t, v] = joined(builder, found)
+    return result
+
+
+@intrinsic
+def pair_columns(typing: Any, panel: Any, stride: Any, n: Any) -> Any:
+    """Of 16 rows of a panel, n times eight columns: two steps of four columns become one of rows 0..7 and one of rows
+    8..15, eight columns each. stride: bytes between steps.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        panel, stride, n = args
+        first = constant(I32, [lane for row in range(8) for lane in (row, row + 16)])
+        second = constant(I32, [lane for row in range(8, 16) for lane in (row, row + 16)])
+        with cgutils.for_range(builder, n) as loop:
+            at = builder.add(panel, builder.mul(loop.index, builder.mul(stride, I64(2))))
+            places = [builder.inttoptr(one, I32x16.llvm.as_pointer()) for one in (at, builder.add(at, stride))]
+            a, b = (builder.load(place, align=4) for place in places)
+            for place, lanes in zip(places, (first, second), strict=True):
+                builder.store(builder.shuffle_vector(a, b, lanes), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
 def _tokens(keys: dict[Key, Any]) -> list[int]:

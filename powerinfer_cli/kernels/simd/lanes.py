@@ -129,6 +129,7 @@ _LOOKUPS = {  # instructions, and how many bytes they take
     Rung.VNNI: ("llvm.x86.avx512.pshuf.b.512", 64),
     Rung.AVX_VNNI: ("llvm.x86.avx2.pshuf.b", 32),
     Rung.AVX2: ("llvm.x86.avx2.pshuf.b", 32),
+    Rung.I8MM: ("llvm.aarch64.neon.tbl1.v16i8", 16),
     Rung.NEON: ("llvm.aarch64.neon.tbl1.v16i8", 16),
 }
 

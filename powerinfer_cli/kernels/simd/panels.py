@@ -33,7 +33,7 @@ from powerinfer_cli.kernels.formats.panels import (
 )
 from powerinfer_cli.kernels.jit import RUNG, Rung
 from powerinfer_cli.kernels.simd import builders
-from powerinfer_cli.kernels.simd.dots import group_products, pairs_dotted, start_of
+from powerinfer_cli.kernels.simd.dots import group_products, paired_products, pairs_dotted, start_of
 from powerinfer_cli.kernels.simd.sums import load_at, summed
 
 __all__ = ["multiply", "multiply_fixed", "multiply_floats", "transposer"]
@@ -42,9 +42,8 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
 _V = builders.F32x16.llvm
 _W = builders.I32x16.llvm
-_SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.AVX_VNNI: 6, Rung.AVX2: 6, Rung.NEON: 6, Rung.ANY: 2}[
-    RUNG
-]  # of 16 rows each, as registers allow
+_X = builders.B16.llvm
+_SUMS_AT_ONCE = {Rung.VNNI: 12, Rung.ANY: 2}.get(RUNG, 6)  # of 16 rows each, as registers allow
 _PAIRS_AT_ONCE = 8
 
 
@@ -96,7 +95,10 @@ def _add_group(builder: Any, at: _Group, sums: dict[tuple[int, int], Any], group
         step = builder.add(at.q, builder.mul(k, _I64(4)))
         return builder.bitcast(_broadcast(builder, step, t * 32, _I32), builders.B64.llvm)
 
-    part = group_products(builder, {(t, v): start[t] for t, v in sums}, group // 4, weights, inputs, bits)
+    if RUNG is Rung.I8MM:
+        part = paired_products(builder, sums, group, weights, lambda t, k: load_at(builder, at.q, t * 32 + k * 16, _X))
+    else:
+        part = group_products(builder, {(t, v): start[t] for t, v in sums}, group // 4, weights, inputs, bits)
     scale = {v: load_at(builder, at.scales, v * 64, _V) for v in vectors}
     low = {v: load_at(builder, at.mins, v * 64, _V) for v in vectors} if has_min else {}
     result = {}

@@ -31,6 +31,8 @@ VNNI = dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni
         (VNNI, "avxvnni", Rung.AVX_VNNI),
         (AVX2 | {"avxvnni": True}, None, Rung.AVX_VNNI),
         (NEON, None, Rung.NEON),
+        (NEON | {"i8mm": True}, None, Rung.I8MM),
+        (NEON | {"i8mm": True}, "neon", Rung.NEON),
         (NEON | {"dotprod": False}, None, Rung.ANY),
         (NEON, "any", Rung.ANY),
         (VNNI | {"avx512vnni": False}, None, Rung.AVX2),
@@ -70,24 +72,27 @@ def test_rungs_that_a_cpu_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "told", "there"),
+    ("system", "told", "best"),
     [
-        ("LINUX", "Features\t: fp asimd asimddp\n", True),
-        ("LINUX", "Features\t: fp asimd\n", False),
-        ("LINUX", None, False),
-        ("MACOS", None, True),
+        ("LINUX", "Features\t: fp asimd asimddp i8mm bf16\n", [Rung.I8MM, Rung.NEON]),
+        ("LINUX", "Features\t: fp asimd asimddp svei8mm\n", [Rung.NEON]),
+        ("LINUX", "Features\t: fp asimd\n", []),
+        ("LINUX", None, []),
+        ("MACOS", None, [Rung.I8MM, Rung.NEON]),
+        ("MACOS", "an M1", [Rung.NEON]),
     ],
 )
-def test_arm_is_asked_for_its_dot_products(
-    system: str, told: str | None, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_arm_is_asked_for_its_products_of_bytes(
+    system: str, told: str | None, best: list[Rung], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu.macos, "sysctl_number", lambda name: int(told is None and name.endswith("FEAT_I8MM")))
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
     monkeypatch.setattr(cpu, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(rungs.platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(cpu, system, True, raising=False)
     monkeypatch.setattr(rungs.llvmlite.binding, "get_host_cpu_features", lambda: {"neon": True})
-    assert possible_rungs(rungs.cpu_features()) == [*([Rung.NEON] if there else []), Rung.ANY]
+    assert possible_rungs(rungs.cpu_features()) == [*best, Rung.ANY]
 
 
 @pytest.mark.parametrize("command", ["main", "bench", "perplexity", "warmup"])
