@@ -21,7 +21,10 @@ PATIENCE_S = 100.0  # Ray starts ten processes, on a machine that does much else
 LISTENS = re.compile(r"server is listening on (http://\S+)")
 REPLICA = "ray::ServeReplica:powerinfer:replicas"
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `cluster` is not installed")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None or not sys.platform.startswith("linux"),  # processes are found in /proc
+    reason="the extra `cluster` is not installed",
+)
 
 
 def descendants(pid: int) -> dict[int, str]:

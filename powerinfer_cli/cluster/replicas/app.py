@@ -22,9 +22,9 @@ from powerinfer_cli.serving.errors import unavailable
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 
-__all__ = ["APPLICATION", "REPLICAS", "application"]
+__all__ = ["REPLICAS", "application"]
 
-APPLICATION, REPLICAS, DOOR = "powerinfer", "replicas", "door"
+REPLICAS, DOOR = "replicas", "door"
 SPARE = 64  # requests that need no slot, beside those that do
 HEALTH_S, SICK_S = 1.0, 30.0  # between two looks at a replica, and how long it may take to answer
 SOONEST_S, LATEST_S = 0.01, 0.1  # between two looks for a slot, of a request that waits for one

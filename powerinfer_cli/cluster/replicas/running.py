@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from powerinfer_cli.cluster.replicas.ray_here import Machine, ray_cluster
-from powerinfer_cli.cluster.replicas.shares import Fleet, Wanted, shared
+from powerinfer_cli.cluster.replicas.shares import APPLICATION, Fleet, Wanted, shared
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.listening import listen_at
 from powerinfer_cli.serving.http.logs import Log
@@ -31,15 +31,18 @@ def serve_replicas(
     Raises:
         PowerInferError: Ray is missing, a port is in use, no GPU is free for a replica, a model cannot be loaded.
     """
-    listen_at(options.host, options.port, "--host", 1).close()  # Ray would say so to a log of its own
+    if machine.address is None:
+        listen_at(options.host, options.port, "--host", 1).close()  # Ray would say so to a log of its own
     with ray_cluster(machine) as gpus:
         fleet = shared(wanted, gpus)
-        _Running(loads(fleet.gpus), options, log, fleet).run()
+        _Running(loads(fleet.gpus), options, log, fleet, shared_ray=machine.address is not None).run()
 
 
 class _Running:
-    def __init__(self, load: Any, options: ServerOptions, log: Log, fleet: Fleet) -> None:
+    def __init__(self, load: Any, options: ServerOptions, log: Log, fleet: Fleet, *, shared_ray: bool) -> None:
+        """shared_ray: others may use it, too."""
         self._load, self._options, self._log, self._fleet = load, options, log, fleet
+        self._shared_ray = shared_ray
         self._signals = 0
         self._failure: PowerInferError | None = None
         self._changed = threading.Event()
@@ -106,7 +109,10 @@ class _Running:
         if self._failure is None and self._door is not None:
             self._drain()
         try:
-            serve.shutdown()
+            if self._shared_ray:
+                serve.delete(APPLICATION)
+            else:
+                serve.shutdown()
         except Exception as error:
             self._log.failure(error)
 

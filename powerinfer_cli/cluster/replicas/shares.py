@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["Fleet", "Wanted", "shared"]
+__all__ = ["APPLICATION", "Fleet", "Wanted", "shared"]
+
+APPLICATION = "powerinfer"  # its name in Serve
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from powerinfer_cli.cluster.replicas.app import APPLICATION, application
+from powerinfer_cli.cluster.replicas.app import application
 from powerinfer_cli.cluster.replicas.replica import WRONG
-from powerinfer_cli.cluster.replicas.shares import Fleet
+from powerinfer_cli.cluster.replicas.shares import APPLICATION, Fleet
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions

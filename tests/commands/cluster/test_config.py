@@ -1,5 +1,7 @@
 """`powerinfer cluster config` writes what `serve deploy` reads; flags that make no sense are one line."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from powerinfer_cli.cli import app
 from powerinfer_cli.commands.cluster.application import ClusterArgs
 from powerinfer_cli.commands.cluster.fleet import replica_of_words
 from powerinfer_cli.errors import PowerInferError
+from tests.helpers.cluster_process import needs_ray
 
 
 def run(*words: str) -> None:
@@ -43,6 +46,26 @@ def test_a_file_of_this_machine_is_named_by_its_whole_path(tmp_path: Path, monke
     flags = written(tmp_path, "-m", "model.gguf", "-c", "512")["applications"][0]["args"]["flags"]
     assert flags == ["-m", str(tmp_path / "model.gguf"), "-c", "512"]
     assert written(tmp_path, "--model=elsewhere.gguf")["applications"][0]["args"]["flags"] == ["-m", "elsewhere.gguf"]
+
+
+SCRIPT = """
+import sys, yaml
+from ray.serve import Application
+from ray.serve.schema import ServeDeploySchema
+from powerinfer_cli.commands.cluster.application import ClusterArgs, app
+(one,) = ServeDeploySchema.model_validate(yaml.safe_load(open(sys.argv[1]))).applications
+assert one.import_path == f"{app.__module__}:app"
+assert isinstance(app(ClusterArgs.model_validate(one.args)), Application)
+"""
+
+
+@needs_ray
+def test_ray_takes_the_file_and_the_application(tmp_path: Path) -> None:
+    """In a process of its own: Ray warns."""
+    written(tmp_path, "--replicas", "auto", "-t", "3", "--gpus-per-replica", "0.5", "-np", "2")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "serve.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
