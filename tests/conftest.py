@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 @pytest.fixture(autouse=True)

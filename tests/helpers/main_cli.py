@@ -6,14 +6,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import termios
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
 from types import TracebackType
 from typing import Any
 from unittest import mock
+
+import pytest
 
 from powerinfer_cli.cli import run
 from tests.helpers.result import Result
@@ -40,14 +40,15 @@ def powerinfer(*args: str, stdin: str | bytes = b"") -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "tests.helpers.main_cli",
-        "powerinfer_cli.commands.main.chat",
-        "powerinfer_cli.serving.lifecycle",
-    ]
-)
+_SERVER = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
+if _SERVER is not None:
+    _SERVER.set_forkserver_preload(
+        [
+            "tests.helpers.main_cli",
+            "powerinfer_cli.commands.main.chat",
+            "powerinfer_cli.serving.lifecycle",
+        ]
+    )
 
 
 class Process:
@@ -64,6 +65,8 @@ class Process:
         env: dict[str, str] | None = None,
     ) -> None:
         self._written = {1: b"", 2: b""}
+        if _SERVER is None:
+            pytest.skip("a process that gets these streams is forked, and terminals are pairs: not on Windows")
         if terminal:
             ours, theirs = os.openpty()
             self._stdin, self._read = ours, {ours: 2 if 1 in redirected else 1}
@@ -171,6 +174,8 @@ class _Handed:
         self._fd = fd
 
     def __reduce__(self) -> Any:
+        from multiprocessing.reduction import DupFd
+
         return _received, (DupFd(self._fd),)
 
 
@@ -189,6 +194,8 @@ def _child(args: Sequence[str], streams: list[int], terminal: bool, env: dict[st
         # The first terminal that a session leader opens is the one whose Ctrl-C it gets.
         at = next(fd for fd in range(3) if os.isatty(fd))
         os.close(os.open(os.ttyname(at), os.O_RDWR))
+        import termios
+
         termios.tcsetwinsize(at, (24, 80))
     # As Python opens its own: their numbers outlive them.
     sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, closefd=False) for fd, mode in enumerate("rww"))  # noqa: SIM115

@@ -1,9 +1,7 @@
 """`powerinfer download` in its own process against a hub on 127.0.0.1."""
 
-import fcntl
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
@@ -18,6 +16,9 @@ from tests.helpers.bamboo_repo import PART, REPO, SIZE, WEIGHTS, files_in, folde
 from tests.helpers.download_cli import Cli, Result, command, environment, run_once
 from tests.helpers.hub_server import HubServer, Repo
 from tests.helpers.interrupts import ctrl_c_counts
+
+fcntl = pytest.importorskip("fcntl", reason="of Unix: another lock is tried, and sizes of files are limited")
+resource = pytest.importorskip("resource")
 
 
 def test_weights_statistics_and_the_command_to_run(hub: HubServer, cli: Cli, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.files import replacing
+from powerinfer_cli.system.signals import UNWINDING
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends a process of Windows at once")
+@pytest.mark.parametrize("number", [one for one in UNWINDING if one.name in ("SIGTERM", "SIGHUP")])
 def test_nothing_half_written_is_left(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as end:

@@ -1,7 +1,6 @@
 """Connections of a server in this process: how many there may be, and what they may send besides requests."""
 
 import contextlib
-import resource
 import socket
 import threading
 import time
@@ -14,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from powerinfer_cli.serving.http import protocol as module
 from powerinfer_cli.serving.http.bodies import Answer
 from powerinfer_cli.serving.http.protocol import most_connections, protocol
+
+resource = pytest.importorskip("resource", reason="Windows has no such limits")
 
 MOST = 3
 GET = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
