@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.gguf_io import GGMLType, open_gguf, write_gguf
+from powerinfer_cli.gguf_io import GGMLType, Tensor, open_gguf, write_gguf
 from powerinfer_cli.placement import ActivationStatistics, model_fingerprint, statistics_fingerprint
 from tests.helpers.model_file import ModelFile
 
@@ -68,3 +68,16 @@ def test_statistics() -> None:
     other_counts = ActivationStatistics((np.array([1.0, 2.0]), np.array([4.0])))
     assert statistics_fingerprint(one) == statistics_fingerprint(same)
     assert len({statistics_fingerprint(s) for s in (one, other_sizes, other_counts)}) == 3
+
+
+def test_what_was_looked_at_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of each tensor: a rank's memory is that of its own layers."""
+    dropped, drop = list[tuple[str, int, int]](), Tensor.drop_pages
+
+    def noted(tensor: Tensor, begin: int, end: int) -> None:
+        dropped.append((tensor.name, begin, end))
+        drop(tensor, begin, end)
+
+    monkeypatch.setattr(Tensor, "drop_pages", noted)
+    fingerprint(MODEL, tmp_path / "a.gguf")
+    assert dropped == [("a", 0, 4 * 4096), ("b", 0, 12)]
