@@ -76,6 +76,11 @@ class MachinesPlan:
     twin: float
 
 
+def _units(pipeline: Pipeline) -> int:
+    """How many there are of layers, but for those that belong together, which are one."""
+    return min(len(pipeline.work.sizes.layers), pipeline.main.whole + 1)
+
+
 def plan_machines(
     pipeline: Pipeline,
     network: Network,
@@ -85,11 +90,12 @@ def plan_machines(
     time_limit: float = 10.0,
 ) -> dict[int, MachinesPlan]:
     """The best division for each number of machines with which there is one; numbers: only for these. exact: by HiGHS,
-    for which there are `time_limit` seconds each; else by dynamic programming, whose GPUs are filled greedily.
+    for which there are `time_limit` seconds in all; else by dynamic programming, whose GPUs are filled greedily.
     """
-    planner = _Planner(pipeline, network, time_limit if exact else None)
-    most = min(len(network.machines), planner.n_units)
-    found = {n_used: planner.plan(n_used) for n_used in numbers or range(1, most + 1) if n_used <= most}
+    most = min(len(network.machines), _units(pipeline))
+    wanted = [n_used for n_used in numbers or range(1, most + 1) if n_used <= most]
+    planner = _Planner(pipeline, network, time_limit / max(1, len(wanted)) if exact else None)
+    found = {n_used: planner.plan(n_used) for n_used in wanted}
     return {n_used: plan for n_used, plan in found.items() if plan is not None}
 
 
@@ -98,12 +104,6 @@ class _Planner:
     pipeline: Pipeline
     network: Network
     time_limit: float | None
-
-    @property
-    def n_units(self) -> int:
-        """Layers, but for those that belong together, which are one."""
-        n_layer = len(self.pipeline.work.sizes.layers)
-        return min(n_layer, self.pipeline.main.whole + 1)
 
     def plan(self, n_used: int) -> MachinesPlan | None:
         """None: so many have no room."""
