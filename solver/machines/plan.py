@@ -1,7 +1,7 @@
 """From a model and machines to layer ranges, and the tokens a second that they lead one to expect."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 
@@ -89,8 +89,8 @@ def plan_machines(
     exact: bool = True,
     time_limit: float = 10.0,
 ) -> dict[int, MachinesPlan]:
-    """The best division for each number of machines with which there is one; numbers: only for these. exact: by HiGHS,
-    for which there are `time_limit` seconds in all; else by dynamic programming, whose GPUs are filled greedily.
+    """The best division for each number of machines with which there is one; numbers: only for these. exact: by HiGHS
+    where there are GPUs, in `time_limit` seconds in all; else by dynamic programming, which fills GPUs greedily.
     """
     most = min(len(network.machines), _units(pipeline))
     wanted = [n_used for n_used in numbers or range(1, most + 1) if n_used <= most]
@@ -110,7 +110,12 @@ class _Planner:
         n_texts = self.pipeline.n_texts
         problem = self._division(min(n_used, n_texts))
         twin = solve_dynamic(problem, n_used)
-        made = twin if self.time_limit is None else solve_division(problem, n_used, time_limit=self.time_limit)
+        if not any(site.gpu for site in problem.sites):
+            made = twin and replace(twin, bound=twin.period)  # it is exact
+        elif self.time_limit is None:
+            made = twin
+        else:
+            made = solve_division(problem, n_used, time_limit=self.time_limit)
         if made is None:
             return None
         made = even_out(problem, made)

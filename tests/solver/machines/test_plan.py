@@ -160,6 +160,7 @@ def test_what_programs_are_told() -> None:
     assert last["layers"][1] == N_LAYER - 1
     for one in data["plans"]:
         assert one["tokens_per_second"] <= one["tokens_per_second_at_most"] * (1 + 1e-9)
+        assert one["tokens_per_second_at_most"] == pytest.approx(one["tokens_per_second"], rel=2e-3)
         assert one["tokens_per_second_of_dynamic_programming"] == pytest.approx(one["tokens_per_second"], rel=2e-3)
 
 
