@@ -34,9 +34,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proces
     """One that interprets, two that compile: for Turing, the oldest that Triton knows, and for one of AMD's GPUs."""
     cache = str(tmp_path_factory.mktemp("triton"))
     interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", *CASES], TRITON_INTERPRET="1")
-    compiling = start(["tests.helpers.kernels.compile_kernels", "75"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
-    amd = start(
-        ["tests.helpers.kernels.compile_kernels", "gfx1100", "Q4_0"], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache
+    compiling, amd = (
+        start(["tests.helpers.kernels.compile_kernels", *words], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
+        for words in (("75", "F16", "Q6_K"), ("gfx1100", "Q4_0"))
     )
     yield interpreting, compiling, amd
     for process in (interpreting, compiling, amd):

@@ -36,8 +36,9 @@ LIMITS: list[dict[str, Any]] = [
 TYPES = [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16]
 
 
-@pytest.mark.parametrize("style", [*RopeStyle, None])
-@pytest.mark.parametrize(("dim", "n_rot"), [(64, 64), (96, 20)])
+@pytest.mark.parametrize(
+    ("style", "dim", "n_rot"), [*((style, 64, 64) for style in RopeStyle), (RopeStyle.NEOX, 96, 20), (None, 96, 20)]
+)
 @pytest.mark.parametrize("normed", ["", "rms values", "layer own", "layer after"])
 def test_turning_and_storing(style: RopeStyle | None, dim: int, n_rot: int, normed: str) -> None:
     angles = normal(128, n_rot // 2, seed=9)
