@@ -19,7 +19,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime import LoadEvents
-from solver.predictor.samples import Samples
+from solver.predictor.samples import Samples, packed_bits, unit_halves
 from solver.profile import ActiveRule
 from solver.profile.recording import Floats, Recordable, Watcher, record
 from solver.profile.text import Chunks
@@ -210,11 +210,9 @@ class _Growth:
     def see(self, at: int, layer: int, residual: Floats, activations: Floats) -> None:
         """at: the first token's number among those of all chunks."""
         chosen = self._kept[at : at + len(residual)]
-        x = residual[chosen]
-        size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=1, keepdims=True))
         inputs, active = self._files[layer]
-        inputs.write((x / np.maximum(size, 1e-12)).astype(np.float16).tobytes())
-        active.write(np.packbits(self._rule.mask(activations[chosen]), axis=1, bitorder="little").tobytes())
+        inputs.write(unit_halves(residual[chosen]).tobytes())
+        active.write(packed_bits(self._rule.mask(activations[chosen])).tobytes())
 
     def done(self, count: int) -> None:
         """So many chunks are whole."""

@@ -1,12 +1,14 @@
 """What a layer's predictor learns from: residuals, and which neurons were active, a bit each."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Samples", "pack", "unpack"]
+__all__ = ["Samples", "pack", "packed_bits", "unit_halves", "unpack"]
 
 HELD_BLOCK = 64  # neighbouring tokens are alike: they are held back together
 BITS = torch.arange(8, dtype=torch.uint8)
@@ -14,7 +16,19 @@ BITS = torch.arange(8, dtype=torch.uint8)
 
 def pack(active: Tensor) -> Tensor:
     """bool [N, n] -> uint8 [N, ceil(n / 8)], the first neuron in the lowest bit."""
-    return torch.from_numpy(np.packbits(active.cpu().numpy(), axis=-1, bitorder="little"))
+    return torch.from_numpy(packed_bits(active.cpu().numpy()))
+
+
+def packed_bits(active: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """As `pack`."""
+    return np.packbits(active, axis=-1, bitorder="little")
+
+
+def unit_halves(x: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """float [N, n] -> float16 of RMS 1: a predictor does not mind the size."""
+    size = np.sqrt(np.square(x, dtype=np.float64).mean(axis=1, keepdims=True))
+    unit: npt.NDArray[np.float16] = (x / np.maximum(size, 1e-12)).astype(np.float16)
+    return unit
 
 
 def unpack(bits: Tensor, count: int) -> Tensor:

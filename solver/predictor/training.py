@@ -24,7 +24,16 @@ from solver.predictor.start import CHUNK
 from solver.predictor.teacher import FileLayer, neuron_rows
 from solver.state import SolverState, read_state
 
-__all__ = ["IMPROVING", "MAKING", "LayersMade", "TrainOptions", "layer_costs", "train_layers"]
+__all__ = [
+    "IMPROVING",
+    "MAKING",
+    "LayersMade",
+    "TrainOptions",
+    "layer_costs",
+    "layers_at_once",
+    "train_layers",
+    "working_bytes",
+]
 
 STAGE, STEPS = "layers", "steps"
 SPARE_BYTES = 1 << 30  # of memory, besides what the model itself takes while it runs: of the whole process
@@ -162,9 +171,8 @@ class _Run:
         """Layers at a time: one on a GPU, else what threads and memory allow."""
         if self.options.predictor.device != "cpu":
             return 1
-        room = SPARE_BYTES + self.model.nbytes - (resident_memory() or 0)
         most = max(_working_bytes(self.buffer, number) for number in range(self.buffer.n_layer))
-        return max(1, min(torch.get_num_threads(), room // max(1, most)))
+        return layers_at_once(self.model.nbytes, most)
 
     def _side_by_side(self, work: Callable[[int], Answer], numbers: Sequence[int]) -> Iterator[tuple[int, Answer]]:
         """What each number comes to, as they are done. Each thread computes alone, so that sums are the same."""
@@ -182,11 +190,20 @@ class _Run:
 
 
 def _working_bytes(buffer: Buffer, number: int) -> int:
-    """About what a layer takes: its samples twice, its weights, and parts of the text in 32 bits."""
     paths = buffer.inputs(number), buffer.active(number)
     collected = sum(path.stat().st_size for path in paths if path.is_file())
-    n_embd, n_ff = buffer.n_embd, buffer.n_ff[number]
+    return working_bytes(buffer.n_embd, buffer.n_ff[number], collected)
+
+
+def working_bytes(n_embd: int, n_ff: int, collected: int) -> int:
+    """About what a layer takes: its samples twice, its weights, and parts of the text in 32 bits."""
     return 2 * collected + 4 * (4 * n_embd * n_ff + CHUNK * (3 * n_embd + 5 * n_ff))
+
+
+def layers_at_once(model_bytes: int, most: int) -> int:
+    """How many layers are made side by side, of which each takes `most` bytes: what threads and memory allow."""
+    room = SPARE_BYTES + model_bytes - (resident_memory() or 0)
+    return max(1, min(torch.get_num_threads(), room // max(1, most)))
 
 
 def _finished(state: SolverState, made_with: Mapping[str, Any], work: Path) -> dict[int, PredictorReport]:

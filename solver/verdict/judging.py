@@ -18,6 +18,8 @@ from solver.decoding import DEEPEST, Decoding, faster, measure_decoding
 from solver.predictor import DensityMeter, ReadingSpeed
 from solver.predictor.layer import TrainedPredictor
 from solver.predictor.ranks import TrainingWork
+from solver.predictor.samples import Samples
+from solver.predictor.training import layers_at_once, working_bytes
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
 from solver.state import SolverState, read_state
@@ -221,7 +223,9 @@ def _try(
     """Layers side by side, each by a thread: on busy cores threads that share one would wait for each other. What was
     tried is kept of small models. Also seconds of a layer, by what processors spent on it.
     """
-    threads, workers = torch.get_num_threads(), min(model.options.threads[1], len(seen.samples))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(model.options.threads[1], len(seen.samples)))
+    workers = layers_at_once(model.model.nbytes, max(map(_working_bytes, seen.samples.values())))
     model.events.progress(TRYING, 0, len(seen.samples))
     trials: dict[int, Trial] = {}
     trained: dict[int, TrainedPredictor] = {}
@@ -243,6 +247,10 @@ def _try(
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
     return trials, trained, spent / len(trials) / workers
+
+
+def _working_bytes(samples: Samples) -> int:
+    return working_bytes(samples.n_embd, samples.n_ff, samples.inputs.nbytes + samples.active.nbytes)
 
 
 def _timed(work: Callable[..., TrainedPredictor], *given: Any) -> tuple[TrainedPredictor, float]:

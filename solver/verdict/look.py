@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from powerinfer_cli.runtime import LoadEvents
-from solver.predictor.samples import Samples
+from solver.predictor.samples import Samples, packed_bits, unit_halves
 from solver.profile import ActiveRule, Chunks, Recordable, check_numbers
 from solver.profile.recording import Floats
 
@@ -51,8 +51,8 @@ def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvent
     n_layer, n_ff = engine.config.n_layer, engine.config.n_ff
     kept = sorted({round(i * (n_layer - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
     counts = tuple(np.zeros(n, np.int64) for n in n_ff)
-    inputs: dict[int, list[Floats]] = {layer: [] for layer in kept}
-    masks: dict[int, list[npt.NDArray[np.bool_]]] = {layer: [] for layer in kept}
+    inputs: dict[int, list[npt.NDArray[np.float16]]] = {layer: [] for layer in kept}
+    masks: dict[int, list[npt.NDArray[np.uint8]]] = {layer: [] for layer in kept}
     done, total = 0, sum(map(len, pieces))
 
     def tap(layer: int, residual: Floats, activations: Floats) -> None:
@@ -61,8 +61,8 @@ def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvent
         mask = rule.mask(activations)
         counts[layer][:] += mask.sum(axis=0)
         if layer in inputs:
-            inputs[layer].append(residual.astype(np.float32))
-            masks[layer].append(mask)
+            inputs[layer].append(unit_halves(residual))
+            masks[layer].append(packed_bits(mask))
         if layer == n_layer - 1:
             done += len(residual)
             events.progress(what, done, total)
@@ -70,8 +70,10 @@ def look(engine: Recordable, pieces: Chunks, rule: ActiveRule, events: LoadEvent
     for piece in pieces:
         engine.record(piece, tap)
     samples = {
-        layer: Samples.of(
-            torch.from_numpy(np.concatenate(inputs[layer])), torch.from_numpy(np.concatenate(masks[layer]))
+        layer: Samples(
+            torch.from_numpy(np.concatenate(inputs.pop(layer))),
+            torch.from_numpy(np.concatenate(masks.pop(layer))),
+            n_ff[layer],
         )
         for layer in kept
     }
