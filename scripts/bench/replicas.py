@@ -7,8 +7,7 @@
 First one server answers 1, 2, ... clients that never rest: that is what the model is told. Then requests come by
 chance, as large a share of what all could do as `--loads` says, each to the one with the fewest; their lengths are
 geometric, about exponential. Told are seconds from a request's coming to its end, the mean and what 95 of 100 stay
-below, as foretold and as measured. Replicas share the machine: with more of them than cores that shows, unless each
-gets a part of a core (`--share`, as root, by a control group of its own).
+below, as foretold and as measured. Replicas share the machine: with more of them than cores, that shows.
 """
 
 import argparse
@@ -18,9 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,6 @@ from solver.machines.replicas import Queue, simulate_queue  # noqa: E402  # afte
 
 PROMPT = "Once upon a time"
 MOST_CLIENTS = 256
-PERIOD_US = 10_000
 
 
 def main() -> None:
@@ -45,7 +43,6 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=32, help="of an answer, on the mean")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
-    parser.add_argument("--share", type=float, metavar="N", help="of a core that a replica may use")
     given = parser.parse_args()
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile())
@@ -53,8 +50,6 @@ def main() -> None:
         command = server_command(*flags, "--device", "cpu")
         servers = [stack.enter_context(running(command, log)) for _ in range(max(given.replicas))]
         for server in servers:
-            if given.share:
-                stack.enter_context(limited(server.process.pid, given.share))
             ask(server, given.tokens)  # all is compiled and loaded
         rates = tuple(busy_rate(servers[0], n, given.tokens, given.seconds / 4) for n in range(1, given.slots + 1))
         print("requests a second of one replica with 1, 2, ... in work:", *(f"{rate:.1f}" for rate in rates))
@@ -63,29 +58,6 @@ def main() -> None:
         for n in given.replicas:
             for load in given.loads:
                 tell(Queue(rates, n, load * n * rates[-1]), servers[:n], given.tokens, given.seconds)
-
-
-@contextmanager
-def limited(pid: int, share: float) -> Iterator[None]:
-    """A process that gets so much of a core, in turns of 10 ms."""
-    old, unified = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
-    folder = (old if old.is_dir() else unified) / f"powerinfer-replica-{pid}"
-    folder.mkdir()
-    quota = int(PERIOD_US * share)
-    try:
-        if old.is_dir():
-            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (folder / "cpu.cfs_quota_us").write_text(str(quota))
-            if (folder / "cpu.rt_runtime_us").is_file():  # where all of this runs in real time
-                (folder / "cpu.rt_period_us").write_text(str(PERIOD_US))
-                (folder / "cpu.rt_runtime_us").write_text(str(quota))
-        else:
-            (folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
-        (folder / "cgroup.procs").write_text(str(pid))
-        yield
-    finally:
-        (folder.parent / "cgroup.procs").write_text(str(pid))
-        folder.rmdir()
 
 
 def tell(queue: Queue, servers: Sequence[Server], tokens: int, seconds: float) -> None:
