@@ -60,7 +60,8 @@ def gate_up_whole(op_address, worker):
         out = f32(op[GATE_UP.ups] if is_up else op[GATE_UP.gates])
         expert, bundle = i // ff, rows[STRIDE] * BUNDLE
         first, n_pairs = np.int64(starts[expert]), np.int64(starts[expert + 1] - starts[expert])
-        kind = expert * 64 + rows[GROUP] + rows[HAS_MIN]  # gate's tokens are up's, if both have the same panels
+        kind = expert * 64 + rows[GROUP] + rows[HAS_MIN]
+        kind = kind * 1024 + rows[OFFSET]  # gate's tokens are up's, if both have the same panels
         if packed != kind:
             for k in range(n_pairs):
                 xs[k] = op[GATE_UP.up_x] + np.int64(order[first + k]) // op[GATE_UP.n_chosen] * op[GATE_UP.up_x_bytes]

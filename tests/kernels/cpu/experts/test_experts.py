@@ -188,7 +188,8 @@ def test_numbers_of_tokens_and_experts(many: bool, tokens: int, n_experts: int, 
 def test_mixed_types(many: bool) -> None:
     for kinds in ((F32, Q4_0, Q4_0), (Q4_0, F32, GGMLType.F16), (GGMLType.Q8_0, GGMLType.Q4_1, F32)):
         check(experts(kinds), 20 if many else FEW, many=many)
-    for kinds in ((Q4_0, GGMLType.Q6_K, Q4_K), (Q4_K, Q4_0, GGMLType.Q6_K)):  # their tokens lie in other panels
+    q6, others = GGMLType.Q6_K, ((Q4_0, GGMLType.Q5_0, Q4_0), (GGMLType.Q3_K, GGMLType.Q6_K, Q4_K))
+    for kinds in ((Q4_0, q6, Q4_K), (Q4_K, Q4_0, q6), *others):  # their tokens lie in other panels, or are offset
         check(experts(kinds, n=256, ff=256, bundled=True), 20 if many else FEW, many=many)
 
 
