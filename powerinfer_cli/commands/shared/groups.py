@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -60,7 +61,7 @@ def _flags(name: str, option: Any) -> tuple[str, ...]:
 
 def _refuse_empty(flags: Sequence[str], args: Sequence[str]) -> None:
     """UsageError for `-m ""`, as of a shell's variable that is not set: it would be the current folder."""
-    for flag, value in zip(args, [*args[1:], "."], strict=True):
+    for flag, value in pairwise([*args, "."]):
         if (flag in flags and value == "") or flag in {f"{name}=" for name in flags if name.startswith("--")}:
             raise UsageError(f"{flag.rstrip('=')} is empty: name a file or a folder")
 

@@ -78,10 +78,13 @@ def test_keys_and_limits_are_the_servers(cluster: RunningCluster, client: httpx.
 
 
 def test_a_conversation_stays_with_its_replica(client: httpx.Client) -> None:
-    """And another one goes to the other: it is that one's turn."""
+    """And another one goes to the other: it is that one's turn. It is longer than what a text costs that the door may
+    still take for being written.
+    """
     replicas = []
+    before = [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Go on."}] * 5
     for name in ("fox", "bear"):
-        messages = [{"role": "user", "content": f"Tell me of a {name}. " + "It lives in a wood. " * 20}]
+        messages = [{"role": "user", "content": f"Tell me of a {name}. " + "It lives in a wood. " * 20}, *before]
         answers = []
         for _ in range(3):
             body = {"messages": messages, "max_tokens": 8, "temperature": 0}

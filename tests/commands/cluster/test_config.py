@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -16,7 +17,8 @@ from tests.helpers.cluster_process import needs_ray
 
 
 def run(*words: str) -> None:
-    app(["cluster", *words], prog_name="powerinfer", standalone_mode=False)
+    with mock.patch.object(sys, "argv", ["program"]):  # that has no words of its own
+        app(["cluster", *words], prog_name="powerinfer", standalone_mode=False)
 
 
 def written(folder: Path, *words: str) -> Any:
