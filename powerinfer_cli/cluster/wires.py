@@ -7,9 +7,12 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+from powerinfer_cli.system.sockets import notice_silence
+
 __all__ = ["Address", "Lost", "Wire", "call", "is_loopback"]
 
 Address = tuple[str, int]
+SILENCE_S = 6  # of a machine or of the way to it; a few packets in a row are lost on some
 RETRY_S = 0.1  # from one call to the next where nobody listens yet
 
 
@@ -18,10 +21,13 @@ class Lost(Exception):
 
 
 class Wire:
-    """One connection. peer: who is there, for people. Any thread may send, one may receive."""
+    """One connection. peer: who is there, for people. Any thread may send, one may receive. Whoever receives learns
+    within seconds that the way is cut, however long nothing was to be said.
+    """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        notice_silence(sock, SILENCE_S)
         self._sock, self.peer = sock, peer
         self._sending = threading.Lock()
 

@@ -1,4 +1,6 @@
-"""Sockets between processes of one machine. Python on Windows has none with paths, and lets children inherit none."""
+"""Sockets: what systems name or do each in their own way. Python on Windows has none with paths, and lets children
+inherit none.
+"""
 
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -9,7 +11,16 @@ if TYPE_CHECKING:  # small processes import this
     import socket
     import subprocess
 
-__all__ = ["as_input", "free_port", "hand_over", "input_streams", "keep_port", "open_descriptors", "path_family"]
+__all__ = [
+    "as_input",
+    "free_port",
+    "hand_over",
+    "input_streams",
+    "keep_port",
+    "notice_silence",
+    "open_descriptors",
+    "path_family",
+]
 
 _PIPE = -1  # subprocess.PIPE
 
@@ -31,6 +42,21 @@ def keep_port(sock: "socket.socket") -> None:
         sock.setsockopt(socket.SOL_SOCKET, vars(socket)["SO_EXCLUSIVEADDRUSE"], 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def notice_silence(sock: "socket.socket", seconds: int) -> None:
+    """Of a TCP connection: who waits to receive is told (ETIMEDOUT) soon after the other end's machine, or the way to
+    it, has been silent for so long. A process there that is busy is not silent: its system answers. (No
+    TCP_USER_TIMEOUT: on Linux it also ends a connection whose receiver is too busy to read.)
+    """
+    import socket
+
+    options = vars(socket)
+    idle = options.get("TCP_KEEPIDLE", options.get("TCP_KEEPALIVE"))  # macOS has the latter
+    for option, value in ((idle, 1), (options.get("TCP_KEEPINTVL"), 1), (options.get("TCP_KEEPCNT"), seconds - 1)):
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """How ranks meet, and what they refuse: one line each."""
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +21,14 @@ KEY = b"a secret of ranks"
 FIRST = Hello(0, 2, "abc", {"-c": "512"}, 512)
 
 
-def meet(first: Hello, others: list[Hello], keys: list[bytes] | None = None, seconds: float = 10.0) -> list[object]:
-    """What each rank is given: its connections, or the line of its error."""
+def meet(
+    first: Hello,
+    others: list[Hello],
+    keys: list[bytes] | None = None,
+    seconds: float = 10.0,
+    look: Callable[[list[Joined]], None] = lambda _: None,
+) -> list[object]:
+    """What each rank is given: its connections, or the line of its error. look: at the connections while they are."""
     port, found = free_port(), list[object]([None] * (1 + len(others)))
     notes: list[str] = []
 
@@ -39,6 +46,7 @@ def meet(first: Hello, others: list[Hello], keys: list[bytes] | None = None, sec
         thread.start()
     for thread in threads:
         thread.join(20)
+    look([one for one in found if isinstance(one, Joined)])
     for one in found:
         if isinstance(one, Joined):
             for wire in (*one.controls.values(), one.before, one.behind):
@@ -58,6 +66,30 @@ def test_ranks_find_their_neighbours() -> None:
     assert fourth.behind is None
     assert [one.before.peer for one in (second, third, fourth)] == [f"rank {n} (127.0.0.1)" for n in range(3)]
     assert notes == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="by Linux's names")
+def test_a_cut_between_neighbours_is_noticed() -> None:
+    """By both ends of each connection, within 10 s and the 3 that a rank waits to be told; by keepalive alone, as
+    TCP_USER_TIMEOUT ends a connection whose receiver computes for long.
+    """
+    seen = list[tuple[int, ...]]()
+
+    def look(joined: list[Joined]) -> None:
+        for one in joined:
+            for wire in (*one.controls.values(), one.before, one.behind):
+                if wire is not None:
+                    tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, name) for name in tcp)]
+                    seen.append(tuple(wire._sock.getsockopt(*option) for option in options))
+
+    meet(replace(FIRST, n_ranks=3), [replace(FIRST, n_ranks=3, rank=rank) for rank in (1, 2)], look=look)
+    assert len(seen) == 8
+    for kept, idle, interval, n, user_timeout in seen:
+        assert kept
+        assert idle + interval * n <= 7
+        assert n >= 4  # on a way that loses some
+        assert not user_timeout
 
 
 @pytest.mark.parametrize(
