@@ -9,6 +9,7 @@ from powerinfer_cli.errors import UsageError
 __all__ = ["PORT", "Seat", "seat_of"]
 
 PORT = 29500  # as torchrun's
+MOST_PORT = (1 << 16) - 1
 MOST_RANKS = 64
 
 
@@ -40,14 +41,15 @@ def seat_of(
     Raises UsageError.
     """
     known = {name: environment[name] for name in ("MASTER_ADDR", "MASTER_PORT") if environment.get(name)}
-    host, port = known.get("MASTER_ADDR", "127.0.0.1"), _number(known.get("MASTER_PORT", str(PORT)), "MASTER_PORT")
+    host, port = known.get("MASTER_ADDR", "127.0.0.1"), _port(known.get("MASTER_PORT", str(PORT)), "MASTER_PORT")
+    if "MASTER_PORT" in known and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        port += 1 if port < MOST_PORT else -1  # torchrun itself listens at its own
     if hosts:
         if n_ranks not in (None, len(hosts)):
             raise UsageError(f"--world-size {n_ranks}, but --hosts names {len(hosts)}")
         n_ranks, host = len(hosts), hosts[0]
     if master is not None:
-        given, colon, behind = master.rpartition(":")
-        host, port = (given.strip("[]"), _number(behind, "--master")) if colon else (master, port)
+        host, port = _place(master, port)
     if n_ranks is None:
         n_ranks = _of_environment(environment, "WORLD_SIZE", "--world-size")
     if rank is None:
@@ -57,6 +59,19 @@ def seat_of(
     if not 0 <= rank < n_ranks:
         raise UsageError(f"--rank must be 0 to {n_ranks - 1} of {n_ranks} ranks, got {rank}")
     return Seat(rank, n_ranks, host, port, tuple(hosts))
+
+
+def _place(words: str, port: int) -> tuple[str, int]:
+    """HOST, HOST:PORT, [ADDRESS]:PORT, or an address of IPv6 alone. port: where none is said. Raises UsageError."""
+    if words.count(":") > 1 and not words.startswith("["):
+        return words, port
+    host, colon, behind = words.rpartition(":")
+    if not colon or words.endswith("]"):
+        host, colon = words, ""
+    host = host.removeprefix("[").removesuffix("]")
+    if not host:
+        raise UsageError(f"--master: a host is missing, got {words[:40]!r}")
+    return host, _port(behind, "--master") if colon else port
 
 
 def _own(hosts: Sequence[str]) -> int:
@@ -83,6 +98,13 @@ def _of_environment(environment: Mapping[str, str], name: str, flag: str) -> int
     if not environment.get(name):
         raise UsageError(f"which rank is this? {flag} (or {name}) is missing; --hosts A,B says it all")
     return _number(environment[name], name)
+
+
+def _port(words: str, name: str) -> int:
+    port = _number(words, name)
+    if not 0 < port <= MOST_PORT:
+        raise UsageError(f"{name}: a port is 1 to {MOST_PORT}, got {port}")
+    return port
 
 
 def _number(words: str, name: str) -> int:
