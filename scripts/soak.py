@@ -109,12 +109,12 @@ def show(outcome: Outcome, args: argparse.Namespace, lines: Sequence[str]) -> No
     table = Table("what clients did", "times", "wrong", "first that was wrong")
     for name, tally in sorted(outcome.tallies.items()):
         table.add_row(name, str(tally.times), str(tally.wrong), tally.first_wrong)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     early, late = flat(outcome.memory, warm_up(args))
     console.print(f"{args.clients} clients, {args.seconds:g} s; memory {early / 1e6:.1f} MB, then {late / 1e6:.1f} MB")
     for line in lines:
-        console.print(line, style="red", markup=False)
+        console.print(line, style="red")
     console.print("nothing wrong" if not lines else f"{len(lines)} problems")
 
 
@@ -134,11 +134,11 @@ def show_siege(siege: Siege, lines: Sequence[str]) -> None:
     for name, size in siege.memory.items():
         gap, grown = siege.gaps.get(name, 0.0), (size - siege.before) / 1e6
         table.add_row(name, f"{gap:.2f}", f"{grown:+.0f}", siege.wrong.get(name, ""))
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"memory {siege.before / 1e6:.1f} MB before, {siege.after / 1e6:.1f} MB afterwards")
     for line in lines:
-        console.print(line, style="red", markup=False)
+        console.print(line, style="red")
     console.print("nothing wrong" if not lines else f"{len(lines)} problems")
 
 

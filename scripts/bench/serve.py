@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> list[Found]:
         f"{args.shape} {KINDS.get(args.shape, 'Q4_0')}{what}; {cpu_info()}, {args.threads} threads, "
         f"{args.tokens} tokens a stream, medians of {args.rounds} rounds of {args.repeats} in alternation, {date}"
     )
-    Console().print(table(found), about, sep="\n")
+    Console(markup=False, emoji=False).print(table(found), about, sep="\n")
     head = ["what", "ours", "beside", "ratio", "target", ""]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *map(cells, found))]
     args.out.mkdir(parents=True, exist_ok=True)

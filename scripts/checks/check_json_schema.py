@@ -68,10 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     for path in sorted(folder.glob("*.json")):
         verdicts = judge(path, grammars, wrong)
         table.add_row(path.stem, *(str(verdicts[name] or "") for name in COLUMNS))
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     for line in wrong:
-        console.print(line, style="red", markup=False)
+        console.print(line, style="red")
     return 1 if wrong else 0
 
 

@@ -1,5 +1,6 @@
 """Several machines and what joins them, as a file says it: `machines.json`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from powerinfer_cli.json_text import read_json
 from powerinfer_cli.placement import budget_bytes
 from solver.placing.device_profile import DeviceProfile, Link, Processor, Rates, bundled_profiles, load_profile
 
-__all__ = ["FORMAT", "Machine", "Network", "Wire", "data_sheet_cpu", "read_machines"]
+__all__ = ["FORMAT", "HOST", "MOST_NAME", "Machine", "Network", "Wire", "data_sheet_cpu", "read_machines"]
 
 FORMAT = "powerinfer machines 1"
 MOST_BYTES = 1 << 20  # of a file
 MOST_MACHINES = 64  # as many as ranks
 MOST_NAME = 60  # characters
-MOST_GPUS = 64
+NAME = re.compile(r"\w[\w .:-]*")  # what a terminal, a shell and markup take as it is
+HOST = re.compile(r"[A-Za-z0-9:][\w.:%-]*", re.ASCII)  # names and addresses; % before the zone of one of IPv6
 GIGA = 1e9
 BITS = 8
 # What is assumed of memory whose bandwidth is all that is known, as in the bundled data sheets.
@@ -126,16 +128,29 @@ def _machine(where: str, content: Any, folder: Path) -> Machine:
     allowed = {"host", "costs", "memory_gb_s", "vram_gib"}
     _check_keys(where, content, {"name", "memory_gib"}, allowed)
     name = _text(f"{where}.name", content["name"])
+    if not NAME.fullmatch(name):
+        raise _WrongError(f"{where}.name is {name!r}, but must be of letters, digits, spaces and _ . : -")
     where = f"{where} ({name})"
     memory = budget_bytes(_number(f"{where}.memory_gib", content["memory_gib"], 1e-3, 1 << 20))
     profile = _profile(where, content, folder)
     vram = content.get("vram_gib", [])
-    if not isinstance(vram, list) or len(vram) > MOST_GPUS:
+    if not isinstance(vram, list):
         raise _WrongError(f"{where}.vram_gib must be a list, a number for each GPU")
+    if len(vram) > len(profile.gpus):
+        gpus = len(profile.gpus)
+        raise _WrongError(f"{where}.vram_gib has {len(vram)} numbers, but its costs are those of {gpus} GPUs: one each")
     budgets = tuple(budget_bytes(_number(f"{where}.vram_gib", one, 0, 1 << 20)) for one in vram)
-    if any(budgets) and not profile.gpus:
-        raise _WrongError(f"{where}.vram_gib needs costs of a machine with a GPU")
-    return Machine(name, _text(f"{where}.host", content.get("host", name)), memory, profile, budgets)
+    return Machine(name, _host(where, content, name), memory, profile, budgets)
+
+
+def _host(where: str, content: Any, name: str) -> str:
+    """As --hosts takes it, which divides at commas."""
+    if "host" not in content and not HOST.fullmatch(name):
+        raise _WrongError(f"{where} has no host, and its name is none: give the address at which others reach it")
+    host = _text(f"{where}.host", content.get("host", name))
+    if not HOST.fullmatch(host):
+        raise _WrongError(f"{where}.host is {host!r}, but must be a host's name or an address")
+    return host
 
 
 def _profile(where: str, content: Any, folder: Path) -> DeviceProfile:

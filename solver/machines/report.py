@@ -1,16 +1,17 @@
 """What is told of a plan for several machines."""
 
 import math
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.ranges import shown_ranges
 from powerinfer_cli.placement import shown_bytes
 from solver.machines.network import Network
-from solver.machines.plan import MachinesPlan, Pipeline
+from solver.machines.plan import FLOAT, MachinesPlan, Pipeline
 
-__all__ = ["best_number", "command", "machines_data", "sentence"]
+__all__ = ["best_number", "command", "machines_data", "sentence", "shown_vram"]
 
 GAIN = 1.02  # what another machine must bring, in times as many tokens a second
 
@@ -57,26 +58,39 @@ def sentence(plans: Mapping[int, MachinesPlan], best: int, network: Network, n_t
     return f"{best} machines pay ({names}): {speed} of {texts} are predicted, {times:.2f} times those on {least}"
 
 
-def command(plan: MachinesPlan, network: Network, model: str, pipeline: Pipeline) -> str:
-    """How it is run."""
-    n_texts = pipeline.n_texts
-    serving = f" --port 8080 -np {n_texts}" if n_texts > 1 else ""
-    wishes = f"-m {model} -c {pipeline.n_ctx}{serving}"
+def command(plan: MachinesPlan, network: Network, flags: Sequence[str], pipeline: Pipeline) -> str:
+    """How it is run, for a shell. flags: the model, and what else was planned with that is no part of the pipeline."""
+    serving = ["--port", "8080", "-np", str(pipeline.n_texts)] if pipeline.n_texts > 1 else []
+    budgets = [network.machines[m].vram for m in plan.machines]
+    wishes = [*flags, "-c", str(pipeline.n_ctx), *_vram(budgets), *serving]
     if len(plan.machines) == 1:
-        return f"powerinfer {'server' if serving else 'main'} {wishes}"
+        return shlex.join(["powerinfer", "server" if serving else "main", *wishes])
     hosts = ",".join(network.machines[m].host for m in plan.machines)
-    ranges = shown_ranges(plan.ranges)
-    return f"powerinfer cluster run --hosts {hosts} --layers {ranges} --cluster-key-file KEY {wishes}"
+    ranks = ["--hosts", hosts, "--layers", shown_ranges(plan.ranges), "--cluster-key-file", "KEY"]
+    link = [] if pipeline.link == FLOAT else ["--link-type", "bf16"]
+    return shlex.join(["powerinfer", "cluster", "run", *ranks, *link, *wishes])
+
+
+def _vram(budgets: Sequence[tuple[int, ...]]) -> list[str]:
+    """VRAM stands for what each machine has, where that differs."""
+    if not any(map(any, budgets)):
+        return []
+    return ["--vram-budget", shown_vram(budgets[0]) if len(set(budgets)) == 1 else "VRAM"]
+
+
+def shown_vram(budgets: tuple[int, ...]) -> str:
+    """Bytes by GPU, as --vram-budget takes them."""
+    return ",".join(f"{budget / (1 << 30):g}" for budget in budgets) or "0"
 
 
 def machines_data(
-    plans: Mapping[int, MachinesPlan], best: int, pipeline: Pipeline, network: Network, model: str
+    plans: Mapping[int, MachinesPlan], best: int, pipeline: Pipeline, network: Network, flags: Sequence[str]
 ) -> dict[str, Any]:
-    """For programs."""
+    """For programs. flags: as of `command`."""
     return {
         "best": best,
         "verdict": sentence(plans, best, network, pipeline.n_texts),
-        "command": command(plans[best], network, model, pipeline),
+        "command": command(plans[best], network, flags, pipeline),
         "texts": pipeline.n_texts,
         "plans": [_plan_data(plan, pipeline, network) for plan in plans.values()],
     }
@@ -89,6 +103,7 @@ def _plan_data(plan: MachinesPlan, pipeline: Pipeline, network: Network) -> dict
             {
                 "name": network.machines[m].name,
                 "host": network.machines[m].host,
+                "vram_budget": shown_vram(network.machines[m].vram),
                 "layers": [layers.begin, layers.end - 1],
                 "seconds_of_a_step": stage,
             }

@@ -19,10 +19,10 @@ def redraws() -> bool:
 
 
 def stderr_console() -> "Console":
-    """For progress."""
+    """For progress. Names of files and of tensors are written as they are: nothing in them is markup."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def make_bar(*columns: "ProgressColumn") -> "Progress":

@@ -1,16 +1,15 @@
 """`powerinfer solve --machines`: how layers are divided among machines; `--measure-machine`: what this one costs."""
 
 import json
-import shlex
 import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from powerinfer_cli.commands.solve.console import make_console
 from powerinfer_cli.commands.solve.costs import Costs
 from powerinfer_cli.commands.solve.flags import MachinesFlags, PlanFlags
 from powerinfer_cli.commands.solve.progress import Working
@@ -25,9 +24,9 @@ from powerinfer_cli.opening.planning.plan_job import PlanJob
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.runtime.device.bytes import model_bytes
 from powerinfer_cli.system.memory import available_memory
-from solver.machines.network import Network, read_machines
+from solver.machines.network import HOST, MOST_NAME, Network, read_machines
 from solver.machines.plan import MachinesPlan, Pipeline, main_bytes, plan_machines
-from solver.machines.report import best_number, command, machines_data, sentence
+from solver.machines.report import best_number, command, machines_data, sentence, shown_vram
 from solver.placing import activity_from, always_active, save_profile
 from solver.placing.simulation import Work
 
@@ -39,7 +38,6 @@ __all__ = ["measure_this_machine", "plan_for_machines"]
 CONTEXT = 4096  # tokens of a text, where nobody says how many
 DEPTH = 0.5  # the context is half full
 SHARE = 0.9  # of the memory that is free now, for a rank
-WIDTH = 110  # where there is no terminal
 
 
 def plan_for_machines(
@@ -58,12 +56,33 @@ def plan_for_machines(
         events.progress("dividing layers among machines", 0, 1)
         plans = plan_machines(pipeline, network)
     best = best_number(plans, pipeline, network)
+    words = ["-m", str(path), *planned_with(options, predictor)]
     if as_json:
-        sys.stdout.write(json.dumps(machines_data(plans, best, pipeline, network, str(path)), indent=2) + "\n")
+        sys.stdout.write(json.dumps(machines_data(plans, best, pipeline, network, words), indent=2) + "\n")
         return
     _show(plans, best, pipeline, network)
     sys.stdout.write(sentence(plans, best, network, pipeline.n_texts) + "\n")
-    print(f"run it: {command(plans[best], network, shlex.quote(str(path)), pipeline)}", file=sys.stderr)
+    told = command(plans[best], network, words, pipeline)
+    print(f"run it: {told}", file=sys.stderr)
+    if " --vram-budget VRAM" in told:
+        those = [network.machines[m] for m in plans[best].machines]
+        shares = ", ".join(f"{shown_vram(one.vram)} on {one.name}" for one in those)
+        print(f"VRAM is {shares}", file=sys.stderr)
+
+
+def planned_with(options: EngineOptions, predictor: Path | None) -> list[str]:
+    """The flags of `main`, `server` and `cluster run` that say the same again, but for the context and texts."""
+    usual = EngineOptions()
+    flags = {
+        "--predictor-path": (predictor, None),
+        "-ctk": (options.type_k, usual.type_k),
+        "-ctv": (options.type_v, usual.type_v),
+        "-t": (options.n_threads, usual.n_threads),
+        "-tb": (options.n_threads_batch, usual.n_threads_batch),
+        "-b": (options.n_batch, usual.n_batch),
+        "-ub": (options.n_ubatch, usual.n_ubatch),
+    }
+    return [word for flag, (value, other) in flags.items() if value != other for word in (flag, str(value))]
 
 
 def with_texts(files: ModelFiles, options: EngineOptions, n_texts: int) -> EngineOptions:
@@ -86,9 +105,6 @@ def pipeline_of(files: ModelFiles, options: EngineOptions, flags: MachinesFlags)
 
 
 def _show(plans: "Mapping[int, MachinesPlan]", best: int, pipeline: Pipeline, network: Network) -> None:
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
     table = Table(title="tokens a second that are to be expected", title_justify="left")
     table.add_column("machines", justify="right")
     table.add_column("layers")
@@ -101,7 +117,13 @@ def _show(plans: "Mapping[int, MachinesPlan]", best: int, pipeline: Pipeline, ne
         speeds = [plan.one_text, *([plan.tokens_per_second] if pipeline.n_texts > 1 else [])]
         style = "bold" if n == best else None
         table.add_row(str(n), layers, *(f"{speed:,.1f}" for speed in speeds), style=style)
-    console.print(table)
+    make_console().print(table)
+
+
+def own_name() -> str:
+    """This machine's, as a list of machines takes it."""
+    name = socket.gethostname()[:MOST_NAME]
+    return name if HOST.fullmatch(name) else "localhost"
 
 
 def measure_this_machine(path: Path, options: EngineOptions, plan: PlanFlags, file: Path, *, as_json: bool) -> None:
@@ -121,7 +143,7 @@ def measure_this_machine(path: Path, options: EngineOptions, plan: PlanFlags, fi
         profile, _ = Costs(machine, events).of(job)
         save_profile(file, profile)
     gib = 1 << 30
-    entry = {"name": socket.gethostname()[:60], "memory_gib": round(SHARE * available_memory() / gib, 1)}
+    entry = {"name": own_name(), "memory_gib": round(SHARE * available_memory() / gib, 1)}
     entry |= {"costs": file.name}
     if machine.target.devices:
         entry |= {"vram_gib": [round(budget / gib, 2) for budget in job.budgets]}

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from powerinfer_cli.commands.solve.console import make_console
 from powerinfer_cli.commands.solve.flags import ReportFlags
 from powerinfer_cli.commands.solve.job import Outcome
 from powerinfer_cli.gguf_io import GGUFFile
@@ -19,8 +20,6 @@ from solver.report import PARTS, report_data, report_page, write_page
 from solver.run import SolveResult
 
 __all__ = ["show", "tables"]
-
-WIDTH = 110  # where there is no terminal
 
 
 def show(
@@ -67,9 +66,7 @@ def _verdict_lines(gguf: GGUFFile, made: SolveResult) -> list[str]:
 
 
 def _show_tables(data: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = make_console()
     if data["profile"]:
         seen = data["profile"]["tokens"]
         tokens = f"{seen:,} tokens" if seen else "an unknown number of tokens"

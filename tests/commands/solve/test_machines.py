@@ -45,13 +45,16 @@ def test_a_plan_that_cluster_run_takes(tmp_path: Path, capsys: pytest.CaptureFix
     """Where one machine has no room for all of it."""
     small = {"memory_gib": 0.3, "memory_gb_s": 20}
     file = machines(tmp_path, {"name": "a", **small}, {"name": "b", **small})
-    app(["solve", "--machines", file, "-c", "20480", "-ub", "32", "--json"], standalone_mode=False)
+    planned = ["-ctk", "q8_0", "-ctv", "f32", "-t", "2", "-tb", "1", "-b", "64", "-ub", "32"]
+    app(["solve", "--machines", file, "-c", "20480", "--link-type", "bf16", *planned, "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
     assert found["best"] == 2, found
     words = found["command"].split()
     ranges = read_ranges(words[words.index("--layers") + 1])
     assert ranges[-1].end == 5
     assert words[words.index("--hosts") + 1] == "a,b"
+    assert " ".join(words).endswith(f" {' '.join(planned)} -c 20480")
+    assert words[words.index("--link-type") + 1] == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from powerinfer_cli.commands.shared.bars import stderr_console
+from powerinfer_cli.commands.solve.console import make_console
 from powerinfer_cli.commands.solve.output import tables
 
 PARTS = ("attention", "predictor", "head", "kv", "scratch", "neurons", "total")
@@ -20,10 +21,13 @@ def device(number: int, name: str, budget: int | None) -> dict[str, Any]:
     return {"device": number, "name": name, "budget": budget, **dict.fromkeys(PARTS, 12 << 30)}
 
 
-def shown(layers: list[dict[str, Any]], width: int, gpus: int = 1) -> list[str]:
-    devices = [device(gpu, "NVIDIA GeForce RTX 3060 12 GB", 12 << 30) for gpu in range(gpus)]
+def shown(
+    layers: list[dict[str, Any]], width: int, gpus: int = 1, name: str = "NVIDIA GeForce RTX 3060 12 GB"
+) -> list[str]:
+    devices = [device(gpu, name, 12 << 30) for gpu in range(gpus)]
     plan = {"devices": [*devices, device(-1, "main memory", None)], "layers": layers}
-    console = Console(file=io.StringIO(), width=width)
+    console = make_console(io.StringIO())
+    console.width = width
     for table in tables(plan):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
@@ -55,3 +59,12 @@ def test_a_difference_that_is_not_shown_is_none() -> None:
         line for line in shown([layer(index, 11008, 0.31 + index * 1e-6) for index in range(9)], 80) if "GPU 0 " in line
     ]
     assert len(rows) == 1
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """They come from files."""
+    name = "a[/red] :key: [bold]b"
+    assert any(name in line for line in shown([layer(0, 5)], 120, name=name))
+    stderr_console().print(name)
+    make_console().print(name)
+    assert capsys.readouterr() == (f"{name}\n", f"{name}\n")

@@ -37,6 +37,12 @@ def test_machines_and_what_joins_them(tmp_path: Path) -> None:
     assert found.wire(1, 2).seconds(1e10 / 8) == pytest.approx(1.00005)
 
 
+@pytest.mark.parametrize("host", ["10.0.0.2", "fe80::1%eth0", "::1", "node-3.rack_1.lan"])
+def test_hosts(tmp_path: Path, host: str) -> None:
+    (found,) = read_machines(written(tmp_path, A | {"name": "Küche: 2", "host": host})).machines
+    assert (found.name, found.host) == ("Küche: 2", host)
+
+
 def test_one_machine_needs_no_link(tmp_path: Path) -> None:
     assert read_machines(written(tmp_path, A)).usual is None
 
@@ -59,8 +65,14 @@ def without(machine: dict[str, Any], key: str) -> dict[str, Any]:
         ([A | {"memory_gib": True}], {}, "machines[0] (a).memory_gib is 'True', but must be a number from 0.001"),
         ([A | {"memory_gib": 1e300}], {}, "machines[0] (a).memory_gib is '1e+300'"),
         ([without(A, "memory_gb_s")], {}, "machines[0] (a) has neither costs nor memory_gb_s"),
-        ([A | {"vram_gib": [24]}], {}, "machines[0] (a).vram_gib needs costs of a machine with a GPU"),
-        ([A | {"vram_gib": [1] * 65}], {}, "machines[0] (a).vram_gib must be a list"),
+        ([A | {"vram_gib": [24]}], {}, "machines[0] (a).vram_gib has 1 numbers, but its costs are those of 0 GPUs"),
+        ([A | {"costs": "rtx-3090-ddr5", "vram_gib": [1] * 64}], {}, "(a).vram_gib has 64 numbers, but its costs are"),
+        ([A | {"vram_gib": 1}], {}, "machines[0] (a).vram_gib must be a list"),
+        ([A | {"name": "a[/red]"}], {}, "machines[0].name is 'a[/red]', but must be of letters"),
+        ([A | {"host": "x; touch /tmp/pwned #"}], {}, "machines[0] (a).host is 'x; touch /tmp/pwned #', but must be a"),
+        ([A | {"host": "a,b"}], {}, "machines[0] (a).host is 'a,b'"),
+        ([A | {"host": "--rank=1"}], {}, "machines[0] (a).host is '--rank=1'"),
+        ([A | {"name": "my machine"}], {}, "machines[0] (my machine) has no host, and its name is none"),
         ([A | {"costs": "none.json"}], {}, "machines[0] (a).costs: "),
         ([A, B], {"link": LINK | {"gbit_s": 0}}, "link.gbit_s is '0', but must be a number from 1e-06"),
         ([A, B], {"link": LINK | {"latency_us": -1}}, "link.latency_us is '-1'"),

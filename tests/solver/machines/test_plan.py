@@ -1,22 +1,24 @@
 """Plans for several machines: what one of them takes is what its own plan says, memory binds, and what is told."""
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.model.ranges import LayerRange
+from powerinfer_cli.model.ranges import LayerRange, shown_ranges
 from powerinfer_cli.placement import LayerBytes, ModelBytes, RowReading, main_memory_plan
 from solver.machines.network import Machine, Network, Wire, data_sheet_cpu
 from solver.machines.plan import BORDER, Pipeline, plan_machines
-from solver.machines.report import best_number, command, machines_data, sentence
+from solver.machines.report import best_number, command, machines_data, sentence, shown_vram
 from solver.machines.sites import MainBytes, make_site
 from solver.machines.texts import CPU_GROWTH, profile_for, work_for
 from solver.placing import Work, always_active, load_profile, simulate
 from solver.placing.device_profile import DeviceProfile, Link
 
 MIB, GB = 1 << 20, 1e9
+MODEL = ["-m", "m.gguf"]
 N_LAYER, N_EMBD, N_VOCAB = 12, 4096, 32000
 DENSE = LayerBytes(40 * MIB, 0, 16 * MIB, 1 << 14, 8192, reading=RowReading.ALL)
 ROUTED = LayerBytes(20 * MIB, MIB, 16 * MIB, 4 * MIB, 64, reading=RowReading.CHOSEN, chosen=4)
@@ -65,16 +67,36 @@ def test_a_second_machine_does_not_pay_for_one_text_and_does_for_many() -> None:
     plans = plan_machines(pipeline, two)
     assert best_number(plans, pipeline, two) == 1
     assert sentence(plans, 1, two, 1).startswith("a second machine does not pay: ")
-    assert command(plans[1], two, "m.gguf", pipeline) == "powerinfer main -m m.gguf -c 4096"
+    assert command(plans[1], two, MODEL, pipeline) == "powerinfer main -m m.gguf -c 4096"
     many = pipeline_of(DENSE, n_texts=8)
     plans = plan_machines(many, two)
     best = best_number(plans, many, two)
     assert best == 2
     assert plans[2].tokens_per_second > 1.3 * plans[1].tokens_per_second
     assert "2 machines pay (a, b)" in sentence(plans, 2, two, 8)
-    told = command(plans[2], two, "m.gguf", many)
+    told = command(plans[2], two, MODEL, many)
     assert told.startswith("powerinfer cluster run --hosts a.lan,b.lan --layers 0-")
     assert told.endswith(" --cluster-key-file KEY -m m.gguf -c 4096 --port 8080 -np 8")
+
+
+def test_the_command_is_quoted_and_says_what_was_planned_with() -> None:
+    """A shell gets the words that are meant, whatever they hold."""
+    profile = load_profile("rtx-3090-ddr5")
+    a, b = (replace(machine(name), profile=profile, vram=(22 << 30,)) for name in "ab")
+    odd = replace(b, host="x; touch /tmp/pwned #")
+    pipeline = replace(pipeline_of(DENSE), link=2)
+    flags = ["-m", "my model.gguf", "-ctk", "q8_0"]
+    both = network_of(a, odd)
+    plan = plan_machines(pipeline, both)[2]
+    words = shlex.split(command(plan, both, flags, pipeline), comments=True)
+    ranks = ["--layers", shown_ranges(plan.ranges), "--cluster-key-file", "KEY", "--link-type", "bf16"]
+    rest = [*ranks, *flags, "-c", "4096", "--vram-budget", "22"]
+    assert words == ["powerinfer", "cluster", "run", "--hosts", "a.lan,x; touch /tmp/pwned #", *rest]
+    mixed = network_of(a, replace(b, vram=(11 << 29,)))
+    assert command(plan, mixed, flags, pipeline).endswith(" --vram-budget VRAM")
+    one = plan_machines(pipeline, network_of(a))[1]
+    assert command(one, network_of(a), flags, pipeline).endswith(" -c 4096 --vram-budget 22")
+    assert shown_vram(mixed.machines[1].vram) == "5.5"
 
 
 def test_memory_says_how_many_are_needed() -> None:
@@ -153,7 +175,7 @@ def test_several_texts_read_more_experts() -> None:
 def test_what_programs_are_told() -> None:
     pipeline, two = pipeline_of(DENSE), network_of(machine("a"), machine("b"))
     plans = plan_machines(pipeline, two)
-    data = machines_data(plans, 1, pipeline, two, "m.gguf")
+    data = machines_data(plans, 1, pipeline, two, MODEL)
     assert data["best"] == 1
     assert [len(one["machines"]) for one in data["plans"]] == [1, 2]
     last = data["plans"][1]["machines"][-1]
