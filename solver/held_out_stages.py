@@ -19,6 +19,7 @@ __all__ = ["DENSE_QUALITY", "METERED", "SPARSE_QUALITY", "density_stage", "quali
 DENSE_QUALITY, SPARSE_QUALITY = "perplexity with every neuron", "perplexity with predictors"
 LOSSES = "losses by density"
 METERED = 2560  # held-out tokens that densities are tried on
+FEWEST = 4000  # held-out tokens, below which a loss says little
 
 
 def density_stage(
@@ -65,6 +66,11 @@ def quality_stage(model: SolverModel, chunks: Chunks, folder: Path, work: Path |
     that is of the same `key`. Raises PowerInferError.
     """
     config, events, held = model.config, model.events, held_out(chunks)[1]
+    tokens = sum(map(len, held))
+    if tokens < FEWEST:
+        events.note(
+            f"quality: measured on {tokens:,} held-out tokens; {FEWEST:,} or more would say it surely: a longer -f"
+        )
     predictors = load_predictors(folder, config.n_embd, config.n_ff)
     kept = [KeptLosses(work / f"losses-{name}.npz", key) for name in ("dense", "sparse")] if work else [None, None]
     dense = score(model.open_engine(), held, DENSE_QUALITY, events, kept[0])

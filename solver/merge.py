@@ -26,6 +26,7 @@ from powerinfer_cli.model import DENSE_LAYERS, Activation, ModelConfig, Predicto
 from powerinfer_cli.model.turned import FLOATS, DownType, Width, down_loss, down_type
 from powerinfer_cli.placement import shown_bytes
 from powerinfer_cli.runtime import LoadEvents
+from solver.spoilt import spoilt_weights
 
 __all__ = ["merge"]
 
@@ -51,7 +52,8 @@ def merge(
     Notes say what became what, and what it costs. No more than one tensor is in memory.
 
     Raises:
-        PowerInferError: not a dense model that can be run, predictors of another one, or `path` cannot be written.
+        PowerInferError: not a dense model that can be run, weights that are no numbers, predictors of another one, or
+            `path` cannot be written.
     """
     model = load_model(dense)  # what cannot be run cannot be merged
     config = model.config
@@ -68,6 +70,8 @@ def merge(
         raise PowerInferError(f"{dense.path}: neurons of {config.activation} are never exactly 0: they need predictors")
     if folder is None and not any(map(_DOWN.fullmatch, dense.tensors)):
         raise PowerInferError(f"{dense.path}: its down matrices are transposed already")
+    if folder is None and (spoilt := spoilt_weights(dense)):  # nobody has run it
+        raise PowerInferError(spoilt)
     predictors = None if folder is None else load_predictors(folder, config.n_embd, config.n_ff)
     stay = _unturned(dense, config, predictors)
     limit = 1.0 if measured else LARGE_LOSS

@@ -69,10 +69,10 @@ LENGTHS = (1 << 20, 1 << 18, 1 << 17, 65536, 49152, 40960, 32768, 24576, 20480, 
 class Making:
     """What is wanted. text: to run through the model, None for one that suits it. train: predictors, if the model has
     none; with `retrain` also if it has. predictors: a directory of some that are there. density, most_loss: as
-    `sparsify` takes them. anew: nothing is kept of which nobody knows what it was made of. judging: how predictors for
-    a dense model are judged before they are made, None: not at all; what does not pay is made with `force` only, and
-    nothing at all with `verdict_only`. measures_down: the caller then tries types of down matrices. after: seconds of
-    what else it does then, by its words.
+    `sparsify` takes them. anew: nothing is kept of which nobody knows what it was made of, and no verdict. judging: how
+    predictors for a dense model are judged before they are made, None: not at all; what does not pay is made with
+    `force` only, and nothing at all with `verdict_only`. measures_down: the caller then tries types of down matrices.
+    after: seconds of what else it does then, by its words.
     """
 
     text: str | None = None
@@ -304,7 +304,7 @@ class _Run:
         else:
             text = self._sample()
         self.schedule.declare({**expected_seconds(rates), **rest})
-        return judge(self.model, text, self.place, judging)
+        return judge(self.model, text, self.place, judging, anew=self.wanted.anew)
 
     def _usually_to_come(self, rates: WorkRates) -> dict[str, float]:
         """With a text of the usual size."""

@@ -15,8 +15,7 @@ import torch
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import check_writable
-from powerinfer_cli.gguf_io import GGUFFile, shown_name, spoilt_row
-from powerinfer_cli.gguf_io.failure import shown_path
+from powerinfer_cli.gguf_io import GGUFFile
 from powerinfer_cli.model import Model, load_model, load_predictors
 from powerinfer_cli.placement import (
     ActivationStatistics,
@@ -39,6 +38,7 @@ from solver.predictor import (
     train_layers,
 )
 from solver.profile import CHUNK, ActiveRule, Chunks, Text, chunks_of, held_out, made_of, profile_text
+from solver.spoilt import spoilt_weights
 from solver.state import SolverState, read_state
 
 __all__ = [
@@ -119,15 +119,8 @@ class SolverModel:
 
     @cached_property
     def _spoilt(self) -> str | None:
-        """What is wrong with the first matrix of which something is no number; its name has the layer's number. Vectors
-        are looked at as they are read.
-        """
-        for tensor in self.gguf.tensors.values():
-            row = spoilt_row(tensor) if len(tensor.shape) > 1 else None
-            if row is not None:
-                where = f"{shown_path(tensor.path or self.gguf.path)}: {shown_name(tensor.name)}"
-                return f"{where}, row {row}: weights that are no numbers: the file is damaged"
-        return None
+        """Vectors are looked at as they are read."""
+        return spoilt_weights(self.gguf)
 
     def check_weights(self) -> None:
         """Of what is not seen in activations: ReLU and softmax swallow some, and nobody looks behind the last of them.

@@ -22,7 +22,7 @@ from solver.predictor.samples import Samples
 from solver.predictor.training import layers_at_once, working_bytes
 from solver.profile import ActiveRule, Chunks, made_of
 from solver.stages import Place, SolverModel
-from solver.state import SolverState, read_state
+from solver.state import NAME, SolverState, read_state
 from solver.verdict.estimate import Trial, estimate_layers, layer_bytes, try_predictor
 from solver.verdict.look import LOOKED_AT, Look, look, short_text, tokens_of
 from solver.verdict.speed import MachineCosts, predict_dense, predict_sparse, rows_slowness, slowed
@@ -55,8 +55,9 @@ class Judging:
     gpus: bool = True
 
 
-def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> Verdict:
-    """A verdict on a dense model; the one that is recorded in the folder, if it is of the same model, text and wishes.
+def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging, *, anew: bool = False) -> Verdict:
+    """A verdict on a dense model; the one that is recorded in the folder, if it is of the same model, text and wishes,
+    unless it is to be made anew.
 
     Raises PowerInferError.
     """
@@ -71,8 +72,9 @@ def judge(model: SolverModel, chunks: Chunks, place: Place, wanted: Judging) -> 
         "threads": model.options.threads[0],
     }
     state = read_state(place.folder)
-    kept = _recorded(state, made_with)
+    kept = None if anew else _recorded(state, made_with)
     if kept is not None:
+        model.events.note(f"verdict: as measured before ({state.folder / NAME}); --anew measures again")
         return kept
     found = _judge(model, pieces, density, wanted)
     with suppress(PowerInferError):  # a folder that takes nothing: it is said when there is something to keep

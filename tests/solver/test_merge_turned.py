@@ -70,6 +70,15 @@ def test_only_exact_zeros_are_turned(turned: Path) -> None:
     assert not turned.with_name("new.gguf").exists()
 
 
+@pytest.mark.parametrize("tensor", ["blk.0.ffn_up.weight", "blk.1.ffn_down.weight"])
+def test_no_file_is_made_of_weights_that_are_no_numbers(tmp_path: Path, tensor: str) -> None:
+    file = exact_sparse(n_embd=64, n_ff=64, n_layer=2)[1]
+    file.tensors[tensor].reshape(-1)[70] = np.nan
+    with pytest.raises(PowerInferError, match=f"{tensor}, row 1: weights that are no numbers"):
+        merge(file.open(tmp_path), None, tmp_path / "turned.gguf", LoadEvents())
+    assert not (tmp_path / "turned.gguf").exists()
+
+
 @pytest.mark.parametrize(("kind", "becomes"), [(GGMLType.Q4_0, GGMLType.Q8_0), (GGMLType.F16, GGMLType.F16)])
 def test_turned_at_load_or_in_a_file_is_the_same(tmp_path: Path, kind: GGMLType, becomes: GGMLType) -> None:
     """To the bit."""

@@ -107,7 +107,7 @@ class StageFlags:
     ] = False
     verdict: Annotated[bool, _stage("--verdict", help="Say what the model can gain, and end.")] = False
     force: Annotated[bool, _stage("--force", help="Go on where the verdict is that it does not pay.")] = False
-    anew: Annotated[bool, _stage("--anew", help="Make anew what nobody knows the origin of.")] = False
+    anew: Annotated[bool, _stage("--anew", help="Make anew what nobody knows the origin of, and the verdict.")] = False
 
     def check(self) -> None:
         """Raises UsageError."""

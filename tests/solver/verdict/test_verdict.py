@@ -215,6 +215,8 @@ def test_a_verdict_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert judge(model, chunks, place, wished(model)) == found
     with pytest.raises(TypeError):
         judge(model, chunks[:-1], place, wished(model))
+    with pytest.raises(TypeError):
+        judge(model, chunks, place, wished(model), anew=True)
 
 
 @pytest.mark.parametrize("share", [0.8, 1.5])
