@@ -57,6 +57,16 @@ def test_a_plan_that_cluster_run_takes(tmp_path: Path, capsys: pytest.CaptureFix
     assert words[words.index("--link-type") + 1] == "bf16"
 
 
+def test_budgets_that_differ_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"memory_gib": 0.3, "memory_gb_s": 20}
+    gpu = {"costs": "rtx-3090-ddr5", "vram_gib": [0.001]}
+    file = machines(tmp_path, {"name": "a", **small, **gpu}, {"name": "b", **small})
+    app(["solve", "--machines", file, "-c", "20480", "-ub", "32"], standalone_mode=False)
+    command, shares = capsys.readouterr().err.splitlines()[-2:]
+    assert command.endswith(" -ub 32 -c 20480 --vram-budget VRAM")
+    assert shares == "VRAM is 0.001 on a, 0 on b"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
