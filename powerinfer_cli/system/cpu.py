@@ -5,7 +5,7 @@ from pathlib import Path
 from powerinfer_cli.system import macos, windows
 from powerinfer_cli.system.which import MACOS, WINDOWS
 
-__all__ = ["has_arm_dot_products", "has_arm_matrix_products", "processor_name"]
+__all__ = ["has_arm_dot_products", "has_arm_matrix_products", "has_arm_vectors", "processor_name"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _ARM_DOT_PRODUCTS = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
@@ -20,6 +20,11 @@ def processor_name() -> str | None:
         return macos.sysctl_text("machdep.cpu.brand_string")
     lines = _cpu_info().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def has_arm_vectors() -> bool:
+    """Of an ARM CPU of 64 bits: NEON, which macOS and Windows ask of every one."""
+    return MACOS or WINDOWS or " asimd" in _cpu_info()
 
 
 def has_arm_dot_products() -> bool:

@@ -8,7 +8,7 @@ from enum import Enum, StrEnum, auto
 import llvmlite.binding
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.system.cpu import has_arm_dot_products, has_arm_matrix_products
+from powerinfer_cli.system.cpu import has_arm_dot_products, has_arm_matrix_products, has_arm_vectors
 
 __all__ = [
     "RUNG",
@@ -118,11 +118,12 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
 
 
 def cpu_features() -> dict[str, bool]:
-    """This CPU's, by LLVM's names. Of ARM's products of bytes LLVM itself does not tell."""
+    """This CPU's, by LLVM's names. Of ARM's products of bytes LLVM itself does not tell; on Apple's CPUs, of nothing."""
     features = dict(llvmlite.binding.get_host_cpu_features())
     if platform.machine() not in _ARM:
         return features
-    return features | {"dotprod": has_arm_dot_products(), "i8mm": has_arm_matrix_products()}
+    neon = features.get("neon", False) or has_arm_vectors()
+    return features | {"neon": neon, "dotprod": has_arm_dot_products(), "i8mm": has_arm_matrix_products()}
 
 
 def _chosen() -> tuple[Rung, str, TargetCPU | None]:
@@ -136,7 +137,7 @@ def _target_cpu(rung: Rung, features: dict[str, bool]) -> TargetCPU | None:
     """Below the CPU's best rung one that has no more, or LLVM would use better instructions wherever it can."""
     if rung.is_arm:
         known = llvmlite.binding.get_host_cpu_features().flatten()
-        more = "+dotprod,+i8mm" if rung is Rung.I8MM else "+dotprod"
+        more = "+neon,+dotprod,+i8mm" if rung is Rung.I8MM else "+neon,+dotprod"
         return TargetCPU(llvmlite.binding.get_host_cpu_name(), ",".join(filter(None, (known, more))))
     if rung is possible_rungs(features)[0]:
         return None

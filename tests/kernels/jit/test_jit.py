@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite.binding.targets import FeatureMap
 
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels import jit
@@ -80,19 +81,30 @@ def test_rungs_that_a_cpu_has() -> None:
         ("LINUX", None, []),
         ("MACOS", None, [Rung.I8MM, Rung.NEON]),
         ("MACOS", "an M1", [Rung.NEON]),
+        ("WINDOWS", None, [Rung.I8MM, Rung.NEON]),
+        ("WINDOWS", "one with dot products alone", [Rung.NEON]),
     ],
 )
 def test_arm_is_asked_for_its_products_of_bytes(
     system: str, told: str | None, best: list[Rung], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Of NEON, LLVM tells on Linux alone.
+    told_by_llvm = FeatureMap({"neon": True} if system == "LINUX" else {})
+    monkeypatch.setattr(cpu.windows, "has_feature", lambda number: told is None or number == 43)
     monkeypatch.setattr(cpu.macos, "sysctl_number", lambda name: int(told is None and name.endswith("FEAT_I8MM")))
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
     monkeypatch.setattr(cpu, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(rungs.platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(cpu, system, True, raising=False)
-    monkeypatch.setattr(rungs.llvmlite.binding, "get_host_cpu_features", lambda: {"neon": True})
-    assert possible_rungs(rungs.cpu_features()) == [*best, Rung.ANY]
+    monkeypatch.setattr(rungs.llvmlite.binding, "get_host_cpu_features", lambda: told_by_llvm)
+    features = rungs.cpu_features()
+    assert possible_rungs(features) == [*best, Rung.ANY]
+    for rung in best:  # what LLVM compiles for says so itself
+        target = rungs._target_cpu(rung, features)
+        assert target is not None
+        wanted = {"+neon", "+dotprod"} | ({"+i8mm"} if rung is Rung.I8MM else set())
+        assert set(target.features.split(",")) == wanted
 
 
 @pytest.mark.parametrize("command", ["main", "bench", "perplexity", "warmup"])
