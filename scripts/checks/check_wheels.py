@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whether `pip install .[cluster]` finds a wheel of every dependency on each system, by the registry's lists.
+"""Whether `pip install .[cluster,test]` finds a wheel of every dependency on each system, by the registry's lists.
 
 Nothing is downloaded but lists and metadata, by uv's resolver, which evaluates markers for a system that is not this
 one (pip's --platform does not). Needs `pip install uv`.
@@ -31,7 +31,7 @@ def resolved(system: str, python: str) -> str:
     """Versions of the largest packages, or why there is no set of wheels."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-q", "--no-header", "--no-annotate"]
     command += ["--only-binary", ":all:", "--python-platform", system, "--python-version", python]
-    command += ["--extra", "cluster", "pyproject.toml"]
+    command += ["--extra", "cluster", "--extra", "test", "pyproject.toml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return "none: " + " ".join(done.stderr.split())[:200]

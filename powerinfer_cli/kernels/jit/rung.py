@@ -118,7 +118,7 @@ def choose_rung(features: dict[str, bool], forced: str | None) -> tuple[Rung, st
 
 
 def cpu_features() -> dict[str, bool]:
-    """This CPU's, by LLVM's names. Of ARM's products of bytes LLVM itself does not tell; on Apple's CPUs, of nothing."""
+    """This CPU's, by LLVM's names, which tells nothing of ARM's products of bytes, nor of Apple's CPUs at all."""
     features = dict(llvmlite.binding.get_host_cpu_features())
     if platform.machine() not in _ARM:
         return features
