@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from powerinfer_cli.cluster.callers import PROOF_S, Callers
 from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
 from powerinfer_cli.cluster.messages import Message, Op, receive
 from powerinfer_cli.cluster.seats import Seat
-from powerinfer_cli.cluster.secret import OTHER_KEY, prove_called, prove_calling
+from powerinfer_cli.cluster.secret import OTHER_KEY, prove_calling
 from powerinfer_cli.cluster.wires import Lost, Wire, call
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.listening import listen_at
 
 __all__ = ["Joined", "Meeting", "gather", "join"]
 
-PROOF_S = 5.0  # for a proof; whoever needs longer is no rank
+ANSWER_S = 2 * PROOF_S  # for the proof of who was called, which may listen to others first
 SLACK_S = 10.0  # that others wait longer than rank 0, which knows who is missing
 BACKLOG = 16
 MOST_WORDS = 2000
@@ -55,21 +56,15 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
     found: dict[int, tuple[Wire, Hello]] = {}
     with listen_at(seat.host, seat.port, "--master", BACKLOG) as door:
         try:
-            deadline = time.monotonic() + meeting.seconds
-            while len(found) < seat.n_ranks - 1:
-                wire, other = _next_rank(door, meeting, deadline, missing(seat, found))
-                problem = difference(hello, other)
-                if other.rank in found or not 0 < other.rank < seat.n_ranks:
-                    problem = f"is rank {other.rank}, and so is somebody else: each needs its own --rank"
-                if problem is not None:
-                    _tell(wire, Op.GONE, f"this rank {problem}")
-                    wire.close()
-                    raise PowerInferError(f"rank {other.rank} ({wire.peer}) {problem}")
-                found[other.rank] = wire, other
+            with Callers(door, meeting.key, MOST_BYTES, meeting.note) as callers:
+                _wait(callers, meeting, hello, found)
             n_ctx = min(hello.n_ctx, *(other.n_ctx for _, other in found.values()))
-            addresses = {rank: (wire.host, other.port) for rank, (wire, other) in found.items()}
+            addresses = {rank: (wire.peer, other.port) for rank, (wire, other) in found.items()}
             for rank, (wire, _) in found.items():
-                Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
+                try:
+                    Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
+                except Lost as error:
+                    raise Lost(f"{seat.name(rank)} ({wire.peer}) {error}") from error
             behind = _call_behind(meeting, addresses[1], 0)
         except (Lost, PowerInferError) as error:
             for wire, _ in found.values():
@@ -79,29 +74,45 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
     return Joined(n_ctx, {rank: wire for rank, (wire, _) in found.items()}, None, behind)
 
 
+def _wait(callers: Callers, meeting: Meeting, hello: Hello, found: dict[int, tuple[Wire, Hello]]) -> None:
+    """Until all other ranks are found. Raises PowerInferError: one does not come, or is none that can be joined."""
+    seat, deadline = meeting.seat, time.monotonic() + meeting.seconds
+    while len(found) < seat.n_ranks - 1:
+        came = callers.next()
+        for rank in [rank for rank, (wire, _) in found.items() if wire.speaks]:  # nothing is to be said yet
+            wire, _ = found.pop(rank)
+            wire.close()
+            meeting.note(f"warning: rank {rank} ({wire.peer}) has ended: waiting until it is started again")
+        if came is not None:
+            wire, said = came
+            try:
+                other = Hello.of(said)
+            except Lost as error:
+                callers.refuse(wire, str(error))
+                continue
+            problem = difference(hello, other) or _misplaced(seat, other, found)
+            if problem is not None:
+                _tell(wire, Op.GONE, f"this rank {problem}")
+                wire.close()
+                raise PowerInferError(f"rank {other.rank} ({wire.peer}) {problem}")
+            wire.limit(PROOF_S)
+            found[other.rank] = wire, other
+        elif time.monotonic() > deadline:
+            at = f"{seat.host} port {seat.port}"
+            raise PowerInferError(f"{missing(seat, found)} not come to {at} within {meeting.seconds:g} s")
+
+
+def _misplaced(seat: Seat, other: Hello, found: dict[int, tuple[Wire, Hello]]) -> str | None:
+    """Why a rank has no place among those of its cluster."""
+    if not 0 < other.rank < seat.n_ranks:
+        return f"is none of the ranks 1 to {seat.n_ranks - 1}: each needs its own --rank"
+    return f"is rank {other.rank}, and so is somebody else: each needs its own --rank" if other.rank in found else None
+
+
 def missing(seat: Seat, found: dict[int, tuple[Wire, Hello]]) -> str:
     """Which ranks have not come, in words."""
     ranks = [seat.name(rank) for rank in range(1, seat.n_ranks) if rank not in found]
     return f"{ranks[0]} has" if len(ranks) == 1 else f"{', '.join(ranks)} have"
-
-
-def _next_rank(door: socket.socket, meeting: Meeting, deadline: float, waited_for: str) -> tuple[Wire, Hello]:
-    """Who calls next and is a rank. Raises PowerInferError: nobody does in time."""
-    while True:
-        door.settimeout(max(0.01, deadline - time.monotonic()))
-        try:
-            sock, address = door.accept()
-        except TimeoutError as error:
-            at = f"{meeting.seat.host} port {meeting.seat.port}"
-            raise PowerInferError(f"{waited_for} not come to {at} within {meeting.seconds:g} s") from error
-        wire = Wire(sock, address[0])
-        wire.limit(PROOF_S)
-        try:
-            prove_called(wire, meeting.key)
-            return wire, Hello.of(receive(wire, MOST_BYTES))
-        except Lost as error:
-            meeting.note(f"warning: who called from {wire.peer} {error}: refused")
-            wire.close()
 
 
 def join(meeting: Meeting, hello: Hello) -> Joined:
@@ -118,7 +129,7 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
     except Lost as error:
         raise PowerInferError(f"{master} {error}: tried for {meeting.seconds:g} s") from error
     try:
-        control.limit(PROOF_S)
+        control.limit_all(ANSWER_S)
         prove_calling(control, meeting.key)
     except Lost as error:
         control.close()
@@ -140,24 +151,18 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
 def _called(door: socket.socket, meeting: Meeting) -> Wire:
     """By the rank before. Raises Lost."""
     deadline, rank = time.monotonic() + meeting.seconds, meeting.seat.rank
-    while True:
-        door.settimeout(max(0.01, deadline - time.monotonic()))
-        try:
-            sock, address = door.accept()
-        except TimeoutError as error:
-            raise Lost(f"rank {rank - 1} has not called within {meeting.seconds:g} s") from error
-        wire = Wire(sock, f"rank {rank - 1} ({address[0]})")
-        wire.limit(PROOF_S)
-        try:
-            prove_called(wire, meeting.key)
-            said = receive(wire, 0)
+    with Callers(door, meeting.key, 0, meeting.note) as callers:
+        while time.monotonic() < deadline:
+            came = callers.next()
+            if came is None:
+                continue
+            wire, said = came
             if said.op is Op.HELLO and said.numbers[0] == rank - 1:
+                wire.peer = f"rank {rank - 1} ({wire.peer})"
                 wire.limit(None)
                 return wire
-            wire.close()
-        except Lost as error:
-            meeting.note(f"warning: who called from {address[0]} {error}: refused")
-            wire.close()
+            callers.refuse(wire, f"is not rank {rank - 1}")
+    raise Lost(f"rank {rank - 1} has not called within {meeting.seconds:g} s")
 
 
 def _call_behind(meeting: Meeting, address: tuple[str, int], rank: int) -> Wire:
@@ -165,7 +170,7 @@ def _call_behind(meeting: Meeting, address: tuple[str, int], rank: int) -> Wire:
     peer = f"rank {rank + 1} ({address[0]})"
     try:
         wire = call(address, peer, time.monotonic() + meeting.seconds)
-        wire.limit(PROOF_S)
+        wire.limit_all(ANSWER_S)
         prove_calling(wire, meeting.key)
         Message(Op.HELLO, (rank,)).send(wire)
     except Lost as error:

@@ -1,6 +1,7 @@
 """Connections between ranks: whole pieces or a failure, and who is at the other end."""
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -25,17 +26,13 @@ class Wire:
     within seconds that the way is cut, however long nothing was to be said.
     """
 
+    _deadline: float | None = None  # `time.monotonic()`, of all that is received
+
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         notice_silence(sock, SILENCE_S)
         self._sock, self.peer = sock, peer
         self._sending = threading.Lock()
-
-    @property
-    def host(self) -> str:
-        """Of the other end."""
-        found: str = self._sock.getpeername()[0]
-        return found
 
     @property
     def own_host(self) -> str:
@@ -45,7 +42,18 @@ class Wire:
 
     def limit(self, seconds: float | None) -> None:
         """How long it may be silent within `receive`, or stuck within `send`."""
+        self._deadline = None
         self._sock.settimeout(seconds)
+
+    def limit_all(self, seconds: float) -> None:
+        """How long all that is received may take together, until `limit` says otherwise."""
+        self.limit(seconds)
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def speaks(self) -> bool:
+        """Whether something has come that was not received yet, or the end."""
+        return bool(select.select([self._sock], [], [], 0)[0])
 
     def send(self, *parts: bytes | bytearray | memoryview) -> None:
         """All of them, one behind the other. Raises Lost."""
@@ -67,6 +75,8 @@ class Wire:
         view, at = memoryview(found), 0
         try:
             while at < n_bytes:
+                if self._deadline is not None:
+                    self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
                 n = self._sock.recv_into(view[at:], 0, socket.MSG_WAITALL)
                 if not n:
                     raise Lost("has ended")

@@ -1,8 +1,10 @@
 """How ranks meet, and what they refuse: one line each."""
 
 import socket
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from powerinfer_cli.cluster import callers
 from powerinfer_cli.cluster.hello import Hello
 from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
 from powerinfer_cli.cluster.seats import Seat
-from powerinfer_cli.cluster.secret import read_key
+from powerinfer_cli.cluster.secret import prove_calling, read_key
+from powerinfer_cli.cluster.wires import Wire
 from powerinfer_cli.errors import PowerInferError
 from tests.helpers.ranks import free_port
 
@@ -99,12 +103,15 @@ def test_a_cut_between_neighbours_is_noticed() -> None:
         ({"flags": {"-c": "1024"}}, "was started with -c 1024, rank 0 with 512: start all ranks alike"),
         ({"flags": {"-c": "512", "--layers": "0-1,2-4"}}, "was started with --layers 0-1,2-4, rank 0 with None"),
         ({"n_ranks": 3}, "was started with --world-size 3, rank 0 with 2"),
+        ({"n_ranks": 3, "rank": 2}, "was started with --world-size 3, rank 0 with 2"),
+        ({"rank": 2}, "is none of the ranks 1 to 1: each needs its own --rank"),
         ({"version": "0.0.1"}, "has version 0.0.1, rank 0 has"),
     ],
 )
 def test_a_rank_that_differs_is_refused(other: dict[str, object], line: str) -> None:
-    first, second, _ = meet(FIRST, [replace(FIRST, rank=1, **other)])
-    assert str(first).startswith(f"rank 1 (127.0.0.1) {line}")
+    differs = replace(FIRST, **{"rank": 1} | other)
+    first, second, _ = meet(FIRST, [differs])
+    assert str(first).startswith(f"rank {differs.rank} (127.0.0.1) {line}")
     assert f"this rank {line}" in str(second)
 
 
@@ -168,6 +175,73 @@ def test_strangers_do_not_disturb() -> None:
         for wire in (*one.controls.values(), one.before, one.behind):
             if wire is not None:
                 wire.close()
+
+
+def test_strangers_hold_nobody_up() -> None:
+    """Many that say nothing, before any rank calls; and one that says it slowly is sent away."""
+    port, found = free_port(), list[Joined]()
+    meetings = [Meeting(Seat(rank, 2, "127.0.0.1", port), KEY, 30.0, lambda _: None) for rank in range(2)]
+    first = threading.Thread(target=lambda: found.append(gather(meetings[0], FIRST)))
+    first.start()
+    strangers = [_called(port) for _ in range(12)]
+    begin = time.monotonic()
+    found.append(join(meetings[1], replace(FIRST, rank=1)))
+    first.join(10)
+    assert time.monotonic() - begin < callers.PROOF_S
+    for one in strangers:
+        one.close()
+    for one in found:
+        for wire in (*one.controls.values(), one.before, one.behind):
+            if wire is not None:
+                wire.close()
+
+
+def test_who_proves_slowly_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "PROOF_S", 0.3)
+    port, notes = free_port(), list[str]()
+    meeting = Meeting(Seat(0, 2, "127.0.0.1", port), KEY, 2.0, notes.append)
+
+    def wait() -> None:
+        with pytest.raises(PowerInferError, match="rank 1 has not come"):
+            gather(meeting, FIRST)
+
+    first = threading.Thread(target=wait)
+    first.start()
+    begin = time.monotonic()
+    with _called(port) as stranger, suppress(ConnectionError):
+        for byte in b"PIRANKS1" + bytes(32):  # 4 s
+            stranger.sendall(bytes([byte]))
+            time.sleep(0.1)
+    assert time.monotonic() - begin < 2
+    first.join(10)
+    assert notes == ["warning: who called from 127.0.0.1 is silent: refused"]
+
+
+def test_a_rank_that_ends_may_come_again() -> None:
+    """While others are waited for; its connection was reset."""
+    port, notes, found = free_port(), list[str](), list[Joined]()
+    hellos = [replace(FIRST, rank=rank, n_ranks=3) for rank in range(3)]
+    meetings = [Meeting(Seat(rank, 3, "127.0.0.1", port), KEY, 20.0, notes.append) for rank in range(3)]
+    first = threading.Thread(target=lambda: found.append(gather(meetings[0], hellos[0])))
+    first.start()
+    sock = _called(port)
+    wire = Wire(sock, "rank 0")
+    prove_calling(wire, KEY)
+    replace(hellos[2], port=1).message().send(wire)
+    time.sleep(0.3)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    others = [threading.Thread(target=lambda n=n: found.append(join(meetings[n], hellos[n]))) for n in (2, 1)]
+    for thread in others:
+        thread.start()
+    for thread in (first, *others):
+        thread.join(20)
+    assert len(found) == 3
+    assert notes == ["warning: rank 2 (127.0.0.1) has ended: waiting until it is started again"]
+    for one in found:
+        for end in (*one.controls.values(), one.before, one.behind):
+            if end is not None:
+                end.close()
 
 
 def _called(port: int) -> socket.socket:
