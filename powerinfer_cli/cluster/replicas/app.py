@@ -46,6 +46,10 @@ class DoorDeployment:
         """Nobody is let in any more."""
         self._door.stopping = True
 
+    async def end(self) -> None:
+        """What is under way is told that it ends now."""
+        self._door.over.set()
+
     async def busy(self) -> int:
         """Requests under way."""
         return self._door.busy

@@ -41,12 +41,15 @@ QUICK = re.compile(r".*/(?:input_tokens|count_tokens)|/(?:tokenize|detokenize|ap
 
 
 class Door:
-    """The application behind the gate. `stopping`: nobody is let in any more. `busy`: requests under way."""
+    """The application behind the gate. `stopping`: nobody is let in any more. `busy`: requests under way.
+    `over`: set, they end.
+    """
 
     def __init__(self, ask: Ask, replicas: Callable[[], Sequence[str]], options: ServerOptions, log: Log) -> None:
         """replicas: the names of those that are there now."""
         self._ask, self._replicas, self._options, self._log = ask, replicas, options, log
         self.stopping, self.busy = False, 0
+        self.over = asyncio.Event()
 
     def refusal(self) -> APIError | None:
         """Of everybody."""
@@ -59,7 +62,7 @@ class Door:
             if found is not None:
                 await found(scope, receive, send)
                 return
-            await forward(self._ask, await _question(scope, receive), receive, send, self._log)
+            await forward(self._ask, await _question(scope, receive), receive, send, self._log, self.over)
         except APIError as error:
             await error_answer(error)(scope, receive, send)
         finally:

@@ -1,8 +1,10 @@
 """A request goes to a replica, and to another one where that dies; its answer goes to the client as it comes."""
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import Receive, Send
 
@@ -43,21 +45,24 @@ class _Answer:
         return self.head is not None and _is_stream(self.head)
 
 
-async def forward(ask: Ask, question: Question, receive: Receive, send: Send, log: Log) -> None:
+async def forward(
+    ask: Ask, question: Question, receive: Receive, send: Send, log: Log, over: asyncio.Event | None = None
+) -> None:
     """Streams as they come; what is answered whole, once all of it is there. A replica that dies before a token of its
-    answer was sent is not noticed; later, the stream ends with an error's event.
+    answer was sent is not noticed; later, the stream ends with an error's event. So it does once
+    `over` is set; what has not begun is answered by 503, then.
     """
     try:
-        await while_connected(receive, _forward(ask, question, send, log))
+        await while_connected(receive, _forward(ask, question, send, log, over or asyncio.Event()))
     except APIError as error:
         if error.status != 499:  # nobody is there to be told
             raise
 
 
-async def _forward(ask: Ask, question: Question, send: Send, log: Log) -> None:
+async def _forward(ask: Ask, question: Question, send: Send, log: Log, over: asyncio.Event) -> None:
     answer = _Answer()
     try:
-        await _tried(ask, question, answer, send, log)
+        await _before(over, _tried(ask, question, answer, send, log))
     except APIError as error:
         if answer.head is None:
             whole = error_answer(error)
@@ -66,6 +71,21 @@ async def _forward(ask: Ask, question: Question, send: Send, log: Log) -> None:
             return
         event = _worded(question.path, error)
         await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+async def _before(over: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Raises APIError, of `work` too."""
+    task, end = asyncio.create_task(work), asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise unavailable("the server is stopping, and the time that requests had to finish is over")
+        await task
+    finally:
+        end.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 async def _tried(ask: Ask, question: Question, answer: _Answer, send: Send, log: Log) -> None:

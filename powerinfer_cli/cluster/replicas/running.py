@@ -20,6 +20,8 @@ __all__ = ["serve_replicas"]
 
 LOOK_S = 0.2  # between two looks at what is under way
 ALIVE_S = 5.0  # between two looks whether Ray is there
+TOLD_S = 3.0  # for those that are cut off to be told so
+SENT_S = 0.3  # that Ray's proxy takes to pass on what it was given last
 ANSWER_S = 10.0  # that Ray may take to say something
 
 
@@ -117,11 +119,22 @@ class _Running:
             self._log.failure(error)
 
     def _drain(self) -> None:
-        end = time.monotonic() + self._fleet.draining_s
         try:
             self._door.stop.remote().result(timeout_s=ANSWER_S)
-            while (busy := self._door.busy.remote().result(timeout_s=ANSWER_S)) and time.monotonic() < end:
-                self._log.seldom(f"ending: {busy} requests are under way")
-                time.sleep(LOOK_S)
+            if left := self._busy_after(self._fleet.draining_s):
+                self._log.note(f"{left} requests are cut off: --drain-seconds {self._fleet.draining_s:g} are over")
+                self._door.end.remote().result(timeout_s=ANSWER_S)
+                self._busy_after(TOLD_S)
+                time.sleep(SENT_S)
         except Exception as error:
             self._log.failure(error)
+
+    def _busy_after(self, seconds: float) -> int:
+        """Requests that are under way yet; 0 as soon as there is none."""
+        end = time.monotonic() + seconds
+        while busy := int(self._door.busy.remote().result(timeout_s=ANSWER_S)):
+            if time.monotonic() >= end:
+                return busy
+            self._log.seldom(f"ending: {busy} requests are under way")
+            time.sleep(LOOK_S)
+        return 0

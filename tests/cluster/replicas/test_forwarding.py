@@ -118,3 +118,33 @@ def test_what_a_token_is() -> None:
     assert not has_token(OPENING + progress + b":\n\n")
     assert has_token(OPENING + HELLO)
     assert has_token(b'data: {"content":"\\"content\\":null"}\n\n')
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_is_under_way_when_the_time_is_over_is_told_so(begun: bool) -> None:
+    messages: list[Message] = []
+
+    async def ask(question: Question) -> AsyncGenerator[Part, None]:
+        if begun:
+            yield Part(OPENING + HELLO, head(STREAM))
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    async def ended() -> None:
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, over.set)
+        question = Question("POST", "/v1/chat/completions")
+        await asyncio.wait_for(forward(ask, question, receive, send, Log(quiet=True), over), 10)
+
+    asyncio.run(ended())
+    assert messages[0]["status"] == (200 if begun else 503)
+    assert not messages[-1].get("more_body", False)
+    error = json.loads(messages[-1]["body"].removeprefix(b"data: ").strip())["error"]
+    assert error["code"] == 503
+    assert "stopping" in error["message"]
