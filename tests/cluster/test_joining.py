@@ -1,5 +1,6 @@
 """How ranks meet, and what they refuse: one line each."""
 
+import os
 import socket
 import struct
 import sys
@@ -253,12 +254,28 @@ def _called(port: int) -> socket.socket:
 
 
 def test_keys(tmp_path: Path) -> None:
-    path = tmp_path / "key"
+    path, notes = tmp_path / "key", list[str]()
     path.write_text("0123456789abcdef\n")
-    assert read_key(path) == b"0123456789abcdef"
-    assert read_key(None) == b""
+    path.chmod(0o600)
+    assert read_key(path, notes.append) == b"0123456789abcdef"
+    assert read_key(None, notes.append) == b""
     path.write_text("short")
     with pytest.raises(PowerInferError, match="16 to 4096 bytes make a key"):
-        read_key(path)
+        read_key(path, notes.append)
     with pytest.raises(PowerInferError, match="No such file"):
-        read_key(tmp_path / "none")
+        read_key(tmp_path / "none", notes.append)
+    with pytest.raises(PowerInferError, match="is no file with a key"):
+        read_key(tmp_path, notes.append)
+    assert notes == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix's pipes and rights")
+def test_keys_of_unix(tmp_path: Path) -> None:
+    path, notes = tmp_path / "key", list[str]()
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it
+    with pytest.raises(PowerInferError, match="is no file with a key"):
+        read_key(tmp_path / "pipe", notes.append)
+    path.write_text("0123456789abcdef\n")
+    path.chmod(0o640)
+    assert read_key(path, notes.append) == b"0123456789abcdef"
+    assert notes == [f"warning: --cluster-key-file {path}: other users can read it: chmod 600"]
