@@ -5,11 +5,11 @@ import importlib.util
 import os
 import socket
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 from powerinfer_cli.system.limits import TIMED
+from powerinfer_cli.system.processes import python_program
 from powerinfer_cli.system.signals import APART, KILLED, OUT_OF_TIME
 from powerinfer_cli.system.sockets import as_input, hand_over
 
@@ -136,8 +136,9 @@ def _started(limits: Limits, stdin: socket.socket) -> "subprocess.Popen[bytes]":
     its own: Ctrl-C is not meant for it.
     """
     given = (limits.memory_bytes, limits.cpu_ms, limits.text_bytes)
+    program, _ = python_program()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _PROGRAM, *map(str, given), *_folders()],
+        [program, "-I", "-S", "-c", _PROGRAM, *map(str, given), *_folders()],
         stdin=as_input(stdin),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -141,9 +141,11 @@ class ModelProcess:
         if self._process is not None and self._process.returncode is None:
             try:
                 self._process.send_signal(number)
-            except OSError:  # Windows, without a console that would pass it on
-                if self._process.stdin is not None:
-                    self._process.stdin.close()
+            except (OSError, SystemError, ValueError):  # Windows, without a console that would pass it on
+                if self._process.stdin is not None and not self._process.stdin.is_closing():
+                    self._process.stdin.close()  # it sees that, and ends
+                else:
+                    self.kill()
 
     async def _watched(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

@@ -1,13 +1,14 @@
-"""When this process began."""
+"""When this process began, and what others like it are started as."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
 from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import LINUX, WINDOWS
 
-__all__ = ["had_children", "seconds_since_start"]
+__all__ = ["had_children", "python_program", "seconds_since_start"]
 
 
 def had_children() -> bool:
@@ -17,6 +18,17 @@ def had_children() -> bool:
     import resource
 
     return any(resource.getrusage(resource.RUSAGE_CHILDREN))
+
+
+def python_program() -> tuple[str, dict[str, str]]:
+    """This Python, as a child whose number is its own; and variables by which it finds what is installed here.
+
+    In Windows' virtual environments `sys.executable` starts the real one as a child of its own.
+    """
+    real = str(vars(sys).get("_base_executable") or sys.executable)
+    if WINDOWS and real != sys.executable:
+        return real, {"__PYVENV_LAUNCHER__": sys.executable}
+    return sys.executable, {}
 
 
 def seconds_since_start() -> float | None:

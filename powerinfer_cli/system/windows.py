@@ -191,10 +191,11 @@ def usable_mask() -> int:
     return int(process.value) if told else 0
 
 
-def allow_cores(mask: int) -> bool:
-    """Keep the calling thread on the cores of a mask."""
+def allow_cores(mask: int) -> None:
+    """Keep the calling thread on the cores of a mask. Raises OSError."""
     thread = ctypes.c_void_p(kernel32().GetCurrentThread())
-    return bool(kernel32().SetThreadAffinityMask(thread, ctypes.c_size_t(mask)))
+    if not kernel32().SetThreadAffinityMask(thread, ctypes.c_size_t(mask)):
+        raise OSError("SetThreadAffinityMask")
 
 
 def core_masks() -> list[int]:

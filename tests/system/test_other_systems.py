@@ -127,6 +127,9 @@ def test_cores_of_windows(kernel32: SimpleNamespace) -> None:
     assert cores.physical_cores({2, 3}) == 1
     cores.pin_thread(frozenset({0, 3}))
     assert pinned == [0b1001]
+    kernel32.SetThreadAffinityMask = lambda thread, mask: 0
+    with pytest.raises(OSError, match="SetThreadAffinityMask"):
+        cores.pin_thread(frozenset({1}))
 
 
 def test_macs_count_their_fast_cores(libsystem: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

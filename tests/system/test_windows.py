@@ -5,7 +5,9 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,12 @@ import pytest
 
 from powerinfer_cli.commands.shared.text_file import read_stdin
 from powerinfer_cli.hub.choice import is_safe
+from powerinfer_cli.kernels.jit import ahead
 from powerinfer_cli.kernels.jit import files as kept_code
 from powerinfer_cli.router import process as routed
 from powerinfer_cli.serving.slots.slot_files import read_slot, write_slot
 from powerinfer_cli.system import consoles, drivers, files, signals, sockets, windows
+from powerinfer_cli.system.processes import python_program
 
 
 def test_streams_of_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +128,8 @@ def test_slots_and_compiled_kernels_are_kept_on_windows(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel.o", "slot"]
 
 
-def test_a_model_that_no_console_can_tell_to_end() -> None:
+@pytest.mark.parametrize("fault", [OSError(6, "The handle is invalid"), SystemError("no result"), ValueError("?")])
+def test_a_model_that_no_console_can_tell_to_end(fault: Exception) -> None:
     """Its standard input ends instead, by which it ends in order."""
 
     async def run() -> int | None:
@@ -134,10 +139,48 @@ def test_a_model_that_no_console_can_tell_to_end() -> None:
         assert model._process is not None
 
         def fail(number: int) -> None:
-            raise OSError(6, "The handle is invalid")
+            raise fault
 
         model._process.send_signal = fail  # type: ignore[method-assign]
         await model.stop(20.0)
         return model.exit_code
 
     assert asyncio.run(run()) == 3
+
+
+def test_in_a_virtual_environment_the_real_python_is_started(
+    kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket is given to a process by its number, which a launcher's is not."""
+    monkeypatch.setattr(sys, "executable", r"C:\own\Scripts\python.exe")
+    monkeypatch.setattr(sys, "_base_executable", r"C:\Python\python.exe")
+    assert python_program() == (r"C:\Python\python.exe", {"__PYVENV_LAUNCHER__": r"C:\own\Scripts\python.exe"})
+    monkeypatch.setattr(sys, "_base_executable", sys.executable)
+    assert python_program() == (sys.executable, {})
+
+
+def test_no_more_processes_compile_than_a_pool_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    kernels: Any = [SimpleNamespace(name=str(n)) for n in range(400)]
+    monkeypatch.setattr(ahead, "_by_processes", lambda names, jobs: asked.append(jobs) or names)
+    for on_windows in (True, False):
+        monkeypatch.setattr(ahead, "WINDOWS", on_windows)
+        assert len(list(ahead._compiled(kernels, 96))) == 400
+    assert asked == [61, 96]
+
+
+def test_a_routed_server_keeps_its_input_from_its_children() -> None:
+    """They would wait for who reads it. Its end still ends the server."""
+    code = (
+        "import subprocess, sys, time\n"
+        "from powerinfer_cli.commands.server.input_end import end_with_input\n"
+        "end_with_input()\n"
+        "subprocess.run([sys.executable, '-c', 'import sys; print(len(sys.stdin.read()))'], timeout=30, check=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"0\n"
+        process.stdin.close()
+        assert process.wait(30) == -signal.SIGTERM

@@ -12,12 +12,19 @@ ROUTED = "POWERINFER_ROUTED"  # the variable by which a router says so to its mo
 
 
 def end_with_input() -> None:
-    """From now on, the end of the standard input, which is a pipe of the router's, ends this process."""
-    threading.Thread(target=_watch, name="router", daemon=True).start()
+    """From now on, the end of the standard input, which is a pipe of the router's, ends this process.
+
+    Its children have an empty one instead: on Windows, who but asks what kind of pipe another reads waits with it.
+    """
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    threading.Thread(target=_watch, args=(pipe,), name="router", daemon=True).start()
 
 
-def _watch() -> None:
-    while os.read(0, 4096):
+def _watch(pipe: int) -> None:
+    while os.read(pipe, 4096):
         pass
     if WINDOWS:  # `kill` would not ask
         signal.raise_signal(signal.SIGTERM)

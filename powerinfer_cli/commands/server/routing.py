@@ -1,7 +1,6 @@
 """From the flags of `powerinfer server` to a router: which models there are, and how their servers are started."""
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from powerinfer_cli.router.options import RouterOptions
 from powerinfer_cli.router.room import Room
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
+from powerinfer_cli.system.processes import python_program
 
 __all__ = ["router_options"]
 
@@ -49,11 +49,13 @@ def router_options(
         folders = [] if flags.models_dir is None else [flags.models_dir]
         return _catalog(stored_models(folders, cache, log.note), cache, common, sections, line, flags.models_preset)
 
+    program, variables = python_program()
+    own = {name: value for name, value in os.environ.items() if name not in OWN}
     return RouterOptions(
         door=door,
         catalog=catalog,
-        program=(sys.executable, "-m", "powerinfer_cli", "server"),
-        environment={**{name: value for name, value in os.environ.items() if name not in OWN}, ROUTED: "1"},
+        program=(program, "-m", "powerinfer_cli", "server"),
+        environment={**own, **variables, ROUTED: "1"},
         room=Room(most=flags.models_max, budgets=budgets, mapped=mapped),
         autoload=flags.models_autoload,
         delay_s=FAKE_S if os.environ.get("LLAMA_SERVER_DEBUG_FAKE_TIMING") else 0.0,

@@ -11,12 +11,14 @@ import powerinfer_cli.kernels
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.jit import Kernel, declared, not_kept
 from powerinfer_cli.system.signals import without_interrupts
+from powerinfer_cli.system.which import WINDOWS
 
 __all__ = ["compile_all", "every_kernel"]
 
 Progress = Callable[[int, int], None]
 
 FEW = 4  # kernels that are compiled sooner than other processes have started
+MOST = 61  # processes that a pool takes on Windows, which waits for 64 things at once
 
 
 def every_kernel() -> list[Kernel]:
@@ -51,7 +53,7 @@ def compile_all(jobs: int, on_compile: Progress) -> tuple[int, int]:
 
 def _compiled(kernels: Sequence[Kernel], jobs: int) -> Iterator[str]:
     """The names, as they are done."""
-    jobs = min(jobs, len(kernels) // FEW)
+    jobs = min(jobs, len(kernels) // FEW, MOST if WINDOWS else jobs)
     if jobs < 2:
         for one in kernels:
             _ = one.address

@@ -6,6 +6,7 @@ the operation's own numbers. Which thread does which piece is left to chance, so
 it: every number of the result is computed by one thread, in a fixed order.
 """
 
+import contextlib
 import threading
 import time
 import weakref
@@ -264,7 +265,8 @@ class Team:
 
 def _serve(work: Any, control: Program, worker: int, cores: frozenset[int] | None) -> None:
     if cores:
-        pin_thread(cores)
+        with contextlib.suppress(OSError):  # anywhere, rather than awaited in vain
+            pin_thread(cores)
     work(control.ctypes.data, worker)
 
 
