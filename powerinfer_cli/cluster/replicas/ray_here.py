@@ -4,14 +4,17 @@ this process. Or a cluster that others started.
 
 import os
 import secrets
-import tempfile
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from powerinfer_cli.cluster.replicas.guarding import guarded
+from powerinfer_cli.cluster.replicas.noise import quieten
 from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["Machine", "check_ray", "ray_cluster"]
+__all__ = ["Machine", "check_ray", "own_ray_lives", "ray_cluster"]
 
 INSTALL = "pip install 'powerinfer[cluster]'"
 # Before Ray is imported. Its own log goes to files; who reads a server's log wants the server's.
@@ -39,6 +42,7 @@ OWN = {
     "RAY_event_stats": "0",
 }
 OF_OTHERS = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}  # this process has no event loop to run it in
+ADDRESS_S = 5.0  # that a cluster's address may take to answer
 
 
 @dataclass(frozen=True)
@@ -73,27 +77,63 @@ def ray_cluster(machine: Machine) -> Iterator[float]:
 
     Raises PowerInferError: it cannot be started, or is not where it was said to be.
     """
+    if machine.address is not None:
+        _check_answers(machine.address)
+        with _connected({"address": machine.address}, lambda: None) as gpus:
+            yield gpus
+        return
+    with guarded() as (folder, kill):
+        options = {
+            "address": "local",
+            "num_cpus": machine.cpus,
+            "object_store_memory": machine.object_store,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": folder,
+        }
+        with _connected(options, kill) as gpus:
+            yield gpus
+
+
+@contextmanager
+def _connected(options: Mapping[str, Any], kill: Callable[[], None]) -> Iterator[float]:
+    """kill: ends what was started of Ray, at once."""
     import ray
 
-    with tempfile.TemporaryDirectory(prefix="powerinfer-ray-", ignore_cleanup_errors=True) as folder:
-        try:
-            if machine.address is not None:
-                ray.init(machine.address, logging_level="error", namespace="serve")
-            else:
-                ray.init(
-                    "local",
-                    num_cpus=machine.cpus,
-                    object_store_memory=machine.object_store,
-                    include_dashboard=False,
-                    logging_level="error",
-                    namespace="serve",
-                    _node_ip_address="127.0.0.1",
-                    _temp_dir=folder,
-                )
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise PowerInferError(f"Ray cannot be started: {said[0]}") from error
-        try:
-            yield float(ray.available_resources().get("GPU", 0.0))
-        finally:
-            ray.shutdown()
+    quieten()
+    try:
+        ray.init(**options, logging_level="error", namespace="serve")
+        gpus = float(ray.available_resources().get("GPU", 0.0))
+    except Exception as error:  # Ray has some of its own, and bare ones
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        kill()
+        raise PowerInferError(f"Ray cannot be started: {said[0]}") from error
+    try:
+        yield gpus
+    except BaseException:
+        kill()  # or the shutdown would wait for what may have died
+        raise
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # auto, or a name that Ray knows
+        return
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise PowerInferError(f"--ray-address {address[:80]}: must be HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ADDRESS_S).close()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise PowerInferError(f"--ray-address {address[:80]}: no Ray answers there: {why}") from error
+
+
+def own_ray_lives() -> bool:
+    """Also where Ray was started by others. The cluster itself notices only after 15 s that a raylet is dead."""
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)  # not of its public interface
+    return node is None or not node.dead_processes()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from powerinfer_cli.cluster.replicas.ray_here import Machine, ray_cluster
+from powerinfer_cli.cluster.replicas.ray_here import Machine, own_ray_lives, ray_cluster
 from powerinfer_cli.cluster.replicas.shares import APPLICATION, Fleet, Wanted, shared
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.listening import listen_at
@@ -19,7 +19,7 @@ from powerinfer_cli.system.signals import ENDING
 __all__ = ["serve_replicas"]
 
 LOOK_S = 0.2  # between two looks at what is under way
-ALIVE_S = 5.0  # between two looks whether Ray is there
+ALIVE_S = 2.0  # between two looks whether Ray is there
 TOLD_S = 3.0  # for those that are cut off to be told so
 SENT_S = 0.3  # that Ray's proxy takes to pass on what it was given last
 ANSWER_S = 10.0  # that Ray may take to say something
@@ -38,6 +38,10 @@ def serve_replicas(
     with ray_cluster(machine) as gpus:
         fleet = shared(wanted, gpus)
         _Running(loads(fleet.gpus), options, log, fleet, shared_ray=machine.address is not None).run()
+
+
+class RayEnded(PowerInferError):
+    """It was killed, or has failed."""
 
 
 class _Running:
@@ -100,14 +104,17 @@ class _Running:
                 host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
                 self._log.note(f"server is listening on http://{host}:{self._options.port}")
             try:
-                ray.cluster_resources()
+                if not own_ray_lives() or not any(node["Alive"] for node in ray.nodes()):
+                    self._failure = RayEnded("Ray has ended: one of its processes has died")
             except Exception as error:
-                self._failure = PowerInferError(f"Ray has ended: {type(error).__name__}")
+                self._failure = RayEnded(f"Ray has ended: {type(error).__name__}")
 
     def _end(self) -> None:
         """No new requests; those under way may finish for a while."""
         from ray import serve
 
+        if isinstance(self._failure, RayEnded):
+            return  # nobody is there to be told
         if self._failure is None and self._door is not None:
             self._drain()
         try:

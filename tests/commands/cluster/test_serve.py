@@ -55,3 +55,13 @@ def test_help_loads_neither_ray_nor_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
     assert done.stderr == "[]\n"
     assert "--gpus-per-replica" in done.stdout
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="the extra `cluster` is not installed")
+def test_a_cluster_that_does_not_answer_is_one_line() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and nobody listens
+        port = free.getsockname()[1]
+        code, line = ended("--ray-address", f"127.0.0.1:{port}")
+    where = f"--ray-address 127.0.0.1:{port}"
+    assert (code, line) == (1, f"error: {where}: no Ray answers there: Connection refused\n")
