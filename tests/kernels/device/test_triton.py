@@ -19,6 +19,13 @@ KERNELS = (
     "heads matmul_few expert_values expert_sums convolve delta_rule chunk over_chunks scan"
 )
 WAIT = 600
+TARGETS = {
+    "sm_75": ("75", "F16", "Q6_K"),  # Turing, the oldest that Triton knows
+    "sm_90": ("90", "Q4_0"),
+    "gfx1100": ("gfx1100", "Q4_0"),  # waves of 32 threads
+    "gfx942": ("gfx942", "Q4_0"),  # of 64
+}
+"""GPUs that are compiled for, and for which types of weights."""
 
 Process = subprocess.Popen[str]
 
@@ -30,24 +37,25 @@ def start(arguments: list[str], **environment: str) -> Process:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process, Process]]:
-    """One that interprets, two that compile: for Turing, the oldest that Triton knows, and for AMD's GPUs."""
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process]]:
+    """One that interprets, and one that compiles for each target."""
     pytest.importorskip("triton", reason="Triton has wheels for Linux alone")
     cache = str(tmp_path_factory.mktemp("triton"))
     interpreting = start(["pytest", "-q", "-x", "-p", "no:cacheprovider", *CASES], TRITON_INTERPRET="1")
-    compiling, amd = (
-        start(["tests.helpers.kernels.compile_kernels", *words], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
-        for words in (("75", "F16", "Q6_K"), ("gfx1100", "Q4_0"))
-    )
-    yield interpreting, compiling, amd
-    for process in (interpreting, compiling, amd):
+    found = {"interpreter": interpreting}
+    for name, words in TARGETS.items():
+        found[name] = start(
+            ["tests.helpers.kernels.compile_kernels", *words], TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache
+        )
+    yield found
+    for process in found.values():
         process.kill()
         process.communicate()
 
 
 @pytest.mark.timeout(WAIT + 60)
-@pytest.mark.parametrize("which", [1, 2], ids=["nvidia", "amd"])
-def test_kernels_compile_for_a_gpu(processes: tuple[Process, ...], which: int) -> None:
+@pytest.mark.parametrize("which", TARGETS)
+def test_kernels_compile_for_a_gpu(processes: dict[str, Process], which: str) -> None:
     """The interpreter takes what the compiler does not."""
     out, errors = processes[which].communicate(timeout=WAIT)
     assert processes[which].returncode == 0, errors[-3000:]
@@ -57,9 +65,9 @@ def test_kernels_compile_for_a_gpu(processes: tuple[Process, ...], which: int) -
 
 
 @pytest.mark.timeout(WAIT + 60)
-def test_kernels_under_the_interpreter(processes: tuple[Process, ...]) -> None:
-    out, errors = processes[0].communicate(timeout=WAIT)
-    assert processes[0].returncode == 0, out[-3000:] + errors[-1000:]
+def test_kernels_under_the_interpreter(processes: dict[str, Process]) -> None:
+    out, errors = processes["interpreter"].communicate(timeout=WAIT)
+    assert processes["interpreter"].returncode == 0, out[-3000:] + errors[-1000:]
     assert " passed" in out
 
 
