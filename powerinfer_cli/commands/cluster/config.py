@@ -1,7 +1,12 @@
 """`powerinfer cluster config`: a file for `serve deploy`, of the flags of `powerinfer cluster serve`."""
 
 import json
+import os
+import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from powerinfer_cli import __version__
@@ -34,6 +39,8 @@ ELSEWHERE = frozenset(
 )
 MODEL = frozenset({"m", "model"})
 KEEP_ALIVE_S = 75
+SECRET = frozenset({"api-key", "hf-token", "hft"})
+UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")  # YAML takes some of them for the end of a line
 
 FILE = """# Of `powerinfer cluster config` {version}, for `serve deploy FILE`. Each node needs powerinfer[cluster].
 proxy_location: EveryNode
@@ -73,13 +80,17 @@ def config(
     least, most = fleet.sizes()
     share = fleet.share()
     engine = model, predictor, machine, placement, drafts
-    replica_loader(*engine, door, slots, answers, chats, sampling, grammar)  # or it says what is wrong
+    door_here = replace(door, api_key_file=None)  # that path is the nodes', too
+    replica_loader(*engine, door_here, slots, answers, chats, sampling, grammar)  # or it says what is wrong
     if not door.port:
         raise UsageError("--port 0: the file must name a port")
+    if model.threads < -1:
+        raise UsageError(f"-t {model.threads}: must be the cores of each replica (default: 1)")
+    flags = _flags(current.get())
     bounds = f"    min_replicas: {least}\n    max_replicas: {most}\n" if fleet.replicas == "auto" else ""
     text = FILE.format(
         version=__version__,
-        host=json.dumps(door.host),
+        host=_quoted(door.host),
         port=door.port,
         keep_alive=KEEP_ALIVE_S,
         replicas=fleet.replicas,
@@ -87,9 +98,10 @@ def config(
         gpus=0.0 if share is None else share,
         cpus=max(1, model.threads),
         draining=fleet.drain_seconds,
-        flags=json.dumps(_flags(current.get())),
+        flags=_quoted(flags),
     )
-    _write(text, to.output)
+    secret = any(word.partition("=")[0].lstrip("-") in SECRET for word in flags if word.startswith("-"))
+    _write(text, to.output, secret=secret)
 
 
 def _flags(line: CommandLine) -> list[str]:
@@ -105,14 +117,32 @@ def _flags(line: CommandLine) -> list[str]:
     return words
 
 
-def _write(text: str, path: Path | None) -> None:
+def _quoted(value: str | Sequence[str]) -> str:
+    """As YAML has it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _write(text: str, path: Path | None, *, secret: bool) -> None:
+    """secret: nobody but the owner may read it."""
     if path is None:
         sys.stdout.write(text)
         return
     try:
-        path.write_text(text, encoding="utf-8")
+        # Path.open takes no opener.
+        with open(path, "w", encoding="utf-8", opener=_private if secret else None) as file:
+            file.write(text)
+    except UnicodeEncodeError as error:
+        raise PowerInferError("a flag's value is not UTF-8: the file cannot hold it") from error
     except OSError as error:
         raise PowerInferError(f"-o {path}: cannot be written: {error.strerror}") from error
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    with suppress(OSError, AttributeError):  # it may be there already, for all; Windows has other ways
+        os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 app = command_app("config", config, EPILOG, cls=ServerCommand)

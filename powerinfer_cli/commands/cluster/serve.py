@@ -1,5 +1,6 @@
 """`powerinfer cluster serve`: several engines behind one port, by Ray Serve."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +54,18 @@ def serve(
     from powerinfer_cli.cluster.replicas.running import serve_replicas
     from powerinfer_cli.cluster.replicas.shares import Wanted
     from powerinfer_cli.system.cores import physical_cores, usable_cores
+    from powerinfer_cli.system.memory import available_memory
     from powerinfer_cli.system.sockets import free_port
 
     check_ray(own=ray.ray_address is None)
     if ray.ray_address is None:
-        _check_there(find_model(model, answers.hf_file))  # before anything is started; and it is fetched once
+        path = find_model(model, answers.hf_file)
+        n_bytes = _size(path)  # before anything is started; and it is fetched once
+        if line := tight(least, n_bytes, available_memory()):
+            loader.log.note(f"warning: {line}")
+        loader = replace(
+            loader, options=replace(loader.options, cache_ram_mib=each(loader.options.cache_ram_mib, most))
+        )
     cores = physical_cores(usable_cores())
     threads = loader.engine.n_threads or max(1, cores // most)
     loader = replace(loader, engine=replace(loader.engine, n_threads=threads))
@@ -73,9 +81,26 @@ def serve(
     serve_replicas(loads, options, loader.log, wanted, here)
 
 
-def _check_there(path: Path) -> None:
+def each(cache_mib: int, replicas: int) -> int:
+    """Of --cache-ram, what one of the replicas of a machine gets; as `server` has it, 0 is none, and -1 no limit."""
+    return max(1, cache_mib // replicas) if cache_mib > 0 else cache_mib
+
+
+def tight(replicas: int, n_bytes: int, free: int) -> str | None:
+    """What to say where replicas of a model, n_bytes each, may not find room in memory; all in bytes."""
+    if replicas == 1 or replicas * n_bytes <= free:  # of one, its own plan tells
+        return None
+    gib = 1 << 30
+    return (
+        f"{replicas} replicas of a model of {n_bytes / gib:.1f} GiB are {replicas * n_bytes / gib:.1f} GiB, and "
+        f"{free / gib:.1f} GiB of memory are free: but for what GPUs hold, lower --replicas"
+    )
+
+
+def _size(path: Path) -> int:
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size
     except OSError as error:
         raise PowerInferError(f"{path}: cannot be opened: {error.strerror}") from error
 

@@ -50,6 +50,26 @@ def test_a_file_of_this_machine_is_named_by_its_whole_path(tmp_path: Path, monke
     assert written(tmp_path, "--model=elsewhere.gguf")["applications"][0]["args"]["flags"] == ["-m", "elsewhere.gguf"]
 
 
+def test_a_file_of_keys_is_read_by_the_nodes_alone(tmp_path: Path) -> None:
+    flags = written(tmp_path, "--api-key-file", "/nowhere/keys")["applications"][0]["args"]["flags"]
+    assert flags == ["--api-key-file", "/nowhere/keys"]
+
+
+def test_who_has_secrets_in_it_is_the_owners(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    written(tmp_path)
+    before = file.stat().st_mode & 0o777
+    written(tmp_path, "--api-key=sekret")
+    assert file.stat().st_mode & 0o077 == 0
+    assert before & 0o400
+
+
+def test_names_are_written_as_they_are(tmp_path: Path) -> None:
+    name = "/models/\U0001f98a\u2028x.gguf"
+    assert written(tmp_path, "-m", name)["applications"][0]["args"]["flags"] == ["-m", name]
+    assert "\U0001f98a" in (tmp_path / "serve.yaml").read_text(encoding="utf-8")
+
+
 SCRIPT = """
 import sys, yaml
 from ray.serve import Application
@@ -80,6 +100,7 @@ def test_ray_takes_the_file_and_the_application(tmp_path: Path) -> None:
         (["--sleep-idle-seconds", "5"], "not for replicas"),
         (["--slot-save-path", "."], "not for replicas"),
         (["--host", "a,b"], "one address"),
+        (["-t", "-5"], "-t -5: must be the cores"),
         (["--port", "0"], "must name a port"),
         (["-o", "/nowhere/serve.yaml"], "cannot be written"),
     ],

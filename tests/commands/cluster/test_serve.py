@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from powerinfer_cli.commands.cluster.serve import each, tight
+
 NO_RAY = "import sys; sys.modules['ray'] = None; from powerinfer_cli.cli import run; run()"
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
@@ -65,3 +67,12 @@ def test_a_cluster_that_does_not_answer_is_one_line() -> None:
         code, line = ended("--ray-address", f"127.0.0.1:{port}")
     where = f"--ray-address 127.0.0.1:{port}"
     assert (code, line) == (1, f"error: {where}: no Ray answers there: Connection refused\n")
+
+
+def test_memory_of_a_machine_is_divided() -> None:
+    assert [each(mib, 3) for mib in (8192, 2, 0, -1)] == [2730, 1, 0, -1]
+    gib = 1 << 30
+    assert tight(3, 2 * gib, 6 * gib) is None
+    line = tight(3, 2 * gib, 5 * gib)
+    assert line is not None
+    assert "3 replicas of a model of 2.0 GiB are 6.0 GiB, and 5.0 GiB of memory are free" in line
