@@ -21,7 +21,7 @@ import numpy as np
 
 from solver.machines.dynamic import solve_dynamic
 from solver.machines.problem import Divided, Division, Floats, Options, Site
-from solver.placing.milp import silent_highs
+from solver.placing.highs import run_highs
 
 __all__ = ["solve_division"]
 
@@ -43,18 +43,7 @@ def solve_division(
     longest = max(float(one.seconds.max()) for site in problem.sites for one in site.layers)
     scale = longest if twin is None else twin.period
     programme = _Programme(problem, n_used, scale)
-    highs = silent_highs()
-    for name, value in {
-        "output_flag": False,
-        "threads": 1,
-        "random_seed": 0,
-        "mip_rel_gap": gap,
-        "mip_max_nodes": MOST_NODES,
-        "time_limit": time_limit,
-    }.items():
-        highs.setOptionValue(name, value)
-    highs.passModel(programme.model())
-    highs.run()
+    highs = run_highs(programme.model(), gap, MOST_NODES, time_limit)
     info = highs.getInfo()
     bound = info.mip_dual_bound * scale if np.isfinite(info.mip_dual_bound) else 0.0
     if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:

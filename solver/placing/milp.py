@@ -1,6 +1,5 @@
 """The placement problem as a mixed-integer programme for HiGHS: one binary variable for each option of each layer."""
 
-import os
 import time
 from collections.abc import Mapping
 
@@ -9,9 +8,10 @@ import numpy as np
 
 from solver.placing.costs import Floats
 from solver.placing.greedy import solve_greedy
+from solver.placing.highs import run_highs
 from solver.placing.problem import Options, Problem, Solution
 
-__all__ = ["silent_highs", "solve_milp"]
+__all__ = ["solve_milp"]
 
 GAP = 1e-3  # below the one in a hundred that is promised, as it costs little
 MOST_NODES = 5000  # ends a long search at the same place every time, where the clock would not
@@ -33,18 +33,7 @@ def solve_milp(
     if not options:
         return fallback
     scale = max(float(found.cost.max()) for found in options.values()) or 1.0
-    highs = silent_highs()
-    for name, value in {
-        "output_flag": False,
-        "threads": 1,
-        "random_seed": 0,
-        "mip_rel_gap": gap,
-        "mip_max_nodes": MOST_NODES,
-        "time_limit": time_limit,
-    }.items():
-        highs.setOptionValue(name, value)
-    highs.passModel(_model(problem, options, scale))
-    highs.run()
+    highs = run_highs(_model(problem, options, scale), gap, MOST_NODES, time_limit)
     info = highs.getInfo()
     seconds = time.perf_counter() - start
     bound = max(fallback.bound, info.mip_dual_bound * scale) if np.isfinite(info.mip_dual_bound) else fallback.bound
@@ -55,18 +44,6 @@ def solve_milp(
     if not fits or cost >= fallback.cost:  # tolerances of HiGHS may break a budget by a hair
         hot, cost = fallback.hot, fallback.cost
     return Solution(hot, cost, min(bound, cost), seconds)
-
-
-def silent_highs() -> highspy.Highs:
-    """HiGHS names itself on file descriptor 1 as it is made, before any option can forbid that."""
-    stdout, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 1)
-        return highspy.Highs()  # type: ignore[no-untyped-call]  # highspy leaves its constructor untyped
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(nothing)
 
 
 def _model(problem: Problem, options: Mapping[int, Options], scale: float) -> highspy.HighsLp:

@@ -13,16 +13,9 @@ from powerinfer_cli import __version__
 from powerinfer_cli.commands.cluster.fleet import replica_loader
 from powerinfer_cli.commands.cluster.replica_flags import ConfigFlags, FleetFlags
 from powerinfer_cli.commands.server.command_line import CommandLine, current, groups, without
-from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.served_flags import ServedFlags
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
-from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
-from powerinfer_cli.commands.shared.flags.machine import MachineFlags
-from powerinfer_cli.commands.shared.flags.model import ModelFlags
-from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
-from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
-from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 __all__ = ["app"]
@@ -61,27 +54,14 @@ applications:
 """
 
 
-def config(
-    to: ConfigFlags,
-    fleet: FleetFlags,
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
-) -> None:
+def config(to: ConfigFlags, fleet: FleetFlags, served: ServedFlags) -> None:
     """Write a file for `serve deploy`, by which a Ray cluster that is there serves a model as `cluster serve` does."""
     least, most = fleet.sizes()
     share = fleet.share()
-    engine = model, predictor, machine, placement, drafts
-    door_here = replace(door, api_key_file=None)  # that path is the nodes', too
-    replica_loader(*engine, door_here, slots, answers, chats, sampling, grammar)  # or it says what is wrong
+    model, door = served.model, served.door
+    replica_loader(
+        replace(served, door=replace(door, api_key_file=None))
+    )  # or it says what is wrong; paths are the nodes'
     if not door.port:
         raise UsageError("--port 0: the file must name a port")
     if model.threads < -1:

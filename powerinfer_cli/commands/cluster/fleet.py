@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Any
 import typer.main
 
 from powerinfer_cli.commands.server.command import text_loader
-from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
 from powerinfer_cli.commands.server.loader import TextLoader
+from powerinfer_cli.commands.server.served_flags import ServedFlags
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
-from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
-from powerinfer_cli.commands.shared.flags.machine import MachineFlags
-from powerinfer_cli.commands.shared.flags.model import ModelFlags
 from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
-from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
-from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # loads the engine
@@ -48,48 +42,24 @@ class ReplicaLoader:
         return replace(placement, vram_budget=f"{self.gpus * gib:.2f}")
 
 
-def replica_loader(
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
-) -> TextLoader:
+def replica_loader(served: ServedFlags) -> TextLoader:
     """The same as of `server`, but for what only one server can do. Raises PowerInferError."""
+    slots, door = served.slots, served.door
     if slots.sleep_idle_seconds >= 0:
         raise UsageError("--sleep-idle-seconds is not for replicas: --replicas auto ends those that are idle")
     if slots.slot_save_path is not None:
         raise UsageError("--slot-save-path is not for replicas: a slot is of one of them")
     if "," in door.host or door.host.endswith(".sock"):
         raise UsageError(f"--host {door.host[:80]}: Ray Serve listens on one address")
-    return text_loader(model, predictor, machine, placement, drafts, door, slots, answers, chats, sampling, grammar)
+    return text_loader(served)
 
 
 def replica_of_words(words: Sequence[str]) -> TextLoader:
     """As a command line says it. Raises PowerInferError, or what Typer says of it."""
     found = []
 
-    def serve(
-        model: ModelFlags,
-        predictor: PredictorFlags,
-        machine: MachineFlags,
-        placement: PlacementFlags,
-        drafts: DraftFlags,
-        door: DoorFlags,
-        slots: SlotFlags,
-        answers: AnswerFlags,
-        chats: ChatFlags,
-        sampling: SamplingFlags,
-        grammar: GrammarFlags,
-    ) -> None:
-        engine = model, predictor, machine, placement, drafts
-        found.append(replica_loader(*engine, door, slots, answers, chats, sampling, grammar))
+    def serve(served: ServedFlags) -> None:
+        found.append(replica_loader(served))
 
     command = typer.main.get_command(command_app("serve", serve, "", cls=ServerCommand))
     command.main(list(words), prog_name="powerinfer cluster serve", standalone_mode=False)

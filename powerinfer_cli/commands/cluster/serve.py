@@ -6,16 +6,9 @@ from pathlib import Path
 
 from powerinfer_cli.commands.cluster.fleet import ReplicaLoader, replica_loader
 from powerinfer_cli.commands.cluster.replica_flags import FleetFlags, RayFlags
-from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, SlotFlags
+from powerinfer_cli.commands.server.served_flags import ServedFlags
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
-from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
-from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
-from powerinfer_cli.commands.shared.flags.machine import MachineFlags
-from powerinfer_cli.commands.shared.flags.model import ModelFlags
-from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
-from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
-from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.errors import PowerInferError
 
@@ -29,26 +22,11 @@ powerinfer cluster serve -hf REPO --replicas 8 --ray-address auto    on a Ray cl
 All flags of `powerinfer server` that are about a model and its answers are flags of each replica."""
 
 
-def serve(
-    fleet: FleetFlags,
-    ray: RayFlags,
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
-) -> None:
+def serve(fleet: FleetFlags, ray: RayFlags, served: ServedFlags) -> None:
     """Serve a model by several engines, replicas, behind one port (Ray Serve; the extra `cluster`)."""
     least, most = fleet.sizes()
     share = fleet.share()
-    engine = model, predictor, machine, placement, drafts
-    loader = replica_loader(*engine, door, slots, answers, chats, sampling, grammar)
+    loader = replica_loader(served)
 
     from powerinfer_cli.cluster.replicas.ray_here import Machine, check_ray
     from powerinfer_cli.cluster.replicas.running import serve_replicas
@@ -59,7 +37,7 @@ def serve(
 
     check_ray(own=ray.ray_address is None)
     if ray.ray_address is None:
-        path = find_model(model, answers.hf_file)
+        path = find_model(loader.model, loader.hf_file)
         n_bytes = _size(path)  # before anything is started; and it is fetched once
         if line := tight(least, n_bytes, available_memory()):
             loader.log.note(f"warning: {line}")

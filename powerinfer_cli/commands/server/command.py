@@ -7,20 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from powerinfer_cli.commands.server.command_line import current
-from powerinfer_cli.commands.server.flags import AnswerFlags, ChatFlags, DoorFlags, RouterFlags, SlotFlags
+from powerinfer_cli.commands.server.flags import RouterFlags, SlotFlags
 from powerinfer_cli.commands.server.input_end import ROUTED, end_with_input
 from powerinfer_cli.commands.server.loader import TextLoader
 from powerinfer_cli.commands.server.options import listed, server_options
+from powerinfer_cli.commands.server.served_flags import ServedFlags
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.commands.shared.escapes import process_escapes
-from powerinfer_cli.commands.shared.flags.drafts import DraftFlags
-from powerinfer_cli.commands.shared.flags.grammar import GrammarFlags
-from powerinfer_cli.commands.shared.flags.machine import MachineFlags, with_machine
-from powerinfer_cli.commands.shared.flags.model import ModelFlags
+from powerinfer_cli.commands.shared.flags.machine import with_machine
 from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
-from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
-from powerinfer_cli.commands.shared.flags.sampling import SamplingFlags
 from powerinfer_cli.commands.shared.model_source import find_model
 from powerinfer_cli.errors import UsageError
 from powerinfer_cli.router.division import WEIGHED
@@ -45,37 +41,14 @@ AUTO_SLOTS = 4
 REQUESTS, TASKS = 3, 4  # llama-server's verbosity from which it tells of what goes well, and of all
 
 
-def server(
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
-    router: RouterFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
-) -> None:
+def server(served: ServedFlags, router: RouterFlags) -> None:
     """Serve a model over HTTP, or several, as llama-server and OpenAI's services do."""
-    serve_texts(model, predictor, machine, placement, drafts, door, router, slots, answers, chats, sampling, grammar)
+    serve_texts(served, router)
 
 
 def serve_texts(
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
+    served: ServedFlags,
     router: RouterFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
     executor: "ExecutorChoice | None" = None,
     at_end: Callable[[], None] | None = None,
 ) -> None:
@@ -83,19 +56,18 @@ def serve_texts(
     from powerinfer_cli.serving.http.sockets import bind
     from powerinfer_cli.serving.lifecycle import serve
 
-    load = text_loader(
-        model, predictor, machine, placement, drafts, door, slots, answers, chats, sampling, grammar, executor
-    )
+    model, door, placement = served.model, served.door, served.placement
+    load = text_loader(served, executor)
     options, log = load.options, load.log
     if router.several:
         if model.model or model.hf:
             raise UsageError("-m and -hf exclude --models-dir and --models-preset: a router finds its models there")
-        _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not machine.repack)
+        _route(router, options, placement, bind(listed(door.host), door.port), log, mapped=not served.machine.repack)
         return
     if steps := os.environ.get(WEIGHED):
         from powerinfer_cli.commands.server.weighing import weigh
 
-        weigh(find_model(model, answers.hf_file), load.engine, placement, predictor, int(steps))
+        weigh(find_model(model, load.hf_file), load.engine, placement, served.predictor, int(steps))
         return
     if os.environ.get(ROUTED):
         end_with_input()
@@ -103,35 +75,24 @@ def serve_texts(
     serve(options, sockets, load, log, at_end=at_end)
 
 
-def text_loader(
-    model: ModelFlags,
-    predictor: PredictorFlags,
-    machine: MachineFlags,
-    placement: PlacementFlags,
-    drafts: DraftFlags,
-    door: DoorFlags,
-    slots: SlotFlags,
-    answers: AnswerFlags,
-    chats: ChatFlags,
-    sampling: SamplingFlags,
-    grammar: GrammarFlags,
-    executor: "ExecutorChoice | None" = None,
-) -> TextLoader:
+def text_loader(served: ServedFlags, executor: "ExecutorChoice | None" = None) -> TextLoader:
     """All that the flags say of one model that is served. Raises PowerInferError, of usage too."""
     from powerinfer_cli.serving.http.logs import Log
 
+    model, door, slots, answers = served.model, served.door, served.slots, served.answers
     if not slots.cont_batching:
         raise UsageError("-nocb is not supported: -np 1 serves one request at a time")
-    options = server_options(door, slots, answers, chats, sampling.options(process_escapes))
-    draft_options = drafts.options(model.hf_token)
+    options = server_options(door, slots, answers, served.chats, served.sampling.options(process_escapes))
+    draft_options = served.drafts.options(model.hf_token)
     if answers.embedding and draft_options.wanted:
         raise UsageError("--embedding excludes drafts (--spec-type, -md): serve vectors and texts apart")
     kind = draft_options.kind
-    options = replace(options, n_batch=model.batch_size, form=grammar.form(), spec_type=str(kind))
+    options = replace(options, n_batch=model.batch_size, form=served.grammar.form(), spec_type=str(kind))
     quiet = door.log_disable or (door.verbosity < REQUESTS and not door.verbose)
     log = Log(as_json=options.log_json, quiet=quiet, tasks=door.verbose or door.verbosity >= TASKS)
-    engine = with_slots(with_machine(model.options(), machine), slots)
-    return TextLoader(model, answers.hf_file, predictor, placement, draft_options, engine, options, log, executor)
+    engine = with_slots(with_machine(model.options(), served.machine), slots)
+    placed = served.predictor, served.placement
+    return TextLoader(model, answers.hf_file, *placed, draft_options, engine, options, log, executor)
 
 
 def _route(

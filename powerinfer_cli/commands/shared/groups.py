@@ -1,13 +1,13 @@
 """Groups of flags as dataclasses: a command takes a few groups, Typer sees their fields as its options.
 
-A group is a frozen dataclass whose fields are annotated as Typer options are. `flat` turns a function of groups into
-one of all their fields, so that several commands share their flags and no signature is a page long.
+A group is a frozen dataclass whose fields are annotated as Typer options are, or are groups. `flat` turns a function of
+groups into one of all their fields, so that several commands share their flags and no signature is a page long.
 """
 
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,17 +23,14 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     groups.pop("return", None)
     parameters: dict[str, inspect.Parameter] = {}
     paths: dict[str, tuple[str, ...]] = {}  # what are files and folders, and their flags
-    for group in groups.values():
-        hints = get_type_hints(group, include_extras=True)
-        for field in dataclasses.fields(group):
-            assert field.name not in parameters, f"two groups have a flag {field.name}"
-            default = field.default_factory() if callable(field.default_factory) else field.default
-            parameters[field.name] = inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
-            )
-
-            if Path in _alternatives(hints[field.name]):
-                paths[field.name] = _flags(field.name, hints[field.name].__metadata__[0])
+    for field, hint in (found for group in groups.values() for found in _options(group)):
+        assert field.name not in parameters, f"two groups have a flag {field.name}"
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        parameters[field.name] = inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+        )
+        if Path in _alternatives(hint):
+            paths[field.name] = _flags(field.name, hint.__metadata__[0])
 
     def run(**values: Any) -> None:
         for name, flags in paths.items():
@@ -46,6 +43,16 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # set as documented
     run.__annotations__ = {name: p.annotation for name, p in parameters.items()}
     return run
+
+
+def _options(group: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """Fields of a group and of the groups in it, with their annotations."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _options(hints[field.name])
+        else:
+            yield field, hints[field.name]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -67,4 +74,7 @@ def _refuse_empty(flags: Sequence[str], args: Sequence[str]) -> None:
 
 
 def _gather(group: Any, values: dict[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+    found = {}
+    for name, hint in get_type_hints(group).items():
+        found[name] = _gather(hint, values) if dataclasses.is_dataclass(hint) else values[name]
+    return group(**found)

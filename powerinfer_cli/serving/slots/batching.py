@@ -1,12 +1,10 @@
 """The engine's slots at work: tasks come in, steps are taken, events go out. For one thread only."""
 
 import itertools
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +23,7 @@ from powerinfer_cli.serving.slots.prompt_cache import PromptCache
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, is_tight, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_group, plan_step, plan_whole
 from powerinfer_cli.serving.slots.slot import Running, Slot, SlotRequest
-from powerinfer_cli.serving.slots.slot_actions import do_slot_task
+from powerinfer_cli.serving.slots.slot_actions import do_slot_task, pooled
 from powerinfer_cli.serving.slots.slot_texts import SlotTexts
 from powerinfer_cli.serving.tasks import (
     CompletionTask,
@@ -277,8 +275,8 @@ class Batcher:
             return plan_whole(reading, self._engine.most_tokens)
         if self._engine.n_groups > 1:
             n_single = sum(slot.running is not None and slot.running.n_left <= 1 for slot in self.slots)
-            most = math.ceil(n_single / self._engine.n_groups)
-            generating, reading = plan_group(generating, reading, most, prompts=not self._flights.is_reading)
+            groups = n_single, self._engine.n_groups
+            generating, reading = plan_group(generating, reading, *groups, prompts=not self._flights.is_reading)
         room = self._engine.n_free - self._flights.spoken_for if self._shared else self._engine.n_ctx
         return plan_step(generating, reading, self._engine.most_tokens, room)
 
@@ -312,7 +310,7 @@ class Batcher:
                 assert result is not None
                 running.pool.add(result)
                 if not running.n_left:
-                    self._end(slot, [Vectors(self._pooled(running))], "embedding", forget=True)
+                    self._end(slot, [Vectors(pooled(self._engine, running))], "embedding", forget=True)
                 return
             if running.task.return_progress:
                 events.append(running.progress(running.read_at))
@@ -320,12 +318,6 @@ class Batcher:
                 self._tell(slot, running, events)
                 return
         self._write(slot, running, events, result)
-
-    def _pooled(self, running: Running) -> npt.NDArray[np.floating[Any]]:
-        """A text's vector, or all of its tokens', or its scores: [n, ...]"""
-        found = running.pool.result
-        ranks = isinstance(running.task, EmbeddingTask) and running.task.pooling == "rank"
-        return self._engine.scorer.scores(found[0])[None] if ranks else found
 
     def _go_on(self, slot: Slot, running: Running) -> None:
         """As far as the tokens that are chosen are those that drafts have foreseen."""

@@ -1,5 +1,6 @@
 """Which slot gets a task, and what the next step carries. Decisions only: no engine, no clock, no state."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -105,12 +106,13 @@ def _shared(prompt: Sequence[int], slot: Idle) -> int:
 
 
 def plan_group(
-    generating: Sequence[Load], reading: Sequence[Load], most: int, *, prompts: bool
+    generating: Sequence[Load], reading: Sequence[Load], n_single: int, n_groups: int, *, prompts: bool
 ) -> tuple[list[Load], list[Load]]:
-    """Who is in the next of several steps that are on their way together: of all that get a single token `most`, those
-    that have waited longest, so that every step has its part. prompts: whether others are in it at all; they are in one
-    step at a time, so that the first is read before those behind it.
+    """Who is in the next of `n_groups` steps that are on their way together: of all `n_single` that get a single token,
+    there and in others, its part, those that have waited longest. prompts: whether others are in it at all; they are in
+    one step at a time, so that the first is read before those behind it.
     """
+    most = math.ceil(n_single / n_groups)
     singles = sorted([*generating, *(load for load in reading if load.n_left == 1)], key=lambda load: load.since)[:most]
     longer = [load for load in reading if load.n_left > 1] if prompts else []
     return [load for load in singles if not load.n_left], [*(load for load in singles if load.n_left), *longer]
