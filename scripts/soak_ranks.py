@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.opening import open_model  # noqa: E402  # after the path is set
-from tests.helpers.ranks import free_port  # noqa: E402  # after the path is set
+from tests.helpers.cluster.ranks import free_port  # noqa: E402  # after the path is set
 
 PROMPTS = ("Once upon a time, there was a little fox", "One day a whale and a crab", "The owl said to the rabbit that")
 N, N_CTX, CLIENTS = 24, 1024, 4

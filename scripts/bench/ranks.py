@@ -32,7 +32,7 @@ from powerinfer_cli.cluster.seats import Seat  # noqa: E402  # after the path is
 from powerinfer_cli.model.ranges import divide, part_of  # noqa: E402  # after the path is set
 from powerinfer_cli.opening import OpenModel, open_model  # noqa: E402  # after the path is set
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece  # noqa: E402  # after the path is set
-from tests.helpers.ranks import free_port  # noqa: E402  # after the path is set
+from tests.helpers.cluster.ranks import free_port  # noqa: E402  # after the path is set
 
 N_CTX, BATCH, PROMPT = 1024, 64, 512
 WAIT_S = 300.0

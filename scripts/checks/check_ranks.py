@@ -23,8 +23,8 @@ from powerinfer_cli.gguf_io import open_gguf  # noqa: E402  # after the path is 
 from powerinfer_cli.model import load_model  # noqa: E402  # after the path is set
 from powerinfer_cli.model.ranges import divide  # noqa: E402  # after the path is set
 from powerinfer_cli.runtime import Engine  # noqa: E402  # after the path is set
+from tests.helpers.cluster.ranks import OPTIONS, engine_of_ranks, told  # noqa: E402  # after the path is set
 from tests.helpers.families import FAMILIES, tiny_family  # noqa: E402  # after the path is set
-from tests.helpers.ranks import OPTIONS, engine_of_ranks, told  # noqa: E402  # after the path is set
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from solver.machines.problem import Floats
 
@@ -140,55 +141,71 @@ def simulate_queue(
     rng = np.random.default_rng(seed)
     comes = np.cumsum(rng.exponential(1 / queue.arrivals, n_requests))
     work = rng.gamma(spread**-2, spread**2, n_requests) if spread else np.ones(n_requests)
-    anywhere = rng.integers(0, queue.n_replicas, n_requests)
-    replicas = [_Replica() for _ in range(queue.n_replicas)]
-    by_load = [(0, i) for i in range(queue.n_replicas)]  # lazily: an entry may be old
-    lines: list[deque[int]] = [deque() for _ in range(1 if least_busy else queue.n_replicas)]
-    events: list[tuple[float, int, int]] = []
-    took, slots = np.zeros(n_requests), len(queue.rates)
+    anywhere = None if least_busy else rng.integers(0, queue.n_replicas, n_requests)
+    return _Simulation(queue, comes, work, anywhere).run()[n_requests // 10 :]
 
-    def begin(request: int, place: int, now: float) -> None:
-        one = replicas[place]
-        one.advance(now, queue.rates)
-        heapq.heappush(one.ends, (one.done + float(work[request]), float(comes[request])))
-        schedule(place)
 
-    def schedule(place: int) -> None:
-        one = replicas[place]
-        one.version += 1
-        heapq.heappush(by_load, (len(one.ends), place))
-        if one.ends:
-            heapq.heappush(events, (one.next_end(queue.rates), place, one.version))
+class _Simulation:
+    """comes, work: of each request, seconds and units of work. anywhere: the replica of each, which has a line of its
+    own; None: there is one line, and whoever has the fewest takes the next.
+    """
 
-    def freest() -> int:
-        while len(replicas[by_load[0][1]].ends) != by_load[0][0]:
-            heapq.heappop(by_load)
-        return by_load[0][1]
+    def __init__(self, queue: Queue, comes: Floats, work: Floats, anywhere: npt.NDArray[np.int64] | None) -> None:
+        self._rates, self._comes, self._work, self._anywhere = queue.rates, comes, work, anywhere
+        self._replicas = [_Replica() for _ in range(queue.n_replicas)]
+        self._by_load = [(0, i) for i in range(queue.n_replicas)]  # lazily: an entry may be old
+        self._lines: list[deque[int]] = [deque() for _ in range(1 if anywhere is None else queue.n_replicas)]
+        self._events: list[tuple[float, int, int]] = []
 
-    def finish(now: float, place: int) -> float:
-        one = replicas[place]
-        one.advance(now, queue.rates)
-        _, came = heapq.heappop(one.ends)
-        line = lines[0 if least_busy else place]
-        if line:
-            begin(line.popleft(), place, now)
-        else:
-            schedule(place)
-        return now - came
-
-    ended, request = 0, 0
-    while ended < n_requests:
-        while events and events[0][2] != replicas[events[0][1]].version:
-            heapq.heappop(events)
-        if request < n_requests and (not events or comes[request] <= events[0][0]):
-            place = freest() if least_busy else int(anywhere[request])
-            if len(replicas[place].ends) < slots:
-                begin(request, place, float(comes[request]))
+    def run(self) -> Floats:
+        """Seconds of each request, as they end."""
+        replicas, events, request, took = self._replicas, self._events, 0, list[float]()
+        while len(took) < len(self._comes):
+            while events and events[0][2] != replicas[events[0][1]].version:
+                heapq.heappop(events)
+            if request < len(self._comes) and (not events or self._comes[request] <= events[0][0]):
+                self._take(request)
+                request += 1
             else:
-                lines[0 if least_busy else place].append(request)
-            request += 1
+                now, place, _ = heapq.heappop(events)
+                took.append(self._finish(now, place))
+        return np.array(took)
+
+    def _take(self, request: int) -> None:
+        place = self._freest() if self._anywhere is None else int(self._anywhere[request])
+        if len(self._replicas[place].ends) < len(self._rates):
+            self._begin(request, place, float(self._comes[request]))
         else:
-            now, place, _ = heapq.heappop(events)
-            took[ended] = finish(now, place)
-            ended += 1
-    return took[n_requests // 10 :]
+            self._line(place).append(request)
+
+    def _line(self, place: int) -> deque[int]:
+        return self._lines[0 if self._anywhere is None else place]
+
+    def _begin(self, request: int, place: int, now: float) -> None:
+        one = self._replicas[place]
+        one.advance(now, self._rates)
+        heapq.heappush(one.ends, (one.done + float(self._work[request]), float(self._comes[request])))
+        self._schedule(place)
+
+    def _schedule(self, place: int) -> None:
+        one = self._replicas[place]
+        one.version += 1
+        heapq.heappush(self._by_load, (len(one.ends), place))
+        if one.ends:
+            heapq.heappush(self._events, (one.next_end(self._rates), place, one.version))
+
+    def _freest(self) -> int:
+        while len(self._replicas[self._by_load[0][1]].ends) != self._by_load[0][0]:
+            heapq.heappop(self._by_load)
+        return self._by_load[0][1]
+
+    def _finish(self, now: float, place: int) -> float:
+        """Seconds that a request took whose end has come; the next in line begins."""
+        one = self._replicas[place]
+        one.advance(now, self._rates)
+        _, came = heapq.heappop(one.ends)
+        if line := self._line(place):
+            self._begin(line.popleft(), place, now)
+        else:
+            self._schedule(place)
+        return now - came

@@ -122,21 +122,40 @@ def _recorded(state: SolverState, made_with: dict[str, Any]) -> Verdict | None:
         return None
 
 
-def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Judging) -> Verdict:
+@dataclass(frozen=True)
+class _Reading:
+    """What a text shows of a model, in how many seconds; what leaving small neurons out costs, if they are chosen; how
+    fast the model decodes, if it is this machine that counts.
+    """
+
+    seen: Look
+    seconds: float
+    loss: float | None
+    decoding: Decoding | None
+
+
+def _read(model: SolverModel, pieces: Chunks, density: float | None, *, here: bool) -> _Reading:
+    """The engine's memory is given back: measuring and trials take as much as a small model."""
     engine = model.open_engine()
     model.events.progress(TIMING, 0, 1)
-    before = measure_decoding(engine, pieces[0], SECONDS) if wanted.here else None
+    before = measure_decoding(engine, pieces[0], SECONDS) if here else None
     begin = time.monotonic()
     seen = look(engine, pieces, ActiveRule(density), model.events, READING)
-    read_seconds = time.monotonic() - begin
+    seconds = time.monotonic() - begin
     model.check_weights()
-    files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     loss = None if density is None else _cost(model, engine, pieces, density)
     model.events.progress(MEASURING, 0, 1)
     # Twice, some time apart, as models are compared later: virtual machines are slower for some seconds now and then.
     decoding = None if before is None else faster(before, measure_decoding(engine, pieces[0], SECONDS))
     del engine
-    model.forget_engine()  # measuring and trials take as much memory as a small model
+    model.forget_engine()
+    return _Reading(seen, seconds, loss, decoding)
+
+
+def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Judging) -> Verdict:
+    reading = _read(model, pieces, density, here=wanted.here)
+    seen, decoding = reading.seen, reading.decoding
+    files = [layer_bytes(layer, model.config) for layer in model.model.layers]
     machine = wanted.machine()
     model.events.progress(MEASURING, 1, 1)
     speed, begin = machine.speed, time.monotonic()
@@ -169,7 +188,7 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         layers=layers,
         tokens=seen.tokens,
         density=density,
-        loss=loss,
+        loss=reading.loss,
         bytes_now=read([layer.bytes_now for layer in layers]),
         bytes_sparse=read([layer.bytes_sparse for layer in layers]),
         bytes_best=read([layer.bytes_best for layer in layers]),
@@ -184,7 +203,7 @@ def _judge(model: SolverModel, pieces: Chunks, density: float | None, wanted: Ju
         machine=_machine_name(machine, decoding),
         bits=bits_of(model.model),
         threads=model.options.threads[0],
-        reading=read_seconds / seen.tokens,
+        reading=reading.seconds / seen.tokens,
         training=tried_seconds / len(trials),
         speed=speed,
         expected=expected,

@@ -9,9 +9,9 @@ from powerinfer_cli.drafting import DraftOptions, SpecType
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model, drafts
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
+from tests.helpers.cluster.ranks import engine_of_ranks
 from tests.helpers.families import PROMPT
 from tests.helpers.families.guessers import tiny_guesser
-from tests.helpers.ranks import engine_of_ranks
 
 OPTIONS = EngineOptions(n_ctx=256, n_threads=1, n_sequences=2)
 N = 16

@@ -11,8 +11,8 @@ from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
 from powerinfer_cli.runtime.step import Answer
 from powerinfer_cli.serving.tasks import CompletionTask, TextPiece
+from tests.helpers.cluster.ranks import engine_of_ranks
 from tests.helpers.families import PROMPT
-from tests.helpers.ranks import engine_of_ranks
 from tests.serving.slots.toy import GREEDY, Driver
 
 OPTIONS = EngineOptions(n_ctx=4 * 128, n_threads=1, n_sequences=4)

@@ -20,7 +20,7 @@ from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import prove_calling, read_key
 from powerinfer_cli.cluster.wires import Wire
 from powerinfer_cli.errors import PowerInferError
-from tests.helpers.ranks import free_port
+from tests.helpers.cluster.ranks import free_port
 
 KEY = b"a secret of ranks"
 FIRST = Hello(0, 2, "abc", {"-c": "512"}, 512)

@@ -11,8 +11,8 @@ from powerinfer_cli.cluster.pipeline import Pipeline
 from powerinfer_cli.cluster.wires import Lost
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from tests.helpers.cluster.ranks import engine_of_ranks
 from tests.helpers.families import PROMPT, tiny_family
-from tests.helpers.ranks import engine_of_ranks
 
 STATE = {3: np.zeros(4, np.float32)}
 

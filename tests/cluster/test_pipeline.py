@@ -11,9 +11,9 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from tests.helpers.cluster.ranks import OPTIONS, engine_of_ranks, told
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.families.encoders import tiny_encoder
-from tests.helpers.ranks import OPTIONS, engine_of_ranks, told
 
 # Windows of several lengths; recurrent layers beside attention, and experts; latents; learned positions; layers that
 # get inputs of their own, and read others' keys.

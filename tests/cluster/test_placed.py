@@ -15,8 +15,8 @@ from powerinfer_cli.opening.planning.placing import PlacingResult
 from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.placement import MAIN_MEMORY, Placement, Plan, main_memory_plan
 from powerinfer_cli.runtime import Engine
+from tests.helpers.cluster.ranks import OPTIONS, engine_of_ranks, told
 from tests.helpers.families import tiny_family
-from tests.helpers.ranks import OPTIONS, engine_of_ranks, told
 
 CPU = PlacementWishes(device="cpu")
 ALL = PlacementWishes(device="cpu", gpu_layers=-1)

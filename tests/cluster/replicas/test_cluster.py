@@ -13,7 +13,7 @@ import pytest
 from openai import APIError, OpenAI
 
 from powerinfer_cli import open_model
-from tests.helpers.cluster_process import RunningCluster, descendants, needs_ray
+from tests.helpers.cluster.replicas import RunningCluster, descendants, needs_ray
 
 pytestmark = [needs_ray, pytest.mark.timeout(300)]
 

@@ -13,7 +13,7 @@ from powerinfer_cli.cli import app
 from powerinfer_cli.commands.cluster.application import ClusterArgs
 from powerinfer_cli.commands.cluster.fleet import replica_of_words
 from powerinfer_cli.errors import PowerInferError
-from tests.helpers.cluster_process import needs_ray
+from tests.helpers.cluster.replicas import needs_ray
 
 
 def run(*words: str) -> None:

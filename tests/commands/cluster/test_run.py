@@ -13,7 +13,7 @@ from openai import OpenAI
 from powerinfer_cli.cli import app
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.opening import open_model
-from tests.helpers.ranks import free_port
+from tests.helpers.cluster.ranks import free_port
 from tests.helpers.server_process import RunningServer
 
 ENV = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
