@@ -1,16 +1,13 @@
 """How busy other programs keep the cores that this one may use, while something is measured."""
 
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from powerinfer_cli.system.cores import usable_cores
+from powerinfer_cli.system.cores import busy_seconds, usable_cores
 
 __all__ = ["BUSY", "OtherPrograms", "busy_warning"]
 
 BUSY = 0.15  # of the cores in use by others, from which on measured costs are not the machine's
-_STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class OtherPrograms:
 
     @classmethod
     def watch(cls) -> "OtherPrograms":
-        return cls(time.monotonic(), _busy_seconds(), time.process_time())
+        return cls(time.monotonic(), busy_seconds(), time.process_time())
 
     def cores(self) -> float | None:
         """How many cores others have used since then, on average; None where the system does not say."""
@@ -45,20 +42,3 @@ def busy_warning(others: float | None, meanwhile: str) -> str | None:
         f"warning: other programs used {others:.1f} of {cores} cores while {meanwhile}: speeds are those beside them; "
         "repeat this when they are done"
     )
-
-
-def _busy_seconds() -> float | None:
-    """User, nice, system, interrupts and what a hypervisor took, of the cores that may be used."""
-    try:
-        lines = _STAT.read_text().splitlines()
-        ticks = os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return None  # not Linux
-    cores = {f"cpu{core}" for core in usable_cores()}
-    total = 0
-    for line in lines:
-        name, *numbers = line.split()
-        if name in cores:
-            user, nice, system, _idle, _waiting, *rest = (int(number) for number in numbers[:8])
-            total += user + nice + system + sum(rest)
-    return total / ticks

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from powerinfer_cli.system.sockets import notice_silence
+from powerinfer_cli.system.sockets import notice_silence, receive_some, send_parts
 
 __all__ = ["Address", "Lost", "Wire", "call", "is_loopback"]
 
@@ -57,15 +57,9 @@ class Wire:
 
     def send(self, *parts: bytes | bytearray | memoryview) -> None:
         """All of them, one behind the other. Raises Lost."""
-        left = [memoryview(part).cast("B") for part in parts if len(part)]
         try:
             with self._sending:
-                while left:
-                    sent = self._sock.sendmsg(left)
-                    while left and sent >= len(left[0]):
-                        sent -= len(left.pop(0))
-                    if sent:
-                        left[0] = left[0][sent:]
+                send_parts(self._sock, parts)
         except OSError as error:
             raise Lost(_reason(error)) from error
 
@@ -77,7 +71,7 @@ class Wire:
             while at < n_bytes:
                 if self._deadline is not None:
                     self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
-                n = self._sock.recv_into(view[at:], 0, socket.MSG_WAITALL)
+                n = receive_some(self._sock, view[at:])
                 if not n:
                     raise Lost("has ended")
                 at += n

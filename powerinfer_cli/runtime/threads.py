@@ -1,14 +1,9 @@
 """How many threads to run, and on which cores."""
 
-import os
-from pathlib import Path
-
 from powerinfer_cli.errors import PowerInferError, UsageError
-from powerinfer_cli.system.cores import PINS, physical_cores, usable_cores
+from powerinfer_cli.system.cores import PINS, current_core, memory_nodes, physical_cores, usable_cores
 
 __all__ = ["default_threads", "numa_cores", "parse_cpu_mask", "parse_cpu_range"]
-
-_NODES = Path("/sys/devices/system/node")
 
 
 def default_threads(cores: tuple[frozenset[int], ...] = ()) -> int:
@@ -56,32 +51,10 @@ def numa_cores(mode: str) -> tuple[frozenset[int], ...]:
     """
     if mode not in ("distribute", "isolate", "numactl"):
         raise UsageError(f"--numa {mode[:20]}: must be distribute, isolate or numactl")
-    nodes = _numa_nodes()
+    nodes = memory_nodes()
     if mode == "numactl" or len(nodes) < 2:
         return ()
     if mode == "distribute":
         return tuple(nodes)
-    here = os.sched_getcpu() if hasattr(os, "sched_getcpu") else min(usable_cores())
+    here = current_core()
     return (next((node for node in nodes if here in node), nodes[0]),)
-
-
-def _numa_nodes() -> list[frozenset[int]]:
-    """The usable cores of each NUMA node that has any."""
-    nodes = []
-    for folder in sorted(_NODES.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
-        try:
-            cores = frozenset(_core_list((folder / "cpulist").read_text())) & usable_cores()
-        except (OSError, ValueError):
-            continue
-        if cores:
-            nodes.append(cores)
-    return nodes
-
-
-def _core_list(text: str) -> list[int]:
-    """ "0-3,8" -> [0, 1, 2, 3, 8]"""
-    cores: list[int] = []
-    for part in text.strip().split(","):
-        low, _, high = part.partition("-")
-        cores += range(int(low), int(high or low) + 1)
-    return cores

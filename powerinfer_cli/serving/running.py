@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.http.protocol import ACCEPTED_AT_ONCE, most_connections, protocol
 from powerinfer_cli.serving.http.sockets import BACKLOG
-from powerinfer_cli.serving.watchdog import watchdog
 from powerinfer_cli.system.signals import ENDING, exit_later
+from powerinfer_cli.system.watchdog import watchdog
 
 __all__ = ["STOPPING_S", "Running"]
 

@@ -1,4 +1,5 @@
-"""Which cores there are for this process, which of them are one, and threads that keep to some.
+"""Which cores there are for this process, which of them are one or near one memory, how busy they are, and threads
+that keep to some.
 
 macOS lets nobody choose cores. Windows numbers them in groups of 64; what is chosen here is of the process's group.
 """
@@ -10,11 +11,11 @@ from pathlib import Path
 from powerinfer_cli.system import macos, windows
 from powerinfer_cli.system.which import MACOS, WINDOWS
 
-__all__ = ["PINS", "physical_cores", "pin_thread", "usable_cores"]
+__all__ = ["PINS", "busy_seconds", "current_core", "memory_nodes", "physical_cores", "pin_thread", "usable_cores"]
 
 PINS = hasattr(os, "sched_setaffinity") or WINDOWS
 """Whether `pin_thread` does anything."""
-_CPUS = Path("/sys/devices/system/cpu")
+_CPUS, _NODES, _STAT = Path("/sys/devices/system/cpu"), Path("/sys/devices/system/node"), Path("/proc/stat")
 
 
 def usable_cores() -> frozenset[int]:
@@ -53,3 +54,49 @@ def physical_cores(logical: Iterable[int]) -> int:
         except OSError:
             found.add(str(core))
     return max(1, len(found))
+
+
+def current_core() -> int:
+    """The core on which this thread runs just now; the first usable one where the system does not say."""
+    return os.sched_getcpu() if hasattr(os, "sched_getcpu") else min(usable_cores())
+
+
+def memory_nodes() -> list[frozenset[int]]:
+    """The usable cores of each NUMA node that has any. None where the system does not say, as Linux alone does."""
+    nodes = []
+    for folder in sorted(_NODES.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
+        try:
+            cores = frozenset(_core_list((folder / "cpulist").read_text())) & usable_cores()
+        except (OSError, ValueError):
+            continue
+        if cores:
+            nodes.append(cores)
+    return nodes
+
+
+def _core_list(text: str) -> list[int]:
+    """ "0-3,8" -> [0, 1, 2, 3, 8]"""
+    cores: list[int] = []
+    for part in text.strip().split(","):
+        low, _, high = part.partition("-")
+        cores += range(int(low), int(high or low) + 1)
+    return cores
+
+
+def busy_seconds() -> float | None:
+    """User, nice, system, interrupts and what a hypervisor took, of the cores that may be used, since the machine was
+    started. None where the system does not say, as Linux alone does.
+    """
+    try:
+        lines = _STAT.read_text().splitlines()
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+    cores = {f"cpu{core}" for core in usable_cores()}
+    total = 0
+    for line in lines:
+        name, *numbers = line.split()
+        if name in cores:
+            user, nice, system, _idle, _waiting, *rest = (int(number) for number in numbers[:8])
+            total += user + nice + system + sum(rest)
+    return total / ticks

@@ -14,7 +14,7 @@ from typing import IO
 from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import WINDOWS
 
-__all__ = ["OPENER", "lock_file", "open_to_map", "own_folder", "replace", "takes_name", "to_disk"]
+__all__ = ["OPENER", "lock_file", "open_private", "open_to_map", "own_folder", "replace", "takes_name", "to_disk"]
 
 _LOCKED_AT = 1 << 43  # Windows keeps others from reading what is locked: a byte that no file here has
 
@@ -33,6 +33,17 @@ def open_to_map(path: Path) -> int:
         return windows.open_shared(str(path), os.O_RDONLY)
     # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def open_private(path: str, flags: int) -> int:
+    """For `open`: nobody but its owner may read the file, also where it is there already. Windows gives a file the
+    rights of its folder, and a user's folders are the user's.
+    """
+    descriptor = os.open(path, flags, 0o600)
+    if not WINDOWS:
+        with contextlib.suppress(OSError):  # somebody else's file
+            os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def lock_file(file: IO[bytes]) -> None:

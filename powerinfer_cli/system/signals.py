@@ -11,7 +11,17 @@ from typing import Any
 from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import WINDOWS
 
-__all__ = ["APART", "ENDING", "KILLED", "OUT_OF_TIME", "TELLS_TO_END", "UNWINDING", "exit_later", "without_interrupts"]
+__all__ = [
+    "APART",
+    "ENDING",
+    "KILLED",
+    "LOST_PAGE",
+    "OUT_OF_TIME",
+    "TELLS_TO_END",
+    "UNWINDING",
+    "exit_later",
+    "without_interrupts",
+]
 
 
 def _existing(*names: str) -> tuple[signal.Signals, ...]:
@@ -29,6 +39,8 @@ APART: dict[str, Any] = {"creationflags": 0x200} if WINDOWS else {"start_new_ses
 OUT_OF_TIME: int | None = None if WINDOWS else -signal.SIGPROF
 KILLED: int | None = None if WINDOWS else -signal.SIGKILL
 """A child's exit codes: its processor time was used up; somebody killed it. None where no code says so."""
+LOST_PAGE: int | None = None if WINDOWS else signal.SIGBUS
+"""What a thread gets that reads a mapped file where it was cut short. None: Windows lets nobody cut such a file."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 inherit none.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,9 +21,12 @@ __all__ = [
     "notice_silence",
     "open_descriptors",
     "path_family",
+    "receive_some",
+    "send_parts",
 ]
 
 _PIPE = -1  # subprocess.PIPE
+_JOINED = 1 << 16  # bytes of parts that are copied rather than sent as a packet each
 
 
 def path_family() -> int | None:
@@ -57,6 +61,32 @@ def notice_silence(sock: "socket.socket", seconds: int) -> None:
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def send_parts(sock: "socket.socket", parts: Sequence[bytes | bytearray | memoryview]) -> None:
+    """All of them, one behind the other; its time limit is for each piece that the system takes. Raises OSError.
+
+    Python on Windows sends one part at a time: small ones are joined, so that a head does not go by itself.
+    """
+    left = [memoryview(part).cast("B") for part in parts if len(part)]
+    if WINDOWS and sum(map(len, left)) <= _JOINED:
+        left = [memoryview(b"".join(left))]
+    while left:
+        sent = sock.send(left[0]) if WINDOWS else sock.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if sent:
+            left[0] = left[0][sent:]
+
+
+def receive_some(sock: "socket.socket", room: memoryview) -> int:
+    """How many bytes have come: at least one, and all where the system waits for them; 0: the end. Raises OSError.
+
+    Windows refuses to wait for all (MSG_WAITALL) at a socket with a time limit.
+    """
+    import socket
+
+    return sock.recv_into(room, 0, 0 if WINDOWS else socket.MSG_WAITALL)
 
 
 def free_port() -> int:

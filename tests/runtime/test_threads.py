@@ -9,7 +9,6 @@ import pytest
 
 from powerinfer_cli.errors import PowerInferError, UsageError
 from powerinfer_cli.kernels.jit.team import Team
-from powerinfer_cli.runtime import threads
 from powerinfer_cli.runtime.threads import (
     default_threads,
     numa_cores,
@@ -26,7 +25,7 @@ class Machine:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
         monkeypatch.setattr(system_cores, "_CPUS", folder / "cpu")
-        monkeypatch.setattr(threads, "_NODES", folder / "node")
+        monkeypatch.setattr(system_cores, "_NODES", folder / "node")
 
     def usable(self, cores: Sequence[int], here: int = 0) -> None:
         self._monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(cores))

@@ -1,9 +1,11 @@
 """Who else is at work."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from powerinfer_cli.system import cores as system_cores
 from solver import others
 from solver.others import OtherPrograms
 
@@ -17,8 +19,8 @@ def stat(path: Path, ticks: int) -> Path:
 
 
 def test_cores_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cores, ticks = len(others.usable_cores()), others.os.sysconf("SC_CLK_TCK")
-    monkeypatch.setattr(others, "_STAT", stat(tmp_path / "stat", 0))
+    cores, ticks = len(others.usable_cores()), os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(system_cores, "_STAT", stat(tmp_path / "stat", 0))
     wall, own = iter((10.0, 12.0)), iter((1.0, 2.0))
     monkeypatch.setattr(others.time, "monotonic", lambda: next(wall))
     monkeypatch.setattr(others.time, "process_time", lambda: next(own))
@@ -28,7 +30,7 @@ def test_cores_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_where_the_system_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(others, "_STAT", tmp_path / "none")
+    monkeypatch.setattr(system_cores, "_STAT", tmp_path / "none")
     assert OtherPrograms.watch().cores() is None
 
 

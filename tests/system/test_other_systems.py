@@ -213,13 +213,17 @@ def test_files_are_locked_and_replaced_on_windows(
 
 
 def test_files_are_opened_so_that_they_can_be_renamed(
-    kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     kernel32.CreateFileW = lambda path, *rest: calls.append((path.value, *rest)) or 9
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(open_osfhandle=lambda handle, flags: handle + 1))
     assert files.open_to_map(Path("a")) == windows.open_shared("b", os.O_RDWR | os.O_CREAT) == 10
     assert calls == [("a", 1 << 31, 7, None, 3, 128, None), ("b", 3 << 30, 7, None, 4, 128, None)]
+    monkeypatch.delattr(os, "fchmod")
+    with open(tmp_path / "secret", "w", encoding="utf-8", opener=files.open_private) as file:
+        file.write("key")
+    assert (tmp_path / "secret").read_text("utf-8") == "key"
 
 
 def test_limits_of_a_process_on_windows(kernel32: SimpleNamespace) -> None:

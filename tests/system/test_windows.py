@@ -95,6 +95,38 @@ def test_ports_that_nobody_else_takes_on_windows(kernel32: SimpleNamespace, monk
     assert told == [(socket.SOL_SOCKET, ~socket.SO_REUSEADDR, 1)]
 
 
+def test_pieces_pass_a_windows_socket(kernel32: SimpleNamespace) -> None:
+    """It sends one part at a time, and refuses to wait for all where it has a time limit."""
+    ours, theirs = socket.socketpair()
+    sent: list[int] = []
+
+    def send(piece: memoryview) -> int:
+        sent.append(len(piece))
+        return ours.send(piece[:50_000])
+
+    def receive(room: memoryview, n: int, flags: int) -> int:
+        if flags:
+            raise OSError(10045, "WSAEOPNOTSUPP")
+        return theirs.recv_into(room[:30_000])
+
+    large = bytes(range(256)) * 1000
+    with ours, theirs:
+        for sock in (ours, theirs):
+            sock.settimeout(20.0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        sockets.send_parts(SimpleNamespace(send=send), [b"head", b"", b"small"])  # type: ignore[arg-type]  # stand-ins
+        assert sent == [9]
+        sockets.send_parts(SimpleNamespace(send=send), [b"head", large])  # type: ignore[arg-type]
+        assert sent[1:3] == [4, len(large)]
+        sockets.send_parts(SimpleNamespace(send=send), [])  # type: ignore[arg-type]
+        wanted = b"headsmallhead" + large
+        found = bytearray(len(wanted))
+        view, at = memoryview(found), 0
+        while at < len(wanted):
+            at += sockets.receive_some(SimpleNamespace(recv_into=receive), view[at:])  # type: ignore[arg-type]
+        assert found == wanted
+
+
 def test_drivers_of_windows(kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
     (tmp_path / "System32").mkdir()

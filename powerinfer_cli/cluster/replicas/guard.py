@@ -18,6 +18,7 @@ __all__ = ["ENDED", "MARK", "marked"]
 MARK = "POWERINFER_RUN"
 ENDED = b"ended"
 ROUNDS, PAUSE_S = 50, 0.1  # who is killed may have started another one meanwhile
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows kills by any
 
 
 def marked(mark: str) -> Iterator[int]:
@@ -43,7 +44,7 @@ def main(mark: str, folder: str) -> None:
             break
         for pid in left:
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, KILL)
             except OSError:
                 continue
         time.sleep(PAUSE_S)

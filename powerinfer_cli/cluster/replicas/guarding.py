@@ -14,6 +14,7 @@ from pathlib import Path
 from powerinfer_cli.cluster.replicas import guard
 from powerinfer_cli.cluster.replicas.guard import ENDED, MARK
 from powerinfer_cli.system.files import lock_file
+from powerinfer_cli.system.signals import APART
 
 __all__ = ["guarded"]
 
@@ -37,7 +38,7 @@ def guarded() -> Iterator[tuple[str, Callable[[], None]]]:
         mark = secrets.token_hex(16)
         program = [sys.executable, "-I", "-S", guard.__file__, mark, str(folder)]
         # A session of its own: what ends all of a terminal's processes would end the guard first.
-        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **APART)
         os.environ[MARK] = mark
 
         def kill() -> None:

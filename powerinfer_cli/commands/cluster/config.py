@@ -1,11 +1,9 @@
 """`powerinfer cluster config`: a file for `serve deploy`, of the flags of `powerinfer cluster serve`."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from powerinfer_cli.commands.server.served_flags import ServedFlags
 from powerinfer_cli.commands.server.words import ServerCommand
 from powerinfer_cli.commands.shared.command_app import command_app
 from powerinfer_cli.errors import PowerInferError, UsageError
+from powerinfer_cli.system.files import open_private
 
 __all__ = ["app"]
 
@@ -110,19 +109,12 @@ def _write(text: str, path: Path | None, *, secret: bool) -> None:
         return
     try:
         # Path.open takes no opener.
-        with open(path, "w", encoding="utf-8", opener=_private if secret else None) as file:
+        with open(path, "w", encoding="utf-8", opener=open_private if secret else None) as file:
             file.write(text)
     except UnicodeEncodeError as error:
         raise PowerInferError("a flag's value is not UTF-8: the file cannot hold it") from error
     except OSError as error:
         raise PowerInferError(f"-o {path}: cannot be written: {error.strerror}") from error
-
-
-def _private(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o600)
-    with suppress(OSError, AttributeError):  # it may be there already, for all; Windows has other ways
-        os.fchmod(descriptor, 0o600)
-    return descriptor
 
 
 app = command_app("config", config, EPILOG, cls=ServerCommand)

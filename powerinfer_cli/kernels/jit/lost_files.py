@@ -4,12 +4,11 @@ Kernels and NumPy read maps from native code, so what answers must be native as 
 """
 
 import ctypes
-import signal
 
 import llvmlite.binding as llvm
 
 from powerinfer_cli.kernels.jit.machine_code import assembled, load
-from powerinfer_cli.system.which import WINDOWS
+from powerinfer_cli.system.signals import LOST_PAGE
 
 __all__ = ["report_lost_files"]
 
@@ -32,7 +31,7 @@ def report_lost_files(message: str) -> None:
 
     Not on Windows, which lets nobody cut a mapped file short.
     """
-    if WINDOWS:
+    if LOST_PAGE is None:
         return
     line = f"error: {' '.join(message.split())}\n".encode(errors="replace")
     kept = ctypes.create_string_buffer(line, len(line))
@@ -41,4 +40,4 @@ def report_lost_files(message: str) -> None:
     handler = load(assembled(llvm.parse_assembly(source)), _NAME)
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    libc.signal(signal.SIGBUS, handler)
+    libc.signal(LOST_PAGE, handler)

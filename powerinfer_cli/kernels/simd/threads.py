@@ -13,7 +13,6 @@ from numba.extending import intrinsic
 
 from powerinfer_cli.kernels.simd.builders import I8, I32, I64, call
 from powerinfer_cli.kernels.simd.semaphores import semaphore_calls
-from powerinfer_cli.system.which import WINDOWS
 
 __all__ = [
     "atomic_load",
@@ -89,7 +88,7 @@ def nanoseconds(typing: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         room = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # seconds, and nanoseconds of the next one
-        if WINDOWS:
+        if not hasattr(time, "CLOCK_MONOTONIC"):  # Windows
             return _by_counter(builder, *(cgutils.gep_inbounds(builder, room, 0, i) for i in range(2)))
         call(builder, "clock_gettime", I32, I32(time.CLOCK_MONOTONIC), room)
         seconds, part = (builder.load(cgutils.gep_inbounds(builder, room, 0, i)) for i in range(2))
