@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.system.files import replace, to_disk
+from powerinfer_cli.system.files import name_advice, replace, to_disk
 
 __all__ = ["check_writable", "make_folder", "replacing", "same_file", "write_torch"]
 
@@ -36,7 +36,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             with suppress(OSError):  # a folder that does not let itself be opened
                 to_disk(path.parent)
     except OSError as error:
-        raise PowerInferError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = f"{error.strerror or error}{name_advice(temporary)}"
+        raise PowerInferError(f"{path}: cannot be written: {reason}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -70,7 +71,8 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PowerInferError(f"{path}: cannot be made a folder: {error.strerror or error}") from error
+        reason = f"{error.strerror or error}{name_advice(path)}"
+        raise PowerInferError(f"{path}: cannot be made a folder: {reason}") from error
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar, final, overload
 
 import numpy as np
 
-from powerinfer_cli.system.files import open_to_map
+from powerinfer_cli.system.files import name_advice, open_to_map
 
 from .cursor import Buffer, Cursor
 from .failure import GGUFError, shown, shown_path
@@ -152,7 +152,7 @@ def map_file(path: Path) -> Buffer:
     try:
         descriptor = open_to_map(path)
     except (OSError, ValueError) as error:
-        raise GGUFError(f"{shown_path(path)}: cannot be opened: {_reason(error)}") from error
+        raise GGUFError(f"{shown_path(path)}: cannot be opened: {_reason(error)}{name_advice(path)}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -14,10 +14,21 @@ from typing import IO
 from powerinfer_cli.system import windows
 from powerinfer_cli.system.which import WINDOWS
 
-__all__ = ["OPENER", "lock_file", "open_private", "open_to_map", "own_folder", "replace", "takes_name", "to_disk"]
+__all__ = [
+    "OPENER",
+    "lock_file",
+    "name_advice",
+    "open_private",
+    "open_to_map",
+    "own_folder",
+    "replace",
+    "takes_name",
+    "to_disk",
+]
 
 _LOCKED_AT = 1 << 43  # Windows keeps others from reading what is locked: a byte that no file here has
 
+_LONGEST = 259  # characters of a path that Windows takes without being told to take longer ones
 _DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(port + n for port in ("COM", "LPT") for n in "123456789¹²³")]
 )
@@ -106,6 +117,16 @@ def takes_name(name: str) -> bool:
         return True
     device = name.partition(".")[0].rstrip(" ").upper() in _DEVICES
     return not device and name[-1:] not in (".", " ") and name.isprintable() and not _MEANT & set(name)
+
+
+def name_advice(path: Path) -> str:
+    """What an error about a path should say as well, in brackets; nothing where its length is not to blame.
+
+    Windows says of a longer one that it is not there.
+    """
+    if not WINDOWS or len(str(path.absolute())) <= _LONGEST or str(path).startswith("\\\\?\\"):
+        return ""
+    return f" (longer than {_LONGEST} characters: Windows takes such names where its setting LongPathsEnabled is 1)"
 
 
 def own_folder(parent: Path, name: str) -> Path | None:

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 from powerinfer_cli.commands.shared.text_file import read_stdin
+from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.files import replacing
+from powerinfer_cli.gguf_io import GGUFError, open_gguf
 from powerinfer_cli.hub.choice import is_safe
 from powerinfer_cli.kernels.jit import ahead
 from powerinfer_cli.kernels.jit import files as kept_code
@@ -86,6 +89,28 @@ def test_names_that_windows_has_not(kernel32: SimpleNamespace, monkeypatch: pyte
     assert is_safe("auxiliary/com10.gguf")
     monkeypatch.setattr(files, "WINDOWS", False)
     assert files.takes_name(name)
+
+
+def test_names_that_are_too_long_for_windows(
+    kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: str, flags: int) -> int:
+        raise FileNotFoundError(errno.ENOENT, "The system cannot find the path specified", path)
+
+    def fail(temporary: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(windows, "open_shared", missing)
+    deep, told = tmp_path.joinpath(*["folder"] * 40), "longer than 259 characters: .* LongPathsEnabled is 1"
+    with pytest.raises(GGUFError, match=f"model.gguf: cannot be opened: The system cannot .*{told}"):
+        open_gguf(deep / "model.gguf")
+    with pytest.raises(PowerInferError, match=told), replacing(deep / "model.gguf") as temporary:
+        fail(temporary)
+    with pytest.raises(GGUFError, match=r"cannot be opened: The system cannot find the path specified$"):
+        open_gguf(tmp_path / "model.gguf")
+    assert not files.name_advice(Path("\\\\?\\C:\\" + "folder\\" * 40))
+    monkeypatch.setattr(files, "WINDOWS", False)
+    assert not files.name_advice(deep)
 
 
 def test_ports_that_nobody_else_takes_on_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
