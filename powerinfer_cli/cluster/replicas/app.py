@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextvars import Context
 from typing import Any
 
+from grpc import RpcError
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
@@ -22,7 +23,7 @@ from powerinfer_cli.serving.errors import unavailable
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 
-__all__ = ["REPLICAS", "application"]
+__all__ = ["DOOR", "REPLICAS", "application"]
 
 REPLICAS, DOOR = "replicas", "door"
 SPARE = 64  # requests that need no slot, beside those that do
@@ -118,7 +119,7 @@ def _asking(replicas: DeploymentHandle) -> Ask:
             raise unavailable("no replica can be started: the log says why", retry_after_s=30) from error
         except RayTaskError as error:
             raise Failed(str(error.cause).splitlines()[0] if str(error.cause) else "failure") from error
-        except RayError as error:
+        except (RayError, RpcError) as error:  # the latter of a connection that breaks
             raise Lost(type(error).__name__) from error
         finally:
             if not ended:

@@ -22,7 +22,7 @@ from powerinfer_cli.system.memory import one_heap
 __all__ = ["Replica", "answered"]
 
 Load = Callable[[Callable[[str, int, int], None]], tuple[ServedModel, Any]]
-PACE_S = 0.03  # 33 parts a second of one stream: each costs Ray's processes a millisecond or three
+PACE_S = 0.04  # 25 parts a second of one stream: each costs Ray's processes a millisecond or three
 WRONG = "wrong: "  # begins what a replica says that cannot be, for whoever reads Ray's messages
 
 
