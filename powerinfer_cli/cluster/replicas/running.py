@@ -115,7 +115,7 @@ class _Running:
 
         if isinstance(self._failure, RayEnded):
             return  # nobody is there to be told
-        if self._failure is None and self._door is not None:
+        if self._failure is None:
             self._drain()
         try:
             if self._shared_ray:
@@ -126,7 +126,12 @@ class _Running:
             self._log.failure(error)
 
     def _drain(self) -> None:
+        from powerinfer_cli.cluster.replicas.starting import running_door
+
         try:
+            self._door = self._door or running_door()
+            if self._door is None:
+                return  # nobody was let in yet
             self._door.stop.remote().result(timeout_s=ANSWER_S)
             if left := self._busy_after(self._fleet.draining_s):
                 self._log.note(f"{left} requests are cut off: --drain-seconds {self._fleet.draining_s:g} are over")

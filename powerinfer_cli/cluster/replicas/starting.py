@@ -8,14 +8,14 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from powerinfer_cli.cluster.replicas.app import application
+from powerinfer_cli.cluster.replicas.app import DOOR, application
 from powerinfer_cli.cluster.replicas.replica import WRONG
 from powerinfer_cli.cluster.replicas.shares import APPLICATION, Fleet
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 
-__all__ = ["start"]
+__all__ = ["running_door", "start"]
 
 KEEP_ALIVE_S = 75
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}  # replicas have one of their own
@@ -38,6 +38,13 @@ def start(load: Any, options: ServerOptions, log: Log, fleet: Fleet) -> Deployme
             )
         except RuntimeError as error:
             raise PowerInferError(_reason(str(error))) from None
+
+
+def running_door() -> DeploymentHandle | None:
+    """The door, if clients may have reached it already: before `start` has noticed that all are there."""
+    found = serve.status().applications.get(APPLICATION)
+    states = found.deployments[DOOR].replica_states if found and DOOR in found.deployments else {}
+    return serve.get_deployment_handle(DOOR, APPLICATION) if states.get("RUNNING") else None
 
 
 def _reason(message: str) -> str:
