@@ -1,25 +1,40 @@
-"""What crosses a border in a step: whose tokens these are, what changed in the page table, and x."""
+"""What crosses a border in a step: first whose tokens are to come and what changed in the page table, so that each rank
+is prepared when it gets x; then x.
+"""
 
 import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cluster.messages import Message, Op
-from powerinfer_cli.cluster.wires import Lost
+from powerinfer_cli.cluster.messages import DROPPED, Coming, Message, Op, header
+from powerinfer_cli.cluster.wires import Lost, Part, Wire
 from powerinfer_cli.kernels.cache import PAGE
 from powerinfer_cli.runtime.batch import Batch, BatchKind, Segment
 from powerinfer_cli.runtime.context.pages import NONE, PageTable
 
-__all__ = ["Bounds", "LinkType", "PageChanges", "check_pages", "forward_message", "read_changes", "read_forward"]
+__all__ = [
+    "Bounds",
+    "LinkType",
+    "PageChanges",
+    "check_pages",
+    "dropped_x",
+    "read_changes",
+    "read_step",
+    "receive_x",
+    "step_message",
+    "x_header",
+    "x_part",
+]
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-SEGMENT = np.dtype("<i8"), 5  # sequence, place in the batch, tokens, tokens before, counted
+SEGMENT = struct.Struct("<5q")  # sequence, place in the batch, tokens, tokens before, counted
 ID = np.dtype("<i4")
 CHANGE = np.dtype("<i4"), 3  # sequence, place, page
 
@@ -72,20 +87,18 @@ class Bounds:
     link: LinkType
     n_vocab: int = 0
 
-    @property
-    def token_bytes(self) -> int:
-        """Of one: its id, and x."""
-        return (ID.itemsize if self.n_vocab else 0) + self.n_embd * self.link.dtype.itemsize
-
-    def forward_bytes(self, pages: PageTable) -> int:
-        """Of the largest step."""
-        segments = pages.n_sequences * SEGMENT[0].itemsize * SEGMENT[1]
+    def step_bytes(self, pages: PageTable) -> int:
+        """Of the largest step, without x."""
+        segments = pages.n_sequences * SEGMENT.size
         changes = pages.tables.size * CHANGE[0].itemsize * CHANGE[1]
-        return segments + changes + self.most_tokens * self.token_bytes
+        return segments + changes + 2 * self.most_tokens * ID.itemsize
+
+    def x_bytes(self, n_tokens: int) -> int:
+        return n_tokens * self.n_embd * self.link.dtype.itemsize
 
 
 class PageChanges:
-    """Which pages of some sequences are others than the next rank knows."""
+    """Which pages of some sequences are others than the other ranks know."""
 
     def __init__(self, pages: PageTable) -> None:
         self._pages, self._known = pages, np.full_like(pages.tables, NONE)
@@ -95,10 +108,12 @@ class PageChanges:
         found = [np.empty((0, 3), np.int32)]
         for sequence in sequences:
             now, known = self._pages.tables[sequence], self._known[sequence]
+            if now.data == known.data:  # as for most tokens
+                continue
             places = np.flatnonzero(now != known).astype(np.int32)
             known[places] = now[places]
             found.append(np.stack([np.full_like(places, sequence), places, now[places]], axis=1))
-        return np.concatenate(found)
+        return np.concatenate(found) if len(found) > 1 else found[0]
 
 
 def _take_changes(pages: PageTable, changes: npt.NDArray[np.int32]) -> None:
@@ -111,8 +126,10 @@ def _take_changes(pages: PageTable, changes: npt.NDArray[np.int32]) -> None:
     pages.tables[sequences, places] = found
 
 
-def read_changes(pages: PageTable, sent: bytes | bytearray | memoryview) -> None:
+def read_changes(pages: PageTable, sent: Part) -> None:
     """The same of bytes."""
+    if not len(sent):
+        return
     size = CHANGE[0].itemsize * CHANGE[1]
     if len(sent) % size:
         raise Lost("sends pages that are none")
@@ -127,56 +144,81 @@ def check_pages(pages: PageTable, sequence: int, length: int) -> None:
         raise Lost("sends tokens without pages")
 
 
-def forward_message(batch: Batch, changes: npt.NDArray[np.int32], x: Floats, bounds: Bounds) -> Message:
-    """x [T, n_embd]: what the next layer reads."""
-    segments = [(s.sequence, s.begin, s.n_tokens, s.n_past, s.counted) for s in batch.segments]
+def step_message(batch: Batch, changes: npt.NDArray[np.int32], bounds: Bounds) -> Message:
+    """All of a step but x."""
+    segments = [SEGMENT.pack(s.sequence, s.begin, s.n_tokens, s.n_past, s.counted) for s in batch.segments]
     ids = batch.ids.astype(ID, copy=False) if bounds.n_vocab else batch.ids[:0]
-    parts = np.array(segments, SEGMENT[0]), changes, ids, bounds.link.narrowed(x)
-    numbers = len(segments), len(changes), len(batch), int(batch.stepwise)
-    return Message(Op.FORWARD, numbers, tuple(part.data.cast("B") for part in parts if part.size))
+    parts = [part.data.cast("B") for part in (changes, ids) if part.size]
+    asked = struct.pack(f"<{len(batch.asked)}i", *batch.asked)
+    numbers = len(segments), len(changes), len(batch), int(batch.stepwise), len(batch.asked)
+    return Message(Op.STEP, numbers, (b"".join(segments), *parts, asked))
 
 
-def read_forward(message: Message, bounds: Bounds, pages: PageTable) -> Batch:
-    """The same batch, with x as what comes with its tokens; its pages are in this rank's table.
+def read_step(message: Message, bounds: Bounds, pages: PageTable) -> Batch:
+    """The same batch, whose x is still to come; its pages are in this rank's table.
 
     Raises Lost: it is not within bounds.
     """
-    n_segments, n_changes, n_tokens, stepwise, *_ = message.numbers
+    n_segments, n_changes, n_tokens, stepwise, n_asked, _ = message.numbers
     few = bounds.most_few if stepwise else bounds.most_tokens
     if not (0 < n_segments <= pages.n_sequences and 0 < n_tokens <= few and 0 <= n_changes <= pages.tables.size):
         raise Lost("sends a step that is none")
     counts = (
-        n_segments * SEGMENT[1] * SEGMENT[0].itemsize,
+        n_segments * SEGMENT.size,
         n_changes * CHANGE[1] * CHANGE[0].itemsize,
-        n_tokens * bounds.token_bytes,
+        (n_tokens if bounds.n_vocab else 0) * ID.itemsize,
+        n_asked * ID.itemsize,
     )
-    if len(message.payload) != sum(counts):
+    if not 0 <= n_asked <= n_tokens or len(message.payload) != sum(counts):
         raise Lost("sends a step of another size")
-    sent = memoryview(message.payload)
-    segments = np.frombuffer(sent[: counts[0]], SEGMENT[0]).reshape(n_segments, SEGMENT[1])
-    of_tokens = sent[counts[0] + counts[1] :]
-    ids, x = _ids(of_tokens, n_tokens, bounds.n_vocab), of_tokens[n_tokens * (ID.itemsize if bounds.n_vocab else 0) :]
-    hidden = np.frombuffer(x, bounds.link.dtype).reshape(n_tokens, bounds.n_embd)
-    read_changes(pages, sent[counts[0] : counts[0] + counts[1]])
-    found = tuple(Segment(*map(int, numbers)) for numbers in segments)
+    sent, parts = memoryview(message.payload), list[memoryview]()
+    for n in counts:
+        parts.append(sent[:n])
+        sent = sent[n:]
+    ids = _below(parts[2], bounds.n_vocab) if bounds.n_vocab else np.zeros(n_tokens, np.int32)
+    asked = tuple(_below(parts[3], n_tokens).tolist())
+    if any(one >= other for one, other in pairwise(asked)):
+        raise Lost("asks for tokens that are none")
+    read_changes(pages, parts[1])
+    found = tuple(Segment(*numbers) for numbers in SEGMENT.iter_unpack(parts[0]))
     at = 0
     for one in found:
         if one.begin != at or one.n_tokens < 1 or one.n_past < 0 or not 0 <= one.counted <= one.n_tokens:
             raise Lost("sends sequences that are none")
         check_pages(pages, one.sequence, one.n_past + one.n_tokens)
         at = one.end
-    batch = Batch(ids, found, bool(stepwise), bounds.link.widened(hidden))
+    batch = Batch(ids, found, bool(stepwise), asked=asked)
     known = len({one.sequence for one in found}) == n_segments and at == n_tokens
     if not known or (batch.kind is BatchKind.FEW and n_tokens > bounds.most_few):
         raise Lost("sends sequences that are none")
     return batch
 
 
-def _ids(sent: memoryview, n_tokens: int, n_vocab: int) -> npt.NDArray[np.int32]:
-    """int32 [T], zeros where none come. Raises Lost: there are no such tokens."""
-    if not n_vocab:
-        return np.zeros(n_tokens, np.int32)
-    ids = np.frombuffer(sent, ID, n_tokens).astype(np.int32)
-    if (ids < 0).any() or (ids >= n_vocab).any():
+def _below(sent: memoryview, most: int) -> npt.NDArray[np.int32]:
+    """Numbers of tokens, or ids. Raises Lost: there are no such ones."""
+    found = np.frombuffer(sent, ID).astype(np.int32)
+    if ((found < 0) | (found >= most)).any():
         raise Lost("sends tokens that are none")
-    return ids
+    return found
+
+
+def x_header(n_tokens: int, bounds: Bounds, *numbers: int) -> bytes:
+    """What is sent before x."""
+    return header(Op.X, numbers, bounds.x_bytes(n_tokens))
+
+
+def x_part(x: Floats, bounds: Bounds) -> memoryview:
+    """x [T, n_embd]: what the next layer reads."""
+    return bounds.link.narrowed(x).data.cast("B")
+
+
+def dropped_x(n_tokens: int, bounds: Bounds) -> Message:
+    """In place of it, of the same size: there will be none."""
+    return Message(Op.X, (DROPPED,), (bytes(bounds.x_bytes(n_tokens)),))
+
+
+def receive_x(wire: Wire, n_tokens: int, bounds: Bounds, usual: float = 0.0) -> Floats | None:
+    """x of the step that was told of; None: it was dropped. usual: as a wire's. Raises Lost: something else came."""
+    coming = Coming(Op.X, bounds.x_bytes(n_tokens))
+    x = np.frombuffer(coming.payload, bounds.link.dtype).reshape(n_tokens, bounds.n_embd)
+    return bounds.link.widened(x) if coming.receive(wire, usual) else None

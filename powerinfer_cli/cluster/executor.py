@@ -89,13 +89,12 @@ class PipelineExecutor:
             f"waiting for {meeting.seat.n_ranks - 1} more ranks at {meeting.seat.host} port {meeting.seat.port}"
         )
         joined = gather(meeting, _hello(files, options, self._share, wishes))
-        assert joined.behind is not None  # there are two ranks at least
         self._n_ctx, self._model, self._note = joined.n_ctx, files.model, meeting.note
         self._placement, self._devices = wishes.placement, tuple[str, ...]()
         pages = PageTable(extent_of(files.model.layers, options, joined.n_ctx))
         self._bounds = _bounds(files.model, options, pages, wishes.link)
         most = reply_bytes(files.model, self._bounds, _cache_bytes(files.model, pages))
-        self._members = Members(joined.controls, joined.behind, most, wishes.on_failure)
+        self._members = Members(joined.controls, joined.behind, joined.before, most, wishes.on_failure)
 
     @property
     def n_ctx(self) -> int:
@@ -134,8 +133,7 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
     meeting, options = wishes.meeting, _own_options(files.model, options)
     share = Share.of(files, wishes.ranges(files.model)[meeting.seat.rank])
     joined = join(meeting, _hello(files, options, share, wishes))
-    assert joined.before is not None  # it is not rank 0
-    watch = Watch(joined.controls[0], [one for one in (joined.before, joined.behind) if one is not None])
+    watch = Watch(joined.controls[0], [joined.before, joined.behind])
     try:
         own, worker = _worker(options, share, joined, watch, wishes, events)
         watch.reply(Message(Op.READY, (len(own.devices),)))
@@ -163,16 +161,15 @@ def _own_options(model: Model, options: EngineOptions) -> EngineOptions:
 def _worker(
     options: EngineOptions, share: Share, joined: Joined, watch: Watch, wishes: RankWishes, events: LoadEvents
 ) -> tuple[RankBackend, Worker]:
-    assert joined.before is not None
     model = share.files.model
     pages, stats = PageTable(extent_of(model.layers, options, joined.n_ctx)), SparsityStats()
     own = share.backend(Parts(model, options, stats, share.beside.statistics, pages, events), wishes.placement)
     bounds = _bounds(model, options, pages, wishes.link)
-    most = max(bounds.forward_bytes(pages), reply_bytes(model, bounds, _cache_bytes(model, pages)))
+    most = max(bounds.step_bytes(pages), reply_bytes(model, bounds, _cache_bytes(model, pages)))
     n_states = BESIDE + most_saved(model.layers, pages.n_sequences, options.ctx_checkpoints)
     shelf = StateShelf(n_states * pages.n_sequences)
-    ends = joined.before, joined.behind
-    return own, Worker(own.backend, share.layers, pages, bounds, stats, *ends, watch, most, shelf)
+    ends, last = (joined.before, joined.behind), share.layers.end == len(model.layers)
+    return own, Worker(own.backend, share.layers, last, pages, bounds, stats, *ends, watch, most, shelf)
 
 
 def _bounds(model: Model, options: EngineOptions, pages: PageTable, link: LinkType) -> Bounds:

@@ -47,7 +47,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Plan:
-    """What rank 0 has decided: n_ctx, of all; behind: where the next rank is called, None of the last."""
+    """What rank 0 has decided: n_ctx, of all; behind: where the next rank is called, None: the last calls rank 0."""
 
     n_ctx: int
     behind: Address | None

@@ -1,4 +1,6 @@
-"""How ranks find each other: all call rank 0, which compares them; then each is called by the rank before it."""
+"""How ranks find each other: all call rank 0, which compares them; then each is called by the rank before it, rank 0
+by the last one.
+"""
 
 import socket
 import time
@@ -37,13 +39,13 @@ class Meeting:
 @dataclass(frozen=True)
 class Joined:
     """This rank's connections. controls: to whom it tells how it is: of rank 0 all others, of these rank 0; before,
-    behind: from and to the ranks beside it, as far as there are such.
+    behind: from and to the ranks beside it, in a ring.
     """
 
     n_ctx: int
     controls: dict[int, Wire]
-    before: Wire | None
-    behind: Wire | None
+    before: Wire
+    behind: Wire
 
 
 def gather(meeting: Meeting, hello: Hello) -> Joined:
@@ -65,13 +67,18 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
                     Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
                 except Lost as error:
                     raise Lost(f"{seat.name(rank)} ({wire.peer}) {error}") from error
-            behind = _call_behind(meeting, addresses[1], 0)
+            behind = _call_behind(meeting, addresses[1])
+            try:
+                before = _called(door, meeting, {rank: wire for rank, (wire, _) in found.items()})
+            except Lost:
+                behind.close()
+                raise
         except (Lost, PowerInferError) as error:
             for wire, _ in found.values():
                 _tell(wire, Op.GONE, str(error))
                 wire.close()
             raise PowerInferError(str(error)) from error
-    return Joined(n_ctx, {rank: wire for rank, (wire, _) in found.items()}, None, behind)
+    return Joined(n_ctx, {rank: wire for rank, (wire, _) in found.items()}, before, behind)
 
 
 def _wait(callers: Callers, meeting: Meeting, hello: Hello, found: dict[int, tuple[Wire, Hello]]) -> None:
@@ -140,34 +147,42 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
             plan = Plan.of(receive(control, MOST_BYTES))
-            before = _called(door, meeting)
-        behind = None if plan.behind is None else _call_behind(meeting, plan.behind, seat.rank)
+            before = _called(door, meeting, {0: control})
+        try:
+            behind = _call_behind(meeting, plan.behind or (seat.host, seat.port))
+        except Lost:
+            before.close()
+            raise
     except Lost as error:
         control.close()
         raise PowerInferError(f"{master}: {error}") from error
     return Joined(plan.n_ctx, {0: control}, before, behind)
 
 
-def _called(door: socket.socket, meeting: Meeting) -> Wire:
-    """By the rank before. Raises Lost."""
-    deadline, rank = time.monotonic() + meeting.seconds, meeting.seat.rank
+def _called(door: socket.socket, meeting: Meeting, controls: dict[int, Wire]) -> Wire:
+    """By the rank before, while those of the controls are there. Raises Lost."""
+    deadline, rank = time.monotonic() + meeting.seconds, (meeting.seat.rank - 1) % meeting.seat.n_ranks
     with Callers(door, meeting.key, 0, meeting.note) as callers:
         while time.monotonic() < deadline:
             came = callers.next()
             if came is None:
+                for other, control in controls.items():
+                    if control.ended:
+                        raise Lost(f"{meeting.seat.name(other)} ({control.peer}) has ended")
                 continue
             wire, said = came
-            if said.op is Op.HELLO and said.numbers[0] == rank - 1:
-                wire.peer = f"rank {rank - 1} ({wire.peer})"
+            if said.op is Op.HELLO and said.numbers[0] == rank:
+                wire.peer = f"rank {rank} ({wire.peer})"
                 wire.limit(None)
                 return wire
-            callers.refuse(wire, f"is not rank {rank - 1}")
-    raise Lost(f"rank {rank - 1} has not called within {meeting.seconds:g} s")
+            callers.refuse(wire, f"is not rank {rank}")
+    raise Lost(f"rank {rank} has not called within {meeting.seconds:g} s")
 
 
-def _call_behind(meeting: Meeting, address: tuple[str, int], rank: int) -> Wire:
-    """Raises Lost."""
-    peer = f"rank {rank + 1} ({address[0]})"
+def _call_behind(meeting: Meeting, address: tuple[str, int]) -> Wire:
+    """The rank behind this one, which behind the last is rank 0. Raises Lost."""
+    rank = meeting.seat.rank
+    peer = f"rank {(rank + 1) % meeting.seat.n_ranks} ({address[0]})"
     try:
         wire = call(address, peer, time.monotonic() + meeting.seconds)
         wire.limit_all(ANSWER_S)

@@ -4,19 +4,22 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from powerinfer_cli.cluster.wires import Lost, Wire
+import numpy as np
 
-__all__ = ["Message", "Op", "receive"]
+from powerinfer_cli.cluster.wires import Lost, Part, Wire
+
+__all__ = ["DROPPED", "Coming", "Message", "Op", "header", "receive"]
 
 HEADER = struct.Struct("<4sI6qQ")  # magic, operation, numbers, bytes behind
-MAGIC = b"PIX1"
+MAGIC = b"PIX2"
 N_NUMBERS = 6
+DROPPED = 1  # the first number of what is sent in place of something that has failed
 
 
 class Op(IntEnum):
-    """Down the ranks: from FORWARD to PUT_STATES. Between each and rank 0: the others."""
+    """Down the ranks: from STEP to X; ROWS from the last one to rank 0. Between each and rank 0: the others."""
 
-    FORWARD = 1
+    STEP = 1
     LOGITS = 2
     HIDDEN = 3
     SHIFT = 4
@@ -27,6 +30,8 @@ class Op(IntEnum):
     END = 9
     KEEP_STATES = 10
     PUT_STATES = 11
+    X = 12
+    ROWS = 13
     HELLO = 16
     PLAN = 17
     READY = 18
@@ -41,22 +46,30 @@ KNOWN = frozenset(op.value for op in Op)
 
 @dataclass(frozen=True)
 class Message:
-    """numbers: N_NUMBERS at most, zeros where there are fewer; parts: what follows, as bytes."""
+    """numbers: N_NUMBERS at most, zeros where there are fewer; parts: what follows, bytes or views of bytes."""
 
     op: Op
     numbers: tuple[int, ...] = ()
-    parts: tuple[bytes | bytearray | memoryview, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
-    def payload(self) -> bytes | bytearray | memoryview:
+    def payload(self) -> Part:
         """Of what was received, all that followed."""
         return self.parts[0] if self.parts else b""
 
+    @property
+    def whole(self) -> tuple[Part, ...]:
+        """As it is sent."""
+        return header(self.op, self.numbers, sum(map(len, self.parts))), *self.parts
+
     def send(self, wire: Wire) -> None:
         """Raises Lost."""
-        numbers = (*self.numbers, *(0,) * (N_NUMBERS - len(self.numbers)))
-        size = sum(memoryview(part).nbytes for part in self.parts)
-        wire.send(HEADER.pack(MAGIC, self.op, *numbers, size), *self.parts)
+        wire.send(*self.whole)
+
+
+def header(op: Op, numbers: tuple[int, ...], size: int) -> bytes:
+    """Of a message with so many bytes behind it."""
+    return HEADER.pack(MAGIC, op, *numbers, *(0,) * (N_NUMBERS - len(numbers)), size)
 
 
 def receive(wire: Wire, most: int) -> Message:
@@ -65,3 +78,31 @@ def receive(wire: Wire, most: int) -> Message:
     if magic != MAGIC or op not in KNOWN or size > most:
         raise Lost("sends what is no message of a rank")
     return Message(Op(op), tuple(numbers), (wire.receive(size),) if size else ())
+
+
+class Coming:
+    """A message of one kind and size that is to come next: there is room for it before it does, and little left to do
+    when it has, when caches hold a model's weights rather than a program.
+    """
+
+    def __init__(self, op: Op, size: int) -> None:
+        self._room = np.zeros(HEADER.size + size, np.uint8).data
+        self._expected = header(op, (), size)
+        self._dropped = header(op, (DROPPED,), size)
+
+    @property
+    def payload(self) -> memoryview:
+        """Where what follows the header will be."""
+        return self._room[HEADER.size :]
+
+    def receive(self, wire: Wire, usual: float = 0.0) -> bool:
+        """With one call of the system where all has come. usual: as a wire's. False: it was dropped, and the payload is
+        nothing. Raises Lost: also for what is anything else.
+        """
+        n = wire.receive_into(self._room, HEADER.size, usual)
+        found = self._room[: HEADER.size]
+        if found not in (self._expected, self._dropped):
+            raise Lost("sends what it was not asked for")
+        if n < len(self._room):
+            wire.receive_into(self._room[n:], len(self._room) - n)
+        return found == self._expected

@@ -4,19 +4,18 @@ A step is sent on as soon as the layers here are done with it, and what is asked
 batches of a long prompt, and steps of several groups of texts, are in work on all ranks at once.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cluster.borders import Bounds, PageChanges, forward_message
+from powerinfer_cli.cluster.borders import Bounds, PageChanges, dropped_x, step_message, x_header, x_part
 from powerinfer_cli.cluster.kept_states import KeptNumbers, KeptStates, LayerStates
 from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.named import packed, unpacked
+from powerinfer_cli.cluster.rows import Asked
 from powerinfer_cli.cluster.watching import Members
 from powerinfer_cli.cluster.wires import Lost
 from powerinfer_cli.errors import PowerInferError
@@ -43,15 +42,6 @@ def reply_bytes(model: Model, bounds: Bounds, cache: int) -> int:
     return max(rows, cache + DIRECTORY)
 
 
-@dataclass
-class _Asked:
-    """Rows [n, width] of the last rank's; None: they have not come yet."""
-
-    n: int
-    width: int
-    rows: npt.NDArray[np.float32] | None = None
-
-
 class Pipeline:
     """ranges: of all ranks, in order; own: the backend of the first."""
 
@@ -70,15 +60,32 @@ class Pipeline:
         self._windows = [layer.attention.window for layer in model.layers]
         self._kept = KeptNumbers()
         self._n = 0  # tokens of the last step
-        self._asked: deque[_Asked] = deque()  # what has not come yet, in the order in which it will
+        self._told: tuple[tuple[int, ...], Asked] | None = None  # of the last step: which logits it was told to tell
         self._parts: dict[str, npt.NDArray[Any]] | None = None  # of one cell: which there are
 
     def forward(self, batch: Batch) -> None:
-        self._own.forward(batch)
-        self._n = len(batch)
+        """The others are told at once what is to come, so that they are prepared when x does."""
         changes = self._changes.take(segment.sequence for segment in batch.segments)
-        x = self._own.hidden_at(slice(0, self._n))
-        self._members.send(forward_message(batch, changes, x, self._bounds))
+        self._members.send(step_message(batch, changes, self._bounds))
+        self._told = None
+        if batch.asked:
+            self._told = batch.asked, self._members.rows.ask(len(batch.asked), self._config.n_vocab)
+        self._n = len(batch)
+        head = x_header(self._n, self._bounds)
+        try:
+            self._own.forward(batch)
+            x = self._own.hidden_at(slice(0, self._n))
+        except BaseException:
+            self._drop(batch)
+            raise
+        self._members.send_parts(head, x_part(x, self._bounds))
+
+    def _drop(self, batch: Batch) -> None:
+        """The others wait for an x that will not come."""
+        if batch.asked:
+            self._members.rows.withdraw()
+            self._told = None
+        self._members.send(dropped_x(len(batch), self._bounds))
 
     def logits_at(self, rows: Sequence[int]) -> Logits:
         return self.ask_logits(rows)()
@@ -92,34 +99,18 @@ class Pipeline:
         return len(self._begins)
 
     def ask_logits(self, rows: Sequence[int]) -> Callable[[], Logits]:
+        if self._told is not None and self._told[0] == tuple(rows):
+            return partial(self._members.take, self._told[1])
         asked = np.array(rows, "<i8")
-        return self._ask(
-            Message(Op.LOGITS, (len(asked),), (asked.data.cast("B"),)), _Asked(len(asked), self._config.n_vocab)
-        )
+        return self._ask(Message(Op.LOGITS, (len(asked),), (asked.data.cast("B"),)), len(asked), self._config.n_vocab)
 
     def ask_hidden(self, rows: slice) -> Callable[[], Hidden]:
         begin, end, _ = rows.indices(self._n)
-        return self._ask(Message(Op.HIDDEN, (begin, end)), _Asked(end - begin, self._config.n_embd))
+        return self._ask(Message(Op.HIDDEN, (begin, end)), end - begin, self._config.n_embd)
 
-    def _ask(self, message: Message, asked: _Asked) -> Callable[[], npt.NDArray[np.float32]]:
+    def _ask(self, message: Message, n: int, width: int) -> Callable[[], npt.NDArray[np.float32]]:
         self._members.send(message)
-        self._asked.append(asked)
-        return partial(self._take, asked)
-
-    def _take(self, asked: _Asked) -> npt.NDArray[np.float32]:
-        while asked.rows is None:
-            self._receive()
-        return asked.rows
-
-    def _receive(self) -> None:
-        """The last rank's reply to what was asked first. Where none comes, it stays asked for."""
-        asked, last = self._asked[0], self._members.ranks[-1]
-        payload = self._members.reply(last).payload
-        if len(payload) != 4 * asked.n * asked.width:
-            raise self._members.spoilt(last, "replies with another size")
-        rows = np.frombuffer(payload, "<f4").reshape(asked.n, asked.width)
-        asked.rows = rows.astype(np.float32, copy=False)
-        self._asked.popleft()
+        return partial(self._members.take, self._members.rows.ask(n, width))
 
     def shift(self, sequence: int, n_past: int, n_keep: int, n_discard: int) -> bool:
         if not self._own.shift(sequence, n_past, n_keep, n_discard):
@@ -175,8 +166,6 @@ class Pipeline:
 
     def _named(self) -> Iterator[tuple[int, Named]]:
         """The first layer of each other rank, and what it replies."""
-        while self._asked:
-            self._receive()
         for rank, begin in zip(self._members.ranks, self._begins[1:], strict=True):
             try:
                 yield begin, unpacked(self._members.reply(rank).payload)

@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+import numpy as np
+import numpy.typing as npt
+
 from powerinfer_cli.cluster.messages import Message, Op, receive
-from powerinfer_cli.cluster.wires import Lost, Wire
+from powerinfer_cli.cluster.rows import Asked, Rows
+from powerinfer_cli.cluster.wires import Lost, Part, Wire
 from powerinfer_cli.errors import PowerInferError
 
 __all__ = ["Members", "Watch"]
@@ -17,15 +21,19 @@ SILENCE_S = 8.0  # after which a rank counts as gone
 NAMING_S = 3.0  # that a rank waits to be told by rank 0 who has gone, before it names whom it has lost itself
 ENDING_S = 5.0
 MOST_WORDS = 2000
+Floats = npt.NDArray[np.float32]
 
 
 class Members:
-    """At rank 0: the connections to all others, and what they reply. most: bytes of a reply; `on_failure` is told once
-    in what line it all has ended, by a thread of its own.
+    """At rank 0: the connections to all others, and what they reply. behind: to rank 1; before: from the last rank;
+    most: bytes of a reply; `on_failure` is told once in what line it all has ended, by a thread of its own.
     """
 
-    def __init__(self, controls: dict[int, Wire], behind: Wire, most: int, on_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self, controls: dict[int, Wire], behind: Wire, before: Wire, most: int, on_failure: Callable[[str], None]
+    ) -> None:
         self._controls, self._behind, self._on_failure = controls, behind, on_failure
+        self.rows = Rows(before)
         self._replies: dict[int, SimpleQueue[Message | None]] = {rank: SimpleQueue() for rank in controls}
         self._lock, self._ending, self.failure = threading.Lock(), False, ""
         self._most = most
@@ -43,13 +51,36 @@ class Members:
 
     def send(self, message: Message) -> None:
         """To the next rank, and by it to those behind. Raises PowerInferError: a rank has gone."""
+        self.send_parts(*message.whole)
+
+    def send_parts(self, *parts: Part) -> None:
+        """The same of a message in parts, its header first."""
         try:
-            message.send(self._behind)
+            self._behind.send(*parts, full=self._make_way)
         except Lost as error:
             raise self._lost(f"{self._behind.peer} {error}") from error
 
+    def _make_way(self) -> None:
+        """The ranks take no more just now: perhaps since the last one waits until its rows are received."""
+        if self._behind.wait(self.rows.wire if self.rows else None):
+            self._receive_rows()
+
+    def take(self, asked: Asked) -> Floats:
+        """Rows that were asked for. Raises PowerInferError: a rank has gone."""
+        while asked.rows is None:
+            self._receive_rows()
+        return asked.rows
+
+    def _receive_rows(self) -> None:
+        try:
+            self.rows.receive()
+        except Lost as error:
+            raise self._lost(f"{self.rows.wire.peer} {error}") from error
+
     def reply(self, rank: int, op: Op = Op.REPLY) -> Message:
         """The next of a rank. Raises PowerInferError: a rank has gone."""
+        while self.rows:  # else the last rank may wait until they are received
+            self._receive_rows()
         found = self._replies[rank].get()
         if found is None:
             self._replies[rank].put(None)  # for whoever asks next
@@ -73,6 +104,7 @@ class Members:
         for wire in self._controls.values():
             wire.end()
         self._behind.close()
+        self.rows.wire.close()
 
     def _listen(self, rank: int, wire: Wire) -> None:
         wire.limit(SILENCE_S)
@@ -107,6 +139,7 @@ class Members:
                 wire.limit(BEAT_S)
                 Message(Op.GONE, (), (line.encode()[:MOST_WORDS],)).send(wire)
         self._behind.end()
+        self.rows.wire.end()
         for replies in self._replies.values():
             replies.put(None)
         threading.Thread(target=self._on_failure, args=(line,), name="failure", daemon=True).start()

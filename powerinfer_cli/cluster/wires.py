@@ -2,18 +2,21 @@
 
 import contextlib
 import select
+import selectors
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from powerinfer_cli.system.sockets import notice_silence, receive_some, send_parts
+from powerinfer_cli.system.sockets import notice_silence, receive_ready, receive_some, send_parts
 
-__all__ = ["Address", "Lost", "Wire", "call", "is_loopback"]
+__all__ = ["Address", "Lost", "Part", "Wire", "call", "is_loopback"]
 
 Address = tuple[str, int]
+Part = bytes | bytearray | memoryview
 SILENCE_S = 6  # of a machine or of the way to it; a few packets in a row are lost on some
+LATE_S, LATE = 2e-3, 1 / 8  # for so long who waits looks whether something has come, at most; of the usual time
 RETRY_S = 0.1  # from one call to the next where nobody listens yet
 
 
@@ -55,29 +58,73 @@ class Wire:
         """Whether something has come that was not received yet, or the end."""
         return bool(select.select([self._sock], [], [], 0)[0])
 
-    def send(self, *parts: bytes | bytearray | memoryview) -> None:
-        """All of them, one behind the other. Raises Lost."""
+    @property
+    def ended(self) -> bool:
+        """Whether the end has come, and nothing before it that was not received yet."""
+        try:
+            return self.speaks and not self._sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+
+    def send(self, *parts: Part, full: Callable[[], None] | None = None) -> None:
+        """All of them, one behind the other. full: is called where the other end takes no more just now, and waits
+        until it may, in place of this. Raises Lost.
+        """
         try:
             with self._sending:
-                send_parts(self._sock, parts)
+                send_parts(self._sock, parts, full)
         except OSError as error:
             raise Lost(_reason(error)) from error
+
+    def wait(self, other: "Wire | None") -> bool:
+        """Until something can be sent here, or received at the other: whether it is the latter."""
+        with selectors.DefaultSelector() as found:
+            found.register(self._sock, selectors.EVENT_WRITE)
+            if other is not None:
+                found.register(other._sock, selectors.EVENT_READ)
+            return any(events & selectors.EVENT_READ for _, events in found.select())
 
     def receive(self, n_bytes: int) -> bytearray:
         """So many bytes. Raises Lost."""
         found = bytearray(n_bytes)
-        view, at = memoryview(found), 0
+        self.receive_into(memoryview(found), n_bytes)
+        return found
+
+    def receive_into(self, view: memoryview, least: int, usual: float = 0.0) -> int:
+        """At least so many bytes, and what else has come, as far as it goes in; how many. usual: seconds until they
+        come, mostly, if known; who is asked for them is awake by then. Raises Lost.
+        """
+        at = 0
         try:
-            while at < n_bytes:
+            if usual:
+                at = self._look(view, usual)
+            while at < least:
                 if self._deadline is not None:
                     self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
-                n = receive_some(self._sock, view[at:])
+                n = receive_some(self._sock, view[at:], whole=least == len(view))
                 if not n:
                     raise Lost("has ended")
                 at += n
         except OSError as error:
             raise Lost(_reason(error)) from error
-        return found
+        except BaseException:  # what has come is not known: nothing behind it can be told from the rest
+            self.end()
+            raise
+        return at
+
+    def _look(self, view: memoryview, usual: float) -> int:
+        """What has come by about then: a core that sleeps takes 0.1 ms to be woken. 0: nothing yet."""
+        spare = min(LATE_S, usual * LATE)
+        select.select([self._sock], [], [], max(0.0, usual - spare / 8))
+        until = time.monotonic() + spare
+        while True:
+            n = receive_ready(self._sock, view)
+            if n == 0:
+                raise Lost("has ended")
+            if n is not None:
+                return n
+            if time.monotonic() > until:
+                return 0
 
     def end(self) -> None:
         """Whoever waits at it, here or there, is told that it has ended."""

@@ -1,6 +1,8 @@
 """Another rank than 0: carries its layers out for whatever comes from the rank before, until it is told to end."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -8,20 +10,24 @@ import numpy.typing as npt
 
 from powerinfer_cli.cluster.borders import (
     Bounds,
-    PageChanges,
     check_pages,
-    forward_message,
+    dropped_x,
     read_changes,
-    read_forward,
+    read_step,
+    receive_x,
+    x_header,
+    x_part,
 )
 from powerinfer_cli.cluster.kept_states import StateShelf
-from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.messages import Message, Op, header, receive
 from powerinfer_cli.cluster.named import packed, unpacked
+from powerinfer_cli.cluster.usual import Usual
 from powerinfer_cli.cluster.watching import Watch
-from powerinfer_cli.cluster.wires import Lost, Wire
+from powerinfer_cli.cluster.wires import Lost, Part, Wire
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model.ranges import LayerRange
-from powerinfer_cli.runtime.backend import Backend
+from powerinfer_cli.runtime.backend import Backend, ForeseeingBackend, Hidden
+from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.context.pages import Held, PageTable
 from powerinfer_cli.runtime.stats import SparsityStats
 
@@ -33,59 +39,57 @@ Named = dict[str, npt.NDArray[Any]]
 @dataclass
 class Worker:
     """backend: of the layers of this rank; pages: the table as far as rank 0 has told; most: bytes of a message;
-    behind: None of the last rank; shelf: states that it keeps for rank 0.
+    behind: of the last rank, to rank 0, which is told rows; shelf: states that it keeps for rank 0.
     """
 
     backend: Backend
     layers: LayerRange
+    last: bool
     pages: PageTable
     bounds: Bounds
     stats: SparsityStats
     before: Wire
-    behind: Wire | None
+    behind: Wire
     watch: Watch
     most: int
     shelf: StateShelf
     _n: int = 0  # tokens of the last step
 
     def __post_init__(self) -> None:
-        self._changes = PageChanges(self.pages)
+        self._usual = Usual()
+        self._at = self.before  # whose fault it is where something is lost
 
     def run(self) -> None:
         """Raises PowerInferError: a rank has gone, or says what it must not."""
-        peer = self.before
         try:
             while True:
-                peer = self.before
                 message = receive(self.before, self.most)
-                if message.op is not Op.FORWARD and self.behind is not None:  # first, so that all are busy
-                    peer = self.behind
-                    message.send(self.behind)
-                peer = self.before
+                if not self.last:  # first, so that all are busy
+                    self._send(*message.whole)
                 if message.op is Op.END:
                     self.watch.end()
                     return
-                sent = self._carry_out(message)
-                if sent is not None and self.behind is not None:
-                    peer = self.behind
-                    sent.send(self.behind)
+                self._carry_out(message)
         except Lost as error:
-            raise PowerInferError(self.watch.reason(f"{peer.peer} {error}")) from error
+            raise PowerInferError(self.watch.reason(f"{self._at.peer} {error}")) from error
         except BaseException as error:
             self.watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
             raise
         finally:
             for wire in (self.before, self.behind):
-                if wire is not None:
-                    wire.close()
+                wire.close()
 
-    def _carry_out(self, message: Message) -> Message | None:
-        """What goes to the next rank instead of the message."""
+    def _send(self, *parts: Part) -> None:
+        self._at = self.behind
+        self.behind.send(*parts)
+        self._at = self.before
+
+    def _carry_out(self, message: Message) -> None:
         match message.op:
-            case Op.FORWARD:
-                return self._forward(message)
+            case Op.STEP:
+                self._step(read_step(message, self.bounds, self.pages))
             case Op.LOGITS | Op.HIDDEN:
-                if self.behind is None:
+                if self.last:
                     self._reply_rows(message)
             case Op.SHIFT:
                 self._shift(message)
@@ -107,21 +111,41 @@ class Worker:
             case Op.WRITE_STATES:
                 own = self._own(unpacked(message.payload))
                 self.backend.write_states(self._sequence(message), {int(name): state for name, state in own.items()})
-            case Op.END | Op.HELLO | Op.PLAN | Op.READY | Op.REPLY | Op.BEAT | Op.GONE | Op.LEAVING:
+            case Op.X | Op.ROWS | Op.END | Op.HELLO | Op.PLAN | Op.READY | Op.REPLY | Op.BEAT | Op.GONE | Op.LEAVING:
                 raise Lost("sends what no rank sends here")
             case never:
                 assert_never(never)
-        return None
 
-    def _forward(self, message: Message) -> Message | None:
-        batch = read_forward(message, self.bounds, self.pages)
-        self.stats.trials.begin(batch)
-        self.backend.forward(batch)
+    def _step(self, batch: Batch) -> None:
+        carry_out = self._prepared(batch)
         self._n = len(batch)
-        if self.behind is None:
-            return None
-        changes = self._changes.take(segment.sequence for segment in batch.segments)
-        return forward_message(batch, changes, self.backend.hidden_at(slice(0, self._n)), self.bounds)
+        head = x_header(self._n, self.bounds)
+        begin = time.monotonic()
+        x = receive_x(self.before, self._n, self.bounds, self._usual.of(self._n))
+        self._usual.note(self._n, time.monotonic() - begin)
+        if x is None:
+            if not self.last:
+                self._send(*dropped_x(self._n, self.bounds).whole)
+            return
+        carry_out(x)
+        if not self.last:
+            x = self.backend.hidden_at(slice(0, self._n))
+            self._send(head, x_part(x, self.bounds))
+        elif batch.asked:
+            self._tell(self.backend.logits_at(batch.asked))
+
+    def _prepared(self, batch: Batch) -> Callable[[Hidden], None]:
+        """What is left to be done once x comes."""
+        if isinstance(self.backend, ForeseeingBackend):
+            self.stats.trials.begin(batch)
+            return self.backend.foresee(batch)
+
+        def forward(x: Hidden) -> None:
+            whole = replace(batch, hidden=x)
+            self.stats.trials.begin(whole)
+            self.backend.forward(whole)
+
+        return forward
 
     def _reply_rows(self, message: Message) -> None:
         if message.op is Op.HIDDEN:
@@ -134,7 +158,11 @@ class Worker:
             if not len(rows) or (np.diff(rows) <= 0).any() or rows[0] < 0 or rows[-1] >= self._n:
                 raise Lost("asks for tokens that are none")
             found = self.backend.logits_at(rows.tolist())
-        self.watch.reply(Message(Op.REPLY, (), (np.ascontiguousarray(found, "<f4").data.cast("B"),)))
+        self._tell(found)
+
+    def _tell(self, rows: Hidden) -> None:
+        """Rank 0, as it has asked."""
+        self._send(header(Op.ROWS, (), 4 * rows.size), np.ascontiguousarray(rows, "<f4").data.cast("B"))
 
     def _shift(self, message: Message) -> None:
         sequence, n_past, n_keep, n_discard, begin, _ = message.numbers

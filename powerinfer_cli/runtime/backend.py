@@ -19,6 +19,7 @@ __all__ = [
     "AskingBackend",
     "Backend",
     "Floats",
+    "ForeseeingBackend",
     "Hidden",
     "InputsBackend",
     "Logits",
@@ -126,6 +127,14 @@ class InputsBackend(Protocol):
 
     def record_inputs(self, batch: Batch, watch: WatchInputs) -> None:
         """As `forward`; `watch` is called for the matrices of each layer, layers in order."""
+
+
+@runtime_checkable
+class ForeseeingBackend(Protocol):
+    """One that can do all that is to be done before a step's hidden states are there."""
+
+    def foresee(self, batch: Batch) -> Callable[[Hidden], None]:
+        """As `forward` of a batch whose `hidden` is given to what this finds, next of all."""
 
 
 @runtime_checkable

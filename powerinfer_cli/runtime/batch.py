@@ -45,13 +45,16 @@ class Batch:
     """Tokens for one forward pass: ids int32 [T], in segments that follow each other and leave none out.
 
     stepwise: each token gets what it would get if they came one at a time; FEW at most. hidden [T, n_embd]: what comes
-    with tokens where a model's embedding reads that as well.
+    with tokens where a model's embedding reads that as well. asked: the tokens behind which logits will be asked for,
+    ascending, and nothing else before that; empty where that is not so. Only who has them sent by another machine
+    needs to know.
     """
 
     ids: npt.NDArray[np.int32]
     segments: tuple[Segment, ...]
     stepwise: bool = False
     hidden: npt.NDArray[np.float32] | None = None
+    asked: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Batch:
         stepwise: bool = False,
         hidden: npt.NDArray[np.float32] | None = None,
         counted: Sequence[int] = (),
+        asked: Sequence[int] = (),
     ) -> "Batch":
         """Of (sequence, ids, n_past). counted: of each, as a segment's."""
         segments, begin = [], 0
@@ -67,7 +71,7 @@ class Batch:
             segments.append(Segment(sequence, begin, len(ids), n_past, known))
             begin += len(ids)
         together = np.concatenate([np.asarray(ids, np.int32) for _, ids, _ in parts])
-        return cls(together, tuple(segments), stepwise, hidden)
+        return cls(together, tuple(segments), stepwise, hidden, tuple(asked))
 
     def __len__(self) -> int:
         return len(self.ids)

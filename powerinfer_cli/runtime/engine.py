@@ -29,7 +29,7 @@ from powerinfer_cli.runtime.options import EngineOptions, LoadEvents
 from powerinfer_cli.runtime.recorder import Recorder, batched
 from powerinfer_cli.runtime.scoring import TextScorer, scorer_of
 from powerinfer_cli.runtime.stats import Drafted, LayerNeurons, SparsityStats
-from powerinfer_cli.runtime.step import Answer, Piece, ask, hidden_of, passes
+from powerinfer_cli.runtime.step import Answer, Piece, Wanted, ask, asked_rows, hidden_of, passes
 from powerinfer_cli.runtime.whole_texts import check_writes, longest_text, whole_text_options
 
 __all__ = ["Change", "ContextFull", "Engine"]
@@ -173,11 +173,15 @@ class Engine(HeldContext, Recorder):
         self._check(parts)
         told: list[tuple[list[int], Callable[[], list[Answer]]]] = []
         for passed in passes(pieces):
-            hidden = hidden_of([pieces[i] for i in passed])
-            stepwise = pieces[passed[0]].is_stepwise
-            counted = [pieces[i].counted for i in passed]
-            batch = self._forward([parts[i] for i in passed], stepwise=stepwise, hidden=hidden, counted=counted)
-            told.append((passed, ask([pieces[i] for i in passed], batch.segments, self._ask_hidden, self._ask_logits)))
+            own = [pieces[i] for i in passed]
+            batch = self._forward(
+                [parts[i] for i in passed],
+                stepwise=own[0].is_stepwise,
+                hidden=hidden_of(own),
+                counted=[piece.counted for piece in own],
+                asked=[] if any(piece.wanted is Wanted.HIDDEN for piece in own) else asked_rows(own),
+            )
+            told.append((passed, ask(own, batch.segments, self._ask_hidden, self._ask_logits)))
         return partial(_in_order, told)
 
     def prefill(
@@ -206,8 +210,8 @@ class Engine(HeldContext, Recorder):
         cuts = [0, *(one for one in places if one > 1), len(ids)]
         for begin, end in pairwise(cuts):
             for batch in batched(ids[begin:end], self.most_tokens):
-                self._forward([(0, batch)], change)
                 done += len(batch)
+                self._forward([(0, batch)], change, asked=[len(batch) - 1] if done == len(ids) else [])
                 if on_batch:
                     on_batch(done, len(ids))
         last: Logits = self._logits_at([len(batch) - 1])[0]
@@ -236,7 +240,7 @@ class Engine(HeldContext, Recorder):
     def decode(self, token: int) -> Logits:
         """Append one token; the logits [n_vocab] that follow it. Raises ContextFull."""
         check_writes(self.config)
-        self._forward([(0, [token])])
+        self._forward([(0, [token])], asked=[0])
         following: Logits = self._logits_at([0])[0]
         return following
 
@@ -249,7 +253,7 @@ class Engine(HeldContext, Recorder):
         self._check([(0, ids)])
         found = [np.empty((0, self.config.n_vocab), np.float32)]
         for batch in batched(ids, self.most_tokens):
-            self._forward([(0, batch)], change)
+            self._forward([(0, batch)], change, asked=range(len(batch)))
             found.append(self._logits_at(range(len(batch))))
         return np.concatenate(found)
 
@@ -330,12 +334,13 @@ class Engine(HeldContext, Recorder):
         stepwise: bool = False,
         hidden: Hidden | None = None,
         counted: Sequence[int] = (),
+        asked: Sequence[int] = (),
     ) -> Batch:
-        """Append (sequence, ids). change: as in `prefill`; stepwise, hidden, counted: as pieces'."""
+        """Append (sequence, ids). change: as in `prefill`; stepwise, hidden, counted: as pieces'; asked: a batch's."""
         if change is not None:
             self._check_recordable()
         self._check(parts)
-        batch = self._sequences.batch(parts, stepwise, hidden, counted)
+        batch = self._sequences.batch(parts, stepwise, hidden, counted, asked if self._watch is None else ())
         if self._states is not None:
             self._states.enter(batch)
         self.stats.trials.begin(batch)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.runtime.batch import Segment
 
-__all__ = ["Answer", "Piece", "Wanted", "ask", "hidden_of", "passes"]
+__all__ = ["Answer", "Piece", "Wanted", "ask", "asked_rows", "hidden_of", "passes"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Answer: TypeAlias = Floats | None
@@ -77,6 +77,15 @@ def hidden_of(pieces: Sequence[Piece]) -> Floats | None:
     return np.concatenate(given) if given else None
 
 
+def asked_rows(pieces: Sequence[Piece]) -> list[int]:
+    """The tokens of a pass over these pieces behind which logits are wanted, ascending."""
+    rows, end = list[int](), 0
+    for piece in pieces:
+        end += len(piece.ids)
+        rows += range(end - _n_asked(piece), end)
+    return rows
+
+
 def ask(
     pieces: Sequence[Piece],
     segments: Sequence[Segment],
@@ -87,9 +96,8 @@ def ask(
     together.
     """
     hidden: list[Told | None] = []
-    rows: list[int] = []
+    rows = asked_rows(pieces)
     for piece, segment in zip(pieces, segments, strict=True):
-        rows += range(_first_row(piece.wanted, segment), segment.end)
         wanted = piece.wanted is Wanted.HIDDEN
         hidden.append(ask_hidden(slice(segment.begin, segment.end)) if wanted else None)
     return partial(_answers, pieces, segments, hidden, ask_logits(rows) if rows else None)
@@ -110,13 +118,13 @@ def _answers(
     return found
 
 
-def _first_row(wanted: Wanted, segment: Segment) -> int:
-    """From where on in a batch the head is asked about a segment; its end: not at all."""
-    match wanted:
+def _n_asked(piece: Piece) -> int:
+    """About so many of a piece's last tokens the head is asked."""
+    match piece.wanted:
         case Wanted.ALL:
-            return segment.begin
+            return len(piece.ids)
         case Wanted.LAST:
-            return segment.end - 1
+            return 1
         case Wanted.NOTHING | Wanted.HIDDEN:
-            return segment.end
-    assert_never(wanted)
+            return 0
+    assert_never(piece.wanted)

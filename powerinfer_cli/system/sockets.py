@@ -2,7 +2,7 @@
 inherit none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "notice_silence",
     "open_descriptors",
     "path_family",
+    "receive_ready",
     "receive_some",
     "send_parts",
 ]
@@ -63,30 +64,60 @@ def notice_silence(sock: "socket.socket", seconds: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def send_parts(sock: "socket.socket", parts: Sequence[bytes | bytearray | memoryview]) -> None:
-    """All of them, one behind the other; its time limit is for each piece that the system takes. Raises OSError.
+def send_parts(
+    sock: "socket.socket", parts: Sequence[bytes | bytearray | memoryview], full: Callable[[], None] | None = None
+) -> None:
+    """All of them, one behind the other; its time limit is for each piece that the system takes. full: is called where
+    it takes none just now, and waits until it may; without, this waits. Raises OSError.
 
     Python on Windows sends one part at a time: small ones are joined, so that a head does not go by itself.
     """
     left = [memoryview(part).cast("B") for part in parts if len(part)]
     if WINDOWS and sum(map(len, left)) <= _JOINED:
         left = [memoryview(b"".join(left))]
-    while left:
-        sent = sock.send(left[0]) if WINDOWS else sock.sendmsg(left)
-        while left and sent >= len(left[0]):
-            sent -= len(left.pop(0))
-        if sent:
-            left[0] = left[0][sent:]
+    seconds = None if full is None else sock.gettimeout()
+    if full is not None:
+        sock.setblocking(False)
+    try:
+        while left:
+            try:
+                sent = sock.send(left[0]) if WINDOWS else sock.sendmsg(left)
+            except BlockingIOError:
+                if full is None:
+                    raise
+                full()
+                continue
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if sent:
+                left[0] = left[0][sent:]
+    finally:
+        if full is not None:
+            sock.settimeout(seconds)
 
 
-def receive_some(sock: "socket.socket", room: memoryview) -> int:
-    """How many bytes have come: at least one, and all where the system waits for them; 0: the end. Raises OSError.
+def receive_some(sock: "socket.socket", room: memoryview, *, whole: bool = True) -> int:
+    """How many bytes have come: at least one, and all where that is wanted and the system waits for them; 0: the end.
+    Raises OSError.
 
     Windows refuses to wait for all (MSG_WAITALL) at a socket with a time limit.
     """
     import socket
 
-    return sock.recv_into(room, 0, 0 if WINDOWS else socket.MSG_WAITALL)
+    return sock.recv_into(room, 0, socket.MSG_WAITALL if whole and not WINDOWS else 0)
+
+
+def receive_ready(sock: "socket.socket", room: memoryview) -> int | None:
+    """The same of what is there already; None: nothing. Raises OSError."""
+    import select
+    import socket
+
+    if WINDOWS:
+        return sock.recv_into(room) if select.select([sock], [], [], 0)[0] else None
+    try:
+        return sock.recv_into(room, 0, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
 
 
 def free_port() -> int:

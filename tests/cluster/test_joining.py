@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from powerinfer_cli.cluster import callers
+from powerinfer_cli.cluster import callers, joining
 from powerinfer_cli.cluster.hello import Hello
 from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import prove_calling, read_key
-from powerinfer_cli.cluster.wires import Wire
+from powerinfer_cli.cluster.wires import Lost, Wire
 from powerinfer_cli.errors import PowerInferError
 from tests.helpers.cluster.ranks import free_port
 
@@ -55,8 +55,7 @@ def meet(
     for one in found:
         if isinstance(one, Joined):
             for wire in (*one.controls.values(), one.before, one.behind):
-                if wire is not None:
-                    wire.close()
+                wire.close()
     return [*found, notes]
 
 
@@ -67,9 +66,9 @@ def test_ranks_find_their_neighbours() -> None:
     first, second, third, fourth = (found[i] for i in (0, 3, 1, 2))
     assert {one.n_ctx for one in found} == {509}  # the smallest
     assert sorted(first.controls) == [1, 2, 3]
-    assert first.before is None
-    assert fourth.behind is None
-    assert [one.before.peer for one in (second, third, fourth)] == [f"rank {n} (127.0.0.1)" for n in range(3)]
+    ring = (first, second, third, fourth)
+    assert [one.before.peer for one in ring] == [f"rank {n} (127.0.0.1)" for n in (3, 0, 1, 2)]
+    assert [one.behind.peer for one in ring] == [f"rank {n} (127.0.0.1)" for n in (1, 2, 3, 0)]
     assert notes == []
 
 
@@ -83,13 +82,12 @@ def test_a_cut_between_neighbours_is_noticed() -> None:
     def look(joined: list[Joined]) -> None:
         for one in joined:
             for wire in (*one.controls.values(), one.before, one.behind):
-                if wire is not None:
-                    tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
-                    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, name) for name in tcp)]
-                    seen.append(tuple(wire._sock.getsockopt(*option) for option in options))
+                tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+                options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, name) for name in tcp)]
+                seen.append(tuple(wire._sock.getsockopt(*option) for option in options))
 
     meet(replace(FIRST, n_ranks=3), [replace(FIRST, n_ranks=3, rank=rank) for rank in (1, 2)], look=look)
-    assert len(seen) == 8
+    assert len(seen) == 10
     for kept, idle, interval, n, user_timeout in seen:
         assert kept
         assert idle + interval * n <= 7
@@ -121,6 +119,36 @@ def test_another_key_is_refused() -> None:
     assert "has another key (--cluster-key-file)" in str(second)
     assert "rank 1 has not come" in str(first)
     assert "refused" in notes[0]
+
+
+def test_a_rank_that_ends_while_the_last_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 does not wait for its call until it is too late."""
+    port, found = free_port(), list[object]()
+    hellos = [replace(FIRST, rank=rank) for rank in range(2)]
+    meetings = [Meeting(Seat(rank, 2, "127.0.0.1", port), KEY, 30.0, lambda _: None) for rank in range(2)]
+    call_behind = joining._call_behind
+
+    def call(meeting: Meeting, address: tuple[str, int]) -> Wire:
+        if meeting.seat.rank:
+            raise Lost("has no way to it")
+        return call_behind(meeting, address)
+
+    monkeypatch.setattr(joining, "_call_behind", call)
+
+    def run(way: Callable[[Meeting, Hello], Joined], rank: int) -> None:
+        try:
+            found.append(way(meetings[rank], hellos[rank]))
+        except PowerInferError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=run, args=one) for one in ((gather, 0), (join, 1))]
+    begin = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert time.monotonic() - begin < 15
+    assert any("rank 1 (127.0.0.1) has ended" in str(one) for one in found)
 
 
 def test_two_of_one_rank() -> None:
@@ -174,8 +202,7 @@ def test_strangers_do_not_disturb() -> None:
     assert all("refused" in line for line in notes)
     for one in found:
         for wire in (*one.controls.values(), one.before, one.behind):
-            if wire is not None:
-                wire.close()
+            wire.close()
 
 
 def test_strangers_hold_nobody_up() -> None:
@@ -193,8 +220,7 @@ def test_strangers_hold_nobody_up() -> None:
         one.close()
     for one in found:
         for wire in (*one.controls.values(), one.before, one.behind):
-            if wire is not None:
-                wire.close()
+            wire.close()
 
 
 def test_who_proves_slowly_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +267,7 @@ def test_a_rank_that_ends_may_come_again() -> None:
     assert notes == ["warning: rank 2 (127.0.0.1) has ended: waiting until it is started again"]
     for one in found:
         for end in (*one.controls.values(), one.before, one.behind):
-            if end is not None:
-                end.close()
+            end.close()
 
 
 def _called(port: int) -> socket.socket:

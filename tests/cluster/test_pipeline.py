@@ -1,16 +1,21 @@
 """Engines whose layers are on several ranks tell what an engine of one machine tells, to the bit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from powerinfer_cli.cluster.borders import LinkType
+from powerinfer_cli.cluster.messages import HEADER, Op
+from powerinfer_cli.cluster.wires import Part, Wire
 from powerinfer_cli.drafting import draft_options
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from powerinfer_cli.runtime.batch import Batch
+from powerinfer_cli.runtime.cpu.backend import CPUBackend
 from tests.helpers.cluster.ranks import OPTIONS, engine_of_ranks, told
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.families.encoders import tiny_encoder
@@ -55,6 +60,51 @@ def test_texts_of_encoders(tmp_path: Path, name: str) -> None:
     with engine_of_ranks(path, 2, options) as engine:
         for one, other in zip(vectors(engine), wanted, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_what_a_step_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to come, with the rows whose logits are wanted, before rank 0 computes; then x, and nothing behind."""
+    said = list[int]()
+    send, forward = Wire.send, CPUBackend.forward
+
+    def noted(wire: Wire, *parts: Part, full: Callable[[], None] | None = None) -> None:
+        if full is not None:  # by rank 0, down the ranks
+            said.append(HEADER.unpack(parts[0])[1])
+        send(wire, *parts, full=full)
+
+    def computed(backend: CPUBackend, batch: Batch) -> None:
+        said.append(0)
+        forward(backend, batch)
+
+    with engine_of_ranks(bundled_model(), 2, OPTIONS) as engine:
+        engine.prefill(PROMPT[:3])
+        monkeypatch.setattr(Wire, "send", noted)
+        monkeypatch.setattr(CPUBackend, "forward", computed)
+        engine.decode(5)
+        engine.step([Piece(0, (6,)), Piece(1, PROMPT[:4], Wanted.ALL)])
+        monkeypatch.undo()
+    assert said == [Op.STEP, 0, Op.X] * 3
+
+
+def test_a_step_that_fails_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others forget it: the next is as it would have been."""
+    one = Engine.load(open_gguf(bundled_model()), OPTIONS)
+    one.prefill(PROMPT[:5])
+    wanted = [one.decode(5), one.decode(6)]
+
+    def fails(backend: CPUBackend, batch: Batch) -> None:
+        raise MemoryError
+
+    with engine_of_ranks(bundled_model(), 3, OPTIONS) as engine:
+        engine.prefill(PROMPT[:5])
+        with monkeypatch.context() as patch:
+            patch.setattr(CPUBackend, "forward", fails)
+            for ids in (PROMPT[5:9], PROMPT[:1]):
+                with pytest.raises(MemoryError):
+                    engine.step([Piece(0, ids)])
+        found = [engine.decode(5), engine.decode(6)]
+    for row, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(row, other)
 
 
 def test_half_the_bytes_round(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ import threading
 import time
 from queue import SimpleQueue
 
+import numpy as np
 import pytest
 
 from powerinfer_cli.cluster import watching
-from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.messages import Message, Op, header, receive
 from powerinfer_cli.cluster.watching import Members, Watch
 from powerinfer_cli.cluster.wires import Lost, Wire
 from powerinfer_cli.errors import PowerInferError
@@ -33,11 +34,11 @@ class Group:
     def __init__(self) -> None:
         self.failures: SimpleQueue[str] = SimpleQueue()
         (here_1, self.control_1), (here_2, self.control_2) = pair("b"), pair("c")
-        behind, self.chain = pair("rank 1 (b)")
-        self.members = Members({1: here_1, 2: here_2}, behind, 1000, self.failures.put)
+        (behind, self.chain), (before, self.last) = pair("rank 1 (b)"), pair("rank 2 (c)")
+        self.members = Members({1: here_1, 2: here_2}, behind, before, 1000, self.failures.put)
 
     def close(self) -> None:
-        for wire in (self.control_1, self.control_2, self.chain):
+        for wire in (self.control_1, self.control_2, self.chain, self.last):
             wire.close()
         self.members.end()
 
@@ -61,6 +62,41 @@ def test_who_has_ended_is_named_to_all(group: Group) -> None:
     while told.op is Op.BEAT:
         told = receive(group.control_1, 1000)
     assert (told.op, bytes(told.payload)) == (Op.GONE, b"rank 2 (c) has ended")
+
+
+def test_rows_come_to_who_waits_for_them_in_any_order(group: Group) -> None:
+    asked = [group.members.rows.ask(n, 3) for n in (2, 1)]
+    wanted = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([[7, 8, 9]])]
+    for rows in wanted:
+        group.last.send(header(Op.ROWS, (), rows.nbytes), rows.data.cast("B"))
+    for one, rows in zip(reversed(asked), reversed(wanted), strict=True):
+        np.testing.assert_array_equal(group.members.take(one), rows)
+
+
+def test_rows_are_received_where_a_step_is_not(group: Group) -> None:
+    """The last rank reads no step before it has sent all of these; more than connections hold."""
+    rows = np.ones((1, 4 << 20), np.float32)
+    step, asked = Message(Op.X, (), (bytes(16 << 20),)), group.members.rows.ask(*rows.shape)
+
+    def answer() -> None:
+        group.last.send(header(Op.ROWS, (), rows.nbytes), rows.data.cast("B"))
+        receive(group.chain, 16 << 20)
+
+    last = threading.Thread(target=answer, daemon=True)
+    last.start()
+    sending = threading.Thread(target=group.members.send, args=(step,), daemon=True)
+    sending.start()
+    sending.join(20)
+    assert not sending.is_alive()
+    last.join(5)
+    np.testing.assert_array_equal(group.members.take(asked), rows)
+
+
+def test_a_rank_that_ends_while_rows_are_waited_for(group: Group) -> None:
+    asked = group.members.rows.ask(1, 3)
+    threading.Timer(0.2, group.control_2.close).start()
+    with pytest.raises(PowerInferError, match=r"rank 2 \(c\) has ended"):
+        group.members.take(asked)
 
 
 def test_a_rank_says_why_it_leaves(group: Group) -> None:

@@ -47,10 +47,11 @@ class Sequences:
         stepwise: bool = False,
         hidden: npt.NDArray[np.float32] | None = None,
         counted: Sequence[int] = (),
+        asked: Sequence[int] = (),
     ) -> Batch:
         """The forward pass that appends (sequence, ids); its pages are taken, its ids not yet noted."""
         held = [(sequence, ids, len(self.ids[sequence])) for sequence, ids in parts]
-        found = Batch.of(held, stepwise, hidden, counted)
+        found = Batch.of(held, stepwise, hidden, counted, asked)
         for sequence, ids in parts:
             self.pages.extend(sequence, len(self.ids[sequence]) + len(ids))
         return found

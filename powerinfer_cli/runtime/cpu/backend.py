@@ -1,6 +1,7 @@
 """The CPU backend: a model's operations as programs, for a single token, for a few, and for a batch, run by a team."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 from powerinfer_cli.kernels.jit.program import Operation, assemble
@@ -23,6 +24,7 @@ class CPUBackend(CPUSide):
         self._stats, self._kind = parts.stats, BatchKind.MANY
         self._stats.grow(parts.config.n_layer)
         self._n_ff = parts.counted_neurons
+        self._counts = bool(self._n_ff.any())
         super().__init__(parts, main_memory_plan(parts.config.n_layer))
 
     def write_layers(self, one: Writer, few: Writer, many: Writer) -> None:
@@ -44,18 +46,34 @@ class CPUBackend(CPUSide):
         self._summing: Summing | None = None
 
     def forward(self, batch: Batch) -> None:
-        """Texts of encoders are batches, however short, so that company changes no bit of them."""
-        self._run(batch, batch.kind if self.config.causal else BatchKind.MANY)
+        self._begin(batch, self._kind_of(batch))
+        self._run(batch)
+
+    def foresee(self, batch: Batch) -> Callable[[Hidden], None]:
+        self._begin(batch, self._kind_of(batch))
+        return partial(self._run_given, batch)
 
     def record_routes(self, batch: Batch, watch: WatchRoutes) -> None:
-        self._run(batch, BatchKind.MANY, watch)
+        self._begin(batch, BatchKind.MANY)
+        self._run(batch, watch)
 
-    def _run(self, batch: Batch, kind: BatchKind, watch: WatchRoutes | None = None) -> None:
-        """watch: of many tokens."""
+    def _kind_of(self, batch: Batch) -> BatchKind:
+        """Texts of encoders are batches, however short, so that company changes no bit of them."""
+        return batch.kind if self.config.causal else BatchKind.MANY
+
+    def _begin(self, batch: Batch, kind: BatchKind) -> None:
         self._kind = kind
-        buffers = self.buffers_for(self._kind)
-        self.begin(batch, buffers)
-        match self._kind:
+        self.begin(batch, self.buffers_for(kind))
+
+    def _run_given(self, batch: Batch, hidden: Hidden) -> None:
+        self.give(hidden, self.buffers_for(self._kind))
+        self._run(batch)
+
+    def _run(self, batch: Batch, watch: WatchRoutes | None = None) -> None:
+        """What was begun. watch: of many tokens."""
+        kind = self._kind
+        buffers = self.buffers_for(kind)
+        match kind:
             case BatchKind.ONE:
                 self.team.run(self._token.table, self.threads)
             case BatchKind.FEW:
@@ -64,7 +82,7 @@ class CPUBackend(CPUSide):
                 self._run_many(batch, watch)
             case never:
                 assert_never(never)
-        if self._n_ff.any():
+        if self._counts:
             if kind is BatchKind.FEW:
                 passed = buffers.few_counts.copy()
                 self._stats.trials.count(batch, lambda t: self._stats.add(slice(None), self._n_ff, passed[:, t]))

@@ -169,13 +169,18 @@ class CPUSide(ABC):
             segments = [(s.n_tokens, s.n_past, rows[s.sequence]) for s in batch.segments]
             state.fill(segments, [s.sequence for s in batch.segments])
         buffers.ids[: len(batch)] = batch.ids
-        if buffers.given is not None:
-            buffers.given.floats[: len(batch), : self.config.n_embd] = batch.hidden
+        if batch.hidden is not None:
+            self.give(batch.hidden, buffers)
         buffers.counts[:], buffers.few_counts[:] = 0, 0
         for angles in buffers.angles.values():
             angles.fill(batch.positions)
         for temperature, numbers in buffers.temperatures.items():
             numbers[: len(batch)] = temperature.at(batch.positions)
+
+    def give(self, hidden: Hidden, buffers: Buffers) -> None:
+        """What comes with the tokens, where something does."""
+        if buffers.given is not None:
+            buffers.given.floats[: len(hidden), : self.config.n_embd] = hidden
 
     def show_routes(self, place: int, n_tokens: int, watch: WatchRoutes) -> None:
         """What the router of a layer, by its place among those that are here, has chosen for a batch, if it has one."""
