@@ -53,7 +53,7 @@ def test_memory_of_windows(kernel32: SimpleNamespace) -> None:
     kernel32.GlobalMemoryStatusEx, kernel32.K32GetProcessMemoryInfo = status, used
     assert memory.available_memory() == 3 * GIB
     assert memory.peak_memory() == 4 * GIB
-    assert memory.resident_memory() == GIB
+    assert memory.resident_memory() == limits.memory_now() == GIB
     assert memory.resident_memory(5) == 2 * GIB
     assert kernel32.closed == [77]
     assert memory.resident_memory(6) is None
@@ -74,12 +74,14 @@ def test_locking_on_windows_makes_room_for_it_first(kernel32: SimpleNamespace) -
     assert not memory.lock_memory(4096, 51)
 
 
-def test_pages_on_windows(kernel32: SimpleNamespace) -> None:
+def test_pages_on_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = []
     kernel32.VirtualUnlock = lambda address, size: dropped.append((address.value, size.value))
     with memory.private_pages(8192, huge=True) as pages:
         memory.drop_pages(pages, 4096, 100, 1 << 40)
     assert dropped == [((1 << 40) + 4096, 100)]
+    monkeypatch.delattr(mmap, "MAP_PRIVATE")
+    monkeypatch.delattr(ctypes, "CDLL")  # what is Linux's own is in its C library
     memory.one_heap()
     memory.forget_code("libc")
     memory.return_memory()
@@ -106,6 +108,9 @@ def test_memory_of_macos(libsystem: SimpleNamespace) -> None:
     assert memory.resident_memory(6) is None
     memory.return_memory()
     assert released == [(None, 0)]
+    resource = pytest.importorskip("resource")
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert memory.peak_memory() == limits.memory_now() == used  # bytes there
 
 
 def test_cores_of_windows(kernel32: SimpleNamespace) -> None:
@@ -169,7 +174,9 @@ def test_processor_and_age_on_windows(kernel32: SimpleNamespace, monkeypatch: py
     monkeypatch.setitem(sys.modules, "winreg", registry)
     kernel32.GetProcessTimes, kernel32.IsProcessorFeaturePresent = times, lambda number: number == 43
     assert processes.seconds_since_start() == pytest.approx(3.0, abs=0.5)
-    assert not processes.had_children()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "resource", None)
+        assert not processes.had_children()
     assert cpu.processor_name() == "A CPU"
     assert cpu.has_arm_dot_products()
 
@@ -197,7 +204,12 @@ def test_files_are_locked_and_replaced_on_windows(
             files.lock_file(file)
         assert file.read() == b"d"
     assert runtime.at == [1 << 43] * 2
-    files.to_disk(old)
+    opened: list[int] = []
+    open_file = os.open
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", lambda path, flags: opened.append(flags) or open_file(path, flags))
+        files.to_disk(old)
+    assert opened == [os.O_RDWR]  # what is open to be read alone is not written out there
 
     replace = Path.replace
 
@@ -209,6 +221,8 @@ def test_files_are_locked_and_replaced_on_windows(
     monkeypatch.setattr(Path, "replace", mapped)
     files.replace(new, old)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "new")]
+    assert files.own_folder(tmp_path, "mine") == tmp_path / "mine"
+    (tmp_path / "mine").chmod(0o755)  # rights of others say nothing there
     assert files.own_folder(tmp_path, "mine") == tmp_path / "mine"
 
 
@@ -226,23 +240,36 @@ def test_files_are_opened_so_that_they_can_be_renamed(
     assert (tmp_path / "secret").read_text("utf-8") == "key"
 
 
-def test_limits_of_a_process_on_windows(kernel32: SimpleNamespace) -> None:
+def test_limits_of_a_process_on_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(job: Any, kind: int, found: Any, size: Any) -> int:
         assert (job.value, kind, size.value, of(found).flags) == (8, 9, 144, 0x100)
         return of(found).process_memory == 160 << 20
 
     kernel32.CreateJobObjectW, kernel32.SetInformationJobObject = lambda *none: 8, limit
     kernel32.AssignProcessToJobObject = lambda job, process: 1
+    monkeypatch.setattr(limits, "_limit", None)  # there is none that could be told of files
     limits.limit_memory(160 << 20)
     limits.forbid_files()
     with pytest.raises(OSError, match="no job"):
         limits.limit_memory(1)
 
 
+def test_memory_is_watched_on_macos(libsystem: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, used = threading.Event(), iter((GIB, GIB + 1))
+    told: list[int] = []
+    monkeypatch.setattr(limits, "memory_now", lambda: next(used))
+    monkeypatch.setattr(limits.os, "_exit", lambda code: told.append(code) or ended.set())
+    limits.limit_memory(GIB)
+    assert ended.wait(10)
+    assert told == [1]
+    assert next(used, None) is None
+
+
 def test_the_end_that_is_not_waited_for(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     monkeypatch.setattr(signals.os, "_exit", lambda code: ended.set())
-    with signals.exit_later() as start:
+    with monkeypatch.context() as patched, signals.exit_later() as start:
+        patched.delattr(signals.signal, "SIGALRM")
         start(0.01)
         assert ended.wait(5)
         start(60.0)

@@ -152,6 +152,35 @@ def test_pieces_pass_a_windows_socket(kernel32: SimpleNamespace) -> None:
         assert found == wanted
 
 
+CHILD = """
+import socket
+from powerinfer_cli.system import sockets
+sockets.WINDOWS = True
+socket.fromshare = lambda told: socket.socket(fileno=int(told))
+requests, replies = sockets.input_streams()
+with requests, replies:
+    replies.write(requests.readline().upper())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="hands over by number, as a stand-in")
+def test_a_socket_is_handed_over_on_windows(kernel32: SimpleNamespace) -> None:
+    """By what `share` makes of it for the child's number, through the child's standard input."""
+    ours, theirs = socket.socketpair()
+    shared: list[int] = []
+    given: Any = SimpleNamespace(share=lambda number: shared.append(number) or str(theirs.fileno()).encode())
+    stdin = sockets.as_input(given)
+    assert stdin == subprocess.PIPE
+    with ours, theirs:
+        ours.settimeout(60.0)
+        with subprocess.Popen([sys.executable, "-c", CHILD], stdin=stdin, pass_fds=[theirs.fileno()]) as child:
+            sockets.hand_over(given, child)
+            ours.sendall(b"told\n")
+            assert ours.recv(64) == b"TOLD\n"
+            assert child.wait(60) == 0
+    assert shared == [child.pid]
+
+
 def test_drivers_of_windows(kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
     (tmp_path / "System32").mkdir()
