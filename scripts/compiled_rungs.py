@@ -4,8 +4,9 @@
     python scripts/compiled_rungs.py neon                    # the dot products of all types
     python scripts/compiled_rungs.py avxvnni --kernel "few"  # kernels with this in their name, a regular expression
 
-A line for each kernel: instructions, those that multiply bytes, how many instructions 32 weights of one row take in the
-innermost loop that holds these, spills, loads by their bits. It runs no kernel. Ends with 1 where one spills.
+A line for each kernel: instructions; those that multiply bytes, or else floats; how many instructions 32 weights of one
+row take in the innermost loop that holds these; spills; loads by their bits. It runs no kernel. Ends with 1 where one
+spills.
 """
 
 import argparse
@@ -33,8 +34,7 @@ class Machine:
     triple: str
     cpu: str
     features: dict[str, bool]
-    product: str
-    weights: int  # that a product multiplies
+    products: tuple[tuple[str, int], ...]  # instructions, and weights that each multiplies: a kernel's is its first
     branch: str
 
 
@@ -45,22 +45,30 @@ MACHINES = {
         "aarch64-unknown-linux-gnu",
         "cortex-a76",
         {"neon": True, "dotprod": True},
-        "sdot",
-        16,
+        (("sdot", 16), ("fmla", 4)),
         r"(?:b|b\.\w+|cbn?z|tbn?z)\s+.*?(\.L\w+)$",
     ),
     "i8mm": Machine(
         "aarch64-unknown-linux-gnu",
         "neoverse-v1",
         {"neon": True, "dotprod": True, "i8mm": True},
-        "smmla",
-        32,
+        (("smmla", 32), ("sdot", 16), ("fmla", 4)),
         r"(?:b|b\.\w+|cbn?z|tbn?z)\s+.*?(\.L\w+)$",
     ),
     "avxvnni": Machine(
-        _X86, "alderlake", dict.fromkeys(("avx2", "fma", "f16c", "avxvnni"), True), "vpdpbusd", 32, _JUMP
+        _X86,
+        "alderlake",
+        dict.fromkeys(("avx2", "fma", "f16c", "avxvnni"), True),
+        (("vpdpbusd", 32), ("vfmadd", 8)),
+        _JUMP,
     ),
-    "avx2": Machine(_X86, "haswell", dict.fromkeys(("avx2", "fma", "f16c"), True), "vpmaddubsw", 32, _JUMP),
+    "avx2": Machine(
+        _X86,
+        "haswell",
+        dict.fromkeys(("avx2", "fma", "f16c"), True),
+        (("vpmaddubsw", 32), ("vfmadd", 8)),
+        _JUMP,
+    ),
 }
 
 
@@ -69,6 +77,7 @@ class Assembly:
     """What the text of a kernel's machine code tells."""
 
     instructions: int
+    product: str
     products: int
     per_block: float  # instructions of the innermost loop with the most products, for 32 weights; nan: there is none
     spills: int
@@ -90,20 +99,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def pretend(rung: str) -> Machine:
-    """From now on this machine is one with that rung. Once in a process, before kernels are imported."""
+def pretend(rung: str, chosen: str = "") -> Machine:
+    """From now on this machine is one whose best rung is `rung`, and kernels are for it, or for `chosen`, a lower one.
+
+    Once in a process, before kernels are imported.
+    """
     machine = MACHINES[rung]
     platform.machine = lambda: machine.triple.partition("-")[0]
     cpu_names = importlib.import_module("powerinfer_cli.system.cpu")
     cpu_names.has_arm_dot_products = lambda: True
     cpu_names.has_arm_matrix_products = lambda: machine.features.get("i8mm", False)
-    os.environ.pop("POWERINFER_CPU", None)
+    os.environ["POWERINFER_CPU"] = chosen
     here = llvm.get_host_cpu_features
     llvm.get_host_cpu_features = lambda: _Features(machine.features)
     rungs = importlib.import_module("powerinfer_cli.kernels.jit.rung")
     rungs.TARGET_CPU = None  # what Numba makes of the kernels here is not kept
     llvm.get_host_cpu_features = here
-    assert rung == rungs.RUNG, "the modules of kernels were imported before"
+    assert (chosen or rung) == rungs.RUNG, "the modules of kernels were imported before"
     return machine
 
 
@@ -155,30 +167,32 @@ def read(text: str, machine: Machine) -> Assembly:
     lines = [line.strip().removeprefix("{vex}").lstrip() for line in text.splitlines()]
     code = [line for line in lines if re.match(r"\.L\w+:", line) or re.match(r"[a-z]", line)]
     instructions = [line for line in code if not line.startswith(".L")]
-    products = sum(line.startswith(machine.product) for line in instructions)
+    counts = {one: sum(line.startswith(one[0]) for line in instructions) for one in machine.products}
+    product = next((one for one, n in counts.items() if n), machine.products[0])
     spills = sum("-byte Folded Spill" in line or "-byte Spill" in line for line in lines)
     return Assembly(
         len(instructions),
-        products,
-        _per_block(code, machine),
+        product[0],
+        counts[product],
+        _per_block(code, machine.branch, *product),
         spills,
         Counter(b for line in code for b in _loads(line)),
     )
 
 
-def _per_block(code: list[str], machine: Machine) -> float:
+def _per_block(code: list[str], branch: str, product: str, weights: int) -> float:
     labels = {line.partition(":")[0]: i for i, line in enumerate(code) if line.startswith(".L")}
     loops = []
     for end, line in enumerate(code):
-        found = re.match(machine.branch, re.split(r"\s+(?://|#)", line)[0])
+        found = re.match(branch, re.split(r"\s+(?://|#)", line)[0])
         start = labels.get(found[1], end) if found else end
         body = [one for one in code[start:end] if not one.startswith(".L")]
-        if products := sum(one.startswith(machine.product) for one in body):
+        if products := sum(one.startswith(product) for one in body):
             loops.append((-products, len(body) + 1))
     if not loops:
         return float("nan")
     products, length = min(loops)
-    return length / (-products * machine.weights / 32)
+    return length / (-products * weights / 32)
 
 
 _ARM_BITS = {"q": 128, "d": 64, "x": 64, "w": 32, "s": 32, "h": 16, "b": 8}

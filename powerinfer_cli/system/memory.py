@@ -115,8 +115,8 @@ def forget_code(library: str) -> None:
         return
     with contextlib.suppress(OSError):  # no /proc
         libc = ctypes.CDLL(None)
-        # Of bytes: other files here may have any name. A name's own line feed is an escape there.
-        for line in (_PROC / "self" / "maps").read_bytes().removesuffix(b"\n").split(b"\n"):
+        # Of bytes: other files here may have any name. Its own line feed is an escape there. Emulators list none.
+        for line in filter(None, (_PROC / "self" / "maps").read_bytes().split(b"\n")):
             place, permissions, *_, name = line.split(maxsplit=5)
             if permissions == b"r-xp" and library.encode() in name:  # what is written to at load time is not the file's
                 begin, end = (int(text, 16) for text in place.split(b"-"))

@@ -69,7 +69,7 @@ def count(rung: str, assembly: str) -> bool:
         if name.startswith("tile"):
             seen = read(part, MACHINES[rung])
             good &= not seen.spills
-            told = f"{MACHINES[rung].product} {seen.products:>4} {seen.per_block:5.2f} / 32 weights"
+            told = f"{seen.product} {seen.products:>4} {seen.per_block:5.2f} / 32 weights"
             print(f"{rung} {name:<12} {told} {f'SPILLS {seen.spills}' if seen.spills else 'no spills'}", flush=True)
     return good
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PEERS_ON_ARM = {"dot_q4_0": 27.5, "dot_q8_0": 18.0, "dot_q4_k": 17.75}
 
 
-def lines_of(rung: str) -> dict[str, str]:
+def lines_of(rung: str, formats: str = "q4_0|q8_0|q4_k") -> dict[str, str]:
     """A line for each of these kernels."""
     done = subprocess.run(
-        [sys.executable, "scripts/compiled_rungs.py", rung, "--kernel", "^dot_(q4_0|q8_0|q4_k)$"],
+        [sys.executable, "scripts/compiled_rungs.py", rung, "--kernel", f"^dot_({formats})$"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -40,6 +40,15 @@ def test_arm_multiplies_bytes_four_at_a_time() -> None:
         assert "no spills" in line
         assert int(line.split()[2]) == 32, "of 16 weights each: a chunk has 512"
         assert re.search(r" 128x\d", line)
+
+
+def test_arm_widens_floats_of_16_bits_and_multiplies_them_in_32() -> None:
+    """32 weights: four vectors of theirs, eight of the input's, eight widened, eight products, and a loop's end."""
+    lines = lines_of("neon", "f16|bf16")
+    assert lines.keys() == {"dot_f16", "dot_bf16"}
+    for line in lines.values():
+        assert per_block(line) <= 27
+        assert "no spills" in line
 
 
 def test_arm_multiplies_matrices_of_bytes() -> None:

@@ -115,6 +115,13 @@ def test_code_that_is_dropped_comes_back(tmp_path: Path) -> None:
     assert sorted([3, 1, 2]) == [1, 2, 3]
 
 
+def test_an_emulator_lists_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "maps").touch()
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    memory.forget_code("libm")
+
+
 ONE_HEAP = """
 import ctypes, threading
 from powerinfer_cli.system.memory import one_heap
