@@ -6,18 +6,19 @@
     python scripts/bench/ranks.py -m FILE --ranks 2 --cores --streams 4
 
 Told are medians: milliseconds of a single token, and what each border adds; tokens a second of a prompt, whose batches
-are in work on all ranks at once; of several streams, which are on their way in as many groups as there are ranks; and
-the peak memory of each rank beside its share of the file.
+are in work on all ranks at once; of several streams, in as many groups as a server finds fastest, and in each number
+of groups; and the peak memory of each rank beside its share of the file.
 """
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from powerinfer_cli.cluster.seats import Seat  # noqa: E402  # after the path is
 from powerinfer_cli.model.ranges import divide, part_of  # noqa: E402  # after the path is set
 from powerinfer_cli.opening import OpenModel, open_model  # noqa: E402  # after the path is set
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece  # noqa: E402  # after the path is set
+from powerinfer_cli.serving.slots.grouping import Grouping  # noqa: E402  # after the path is set
 from tests.helpers.cluster.ranks import free_port  # noqa: E402  # after the path is set
 
 N_CTX, BATCH, PROMPT = 1024, 64, 512
@@ -115,22 +117,44 @@ def alternate(given: argparse.Namespace, *models: OpenModel) -> tuple[list[list[
 
 def tell_streams(given: argparse.Namespace, pids: list[int], *models: OpenModel) -> None:
     """Tokens a second of several streams, of each model: by the clock, and of the busiest process's own time."""
-    speeds: list[list[float]] = [[] for _ in models]
-    busiest: list[list[float]] = [[] for _ in models]
     n_tokens = given.streams * given.tokens
+    # As many as a server tries; then each of them for itself.
+    ways = [Grouping(model.engine.n_groups, time.perf_counter) for model in models]
+    names = ["alone", "together"]
+    for groups in range(1, models[1].engine.n_groups + 1):
+        ways.append(Fixed(groups))
+        names.append(f"{groups} groups")
+    models = (models[0], *[models[1]] * (len(ways) - 1))
+    speeds, busiest = ([list[float]() for _ in ways] for _ in range(2))
     for _ in range(given.rounds):
         for place, model in enumerate(models):
             for sequence in range(given.streams):
                 model.engine.truncate(0, sequence)
             before = [time.process_time(), *map(worked, pids)]
-            seconds = timed(lambda engine=model.engine: stream(engine, given.streams, given.tokens))
+            seconds = timed(
+                lambda engine=model.engine, way=ways[place]: stream(engine, given.streams, given.tokens, way)
+            )
             speeds[place].append(n_tokens / seconds)
             after = [time.process_time(), *map(worked, pids)]
             busiest[place].append(n_tokens / max(end - begin for begin, end in zip(before, after, strict=True)))
     print(f"{models[1].engine.n_groups} ranks, {given.threads} threads each, {given.streams} streams")
     for what, found in (("the clock", speeds), ("the busiest process's time", busiest)):
-        alone, together = map(statistics.median, found)
-        print(f"  by {what}: {alone:.1f} tokens/s alone, {together:.1f}, {together / alone:.2f}x")
+        medians = [statistics.median(one) for one in found]
+        told = ", ".join(
+            f"{name} {one:.1f} ({one / medians[0]:.2f}x)" for name, one in zip(names, medians, strict=True)
+        )
+        print(f"  tokens/s by {what}: {told}")
+
+
+class Fixed(Grouping):
+    """So many groups, whatever that takes."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__(groups, time.perf_counter)
+        self._fixed = groups
+
+    def groups(self, left: Sequence[int]) -> int:
+        return self._fixed
 
 
 def worked(pid: int) -> float:
@@ -139,17 +163,22 @@ def worked(pid: int) -> float:
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def stream(engine: Engine, n_streams: int, n_tokens: int) -> None:
-    """Tokens of several texts, begun in as many groups as keep the engine busy."""
-    groups = [range(i, n_streams, engine.n_groups) for i in range(min(engine.n_groups, n_streams))]
-    there: deque[Callable[[], object]] = deque()
-    for _ in range(n_tokens):
-        for group in groups:
-            if len(there) == len(groups):
-                there.popleft()()
-            there.append(engine.begin([Piece(i, (7,)) for i in group]))
-    while there:
-        there.popleft()()
+def stream(engine: Engine, n_streams: int, n_tokens: int, grouping: Grouping) -> None:
+    """Tokens of several texts, in as many groups as a server would have now."""
+    there: deque[tuple[list[int], Callable[[], object]]] = deque()
+    free = list(range(n_streams))
+    left = n_streams * n_tokens
+    while left or there:
+        groups = grouping.groups([0] * n_streams)
+        while left and free and len(there) < groups:
+            size = min(left, math.ceil(n_streams / groups))
+            carried, free = free[:size], free[size:]
+            left -= len(carried)
+            there.append((carried, engine.begin([Piece(i, (7,)) for i in carried])))
+        carried, take = there.popleft()
+        take()
+        free += carried
+        grouping.ended([1] * len(carried))
 
 
 def decode(engine: Engine) -> None:

@@ -19,6 +19,7 @@ from powerinfer_cli.serving.slots.engine_like import EngineLike, slot_context
 from powerinfer_cli.serving.slots.faults import as_api_error, is_unforeseen, note_fault
 from powerinfer_cli.serving.slots.flights import Carried, Flight, Flights
 from powerinfer_cli.serving.slots.generation import Generation
+from powerinfer_cli.serving.slots.grouping import Grouping
 from powerinfer_cli.serving.slots.prompt_cache import PromptCache
 from powerinfer_cli.serving.slots.room import EXHAUSTED, clear_room, is_tight, shift_slot
 from powerinfer_cli.serving.slots.scheduler import Idle, Load, choose_slot, plan_group, plan_step, plan_whole
@@ -75,6 +76,7 @@ class Batcher:
         self._ticks = itertools.count(1)
         self._breakers = lru_cache(_BREAKERS)(lambda texts: TokenBreakers.of(texts, tokenizer))
         self._flights, self._counted_until = Flights(), 0.0
+        self._grouping = Grouping(engine.n_groups, clock)
         self._left = False  # whether a slot was left since tasks were last assigned
 
     @property
@@ -118,12 +120,15 @@ class Batcher:
 
     def step(self) -> None:
         """One step of the engine ends, and as many are begun before as keep it busy, each for slots of its own."""
-        while len(self._flights) < self._engine.n_groups and self._begin():
+        while len(self._flights) < self._n_groups() and self._begin():
             pass
         if self._flights:
             self._finish(self._flights.next())
         if self._left:
             self._assign()
+
+    def _n_groups(self) -> int:
+        return self._grouping.groups([slot.running.n_left for slot in self.slots if slot.running is not None])
 
     def _begin(self) -> bool:
         """A step for all free slots that have something to do, or their share. Whether it is on its way."""
@@ -149,6 +154,7 @@ class Batcher:
         except Exception as error:
             self._lose(flight.carried, error)
             return
+        self._grouping.ended([n for _, _, n in flight.carried])
         pairs = zip(flight.carried, results, strict=True)
         there = [(one, result) for one, result in pairs if one[0].running is one[1]]  # the others were cancelled
         self._count([one for one, _ in there], flight.began)
@@ -275,8 +281,8 @@ class Batcher:
             return plan_whole(reading, self._engine.most_tokens)
         if self._engine.n_groups > 1:
             n_single = sum(slot.running is not None and slot.running.n_left <= 1 for slot in self.slots)
-            groups = n_single, self._engine.n_groups
-            generating, reading = plan_group(generating, reading, *groups, prompts=not self._flights.is_reading)
+            prompts = not self._flights.is_reading
+            generating, reading = plan_group(generating, reading, n_single, self._n_groups(), prompts=prompts)
         room = self._engine.n_free - self._flights.spoken_for if self._shared else self._engine.n_ctx
         return plan_step(generating, reading, self._engine.most_tokens, room)
 

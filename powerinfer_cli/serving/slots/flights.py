@@ -1,4 +1,4 @@
-"""Steps that are begun and not ended: with layers on several machines as many as there are machines, else one."""
+"""Steps that are begun and not ended: with layers on several machines up to as many as there are machines, else one."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

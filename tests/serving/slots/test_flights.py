@@ -1,12 +1,21 @@
 """Several steps on their way together, each of its own slots: texts are those of one step after another."""
 
+import pytest
+
 from powerinfer_cli.errors import PowerInferError
+from powerinfer_cli.serving.slots.grouping import Grouping
 from powerinfer_cli.serving.tasks import CompletionTask, EmbeddingTask, Vectors
 from tests.helpers.toy_engine import ToyEngine
 from tests.serving.slots.toy import GREEDY, Driver, end, failure, ids_of, tokens
 
 PROMPTS = [ids_of(words) for words in ("The cat", "A dog ran away", "Once", "In the garden grew a tree")]
 LONG = ids_of("Once upon a time ") * 40
+
+
+@pytest.fixture(autouse=True)
+def _as_many_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is faster."""
+    monkeypatch.setattr(Grouping, "groups", lambda grouping, left: grouping._most)
 
 
 def two_groups(**changes: object) -> ToyEngine:
