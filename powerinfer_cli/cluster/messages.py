@@ -39,6 +39,7 @@ class Op(IntEnum):
     BEAT = 20
     GONE = 21
     LEAVING = 22
+    LOST = 23
 
 
 KNOWN = frozenset(op.value for op in Op)

@@ -111,9 +111,11 @@ class Members:
         try:
             while True:
                 message = receive(wire, self._most)
+                if message.op is Op.LOST and not self._ending:  # perhaps only the way between two others is cut
+                    self._fail(bytes(message.payload).decode(errors="replace"))
                 if message.op is Op.LEAVING:
                     raise Lost(f"has ended: {bytes(message.payload).decode(errors='replace')}")
-                if message.op is not Op.BEAT:
+                if message.op not in (Op.BEAT, Op.LOST):
                     self._replies[rank].put(message)
         except Lost as error:
             if not self._ending:
@@ -159,19 +161,24 @@ class Watch:
         message.send(self._control)
 
     def reason(self, own: str) -> str:
-        """Why this rank has lost another: what rank 0 says of it, or its own words, which rank 0 is then told."""
-        if self._known.wait(NAMING_S):
-            return self._reason
-        self.leave(own)
-        return own
+        """Why this rank has lost another: what rank 0 says, which is told its own words, or these."""
+        self._tell(Op.LOST, own)
+        said = self._reason if self._known.wait(NAMING_S) else own
+        self._ending = True
+        self._control.end()
+        return said
 
     def leave(self, words: str) -> None:
         """Tell rank 0 why this rank ends."""
         self._ending = True
-        with contextlib.suppress(Lost, OSError):  # it may be closed
+        with contextlib.suppress(OSError):
             self._control.limit(BEAT_S)
-            self.reply(Message(Op.LEAVING, (), (words.encode()[:MOST_WORDS],)))
+        self._tell(Op.LEAVING, words)
         self._control.end()
+
+    def _tell(self, op: Op, words: str) -> None:
+        with contextlib.suppress(Lost, OSError):  # it may be closed
+            self.reply(Message(op, (), (words.encode()[:MOST_WORDS],)))
 
     def end(self) -> None:
         """As rank 0 has asked."""

@@ -111,7 +111,19 @@ class Worker:
             case Op.WRITE_STATES:
                 own = self._own(unpacked(message.payload))
                 self.backend.write_states(self._sequence(message), {int(name): state for name, state in own.items()})
-            case Op.X | Op.ROWS | Op.END | Op.HELLO | Op.PLAN | Op.READY | Op.REPLY | Op.BEAT | Op.GONE | Op.LEAVING:
+            case (
+                Op.X
+                | Op.ROWS
+                | Op.END
+                | Op.HELLO
+                | Op.PLAN
+                | Op.READY
+                | Op.REPLY
+                | Op.BEAT
+                | Op.GONE
+                | Op.LEAVING
+                | Op.LOST
+            ):
                 raise Lost("sends what no rank sends here")
             case never:
                 assert_never(never)

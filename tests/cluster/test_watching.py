@@ -104,6 +104,36 @@ def test_a_rank_says_why_it_leaves(group: Group) -> None:
     assert group.failures.get(timeout=5) == "rank 1 (b) has ended: no memory for the model"
 
 
+def test_who_was_lost_by_another_is_named(group: Group) -> None:
+    """Rank 0 has it still: the way between the two is cut."""
+    Message(Op.LOST, (), (b"rank 1 (b) is silent",)).send(group.control_2)
+    assert group.failures.get(timeout=5) == "rank 1 (b) is silent"
+    for control in (group.control_1, group.control_2):
+        told = receive(control, 1000)
+        while told.op is Op.BEAT:
+            told = receive(control, 1000)
+        assert (told.op, bytes(told.payload)) == (Op.GONE, b"rank 1 (b) is silent")
+
+
+def test_rank_0_is_told_at_once_who_was_lost() -> None:
+    """Its word is waited for behind that, rather than before."""
+    rank_0, control = pair("rank 2 (c)")
+    watch, said = Watch(control, []), list[str]()
+    waiting = threading.Thread(target=lambda: said.append(watch.reason("rank 1 (b) is silent")))
+    begin = time.monotonic()
+    waiting.start()
+    told = receive(rank_0, 1000)
+    while told.op is Op.BEAT:
+        told = receive(rank_0, 1000)
+    assert (told.op, bytes(told.payload)) == (Op.LOST, b"rank 1 (b) is silent")
+    assert time.monotonic() - begin < watching.NAMING_S / 2
+    Message(Op.GONE, (), (b"rank 1 (b) has ended",)).send(rank_0)
+    waiting.join(5)
+    assert said == ["rank 1 (b) has ended"]
+    for wire in (rank_0, control):
+        wire.close()
+
+
 def test_what_is_no_message(group: Group) -> None:
     group.control_1.send(bytes(64))
     assert group.failures.get(timeout=5) == "rank 1 (b) sends what is no message of a rank"
@@ -160,6 +190,6 @@ def test_its_own_words_where_rank_0_is_silent(monkeypatch: pytest.MonkeyPatch) -
     told = receive(rank_0, 1000)
     while told.op is Op.BEAT:
         told = receive(rank_0, 1000)
-    assert (told.op, bytes(told.payload)) == (Op.LEAVING, b"rank 2 has ended")
+    assert (told.op, bytes(told.payload)) == (Op.LOST, b"rank 2 has ended")
     for wire in (rank_0, control):
         wire.close()
