@@ -24,7 +24,7 @@ from powerinfer_cli.kernels.jit import ahead
 from powerinfer_cli.kernels.jit import files as kept_code
 from powerinfer_cli.router import process as routed
 from powerinfer_cli.serving.slots.slot_files import read_slot, write_slot
-from powerinfer_cli.system import consoles, drivers, files, signals, sockets, windows
+from powerinfer_cli.system import consoles, drivers, files, signals, sockets, watchdog, windows
 from powerinfer_cli.system.processes import python_program
 
 
@@ -179,6 +179,16 @@ def test_a_socket_is_handed_over_on_windows(kernel32: SimpleNamespace) -> None:
             assert ours.recv(64) == b"TOLD\n"
             assert child.wait(60) == 0
     assert shared == [child.pid]
+
+
+def test_what_is_not_counted_or_watched_on_windows(kernel32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors have no limit that a process could ask for, and nobody else can have its signals."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert sockets.open_descriptors() == (None, None)
+    monkeypatch.setattr(watchdog, "WINDOWS", True)
+    monkeypatch.delattr(signal, "SIGHUP")
+    with watchdog.watchdog(60.0, "late"):
+        assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_drivers_of_windows(kernel32: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
