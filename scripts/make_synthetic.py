@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.synthetic.experts import ARCHITECTURES, ExpertShape, write_experts  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
 from scripts.synthetic.shapes import SHAPES, write_shape  # noqa: E402  # after the path is set
+from scripts.synthetic.statistics import write_statistics  # noqa: E402  # after the path is set
 from scripts.synthetic.types import FILE_TYPES  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
@@ -48,7 +49,7 @@ SIZES = {
     "head_dim": "of experts: numbers of a head",
     "topics": "of experts: kinds of tokens, each of which has popular experts of its own",
 }
-KNOWN = ("out", "type", "dense", "shape")  # of all models
+KNOWN = ("out", "type", "dense", "shape", "statistics")  # of all models
 LEAST = {"embd": 2, "rank": 2, "vocab": 3, "seed": 0}  # else 1
 
 
@@ -72,6 +73,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--type", default="Q4_0", choices=list(FILE_TYPES), help="of the weights (default Q4_0)")
     parser.add_argument("--shape", choices=SHAPES, help="a known model's sizes; no other option, and no numbers")
     parser.add_argument("--dense", action="store_true", help="the dense twin")
+    parser.add_argument("--statistics", action="store_true", help="beside a sparse model: how often its neurons fire")
     return parser.parse_args(arguments)
 
 
@@ -86,6 +88,8 @@ def shape_of(args: argparse.Namespace) -> Shape | ExpertShape:
         sys.exit(f"error: --{name.replace('_', '-')} is for models {'without' if args.experts else 'of'} --experts")
     if args.experts is not None and args.dense:
         sys.exit("error: --dense is for models without --experts")
+    if args.statistics and (args.dense or args.experts is not None):
+        sys.exit("error: --statistics is for sparse models")
     return kind(**given)
 
 
@@ -141,6 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if isinstance(shape, Shape):
             write_model(args.out, shape, args.type, dense=args.dense)
+            if args.statistics:
+                write_statistics(args.out, shape)
         else:
             write_experts(args.out, shape, args.type)
     except OSError as error:

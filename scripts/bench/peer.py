@@ -23,11 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli.commands.bench.result import cpu_info  # noqa: E402  # after the path is set
+from powerinfer_cli.placement.statistics import solved_folder  # noqa: E402  # after the path is set
 from scripts.bench.peer_cases import CASES, Case, Figure, Measure, Model, Run, Sample, figure, runs_of  # noqa: E402  # after the path is set
 from scripts.bench.peer_report import markdown, plot, to_json  # noqa: E402  # after the path is set
 from scripts.synthetic.experts import ExpertShape, write_experts  # noqa: E402  # after the path is set
 from scripts.synthetic.granite_hybrid import HybridShape, write_hybrid  # noqa: E402  # after the path is set
 from scripts.synthetic.model import write_model  # noqa: E402  # after the path is set
+from scripts.synthetic.statistics import write_statistics  # noqa: E402  # after the path is set
 from scripts.synthetic.weights import Shape  # noqa: E402  # after the path is set
 
 SHAPES: dict[str, Shape | ExpertShape | HybridShape] = {
@@ -99,6 +101,8 @@ def model_file(model: Model, args: argparse.Namespace) -> Path:
             write_hybrid(path, replace(shape, seed=args.seed), model.type)
         else:
             write_model(path, replace(shape, sparsity=args.sparsity, seed=args.seed), model.type, dense=model.dense)
+    if isinstance(shape, Shape) and not model.dense and not solved_folder(path).exists():
+        write_statistics(path, replace(shape, sparsity=args.sparsity, seed=args.seed))
     return path
 
 

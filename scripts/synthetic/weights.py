@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Matrix", "Shape", "activation_rates", "base_matrices", "shuffle"]
+__all__ = ["CHUNK", "Matrix", "Shape", "activation_rates", "base_matrices", "rates_of_layer", "shuffle"]
 
 CONSTANT = 4.0  # coordinate 0 of the residual stream
 CHUNK = 64  # rows made and encoded at a time: they stay in the processor's cache
@@ -94,14 +94,22 @@ def shuffle(shape: Shape, layer: int, what: str) -> npt.NDArray[np.int64]:
     return (groups[:, None] * shape.group + np.arange(shape.group)).ravel()
 
 
+def rates_of_layer(shape: Shape, layer: int) -> npt.NDArray[np.float64]:
+    """How often each neuron of a layer fires, [ff]."""
+    return _rates(shape)[shuffle(shape, layer, "gate")]
+
+
+def _rates(shape: Shape) -> npt.NDArray[np.float64]:
+    return _rng(shape, "rates").permutation(activation_rates(shape.ff, shape.sparsity))
+
+
 def _gate_factors(shape: Shape) -> tuple[Floats, Floats]:
     """U [ff, rank] and V [rank, embd]."""
     v = _whole(_normal(shape, "V", shape.rank, shape.embd, shape.embd**-0.5, column_0=0.0))
     v[0] = 0
     v[0, 0] = 1
     u = _whole(_normal(shape, "U", shape.ff, shape.rank, max(shape.rank - 1, 1) ** -0.5))
-    rates = _rng(shape, "rates").permutation(activation_rates(shape.ff, shape.sparsity))
-    u[:, 0] = [NormalDist().inv_cdf(float(rate)) / CONSTANT for rate in rates]
+    u[:, 0] = [NormalDist().inv_cdf(float(rate)) / CONSTANT for rate in _rates(shape)]
     return u, v
 
 

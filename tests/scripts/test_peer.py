@@ -106,7 +106,8 @@ def test_a_run_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (decode, prompt) = peer.main([*args, "--out", str(tmp_path / "out")])
     assert (decode.ratio, decode.met, prompt.ratio) == (2.0, False, 2.0)
     assert order == [True, False, True, False] * 2
-    names = ["tiny-q4_0-0.9-seed0.gguf", "tiny-q4_0-0.9-seed0.powerinfer.gguf"]
+    sparse = "tiny-q4_0-0.9-seed0.powerinfer"
+    names = ["tiny-q4_0-0.9-seed0.gguf", f"{sparse}.gguf", f"{sparse}.solved"]  # the last: its statistics
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == names
     written = json.loads((tmp_path / "out" / "peer.json").read_text())
     assert [f["ratio"] for f in written["figures"]] == [2.0, 2.0]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.gguf_io import GGMLType, GGUFFile, open_gguf
+from powerinfer_cli.placement import find_statistics, load_statistics
 from powerinfer_cli.runtime import Engine, EngineOptions
 from powerinfer_cli.text import Tokenizer
 from scripts import make_synthetic
 from scripts.synthetic.k_quants import quantize_q4_k, quantize_q6_k
 from scripts.synthetic.model import write_model
+from scripts.synthetic.statistics import write_statistics
 from scripts.synthetic.types import tensor_type
 from scripts.synthetic.vocabulary import make_vocabulary
 from scripts.synthetic.weights import Shape, activation_rates, shuffle
@@ -68,6 +70,27 @@ def test_predictors_are_exact_and_rates_as_asked_for(tmp_path: Path) -> None:
     engine.prefill(list(range(5, 60)))
     assert engine.stats.fired == pytest.approx(engine.stats.predicted, rel=1e-3)
     assert engine.stats.mean_active == pytest.approx(0.15, abs=0.02)
+
+
+def test_statistics_say_what_fires(tmp_path: Path) -> None:
+    sparse, _ = twins(tmp_path, SMALL, "F32")
+    write_statistics(tmp_path / "sparse.gguf", SMALL)
+    folder = find_statistics(tmp_path / "sparse.gguf")
+    assert folder is not None
+    known = load_statistics(folder, [SMALL.ff] * SMALL.layers)
+    assert known.tokens == 100_000
+    fired = [np.zeros(SMALL.ff) for _ in range(SMALL.layers)]
+    engine = Engine.load(sparse, EngineOptions(n_threads=1, reference=True))
+
+    def count(layer: int, _x: np.ndarray, activations: np.ndarray) -> None:
+        fired[layer] += (activations > 0).sum(axis=0)
+
+    engine.record(list(range(5, 60)), count)
+    for layer in range(SMALL.layers):
+        assert np.corrcoef(fired[layer], known.uses(layer))[0, 1] > 0.8
+        activity = known.activity(layer)
+        assert activity is not None
+        assert not activity.always.any()
 
 
 def test_the_vocabulary_reads_what_it_writes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from powerinfer_cli.kernels.formats.format import CHUNK
 from powerinfer_cli.kernels.jit import Kernel, helper, kernel
 from powerinfer_cli.kernels.jit.program import Operation, assemble, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, Team, take
-from powerinfer_cli.kernels.simd import address_of, i64, load16, stack_f32, store16, u8
+from powerinfer_cli.kernels.simd import address_of, i32, i64, load16, stack_f32, store16, u8
 
 __all__ = ["OnNote", "OnProgress", "bundles", "pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
 
@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 8  # a thread's piece of work
 Bytes = npt.NDArray[np.uint8]
 OnNote = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
-OP = operands("source source_stride target target_stride n_rows n_cols repack")
+OP = operands("source source_stride target target_stride n_rows n_cols repack places")
 BUNDLES = operands("source source_stride target chunk_bytes n_rows n_blocks block_bytes repack")
 
 
@@ -43,13 +43,14 @@ def repack_rows(address, worker):
         op[OP.target],
         op[OP.target_stride],
     )
-    n_rows, n_cols, repack = op[OP.n_rows], op[OP.n_cols], op[OP.repack]
+    n_rows, n_cols, repack, places = op[OP.n_rows], op[OP.n_cols], op[OP.repack], op[OP.places]
     while True:
         begin = take(op) * ROWS_AT_ONCE
         if begin >= n_rows:
             return
         for i in range(begin, min(begin + ROWS_AT_ONCE, n_rows)):
-            repack_row(repack, source + i * source_stride, target + i * target_stride, n_cols)
+            to = np.int64(i32(places)[i]) if places else i
+            repack_row(repack, source + i * source_stride, target + to * target_stride, n_cols)
 
 
 @helper
@@ -184,6 +185,7 @@ def pack_side_by_side(
     tensors: Sequence[Tensor],
     team: Team,
     *,
+    places: npt.NDArray[np.int32] | None = None,
     arena: Arena | None = None,
     repack: bool = True,
     on_note: OnNote | None = None,
@@ -191,7 +193,8 @@ def pack_side_by_side(
 ) -> list[WeightRows]:
     """As `pack`, for matrices of equally many rows: first row 0 of each, one behind the other, then row 1 of each...
 
-    Where the rows of one stay in the file, so that nothing can be beside them, each matrix is packed for itself.
+    places [n_rows]: where each row of the tensors goes instead, which all have rows that are packed. Where the rows of
+    one stay in the file, so that nothing can be beside them, each matrix is packed for itself.
     """
     total, done = sum(tensor.nbytes for tensor in tensors), 0
 
@@ -212,7 +215,7 @@ def pack_side_by_side(
             packed.append(pack(tensor, team, arena=arena, repack=repack, on_note=on_note, on_progress=progress))
         else:
             packed.append(WeightRows(format_, n_rows, tensor.shape[-1], memory[place:], stride))
-            _fill(packed[-1], tensor, team, on_note, progress)
+            _fill(packed[-1], tensor, team, on_note, progress, places)
             place += format_.row_bytes(tensor.shape[-1])
         done += tensor.nbytes
     return packed
@@ -239,9 +242,14 @@ def _as_in_file(tensor: Tensor, format_: Format, team: Team) -> WeightRows:
 
 
 def _fill(
-    target: WeightRows, tensor: Tensor, team: Team, on_note: OnNote | None, on_progress: OnProgress | None
+    target: WeightRows,
+    tensor: Tensor,
+    team: Team,
+    on_note: OnNote | None,
+    on_progress: OnProgress | None,
+    places: npt.NDArray[np.int32] | None = None,
 ) -> None:
-    """Put all rows into their place, slice by slice, converted where the target's format is not the tensor's."""
+    """Put all rows into their places, slice by slice, converted where the target's format is not the tensor's."""
     tensor = tensor.kept()
     source, converted = tensor.rows(), tensor.type != target.format.type
     if converted and on_note:
@@ -251,17 +259,20 @@ def _fill(
     step = max(whole, step // whole * whole)
     for begin in range(0, len(source), step):
         part = source[begin : begin + step]
-        _put(target, begin, convert(part, tensor.type) if converted else part, team)
+        rows = convert(part, tensor.type) if converted else part
+        _put(target, begin, rows, team, None if places is None else places[begin : begin + step])
         _done(tensor, begin, begin + len(part), on_progress)
     if on_progress:
         on_progress(tensor.nbytes, tensor.nbytes)
 
 
-def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
-    """GGUF rows of the target's type, from this row of the target on."""
-    place = target.data[row * target.stride :]
+def _put(target: WeightRows, row: int, part: Bytes, team: Team, places: npt.NDArray[np.int32] | None) -> None:
+    """GGUF rows of the target's type, from this row of the target on, or to their places."""
+    place = target.data[row * target.stride :] if places is None else target.data
     if target.format.repack is None:
-        np.lib.stride_tricks.as_strided(place, part.shape, (target.stride, 1))[:] = part
+        shape = target.n_rows if places is not None else len(part), part.shape[1]
+        rows = np.lib.stride_tricks.as_strided(place, shape, (target.stride, 1))
+        rows[slice(None) if places is None else places] = part
         return
     if target.bundled is not None:
         team.run(assemble([_bundling(target, place, part)]).table)
@@ -276,6 +287,7 @@ def _put(target: WeightRows, row: int, part: Bytes, team: Team) -> None:
         n_rows=len(part),
         n_cols=target.n_cols,
         repack=target.format.repack.address,
+        places=places,
     )
     team.run(assemble([operation]).table)
 

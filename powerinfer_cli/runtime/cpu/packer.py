@@ -86,10 +86,17 @@ class Packer:
         rows = self.pack(tensor)
         return replace(rows, on_disk=True) if self._scarce and rows.data is tensor.data else rows
 
-    def pack_side_by_side(self, tensors: Sequence[Tensor]) -> list[WeightRows]:
-        """Row 0 of each, then row 1 of each... A table comes alone."""
-        packed = pack_side_by_side(tensors, self._team, repack=self._repacks(tensors[0]), **self._wishes())
+    def pack_side_by_side(
+        self, tensors: Sequence[Tensor], places: npt.NDArray[np.int32] | None = None
+    ) -> list[WeightRows]:
+        """Row 0 of each, then row 1 of each..., or each row at its place. A table comes alone."""
+        repack = self._repacks(tensors[0])
+        packed = pack_side_by_side(tensors, self._team, places=places, repack=repack, **self._wishes())
         return self._counted(packed, sum(tensor.nbytes for tensor in tensors))
+
+    def moves(self, tensor: Tensor) -> bool:
+        """Whether its rows are packed, so that they may lie in any order; else they stay in the file."""
+        return self._packed_bytes(tensor) > 0
 
     def bundles(self, tensor: Tensor) -> Bundled | None:
         """What a matrix will be in bundles for, if for anything."""

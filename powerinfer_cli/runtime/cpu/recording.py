@@ -22,15 +22,25 @@ from powerinfer_cli.runtime.cpu.weights import CPULayer, CPUNeurons, CPUWeights
 __all__ = ["HaltedLayer", "HaltedWriter", "Recording", "every_neuron"]
 
 Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class HaltedLayer:
-    """Two programs, and what is there between them: activations [tokens, n_ff], that the second one reads."""
+    """Two programs, and what is there between them: activations [tokens, n_ff], that the second one reads.
+
+    places [n_ff]: where each neuron's activation is, where neurons are in another order than the file's.
+    """
 
     before: CompiledProgram
     activations: Floats
+    places: Places | None
     behind: CompiledProgram
+
+    def in_order(self, n_tokens: int) -> Floats:
+        """The activations of the first tokens, in the order of the file."""
+        found = self.activations[:n_tokens]
+        return found if self.places is None else found[:, self.places]
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,14 @@ class Recording:
         """numbers: of the layers, in the model."""
         for number, layer in zip(numbers, self.layers, strict=True):
             team.run(layer.before.table, threads)
-            watch(number, self.residual[:n_tokens], layer.activations[:n_tokens])
+            watch(number, self.residual[:n_tokens], layer.in_order(n_tokens))
             team.run(layer.behind.table, threads)
 
 
 def every_neuron(weights: CPUWeights) -> CPUWeights:
     """The same weights without predictors."""
-    return replace(weights, layers=tuple(CPULayer(all_active(layer.block), None) for layer in weights.layers))
+    layers = tuple(replace(layer, block=all_active(layer.block), modes=None) for layer in weights.layers)
+    return replace(weights, layers=layers)
 
 
 class HaltedWriter(Writer):
@@ -62,29 +73,29 @@ class HaltedWriter(Writer):
     def __init__(self, writer: Writer) -> None:
         """writer: of batches, over the same buffers."""
         super().__init__(writer.buffers, writer.threshold, writer.threads, writer.room)
-        self._halts: list[tuple[Operation, Floats]] = []
+        self._halts: list[tuple[Operation, Floats, Places | None]] = []
         self._spread: dict[int, Floats] = {}
 
     def recording(self, layers: Sequence[list[Operation]]) -> Recording:
         """Of layers that this has written last, in their order."""
         halts, self._halts = self._halts, []
         found = []
-        for operations, (last, activations) in zip(layers, halts, strict=True):
+        for operations, (last, activations, places) in zip(layers, halts, strict=True):
             at = 1 + next(i for i, operation in enumerate(operations) if operation is last)
-            found.append(HaltedLayer(assemble(operations[:at]), activations, assemble(operations[at:])))
+            found.append(HaltedLayer(assemble(operations[:at]), activations, places, assemble(operations[at:])))
         x = self.buffers.x
         return Recording(tuple(found), x.floats[:, : x.n])
 
     def layer(self, place: int, layer: CPULayer, cache: KeysValues, adds: Addends) -> list[Operation]:
         written = super().layer(place, layer, cache, adds)
         if not layer.block.ffn.neurons.n_ff:
-            self._halts.append((written[-1], np.empty((len(self.buffers.ids), 0), np.float32)))
+            self._halts.append((written[-1], np.empty((len(self.buffers.ids), 0), np.float32), None))
         return written
 
     def _dense_ffn(self, neurons: CPUNeurons, x: Vectors) -> list[Operation]:
         b, values = self.buffers, self.dense_values(neurons, x)
         room = b.neurons[neurons.n_ff].value
-        self._halts.append((values[-1], room.floats[:, : neurons.n_ff]))
+        self._halts.append((values[-1], room.floats[:, : neurons.n_ff], None))
         return [*values, quantise(b.state, room), *self._multiply(room, [(neurons.down, b.ffn.floats)])]
 
     def _sparse_ffn(self, place: int, layer: CPULayer, x: Vectors) -> list[Operation]:
@@ -96,7 +107,7 @@ class HaltedWriter(Writer):
             self._spread[n_ff] = np.zeros((len(b.ids), n_ff), np.float32)
         activations = self._spread[n_ff]
         spread = spread_values(b.state, workspace, activations)
-        self._halts.append((spread, activations))
+        self._halts.append((spread, activations, None if layer.order is None else np.argsort(layer.order)))
         return [
             *sparse_values(b.state, x, None, neurons, None, b.counts[place], room.products, workspace),
             spread,

@@ -87,8 +87,7 @@ class CPUSide(ABC):
             events=parts.events,
         )
         known = parts.statistics if predictors else None
-        activities = [known.activity(i) if known else None for i in range(config.n_layer)]
-        self.weights = pack_weights(model, packer, activities, plan, adapting, **wanted)
+        self.weights = pack_weights(model, packer, known, plan, adapting, **wanted)
         self.cache = PackedCache(here, self.pages.extent, options.type_k, options.type_v, elsewhere)
         ropes = {layer.attention.rope for layer in model.layers}
         n_ctx = self.pages.n_ctx_sequence

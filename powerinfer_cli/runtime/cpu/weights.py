@@ -1,6 +1,6 @@
 """A model's weights in the layout that CPU kernels read: the same blocks, over packed rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -31,7 +31,8 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.placement import MAIN_MEMORY, Plan, group_rows, ordered
 from powerinfer_cli.placement import Neurons as Numbers
-from powerinfer_cli.placement.statistics import LayerActivity
+from powerinfer_cli.placement.statistics import ActivationStatistics
+from powerinfer_cli.runtime.cpu.neuron_order import neuron_order
 from powerinfer_cli.runtime.cpu.packer import Packer, first_rows
 from powerinfer_cli.runtime.modes import modes_of
 from powerinfer_cli.runtime.numbers import floats_of
@@ -60,10 +61,14 @@ CPUNeurons: TypeAlias = Neurons[WeightRows, Floats]
 
 @dataclass(frozen=True)
 class CPULayer:
-    """One layer; modes uint8 [n_ff]: what statistics say of each neuron, where a predictor is asked."""
+    """One layer; modes uint8 [n_ff]: what statistics say of each neuron, where a predictor is asked.
+
+    order int32 [n_ff]: the neurons' numbers in the file, where they lie, and are numbered here, in another order.
+    """
 
     block: Block
     modes: npt.NDArray[np.uint8] | None
+    order: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,16 +167,15 @@ def _bundled_experts(neurons: Neurons[Tensor, Tensor], routed: Routed[Tensor, Te
 def pack_weights(
     model: Model,
     packer: Packer,
-    activities: Sequence[LayerActivity | None],
+    statistics: ActivationStatistics | None,
     plan: Plan,
     adapting: Uses | None = None,
     *,
     predictors: bool,
     repack: bool,
 ) -> CPUWeights:
-    """Rearrange all matrices that the plan leaves in main memory. `predictors`: whether they are wanted; `activities`:
-    what statistics say, by layer. adapting: the layers whose hot neurons or experts change, so that all are needed
-    here, and how often a token uses each.
+    """Rearrange all matrices that the plan leaves in main memory. `predictors`: whether they are wanted. adapting: the
+    layers whose hot neurons or experts change, so that all are needed here, and how often a token uses each.
     """
     uses = adapting or {}
     rows = {id(one): packer.pack(one) for one in _ends(model, plan)}
@@ -181,10 +185,10 @@ def pack_weights(
         head = model.head.map(lambda one: rows[id(one)], floats_of)
     layers: list[CPULayer] = []
     cold: list[ColdNeurons | None] = []
-    for index, (layer, activity, placed) in enumerate(zip(model.layers, activities, plan.layers, strict=True)):
+    for index, (layer, placed) in enumerate(zip(model.layers, plan.layers, strict=True)):
         left, n_groups = None, layer.ffn.n_groups
         if placed.device == MAIN_MEMORY:
-            layers.append(_layer(layer if predictors else all_active(layer), packer, activity))
+            layers.append(_layer(index, layer if predictors else all_active(layer), packer, statistics))
         elif placed.hot.size < n_groups:
             numbers = ordered(placed.hot, n_groups, uses.get(index))[1]
             left = _cold(layer.ffn, numbers, packer, repack and index not in uses)
@@ -209,11 +213,14 @@ def _cold(ffn: FFN[Tensor, Tensor], numbers: Numbers, packer: Packer, alone: boo
     return ColdNeurons(replace(found, n_ff=n_ff), numbers, alone, routed)
 
 
-def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity | None) -> CPULayer:
+def _layer(
+    index: int, layer: Layer[Tensor, Tensor], packer: Packer, statistics: ActivationStatistics | None
+) -> CPULayer:
     """Packed in the order of their use: while a matrix is read to its end, memory is asked for what lies behind it.
 
     The rows of predicted neurons lie side by side: where few are read, here and there, memory delivers a few long
-    pieces faster than many short ones; where all are, it likes each matrix for itself.
+    pieces faster than many short ones; where all are, it likes each matrix for itself. Those that fire often are
+    neighbours, where statistics tell which do.
     """
     ffn = layer.ffn
     match ffn.selection:
@@ -227,30 +234,59 @@ def _layer(layer: Layer[Tensor, Tensor], packer: Packer, activity: LayerActivity
 
             return CPULayer(layer.map(pack, floats_of), None)
         case Predicted():
-            modes = modes_of(activity, ffn.neurons.n_ff)
-            together = _Together(ffn, packer, modes)
-            return CPULayer(layer.map(together.pack, floats_of), modes)
+            settled = None if statistics is None else statistics.activity(index)
+            modes, order = modes_of(settled, ffn.neurons.n_ff), None
+            if statistics is not None and _movable(ffn, packer):
+                order = neuron_order(statistics.uses(index), modes)
+                modes = modes[order]
+            together = _Together(ffn, packer, modes, order)
+            return CPULayer(layer.map(together.pack, together.floats), modes, order)
+
+
+def _movable(ffn: FFN[Tensor, Tensor], packer: Packer) -> bool:
+    """Whether a layer's neurons may be in any order: nothing of theirs stays in the file."""
+    asked = predictor_of(ffn.selection)
+    bundled = asked is not None and packer.bundles(asked.fc2) is Bundled.ASKED
+    return bundled and all(packer.moves(one) for one in ffn.neurons.matrices)
 
 
 class _Together:
     """Packs matrices one by one, but those of an FFN's neurons together, once the first of them is asked for, and of
-    bundled ones of the predictor only rows that will be asked.
+    bundled ones of the predictor only rows that will be asked. modes: in the neurons' order, where they have another
+    than the file's.
     """
 
-    def __init__(self, ffn: FFN[Tensor, Tensor], packer: Packer, modes: npt.NDArray[np.uint8]) -> None:
-        self._neurons, self._packer, self._modes = list(ffn.neurons.matrices), packer, modes
+    def __init__(
+        self,
+        ffn: FFN[Tensor, Tensor],
+        packer: Packer,
+        modes: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.int32] | None,
+    ) -> None:
+        neurons = ffn.neurons
+        self._neurons, self._packer, self._modes, self._order = list(neurons.matrices), packer, modes, order
+        self._biases = [one.bias for one in (neurons.gate, neurons.up) if one is not None]
         self._packed: dict[int, WeightRows] = {}
 
     def pack(self, tensor: Tensor) -> WeightRows:
         if self._packer.bundles(tensor) is Bundled.ASKED:
             asked = asked_neurons(self._modes)
+            if self._order is not None:
+                return self._packer.pack(tensor, self._order[asked])
             return self._packer.pack(tensor, asked if len(asked) < len(self._modes) else None)
         if not any(tensor is one for one in self._neurons):
             return self._packer.pack(tensor)
         if not self._packed:
-            rows = self._packer.pack_side_by_side(self._neurons)
+            places = None if self._order is None else np.argsort(self._order).astype(np.int32)
+            rows = self._packer.pack_side_by_side(self._neurons, places)
             self._packed = {id(one): row for one, row in zip(self._neurons, rows, strict=True)}
         return self._packed[id(tensor)]
+
+    def floats(self, vector: Tensor) -> Floats:
+        """Biases of neurons go with them."""
+        found = floats_of(vector)
+        of_neurons = self._order is not None and any(vector is one for one in self._biases)
+        return found[self._order] if of_neurons else found
 
 
 def widest(weights: CPUWeights) -> int:

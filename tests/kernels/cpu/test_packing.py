@@ -164,6 +164,20 @@ def test_rows_side_by_side(team: Team, tmp_path: Path, monkeypatch: pytest.Monke
     assert len(seen) > 8
 
 
+@pytest.mark.rungs
+def test_rows_at_other_places(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SLICE_BYTES", 3000)
+    monkeypatch.setattr(packing, "SLICE_NUMBERS", 1500)
+    tensors = [written(tmp_path / kind.name, kind, 37, 512) for kind in (GGMLType.Q4_0, GGMLType.Q6_K)]
+    tensors.append(
+        Tensor("x", GGMLType.F64, (37, 65), np.random.default_rng(0).standard_normal((37, 65)).view(np.uint8))
+    )
+    places = np.random.default_rng(1).permutation(37).astype(np.int32)
+    moved, as_they_are = pack_side_by_side(tensors, team, places=places), pack_side_by_side(tensors, team)
+    for rows, others in zip(moved, as_they_are, strict=True):
+        np.testing.assert_array_equal(numbers(rows, team)[places], numbers(others, team))
+
+
 def test_rows_that_stay_in_the_file_have_none_beside_them(team: Team, tmp_path: Path) -> None:
     blocks = written(tmp_path / "blocks.gguf", GGMLType.Q4_0, 5, 64)
     floats = written(tmp_path / "floats.gguf", GGMLType.F16, 5, 64)
