@@ -68,8 +68,8 @@ def rank_wishes(flags: RankFlags, placement: PlacementFlags, note: Note) -> "Ran
         )
     meeting = Meeting(seat, read_key(flags.cluster_key_file, note), float(flags.cluster_timeout), note)
     placed = placement.wishes()
-    if placed.adaptive != "off":
-        raise UsageError("--adaptive is not for ranks: what changes places is planned for a whole model")
+    if placed.adaptive == "auto":
+        raise UsageError("--adaptive auto is not for ranks, as traces are of whole models: say on or off")
     return RankWishes(meeting, LinkType(flags.link_type.value), end_with, layers, placed)
 
 

@@ -109,7 +109,7 @@ def _completed(client: OpenAI, prompt: str) -> str:
         (["run", *["--world-size", "2", "--rank", "0", "--port", "0", "--sleep-idle-seconds", "5"]], "started anew"),
         (["run", *["--rank", "0", "--world-size", "2", "--layers", "0-4"]], "--layers has 1 ranges, but there are 2"),
         (["run", *["--rank", "0", "--world-size", "2", "--layers", "0-1,2-7"]], "ends with layer 7, but the model's"),
-        (["run", *["--world-size", "2", "--rank", "0", "--adaptive", "on"]], "--adaptive is not for ranks"),
+        (["run", *["--world-size", "2", "--rank", "0", "--adaptive", "auto"]], "--adaptive auto is not for ranks"),
         (["run", "--hosts", "a,,b"], "a host that is empty"),
         (["walk"], "there is no command 'cluster walk'"),
     ],
