@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # What others import comes first, unhindered: theirs is their own affair. Then each system has a process.
 PROGRAM = r"""
@@ -50,7 +52,7 @@ for system, lacks in LACKS.items():
             importlib.import_module(name)
             done += 1
         except ModuleNotFoundError as error:
-            if error.name == "ray":  # an extra, which need not be there
+            if error.name in ("ray", "grpc"):  # an extra and what it brings, which need not be there
                 done += 1
             else:
                 print(system, name, repr(error), flush=True)
@@ -96,6 +98,7 @@ def test_tests_are_imported_on_windows() -> None:
     assert not found
 
 
+@pytest.mark.timeout(400)  # all that others have is imported first: minutes on a busy machine
 def test_all_is_imported_where_there_is_no_linux() -> None:
     told = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.stdout.splitlines() == ["darwin all", "win32 all"], told.stdout + told.stderr
