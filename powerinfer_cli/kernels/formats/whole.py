@@ -13,7 +13,7 @@ import numpy as np
 from powerinfer_cli.kernels.formats.ahead import asking
 from powerinfer_cli.kernels.formats.format import padded
 from powerinfer_cli.kernels.formats.panels import ROWS
-from powerinfer_cli.kernels.jit import RUNG, Rung, helper
+from powerinfer_cli.kernels.jit import HOST_CPU, RUNG, Rung, helper
 from powerinfer_cli.kernels.simd import (
     add_bundle,
     f32,
@@ -39,6 +39,9 @@ __all__ = ["dot_whole", "pack_bundle_tokens", "unpack_bundle"]
 
 _MOST = 8 if RUNG is Rung.VNNI else 4  # tokens of a panel, as registers allow
 _NEAR_OF_TWO, _NEAR = 8192, 12288  # bytes ahead that memory is asked for, of up to two tokens and of more
+# Of one token, as fast as memory: farther than this, what is asked for gets in the way of what Zen 4 reads ahead by
+# itself (27 for 57 GB/s, two threads). Zen 5 likes it farther.
+_NEAR_OF_ONE = 2048 if HOST_CPU == "znver4" else _NEAR_OF_TWO
 _BLOCK_32, _BLOCK_16 = 40, 44  # bytes of a token of a panel for 32 columns, by the size of groups
 
 
@@ -170,7 +173,7 @@ def dot_whole(group, bundle, *math):
     def dots(bundle, x, n_tokens, n, following, out):
         chunks, t, p = n // columns, 0, padded(n)
         if n_tokens == 1:
-            near = min(chunks, _NEAR_OF_TWO // size)
+            near = min(chunks, max(1, _NEAR_OF_ONE // size))
             one(bundle, x, x + p, x + p + (p // 8 if group == 32 else p // 4), chunks, near, following, out)
             return
         near = chunks if n_tokens > _MOST else min(chunks, (_NEAR_OF_TWO if n_tokens <= 2 else _NEAR) // size)

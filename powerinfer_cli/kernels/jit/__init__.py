@@ -8,9 +8,10 @@ from powerinfer_cli.kernels.jit import types
 from powerinfer_cli.kernels.jit.deferred import deferring, exact_helper, helper
 from powerinfer_cli.kernels.jit.files import cache_folder, not_kept
 from powerinfer_cli.kernels.jit.kernels import Kernel, declared, family, kernel, prepare
-from powerinfer_cli.kernels.jit.rung import RUNG, RUNG_REASON, Products, Rung
+from powerinfer_cli.kernels.jit.rung import HOST_CPU, RUNG, RUNG_REASON, Products, Rung
 
 __all__ = [
+    "HOST_CPU",
     "RUNG",
     "RUNG_REASON",
     "Kernel",

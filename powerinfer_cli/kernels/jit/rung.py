@@ -11,6 +11,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.system.cpu import has_arm_dot_products, has_arm_matrix_products, has_arm_vectors
 
 __all__ = [
+    "HOST_CPU",
     "RUNG",
     "RUNG_REASON",
     "TARGET_CPU",
@@ -150,3 +151,4 @@ def _target_cpu(rung: Rung, features: dict[str, bool]) -> TargetCPU | None:
 
 
 RUNG, RUNG_REASON, TARGET_CPU = _chosen()
+HOST_CPU = llvmlite.binding.get_host_cpu_name()  # LLVM's word for this one, whatever the rung
