@@ -90,7 +90,7 @@ def application(load: Load, options: ServerOptions, log: Log, fleet: Fleet) -> s
     )
     door = serve.deployment(serve.ingress()(DoorDeployment)).options(
         name=DOOR,
-        num_replicas=1,
+        num_replicas=1,  # its router counts what each replica has in work; of two, each would see half
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=MOST_AT_DOOR,
         health_check_period_s=HEALTH_S,
