@@ -14,6 +14,7 @@ from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.pipeline import Pipeline, reply_bytes
 from powerinfer_cli.cluster.share import RankBackend, Share
 from powerinfer_cli.cluster.watching import Members, Watch
+from powerinfer_cli.cluster.wires import Lost
 from powerinfer_cli.cluster.worker import Worker
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.few import FEW
@@ -138,6 +139,10 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
         own, worker = _worker(options, share, joined, watch, wishes, events)
         watch.reply(Message(Op.READY, (len(own.devices),)))
     except BaseException as error:
+        for wire in (joined.before, joined.behind):
+            wire.close()
+        if isinstance(error, Lost):  # rank 0, while this rank was loading
+            raise PowerInferError(watch.reason(f"rank 0 {error}")) from error
         watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
         raise
     meeting.note(f"rank {meeting.seat.rank}: {share.layers}, {share.model.nbytes / 2**20:.1f} MiB")

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.drafting import draft_options
-from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
 from powerinfer_cli.runtime.step import Answer
 from powerinfer_cli.serving.slots.grouping import Grouping
 from powerinfer_cli.serving.tasks import CompletionTask, TextPiece
-from tests.helpers.cluster.ranks import engine_of_ranks
+from tests.helpers.cluster.ranks import engine_of_one, engine_of_ranks
 from tests.helpers.families import PROMPT
 from tests.serving.slots.toy import GREEDY, Driver
 
@@ -60,7 +59,7 @@ def test_equal_to_the_bit(drafting: bool, monkeypatch: pytest.MonkeyPatch) -> No
     """With drafts as well, each group's of its own texts; in as many groups as there may be, whatever is faster."""
     monkeypatch.setattr(Grouping, "groups", lambda grouping, left: grouping._most)
     drafts = draft_options("ngram", None, size_n=1) if drafting else None
-    wanted, one = written(Engine.load(open_gguf(bundled_model()), OPTIONS))
+    wanted, one = written(engine_of_one(bundled_model(), OPTIONS))
     with engine_of_ranks(bundled_model(), 2, OPTIONS, drafts=drafts) as engine:
         found, both = written(engine)
         proposed = [engine.drafted(i).proposed > 0 for i in range(4)]
@@ -73,7 +72,7 @@ def test_a_draft_on_its_way_may_be_taken_back() -> None:
     """While another sequence's step is on its way, too."""
     drafts = draft_options("ngram", None, size_n=1, size_m=3)
     text = [306, 5, 306, 5, 306]
-    one = Engine.load(open_gguf(bundled_model()), OPTIONS)
+    one = engine_of_one(bundled_model(), OPTIONS)
     one.step([Piece(0, text), Piece(1, text[:3])])
     wanted = one.step([Piece(0, (5,), stepwise=True)])[0], one.step([Piece(1, (5,), stepwise=True)])[0]
     with engine_of_ranks(bundled_model(), 2, OPTIONS, drafts=drafts) as engine:

@@ -1,22 +1,29 @@
 """Engines whose layers are on several ranks tell what an engine of one machine tells, to the bit."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from powerinfer_cli.cluster import executor
 from powerinfer_cli.cluster.borders import LinkType
+from powerinfer_cli.cluster.executor import PipelineExecutor, RankWishes, serve_layers
+from powerinfer_cli.cluster.joining import Meeting
 from powerinfer_cli.cluster.messages import HEADER, Op
+from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.wires import Part, Wire
 from powerinfer_cli.drafting import draft_options
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model
-from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
+from powerinfer_cli.opening.opened import read_files
+from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, Piece, Wanted
 from powerinfer_cli.runtime.batch import Batch
 from powerinfer_cli.runtime.cpu.backend import CPUBackend
-from tests.helpers.cluster.ranks import OPTIONS, engine_of_ranks, told
+from tests.helpers.cluster.ranks import OPTIONS, engine_of_one, engine_of_ranks, free_port, told
 from tests.helpers.families import PROMPT, tiny_family
 from tests.helpers.families.encoders import tiny_encoder
 
@@ -88,7 +95,7 @@ def test_what_a_step_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_step_that_fails_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others forget it: the next is as it would have been."""
-    one = Engine.load(open_gguf(bundled_model()), OPTIONS)
+    one = engine_of_one(bundled_model(), OPTIONS)
     one.prefill(PROMPT[:5])
     wanted = [one.decode(5), one.decode(6)]
 
@@ -105,6 +112,37 @@ def test_a_step_that_fails_on_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
         found = [engine.decode(5), engine.decode(6)]
     for row, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(row, other)
+
+
+def test_rank_0_ends_while_another_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told in a line, as at any other time."""
+    gone, load, port = threading.Event(), executor._worker, free_port()
+
+    def loaded(*parts: Any) -> Any:
+        found = load(*parts)
+        assert gone.wait(20)
+        return found
+
+    def wishes(rank: int) -> RankWishes:
+        meeting = Meeting(Seat(rank, 2, "127.0.0.1", port), b"", 20.0, lambda _: None)
+        return RankWishes(meeting, LinkType.F32, lambda _: None)
+
+    def lead() -> None:
+        files = read_files(bundled_model(), None, LoadEvents(), text=False)
+        first = PipelineExecutor(files, OPTIONS, wishes(0))
+        for wire in first._members._controls.values():
+            wire.end()
+        gone.set()
+        for wire in (first._members._behind, first._members.rows.wire):
+            wire.close()
+
+    monkeypatch.setattr(executor, "_worker", loaded)
+    first = threading.Thread(target=lead)
+    first.start()
+    files = read_files(bundled_model(), None, LoadEvents(), text=False)
+    with pytest.raises(PowerInferError, match="has ended"):
+        serve_layers(files, OPTIONS, wishes(1), LoadEvents())
+    first.join(20)
 
 
 def test_half_the_bytes_round(tmp_path: Path) -> None:
@@ -125,7 +163,7 @@ def test_sparse_model_with_drafts() -> None:
     with engine_of_ranks(bundled_model(), 2, options, drafts=drafts) as engine:
         found = _greedy(engine, 60)
         assert engine.drafted().proposed > 0
-    assert found == _greedy(Engine.load(open_gguf(bundled_model()), options), 60)
+    assert found == _greedy(engine_of_one(bundled_model(), options), 60)
 
 
 def _greedy(engine: Engine, n: int) -> list[int]:

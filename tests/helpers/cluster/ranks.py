@@ -20,7 +20,7 @@ from powerinfer_cli.opening.wishes import PlacementWishes
 from powerinfer_cli.runtime import Engine, EngineOptions, LoadEvents, Piece, Wanted
 from tests.helpers.families import PROMPT
 
-__all__ = ["OPTIONS", "engine_of_ranks", "free_port", "told"]
+__all__ = ["OPTIONS", "engine_of_one", "engine_of_ranks", "free_port", "told"]
 
 SECONDS = 20.0
 OPTIONS = EngineOptions(n_ctx=384, n_threads=1, n_ubatch=32, n_sequences=3, drafting=True)
@@ -31,6 +31,12 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def engine_of_one(path: Path, options: EngineOptions) -> Engine:
+    """One machine's, by the statistics beside the file, as ranks have them: neurons are summed in their order."""
+    files = read_files(path, None, LoadEvents(), text=False)
+    return Engine.load(files.gguf, options, files.beside.statistics)
 
 
 @contextmanager
