@@ -20,7 +20,16 @@ from powerinfer_cli.model.blocks import (
 )
 from powerinfer_cli.model.model import Model
 
-__all__ = ["LayerRange", "check_division", "divide", "part_of", "read_ranges", "shown_ranges", "whole_from"]
+__all__ = [
+    "LayerRange",
+    "check_division",
+    "divide",
+    "group_counts",
+    "part_of",
+    "read_ranges",
+    "shown_ranges",
+    "whole_from",
+]
 
 DIGITS = 5  # of a layer's number
 
@@ -104,6 +113,11 @@ def divide(model: Model, n: int) -> tuple[LayerRange, ...]:
         past = sum(end < total * rank / n for end in ends)
         cuts.append(max(cuts[-1] + 1, min(past + 1, most)))
     return tuple(LayerRange(begin, end) for begin, end in zip(cuts, [*cuts[1:], len(sizes)], strict=True))
+
+
+def group_counts(most: int) -> tuple[int, ...]:
+    """Into how many groups the texts that are on their way through ranges may go: 1, 2, 4 and so on, and the most."""
+    return *(1 << i for i in range((most - 1).bit_length())), most
 
 
 def part_of(model: Model, layers: LayerRange) -> Model:

@@ -3,11 +3,13 @@
 
     python scripts/bench/replicas.py -m FILE                       # 1, 2 and 3 replicas, one thread each
     python scripts/bench/replicas.py -m FILE --replicas 1 2 --loads 0.3 0.6 --seconds 60
+    python scripts/bench/replicas.py -m FILE --core-share 0.4  # as root; the groups of Linux, version 1
 
 First one server answers 1, 2, ... clients that never rest: that is what the model is told. Then requests come by
 chance, as large a share of what all could do as `--loads` says, each to the one with the fewest; their lengths are
 geometric, about exponential. Told are seconds from a request's coming to its end, the mean and what 95 of 100 stay
-below, as foretold and as measured. Replicas share the machine: with more of them than cores, that shows.
+below, as foretold and as measured. Replicas share the machine: with more of them than cores, that shows, unless each
+gets only a share of a core (`--core-share`: the kernel's quota, by periods of 5 ms).
 """
 
 import argparse
@@ -17,9 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from solver.machines.replicas import Queue, simulate_queue  # noqa: E402  # afte
 
 PROMPT = "Once upon a time"
 MOST_CLIENTS = 256
+GROUPS, PERIOD_US = Path("/sys/fs/cgroup/cpu"), 5000
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=32, help="of an answer, on the mean")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
+    parser.add_argument("--core-share", type=float, metavar="SHARE", help="of a core, that each replica gets")
     given = parser.parse_args()
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile())
@@ -51,6 +55,8 @@ def main() -> None:
         servers = [stack.enter_context(running(command, log)) for _ in range(max(given.replicas))]
         for server in servers:
             ask(server, given.tokens)  # all is compiled and loaded
+            if given.core_share:
+                stack.enter_context(core_share(server, given.core_share))
         rates = tuple(busy_rate(servers[0], n, given.tokens, given.seconds / 4) for n in range(1, given.slots + 1))
         print("requests a second of one replica with 1, 2, ... in work:", *(f"{rate:.1f}" for rate in rates))
         print("| replicas | load | requests/s | mean: foretold, measured | 95 of 100: foretold, measured |")
@@ -58,6 +64,21 @@ def main() -> None:
         for n in given.replicas:
             for load in given.loads:
                 tell(Queue(rates, n, load * n * rates[-1]), servers[:n], given.tokens, given.seconds)
+
+
+@contextmanager
+def core_share(server: Server, share: float) -> Iterator[None]:
+    """Meanwhile a server gets so much of a core in each period, and no more."""
+    group = GROUPS / f"powerinfer-{server.process.pid}"
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text(str(round(share * PERIOD_US)))
+        (group / "cgroup.procs").write_text(str(server.process.pid))
+        yield
+    finally:
+        (GROUPS / "cgroup.procs").write_text(str(server.process.pid))
+        group.rmdir()
 
 
 def tell(queue: Queue, servers: Sequence[Server], tokens: int, seconds: float) -> None:

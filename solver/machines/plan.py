@@ -9,7 +9,7 @@ import numpy as np
 
 from powerinfer_cli.model import Model
 from powerinfer_cli.model.blocks import leaves
-from powerinfer_cli.model.ranges import LayerRange, whole_from
+from powerinfer_cli.model.ranges import LayerRange, group_counts, whole_from
 from powerinfer_cli.runtime import EngineOptions
 from powerinfer_cli.runtime.context.cache_size import extent_of, kv_bytes
 from solver.machines.dynamic import even_out, range_seconds, solve_dynamic
@@ -22,7 +22,7 @@ from solver.placing.simulation import Work
 __all__ = ["MachinesPlan", "Pipeline", "main_bytes", "plan_machines"]
 
 PROCESS = 256 << 20  # bytes of a rank that has no layer yet: 110 MiB were measured, more of one that serves HTTP
-BORDER = 2e-4  # seconds of a border beside its wire: the kernel's sockets, and Python
+BORDER = 3e-4  # seconds of a border beside its wire: 0.24 ms of sockets and Python, and cold caches behind them
 FLOAT = 4
 
 
@@ -63,8 +63,8 @@ class Pipeline:
 @dataclass(frozen=True)
 class MachinesPlan:
     """machines: which of the network's; ranges: their layers. stages: seconds of a step on each. tokens_per_second: of
-    all texts together; one_text: of one that is alone, with the same ranges. bound: tokens a second that no such
-    division goes above; twin: what dynamic programming has found.
+    all texts together, in `groups` groups; one_text: of one that is alone, with the same ranges. bound: tokens a second
+    that no such division goes above; twin: what dynamic programming has found.
     """
 
     machines: tuple[int, ...]
@@ -74,6 +74,7 @@ class MachinesPlan:
     one_text: float
     bound: float
     twin: float
+    groups: int = 1
 
 
 def _units(pipeline: Pipeline) -> int:
@@ -94,7 +95,8 @@ def plan_machines(
     """
     most = min(len(network.machines), _units(pipeline))
     wanted = [n_used for n_used in numbers or range(1, most + 1) if n_used <= most]
-    planner = _Planner(pipeline, network, time_limit / max(1, len(wanted)) if exact else None)
+    n_problems = sum(len(group_counts(min(n_used, pipeline.n_texts))) for n_used in wanted)
+    planner = _Planner(pipeline, network, time_limit / max(1, n_problems) if exact else None)
     found = {n_used: planner.plan(n_used) for n_used in wanted}
     return {n_used: plan for n_used, plan in found.items() if plan is not None}
 
@@ -106,9 +108,17 @@ class _Planner:
     time_limit: float | None
 
     def plan(self, n_used: int) -> MachinesPlan | None:
-        """None: so many have no room."""
+        """With as many groups of texts as are fastest, as a server finds out. None: so many have no room."""
+        found = [self._plan(n_used, groups) for groups in group_counts(min(n_used, self.pipeline.n_texts))]
+        plans = [one for one in found if one is not None]
+        if not plans:
+            return None
+        best = max(plans, key=lambda one: one.tokens_per_second)
+        return replace(best, bound=max(one.bound for one in plans), twin=max(one.twin for one in plans))
+
+    def _plan(self, n_used: int, groups: int) -> MachinesPlan | None:
         n_texts = self.pipeline.n_texts
-        problem = self._division(min(n_used, n_texts))
+        problem = self._division(groups)
         twin = solve_dynamic(problem, n_used)
         if not any(site.gpu for site in problem.sites):
             made = twin and replace(twin, bound=twin.period)  # it is exact
@@ -129,6 +139,7 @@ class _Planner:
             1.0 / (made.period if n_texts == 1 else self._alone(made)),
             n_texts / made.bound if made.bound else np.inf,
             n_texts / twin.period if twin else 0.0,
+            groups,
         )
 
     def _alone(self, made: Divided) -> float:

@@ -5,8 +5,10 @@ texts costs what one text does, one group of all is faster. What holds is tried,
 depend on it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from powerinfer_cli.model.ranges import group_counts
 
 __all__ = ["Grouping"]
 
@@ -37,7 +39,7 @@ class _Choice:
             self.waits[groups] = min(SELDOM, 2 * self.waits.get(groups, AGAIN // 2))
             self.rests[groups] = self.waits[groups]
 
-    def next(self, candidates: Iterator[int]) -> int:
+    def next(self, candidates: Sequence[int]) -> int:
         """Which number of groups is timed next."""
         for groups in candidates:
             if groups != self.used:
@@ -82,7 +84,7 @@ class Grouping:
         elif self._steps == (SETTLING + ROUNDS) * self._groups:
             choice = self._choice
             choice.note(self._groups, self._texts / max(1e-9, self._clock() - self._since))
-            self._try(choice.next(self._candidates()))
+            self._try(choice.next(group_counts(min(self._most, self._n))))
 
     @property
     def fastest(self) -> int:
@@ -92,14 +94,6 @@ class Grouping:
     @property
     def _choice(self) -> _Choice:
         return self._choices.setdefault(self._n, _Choice())
-
-    def _candidates(self) -> Iterator[int]:
-        """1, 2, 4 and so on, and the most."""
-        most, groups = min(self._most, self._n), 1
-        while groups < most:
-            yield groups
-            groups *= 2
-        yield most
 
     def _try(self, groups: int) -> None:
         self._groups, self._steps = max(1, groups), 0

@@ -79,6 +79,15 @@ def test_a_second_machine_does_not_pay_for_one_text_and_does_for_many() -> None:
     assert told.endswith(" --cluster-key-file KEY -m m.gguf -c 4096 --port 8080 -np 8")
 
 
+def test_texts_go_in_as_many_groups_as_are_fastest() -> None:
+    """A few texts cost what one does, and 12 layers are unevenly divided among 8 machines: the busiest two, 8 times."""
+    eight = network_of(*map(machine, "abcdefgh"))
+    plan = plan_machines(pipeline_of(DENSE, n_texts=8), eight, numbers=[8])[8]
+    assert 1 < plan.groups < 8
+    assert plan.tokens_per_second > 0.95 * 8 * plan.one_text
+    assert plan.bound >= plan.twin >= 0.999 * plan.tokens_per_second
+
+
 def test_the_command_is_quoted_and_says_what_was_planned_with() -> None:
     """A shell gets the words that are meant, whatever they hold."""
     profile = load_profile("rtx-3090-ddr5")
