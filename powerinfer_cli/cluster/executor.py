@@ -134,7 +134,7 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
     meeting, options = wishes.meeting, _own_options(files.model, options)
     share = Share.of(files, wishes.ranges(files.model)[meeting.seat.rank])
     joined = join(meeting, _hello(files, options, share, wishes))
-    watch = Watch(joined.controls[0], [joined.before, joined.behind])
+    watch = Watch(joined.controls[0], [joined.before, joined.behind], wishes.on_failure)
     try:
         own, worker = _worker(options, share, joined, watch, wishes, events)
         watch.reply(Message(Op.READY, (len(own.devices),)))

@@ -17,7 +17,7 @@ from powerinfer_cli.errors import PowerInferError
 __all__ = ["Members", "Watch"]
 
 BEAT_S = 1.0
-SILENCE_S = 8.0  # after which a rank counts as gone
+SILENCE_S = 6.0  # after which a rank counts as gone; all others have ended within 10
 NAMING_S = 3.0  # that a rank waits to be told by rank 0 who has gone, before it names whom it has lost itself
 ENDING_S = 5.0
 MOST_WORDS = 2000
@@ -148,10 +148,12 @@ class Members:
 
 
 class Watch:
-    """At another rank: whether rank 0 is there. wires: those that end with it, so that whoever waits there wakes up."""
+    """At another rank: whether rank 0 is there. wires: those that end with it, so that whoever waits there wakes up;
+    `on_failure` is told then, as rank 0's, for who loads or computes waits nowhere.
+    """
 
-    def __init__(self, control: Wire, wires: Sequence[Wire]) -> None:
-        self._control, self._wires = control, wires
+    def __init__(self, control: Wire, wires: Sequence[Wire], on_failure: Callable[[str], None]) -> None:
+        self._control, self._wires, self._on_failure = control, wires, on_failure
         self._reason, self._known, self._ending = "", threading.Event(), False
         for thread in (threading.Thread(target=self._listen, daemon=True), _beating([control])):
             thread.start()
@@ -201,6 +203,7 @@ class Watch:
         self._known.set()
         for wire in self._wires:
             wire.end()
+        self._on_failure(self._reason)
 
 
 def _beating(wires: Sequence[Wire]) -> threading.Thread:

@@ -118,7 +118,7 @@ def test_who_was_lost_by_another_is_named(group: Group) -> None:
 def test_rank_0_is_told_at_once_who_was_lost() -> None:
     """Its word is waited for behind that, rather than before."""
     rank_0, control = pair("rank 2 (c)")
-    watch, said = Watch(control, []), list[str]()
+    watch, said = Watch(control, [], print), list[str]()
     waiting = threading.Thread(target=lambda: said.append(watch.reason("rank 1 (b) is silent")))
     begin = time.monotonic()
     waiting.start()
@@ -168,7 +168,7 @@ def test_another_rank_is_told_or_sees_it(gone: bool) -> None:
     """Whoever waits at a wire wakes up, and knows why."""
     rank_0, control = pair("rank 1 (b)")
     before, waiting = pair("rank 1 (b)")
-    watch = Watch(control, [waiting])
+    watch = Watch(control, [waiting], print)
     if gone:
         Message(Op.GONE, (), (b"rank 2 (c) has ended",)).send(rank_0)
     else:
@@ -185,11 +185,37 @@ def test_another_rank_is_told_or_sees_it(gone: bool) -> None:
 def test_its_own_words_where_rank_0_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "NAMING_S", 0.1)
     rank_0, control = pair("rank 1 (b)")
-    watch = Watch(control, [])
+    watch = Watch(control, [], print)
     assert watch.reason("rank 2 has ended") == "rank 2 has ended"
     told = receive(rank_0, 1000)
     while told.op is Op.BEAT:
         told = receive(rank_0, 1000)
     assert (told.op, bytes(told.payload)) == (Op.LOST, b"rank 2 has ended")
+    for wire in (rank_0, control):
+        wire.close()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_who_waits_nowhere_is_ended(gone: bool) -> None:
+    """A rank that loads or compiles, where rank 0 goes or says that another has."""
+    rank_0, control = pair("rank 1 (b)")
+    failures: SimpleQueue[str] = SimpleQueue()
+    Watch(control, [], failures.put)
+    if gone:
+        Message(Op.GONE, (), (b"rank 2 (c) has ended",)).send(rank_0)
+    else:
+        rank_0.end()
+    assert failures.get(timeout=5) == ("rank 2 (c) has ended" if gone else "rank 0 (a) has ended")
+    for wire in (rank_0, control):
+        wire.close()
+
+
+def test_who_ends_as_asked_has_no_failure() -> None:
+    rank_0, control = pair("rank 1 (b)")
+    failures: SimpleQueue[str] = SimpleQueue()
+    watch = Watch(control, [], failures.put)
+    watch.end()
+    time.sleep(0.2)
+    assert failures.empty()
     for wire in (rank_0, control):
         wire.close()
