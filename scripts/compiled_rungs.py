@@ -110,11 +110,11 @@ def pretend(rung: str, chosen: str = "") -> Machine:
     cpu_names.has_arm_dot_products = lambda: True
     cpu_names.has_arm_matrix_products = lambda: machine.features.get("i8mm", False)
     os.environ["POWERINFER_CPU"] = chosen
-    here = llvm.get_host_cpu_features
-    llvm.get_host_cpu_features = lambda: _Features(machine.features)
+    here = llvm.get_host_cpu_features, llvm.get_host_cpu_name
+    llvm.get_host_cpu_features, llvm.get_host_cpu_name = lambda: _Features(machine.features), lambda: machine.cpu
     rungs = importlib.import_module("powerinfer_cli.kernels.jit.rung")
     rungs.TARGET_CPU = None  # what Numba makes of the kernels here is not kept
-    llvm.get_host_cpu_features = here
+    llvm.get_host_cpu_features, llvm.get_host_cpu_name = here
     assert (chosen or rung) == rungs.RUNG, "the modules of kernels were imported before"
     return machine
 

@@ -72,7 +72,7 @@ def load_group_activity(folder: Path, counts: Sequence[Floats]) -> GroupActivity
     """The file in `folder` that belongs to these counts; None where there is none, or one of other counts.
 
     Raises:
-        PowerInferError: a file that is not what it should be.
+        PowerInferError: a file that is not what it should be, or one of fewer tokens than were counted.
     """
     path = folder / NAME
     if not path.is_file():
@@ -86,8 +86,10 @@ def load_group_activity(folder: Path, counts: Sequence[Floats]) -> GroupActivity
     tokens = int(found["tokens"])
     same = sums.shape == found["sums"].shape and np.allclose(sums, found["sums"])
     same = same and found["bounds"][-1] == counts[0].size
-    if not same or max(values.max(initial=0) for values in counts) > tokens:
+    if not same:
         return None
+    if max(values.max(initial=0) for values in counts) > tokens:
+        raise PowerInferError(f"{path}: of {tokens} tokens, but neurons were counted active in more of them")
     mean, covariance = (found[name].astype(np.float64) for name in ("mean", "covariance"))
     return GroupActivity(tokens, sums, found["bounds"].astype(np.int64), mean, covariance)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.files import make_folder, replacing, write_torch
 from powerinfer_cli.number_files import is_whole, layer_files, load_torch
-from powerinfer_cli.placement.group_activity import load_group_activity
+from powerinfer_cli.placement.group_activity import MOST_TOKENS, load_group_activity
 from powerinfer_cli.torch_files import plain_vector
 
 __all__ = [
@@ -91,12 +91,19 @@ def load_statistics(folder: Path, n_groups: Sequence[int]) -> ActivationStatisti
     """Read one file a layer, by its number, of so many neurons, or experts.
 
     Raises:
-        PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
+        PowerInferError: a layer without its file, a file of another model, one that is not a tensor, or a layer that
+            enough tokens never used, which nobody's text would get anything of.
     """
     paths = layer_files(folder, "activation", len(n_groups), "activation statistics")
     counts = tuple(_load_counts(path, groups) for path, groups in zip(paths.values(), n_groups, strict=True))
     known = load_group_activity(folder.parent, counts)
-    return ActivationStatistics(counts, known.tokens if known else None)
+    statistics = ActivationStatistics(counts, known.tokens if known else None)
+    for layer, path in enumerate(paths.values()):
+        activity = statistics.activity(layer)
+        if activity and counts[layer].size and not counts[layer].any():
+            what = f"nothing of layer {layer} was ever active, so its FFN would be left out"
+            raise PowerInferError(f"{path}: {what}: count anew, or remove the folder")
+    return statistics
 
 
 def _load_counts(path: Path, n_groups: int) -> npt.NDArray[np.float64]:
@@ -108,6 +115,8 @@ def _load_counts(path: Path, n_groups: int) -> npt.NDArray[np.float64]:
     values = counts.astype(np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise PowerInferError(f"{path}: activation counts that are negative or not finite")
+    if (values > MOST_TOKENS).any():
+        raise PowerInferError(f"{path}: activation counts of more tokens than any text has")
     return values
 
 

@@ -44,6 +44,15 @@ def test_of_other_counts_it_is_left_alone(tmp_path: Path) -> None:
     assert load_statistics(tmp_path / "activation", [4] * 2).tokens is None
 
 
+def test_no_neuron_is_active_more_often_than_there_were_tokens(tmp_path: Path) -> None:
+    saved(tmp_path)
+    save_group_activity(tmp_path, group_activity(COUNTS, SAMPLES, 99))
+    with pytest.raises(
+        PowerInferError, match=r"activation\.npz: of 99 tokens, but neurons were counted active in more"
+    ):
+        load_statistics(tmp_path / "activation", [4] * 2)
+
+
 def test_there_may_be_none(tmp_path: Path) -> None:
     assert load_group_activity(tmp_path, [row.astype(float) for row in COUNTS]) is None
 

@@ -128,6 +128,7 @@ def test_a_hostile_pickle_is_not_executed(tmp_path: Path) -> None:
         torch.tensor([1.0, 2, 3, 4, 5, float("nan")]),
         torch.tensor([1.0, 2, 3, 4, 5, float("inf")]),
         torch.tensor([1, 2, 3, 4, 5, -1]),
+        torch.tensor([1, 2, 3, 4, 5, 1e308], dtype=torch.float64),
         torch.eye(N_FF)[0].to_sparse(),
         torch.zeros(N_FF, device="meta"),
         {"counts": torch.zeros(N_FF)},
@@ -198,6 +199,17 @@ def test_a_folder_or_a_huge_file_in_its_place(tmp_path: Path) -> None:
     (folder / "activation_1.pt").unlink()
     (folder / "activation_1.pt").mkdir()
     assert "activation_1.pt" in refusal(folder)
+
+
+def test_a_layer_that_many_tokens_never_used_is_refused(tmp_path: Path) -> None:
+    """Its whole FFN would be left out."""
+    folder = tmp_path / "activation"
+    save_statistics(folder, [np.full(N_FF, 10_000), np.zeros(N_FF)])
+    assert "activation_1.pt: nothing of layer 1 was ever active" in refusal(folder)
+    save_statistics(folder, [np.full(N_FF, 9_999), np.zeros(N_FF)])  # which settle nothing
+    assert not load_statistics(folder, [N_FF] * 2).counts[1].any()
+    save_statistics(folder, [np.full(N_FF, 10_000), np.zeros(0)])  # a layer without an FFN
+    assert load_statistics(folder, [N_FF, 0]).activity(0) is not None
 
 
 def statistics(*layers: list[int]) -> ActivationStatistics:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,21 @@ def lines_of(rung: str, formats: str = "q4_0|q8_0|q4_k") -> dict[str, str]:
     )
     assert done.returncode == 0, done.stderr
     return {line.split()[0]: line for line in done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize(("rung", "cpu"), [("neon", "cortex-a76"), ("avxvnni", "alderlake")])
+def test_kernels_are_for_the_cpu_that_is_pretended(rung: str, cpu: str) -> None:
+    """Also where its name decides: how far ahead memory is asked for is this machine's matter alone."""
+    program = (
+        f"from scripts.compiled_rungs import pretend\npretend({rung!r})\n"
+        "import llvmlite.binding as llvm\nfrom powerinfer_cli.kernels.jit.rung import HOST_CPU\n"
+        "from powerinfer_cli.kernels.formats.whole import _NEAR_OF_ONE\n"
+        "print(HOST_CPU, _NEAR_OF_ONE, llvm.get_host_cpu_name())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.stdout.split() == [cpu, "8192", llvmlite.binding.get_host_cpu_name()], done.stderr
 
 
 def per_block(line: str) -> float:

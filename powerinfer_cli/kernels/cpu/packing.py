@@ -21,7 +21,16 @@ from powerinfer_cli.kernels.jit.program import Operation, assemble, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, Team, take
 from powerinfer_cli.kernels.simd import address_of, i32, i64, load16, stack_f32, store16, u8
 
-__all__ = ["OnNote", "OnProgress", "bundles", "pack", "pack_side_by_side", "packed_bytes", "packing_kernels"]
+__all__ = [
+    "OnNote",
+    "OnProgress",
+    "bundles",
+    "lie_together",
+    "pack",
+    "pack_side_by_side",
+    "packed_bytes",
+    "packing_kernels",
+]
 
 SLICE_BYTES = 1 << 24  # of the file, between two calls of the progress function
 SLICE_NUMBERS = 1 << 20  # converted at once
@@ -181,6 +190,11 @@ def pack(
     return target
 
 
+def lie_together(tensors: Iterable[Tensor], *, repack: bool = True) -> bool:
+    """Whether `pack_side_by_side` has a place for each of their rows: all are packed, none stay in the file."""
+    return all(_packed_format(tensor, repack) is not None for tensor in tensors)
+
+
 def pack_side_by_side(
     tensors: Sequence[Tensor],
     team: Team,
@@ -193,8 +207,10 @@ def pack_side_by_side(
 ) -> list[WeightRows]:
     """As `pack`, for matrices of equally many rows: first row 0 of each, one behind the other, then row 1 of each...
 
-    places [n_rows]: where each row of the tensors goes instead, which all have rows that are packed. Where the rows of
-    one stay in the file, so that nothing can be beside them, each matrix is packed for itself.
+    places [n_rows]: where each row of the tensors goes instead. Where the rows of one stay in the file, so that nothing
+    can be beside them, each matrix is packed for itself.
+
+    Raises ValueError: places, where rows do not `lie_together`.
     """
     total, done = sum(tensor.nbytes for tensor in tensors), 0
 
@@ -205,7 +221,9 @@ def pack_side_by_side(
     formats = [_packed_format(tensor, repack) for tensor in tensors]
     sizes = [f.row_bytes(tensor.shape[-1]) for f, tensor in zip(formats, tensors, strict=True) if f]
     memory, stride, place, packed = np.empty(0, np.uint8), sum(sizes), 0, []
-    together = len(sizes) == len(tensors)
+    together = lie_together(tensors, repack=repack)
+    if places is not None and not together:
+        raise ValueError("rows that stay in the file have no other places")
     if together:
         n_rows = tensors[0].n_rows
         arena = arena or Arena(arena_bytes(n_rows * stride + SLACK))

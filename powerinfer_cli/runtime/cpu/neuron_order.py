@@ -20,9 +20,8 @@ def neuron_order(uses: npt.NDArray[np.float64], modes: npt.NDArray[np.uint8]) ->
     """
     asked = np.flatnonzero(modes != NEVER)
     ranked = asked[np.argsort(-uses[asked], kind="stable")]
-    sizes = np.diff(np.unique(borders_of(len(ranked))))
     # Dealt like cards: a part's j-th of n places has its turn when (j + 1/2) / n of all have had theirs.
-    turns = np.concatenate([np.empty(0), *((np.arange(n) + 0.5) / n for n in sizes)])
+    turns = np.concatenate([(np.arange(n) + 0.5) / n for n in np.diff(borders_of(len(ranked)))])
     order = np.empty_like(ranked)
     order[np.argsort(turns, kind="stable")] = ranked
     return np.concatenate([order, np.flatnonzero(modes == NEVER)]).astype(np.int32)

@@ -10,7 +10,15 @@ import numpy.typing as npt
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.gguf_io import MadeTensor, Tensor
 from powerinfer_cli.kernels.cpu.arena import Arena
-from powerinfer_cli.kernels.cpu.packing import OnNote, OnProgress, bundles, pack, pack_side_by_side, packed_bytes
+from powerinfer_cli.kernels.cpu.packing import (
+    OnNote,
+    OnProgress,
+    bundles,
+    lie_together,
+    pack,
+    pack_side_by_side,
+    packed_bytes,
+)
 from powerinfer_cli.kernels.cpu.rows import Bundled, WeightRows
 from powerinfer_cli.kernels.cpu.vectors import aligned
 from powerinfer_cli.kernels.formats import SLACK
@@ -89,14 +97,14 @@ class Packer:
     def pack_side_by_side(
         self, tensors: Sequence[Tensor], places: npt.NDArray[np.int32] | None = None
     ) -> list[WeightRows]:
-        """Row 0 of each, then row 1 of each..., or each row at its place. A table comes alone."""
+        """Row 0 of each, then row 1 of each..., or each row at its place, if they may move. A table comes alone."""
         repack = self._repacks(tensors[0])
         packed = pack_side_by_side(tensors, self._team, places=places, repack=repack, **self._wishes())
         return self._counted(packed, sum(tensor.nbytes for tensor in tensors))
 
-    def moves(self, tensor: Tensor) -> bool:
-        """Whether its rows are packed, so that they may lie in any order; else they stay in the file."""
-        return self._packed_bytes(tensor) > 0
+    def moves(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether rows side by side may lie in any order; else some stay in the file."""
+        return lie_together(tensors, repack=self._repacks(tensors[0]))
 
     def bundles(self, tensor: Tensor) -> Bundled | None:
         """What a matrix will be in bundles for, if for anything."""

@@ -247,7 +247,7 @@ def _movable(ffn: FFN[Tensor, Tensor], packer: Packer) -> bool:
     """Whether a layer's neurons may be in any order: nothing of theirs stays in the file."""
     asked = predictor_of(ffn.selection)
     bundled = asked is not None and packer.bundles(asked.fc2) is Bundled.ASKED
-    return bundled and all(packer.moves(one) for one in ffn.neurons.matrices)
+    return bundled and packer.moves(list(ffn.neurons.matrices))
 
 
 class _Together:

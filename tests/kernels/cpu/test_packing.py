@@ -181,6 +181,9 @@ def test_rows_at_other_places(team: Team, tmp_path: Path, monkeypatch: pytest.Mo
 def test_rows_that_stay_in_the_file_have_none_beside_them(team: Team, tmp_path: Path) -> None:
     blocks = written(tmp_path / "blocks.gguf", GGMLType.Q4_0, 5, 64)
     floats = written(tmp_path / "floats.gguf", GGMLType.F16, 5, 64)
+    for tensors, repack in (([blocks, floats], True), ([blocks, blocks], False)):
+        with pytest.raises(ValueError, match=r"^rows that stay in the file have no other places$"):
+            pack_side_by_side(tensors, team, places=np.arange(5, dtype=np.int32)[::-1].copy(), repack=repack)
     apart = pack_side_by_side([blocks, floats], team)
     assert np.shares_memory(apart[1].data, floats.data)
     in_file = pack_side_by_side([blocks, blocks], team, repack=False)
