@@ -1,11 +1,12 @@
 """The application on Ray Serve: a door, and replicas of one model's server behind it."""
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextvars import Context
 from typing import Any
 
-from grpc import RpcError
+from grpc import RpcError, StatusCode
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
@@ -19,7 +20,7 @@ from powerinfer_cli.cluster.replicas.present import names_of
 from powerinfer_cli.cluster.replicas.questions import Part, Question
 from powerinfer_cli.cluster.replicas.replica import Load, Replica
 from powerinfer_cli.cluster.replicas.shares import Fleet
-from powerinfer_cli.serving.errors import unavailable
+from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.logs import Log
 from powerinfer_cli.serving.options import ServerOptions
 
@@ -30,6 +31,7 @@ SPARE = 64  # requests that need no slot, beside those that do
 HEALTH_S, SICK_S = 1.0, 30.0  # between two looks at a replica, and how long it may take to answer
 SOONEST_S, LATEST_S = 0.01, 0.1  # between two looks for a slot, of a request that waits for one
 MOST_AT_DOOR = 1 << 14
+GONE = StatusCode.UNAVAILABLE, StatusCode.CANCELLED  # a connection that breaks, and a server of a process that ends
 
 
 class DoorDeployment:
@@ -113,16 +115,34 @@ def _asking(replicas: DeploymentHandle) -> Ask:
             async for part in response:
                 yield part
             ended = True
-        except BackPressureError as error:
-            raise unavailable("too many requests wait already") from error
-        except DeploymentUnavailableError as error:
-            raise unavailable("no replica can be started: the log says why", retry_after_s=30) from error
-        except RayTaskError as error:
-            raise Failed(str(error.cause).splitlines()[0] if str(error.cause) else "failure") from error
-        except (RayError, RpcError) as error:  # the latter of a connection that breaks
-            raise Lost(type(error).__name__) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Lost("its work was cancelled") from error  # there, and sent here as what it raised
+        except Exception as error:
+            raise _meaning(error) from error
         finally:
             if not ended:
                 response.cancel()
 
     return ask
+
+
+def _meaning(error: Exception) -> Exception:
+    """APIError, Lost or Failed. Over gRPC, what a replica raises comes as it is."""
+    if isinstance(error, BackPressureError):
+        return unavailable("too many requests wait already")
+    if isinstance(error, DeploymentUnavailableError):
+        return unavailable("no replica can be started: the log says why", retry_after_s=30)
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return Lost(type(error).__name__)
+    if isinstance(error, RpcError):
+        name = error.code().name
+        return Lost(name) if error.code() in GONE else _failed(error.details(), name)
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return cause if isinstance(cause, APIError) else _failed(cause, type(cause).__name__)
+
+
+def _failed(said: object, kind: str) -> Failed:
+    return Failed(": ".join([kind, *str(said).splitlines()[:1]]))

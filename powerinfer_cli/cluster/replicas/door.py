@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from powerinfer_cli.cluster.replicas.forwarding import Ask, Failed, Lost, forward, whole
 from powerinfer_cli.cluster.replicas.prefixes import prefix_of
-from powerinfer_cli.cluster.replicas.questions import Question
+from powerinfer_cli.cluster.replicas.questions import LARGEST, Question
 from powerinfer_cli.json_text import read_json
 from powerinfer_cli.serving.errors import APIError, not_supported, unavailable
 from powerinfer_cli.serving.http.bodies import Answer, error_answer
@@ -26,9 +26,8 @@ from powerinfer_cli.serving.options import ServerOptions
 from powerinfer_cli.serving.routes.page import WebPage, make_page
 from powerinfer_cli.serving.threads import in_thread
 
-__all__ = ["LARGEST", "Door", "make_door"]
+__all__ = ["Door", "make_door"]
 
-LARGEST = 16 << 20  # bytes of a request: the text of a million tokens; a replica may take less
 AT_ONCE = 1 << 16  # bytes of JSON that are read in the event loop
 ASKING_S = 5.0  # that one replica may take to tell of itself
 # What the door has looked at already, and replicas have no use for.

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
-from powerinfer_cli.cluster.replicas.questions import Head, Part, Question
+from powerinfer_cli.cluster.replicas.questions import Head, Part, Question, pieces
 from powerinfer_cli.serving.errors import APIError, server_error, unavailable
 from powerinfer_cli.serving.http.bodies import error_answer
 from powerinfer_cli.serving.http.logs import Log
@@ -121,10 +121,10 @@ async def _sent(parts: AsyncGenerator[Part, None], answer: _Answer, send: Send) 
             if not _is_stream(head):
                 held.append(part.body)
                 if part.last and answer.head is not None:  # a stream, of which another replica wants to know nothing
-                    await send({"type": "http.response.body", "body": b"data: " + b"".join(held) + b"\n\n"})
+                    await _send_body(send, b"data: " + b"".join(held) + b"\n\n", more=True)
                 elif part.last:
                     await _begin(answer, head, send)
-                    await send({"type": "http.response.body", "body": b"".join(held), "more_body": False})
+                    await _send_body(send, b"".join(held), more=False)
             else:
                 if answer.head is None:
                     await _begin(answer, head, send)
@@ -133,6 +133,13 @@ async def _sent(parts: AsyncGenerator[Part, None], answer: _Answer, send: Send) 
             if part.last:
                 return
     raise Lost("its answer was cut off")
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    *before, rest = pieces(body)
+    for piece in before:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": rest, "more_body": more})
 
 
 async def _begin(answer: _Answer, head: Head, send: Send) -> None:

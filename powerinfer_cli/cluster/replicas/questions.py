@@ -1,9 +1,12 @@
 """What the door asks a replica, and what comes back. Ray pickles both between processes that it started itself."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Head", "Headers", "Part", "Question"]
+__all__ = ["LARGEST", "PIECE", "Head", "Headers", "Part", "Question", "pieces"]
 
+LARGEST = 16 << 20  # bytes of a request: the text of a million tokens; a replica may take less
+PIECE = 1 << 20  # bytes of an answer that go through Ray at once: what is sent as one message is held as one
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -41,3 +44,9 @@ class Part:
     body: bytes
     head: Head | None = None
     last: bool = False
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """All of it, PIECE bytes at a time; of nothing, one that is empty."""
+    for begin in range(0, max(1, len(body)), PIECE):
+        yield body[begin : begin + PIECE]

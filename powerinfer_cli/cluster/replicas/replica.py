@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-from powerinfer_cli.cluster.replicas.questions import Head, Part, Question
+from powerinfer_cli.cluster.replicas.questions import Head, Part, Question, pieces
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.serving.app import make_app
 from powerinfer_cli.serving.http.logs import Log
@@ -152,7 +152,11 @@ class _Messages:
                     head = Head(message["status"], headers, name)
             last = bool(body) and not come[-1].get("more_body", False)
             if body:
-                yield Part(b"".join(body), head, last)
+                *before, rest = pieces(b"".join(body))
+                for piece in before:
+                    yield Part(piece, head)
+                    head = None
+                yield Part(rest, head, last)
                 head, due = None, clock() + pace_s
             if self._failure is not None:
                 raise self._failure

@@ -77,6 +77,16 @@ def test_keys_and_limits_are_the_servers(cluster: RunningCluster, client: httpx.
     assert client.post("/slots/0?action=erase").status_code == 501
 
 
+def test_what_is_larger_than_messages_of_grpc_passes(client: httpx.Client) -> None:
+    """4 MiB, where nothing is said. The limits of a request are those of a replica."""
+    body = {"content": "Once upon a time " * 50_000, "with_pieces": True}
+    answer = client.post("/tokenize", json=body)
+    assert answer.status_code == 200
+    assert len(answer.content) > 4 << 20
+    assert "".join(token["piece"] for token in answer.json()["tokens"]).strip() == str(body["content"]).strip()
+    assert client.post("/v1/completions", content=b" " * (5 << 20)).status_code == 413
+
+
 def test_a_conversation_stays_with_its_replica(client: httpx.Client) -> None:
     """And another one goes to the other: it is that one's turn. It is longer than what a text costs that the door may
     still take for being written.

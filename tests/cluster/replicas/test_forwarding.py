@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message
 
 from powerinfer_cli.cluster.replicas.forwarding import Failed, Lost, forward, has_token
-from powerinfer_cli.cluster.replicas.questions import Head, Part, Question
+from powerinfer_cli.cluster.replicas.questions import PIECE, Head, Part, Question
 from powerinfer_cli.serving.errors import APIError, unavailable
 from powerinfer_cli.serving.http.logs import Log
 
@@ -47,6 +47,7 @@ def told(*scripts: Script, path: str = "/v1/chat/completions") -> tuple[int, byt
 
     asyncio.run(forward(ask, Question("POST", path), receive, send, Log(quiet=True)))
     assert not messages[-1].get("more_body", False)
+    assert max(len(message.get("body", b"")) for message in messages) <= PIECE
     assert sum(message["type"] == "http.response.start" for message in messages) == 1
     body: Any = b"".join(message.get("body", b"") for message in messages)
     return messages[0]["status"], body, asked
@@ -94,6 +95,11 @@ def test_what_is_answered_whole_is_asked_for_anew() -> None:
     good = [Part(b'{"a":', head(WHOLE, "b")), Part(b"1}", last=True)]
     assert told([Part(b'{"a":', head(WHOLE)), Lost("dead")], good) == (200, b'{"a":1}', 2)
     assert told([Part(b'{"error":1}', head(WHOLE, status=400), last=True)]) == (400, b'{"error":1}', 1)
+
+
+def test_what_is_answered_whole_is_sent_in_pieces() -> None:
+    text = bytes(range(256)) * (PIECE // 100)
+    assert told([Part(text, head(WHOLE)), Part(b"!", last=True)]) == (200, text + b"!", 1)
 
 
 def test_who_fails_is_not_asked_again() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from powerinfer_cli.cluster.replicas.questions import Head, Part, Question
+from powerinfer_cli.cluster.replicas.questions import PIECE, Head, Part, Question
 from powerinfer_cli.cluster.replicas.replica import answered
 from powerinfer_cli.serving.http.protocol import spelled
 
@@ -58,6 +58,16 @@ def test_the_first_part_waits_for_nothing_and_the_next_ones_are_collected() -> N
 
 def test_slow_parts_come_one_by_one() -> None:
     assert len(parts(application(b"1", 0.02, b"2", 0.02, b"3", 0.02), 0.0)) >= 4
+
+
+def test_large_answers_come_in_pieces() -> None:
+    """Of what is sent at once, too, and the beginning is told once."""
+    body = bytes(range(256)) * (PIECE // 100)
+    found = parts(application(body), 0.0)
+    assert b"".join(part.body for part in found) == body
+    assert max(len(part.body) for part in found) == PIECE
+    assert [part.head is not None for part in found] == [True] + [False] * (len(found) - 1)
+    assert [part.last for part in found] == [False] * (len(found) - 1) + [True]
 
 
 def test_what_the_application_raises_is_raised() -> None:
