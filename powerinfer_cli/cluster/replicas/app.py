@@ -37,10 +37,10 @@ GONE = StatusCode.UNAVAILABLE, StatusCode.CANCELLED  # a connection that breaks,
 class DoorDeployment:
     """Ray Serve calls what has no underscore, and `__serve_build_asgi_app__`."""
 
-    def __init__(self, replicas: DeploymentHandle, options: ServerOptions, log: Log) -> None:
+    def __init__(self, replicas: DeploymentHandle, options: ServerOptions, log: Log, slots: int) -> None:
         sys.stderr = sys.__stderr__ or sys.stderr  # Serve's goes to a file of Ray's
         self._options = options
-        self._door = Door(_asking(replicas), lambda: names_of(REPLICAS), options, log)
+        self._door = Door(_asking(replicas), lambda: names_of(REPLICAS), options, log, 2 * slots)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return make_door(self._door, self._options)
@@ -77,7 +77,7 @@ def application(load: Load, options: ServerOptions, log: Log, fleet: Fleet) -> s
         **sizes,
         ray_actor_options={"num_cpus": fleet.cpus, "num_gpus": fleet.gpus},
         max_ongoing_requests=2 * fleet.slots + SPARE,
-        max_queued_requests=max(1, options.queue),
+        max_queued_requests=-1,  # the door counts texts, and nothing else
         health_check_period_s=HEALTH_S,
         health_check_timeout_s=SICK_S,
         graceful_shutdown_wait_loop_s=0.2,
@@ -100,7 +100,7 @@ def application(load: Load, options: ServerOptions, log: Log, fleet: Fleet) -> s
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=fleet.draining_s,
     )
-    bound: serve.Application = door.bind(replicas.bind(load, options, log), options, log)
+    bound: serve.Application = door.bind(replicas.bind(load, options, log), options, log, fleet.slots)
     return bound
 
 

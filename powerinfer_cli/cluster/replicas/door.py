@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -44,10 +45,14 @@ class Door:
     `over`: set, they end.
     """
 
-    def __init__(self, ask: Ask, replicas: Callable[[], Sequence[str]], options: ServerOptions, log: Log) -> None:
-        """replicas: the names of those that are there now."""
-        self._ask, self._replicas, self._options, self._log = ask, replicas, options, log
-        self.stopping, self.busy = False, 0
+    def __init__(
+        self, ask: Ask, replicas: Callable[[], Sequence[str]], options: ServerOptions, log: Log, each: int = 2
+    ) -> None:
+        """replicas: the names of those that are there now. each: texts that one is given; as many as `options.queue`
+        more wait. What needs no slot does not count: who looks at a server that is full is told so.
+        """
+        self._ask, self._replicas, self._options, self._log, self._each = ask, replicas, options, log, each
+        self.stopping, self.busy, self._texts = False, 0, 0
         self.over = asyncio.Event()
 
     def refusal(self) -> APIError | None:
@@ -61,11 +66,24 @@ class Door:
             if found is not None:
                 await found(scope, receive, send)
                 return
-            await forward(self._ask, await _question(scope, receive), receive, send, self._log, self.over)
+            question = await _question(scope, receive)
+            with self._counted(question):
+                await forward(self._ask, question, receive, send, self._log, self.over)
         except APIError as error:
             await error_answer(error)(scope, receive, send)
         finally:
             self.busy -= 1
+
+    @contextmanager
+    def _counted(self, question: Question) -> Iterator[None]:
+        """Raises APIError: it would wait, and so do too many already."""
+        if question.writes and self._texts >= self._each * len(self._replicas()) + max(1, self._options.queue):
+            raise unavailable("too many requests wait already")
+        self._texts += question.writes
+        try:
+            yield
+        finally:
+            self._texts -= question.writes
 
     async def _own(self, scope: Scope) -> Response | None:
         """What is told of all replicas together."""
