@@ -143,7 +143,7 @@ def serve_layers(files: ModelFiles, options: EngineOptions, wishes: RankWishes, 
             wire.close()
         if isinstance(error, Lost):  # rank 0, while this rank was loading
             raise PowerInferError(watch.reason(f"rank 0 {error}")) from error
-        watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
+        watch.leave(error)
         raise
     meeting.note(f"rank {meeting.seat.rank}: {share.layers}, {share.model.nbytes / 2**20:.1f} MiB")
     for line in own.placed.lines:

@@ -6,12 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from powerinfer_cli import __version__
-from powerinfer_cli.cluster.messages import Message, Op
-from powerinfer_cli.cluster.wires import Address, Lost
+from powerinfer_cli.cluster.messages import Message, Op, words_of
+from powerinfer_cli.cluster.seats import MOST_RANKS
+from powerinfer_cli.cluster.wires import Address, Lost, Said
+from powerinfer_cli.printable import printable
 
 __all__ = ["MOST_BYTES", "Hello", "Plan", "difference"]
 
 MOST_BYTES = 64 << 10  # of either
+MOST_TOKENS = 1 << 40
+MOST_HOST = 255  # letters
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,12 @@ class Hello:
         flags = found.get("flags")
         if not whole or not words or not isinstance(flags, dict) or found.keys() != cls.__dataclass_fields__.keys():
             raise Lost("says what no rank says")
-        if not 0 < found["port"] < 1 << 16 or found["n_ctx"] < 1:
+        if not 0 < found["port"] < 1 << 16 or not 1 <= found["n_ctx"] <= MOST_TOKENS:
             raise Lost("says what no rank says")
-        return cls(**found | {"flags": {str(name): str(value) for name, value in flags.items()}})
+        if not 0 <= found["rank"] < MOST_RANKS or not 2 <= found["n_ranks"] <= MOST_RANKS:
+            raise Lost("says what no rank says")
+        plain = {printable(str(name)): printable(str(value)) for name, value in flags.items()}
+        return cls(**found | {"flags": plain, "version": printable(found["version"])})
 
 
 @dataclass(frozen=True)
@@ -56,23 +63,27 @@ class Plan:
         return Message(Op.PLAN, (), (json.dumps(asdict(self)).encode(),))
 
     @classmethod
-    def of(cls, message: Message) -> "Plan":
-        """Raises Lost: it is none."""
+    def of(cls, message: Message, most: int) -> "Plan":
+        """most: tokens that there is room for here. Raises Lost: it is none."""
         found = _fields(message, Op.PLAN)
-        match found:
-            case {"n_ctx": int(n_ctx), "behind": None} if n_ctx > 0:
+        n_ctx, behind = found.get("n_ctx"), found.get("behind")
+        if type(n_ctx) is not int or not 1 <= n_ctx <= most:  # nor a bool
+            raise Lost("says what no rank says")
+        match behind:
+            case None:
                 return cls(n_ctx, None)
-            case {"n_ctx": int(n_ctx), "behind": [str(host), int(port)]} if n_ctx > 0 and 0 < port < 1 << 16:
-                return cls(n_ctx, (host, port))
+            case [str(host), int(port)] if type(port) is int and 0 < port < 1 << 16:
+                if host.isprintable() and len(host) <= MOST_HOST:
+                    return cls(n_ctx, (host, port))
         raise Lost("says what no rank says")
 
 
 def _fields(message: Message, op: Op) -> dict[str, Any]:
-    if message.op is Op.GONE or message.op is Op.LEAVING:
-        raise Lost(bytes(message.payload).decode(errors="replace"))
+    if message.op is Op.GONE:
+        raise Said(words_of(message))
     try:
         found = json.loads(bytes(message.payload))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Lost("says what no rank says") from error
     if message.op is not op or not isinstance(found, dict):
         raise Lost("says what no rank says")
@@ -90,5 +101,5 @@ def difference(first: Hello, other: Hello) -> str | None:
     for flag in sorted(first.flags.keys() | other.flags.keys()):
         here, there = first.flags.get(flag), other.flags.get(flag)
         if here != there:
-            return f"was started with {flag} {str(there)[:40]}, rank 0 with {here}: start all ranks alike"
+            return f"was started with {flag[:40]} {str(there)[:40]}, rank 0 with {here}: start all ranks alike"
     return None

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from powerinfer_cli.cluster.callers import PROOF_S, Callers
 from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
-from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.messages import Message, Op, coming_op, receive, worded, words_of
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import OTHER_KEY, prove_calling
-from powerinfer_cli.cluster.wires import Lost, Wire, call
+from powerinfer_cli.cluster.wires import Lost, Said, Wire, call
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.listening import listen_at
 
@@ -21,7 +21,6 @@ __all__ = ["Joined", "Meeting", "gather", "join"]
 ANSWER_S = 2 * PROOF_S  # for the proof of who was called, which may listen to others first
 SLACK_S = 10.0  # that others wait longer than rank 0, which knows who is missing
 BACKLOG = 16
-MOST_WORDS = 2000
 
 Note = Callable[[str], None]
 
@@ -67,9 +66,10 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
                     Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
                 except Lost as error:
                     raise Lost(f"{seat.name(rank)} ({wire.peer}) {error}") from error
-            behind = _call_behind(meeting, addresses[1])
+            controls = {rank: wire for rank, (wire, _) in found.items()}
+            behind = _call_behind(meeting, addresses[1], controls)
             try:
-                before = _called(door, meeting, {rank: wire for rank, (wire, _) in found.items()})
+                before = _called(door, meeting, controls)
             except Lost:
                 behind.close()
                 raise
@@ -78,7 +78,7 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
                 _tell(wire, Op.GONE, str(error))
                 wire.close()
             raise PowerInferError(str(error)) from error
-    return Joined(n_ctx, {rank: wire for rank, (wire, _) in found.items()}, before, behind)
+    return Joined(n_ctx, controls, before, behind)
 
 
 def _wait(callers: Callers, meeting: Meeting, hello: Hello, found: dict[int, tuple[Wire, Hello]]) -> None:
@@ -130,11 +130,10 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
     """
     seat = meeting.seat
     master = f"rank 0 ({seat.host} port {seat.port})"
-    deadline = time.monotonic() + meeting.seconds
     try:
-        control = call((seat.host, seat.port), master, deadline)
+        control = call((seat.host, seat.port), master, meeting.seconds)
     except Lost as error:
-        raise PowerInferError(f"{master} {error}: tried for {meeting.seconds:g} s") from error
+        raise PowerInferError(f"{master} {error}") from error
     try:
         control.limit_all(ANSWER_S)
         prove_calling(control, meeting.key)
@@ -146,29 +145,29 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         with listen_at(control.own_host, 0, "--master", BACKLOG) as door:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
-            plan = Plan.of(receive(control, MOST_BYTES))
+            plan = Plan.of(receive(control, MOST_BYTES), hello.n_ctx)
             before = _called(door, meeting, {0: control})
         try:
-            behind = _call_behind(meeting, plan.behind or (seat.host, seat.port))
+            behind = _call_behind(meeting, plan.behind or (seat.host, seat.port), {0: control})
         except Lost:
             before.close()
             raise
     except Lost as error:
+        line = str(error) if isinstance(error, Said) else f"{master} {error}"
+        _tell(control, Op.LOST, line)  # else rank 0 names this one
         control.close()
-        raise PowerInferError(f"{master}: {error}") from error
+        raise PowerInferError(line) from error
     return Joined(plan.n_ctx, {0: control}, before, behind)
 
 
 def _called(door: socket.socket, meeting: Meeting, controls: dict[int, Wire]) -> Wire:
-    """By the rank before, while those of the controls are there. Raises Lost."""
+    """By the rank before, while those of the controls are there. Raises Said."""
     deadline, rank = time.monotonic() + meeting.seconds, (meeting.seat.rank - 1) % meeting.seat.n_ranks
     with Callers(door, meeting.key, 0, meeting.note) as callers:
         while time.monotonic() < deadline:
             came = callers.next()
             if came is None:
-                for other, control in controls.items():
-                    if control.ended:
-                        raise Lost(f"{meeting.seat.name(other)} ({control.peer}) has ended")
+                _look(meeting, controls)
                 continue
             wire, said = came
             if said.op is Op.HELLO and said.numbers[0] == rank:
@@ -176,20 +175,43 @@ def _called(door: socket.socket, meeting: Meeting, controls: dict[int, Wire]) ->
                 wire.limit(None)
                 return wire
             callers.refuse(wire, f"is not rank {rank}")
-    raise Lost(f"rank {rank} has not called within {meeting.seconds:g} s")
+    raise Said(f"rank {rank} has not called rank {meeting.seat.rank} within {meeting.seconds:g} s")
 
 
-def _call_behind(meeting: Meeting, address: tuple[str, int]) -> Wire:
-    """The rank behind this one, which behind the last is rank 0. Raises Lost."""
-    rank = meeting.seat.rank
-    peer = f"rank {(rank + 1) % meeting.seat.n_ranks} ({address[0]})"
+def _look(meeting: Meeting, controls: dict[int, Wire]) -> None:
+    """Raises Said: one of the ranks has ended, or says that another has."""
+    for rank, control in controls.items():
+        try:
+            while (op := coming_op(control)) in (Op.BEAT, Op.GONE, Op.LOST, Op.LEAVING):
+                message = receive(control, MOST_BYTES)
+                if op is Op.LEAVING:
+                    raise Lost(f"has ended: {words_of(message)}")
+                if op is not Op.BEAT:
+                    raise Said(words_of(message))
+        except Said:
+            raise
+        except Lost as error:
+            raise Said(f"{meeting.seat.name(rank)} ({control.peer}) {error}") from error
+
+
+def _call_behind(meeting: Meeting, address: tuple[str, int], controls: dict[int, Wire]) -> Wire:
+    """The rank behind this one, which behind the last is rank 0, while those of the controls are there. Raises Said."""
+    rank, (host, port) = meeting.seat.rank, address
+    behind = (rank + 1) % meeting.seat.n_ranks
+    peer = f"rank {behind} ({host})"
     try:
-        wire = call(address, peer, time.monotonic() + meeting.seconds)
+        wire = call(address, peer, meeting.seconds, lambda: _look(meeting, controls))
+    except Said:
+        raise
+    except Lost as error:
+        raise Said(f"rank {behind} ({host} port {port}) {error}") from error
+    try:
         wire.limit_all(ANSWER_S)
         prove_calling(wire, meeting.key)
         Message(Op.HELLO, (rank,)).send(wire)
     except Lost as error:
-        raise Lost(f"{peer} {error}") from error
+        wire.close()
+        raise Said(f"{peer} {error}") from error
     wire.limit(None)
     return wire
 
@@ -197,6 +219,6 @@ def _call_behind(meeting: Meeting, address: tuple[str, int]) -> Wire:
 def _tell(wire: Wire, op: Op, words: str) -> None:
     """As far as it can be told any more."""
     try:
-        Message(op, (), (words.encode()[:MOST_WORDS],)).send(wire)
+        worded(op, words).send(wire)
     except Lost:
         return

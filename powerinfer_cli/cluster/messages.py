@@ -7,12 +7,14 @@ from enum import IntEnum
 import numpy as np
 
 from powerinfer_cli.cluster.wires import Lost, Part, Wire
+from powerinfer_cli.printable import printable
 
-__all__ = ["DROPPED", "Coming", "Message", "Op", "header", "receive"]
+__all__ = ["DROPPED", "MOST_WORDS", "Coming", "Message", "Op", "coming_op", "header", "receive", "worded", "words_of"]
 
 HEADER = struct.Struct("<4sI6qQ")  # magic, operation, numbers, bytes behind
 MAGIC = b"PIX2"
 N_NUMBERS = 6
+MOST_WORDS = 2000  # bytes of a line for people
 DROPPED = 1  # the first number of what is sent in place of something that has failed
 
 
@@ -79,6 +81,28 @@ def receive(wire: Wire, most: int) -> Message:
     if magic != MAGIC or op not in KNOWN or size > most:
         raise Lost("sends what is no message of a rank")
     return Message(Op(op), tuple(numbers), (wire.receive(size),) if size else ())
+
+
+def coming_op(wire: Wire) -> Op | None:
+    """Of the message that is received next, if it has come. Raises Lost: it is none, or the end."""
+    found = wire.peek(HEADER.size)
+    if len(found) < HEADER.size:
+        return None
+    magic, op, *_ = HEADER.unpack(found)
+    if magic != MAGIC or op not in KNOWN:
+        raise Lost("sends what is no message of a rank")
+    return Op(op)
+
+
+def worded(op: Op, words: str) -> Message:
+    """A message of a line for people."""
+    return Message(op, (), (words.encode(errors="replace")[:MOST_WORDS],))
+
+
+def words_of(message: Message) -> str:
+    """What it says to people, in one line that steers no terminal."""
+    said = bytes(message.payload[:MOST_WORDS]).decode(errors="replace")
+    return printable(" ".join(said.split()))
 
 
 class Coming:

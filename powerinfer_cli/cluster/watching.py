@@ -9,7 +9,7 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cluster.messages import Message, Op, receive
+from powerinfer_cli.cluster.messages import MOST_WORDS, Message, Op, receive, worded, words_of
 from powerinfer_cli.cluster.rows import Asked, Rows
 from powerinfer_cli.cluster.wires import Lost, Part, Wire
 from powerinfer_cli.errors import PowerInferError
@@ -20,7 +20,6 @@ BEAT_S = 1.0
 SILENCE_S = 6.0  # after which a rank counts as gone; all others have ended within 10
 NAMING_S = 3.0  # that a rank waits to be told by rank 0 who has gone, before it names whom it has lost itself
 ENDING_S = 5.0
-MOST_WORDS = 2000
 Floats = npt.NDArray[np.float32]
 
 
@@ -112,9 +111,9 @@ class Members:
             while True:
                 message = receive(wire, self._most)
                 if message.op is Op.LOST and not self._ending:  # perhaps only the way between two others is cut
-                    self._fail(bytes(message.payload).decode(errors="replace"))
+                    self._fail(words_of(message))
                 if message.op is Op.LEAVING:
-                    raise Lost(f"has ended: {bytes(message.payload).decode(errors='replace')}")
+                    raise Lost(f"has ended: {words_of(message)}")
                 if message.op not in (Op.BEAT, Op.LOST):
                     self._replies[rank].put(message)
         except Lost as error:
@@ -139,7 +138,7 @@ class Members:
         for wire in self._controls.values():
             with contextlib.suppress(Lost, OSError):  # it may be closed
                 wire.limit(BEAT_S)
-                Message(Op.GONE, (), (line.encode()[:MOST_WORDS],)).send(wire)
+                worded(Op.GONE, line).send(wire)
         self._behind.end()
         self.rows.wire.end()
         for replies in self._replies.values():
@@ -170,17 +169,17 @@ class Watch:
         self._control.end()
         return said
 
-    def leave(self, words: str) -> None:
+    def leave(self, error: BaseException) -> None:
         """Tell rank 0 why this rank ends."""
         self._ending = True
         with contextlib.suppress(OSError):
             self._control.limit(BEAT_S)
-        self._tell(Op.LEAVING, words)
+        self._tell(Op.LEAVING, _why(error))
         self._control.end()
 
     def _tell(self, op: Op, words: str) -> None:
         with contextlib.suppress(Lost, OSError):  # it may be closed
-            self.reply(Message(op, (), (words.encode()[:MOST_WORDS],)))
+            self.reply(worded(op, words))
 
     def end(self) -> None:
         """As rank 0 has asked."""
@@ -193,7 +192,7 @@ class Watch:
             while True:
                 message = receive(self._control, MOST_WORDS)
                 if message.op is Op.GONE:
-                    self._reason = bytes(message.payload).decode(errors="replace")
+                    self._reason = words_of(message)
                     break
         except Lost as error:
             self._reason = f"{self._control.peer} {error}"
@@ -204,6 +203,20 @@ class Watch:
         for wire in self._wires:
             wire.end()
         self._on_failure(self._reason)
+
+
+def _why(error: BaseException) -> str:
+    """Why a rank ends, for people."""
+    match error:
+        case PowerInferError():
+            return str(error)
+        case KeyboardInterrupt():
+            return "it was interrupted"
+        case SystemExit():  # as SIGTERM's
+            return "it was terminated"
+        case MemoryError():
+            return "no memory was left"
+    return type(error).__name__
 
 
 def _beating(wires: Sequence[Wire]) -> threading.Thread:

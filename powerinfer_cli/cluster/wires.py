@@ -11,17 +11,22 @@ from ipaddress import ip_address
 
 from powerinfer_cli.system.sockets import notice_silence, receive_ready, receive_some, send_parts
 
-__all__ = ["Address", "Lost", "Part", "Wire", "call", "is_loopback"]
+__all__ = ["Address", "Lost", "Part", "Said", "Wire", "call", "is_loopback"]
 
 Address = tuple[str, int]
 Part = bytes | bytearray | memoryview
 SILENCE_S = 6  # of a machine or of the way to it; a few packets in a row are lost on some
 LATE_S, LATE = 2e-3, 1 / 8  # for so long who waits looks whether something has come, at most; of the usual time
+CALL_S = 2.0  # of one call, where a firewall answers nothing; then it is seen whether others have ended
 RETRY_S = 0.1  # from one call to the next where nobody listens yet
 
 
 class Lost(Exception):
     """A connection has ended, or says what it must not."""
+
+
+class Said(Lost):
+    """The same, in a whole line that names who: rank 0's, or one about another rank than the one that was heard."""
 
 
 class Wire:
@@ -58,13 +63,17 @@ class Wire:
         """Whether something has come that was not received yet, or the end."""
         return bool(select.select([self._sock], [], [], 0)[0])
 
-    @property
-    def ended(self) -> bool:
-        """Whether the end has come, and nothing before it that was not received yet."""
+    def peek(self, n_bytes: int) -> bytes:
+        """At most so many bytes of what has come and was not received yet, which stay. Raises Lost: at the end."""
+        if not self.speaks:
+            return b""
         try:
-            return self.speaks and not self._sock.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return True
+            found = self._sock.recv(n_bytes, socket.MSG_PEEK)
+        except OSError as error:
+            raise Lost(_reason(error)) from error
+        if not found:
+            raise Lost("has ended")
+        return found
 
     def send(self, *parts: Part, full: Callable[[], None] | None = None) -> None:
         """All of them, one behind the other. full: is called where the other end takes no more just now, and waits
@@ -141,14 +150,17 @@ def _reason(error: OSError) -> str:
     return "is silent" if isinstance(error, TimeoutError) else "has ended"
 
 
-def call(address: Address, peer: str, deadline: float) -> Wire:
-    """Until somebody answers, or `time.monotonic()` is past the deadline. Raises Lost."""
+def call(address: Address, peer: str, seconds: float, look: Callable[[], None] | None = None) -> Wire:
+    """Until somebody answers, or the seconds are over. look: is called between calls, and may raise. Raises Lost."""
+    deadline = time.monotonic() + seconds
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise Lost("does not answer")
+            raise Lost(f"does not answer: tried for {seconds:g} s; a firewall between may be why")
+        if look is not None:
+            look()
         try:
-            return Wire(socket.create_connection(address, timeout=left), peer)
+            return Wire(socket.create_connection(address, timeout=min(left, CALL_S)), peer)
         except socket.gaierror as error:
             raise Lost(f"has no address: {error.strerror}") from error
         except (OSError, UnicodeError):

@@ -73,7 +73,7 @@ class Worker:
         except Lost as error:
             raise PowerInferError(self.watch.reason(f"{self._at.peer} {error}")) from error
         except BaseException as error:
-            self.watch.leave(str(error) if isinstance(error, PowerInferError) else type(error).__name__)
+            self.watch.leave(error)
             raise
         finally:
             for wire in (self.before, self.behind):

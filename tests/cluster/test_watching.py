@@ -219,3 +219,20 @@ def test_who_ends_as_asked_has_no_failure() -> None:
     assert failures.empty()
     for wire in (rank_0, control):
         wire.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (KeyboardInterrupt(), "it was interrupted"),
+        (SystemExit(143), "it was terminated"),
+        (PowerInferError("no file"), "no file"),
+    ],
+)
+def test_why_it_leaves_is_said_in_words(error: BaseException, why: str) -> None:
+    rank_0, control = pair("rank 1 (b)")
+    Watch(control, [], print).leave(error)
+    told = receive(rank_0, 1000)
+    assert (told.op, bytes(told.payload)) == (Op.LEAVING, why.encode())
+    for wire in (rank_0, control):
+        wire.close()
