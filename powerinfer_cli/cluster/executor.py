@@ -19,7 +19,7 @@ from powerinfer_cli.cluster.worker import Worker
 from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.kernels.few import FEW
 from powerinfer_cli.model import Model
-from powerinfer_cli.model.blocks import leaves
+from powerinfer_cli.model.blocks import predictor_of
 from powerinfer_cli.model.ranges import LayerRange, check_division, divide, shown_ranges
 from powerinfer_cli.opening.opened import ModelFiles
 from powerinfer_cli.opening.wishes import PlacementWishes
@@ -30,6 +30,7 @@ from powerinfer_cli.runtime.context.cache_size import context_size, extent_of, k
 from powerinfer_cli.runtime.context.pages import PageTable
 from powerinfer_cli.runtime.context.states import BESIDE, most_saved
 from powerinfer_cli.runtime.stats import SparsityStats
+from powerinfer_cli.runtime.threshold import THRESHOLD_VARIABLE, effective_threshold
 from powerinfer_cli.runtime.whole_texts import whole_text_options
 
 __all__ = ["PipelineExecutor", "RankWishes", "serve_layers"]
@@ -48,7 +49,7 @@ ALIKE = {
     "-kvu": "unified",
     "--swa-full": "swa_full",
     "--reference": "reference",
-    "--spec-type": "drafting",
+    "drafting": "drafting",
     "--ctx-checkpoints": "ctx_checkpoints",
 }
 
@@ -192,6 +193,8 @@ def _cache_bytes(model: Model, pages: PageTable) -> int:
 def _hello(files: ModelFiles, options: EngineOptions, share: Share, wishes: RankWishes) -> Hello:
     seat = wishes.meeting.seat
     flags = {flag: str(getattr(options, name)) for flag, name in ALIKE.items()} | {"--link-type": str(wishes.link)}
+    if any(predictor_of(layer.ffn.selection) for layer in files.model.layers):
+        flags[THRESHOLD_VARIABLE] = str(effective_threshold(files.model.config, options))
     flags["--layers"] = "equal bytes" if wishes.layers is None else shown_ranges(wishes.layers)
     known = files.beside.statistics
     flags["activation statistics"] = "none" if known is None else statistics_fingerprint(known)
@@ -205,6 +208,7 @@ def _predictors_fingerprint(model: Model) -> str:
     """Of those that came from a folder: some numbers of each."""
     digest = hashlib.blake2b(digest_size=8)
     for layer in model.layers:
-        for tensor in leaves(layer.ffn.selection)[0]:
+        predictor = predictor_of(layer.ffn.selection)
+        for tensor in () if predictor is None else (predictor.fc1, predictor.fc2):
             digest.update(np.ascontiguousarray(tensor.data[:64]).tobytes())
     return digest.hexdigest()

@@ -27,12 +27,15 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Meeting:
-    """Who meets, with which secret, and how long they wait for each other."""
+    """Who meets, with which secret, and how long they wait for each other. port: where the rank before calls this one,
+    of another rank than 0; 0: any that is free.
+    """
 
     seat: Seat
     key: bytes
     seconds: float
     note: Note
+    port: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         said = str(error) if str(error) == OTHER_KEY else f"{error} before it has proved to be a rank"
         raise PowerInferError(f"{master} {said}") from error
     try:
-        with listen_at(control.own_host, 0, "--master", BACKLOG) as door:
+        with listen_at(control.own_host, meeting.port, "--rank-port", BACKLOG) as door:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
             plan = Plan.of(receive(control, MOST_BYTES), hello.n_ctx)

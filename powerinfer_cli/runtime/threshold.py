@@ -7,7 +7,7 @@ from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.model import ModelConfig
 from powerinfer_cli.runtime.options import EngineOptions
 
-__all__ = ["effective_threshold", "sparse_threshold"]
+__all__ = ["THRESHOLD_VARIABLE", "effective_threshold", "sparse_threshold"]
 
 THRESHOLD_VARIABLE = "LLAMA_SPARSE_PRED_THRESHOLD"
 

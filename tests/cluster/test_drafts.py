@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from powerinfer_cli.drafting import DraftOptions, SpecType
-from powerinfer_cli.gguf_io import open_gguf
 from powerinfer_cli.opening import bundled_model, drafts
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece
-from tests.helpers.cluster.ranks import engine_of_ranks
+from tests.helpers.cluster.ranks import engine_of_one, engine_of_ranks
 from tests.helpers.families import PROMPT
 from tests.helpers.families.guessers import tiny_guesser
 
@@ -23,7 +22,7 @@ def test_equal_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind:
     monkeypatch.setattr(drafts, "_cost", lambda *_: 0.0)
     path = bundled_model() if kind is SpecType.MODEL else tiny_guesser("qwen3next").file.write(tmp_path / "tiny.gguf")
     wished = DraftOptions(kind, path if kind is SpecType.MODEL else None, most=3, p_min=0.0)
-    wanted = _texts(Engine.load(open_gguf(path), OPTIONS))
+    wanted = _texts(engine_of_one(path, OPTIONS))
     with engine_of_ranks(path, 2, OPTIONS, drafts=wished) as engine:
         found = _texts(engine)
         proposed, accepted = (

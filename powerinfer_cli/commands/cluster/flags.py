@@ -56,6 +56,16 @@ class RankFlags:
     cluster_timeout: Annotated[
         int, _rank("--cluster-timeout", metavar="N", help="Seconds to wait for the other ranks.", min=1, max=86400)
     ] = 60
+    rank_port: Annotated[
+        int,
+        _rank(
+            "--rank-port",
+            metavar="N",
+            help="Where the rank before calls this one, of another than 0; 0: any free port.",
+            min=0,
+            max=65535,
+        ),
+    ] = 0
     link_type: Annotated[
         LinkFlag, _rank("--link-type", help="Of numbers between ranks; bf16: half the bytes, not to the bit.")
     ] = LinkFlag.F32

@@ -66,7 +66,7 @@ def rank_wishes(flags: RankFlags, placement: PlacementFlags, note: Note) -> "Ran
         raise UsageError(
             f"{seat.host} is not this machine alone: ranks need a secret that they share, --cluster-key-file FILE"
         )
-    meeting = Meeting(seat, read_key(flags.cluster_key_file, note), float(flags.cluster_timeout), note)
+    meeting = Meeting(seat, read_key(flags.cluster_key_file, note), float(flags.cluster_timeout), note, flags.rank_port)
     placed = placement.wishes()
     if placed.adaptive == "auto":
         raise UsageError("--adaptive auto is not for ranks, as traces are of whole models: say on or off")

@@ -2,18 +2,24 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 from openai import OpenAI
 
 from powerinfer_cli.cli import app
 from powerinfer_cli.errors import PowerInferError
-from powerinfer_cli.opening import open_model
+from powerinfer_cli.gguf_io import open_gguf
+from powerinfer_cli.model import load_model
+from powerinfer_cli.opening import bundled_model, open_model
 from tests.helpers.cluster.ranks import free_port
+from tests.helpers.predictor_files import save_predictors
 from tests.helpers.server_process import RunningServer
 
 ENV = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
@@ -21,11 +27,16 @@ PROMPTS = ("Once upon a time", "The owl said that")
 TEXT = ["-t", "1", "-p", "Once upon a time", "-n", "12", "--temp", "0"]
 
 
-def started(rank: int, port: int, *words: str) -> subprocess.Popen[str]:
+def started(rank: int, port: int, *words: str, **variables: str) -> subprocess.Popen[str]:
     ranks = ["--rank", str(rank), "--world-size", "2", "--master", f"127.0.0.1:{port}"]
     command = [sys.executable, "-m", "powerinfer_cli", "cluster", "run", *ranks, *words]
     return subprocess.Popen(
-        command, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=ENV | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -45,6 +56,47 @@ def test_text_is_that_of_one_machine(layers: list[str], note: str) -> None:
     assert (first.returncode, other.returncode) == (0, 0), notes + told
     assert text == run("main", *TEXT).stdout
     assert note in notes
+
+
+def test_predictors_of_a_folder(tmp_path: Path) -> None:
+    """Which ranks must have alike; the text is one machine's."""
+    model = load_model(open_gguf(bundled_model()))
+    shapes = [(layer.ffn.neurons.n_ff, model.config.n_embd) for layer in model.layers]
+    for name, seed in (("one", 0), ("other", 1)):
+        rng = np.random.default_rng(seed)
+        drawn = [(rng.standard_normal((8, n_embd)), rng.standard_normal((n_ff, 8))) for n_ff, n_embd in shapes]
+        pairs = [(fc1.astype(np.float32), fc2.astype(np.float32)) for fc1, fc2 in drawn]
+        save_predictors(tmp_path / name, pairs)
+    port, own = free_port(), [*TEXT, "--predictor-path", str(tmp_path / "one")]
+    other, first = started(1, port, *own), started(0, port, *own)
+    text, notes = first.communicate(timeout=60)
+    other.communicate(timeout=30)
+    assert (first.returncode, other.returncode) == (0, 0), notes
+    assert text == run("main", *own).stdout
+    port = free_port()
+    first, other = started(0, port, *own), started(1, port, *own[:-1], str(tmp_path / "other"))
+    other.communicate(timeout=30)
+    assert "rank 1 (127.0.0.1) was started with predictors " in first.communicate(timeout=60)[1]
+
+
+def test_another_threshold_is_refused() -> None:
+    """It lets other neurons through, and so would write another text."""
+    port = free_port()
+    other, first = started(1, port, *TEXT, LLAMA_SPARSE_PRED_THRESHOLD="2"), started(0, port, *TEXT)
+    line = "was started with LLAMA_SPARSE_PRED_THRESHOLD 2.0, rank 0 with "
+    for rank in (first, other):
+        assert line in rank.communicate(timeout=60)[1]
+        assert rank.returncode == 1
+
+
+def test_a_port_of_a_rank_that_is_taken() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        other, first = started(1, port, *TEXT, "--rank-port", number), started(0, port, *TEXT)
+        told = other.communicate(timeout=60)[1]
+        assert f"cannot listen on 127.0.0.1 port {number}: Address already in use (--rank-port)" in told
+        assert first.communicate(timeout=60)[1].count("error: rank 1") == 1
 
 
 def test_who_is_gone_is_named() -> None:
