@@ -172,9 +172,9 @@ def test_each_run_begins_behind_the_same_tokens(tmp_path: Path, monkeypatch: pyt
     counts: list[int] = []
     forward = Engine._forward
 
-    def counted(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any) -> object:
+    def counted(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any, **asked: Any) -> object:
         counts.append(len(parts[0][1]))
-        return forward(engine, parts, *more)
+        return forward(engine, parts, *more, **asked)
 
     monkeypatch.setattr(Engine, "_forward", counted)
     with Interrupt() as interrupt:

@@ -220,9 +220,9 @@ def test_engine_flags_reach_the_engine(main: Main, monkeypatch: pytest.MonkeyPat
     work: list[int | str] = []
     forward, run = Engine._forward, Team.run
 
-    def spied_forward(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any) -> object:
+    def spied_forward(engine: Engine, parts: list[tuple[int, list[int]]], *more: Any, **asked: Any) -> object:
         work.append(f"{sum(len(ids) for _, ids in parts)} tokens")
-        return forward(engine, parts, *more)
+        return forward(engine, parts, *more, **asked)
 
     def spied_run(team: Team, program: Program, threads: int = 0) -> None:
         work.append(threads)
@@ -246,7 +246,9 @@ def test_the_least_of_the_two_batch_sizes_counts(main: Main, monkeypatch: pytest
     monkeypatch.setattr(
         Engine,
         "_forward",
-        lambda engine, parts, *more: batches.append(len(parts[0][1])) or forward(engine, parts, *more),
+        lambda engine, parts, *more, **asked: (
+            batches.append(len(parts[0][1])) or forward(engine, parts, *more, **asked)
+        ),
     )
     assert main("-p", "Once upon a time there", "-n", "1", "-b", "3").code == 0
     assert batches == [3, 3]
