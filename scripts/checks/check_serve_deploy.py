@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from powerinfer_cli import open_model  # noqa: E402  # after the path is set
-from powerinfer_cli.cluster.replicas.guard import marked  # noqa: E402
-from powerinfer_cli.cluster.replicas.guarding import MARK, guarded  # noqa: E402
-from scripts.clients.process import free_port  # noqa: E402
+from powerinfer_cli.cluster.replicas.guard import marked  # noqa: E402  # after the path is set
+from powerinfer_cli.cluster.replicas.guarding import MARK, guarded  # noqa: E402  # after the path is set
+from scripts.clients.process import free_port  # noqa: E402  # after the path is set
 
 PROMPT, TOKENS = "Once upon a time", 32
 STORE_BYTES, CPUS = 128 << 20, 4

@@ -141,14 +141,14 @@ def test_pieces_pass_a_windows_socket(kernel32: SimpleNamespace) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         sockets.send_parts(SimpleNamespace(send=send), [b"head", b"", b"small"])  # type: ignore[arg-type]  # stand-ins
         assert sent == [9]
-        sockets.send_parts(SimpleNamespace(send=send), [b"head", large])  # type: ignore[arg-type]
+        sockets.send_parts(SimpleNamespace(send=send), [b"head", large])  # type: ignore[arg-type]  # stand-ins
         assert sent[1:3] == [4, len(large)]
-        sockets.send_parts(SimpleNamespace(send=send), [])  # type: ignore[arg-type]
+        sockets.send_parts(SimpleNamespace(send=send), [])  # type: ignore[arg-type]  # stand-ins
         wanted = b"headsmallhead" + large
         found = bytearray(len(wanted))
         view, at = memoryview(found), 0
         while at < len(wanted):
-            at += sockets.receive_some(SimpleNamespace(recv_into=receive), view[at:])  # type: ignore[arg-type]
+            at += sockets.receive_some(SimpleNamespace(recv_into=receive), view[at:])  # type: ignore[arg-type]  # stand-ins
         assert found == wanted
 
 

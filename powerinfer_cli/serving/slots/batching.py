@@ -120,15 +120,15 @@ class Batcher:
 
     def step(self) -> None:
         """One step of the engine ends, and as many are begun before as keep it busy, each for slots of its own."""
-        while len(self._flights) < self._n_groups() and self._begin():
+        while len(self._flights) < self._grouping.groups(self._n_left()) and self._begin():
             pass
         if self._flights:
             self._finish(self._flights.next())
         if self._left:
             self._assign()
 
-    def _n_groups(self) -> int:
-        return self._grouping.groups([slot.running.n_left for slot in self.slots if slot.running is not None])
+    def _n_left(self) -> list[int]:  # tokens of their prompts, of all texts
+        return [slot.running.n_left for slot in self.slots if slot.running is not None]
 
     def _begin(self) -> bool:
         """A step for all free slots that have something to do, or their share. Whether it is on its way."""
@@ -280,9 +280,9 @@ class Batcher:
         if not self._engine.config.causal:
             return plan_whole(reading, self._engine.most_tokens)
         if self._engine.n_groups > 1:
-            n_single = sum(slot.running is not None and slot.running.n_left <= 1 for slot in self.slots)
-            prompts = not self._flights.is_reading
-            generating, reading = plan_group(generating, reading, n_single, self._n_groups(), prompts=prompts)
+            left, prompts = self._n_left(), not self._flights.is_reading
+            groups = sum(n <= 1 for n in left), self._grouping.groups(left)
+            generating, reading = plan_group(generating, reading, *groups, prompts=prompts)
         room = self._engine.n_free - self._flights.spoken_for if self._shared else self._engine.n_ctx
         return plan_step(generating, reading, self._engine.most_tokens, room)
 
