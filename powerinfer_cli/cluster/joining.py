@@ -145,7 +145,13 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         said = str(error) if str(error) == OTHER_KEY else f"{error} before it has proved to be a rank"
         raise PowerInferError(f"{master} {said}") from error
     try:
-        with listen_at(control.own_host, meeting.port, "--rank-port", BACKLOG) as door:
+        door = listen_at(control.own_host, meeting.port, "--rank-port", BACKLOG)
+    except PowerInferError as error:
+        _tell(control, Op.GONE, str(error))
+        control.close()
+        raise
+    try:
+        with door:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
             plan = Plan.of(receive(control, MOST_BYTES), hello.n_ctx)
