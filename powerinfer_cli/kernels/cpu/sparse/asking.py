@@ -26,7 +26,7 @@ from powerinfer_cli.kernels.jit.program import Operation, operands
 from powerinfer_cli.kernels.jit.team import OPERATION, take
 from powerinfer_cli.kernels.simd import address_of, at_least, f32, i32, i64, load_f32, stack_f32, store_f32
 
-__all__ = ["ALWAYS", "ASK", "NEVER", "Predictor", "ask_batch", "ask_for", "asked_neurons", "logits_of", "reached"]
+__all__ = ["ALWAYS", "ASK", "NEVER", "Predictor", "ask_batch", "asked_neurons", "logits_of", "reached", "rows_ahead"]
 
 # What statistics say of a neuron: the predictor's row is read only for those in between.
 NEVER, ALWAYS, ASK = 0, 1, 2
@@ -123,23 +123,14 @@ def _ask_batch(op_address, worker):
 
 
 @helper
-def ask_for(fc2, i, first, chosen, asked, done, count, aheads):
-    """What memory is asked for while 16 rows from the i-th on are multiplied -> aheads: the chosen neurons' rows of the
-    next step, from byte `done` of the one of chosen[asked] on, then rows of fc2 to come. Where to go on with it.
-    """
+def rows_ahead(fc2, i, aheads):
+    """What memory is asked for while 16 rows from the i-th on are multiplied -> aheads: rows to come."""
     steps, size = 16, fc2[ROW_BYTES]
     if fc2[DOT_BUNDLE]:
         steps, size = min(64, fc2[COLUMNS] // 32), fc2[CHUNK_BYTES]
     own = row_in_memory(fc2, i) + AHEAD_BYTES
     for k in range(steps):
-        if asked < count:
-            aheads[k] = row_in_memory(first, np.int64(chosen[asked])) + done
-            done += size
-            if done >= first[ROW_BYTES]:
-                asked, done = asked + 1, np.int64(0)
-        else:
-            aheads[k] = own + k * size
-    return asked, done
+        aheads[k] = own + k * size
 
 
 @helper

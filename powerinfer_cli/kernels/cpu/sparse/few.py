@@ -23,9 +23,11 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_in_memory,
 )
 from powerinfer_cli.kernels.cpu.shares import fetch
-from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, ask_for, logits_of, reached
+from powerinfer_cli.kernels.cpu.sparse.asking import Predictor, logits_of, reached, rows_ahead
 from powerinfer_cli.kernels.cpu.sparse.token import (
+    GATES_AHEAD,
     PARTS,
+    ROWS_AHEAD,
     NeuronMask,
     RowNeurons,
     add_down,
@@ -160,20 +162,17 @@ def _multiply(rows, dot, x, x_bytes, panels, row, bits, ahead, found):
 
 
 @helper
-def _let_through(op, first, begin, end, n_tokens, union, needed, through, worker):
+def _let_through(op, begin, end, n_tokens, union, needed, through, worker):
     """Of numbers[begin:end] those that any token's predictor lets through -> union, their tokens -> needed; how many.
     through: of each token, are added to.
-
-    Their rows of the next step are asked for on the way, a little with each row of fc2.
     """
     fc2, numbers, thresholds = i64(op[OP.fc2]), op[OP.numbers], f32(op[OP.thresholds])
     xs, aheads, logits = i64(address_of(stack_f32(32))), i64(address_of(stack_f32(128))), stack_f32(256)  # FEW tokens
     for t in range(FEW):
         xs[t] = op[OP.hidden] + min(t, n_tokens - 1) * op[OP.hidden_bytes]
-    count, asked, masks = 0, 0, i64(address_of(stack_f32(32)))
-    done = np.int64(0)  # bytes asked for of the row of union[asked]
+    count, masks = 0, i64(address_of(stack_f32(32)))
     for i in range(begin, end, BUNDLE):
-        asked, done = ask_for(fc2, i, first, union, asked, done, count, aheads)
+        rows_ahead(fc2, i, aheads)
         out = address_of(logits)
         logits_of(fc2, address_of(xs), n_tokens, numbers, thresholds, i, address_of(aheads), out, worker)
         any_token = 0
@@ -188,13 +187,11 @@ def _let_through(op, first, begin, end, n_tokens, union, needed, through, worker
             union[count], needed[count] = i32(numbers)[i + lane], bits
             count += 1
             _count(bits, through)
-    for k in range(asked, min(count, asked + 64)):
-        fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
     return count
 
 
 @helper
-def _marked(bits_of, first, begin, end, every, union, needed, through):
+def _marked(bits_of, begin, end, every, union, needed, through):
     """Neurons begin..end-1 that somebody else lets through for any token (0: all, for all) -> union, needed."""
     count = 0
     for i in range(begin, end):
@@ -203,8 +200,6 @@ def _marked(bits_of, first, begin, end, every, union, needed, through):
             union[count], needed[count] = i, bits
             count += 1
             _count(bits, through)
-    for k in range(min(count, 64)):
-        fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
     return count
 
 
@@ -225,14 +220,17 @@ def _open_neurons(op, panels, found, first, union, needed, count, place, lengths
     x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
     chosen, values, n_ff, curve = op[OP.chosen], op[OP.values], op[OP.n_ff], op[OP.curve]
     following, dot = i64(op[OP.second]) if op[OP.second] else i64(op[OP.down]), i64(op[OP.few])[FIRST]
-    fired = asked = 0
+    fired = 0
+    for k in range(min(GATES_AHEAD, count)):
+        fetch(row_in_memory(first, np.int64(union[k])), first[ROW_BYTES])
     for k in range(count):
-        i, bits, kept = np.int64(union[k]), needed[k], 0
+        i, bits, kept, later = np.int64(union[k]), needed[k], 0, k + GATES_AHEAD
         row = row_address(first, i, worker)
         ahead = row
-        if asked < fired:
-            ahead = row_in_memory(following, np.int64(union[asked]))
-            asked += 1
+        if later < count:
+            ahead = row_in_memory(first, np.int64(union[later]))
+        elif later - count < fired:
+            ahead = row_in_memory(following, np.int64(union[later - count]))
         _multiply(first, dot, x, x_bytes, panels, row, bits, ahead, found)
         k_found = 0
         while bits:
@@ -251,21 +249,20 @@ def _open_neurons(op, panels, found, first, union, needed, count, place, lengths
         if kept:
             union[fired], needed[fired] = np.int32(i), kept
             fired += 1
-    for k in range(asked, fired):
-        fetch(row_in_memory(following, np.int64(union[k])), following[ROW_BYTES])
     return fired
 
 
 @helper
 def _multiply_up(op, panels, found, union, needed, count, place, lengths, worker):
-    """Each value *= its up product (+ bias), or *= relu of that; the down rows are asked for on the way."""
+    """Each value *= its up product (+ bias), or *= relu of that."""
     rows, x, x_bytes = i64(op[OP.second]), op[OP.second_x], op[OP.second_x_bytes]
     bias, relu_on_up = op[OP.second_bias], op[OP.relu_on_up]
-    values, n_ff, down = f32(op[OP.values]), op[OP.n_ff], i64(op[OP.down])
+    values, n_ff = f32(op[OP.values]), op[OP.n_ff]
     for k in range(count):
         i, bits = np.int64(union[k]), needed[k]
         row, dot = row_address(rows, i, worker), i64(op[OP.few])[SECOND]
-        _multiply(rows, dot, x, x_bytes, panels, row, bits, row_in_memory(down, i), found)
+        ahead = row_in_memory(rows, np.int64(union[min(k + ROWS_AHEAD, count - 1)]))
+        _multiply(rows, dot, x, x_bytes, panels, row, bits, ahead, found)
         k_found = 0
         while bits:
             t, up = lowest_bit(bits), found[k_found]
@@ -304,26 +301,21 @@ def _add_neurons(op_address, worker):
         _clear(lengths, n_tokens)
         _clear(through, n_tokens)
         if fc2:
-            count = _let_through(op, first, begin, end, n_tokens, union, needed, through, worker)
+            count = _let_through(op, begin, end, n_tokens, union, needed, through, worker)
         else:
-            count = _marked(op[OP.hidden], first, begin, end, (1 << n_tokens) - 1, union, needed, through)
+            count = _marked(op[OP.hidden], begin, end, (1 << n_tokens) - 1, union, needed, through)
         count = _open_neurons(op, opened, found, first, union, needed, count, begin, lengths, worker)
         if op[OP.second]:
             _clear(lengths, n_tokens)
             _multiply_up(op, multiplied, found, union, needed, count, begin, lengths, worker)
-        following = take(op)
-        read_next = i64(fc2) if fc2 else first
-        ahead = row_in_memory(read_next, borders[min(following, PARTS)])
-        limit = row_in_memory(read_next, borders[min(following + 1, PARTS)])
         for t in range(n_tokens):
             at = (t * n_ff + begin) * 4
             chosen, values = i32(op[OP.chosen] + at), f32(op[OP.values] + at)
             target = op[OP.sums] + (part * op[OP.room] + t) * sum_bytes
-            add_down(down, chosen, lengths[t], values, target, min(ahead, limit), worker)
-            ahead += lengths[t] * down[ROW_BYTES]
+            add_down(down, 0, 0, 0, 0, chosen, lengths[t], values, target, worker)
             fetch_add(counts, 2 * t, through[t])
             fetch_add(counts, 2 * t + 1, lengths[t])
-        part = following
+        part = take(op)
 
 
 @helper

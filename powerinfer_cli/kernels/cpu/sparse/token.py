@@ -4,7 +4,7 @@ A layer's neurons are cut into parts, the same for any number of threads. Whoeve
 the gate rows of the neurons that are let through, the up rows of those whose gate is open, and adds up their down
 rows, from the first to the last, in the part's own sum. At the end the parts' sums are added in their order. So a row
 is read as a whole by one thread, and the result is always the same. Rows are scattered over memory: each is asked for
-as soon as it is known to be needed, steps before it is read.
+some neurons before it is read, evenly, as bursts would fill the queue that reading needs as well.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from powerinfer_cli.kernels.cpu.rows import (
     row_in_memory,
 )
 from powerinfer_cli.kernels.cpu.shares import fetch
-from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, ask_for, logits_of, reached
+from powerinfer_cli.kernels.cpu.sparse.asking import ALWAYS, ASK, NEVER, Predictor, logits_of, reached, rows_ahead
 from powerinfer_cli.kernels.cpu.vectors import N_TOKENS, Vectors
 from powerinfer_cli.kernels.formats.format import BUNDLE, padded
 from powerinfer_cli.kernels.jit import helper, kernel
@@ -55,8 +55,10 @@ from powerinfer_cli.model.blocks import Linear, Neurons
 __all__ = [
     "ALWAYS",
     "ASK",
+    "GATES_AHEAD",
     "NEVER",
     "PARTS",
+    "ROWS_AHEAD",
     "NeuronMask",
     "Predictor",
     "RowNeurons",
@@ -72,7 +74,7 @@ __all__ = [
 _SHARES, _SMALL_SHARES = np.array([3] * 8 + [1] * 8), np.array([3, 3, 1, 1])
 _SMALL = 2048  # neurons
 PARTS = len(_SHARES)  # at most
-_ROWS_AHEAD = 4  # where rows follow one another
+GATES_AHEAD, ROWS_AHEAD = 8, 4  # how many neurons before it is read a row is asked for
 _COLUMNS = 512  # of the sum that a thread claims at a time: a whole chunk
 
 NEURONS = operands(
@@ -202,67 +204,57 @@ def add_parts(
 
 
 @helper
-def _let_through(fc2, hidden, numbers, thresholds, first, begin, end, chosen, worker):
-    """Of numbers[begin:end] those that the predictor lets through -> chosen; how many.
-
-    Their rows of the next step are asked for on the way, a little with each row of fc2.
-    """
+def _let_through(fc2, hidden, numbers, thresholds, begin, end, chosen, worker):
+    """Of numbers[begin:end] those that the predictor lets through -> chosen; how many."""
     xs, aheads, logits = i64(address_of(stack_f32(2))), i64(address_of(stack_f32(128))), stack_f32(16)
     xs[0] = hidden
-    count = asked = 0
-    done = np.int64(0)  # bytes asked for of the row of chosen[asked]
+    count = 0
     for i in range(begin, end, BUNDLE):
-        asked, done = ask_for(fc2, i, first, chosen, asked, done, count, aheads)
-        out = address_of(logits)
-        logits_of(fc2, address_of(xs), 1, numbers, thresholds, i, address_of(aheads), out, worker)
+        rows_ahead(fc2, i, aheads)
+        logits_of(fc2, address_of(xs), 1, numbers, thresholds, i, address_of(aheads), address_of(logits), worker)
         bits = reached(logits, 0, thresholds, i)
         while bits:
             chosen[count] = i32(numbers)[i + lowest_bit(bits)]
             count += 1
             bits &= bits - 1
-    for k in range(asked, count):
-        fetch(row_in_memory(first, np.int64(chosen[k])), first[ROW_BYTES])
     return count
 
 
 @helper
-def _marked(modes, first, begin, end, chosen):
+def _marked(modes, begin, end, chosen):
     """Neurons begin..end-1 that somebody else lets through -> chosen; how many."""
     count = 0
     for i in range(begin, end):
         if modes[i] == ALWAYS:
             chosen[count] = i
             count += 1
-            fetch(row_in_memory(first, i), first[ROW_BYTES])
     return count
 
 
 @helper
-def _everything(first, begin, end, chosen):
+def _everything(begin, end, chosen):
     for i in range(begin, end):
         chosen[i - begin] = i
-    for i in range(begin, min(begin + _ROWS_AHEAD, end)):
-        fetch(row_in_memory(first, i), first[ROW_BYTES])
     return end - begin
 
 
 @helper
-def _open_neurons(code, curve, first, x, bias, second, down, chosen, count, values, worker):
+def _open_neurons(code, curve, first, x, bias, following, chosen, count, values, worker):
     """Keep those of the chosen whose gate is open (a layer without gate: whose up is positive); how many.
 
-    Only ReLU and its square close gates: under other activations, by their code, all are kept.
-    Of each that is kept, a row of the next step is asked for while the row after it is read.
+    Only ReLU and its square close gates: under other activations, by their code, all are kept. Behind the last rows
+    those of the next step are asked for.
     """
-    following = i64(second) if second else down
-    fired = asked = 0
+    fired = 0
+    for k in range(min(GATES_AHEAD, count)):
+        fetch(row_in_memory(first, np.int64(chosen[k])), first[ROW_BYTES])
     for k in range(count):
-        i = np.int64(chosen[k])
+        i, later = np.int64(chosen[k]), k + GATES_AHEAD
         ahead = row_in_memory(first, i)
-        if asked < fired:
-            ahead = row_in_memory(following, np.int64(chosen[asked]))
-            asked += 1
-        elif k + 1 < count and np.int64(chosen[k + 1]) == i + 1:  # a run of rows, as when nothing is predicted
-            ahead = row_in_memory(first, i + _ROWS_AHEAD)
+        if later < count:
+            ahead = row_in_memory(first, np.int64(chosen[later]))
+        elif later - count < fired:
+            ahead = row_in_memory(following, np.int64(chosen[later - count]))
         value = dot_row(first[DOT_ROW], row_address(first, i, worker), x, first[COLUMNS], ahead)
         if bias:
             value += f32(bias)[i]
@@ -271,42 +263,40 @@ def _open_neurons(code, curve, first, x, bias, second, down, chosen, count, valu
         if code >= EXACT or value > np.float32(0.0):
             chosen[fired], values[fired] = np.int32(i), value
             fired += 1
-    for k in range(asked, fired):
-        fetch(row_in_memory(following, np.int64(chosen[k])), following[ROW_BYTES])
     return fired
 
 
 @helper
-def _multiply_up(rows, x, bias, relu_on_up, down, chosen, count, values, worker):
-    """values[k] *= W[chosen[k]] . x (+ bias), or *= relu of that; the down rows are asked for on the way."""
-    for k in range(count):
-        i = np.int64(chosen[k])
-        up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], row_in_memory(down, i))
-        if bias:
-            up += f32(bias)[i]
-        if relu_on_up:
-            up = max(up, np.float32(0.0))
-        values[k] *= up
+def _times_up(value, rows, x, bias, relu_on_up, i, later, worker):
+    """value * (W[i] . x (+ bias)), or * relu of that; row `later` is asked for on the way."""
+    up = dot_row(rows[DOT_ROW], row_address(rows, i, worker), x, rows[COLUMNS], row_in_memory(rows, later))
+    if bias:
+        up += f32(bias)[i]
+    if relu_on_up:
+        up = max(up, np.float32(0.0))
+    return value * up
 
 
 @helper
-def add_down(rows, chosen, count, values, out_address, ahead, worker):
-    """out = the sum of values[k] * W[chosen[k]], in AXPY's order. What begins at `ahead` is asked for."""
+def add_down(rows, second, x, bias, relu_on_up, chosen, count, values, out_address, worker):
+    """out = the sum of values[k] * W[chosen[k]], in AXPY's order; each value first times its up product where there is
+    a second matrix: a neuron's up and down rows are neighbours, so that memory is asked for both at once.
+    """
     n, out = rows[COLUMNS], f32(out_address)
     for c in range(0, padded(n), 16):
         store_f32(out, c, zero())
-    if rows[REPACK_ROW]:  # there is room for one rearranged row only
-        for k in range(count):
-            row = row_address(rows, np.int64(chosen[k]), worker)
-            axpy_row(rows[AXPY_ROW], row, n, values[k], out_address)
-        return
     eight, a = i64(address_of(stack_f32(16))), stack_f32(4)
     for k in range(0, count, 4):
         for j in range(4):  # behind the last row: nothing of it once more
-            eight[j] = row_in_memory(rows, np.int64(chosen[min(k + j, count - 1)]))
-            eight[4 + j] = ahead + (k + j) * rows[ROW_BYTES]
-            a[j] = values[k + j] if k + j < count else np.float32(0.0)
-        axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
+            i, later = np.int64(chosen[min(k + j, count - 1)]), np.int64(chosen[min(k + j + ROWS_AHEAD, count - 1)])
+            value = values[k + j] if k + j < count else np.float32(0.0)
+            if second and k + j < count:
+                value = _times_up(value, i64(second), x, bias, relu_on_up, i, later, worker)
+            eight[j], eight[4 + j], a[j] = row_in_memory(rows, i), row_in_memory(rows, later), value
+            if rows[REPACK_ROW] and k + j < count:  # there is room for one rearranged row only
+                axpy_row(rows[AXPY_ROW], row_address(rows, i, worker), n, value, out_address)
+        if not rows[REPACK_ROW]:
+            axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
 
 
 @kernel(OPERATION, "add_neurons")
@@ -332,21 +322,18 @@ def _add_neurons(op_address, worker):
         begin, end = borders[part], borders[part + 1]
         chosen, values = i32(op[NEURONS.chosen] + begin * 4), f32(op[NEURONS.values] + begin * 4)
         if fc2:
-            asking = i64(fc2), op[NEURONS.hidden], numbers, thresholds
-            count = _let_through(*asking, first, begin, end, chosen, worker)
+            count = _let_through(i64(fc2), op[NEURONS.hidden], numbers, thresholds, begin, end, chosen, worker)
         elif op[NEURONS.modes]:
-            count = _marked(u8(op[NEURONS.modes]), first, begin, end, chosen)
+            count = _marked(u8(op[NEURONS.modes]), begin, end, chosen)
         else:
-            count = _everything(first, begin, end, chosen)
-        fired = _open_neurons(code, curve, first, first_x, first_bias, second, down, chosen, count, values, worker)
-        if second:
-            _multiply_up(i64(second), second_x, second_bias, relu_on_up, down, chosen, fired, values, worker)
-        following = take(op)
-        ahead = row_in_memory(i64(fc2) if fc2 else first, borders[min(following, PARTS)])
-        add_down(down, chosen, fired, values, sums + part * sum_bytes, ahead, worker)
+            count = _everything(begin, end, chosen)
+        following = i64(second) if second else down
+        fired = _open_neurons(code, curve, first, first_x, first_bias, following, chosen, count, values, worker)
+        ups = second, second_x, second_bias, relu_on_up
+        add_down(down, *ups, chosen, fired, values, sums + part * sum_bytes, worker)
         fetch_add(counts, 0, count)
         fetch_add(counts, 1, fired)
-        part = following
+        part = take(op)
 
 
 @kernel(OPERATION, "add_parts")
