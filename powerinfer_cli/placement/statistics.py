@@ -62,15 +62,15 @@ class ActivationStatistics:
         return ActivationStatistics(self.counts[begin:end], int(self._tokens))
 
     def activity(self, layer: int) -> LayerActivity | None:
-        """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell.
+        """Neurons of a layer that are always, or never, active; None where too few tokens were seen to tell, and of a
+        layer that none of them used, whose whole FFN would be left out.
 
         Where the number of tokens is not known, the largest count of all layers stands for it: no count is larger,
         and a neuron that reached it was always active, or is at least the most active one that there is.
         """
-        tokens = self._tokens
-        if tokens < ENOUGH_TOKENS:
+        tokens, counts = self._tokens, self.counts[layer]
+        if tokens < ENOUGH_TOKENS or not counts.any():
             return None
-        counts = self.counts[layer]
         always = counts >= tokens
         return LayerActivity(always, np.flatnonzero((counts > 0) & ~always))
 
@@ -91,19 +91,12 @@ def load_statistics(folder: Path, n_groups: Sequence[int]) -> ActivationStatisti
     """Read one file a layer, by its number, of so many neurons, or experts.
 
     Raises:
-        PowerInferError: a layer without its file, a file of another model, one that is not a tensor, or a layer that
-            enough tokens never used, which nobody's text would get anything of.
+        PowerInferError: a layer without its file, a file of another model, or one that is not a tensor.
     """
     paths = layer_files(folder, "activation", len(n_groups), "activation statistics")
     counts = tuple(_load_counts(path, groups) for path, groups in zip(paths.values(), n_groups, strict=True))
     known = load_group_activity(folder.parent, counts)
-    statistics = ActivationStatistics(counts, known.tokens if known else None)
-    for layer, path in enumerate(paths.values()):
-        activity = statistics.activity(layer)
-        if activity and counts[layer].size and not counts[layer].any():
-            what = f"nothing of layer {layer} was ever active, so its FFN would be left out"
-            raise PowerInferError(f"{path}: {what}: count anew, or remove the folder")
-    return statistics
+    return ActivationStatistics(counts, known.tokens if known else None)
 
 
 def _load_counts(path: Path, n_groups: int) -> npt.NDArray[np.float64]:

@@ -201,15 +201,13 @@ def test_a_folder_or_a_huge_file_in_its_place(tmp_path: Path) -> None:
     assert "activation_1.pt" in refusal(folder)
 
 
-def test_a_layer_that_many_tokens_never_used_is_refused(tmp_path: Path) -> None:
-    """Its whole FFN would be left out."""
+def test_a_layer_that_many_tokens_never_used_settles_nothing(tmp_path: Path) -> None:
+    """Its whole FFN would be left out; another text may use it."""
     folder = tmp_path / "activation"
     save_statistics(folder, [np.full(N_FF, 10_000), np.zeros(N_FF)])
-    assert "activation_1.pt: nothing of layer 1 was ever active" in refusal(folder)
-    save_statistics(folder, [np.full(N_FF, 9_999), np.zeros(N_FF)])  # which settle nothing
-    assert not load_statistics(folder, [N_FF] * 2).counts[1].any()
-    save_statistics(folder, [np.full(N_FF, 10_000), np.zeros(0)])  # a layer without an FFN
-    assert load_statistics(folder, [N_FF, 0]).activity(0) is not None
+    known = load_statistics(folder, [N_FF] * 2)
+    assert known.activity(0) is not None
+    assert known.activity(1) is None
 
 
 def statistics(*layers: list[int]) -> ActivationStatistics:
