@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compile the CPU's kernels for an ARM machine's folder of compiled kernels: there, under emulation, it takes hours.
+"""Compile the CPU's kernels, and those of tests, for an ARM machine's folder of compiled kernels: there it takes hours.
 
     python scripts/checks/arm_kernels.py RUNG FOLDER CPU FEATURES
 
@@ -8,10 +8,12 @@ minus sign behind a space. What is in the folder already, made there, is left as
 """
 
 import argparse
+import functools
 import hashlib
+import importlib
+import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import llvmlite.binding as llvm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.compiled_rungs import MACHINES, optimised, pretend
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse() -> argparse.Namespace:
@@ -32,8 +36,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compiled(kernels: list[Any], cpu: str, features: str) -> Iterator[tuple[str, bytes]]:
-    """Names and object files, as Numba makes them on that machine."""
+def kernels_by_name() -> dict[str, Any]:
+    """The package's, and those that the tests' modules declare."""
+    from powerinfer_cli.kernels.jit.ahead import every_kernel
+
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if "\n@kernel(" in path.read_text("utf-8"):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return {one.name: one for one in every_kernel()}
+
+
+def compiled(one: Any, cpu: str, features: str) -> bytes:
+    """An object file, as Numba makes it on that machine."""
     from powerinfer_cli.kernels.jit.compiler import translated
 
     llvm.initialize_all_targets()
@@ -41,23 +55,30 @@ def compiled(kernels: list[Any], cpu: str, features: str) -> Iterator[tuple[str,
     triple = MACHINES["neon"].triple
     options = {"opt": 3, "reloc": "default", "codemodel": "jitdefault", "jit": True}
     target = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, **options)
-    for one in kernels:
-        text = translated(one.function, one.signature, one.name, one.exact)
-        yield one.name, bytes(target.emit_object(optimised(text, triple, target)))
+    text = translated(one.function, one.signature, one.name, one.exact)
+    return bytes(target.emit_object(optimised(text, triple, target)))
+
+
+_KERNELS: dict[str, Any] = {}
+
+
+def keep(given: argparse.Namespace, name: str) -> None:
+    """Compile one into a file as `kernels/jit/files.py` has it, in a process that has the kernels from its parent."""
+    code = compiled(_KERNELS[name], given.cpu, given.features)
+    made = given.folder / f"{name}.{os.getpid()}"
+    made.write_bytes(hashlib.sha256(code).digest() + code)
+    made.replace(given.folder / f"{name}.o")
 
 
 def main() -> None:
-    """Tells how many there are. Files are as `kernels/jit/files.py` has them."""
+    """Tells how many there are."""
     given = parse()
     pretend("i8mm" if given.rung == "any" else given.rung, given.rung)
-    from powerinfer_cli.kernels.jit.ahead import every_kernel
-
+    _KERNELS.update(kernels_by_name())
     there = {path.stem for path in given.folder.glob("*.o")}
-    missing = [one for one in every_kernel() if one.name not in there]
-    for name, code in compiled(missing, given.cpu, given.features):
-        made = given.folder / f"{name}.{os.getpid()}"
-        made.write_bytes(hashlib.sha256(code).digest() + code)
-        made.replace(given.folder / f"{name}.o")
+    missing = [name for name in _KERNELS if name not in there]
+    with multiprocessing.get_context("fork").Pool() as pool:
+        pool.map(functools.partial(keep, given), missing, chunksize=1)
     print(f"{given.rung}: {len(there)} kernels were there, {len(missing)} were compiled here")
 
 
