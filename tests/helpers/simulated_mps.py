@@ -4,7 +4,7 @@ such a GPU refuses: numbers of 64 bits with a fraction, operations without a ker
 Which operations have kernels is what torch's own table of functions says, which comes with torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +18,6 @@ import yaml
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 __all__ = ["SimulatedMPS", "simulated_mps"]
 
@@ -69,7 +68,7 @@ class _Names(TorchFunctionMode):
             named = others.pop("device", None)
             made = function(*args, **others)
             return made if named is None else made.to(renamed(named))
-        return function(*tree_map(renamed, tuple(args)), **tree_map(renamed, dict(kwargs or {})))
+        return function(*_mapped(renamed, tuple(args)), **_mapped(renamed, dict(kwargs or {})))
 
 
 class _Mode(TorchDispatchMode):
@@ -78,6 +77,11 @@ class _Mode(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.done: set[str] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled within: the compiler is not even imported."""
+        return False
 
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -88,7 +92,21 @@ class _Mode(TorchDispatchMode):
 
 
 def _leaves(*trees: Any) -> Iterator[Any]:
-    return iter(torch.utils._pytree.tree_leaves(trees))
+    """Of lists, tuples and keywords, which is all that operations take: torch's own walk is most of a test's time."""
+    for one in trees:
+        if type(one) in (list, tuple):
+            yield from _leaves(*one)
+        elif type(one) is dict:
+            yield from _leaves(*one.values())
+        else:
+            yield one
+
+
+def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    kind = type(tree)
+    if kind is dict:
+        return {key: _mapped(change, one) for key, one in tree.items()}
+    return kind(_mapped(change, one) for one in tree) if kind in (list, tuple) else change(tree)
 
 
 def _there(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -112,10 +130,10 @@ def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     def inside(one: Any) -> Any:
         return one.here if isinstance(one, _OnMPS) else one
 
-    given = {key: tree_map(inside, value) for key, value in kwargs.items()}
+    given = _mapped(inside, dict(kwargs))
     if given.get("device") is not None:
         given["device"] = torch.device("cpu")
-    found = function(*tree_map(inside, list(args)), **given)
+    found = function(*_mapped(inside, list(args)), **given)
 
     def outside(one: Any) -> Any:
         if not isinstance(one, Tensor):
@@ -126,7 +144,7 @@ def _run(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
     if not there or (name == "aten::copy_" and not isinstance(args[0], _OnMPS)):
         return args[0] if name == "aten::copy_" else found
-    return tree_map(outside, found)
+    return _mapped(outside, found)
 
 
 @cache
@@ -139,6 +157,7 @@ def _table() -> Mapping[str, Any]:
 ANY_DEVICE = ("CompositeImplicitAutograd", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
 
 
+@cache
 def _has_kernel(function: Any) -> bool:
     """By the table: of its own, of the function that it delegates to, or of no device's at all."""
     name = function._schema.name.removeprefix("aten::")

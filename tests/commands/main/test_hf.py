@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from powerinfer_cli.kernels import jit
 from tests.helpers.download_cli import environment
 from tests.helpers.hub_server import HubServer, Repo
 
 
 def main(folder: Path, endpoint: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "powerinfer_cli", "main", *args]
-    settings = environment(folder, endpoint, **env)
+    kernels = str(jit.cache_folder().parents[2])  # a new home has none, and all would be compiled
+    settings = environment(folder, endpoint, POWERINFER_CACHE=kernels, **env)
     return subprocess.run(command, cwd=folder, env=settings, text=True, capture_output=True, timeout=100, check=False)
 
 

@@ -145,9 +145,8 @@ def test_at_a_terminal_without_a_prompt_it_is_a_chat(words: str, tmp_path: Path)
 
 
 def test_turns_without_a_prompt_wait_for_the_user(words: str, tmp_path: Path) -> None:
-    with Process(
-        "main", "-m", words, "-t", "1", "-n", "3", "-i", terminal=True, env={"HOME": str(tmp_path)}
-    ) as process:
+    env = {"XDG_STATE_HOME": str(tmp_path)}
+    with Process("main", "-m", words, "-t", "1", "-n", "3", "-i", terminal=True, env=env) as process:
         process.wait_for_editor(1)
         assert STORY not in process.out
         process.type("Once upon\r")
