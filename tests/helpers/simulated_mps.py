@@ -17,7 +17,8 @@ import torchgen
 import yaml
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.helpers.dispatch import DispatchMode
 
 __all__ = ["SimulatedMPS", "simulated_mps"]
 
@@ -71,17 +72,12 @@ class _Names(TorchFunctionMode):
         return function(*_mapped(renamed, tuple(args)), **_mapped(renamed, dict(kwargs or {})))
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(DispatchMode):
     """Also for what makes tensors out of none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.done: set[str] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled within: the compiler is not even imported."""
-        return False
 
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from powerinfer_cli.gguf_io import BLOCK, GGMLType
 from powerinfer_cli.kernels import reference as plain
@@ -17,6 +16,7 @@ from powerinfer_cli.kernels.device import reference as twins
 from powerinfer_cli.kernels.device.planar import LAYOUTS
 from powerinfer_cli.model import Activation, NormKind, RopeStyle
 from powerinfer_cli.model.blocks import HeadNorms, Norm, Temperature
+from tests.helpers.dispatch import DispatchMode
 from tests.helpers.kernels.device_data import f32_rows, neurons_of, normal, places, rows_of
 from tests.helpers.rounding import Interval, attention, sparse_ffn
 
@@ -163,7 +163,7 @@ def test_norm_of_a_sum(kind: NormKind, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(OPS.add_norm(x, (), weight, None, 1e-3, NormKind.RMS), plain.rms_norm(x, weight, 1e-3))
 
 
-class Asked(TorchDispatchMode):
+class Asked(DispatchMode):
     """Fails where an operation's result has to come back from the device: a CUDA graph cannot record that."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -217,20 +217,25 @@ def filled(n_kv: int, types: tuple[CacheType, CacheType], k: Tensor, v: Tensor, 
     return cache
 
 
-@pytest.mark.parametrize("types", [(a, b) for a in CacheType for b in CacheType if a is b or a is CacheType.F16])
+PLAIN = (CacheType.F32, CacheType.F32)
+OTHERS = [(a, b) for a in CacheType for b in CacheType if (a is b or a is CacheType.F16) and (a, b) != PLAIN]
+LIMITS: list[tuple[int, dict[str, Any]]] = [
+    (1, {}),
+    (2, {"window": 40}),
+    (6, {"softcap": 2.0}),
+    (6, {"window": 130, "softcap": 9.0}),
+    (2, {"alibi": 8.0, "softcap": 4.0}),
+    (3, {"alibi": 4.0, "temperature": Temperature(0.7, 32)}),
+    (2, {"sinks": SINKS, "window": 40}),
+    (2, {"chunk": 100, "temperature": Temperature(0.7, 32, 1)}),
+    (6, {"sinks": SINKS, "softcap": 2.0}),
+]
+
+
+# Numbers are read in one place for all: each limit with those that lose nothing, each other type with some.
 @pytest.mark.parametrize(
-    ("n_kv", "limits"),
-    [
-        (1, {}),
-        (2, {"window": 40}),
-        (6, {"softcap": 2.0}),
-        (6, {"window": 130, "softcap": 9.0}),
-        (2, {"alibi": 8.0, "softcap": 4.0}),
-        (3, {"alibi": 4.0, "temperature": Temperature(0.7, 32)}),
-        (2, {"sinks": SINKS, "window": 40}),
-        (2, {"chunk": 100, "temperature": Temperature(0.7, 32, 1)}),
-        (6, {"sinks": SINKS, "softcap": 2.0}),
-    ],
+    ("types", "n_kv", "limits"),
+    [*((PLAIN, *limits) for limits in LIMITS), *((types, *limits) for types in OTHERS for limits in LIMITS[::7])],
 )
 def test_attention_over_the_cache(
     types: tuple[CacheType, CacheType],

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from powerinfer_cli.kernels.few import ONE_BY_ONE
@@ -20,6 +19,7 @@ from powerinfer_cli.model import load_model
 from powerinfer_cli.placement import HeatRule, LayerPlacement, Placement, Plan
 from powerinfer_cli.runtime import Engine, EngineOptions, Piece, Wanted
 from powerinfer_cli.runtime.device.link import Recorder, Replay
+from tests.helpers.dispatch import DispatchMode
 from tests.helpers.families import tiny_family
 from tests.helpers.kernels.sparse_reference import random_predictors
 from tests.helpers.model_file import ModelFile
@@ -33,7 +33,7 @@ RULE = HeatRule(half_life=6, margin=0.1, uploads=2, neurons=8)
 ASKS_BACK = {torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default}
 
 
-class Tape(TorchDispatchMode):
+class Tape(DispatchMode):
     """A graph's stand-in."""
 
     def __init__(self) -> None:
