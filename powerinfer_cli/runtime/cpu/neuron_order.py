@@ -1,7 +1,7 @@
 """In which order a layer's neurons lie in memory, and are added up: those that fire often beside each other.
 
-Memory reads rows that adjoin twice as fast as rows here and there, and of the most used neurons a token needs whole
-runs. Each part of the neurons that a thread takes gets its share of them, so that all parts have as much to do.
+Memory reads long runs of rows faster than rows here and there, and of the most used neurons a token needs whole runs.
+Each part of the neurons that a thread takes gets its share of them, so that all parts have as much to do.
 """
 
 import numpy as np
