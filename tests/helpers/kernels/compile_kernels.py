@@ -3,6 +3,7 @@
 
     python -m tests.helpers.kernels.compile_kernels 75         (a compute capability: of a card of 2018)
     python -m tests.helpers.kernels.compile_kernels gfx1100 Q4_0    (an AMD GPU; for weights of this type only)
+    python -m tests.helpers.kernels.compile_kernels 90 --brief Q4_0    (each kernel, but not each of its variants)
 """
 
 import sys
@@ -96,12 +97,13 @@ def ffn(ops: TritonOps, kind: GGMLType) -> None:
     ops.sparse_ffn(x, None, neurons_of(None, rows, rows, up_bias=torch.ones(N), activation=Activation.GELU))
 
 
-def experts(ops: TritonOps, kind: GGMLType) -> None:
+def experts(ops: TritonOps, kind: GGMLType, n_activations: int) -> None:
     """Of two slots."""
     ff = 768
     wide, down = rows_of(kind, 2 * ff, N_EMBD)[0], rows_of(kind, 2 * N_EMBD, ff)[0]
     chosen, weights, slots = torch.arange(8).view(1, 8), torch.ones(1, 8), torch.full((8,), -1)
-    for activation, on_input in ((Activation.SILU, False), (Activation.CLAMPED_SWISH, True), (Activation.RELU, False)):
+    activations = (Activation.RELU, False), (Activation.CLAMPED_SWISH, True), (Activation.SILU, False)
+    for activation, on_input in activations[:n_activations]:
         linears = Linear(wide, None), Linear(wide, None), Linear(down, torch.ones(2 * N_EMBD))
         neurons = Neurons(2 * ff, *linears, False, activation)
         x, out = torch.ones(1, N_EMBD), torch.ones(1, N_EMBD)
@@ -143,25 +145,33 @@ def recurrent(ops: TritonOps, key_dim: int, *, tiled: bool) -> None:
 
 
 def main(
-    card: str, told: Callable[[str, Any], tuple[str, ...]] = nothing_more, kinds: Sequence[GGMLType] = KINDS
+    card: str,
+    told: Callable[[str, Any], tuple[str, ...]] = nothing_more,
+    kinds: Sequence[GGMLType] = KINDS,
+    brief: bool = False,
 ) -> None:
-    """`told`: what else to print of a kernel's name and machine code (bytes), or assembly (text)."""
+    """`told`: what else to print of a kernel's name and machine code (bytes), or assembly (text). brief: one type of
+    cache, one activation of experts.
+    """
     driver.set_active(AbsentGPU(target_of(card)))
     for module in WITH_KERNELS:
         module.launch = partial(compile_only, told=told)  # type: ignore[attr-defined]
     ops, x = TritonOps(), torch.ones(N_EMBD)
     for kind in kinds:
         ffn(ops, kind)
-        experts(ops, kind)
+        experts(ops, kind, 1 if brief else 3)
         ops.multiply_heads(rows_of(kind, 4 * 512, 256)[0], torch.ones(1, 4, 256))
     ops.activated(x, x, Activation.SILU, relu_on_up=True)
     ops.add_norm(x, (x, x), x, None, 1e-5, NormKind.RMS)
     ops.add_norm(x, (x,), x, x, 1e-5, NormKind.LAYER, scale=0.5)
     for key_dim, tiled in ((128, True), (256, False)):
         recurrent(ops, key_dim, tiled=tiled)
-    for cache_type, style in zip(CacheType, (RopeStyle.NEOX, RopeStyle.INTERLEAVED, None), strict=True):
+    caches = (CacheType.Q8_0, RopeStyle.NEOX), (CacheType.F16, RopeStyle.INTERLEAVED), (CacheType.F32, None)
+    for cache_type, style in caches[: 1 if brief else 3]:
         attention(ops, cache_type, style)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], kinds=[GGMLType[name] for name in sys.argv[2:]] or KINDS)
+    card, *words = sys.argv[1:]
+    named = [GGMLType[word] for word in words if word != "--brief"]
+    main(card, kinds=named or KINDS, brief="--brief" in words)

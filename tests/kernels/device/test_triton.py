@@ -21,11 +21,11 @@ KERNELS = (
 WAIT = 600
 TARGETS = {
     "sm_75": ("75", "F16", "Q6_K"),  # Turing, the oldest that Triton knows
-    "sm_90": ("90", "Q4_0"),
-    "gfx1100": ("gfx1100", "Q4_0"),  # waves of 32 threads
+    "sm_90": ("90", "--brief", "Q4_0"),
+    "gfx1100": ("gfx1100", "--brief", "Q4_0"),  # waves of 32 threads
     "gfx942": ("gfx942", "Q4_0"),  # of 64
 }
-"""GPUs that are compiled for, and for which types of weights."""
+"""GPUs that are compiled for, and for which types of weights; of each maker's, one in all variants."""
 
 Process = subprocess.Popen[str]
 
