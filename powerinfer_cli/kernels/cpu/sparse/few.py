@@ -215,7 +215,7 @@ def _open_neurons(op, panels, found, first, union, needed, count, place, lengths
     """Keep those of the union whose gate is open for any token; how many. Each token's own neurons and what they are
     go to its list, from `place` on.
 
-    Of each that is kept, a row of the next step is asked for while the row after it is read.
+    Behind the last rows those of the next step are asked for.
     """
     x, x_bytes, bias, code = op[OP.first_x], op[OP.first_x_bytes], op[OP.first_bias], op[OP.code]
     chosen, values, n_ff, curve = op[OP.chosen], op[OP.values], op[OP.n_ff], op[OP.curve]

@@ -294,6 +294,7 @@ def add_down(rows, second, x, bias, relu_on_up, chosen, count, values, out_addre
                 value = _times_up(value, i64(second), x, bias, relu_on_up, i, later, worker)
             eight[j], eight[4 + j], a[j] = row_in_memory(rows, i), row_in_memory(rows, later), value
             if rows[REPACK_ROW] and k + j < count:  # there is room for one rearranged row only
+                fetch(row_in_memory(rows, later), rows[ROW_BYTES])
                 axpy_row(rows[AXPY_ROW], row_address(rows, i, worker), n, value, out_address)
         if not rows[REPACK_ROW]:
             axpy4_rows(rows[AXPY4_ROWS], address_of(eight), n, address_of(a), out_address)
