@@ -1,6 +1,7 @@
 """A model's layers on several ranks, all of them in this process: rank 0's engine, the others in threads."""
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,16 @@ Told = list[np.ndarray]
 
 
 def free_port() -> int:
+    """Where nobody listens. On Linux it stays bound, so that no other process is given it: ranks bind beside it."""
     with socket.socket() as sock:
+        kept = sys.platform.startswith("linux")
+        if kept:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        port = int(sock.getsockname()[1])
+        if kept:
+            sock.detach()  # open until this process ends
+        return port
 
 
 def engine_of_one(path: Path, options: EngineOptions) -> Engine:
