@@ -120,11 +120,11 @@ def test_rank_0_ends_while_another_loads(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def loaded(*parts: Any) -> Any:
         found = load(*parts)
-        assert gone.wait(20)
+        assert gone.wait(60)
         return found
 
     def wishes(rank: int) -> RankWishes:
-        meeting = Meeting(Seat(rank, 2, "127.0.0.1", port), b"", 20.0, lambda _: None)
+        meeting = Meeting(Seat(rank, 2, "127.0.0.1", port), b"", 60.0, lambda _: None)
         return RankWishes(meeting, LinkType.F32, lambda _: None)
 
     def lead() -> None:
@@ -142,7 +142,7 @@ def test_rank_0_ends_while_another_loads(monkeypatch: pytest.MonkeyPatch) -> Non
     files = read_files(bundled_model(), None, LoadEvents(), text=False)
     with pytest.raises(PowerInferError, match="has ended"):
         serve_layers(files, OPTIONS, wishes(1), LoadEvents())
-    first.join(20)
+    first.join(60)
 
 
 def test_half_the_bytes_round(tmp_path: Path) -> None:

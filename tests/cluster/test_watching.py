@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from contextlib import suppress
 from queue import SimpleQueue
 
 import numpy as np
@@ -29,7 +30,7 @@ class _Named(Wire):
 
 
 class Group:
-    """Rank 0's side, and the other ends."""
+    """Rank 0's side, and the other ends, which send no beats."""
 
     def __init__(self) -> None:
         self.failures: SimpleQueue[str] = SimpleQueue()
@@ -44,7 +45,8 @@ class Group:
 
 
 @pytest.fixture
-def group() -> Group:
+def group(monkeypatch: pytest.MonkeyPatch) -> Group:
+    monkeypatch.setattr(watching, "SILENCE_S", 60.0)
     found = Group()
     yield found
     found.close()
@@ -52,7 +54,7 @@ def group() -> Group:
 
 def test_who_has_ended_is_named_to_all(group: Group) -> None:
     group.control_2.close()
-    assert group.failures.get(timeout=5) == "rank 2 (c) has ended"
+    assert group.failures.get(timeout=20) == "rank 2 (c) has ended"
     for _ in range(2):  # steps of two groups of texts, say
         with pytest.raises(PowerInferError, match=r"rank 2 \(c\) has ended"):
             group.members.reply(1)
@@ -86,9 +88,9 @@ def test_rows_are_received_where_a_step_is_not(group: Group) -> None:
     last.start()
     sending = threading.Thread(target=group.members.send, args=(step,), daemon=True)
     sending.start()
-    sending.join(20)
+    sending.join(50)
     assert not sending.is_alive()
-    last.join(5)
+    last.join(50)
     np.testing.assert_array_equal(group.members.take(asked), rows)
 
 
@@ -101,13 +103,13 @@ def test_a_rank_that_ends_while_rows_are_waited_for(group: Group) -> None:
 
 def test_a_rank_says_why_it_leaves(group: Group) -> None:
     Message(Op.LEAVING, (), (b"no memory for the model",)).send(group.control_1)
-    assert group.failures.get(timeout=5) == "rank 1 (b) has ended: no memory for the model"
+    assert group.failures.get(timeout=20) == "rank 1 (b) has ended: no memory for the model"
 
 
 def test_who_was_lost_by_another_is_named(group: Group) -> None:
     """Rank 0 has it still: the way between the two is cut."""
     Message(Op.LOST, (), (b"rank 1 (b) is silent",)).send(group.control_2)
-    assert group.failures.get(timeout=5) == "rank 1 (b) is silent"
+    assert group.failures.get(timeout=20) == "rank 1 (b) is silent"
     for control in (group.control_1, group.control_2):
         told = receive(control, 1000)
         while told.op is Op.BEAT:
@@ -115,8 +117,9 @@ def test_who_was_lost_by_another_is_named(group: Group) -> None:
         assert (told.op, bytes(told.payload)) == (Op.GONE, b"rank 1 (b) is silent")
 
 
-def test_rank_0_is_told_at_once_who_was_lost() -> None:
+def test_rank_0_is_told_at_once_who_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its word is waited for behind that, rather than before."""
+    monkeypatch.setattr(watching, "NAMING_S", 30.0)
     rank_0, control = pair("rank 2 (c)")
     watch, said = Watch(control, [], print), list[str]()
     waiting = threading.Thread(target=lambda: said.append(watch.reason("rank 1 (b) is silent")))
@@ -126,9 +129,9 @@ def test_rank_0_is_told_at_once_who_was_lost() -> None:
     while told.op is Op.BEAT:
         told = receive(rank_0, 1000)
     assert (told.op, bytes(told.payload)) == (Op.LOST, b"rank 1 (b) is silent")
-    assert time.monotonic() - begin < watching.NAMING_S / 2
+    assert time.monotonic() - begin < 10
     Message(Op.GONE, (), (b"rank 1 (b) has ended",)).send(rank_0)
-    waiting.join(5)
+    waiting.join(20)
     assert said == ["rank 1 (b) has ended"]
     for wire in (rank_0, control):
         wire.close()
@@ -136,36 +139,51 @@ def test_rank_0_is_told_at_once_who_was_lost() -> None:
 
 def test_what_is_no_message(group: Group) -> None:
     group.control_1.send(bytes(64))
-    assert group.failures.get(timeout=5) == "rank 1 (b) sends what is no message of a rank"
+    assert group.failures.get(timeout=20) == "rank 1 (b) sends what is no message of a rank"
 
 
 def test_a_reply_that_is_too_large(group: Group) -> None:
     Message(Op.REPLY, (), (bytes(1001),)).send(group.control_1)
-    assert group.failures.get(timeout=5) == "rank 1 (b) sends what is no message of a rank"
+    assert group.failures.get(timeout=20) == "rank 1 (b) sends what is no message of a rank"
 
 
 def test_who_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "SILENCE_S", 0.3)
+    for _ in range(20):
+        named, pause = _silent()
+        if pause < 0.25:  # else this machine is so busy that the other rank was silent, too
+            break
+    assert named == "rank 2 (c) is silent"
+
+
+def _silent() -> tuple[str, float]:
+    """Who is named where only rank 1 sends beats, and the longest pause between these."""
+    last, pauses, named = time.monotonic(), list[float](), threading.Event()
     group = Group()
-    beats = threading.Event()
 
     def beat() -> None:
-        while not beats.wait(0.05):
-            Message(Op.BEAT).send(group.control_1)
+        nonlocal last
+        while not named.wait(0.05):
+            with suppress(Lost):  # it is rank 1 that was named
+                Message(Op.BEAT).send(group.control_1)
+            pauses.append(time.monotonic() - last)
+            last += pauses[-1]
 
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        assert group.failures.get(timeout=5) == "rank 2 (c) is silent"
+        line, end = group.failures.get(timeout=20), time.monotonic()
     finally:
-        beats.set()
+        named.set()
         thread.join()
         group.close()
+    return line, max([*pauses, end - last])
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_another_rank_is_told_or_sees_it(gone: bool) -> None:
+def test_another_rank_is_told_or_sees_it(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
     """Whoever waits at a wire wakes up, and knows why."""
+    monkeypatch.setattr(watching, "NAMING_S", 30.0)
     rank_0, control = pair("rank 1 (b)")
     before, waiting = pair("rank 1 (b)")
     watch = Watch(control, [waiting], print)
@@ -177,7 +195,7 @@ def test_another_rank_is_told_or_sees_it(gone: bool) -> None:
         waiting.receive(1)
     begin = time.monotonic()
     assert watch.reason("of its own") == ("rank 2 (c) has ended" if gone else "rank 0 (a) has ended")
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10
     for wire in (rank_0, control, before, waiting):
         wire.close()
 
@@ -205,7 +223,7 @@ def test_who_waits_nowhere_is_ended(gone: bool) -> None:
         Message(Op.GONE, (), (b"rank 2 (c) has ended",)).send(rank_0)
     else:
         rank_0.end()
-    assert failures.get(timeout=5) == ("rank 2 (c) has ended" if gone else "rank 0 (a) has ended")
+    assert failures.get(timeout=20) == ("rank 2 (c) has ended" if gone else "rank 0 (a) has ended")
     for wire in (rank_0, control):
         wire.close()
 

@@ -18,7 +18,7 @@ from tests.helpers.cluster.replicas import RunningCluster, descendants, needs_ra
 pytestmark = [needs_ray, pytest.mark.timeout(300)]
 
 KEY = "secret"
-FLAGS = ("--replicas", "2", "-t", "1", "-np", "2", "-c", "1024", "--metrics", "--alias", "storyteller")
+FLAGS = ("--replicas", "2", "-t", "1", "-np", "2", "-c", "8192", "--metrics", "--alias", "storyteller")
 PROMPT = "Once upon a time"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -132,11 +132,14 @@ def test_who_dies_is_replaced_and_nobody_gets_half_an_answer(
     cluster: RunningCluster, client: httpx.Client, openai: OpenAI, alone: str
 ) -> None:
     """A stream that was begun ends with an error; what had sent nothing is answered, whole, by a new replica."""
+    pids, endless = cluster.replicas(), {"ignore_eos": True}
     with ThreadPoolExecutor(2) as pool:
-        stream = openai.completions.create(model="any", prompt=PROMPT, max_tokens=900, temperature=0, stream=True)
+        stream = openai.completions.create(
+            model="any", prompt=PROMPT, max_tokens=3500, temperature=0, stream=True, extra_body=endless
+        )
         pieces = [next(iter(stream)).choices[0].text]
         others = [pool.submit(client.post, "/v1/completions", json=completion(350)) for _ in range(2)]
-        for pid in cluster.replicas():
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(APIError, match="a replica has died"):
             pieces += [chunk.choices[0].text for chunk in stream]

@@ -129,10 +129,12 @@ def test_what_a_token_is() -> None:
 @pytest.mark.parametrize("begun", [True, False])
 def test_who_is_under_way_when_the_time_is_over_is_told_so(begun: bool) -> None:
     messages: list[Message] = []
+    over = asyncio.Event()
 
     async def ask(question: Question) -> AsyncGenerator[Part, None]:
         if begun:
-            yield Part(OPENING + HELLO, head(STREAM))
+            yield Part(OPENING + HELLO, head(STREAM))  # and sent, once the next is asked for
+        over.set()
         await asyncio.Event().wait()
 
     async def receive() -> Message:
@@ -143,8 +145,6 @@ def test_who_is_under_way_when_the_time_is_over_is_told_so(begun: bool) -> None:
         messages.append(message)
 
     async def ended() -> None:
-        over = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.05, over.set)
         question = Question("POST", "/v1/chat/completions")
         await asyncio.wait_for(forward(ask, question, receive, send, Log(quiet=True), over), 10)
 

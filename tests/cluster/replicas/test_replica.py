@@ -31,12 +31,16 @@ def application(*steps: bytes | float | Exception) -> ASGIApp:
     return app
 
 
-def parts(app: ASGIApp, pace_s: float, most: int = 100) -> list[Part]:
+def parts(app: ASGIApp, pace_s: float, most: int = 100, taken: asyncio.Event | None = None) -> list[Part]:
+    """taken: set for each part."""
+
     async def collected() -> list[Part]:
         found = []
         stream = answered(app, Question("POST", "/", body=b"{}"), "me", pace_s)
         async for part in stream:
             found.append(part)
+            if taken is not None:
+                taken.set()
             if len(found) == most:
                 break
         await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
@@ -57,7 +61,17 @@ def test_the_first_part_waits_for_nothing_and_the_next_ones_are_collected() -> N
 
 
 def test_slow_parts_come_one_by_one() -> None:
-    assert len(parts(application(b"1", 0.02, b"2", 0.02, b"3", 0.02), 0.0)) >= 4
+    taken = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for body in (b"1", b"2", b"3"):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await asyncio.wait_for(taken.wait(), 20)
+            taken.clear()
+        await send({"type": "http.response.body"})
+
+    assert [part.body for part in parts(app, 0.0, taken=taken)] == [b"1", b"2", b"3", b""]
 
 
 def test_large_answers_come_in_pieces() -> None:

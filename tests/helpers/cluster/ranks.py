@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from powerinfer_cli.cluster import callers, joining, watching
 from powerinfer_cli.cluster.borders import LinkType
 from powerinfer_cli.cluster.executor import PipelineExecutor, RankWishes, serve_layers
 from powerinfer_cli.cluster.joining import Meeting
@@ -23,8 +25,9 @@ from tests.helpers.families import PROMPT
 
 __all__ = ["OPTIONS", "engine_of_one", "engine_of_ranks", "free_port", "told"]
 
-SECONDS = 20.0
+SECONDS = 60.0
 OPTIONS = EngineOptions(n_ctx=384, n_threads=1, n_ubatch=32, n_sequences=3, drafting=True)
+LIMITS = (callers, "PROOF_S"), (joining, "PROOF_S"), (joining, "ANSWER_S"), (watching, "SILENCE_S")
 Told = list[np.ndarray]
 
 
@@ -58,7 +61,10 @@ def engine_of_ranks(
     key: bytes = b"",
     placements: Sequence[PlacementWishes] = (),
 ) -> Iterator[Engine]:
-    """Rank 0's. Ends all, and fails where another rank has failed. placements: by rank, else the CPU alone."""
+    """Rank 0's. Ends all, and fails where another rank has failed. placements: by rank, else the CPU alone.
+
+    All of them share a lock, with what they compile: none is silent for so long that it has gone.
+    """
     port, notes = free_port(), list[str]()
     failures: list[BaseException] = []
     drafts = drafts or DraftOptions()
@@ -76,18 +82,21 @@ def engine_of_ranks(
             failures.append(error)
 
     others = [threading.Thread(target=serve, args=(rank,), daemon=True) for rank in range(1, n_ranks)]
-    for thread in others:
-        thread.start()
-    files = read_files(path, None, LoadEvents(), text=False)
-    executor = PipelineExecutor(files, shared, wishes(0))
-    statistics = files.beside.statistics
-    engine = make_engine(files.gguf, files.model, options, statistics, LoadEvents(), None, drafts, executor)
-    try:
-        yield engine
-    finally:
-        engine.close()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in LIMITS:
+            patch.setattr(module, name, SECONDS)
         for thread in others:
-            thread.join(SECONDS)
+            thread.start()
+        files = read_files(path, None, LoadEvents(), text=False)
+        executor = PipelineExecutor(files, shared, wishes(0))
+        statistics = files.beside.statistics
+        engine = make_engine(files.gguf, files.model, options, statistics, LoadEvents(), None, drafts, executor)
+        try:
+            yield engine
+        finally:
+            engine.close()
+            for thread in others:
+                thread.join(1.5 * SECONDS)
     assert not failures, failures
     assert not any(thread.is_alive() for thread in others)
 
