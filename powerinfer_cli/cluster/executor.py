@@ -96,7 +96,8 @@ class PipelineExecutor:
         pages = PageTable(extent_of(files.model.layers, options, joined.n_ctx))
         self._bounds = _bounds(files.model, options, pages, wishes.link)
         most = reply_bytes(files.model, self._bounds, _cache_bytes(files.model, pages))
-        self._members = Members(joined.controls, joined.behind, joined.before, most, wishes.on_failure)
+        ends = joined.behind, joined.before
+        self._members = Members(joined.controls, *ends, most, wishes.on_failure, joined.ready)
 
     @property
     def n_ctx(self) -> int:
@@ -109,7 +110,11 @@ class PipelineExecutor:
 
     def backend(self, parts: Parts) -> Backend:
         """Raises PowerInferError: a rank cannot load its layers."""
-        own = self._share.backend(parts, self._placement)
+        try:
+            own = self._share.backend(parts, self._placement)
+        except BaseException as error:
+            self._members.leave(error)
+            raise
         n_gpus = [len(own.devices)]
         n_gpus += [self._members.reply(rank, Op.READY).numbers[0] for rank in self._members.ranks]
         if not all(0 <= n <= MOST_GPUS for n in n_gpus):

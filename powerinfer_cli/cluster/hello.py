@@ -79,7 +79,7 @@ class Plan:
 
 
 def _fields(message: Message, op: Op) -> dict[str, Any]:
-    if message.op is Op.GONE:
+    if message.op in (Op.GONE, Op.LEAVING):
         raise Said(words_of(message))
     try:
         found = json.loads(bytes(message.payload))

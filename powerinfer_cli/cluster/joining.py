@@ -5,11 +5,13 @@ by the last one.
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from powerinfer_cli.cluster.beats import why
 from powerinfer_cli.cluster.callers import PROOF_S, Callers
+from powerinfer_cli.cluster.controls import Controls
 from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
-from powerinfer_cli.cluster.messages import Message, Op, coming_op, receive, worded, words_of
+from powerinfer_cli.cluster.messages import Message, Op, receive, worded
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import OTHER_KEY, prove_calling
 from powerinfer_cli.cluster.wires import Lost, Said, Wire, call
@@ -18,8 +20,8 @@ from powerinfer_cli.listening import listen_at
 
 __all__ = ["Joined", "Meeting", "gather", "join"]
 
-ANSWER_S = 2 * PROOF_S  # for the proof of who was called, which may listen to others first
-SLACK_S = 10.0  # that others wait longer than rank 0, which knows who is missing
+ANSWER_S = 8.0  # for the proof of who was called: within the 10 in which all end
+SLACK_S = 10.0  # that who is called waits longer than who calls, and others than rank 0: these know who is missing
 BACKLOG = 16
 
 Note = Callable[[str], None]
@@ -41,13 +43,15 @@ class Meeting:
 @dataclass(frozen=True)
 class Joined:
     """This rank's connections. controls: to whom it tells how it is: of rank 0 all others, of these rank 0; before,
-    behind: from and to the ranks beside it, in a ring.
+    behind: from and to the ranks beside it, in a ring. ready: what rank 0 was told meanwhile by who has loaded its
+    layers.
     """
 
     n_ctx: int
     controls: dict[int, Wire]
     before: Wire
     behind: Wire
+    ready: dict[int, Message] = field(default_factory=dict)
 
 
 def gather(meeting: Meeting, hello: Hello) -> Joined:
@@ -69,7 +73,7 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
                     Plan(n_ctx, addresses.get(rank + 1)).message().send(wire)
                 except Lost as error:
                     raise Lost(f"{seat.name(rank)} ({wire.peer}) {error}") from error
-            controls = {rank: wire for rank, (wire, _) in found.items()}
+            controls = Controls(seat, {rank: wire for rank, (wire, _) in found.items()})
             behind = _call_behind(meeting, addresses[1], controls)
             try:
                 before = _called(door, meeting, controls)
@@ -81,7 +85,7 @@ def gather(meeting: Meeting, hello: Hello) -> Joined:
                 _tell(wire, Op.GONE, str(error))
                 wire.close()
             raise PowerInferError(str(error)) from error
-    return Joined(n_ctx, controls, before, behind)
+    return Joined(n_ctx, controls.wires, before, behind, controls.ready)
 
 
 def _wait(callers: Callers, meeting: Meeting, hello: Hello, found: dict[int, tuple[Wire, Hello]]) -> None:
@@ -145,20 +149,15 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         said = str(error) if str(error) == OTHER_KEY else f"{error} before it has proved to be a rank"
         raise PowerInferError(f"{master} {said}") from error
     try:
-        door = listen_at(control.own_host, meeting.port, "--rank-port", BACKLOG)
-    except PowerInferError as error:
-        _tell(control, Op.GONE, str(error))
-        control.close()
-        raise
-    try:
-        with door:
+        with listen_at(control.own_host, meeting.port, "--rank-port", BACKLOG) as door:
             replace(hello, port=door.getsockname()[1]).message().send(control)
             control.limit(meeting.seconds + SLACK_S)
             plan = Plan.of(receive(control, MOST_BYTES), hello.n_ctx)
-            before = _called(door, meeting, {0: control})
+            controls = Controls(seat, {0: control})
+            before = _called(door, meeting, controls)
         try:
-            behind = _call_behind(meeting, plan.behind or (seat.host, seat.port), {0: control})
-        except Lost:
+            behind = _call_behind(meeting, plan.behind or (seat.host, seat.port), controls)
+        except BaseException:
             before.close()
             raise
     except Lost as error:
@@ -166,17 +165,22 @@ def join(meeting: Meeting, hello: Hello) -> Joined:
         _tell(control, Op.LOST, line)  # else rank 0 names this one
         control.close()
         raise PowerInferError(line) from error
-    return Joined(plan.n_ctx, {0: control}, before, behind)
+    except BaseException as error:
+        _tell(control, Op.LEAVING, why(error))
+        control.close()
+        raise
+    return Joined(plan.n_ctx, controls.wires, before, behind)
 
 
-def _called(door: socket.socket, meeting: Meeting, controls: dict[int, Wire]) -> Wire:
+def _called(door: socket.socket, meeting: Meeting, controls: Controls) -> Wire:
     """By the rank before, while those of the controls are there. Raises Said."""
-    deadline, rank = time.monotonic() + meeting.seconds, (meeting.seat.rank - 1) % meeting.seat.n_ranks
+    seconds = meeting.seconds + SLACK_S
+    deadline, rank = time.monotonic() + seconds, (meeting.seat.rank - 1) % meeting.seat.n_ranks
     with Callers(door, meeting.key, 0, meeting.note) as callers:
         while time.monotonic() < deadline:
             came = callers.next()
             if came is None:
-                _look(meeting, controls)
+                controls.look()
                 continue
             wire, said = came
             if said.op is Op.HELLO and said.numbers[0] == rank:
@@ -184,32 +188,16 @@ def _called(door: socket.socket, meeting: Meeting, controls: dict[int, Wire]) ->
                 wire.limit(None)
                 return wire
             callers.refuse(wire, f"is not rank {rank}")
-    raise Said(f"rank {rank} has not called rank {meeting.seat.rank} within {meeting.seconds:g} s")
+    raise Said(f"rank {rank} has not called rank {meeting.seat.rank} within {seconds:g} s")
 
 
-def _look(meeting: Meeting, controls: dict[int, Wire]) -> None:
-    """Raises Said: one of the ranks has ended, or says that another has."""
-    for rank, control in controls.items():
-        try:
-            while (op := coming_op(control)) in (Op.BEAT, Op.GONE, Op.LOST, Op.LEAVING):
-                message = receive(control, MOST_BYTES)
-                if op is Op.LEAVING:
-                    raise Lost(f"has ended: {words_of(message)}")
-                if op is not Op.BEAT:
-                    raise Said(words_of(message))
-        except Said:
-            raise
-        except Lost as error:
-            raise Said(f"{meeting.seat.name(rank)} ({control.peer}) {error}") from error
-
-
-def _call_behind(meeting: Meeting, address: tuple[str, int], controls: dict[int, Wire]) -> Wire:
+def _call_behind(meeting: Meeting, address: tuple[str, int], controls: Controls) -> Wire:
     """The rank behind this one, which behind the last is rank 0, while those of the controls are there. Raises Said."""
     rank, (host, port) = meeting.seat.rank, address
     behind = (rank + 1) % meeting.seat.n_ranks
     peer = f"rank {behind} ({host})"
     try:
-        wire = call(address, peer, meeting.seconds, lambda: _look(meeting, controls))
+        wire = call(address, peer, meeting.seconds, controls.look)
     except Said:
         raise
     except Lost as error:

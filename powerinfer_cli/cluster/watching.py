@@ -3,12 +3,13 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
 
+from powerinfer_cli.cluster.beats import BEAT_S, SILENCE_S, why
 from powerinfer_cli.cluster.messages import MOST_WORDS, Message, Op, receive, worded, words_of
 from powerinfer_cli.cluster.rows import Asked, Rows
 from powerinfer_cli.cluster.wires import Lost, Part, Wire
@@ -16,8 +17,6 @@ from powerinfer_cli.errors import PowerInferError
 
 __all__ = ["Members", "Watch"]
 
-BEAT_S = 1.0
-SILENCE_S = 6.0  # after which a rank counts as gone; all others have ended within 10
 NAMING_S = 3.0  # that a rank waits to be told by rank 0 who has gone, before it names whom it has lost itself
 ENDING_S = 5.0
 Floats = npt.NDArray[np.float32]
@@ -25,22 +24,32 @@ Floats = npt.NDArray[np.float32]
 
 class Members:
     """At rank 0: the connections to all others, and what they reply. behind: to rank 1; before: from the last rank;
-    most: bytes of a reply; `on_failure` is told once in what line it all has ended, by a thread of its own.
+    most: bytes of a reply; `on_failure` is told once in what line it all has ended, by a thread of its own; ready: what
+    was replied while ranks met.
     """
 
     def __init__(
-        self, controls: dict[int, Wire], behind: Wire, before: Wire, most: int, on_failure: Callable[[str], None]
+        self,
+        controls: dict[int, Wire],
+        behind: Wire,
+        before: Wire,
+        most: int,
+        on_failure: Callable[[str], None],
+        ready: Mapping[int, Message] | None = None,
     ) -> None:
         self._controls, self._behind, self._on_failure = controls, behind, on_failure
         self.rows = Rows(before)
         self._replies: dict[int, SimpleQueue[Message | None]] = {rank: SimpleQueue() for rank in controls}
-        self._lock, self._ending, self.failure = threading.Lock(), False, ""
+        for rank, message in (ready or {}).items():
+            self._replies[rank].put(message)
+        self._lock, self._ending, self._left, self.failure = threading.Lock(), False, False, ""
         self._most = most
         self._threads = [
             threading.Thread(target=self._listen, args=one, name=f"rank {one[0]}", daemon=True)
             for one in controls.items()
         ]
-        for thread in (*self._threads, _beating(list(controls.values()))):
+        for wire, thread in zip(controls.values(), self._threads, strict=True):
+            wire.limit(SILENCE_S)
             thread.start()
 
     @property
@@ -92,12 +101,19 @@ class Members:
         """A rank has replied what cannot be: it ends all."""
         return self._lost(f"rank {rank} {what}")
 
+    def leave(self, error: BaseException) -> None:
+        """Tell all why rank 0 ends."""
+        with self._lock:
+            self._ending = self._left = True
+        self._tell_gone(f"rank 0 has ended: {why(error)}")
+
     def end(self) -> None:
-        """All ranks end, and that is no failure."""
+        """All ranks end, and that is no failure unless rank 0 has left."""
         with self._lock:
             self._ending = True
         with contextlib.suppress(Lost):  # where a rank has gone already
-            Message(Op.END).send(self._behind)
+            if not self._left:
+                Message(Op.END).send(self._behind)
             for thread in self._threads:
                 thread.join(ENDING_S)
         for wire in self._controls.values():
@@ -106,7 +122,6 @@ class Members:
         self.rows.wire.close()
 
     def _listen(self, rank: int, wire: Wire) -> None:
-        wire.limit(SILENCE_S)
         try:
             while True:
                 message = receive(wire, self._most)
@@ -130,15 +145,18 @@ class Members:
         self._fail(line)
         return PowerInferError(self.failure)
 
+    def _tell_gone(self, line: str) -> None:
+        for wire in self._controls.values():
+            with contextlib.suppress(Lost, OSError):  # it may be closed
+                wire.limit(BEAT_S)
+                worded(Op.GONE, line).send(wire)
+
     def _fail(self, line: str) -> None:
         with self._lock:
             if self.failure:
                 return
             self.failure = line
-        for wire in self._controls.values():
-            with contextlib.suppress(Lost, OSError):  # it may be closed
-                wire.limit(BEAT_S)
-                worded(Op.GONE, line).send(wire)
+        self._tell_gone(line)
         self._behind.end()
         self.rows.wire.end()
         for replies in self._replies.values():
@@ -154,8 +172,8 @@ class Watch:
     def __init__(self, control: Wire, wires: Sequence[Wire], on_failure: Callable[[str], None]) -> None:
         self._control, self._wires, self._on_failure = control, wires, on_failure
         self._reason, self._known, self._ending = "", threading.Event(), False
-        for thread in (threading.Thread(target=self._listen, daemon=True), _beating([control])):
-            thread.start()
+        control.limit(SILENCE_S)
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def reply(self, message: Message) -> None:
         """To rank 0. Raises Lost."""
@@ -174,7 +192,7 @@ class Watch:
         self._ending = True
         with contextlib.suppress(OSError):
             self._control.limit(BEAT_S)
-        self._tell(Op.LEAVING, _why(error))
+        self._tell(Op.LEAVING, why(error))
         self._control.end()
 
     def _tell(self, op: Op, words: str) -> None:
@@ -187,7 +205,6 @@ class Watch:
         self._control.end()
 
     def _listen(self) -> None:
-        self._control.limit(SILENCE_S)
         try:
             while True:
                 message = receive(self._control, MOST_WORDS)
@@ -203,31 +220,3 @@ class Watch:
         for wire in self._wires:
             wire.end()
         self._on_failure(self._reason)
-
-
-def _why(error: BaseException) -> str:
-    """Why a rank ends, for people."""
-    match error:
-        case PowerInferError():
-            return str(error)
-        case KeyboardInterrupt():
-            return "it was interrupted"
-        case SystemExit():  # as SIGTERM's
-            return "it was terminated"
-        case MemoryError():
-            return "no memory was left"
-    return type(error).__name__
-
-
-def _beating(wires: Sequence[Wire]) -> threading.Thread:
-    def beat() -> None:
-        left = list(wires)
-        while left:
-            time.sleep(BEAT_S)
-            for wire in list(left):
-                try:
-                    Message(Op.BEAT).send(wire)
-                except Lost:
-                    left.remove(wire)
-
-    return threading.Thread(target=beat, name="beats", daemon=True)

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 
 from powerinfer_cli.cluster import callers, joining
+from powerinfer_cli.cluster.controls import Controls
 from powerinfer_cli.cluster.hello import Hello
 from powerinfer_cli.cluster.joining import Joined, Meeting, gather, join
-from powerinfer_cli.cluster.messages import Message, Op, receive, worded
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import prove_calling, read_key
-from powerinfer_cli.cluster.wires import Lost, Said, Wire
+from powerinfer_cli.cluster.wires import Said, Wire
 from powerinfer_cli.errors import PowerInferError
 from tests.helpers.cluster.ranks import free_port
 
@@ -152,7 +152,7 @@ def test_a_rank_that_ends_while_the_last_is_waited_for(monkeypatch: pytest.Monke
     meetings = [Meeting(Seat(rank, 2, "127.0.0.1", port), KEY, 30.0, lambda _: None) for rank in range(2)]
     call_behind = joining._call_behind
 
-    def call(meeting: Meeting, address: tuple[str, int], controls: dict[int, Wire]) -> Wire:
+    def call(meeting: Meeting, address: tuple[str, int], controls: Controls) -> Wire:
         if meeting.seat.rank:
             raise Said("rank 0 (a) has no way to it")
         return call_behind(meeting, address, controls)
@@ -337,28 +337,3 @@ def test_keys_of_unix(tmp_path: Path) -> None:
     path.chmod(0o640)
     assert read_key(path, notes.append) == b"0123456789abcdef"
     assert notes == [f"warning: --cluster-key-file {path}: other users can read it: chmod 600"]
-
-
-def test_who_joins_hears_that_another_has_gone() -> None:
-    """While it waits for a call, and while it calls where nobody answers; what is no failure stays to be received."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        one = socket.create_connection(door.getsockname())
-        control, rank_0 = Wire(one, "rank 0"), Wire(door.accept()[0], "rank 2")
-        meeting = Meeting(Seat(2, 3, "127.0.0.1", door.getsockname()[1]), KEY, 20.0, print)
-        Message(Op.BEAT).send(rank_0)
-        Message(Op.READY).send(rank_0)
-        joining._look(meeting, {0: control})
-        assert receive(control, 0).op is Op.READY
-        begin = time.monotonic()
-        for wait in (
-            lambda: joining._called(door, meeting, {0: control}),
-            lambda: joining._call_behind(meeting, ("127.0.0.1", free_port()), {0: control}),
-        ):
-            worded(Op.GONE, "rank 1 (b) is silent").send(rank_0)
-            with pytest.raises(Lost, match=r"^rank 1 \(b\) is silent$"):
-                wait()
-        assert time.monotonic() - begin < 5
-        rank_0.close()
-        with pytest.raises(Lost, match=r"rank 0 .* has ended"):
-            joining._called(door, meeting, {0: control})
-        control.close()

@@ -13,6 +13,7 @@ from powerinfer_cli.commands.shared.flags.placement import PlacementFlags
 from powerinfer_cli.commands.shared.flags.predictor import PredictorFlags
 from powerinfer_cli.commands.shared.loading import Loading
 from powerinfer_cli.commands.shared.model_source import find_model
+from powerinfer_cli.commands.shared.termination import tidy_ending
 from powerinfer_cli.errors import PowerInferError, UsageError
 
 if TYPE_CHECKING:  # these import torch
@@ -87,7 +88,7 @@ def run_rank(
     from powerinfer_cli.opening.opened import read_files
 
     path = find_model(model, hf_file)
-    with Loading(wishes.meeting.note) as events:
+    with tidy_ending(), Loading(wishes.meeting.note) as events:  # so that rank 0 is told why this one ends
         files = read_files(path, predictor.predictor_path, events, text=False)
         serve_layers(files, replace(options, drafting=drafting), wishes, events)
 
