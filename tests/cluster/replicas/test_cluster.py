@@ -18,14 +18,14 @@ from tests.helpers.cluster.replicas import RunningCluster, descendants, needs_ra
 pytestmark = [needs_ray, pytest.mark.timeout(300)]
 
 KEY = "secret"
-FLAGS = ("--replicas", "2", "-t", "1", "-np", "2", "-c", "8192", "--metrics", "--alias", "storyteller")
+FLAGS = ("--replicas", "2", "-t", "1", "-np", "2", "-c", "1024", "--metrics", "--alias", "storyteller")
 PROMPT = "Once upon a time"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RunningCluster]:
-    with RunningCluster(*FLAGS, "--api-key", KEY, "--drain-seconds", "60") as running:
+    with RunningCluster(*FLAGS, "--context-shift", "--api-key", KEY, "--drain-seconds", "60") as running:
         yield running
 
 

@@ -17,7 +17,7 @@ import pytest
 
 __all__ = ["RunningCluster", "descendants", "needs_ray"]
 
-PATIENCE_S = 100.0  # Ray starts ten processes, on a machine that does much else
+PATIENCE_S = 200.0  # Ray starts ten processes, on a machine that does much else
 LISTENS = re.compile(r"server is listening on (http://\S+)")
 REPLICA = "ray::ServeReplica:powerinfer:replicas"
 
