@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from powerinfer_cli.cluster import callers, joining, watching
+from powerinfer_cli.cluster import callers, controls, joining, watching
 from powerinfer_cli.cluster.borders import LinkType
 from powerinfer_cli.cluster.executor import PipelineExecutor, RankWishes, serve_layers
 from powerinfer_cli.cluster.joining import Meeting
@@ -27,7 +27,10 @@ __all__ = ["OPTIONS", "engine_of_one", "engine_of_ranks", "free_port", "told"]
 
 SECONDS = 60.0
 OPTIONS = EngineOptions(n_ctx=384, n_threads=1, n_ubatch=32, n_sequences=3, drafting=True)
-LIMITS = (callers, "PROOF_S"), (joining, "PROOF_S"), (joining, "ANSWER_S"), (watching, "SILENCE_S")
+LIMITS = (
+    *((callers, "PROOF_S"), (joining, "PROOF_S"), (joining, "ANSWER_S")),
+    *((controls, "SILENCE_S"), (watching, "SILENCE_S")),
+)
 Told = list[np.ndarray]
 
 
