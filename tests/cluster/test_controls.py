@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from powerinfer_cli.cluster import beats, joining
 from powerinfer_cli.cluster import controls as controls_module
-from powerinfer_cli.cluster import joining
 from powerinfer_cli.cluster.beats import SILENCE_S
 from powerinfer_cli.cluster.controls import Controls
 from powerinfer_cli.cluster.hello import Hello
@@ -84,7 +84,6 @@ def test_who_is_silent_is_named(ends: tuple[Wire, Wire, socket.socket], monkeypa
     here, there, _ = ends
     monkeypatch.setattr(controls_module, "SILENCE_S", 0.5)
     found = Controls(Seat(0, 2, "127.0.0.1", 1), {1: here})
-    found.look()
     Message(Op.BEAT).send(there)
     with pytest.raises(Said, match=r"^rank 1 \(b\) is silent$"):
         look_on(found)
@@ -100,6 +99,7 @@ def test_both_beat(ends: tuple[Wire, Wire, socket.socket]) -> None:
 def test_ranks_that_take_longer_than_silence_still_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third calls late: others, whose ring is closed, hear beats meanwhile."""
     monkeypatch.setattr(controls_module, "SILENCE_S", 2.5)
+    monkeypatch.setattr(beats, "BEAT_S", 0.1)
     port, found, notes = free_port(), list[object](), list[str]()
     hellos = [Hello(rank, 3, "abc", {}, 512) for rank in range(3)]
     meetings = [Meeting(Seat(rank, 3, "127.0.0.1", port), KEY, 30.0, notes.append) for rank in range(3)]
