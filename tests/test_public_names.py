@@ -18,7 +18,7 @@ FOUND = [
 ]
 MODULES = sorted(module.name for module in FOUND)
 ROOMS = sorted(module.name for module in FOUND if module.ispkg)
-EXTRAS = ("ray",)
+EXTRAS = ("ray", "grpc")  # of `cluster`
 
 
 def imported(name: str) -> ModuleType:
