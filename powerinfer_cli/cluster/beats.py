@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from powerinfer_cli.cluster.messages import Message, Op
 from powerinfer_cli.cluster.wires import Lost, Wire
-from powerinfer_cli.errors import PowerInferError
 
-__all__ = ["BEAT_S", "SILENCE_S", "beat", "why"]
+__all__ = ["BEAT_S", "SILENCE_S", "beat"]
 
 BEAT_S = 1.0
 SILENCE_S = 6.0  # after which a rank counts as gone; all others have ended within 10
@@ -28,17 +27,3 @@ def beat(wires: Sequence[Wire]) -> None:
                     left.remove(wire)
 
     threading.Thread(target=tell, name="beats", daemon=True).start()
-
-
-def why(error: BaseException) -> str:
-    """Why a rank ends, for people."""
-    match error:
-        case PowerInferError():
-            return str(error)
-        case KeyboardInterrupt():
-            return "it was interrupted"
-        case SystemExit():  # as SIGTERM's
-            return "it was terminated"
-        case MemoryError():
-            return "no memory was left"
-    return type(error).__name__

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from powerinfer_cli.cluster.beats import why
 from powerinfer_cli.cluster.callers import PROOF_S, Callers
 from powerinfer_cli.cluster.controls import Controls
 from powerinfer_cli.cluster.hello import MOST_BYTES, Hello, Plan, difference
-from powerinfer_cli.cluster.messages import Message, Op, receive, worded
+from powerinfer_cli.cluster.messages import Message, Op, receive, why, worded
 from powerinfer_cli.cluster.seats import Seat
 from powerinfer_cli.cluster.secret import OTHER_KEY, prove_calling
 from powerinfer_cli.cluster.wires import Lost, Said, Wire, call

@@ -7,9 +7,22 @@ from enum import IntEnum
 import numpy as np
 
 from powerinfer_cli.cluster.wires import Lost, Part, Wire
+from powerinfer_cli.errors import PowerInferError
 from powerinfer_cli.printable import printable
 
-__all__ = ["DROPPED", "MOST_WORDS", "Coming", "Message", "Op", "coming_op", "header", "receive", "worded", "words_of"]
+__all__ = [
+    "DROPPED",
+    "MOST_WORDS",
+    "Coming",
+    "Message",
+    "Op",
+    "coming_op",
+    "header",
+    "receive",
+    "why",
+    "worded",
+    "words_of",
+]
 
 HEADER = struct.Struct("<4sI6qQ")  # magic, operation, numbers, bytes behind
 MAGIC = b"PIX2"
@@ -103,6 +116,20 @@ def words_of(message: Message) -> str:
     """What it says to people, in one line that steers no terminal."""
     said = bytes(message.payload[:MOST_WORDS]).decode(errors="replace")
     return printable(" ".join(said.split()))
+
+
+def why(error: BaseException) -> str:
+    """Why a rank ends, for people."""
+    match error:
+        case PowerInferError():
+            return str(error)
+        case KeyboardInterrupt():
+            return "it was interrupted"
+        case SystemExit():  # as SIGTERM's
+            return "it was terminated"
+        case MemoryError():
+            return "no memory was left"
+    return type(error).__name__
 
 
 class Coming:

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from powerinfer_cli.cluster.beats import BEAT_S, SILENCE_S, why
-from powerinfer_cli.cluster.messages import MOST_WORDS, Message, Op, receive, worded, words_of
+from powerinfer_cli.cluster.beats import BEAT_S, SILENCE_S
+from powerinfer_cli.cluster.messages import MOST_WORDS, Message, Op, receive, why, worded, words_of
 from powerinfer_cli.cluster.rows import Asked, Rows
 from powerinfer_cli.cluster.wires import Lost, Part, Wire
 from powerinfer_cli.errors import PowerInferError
